@@ -1,0 +1,1 @@
+//! An emulated NVIDIA GPU: a CUDA driver over an interpreter of the PTX that nvcc made.
