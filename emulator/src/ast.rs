@@ -62,15 +62,19 @@ pub struct Variable {
 pub struct Function {
     pub name: String,
     pub is_entry: bool,
+    /// Return parameters of a `.func`, `space` = `Param`.
+    pub returns: Vec<Variable>,
     /// Parameters in order, `space` = `Param`.
     pub params: Vec<Variable>,
     /// `.maxntid`, missing dimensions 1.
     pub max_ntid: Option<[u32; 3]>,
     /// `.reqntid`.
     pub req_ntid: Option<[u32; 3]>,
-    /// Registers of the body, all scopes: names made unique (`%r1`, inner-scope ones with a suffix), with their type (`b32`, `pred`).
+    /// `.reqnctapercluster`.
+    pub req_cluster: Option<[u32; 3]>,
+    /// Registers that the body uses, all scopes: names made unique (`%r1`, inner-scope ones with a suffix), with their type (`b32`, `pred`).
     pub registers: Vec<(String, String)>,
-    /// `.shared` and `.local` variables declared in the body, names made unique.
+    /// `.shared`, `.local` and (for calls) `.param` variables declared in the body, names made unique.
     pub variables: Vec<Variable>,
     pub body: Vec<Statement>,
     pub place: Place,
@@ -92,6 +96,9 @@ pub struct Instruction {
     pub opcode: String,
     /// What follows, without dots: `["global", "v4", "f32"]`; `shared::cta` stays one word.
     pub modifiers: Vec<String>,
+    /// As written, with three exceptions. `call` has always `[Vector(results), callee, Vector(arguments)]`, then the
+    /// prototype's symbol if there is one. `brx.idx` has the labels as a `Vector` of symbols in place of its table.
+    /// A tensor map with coordinates, `[map, {x, y}]`, is a `Vector` of an `Address` and a `Vector`.
     pub operands: Vec<Operand>,
     pub place: Place,
 }

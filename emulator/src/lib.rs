@@ -1,1 +1,4 @@
 //! An emulated NVIDIA GPU: a CUDA driver over an interpreter of the PTX that nvcc made.
+
+pub mod ast;
+pub mod parse;
