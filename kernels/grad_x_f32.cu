@@ -1,0 +1,23 @@
+// grad_x for f32: one symbol per tile and alignment.
+#include "grad_x.cuh"
+#include "tiles.cuh"
+
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads)
+    lora_grad_x__sm80__f32__m128n128k16_vec(const __grid_constant__ GradXParams p) {
+    grad_x<float, GemmTiles<float>::Wide, true>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads)
+    lora_grad_x__sm80__f32__m128n128k16_any(const __grid_constant__ GradXParams p) {
+    grad_x<float, GemmTiles<float>::Wide, false>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads)
+    lora_grad_x__sm80__f32__m64n64k32_vec(const __grid_constant__ GradXParams p) {
+    grad_x<float, GemmTiles<float>::Small, true>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads)
+    lora_grad_x__sm80__f32__m64n64k32_any(const __grid_constant__ GradXParams p) {
+    grad_x<float, GemmTiles<float>::Small, false>(p);
+}
