@@ -172,7 +172,9 @@ fn function(
             }
             ".pragma" => cursor.skip_statement()?,
             _ => {
-                return Err(cursor.unexpected("a performance directive, `;` or the function's body"));
+                return Err(
+                    cursor.unexpected("a performance directive, `;` or the function's body")
+                );
             }
         }
     }
