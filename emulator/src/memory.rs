@@ -1,0 +1,349 @@
+//! Global memory of a virtual device: a synthetic address space over host allocations.
+//!
+//! Addresses are never used twice, and every allocation lies in address granules of its own with an unmapped gap behind it,
+//! so a stray or stale pointer always misses. Host memory is committed by the host's kernel when first touched.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// The first device address. Lower generic addresses belong to the windows of shared, local and parameter memory.
+pub const FIRST_ADDRESS: u64 = 1 << 40;
+/// Addresses stay below this (47 bits, as on hardware).
+const END_ADDRESS: u64 = 1 << 47;
+/// Allocations start in different granules; a granule number finds the allocation.
+pub(crate) const GRANULE_SHIFT: u32 = 21;
+/// Added to a granule's start: device pointers are 256-byte aligned and, on purpose, no better.
+const SKEW: u64 = 256;
+
+/// Why a memory call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    #[error("out of device memory: {asked} bytes asked, {free} of {total} free")]
+    OutOfMemory { asked: u64, free: u64, total: u64 },
+    #[error("{bytes} bytes at {va:#x} do not lie inside one live allocation")]
+    Unmapped { va: u64, bytes: u64 },
+    #[error("{va:#x} is not the start of a live allocation")]
+    NotAllocated { va: u64 },
+}
+
+/// The host bytes behind one allocation: an anonymous mapping, zero and uncommitted until touched.
+struct Backing {
+    host: *mut u8,
+    bytes: usize,
+}
+
+impl Backing {
+    fn new(bytes: usize) -> Option<Self> {
+        // MAP_NORESERVE: a virtual device may have more memory than the host.
+        // SAFETY: an anonymous mapping at an address of the host's choice touches no existing memory.
+        let host = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        (host != libc::MAP_FAILED).then_some(Backing {
+            host: host.cast(),
+            bytes,
+        })
+    }
+}
+
+// SAFETY: the pointer is owned by this value alone and freed once, in `drop`; the bytes behind it are only reached through
+// raw-pointer accesses whose races are the emulated program's own.
+unsafe impl Send for Backing {}
+// SAFETY: as above.
+unsafe impl Sync for Backing {}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // SAFETY: the mapping came from `Backing::new`, with this size, and is unmapped only here.
+        unsafe { libc::munmap(self.host.cast(), self.bytes) };
+    }
+}
+
+/// One live allocation. Clones share the bytes and keep them alive.
+#[derive(Clone)]
+pub(crate) struct Allocation {
+    pub base: u64,
+    pub size: u64,
+    backing: Arc<Backing>,
+}
+
+impl Allocation {
+    /// The host address of the byte at `base`.
+    pub fn host(&self) -> *mut u8 {
+        self.backing.host
+    }
+}
+
+/// The live allocations at one moment, ordered by address. A launch holds one, so that nothing it can reach is freed under it.
+pub(crate) struct AddressMap {
+    allocations: Vec<Allocation>,
+}
+
+impl AddressMap {
+    /// The allocation whose bytes contain `va`.
+    pub fn find(&self, va: u64) -> Option<&Allocation> {
+        let after = self.allocations.partition_point(|a| a.base <= va);
+        let candidate = self.allocations.get(after.checked_sub(1)?)?;
+        (va - candidate.base < candidate.size).then_some(candidate)
+    }
+
+    /// The allocation nearest below `va`, for a report.
+    pub fn nearest_below(&self, va: u64) -> Option<&Allocation> {
+        let after = self.allocations.partition_point(|a| a.base <= va);
+        self.allocations.get(after.checked_sub(1)?)
+    }
+
+    fn span(&self, va: u64, bytes: u64) -> Result<*mut u8, MemoryError> {
+        let unmapped = MemoryError::Unmapped { va, bytes };
+        let found = self.find(va).ok_or(unmapped.clone())?;
+        let offset = va - found.base;
+        if bytes > found.size - offset {
+            return Err(unmapped);
+        }
+        // SAFETY: offset < size, and the backing holds at least `size` bytes.
+        Ok(unsafe { found.host().add(offset as usize) })
+    }
+}
+
+struct Book {
+    next: u64,
+    used: u64,
+    /// Ended allocations (base, size), for reports on stale pointers. Bounded.
+    freed: Vec<(u64, u64)>,
+}
+
+/// The memory of one virtual device.
+pub struct DeviceMemory {
+    total: u64,
+    map: RwLock<Arc<AddressMap>>,
+    book: Mutex<Book>,
+}
+
+const FREED_KEPT: usize = 4096;
+
+impl DeviceMemory {
+    /// An empty memory of `total_bytes`.
+    pub fn new(total_bytes: u64) -> Self {
+        DeviceMemory {
+            total: total_bytes,
+            map: RwLock::new(Arc::new(AddressMap {
+                allocations: Vec::new(),
+            })),
+            book: Mutex::new(Book {
+                next: FIRST_ADDRESS,
+                used: 0,
+                freed: Vec::new(),
+            }),
+        }
+    }
+
+    /// Allocates `bytes` (at least one) and returns their 256-byte aligned device address.
+    pub fn alloc(&self, bytes: u64) -> Result<u64, MemoryError> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let out_of_memory = MemoryError::OutOfMemory {
+            asked: bytes,
+            free: self.total - book.used,
+            total: self.total,
+        };
+        let size = bytes.max(1);
+        let charged = size.div_ceil(256).saturating_mul(256);
+        let granules = (charged.saturating_add(SKEW) >> GRANULE_SHIFT) + 2;
+        let span = granules << GRANULE_SHIFT;
+        if charged > self.total - book.used || span > END_ADDRESS - book.next {
+            return Err(out_of_memory);
+        }
+        let backing = usize::try_from(charged)
+            .ok()
+            .and_then(Backing::new)
+            .ok_or(out_of_memory)?;
+        let base = book.next + SKEW;
+        book.next += span;
+        book.used += charged;
+        let allocation = Allocation {
+            base,
+            size,
+            backing: Arc::new(backing),
+        };
+        self.edit(|list| list.push(allocation));
+        Ok(base)
+    }
+
+    /// Ends the allocation that starts at `va`.
+    pub fn free(&self, va: u64) -> Result<(), MemoryError> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = match self.snapshot().find(va) {
+            Some(found) if found.base == va => found.size,
+            _ => return Err(MemoryError::NotAllocated { va }),
+        };
+        book.used -= size.div_ceil(256) * 256;
+        if book.freed.len() == FREED_KEPT {
+            book.freed.remove(0);
+        }
+        book.freed.push((va, size));
+        self.edit(|list| list.retain(|a| a.base != va));
+        Ok(())
+    }
+
+    /// Copies host bytes to the device.
+    pub fn write(&self, va: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let map = self.snapshot();
+        let host = map.span(va, bytes.len() as u64)?;
+        // SAFETY: `span` checked that the range lies in one backing, which `map` keeps alive; `bytes` is host memory of the caller.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, bytes.len()) }
+        Ok(())
+    }
+
+    /// Copies device bytes to the host.
+    pub fn read(&self, va: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let map = self.snapshot();
+        let host = map.span(va, bytes.len() as u64)?;
+        // SAFETY: as in `write`, the other way.
+        unsafe { std::ptr::copy_nonoverlapping(host, bytes.as_mut_ptr(), bytes.len()) }
+        Ok(())
+    }
+
+    /// Repeats `pattern` (1, 2 or 4 bytes) `count` times from `va` on.
+    pub fn fill(&self, va: u64, pattern: &[u8], count: u64) -> Result<(), MemoryError> {
+        let bytes = (pattern.len() as u64).saturating_mul(count);
+        if bytes == 0 {
+            return Ok(());
+        }
+        let map = self.snapshot();
+        let host = map.span(va, bytes)?;
+        if pattern.iter().all(|b| Some(b) == pattern.first()) {
+            // SAFETY: `span` checked `bytes` bytes; the pattern is not empty because `bytes` is not 0.
+            unsafe { std::ptr::write_bytes(host, pattern[0], bytes as usize) }
+            return Ok(());
+        }
+        for i in 0..count as usize {
+            // SAFETY: (i + 1) * pattern.len() <= bytes, which `span` checked.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    pattern.as_ptr(),
+                    host.add(i * pattern.len()),
+                    pattern.len(),
+                )
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies device bytes to another place of the device; the ranges may overlap.
+    pub fn copy(&self, dst: u64, src: u64, bytes: u64) -> Result<(), MemoryError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let map = self.snapshot();
+        let from = map.span(src, bytes)?;
+        let to = map.span(dst, bytes)?;
+        // SAFETY: `span` checked both ranges; `copy` allows overlap.
+        unsafe { std::ptr::copy(from, to, bytes as usize) }
+        Ok(())
+    }
+
+    /// Start and size of the live allocation that contains `va`.
+    pub fn range(&self, va: u64) -> Option<(u64, u64)> {
+        self.snapshot().find(va).map(|a| (a.base, a.size))
+    }
+
+    /// Free and total bytes.
+    pub fn info(&self) -> (u64, u64) {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.total - book.used, self.total)
+    }
+
+    /// The ended allocation that once held `va`: (base, size).
+    pub(crate) fn freed_range(&self, va: u64) -> Option<(u64, u64)> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.freed
+            .iter()
+            .rev()
+            .copied()
+            .find(|&(base, size)| va >= base && va - base < size)
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<AddressMap> {
+        Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Vec<Allocation>)) {
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let mut allocations = map.allocations.clone();
+        change(&mut allocations);
+        *map = Arc::new(AddressMap { allocations });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_written_come_back_and_neighbours_are_out_of_reach() {
+        let memory = DeviceMemory::new(1 << 30);
+        let a = memory.alloc(1000).unwrap();
+        let b = memory.alloc(1000).unwrap();
+        assert_eq!((a % 256, a % 512 == 0), (0, false));
+        memory.write(a, &[7; 1000]).unwrap();
+        let mut back = [0; 1000];
+        memory.read(a, &mut back).unwrap();
+        assert_eq!(back, [7; 1000]);
+        assert!(memory.write(a, &[0; 1001]).is_err());
+        assert!(memory.write(b - 1, &[0]).is_err());
+        assert_eq!(memory.range(a + 999), Some((a, 1000)));
+        assert_eq!(memory.range(a + 1000), None);
+    }
+
+    #[test]
+    fn freed_addresses_stay_dead() {
+        let memory = DeviceMemory::new(1 << 20);
+        let a = memory.alloc(64).unwrap();
+        memory.free(a).unwrap();
+        assert_eq!(memory.free(a), Err(MemoryError::NotAllocated { va: a }));
+        assert_ne!(memory.alloc(64).unwrap(), a);
+        assert!(memory.read(a, &mut [0]).is_err());
+        assert_eq!(memory.freed_range(a + 63), Some((a, 64)));
+    }
+
+    #[test]
+    fn the_total_limits_and_large_allocations_cost_nothing_until_touched() {
+        let memory = DeviceMemory::new(80 << 30);
+        let big = memory.alloc(64 << 30).unwrap();
+        memory.write(big + (63 << 30), b"far").unwrap();
+        assert!(matches!(
+            memory.alloc(17 << 30),
+            Err(MemoryError::OutOfMemory { .. })
+        ));
+        assert!(memory.alloc(u64::MAX).is_err());
+        assert_eq!(memory.info(), (16 << 30, 80 << 30));
+        memory.free(big).unwrap();
+        assert_eq!(memory.info().0, 80 << 30);
+    }
+
+    #[test]
+    fn patterns_fill_whole_elements() {
+        let memory = DeviceMemory::new(1 << 20);
+        let a = memory.alloc(16).unwrap();
+        memory.fill(a, &[1, 2, 3, 4], 3).unwrap();
+        memory.fill(a + 12, &[9], 4).unwrap();
+        let mut back = [0; 16];
+        memory.read(a, &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 9, 9, 9, 9]);
+        memory.copy(a + 4, a, 8).unwrap();
+        memory.read(a, &mut back).unwrap();
+        assert_eq!(&back[4..8], &[1, 2, 3, 4]);
+        assert!(memory.fill(a, &[1, 2, 3, 4], 5).is_err());
+    }
+}
