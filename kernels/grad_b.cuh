@@ -53,7 +53,7 @@ struct GradB : GradColumns<T, RankTile> {
             [&](int step, int stage, int column_step) {
                 Base::accumulate(grad[column_step], dy_tile(stage), s_tile(stage));
                 const Tile<T, kColumns, RankTile> b_rows{b_tile.data + column_step * kColumns * RankTile};  // lora_B's rows for these columns
-#pragma unroll
+#pragma unroll 2
                 for (int depth = 0; depth < kColumns; depth += kDepthStep) {
                     warp_mma<T, Major::kDepth, Major::kOuter>(t, dy_tile(stage), warp_row, b_rows, 0, depth);
                 }

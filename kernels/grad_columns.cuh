@@ -30,7 +30,7 @@ struct GradColumns {
     // acc (this warp's columns of the tile, RankTile) += Z^T * Q over the tile's rows.
     __device__ __forceinline__ static void accumulate(Acc& acc, ZTile z, QTile q) {
         const int warp_column = threadIdx.x / 32 * kWarpColumns;
-#pragma unroll
+#pragma unroll 2
         for (int row = 0; row < kRows; row += kDepthStep) {
             warp_mma<T, Major::kOuter, Major::kOuter>(acc, z, warp_column, q, 0, row);
         }

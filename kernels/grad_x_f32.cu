@@ -2,22 +2,22 @@
 #include "grad_x.cuh"
 #include "tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads)
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads, 1)
     lora_grad_x__sm80__f32__m128n128k16_vec(const __grid_constant__ GradXParams p) {
     grad_x<float, GemmTiles<float>::Wide, true>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads)
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads, 1)
     lora_grad_x__sm80__f32__m128n128k16_any(const __grid_constant__ GradXParams p) {
     grad_x<float, GemmTiles<float>::Wide, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads)
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads, 1)
     lora_grad_x__sm80__f32__m64n64k32_vec(const __grid_constant__ GradXParams p) {
     grad_x<float, GemmTiles<float>::Small, true>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads)
+extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads, 1)
     lora_grad_x__sm80__f32__m64n64k32_any(const __grid_constant__ GradXParams p) {
     grad_x<float, GemmTiles<float>::Small, false>(p);
 }

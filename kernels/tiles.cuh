@@ -18,6 +18,6 @@ template <>
 struct GemmTiles<__nv_bfloat16> : GemmTiles16<__nv_bfloat16> {};
 template <>
 struct GemmTiles<float> {
-    using Wide = Gemm<float, 128, 128, 16, 64, 64, 3>;
+    using Wide = Gemm<float, 128, 128, 16, 64, 32, 3>;
     using Small = Gemm<float, 64, 64, 32, 32, 32, 3>;
 };

@@ -98,7 +98,7 @@ __device__ __forceinline__ void warp_mma(Accumulator<WarpM, WarpN>& acc, const A
     } else {
         const int g = threadIdx.x % 32 / 4;
         const int t = threadIdx.x % 4;
-#pragma unroll 4
+#pragma unroll 2
         for (int d = depth; d < depth + kDepthStep; ++d) {
             float b[WarpN / 8][2];
 #pragma unroll
