@@ -1,0 +1,233 @@
+//! How far a result is from the reference. A NaN or an infinity in a result is never close to anything.
+
+use super::bounds::Bounded;
+
+/// A result held against a [`Bounded`] reference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// Elements that are beyond their bound.
+    pub beyond: usize,
+    /// Elements compared.
+    pub elements: usize,
+    /// The element with the largest error for its bound; none where there are no elements.
+    pub worst: Option<Worst>,
+}
+
+/// One element of a [`Comparison`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Worst {
+    /// Its row.
+    pub row: usize,
+    /// Its column.
+    pub col: usize,
+    /// The result's value.
+    pub given: f64,
+    /// The reference's value.
+    pub reference: f64,
+    /// How far apart the two may be.
+    pub bound: f64,
+    /// |given - reference| / bound: above 1 is beyond. Infinite for a value that is not finite.
+    pub ratio: f64,
+}
+
+impl Comparison {
+    /// Whether every element is within its bound.
+    pub fn is_within(&self) -> bool {
+        self.beyond == 0
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} of {} elements beyond their bound",
+            self.beyond, self.elements
+        )?;
+        if let Some(Worst {
+            row,
+            col,
+            given,
+            reference,
+            bound,
+            ratio,
+        }) = self.worst
+        {
+            write!(
+                f,
+                "; the worst, ({row}, {col}), is {given:e} where {reference:e} ± {bound:e} is right: {ratio:.3} of the bound"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares every element of `given`, row-major and without gaps, with the reference.
+///
+/// # Panics
+/// If `given` has not as many elements as the reference.
+pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Comparison {
+    assert_eq!(
+        given.len(),
+        reference.value.len(),
+        "a result of another size than the reference, {}x{}",
+        reference.rows,
+        reference.cols
+    );
+    let mut comparison = Comparison {
+        beyond: 0,
+        elements: given.len(),
+        worst: None,
+    };
+    for (i, (&given, (&expected, &bound))) in given
+        .iter()
+        .zip(reference.value.iter().zip(&reference.bound))
+        .enumerate()
+    {
+        let given = given.into();
+        let error = (given - expected).abs();
+        let ratio = match error {
+            0.0 => 0.0,
+            error if error.is_finite() => error / bound,
+            _ => f64::INFINITY,
+        };
+        // Not `ratio > 1`: a bound that is itself NaN lets nothing pass.
+        let within = ratio <= 1.0;
+        comparison.beyond += usize::from(!within);
+        if comparison
+            .worst
+            .is_none_or(|worst| ratio > worst.ratio || ratio.is_nan())
+        {
+            comparison.worst = Some(Worst {
+                row: i / reference.cols,
+                col: i % reference.cols,
+                given,
+                reference: expected,
+                bound,
+                ratio,
+            });
+        }
+    }
+    comparison
+}
+
+/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where the reference is zero and `given` is not.
+///
+/// # Panics
+/// If the two have not as many elements.
+pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> f64 {
+    let mut difference = 0.0;
+    let mut norm = 0.0;
+    for (given, reference) in pairs(given, reference) {
+        difference += (given - reference).powi(2);
+        norm += reference * reference;
+    }
+    finite_or_infinite(
+        if difference == 0.0 {
+            0.0
+        } else {
+            (difference / norm).sqrt()
+        },
+        norm,
+    )
+}
+
+/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared relative error. Infinite where either holds a NaN or an infinity.
+///
+/// # Panics
+/// If the two have not as many elements.
+pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> f64 {
+    // |x - y|² / (|x|² + |y|²) is the same number without the cancellation.
+    let mut difference = 0.0;
+    let mut norms = 0.0;
+    for (given, reference) in pairs(given, reference) {
+        difference += (given - reference).powi(2);
+        norms += given * given + reference * reference;
+    }
+    finite_or_infinite(
+        if difference == 0.0 {
+            0.0
+        } else {
+            difference / norms
+        },
+        norms,
+    )
+}
+
+fn pairs<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> impl Iterator<Item = (f64, f64)> {
+    assert_eq!(
+        given.len(),
+        reference.len(),
+        "a result of another size than the reference"
+    );
+    given
+        .iter()
+        .zip(reference)
+        .map(|(&given, &reference)| (given.into(), reference.into()))
+}
+
+fn finite_or_infinite(measure: f64, norm: f64) -> f64 {
+    if measure.is_finite() && norm.is_finite() {
+        measure
+    } else {
+        f64::INFINITY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounded(value: &[f64], bound: &[f64]) -> Bounded {
+        Bounded {
+            rows: 1,
+            cols: value.len(),
+            value: value.to_vec(),
+            bound: bound.to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_never_passes() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(relative_error(&[1.0, bad], &[1.0, 2.0]), f64::INFINITY);
+            assert_eq!(relative_error(&[1.0, 2.0], &[1.0, bad]), f64::INFINITY);
+            assert_eq!(relative_error(&[bad], &[bad]), f64::INFINITY);
+            assert_eq!(cosine_difference(&[bad], &[1.0]), f64::INFINITY);
+            let comparison = compare(&[1.0, bad, 1.0], &bounded(&[1.0; 3], &[f64::MAX; 3]));
+            assert_eq!((comparison.beyond, comparison.worst.unwrap().col), (1, 1));
+            assert!(!compare(&[1.0], &bounded(&[bad], &[1.0])).is_within());
+            assert!(!compare(&[1.0], &bounded(&[2.0], &[f64::NAN])).is_within());
+        }
+    }
+
+    #[test]
+    fn the_worst_element_is_the_one_with_the_largest_share_of_its_bound() {
+        let comparison = compare(
+            &[1.5f32, 2.0, 3.3],
+            &bounded(&[1.0, 2.0, 3.0], &[1.0, 0.0, 0.1]),
+        );
+        assert_eq!(comparison.beyond, 1);
+        assert_eq!(comparison.worst.unwrap().col, 2);
+        assert!(compare::<f64>(&[], &bounded(&[], &[])).is_within());
+    }
+
+    #[test]
+    fn measures_of_known_vectors() {
+        assert_eq!(relative_error(&[3.0, 4.0], &[3.0, 4.0]), 0.0);
+        assert!((relative_error(&[3.0, 5.0], &[3.0, 4.0]) - 0.2).abs() < 1e-15);
+        assert_eq!(relative_error(&[0.0], &[0.0]), 0.0);
+        assert_eq!(relative_error(&[1.0], &[0.0]), f64::INFINITY);
+        let (x, y) = ([1.0, 2.0], [2.0, 1.0]);
+        assert!((cosine_difference(&x, &y) - (1.0 - 2.0 * 4.0 / 10.0)).abs() < 1e-15);
+    }
+}

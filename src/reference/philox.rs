@@ -1,0 +1,162 @@
+//! Which elements of x dropout keeps.
+
+use crate::Dropout;
+
+/// Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    let wide = |a: u32, b: u32| {
+        let product = u64::from(a) * u64::from(b);
+        ((product >> 32) as u32, product as u32)
+    };
+    for _ in 0..10 {
+        let (high0, low0) = wide(0xD251_1F53, counter[0]);
+        let (high1, low1) = wide(0xCD9E_8D57, counter[2]);
+        counter = [
+            high1 ^ counter[1] ^ key[0],
+            low1,
+            high0 ^ counter[3] ^ key[1],
+            low0,
+        ];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
+    }
+    counter
+}
+
+/// The kept elements of x (rows, cols), one bit each, as the forward pass saves them.
+///
+/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row, offset low, offset high) and key (seed low, seed
+/// high): lane j is the low half of word j / 2 where j is even, the high half where it is odd. The element is kept where they are at least the threshold.
+///
+/// Its bit is bit col % 8 of byte col / 8 of its row. Rows are 4·⌈cols / 32⌉ bytes apart; bits past the last column are 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepMask {
+    cols: usize,
+    row_bytes: usize,
+    bytes: Vec<u8>,
+}
+
+impl KeepMask {
+    /// The mask that `dropout` draws for x (rows, cols).
+    pub fn new(rows: usize, cols: usize, dropout: &Dropout) -> Self {
+        let row_bytes = 4 * cols.div_ceil(32);
+        let mut bytes = vec![0; rows * row_bytes];
+        for (row, line) in bytes.chunks_exact_mut(row_bytes.max(1)).enumerate() {
+            for (group, byte) in line.iter_mut().take(cols.div_ceil(8)).enumerate() {
+                *byte = keep_bits(dropout, row, group) & past_the_end(cols, group);
+            }
+        }
+        Self {
+            cols,
+            row_bytes,
+            bytes,
+        }
+    }
+
+    /// Whether element (row, col) is kept.
+    ///
+    /// # Panics
+    /// If (row, col) is outside of the mask.
+    pub fn keeps(&self, row: usize, col: usize) -> bool {
+        assert!(
+            col < self.cols,
+            "column {col} of a mask with {} columns",
+            self.cols
+        );
+        self.bytes[row * self.row_bytes + col / 8] >> (col % 8) & 1 != 0
+    }
+
+    /// Bytes from one row to the next.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// All rows, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn keep_bits(dropout: &Dropout, row: usize, group: usize) -> u8 {
+    let halves = |wide: u64| [wide as u32, (wide >> 32) as u32];
+    let [offset_low, offset_high] = halves(dropout.offset);
+    let words = philox4x32_10(
+        [group as u32, row as u32, offset_low, offset_high],
+        halves(dropout.seed),
+    );
+    let threshold = dropout.threshold();
+    (0..8).fold(0, |bits, lane| {
+        let random = words[lane / 2] >> (16 * (lane % 2)) & 0xFFFF;
+        bits | u8::from(random >= threshold) << lane
+    })
+}
+
+fn past_the_end(cols: usize, group: usize) -> u8 {
+    match cols - 8 * group {
+        valid @ 0..8 => (1 << valid) - 1,
+        _ => 0xFF,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_published_answers() {
+        assert_eq!(
+            philox4x32_10([0; 4], [0; 2]),
+            [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8]
+        );
+        assert_eq!(
+            philox4x32_10([!0; 4], [!0; 2]),
+            [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD]
+        );
+        let digits_of_pi = [0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344];
+        assert_eq!(
+            philox4x32_10(digits_of_pi, [0xA409_3822, 0x299F_31D0]),
+            [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1]
+        );
+    }
+
+    #[test]
+    fn each_bit_compares_its_own_sixteen_bits() {
+        let dropout = Dropout {
+            p: 0.3,
+            seed: 0x0123_4567_89AB_CDEF,
+            offset: 0xFEDC_BA98_7654_3210,
+        };
+        let mask = KeepMask::new(3, 43, &dropout);
+        assert_eq!((mask.row_bytes(), mask.bytes().len()), (8, 24));
+        let words = philox4x32_10([5, 2, 0x7654_3210, 0xFEDC_BA98], [0x89AB_CDEF, 0x0123_4567]);
+        for (lane, random) in [words[0] & 0xFFFF, words[0] >> 16, words[1] & 0xFFFF]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(
+                mask.keeps(2, 40 + lane),
+                random >= dropout.threshold(),
+                "column {}",
+                40 + lane
+            );
+        }
+        assert_eq!(mask.bytes()[21] >> 3, 0, "bits past the last column");
+        assert_eq!(&mask.bytes()[22..], &[0, 0]);
+    }
+
+    #[test]
+    fn no_dropout_keeps_everything() {
+        let mask = KeepMask::new(
+            2,
+            9,
+            &Dropout {
+                p: 0.0,
+                seed: 1,
+                offset: 2,
+            },
+        );
+        assert_eq!(mask.bytes(), &[0xFF, 1, 0, 0, 0xFF, 1, 0, 0]);
+    }
+}
