@@ -57,19 +57,12 @@ impl Store {
 
     /// A value that leaves: itself and the error, rounding included.
     pub(super) fn output(&self, value: f64, error: f64) -> (f64, f64) {
-        (
-            value,
-            error + self.precision.rounding_error(value.abs() + error),
-        )
+        (value, error + self.precision.rounding_error(value.abs() + error))
     }
 }
 
 impl Bounded {
-    pub(super) fn from_fn(
-        rows: usize,
-        cols: usize,
-        element: impl Fn(usize, usize) -> (f64, f64),
-    ) -> Self {
+    pub(super) fn from_fn(rows: usize, cols: usize, element: impl Fn(usize, usize) -> (f64, f64)) -> Self {
         let (value, bound) = (0..rows)
             .flat_map(|row| (0..cols).map(move |col| (row, col)))
             .map(|(row, col)| element(row, col))
@@ -116,11 +109,7 @@ impl<'a> Operand<'a> {
 
     fn view(&self, data: &'a [f64]) -> View<'a, f64> {
         let view = View::dense(data, self.matrix.rows, self.matrix.cols);
-        if self.transposed {
-            view.transposed()
-        } else {
-            view
-        }
+        if self.transposed { view.transposed() } else { view }
     }
 
     pub(super) fn times<T: Copy + Into<f64> + Sync>(self, right: View<'_, T>) -> OperandProduct {

@@ -49,11 +49,7 @@ pub struct Backward {
 }
 
 /// y and what leads to it, for kernels that store `dtype`.
-pub fn forward<T>(
-    layer: &Layer<'_, T>,
-    dtype: DType,
-    intermediates: Intermediates,
-) -> Result<Forward, ShapeError>
+pub fn forward<T>(layer: &Layer<'_, T>, dtype: DType, intermediates: Intermediates) -> Result<Forward, ShapeError>
 where
     T: Copy + Into<f64> + Sync,
 {
@@ -69,8 +65,7 @@ where
     let y = Bounded::from_fn(shape.tokens, shape.out_features, |row, col| {
         let i = row * shape.out_features + col;
         let magnitude = base.magnitude[i] + adapter.magnitude[i] + bias(col).abs();
-        let error = reduction_error(shape.in_features + shape.rank + 1, 0, magnitude)
-            + adapter.inherited[i];
+        let error = reduction_error(shape.in_features + shape.rank + 1, 0, magnitude) + adapter.inherited[i];
         store.output(base.sum[i] + adapter.sum[i] + bias(col), error)
     });
     Ok(Forward { s, y })
@@ -87,18 +82,12 @@ where
     T: Copy + Into<f64> + Sync,
 {
     let shape = Shape::of(layer)?;
-    expect(
-        "dy",
-        (dy.rows(), dy.cols()),
-        (shape.tokens, shape.out_features),
-    )?;
+    expect("dy", (dy.rows(), dy.cols()), (shape.tokens, shape.out_features))?;
     let store = Store {
         precision: Precision::of(dtype),
         intermediates,
     };
-    let keep_scale = layer
-        .dropout
-        .map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
+    let keep_scale = layer.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
 
     let scaling = f64::from(layer.scaling);
     let sums = product(dy, layer.lora_b.transposed());
@@ -123,8 +112,7 @@ where
             0.0
         };
         let magnitude = base.magnitude[i] + kept * adapter.magnitude[i];
-        let error = reduction_error(shape.out_features + shape.rank, 1, magnitude)
-            + kept * adapter.inherited[i];
+        let error = reduction_error(shape.out_features + shape.rank, 1, magnitude) + kept * adapter.inherited[i];
         store.output(base.sum[i] + kept * adapter.sum[i], error)
     });
 
@@ -134,8 +122,7 @@ where
         .times(View::dense(&dropped, shape.tokens, shape.in_features).transposed());
     let d_lora_a = Bounded::from_fn(shape.rank, shape.in_features, |row, col| {
         let i = row * shape.in_features + col;
-        let error = reduction_error(shape.tokens, 1, keep_scale * sums.magnitude[i])
-            + keep_scale * sums.inherited[i];
+        let error = reduction_error(shape.tokens, 1, keep_scale * sums.magnitude[i]) + keep_scale * sums.inherited[i];
         store.output(keep_scale * sums.sum[i], error)
     });
 
@@ -157,20 +144,11 @@ where
 }
 
 /// S (tokens, rank)
-fn shrink<T: Copy + Into<f64> + Sync>(
-    layer: &Layer<'_, T>,
-    shape: &Shape,
-    store: Store,
-) -> Bounded {
-    let keep_scale = layer
-        .dropout
-        .map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
+fn shrink<T: Copy + Into<f64> + Sync>(layer: &Layer<'_, T>, shape: &Shape, store: Store) -> Bounded {
+    let keep_scale = layer.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
     let factor = f64::from(layer.scaling) * keep_scale;
     let dropped = dropped_x(layer, shape);
-    let sums = product(
-        View::dense(&dropped, shape.tokens, shape.in_features),
-        layer.lora_a,
-    );
+    let sums = product(View::dense(&dropped, shape.tokens, shape.in_features), layer.lora_a);
     Bounded::from_fn(shape.tokens, shape.rank, |row, col| {
         let i = row * shape.rank + col;
         // The factor is itself a product, rounded once.
@@ -216,11 +194,7 @@ impl Shape {
     }
 }
 
-fn expect(
-    tensor: &'static str,
-    given: (usize, usize),
-    expected: (usize, usize),
-) -> Result<(), ShapeError> {
+fn expect(tensor: &'static str, given: (usize, usize), expected: (usize, usize)) -> Result<(), ShapeError> {
     if given == expected {
         Ok(())
     } else {

@@ -32,7 +32,7 @@
 mod bounds;
 mod compare;
 mod layer;
-mod philox;
+pub mod philox;
 mod product;
 mod rounding;
 mod view;
@@ -40,6 +40,6 @@ mod view;
 pub use bounds::{Bounded, Intermediates};
 pub use compare::{Comparison, Worst, compare, cosine_difference, relative_error};
 pub use layer::{Backward, Forward, Layer, backward, forward};
-pub use philox::{KeepMask, philox4x32_10};
+pub use philox::KeepMask;
 pub use rounding::Precision;
 pub use view::{ShapeError, View};

@@ -11,16 +11,8 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let (high0, low0) = wide(0xD251_1F53, counter[0]);
         let (high1, low1) = wide(0xCD9E_8D57, counter[2]);
-        counter = [
-            high1 ^ counter[1] ^ key[0],
-            low1,
-            high0 ^ counter[3] ^ key[1],
-            low0,
-        ];
-        key = [
-            key[0].wrapping_add(0x9E37_79B9),
-            key[1].wrapping_add(0xBB67_AE85),
-        ];
+        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0];
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     counter
 }
@@ -48,11 +40,7 @@ impl KeepMask {
                 *byte = keep_bits(dropout, row, group) & past_the_end(cols, group);
             }
         }
-        Self {
-            cols,
-            row_bytes,
-            bytes,
-        }
+        Self { cols, row_bytes, bytes }
     }
 
     /// Whether element (row, col) is kept.
@@ -60,11 +48,7 @@ impl KeepMask {
     /// # Panics
     /// If (row, col) is outside of the mask.
     pub fn keeps(&self, row: usize, col: usize) -> bool {
-        assert!(
-            col < self.cols,
-            "column {col} of a mask with {} columns",
-            self.cols
-        );
+        assert!(col < self.cols, "column {col} of a mask with {} columns", self.cols);
         self.bytes[row * self.row_bytes + col / 8] >> (col % 8) & 1 != 0
     }
 

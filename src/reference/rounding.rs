@@ -78,16 +78,10 @@ mod tests {
         let midpoint = 1.0 + 2f64.powi(-11);
         assert_eq!(f16.round(midpoint), 1.0);
         assert_eq!(f16.round(midpoint + 2f64.powi(-50)), 1.0 + 2f64.powi(-10));
-        assert_eq!(
-            f16.round(-(midpoint + 2f64.powi(-10))),
-            -(1.0 + 2f64.powi(-9))
-        );
+        assert_eq!(f16.round(-(midpoint + 2f64.powi(-10))), -(1.0 + 2f64.powi(-9)));
         let bf16 = Precision::of(DType::BF16);
         assert_eq!(bf16.round(1.0 + 2f64.powi(-8)), 1.0);
-        assert_eq!(
-            bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-52)),
-            1.0 + 2f64.powi(-7)
-        );
+        assert_eq!(bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-52)), 1.0 + 2f64.powi(-7));
     }
 
     #[test]
@@ -104,19 +98,8 @@ mod tests {
     #[test]
     fn f32_rounds_as_the_language_does() {
         let f32_precision = Precision::of(DType::F32);
-        for value in [
-            1.0 / 3.0,
-            -2.5e-45,
-            1e-40,
-            3.402_823_5e38,
-            0.1,
-            -7.000_000_1e-46,
-        ] {
-            assert_eq!(
-                f32_precision.round(value),
-                f64::from(value as f32),
-                "{value:e}"
-            );
+        for value in [1.0 / 3.0, -2.5e-45, 1e-40, 3.402_823_5e38, 0.1, -7.000_000_1e-46] {
+            assert_eq!(f32_precision.round(value), f64::from(value as f32), "{value:e}");
         }
     }
 }

@@ -49,14 +49,8 @@ fn layer(case: &Case) -> Layer<'_, f32> {
 
 /// Σ y∘dy as a function of everything: its derivatives are what backward must give.
 fn objective(case: &Case) -> f64 {
-    let y = forward(&layer(case), DType::F32, Intermediates::Exact)
-        .unwrap()
-        .y;
-    y.value
-        .iter()
-        .zip(&case.dy)
-        .map(|(y, dy)| y * f64::from(*dy))
-        .sum()
+    let y = forward(&layer(case), DType::F32, Intermediates::Exact).unwrap().y;
+    y.value.iter().zip(&case.dy).map(|(y, dy)| y * f64::from(*dy)).sum()
 }
 
 /// The objective is linear in each tensor by itself, so a difference over any step is the derivative.
@@ -107,9 +101,8 @@ fn forward_is_the_formula() {
                     }) * layer.lora_b.at(col, r)
                 })
                 .sum();
-            let expected = base
-                + f64::from(case.bias[col])
-                + 1.75 * f64::from(layer.dropout.unwrap().keep_scale()) * adapter;
+            let expected =
+                base + f64::from(case.bias[col]) + 1.75 * f64::from(layer.dropout.unwrap().keep_scale()) * adapter;
             let given = y.value[row * OUT + col];
             assert!(
                 (given - expected).abs() < 1e-12,
@@ -133,15 +126,7 @@ fn both_forms_lie_within_the_other_ones_bound_and_the_rounded_one_is_sharper() {
         }
         assert!(rounded.bound.iter().sum::<f64>() < exact.bound.iter().sum::<f64>());
     }
-    assert!(
-        rounded
-            .s
-            .bound
-            .iter()
-            .filter(|&&bound| bound == 0.0)
-            .count()
-            > 2 * rounded.s.bound.len() / 3
-    );
+    assert!(rounded.s.bound.iter().filter(|&&bound| bound == 0.0).count() > 2 * rounded.s.bound.len() / 3);
 }
 
 /// What a kernel does, in f32 and in the plainest order, must be inside of the bounds, and a term left out must not.
@@ -152,11 +137,7 @@ fn an_f32_evaluation_is_within_the_bound_and_a_lost_term_is_not() {
         dropout: None,
         ..layer(&case)
     };
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum))
-    };
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum));
     let y_of = |depth: usize| {
         let mut y = Vec::new();
         for row in 0..TOKENS {
@@ -172,9 +153,7 @@ fn an_f32_evaluation_is_within_the_bound_and_a_lost_term_is_not() {
         }
         y
     };
-    let y = forward(&layer, DType::F32, Intermediates::Rounded)
-        .unwrap()
-        .y;
+    let y = forward(&layer, DType::F32, Intermediates::Rounded).unwrap().y;
     assert!(crate::reference::compare(&y_of(IN), &y).is_within());
     assert!(!crate::reference::compare(&y_of(IN - 1), &y).is_within());
 }
