@@ -62,6 +62,7 @@ struct GradBParams {
     int32_t m_splits;
     float scaling;
     int32_t lora_vectorised;  // lora_b may be read 16 bytes at a time
+    int32_t pad;
 };
 
 // A sum over `splits` partial matrices, in the order of their index: out (rows, columns) = sum of partial (splits, rows, partial_stride)

@@ -1,1 +1,24 @@
-//! lora-kernels
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs)]
+
+mod dtype;
+mod error;
+pub mod plan;
+mod problem;
+#[cfg(feature = "cuda")]
+pub mod raw;
+pub mod reference;
+#[cfg(feature = "cuda")]
+mod typed;
+
+#[cfg(feature = "cuda")]
+pub use cudarc;
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use plan::{BackwardPlan, DeviceProps, ForwardPlan};
+pub use problem::{Dropout, Layout, Problem, Tensor};
+#[cfg(feature = "cuda")]
+pub use raw::{Kernels, context};
+#[cfg(feature = "cuda")]
+pub use typed::{Backward, Forward, MatMut, MatRef};

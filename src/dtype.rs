@@ -1,0 +1,144 @@
+//! Element types, with conversions that round once.
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+/// The element type of every tensor of a problem. The numbers are fixed: a C ABI can rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DType {
+    /// IEEE 754 binary16.
+    F16 = 1,
+    /// bfloat16: f32's exponent, 8 bits of significand.
+    BF16 = 2,
+    /// IEEE 754 binary32.
+    F32 = 3,
+}
+
+impl DType {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
+
+    /// Bytes per element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F16 | DType::BF16 => 2,
+            DType::F32 => 4,
+        }
+    }
+
+    /// `f16`, `bf16` or `f32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::F32 => "f32",
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+    impl Sealed for f32 {}
+}
+
+/// A Rust type that the kernels compute with: [`f16`], [`bf16`] or `f32`.
+pub trait Element: sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static {
+    /// The matching [`DType`].
+    const DTYPE: DType;
+    /// Exact.
+    fn to_f64(self) -> f64;
+    /// Rounded once, to nearest, ties to even.
+    fn from_f64(value: f64) -> Self;
+}
+
+/// f64 to f32, rounded to odd: a result that a second rounding to a narrower type can't spoil (Boldo and Melquiond, "Emulation of FMA and
+/// correctly rounded sums: proved algorithms using rounding to odd", 2008).
+fn to_f32_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if !nearest.is_finite() || back == value || nearest.to_bits() & 1 == 1 {
+        return nearest;
+    }
+    // Inexact and even: the odd neighbour on the other side of `value`.
+    let away = value.abs() > back.abs();
+    f32::from_bits(if nearest == 0.0 {
+        (value.is_sign_negative() as u32) << 31 | 1
+    } else if away {
+        nearest.to_bits() + 1
+    } else {
+        nearest.to_bits() - 1
+    })
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    fn from_f64(value: f64) -> Self {
+        f16::from_f32(to_f32_odd(value))
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    fn from_f64(value: f64) -> Self {
+        bf16::from_f32(to_f32_odd(value))
+    }
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrow_conversions_round_once() {
+        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle in f32.
+        let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
+        assert_eq!(
+            f16::from_f64(above).to_bits(),
+            0x3C01,
+            "half's own conversion would do, {:?}",
+            f16::from_f64(above)
+        );
+        assert_eq!(<f16 as Element>::from_f64(above).to_bits(), 0x3C01);
+        assert_eq!(<f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_bits(), 0x3C00);
+        assert_eq!(
+            <bf16 as Element>::from_f64(-(1.0 + 2f64.powi(-8) + 2f64.powi(-40))).to_bits(),
+            0xBF81
+        );
+        assert_eq!(<bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)).to_bits(), 0x3F80);
+    }
+
+    #[test]
+    fn extremes_convert() {
+        assert_eq!(<f16 as Element>::from_f64(1e300), f16::INFINITY);
+        assert_eq!(<f16 as Element>::from_f64(1e-300).to_bits(), 0);
+        assert_eq!(<f16 as Element>::from_f64(-1e-300).to_bits(), 0x8000);
+        assert!(<bf16 as Element>::from_f64(f64::NAN).is_nan());
+        assert_eq!(<bf16 as Element>::from_f64(f64::from(f32::MAX)), bf16::INFINITY);
+    }
+}

@@ -1,0 +1,191 @@
+//! What can go wrong. Every message names what was given, what is allowed and what to do.
+
+use crate::{DType, Problem, Tensor};
+
+/// The result of every fallible function of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a problem, plan or call was refused. Nothing was launched or written when one is returned, [`Error::Driver`] excepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A size of zero or beyond [`Problem::MAX_DIMENSION`].
+    #[error("{name} is {given}: it must be between 1 and {}", Problem::MAX_DIMENSION)]
+    Dimension {
+        /// Which size.
+        name: &'static str,
+        /// The size given.
+        given: usize,
+    },
+    /// A row stride that makes rows overlap or offsets overflow.
+    #[error(
+        "{tensor} has {columns} columns and a row stride of {given} elements: the stride must be at least the number of columns, and all rows together below 2^63 bytes"
+    )]
+    Stride {
+        /// Which tensor.
+        tensor: Tensor,
+        /// The stride given, in elements.
+        given: i64,
+        /// The tensor's columns.
+        columns: usize,
+    },
+    /// A layout with an impossible alignment.
+    #[error(
+        "{tensor} is said to be aligned to {given} bytes: the alignment must be a power of two and at least an element's {element} bytes"
+    )]
+    LayoutAlignment {
+        /// Which tensor.
+        tensor: Tensor,
+        /// The alignment given, in bytes.
+        given: usize,
+        /// Bytes of an element.
+        element: usize,
+    },
+    /// A dropout probability outside [0, 1).
+    #[error("dropout probability {given}: it must be at least 0 and below 1")]
+    DropoutProbability {
+        /// The probability given.
+        given: f32,
+    },
+    /// A scaling that is not finite.
+    #[error("scaling {given}: it must be finite (lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA)")]
+    Scaling {
+        /// The scaling given.
+        given: f32,
+    },
+    /// The device can't run what the plan would need.
+    #[error("{what}: needed {needed}, the device has {available}")]
+    Device {
+        /// What is short.
+        what: &'static str,
+        /// What the kernels need.
+        needed: String,
+        /// What the device has.
+        available: String,
+    },
+    /// A grid larger than a launch can have.
+    #[error(
+        "the problem ({problem}) needs {blocks} blocks in one launch, more than {limit}: split the tokens over several calls"
+    )]
+    Grid {
+        /// The problem.
+        problem: String,
+        /// Blocks needed along one axis.
+        blocks: u64,
+        /// The driver's limit.
+        limit: u64,
+    },
+    /// A matrix of another shape than the plan's problem has.
+    #[error("{tensor} is {} x {}, the plan's problem has {} x {}", given.0, given.1, expected.0, expected.1)]
+    Shape {
+        /// Which tensor.
+        tensor: Tensor,
+        /// (rows, columns) given.
+        given: (usize, usize),
+        /// (rows, columns) of the plan.
+        expected: (usize, usize),
+    },
+    /// A matrix with another row stride than the plan was made for.
+    #[error(
+        "{tensor} has a row stride of {given} elements, the plan was made for {planned}: make a plan with Problem::with_layout for this stride"
+    )]
+    PlannedStride {
+        /// Which tensor.
+        tensor: Tensor,
+        /// The stride given, in elements.
+        given: i64,
+        /// The plan's stride, in elements.
+        planned: i64,
+    },
+    /// A buffer too small for its matrix.
+    #[error("{tensor} needs {needed} elements (rows at its stride), its buffer has {available}")]
+    Bounds {
+        /// Which tensor.
+        tensor: Tensor,
+        /// Elements from the first to the last, both included.
+        needed: usize,
+        /// Elements in the buffer.
+        available: usize,
+    },
+    /// An address less aligned than the plan was made for.
+    #[error(
+        "{tensor} starts at an address that is a multiple of {given} bytes only, the plan was made for {planned}: make a plan with Problem::with_layout(alignment: {given}), which takes slower kernels where it must"
+    )]
+    Alignment {
+        /// Which tensor.
+        tensor: Tensor,
+        /// Largest power of two that divides the address.
+        given: usize,
+        /// The plan's alignment.
+        planned: usize,
+    },
+    /// Elements of another type than the plan's.
+    #[error("the tensors are {given}, the plan was made for {planned}")]
+    PlannedDType {
+        /// Type given.
+        given: DType,
+        /// Type of the plan.
+        planned: DType,
+    },
+    /// An optional argument that disagrees with the problem.
+    #[error("{what} was {}, but the plan was made {} it: {hint}", if *.given { "given" } else { "not given" }, if *.given { "without" } else { "with" })]
+    Optional {
+        /// `bias` or `dropout`.
+        what: &'static str,
+        /// Whether the call has it.
+        given: bool,
+        /// What to change.
+        hint: &'static str,
+    },
+    /// A `saved` or `workspace` buffer that is too small or misaligned.
+    #[error(
+        "the {buffer} buffer has {given} bytes at an address that is a multiple of {alignment}: the plan needs {needed} bytes, aligned to {}",
+        crate::plan::BUFFER_ALIGNMENT
+    )]
+    Buffer {
+        /// `saved` or `workspace`.
+        buffer: &'static str,
+        /// Bytes given.
+        given: usize,
+        /// Bytes needed.
+        needed: usize,
+        /// Largest power of two, up to 256, that divides the address.
+        alignment: usize,
+    },
+    /// A null device pointer in a raw call.
+    #[error("{what} is a null pointer")]
+    Null {
+        /// Which argument.
+        what: &'static str,
+    },
+    /// A stream or buffer of another CUDA context than the kernels were loaded into.
+    #[error(
+        "{what} belongs to another CUDA context than the one the kernels were loaded into: load the kernels in that context"
+    )]
+    Context {
+        /// What was given.
+        what: &'static str,
+    },
+    /// No CUDA driver library on this machine.
+    #[error(
+        "no CUDA driver: libcuda could not be loaded; install the NVIDIA driver, or put its libcuda.so.1 on the loader's path"
+    )]
+    NoDriver,
+    /// The crate was built without its kernels.
+    #[error(
+        "this build has no kernels (LORA_KERNELS_STUB or DOCS_RS was set when it was compiled): build again with nvcc and without that variable"
+    )]
+    KernelsNotBuilt,
+    /// A CUDA driver call failed.
+    #[error("{what} failed: {code} ({description}){hint}")]
+    Driver {
+        /// The call, or what it was for.
+        what: String,
+        /// CUresult.
+        code: i32,
+        /// The driver's own text.
+        description: String,
+        /// What to do, where that is known.
+        hint: &'static str,
+    },
+}
