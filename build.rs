@@ -58,7 +58,7 @@ fn run() -> Result<(), String> {
     let images = compiler.build(&units::list(&compiler.root, "kernels")?, jobs)?;
     let fresh = images.iter().filter(|image| image.compiled).count();
     println!(
-        "compiled {compiled} of {} units with {}",
+        "compiled {fresh} of {} units with {}",
         images.len(),
         compiler.nvcc.display()
     );
