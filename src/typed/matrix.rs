@@ -25,6 +25,13 @@ struct Geometry {
     row_stride: i64,
 }
 
+/// The same matrix again, to use it in several calls; the data is not copied.
+impl<T> Clone for MatRef<'_, T> {
+    fn clone(&self) -> Self {
+        Self { data: self.data.slice(..), geometry: self.geometry }
+    }
+}
+
 impl<'a, T> MatRef<'a, T> {
     /// The (rows, columns) matrix whose first element is the view's first, rows following each other without gaps.
     pub fn new(data: CudaView<'a, T>, rows: usize, columns: usize) -> Self {
