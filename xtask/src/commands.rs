@@ -1,0 +1,124 @@
+//! What each command does.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::steps::{Failure, Session};
+use crate::toolchain;
+
+const FIXTURES: &str = "tests/fixtures";
+
+/// The clang-format whose output the kernels have; other versions differ in details.
+const CLANG_FORMAT: &str = "version 19.";
+
+pub fn setup(session: &mut Session) -> Result<(), Failure> {
+    let nvcc = toolchain::ensure(session)?;
+    let (major, minor) = nvcc.release;
+    eprintln!("nvcc {major}.{minor}: {}", nvcc.path.display());
+    Ok(())
+}
+
+pub fn demo(session: &mut Session) -> Result<(), Failure> {
+    setup(session)?;
+    for case in recorded_layers(session)? {
+        for dtype in ["f32", "bf16", "f16"] {
+            let mut replay = session.cargo("run --quiet --release --example replay --");
+            replay.arg(&case).args(["--dtype", dtype]);
+            session.run(replay)?;
+        }
+    }
+    Ok(())
+}
+
+/// The recorded layers in the repository, relative to it.
+fn recorded_layers(session: &Session) -> Result<Vec<PathBuf>, Failure> {
+    let folder = session.root().join(FIXTURES);
+    let entries = folder
+        .read_dir()
+        .map_err(|error| format!("can't list {}: {error}", folder.display()))?;
+    let mut cases = Vec::new();
+    for entry in entries {
+        let name = entry
+            .map_err(|error| format!("can't list {}: {error}", folder.display()))?
+            .file_name();
+        let case = PathBuf::from(FIXTURES).join(name);
+        if case.extension().is_some_and(|extension| extension == "safetensors") {
+            cases.push(case);
+        }
+    }
+    cases.sort();
+    if cases.is_empty() {
+        return Err(format!("{FIXTURES} holds no recorded layer (*.safetensors)").into());
+    }
+    Ok(cases)
+}
+
+pub fn test(session: &mut Session) -> Result<(), Failure> {
+    setup(session)?;
+    session.run(session.cargo("test --workspace"))?;
+
+    // In a target folder of its own: the two builds would otherwise undo each other's work on every run.
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let mut stub = session.cargo("test --test missing_kernels --target-dir");
+    stub.arg(target.join("stub")).env("LORA_KERNELS_STUB", "1");
+    session.run(stub)?;
+
+    session.run(session.cargo("check --no-default-features"))
+}
+
+pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
+    setup(session)?;
+    let mut bench = session.cargo("bench --bench *");
+    if !arguments.is_empty() {
+        bench.arg("--").args(arguments);
+    }
+    session.run(bench)
+}
+
+pub fn lint(session: &mut Session) -> Result<(), Failure> {
+    setup(session)?;
+    session.run(session.cargo("fmt --all -- --check"))?;
+    session.run(session.cargo("clippy --workspace --all-targets -- -D warnings"))?;
+    let mut documentation = session.cargo("doc --workspace --no-deps");
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    session.run(documentation)?;
+    format_of_kernels(session)
+}
+
+fn format_of_kernels(session: &mut Session) -> Result<(), Failure> {
+    let version = Command::new("clang-format").arg("--version").output().ok();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    match version {
+        Some(version) if version.contains(CLANG_FORMAT) => {}
+        found => {
+            let found = found.unwrap_or_else(|| "none".to_owned());
+            eprintln!(
+                "\nthe format of kernels/ was not checked: that takes clang-format {CLANG_FORMAT}x, found {found}"
+            );
+            return Ok(());
+        }
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::from("kernels")];
+    while let Some(folder) = folders.pop() {
+        let failed = |error| format!("can't list {}: {error}", folder.display());
+        for entry in session.root().join(&folder).read_dir().map_err(failed)? {
+            let path = folder.join(entry.map_err(failed)?.file_name());
+            if session.root().join(&path).is_dir() {
+                folders.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "cu" || extension == "cuh")
+            {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut clang_format = Command::new("clang-format");
+    clang_format
+        .args(["--dry-run", "-Werror"])
+        .args(files)
+        .current_dir(session.root());
+    session.run(clang_format)
+}

@@ -1,0 +1,112 @@
+//! Running programs: each is printed before, timed, and its failure ends the command.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub struct Failure {
+    pub message: String,
+    /// What the process exits with: the status of the program that failed, where it was one.
+    pub status: u8,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { message, status: 1 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// One run of an xtask command.
+pub struct Session {
+    root: PathBuf,
+    done: Vec<(String, Duration)>,
+}
+
+impl Session {
+    pub fn new() -> Self {
+        let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Self {
+            root: xtask.parent().unwrap_or(xtask).to_owned(),
+            done: Vec::new(),
+        }
+    }
+
+    /// The checkout, wherever in it the command was called.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// cargo, in the checkout. `arguments` are separated by single spaces.
+    pub fn cargo(&self, arguments: &str) -> Command {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments.split(' ')).current_dir(&self.root);
+        command
+    }
+
+    /// Runs a program to its end, its output going where ours goes.
+    pub fn run(&mut self, mut command: Command) -> Result<(), Failure> {
+        let name = describe(&command);
+        eprintln!("\n$ {name}");
+        let started = Instant::now();
+        let status = command
+            .status()
+            .map_err(|error| format!("can't run `{name}`: {error}"))?;
+        self.done.push((name.clone(), started.elapsed()));
+        if status.success() {
+            return Ok(());
+        }
+        let code = status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .filter(|code| *code != 0);
+        Err(Failure {
+            message: format!("`{name}` failed: {status}"),
+            status: code.unwrap_or(1),
+        })
+    }
+
+    /// What was run and how long it took.
+    pub fn summarise(&self) {
+        if self.done.is_empty() {
+            return;
+        }
+        let total: Duration = self.done.iter().map(|(_, took)| *took).sum();
+        eprintln!();
+        for (name, took) in &self.done {
+            eprintln!("{:>8.1} s  {name}", took.as_secs_f64());
+        }
+        eprintln!("{:>8.1} s  in all", total.as_secs_f64());
+    }
+}
+
+/// The command as one would type it, the variables set for it first.
+pub fn describe(command: &Command) -> String {
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.display(), value?.display())));
+    let program = Path::new(command.get_program());
+    let program = program
+        .file_stem()
+        .unwrap_or(command.get_program())
+        .display()
+        .to_string();
+    let arguments = command.get_args().map(|argument| {
+        let argument = argument.display().to_string();
+        let plain = !argument.is_empty() && !argument.contains([' ', '*', '\'', '"', '$']);
+        if plain { argument } else { format!("'{argument}'") }
+    });
+    variables
+        .chain([program])
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
