@@ -3,6 +3,9 @@
 pub mod ast;
 pub mod decode;
 pub mod device;
+mod driver;
 pub mod exec;
+pub mod fatbin;
 pub mod memory;
 pub mod parse;
+pub mod select;

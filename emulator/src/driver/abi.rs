@@ -1,0 +1,222 @@
+//! The C boundary: pointers that callers hand in, and what every entry point is wrapped in.
+//!
+//! Only C callers make these pointer types, by calling an entry point. The driver API's contract is that such a pointer is null or
+//! valid for what the function's documentation says; null is checked here, validity can't be. Handles are numbers looked up in a table and never pointers.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::io::Write;
+
+use super::code::Code;
+
+/// What an entry point's body returns; `Ok` is `CUDA_SUCCESS`.
+pub(super) type Outcome<T = ()> = Result<T, Code>;
+
+/// A place for one result.
+#[repr(transparent)]
+pub struct Out<T>(*mut T);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Out<T> {}
+
+impl<T> Out<T> {
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    pub(super) fn set(self, value: T) -> Outcome {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it points to room for a `T`; its alignment is not relied on.
+        unsafe { self.0.write_unaligned(value) };
+        Ok(())
+    }
+
+    /// Stores the value where the caller wants it at all.
+    pub(super) fn set_if_wanted(self, value: T) {
+        if !self.0.is_null() {
+            let _ = self.set(value);
+        }
+    }
+
+    /// Stores one of several values.
+    pub(super) fn set_at(self, index: usize, value: T) {
+        if !self.0.is_null() {
+            // SAFETY: not null, so by the API's contract it points to more than `index` values of `T`.
+            unsafe { self.0.add(index).write_unaligned(value) };
+        }
+    }
+
+    /// The same place, for values that are both read and written.
+    pub(super) fn readable(self) -> In<T> {
+        In(self.0)
+    }
+
+    /// Room for `values.len()` values.
+    pub(super) fn set_all(self, values: &[T]) -> Outcome
+    where
+        T: Copy,
+    {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it points to room for that many values, which don't overlap our own.
+        unsafe {
+            self.0
+                .cast::<u8>()
+                .copy_from_nonoverlapping(values.as_ptr().cast(), size_of_val(values))
+        };
+        Ok(())
+    }
+}
+
+/// One or more values to read.
+#[repr(transparent)]
+pub struct In<T>(*const T);
+
+impl<T> Clone for In<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<T> {}
+
+impl<T: Copy> In<T> {
+    /// Values at an address that the caller put into a list; 0 for none.
+    pub(super) fn at(address: usize) -> Self {
+        Self(std::ptr::with_exposed_provenance(address))
+    }
+
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    pub(super) fn get(self, index: usize) -> Outcome<T> {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it points to more than `index` values of `T`.
+        Ok(unsafe { self.0.add(index).read_unaligned() })
+    }
+}
+
+/// A NUL-terminated name.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Name(*const c_char);
+
+impl Name {
+    pub(super) fn get<'a>(self) -> Outcome<&'a str> {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it is a NUL-terminated string that outlives the call.
+        let text = unsafe { CStr::from_ptr(self.0) };
+        text.to_str().map_err(|_| Code::INVALID_VALUE)
+    }
+}
+
+/// Host bytes of a length that another argument or the bytes themselves tell.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host(*mut c_void);
+
+// SAFETY: it is only an address; what threads do with it is the caller's affair, as with a real driver.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    pub(super) fn new(pointer: *mut c_void) -> Self {
+        Self(pointer)
+    }
+
+    pub(super) fn address(self) -> usize {
+        self.0.addr()
+    }
+
+    pub(super) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    pub(super) fn bytes<'a>(self, count: usize) -> Outcome<&'a [u8]> {
+        if count == 0 {
+            return Ok(&[]);
+        }
+        if self.0.is_null() || isize::try_from(count).is_err() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it is readable for `count` bytes until the call or the stream's work is over.
+        Ok(unsafe { std::slice::from_raw_parts(self.0.cast(), count) })
+    }
+
+    pub(super) fn bytes_mut<'a>(self, count: usize) -> Outcome<&'a mut [u8]> {
+        if count == 0 {
+            return Ok(&mut []);
+        }
+        if self.0.is_null() || isize::try_from(count).is_err() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, so by the API's contract it is writable for `count` bytes until the call or the stream's work is over.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.0.cast(), count) })
+    }
+
+    pub(super) fn text_bytes<'a>(self) -> Outcome<&'a [u8]> {
+        if self.0.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // SAFETY: not null, and the caller passes an image that is NUL-terminated text, as the API's contract demands.
+        Ok(unsafe { CStr::from_ptr(self.0.cast()) }.to_bytes())
+    }
+}
+
+/// Runs an entry point's body. A panic must not cross into C: it becomes `CUDA_ERROR_UNKNOWN`.
+pub(super) fn guard(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(Code(code))) => code,
+        Err(_) => {
+            report(format_args!("{name} panicked: this is a fault of the emulator"));
+            Code::UNKNOWN.0
+        }
+    }
+}
+
+/// One line on stderr, for what a code alone does not tell. A closed stderr is no reason to fail.
+pub(super) fn report(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr().lock(), "emulated CUDA driver: {text}");
+}
+
+/// An exported function, for `cuGetProcAddress`.
+#[derive(Clone, Copy)]
+pub(super) struct Symbol {
+    pub name: &'static str,
+    pub address: *const c_void,
+}
+
+// SAFETY: the address of a function never changes and may be called from every thread.
+unsafe impl Sync for Symbol {}
+
+/// Defines entry points: exported under their own name, guarded, and listed in the module's `SYMBOLS`.
+macro_rules! api {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {
+        $(
+            $(#[$meta])*
+            #[allow(non_snake_case)]
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $name($($arg: $ty),*) -> u32 {
+                super::abi::guard(stringify!($name), || $body)
+            }
+        )*
+        pub(super) const SYMBOLS: &[super::abi::Symbol] = &[
+            $(super::abi::Symbol { name: stringify!($name), address: $name as *const std::ffi::c_void }),*
+        ];
+    };
+}
+pub(super) use api;
