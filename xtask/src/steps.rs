@@ -82,7 +82,12 @@ impl Session {
         let total: Duration = self.done.iter().map(|(_, took)| *took).sum();
         eprintln!();
         for (name, took) in &self.done {
-            eprintln!("{:>8.1} s  {name}", took.as_secs_f64());
+            let short: String = name.chars().take(100).collect();
+            eprintln!(
+                "{:>8.1} s  {short}{}",
+                took.as_secs_f64(),
+                if short.len() < name.len() { " ..." } else { "" }
+            );
         }
         eprintln!("{:>8.1} s  in all", total.as_secs_f64());
     }

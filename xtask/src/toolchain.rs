@@ -35,7 +35,9 @@ pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
 fn install(session: &mut Session, root: &Path) -> Result<(), Failure> {
     check_tools()?;
     remove_leftovers(root);
-    eprintln!("installing nvcc from PyPI into {FOLDER}, about 300 MB; `cargo clean` leaves it, and deleting it is safe");
+    eprintln!(
+        "installing nvcc from PyPI into {FOLDER}, about 300 MB; `cargo clean` leaves it, and deleting it is safe"
+    );
     let partial = root.join(format!("{PARTIAL}{}", std::process::id()));
     let result = fill(session, root, &partial).and_then(|()| put_in_place(root, &partial));
     if result.is_err() {
@@ -85,7 +87,8 @@ fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failur
     pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
     pip.args(["--only-binary", ":all:", "-r", "xtask/toolchain.txt", "--target"])
         .arg(partial);
-    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")]).current_dir(root);
+    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
+        .current_dir(root);
     session.run(pip).map_err(|failure| Failure {
         message: format!(
             "{failure}\npip could not install nvcc (its own words are above): it needs PyPI or a mirror of it, and has \
