@@ -1,0 +1,265 @@
+//! Runs a case on the device, forward and, where there is a dy, backward.
+
+use std::sync::Arc;
+
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits};
+use lora_kernels::reference::ShapeError;
+use lora_kernels::{
+    Backward, BackwardPlan, DType, Element, Error, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem,
+};
+
+use crate::case::{self, Case, Matrix};
+use crate::expected::Expected;
+use crate::report::Outcome;
+
+/// A type that the kernels, the device's memory and the reference all know.
+pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
+
+impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
+
+/// Why a case could not be run. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Case(#[from] case::Defect),
+    #[error(transparent)]
+    Kernels(#[from] Error),
+    #[error("the device failed: {0}")]
+    Device(#[from] DriverError),
+    #[error("the reference refused the case: {0}")]
+    Reference(#[from] ShapeError),
+}
+
+/// What a run gave.
+pub struct Run {
+    pub outcomes: Vec<Outcome>,
+    /// What dy was multiplied with, and so the gradients.
+    pub gradient_scale: f64,
+}
+
+/// A device with the kernels on it.
+pub struct Device {
+    stream: Arc<CudaStream>,
+    kernels: Kernels,
+}
+
+impl Device {
+    /// The first device of whichever driver was selected.
+    pub fn open() -> Result<Self, RunError> {
+        let context = lora_kernels::context(0)?;
+        Ok(Self {
+            stream: context.default_stream(),
+            kernels: Kernels::load(&context)?,
+        })
+    }
+
+    /// The name the driver gives it.
+    pub fn name(&self) -> Result<String, RunError> {
+        Ok(self.kernels.context().name()?)
+    }
+
+    /// Computes with `T`, prints the plans, and compares.
+    pub fn run<T: Number>(&self, case: &Case) -> Result<Run, RunError> {
+        let problem = Problem::new(
+            case.tokens(),
+            case.in_features(),
+            case.out_features(),
+            case.rank(),
+            T::DTYPE,
+        )?
+        .with_bias(case.bias.is_some());
+        let gradient_scale = case.dy.as_ref().map_or(1.0, |dy| gradient_scale(T::DTYPE, dy));
+        let inputs = Inputs::<T>::new(case, gradient_scale)?;
+        let on_device = OnDevice::new(self, case, &inputs)?;
+
+        let plan = ForwardPlan::new(&problem, self.kernels.props())?;
+        println!("{plan}");
+        let mut saved = self.stream.alloc_zeros::<u8>(plan.saved().bytes())?;
+        let mut results = vec![self.forward(&plan, case, &on_device, &mut saved)?];
+        let mut launches = plan.launches().len();
+        if let Some(dy) = &on_device.dy {
+            let plan = BackwardPlan::new(&problem, self.kernels.props())?;
+            println!("{plan}");
+            results.extend(self.backward(&plan, case, &on_device, dy, &saved)?);
+            launches += plan.launches().len();
+        }
+        println!("{launches} launches");
+        if gradient_scale != 1.0 {
+            println!(
+                "dy times {gradient_scale}, and so the gradients: they would vanish in {}",
+                T::DTYPE
+            );
+        }
+
+        let mut expected = Expected::new(case, &inputs, gradient_scale);
+        let mut outcomes = Vec::new();
+        for result in results {
+            let values = self.stream.clone_dtoh(&result.data)?;
+            outcomes.push(Outcome::new(
+                result.name,
+                result.rows,
+                result.cols,
+                &values,
+                &mut expected,
+            )?);
+        }
+        Ok(Run {
+            outcomes,
+            gradient_scale,
+        })
+    }
+
+    fn forward<T: Number>(
+        &self,
+        plan: &ForwardPlan,
+        case: &Case,
+        inputs: &OnDevice<T>,
+        saved: &mut CudaSlice<u8>,
+    ) -> Result<DeviceMatrix<T>, RunError> {
+        let mut y = self.output("y", case.tokens(), case.out_features())?;
+        let arguments = Forward {
+            x: inputs.x.readable(),
+            weight: inputs.weight.readable(),
+            bias: inputs.bias.as_ref().map(|bias| bias.data.as_view()),
+            lora_a: inputs.lora_a.readable(),
+            lora_b: inputs.lora_b.readable(),
+            scaling: case.scaling,
+            dropout: None,
+            y: y.writable(),
+            saved: saved.as_view_mut(),
+        };
+        self.kernels.forward(&self.stream, plan, arguments)?;
+        Ok(y)
+    }
+
+    fn backward<T: Number>(
+        &self,
+        plan: &BackwardPlan,
+        case: &Case,
+        inputs: &OnDevice<T>,
+        dy: &DeviceMatrix<T>,
+        saved: &CudaSlice<u8>,
+    ) -> Result<[DeviceMatrix<T>; 3], RunError> {
+        let mut dx = self.output("dx", case.tokens(), case.in_features())?;
+        let mut d_lora_a = self.output("d_lora_A", case.rank(), case.in_features())?;
+        let mut d_lora_b = self.output("d_lora_B", case.out_features(), case.rank())?;
+        let mut workspace = self.stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
+        let arguments = Backward {
+            dy: dy.readable(),
+            x: inputs.x.readable(),
+            weight: inputs.weight.readable(),
+            lora_a: inputs.lora_a.readable(),
+            lora_b: inputs.lora_b.readable(),
+            scaling: case.scaling,
+            dropout: None,
+            saved: saved.as_view(),
+            dx: dx.writable(),
+            d_lora_a: d_lora_a.writable(),
+            d_lora_b: d_lora_b.writable(),
+            workspace: workspace.as_view_mut(),
+        };
+        self.kernels.backward(&self.stream, plan, arguments)?;
+        Ok([dx, d_lora_a, d_lora_b])
+    }
+
+    fn output<T: Number>(&self, name: &'static str, rows: usize, cols: usize) -> Result<DeviceMatrix<T>, RunError> {
+        Ok(DeviceMatrix {
+            name,
+            rows,
+            cols,
+            data: self.stream.alloc_zeros(rows * cols)?,
+        })
+    }
+}
+
+/// A power of two that brings the largest |dy| to at least 1 and below 2, for f16: recorded gradients are often below its smallest
+/// number. Training in f16 scales the loss for the same reason.
+fn gradient_scale(dtype: DType, dy: &Matrix) -> f64 {
+    let largest = dy
+        .data
+        .iter()
+        .fold(0.0f64, |largest, &value| largest.max(f64::from(value.abs())));
+    if dtype != DType::F16 || largest == 0.0 {
+        return 1.0;
+    }
+    (-largest.log2().floor()).exp2()
+}
+
+/// The case's inputs, rounded to the run's type.
+pub struct Inputs<T> {
+    pub x: Vec<T>,
+    pub weight: Vec<T>,
+    pub bias: Option<Vec<T>>,
+    pub lora_a: Vec<T>,
+    pub lora_b: Vec<T>,
+    pub dy: Option<Vec<T>>,
+}
+
+impl<T: Element> Inputs<T> {
+    fn new(case: &Case, gradient_scale: f64) -> Result<Self, case::Defect> {
+        Ok(Self {
+            x: case.x.rounded(1.0)?,
+            weight: case.weight.rounded(1.0)?,
+            bias: case.bias.as_ref().map(|bias| bias.rounded(1.0)).transpose()?,
+            lora_a: case.lora_a.rounded(1.0)?,
+            lora_b: case.lora_b.rounded(1.0)?,
+            dy: case.dy.as_ref().map(|dy| dy.rounded(gradient_scale)).transpose()?,
+        })
+    }
+}
+
+/// The inputs on the device.
+struct OnDevice<T> {
+    x: DeviceMatrix<T>,
+    weight: DeviceMatrix<T>,
+    bias: Option<DeviceMatrix<T>>,
+    lora_a: DeviceMatrix<T>,
+    lora_b: DeviceMatrix<T>,
+    dy: Option<DeviceMatrix<T>>,
+}
+
+impl<T: Number> OnDevice<T> {
+    fn new(device: &Device, case: &Case, inputs: &Inputs<T>) -> Result<Self, DriverError> {
+        let copy = |matrix: &Matrix, values: &Vec<T>| -> Result<_, DriverError> {
+            let data = device.stream.clone_htod(values)?;
+            Ok(DeviceMatrix {
+                name: matrix.name,
+                rows: matrix.rows,
+                cols: matrix.cols,
+                data,
+            })
+        };
+        let copy_optional = |matrix: &Option<Matrix>, values: &Option<Vec<T>>| {
+            matrix
+                .as_ref()
+                .zip(values.as_ref())
+                .map(|(matrix, values)| copy(matrix, values))
+                .transpose()
+        };
+        Ok(Self {
+            x: copy(&case.x, &inputs.x)?,
+            weight: copy(&case.weight, &inputs.weight)?,
+            bias: copy_optional(&case.bias, &inputs.bias)?,
+            lora_a: copy(&case.lora_a, &inputs.lora_a)?,
+            lora_b: copy(&case.lora_b, &inputs.lora_b)?,
+            dy: copy_optional(&case.dy, &inputs.dy)?,
+        })
+    }
+}
+
+struct DeviceMatrix<T> {
+    name: &'static str,
+    rows: usize,
+    cols: usize,
+    data: CudaSlice<T>,
+}
+
+impl<T> DeviceMatrix<T> {
+    fn readable(&self) -> MatRef<'_, T> {
+        MatRef::new(self.data.as_view(), self.rows, self.cols)
+    }
+
+    fn writable(&mut self) -> MatMut<'_, T> {
+        MatMut::new(self.data.as_view_mut(), self.rows, self.cols)
+    }
+}
