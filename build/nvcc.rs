@@ -10,8 +10,9 @@ pub const OLDEST: (u32, u32) = (12, 0);
 /// Where `cargo xtask setup` puts the compiler, below the checkout.
 pub const INSTALLED: &str = ".toolchain/nvidia/cu13";
 
-/// The environment variables that `find` reads.
-pub const VARIABLES: [&str; 4] = ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"];
+/// The environment variables that choose a compiler. `PATH` is read too, but differs between a shell and an editor, and
+/// following it would build everything anew whenever the other one calls.
+pub const VARIABLES: [&str; 3] = ["NVCC", "CUDA_HOME", "CUDA_PATH"];
 
 /// A compiler that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
