@@ -41,8 +41,7 @@ pub(super) fn variable<'a>(
                         "an alignment that is a power of two up to 1 MiB",
                     ));
                 }
-                // In `.ptr .align 16` it describes what the parameter points to.
-                align.get_or_insert(value);
+                align = Some(value);
             }
             ".v2" | ".v4" | ".v8" => {
                 cursor.advance()?;
