@@ -22,8 +22,9 @@ __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
 
 // Bit i is set where column 8 * group + i of `row` is kept.
 __device__ __forceinline__ uint32_t keep_bits(const DropoutParams& dropout, uint32_t row, uint32_t group) {
-    const uint4 random = philox4x32_10(make_uint4(group, row, static_cast<uint32_t>(dropout.offset), static_cast<uint32_t>(dropout.offset >> 32)),
-                                       make_uint2(static_cast<uint32_t>(dropout.seed), static_cast<uint32_t>(dropout.seed >> 32)));
+    const uint4 random = philox4x32_10(
+        make_uint4(group, row, static_cast<uint32_t>(dropout.offset), static_cast<uint32_t>(dropout.offset >> 32)),
+        make_uint2(static_cast<uint32_t>(dropout.seed), static_cast<uint32_t>(dropout.seed >> 32)));
     const uint32_t words[4] = {random.x, random.y, random.z, random.w};
     uint32_t bits = 0;
 #pragma unroll

@@ -40,36 +40,36 @@ struct Gemm {
 
     // Depth is a whole number of BlockK in the main loop; the low-rank step, with `Ragged`, stops at the last k16 step that holds anything.
     template <Major BMajor, bool Ragged>
-    __device__ __forceinline__ static void accumulate(Acc& acc, const Source<T>& a, const Source<T>& b, Position at, int depth,
-                                                      bool a_vectorised, bool b_vectorised) {
+    __device__ __forceinline__ static void accumulate(Acc& acc, const Source<T>& a, const Source<T>& b, Position at,
+                                                      int depth, bool a_vectorised, bool b_vectorised) {
         extern __shared__ uint4 shared[];
         const auto a_tile = [](int stage) { return ATile{reinterpret_cast<T*>(shared) + stage * kStageElements}; };
         const auto b_tile = [&](int stage) { return BTile<BMajor>{a_tile(stage).data + ATile::kElements}; };
-        run_pipeline<Stages>(
-            (depth + BlockK - 1) / BlockK,
-            [&](int step, int stage) {
-                const int k0 = step * BlockK;
-                load_tile<kThreads>(a_tile(stage), a, at.row0, k0, a_vectorised);
-                if constexpr (BMajor == Major::kDepth) {
-                    load_tile<kThreads>(b_tile(stage), b, at.column0, k0, b_vectorised);
-                } else {
-                    load_tile<kThreads>(b_tile(stage), b, k0, at.column0, b_vectorised);
-                }
-            },
-            [&](int step, int stage, int) {
+        const auto load = [&](int step, int stage) {
+            const int k0 = step * BlockK;
+            load_tile<kThreads>(a_tile(stage), a, at.row0, k0, a_vectorised);
+            if constexpr (BMajor == Major::kDepth) {
+                load_tile<kThreads>(b_tile(stage), b, at.column0, k0, b_vectorised);
+            } else {
+                load_tile<kThreads>(b_tile(stage), b, k0, at.column0, b_vectorised);
+            }
+        };
+        const auto compute = [&](int step, int stage, int) {
 #pragma unroll
-                for (int k = 0; k < BlockK; k += kDepthStep) {
-                    if (Ragged && step * BlockK + k >= depth) {
-                        break;
-                    }
-                    warp_mma<T, Major::kDepth, BMajor>(acc, a_tile(stage), warp_row(), b_tile(stage), warp_column(), k);
+            for (int k = 0; k < BlockK; k += kDepthStep) {
+                if (Ragged && step * BlockK + k >= depth) {
+                    break;
                 }
-            });
+                warp_mma<T, Major::kDepth, BMajor>(acc, a_tile(stage), warp_row(), b_tile(stage), warp_column(), k);
+            }
+        };
+        run_pipeline<Stages>((depth + BlockK - 1) / BlockK, load, compute);
     }
 
     // out (m, n) = transform(row, column, acc), rounded once. `paired`: two neighbours may be written in one access.
     template <typename F>
-    __device__ __forceinline__ static void store(Acc& acc, T* out, int64_t stride, Position at, int m, int n, bool paired, F&& transform) {
+    __device__ __forceinline__ static void store(Acc& acc, T* out, int64_t stride, Position at, int m, int n,
+                                                 bool paired, F&& transform) {
         acc.for_each_pair([&](int row, int column, float first, float second) {
             row += at.row0 + warp_row();
             column += at.column0 + warp_column();

@@ -41,23 +41,23 @@ struct GradA : GradColumns<T, RankTile> {
             grad[step].clear();
         }
         const int row_blocks = (row_end - row0 + kRows - 1) / kRows;
-        run_pipeline<kStages, kSteps>(
-            row_blocks * kSteps,
-            [&](int step, int stage) {
-                const int row_block = step / kSteps;
-                load_tile<kThreads>(x_tile(stage), x, row0 + row_block * kRows, column0 + step % kSteps * kColumns, Vectorised);
-                if (step % kSteps == 0) {
-                    sum_t(p, t_tile(row_block), at, row0 + row_block * kRows, row_end);
-                }
-            },
-            [&](int step, int stage, int column_step) {
-                const int row_block = step / kSteps;
-                if (p.mask != nullptr) {
-                    drop(p, x_tile(stage), row0 + row_block * kRows, column0 + column_step * kColumns, row_end);
-                    __syncthreads();
-                }
-                Base::accumulate(grad[column_step], x_tile(stage), t_tile(row_block));
-            });
+        const auto load = [&](int step, int stage) {
+            const int row_block = step / kSteps;
+            const int row = row0 + row_block * kRows;
+            load_tile<kThreads>(x_tile(stage), x, row, column0 + step % kSteps * kColumns, Vectorised);
+            if (step % kSteps == 0) {
+                sum_t(p, t_tile(row_block), at, row, row_end);
+            }
+        };
+        const auto compute = [&](int step, int stage, int column_step) {
+            const int row_block = step / kSteps;
+            if (p.mask != nullptr) {
+                drop(p, x_tile(stage), row0 + row_block * kRows, column0 + column_step * kColumns, row_end);
+                __syncthreads();
+            }
+            Base::accumulate(grad[column_step], x_tile(stage), t_tile(row_block));
+        };
+        run_pipeline<kStages, kSteps>(row_blocks * kSteps, load, compute);
 
         float* const partial = p.lora_a_partial + static_cast<int64_t>(at.split) * p.r_pad * p.k;  // (r_pad, k)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
@@ -70,7 +70,8 @@ struct GradA : GradColumns<T, RankTile> {
 
    private:
     // T tile (kRows, RankTile) = sum of T partials, rounded to T. The blocks of the first column group store it for grad_x.
-    __device__ __forceinline__ static void sum_t(const GradAParams& p, QTile tile, typename Base::Position at, int row0, int row_end) {
+    __device__ __forceinline__ static void sum_t(const GradAParams& p, QTile tile, typename Base::Position at, int row0,
+                                                 int row_end) {
         const int64_t partial_elements = static_cast<int64_t>(p.m) * p.r_pad;
         for (int index = threadIdx.x; index < kRows * RankTile / 2; index += kThreads) {
             const int tile_row = index / (RankTile / 2);
@@ -81,7 +82,8 @@ struct GradA : GradColumns<T, RankTile> {
             if (row < row_end && rank < p.r_pad) {
                 const int64_t offset = static_cast<int64_t>(row) * p.r_pad + rank;
                 for (int i = 0; i < p.t_partials; ++i) {
-                    const float2 partial = *reinterpret_cast<const float2*>(p.t_partial + i * partial_elements + offset);
+                    const float2 partial =
+                        *reinterpret_cast<const float2*>(p.t_partial + i * partial_elements + offset);
                     sum.x += partial.x;
                     sum.y += partial.y;
                 }

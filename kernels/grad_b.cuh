@@ -31,8 +31,8 @@ struct GradB : GradColumns<T, RankTile> {
         const Source<T> lora_b{static_cast<const T*>(p.lora_b), p.lora_b_stride, p.n, p.r};  // (n, r)
         const Source<T> s{static_cast<const T*>(p.s), p.r_pad, row_end, p.r_pad};            // (m, r_pad)
 
-        Acc grad[kSteps];               // dB (columns, RankTile)
-        Accumulator<16, RankTile> t;    // T (16 rows per warp, RankTile) over this group's columns
+        Acc grad[kSteps];             // dB (columns, RankTile)
+        Accumulator<16, RankTile> t;  // T (16 rows per warp, RankTile) over this group's columns
         const int warp_row = threadIdx.x / 32 * 16;
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
@@ -43,25 +43,25 @@ struct GradB : GradColumns<T, RankTile> {
         // Waited for with the pipeline's first group.
         load_tile<kThreads>(b_tile, lora_b, column0, at.rank0, p.lora_vectorised != 0);
         const int row_blocks = (row_end - row0 + kRows - 1) / kRows;
-        run_pipeline<kStages, kSteps>(
-            row_blocks * kSteps,
-            [&](int step, int stage) {
-                const int row = row0 + step / kSteps * kRows;
-                load_tile<kThreads>(dy_tile(stage), dy, row, column0 + step % kSteps * kColumns, Vectorised);
-                load_tile<kThreads>(s_tile(stage), s, row, at.rank0, true);
-            },
-            [&](int step, int stage, int column_step) {
-                Base::accumulate(grad[column_step], dy_tile(stage), s_tile(stage));
-                const Tile<T, kColumns, RankTile> b_rows{b_tile.data + column_step * kColumns * RankTile};  // lora_B's rows for these columns
+        const auto load = [&](int step, int stage) {
+            const int row = row0 + step / kSteps * kRows;
+            load_tile<kThreads>(dy_tile(stage), dy, row, column0 + step % kSteps * kColumns, Vectorised);
+            load_tile<kThreads>(s_tile(stage), s, row, at.rank0, true);
+        };
+        const auto compute = [&](int step, int stage, int column_step) {
+            Base::accumulate(grad[column_step], dy_tile(stage), s_tile(stage));
+            // lora_B's rows for these columns of dy (kColumns, RankTile)
+            const Tile<T, kColumns, RankTile> b_rows{b_tile.data + column_step * kColumns * RankTile};
 #pragma unroll 2
-                for (int depth = 0; depth < kColumns; depth += kDepthStep) {
-                    warp_mma<T, Major::kDepth, Major::kOuter>(t, dy_tile(stage), warp_row, b_rows, 0, depth);
-                }
-                if (column_step == kSteps - 1) {
-                    store_t(p, t, at, row0 + step / kSteps * kRows + warp_row, row_end);
-                    t.clear();
-                }
-            });
+            for (int depth = 0; depth < kColumns; depth += kDepthStep) {
+                warp_mma<T, Major::kDepth, Major::kOuter>(t, dy_tile(stage), warp_row, b_rows, 0, depth);
+            }
+            if (column_step == kSteps - 1) {
+                store_t(p, t, at, row0 + step / kSteps * kRows + warp_row, row_end);
+                t.clear();
+            }
+        };
+        run_pipeline<kStages, kSteps>(row_blocks * kSteps, load, compute);
 
         float* const partial = p.lora_b_partial + static_cast<int64_t>(at.split) * p.n * p.r_pad;  // (n, r_pad)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
@@ -72,7 +72,8 @@ struct GradB : GradColumns<T, RankTile> {
     }
 
    private:
-    __device__ __forceinline__ static void store_t(const GradBParams& p, Accumulator<16, RankTile>& t, typename Base::Position at, int row0, int row_end) {
+    __device__ __forceinline__ static void store_t(const GradBParams& p, Accumulator<16, RankTile>& t,
+                                                   typename Base::Position at, int row0, int row_end) {
         float* const partial = p.t_partial + static_cast<int64_t>(at.group) * p.m * p.r_pad;  // (m, r_pad)
         t.for_each_pair([&](int row, int rank, float first, float second) {
             row += row0;

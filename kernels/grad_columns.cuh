@@ -10,7 +10,7 @@ struct GradColumns {
     static constexpr int kWarps = kThreads / 32;
     static constexpr int kRows = 64;                                    // of Z per step
     static constexpr int kColumns = 256 / static_cast<int>(sizeof(T));  // of Z per step: a 256-byte line
-    static constexpr int kSteps = RankTile == 16 ? 4 : 2;               // column tiles of a group, as many as fit the registers
+    static constexpr int kSteps = RankTile == 16 ? 4 : 2;  // column tiles of a group, as many as fit the registers
     static constexpr int kGroupColumns = kSteps * kColumns;
     static constexpr int kStages = 2;
     static constexpr int kWarpColumns = kColumns / kWarps;

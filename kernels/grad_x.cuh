@@ -24,11 +24,13 @@ __device__ __forceinline__ void grad_x(const GradXParams& p) {
         acc.for_each_pair([&](int row, int column, float& first, float& second) {
             row += at.row0 + G::warp_row();
             column += at.column0 + G::warp_column();
-            const uint32_t bits = row < p.m && column < p.k ? p.mask[row * p.mask_row_bytes + column / 8] >> column % 8 : 0u;
+            const uint32_t bits =
+                row < p.m && column < p.k ? p.mask[row * p.mask_row_bytes + column / 8] >> column % 8 : 0u;
             first = (bits & 1u) != 0 ? p.keep_scale * first : 0.0f;
             second = (bits & 2u) != 0 ? p.keep_scale * second : 0.0f;
         });
     }
     G::template accumulate<Major::kOuter, false>(acc, dy, weight, at, p.n, Vectorised, Vectorised);
-    G::store(acc, static_cast<T*>(p.dx), p.dx_stride, at, p.m, p.k, p.out_paired != 0, [](int, float value) { return value; });
+    G::store(acc, static_cast<T*>(p.dx), p.dx_stride, at, p.m, p.k, p.out_paired != 0,
+             [](int, float value) { return value; });
 }

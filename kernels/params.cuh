@@ -52,8 +52,8 @@ struct GradBParams {
     const void* dy;
     const void* lora_b;
     const void* s;
-    float* t_partial;        // (column groups, m, r_pad)
-    float* lora_b_partial;   // (m splits, n, r_pad)
+    float* t_partial;       // (column groups, m, r_pad)
+    float* lora_b_partial;  // (m splits, n, r_pad)
     int64_t dy_stride;
     int64_t lora_b_stride;
     int32_t m, n, r, r_pad;

@@ -24,28 +24,27 @@ struct Shrink {
 
         const int row0 = blockIdx.x * kRows;
         const int rank0 = blockIdx.y * RankTile;
-        const Source<T> x{static_cast<const T*>(p.x), p.x_stride, p.m, p.k};                // (m, k)
+        const Source<T> x{static_cast<const T*>(p.x), p.x_stride, p.m, p.k};                 // (m, k)
         const Source<T> lora_a{static_cast<const T*>(p.lora_a), p.lora_a_stride, p.r, p.k};  // (r, k)
 
         Accumulator<16, RankTile> acc;  // (16, RankTile) of S per warp
         acc.clear();
         const int warp_row = threadIdx.x / 32 * 16;
-        run_pipeline<kStages>(
-            (p.k + kDepth - 1) / kDepth,
-            [&](int step, int stage) {
-                load_tile<kThreads>(x_tile(stage), x, row0, step * kDepth, Vectorised);
-                load_tile<kThreads>(a_tile(stage), lora_a, rank0, step * kDepth, p.lora_vectorised != 0);
-            },
-            [&](int step, int stage, int) {
-                if (p.mask != nullptr) {
-                    drop(p, x_tile(stage), row0, step * kDepth);
-                    __syncthreads();
-                }
+        const auto load = [&](int step, int stage) {
+            load_tile<kThreads>(x_tile(stage), x, row0, step * kDepth, Vectorised);
+            load_tile<kThreads>(a_tile(stage), lora_a, rank0, step * kDepth, p.lora_vectorised != 0);
+        };
+        const auto compute = [&](int step, int stage, int) {
+            if (p.mask != nullptr) {
+                drop(p, x_tile(stage), row0, step * kDepth);
+                __syncthreads();
+            }
 #pragma unroll
-                for (int depth = 0; depth < kDepth; depth += kDepthStep) {
-                    warp_mma<T, Major::kDepth, Major::kDepth>(acc, x_tile(stage), warp_row, a_tile(stage), 0, depth);
-                }
-            });
+            for (int depth = 0; depth < kDepth; depth += kDepthStep) {
+                warp_mma<T, Major::kDepth, Major::kDepth>(acc, x_tile(stage), warp_row, a_tile(stage), 0, depth);
+            }
+        };
+        run_pipeline<kStages>((p.k + kDepth - 1) / kDepth, load, compute);
 
         const float scale = p.scaling * (p.mask != nullptr ? p.dropout.keep_scale : 1.0f);
         T* const s = static_cast<T*>(p.s);  // (m, r_pad)

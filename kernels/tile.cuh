@@ -13,7 +13,8 @@ struct Tile {
     static constexpr int kChunksPerRow = Columns / kChunk<T>;
     static constexpr int kElements = Rows * Columns;
     static constexpr int kBytes = kElements * static_cast<int>(sizeof(T));
-    static_assert(Columns % kChunk<T> == 0 && (kChunksPerRow & (kChunksPerRow - 1)) == 0, "a row is a power of two of chunks");
+    static_assert(Columns % kChunk<T> == 0 && (kChunksPerRow & (kChunksPerRow - 1)) == 0,
+                  "a row is a power of two of chunks");
 
     T* data;  // (Rows, Columns), swizzled
 
@@ -55,7 +56,8 @@ __device__ __forceinline__ uint4 gather_chunk(const T* from, int valid) {
 // Brings the tile whose first element is (row0, column0) of `source`. With `vectorised` by cp.async, which the caller commits and waits
 // for: `source.data` and its rows must be 16-byte aligned. Without, by plain loads and stores, of any alignment.
 template <int Threads, typename T, int Rows, int Columns>
-__device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source, int row0, int column0, bool vectorised) {
+__device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source, int row0, int column0,
+                                          bool vectorised) {
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
 #pragma unroll
     for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {

@@ -41,7 +41,8 @@ struct Accumulator {
             for (int j = 0; j < WarpN / 8; ++j) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    f(16 * i + 8 * half + lane / 4, 8 * j + 2 * (lane % 4), value[i][j][2 * half], value[i][j][2 * half + 1]);
+                    f(16 * i + 8 * half + lane / 4, 8 * j + 2 * (lane % 4), value[i][j][2 * half],
+                      value[i][j][2 * half + 1]);
                 }
             }
         }
@@ -55,7 +56,8 @@ __device__ __forceinline__ void load_a_fragment(uint32_t (&fragment)[4], const A
     if constexpr (Layout == Major::kDepth) {  // tile (outer, depth)
         ptx::ldmatrix_x4(fragment, tile.chunk_address(outer + lane % 16, depth / 8 + lane / 16));
     } else {  // tile (depth, outer)
-        ptx::ldmatrix_x4_trans(fragment, tile.chunk_address(depth + lane % 8 + 8 * (lane / 16), outer / 8 + (lane / 8) % 2));
+        ptx::ldmatrix_x4_trans(fragment,
+                               tile.chunk_address(depth + lane % 8 + 8 * (lane / 16), outer / 8 + (lane / 8) % 2));
     }
 }
 
@@ -77,8 +79,8 @@ __device__ __forceinline__ float element(const Tile& tile, int outer, int depth)
 
 // acc += A[a_outer.., depth..] * B[depth.., b_outer..] over kDepthStep.
 template <typename T, Major ALayout, Major BLayout, int WarpM, int WarpN, typename A, typename B>
-__device__ __forceinline__ void warp_mma(Accumulator<WarpM, WarpN>& acc, const A& a_tile, int a_outer, const B& b_tile, int b_outer,
-                                         int depth) {
+__device__ __forceinline__ void warp_mma(Accumulator<WarpM, WarpN>& acc, const A& a_tile, int a_outer, const B& b_tile,
+                                         int b_outer, int depth) {
     if constexpr (kTensorCore<T>) {
         uint32_t a[WarpM / 16][4];
 #pragma unroll
