@@ -190,7 +190,9 @@ pub(super) fn guard(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
 
 /// One line on stderr, for what a code alone does not tell. A closed stderr is no reason to fail.
 pub(super) fn report(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr().lock(), "emulated CUDA driver: {text}");
+    // In one piece: other threads write, too.
+    let line = format!("emulated CUDA driver: {text}\n");
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// An exported function, for `cuGetProcAddress`.
