@@ -7,6 +7,7 @@ use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
 
 /// One layer and its inputs. Numbers are held in f32, which every type a file may have converts to exactly.
 pub struct Case {
+    pub path: PathBuf,
     /// Where the layer comes from, if the file says so.
     pub module: Option<String>,
     /// The type of `x` in the file.
@@ -113,13 +114,18 @@ impl Case {
                 .and_then(|metadata| metadata.get(key))
                 .map(String::as_str)
         };
-        Self::from_tensors(&tensors, text("scaling"), text("module")).map_err(|defect| CaseError::Content {
+        Self::from_tensors(path, &tensors, text("scaling"), text("module")).map_err(|defect| CaseError::Content {
             path: path.into(),
             defect,
         })
     }
 
-    fn from_tensors(tensors: &SafeTensors<'_>, scaling: Option<&str>, module: Option<&str>) -> Result<Self, Defect> {
+    fn from_tensors(
+        path: &Path,
+        tensors: &SafeTensors<'_>,
+        scaling: Option<&str>,
+        module: Option<&str>,
+    ) -> Result<Self, Defect> {
         let optional = |name: &'static str| match tensors.tensor(name) {
             Ok(view) => Matrix::new(name, &view).map(Some),
             Err(_) => Ok(None),
@@ -131,6 +137,7 @@ impl Case {
             Err(_) => return Err(Defect::Missing { name: "x" }),
         };
         let case = Self {
+            path: path.to_owned(),
             module: module.map(str::to_owned),
             dtype,
             x: required("x")?,

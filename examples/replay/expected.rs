@@ -3,23 +3,21 @@
 use lora_kernels::reference::{self, Intermediates, Layer, ShapeError, View};
 
 use crate::case::Case;
+use crate::inputs::{Inputs, Number};
 use crate::report::Reference;
-use crate::run::{Inputs, Number};
 
 /// The right results of a case: the file's where it holds them, the f64 reference's otherwise.
 pub struct Expected<'a, T> {
     case: &'a Case,
     inputs: &'a Inputs<T>,
-    gradient_scale: f64,
     backward: Option<reference::Backward>,
 }
 
 impl<'a, T: Number> Expected<'a, T> {
-    pub fn new(case: &'a Case, inputs: &'a Inputs<T>, gradient_scale: f64) -> Self {
+    pub fn new(case: &'a Case, inputs: &'a Inputs<T>) -> Self {
         Self {
             case,
             inputs,
-            gradient_scale,
             backward: None,
         }
     }
@@ -29,9 +27,9 @@ impl<'a, T: Number> Expected<'a, T> {
         let recorded = &self.case.recorded;
         let (recorded, scale) = match name {
             "y" => (&recorded.y, 1.0),
-            "dx" => (&recorded.dx, self.gradient_scale),
-            "d_lora_A" => (&recorded.d_lora_a, self.gradient_scale),
-            _ => (&recorded.d_lora_b, self.gradient_scale),
+            "dx" => (&recorded.dx, self.inputs.gradient_scale),
+            "d_lora_A" => (&recorded.d_lora_a, self.inputs.gradient_scale),
+            _ => (&recorded.d_lora_b, self.inputs.gradient_scale),
         };
         if let Some(matrix) = recorded {
             let values = matrix.data.iter().map(|&value| f64::from(value) * scale).collect();

@@ -12,6 +12,7 @@
 
 mod case;
 mod expected;
+mod inputs;
 mod output;
 mod report;
 mod run;
@@ -24,8 +25,10 @@ use lora_kernels::DType;
 use lora_kernels_emulator::select::{SelectError, select};
 
 use case::{Case, CaseError};
+use inputs::{Inputs, Number};
 use output::{OutputError, OutputFile};
-use run::{Device, Run, RunError};
+use report::Outcome;
+use run::{Device, RunError};
 
 /// Replays a recorded LoRA layer on the device and compares the results.
 #[derive(Parser)]
@@ -62,7 +65,7 @@ enum Failure {
 impl Failure {
     fn status(&self) -> u8 {
         match self {
-            Failure::Case(_) | Failure::Output(_) | Failure::Run(RunError::Case(_)) => 2,
+            Failure::Case(_) | Failure::Output(_) => 2,
             Failure::Driver(_) | Failure::Run(_) => 3,
         }
     }
@@ -99,42 +102,61 @@ fn replay(arguments: &Arguments) -> Result<bool, Failure> {
         .map_or(String::new(), |module| format!(" ({module})"));
     println!(
         "case {}{origin}, scaling {}, x recorded in {}",
-        arguments.case.display(),
+        case.path.display(),
         case.scaling,
         case.dtype
     );
 
+    match dtype {
+        DType::F32 => replay_as::<f32>(&case, output),
+        DType::BF16 => replay_as::<half::bf16>(&case, output),
+        DType::F16 => replay_as::<half::f16>(&case, output),
+    }
+}
+
+fn replay_as<T: Number>(case: &Case, output: Option<OutputFile>) -> Result<bool, Failure> {
+    let inputs = Inputs::<T>::new(case).map_err(|defect| CaseError::Content {
+        path: case.path.clone(),
+        defect,
+    })?;
     let driver = select()?;
     let device = Device::open()?;
     println!("device {}: {driver}", device.name()?);
-    let run = match dtype {
-        DType::F32 => device.run::<f32>(&case),
-        DType::BF16 => device.run::<half::bf16>(&case),
-        DType::F16 => device.run::<half::f16>(&case),
-    }?;
-
-    let bound = report::bound(dtype);
-    report::print_table(&run.outcomes, bound);
-    if let Some(output) = output {
-        write(output, &run, dtype, &case)?;
+    let outcomes = device.run(case, &inputs)?;
+    if inputs.gradient_scale != 1.0 {
+        println!(
+            "dy times {}, and the gradients with it: recorded ones vanish in {}",
+            inputs.gradient_scale,
+            T::DTYPE
+        );
     }
-    Ok(run.outcomes.iter().all(|outcome| outcome.is_within(bound)))
+
+    let bound = report::bound(T::DTYPE);
+    report::print_table(&outcomes, bound);
+    if let Some(output) = output {
+        write(output, &outcomes, &inputs, case.scaling)?;
+    }
+    Ok(outcomes.iter().all(|outcome| outcome.is_within(bound)))
 }
 
-fn write(output: OutputFile, run: &Run, dtype: DType, case: &Case) -> Result<(), OutputError> {
-    let dtype = match dtype {
+fn write<T: Number>(
+    output: OutputFile,
+    outcomes: &[Outcome],
+    inputs: &Inputs<T>,
+    scaling: f32,
+) -> Result<(), OutputError> {
+    let dtype = match T::DTYPE {
         DType::F32 => safetensors::Dtype::F32,
         DType::BF16 => safetensors::Dtype::BF16,
         DType::F16 => safetensors::Dtype::F16,
     };
-    let tensors = run
-        .outcomes
+    let tensors = outcomes
         .iter()
         .map(|outcome| (outcome.name, outcome.shape(), outcome.bytes.as_slice()));
     let metadata = [
-        ("scaling", case.scaling.to_string()),
+        ("scaling", scaling.to_string()),
         // What the gradients must be divided by.
-        ("gradient_scale", run.gradient_scale.to_string()),
+        ("gradient_scale", inputs.gradient_scale.to_string()),
     ];
     output.finish(tensors, dtype, metadata)
 }

@@ -6,7 +6,7 @@ use lora_kernels::DType;
 use lora_kernels::reference::{ShapeError, relative_error};
 
 use crate::expected::Expected;
-use crate::run::Number;
+use crate::inputs::Number;
 
 /// A tensor that the device computed.
 pub struct Outcome {

@@ -2,39 +2,24 @@
 
 use std::sync::Arc;
 
-use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DriverError};
 use lora_kernels::reference::ShapeError;
-use lora_kernels::{
-    Backward, BackwardPlan, DType, Element, Error, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem,
-};
+use lora_kernels::{Backward, BackwardPlan, Error, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem};
 
-use crate::case::{self, Case, Matrix};
+use crate::case::{Case, Matrix};
 use crate::expected::Expected;
+use crate::inputs::{Inputs, Number};
 use crate::report::Outcome;
-
-/// A type that the kernels, the device's memory and the reference all know.
-pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
-
-impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
 
 /// Why a case could not be run. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error(transparent)]
-    Case(#[from] case::Defect),
     #[error(transparent)]
     Kernels(#[from] Error),
     #[error("the device failed: {0}")]
     Device(#[from] DriverError),
     #[error("the reference refused the case: {0}")]
     Reference(#[from] ShapeError),
-}
-
-/// What a run gave.
-pub struct Run {
-    pub outcomes: Vec<Outcome>,
-    /// What dy was multiplied with, and so the gradients.
-    pub gradient_scale: f64,
 }
 
 /// A device with the kernels on it.
@@ -58,8 +43,8 @@ impl Device {
         Ok(self.kernels.context().name()?)
     }
 
-    /// Computes with `T`, prints the plans, and compares.
-    pub fn run<T: Number>(&self, case: &Case) -> Result<Run, RunError> {
+    /// Computes with `T`, prints the plans, and compares every result.
+    pub fn run<T: Number>(&self, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, RunError> {
         let problem = Problem::new(
             case.tokens(),
             case.in_features(),
@@ -68,9 +53,7 @@ impl Device {
             T::DTYPE,
         )?
         .with_bias(case.bias.is_some());
-        let gradient_scale = case.dy.as_ref().map_or(1.0, |dy| gradient_scale(T::DTYPE, dy));
-        let inputs = Inputs::<T>::new(case, gradient_scale)?;
-        let on_device = OnDevice::new(self, case, &inputs)?;
+        let on_device = OnDevice::new(self, case, inputs)?;
 
         let plan = ForwardPlan::new(&problem, self.kernels.props())?;
         println!("{plan}");
@@ -84,14 +67,8 @@ impl Device {
             launches += plan.launches().len();
         }
         println!("{launches} launches");
-        if gradient_scale != 1.0 {
-            println!(
-                "dy times {gradient_scale}, and so the gradients: they would vanish in {}",
-                T::DTYPE
-            );
-        }
 
-        let mut expected = Expected::new(case, &inputs, gradient_scale);
+        let mut expected = Expected::new(case, inputs);
         let mut outcomes = Vec::new();
         for result in results {
             let values = self.stream.clone_dtoh(&result.data)?;
@@ -103,10 +80,7 @@ impl Device {
                 &mut expected,
             )?);
         }
-        Ok(Run {
-            outcomes,
-            gradient_scale,
-        })
+        Ok(outcomes)
     }
 
     fn forward<T: Number>(
@@ -168,42 +142,6 @@ impl Device {
             rows,
             cols,
             data: self.stream.alloc_zeros(rows * cols)?,
-        })
-    }
-}
-
-/// A power of two that brings the largest |dy| to at least 1 and below 2, for f16: recorded gradients are often below its smallest
-/// number. Training in f16 scales the loss for the same reason.
-fn gradient_scale(dtype: DType, dy: &Matrix) -> f64 {
-    let largest = dy
-        .data
-        .iter()
-        .fold(0.0f64, |largest, &value| largest.max(f64::from(value.abs())));
-    if dtype != DType::F16 || largest == 0.0 {
-        return 1.0;
-    }
-    (-largest.log2().floor()).exp2()
-}
-
-/// The case's inputs, rounded to the run's type.
-pub struct Inputs<T> {
-    pub x: Vec<T>,
-    pub weight: Vec<T>,
-    pub bias: Option<Vec<T>>,
-    pub lora_a: Vec<T>,
-    pub lora_b: Vec<T>,
-    pub dy: Option<Vec<T>>,
-}
-
-impl<T: Element> Inputs<T> {
-    fn new(case: &Case, gradient_scale: f64) -> Result<Self, case::Defect> {
-        Ok(Self {
-            x: case.x.rounded(1.0)?,
-            weight: case.weight.rounded(1.0)?,
-            bias: case.bias.as_ref().map(|bias| bias.rounded(1.0)).transpose()?,
-            lora_a: case.lora_a.rounded(1.0)?,
-            lora_b: case.lora_b.rounded(1.0)?,
-            dy: case.dy.as_ref().map(|dy| dy.rounded(gradient_scale)).transpose()?,
         })
     }
 }
