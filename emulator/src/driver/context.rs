@@ -59,14 +59,12 @@ api! {
 
     fn cuDevicePrimaryCtxRelease_v2(device: i32) {
         let driver = driver_of(device)?;
-        let last = {
-            let mut state = driver.state();
-            state.primary_retains = state.primary_retains.checked_sub(1).ok_or(Code::INVALID_CONTEXT)?;
-            state.primary_retains == 0
-        };
-        if last {
-            driver.idle();
-            driver.state().destroy_context(PRIMARY, &driver.memory);
+        driver.idle();
+        let mut state = driver.state();
+        state.primary_retains = state.primary_retains.checked_sub(1).ok_or(Code::INVALID_CONTEXT)?;
+        // Under the same lock, so that nobody retains it in between.
+        if state.primary_retains == 0 {
+            state.destroy_context(PRIMARY, &driver.memory);
         }
         Ok(())
     }
