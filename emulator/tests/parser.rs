@@ -10,7 +10,7 @@ fn module(text: &str) -> Module {
 }
 
 fn error(text: &str) -> ParseError {
-    parse_module(text).err().expect("the text is not PTX")
+    parse_module(text).expect_err("the text is not PTX")
 }
 
 fn in_kernel(body: &str) -> String {
