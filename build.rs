@@ -93,7 +93,7 @@ fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
     // --no-compress: the emulated GPU reads the PTX out of the image.
     let common = "-std=c++17 -O3 -lineinfo -fmad=false --no-compress -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
-    // The line tables of the machine code would make the images two and a half times as big. The PTX has its lines always.
+    // Line tables in the machine code make the images two and a half times as big. The PTX has its lines always.
     match variable("LORA_KERNELS_LINEINFO").as_deref() {
         None | Some("0") => args.extend(["-Xptxas", "--suppress-debug-info"].map(str::to_owned)),
         Some("1") => {}
