@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::io::Write;
 
 use super::code::Code;
+use crate::memory::FIRST_ADDRESS;
 
 /// What an entry point's body returns; `Ok` is `CUDA_SUCCESS`.
 pub(super) type Outcome<T = ()> = Result<T, Code>;
@@ -122,6 +123,12 @@ impl Name {
     }
 }
 
+/// Whether an address lies where device memory is given out, allocated or not. Linux places a program's own memory below or above:
+/// a fixed executable and its heap in the first terabyte, everything else past 64 TiB.
+pub(super) fn is_device_address(address: u64) -> bool {
+    (FIRST_ADDRESS..1 << 46).contains(&address)
+}
+
 /// Host bytes of a length that another argument or the bytes themselves tell.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,14 +152,18 @@ impl Host {
         self.0.is_null()
     }
 
+    /// Neither null nor a device address, which is the likeliest wrong one.
+    fn check(self, count: usize) -> Outcome {
+        let wrong = self.is_null() || is_device_address(self.address() as u64) || isize::try_from(count).is_err();
+        if wrong { Err(Code::INVALID_VALUE) } else { Ok(()) }
+    }
+
     pub(super) fn bytes<'a>(self, count: usize) -> Outcome<&'a [u8]> {
         if count == 0 {
             return Ok(&[]);
         }
-        if self.0.is_null() || isize::try_from(count).is_err() {
-            return Err(Code::INVALID_VALUE);
-        }
-        // SAFETY: not null, so by the API's contract it is readable for `count` bytes until the call or the stream's work is over.
+        self.check(count)?;
+        // SAFETY: checked, so by the API's contract it is readable for `count` bytes until the call or the stream's work is over.
         Ok(unsafe { std::slice::from_raw_parts(self.0.cast(), count) })
     }
 
@@ -160,10 +171,8 @@ impl Host {
         if count == 0 {
             return Ok(&mut []);
         }
-        if self.0.is_null() || isize::try_from(count).is_err() {
-            return Err(Code::INVALID_VALUE);
-        }
-        // SAFETY: not null, so by the API's contract it is writable for `count` bytes until the call or the stream's work is over.
+        self.check(count)?;
+        // SAFETY: checked, so by the API's contract it is writable for `count` bytes until the call or the stream's work is over.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.0.cast(), count) })
     }
 

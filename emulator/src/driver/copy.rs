@@ -1,8 +1,8 @@
 //! Copies and fills, in their synchronous and stream-ordered forms. All are complete when they return, pageable host memory or not.
 
-use super::abi::Host;
+use super::abi::{Host, is_device_address};
 use super::code::Code;
-use super::state::{Driver, Handle, current};
+use super::state::{Handle, current};
 use super::work::{Work, submit};
 use super::{Outcome, api};
 
@@ -11,10 +11,10 @@ fn enqueue(stream: Handle, work: Work) -> Outcome {
     submit(driver, context, stream, work)
 }
 
-/// Which of the four kinds a unified-addressing copy is.
-fn unified(driver: &Driver, to: u64, from: u64, bytes: usize) -> Work {
+/// A copy between addresses that are told apart by their range.
+fn copy_unified(stream: Handle, to: u64, from: u64, bytes: usize) -> Outcome {
     let host = |address: u64| Host::new(std::ptr::with_exposed_provenance_mut(address as usize));
-    match (driver.memory.range(to).is_some(), driver.memory.range(from).is_some()) {
+    let work = match (is_device_address(to), is_device_address(from)) {
         (true, true) => Work::OnDevice {
             to,
             from,
@@ -35,17 +35,8 @@ fn unified(driver: &Driver, to: u64, from: u64, bytes: usize) -> Work {
             from: host(from),
             bytes,
         },
-    }
-}
-
-/// An address that is the emulated device's but not allocated must not be taken for a host pointer.
-fn copy_unified(stream: Handle, to: u64, from: u64, bytes: usize) -> Outcome {
-    let (driver, context) = current()?;
-    let work = unified(driver, to, from, bytes);
-    if matches!(work, Work::OnHost { .. }) {
-        return Err(Code::INVALID_VALUE);
-    }
-    submit(driver, context, stream, work)
+    };
+    enqueue(stream, work)
 }
 
 fn fill(stream: Handle, to: u64, value: u32, width: usize, count: usize) -> Outcome {
