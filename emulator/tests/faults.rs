@@ -3,24 +3,13 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::cudaError_enum as Code;
-use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
+use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
-use lora_kernels_emulator::select::emulated;
+
+mod common;
+use common::own_context;
 
 const PTX: &str = include_str!("fixtures/driver.ptx");
-
-fn context() -> Arc<CudaContext> {
-    emulated().expect("the emulated driver");
-    result::init().expect("the driver");
-    let mut context = std::ptr::null_mut();
-    // SAFETY: a new context, which is handed over at once.
-    unsafe {
-        sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, 0)
-            .result()
-            .expect("a context");
-        CudaContext::from_raw_context(0, 0, context).expect("a context")
-    }
-}
 
 fn run(context: &Arc<CudaContext>, kernel: &str, words: usize, offset: usize) -> Result<Vec<i32>, DriverError> {
     let stream = context.default_stream();
@@ -49,7 +38,7 @@ fn run(context: &Arc<CudaContext>, kernel: &str, words: usize, offset: usize) ->
 
 #[test]
 fn a_stray_store_is_an_illegal_address_and_breaks_the_context() {
-    let (broken, other) = (context(), context());
+    let (broken, other) = (own_context(), own_context());
     let fault = Err(DriverError(Code::CUDA_ERROR_ILLEGAL_ADDRESS));
     assert_eq!(run(&broken, "stray", 4, 0), fault);
     // Nothing works in this context any more, and everything in the other.
@@ -63,6 +52,6 @@ fn a_stray_store_is_an_illegal_address_and_breaks_the_context() {
 
 #[test]
 fn a_misaligned_store_has_its_own_code() {
-    let error = run(&context(), "globals", 5, 2).map_err(|error| error.0);
+    let error = run(&own_context(), "globals", 5, 2).map_err(|error| error.0);
     assert_eq!(error, Err(Code::CUDA_ERROR_MISALIGNED_ADDRESS));
 }

@@ -4,8 +4,8 @@ use std::ffi::{CString, c_void};
 use std::ptr::{null, null_mut, without_provenance_mut};
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode, cudaError_enum as Code};
-use cudarc::driver::{CudaContext, result, sys};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, cudaError_enum as Code};
+use cudarc::driver::{CudaContext, sys};
 use lora_kernels_emulator::select::emulated;
 
 const PTX: &str = include_str!("fixtures/driver.ptx");
@@ -63,19 +63,17 @@ fn launch(function: sys::CUfunction, grid: u32, threads: u32, shared: u32, strea
     }
 }
 
-fn stream(flags: u32) -> sys::CUstream {
+fn stream() -> sys::CUstream {
     let mut stream = null_mut();
     // SAFETY: the pointer is valid for the call.
-    assert_eq!(unsafe { sys::cuStreamCreate(&mut stream, flags) }, Code::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuStreamCreate(&mut stream, 0) }, Code::CUDA_SUCCESS);
     stream
 }
-
-const NON_BLOCKING: u32 = 1;
 
 #[test]
 fn handles_that_are_not_live_are_refused() {
     let _context = context();
-    let live = stream(0);
+    let live = stream();
     // SAFETY: the driver looks handles up and never follows them.
     unsafe {
         let wild = without_provenance_mut(0xdead_beef);
@@ -344,91 +342,4 @@ fn clusters_are_refused() {
     };
     assert_eq!(launch([2, 1, 1]), Code::CUDA_ERROR_NOT_SUPPORTED);
     assert_eq!(launch([1, 1, 1]), Code::CUDA_SUCCESS);
-}
-
-/// Begins a capture on a new stream.
-fn capturing(flags: u32, mode: CUstreamCaptureMode) -> sys::CUstream {
-    let stream = stream(flags);
-    // SAFETY: the stream is live.
-    unsafe { result::stream::begin_capture(stream, mode) }.expect("a capture");
-    stream
-}
-
-const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-
-fn end(stream: sys::CUstream) -> Code {
-    let mut graph = null_mut();
-    // SAFETY: the pointers are valid for the call.
-    unsafe { sys::cuStreamEndCapture(stream, &mut graph) }
-}
-
-/// Relaxed captures: other tests of this process allocate meanwhile.
-#[test]
-fn what_a_capture_can_not_hold_ends_it() {
-    let _context = context();
-    // SAFETY: the handles are live.
-    unsafe {
-        let stream = capturing(NON_BLOCKING, RELAXED);
-        assert_eq!(
-            sys::cuStreamSynchronize(stream),
-            Code::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-        );
-        assert_eq!(
-            launch(kernel("add"), 1, 1, 0, stream),
-            Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
-        );
-        assert_eq!(end(stream), Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        assert_eq!(
-            launch(kernel("add"), 1, 1, 0, stream),
-            Code::CUDA_SUCCESS,
-            "the stream works again"
-        );
-        assert_eq!(end(stream), Code::CUDA_ERROR_ILLEGAL_STATE, "nothing to end");
-    }
-}
-
-#[test]
-fn a_capture_depends_on_nothing_outside_it() {
-    let _context = context();
-    // SAFETY: the handles are live.
-    unsafe {
-        let (outside, stream) = (stream(NON_BLOCKING), capturing(NON_BLOCKING, RELAXED));
-        let mut event = null_mut();
-        assert_eq!(sys::cuEventCreate(&mut event, 0), Code::CUDA_SUCCESS);
-        assert_eq!(sys::cuEventRecord(event, outside), Code::CUDA_SUCCESS);
-        assert_eq!(
-            sys::cuStreamWaitEvent(stream, event, 0),
-            Code::CUDA_ERROR_STREAM_CAPTURE_ISOLATION
-        );
-        assert_eq!(end(stream), Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-    }
-}
-
-#[test]
-fn a_forked_stream_must_join_before_the_end() {
-    let _context = context();
-    let add = kernel("add");
-    // SAFETY: the handles are live.
-    unsafe {
-        let (mut fork, mut join) = (null_mut(), null_mut());
-        assert_eq!(sys::cuEventCreate(&mut fork, 0), Code::CUDA_SUCCESS);
-        assert_eq!(sys::cuEventCreate(&mut join, 0), Code::CUDA_SUCCESS);
-        for joined in [false, true] {
-            let (origin, other) = (capturing(NON_BLOCKING, RELAXED), stream(NON_BLOCKING));
-            assert_eq!(sys::cuEventRecord(fork, origin), Code::CUDA_SUCCESS);
-            assert_eq!(sys::cuStreamWaitEvent(other, fork, 0), Code::CUDA_SUCCESS);
-            assert_eq!(launch(add, 1, 1, 0, other), Code::CUDA_SUCCESS);
-            assert_eq!(sys::cuEventRecord(join, other), Code::CUDA_SUCCESS);
-            assert_eq!(sys::cuEventQuery(join), Code::CUDA_ERROR_CAPTURED_EVENT);
-            if joined {
-                assert_eq!(sys::cuStreamWaitEvent(origin, join, 0), Code::CUDA_SUCCESS);
-            }
-            let expected = if joined {
-                Code::CUDA_SUCCESS
-            } else {
-                Code::CUDA_ERROR_STREAM_CAPTURE_UNJOINED
-            };
-            assert_eq!(end(origin), expected);
-        }
-    }
 }
