@@ -1,11 +1,37 @@
 //! Running decoded kernels: modules with their variables, launches, faults.
 
+mod async_copy;
+mod atomic;
+mod bits;
+mod block;
+mod compare;
+mod convert;
+mod exchange;
 mod fault;
+mod float;
+mod half;
+mod int;
+mod interpret;
+mod launch;
+mod load_store;
+mod matrix;
+mod mma;
+mod moves;
+mod registers;
+mod rounding;
+mod space;
+mod special;
+mod tensor_core;
+mod trap;
+mod warp;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use self::fault::{Fault, FaultKind};
-use crate::decode::{KernelInfo, Program};
+use self::launch::{AlignedParams, Grid, Launch};
+use self::registers::Registers;
+use crate::decode::{Constant, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::memory::{DeviceMemory, MemoryError};
 
@@ -13,6 +39,8 @@ use crate::memory::{DeviceMemory, MemoryError};
 pub struct LoadedModule {
     program: Program,
     memory: Arc<DeviceMemory>,
+    /// Address of each module variable, 0 for shared ones.
+    homes: Vec<u64>,
 }
 
 /// Why a module could not be loaded.
@@ -68,10 +96,18 @@ impl LoadedModule {
     /// # Errors
     /// [`LoadError`] where they don't fit.
     pub fn load(program: Program, memory: &Arc<DeviceMemory>) -> Result<Self, LoadError> {
-        Ok(LoadedModule {
-            program,
-            memory: Arc::clone(memory),
-        })
+        let mut module = LoadedModule { program, memory: Arc::clone(memory), homes: Vec::new() };
+        for global in &module.program.globals {
+            let Some(global) = global else {
+                module.homes.push(0);
+                continue;
+            };
+            let fail = |source| LoadError::Memory { name: global.name.clone(), source };
+            let va = memory.alloc(global.size).map_err(fail)?;
+            module.homes.push(va);
+            memory.write(va, &global.init).map_err(fail)?;
+        }
+        Ok(module)
     }
 
     /// What a launch of `name` needs to know.
@@ -86,8 +122,11 @@ impl LoadedModule {
 
     /// Address and size of a `.global` or `.const` variable.
     pub fn module_global(&self, name: &str) -> Option<(u64, u64)> {
-        let _ = (name, &self.memory);
-        None
+        let globals = self.program.globals.iter().zip(&self.homes);
+        globals
+            .filter_map(|(global, &va)| Some((global.as_ref()?, va)))
+            .find(|(global, _)| global.name == name)
+            .map(|(global, va)| (va, global.size))
     }
 
     /// Runs a kernel to its end.
@@ -101,15 +140,86 @@ impl LoadedModule {
         device: &DeviceModel,
         options: &LaunchOptions,
     ) -> Result<LaunchReport, Fault> {
-        let _ = (config, device, options);
-        Err(Fault {
+        let found = self.program.kernels.iter().find(|k| k.info.name == kernel);
+        let refused = |message: String| Fault {
             kind: FaultKind::InvalidLaunch,
             kernel: kernel.to_owned(),
             place: Default::default(),
             file: None,
             block: [0; 3],
             thread: [0; 3],
-            message: "the interpreter is not connected yet".to_owned(),
-        })
+            message,
+        };
+        let found = found.ok_or_else(|| refused("the module has no such kernel".to_owned()))?;
+        check(&found.info, config, device).map_err(refused)?;
+        let shared_bytes = found.dynamic_shared_at + config.dynamic_shared;
+        let value = |constant: Constant| match constant {
+            Constant::Bits(bits) => bits,
+            Constant::Variable(index, offset) => {
+                let home = self.homes.get(index).copied().unwrap_or(0);
+                home.wrapping_add(offset.cast_unsigned())
+            }
+            Constant::DynamicShared(offset) => {
+                u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned())
+            }
+        };
+        let launch = Launch {
+            kernel: found,
+            files: &self.program.files,
+            grid: Grid {
+                grid: config.grid,
+                block: config.block,
+                dynamic_shared: config.dynamic_shared,
+                shared_bytes,
+                multiprocessors: device.multiprocessors.max(1),
+                started: Instant::now(),
+            },
+            params: AlignedParams::new(&config.params),
+            start: Registers::new(found, value),
+            numerics: options.numerics,
+            memory: &self.memory,
+            map: self.memory.snapshot(),
+        };
+        launch.run(device, options).map_err(|fault| *fault)
     }
+}
+
+impl Drop for LoadedModule {
+    fn drop(&mut self) {
+        for &va in self.homes.iter().filter(|&&va| va != 0) {
+            // It was allocated by `load`; nobody else frees module variables, and if somebody did, nothing is left to do.
+            let _ = self.memory.free(va);
+        }
+    }
+}
+
+/// Why a launch is impossible.
+fn check(info: &KernelInfo, config: &LaunchConfig, device: &DeviceModel) -> Result<(), String> {
+    let product = |shape: [u32; 3]| shape.iter().map(|&n| u64::from(n)).product::<u64>();
+    let threads = product(config.block);
+    let [bx, by, bz] = config.block;
+    if threads == 0 || threads > u64::from(device.max_threads_per_block) || bz > 64 {
+        return Err(format!(
+            "a block of {bx} x {by} x {bz} threads; 1 to {} are allowed, 64 in z",
+            device.max_threads_per_block
+        ));
+    }
+    let [gx, gy, gz] = config.grid;
+    if product(config.grid) == 0 || gx > i32::MAX as u32 || gy > 65_535 || gz > 65_535 {
+        return Err(format!("a grid of {gx} x {gy} x {gz} blocks; 1 to 2147483647 x 65535 x 65535 are allowed"));
+    }
+    if info.max_ntid.is_some_and(|most| threads > product(most)) {
+        return Err(format!("{threads} threads in a block; the kernel was compiled for at most {:?}", info.max_ntid));
+    }
+    if info.req_ntid.is_some_and(|only| only != config.block) {
+        return Err(format!("a block of {:?} threads; the kernel requires {:?}", config.block, info.req_ntid));
+    }
+    let shared = u64::from(info.static_shared) + u64::from(config.dynamic_shared);
+    if shared > u64::from(device.max_shared_optin) {
+        return Err(format!("{shared} bytes of shared memory; {} are allowed", device.max_shared_optin));
+    }
+    if config.params.len() != info.param_bytes as usize {
+        return Err(format!("{} bytes of parameters; the kernel has {}", config.params.len(), info.param_bytes));
+    }
+    Ok(())
 }

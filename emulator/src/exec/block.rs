@@ -1,0 +1,246 @@
+//! A block: its warps taking turns, its shared memory and its sixteen barriers.
+
+use super::fault::{Fault, FaultKind};
+use super::interpret::{self, Worker};
+use super::launch::Launch;
+use super::registers::{FULL, LANES, lanes};
+use super::space::Bytes;
+use super::special::thread;
+use super::warp::{State, Warp};
+use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
+
+/// Work a warp may do before the next one's turn; an instruction costs one, a look at what another thread may write
+/// [`interpret::WAITING_COST`].
+const WARP_TURN: i64 = 16 << 10;
+/// Work a block may do before another resident block's turn.
+const BLOCK_TURN: i64 = 4 << 20;
+/// Turns that a warp may use up while some of its lanes are parked at a join point. After that the parked ones go on: the running ones may be
+/// waiting for them.
+const PATIENCE: u32 = 64;
+
+/// One of a block's barriers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Barrier {
+    arrived: u32,
+    /// Threads to wait for, where the instruction says; else all that have not exited.
+    stated: Option<u32>,
+    count_true: u32,
+    any_false: bool,
+}
+
+/// What happened in a launch, a block, a worker.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub warp_instructions: u64,
+    pub mma_flops: u64,
+    pub barriers: u64,
+}
+
+/// What the warps of a block share.
+pub(crate) struct Core {
+    pub shared: Bytes,
+    pub barriers: [Barrier; 16],
+    /// Barriers that may be complete, as a bit mask.
+    pub check: u32,
+    pub live_threads: u32,
+    pub index: [u32; 3],
+    pub linear: u64,
+    pub counts: Counts,
+}
+
+pub(crate) struct Block {
+    pub core: Core,
+    warps: Vec<Warp>,
+    /// Turns each warp has used up with parked lanes.
+    waited: Vec<u32>,
+}
+
+pub(crate) enum Stop {
+    Done,
+    /// Other blocks may have a turn.
+    Yield,
+}
+
+impl Core {
+    /// Lanes arrive at a barrier. `whole` tells that they are all that is left of their warp.
+    pub fn arrive(&mut self, id: usize, threads: u32, whole: bool, stated: Option<u32>) {
+        let barrier = &mut self.barriers[id];
+        // With a stated count a warp counts as 32 threads, even where it has fewer (PTX ISA section 9.7.13.1).
+        barrier.arrived += if whole && stated.is_some() { 32 } else { threads };
+        barrier.stated = stated;
+        self.counts.barriers += 1;
+        self.check |= 1 << id;
+    }
+
+    pub fn contribute(&mut self, id: usize, threads: u32, true_lanes: u32) {
+        let barrier = &mut self.barriers[id];
+        barrier.count_true += (threads & true_lanes).count_ones();
+        barrier.any_false |= threads & !true_lanes != 0;
+    }
+
+    fn is_complete(&self, id: usize) -> bool {
+        let barrier = &self.barriers[id];
+        barrier.arrived > 0 && barrier.arrived >= barrier.stated.unwrap_or(self.live_threads)
+    }
+}
+
+impl Block {
+    pub fn new(launch: &Launch<'_>) -> Block {
+        let threads = launch.grid.threads();
+        let local = launch.kernel.info.local_bytes as usize * LANES;
+        let warps = (0..threads.div_ceil(32)).map(|_| Warp::new(launch.start.clone(), local)).collect();
+        Block {
+            core: Core {
+                shared: Bytes::new(launch.grid.shared_bytes as usize),
+                barriers: [Barrier::default(); 16],
+                check: 0,
+                live_threads: 0,
+                index: [0; 3],
+                linear: 0,
+                counts: Counts::default(),
+            },
+            warps,
+            waited: vec![0; threads.div_ceil(32) as usize],
+        }
+    }
+
+    /// Puts the block at the kernel's start.
+    pub fn begin(&mut self, launch: &Launch<'_>, linear: u64, recycled: bool) {
+        let threads = launch.grid.threads();
+        let [x, y, _] = launch.grid.grid.map(u64::from);
+        self.core.linear = linear;
+        self.core.index = [linear % x, linear / x % y, linear / x / y].map(|n| n as u32);
+        self.core.live_threads = threads;
+        self.core.barriers = [Barrier::default(); 16];
+        self.core.check = 0;
+        self.core.counts = Counts::default();
+        if recycled {
+            self.core.shared.clear();
+        }
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            if recycled {
+                warp.regs.reset(&launch.start);
+            }
+            let left = threads - 32 * index as u32;
+            let lanes = if left >= 32 { FULL } else { (1 << left) - 1 };
+            warp.start(index as u32, lanes);
+        }
+        self.waited.fill(0);
+    }
+
+    /// Runs the block's warps in turns until they have all exited or the block's turn is over.
+    pub fn run(&mut self, launch: &Launch<'_>, worker: &mut Worker<'_>) -> Result<Stop, Box<Fault>> {
+        let mut turn = BLOCK_TURN;
+        loop {
+            let mut progressed = false;
+            let mut live = false;
+            for index in 0..self.warps.len() {
+                let warp = &mut self.warps[index];
+                live |= warp.live != 0;
+                if !warp.groups.iter().any(|g| g.state == State::Ready) {
+                    continue;
+                }
+                progressed = true;
+                let mut fuel = WARP_TURN;
+                let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
+                turn -= WARP_TURN - fuel;
+                if let Err(stopped) = result {
+                    return Err(self.fault(launch, index, stopped.pc, stopped.trap));
+                }
+                if fuel <= 0 && warp.has_parked() {
+                    self.waited[index] += 1;
+                    if self.waited[index] >= PATIENCE {
+                        self.waited[index] = 0;
+                        warp.release();
+                    }
+                }
+                if self.core.check != 0 {
+                    self.complete_barriers(launch);
+                }
+            }
+            if !live {
+                return Ok(Stop::Done);
+            }
+            if !progressed && !self.warps.iter_mut().fold(false, |any, warp| warp.release() || any) {
+                return Err(self.deadlock(launch));
+            }
+            if turn <= 0 {
+                return Ok(Stop::Yield);
+            }
+        }
+    }
+
+    fn complete_barriers(&mut self, launch: &Launch<'_>) {
+        let check = std::mem::take(&mut self.core.check);
+        for id in lanes(check) {
+            if !self.core.is_complete(id) {
+                continue;
+            }
+            let barrier = std::mem::take(&mut self.core.barriers[id]);
+            for warp in &mut self.warps {
+                for group in &mut warp.groups {
+                    if group.state != State::Barrier(id as u8) {
+                        continue;
+                    }
+                    let inst = &launch.kernel.code[group.pc as usize];
+                    if let Op::Barrier(BarrierOp::Reduce(reduce, _)) = inst.op {
+                        match reduce {
+                            BarrierReduce::Popc => {
+                                warp.regs.set_word(inst.d[0], group.mask, &[barrier.count_true; LANES]);
+                            }
+                            BarrierReduce::And => {
+                                warp.regs.set_pred(inst.d[0], group.mask, if barrier.any_false { 0 } else { FULL });
+                            }
+                            BarrierReduce::Or => {
+                                warp.regs.set_pred(inst.d[0], group.mask, if barrier.count_true > 0 { FULL } else { 0 });
+                            }
+                        }
+                    }
+                    group.pc += 1;
+                    group.state = State::Ready;
+                }
+            }
+        }
+    }
+
+    fn fault(&self, launch: &Launch<'_>, warp: usize, pc: usize, trap: Box<super::trap::Trap>) -> Box<Fault> {
+        let linear = 32 * warp as u32 + trap.lane as u32;
+        let place = launch.kernel.places.get(pc).copied().unwrap_or_default();
+        Box::new(Fault {
+            kind: trap.kind,
+            kernel: launch.kernel.info.name.clone(),
+            place,
+            file: launch.file(place.file),
+            block: self.core.index,
+            thread: thread(launch.grid.block, linear),
+            message: trap.message,
+        })
+    }
+
+    /// No lane of the block can go on, now or later: nothing outside the block can wake it.
+    fn deadlock(&self, launch: &Launch<'_>) -> Box<Fault> {
+        let mut waiting = Vec::new();
+        let mut first = None;
+        for warp in &self.warps {
+            for group in &warp.groups {
+                let line = launch.kernel.places.get(group.pc as usize).map_or(0, |p| p.ptx_line);
+                first.get_or_insert((warp.index as usize, *group));
+                let what = match group.state {
+                    State::Barrier(id) => format!("barrier {id}"),
+                    State::Rendezvous(mask) => format!("lanes {mask:#010x}"),
+                    State::Ready => "its turn".to_owned(),
+                };
+                waiting.push(format!("warp {} lanes {:#010x} at PTX line {line} for {what}", warp.index, group.mask));
+            }
+        }
+        const SHOWN: usize = 16;
+        let more = waiting.len().saturating_sub(SHOWN);
+        waiting.truncate(SHOWN);
+        let mut message = format!("deadlock: no thread of the block can go on; waiting are {}", waiting.join("; "));
+        if more > 0 {
+            message.push_str(&format!("; and {more} more"));
+        }
+        let (warp, pc, lane) = first.map_or((0, 0, 0), |(w, g)| (w, g.pc as usize, g.mask.trailing_zeros() as usize % LANES));
+        self.fault(launch, warp, pc, super::trap::Trap::new(FaultKind::LaunchFailed, lane, message))
+    }
+}

@@ -1,0 +1,194 @@
+//! A launch: blocks handed out to workers, several in flight on each.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::block::{Block, Counts, Stop};
+use super::fault::Fault;
+use super::interpret::Worker;
+use super::registers::Registers;
+use super::space::GlobalView;
+use super::{LaunchOptions, LaunchReport};
+use crate::decode::Kernel;
+use crate::device::{DeviceModel, Numerics};
+use crate::memory::{AddressMap, DeviceMemory};
+
+/// Memory that the resident blocks of a launch may take, unless one for each multiprocessor needs more.
+const RESIDENT_BYTES: u64 = 2 << 30;
+
+/// The shape of a launch and of the machine.
+pub(crate) struct Grid {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+    /// Static and dynamic together.
+    pub shared_bytes: u32,
+    pub multiprocessors: u32,
+    pub started: Instant,
+}
+
+impl Grid {
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&n| u64::from(n)).product()
+    }
+
+    pub fn nanoseconds(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+}
+
+/// What all workers of a launch share.
+pub(crate) struct Launch<'a> {
+    pub kernel: &'a Kernel,
+    pub files: &'a [(u32, String)],
+    pub grid: Grid,
+    pub params: AlignedParams,
+    /// A warp's registers at the start.
+    pub start: Registers,
+    pub numerics: Numerics,
+    pub memory: &'a DeviceMemory,
+    pub map: Arc<AddressMap>,
+}
+
+/// Parameter bytes, aligned for every access.
+pub(crate) struct AlignedParams {
+    units: Vec<u128>,
+    len: usize,
+}
+
+impl AlignedParams {
+    pub fn new(bytes: &[u8]) -> Self {
+        let units = bytes
+            .chunks(16)
+            .map(|chunk| {
+                let mut unit = [0; 16];
+                unit[..chunk.len()].copy_from_slice(chunk);
+                u128::from_ne_bytes(unit)
+            })
+            .collect();
+        AlignedParams { units, len: bytes.len() }
+    }
+}
+
+impl std::ops::Deref for AlignedParams {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the units hold at least `len` initialised bytes, and any bytes are valid u8.
+        unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast(), self.len) }
+    }
+}
+
+/// What the workers tell each other.
+struct Shared {
+    next: AtomicU64,
+    stop: AtomicBool,
+    fault: Mutex<Option<(u64, Box<Fault>)>>,
+    counts: Mutex<Counts>,
+}
+
+impl Launch<'_> {
+    pub fn file(&self, index: u32) -> Option<String> {
+        self.files.iter().find(|(i, _)| *i == index).map(|(_, path)| path.clone())
+    }
+
+    /// Blocks that may be in flight at once: as many as the device could hold, but not beyond the host's means.
+    fn resident_blocks(&self, device: &DeviceModel) -> u64 {
+        let threads = self.grid.threads();
+        let each = device.blocks_per_multiprocessor(threads, self.grid.shared_bytes).max(1);
+        let slots = &self.kernel.slots;
+        let warp_bytes = 128 * u64::from(slots[0]) + 256 * u64::from(slots[1]) + 32 * u64::from(self.kernel.info.local_bytes);
+        let block_bytes = u64::from(threads.div_ceil(32)) * warp_bytes + u64::from(self.grid.shared_bytes);
+        let multiprocessors = u64::from(device.multiprocessors);
+        let affordable = RESIDENT_BYTES / block_bytes.max(1);
+        (multiprocessors * u64::from(each)).min(affordable).max(multiprocessors)
+    }
+
+    pub fn run(&self, device: &DeviceModel, options: &LaunchOptions) -> Result<LaunchReport, Box<Fault>> {
+        let blocks = self.grid.blocks();
+        let cores = if options.workers == 0 { rayon::current_num_threads() } else { options.workers };
+        let workers = (cores as u64).clamp(1, blocks.max(1)) as usize;
+        let resident = self.resident_blocks(device).div_ceil(workers as u64) as usize;
+        let shared = Shared {
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            fault: Mutex::new(None),
+            counts: Mutex::new(Counts::default()),
+        };
+        if workers == 1 {
+            self.work(&shared, resident);
+        } else {
+            rayon::scope(|scope| {
+                for _ in 0..workers {
+                    scope.spawn(|_| self.work(&shared, resident));
+                }
+            });
+        }
+        if let Some((_, fault)) = shared.fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(fault);
+        }
+        let counts = shared.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(LaunchReport {
+            blocks,
+            warp_instructions: counts.warp_instructions,
+            mma_flops: counts.mma_flops,
+            barriers: counts.barriers,
+        })
+    }
+
+    /// One worker: runs a block for its turn; one that is not done then waits while others have theirs.
+    fn work(&self, shared: &Shared, resident: usize) {
+        let mut worker = Worker { global: GlobalView::new(&self.map, self.memory) };
+        let mut waiting: VecDeque<Block> = VecDeque::new();
+        let mut spare: Option<Block> = None;
+        let mut counts = Counts::default();
+        let blocks = self.grid.blocks();
+        while !shared.stop.load(Ordering::Relaxed) {
+            let fresh = if waiting.len() < resident {
+                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&linear| linear < blocks)
+            } else {
+                None
+            };
+            let mut block = match fresh {
+                Some(linear) => {
+                    let (mut block, recycled) = match spare.take() {
+                        Some(block) => (block, true),
+                        None => (Block::new(self), false),
+                    };
+                    block.begin(self, linear, recycled);
+                    block
+                }
+                None => match waiting.pop_front() {
+                    Some(block) => block,
+                    None => break,
+                },
+            };
+            match block.run(self, &mut worker) {
+                Ok(Stop::Yield) => waiting.push_back(block),
+                Ok(Stop::Done) => {
+                    counts.warp_instructions += block.core.counts.warp_instructions;
+                    counts.mma_flops += block.core.counts.mma_flops;
+                    counts.barriers += block.core.counts.barriers;
+                    spare = Some(block);
+                }
+                Err(fault) => {
+                    shared.stop.store(true, Ordering::Relaxed);
+                    let mut first = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|(linear, _)| block.core.linear < *linear) {
+                        *first = Some((block.core.linear, fault));
+                    }
+                }
+            }
+        }
+        let mut total = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        total.warp_instructions += counts.warp_instructions;
+        total.mma_flops += counts.mma_flops;
+        total.barriers += counts.barriers;
+    }
+}

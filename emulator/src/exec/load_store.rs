@@ -1,0 +1,204 @@
+//! `ld` and `st` (PTX ISA section 9.7.9).
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::registers::{FULL, LANES, Registers, Words, Wides};
+use super::space::{Pointers, Spaces, addresses};
+use super::trap::Outcome;
+use crate::decode::op::{Access, Inst, Reg, RegList, Width};
+
+/// Strong accesses are ordered; weak ones only need to be free of tearing.
+#[inline(always)]
+fn read(pointer: usize, width: Width, order: Ordering) -> u64 {
+    // SAFETY: `Spaces::resolve` found `pointer` inside live memory that this launch keeps alive, aligned for `width`. Other
+    // workers may access the same bytes at the same time, which atomic accesses allow.
+    unsafe {
+        match width {
+            Width::B8 => u64::from(AtomicU8::from_ptr(pointer as *mut u8).load(order)),
+            Width::B16 => u64::from(AtomicU16::from_ptr(pointer as *mut u16).load(order)),
+            Width::B32 => u64::from(AtomicU32::from_ptr(pointer as *mut u32).load(order)),
+            Width::B64 => AtomicU64::from_ptr(pointer as *mut u64).load(order),
+        }
+    }
+}
+
+#[inline(always)]
+fn write(pointer: usize, width: Width, value: u64, order: Ordering) {
+    // SAFETY: as in `read`; read-only parameter memory is refused for stores at decoding and in `store`.
+    unsafe {
+        match width {
+            Width::B8 => AtomicU8::from_ptr(pointer as *mut u8).store(value as u8, order),
+            Width::B16 => AtomicU16::from_ptr(pointer as *mut u16).store(value as u16, order),
+            Width::B32 => AtomicU32::from_ptr(pointer as *mut u32).store(value as u32, order),
+            Width::B64 => AtomicU64::from_ptr(pointer as *mut u64).store(value, order),
+        }
+    }
+}
+
+#[inline(always)]
+fn sign_extend(value: u64, width: Width) -> u64 {
+    let unused = 64 - 8 * width.bytes();
+    ((value << unused) as i64 >> unused) as u64
+}
+
+/// Whether lane i accesses `bytes` bytes right behind those of lane i - 1.
+#[inline(always)]
+fn contiguous(pointers: &Pointers, bytes: usize) -> bool {
+    let mut wrong = 0;
+    for lane in 0..LANES {
+        wrong |= pointers[lane] ^ (pointers[0] + lane * bytes);
+    }
+    wrong == 0
+}
+
+pub(super) fn load(
+    regs: &mut Registers,
+    spaces: &mut Spaces<'_, '_>,
+    inst: &Inst,
+    list: &RegList,
+    mask: u32,
+    access: Access,
+) -> Outcome {
+    let bytes = access.width.bytes() * u32::from(access.count);
+    let pointers = spaces.resolve(access.window, addresses(regs, inst.s[0], inst.imm), mask, bytes)?;
+    if let ([d], Width::B32, false, FULL) = (list.defs.as_slice(), access.width, access.strong, mask)
+        && !d.is_wide()
+        && contiguous(&pointers, 4)
+    {
+        // SAFETY: `resolve` checked all 32 words, which lie side by side, 4-byte aligned. A kernel that races here gets
+        // unspecified values, as on hardware.
+        let words: Words = unsafe { std::ptr::read_volatile(pointers[0] as *const Words) };
+        regs.set_word(*d, mask, &words);
+        return Ok(());
+    }
+    if access.width == Width::B32 && !access.strong {
+        match *list.defs.as_slice() {
+            [a] if !a.is_wide() => {
+                load_words(regs, &pointers, mask, [a]);
+                return Ok(());
+            }
+            [a, b] if !a.is_wide() && !b.is_wide() => {
+                load_words(regs, &pointers, mask, [a, b]);
+                return Ok(());
+            }
+            [a, b, c, d] if [a, b, c, d].iter().all(|r| !r.is_wide()) => {
+                load_words(regs, &pointers, mask, [a, b, c, d]);
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    let order = if access.strong { Ordering::SeqCst } else { Ordering::Relaxed };
+    let mut elements = [[0; LANES]; 8];
+    for (element, values) in elements.iter_mut().enumerate().take(list.defs.len()) {
+        for lane in 0..LANES {
+            let value = read(pointers[lane] + element * access.width.bytes() as usize, access.width, order);
+            values[lane] = if access.signed { sign_extend(value, access.width) } else { value };
+        }
+    }
+    for (reg, values) in list.defs.iter().zip(&elements) {
+        regs.set_any(*reg, mask, values);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn load_words<const N: usize>(regs: &mut Registers, pointers: &Pointers, mask: u32, defs: [Reg; N]) {
+    let mut out = [[0; LANES]; N];
+    for lane in 0..LANES {
+        for element in 0..N {
+            out[element][lane] = read(pointers[lane] + 4 * element, Width::B32, Ordering::Relaxed) as u32;
+        }
+    }
+    for element in 0..N {
+        regs.set_word(defs[element], mask, &out[element]);
+    }
+}
+
+pub(super) fn store(
+    regs: &mut Registers,
+    spaces: &mut Spaces<'_, '_>,
+    inst: &Inst,
+    list: &RegList,
+    mask: u32,
+    access: Access,
+) -> Outcome {
+    let bytes = access.width.bytes() * u32::from(access.count);
+    let targets = addresses(regs, inst.s[0], inst.imm);
+    refuse_parameters(&targets, mask, access)?;
+    let pointers = spaces.resolve(access.window, targets, mask, bytes)?;
+    if let ([s], Width::B32, false, FULL) = (list.uses.as_slice(), access.width, access.strong, mask)
+        && !s.is_wide()
+        && contiguous(&pointers, 4)
+    {
+        // SAFETY: as in `load`.
+        unsafe { std::ptr::write_volatile(pointers[0] as *mut Words, *regs.word(*s)) };
+        return Ok(());
+    }
+    let order = if access.strong { Ordering::SeqCst } else { Ordering::Relaxed };
+    for (element, reg) in list.uses.iter().enumerate() {
+        let offset = element * access.width.bytes() as usize;
+        if reg.is_wide() {
+            let values = regs.wide(*reg);
+            each(mask, |lane| write(pointers[lane] + offset, access.width, values[lane], order));
+        } else {
+            let values = regs.word(*reg);
+            each(mask, |lane| write(pointers[lane] + offset, access.width, u64::from(values[lane]), order));
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn each(mask: u32, mut f: impl FnMut(usize)) {
+    if mask == FULL {
+        (0..LANES).for_each(f);
+    } else {
+        super::registers::lanes(mask).for_each(&mut f);
+    }
+}
+
+/// A generic store into the window of the parameters.
+#[inline(always)]
+fn refuse_parameters(targets: &Wides, mask: u32, access: Access) -> Outcome {
+    use crate::decode::op::Window;
+    use crate::decode::{PARAM_WINDOW, WINDOW_BYTES};
+    if access.window != Window::Generic {
+        return Ok(());
+    }
+    let hit = super::registers::collect(|lane| targets[lane].wrapping_sub(PARAM_WINDOW) < WINDOW_BYTES) & mask;
+    if hit == 0 {
+        return Ok(());
+    }
+    let lane = hit.trailing_zeros() as usize % LANES;
+    let message = format!("store to kernel parameters at {:#x}", targets[lane]);
+    Err(super::trap::Trap::new(super::fault::FaultKind::IllegalAddress, lane, message))
+}
+
+/// `ld.param` of a kernel parameter: one value for all lanes.
+pub(super) fn load_param(
+    regs: &mut Registers,
+    params: &[u8],
+    inst: &Inst,
+    list: &RegList,
+    mask: u32,
+    width: Width,
+    signed: bool,
+) -> Outcome {
+    let bytes = width.bytes() as usize;
+    for (element, reg) in list.defs.iter().enumerate() {
+        let at = inst.imm as i64 + (element * bytes) as i64;
+        let found = usize::try_from(at).ok().and_then(|at| params.get(at..at.checked_add(bytes)?));
+        let Some(found) = found else {
+            let message = format!("{bytes} bytes at {at} of {} parameter bytes", params.len());
+            let lane = mask.trailing_zeros() as usize % LANES;
+            return Err(super::trap::Trap::new(super::fault::FaultKind::IllegalAddress, lane, message));
+        };
+        let mut raw = [0; 8];
+        raw[..bytes].copy_from_slice(found);
+        let value = u64::from_le_bytes(raw);
+        let value = if signed { sign_extend(value, width) } else { value };
+        regs.set_any(*reg, mask, &[value; LANES]);
+    }
+    Ok(())
+}
