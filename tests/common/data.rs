@@ -1,0 +1,140 @@
+//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer, surrounded by numbers that must not matter.
+
+use lora_kernels::reference::View;
+use lora_kernels::{Element, Layout};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+/// Elements before and after a matrix that belong to nobody.
+const GUARD: usize = 256;
+
+/// Where a matrix lies: `offset` elements from an address aligned to 256 bytes, with `gap` elements between its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Aligned, rows one after the other.
+    Dense,
+    /// A view into a larger matrix whose rows all start at multiples of 16 bytes, whatever the number of columns.
+    AlignedView,
+    /// An odd offset and an odd row stride: aligned to one element only.
+    OddView,
+}
+
+impl Placement {
+    fn offset(self, element: usize) -> usize {
+        match self {
+            Placement::Dense => 0,
+            Placement::AlignedView => 48 / element,
+            Placement::OddView => 3,
+        }
+    }
+
+    /// The layout that a problem is told of a matrix with `cols` columns.
+    pub fn layout<T>(self, cols: usize) -> Layout {
+        let element = size_of::<T>();
+        let row_stride = match self {
+            Placement::Dense => cols,
+            Placement::AlignedView => cols.next_multiple_of(16 / element) + 32 / element,
+            Placement::OddView => cols + 1 + cols % 2,
+        };
+        let alignment = if self == Placement::OddView { element } else { 16 };
+        Layout {
+            row_stride: row_stride as i64,
+            alignment,
+        }
+    }
+}
+
+/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it spoils its result, and one that writes it is found out.
+#[derive(Debug, Clone)]
+pub struct Placed<T> {
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    /// Index of the first element in `buffer`.
+    pub start: usize,
+    /// The buffer that goes to the device.
+    pub buffer: Vec<T>,
+}
+
+impl<T: Element + Into<f64>> Placed<T> {
+    /// A matrix of NaN, as are its surroundings.
+    pub fn poisoned(rows: usize, cols: usize, placement: Placement) -> Self {
+        let row_stride = placement.layout::<T>(cols).row_stride as usize;
+        let start = GUARD + placement.offset(size_of::<T>());
+        let length = start + rows.saturating_sub(1) * row_stride + cols + GUARD;
+        Self {
+            rows,
+            cols,
+            row_stride,
+            start,
+            buffer: vec![poison(); length],
+        }
+    }
+
+    /// Evenly distributed numbers in [-magnitude, magnitude), rounded to `T`.
+    pub fn random(rows: usize, cols: usize, placement: Placement, magnitude: f32, seed: u64) -> Self {
+        let mut matrix = Self::poisoned(rows, cols, placement);
+        let mut random = SmallRng::seed_from_u64(seed);
+        for row in 0..rows {
+            let from = matrix.start + row * matrix.row_stride;
+            for value in &mut matrix.buffer[from..from + cols] {
+                *value = T::from_f64(f64::from(random.random_range(-magnitude..magnitude)));
+            }
+        }
+        matrix
+    }
+
+    /// The matrix that these elements are, row by row.
+    pub fn from_rows(values: &[T], rows: usize, cols: usize, placement: Placement) -> Self {
+        let mut matrix = Self::poisoned(rows, cols, placement);
+        for (row, line) in values.chunks_exact(cols).enumerate() {
+            let from = matrix.start + row * matrix.row_stride;
+            matrix.buffer[from..from + cols].copy_from_slice(line);
+        }
+        matrix
+    }
+
+    /// Where the matrix lies in `buffer`, from its first element to its last.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.start..self.start + (self.rows - 1) * self.row_stride + self.cols
+    }
+
+    pub fn view(&self) -> View<'_, T> {
+        View::with_row_stride(&self.buffer[self.start..], self.rows, self.cols, self.row_stride)
+            .expect("the buffer holds the matrix")
+    }
+
+    /// The elements of a matrix with one row.
+    pub fn row(&self) -> &[T] {
+        assert_eq!(self.rows, 1);
+        &self.buffer[self.range()]
+    }
+
+    /// The elements, row by row without the gaps.
+    pub fn rows(&self) -> Vec<T> {
+        let line = |row| &self.buffer[self.start + row * self.row_stride..][..self.cols];
+        (0..self.rows).flat_map(line).copied().collect()
+    }
+
+    /// Panics if anything around the matrix is not as it was.
+    pub fn assert_surroundings_untouched(&self, name: &str) {
+        let is_inside = |index: usize| {
+            let from_start = index.checked_sub(self.start);
+            from_start.is_some_and(|i| i / self.row_stride < self.rows && i % self.row_stride < self.cols)
+        };
+        let poison = poison::<T>();
+        for (index, value) in self.buffer.iter().enumerate() {
+            if !is_inside(index) && bytemuck::bytes_of(value) != bytemuck::bytes_of(&poison) {
+                let offset = index as i64 - self.start as i64;
+                panic!(
+                    "{name} ({} x {}, row stride {}): element {offset} from its start lies outside, but {value:?} was written there",
+                    self.rows, self.cols, self.row_stride
+                );
+            }
+        }
+    }
+}
+
+/// A NaN with every bit set, which no arithmetic gives.
+pub fn poison<T: Element>() -> T {
+    bytemuck::pod_read_unaligned(&[0xFF; 4][..size_of::<T>()])
+}

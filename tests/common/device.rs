@@ -1,0 +1,31 @@
+//! The device that a test program runs on: emulated where there is no GPU.
+
+use std::sync::{Arc, OnceLock};
+
+use lora_kernels::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
+use lora_kernels::{Element, Kernels};
+use lora_kernels_emulator::select::select;
+
+/// What the kernels, the device's memory and the reference all know.
+pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
+
+impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
+
+pub struct Gpu {
+    pub stream: Arc<CudaStream>,
+    pub kernels: Kernels,
+}
+
+/// One context for all tests of a program.
+pub fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| {
+        select().expect("a device, real or emulated");
+        let context = lora_kernels::context(0).expect("the selected driver has a device");
+        let kernels = Kernels::load(&context).expect("the kernels load");
+        Gpu {
+            stream: context.default_stream(),
+            kernels,
+        }
+    })
+}

@@ -1,0 +1,26 @@
+//! What the kernel tests share: a device, layers placed in awkward memory, and the comparison with the reference.
+
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+pub mod check;
+pub mod data;
+pub mod device;
+pub mod layer;
+pub mod memory;
+
+/// One test for each element type, named after it: `for_each_dtype!(run)` calls `run::<T>()`.
+#[macro_export]
+macro_rules! for_each_dtype {
+    ($($test:ident),+ $(,)?) => {
+        mod in_bf16 {
+            $(#[test] fn $test() { super::$test::<half::bf16>() })+
+        }
+        mod in_f16 {
+            $(#[test] fn $test() { super::$test::<half::f16>() })+
+        }
+        mod in_f32 {
+            $(#[test] fn $test() { super::$test::<f32>() })+
+        }
+    };
+}

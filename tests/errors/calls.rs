@@ -1,0 +1,282 @@
+//! Arguments that do not fit the plan.
+
+use half::{bf16, f16};
+use lora_kernels::raw::ForwardArgs;
+use lora_kernels::{Dropout, Error, Tensor};
+
+use crate::N;
+use crate::call::{Geometry, backward, case, forward, matrices, replaced};
+use crate::common::device::gpu;
+use crate::common::layer::Layer;
+
+#[test]
+fn calls_without_a_change_run() {
+    forward(&case(), |_, _| ()).unwrap();
+    backward(&case(), |_, _| ()).unwrap();
+}
+
+#[test]
+fn every_matrix_must_have_the_shape_of_the_plan() {
+    for tensor in matrices() {
+        let (rows, cols) = case().shape(tensor);
+        for (rows, cols) in [
+            (rows + 1, cols),
+            (rows - 1, cols),
+            (rows, cols + 1),
+            (rows, cols - 1),
+            (cols, rows),
+            (0, 0),
+        ] {
+            if (rows, cols) == case().shape(tensor) {
+                continue;
+            }
+            for result in replaced(tensor, Geometry::dense(rows, cols)).into_iter().flatten() {
+                assert_error!(result, Error::Shape { .. }, &format!("{tensor} is {rows} x {cols}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_matrix_must_have_the_stride_of_the_plan() {
+    for tensor in matrices() {
+        let (rows, cols) = case().shape(tensor);
+        for row_stride in [cols as i64 + 8, cols as i64 - 1, 0, -1] {
+            for result in replaced(
+                tensor,
+                Geometry {
+                    row_stride,
+                    ..Geometry::dense(rows, cols)
+                },
+            )
+            .into_iter()
+            .flatten()
+            {
+                assert_error!(
+                    result,
+                    Error::PlannedStride { .. },
+                    tensor.name(),
+                    &row_stride.to_string(),
+                    "with_layout"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_matrix_must_lie_within_its_buffer() {
+    for tensor in matrices() {
+        let (rows, cols) = case().shape(tensor);
+        let elements = rows * cols;
+        for result in replaced(
+            tensor,
+            Geometry {
+                elements: elements - 1,
+                ..Geometry::dense(rows, cols)
+            },
+        )
+        .into_iter()
+        .flatten()
+        {
+            let fragments = [format!("needs {elements} elements"), format!("has {}", elements - 1)];
+            assert_error!(
+                result,
+                Error::Bounds { .. },
+                tensor.name(),
+                &fragments[0],
+                &fragments[1]
+            );
+        }
+    }
+}
+
+#[test]
+fn every_matrix_must_be_aligned_as_planned() {
+    for tensor in matrices() {
+        let (rows, cols) = case().shape(tensor);
+        for (offset, alignment) in [(1, 2), (2, 4), (4, 8)] {
+            for result in replaced(
+                tensor,
+                Geometry {
+                    offset,
+                    ..Geometry::dense(rows, cols)
+                },
+            )
+            .into_iter()
+            .flatten()
+            {
+                let given = format!("a multiple of {alignment} bytes");
+                assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "planned", "16");
+            }
+        }
+        for result in replaced(
+            tensor,
+            Geometry {
+                offset: 8,
+                ..Geometry::dense(rows, cols)
+            },
+        )
+        .into_iter()
+        .flatten()
+        {
+            result.unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_bias_is_given_exactly_if_planned_and_fits() {
+    assert_error!(
+        forward(&case(), |call, _| call.bias = None),
+        Error::Optional { .. },
+        "bias",
+        "not given",
+        "with_bias"
+    );
+    let result = forward(&case().bias(false), |call, spare| {
+        call.bias = Some(spare.read.slice(..N))
+    });
+    assert_error!(result, Error::Optional { .. }, "bias was given", "with_bias");
+    for length in [0, N - 1, N + 1] {
+        let result = forward(&case(), |call, spare| call.bias = Some(spare.read.slice(..length)));
+        assert_error!(
+            result,
+            Error::Shape {
+                tensor: Tensor::Bias,
+                ..
+            },
+            "bias",
+            &length.to_string()
+        );
+    }
+    let result = forward(&case(), |call, spare| call.bias = Some(spare.read.slice(1..N + 1)));
+    assert_error!(
+        result,
+        Error::Alignment {
+            tensor: Tensor::Bias,
+            ..
+        },
+        "a multiple of 2 bytes"
+    );
+}
+
+#[test]
+fn dropout_is_given_exactly_if_planned_and_is_a_probability() {
+    let some = |p| Some(Dropout { p, seed: 1, offset: 2 });
+    let (with, without) = (case().dropout(0.1), case());
+    assert_error!(
+        forward(&with, |call, _| call.dropout = None),
+        Error::Optional { .. },
+        "dropout was not given"
+    );
+    assert_error!(
+        backward(&with, |call, _| call.dropout = None),
+        Error::Optional { .. },
+        "dropout was not given"
+    );
+    assert_error!(
+        forward(&without, |call, _| call.dropout = some(0.1)),
+        Error::Optional { .. },
+        "dropout was given"
+    );
+    assert_error!(
+        backward(&without, |call, _| call.dropout = some(0.1)),
+        Error::Optional { .. },
+        "dropout was given"
+    );
+    for p in [1.0, -0.1, 2.0, f32::NAN, f32::INFINITY] {
+        let forward = forward(&with, |call, _| call.dropout = some(p));
+        assert_error!(forward, Error::DropoutProbability { .. }, &p.to_string(), "below 1");
+        let backward = backward(&with, |call, _| call.dropout = some(p));
+        assert_error!(backward, Error::DropoutProbability { .. }, &p.to_string(), "below 1");
+    }
+}
+
+#[test]
+fn the_scaling_is_finite() {
+    for scaling in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_error!(
+            forward(&case(), |call, _| call.scaling = scaling),
+            Error::Scaling { .. },
+            "finite",
+            &scaling.to_string()
+        );
+        assert_error!(
+            backward(&case(), |call, _| call.scaling = scaling),
+            Error::Scaling { .. },
+            "finite"
+        );
+    }
+}
+
+#[test]
+fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
+    let dropping = case().dropout(0.5);
+    for case in [&case(), &dropping] {
+        let saved = case.forward_plan::<bf16>().saved().bytes();
+        let workspace = case.backward_plan::<bf16>().workspace_bytes();
+        let (given, needed) = (
+            |bytes: usize| format!("has {} bytes", bytes - 1),
+            |bytes: usize| format!("needs {bytes} bytes"),
+        );
+        let result = forward(case, |call, spare| call.saved = spare.bytes(0, saved - 1));
+        assert_error!(result, Error::Buffer { .. }, "saved", &given(saved), &needed(saved));
+        let result = backward(case, |call, spare| call.saved = spare.read_bytes.slice(..saved - 1));
+        assert_error!(result, Error::Buffer { .. }, "saved", &given(saved), &needed(saved));
+        let result = backward(case, |call, spare| call.workspace = spare.bytes(0, workspace - 1));
+        assert_error!(
+            result,
+            Error::Buffer { .. },
+            "workspace",
+            &given(workspace),
+            &needed(workspace)
+        );
+
+        let result = forward(case, |call, spare| call.saved = spare.bytes(8, saved));
+        assert_error!(result, Error::Buffer { .. }, "saved", "a multiple of 8");
+        let result = backward(case, |call, spare| call.saved = spare.read_bytes.slice(8..8 + saved));
+        assert_error!(result, Error::Buffer { .. }, "saved", "a multiple of 8");
+        let result = backward(case, |call, spare| call.workspace = spare.bytes(8, workspace));
+        assert_error!(result, Error::Buffer { .. }, "workspace", "a multiple of 8");
+    }
+}
+
+#[test]
+fn the_elements_are_of_the_type_of_the_plan() {
+    let layer = Layer::<f16>::random(&case());
+    let result = layer.try_forward(&case().forward_plan::<bf16>());
+    assert_error!(result, Error::PlannedDType { .. }, "f16", "bf16");
+    let saved = layer.forward().saved;
+    let result = layer.try_backward(&case().backward_plan::<bf16>(), &saved);
+    assert_error!(result, Error::PlannedDType { .. }, "f16", "bf16");
+}
+
+#[test]
+fn raw_calls_refuse_null_pointers() {
+    let gpu = gpu();
+    let plan = case().forward_plan::<bf16>();
+    let good = ForwardArgs {
+        x: 256,
+        weight: 256,
+        bias: 256,
+        lora_a: 256,
+        lora_b: 256,
+        scaling: 1.0,
+        dropout: None,
+        y: 256,
+        saved: 256,
+    };
+    for (name, args) in [
+        ("x", ForwardArgs { x: 0, ..good }),
+        ("weight", ForwardArgs { weight: 0, ..good }),
+        ("lora_A", ForwardArgs { lora_a: 0, ..good }),
+        ("lora_B", ForwardArgs { lora_b: 0, ..good }),
+        ("y", ForwardArgs { y: 0, ..good }),
+        ("saved", ForwardArgs { saved: 0, ..good }),
+    ] {
+        // SAFETY: the call returns before it launches anything, so no pointer is followed.
+        let result = unsafe { gpu.kernels.forward_raw(&plan, &args, gpu.stream.cu_stream()) };
+        assert_error!(result, Error::Null { .. }, name, "null");
+    }
+}
