@@ -125,11 +125,8 @@ impl DeviceModel {
     pub fn blocks_per_multiprocessor(&self, threads: u32, shared_bytes: u32) -> u32 {
         let warps = threads.max(1).div_ceil(32);
         let by_threads = self.max_threads_per_multiprocessor / 32 / warps;
-        let by_shared =
-            self.shared_per_multiprocessor / (shared_bytes + self.reserved_shared_per_block);
-        by_threads
-            .min(by_shared)
-            .min(self.max_blocks_per_multiprocessor)
+        let by_shared = self.shared_per_multiprocessor / (shared_bytes + self.reserved_shared_per_block);
+        by_threads.min(by_shared).min(self.max_blocks_per_multiprocessor)
     }
 }
 

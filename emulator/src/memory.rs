@@ -229,13 +229,7 @@ impl DeviceMemory {
         }
         for i in 0..count as usize {
             // SAFETY: (i + 1) * pattern.len() <= bytes, which `span` checked.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    pattern.as_ptr(),
-                    host.add(i * pattern.len()),
-                    pattern.len(),
-                )
-            }
+            unsafe { std::ptr::copy_nonoverlapping(pattern.as_ptr(), host.add(i * pattern.len()), pattern.len()) }
         }
         Ok(())
     }
@@ -322,10 +316,7 @@ mod tests {
         let memory = DeviceMemory::new(80 << 30);
         let big = memory.alloc(64 << 30).unwrap();
         memory.write(big + (63 << 30), b"far").unwrap();
-        assert!(matches!(
-            memory.alloc(17 << 30),
-            Err(MemoryError::OutOfMemory { .. })
-        ));
+        assert!(matches!(memory.alloc(17 << 30), Err(MemoryError::OutOfMemory { .. })));
         assert!(memory.alloc(u64::MAX).is_err());
         assert_eq!(memory.info(), (16 << 30, 80 << 30));
         memory.free(big).unwrap();

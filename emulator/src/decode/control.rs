@@ -85,7 +85,11 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
     }
     form.done()?;
     let mut homes = Vec::new();
-    for (given, declared) in results.iter().zip(&function.returns).chain(arguments.iter().zip(&function.params)) {
+    for (given, declared) in results
+        .iter()
+        .zip(&function.returns)
+        .chain(arguments.iter().zip(&function.params))
+    {
         let Operand::Symbol(variable, 0) = given else {
             return Err(form.error("parameters of a call must be .param variables"));
         };
@@ -111,11 +115,7 @@ fn end_in_assert(form: &mut Form<'_, '_>) -> Decoded {
 }
 
 /// Refuses a call that is already open, and calls nested too deep.
-pub(super) fn check_depth(
-    open: &[super::builder::Frame],
-    function: &Function,
-    place: crate::ast::Place,
-) -> Decoded {
+pub(super) fn check_depth(open: &[super::builder::Frame], function: &Function, place: crate::ast::Place) -> Decoded {
     if open.len() > DEEPEST_CALL || open.iter().any(|frame| frame.function == function.name) {
         let reason = format!("recursive calls and more than {DEEPEST_CALL} nested ones are not supported");
         return Err(refusal(place, &format!("call {}", function.name), reason));
@@ -129,7 +129,11 @@ pub(super) fn close(builder: &mut super::builder::Builder<'_>, place: crate::ast
         builder.code.last(),
         Some(inst) if matches!(inst.op, Op::Control(Control::Exit)) && inst.guard == Reg::NONE
     );
-    let labelled = builder.label_positions.iter().flatten().any(|&at| at as usize == builder.code.len());
+    let labelled = builder
+        .label_positions
+        .iter()
+        .flatten()
+        .any(|&at| at as usize == builder.code.len());
     if !ends || labelled {
         builder.emit(bare(Op::Control(Control::Exit)), place);
     }

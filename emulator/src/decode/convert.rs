@@ -58,8 +58,10 @@ pub(super) fn cvt(form: &mut Form<'_, '_>) -> Decoded {
         ftz,
     };
     check(form, &convert, plain.is_some())?;
-    let packs = matches!(to, Number::Float(Float::F16x2 | Float::Bf16x2 | Float::E4m3x2 | Float::E5m2x2))
-        && from == Number::Float(Float::F32);
+    let packs = matches!(
+        to,
+        Number::Float(Float::F16x2 | Float::Bf16x2 | Float::E4m3x2 | Float::E5m2x2)
+    ) && from == Number::Float(Float::F32);
     form.expect_operands(if packs { 3..=3 } else { 2..=2 })?;
     let mut inst = bare(Op::Convert(convert));
     let first = form.operand(1)?;

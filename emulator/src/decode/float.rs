@@ -41,7 +41,10 @@ pub(super) fn arithmetic(form: &mut Form<'_, '_>, op: FloatOp) -> Decoded {
     if mods.relu && !(op == FloatOp::Fma && half_type(float).is_some()) {
         return Err(form.error("modifier .relu is not supported here"));
     }
-    let can_saturate = matches!(op, FloatOp::Add | FloatOp::Sub | FloatOp::Mul | FloatOp::Fma | FloatOp::Div);
+    let can_saturate = matches!(
+        op,
+        FloatOp::Add | FloatOp::Sub | FloatOp::Mul | FloatOp::Fma | FloatOp::Div
+    );
     if mods.sat && (float == Float::F64 || !can_saturate) {
         return Err(form.error("modifier .sat is not supported here"));
     }
@@ -72,7 +75,10 @@ pub(super) fn division(form: &mut Form<'_, '_>, exact: FloatOp, approx: ApproxOp
 pub(super) fn approximate(form: &mut Form<'_, '_>, op: ApproxOp) -> Decoded {
     let ty = form.ty()?;
     form.flag("approx");
-    let mods = FloatMods { ftz: form.flag("ftz"), ..FloatMods::default() };
+    let mods = FloatMods {
+        ftz: form.flag("ftz"),
+        ..FloatMods::default()
+    };
     let Type::Float(float) = ty else {
         return Err(form.refuse_type());
     };

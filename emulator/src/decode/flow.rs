@@ -90,7 +90,11 @@ impl Flow {
                     if parent[next] == usize::MAX {
                         continue;
                     }
-                    found = if found == usize::MAX { next } else { meet(&parent, &rank, found, next) };
+                    found = if found == usize::MAX {
+                        next
+                    } else {
+                        meet(&parent, &rank, found, next)
+                    };
                 }
                 if found != parent[block] {
                     parent[block] = found;
@@ -98,11 +102,7 @@ impl Flow {
                 }
             }
         }
-        parent
-            .iter()
-            .take(end)
-            .map(|&p| (p < end).then_some(p))
-            .collect()
+        parent.iter().take(end).map(|&p| (p < end).then_some(p)).collect()
     }
 
     /// Successors, with the virtual end in place of none. A guarded exit leads to the end as well.

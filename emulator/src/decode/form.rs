@@ -24,11 +24,7 @@ pub(super) struct Address {
 impl<'b, 'm> Form<'b, 'm> {
     pub fn new(builder: &'b mut Builder<'m>, inst: &'m Instruction) -> Self {
         let words = inst.modifiers.iter().map(String::as_str).collect();
-        Form {
-            builder,
-            inst,
-            words,
-        }
+        Form { builder, inst, words }
     }
 
     pub fn error(&self, reason: impl Into<String>) -> DecodeError {
@@ -166,7 +162,11 @@ impl<'b, 'm> Form<'b, 'm> {
             Operand::Register(name) => match self.lookup(name) {
                 Some((reg, declared)) => {
                     let fits = reg.class() == Some(class) && (class != Class::Word || bits <= declared);
-                    if fits { Ok(reg) } else { Err(self.wrong_size(name, declared, bits)) }
+                    if fits {
+                        Ok(reg)
+                    } else {
+                        Err(self.wrong_size(name, declared, bits))
+                    }
                 }
                 None => self.special(name, class),
             },
@@ -246,7 +246,11 @@ impl<'b, 'm> Form<'b, 'm> {
             && let Some((reg, declared)) = self.lookup(name)
         {
             let allowed = ty != Type::Pred && declared >= ty.bits();
-            return if allowed { Ok(reg) } else { Err(self.wrong_size(name, declared, ty.bits())) };
+            return if allowed {
+                Ok(reg)
+            } else {
+                Err(self.wrong_size(name, declared, ty.bits()))
+            };
         }
         self.source(operand, ty)
     }
@@ -312,12 +316,20 @@ impl<'b, 'm> Form<'b, 'm> {
         match base.as_deref() {
             None => {
                 let base = self.builder.constant(Class::Wide, Constant::Bits(*offset as u64));
-                Ok(Address { base, offset: 0, home: None })
+                Ok(Address {
+                    base,
+                    offset: 0,
+                    home: None,
+                })
             }
             Some(Operand::Register(name)) => match self.lookup(name) {
                 Some((reg, 32 | 64)) => {
                     let offset = narrow.map_err(|_| far(self))?;
-                    Ok(Address { base: reg, offset, home: None })
+                    Ok(Address {
+                        base: reg,
+                        offset,
+                        home: None,
+                    })
                 }
                 Some(_) => Err(self.error(format!("{name} is too narrow for an address"))),
                 None => Err(self.error(format!("{name} is not a declared register"))),

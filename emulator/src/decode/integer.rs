@@ -98,7 +98,11 @@ pub(super) fn carry(form: &mut Form<'_, '_>, op: CarryOp, carry_in: bool) -> Dec
         CarryOp::MadLo => form.need(&[("lo", CarryOp::MadLo), ("hi", CarryOp::MadHi)])?,
         other => other,
     };
-    let sources = if matches!(op, CarryOp::Add | CarryOp::Sub) { 2 } else { 3 };
+    let sources = if matches!(op, CarryOp::Add | CarryOp::Sub) {
+        2
+    } else {
+        3
+    };
     form.expect_operands(sources + 1..=sources + 1)?;
     let mut inst = bare(Op::Carry(op, int));
     for i in 0..sources {

@@ -107,7 +107,13 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
     if extends_16 {
         return Err(form.error("a signed byte into a 16-bit register is not supported"));
     }
-    inst.op = Op::Load(Access { window, width, signed, count, strong });
+    inst.op = Op::Load(Access {
+        window,
+        width,
+        signed,
+        count,
+        strong,
+    });
     inst.s[0] = address.base;
     inst.imm = address.offset;
     form.emit(inst)
@@ -125,11 +131,7 @@ fn symbol_offset(form: &Form<'_, '_>, index: usize) -> Result<i64, DecodeError> 
 }
 
 /// The window that the address is in: what the instruction says, corrected for `.param` of a call, which lives in local memory.
-fn resolve(
-    form: &Form<'_, '_>,
-    stated: Option<Window>,
-    address: &super::form::Address,
-) -> Result<Window, DecodeError> {
+fn resolve(form: &Form<'_, '_>, stated: Option<Window>, address: &super::form::Address) -> Result<Window, DecodeError> {
     let own = form.window_of(address);
     match (stated, own) {
         (None, own) => Ok(own),
@@ -161,7 +163,13 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     if window == Window::Param {
         return Err(form.error("kernel parameters can't be written"));
     }
-    let mut inst = bare(Op::Store(Access { window, width, signed: false, count, strong }));
+    let mut inst = bare(Op::Store(Access {
+        window,
+        width,
+        signed: false,
+        count,
+        strong,
+    }));
     inst.s[0] = address.base;
     inst.imm = address.offset;
     inst.list = form.builder.list(Vec::new(), uses);
@@ -347,11 +355,18 @@ pub(super) fn create_policy(form: &mut Form<'_, '_>) -> Decoded {
 pub(super) fn is_space(form: &mut Form<'_, '_>) -> Decoded {
     use super::builder::{Constant, WINDOW_BYTES};
     use super::op::{Combine, Compare, CompareResult, IntOp, Operand as Kind, Relation};
-    let Some((space, base)) = ["shared", "shared::cta", "local", "param", "param::entry", "const", "global"]
-        .into_iter()
-        .find(|space| form.flag(space))
-        .and_then(|space| Some((space, Form::window_base(space)?)))
-    else {
+    let Some((space, base)) = [
+        "shared",
+        "shared::cta",
+        "local",
+        "param",
+        "param::entry",
+        "const",
+        "global",
+    ]
+    .into_iter()
+    .find(|space| form.flag(space))
+    .and_then(|space| Some((space, Form::window_base(space)?))) else {
         return Err(form.error("a state space is expected"));
     };
     if space == "const" {

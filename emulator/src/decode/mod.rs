@@ -291,7 +291,10 @@ fn instruction(form: &mut Form<'_, '_>) -> Result<(), DecodeError> {
         "prefetch" => memory::nothing(form, &["global", "local", "const", "param"]),
         "prefetchu" | "discard" | "applypriority" => memory::nothing(form, &["global"]),
         "membar" => memory::fence(form, &["cta", "gl", "sys"]),
-        "fence" => memory::fence(form, &["acq_rel", "sc", "acquire", "release", "cta", "gpu", "sys", "cluster"]),
+        "fence" => memory::fence(
+            form,
+            &["acq_rel", "sc", "acquire", "release", "cta", "gpu", "sys", "cluster"],
+        ),
         "griddepcontrol" => memory::nothing(form, &["wait", "launch_dependents"]),
         "pmevent" => memory::nothing(form, &["mask"]),
         "bar" | "barrier" => warp::barrier(form),

@@ -514,7 +514,10 @@ pub(crate) enum AtomicKind {
 pub(crate) enum Async {
     /// `cp.async`: shared address `s[0]` + `imm`, global address `s[1]` + `list` as an offset, source size `s[2]` where
     /// present, ignore-source predicate `s[3]` where present.
-    Copy { bytes: u8, ignore_negated: bool },
+    Copy {
+        bytes: u8,
+        ignore_negated: bool,
+    },
     Commit,
     /// Until at most `imm` groups of the thread are pending.
     WaitGroup,
@@ -536,8 +539,16 @@ pub(crate) enum WarpOp {
     Pause,
     Elect,
     /// `count` 8x8 matrices of 16-bit elements from the rows that `s[0]` + `imm` point to.
-    LoadMatrix { count: u8, transposed: bool, window: Window },
-    StoreMatrix { count: u8, transposed: bool, window: Window },
+    LoadMatrix {
+        count: u8,
+        transposed: bool,
+        window: Window,
+    },
+    StoreMatrix {
+        count: u8,
+        transposed: bool,
+        window: Window,
+    },
     /// `movmatrix.sync.aligned.m8n8.trans.b16`.
     MoveMatrix,
 }
@@ -601,5 +612,9 @@ pub(crate) enum MmaKind {
     Tf32F32,
     F64,
     /// 8-bit integers; whether A and B are signed, and whether the sum saturates.
-    Int8 { a_signed: bool, b_signed: bool, saturate: bool },
+    Int8 {
+        a_signed: bool,
+        b_signed: bool,
+        saturate: bool,
+    },
 }

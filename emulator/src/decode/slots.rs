@@ -12,7 +12,11 @@ const MOST_BITS: usize = 1 << 31;
 
 /// Calls `read` and `write` for the registers of an instruction.
 pub(super) fn visit(inst: &Inst, lists: &[RegList], mut read: impl FnMut(Reg), mut write: impl FnMut(Reg)) {
-    let list = if uses_list(inst) { lists.get(inst.list as usize) } else { None };
+    let list = if uses_list(inst) {
+        lists.get(inst.list as usize)
+    } else {
+        None
+    };
     let guarded = inst.guard != Reg::NONE;
     if guarded {
         read(inst.guard);
@@ -131,7 +135,10 @@ fn intervals(
         changed = false;
         for (index, block) in flow.blocks.iter().enumerate().rev() {
             for word in 0..words {
-                let out = block.successors.iter().fold(0, |all, &s| all | live_in[s * words + word]);
+                let out = block
+                    .successors
+                    .iter()
+                    .fold(0, |all, &s| all | live_in[s * words + word]);
                 let at = index * words + word;
                 live_out[at] = out;
                 let now = live_in[at] | (out & !written[at]);
@@ -151,12 +158,7 @@ fn intervals(
     for (index, block) in flow.blocks.iter().enumerate() {
         for (pc, inst) in code.iter().enumerate().take(block.end).skip(block.start) {
             let mut seen = Vec::new();
-            visit(
-                inst,
-                lists,
-                |reg| seen.extend(number(reg).map(|n| (n, 2 * pc))),
-                |_| {},
-            );
+            visit(inst, lists, |reg| seen.extend(number(reg).map(|n| (n, 2 * pc))), |_| {});
             visit(
                 inst,
                 lists,

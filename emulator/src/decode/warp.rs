@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::builder::{Constant, bare};
 use super::form::Form;
-use super::op::{Barrier, BarrierReduce, Class, Mma, MmaKind, Op, Reg, Redux, Shuffle, Vote, WarpOp, Window};
+use super::op::{Barrier, BarrierReduce, Class, Mma, MmaKind, Op, Redux, Reg, Shuffle, Vote, WarpOp, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
@@ -40,7 +40,12 @@ pub(super) fn shuffle(form: &mut Form<'_, '_>) -> Decoded {
     ])?;
     form.expect_operands(5..=5)?;
     let mut inst = bare(Op::Warp(WarpOp::Shuffle(mode)));
-    inst.s = [form.src(1, B32)?, form.src(2, B32)?, form.src(3, B32)?, form.src(4, B32)?];
+    inst.s = [
+        form.src(1, B32)?,
+        form.src(2, B32)?,
+        form.src(3, B32)?,
+        form.src(4, B32)?,
+    ];
     inst.d = with_predicate(form, B32)?;
     form.emit(inst)
 }
@@ -146,7 +151,11 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
     let kind = form.need(&[("sync", Kind::Sync), ("arrive", Kind::Arrive), ("red", Kind::Red)])?;
     if kind != Kind::Red {
         form.expect_operands(if kind == Kind::Sync { 1..=2 } else { 2..=2 })?;
-        let op = if kind == Kind::Sync { Barrier::Sync } else { Barrier::Arrive };
+        let op = if kind == Kind::Sync {
+            Barrier::Sync
+        } else {
+            Barrier::Arrive
+        };
         let mut inst = bare(Op::Barrier(op));
         inst.s[0] = form.src(0, B32)?;
         if form.operands() == 2 {
@@ -197,7 +206,11 @@ pub(super) fn load_matrix(form: &mut Form<'_, '_>) -> Decoded {
     form.expect_operands(2..=2)?;
     let defs = fragment(form, 0, B32, usize::from(count), true)?;
     let address = form.address(1)?;
-    let mut inst = bare(Op::Warp(WarpOp::LoadMatrix { count, transposed, window }));
+    let mut inst = bare(Op::Warp(WarpOp::LoadMatrix {
+        count,
+        transposed,
+        window,
+    }));
     inst.s[0] = address.base;
     inst.imm = address.offset;
     inst.list = form.builder.list(defs, Vec::new());
@@ -209,7 +222,11 @@ pub(super) fn store_matrix(form: &mut Form<'_, '_>) -> Decoded {
     form.expect_operands(2..=2)?;
     let uses = fragment(form, 1, B32, usize::from(count), false)?;
     let address = form.address(0)?;
-    let mut inst = bare(Op::Warp(WarpOp::StoreMatrix { count, transposed, window }));
+    let mut inst = bare(Op::Warp(WarpOp::StoreMatrix {
+        count,
+        transposed,
+        window,
+    }));
     inst.s[0] = address.base;
     inst.imm = address.offset;
     inst.list = form.builder.list(Vec::new(), uses);
@@ -282,7 +299,14 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
         [d, a, b, c] if a == float(Float::Tf32) && a == b && d == f32s && c == f32s => (MmaKind::Tf32F32, 1),
         [d, a, b, c] if [d, b, c] == [a; 3] && a == float(Float::F64) => (MmaKind::F64, 1),
         [d, a, b, c] if d == Type::Int(Int::S32) && c == d => match (int8(a), int8(b)) {
-            (Some(a_signed), Some(b_signed)) => (MmaKind::Int8 { a_signed, b_signed, saturate }, 4),
+            (Some(a_signed), Some(b_signed)) => (
+                MmaKind::Int8 {
+                    a_signed,
+                    b_signed,
+                    saturate,
+                },
+                4,
+            ),
             _ => return Err(form.error("these operand types are not supported")),
         },
         _ => return Err(form.error("these operand types are not supported")),

@@ -71,7 +71,14 @@ impl Queue {
             let group = self.committed[left.trailing_zeros() as usize % LANES];
             let same = left & super::registers::collect(|lane| self.committed[lane] == group);
             left &= !same;
-            self.pending.push(Pending { mask: same, group, bytes: usize::from(bytes), to, from, source_bytes });
+            self.pending.push(Pending {
+                mask: same,
+                group,
+                bytes: usize::from(bytes),
+                to,
+                from,
+                source_bytes,
+            });
         }
         Ok(())
     }
@@ -92,7 +99,7 @@ impl Queue {
         let mut out = [0; LANES];
         for lane in lanes(reading) {
             let mut single = [sources[lane]; LANES];
-            if sources[lane] % u64::from(size) != 0 {
+            if !sources[lane].is_multiple_of(u64::from(size)) {
                 // For its report.
                 spaces.resolve(Window::Global, single, 1 << lane, size)?;
             }

@@ -26,7 +26,11 @@ pub(super) fn atomic(
     let size = bytes(atomic.kind);
     let pointers = spaces.resolve(atomic.window, addresses(regs, inst.s[0], inst.imm), mask, size)?;
     let operand = regs.any(inst.s[1]);
-    let second = if inst.s[2].is_some() { regs.any(inst.s[2]) } else { [0; LANES] };
+    let second = if inst.s[2].is_some() {
+        regs.any(inst.s[2])
+    } else {
+        [0; LANES]
+    };
     let mut old = [0; LANES];
     for lane in lanes(mask) {
         let update = |now: u64| apply(atomic, now, operand[lane], second[lane]);

@@ -116,7 +116,9 @@ fn shift(regs: &mut Registers, inst: &Inst, mask: u32, op: BitsOp, int: Int) {
             regs.map2(d, a, b, mask, |a, b| a.checked_shl(b).unwrap_or(0) & 0xffff);
         }
         (BitsOp::Shl, _) => regs.map2(d, a, b, mask, |a, b| a.checked_shl(b).unwrap_or(0)),
-        (_, Int::S16) => regs.map2(d, a, b, mask, |a, b| u32::from((i32::from(a as i16) >> b.min(31)) as u16)),
+        (_, Int::S16) => regs.map2(d, a, b, mask, |a, b| {
+            u32::from((i32::from(a as i16) >> b.min(31)) as u16)
+        }),
         (_, Int::S32) => regs.map2(d, a, b, mask, |a, b| ((a as i32) >> b.min(31)) as u32),
         (_, _) => regs.map2(d, a, b, mask, |a, b| a.checked_shr(b).unwrap_or(0)),
     }
@@ -152,7 +154,11 @@ fn extract(a: u64, width: u32, position: u32, length: u32, signed: bool) -> u64 
     let negative = signed && a >> sign_at & 1 == 1;
     let field = a.checked_shr(position).unwrap_or(0);
     let available = width.saturating_sub(position).min(length);
-    let low = if available >= 64 { u64::MAX } else { (1_u64 << available) - 1 };
+    let low = if available >= 64 {
+        u64::MAX
+    } else {
+        (1_u64 << available) - 1
+    };
     if negative { (field & low) | !low } else { field & low }
 }
 
@@ -218,7 +224,11 @@ fn nth_set(value: u32, base: u32, offset: u32) -> u32 {
 
 /// `bmsk`: ones in bits a .. a + b.
 fn bit_mask(a: u32, b: u32, clamp: bool) -> u32 {
-    let (start, width) = if clamp { (a.min(32), b.min(32)) } else { (a & 31, b & 31) };
+    let (start, width) = if clamp {
+        (a.min(32), b.min(32))
+    } else {
+        (a & 31, b & 31)
+    };
     let ones = 1_u64.wrapping_shl(width) - 1;
     (ones << start) as u32
 }
@@ -235,7 +245,11 @@ fn permute(mode: PrmtMode, a: u32, b: u32, c: u32) -> u32 {
                 let select = c >> (4 * i) & 15;
                 let byte = pick(select);
                 // The top bit of a selector replicates the byte's sign.
-                let byte = if select & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 };
+                let byte = if select & 8 == 0 {
+                    byte
+                } else {
+                    ((byte as i8) >> 7) as u8
+                };
                 out |= u32::from(byte) << (8 * i);
             }
             out

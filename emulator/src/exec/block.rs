@@ -88,7 +88,9 @@ impl Block {
     pub fn new(launch: &Launch<'_>) -> Block {
         let threads = launch.grid.threads();
         let local = launch.kernel.info.local_bytes as usize * LANES;
-        let warps = (0..threads.div_ceil(32)).map(|_| Warp::new(launch.start.clone(), local)).collect();
+        let warps = (0..threads.div_ceil(32))
+            .map(|_| Warp::new(launch.start.clone(), local))
+            .collect();
         Block {
             core: Core {
                 shared: Bytes::new(launch.grid.shared_bytes as usize),
@@ -145,7 +147,7 @@ impl Block {
                 let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
                 turn -= WARP_TURN - fuel;
                 if let Err(stopped) = result {
-                    return Err(self.fault(launch, index, stopped.pc, stopped.trap));
+                    return Err(self.fault(launch, index, stopped.pc, *stopped.trap));
                 }
                 if fuel <= 0 && warp.has_parked() {
                     self.waited[index] += 1;
@@ -161,7 +163,14 @@ impl Block {
             if !live {
                 return Ok(Stop::Done);
             }
-            if !progressed && !self.warps.iter_mut().fold(false, |any, warp| warp.release() || any) {
+            if !progressed
+                && self
+                    .warps
+                    .iter_mut()
+                    .filter_map(|warp| warp.release().then_some(()))
+                    .count()
+                    == 0
+            {
                 return Err(self.deadlock(launch));
             }
             if turn <= 0 {
@@ -189,10 +198,15 @@ impl Block {
                                 warp.regs.set_word(inst.d[0], group.mask, &[barrier.count_true; LANES]);
                             }
                             BarrierReduce::And => {
-                                warp.regs.set_pred(inst.d[0], group.mask, if barrier.any_false { 0 } else { FULL });
+                                warp.regs
+                                    .set_pred(inst.d[0], group.mask, if barrier.any_false { 0 } else { FULL });
                             }
                             BarrierReduce::Or => {
-                                warp.regs.set_pred(inst.d[0], group.mask, if barrier.count_true > 0 { FULL } else { 0 });
+                                warp.regs.set_pred(
+                                    inst.d[0],
+                                    group.mask,
+                                    if barrier.count_true > 0 { FULL } else { 0 },
+                                );
                             }
                         }
                     }
@@ -203,7 +217,7 @@ impl Block {
         }
     }
 
-    fn fault(&self, launch: &Launch<'_>, warp: usize, pc: usize, trap: Box<super::trap::Trap>) -> Box<Fault> {
+    fn fault(&self, launch: &Launch<'_>, warp: usize, pc: usize, trap: super::trap::Trap) -> Box<Fault> {
         let linear = 32 * warp as u32 + trap.lane as u32;
         let place = launch.kernel.places.get(pc).copied().unwrap_or_default();
         Box::new(Fault {
@@ -230,17 +244,30 @@ impl Block {
                     State::Rendezvous(mask) => format!("lanes {mask:#010x}"),
                     State::Ready => "its turn".to_owned(),
                 };
-                waiting.push(format!("warp {} lanes {:#010x} at PTX line {line} for {what}", warp.index, group.mask));
+                waiting.push(format!(
+                    "warp {} lanes {:#010x} at PTX line {line} for {what}",
+                    warp.index, group.mask
+                ));
             }
         }
         const SHOWN: usize = 16;
         let more = waiting.len().saturating_sub(SHOWN);
         waiting.truncate(SHOWN);
-        let mut message = format!("deadlock: no thread of the block can go on; waiting are {}", waiting.join("; "));
+        let mut message = format!(
+            "deadlock: no thread of the block can go on; waiting are {}",
+            waiting.join("; ")
+        );
         if more > 0 {
             message.push_str(&format!("; and {more} more"));
         }
-        let (warp, pc, lane) = first.map_or((0, 0, 0), |(w, g)| (w, g.pc as usize, g.mask.trailing_zeros() as usize % LANES));
-        self.fault(launch, warp, pc, super::trap::Trap::new(FaultKind::LaunchFailed, lane, message))
+        let (warp, pc, lane) = first.map_or((0, 0, 0), |(w, g)| {
+            (w, g.pc as usize, g.mask.trailing_zeros() as usize % LANES)
+        });
+        self.fault(
+            launch,
+            warp,
+            pc,
+            super::trap::Trap::new(FaultKind::LaunchFailed, lane, message),
+        )
     }
 }

@@ -30,7 +30,12 @@ fn accepts(relation: Relation) -> Accepts {
         Relation::Num => (true, true, true, false),
         Relation::Nan => (false, false, false, true),
     };
-    Accepts { less, equal, greater, unordered }
+    Accepts {
+        less,
+        equal,
+        greater,
+        unordered,
+    }
 }
 
 /// The comparison loop of one relation and type.
@@ -63,7 +68,10 @@ fn float_test(relation: Relation, lane: impl Fn(usize) -> (f64, f64)) -> u32 {
     let accepts = accepts(relation);
     collect(|i| {
         let (a, b) = lane(i);
-        (a < b && accepts.less) || (a == b && accepts.equal) || (a > b && accepts.greater) || ((a.is_nan() || b.is_nan()) && accepts.unordered)
+        (a < b && accepts.less)
+            || (a == b && accepts.equal)
+            || (a > b && accepts.greater)
+            || ((a.is_nan() || b.is_nan()) && accepts.unordered)
     })
 }
 
@@ -84,7 +92,9 @@ fn f32_test(regs: &Registers, inst: &Inst, relation: Relation, ftz: bool) -> u32
 fn half_test(regs: &Registers, inst: &Inst, relation: Relation, half: HalfType, ftz: bool) -> [u32; 2] {
     let (a, b) = (regs.word(inst.s[0]), regs.word(inst.s[1]));
     let value = |bits: u16| match half {
-        HalfType::F16 | HalfType::F16x2 => f64::from(f16_to_f32(if ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits })),
+        HalfType::F16 | HalfType::F16x2 => {
+            f64::from(f16_to_f32(if ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits }))
+        }
         HalfType::Bf16 | HalfType::Bf16x2 => f64::from(bf16_to_f32(bits)),
     };
     let low = float_test(relation, |i| (value(a[i] as u16), value(b[i] as u16)));
@@ -144,7 +154,11 @@ pub(super) fn compare(regs: &mut Registers, inst: &Inst, mask: u32, compare: Com
     let mut out = [0; LANES];
     for lane in 0..LANES {
         let low = if first >> lane & 1 == 1 { true_value } else { 0 };
-        let high = if halves && second >> lane & 1 == 1 { true_value << 16 } else { 0 };
+        let high = if halves && second >> lane & 1 == 1 {
+            true_value << 16
+        } else {
+            0
+        };
         out[lane] = low | high;
     }
     regs.set_word(inst.d[0], mask, &out);

@@ -2,8 +2,8 @@
 
 use super::registers::{LANES, Registers};
 use super::rounding::{
-    BF16, E4M3, E5M2, F16, F32, NAN16, TF32, bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush, integral,
-    round_to, to_odd,
+    BF16, E4M3, E5M2, F16, F32, NAN16, TF32, bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush,
+    integral, round_to, to_odd,
 };
 use crate::decode::op::{Convert, Inst, Number, Round, Saturate};
 use crate::decode::types::{Float, Int};
@@ -13,7 +13,11 @@ pub(super) fn convert(regs: &mut Registers, inst: &Inst, mask: u32, convert: Con
         return;
     }
     let source = regs.any(inst.s[0]);
-    let second = if inst.s[1].is_some() { regs.any(inst.s[1]) } else { [0; LANES] };
+    let second = if inst.s[1].is_some() {
+        regs.any(inst.s[1])
+    } else {
+        [0; LANES]
+    };
     let bits = inst.imm as u32;
     let mut out = [0; LANES];
     for lane in 0..LANES {
@@ -32,7 +36,9 @@ fn common(regs: &mut Registers, inst: &Inst, mask: u32, convert: Convert) -> boo
     }
     let nearest = convert.round == Round::Nearest && !convert.integral;
     match (convert.to, convert.from) {
-        (Number::Int(Int::S64), Number::Int(Int::S32)) if !a.is_wide() => widen(regs, inst, mask, |a| a as i32 as i64 as u64),
+        (Number::Int(Int::S64), Number::Int(Int::S32)) if !a.is_wide() => {
+            widen(regs, inst, mask, |a| a as i32 as i64 as u64)
+        }
         (Number::Int(Int::U64 | Int::S64), Number::Int(Int::U32)) if !a.is_wide() => widen(regs, inst, mask, u64::from),
         (Number::Int(Int::U32 | Int::S32), Number::Int(Int::U64 | Int::S64)) if !d.is_wide() => {
             let wide = regs.wide(a);
@@ -92,10 +98,16 @@ fn one(convert: Convert, source: u64, second: u64, bits: u32) -> u64 {
     match (convert.to, convert.from) {
         (to, from) if is_int(to) && is_int(from) => {
             let value = extend(source, from);
-            let value = if convert.sat == Saturate::Sat { clamp(value, to) } else { value };
+            let value = if convert.sat == Saturate::Sat {
+                clamp(value, to)
+            } else {
+                value
+            };
             int_bits(value, to, bits)
         }
-        (to, Number::Float(from)) if is_int(to) => int_bits(to_int(convert, float_value(source, from), from, to), to, bits),
+        (to, Number::Float(from)) if is_int(to) => {
+            int_bits(to_int(convert, float_value(source, from), from, to), to, bits)
+        }
         (Number::Float(to), from) if is_int(from) => {
             let value = extend(source, from);
             let near = value as f64;
@@ -150,7 +162,11 @@ fn clamp(value: i128, to: Number) -> i128 {
 /// Cuts to the type and extends to the destination register.
 fn int_bits(value: i128, to: Number, register_bits: u32) -> u64 {
     let extended = extend(value as u64, to) as u64;
-    if register_bits >= 64 { extended } else { extended & ((1 << register_bits) - 1) }
+    if register_bits >= 64 {
+        extended
+    } else {
+        extended & ((1 << register_bits) - 1)
+    }
 }
 
 /// Exact for every format.
@@ -167,9 +183,17 @@ fn to_int(convert: Convert, x: f64, from: Float, to: Number) -> i128 {
     let (bits, _) = shape(to);
     if x.is_nan() {
         // PTX ISA, cvt: NaN gives zero, but 1 << (width - 1) for a 64-bit result or an f64 source.
-        return if from == Float::F64 || bits == 64 { 1 << (bits - 1) } else { 0 };
+        return if from == Float::F64 || bits == 64 {
+            1 << (bits - 1)
+        } else {
+            0
+        };
     }
-    let x = if convert.ftz && from == Float::F32 { f64::from(flush(x as f32)) } else { x };
+    let x = if convert.ftz && from == Float::F32 {
+        f64::from(flush(x as f32))
+    } else {
+        x
+    };
     clamp(integral(x, convert.round) as i128, to)
 }
 
@@ -196,8 +220,16 @@ fn saturated(x: f64, sat: Saturate) -> f64 {
 
 fn float_to_float(convert: Convert, source: u64, second: u64, to: Float, from: Float) -> u64 {
     let prepare = |x: f64| -> f64 {
-        let x = if convert.ftz && from == Float::F32 { f64::from(flush(x as f32)) } else { x };
-        let x = if convert.integral { integral(x, convert.round) } else { x };
+        let x = if convert.ftz && from == Float::F32 {
+            f64::from(flush(x as f32))
+        } else {
+            x
+        };
+        let x = if convert.integral {
+            integral(x, convert.round)
+        } else {
+            x
+        };
         saturated(x, convert.sat)
     };
     let element = match to {
@@ -228,7 +260,11 @@ fn float_to_float(convert: Convert, source: u64, second: u64, to: Float, from: F
             }
             let out = encode(x, element, convert);
             let flushes = convert.ftz && to == Float::F32;
-            if flushes { u64::from(flush(f32::from_bits(out as u32)).to_bits()) } else { out }
+            if flushes {
+                u64::from(flush(f32::from_bits(out as u32)).to_bits())
+            } else {
+                out
+            }
         }
     }
 }
@@ -247,7 +283,11 @@ fn encode(x: f64, to: Float, convert: Convert) -> u64 {
         return nan;
     }
     // A value that is integral already needs no more than its own bits.
-    let round = if convert.integral { Round::Nearest } else { convert.round };
+    let round = if convert.integral {
+        Round::Nearest
+    } else {
+        convert.round
+    };
     let mut rounded = round_to(x, format, round);
     let is_fp8 = matches!(to, Float::E4m3x2 | Float::E5m2x2);
     let finite = is_fp8 || matches!(convert.sat, Saturate::SatFinite | Saturate::SatFiniteRelu);

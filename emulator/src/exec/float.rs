@@ -2,7 +2,8 @@
 
 use super::registers::{FULL, LANES, Registers, collect};
 use super::rounding::{
-    F32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush, bf16_to_f32, fma_odd, round_to, saturate, sum_error, to_odd,
+    F32, bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush, fma_odd, round_to, saturate, sum_error,
+    to_odd,
 };
 use crate::decode::op::{ApproxOp, FloatMods, FloatOp, HalfType, Inst, Round};
 
@@ -48,14 +49,24 @@ pub(super) fn f32_op(regs: &mut Registers, inst: &Inst, mask: u32, op: FloatOp, 
         FloatOp::Neg => map_f32(regs, inst, mask, mods, |a, _, _| -a),
         FloatOp::Min => map_f32(regs, inst, mask, mods, |a, b, _| choose(a, b, mods, min)),
         FloatOp::Max => map_f32(regs, inst, mask, mods, |a, b, _| choose(a, b, mods, max)),
-        FloatOp::Min3 => map_f32(regs, inst, mask, mods, |a, b, c| choose(choose(a, b, mods, min), c, mods, min)),
-        FloatOp::Max3 => map_f32(regs, inst, mask, mods, |a, b, c| choose(choose(a, b, mods, max), c, mods, max)),
+        FloatOp::Min3 => map_f32(regs, inst, mask, mods, |a, b, c| {
+            choose(choose(a, b, mods, min), c, mods, min)
+        }),
+        FloatOp::Max3 => map_f32(regs, inst, mask, mods, |a, b, c| {
+            choose(choose(a, b, mods, max), c, mods, max)
+        }),
         FloatOp::CopySign => regs.map2(inst.d[0], inst.s[0], inst.s[1], mask, |a, b| {
             (a & 0x8000_0000) | (b & 0x7fff_ffff)
         }),
         _ => {
             let a = *regs.word(inst.s[0]);
-            let bits = collect(|lane| classify(op, f64::from(f32::from_bits(a[lane])), f32::from_bits(a[lane]).is_subnormal()));
+            let bits = collect(|lane| {
+                classify(
+                    op,
+                    f64::from(f32::from_bits(a[lane])),
+                    f32::from_bits(a[lane]).is_subnormal(),
+                )
+            });
             regs.set_pred(inst.d[0], mask, bits);
         }
     }
@@ -77,18 +88,30 @@ fn choose(a: f32, b: f32, mods: FloatMods, pick: impl Fn(f32, f32) -> f32) -> f3
     } else {
         pick(a, b)
     };
-    if mods.xorsign_abs { f32::from_bits(chosen.to_bits() & 0x7fff_ffff | sign) } else { chosen }
+    if mods.xorsign_abs {
+        f32::from_bits(chosen.to_bits() & 0x7fff_ffff | sign)
+    } else {
+        chosen
+    }
 }
 
 /// -0 is below +0.
 #[inline(always)]
 pub(super) fn min(a: f32, b: f32) -> f32 {
-    if a < b || (a == b && a.is_sign_negative()) { a } else { b }
+    if a < b || (a == b && a.is_sign_negative()) {
+        a
+    } else {
+        b
+    }
 }
 
 #[inline(always)]
 pub(super) fn max(a: f32, b: f32) -> f32 {
-    if a > b || (a == b && a.is_sign_positive()) { a } else { b }
+    if a > b || (a == b && a.is_sign_positive()) {
+        a
+    } else {
+        b
+    }
 }
 
 fn classify(op: FloatOp, x: f64, subnormal: bool) -> bool {
@@ -239,7 +262,11 @@ pub(super) fn approximate(regs: &mut Registers, inst: &Inst, mask: u32, op: Appr
             return regs.wide_map1(inst.d[0], inst.s[0], mask, |bits| {
                 let x = f64::from_bits(bits);
                 let x = if x.is_subnormal() { 0.0_f64.copysign(x) } else { x };
-                let y = if op == ApproxOp::RcpF64 { 1.0 / x } else { 1.0 / x.sqrt() };
+                let y = if op == ApproxOp::RcpF64 {
+                    1.0 / x
+                } else {
+                    1.0 / x.sqrt()
+                };
                 // Only the upper word of the result is given.
                 (if y.is_subnormal() { 0.0_f64.copysign(y) } else { y }).to_bits() & 0xffff_ffff_0000_0000
             });
@@ -286,7 +313,11 @@ fn half_function(regs: &mut Registers, inst: &Inst, mask: u32, half: HalfType, f
     };
     let packed = matches!(half, HalfType::F16x2 | HalfType::Bf16x2);
     regs.map1(inst.d[0], inst.s[0], mask, |a| {
-        let high = if packed { u32::from(one((a >> 16) as u16)) << 16 } else { 0 };
+        let high = if packed {
+            u32::from(one((a >> 16) as u16)) << 16
+        } else {
+            0
+        };
         high | u32::from(one(a as u16))
     });
 }

@@ -67,7 +67,9 @@ fn run<T: Format>(regs: &mut Registers, inst: &Inst, mask: u32, op: FloatOp, mod
         let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
         low | u32::from(high) << 16
     };
-    regs.map3(inst.d[0], [a, b, c], mask, |a, b, c| each(a, b, c, &|a, b, c| lane::<T>(op, mods, a, b, c)));
+    regs.map3(inst.d[0], [a, b, c], mask, |a, b, c| {
+        each(a, b, c, &|a, b, c| lane::<T>(op, mods, a, b, c))
+    });
 }
 
 #[inline(always)]
@@ -92,13 +94,21 @@ fn lane<T: Format>(op: FloatOp, mods: FloatMods, a: u16, b: u16, c: u16) -> u16 
     let exact = if mods.sat { saturate(exact) } else { exact };
     let result = T::narrow(exact);
     let result = if mods.ftz { T::flush(result) } else { result };
-    if mods.relu && result & 0x8000 != 0 && !exact.is_nan() { 0 } else { result }
+    if mods.relu && result & 0x8000 != 0 && !exact.is_nan() {
+        0
+    } else {
+        result
+    }
 }
 
 #[inline(always)]
 fn choose<T: Format>(op: FloatOp, mods: FloatMods, a: u16, b: u16) -> u16 {
     let sign = (a ^ b) & 0x8000;
-    let (a, b) = if mods.xorsign_abs { (a & 0x7fff, b & 0x7fff) } else { (a, b) };
+    let (a, b) = if mods.xorsign_abs {
+        (a & 0x7fff, b & 0x7fff)
+    } else {
+        (a, b)
+    };
     let (x, y) = (T::wide(a), T::wide(b));
     let chosen = match (x.is_nan(), y.is_nan()) {
         (true, true) => NAN16,
@@ -106,9 +116,17 @@ fn choose<T: Format>(op: FloatOp, mods: FloatMods, a: u16, b: u16) -> u16 {
         (true, false) => b,
         (false, true) => a,
         (false, false) => {
-            let picked = if op == FloatOp::Min { float::min(x, y) } else { float::max(x, y) };
+            let picked = if op == FloatOp::Min {
+                float::min(x, y)
+            } else {
+                float::max(x, y)
+            };
             if picked.to_bits() == x.to_bits() { a } else { b }
         }
     };
-    if mods.xorsign_abs { (chosen & 0x7fff) | sign } else { chosen }
+    if mods.xorsign_abs {
+        (chosen & 0x7fff) | sign
+    } else {
+        chosen
+    }
 }

@@ -106,7 +106,11 @@ pub(super) fn arithmetic(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp
             regs.map3(inst.d[0], first_three(inst), mask, |a, b, c| {
                 (0..2).fold(c, |sum, i| {
                     let half = (a >> (16 * i)) as u16;
-                    let half = if a_signed { i32::from(half as i16) } else { i32::from(half) };
+                    let half = if a_signed {
+                        i32::from(half as i16)
+                    } else {
+                        i32::from(half)
+                    };
                     sum.wrapping_add(half.wrapping_mul(byte(b, first + i, b_signed)) as u32)
                 })
             });
@@ -203,7 +207,11 @@ fn sad(regs: &mut Registers, inst: &Inst, mask: u32, int: Int) {
 
 fn mul24(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp, int: Int) {
     let extend = |v: u32| -> i64 {
-        if int.signed() { i64::from((v << 8) as i32 >> 8) } else { i64::from(v & 0xff_ffff) }
+        if int.signed() {
+            i64::from((v << 8) as i32 >> 8)
+        } else {
+            i64::from(v & 0xff_ffff)
+        }
     };
     let high = matches!(op, IntOp::Mul24Hi | IntOp::Mad24Hi);
     let product = |a: u32, b: u32| -> u32 {
@@ -213,7 +221,9 @@ fn mul24(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp, int: Int) {
     if matches!(op, IntOp::Mul24Lo | IntOp::Mul24Hi) {
         regs.map2(inst.d[0], inst.s[0], inst.s[1], mask, product);
     } else {
-        regs.map3(inst.d[0], first_three(inst), mask, |a, b, c| product(a, b).wrapping_add(c));
+        regs.map3(inst.d[0], first_three(inst), mask, |a, b, c| {
+            product(a, b).wrapping_add(c)
+        });
     }
 }
 
@@ -221,7 +231,11 @@ fn mul24(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp, int: Int) {
 pub(super) fn carry(regs: &mut Registers, inst: &Inst, mask: u32, op: CarryOp, int: Int) {
     let wide = int.bits() == 64;
     let (a, b) = (regs.any(inst.s[0]), regs.any(inst.s[1]));
-    let c = if inst.s[2].is_some() { regs.any(inst.s[2]) } else { [0; LANES] };
+    let c = if inst.s[2].is_some() {
+        regs.any(inst.s[2])
+    } else {
+        [0; LANES]
+    };
     let carry_in = if inst.s[3].is_some() { regs.pred(inst.s[3]) } else { 0 };
     let mut out = [0; LANES];
     let mut carry_out = 0;

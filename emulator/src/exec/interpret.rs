@@ -42,11 +42,21 @@ pub(super) fn run_warp(
         let group = warp.groups.remove(at);
         let others = warp.groups.iter().any(|g| g.state == State::Ready);
         let given = if others { GROUP_TURN.min(*fuel) } else { *fuel };
-        let mut run = Run { warp, core, launch, worker, group, fuel: given };
+        let mut run = Run {
+            warp,
+            core,
+            launch,
+            worker,
+            group,
+            fuel: given,
+        };
         let result = run.go();
         *fuel -= given - run.fuel;
         if let Err(trap) = result {
-            return Err(Stopped { pc: run.group.pc as usize, trap });
+            return Err(Stopped {
+                pc: run.group.pc as usize,
+                trap,
+            });
         }
     }
     Ok(())
@@ -140,7 +150,9 @@ impl Run<'_, '_, '_> {
             Op::PredLogic(op) => bits::predicates(regs, inst, active, op),
             Op::Lop3(table) => bits::lop3(regs, inst, active, table),
             Op::Carry(op, int) => int::carry(regs, inst, active, op, int),
-            Op::Load(_) | Op::Store(_) | Op::Atomic(_) | Op::LoadParam(..) | Op::Async(_) => self.memory(inst, active)?,
+            Op::Load(_) | Op::Store(_) | Op::Atomic(_) | Op::LoadParam(..) | Op::Async(_) => {
+                self.memory(inst, active)?
+            }
             Op::Warp(op) => return self.warp_op(inst, active, op),
             Op::Mma(op) => {
                 if active != FULL {
@@ -170,9 +182,15 @@ impl Run<'_, '_, '_> {
                 self.fuel -= WAITING_COST;
                 atomic::atomic(regs, &mut spaces, inst, active, op)
             }
-            Op::LoadParam(width, signed) => {
-                load_store::load_param(regs, spaces.params, inst, list(self.launch, inst), active, width, signed)
-            }
+            Op::LoadParam(width, signed) => load_store::load_param(
+                regs,
+                spaces.params,
+                inst,
+                list(self.launch, inst),
+                active,
+                width,
+                signed,
+            ),
             Op::Async(Async::Copy { bytes, ignore_negated }) => {
                 copies.issue(regs, &mut spaces, inst, active, bytes, ignore_negated)
             }
@@ -212,15 +230,26 @@ impl Run<'_, '_, '_> {
                 self.wake_meetings();
                 Ok(if self.group.mask == 0 { Next::Leave } else { Next::Step })
             }
-            Control::Trap => {
-                Err(Trap::new(FaultKind::LaunchFailed, first_lane(active), "the kernel executed a trap instruction"))
-            }
-            Control::Assert => Err(Trap::new(FaultKind::Assert, first_lane(active), "an assert() of the kernel is false")),
+            Control::Trap => Err(Trap::new(
+                FaultKind::LaunchFailed,
+                first_lane(active),
+                "the kernel executed a trap instruction",
+            )),
+            Control::Assert => Err(Trap::new(
+                FaultKind::Assert,
+                first_lane(active),
+                "an assert() of the kernel is false",
+            )),
         }
     }
 
     fn branch_indexed(&mut self, inst: &Inst, active: u32) -> Result<Next, Box<Trap>> {
-        let table = self.launch.kernel.tables.get(inst.list as usize).map_or(&[][..], Vec::as_slice);
+        let table = self
+            .launch
+            .kernel
+            .tables
+            .get(inst.list as usize)
+            .map_or(&[][..], Vec::as_slice);
         let index = *self.warp.regs.word(inst.s[0]);
         if let Some(lane) = lanes(active).find(|&lane| index[lane] as usize >= table.len()) {
             let message = format!("index {} of a table of {} labels", index[lane], table.len());
@@ -246,7 +275,11 @@ impl Run<'_, '_, '_> {
         let lane = first_lane(active);
         let id = self.warp.regs.word(inst.s[0])[lane] as usize;
         if id >= self.core.barriers.len() {
-            return Err(Trap::new(FaultKind::IllegalInstruction, lane, format!("barrier {id}: there are 16")));
+            return Err(Trap::new(
+                FaultKind::IllegalInstruction,
+                lane,
+                format!("barrier {id}: there are 16"),
+            ));
         }
         let stated = inst.s[1].is_some().then(|| self.warp.regs.word(inst.s[1])[lane]);
         if let Some(count) = stated
@@ -256,7 +289,8 @@ impl Run<'_, '_, '_> {
             return Err(Trap::new(FaultKind::IllegalInstruction, lane, message));
         }
         let whole = active == self.warp.live;
-        self.core.arrive(id, active.count_ones(), whole, stated.filter(|&n| n > 0));
+        self.core
+            .arrive(id, active.count_ones(), whole, stated.filter(|&n| n > 0));
         if let Barrier::Reduce(_, negated) = op {
             let value = self.warp.regs.pred(inst.s[2]);
             self.core.contribute(id, active, if negated { !value } else { value });
@@ -269,7 +303,11 @@ impl Run<'_, '_, '_> {
 
     /// Puts the active lanes aside in `state`; lanes outside the guard go on.
     fn park(&mut self, active: u32, state: State) -> Result<Next, Box<Trap>> {
-        self.warp.groups.push(Group { mask: active, state, ..self.group });
+        self.warp.groups.push(Group {
+            mask: active,
+            state,
+            ..self.group
+        });
         self.group.mask &= !active;
         Ok(if self.group.mask == 0 { Next::Leave } else { Next::Step })
     }
@@ -339,7 +377,10 @@ impl Run<'_, '_, '_> {
     fn meet_by_mask(&mut self, inst: &Inst, active: u32) -> Result<Next, Box<Trap>> {
         let members = *self.warp.regs.word(inst.s[3]);
         if let Some(lane) = lanes(active).find(|&lane| members[lane] >> lane & 1 == 0) {
-            let message = format!("member mask {:#010x} lacks lane {lane}, which executes the instruction", members[lane]);
+            let message = format!(
+                "member mask {:#010x} lacks lane {lane}, which executes the instruction",
+                members[lane]
+            );
             return Err(Trap::new(FaultKind::IllegalInstruction, lane, message));
         }
         let mut left = active;
@@ -371,7 +412,12 @@ impl Run<'_, '_, '_> {
             group.state == State::Rendezvous(members)
                 && (group.pc == pc || (is_sync && code[group.pc as usize].op == inst.op))
         };
-        let here = self.warp.groups.iter().filter(|g| waits_here(g)).fold(active, |all, g| all | g.mask);
+        let here = self
+            .warp
+            .groups
+            .iter()
+            .filter(|g| waits_here(g))
+            .fold(active, |all, g| all | g.mask);
         if here != members & self.warp.live {
             return self.park(active, State::Rendezvous(members));
         }
@@ -394,7 +440,10 @@ impl Run<'_, '_, '_> {
 }
 
 fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
-    static EMPTY: RegList = RegList { defs: Vec::new(), uses: Vec::new() };
+    static EMPTY: RegList = RegList {
+        defs: Vec::new(),
+        uses: Vec::new(),
+    };
     if inst.list == NO_LIST {
         return &EMPTY;
     }

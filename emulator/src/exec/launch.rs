@@ -72,7 +72,10 @@ impl AlignedParams {
                 u128::from_ne_bytes(unit)
             })
             .collect();
-        AlignedParams { units, len: bytes.len() }
+        AlignedParams {
+            units,
+            len: bytes.len(),
+        }
     }
 }
 
@@ -95,7 +98,10 @@ struct Shared {
 
 impl Launch<'_> {
     pub fn file(&self, index: u32) -> Option<String> {
-        self.files.iter().find(|(i, _)| *i == index).map(|(_, path)| path.clone())
+        self.files
+            .iter()
+            .find(|(i, _)| *i == index)
+            .map(|(_, path)| path.clone())
     }
 
     /// Blocks that may be in flight at once: as many as the device could hold, but not beyond the host's means.
@@ -103,7 +109,8 @@ impl Launch<'_> {
         let threads = self.grid.threads();
         let each = device.blocks_per_multiprocessor(threads, self.grid.shared_bytes).max(1);
         let slots = &self.kernel.slots;
-        let warp_bytes = 128 * u64::from(slots[0]) + 256 * u64::from(slots[1]) + 32 * u64::from(self.kernel.info.local_bytes);
+        let warp_bytes =
+            128 * u64::from(slots[0]) + 256 * u64::from(slots[1]) + 32 * u64::from(self.kernel.info.local_bytes);
         let block_bytes = u64::from(threads.div_ceil(32)) * warp_bytes + u64::from(self.grid.shared_bytes);
         let multiprocessors = u64::from(device.multiprocessors);
         let affordable = RESIDENT_BYTES / block_bytes.max(1);
@@ -112,7 +119,11 @@ impl Launch<'_> {
 
     pub fn run(&self, device: &DeviceModel, options: &LaunchOptions) -> Result<LaunchReport, Box<Fault>> {
         let blocks = self.grid.blocks();
-        let cores = if options.workers == 0 { rayon::current_num_threads() } else { options.workers };
+        let cores = if options.workers == 0 {
+            rayon::current_num_threads()
+        } else {
+            options.workers
+        };
         let workers = (cores as u64).clamp(1, blocks.max(1)) as usize;
         let resident = self.resident_blocks(device).div_ceil(workers as u64) as usize;
         let shared = Shared {
@@ -144,7 +155,9 @@ impl Launch<'_> {
 
     /// One worker: runs a block for its turn; one that is not done then waits while others have theirs.
     fn work(&self, shared: &Shared, resident: usize) {
-        let mut worker = Worker { global: GlobalView::new(&self.map, self.memory) };
+        let mut worker = Worker {
+            global: GlobalView::new(&self.map, self.memory),
+        };
         let mut waiting: VecDeque<Block> = VecDeque::new();
         let mut spare: Option<Block> = None;
         let mut counts = Counts::default();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::registers::{FULL, LANES, Registers, Words, Wides};
+use super::registers::{FULL, LANES, Registers, Wides, Words};
 use super::space::{Pointers, Spaces, addresses};
 use super::trap::Outcome;
 use crate::decode::op::{Access, Inst, Reg, RegList, Width};
@@ -88,12 +88,24 @@ pub(super) fn load(
             _ => {}
         }
     }
-    let order = if access.strong { Ordering::SeqCst } else { Ordering::Relaxed };
+    let order = if access.strong {
+        Ordering::SeqCst
+    } else {
+        Ordering::Relaxed
+    };
     let mut elements = [[0; LANES]; 8];
     for (element, values) in elements.iter_mut().enumerate().take(list.defs.len()) {
         for lane in 0..LANES {
-            let value = read(pointers[lane] + element * access.width.bytes() as usize, access.width, order);
-            values[lane] = if access.signed { sign_extend(value, access.width) } else { value };
+            let value = read(
+                pointers[lane] + element * access.width.bytes() as usize,
+                access.width,
+                order,
+            );
+            values[lane] = if access.signed {
+                sign_extend(value, access.width)
+            } else {
+                value
+            };
         }
     }
     for (reg, values) in list.defs.iter().zip(&elements) {
@@ -135,15 +147,23 @@ pub(super) fn store(
         unsafe { std::ptr::write_volatile(pointers[0] as *mut Words, *regs.word(*s)) };
         return Ok(());
     }
-    let order = if access.strong { Ordering::SeqCst } else { Ordering::Relaxed };
+    let order = if access.strong {
+        Ordering::SeqCst
+    } else {
+        Ordering::Relaxed
+    };
     for (element, reg) in list.uses.iter().enumerate() {
         let offset = element * access.width.bytes() as usize;
         if reg.is_wide() {
             let values = regs.wide(*reg);
-            each(mask, |lane| write(pointers[lane] + offset, access.width, values[lane], order));
+            each(mask, |lane| {
+                write(pointers[lane] + offset, access.width, values[lane], order)
+            });
         } else {
             let values = regs.word(*reg);
-            each(mask, |lane| write(pointers[lane] + offset, access.width, u64::from(values[lane]), order));
+            each(mask, |lane| {
+                write(pointers[lane] + offset, access.width, u64::from(values[lane]), order)
+            });
         }
     }
     Ok(())
@@ -172,7 +192,11 @@ fn refuse_parameters(targets: &Wides, mask: u32, access: Access) -> Outcome {
     }
     let lane = hit.trailing_zeros() as usize % LANES;
     let message = format!("store to kernel parameters at {:#x}", targets[lane]);
-    Err(super::trap::Trap::new(super::fault::FaultKind::IllegalAddress, lane, message))
+    Err(super::trap::Trap::new(
+        super::fault::FaultKind::IllegalAddress,
+        lane,
+        message,
+    ))
 }
 
 /// `ld.param` of a kernel parameter: one value for all lanes.
@@ -188,11 +212,17 @@ pub(super) fn load_param(
     let bytes = width.bytes() as usize;
     for (element, reg) in list.defs.iter().enumerate() {
         let at = inst.imm as i64 + (element * bytes) as i64;
-        let found = usize::try_from(at).ok().and_then(|at| params.get(at..at.checked_add(bytes)?));
+        let found = usize::try_from(at)
+            .ok()
+            .and_then(|at| params.get(at..at.checked_add(bytes)?));
         let Some(found) = found else {
             let message = format!("{bytes} bytes at {at} of {} parameter bytes", params.len());
             let lane = mask.trailing_zeros() as usize % LANES;
-            return Err(super::trap::Trap::new(super::fault::FaultKind::IllegalAddress, lane, message));
+            return Err(super::trap::Trap::new(
+                super::fault::FaultKind::IllegalAddress,
+                lane,
+                message,
+            ));
         };
         let mut raw = [0; 8];
         raw[..bytes].copy_from_slice(found);

@@ -30,14 +30,22 @@ pub(super) fn flops(mma: Mma) -> u64 {
 pub(super) fn mma(regs: &mut Registers, list: &RegList, mma: Mma, numerics: Numerics) {
     match mma.kind {
         MmaKind::F64 => double(regs, list),
-        MmaKind::Int8 { a_signed, b_signed, saturate } => integer(regs, list, mma, [a_signed, b_signed], saturate),
+        MmaKind::Int8 {
+            a_signed,
+            b_signed,
+            saturate,
+        } => integer(regs, list, mma, [a_signed, b_signed], saturate),
         _ => float(regs, list, mma, numerics),
     }
 }
 
 fn float(regs: &mut Registers, list: &RegList, mma: Mma, numerics: Numerics) {
     let k = usize::from(mma.k);
-    let mut tile = Tile { a: [[0.0; MOST_K]; 16], b: [[0.0; 8]; MOST_K], sum: [[0.0; 8]; 16] };
+    let mut tile = Tile {
+        a: [[0.0; MOST_K]; 16],
+        b: [[0.0; 8]; MOST_K],
+        sum: [[0.0; 8]; 16],
+    };
     let per_register = if mma.kind == MmaKind::Tf32F32 { 1 } else { 2 };
     let a_registers = 16 * k / LANES / per_register;
     let b_registers = 8 * k / LANES / per_register;

@@ -96,13 +96,20 @@ impl LoadedModule {
     /// # Errors
     /// [`LoadError`] where they don't fit.
     pub fn load(program: Program, memory: &Arc<DeviceMemory>) -> Result<Self, LoadError> {
-        let mut module = LoadedModule { program, memory: Arc::clone(memory), homes: Vec::new() };
+        let mut module = LoadedModule {
+            program,
+            memory: Arc::clone(memory),
+            homes: Vec::new(),
+        };
         for global in &module.program.globals {
             let Some(global) = global else {
                 module.homes.push(0);
                 continue;
             };
-            let fail = |source| LoadError::Memory { name: global.name.clone(), source };
+            let fail = |source| LoadError::Memory {
+                name: global.name.clone(),
+                source,
+            };
             let va = memory.alloc(global.size).map_err(fail)?;
             module.homes.push(va);
             memory.write(va, &global.init).map_err(fail)?;
@@ -159,9 +166,7 @@ impl LoadedModule {
                 let home = self.homes.get(index).copied().unwrap_or(0);
                 home.wrapping_add(offset.cast_unsigned())
             }
-            Constant::DynamicShared(offset) => {
-                u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned())
-            }
+            Constant::DynamicShared(offset) => u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned()),
         };
         let launch = Launch {
             kernel: found,
@@ -206,20 +211,35 @@ fn check(info: &KernelInfo, config: &LaunchConfig, device: &DeviceModel) -> Resu
     }
     let [gx, gy, gz] = config.grid;
     if product(config.grid) == 0 || gx > i32::MAX as u32 || gy > 65_535 || gz > 65_535 {
-        return Err(format!("a grid of {gx} x {gy} x {gz} blocks; 1 to 2147483647 x 65535 x 65535 are allowed"));
+        return Err(format!(
+            "a grid of {gx} x {gy} x {gz} blocks; 1 to 2147483647 x 65535 x 65535 are allowed"
+        ));
     }
     if info.max_ntid.is_some_and(|most| threads > product(most)) {
-        return Err(format!("{threads} threads in a block; the kernel was compiled for at most {:?}", info.max_ntid));
+        return Err(format!(
+            "{threads} threads in a block; the kernel was compiled for at most {:?}",
+            info.max_ntid
+        ));
     }
     if info.req_ntid.is_some_and(|only| only != config.block) {
-        return Err(format!("a block of {:?} threads; the kernel requires {:?}", config.block, info.req_ntid));
+        return Err(format!(
+            "a block of {:?} threads; the kernel requires {:?}",
+            config.block, info.req_ntid
+        ));
     }
     let shared = u64::from(info.static_shared) + u64::from(config.dynamic_shared);
     if shared > u64::from(device.max_shared_optin) {
-        return Err(format!("{shared} bytes of shared memory; {} are allowed", device.max_shared_optin));
+        return Err(format!(
+            "{shared} bytes of shared memory; {} are allowed",
+            device.max_shared_optin
+        ));
     }
     if config.params.len() != info.param_bytes as usize {
-        return Err(format!("{} bytes of parameters; the kernel has {}", config.params.len(), info.param_bytes));
+        return Err(format!(
+            "{} bytes of parameters; the kernel has {}",
+            config.params.len(),
+            info.param_bytes
+        ));
     }
     Ok(())
 }

@@ -74,7 +74,11 @@ impl Registers {
             return;
         }
         for lane in 0..LANES {
-            slot[lane] = if mask >> lane & 1 == 1 { values[lane] } else { slot[lane] };
+            slot[lane] = if mask >> lane & 1 == 1 {
+                values[lane]
+            } else {
+                slot[lane]
+            };
         }
     }
 
@@ -87,7 +91,11 @@ impl Registers {
             return;
         }
         for lane in 0..LANES {
-            slot[lane] = if mask >> lane & 1 == 1 { values[lane] } else { slot[lane] };
+            slot[lane] = if mask >> lane & 1 == 1 {
+                values[lane]
+            } else {
+                slot[lane]
+            };
         }
     }
 

@@ -10,12 +10,36 @@ pub(crate) struct Format {
     pub max: f64,
 }
 
-pub(crate) const F32: Format = Format { precision: 24, min_exponent: -126, max: f32::MAX as f64 };
-pub(crate) const F16: Format = Format { precision: 11, min_exponent: -14, max: 65504.0 };
-pub(crate) const BF16: Format = Format { precision: 8, min_exponent: -126, max: 3.389_531_389_251_535_5e38 };
-pub(crate) const TF32: Format = Format { precision: 11, min_exponent: -126, max: 3.401_162_134_214_653_5e38 };
-pub(crate) const E4M3: Format = Format { precision: 4, min_exponent: -6, max: 448.0 };
-pub(crate) const E5M2: Format = Format { precision: 3, min_exponent: -14, max: 57344.0 };
+pub(crate) const F32: Format = Format {
+    precision: 24,
+    min_exponent: -126,
+    max: f32::MAX as f64,
+};
+pub(crate) const F16: Format = Format {
+    precision: 11,
+    min_exponent: -14,
+    max: 65504.0,
+};
+pub(crate) const BF16: Format = Format {
+    precision: 8,
+    min_exponent: -126,
+    max: 3.389_531_389_251_535_5e38,
+};
+pub(crate) const TF32: Format = Format {
+    precision: 11,
+    min_exponent: -126,
+    max: 3.401_162_134_214_653_5e38,
+};
+pub(crate) const E4M3: Format = Format {
+    precision: 4,
+    min_exponent: -6,
+    max: 448.0,
+};
+pub(crate) const E5M2: Format = Format {
+    precision: 3,
+    min_exponent: -14,
+    max: 57344.0,
+};
 
 /// Rounds to an integral value.
 #[inline(always)]
@@ -52,7 +76,11 @@ pub(crate) fn round_to(x: f64, format: Format, round: Round) -> f64 {
         Round::Down => x > 0.0,
         Round::Up => x < 0.0,
     };
-    if stays { format.max.copysign(x) } else { f64::INFINITY.copysign(x) }
+    if stays {
+        format.max.copysign(x)
+    } else {
+        f64::INFINITY.copysign(x)
+    }
 }
 
 /// `value` if `error` is zero; otherwise the neighbour of the exact `value + error` whose last bit is one, so that a second
@@ -66,7 +94,11 @@ pub(crate) fn to_odd(value: f64, error: f64) -> f64 {
         return f64::from_bits(1).copysign(error);
     }
     let outwards = (error > 0.0) == (value > 0.0);
-    f64::from_bits(if outwards { value.to_bits() + 1 } else { value.to_bits() - 1 })
+    f64::from_bits(if outwards {
+        value.to_bits() + 1
+    } else {
+        value.to_bits() - 1
+    })
 }
 
 /// What `a + b` loses (Knuth).
@@ -96,7 +128,11 @@ pub(crate) fn narrow_odd(x: f64) -> f32 {
         return f32::from_bits(1).copysign(x as f32);
     }
     // An infinity that a finite value overflowed to steps back to the largest finite value, which is odd.
-    f32::from_bits(if back.abs() > x.abs() { near.to_bits() - 1 } else { near.to_bits() + 1 })
+    f32::from_bits(if back.abs() > x.abs() {
+        near.to_bits() - 1
+    } else {
+        near.to_bits() + 1
+    })
 }
 
 /// The canonical NaN of f32 results.
@@ -112,7 +148,11 @@ pub(crate) fn canonical(x: f32) -> u32 {
 /// A subnormal becomes zero of its sign.
 #[inline(always)]
 pub(crate) fn flush(x: f32) -> f32 {
-    if x.abs() < f32::MIN_POSITIVE { 0.0_f32.copysign(x) } else { x }
+    if x.abs() < f32::MIN_POSITIVE {
+        0.0_f32.copysign(x)
+    } else {
+        x
+    }
 }
 
 /// To [0, 1]; NaN becomes 0.
@@ -133,7 +173,11 @@ pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
 
 #[inline(always)]
 pub(crate) fn f32_to_f16(x: f32) -> u16 {
-    if x.is_nan() { NAN16 } else { half::f16::from_f32(x).to_bits() }
+    if x.is_nan() {
+        NAN16
+    } else {
+        half::f16::from_f32(x).to_bits()
+    }
 }
 
 /// Round to nearest even.
@@ -150,7 +194,19 @@ mod tests {
 
     #[test]
     fn formats_round_like_the_host_where_it_can() {
-        let values = [1.0, 1.0 + 1e-9, 0.1, 3.0e-45, 1.2e-39, 65519.9, 65520.0, -2.9e-8, 3.4e38, 3.5e38, 1e-60];
+        let values = [
+            1.0,
+            1.0 + 1e-9,
+            0.1,
+            3.0e-45,
+            1.2e-39,
+            65519.9,
+            65520.0,
+            -2.9e-8,
+            3.4e38,
+            3.5e38,
+            1e-60,
+        ];
         for x in values {
             assert_eq!(round_to(x, F32, Round::Nearest), f64::from(x as f32), "{x:e}");
             let half = half::f16::from_f32(narrow_odd(x)).to_f64();
@@ -169,7 +225,10 @@ mod tests {
         assert_eq!(round_to(1e39, F32, Round::Up), f64::INFINITY);
         assert_eq!(round_to(-1e39, F32, Round::Up), f64::from(f32::MIN));
         assert_eq!(round_to(1e-60, F32, Round::Up), f64::from(f32::from_bits(1)));
-        assert_eq!(round_to(1.0 + 1.0 / 2048.0, TF32, Round::NearestAway), 1.0 + 1.0 / 1024.0);
+        assert_eq!(
+            round_to(1.0 + 1.0 / 2048.0, TF32, Round::NearestAway),
+            1.0 + 1.0 / 1024.0
+        );
         assert_eq!(round_to(1.0 + 1.0 / 2048.0, TF32, Round::Nearest), 1.0);
     }
 

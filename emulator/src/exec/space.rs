@@ -19,7 +19,10 @@ struct Unit([u8; 64]);
 
 impl Bytes {
     pub fn new(len: usize) -> Bytes {
-        Bytes { units: vec![Unit([0; 64]); len.div_ceil(64)].into(), len }
+        Bytes {
+            units: vec![Unit([0; 64]); len.div_ceil(64)].into(),
+            len,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -53,7 +56,15 @@ pub(crate) struct GlobalView<'a> {
 
 impl<'a> GlobalView<'a> {
     pub fn new(map: &'a AddressMap, memory: &'a DeviceMemory) -> Self {
-        GlobalView { map, memory, cache: [Cached { base: 0, size: 0, host: 0 }; CACHED] }
+        GlobalView {
+            map,
+            memory,
+            cache: [Cached {
+                base: 0,
+                size: 0,
+                host: 0,
+            }; CACHED],
+        }
     }
 
     #[inline(always)]
@@ -69,7 +80,11 @@ impl<'a> GlobalView<'a> {
     #[cold]
     fn find_slowly(&mut self, va: u64, slot: usize) -> Option<Cached> {
         let found = self.map.find(va)?;
-        let cached = Cached { base: found.base, size: found.size, host: found.host() as usize };
+        let cached = Cached {
+            base: found.base,
+            size: found.size,
+            host: found.host() as usize,
+        };
         self.cache[slot] = cached;
         Some(cached)
     }
@@ -83,14 +98,28 @@ impl<'a> GlobalView<'a> {
         } else if let Some(below) = self.map.nearest_below(va) {
             let offset = va - below.base;
             if offset < below.size {
-                format!("only {} bytes before the end of the {} at {:#x}", below.size - offset, below.size, below.base)
+                format!(
+                    "only {} bytes before the end of the {} at {:#x}",
+                    below.size - offset,
+                    below.size,
+                    below.base
+                )
             } else {
-                format!("{} bytes behind the end of the {} at {:#x}", offset - below.size, below.size, below.base)
+                format!(
+                    "{} bytes behind the end of the {} at {:#x}",
+                    offset - below.size,
+                    below.size,
+                    below.base
+                )
             }
         } else {
             "no allocation".to_owned()
         };
-        Trap::new(FaultKind::IllegalAddress, lane, format!("{bytes} bytes at {va:#x} are not allocated ({what})"))
+        Trap::new(
+            FaultKind::IllegalAddress,
+            lane,
+            format!("{bytes} bytes at {va:#x} are not allocated ({what})"),
+        )
     }
 }
 
@@ -145,7 +174,11 @@ fn range(addresses: &Wides) -> (u64, u64) {
         low = low.min(address as i64);
         high = high.max(address as i64);
     }
-    if low < 0 { (0, u64::MAX) } else { (low as u64, high as u64) }
+    if low < 0 {
+        (0, u64::MAX)
+    } else {
+        (low as u64, high as u64)
+    }
 }
 
 impl Spaces<'_, '_> {
@@ -195,7 +228,10 @@ impl Spaces<'_, '_> {
         let mut first = None;
         for lane in lanes(mask) {
             let va = addresses[lane];
-            let found = self.global.find(va).filter(|f| f.size - (va - f.base) >= u64::from(bytes));
+            let found = self
+                .global
+                .find(va)
+                .filter(|f| f.size - (va - f.base) >= u64::from(bytes));
             let Some(found) = found else {
                 return Err(self.global.unmapped(lane, va, u64::from(bytes)));
             };
@@ -306,7 +342,11 @@ fn misaligned(addresses: &Wides, mask: u32, bytes: u32) -> Box<Trap> {
     let wrong = collect(|lane| addresses[lane] & u64::from(bytes - 1) != 0) & mask;
     let lane = wrong.trailing_zeros() as usize % LANES;
     let va = addresses[lane];
-    Trap::new(FaultKind::Misaligned, lane, format!("{va:#x} is not a multiple of {bytes}, the size of the access"))
+    Trap::new(
+        FaultKind::Misaligned,
+        lane,
+        format!("{va:#x} is not a multiple of {bytes}, the size of the access"),
+    )
 }
 
 #[cold]

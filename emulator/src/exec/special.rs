@@ -11,7 +11,15 @@ pub(super) fn thread(shape: [u32; 3], linear: u32) -> [u32; 3] {
     [linear % x, linear / x % y, linear / x / y]
 }
 
-pub(super) fn read(regs: &mut Registers, inst: &Inst, mask: u32, special: Special, block: &Core, warp: u32, grid: &Grid) {
+pub(super) fn read(
+    regs: &mut Registers,
+    inst: &Inst,
+    mask: u32,
+    special: Special,
+    block: &Core,
+    warp: u32,
+    grid: &Grid,
+) {
     let axis = |of: [u32; 3], axis: u8| of.get(usize::from(axis)).copied().unwrap_or(0);
     let lane_bit = |f: fn(u32) -> u32| {
         let mut out: Wides = [0; LANES];

@@ -92,7 +92,11 @@ fn to_f32(sum: i64, unit: i32, to_f16: bool) -> f32 {
     if near.is_infinite() {
         return near;
     }
-    if f64::from(near).abs() > value.abs() { f32::from_bits(near.to_bits() - 1) } else { near }
+    if f64::from(near).abs() > value.abs() {
+        f32::from_bits(near.to_bits() - 1)
+    } else {
+        near
+    }
 }
 
 #[cfg(test)]
@@ -110,19 +114,27 @@ mod tests {
         if c != 0.0 {
             terms.push((f64::from(c), exponent(c)));
         }
-        let Some(top) = terms.iter().map(|t| t.1).max() else { return 0.0 };
+        let Some(top) = terms.iter().map(|t| t.1).max() else {
+            return 0.0;
+        };
         let scale = 2.0_f64.powi(fraction - top);
         let sum: i128 = terms.iter().map(|t| (t.0 * scale).trunc() as i128).sum();
         let value = sum as f64 / scale;
         let near = value as f32;
-        if f64::from(near).abs() > value.abs() { f32::from_bits(near.to_bits() - 1) } else { near }
+        if f64::from(near).abs() > value.abs() {
+            f32::from_bits(near.to_bits() - 1)
+        } else {
+            near
+        }
     }
 
     #[test]
     fn the_integer_form_equals_the_formula() {
         let mut state = 1_u64;
         let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as u32
         };
         for case in 0..3000 {

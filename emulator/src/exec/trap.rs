@@ -12,7 +12,11 @@ pub(crate) struct Trap {
 
 impl Trap {
     pub fn new(kind: FaultKind, lane: usize, message: impl Into<String>) -> Box<Trap> {
-        Box::new(Trap { kind, lane, message: message.into() })
+        Box::new(Trap {
+            kind,
+            lane,
+            message: message.into(),
+        })
     }
 }
 

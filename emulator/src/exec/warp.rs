@@ -68,7 +68,12 @@ impl Warp {
         self.index = index;
         self.live = lanes;
         self.groups.clear();
-        self.groups.push(Group { pc: 0, mask: lanes, join: NO_JOIN, state: State::Ready });
+        self.groups.push(Group {
+            pc: 0,
+            mask: lanes,
+            join: NO_JOIN,
+            state: State::Ready,
+        });
         self.joins.clear();
         self.copies.clear();
         self.local.clear();
@@ -88,10 +93,25 @@ impl Warp {
         } else if self.join_pc(group.join) == join_pc {
             group.join
         } else {
-            self.add_join(Join { pc: join_pc, expected: group.mask, arrived: 0, parent: group.join })
+            self.add_join(Join {
+                pc: join_pc,
+                expected: group.mask,
+                arrived: 0,
+                parent: group.join,
+            })
         };
-        self.groups.push(Group { pc: target, mask: taken, join, state: State::Ready });
-        Group { pc: group.pc + 1, mask: group.mask & !taken, join, state: State::Ready }
+        self.groups.push(Group {
+            pc: target,
+            mask: taken,
+            join,
+            state: State::Ready,
+        });
+        Group {
+            pc: group.pc + 1,
+            mask: group.mask & !taken,
+            join,
+            state: State::Ready,
+        }
     }
 
     fn add_join(&mut self, join: Join) -> u32 {
@@ -119,7 +139,12 @@ impl Warp {
         if join.expected == 0 || join.arrived != join.expected {
             return;
         }
-        let group = Group { pc: join.pc, mask: join.arrived, join: join.parent, state: State::Ready };
+        let group = Group {
+            pc: join.pc,
+            mask: join.arrived,
+            join: join.parent,
+            state: State::Ready,
+        };
         join.expected = 0;
         join.arrived = 0;
         self.groups.push(group);
@@ -144,7 +169,12 @@ impl Warp {
         for index in 0..self.joins.len() {
             let join = &mut self.joins[index];
             if join.arrived != 0 {
-                let group = Group { pc: join.pc, mask: join.arrived, join: join.parent, state: State::Ready };
+                let group = Group {
+                    pc: join.pc,
+                    mask: join.arrived,
+                    join: join.parent,
+                    state: State::Ready,
+                };
                 join.expected &= !join.arrived;
                 join.arrived = 0;
                 self.groups.push(group);
