@@ -267,7 +267,7 @@ impl Block {
             launch,
             warp,
             pc,
-            super::trap::Trap::new(FaultKind::LaunchFailed, lane, message),
+            *super::trap::Trap::new(FaultKind::LaunchFailed, lane, message),
         )
     }
 }

@@ -1,5 +1,8 @@
 //! Running decoded kernels: modules with their variables, launches, faults.
 
+// Loops over lanes index several arrays alike: they stand for one vector operation.
+#![allow(clippy::needless_range_loop)]
+
 mod async_copy;
 mod atomic;
 mod bits;
