@@ -107,7 +107,7 @@ fn every_matrix_must_be_aligned_as_planned() {
             .flatten()
             {
                 let given = format!("a multiple of {alignment} bytes");
-                assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "planned", "16");
+                assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "made for 16");
             }
         }
         for result in replaced(
