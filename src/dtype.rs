@@ -116,14 +116,9 @@ mod tests {
 
     #[test]
     fn narrow_conversions_round_once() {
-        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle in f32.
+        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle in f32: going through f32 to nearest,
+        // as half's own conversion does, loses it.
         let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
-        assert_eq!(
-            f16::from_f64(above).to_bits(),
-            0x3C01,
-            "half's own conversion would do, {:?}",
-            f16::from_f64(above)
-        );
         assert_eq!(<f16 as Element>::from_f64(above).to_bits(), 0x3C01);
         assert_eq!(<f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_bits(), 0x3C00);
         assert_eq!(
