@@ -13,6 +13,26 @@ pub(super) fn multiply(tile: &mut Tile, k: usize, is_tf32: bool, to_f16: bool, n
         // K of 16 for 16-bit operands and 8 for tf32 run as two halves.
         _ => (24, if is_tf32 { 4 } else { 8 }),
     };
+    let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+    if !(tile.a.iter().all(|row| finite(row))
+        && tile.b.iter().all(|row| finite(row))
+        && tile.sum.iter().all(|row| finite(row)))
+    {
+        return multiply_any(tile, k, step, fraction, to_f16);
+    }
+    let b = tile.b.map(Factors::new);
+    for (a, sums) in tile.a.iter().zip(&mut tile.sum) {
+        let a = Factors::new(*a);
+        for start in (0..k).step_by(step) {
+            let end = (start + step).min(k);
+            let a = (&a.values[start..end], &a.exponents[start..end]);
+            add_products(a, &b[start..end], sums, fraction, to_f16);
+        }
+    }
+}
+
+/// Infinities and NaN among the operands: element by element.
+fn multiply_any(tile: &mut Tile, k: usize, step: usize, fraction: i32, to_f16: bool) {
     let b = tile.b;
     for (a, sums) in tile.a.iter().zip(&mut tile.sum) {
         for (column, sum) in sums.iter_mut().enumerate() {
@@ -23,6 +43,61 @@ pub(super) fn multiply(tile: &mut Tile, k: usize, is_tf32: bool, to_f16: bool, n
             }
         }
     }
+}
+
+/// Finite numbers, and of each the exponent of its leading position: not normalised, and far below any other for zero.
+#[derive(Clone, Copy)]
+struct Factors<const N: usize> {
+    values: [f64; N],
+    exponents: [i32; N],
+}
+
+impl<const N: usize> Factors<N> {
+    const ZERO: i32 = -4096;
+
+    #[inline(always)]
+    fn new(numbers: [f32; N]) -> Self {
+        Factors {
+            values: numbers.map(f64::from),
+            exponents: numbers.map(|x| {
+                let field = (x.to_bits() >> 23 & 0xff) as i32;
+                if x == 0.0 { Self::ZERO } else { field.max(1) - 127 }
+            }),
+        }
+    }
+}
+
+/// The sum for eight columns at once, in f64: products of two f32 are exact there, scaled to the unit of the sum their cut is `trunc`, and
+/// at most 17 terms below 2^28 add up exactly.
+#[inline(always)]
+fn add_products(a: (&[f64], &[i32]), b: &[Factors<8>], sums: &mut [f32; 8], fraction: i32, to_f16: bool) {
+    let c = Factors::new(*sums);
+    let mut top = c.exponents;
+    for (a, b) in a.1.iter().zip(b) {
+        for j in 0..8 {
+            top[j] = top[j].max(a + b.exponents[j]);
+        }
+    }
+    // Where all terms are zero any unit will do: keep it one that f64 has.
+    let unit = top.map(|top| top.max(-700) - fraction);
+    let scale = unit.map(|unit| power_of_two(-unit));
+    let mut total = [0.0; 8];
+    for j in 0..8 {
+        total[j] = (c.values[j] * scale[j]).trunc();
+    }
+    for (a, b) in a.0.iter().zip(b) {
+        for j in 0..8 {
+            total[j] += (a * b.values[j] * scale[j]).trunc();
+        }
+    }
+    for j in 0..8 {
+        sums[j] = to_f32(total[j] * power_of_two(unit[j]), to_f16);
+    }
+}
+
+/// 2^exponent for a normal f64.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 /// A finite number as significand and exponent of its last bit: `s * 2^e`, 24-bit significand, not normalised.
@@ -78,13 +153,13 @@ fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16:
             }
         })
         .sum();
-    to_f32(sum, unit, to_f16)
+    // At most 24 + 2 + 5 bits: exact in f64.
+    to_f32(sum as f64 * power_of_two(unit), to_f16)
 }
 
-/// `sum * 2^unit`, cut toward zero to f32, or rounded to nearest f16.
-fn to_f32(sum: i64, unit: i32, to_f16: bool) -> f32 {
-    // At most 24 + 2 + 5 bits: exact in f64.
-    let value = sum as f64 * 2.0_f64.powi(unit);
+/// Cut toward zero to f32, or rounded to nearest f16.
+#[inline(always)]
+fn to_f32(value: f64, to_f16: bool) -> f32 {
     if to_f16 {
         return f16_to_f32(f32_to_f16(narrow_odd(value)));
     }
@@ -148,6 +223,28 @@ mod tests {
             for fraction in [24, 25] {
                 let got = fused(pairs.iter().copied(), c, fraction, false);
                 assert_eq!(got, plain(&pairs, c, fraction), "{pairs:?} {c} {fraction}");
+                let a = pairs.iter().map(|pair| Factors::new([pair.0])).collect::<Vec<_>>();
+                let (values, exponents): (Vec<_>, Vec<_>) = a.iter().map(|a| (a.values[0], a.exponents[0])).unzip();
+                let b = pairs.iter().map(|pair| Factors::new([pair.1; 8])).collect::<Vec<_>>();
+                let mut sums = [c; 8];
+                add_products((&values, &exponents), &b, &mut sums, fraction, false);
+                assert_eq!(sums, [got; 8], "{pairs:?} {c} {fraction}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_subnormals_in_columns_give_what_they_give_alone() {
+        let tiny = f32::from_bits(1);
+        let values = [0.0, -0.0, tiny, -tiny, f32::MIN_POSITIVE, 1.0, -3.5, 2.0_f32.powi(100)];
+        for c in values {
+            for a in values {
+                let factor = Factors::new([a]);
+                let mut sums = [c; 8];
+                let a_side = (&factor.values[..], &factor.exponents[..]);
+                add_products(a_side, &[Factors::new(values)], &mut sums, 24, false);
+                let alone = values.map(|b| fused([(a, b)].into_iter(), c, 24, false));
+                assert_eq!(sums, alone, "{a} {c}");
             }
         }
     }
