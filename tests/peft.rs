@@ -2,10 +2,11 @@
 
 mod common;
 
-// The example uses all of it.
+// The example uses all of both.
 #[allow(dead_code)]
 #[path = "../examples/replay/case.rs"]
 mod case;
+#[allow(dead_code)]
 #[path = "../examples/replay/inputs.rs"]
 mod inputs;
 

@@ -9,7 +9,7 @@ const TILE_COLS: usize = 8;
 const BLOCK_ROWS: usize = 64;
 const BLOCK_DEPTH: usize = 512;
 
-/// Σₖ a[i][k]·b[j][k] and Σₖ |a[i][k]|·|b[j][k]|, row-major.
+/// `Σₖ a[i][k]·b[j][k]` and `Σₖ |a[i][k]|·|b[j][k]|`, row-major.
 #[derive(Debug, Clone)]
 pub(super) struct Product {
     pub sum: Vec<f64>,
@@ -101,7 +101,7 @@ where
     }
 }
 
-/// `WIDTH` rows of `from`, side by side: panel[k][i] = from[first_row + i][depth_begin + k], zero past the last row.
+/// `WIDTH` rows of `from`, side by side: `panel[k][i] = from[first_row + i][depth_begin + k]`, zero past the last row.
 fn pack<const WIDTH: usize, T: Copy + Into<f64>>(
     from: View<'_, T>,
     first_row: usize,
