@@ -1,4 +1,5 @@
-//! What backward promises beyond single sizes: repeatable bits, exact special cases, gradients that are overwritten and not added to.
+//! What backward promises beyond single sizes: repeatable bits, exact special cases, gradients that are overwritten and
+//! not added to.
 
 mod common;
 
@@ -53,7 +54,8 @@ fn no_gradient_in_means_none_out<T: Number>() {
     }
 }
 
-/// Gradients are linear in dy, and doubling is exact in every type, as long as no number is subnormal: hence the large dy.
+/// Gradients are linear in dy, and doubling is exact in every type, as long as no number is subnormal: hence the large
+/// dy.
 fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     let times = |factor: f64, matrix: &Placed<T>| -> Vec<T> {
         let values = matrix.rows().into_iter();
@@ -84,7 +86,8 @@ fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
     assert!(run.d_lora_b.rows().iter().all(|value| value.to_f64() != 0.0));
 }
 
-/// With small integers every sum is exact, whatever its order and however it is split: the result is right to the last bit or wrong.
+/// With small integers every sum is exact, whatever its order and however it is split: the result is right to the last
+/// bit or wrong.
 fn integers_are_exact<T: Number>() {
     for multiprocessors in [1, 1000] {
         let (m, k, n, r) = (100, 70, 90, 20);

@@ -1,5 +1,5 @@
-//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. Alone in its program, since a capture is felt by
-//! the whole process.
+//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. Alone in its program, since a
+//! capture is felt by the whole process.
 
 mod common;
 

@@ -29,7 +29,8 @@ fn count(mask: &[u8], elements: usize) -> (f64, f64) {
     )
 }
 
-/// Fails if `count` of `trials` is further from `probability` than one run in ten million would be. The seeds are fixed: it is always the same run.
+/// Fails if `count` of `trials` is further from `probability` than one run in ten million would be. The seeds are
+/// fixed: it is always the same run.
 #[track_caller]
 fn assert_binomial(count: f64, trials: f64, probability: f64) {
     let deviation = (trials * probability * (1.0 - probability)).sqrt();

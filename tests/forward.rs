@@ -1,4 +1,5 @@
-//! What forward promises beyond single sizes: repeatable bits, exact special cases, nothing taken from memory it was not given.
+//! What forward promises beyond single sizes: repeatable bits, exact special cases, nothing taken from memory it was
+//! not given.
 
 mod common;
 

@@ -47,7 +47,8 @@ fn edges() -> Vec<Case> {
     cases
 }
 
-/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps kernels from wide loads or stores.
+/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps kernels from wide
+/// loads or stores.
 fn placements() -> Vec<Case> {
     let case = Case::new(130, 200, 136, 24).dropout(0.2);
     let alone = Tensor::ALL.into_iter().flat_map(|tensor| {
@@ -64,7 +65,8 @@ fn placements() -> Vec<Case> {
         .collect()
 }
 
-/// Plans for devices of other sizes: one multiprocessor takes wide tiles and a single split, a thousand take small tiles and many splits.
+/// Plans for devices of other sizes: one multiprocessor takes wide tiles and a single split, a thousand take small
+/// tiles and many splits.
 fn devices() -> Vec<Case> {
     let mut cases = Vec::new();
     for multiprocessors in [1, 1000] {

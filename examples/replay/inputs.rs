@@ -37,8 +37,8 @@ impl<T: Element> Inputs<T> {
     }
 }
 
-/// A power of two that brings the largest |dy| to at least 1 and below 2, for f16: recorded gradients are often below its smallest
-/// number. Training in f16 scales the loss for the same reason.
+/// A power of two that brings the largest |dy| to at least 1 and below 2, for f16: recorded gradients are often below
+/// its smallest number. Training in f16 scales the loss for the same reason.
 fn gradient_scale(dtype: DType, dy: &Matrix) -> f64 {
     let largest = dy
         .data

@@ -4,11 +4,12 @@
 //! cargo run --release --example replay -- CASE.safetensors [--dtype f32|bf16|f16] [--out OUT.safetensors]
 //! ```
 //!
-//! The file holds `x`, `weight`, `lora_A`, `lora_B`, and may hold `bias` and `dy`, in F32, F16 or BF16; `scaling` is text in its metadata. Where it
-//! also holds `y`, `dx`, `d_lora_A` or `d_lora_B`, the results are compared with those, else with the f64 reference.
+//! The file holds `x`, `weight`, `lora_A`, `lora_B`, and may hold `bias` and `dy`, in F32, F16 or BF16; `scaling` is
+//! text in its metadata. Where it also holds `y`, `dx`, `d_lora_A` or `d_lora_B`, the results are compared with those,
+//! else with the f64 reference.
 //!
-//! Exit status: 0 where all relative errors ‖out − ref‖ / ‖ref‖ are within their bound, 1 where one is not, 2 where the case, the output or the arguments are
-//! unusable, 3 where the device is.
+//! Exit status: 0 where all relative errors ‖out − ref‖ / ‖ref‖ are within their bound, 1 where one is not, 2 where the
+//! case, the output or the arguments are unusable, 3 where the device is.
 
 mod case;
 mod expected;

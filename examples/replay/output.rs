@@ -23,7 +23,8 @@ pub struct OutputError {
 }
 
 impl OutputFile {
-    /// Opens the temporary file, so that a path that can't be written is found out before anything runs. `input` must not be `path`.
+    /// Opens the temporary file, so that a path that can't be written is found out before anything runs. `input` must
+    /// not be `path`.
     pub fn create(path: &Path, input: &Path) -> Result<Self, OutputError> {
         let error = |reason: String| OutputError {
             path: path.into(),

@@ -37,7 +37,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// The largest relative error that is right. The inputs are rounded to the type too, while what is recorded was computed from f32.
+/// The largest relative error that is right. The inputs are rounded to the type too, while what is recorded was
+/// computed from f32.
 pub fn bound(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-5,

@@ -29,7 +29,8 @@ pub struct Bounded {
     pub bound: Vec<f64>,
 }
 
-/// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value, multiplied by `scalars` numbers after.
+/// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value, multiplied by `scalars`
+/// numbers after.
 pub(super) fn reduction_error(terms: usize, scalars: usize, magnitude: f64) -> f64 {
     (1.5 * terms as f64 + scalars as f64) * F32_ROUNDING * magnitude
 }
@@ -42,7 +43,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// A value that later products use: itself and the error a kernel's can have. `error` is that of the sum before it is stored.
+    /// A value that later products use: itself and the error a kernel's can have. `error` is that of the sum before it
+    /// is stored.
     pub(super) fn intermediate(&self, value: f64, error: f64) -> (f64, f64) {
         match self.intermediates {
             Intermediates::Exact => self.output(value, error),

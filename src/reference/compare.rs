@@ -107,7 +107,8 @@ pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Compari
     comparison
 }
 
-/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where the reference is zero and `given` is not.
+/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where the reference is zero
+/// and `given` is not.
 ///
 /// # Panics
 /// If the two have not as many elements.
@@ -128,7 +129,8 @@ pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], ref
     )
 }
 
-/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared relative error. Infinite where either holds a NaN or an infinity.
+/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared relative error. Infinite
+/// where either holds a NaN or an infinity.
 ///
 /// # Panics
 /// If the two have not as many elements.

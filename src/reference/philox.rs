@@ -19,10 +19,12 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 /// The kept elements of x (rows, cols), one bit each, as the forward pass saves them.
 ///
-/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row, offset low, offset high) and key (seed low, seed
-/// high): lane j is the low half of word j / 2 where j is even, the high half where it is odd. The element is kept where they are at least the threshold.
+/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row, offset low, offset
+/// high) and key (seed low, seed high): lane j is the low half of word j / 2 where j is even, the high half where it is
+/// odd. The element is kept where they are at least the threshold.
 ///
-/// Its bit is bit col % 8 of byte col / 8 of its row. Rows are 4·⌈cols / 32⌉ bytes apart; bits past the last column are 0.
+/// Its bit is bit col % 8 of byte col / 8 of its row. Rows are 4·⌈cols / 32⌉ bytes apart; bits past the last column are
+/// 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepMask {
     cols: usize,

@@ -48,7 +48,8 @@ impl Precision {
     }
 }
 
-/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal ones count as -1023, which is below every type's range here.
+/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal ones count as -1023, which is below every type's
+/// range here.
 fn exponent(value: f64) -> i32 {
     ((value.to_bits() >> 52) & 0x7FF) as i32 - 1023
 }

@@ -7,8 +7,9 @@ use super::data::Placed;
 use super::device::Number;
 use super::layer::{BackwardRun, Case, ForwardRun, Layer};
 
-/// The largest difference, 1 - 2<x,y> / (|x|² + |y|²), of a whole tensor: about half the squared relative error. An output rounded once has around 4e-7 in bf16,
-/// 5e-9 in f16 and 1e-15 in f32; f32's sums of tens of thousands of terms take it to 1e-11.
+/// The largest difference, 1 - 2<x,y> / (|x|² + |y|²), of a whole tensor: about half the squared relative error. An
+/// output rounded once has around 4e-7 in bf16, 5e-9 in f16 and 1e-15 in f32; f32's sums of tens of thousands of terms
+/// take it to 1e-11.
 fn largest_difference(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1e-5,

@@ -1,4 +1,5 @@
-//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer, surrounded by numbers that must not matter.
+//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer, surrounded by numbers
+//! that must not matter.
 
 use lora_kernels::reference::View;
 use lora_kernels::{Element, Layout};
@@ -43,7 +44,8 @@ impl Placement {
     }
 }
 
-/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it spoils its result, and one that writes it is found out.
+/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it spoils its result, and
+/// one that writes it is found out.
 #[derive(Debug, Clone)]
 pub struct Placed<T> {
     pub rows: usize,

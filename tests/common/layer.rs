@@ -22,7 +22,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// A layer with a bias and no dropout, contiguous in memory. The scaling is neither 1 nor a power of two, nor alpha / rank of anything.
+    /// A layer with a bias and no dropout, contiguous in memory. The scaling is neither 1 nor a power of two, nor alpha
+    /// / rank of anything.
     pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize) -> Self {
         Self {
             tokens,
@@ -146,7 +147,8 @@ pub struct BackwardRun<T> {
 }
 
 impl<T: Number> Layer<T> {
-    /// Random numbers of which every sum stays around 1, whatever the sizes: nothing overflows in f16 or vanishes beside another term.
+    /// Random numbers of which every sum stays around 1, whatever the sizes: nothing overflows in f16 or vanishes
+    /// beside another term.
     pub fn random(case: &Case) -> Self {
         let random = |tensor, variance: f32| {
             let (rows, cols) = case.shape(tensor);
