@@ -145,6 +145,13 @@ impl DeviceMemory {
 
     /// Allocates `bytes` (at least one) and returns their 256-byte aligned device address.
     pub fn alloc(&self, bytes: u64) -> Result<u64, MemoryError> {
+        self.alloc_aligned(bytes, SKEW)
+    }
+
+    /// Allocates at a multiple of `align` (a power of two; what exceeds a granule is cut to one).
+    pub(crate) fn alloc_aligned(&self, bytes: u64, align: u64) -> Result<u64, MemoryError> {
+        // Granules are aligned to more than any variable asks for, so the distance from a granule's start decides.
+        let skew = align.clamp(SKEW, 1 << (GRANULE_SHIFT - 1));
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let out_of_memory = MemoryError::OutOfMemory {
             asked: bytes,
@@ -153,7 +160,7 @@ impl DeviceMemory {
         };
         let size = bytes.max(1);
         let charged = size.div_ceil(256).saturating_mul(256);
-        let granules = (charged.saturating_add(SKEW) >> GRANULE_SHIFT) + 2;
+        let granules = (charged.saturating_add(skew) >> GRANULE_SHIFT) + 2;
         let span = granules << GRANULE_SHIFT;
         if charged > self.total - book.used || span > END_ADDRESS - book.next {
             return Err(out_of_memory);
@@ -162,7 +169,7 @@ impl DeviceMemory {
             .ok()
             .and_then(Backing::new)
             .ok_or(out_of_memory)?;
-        let base = book.next + SKEW;
+        let base = book.next + skew;
         book.next += span;
         book.used += charged;
         let allocation = Allocation {
@@ -289,7 +296,8 @@ mod tests {
         let memory = DeviceMemory::new(1 << 30);
         let a = memory.alloc(1000).unwrap();
         let b = memory.alloc(1000).unwrap();
-        assert_eq!((a % 256, a % 512 == 0), (0, false));
+        assert_eq!(a % 512, 256);
+        assert_eq!(memory.alloc_aligned(8, 4096).unwrap() % 4096, 0);
         memory.write(a, &[7; 1000]).unwrap();
         let mut back = [0; 1000];
         memory.read(a, &mut back).unwrap();

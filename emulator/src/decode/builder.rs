@@ -16,6 +16,8 @@ pub(crate) const WINDOW_BYTES: u64 = 0x0100_0000;
 pub(super) const CONSTANT: u32 = 1 << 29;
 /// More registers than this in one kernel is refused.
 const MOST_REGISTERS: usize = 1 << 22;
+/// More instructions than this in one kernel, callees included, are refused.
+const MOST_INSTRUCTIONS: usize = 1 << 21;
 const MOST_LOCAL_BYTES: u64 = 512 << 10;
 
 /// A value that is the same for all lanes and known before the launch.
@@ -169,9 +171,15 @@ impl<'m> Builder<'m> {
         self.lists.len() as u32 - 1
     }
 
-    pub fn emit(&mut self, inst: Inst, place: Place) {
+    /// Appends an operation. Calls are decoded in place, so a small text can stand for a huge program: that is refused.
+    pub fn emit(&mut self, inst: Inst, place: Place) -> Result<(), DecodeError> {
+        if self.code.len() == MOST_INSTRUCTIONS {
+            let reason = format!("a kernel of more than {MOST_INSTRUCTIONS} instructions, calls expanded");
+            return Err(refusal(place, "call", reason));
+        }
         self.code.push(inst);
         self.places.push(place);
+        Ok(())
     }
 
     /// Declares a function's registers and variables in a new frame.
@@ -266,7 +274,7 @@ impl<'m> Builder<'m> {
 /// Appends a variable to a space that is `used` bytes long.
 fn place(used: &mut u32, variable: &Variable, most: u64) -> Result<u32, DecodeError> {
     let align = u64::from(variable.align.max(1));
-    let offset = u64::from(*used).next_multiple_of(align);
+    let offset = u64::from(*used).checked_next_multiple_of(align).unwrap_or(u64::MAX);
     let end = offset.saturating_add(variable.size);
     if end > most {
         return Err(refusal(

@@ -124,7 +124,7 @@ pub(super) fn check_depth(open: &[super::builder::Frame], function: &Function, p
 }
 
 /// Ends a function whose body may run off its end.
-pub(super) fn close(builder: &mut super::builder::Builder<'_>, place: crate::ast::Place) {
+pub(super) fn close(builder: &mut super::builder::Builder<'_>, place: crate::ast::Place) -> Decoded {
     let ends = matches!(
         builder.code.last(),
         Some(inst) if matches!(inst.op, Op::Control(Control::Exit)) && inst.guard == Reg::NONE
@@ -134,7 +134,8 @@ pub(super) fn close(builder: &mut super::builder::Builder<'_>, place: crate::ast
         .iter()
         .flatten()
         .any(|&at| at as usize == builder.code.len());
-    if !ends || labelled {
-        builder.emit(bare(Op::Control(Control::Exit)), place);
+    if ends && !labelled {
+        return Ok(());
     }
+    builder.emit(bare(Op::Control(Control::Exit)), place)
 }

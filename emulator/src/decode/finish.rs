@@ -13,7 +13,15 @@ pub(super) fn finish(mut builder: Builder<'_>, mut info: KernelInfo) -> Result<K
     let slots = give_slots(&mut builder, &flow);
     info.static_shared = builder.shared_bytes;
     info.local_bytes = builder.local_bytes.next_multiple_of(16);
-    let dynamic_shared_at = builder.shared_bytes.next_multiple_of(builder.dynamic_align.max(1));
+    let dynamic_shared_at = builder
+        .shared_bytes
+        .checked_next_multiple_of(builder.dynamic_align.max(1))
+        .filter(|&at| u64::from(at) <= super::WINDOW_BYTES)
+        .ok_or_else(|| {
+            let place = crate::ast::Place::default();
+            let reason = format!("dynamic shared memory aligned to {} bytes", builder.dynamic_align);
+            refusal(place, ".extern .shared", reason)
+        })?;
     let constants = std::mem::take(&mut builder.constants);
     let [words, wides] = constants.map(|values| values.into_iter());
     let numbered = |values: std::vec::IntoIter<Constant>, total: u32| -> Vec<(u32, Constant)> {

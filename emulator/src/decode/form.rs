@@ -3,7 +3,7 @@
 
 use super::DecodeError;
 use super::builder::{Builder, Constant, Home, PARAM_WINDOW, bare};
-use super::op::{Class, FloatMods, Inst, Move, Op, Reg, Round, Special, Window};
+use super::op::{Class, FloatMods, Inst, Move, Op, Reg, Round, Window};
 use super::types::{Float, Type};
 use crate::ast::{Instruction, Operand};
 
@@ -219,7 +219,7 @@ impl<'b, 'm> Form<'b, 'm> {
         if name == "WARP_SZ" {
             return Ok(self.builder.constant(class, Constant::Bits(32)));
         }
-        let Some((special, is_wide)) = special(name) else {
+        let Some((special, is_wide)) = super::special::special(name) else {
             return Err(self.error(format!("{name} is neither declared nor a known special register")));
         };
         // 16-bit reads of 32-bit special registers were PTX 1.x; a 32-bit read of a 64-bit one is not allowed.
@@ -231,7 +231,7 @@ impl<'b, 'm> Form<'b, 'm> {
         let mut inst = bare(Op::Move(Move::Special(special)));
         inst.d[0] = reg;
         let place = self.inst.place;
-        self.builder.emit(inst, place);
+        self.builder.emit(inst, place)?;
         Ok(reg)
     }
 
@@ -366,8 +366,7 @@ impl<'b, 'm> Form<'b, 'm> {
             inst.guard_negated = *negated;
         }
         let place = self.inst.place;
-        self.builder.emit(inst, place);
-        Ok(())
+        self.builder.emit(inst, place)
     }
 
     /// Emits `op` with one destination and the given sources.
@@ -402,50 +401,4 @@ pub(super) fn class_of(bits: u32) -> Class {
 
 fn mask(bits: u32) -> u64 {
     if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
-}
-
-/// A special register, and whether it has 64 bits.
-fn special(name: &str) -> Option<(Special, bool)> {
-    let (stem, axis) = match name.rsplit_once('.') {
-        Some((stem, "x")) => (stem, 0),
-        Some((stem, "y")) => (stem, 1),
-        Some((stem, "z")) => (stem, 2),
-        Some(_) => return None,
-        None => (name, u8::MAX),
-    };
-    if axis != u8::MAX {
-        return Some(match stem {
-            "%tid" => (Special::Tid(axis), false),
-            "%ntid" => (Special::NumTid(axis), false),
-            "%ctaid" | "%clusterid" => (Special::CtaId(axis), false),
-            "%nctaid" | "%nclusterid" => (Special::NumCta(axis), false),
-            "%cluster_ctaid" => (Special::Constant(0), false),
-            "%cluster_nctaid" => (Special::Constant(1), false),
-            _ => return None,
-        });
-    }
-    Some(match stem {
-        "%laneid" => (Special::LaneId, false),
-        "%warpid" => (Special::WarpId, false),
-        "%nwarpid" => (Special::NumWarps, false),
-        "%lanemask_eq" => (Special::LaneMaskEq, false),
-        "%lanemask_le" => (Special::LaneMaskLe, false),
-        "%lanemask_lt" => (Special::LaneMaskLt, false),
-        "%lanemask_ge" => (Special::LaneMaskGe, false),
-        "%lanemask_gt" => (Special::LaneMaskGt, false),
-        "%smid" => (Special::SmId, false),
-        "%nsmid" => (Special::NumSm, false),
-        "%gridid" => (Special::GridId, true),
-        "%clock" => (Special::Clock, false),
-        "%clock_hi" => (Special::Constant(0), false),
-        "%clock64" => (Special::Clock64, true),
-        "%globaltimer" => (Special::GlobalTimer, true),
-        "%globaltimer_lo" => (Special::GlobalTimerLow, false),
-        "%globaltimer_hi" => (Special::GlobalTimerHigh, false),
-        "%dynamic_smem_size" => (Special::DynamicSharedSize, false),
-        "%total_smem_size" => (Special::TotalSharedSize, false),
-        "%cluster_ctarank" | "%is_explicit_cluster" => (Special::Constant(0), false),
-        "%cluster_nctarank" => (Special::Constant(1), false),
-        _ => return None,
-    })
 }

@@ -12,6 +12,7 @@ mod integer;
 mod memory;
 pub(crate) mod op;
 mod slots;
+mod special;
 pub(crate) mod types;
 mod warp;
 
@@ -92,6 +93,7 @@ impl Kernel {
 pub(crate) struct Global {
     pub name: String,
     pub size: u64,
+    pub align: u64,
     pub init: Vec<u8>,
 }
 
@@ -116,6 +118,7 @@ impl Program {
                 Space::Global | Space::Const if !variable.is_extern => Some(Global {
                     name: variable.name.clone(),
                     size: variable.size,
+                    align: u64::from(variable.align),
                     init: variable.init.clone(),
                 }),
                 _ => {
@@ -161,7 +164,7 @@ fn kernel(module: &ast::Module, function: &ast::Function) -> Result<Kernel, Deco
         builder.frame().variables.insert(param.name.clone(), home);
     }
     body(&mut builder, function)?;
-    control::close(&mut builder, function.place);
+    control::close(&mut builder, function.place)?;
     let info = KernelInfo {
         name: function.name.clone(),
         params,

@@ -8,7 +8,7 @@ use super::registers::{FULL, LANES, Registers, collect, lanes};
 use super::space::{GlobalView, Spaces};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
-use super::{atomic, bits, compare, convert, exchange, float, half, int, load_store, matrix, mma, moves, special};
+use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
 use crate::decode::op::{Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads don't hold up those they wait for.
@@ -63,24 +63,24 @@ pub(super) fn run_warp(
 }
 
 /// A group's turn.
-struct Run<'r, 'l, 'w> {
-    warp: &'r mut Warp,
-    core: &'r mut Core,
-    launch: &'r Launch<'l>,
-    worker: &'r mut Worker<'w>,
-    group: Group,
+pub(super) struct Run<'r, 'l, 'w> {
+    pub(super) warp: &'r mut Warp,
+    pub(super) core: &'r mut Core,
+    pub(super) launch: &'r Launch<'l>,
+    pub(super) worker: &'r mut Worker<'w>,
+    pub(super) group: Group,
     fuel: i64,
 }
 
 /// What the loop does after an instruction.
-enum Next {
+pub(super) enum Next {
     Step,
     Jump(u32),
     /// The group is gone, or has been put back among the warp's groups.
     Leave,
 }
 
-fn first_lane(mask: u32) -> usize {
+pub(super) fn first_lane(mask: u32) -> usize {
     mask.trailing_zeros() as usize % LANES
 }
 
@@ -302,7 +302,7 @@ impl Run<'_, '_, '_> {
     }
 
     /// Puts the active lanes aside in `state`; lanes outside the guard go on.
-    fn park(&mut self, active: u32, state: State) -> Result<Next, Box<Trap>> {
+    pub(super) fn park(&mut self, active: u32, state: State) -> Result<Next, Box<Trap>> {
         self.warp.groups.push(Group {
             mask: active,
             state,
@@ -340,106 +340,9 @@ impl Run<'_, '_, '_> {
         self.together(inst, active)?;
         Ok(Next::Step)
     }
-
-    /// A warp operation whose lanes are all here.
-    fn together(&mut self, inst: &Inst, mask: u32) -> Outcome {
-        let regs = &mut self.warp.regs;
-        match inst.op {
-            Op::Warp(op) => match op {
-                WarpOp::Shuffle(mode) => exchange::shuffle(regs, inst, mask, mode),
-                WarpOp::Vote(vote, negated) => exchange::vote(regs, inst, mask, vote, negated),
-                WarpOp::MatchAny => exchange::match_any(regs, inst, mask),
-                WarpOp::MatchAll => exchange::match_all(regs, inst, mask),
-                WarpOp::Redux(op) => exchange::redux(regs, inst, mask, op),
-                WarpOp::Elect => exchange::elect(regs, inst, mask),
-                WarpOp::MoveMatrix => matrix::move_transposed(regs, inst),
-                WarpOp::LoadMatrix { transposed, window, .. } => {
-                    let (regs, _, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
-                    return matrix::load(regs, &mut spaces, inst, list(self.launch, inst), transposed, window);
-                }
-                WarpOp::StoreMatrix { transposed, window, .. } => {
-                    let (regs, _, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
-                    return matrix::store(regs, &mut spaces, inst, list(self.launch, inst), transposed, window);
-                }
-                WarpOp::SyncWarp | WarpOp::ActiveMask | WarpOp::Pause => {}
-            },
-            Op::Mma(op) => {
-                self.core.counts.mma_flops += mma::flops(op);
-                mma::mma(regs, list(self.launch, inst), op, self.launch.numerics);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// A `.sync` operation of lanes that name different member masks, or that are not all here.
-    #[cold]
-    fn meet_by_mask(&mut self, inst: &Inst, active: u32) -> Result<Next, Box<Trap>> {
-        let members = *self.warp.regs.word(inst.s[3]);
-        if let Some(lane) = lanes(active).find(|&lane| members[lane] >> lane & 1 == 0) {
-            let message = format!(
-                "member mask {:#010x} lacks lane {lane}, which executes the instruction",
-                members[lane]
-            );
-            return Err(Trap::new(FaultKind::IllegalInstruction, lane, message));
-        }
-        let mut left = active;
-        while left != 0 {
-            let mask = members[first_lane(left)];
-            let same = left & collect(|lane| members[lane] == mask);
-            left &= !same;
-            if let Next::Leave = self.meet(inst, same, mask)? {
-                return Ok(Next::Leave);
-            }
-        }
-        Ok(Next::Step)
-    }
-
-    /// Executes the operation if, with the lanes that already wait for it, all live lanes of `members` are there. Otherwise `active` waits.
-    #[cold]
-    fn meet(&mut self, inst: &Inst, active: u32, members: u32) -> Result<Next, Box<Trap>> {
-        let needs_all = matches!(
-            inst.op,
-            Op::Mma(_) | Op::Warp(WarpOp::LoadMatrix { .. } | WarpOp::StoreMatrix { .. } | WarpOp::MoveMatrix)
-        );
-        if needs_all && !self.warp.all_lanes_live() {
-            let message = format!("needs all 32 lanes of the warp; {:#010x} are left", self.warp.live);
-            return Err(Trap::new(FaultKind::IllegalInstruction, first_lane(active), message));
-        }
-        let (code, pc) = (&self.launch.kernel.code, self.group.pc);
-        let is_sync = inst.op == Op::Warp(WarpOp::SyncWarp);
-        let waits_here = |group: &Group| {
-            group.state == State::Rendezvous(members)
-                && (group.pc == pc || (is_sync && code[group.pc as usize].op == inst.op))
-        };
-        let here = self
-            .warp
-            .groups
-            .iter()
-            .filter(|g| waits_here(g))
-            .fold(active, |all, g| all | g.mask);
-        if here != members & self.warp.live {
-            return self.park(active, State::Rendezvous(members));
-        }
-        for group in self.warp.groups.iter_mut().filter(|g| waits_here(g)) {
-            group.state = State::Ready;
-            group.pc += 1;
-        }
-        self.together(inst, here)?;
-        Ok(Next::Step)
-    }
-
-    /// Lanes have exited: those that waited for them look again.
-    fn wake_meetings(&mut self) {
-        for group in &mut self.warp.groups {
-            if let State::Rendezvous(_) = group.state {
-                group.state = State::Ready;
-            }
-        }
-    }
 }
 
-fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
+pub(super) fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
     static EMPTY: RegList = RegList {
         defs: Vec::new(),
         uses: Vec::new(),
@@ -451,7 +354,7 @@ fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
 }
 
 /// Registers, copies in flight and reachable memory of a warp, borrowed apart.
-fn parts<'a, 'g>(
+pub(super) fn parts<'a, 'g>(
     warp: &'a mut Warp,
     core: &'a mut Core,
     launch: &'a Launch<'_>,

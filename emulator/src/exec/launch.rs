@@ -16,7 +16,7 @@ use crate::device::{DeviceModel, Numerics};
 use crate::memory::{AddressMap, DeviceMemory};
 
 /// Memory that the resident blocks of a launch may take, unless one for each multiprocessor needs more.
-const RESIDENT_BYTES: u64 = 2 << 30;
+const RESIDENT_BYTES: u64 = 512 << 20;
 
 /// The shape of a launch and of the machine.
 pub(crate) struct Grid {

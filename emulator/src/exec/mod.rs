@@ -18,6 +18,7 @@ mod interpret;
 mod launch;
 mod load_store;
 mod matrix;
+mod meeting;
 mod mma;
 mod moves;
 mod registers;
@@ -113,7 +114,7 @@ impl LoadedModule {
                 name: global.name.clone(),
                 source,
             };
-            let va = memory.alloc(global.size).map_err(fail)?;
+            let va = memory.alloc_aligned(global.size, global.align).map_err(fail)?;
             module.homes.push(va);
             memory.write(va, &global.init).map_err(fail)?;
         }

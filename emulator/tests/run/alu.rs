@@ -108,7 +108,7 @@ fn high_and_wide_products_keep_all_bits() {
         u(i32::from(a as i16) * i32::from(b as i16))
     });
     same("mul.wide.u16 %r, %ha, %hb;", |a, b, _| {
-        (a & 0xffff) * (b & 0xffff) & NEG1
+        ((a & 0xffff) * (b & 0xffff)) & NEG1
     });
     same("mad.wide.s32 %d, %ra, %rb, %dc;", |a, b, c| {
         ((i64::from(i(a)) * i64::from(i(b))) as u64).wrapping_add(c)

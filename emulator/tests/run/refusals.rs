@@ -73,3 +73,19 @@ fn recursion_is_refused() {
     let error = Program::decode(&parse_module(text).unwrap()).err().expect("a refusal");
     assert!(error.reason.contains("recursive"), "{error}");
 }
+
+#[test]
+fn calls_that_double_at_each_level_are_refused_in_time() {
+    let mut text =
+        ".version 8.0 .target sm_80 .address_size 64\n.func f0() { .reg .b32 %r<2>; mov.u32 %r0, 1; ret; }\n"
+            .to_owned();
+    for level in 1..30 {
+        let below = level - 1;
+        text.push_str(&format!(
+            ".func f{level}() {{ call.uni f{below}; call.uni f{below}; ret; }}\n"
+        ));
+    }
+    text.push_str(".visible .entry k() { call.uni f29; ret; }");
+    let error = Program::decode(&parse_module(&text).unwrap()).err().expect("a refusal");
+    assert!(error.reason.contains("instructions"), "{error}");
+}
