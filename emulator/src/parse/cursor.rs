@@ -150,17 +150,11 @@ fn literal(text: &str) -> Option<Number> {
     let lower = text.to_ascii_lowercase();
     if let Some(digits) = lower.strip_prefix("0f") {
         let whole = digits.len() == 8;
-        return u32::from_str_radix(digits, 16)
-            .ok()
-            .filter(|_| whole)
-            .map(Number::F32);
+        return u32::from_str_radix(digits, 16).ok().filter(|_| whole).map(Number::F32);
     }
     if let Some(digits) = lower.strip_prefix("0d") {
         let whole = digits.len() == 16;
-        return u64::from_str_radix(digits, 16)
-            .ok()
-            .filter(|_| whole)
-            .map(Number::F64);
+        return u64::from_str_radix(digits, 16).ok().filter(|_| whole).map(Number::F64);
     }
     let (radix, digits) = if let Some(digits) = lower.strip_prefix("0x") {
         (16, digits)

@@ -55,8 +55,7 @@ pub(super) fn body<'a>(cursor: &mut Cursor<'a>, function: &mut Function) -> Resu
                 let negated = cursor.eat(b'!')?;
                 let name = cursor.name("the guard's predicate register")?;
                 let register = body.scopes.register(name.text);
-                let register =
-                    register.ok_or_else(|| error_at(&name, "a declared predicate register"))?;
+                let register = register.ok_or_else(|| error_at(&name, "a declared predicate register"))?;
                 let opcode = cursor.name("an opcode")?;
                 body.instruction(cursor, opcode, Some((register, negated)), function)?;
             }
@@ -86,11 +85,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn directive(
-        &mut self,
-        cursor: &mut Cursor<'a>,
-        function: &mut Function,
-    ) -> Result<(), ParseError> {
+    fn directive(&mut self, cursor: &mut Cursor<'a>, function: &mut Function) -> Result<(), ParseError> {
         let token = cursor.advance()?;
         match token.text {
             ".reg" => self.registers(cursor),
@@ -114,10 +109,7 @@ impl<'a> Body<'a> {
         let ty = cursor.word("a register's type")?;
         let name = ty.text.strip_prefix('.').unwrap_or_default();
         if name != "pred" && type_bytes(name).is_none() {
-            return Err(error_at(
-                &ty,
-                "a scalar register type (`.b32`, `.f32`, `.pred`, ...)",
-            ));
+            return Err(error_at(&ty, "a scalar register type (`.b32`, `.f32`, `.pred`, ...)"));
         }
         loop {
             let register = cursor.name("a register's name")?;
@@ -150,12 +142,7 @@ impl<'a> Body<'a> {
         cursor.expect(b';', "a variable declaration")
     }
 
-    fn label(
-        &mut self,
-        cursor: &mut Cursor<'a>,
-        name: Token<'a>,
-        function: &mut Function,
-    ) -> Result<(), ParseError> {
+    fn label(&mut self, cursor: &mut Cursor<'a>, name: Token<'a>, function: &mut Function) -> Result<(), ParseError> {
         match cursor.peek().text {
             ".branchtargets" => {
                 cursor.advance()?;
@@ -164,11 +151,7 @@ impl<'a> Body<'a> {
                     labels.push(cursor.name("a label")?.text);
                 }
                 let scope = self.scopes.current();
-                self.targets.push(Targets {
-                    scope,
-                    name,
-                    labels,
-                });
+                self.targets.push(Targets { scope, name, labels });
                 cursor.expect(b';', "the labels")
             }
             // Indirect calls are checked against the callee itself.
@@ -209,8 +192,7 @@ impl<'a> Body<'a> {
             operands
         };
         cursor.expect(b';', "an instruction")?;
-        self.instructions
-            .push((function.body.len(), self.scopes.current()));
+        self.instructions.push((function.body.len(), self.scopes.current()));
         function.body.push(Statement::Instruction(Instruction {
             guard,
             opcode: name.to_owned(),
@@ -251,10 +233,7 @@ impl<'a> Body<'a> {
                 continue;
             };
             let line = instruction.place.ptx_line;
-            match (
-                instruction.opcode.as_str(),
-                instruction.operands.as_mut_slice(),
-            ) {
+            match (instruction.opcode.as_str(), instruction.operands.as_mut_slice()) {
                 ("bra", [target]) => self.resolve_label(target, scope, line)?,
                 ("brx", [_, table]) => self.resolve_table(table, scope, line)?,
                 _ => {
@@ -267,12 +246,7 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    fn resolve_label(
-        &self,
-        target: &mut Operand,
-        scope: usize,
-        line: u32,
-    ) -> Result<(), ParseError> {
+    fn resolve_label(&self, target: &mut Operand, scope: usize, line: u32) -> Result<(), ParseError> {
         let expected = || "a label of this function".to_owned();
         let Operand::Symbol(name, 0) = target else {
             let found = format!("{target:?}");
@@ -299,20 +273,16 @@ impl<'a> Body<'a> {
     }
 
     /// Puts the labels of a `.branchtargets` table in the place of its name.
-    fn resolve_table(
-        &self,
-        table: &mut Operand,
-        scope: usize,
-        line: u32,
-    ) -> Result<(), ParseError> {
+    fn resolve_table(&self, table: &mut Operand, scope: usize, line: u32) -> Result<(), ParseError> {
         let found = match *table {
             Operand::Symbol(ref name, 0) => name.clone(),
             ref other => format!("{other:?}"),
         };
         // A table of the function's own scope is visible everywhere in it; nvcc declares each once, next to its branch.
-        let targets = self.targets.iter().find(|targets| {
-            targets.name.text == found && (targets.scope == scope || targets.scope == 0)
-        });
+        let targets = self
+            .targets
+            .iter()
+            .find(|targets| targets.name.text == found && (targets.scope == scope || targets.scope == 0));
         let Some(targets) = targets else {
             return Err(ParseError {
                 line,

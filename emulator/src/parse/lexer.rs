@@ -48,19 +48,11 @@ pub(super) struct Lexer<'a> {
 
 impl<'a> Lexer<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            at: 0,
-            line: 1,
-        }
+        Self { text, at: 0, line: 1 }
     }
 
     fn byte(&self, offset: usize) -> u8 {
-        self.text
-            .as_bytes()
-            .get(self.at + offset)
-            .copied()
-            .unwrap_or(0)
+        self.text.as_bytes().get(self.at + offset).copied().unwrap_or(0)
     }
 
     fn error(&self, found: impl Into<String>, expected: &str) -> ParseError {
@@ -89,9 +81,7 @@ impl<'a> Lexer<'a> {
                         return Err(self.error("`/*`", "a closing `*/`"));
                     };
                     let lines = rest.bytes().take(end).filter(|&b| b == b'\n').count();
-                    self.line = self
-                        .line
-                        .saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
+                    self.line = self.line.saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
                     self.at += end + 4;
                 }
                 _ => return Ok(()),
@@ -132,21 +122,13 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         let (kind, length) = match self.byte(0) {
             0 if start >= self.text.len() => (Kind::End, 0),
-            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'$' | b'%' | b'.' => {
-                (Kind::Word, self.word_length())
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'$' | b'%' | b'.' => (Kind::Word, self.word_length()),
             b'0'..=b'9' => (Kind::Number, self.number_length()),
             b'"' => {
                 let rest = self.text.get(start + 1..).unwrap_or_default();
-                let end = rest
-                    .bytes()
-                    .position(|b| b == b'"' || b == b'\n')
-                    .unwrap_or(rest.len());
+                let end = rest.bytes().position(|b| b == b'"' || b == b'\n').unwrap_or(rest.len());
                 if rest.as_bytes().get(end) != Some(&b'"') {
-                    return Err(self.error(
-                        "a string without an end",
-                        "a closing quote on the same line",
-                    ));
+                    return Err(self.error("a string without an end", "a closing quote on the same line"));
                 }
                 self.at = start + end + 2;
                 let text = rest.get(..end).unwrap_or_default();
@@ -156,14 +138,11 @@ impl<'a> Lexer<'a> {
                     line,
                 });
             }
-            mark @ (b',' | b';' | b':' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>'
-            | b'+' | b'-' | b'*' | b'!' | b'~' | b'@' | b'|' | b'=') => (Kind::Mark(mark), 1),
+            mark @ (b',' | b';' | b':' | b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>' | b'+' | b'-' | b'*'
+            | b'!' | b'~' | b'@' | b'|' | b'=') => (Kind::Mark(mark), 1),
             _ => {
                 let found = self.text.get(start..).and_then(|rest| rest.chars().next());
-                let found = found.map_or_else(
-                    || "a byte inside a character".to_owned(),
-                    |c| format!("{c:?}"),
-                );
+                let found = found.map_or_else(|| "a byte inside a character".to_owned(), |c| format!("{c:?}"));
                 return Err(self.error(found, "a PTX token"));
             }
         };

@@ -45,10 +45,7 @@ fn header(cursor: &mut Cursor<'_>, module: &mut Module) -> Result<(), ParseError
         cursor.advance()?;
         let size = cursor.peek();
         if cursor.u32("64")? != 64 {
-            return Err(error_at(
-                &size,
-                "64: this emulator has 64-bit addresses only",
-            ));
+            return Err(error_at(&size, "64: this emulator has 64-bit addresses only"));
         }
     }
     Ok(())
@@ -123,11 +120,7 @@ fn variables(
     cursor.expect(b';', "a variable declaration")
 }
 
-fn function(
-    cursor: &mut Cursor<'_>,
-    start: &Token<'_>,
-    module: &mut Module,
-) -> Result<(), ParseError> {
+fn function(cursor: &mut Cursor<'_>, start: &Token<'_>, module: &mut Module) -> Result<(), ParseError> {
     let returns = if cursor.at(b'(') {
         parameters(cursor)?
     } else {
@@ -172,9 +165,7 @@ fn function(
             }
             ".pragma" => cursor.skip_statement()?,
             _ => {
-                return Err(
-                    cursor.unexpected("a performance directive, `;` or the function's body")
-                );
+                return Err(cursor.unexpected("a performance directive, `;` or the function's body"));
             }
         }
     }

@@ -7,10 +7,7 @@ use super::scope::Scopes;
 use crate::ast::Operand;
 
 /// One operand, pairs and brackets included.
-pub(super) fn operand<'a>(
-    cursor: &mut Cursor<'a>,
-    scopes: &mut Scopes<'a>,
-) -> Result<Operand, ParseError> {
+pub(super) fn operand<'a>(cursor: &mut Cursor<'a>, scopes: &mut Scopes<'a>) -> Result<Operand, ParseError> {
     match cursor.peek().kind {
         Kind::Mark(b'[') => address(cursor, scopes),
         Kind::Mark(b'{') => {
@@ -29,11 +26,7 @@ pub(super) fn operand<'a>(
 }
 
 /// The rest of a list up to `close`; the opening mark has been read.
-pub(super) fn list<'a>(
-    cursor: &mut Cursor<'a>,
-    scopes: &mut Scopes<'a>,
-    close: u8,
-) -> Result<Operand, ParseError> {
+pub(super) fn list<'a>(cursor: &mut Cursor<'a>, scopes: &mut Scopes<'a>, close: u8) -> Result<Operand, ParseError> {
     let mut items = Vec::new();
     while !cursor.eat(close)? {
         if !items.is_empty() {

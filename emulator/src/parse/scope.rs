@@ -85,18 +85,10 @@ impl<'a> Scopes<'a> {
         Ok(())
     }
 
-    pub fn declare_range(
-        &mut self,
-        prefix: Token<'a>,
-        count: u32,
-        ty: &'a str,
-    ) -> Result<(), ParseError> {
+    pub fn declare_range(&mut self, prefix: Token<'a>, count: u32, ty: &'a str) -> Result<(), ParseError> {
         let scope = self.scopes.get_mut(self.current);
         if scope.is_some_and(|scope| scope.ranges.insert(prefix.text, (count, ty)).is_some()) {
-            return Err(error_at(
-                &prefix,
-                "a register prefix not yet declared in this scope",
-            ));
+            return Err(error_at(&prefix, "a register prefix not yet declared in this scope"));
         }
         Ok(())
     }
@@ -116,10 +108,7 @@ impl<'a> Scopes<'a> {
         let (index, ty) = member?;
         let unique = unique(name, index);
         self.registers.push((unique.clone(), ty.to_owned()));
-        self.scopes
-            .get_mut(index)?
-            .registers
-            .insert(name, unique.clone());
+        self.scopes.get_mut(index)?.registers.insert(name, unique.clone());
         Some(unique)
     }
 
@@ -132,18 +121,14 @@ impl<'a> Scopes<'a> {
         };
         let scope = self.scopes.get_mut(self.current);
         if scope.is_some_and(|scope| scope.names.insert(name.text, declared).is_some()) {
-            return Err(error_at(
-                &name,
-                "a label or variable name not yet used in this scope",
-            ));
+            return Err(error_at(&name, "a label or variable name not yet used in this scope"));
         }
         Ok(unique)
     }
 
     /// The label or variable that `name` means in `scope`.
     pub fn name(&self, scope: usize, name: &str) -> Option<&Name> {
-        self.chain(scope)
-            .find_map(|(_, scope)| scope.names.get(name))
+        self.chain(scope).find_map(|(_, scope)| scope.names.get(name))
     }
 }
 
@@ -157,12 +142,7 @@ fn unique(name: &str, scope: usize) -> String {
 
 /// Whether `name` is a member of one of the scope's ranges: `%r12` of `%r<20>`.
 fn range_type<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a str> {
-    let digits = name
-        .bytes()
-        .rev()
-        .take_while(u8::is_ascii_digit)
-        .take(10)
-        .count();
+    let digits = name.bytes().rev().take_while(u8::is_ascii_digit).take(10).count();
     (1..=digits).find_map(|digits| {
         let (prefix, number) = name.split_at_checked(name.len() - digits)?;
         let &(count, ty) = scope.ranges.get(prefix)?;

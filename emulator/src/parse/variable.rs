@@ -36,10 +36,7 @@ pub(super) fn variable<'a>(
                 let token = cursor.peek();
                 let value = cursor.u32("an alignment")?;
                 if !value.is_power_of_two() || value > 1 << 20 {
-                    return Err(error_at(
-                        &token,
-                        "an alignment that is a power of two up to 1 MiB",
-                    ));
+                    return Err(error_at(&token, "an alignment that is a power of two up to 1 MiB"));
                 }
                 align = Some(value);
             }
@@ -78,10 +75,7 @@ pub(super) fn variable<'a>(
     let mut init = Vec::new();
     if cursor.eat(b'=')? {
         if !matches!(space, Space::Global | Space::Const) {
-            return Err(error_at(
-                &name,
-                "no initial value outside `.global` and `.const`",
-            ));
+            return Err(error_at(&name, "no initial value outside `.global` and `.const`"));
         }
         initialiser(cursor, ty, size, name.text, &mut init)?;
     }
@@ -119,11 +113,7 @@ fn attribute(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
     cursor.expect(b')', "`.managed`")
 }
 
-fn array_bytes(
-    cursor: &mut Cursor<'_>,
-    element: u64,
-    may_be_unsized: bool,
-) -> Result<u64, ParseError> {
+fn array_bytes(cursor: &mut Cursor<'_>, element: u64, may_be_unsized: bool) -> Result<u64, ParseError> {
     let mut bytes = element;
     while cursor.at(b'[') {
         let bracket = cursor.advance()?;
@@ -150,12 +140,9 @@ fn initialiser(
     let braced = cursor.eat(b'{')?;
     while !(braced && cursor.eat(b'}')?) {
         let token = cursor.peek();
-        let what = format!(
-            "a number: the initial value of `{name}` can't be an address or a nested list here"
-        );
+        let what = format!("a number: the initial value of `{name}` can't be an address or a nested list here");
         let number = cursor.number(&what)?;
-        let encoded = encode(number, ty)
-            .ok_or_else(|| error_at(&token, format!("a value of type `.{ty}`")))?;
+        let encoded = encode(number, ty).ok_or_else(|| error_at(&token, format!("a value of type `.{ty}`")))?;
         bytes.extend_from_slice(&encoded);
         if bytes.len() as u64 > size {
             return Err(error_at(
