@@ -8,9 +8,7 @@ use common::data::{Placed, Placement};
 use common::device::{Number, gpu};
 use common::layer::{Case, Layer};
 use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::{
-    Backward, BackwardPlan, Forward, ForwardPlan, Layout, MatMut, MatRef, Problem, Tensor,
-};
+use lora_kernels::{Backward, BackwardPlan, Forward, ForwardPlan, Layout, MatMut, MatRef, Problem, Tensor};
 
 /// Three rows of it reach beyond 2³¹ elements. A multiple of 16 bytes in every type, as in the dense layer compared with: the same kernels.
 const STRIDE: usize = (1 << 30) + 64;
@@ -57,10 +55,15 @@ impl<T: Number> Far<T> {
 }
 
 fn problem<T: Number>(case: &Case) -> Problem {
-    let far = Layout { row_stride: STRIDE as i64, alignment: 16 };
+    let far = Layout {
+        row_stride: STRIDE as i64,
+        alignment: 16,
+    };
     [Tensor::X, Tensor::Weight, Tensor::Y, Tensor::DY, Tensor::DX]
         .into_iter()
-        .fold(case.problem::<T>(), |problem, tensor| problem.with_layout(tensor, far).expect("a stride that problems take"))
+        .fold(case.problem::<T>(), |problem, tensor| {
+            problem.with_layout(tensor, far).expect("a stride that problems take")
+        })
 }
 
 fn rows_beyond_31_bits_give_the_bits_of_a_dense_layer<T: Number>() {
@@ -78,7 +81,10 @@ fn rows_beyond_31_bits_give_the_bits_of_a_dense_layer<T: Number>() {
     let lora_a = MatRef::new(lora_a.as_view(), case.rank, case.in_features);
     let lora_b = MatRef::new(lora_b.as_view(), case.out_features, case.rank);
     let mut y = Far::<T>::new(case.tokens, case.out_features);
-    let mut saved = gpu.stream.alloc_zeros::<u8>(forward.saved().bytes()).expect("device memory");
+    let mut saved = gpu
+        .stream
+        .alloc_zeros::<u8>(forward.saved().bytes())
+        .expect("device memory");
     let arguments = Forward {
         x: x.matrix(),
         weight: weight.matrix(),
@@ -90,14 +96,22 @@ fn rows_beyond_31_bits_give_the_bits_of_a_dense_layer<T: Number>() {
         y: y.matrix_mut(),
         saved: saved.as_view_mut(),
     };
-    gpu.kernels.forward(&gpu.stream, &forward, arguments).expect("forward runs");
+    gpu.kernels
+        .forward(&gpu.stream, &forward, arguments)
+        .expect("forward runs");
     assert_eq!(bits(&y.read_back()), bits(&dense_forward.y));
 
     let backward = BackwardPlan::new(&problem, gpu.kernels.props()).expect("a backward plan");
     let mut dx = Far::<T>::new(case.tokens, case.in_features);
     let zeros = |elements| gpu.stream.alloc_zeros::<T>(elements).expect("device memory");
-    let (mut d_lora_a, mut d_lora_b) = (zeros(case.rank * case.in_features), zeros(case.out_features * case.rank));
-    let mut workspace = gpu.stream.alloc_zeros::<u8>(backward.workspace_bytes()).expect("device memory");
+    let (mut d_lora_a, mut d_lora_b) = (
+        zeros(case.rank * case.in_features),
+        zeros(case.out_features * case.rank),
+    );
+    let mut workspace = gpu
+        .stream
+        .alloc_zeros::<u8>(backward.workspace_bytes())
+        .expect("device memory");
     let arguments = Backward {
         dy: dy.matrix(),
         x: x.matrix(),
@@ -112,7 +126,9 @@ fn rows_beyond_31_bits_give_the_bits_of_a_dense_layer<T: Number>() {
         d_lora_b: MatMut::new(d_lora_b.as_view_mut(), case.out_features, case.rank),
         workspace: workspace.as_view_mut(),
     };
-    gpu.kernels.backward(&gpu.stream, &backward, arguments).expect("backward runs");
+    gpu.kernels
+        .backward(&gpu.stream, &backward, arguments)
+        .expect("backward runs");
     assert_eq!(bits(&dx.read_back()), bits(&dense_backward.dx));
     let read = |data: &CudaSlice<T>| gpu.stream.clone_dtoh(data).expect("reading back");
     assert!(read(&d_lora_a) == dense_backward.d_lora_a.rows());

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::Throughput;
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 
 pub struct Clock {
     pub emulated: bool,
@@ -55,7 +55,12 @@ impl ValueFormatter for Emulated {
     fn scale_values(&self, typical: f64, values: &mut [f64]) -> &'static str {
         let (factor, index) = unit(typical);
         scale(values, factor);
-        ["ns of emulation", "us of emulation", "ms of emulation", "s of emulation"][index]
+        [
+            "ns of emulation",
+            "us of emulation",
+            "ms of emulation",
+            "s of emulation",
+        ][index]
     }
     fn scale_throughputs(&self, _typical: f64, _throughput: &Throughput, _values: &mut [f64]) -> &'static str {
         "no throughput: emulated"
@@ -74,7 +79,9 @@ impl ValueFormatter for Gpu {
         ["ns", "us", "ms", "s"][index]
     }
     fn scale_throughputs(&self, _typical: f64, throughput: &Throughput, values: &mut [f64]) -> &'static str {
-        let Throughput::Elements(flops) = throughput else { return "" };
+        let Throughput::Elements(flops) = throughput else {
+            return "";
+        };
         for value in values {
             *value = *flops as f64 / *value * 1e-3; // FLOP per ns is GFLOP/s
         }

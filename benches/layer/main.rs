@@ -21,9 +21,18 @@ type Shape = (usize, usize, usize, usize);
 const EMULATED: &[Shape] = &[(192, 384, 384, 8), (37, 203, 131, 3)];
 
 /// Llama's attention and MLP projections at a training batch, and one prompt.
-const REAL: &[Shape] = &[(8192, 4096, 4096, 16), (8192, 4096, 14336, 16), (8192, 4096, 1024, 16), (512, 4096, 4096, 64)];
+const REAL: &[Shape] = &[
+    (8192, 4096, 4096, 16),
+    (8192, 4096, 14336, 16),
+    (8192, 4096, 1024, 16),
+    (512, 4096, 4096, 64),
+];
 
-fn bench_dtype<T: Element + cudarc::driver::DeviceRepr>(group: &mut BenchmarkGroup<'_, Clock>, device: &Device, shape: Shape) {
+fn bench_dtype<T: Element + cudarc::driver::DeviceRepr>(
+    group: &mut BenchmarkGroup<'_, Clock>,
+    device: &Device,
+    shape: Shape,
+) {
     let (tokens, in_features, out_features, rank) = shape;
     let problem = match Problem::new(tokens, in_features, out_features, rank, T::DTYPE) {
         Ok(problem) => problem.with_dropout(true),
@@ -31,7 +40,10 @@ fn bench_dtype<T: Element + cudarc::driver::DeviceRepr>(group: &mut BenchmarkGro
     };
     let mut layer = Layer::<T>::random(device, &problem);
     let name = format!("{} {tokens}x{in_features}x{out_features} r{rank} p0.1", T::DTYPE);
-    let (base, adapter) = (2 * tokens * in_features * out_features, 2 * tokens * rank * (in_features + out_features));
+    let (base, adapter) = (
+        2 * tokens * in_features * out_features,
+        2 * tokens * rank * (in_features + out_features),
+    );
     for (pass, flops) in [("forward", base + adapter), ("backward", base + 2 * adapter)] {
         if !device.emulated {
             group.throughput(Throughput::Elements(flops as u64));
@@ -54,7 +66,10 @@ fn main() {
     };
     let device = Device::open(emulated);
     println!("device: {}", device.name);
-    let mut criterion = Criterion::default().with_measurement(Clock { emulated }).sample_size(10).configure_from_args();
+    let mut criterion = Criterion::default()
+        .with_measurement(Clock { emulated })
+        .sample_size(10)
+        .configure_from_args();
     let mut group = criterion.benchmark_group(if emulated { "emulated layer" } else { "layer" });
     for &shape in if emulated { EMULATED } else { REAL } {
         bench_dtype::<bf16>(&mut group, &device, shape);

@@ -29,7 +29,12 @@ impl Device {
         let context = must(lora_kernels::context(0));
         let name = must(context.name());
         let stream = must(context.new_stream());
-        Self { emulated, name, kernels: must(Kernels::load(&context)), stream }
+        Self {
+            emulated,
+            name,
+            kernels: must(Kernels::load(&context)),
+            stream,
+        }
     }
 
     /// How long `calls` calls take: between CUDA events on a GPU, on the CPU's clock where the device is the CPU.
@@ -71,14 +76,20 @@ struct Inputs<T> {
 }
 
 const SCALING: f32 = 2.0;
-const DROPOUT: Option<Dropout> = Some(Dropout { p: 0.1, seed: 42, offset: 0 });
+const DROPOUT: Option<Dropout> = Some(Dropout {
+    p: 0.1,
+    seed: 42,
+    offset: 0,
+});
 
 impl<T: Element + DeviceRepr> Layer<T> {
     pub fn random(device: &Device, problem: &Problem) -> Self {
         let mut rng = StdRng::seed_from_u64(7);
         let mut random = |tensor| {
             let (rows, columns) = problem.shape(tensor);
-            let data: Vec<T> = (0..rows * columns).map(|_| T::from_f64(rng.random_range(-1.0..1.0))).collect();
+            let data: Vec<T> = (0..rows * columns)
+                .map(|_| T::from_f64(rng.random_range(-1.0..1.0)))
+                .collect();
             must(device.stream.clone_htod(&data))
         };
         let inputs = Inputs {
@@ -106,7 +117,13 @@ impl<T: Element + DeviceRepr> Layer<T> {
     }
 
     pub fn forward(&mut self, device: &Device) {
-        let Inputs { x, weight, lora_a, lora_b, .. } = &self.inputs;
+        let Inputs {
+            x,
+            weight,
+            lora_a,
+            lora_b,
+            ..
+        } = &self.inputs;
         let input = |data, tensor| self.problem.read(data, tensor);
         let args = Forward {
             x: input(x, Tensor::X),
@@ -123,7 +140,13 @@ impl<T: Element + DeviceRepr> Layer<T> {
     }
 
     pub fn backward(&mut self, device: &Device) {
-        let Inputs { x, weight, lora_a, lora_b, dy } = &self.inputs;
+        let Inputs {
+            x,
+            weight,
+            lora_a,
+            lora_b,
+            dy,
+        } = &self.inputs;
         let input = |data, tensor| self.problem.read(data, tensor);
         let args = Backward {
             dy: input(dy, Tensor::DY),

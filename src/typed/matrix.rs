@@ -28,7 +28,10 @@ struct Geometry {
 /// The same matrix again, to use it in several calls; the data is not copied.
 impl<T> Clone for MatRef<'_, T> {
     fn clone(&self) -> Self {
-        Self { data: self.data.slice(..), geometry: self.geometry }
+        Self {
+            data: self.data.slice(..),
+            geometry: self.geometry,
+        }
     }
 }
 
