@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::builder::{Home, bare};
 use super::form::Form;
-use super::op::{Access, Async, Atomic, AtomicKind, AtomicOp, Class, Op, Reg, Width, Window};
+use super::op::{Access, Async, Atomic, AtomicKind, AtomicOp, Class, Extend, Op, Reg, Width, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
@@ -85,12 +85,21 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
         return Err(form.error(format!("{} destinations for {count} elements", items.len())));
     }
     let mut defs = Vec::with_capacity(items.len());
-    let mut extends_16 = false;
+    let mut extend = None;
     for item in items {
         let (reg, declared) = form.relaxed_dst(item, ty)?;
-        extends_16 |= signed && ty.bits() == 8 && declared == 16;
+        let own = match declared {
+            _ if !signed || declared == ty.bits() => Extend::Zero,
+            16 => Extend::SignTo16,
+            _ => Extend::Sign,
+        };
+        if extend.is_some_and(|first| first != own) {
+            return Err(form.error("the destinations have different sizes"));
+        }
+        extend = Some(own);
         defs.push(reg);
     }
+    let extend = extend.unwrap_or(Extend::Zero);
     let address = form.address(1)?;
     let mut inst = bare(Op::Nop);
     inst.list = form.builder.list(defs, Vec::new());
@@ -100,17 +109,14 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
         };
         let offset = i64::from(base) + symbol_offset(form, 1)?;
         inst.imm = i32::try_from(offset).map_err(|_| form.error("parameter offset out of range"))?;
-        inst.op = Op::LoadParam(width, signed);
+        inst.op = Op::LoadParam(width, extend);
         return form.emit(inst);
     }
     let window = resolve(form, stated, &address)?;
-    if extends_16 {
-        return Err(form.error("a signed byte into a 16-bit register is not supported"));
-    }
     inst.op = Op::Load(Access {
         window,
         width,
-        signed,
+        extend,
         count,
         strong,
     });
@@ -166,7 +172,7 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     let mut inst = bare(Op::Store(Access {
         window,
         width,
-        signed: false,
+        extend: Extend::Zero,
         count,
         strong,
     }));

@@ -34,7 +34,8 @@ fn common(regs: &mut Registers, inst: &Inst, mask: u32, convert: Convert) -> boo
     if convert.sat != Saturate::No || convert.ftz || d.is_wide() != (inst.imm == 64) {
         return false;
     }
-    let nearest = convert.round == Round::Nearest && !convert.integral;
+    // The remaining loops are over words: `cvt` also takes registers that are wider than its types.
+    let nearest = convert.round == Round::Nearest && !convert.integral && !a.is_wide() && !d.is_wide();
     match (convert.to, convert.from) {
         (Number::Int(Int::S64), Number::Int(Int::S32)) if !a.is_wide() => {
             widen(regs, inst, mask, |a| a as i32 as i64 as u64)
@@ -72,10 +73,10 @@ fn common(regs: &mut Registers, inst: &Inst, mask: u32, convert: Convert) -> boo
                 high << 16 | low
             });
         }
-        (Number::Float(Float::F32), Number::Int(Int::S32)) if nearest && !a.is_wide() => {
+        (Number::Float(Float::F32), Number::Int(Int::S32)) if nearest => {
             regs.map1(d, a, mask, |a| (a as i32 as f32).to_bits());
         }
-        (Number::Float(Float::F32), Number::Int(Int::U32)) if nearest && !a.is_wide() => {
+        (Number::Float(Float::F32), Number::Int(Int::U32)) if nearest => {
             regs.map1(d, a, mask, |a| (a as f32).to_bits());
         }
         _ => return false,

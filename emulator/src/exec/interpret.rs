@@ -182,14 +182,14 @@ impl Run<'_, '_, '_> {
                 self.fuel -= WAITING_COST;
                 atomic::atomic(regs, &mut spaces, inst, active, op)
             }
-            Op::LoadParam(width, signed) => load_store::load_param(
+            Op::LoadParam(width, extend) => load_store::load_param(
                 regs,
                 spaces.params,
                 inst,
                 list(self.launch, inst),
                 active,
                 width,
-                signed,
+                extend,
             ),
             Op::Async(Async::Copy { bytes, ignore_negated }) => {
                 copies.issue(regs, &mut spaces, inst, active, bytes, ignore_negated)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use super::registers::{FULL, LANES, Registers, Wides, Words};
 use super::space::{Pointers, Spaces, addresses};
 use super::trap::Outcome;
-use crate::decode::op::{Access, Inst, Reg, RegList, Width};
+use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width};
 
 /// Strong accesses are ordered; weak ones only need to be free of tearing.
 #[inline(always)]
@@ -36,9 +36,14 @@ fn write(pointer: usize, width: Width, value: u64, order: Ordering) {
 }
 
 #[inline(always)]
-fn sign_extend(value: u64, width: Width) -> u64 {
+fn extended(value: u64, width: Width, extend: Extend) -> u64 {
     let unused = 64 - 8 * width.bytes();
-    ((value << unused) as i64 >> unused) as u64
+    let signed = ((value << unused) as i64 >> unused) as u64;
+    match extend {
+        Extend::Zero => value,
+        Extend::SignTo16 => signed & 0xffff,
+        Extend::Sign => signed,
+    }
 }
 
 /// Whether lane i accesses `bytes` bytes right behind those of lane i - 1.
@@ -101,11 +106,7 @@ pub(super) fn load(
                 access.width,
                 order,
             );
-            values[lane] = if access.signed {
-                sign_extend(value, access.width)
-            } else {
-                value
-            };
+            values[lane] = extended(value, access.width, access.extend);
         }
     }
     for (reg, values) in list.defs.iter().zip(&elements) {
@@ -207,7 +208,7 @@ pub(super) fn load_param(
     list: &RegList,
     mask: u32,
     width: Width,
-    signed: bool,
+    extend: Extend,
 ) -> Outcome {
     let bytes = width.bytes() as usize;
     for (element, reg) in list.defs.iter().enumerate() {
@@ -227,7 +228,7 @@ pub(super) fn load_param(
         let mut raw = [0; 8];
         raw[..bytes].copy_from_slice(found);
         let value = u64::from_le_bytes(raw);
-        let value = if signed { sign_extend(value, width) } else { value };
+        let value = extended(value, width, extend);
         regs.set_any(*reg, mask, &[value; LANES]);
     }
     Ok(())

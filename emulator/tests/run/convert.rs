@@ -33,6 +33,14 @@ fn integers_truncate_extend_and_saturate() {
 }
 
 #[test]
+fn registers_may_be_wider_than_the_types() {
+    check("cvt.s32.s8 %d, %ra;", &[(0x80, 0, 0, 0xffff_ffff_ffff_ff80)]);
+    check("cvt.u32.u16 %r, %da;", &[(0x1_2345_6789, 0, 0, 0x6789)]);
+    check("cvt.s64.s32 %d, %da;", &[(0x1_8000_0000, 0, 0, 0xffff_ffff_8000_0000)]);
+    check("cvt.rn.f32.s32 %r, %da;", &[(0x1_0000_0002, 0, 0, f(2.0))]);
+}
+
+#[test]
 fn floats_to_integers_round_clamp_and_map_nan() {
     check(
         "cvt.rzi.s32.f32 %r, %ra;",

@@ -24,6 +24,14 @@ fn widths_and_signs() {
 }
 
 #[test]
+fn sign_bits_end_where_the_register_ends() {
+    let machine = Machine::new(PTX);
+    let input = machine.words(&[0xfe80_00f0]);
+    let out = machine.run("short_registers", 1, 1, 4, &[Arg::Pointer(input)]);
+    assert_eq!(out, [0, 0, 0xfff0 * 0xfe80, 0xffff_fe80]);
+}
+
+#[test]
 fn module_variables_live_as_long_as_the_module() {
     let machine = Machine::new(PTX);
     assert_eq!(machine.run("variables", 1, 1, 4, &[]), [41, 5, 7, 42]);

@@ -117,7 +117,7 @@ pub(crate) enum Op {
     Load(Access),
     Store(Access),
     /// `ld.param` of a kernel parameter: the same for all lanes. Offset in `imm`, destinations in the list.
-    LoadParam(Width, bool),
+    LoadParam(Width, Extend),
     Atomic(Atomic),
     Async(Async),
     Warp(WarpOp),

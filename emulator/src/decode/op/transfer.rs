@@ -31,12 +31,21 @@ pub(crate) enum Window {
     Param,
 }
 
+/// What a load does with the register bits above the element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extend {
+    Zero,
+    /// Sign bits up to bit 15: the register has 16 bits.
+    SignTo16,
+    Sign,
+}
+
 /// Load or store: address `s[0]` + `imm`, data in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
     pub window: Window,
     pub width: Width,
-    pub signed: bool,
+    pub extend: Extend,
     /// Elements of the vector: 1, 2, 4, 8.
     pub count: u8,
     /// Volatile, relaxed, acquire or release: another thread may be waiting on it, or for it.
