@@ -51,7 +51,7 @@ mod sealed {
     impl Sealed for f32 {}
 }
 
-/// A Rust type that the kernels compute with: [`f16`], [`bf16`] or `f32`.
+/// A Rust type that the kernels compute with: [`half::f16`], [`half::bf16`] or `f32`.
 pub trait Element: sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static {
     /// The matching [`DType`].
     const DTYPE: DType;
