@@ -2,6 +2,7 @@
 
 use super::async_copy::Queue;
 use super::block::Core;
+use super::count::Counting;
 use super::fault::FaultKind;
 use super::launch::Launch;
 use super::registers::{FULL, LANES, Registers, collect, lanes};
@@ -19,6 +20,8 @@ const GROUP_TURN: i64 = 2048;
 /// What one worker has for itself.
 pub(crate) struct Worker<'a> {
     pub global: GlobalView<'a>,
+    /// Where counters are wanted.
+    pub counting: Option<Box<Counting>>,
 }
 
 /// A trap and the instruction it happened at.
@@ -114,9 +117,15 @@ impl Run<'_, '_, '_> {
                 let guard = self.warp.regs.pred(inst.guard);
                 active &= if inst.guard_negated { !guard } else { guard };
                 if active == 0 {
+                    if let Some(counting) = &mut self.worker.counting {
+                        counting.skipped(pc);
+                    }
                     self.group.pc = pc + 1;
                     continue;
                 }
+            }
+            if let Some(counting) = &mut self.worker.counting {
+                counting.issued(inst, pc, active, &self.warp.regs);
             }
             match self.execute(inst, active) {
                 Ok(Next::Step) => self.group.pc = pc + 1,

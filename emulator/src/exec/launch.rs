@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::block::{Block, Counts, Stop};
+use super::chosen::Blocks;
+use super::count::Counting;
 use super::fault::Fault;
 use super::interpret::Worker;
 use super::registers::Registers;
@@ -54,6 +56,8 @@ pub(crate) struct Launch<'a> {
     pub numerics: Numerics,
     pub memory: &'a DeviceMemory,
     pub map: Arc<AddressMap>,
+    pub chosen: &'a Blocks,
+    pub count: bool,
 }
 
 /// Parameter bytes, aligned for every access.
@@ -94,6 +98,7 @@ struct Shared {
     stop: AtomicBool,
     fault: Mutex<Option<(u64, Box<Fault>)>>,
     counts: Mutex<Counts>,
+    counting: Mutex<Option<Box<Counting>>>,
 }
 
 impl Launch<'_> {
@@ -118,7 +123,7 @@ impl Launch<'_> {
     }
 
     pub fn run(&self, device: &DeviceModel, options: &LaunchOptions) -> Result<LaunchReport, Box<Fault>> {
-        let blocks = self.grid.blocks();
+        let blocks = self.chosen.count(self.grid.blocks());
         let cores = if options.workers == 0 {
             rayon::current_num_threads()
         } else {
@@ -131,6 +136,7 @@ impl Launch<'_> {
             stop: AtomicBool::new(false),
             fault: Mutex::new(None),
             counts: Mutex::new(Counts::default()),
+            counting: Mutex::new(None),
         };
         if workers == 1 {
             self.work(&shared, resident);
@@ -145,8 +151,11 @@ impl Launch<'_> {
             return Err(fault);
         }
         let counts = shared.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let counting = shared.counting.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let counters = counting.map(|counting| Box::new(counting.finish(self.kernel, |index| self.file(index))));
         Ok(LaunchReport {
             blocks,
+            counters,
             warp_instructions: counts.warp_instructions,
             mma_flops: counts.mma_flops,
             barriers: counts.barriers,
@@ -157,19 +166,21 @@ impl Launch<'_> {
     fn work(&self, shared: &Shared, resident: usize) {
         let mut worker = Worker {
             global: GlobalView::new(&self.map, self.memory),
+            counting: self.count.then(|| Box::new(Counting::new(self.kernel))),
         };
         let mut waiting: VecDeque<Block> = VecDeque::new();
         let mut spare: Option<Block> = None;
         let mut counts = Counts::default();
-        let blocks = self.grid.blocks();
+        let blocks = self.chosen.count(self.grid.blocks());
         while !shared.stop.load(Ordering::Relaxed) {
             let fresh = if waiting.len() < resident {
-                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&linear| linear < blocks)
+                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < blocks)
             } else {
                 None
             };
             let mut block = match fresh {
-                Some(linear) => {
+                Some(index) => {
+                    let linear = self.chosen.nth(index);
                     let (mut block, recycled) = match spare.take() {
                         Some(block) => (block, true),
                         None => (Block::new(self), false),
@@ -203,5 +214,12 @@ impl Launch<'_> {
         total.warp_instructions += counts.warp_instructions;
         total.mma_flops += counts.mma_flops;
         total.barriers += counts.barriers;
+        if let Some(own) = worker.counting {
+            let mut sum = shared.counting.lock().unwrap_or_else(PoisonError::into_inner);
+            match sum.as_mut() {
+                Some(sum) => sum.add(&own),
+                None => *sum = Some(own),
+            }
+        }
     }
 }

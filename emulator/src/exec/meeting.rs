@@ -11,6 +11,9 @@ use crate::decode::op::{Inst, Op, WarpOp};
 impl Run<'_, '_, '_> {
     /// A warp operation whose lanes are all here.
     pub(super) fn together(&mut self, inst: &Inst, mask: u32) -> Outcome {
+        if let Some(counting) = &mut self.worker.counting {
+            counting.executed(inst, self.group.pc, mask, &self.warp.regs);
+        }
         let regs = &mut self.warp.regs;
         match inst.op {
             Op::Warp(op) => match op {

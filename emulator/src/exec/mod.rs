@@ -7,8 +7,10 @@ mod async_copy;
 mod atomic;
 mod bits;
 mod block;
+mod chosen;
 mod compare;
 mod convert;
+pub mod count;
 mod exchange;
 mod fault;
 mod float;
@@ -32,6 +34,8 @@ mod warp;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::chosen::{Blocks, BlocksError};
+use self::count::KernelCounters;
 pub use self::fault::{Fault, FaultKind};
 use self::launch::{AlignedParams, Grid, Launch};
 use self::registers::Registers;
@@ -72,6 +76,10 @@ pub struct LaunchOptions {
     pub numerics: Numerics,
     /// Threads that run blocks; 0 for one per core.
     pub workers: usize,
+    /// The blocks to run.
+    pub blocks: Blocks,
+    /// Whether to count what each instruction does.
+    pub count: bool,
 }
 
 impl Default for LaunchOptions {
@@ -79,19 +87,24 @@ impl Default for LaunchOptions {
         LaunchOptions {
             numerics: Numerics::F32Fma,
             workers: 0,
+            blocks: Blocks::All,
+            count: false,
         }
     }
 }
 
 /// What a launch did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaunchReport {
+    /// Blocks that were run.
     pub blocks: u64,
     pub warp_instructions: u64,
     /// Multiplications and additions of `mma` instructions.
     pub mma_flops: u64,
     /// Warps' arrivals at block barriers.
     pub barriers: u64,
+    /// Where [`LaunchOptions::count`] asked for them.
+    pub counters: Option<Box<KernelCounters>>,
 }
 
 impl LoadedModule {
@@ -163,6 +176,22 @@ impl LoadedModule {
         };
         let found = found.ok_or_else(|| refused("the module has no such kernel".to_owned()))?;
         check(&found.info, config, device).map_err(refused)?;
+        let described = |counters: KernelCounters| KernelCounters {
+            kernel: kernel.to_owned(),
+            grid: config.grid,
+            block: config.block,
+            dynamic_shared: config.dynamic_shared,
+            launches: 1,
+            blocks: config.grid.iter().map(|&n| u64::from(n)).product(),
+            ..counters
+        };
+        if options.blocks == Blocks::None {
+            let counters = options.count.then(|| Box::new(described(KernelCounters::default())));
+            return Ok(LaunchReport {
+                counters,
+                ..LaunchReport::default()
+            });
+        }
         let shared_bytes = found.dynamic_shared_at + config.dynamic_shared;
         let value = |constant: Constant| match constant {
             Constant::Bits(bits) => bits,
@@ -188,8 +217,17 @@ impl LoadedModule {
             numerics: options.numerics,
             memory: &self.memory,
             map: self.memory.snapshot(),
+            chosen: &options.blocks,
+            count: options.count,
         };
-        launch.run(device, options).map_err(|fault| *fault)
+        let mut report = launch.run(device, options).map_err(|fault| *fault)?;
+        report.counters = report.counters.map(|counters| {
+            Box::new(KernelCounters {
+                blocks_run: report.blocks,
+                ..described(*counters)
+            })
+        });
+        Ok(report)
     }
 }
 
