@@ -123,6 +123,21 @@ impl Module<'_> {
         unsafe { result::module::get_function(self.module, text) }.map_err(|error| format!("kernel {name}: {error}"))
     }
 
+    /// The first words of a module-scope variable.
+    pub fn words(&self, name: &str, count: usize) -> Result<Vec<u32>, String> {
+        let failed = |error: cudarc::driver::DriverError| format!("variable {name}: {error}");
+        let text = CString::new(name).map_err(|error| error.to_string())?;
+        // SAFETY: the module is loaded as long as `self` lives.
+        let (address, bytes) = unsafe { result::module::get_global(self.module, text) }.map_err(failed)?;
+        if bytes < 4 * count {
+            return Err(format!("variable {name} has {bytes} bytes"));
+        }
+        let mut words = vec![0; count];
+        // SAFETY: the variable has at least as many bytes.
+        unsafe { result::memcpy_dtoh_sync(&mut words, address) }.map_err(failed)?;
+        Ok(words)
+    }
+
     /// Runs a kernel to its end.
     pub fn launch(&self, name: &str, shape: Shape, arguments: &[Arg]) -> Result<(), String> {
         let failed = |error: cudarc::driver::DriverError| format!("{name}: {error}");

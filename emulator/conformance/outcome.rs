@@ -48,6 +48,12 @@ impl Outcome {
         })
     }
 
+    /// Names the collection that the program is from.
+    pub fn from(mut self, collection: &str) -> Outcome {
+        self.program = format!("{collection} {}", self.program);
+        self
+    }
+
     pub fn ok(&self) -> bool {
         self.error <= self.bound
     }

@@ -351,3 +351,15 @@ fn damaged_text_never_panics() {
         bytes[at] = old;
     }
 }
+
+#[test]
+fn directives_need_no_blanks_between_them() {
+    let text = in_kernel("{.reg.b32 f, g;\n.reg.pred p;\n.shared.align 8.b8 tile[16];\nmov.b32 f, g;}\nret;");
+    let parsed = module(&text);
+    let kernel = function(&parsed, "k");
+    let types: Vec<&str> = kernel.registers.iter().map(|(_, ty)| ty.as_str()).collect();
+    assert_eq!(types, ["b32", "b32", "pred"]);
+    assert_eq!((kernel.variables[0].align, kernel.variables[0].size), (8, 16));
+    let sections = ".version 9.0\n.target sm_80\n.address_size 64\n.section .nv_debug.ptx_txt {\n.b8 1,2\n}\n";
+    assert!(module(sections).functions.is_empty());
+}

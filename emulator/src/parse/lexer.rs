@@ -5,7 +5,7 @@ use super::ParseError;
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A name, a register, an opcode with its modifiers or a directive: `tile`, `%r1`, `ld.global.v4.f32`, `.reg`.
+    /// A name, a register, an opcode with its modifiers or one directive: `tile`, `%r1`, `ld.global.v4.f32`, `.reg`.
     Word,
     /// A literal that starts with a digit.
     Number,
@@ -90,9 +90,12 @@ impl<'a> Lexer<'a> {
     }
 
     fn word_length(&self) -> usize {
+        let directive = self.byte(0) == b'.';
         let mut length = 1;
         loop {
             match self.byte(length) {
+                // `.reg.b32` is two directives: blanks between them are optional.
+                b'.' if directive => return length,
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'$' | b'.' => length += 1,
                 // `shared::cta` is one modifier; a single colon ends a label.
                 b':' if self.byte(length + 1) == b':' => length += 2,

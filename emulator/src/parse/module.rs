@@ -72,6 +72,9 @@ fn item(cursor: &mut Cursor<'_>, module: &mut Module) -> Result<(), ParseError> 
             }
             ".section" => {
                 cursor.word("a section's name")?;
+                while cursor.peek().kind == Kind::Word {
+                    cursor.advance()?;
+                }
                 return cursor.skip_braces();
             }
             ".loc" => return location(cursor).map(|_| ()),
