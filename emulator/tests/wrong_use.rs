@@ -84,7 +84,7 @@ fn handles_that_are_not_live_are_refused() {
             Code::CUDA_ERROR_INVALID_HANDLE,
             "a stream is no event"
         );
-        assert_eq!(sys::cuModuleUnload(wild.cast()), Code::CUDA_ERROR_INVALID_HANDLE);
+        assert_eq!(sys::cuModuleUnload(wild.cast()), Code::CUDA_ERROR_INVALID_VALUE);
         assert_eq!(launch(wild.cast(), 1, 1, 0, live), Code::CUDA_ERROR_INVALID_HANDLE);
         assert_eq!(launch(kernel("add"), 1, 1, 0, wild), Code::CUDA_ERROR_INVALID_HANDLE);
         assert_eq!(sys::cuStreamDestroy_v2(live), Code::CUDA_SUCCESS);
@@ -95,7 +95,7 @@ fn handles_that_are_not_live_are_refused() {
         );
         assert_eq!(
             sys::cuGraphLaunch(wild.cast(), null_mut()),
-            Code::CUDA_ERROR_INVALID_HANDLE
+            Code::CUDA_ERROR_INVALID_VALUE
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod client;
 mod commands;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Developer commands of lora-kernels. All but `setup` run `setup` first; none needs a GPU.
+/// Developer commands of lora-kernels; none needs a GPU. Those that compile kernels run `setup` first.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -33,6 +34,16 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the emulated CUDA driver; the last line on stdout is the path of its shared library
+    Emulator,
+    /// Run NVIDIA's Python bindings, installed from PyPI, on the emulated driver
+    Client,
+    /// Put a million random cases each to the emulator's parser, fatbin reader and driver
+    Fuzz {
+        /// How many cases
+        #[arg(long, default_value_t = 1_000_000)]
+        cases: u64,
+    },
     /// Check formatting, clippy and the documentation; warnings are errors
     Lint,
 }
@@ -45,6 +56,9 @@ fn main() -> ExitCode {
         Command::Demo => commands::demo(&mut session),
         Command::Test => commands::test(&mut session),
         Command::Bench { arguments } => commands::bench(&mut session, &arguments),
+        Command::Emulator => client::emulator(&mut session),
+        Command::Client => client::client(&mut session),
+        Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Lint => commands::lint(&mut session),
     };
     session.summarise();

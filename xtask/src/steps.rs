@@ -74,14 +74,15 @@ impl Session {
         })
     }
 
-    /// What was run and how long it took.
-    pub fn summarise(&self) {
-        if self.done.is_empty() {
+    /// What was run since the last summary and how long it took.
+    pub fn summarise(&mut self) {
+        let done = std::mem::take(&mut self.done);
+        if done.is_empty() {
             return;
         }
-        let total: Duration = self.done.iter().map(|(_, took)| *took).sum();
+        let total: Duration = done.iter().map(|(_, took)| *took).sum();
         eprintln!();
-        for (name, took) in &self.done {
+        for (name, took) in &done {
             let short: String = name.chars().take(100).collect();
             eprintln!(
                 "{:>8.1} s  {short}{}",

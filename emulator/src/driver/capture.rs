@@ -1,9 +1,13 @@
 //! Stream capture: the work of one or more streams, recorded in order, and who waits for whom.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::thread::ThreadId;
 
-use super::state::Handle;
+use super::abi::Out;
+use super::api;
+use super::code::Code;
+use super::state::{Handle, driver};
 use super::work::Work;
 
 /// For each stream, how many of its pieces of work come before a point.
@@ -12,6 +16,11 @@ pub(super) type Clock = BTreeMap<Handle, u64>;
 const MODE_GLOBAL: u32 = 0;
 const MODE_THREAD_LOCAL: u32 = 1;
 pub(super) const MODE_RELAXED: u32 = 2;
+
+thread_local! {
+    /// What `cuThreadExchangeStreamCaptureMode` set for this thread.
+    static THREAD_MODE: Cell<u32> = const { Cell::new(MODE_GLOBAL) };
+}
 
 pub(super) struct Capture {
     pub context: Handle,
@@ -37,9 +46,14 @@ impl Capture {
         }
     }
 
-    /// Whether calls that may synchronise implicitly are forbidden to a thread.
-    pub fn forbids(&self, thread: ThreadId) -> bool {
-        self.mode == MODE_GLOBAL || (self.mode == MODE_THREAD_LOCAL && thread == self.thread)
+    /// Whether calls that may synchronise implicitly are forbidden to this thread.
+    pub fn forbids(&self) -> bool {
+        let own = std::thread::current().id() == self.thread;
+        match THREAD_MODE.get() {
+            MODE_RELAXED => false,
+            MODE_THREAD_LOCAL => own && self.mode != MODE_RELAXED,
+            _ => self.mode == MODE_GLOBAL || (own && self.mode == MODE_THREAD_LOCAL),
+        }
     }
 
     /// Whether a thread may end it.
@@ -73,5 +87,16 @@ impl Capture {
         let count = |clock: &Clock, stream| clock.get(stream).copied().unwrap_or(0);
         let mut clocks = self.clocks.iter();
         clocks.all(|(stream, clock)| count(clock, stream) <= count(&origin, stream))
+    }
+}
+
+api! {
+    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) {
+        driver()?;
+        let new = mode.readable().get(0)?;
+        if new > MODE_RELAXED {
+            return Err(Code::INVALID_VALUE);
+        }
+        mode.set(THREAD_MODE.replace(new))
     }
 }

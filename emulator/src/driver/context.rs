@@ -2,7 +2,7 @@
 
 use super::abi::{In, Out};
 use super::code::Code;
-use super::state::{Context, Handle, PRIMARY, State, current, current_context, driver, driver_of, with_stack};
+use super::state::{Context, Driver, Handle, PRIMARY, State, current, current_context, driver, driver_of, with_stack};
 use super::{Outcome, api};
 
 /// `CU_CTX_SCHED_*`, `CU_CTX_MAP_HOST`, `CU_CTX_LMEM_RESIZE_TO_MAX`, core dump and synchronous-memops flags.
@@ -44,6 +44,29 @@ fn create(out: Out<Handle>, flags: u32, device: i32) -> Outcome {
     drop(state);
     with_stack(|stack| stack.push(handle));
     out.set(handle)
+}
+
+/// Null stands for the current context; there may be none, which is null again.
+fn named_or_current(context: Handle) -> Handle {
+    if context == 0 {
+        current_context().unwrap_or(0)
+    } else {
+        context
+    }
+}
+
+fn synchronize(driver: &Driver, context: Handle) -> Outcome {
+    let mut state = driver.state();
+    state.usable(context)?;
+    let capturing = state.captures.values_mut().find(|capture| capture.context == context);
+    if let Some(capture) = capturing {
+        capture.invalid = true;
+        return Err(Code::CAPTURE_UNSUPPORTED);
+    }
+    drop(state);
+    driver.idle();
+    // Another thread's work may have failed meanwhile.
+    driver.state().usable(context)
 }
 
 api! {
@@ -173,18 +196,23 @@ api! {
         device.set(0)
     }
 
+    fn cuCtxGetDevice_v2(device: Out<i32>, context: Handle) {
+        let driver = driver()?;
+        let context = named_or_current(context);
+        alive(&mut driver.state(), context)?;
+        device.set(0)
+    }
+
     fn cuCtxSynchronize() {
         let (driver, context) = current()?;
-        let mut state = driver.state();
-        let capturing = state.captures.values_mut().find(|capture| capture.context == context);
-        if let Some(capture) = capturing {
-            capture.invalid = true;
-            return Err(Code::CAPTURE_UNSUPPORTED);
-        }
-        drop(state);
-        driver.idle();
-        // Another thread's work may have failed meanwhile.
-        driver.state().usable(context)
+        synchronize(driver, context)
+    }
+
+    fn cuCtxSynchronize_v2(context: Handle) {
+        let driver = driver()?;
+        let context = named_or_current(context);
+        alive(&mut driver.state(), context)?;
+        synchronize(driver, context)
     }
 
     fn cuCtxGetFlags(flags: Out<u32>) {
@@ -240,14 +268,14 @@ api! {
 
     fn cuCtxGetApiVersion(context: Handle, version: Out<u32>) {
         let driver = driver()?;
-        let context = if context == 0 { current_context().unwrap_or(0) } else { context };
+        let context = named_or_current(context);
         alive(&mut driver.state(), context)?;
         version.set(3020)
     }
 
     fn cuCtxGetId(context: Handle, id: Out<u64>) {
         let driver = driver()?;
-        let context = if context == 0 { current_context().unwrap_or(0) } else { context };
+        let context = named_or_current(context);
         alive(&mut driver.state(), context)?;
         id.set(context as u64)
     }

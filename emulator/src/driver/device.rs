@@ -5,11 +5,11 @@ use std::ffi::c_char;
 use super::abi::{Out, report};
 use super::code::Code;
 use super::state::{driver, driver_of, initialise, is_initialised};
-use super::{Outcome, api, attributes};
+use super::{Outcome, api, attributes, counters};
 use crate::device::{DeviceModel, Numerics};
 
 /// CUDA version that the driver reports: 13.0.
-const VERSION: i32 = 13_000;
+pub(super) const VERSION: i32 = 13_000;
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -59,6 +59,7 @@ api! {
         }
         if !is_initialised() {
             let (model, numerics) = configure()?;
+            counters::configure(variable("LORA_EMULATOR_COUNTERS"), variable("LORA_EMULATOR_BLOCKS"))?;
             initialise(model, numerics, variable("LORA_EMULATOR_LOG").is_some());
         }
         Ok(())

@@ -41,12 +41,17 @@ fn find(driver: &Driver, function: Handle) -> Outcome<Function> {
         .functions
         .get(&function)
         .cloned()
-        .ok_or(Code::INVALID_HANDLE)
+        .ok_or(Code::INVALID_VALUE)
+}
+
+/// For the calls whose documentation has a code for a bad function handle.
+fn find_or_invalid_handle(driver: &Driver, function: Handle) -> Outcome<Function> {
+    find(driver, function).map_err(|_| Code::INVALID_HANDLE)
 }
 
 fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
     let (driver, _) = current()?;
-    let function = find(driver, function)?;
+    let function = find_or_invalid_handle(driver, function)?;
     let info = function.info()?;
     let value = match attribute {
         0 => function.max_threads(driver)?,
@@ -65,7 +70,7 @@ fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
 
 fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
     let (driver, _) = current()?;
-    let shared = find(driver, handle)?.info()?.static_shared;
+    let shared = find_or_invalid_handle(driver, handle)?.info()?.static_shared;
     let mut state = driver.state();
     let function = state.functions.get_mut(&handle).ok_or(Code::INVALID_HANDLE)?;
     match attribute {
@@ -141,6 +146,17 @@ api! {
         let state = driver()?.state();
         let function = state.functions.get(&function).ok_or(Code::INVALID_HANDLE)?;
         name.set(function.c_name.as_ptr())
+    }
+
+    // CU_FUNCTION_LOADING_STATE_LOADED: a module is whole once it is loaded.
+    fn cuFuncIsLoaded(state: Out<u32>, function: Handle) {
+        find(driver()?, function)?;
+        state.set(1)
+    }
+
+    fn cuFuncLoad(function: Handle) {
+        find(driver()?, function)?;
+        Ok(())
     }
 
     fn cuFuncGetParamInfo(function: Handle, index: usize, offset: Out<usize>, bytes: Out<usize>) {

@@ -1,6 +1,6 @@
 //! Kernel launches: checking the shape against the device and the kernel, and collecting the parameters.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::abi::{Host, In, report};
 use super::code::Code;
@@ -32,17 +32,19 @@ pub struct Attribute {
     value: [u32; 16],
 }
 
-struct Shape {
-    grid: [u32; 3],
-    block: [u32; 3],
-    dynamic_shared: u32,
-    cooperative: bool,
+pub(super) struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+    pub cooperative: bool,
 }
 
 /// Ends of the list that `extra` points to.
 const EXTRA_END: usize = 0;
 const EXTRA_POINTER: usize = 1;
 const EXTRA_BYTES: usize = 2;
+/// Kernel parameters are aligned to at most 128 bytes.
+const LARGEST_ALIGNMENT_LOG2: u32 = 7;
 
 fn check(driver: &Driver, function: &Function, shape: &Shape) -> Outcome {
     let refuse = |code: Code, why: String| {
@@ -115,6 +117,15 @@ fn parameters(info: &KernelInfo, pointers: In<Host>, extra: In<usize>) -> Outcom
         if bytes.len() < image.len() {
             return Err(Code::INVALID_VALUE);
         }
+        // A C structure of the parameters may end in padding; more than that are too many or too large arguments.
+        // A type's alignment divides its size.
+        let alignments = info
+            .params
+            .iter()
+            .map(|param| 1 << param.size.trailing_zeros().min(LARGEST_ALIGNMENT_LOG2));
+        if bytes.len() > image.len().next_multiple_of(alignments.max().unwrap_or(1)) {
+            return Err(Code::LAUNCH_OUT_OF_RESOURCES);
+        }
         image.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
         return Ok(image);
     }
@@ -143,30 +154,44 @@ fn extra_buffer<'a>(extra: In<usize>) -> Outcome<&'a [u8]> {
     Host::new(std::ptr::with_exposed_provenance_mut(pointer)).bytes(size)
 }
 
-fn launch(function: Handle, shape: &Shape, stream: Handle, pointers: In<Host>, extra: In<usize>) -> Outcome {
+/// Checks a launch and copies its parameters.
+pub(super) fn prepare(
+    driver: &Driver,
+    handle: Handle,
+    function: &Function,
+    shape: &Shape,
+    pointers: In<Host>,
+    extra: In<usize>,
+) -> Outcome<Launch> {
+    check(driver, function, shape)?;
+    let params = parameters(function.info()?, pointers, extra)?;
+    Ok(Launch {
+        function: handle,
+        loaded: Arc::clone(&function.loaded),
+        kernel: Arc::clone(&function.name),
+        config: LaunchConfig {
+            grid: shape.grid,
+            block: shape.block,
+            dynamic_shared: shape.dynamic_shared,
+            params,
+        },
+        cooperative: shape.cooperative,
+        pointers: OnceLock::new(),
+    })
+}
+
+fn launch(handle: Handle, shape: &Shape, stream: Handle, pointers: In<Host>, extra: In<usize>) -> Outcome {
     let (driver, context) = current()?;
     let function = driver
         .state()
         .functions
-        .get(&function)
+        .get(&handle)
         .cloned()
         .ok_or(Code::INVALID_HANDLE)?;
     if function.context != stream::context_of(driver, context, stream)? {
         return Err(Code::INVALID_HANDLE);
     }
-    check(driver, &function, shape)?;
-    let params = parameters(function.info()?, pointers, extra)?;
-    let config = LaunchConfig {
-        grid: shape.grid,
-        block: shape.block,
-        dynamic_shared: shape.dynamic_shared,
-        params,
-    };
-    let launch = Launch {
-        loaded: Arc::clone(&function.loaded),
-        kernel: Arc::clone(&function.name),
-        config,
-    };
+    let launch = prepare(driver, handle, &function, shape, pointers, extra)?;
     submit(driver, function.context, stream, Work::Launch(Arc::new(launch)))
 }
 

@@ -48,7 +48,7 @@ fn allocate_host(out: Out<Host>, bytes: usize) -> Outcome {
         .ok()
         .filter(|layout| layout.size() > 0);
     let layout = layout.filter(|_| !out.is_null()).ok_or(Code::INVALID_VALUE)?;
-    driver.state().unsafe_call(std::thread::current().id())?;
+    driver.state().unsafe_call()?;
     // SAFETY: the layout's size is not zero.
     let pointer = unsafe { std::alloc::alloc_zeroed(layout) };
     if pointer.is_null() {
@@ -107,13 +107,13 @@ fn pointer_attribute(out: Out<u8>, attribute: u32, address: u64) -> Outcome {
 api! {
     fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) {
         let (driver, _) = current()?;
-        driver.state().unsafe_call(std::thread::current().id())?;
+        driver.state().unsafe_call()?;
         allocate(address, bytes, None)
     }
 
     fn cuMemFree_v2(address: u64) {
         let (driver, _) = current()?;
-        driver.state().unsafe_call(std::thread::current().id())?;
+        driver.state().unsafe_call()?;
         free(address)
     }
 

@@ -101,12 +101,12 @@ fn load_with_options(out: Out<Handle>, data: Host, options: &Options) -> Outcome
     }
 }
 
-fn function(out: Out<Handle>, module: Handle, name: &str) -> Outcome {
+fn function(module: Handle, name: &str) -> Outcome<Handle> {
     let (driver, _) = current()?;
     let mut state = driver.state();
-    let found = state.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
+    let found = state.modules.get(&module).ok_or(Code::INVALID_VALUE)?;
     if let Some(&known) = found.functions.get(name) {
-        return out.set(known);
+        return Ok(known);
     }
     found.loaded.kernel(name).ok_or(Code::NOT_FOUND)?;
     let made = Function {
@@ -125,7 +125,7 @@ fn function(out: Out<Handle>, module: Handle, name: &str) -> Outcome {
     if let Some(module) = state.modules.get_mut(&module) {
         module.functions.insert(name.to_owned(), handle);
     }
-    out.set(handle)
+    Ok(handle)
 }
 
 api! {
@@ -153,7 +153,7 @@ api! {
         let (driver, _) = current()?;
         driver.idle();
         let mut state = driver.state();
-        state.modules.remove(&module).ok_or(Code::INVALID_HANDLE)?;
+        state.modules.remove(&module).ok_or(Code::INVALID_VALUE)?;
         state.functions.retain(|_, function| function.module != module);
         Ok(())
     }
@@ -162,13 +162,13 @@ api! {
         if out.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        function(out, module, name.get()?)
+        out.set(function(module, name.get()?)?)
     }
 
     fn cuModuleGetGlobal_v2(address: Out<u64>, bytes: Out<usize>, module: Handle, name: Name) {
         let (driver, _) = current()?;
         let state = driver.state();
-        let module = state.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
+        let module = state.modules.get(&module).ok_or(Code::INVALID_VALUE)?;
         let (start, size) = module.loaded.module_global(name.get()?).ok_or(Code::NOT_FOUND)?;
         address.set_if_wanted(start);
         bytes.set_if_wanted(size as usize);
@@ -179,6 +179,18 @@ api! {
         let state = driver()?.state();
         let module = state.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
         count.set(u32::try_from(module.loaded.kernels().count()).unwrap_or(u32::MAX))
+    }
+
+    fn cuModuleEnumerateFunctions(functions: Out<Handle>, count: u32, module: Handle) {
+        if functions.is_null() || count == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let loaded = driver()?.state().modules.get(&module).map(|module| module.loaded.clone());
+        let loaded = loaded.ok_or(Code::INVALID_VALUE)?;
+        for (index, kernel) in loaded.kernels().take(count as usize).enumerate() {
+            functions.set_at(index, function(module, &kernel.name)?);
+        }
+        Ok(())
     }
 
     // CU_MODULE_EAGER_LOADING: a module is whole once it is loaded.

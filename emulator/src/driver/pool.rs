@@ -7,7 +7,7 @@ use super::state::{Handle, Pool, State, current, driver, driver_of};
 use super::{Outcome, api};
 
 fn find(state: &mut State, pool: Handle) -> Outcome<&mut Pool> {
-    state.pools.get_mut(&pool).ok_or(Code::INVALID_HANDLE)
+    state.pools.get_mut(&pool).ok_or(Code::INVALID_VALUE)
 }
 
 fn get(pool: &Pool, attribute: u32, value: Out<u8>) -> Outcome {

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::Outcome;
@@ -45,6 +44,8 @@ pub(super) struct State {
     pub captures: HashMap<Handle, Capture>,
     pub graphs: HashMap<Handle, Graph>,
     pub executables: HashMap<Handle, Graph>,
+    /// The graph that a node is part of.
+    pub nodes: HashMap<Handle, Handle>,
     pub pools: HashMap<Handle, Pool>,
     /// The pool that `cuMemAllocAsync` takes from; made with the device, never destroyed.
     pub default_pool: Handle,
@@ -103,9 +104,12 @@ pub(super) struct Event {
     pub captured: Option<(Handle, Clock)>,
 }
 
+#[derive(Clone)]
 pub(super) struct Graph {
     pub context: Handle,
     pub work: Arc<Vec<Work>>,
+    /// A handle for each piece of work; an executable graph knows its pieces by those of the graph it was made from.
+    pub nodes: Arc<[Handle]>,
 }
 
 #[derive(Default)]
@@ -222,10 +226,10 @@ impl State {
     }
 
     /// Whether a stream capture forbids calls that could synchronise implicitly: one begun in global mode forbids them to all threads,
-    /// one in thread-local mode to its own.
-    pub fn unsafe_call(&mut self, thread: ThreadId) -> Outcome {
+    /// one in thread-local mode to its own, unless the calling thread set a mode that allows them.
+    pub fn unsafe_call(&mut self) -> Outcome {
         for capture in self.captures.values_mut() {
-            if capture.forbids(thread) {
+            if capture.forbids() {
                 capture.invalid = true;
                 return Err(Code::CAPTURE_UNSUPPORTED);
             }
@@ -243,6 +247,8 @@ impl State {
         self.events.retain(|_, event| event.context != context);
         self.graphs.retain(|_, graph| graph.context != context);
         self.executables.retain(|_, graph| graph.context != context);
+        let Self { graphs, nodes, .. } = self;
+        nodes.retain(|_, graph| graphs.contains_key(graph));
         let addresses: Vec<u64> = self.allocations_of(context);
         for address in addresses {
             self.forget_allocation(address);

@@ -121,17 +121,17 @@ fn create(out: Out<Handle>, flags: u32, priority: i32) -> Outcome {
 fn wait(stream: Handle, event: Handle) -> Outcome {
     let (driver, _) = current()?;
     let mut state = driver.state();
+    let own = if is_default(stream) {
+        None
+    } else {
+        state.stream(stream)?.capture
+    };
     let captured = match state.events.get(&event).ok_or(Code::INVALID_HANDLE)? {
         Event {
             captured: Some(point), ..
         } => Some(point.clone()),
         Event { recorded: None, .. } => return Ok(()),
         _ => None,
-    };
-    let own = if is_default(stream) {
-        None
-    } else {
-        state.stream(stream)?.capture
     };
     match (captured, own) {
         (None, None) => Ok(()),
@@ -210,15 +210,47 @@ fn end_capture(handle: Handle, graph: Out<Handle>) -> Outcome {
         });
     }
     let made = state.handle();
-    let work = Arc::new(capture.work);
-    state.graphs.insert(
-        made,
-        Graph {
-            context: capture.context,
-            work,
-        },
-    );
+    let nodes: Arc<[Handle]> = capture.work.iter().map(|_| state.handle()).collect();
+    state.nodes.extend(nodes.iter().map(|&node| (node, made)));
+    let whole = Graph {
+        context: capture.context,
+        work: Arc::new(capture.work),
+        nodes,
+    };
+    state.graphs.insert(made, whole);
     graph.set(made)
+}
+
+/// `CUstreamCaptureStatus` (none, active, invalidated) and the capture.
+fn capture_status(state: &mut State, context: Handle, stream: Handle) -> Outcome<(u32, Handle)> {
+    if is_default(stream) {
+        if stream != PER_THREAD {
+            state.use_legacy(context)?;
+        }
+        return Ok((0, 0));
+    }
+    Ok(match state.stream(stream)?.capture {
+        None => (0, 0),
+        Some(capture) => match state.captures.get(&capture) {
+            Some(found) if !found.invalid => (1, capture),
+            _ => (2, capture),
+        },
+    })
+}
+
+fn capture_info(stream: Handle, status: Out<u32>, id: Out<u64>, only_id: bool) -> Outcome {
+    let (driver, context) = current()?;
+    if status.is_null() {
+        return Err(Code::INVALID_VALUE);
+    }
+    let (value, capture) = capture_status(&mut driver.state(), context, stream)?;
+    if value == 1 {
+        if !only_id {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        id.set_if_wanted(capture as u64);
+    }
+    status.set(value)
 }
 
 api! {
@@ -277,6 +309,14 @@ api! {
         context.set(context_of(driver, current, stream)?)
     }
 
+    // There are no green contexts: where one is asked for, it is null.
+    fn cuStreamGetCtx_v2(stream: Handle, context: Out<Handle>, green: Out<Handle>) {
+        let (driver, current) = current()?;
+        let found = context_of(driver, current, stream)?;
+        green.set_if_wanted(0);
+        context.set(found)
+    }
+
     fn cuStreamGetId(stream: Handle, id: Out<u64>) {
         let (driver, current) = current()?;
         context_of(driver, current, stream)?;
@@ -300,19 +340,20 @@ api! {
     fn cuStreamIsCapturing(stream: Handle, status: Out<u32>) {
         let (driver, context) = current()?;
         let mut state = driver.state();
-        if is_default(stream) {
-            if stream != PER_THREAD {
-                state.use_legacy(context)?;
-            }
-            return status.set(0);
-        }
-        let value = match state.stream(stream)?.capture {
-            None => 0,
-            Some(capture) => match state.captures.get(&capture) {
-                Some(capture) if !capture.invalid => 1,
-                _ => 2,
-            },
-        };
-        status.set(value)
+        status.set(capture_status(&mut state, context, stream)?.0)
+    }
+
+    // The graph and the dependencies of a capture have no handles before its end.
+    fn cuStreamGetCaptureInfo_v2(
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, count: Out<usize>,
+    ) {
+        capture_info(stream, status, id, graph.is_null() && dependencies.is_null() && count.is_null())
+    }
+
+    fn cuStreamGetCaptureInfo_v3(
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, edges: Out<usize>, count: Out<usize>,
+    ) {
+        let only_id = graph.is_null() && dependencies.is_null() && edges.is_null() && count.is_null();
+        capture_info(stream, status, id, only_id)
     }
 }

@@ -1,7 +1,7 @@
 //! What a stream can be given to do: run now, or recorded by a capture and run with the graph.
 
 use std::ffi::c_void;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::Outcome;
 use super::abi::{Host, report};
@@ -50,9 +50,13 @@ pub(super) enum Work {
 pub(super) type HostFunction = unsafe extern "C" fn(*mut c_void);
 
 pub(super) struct Launch {
+    pub function: Handle,
     pub loaded: Arc<LoadedModule>,
     pub kernel: Arc<str>,
     pub config: LaunchConfig,
+    pub cooperative: bool,
+    /// Where each parameter lies in `config.params`, for a program that asks a graph's node.
+    pub pointers: OnceLock<Vec<usize>>,
 }
 
 /// Gives work to a stream: it is done when this returns, or recorded if the stream is capturing.
@@ -87,7 +91,8 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
             count,
         } => memory.fill(*to, pattern.get(..*width).unwrap_or_default(), *count),
         Work::Launch(launch) => {
-            let result = launch.run(driver);
+            let options = super::counters::options(driver, launch.cooperative)?;
+            let result = launch.run(driver, &options);
             drop(engine);
             return result.map_err(|fault| fail(driver, context, &fault));
         }
@@ -97,14 +102,9 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
 }
 
 impl Launch {
-    fn run(&self, driver: &Driver) -> Result<(), Fault> {
-        let options = LaunchOptions {
-            numerics: driver.numerics,
-            ..LaunchOptions::default()
-        };
-        let done = self
-            .loaded
-            .launch(&self.kernel, &self.config, &driver.model, &options)?;
+    fn run(&self, driver: &Driver, options: &LaunchOptions) -> Result<(), Fault> {
+        let done = self.loaded.launch(&self.kernel, &self.config, &driver.model, options)?;
+        super::counters::record(&done);
         if driver.log_launches {
             let LaunchConfig {
                 grid,
@@ -114,7 +114,9 @@ impl Launch {
             } = &self.config;
             let kernel = &self.kernel;
             report(format_args!(
-                "{kernel} grid {grid:?} block {block:?} dynamic shared {dynamic_shared}: {done:?}"
+                "{kernel} grid {grid:?} block {block:?} dynamic shared {dynamic_shared}: {} blocks, {} warp instructions, \
+                 {} mma flops, {} barriers",
+                done.blocks, done.warp_instructions, done.mma_flops, done.barriers
             ));
         }
         Ok(())

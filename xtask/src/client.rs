@@ -1,0 +1,118 @@
+//! The emulated driver by itself: building it, other programs on it, and random input to it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::steps::{Failure, Session};
+
+const PACKAGES: &str = "emulator/client/requirements.txt";
+const PROGRAM: &str = "emulator/client/test_bindings.py";
+const LIBRARY: &str = "liblora_kernels_emulator.so";
+/// The names under which programs look for the driver.
+const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
+
+fn target(session: &Session) -> PathBuf {
+    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    session.root().join(folder)
+}
+
+/// Builds the driver and gives its path.
+fn build(session: &mut Session) -> Result<PathBuf, Failure> {
+    let target = target(session);
+    let mut cargo = session.cargo("build --release --package lora-kernels-emulator --lib --target-dir");
+    cargo.arg(&target);
+    session.run(cargo)?;
+    let library = target.join("release").join(LIBRARY);
+    if !library.is_file() {
+        return Err(format!("cargo made no {}: the emulated driver is for Linux", library.display()).into());
+    }
+    Ok(library)
+}
+
+/// A folder in which the library has the names that programs look for.
+fn named(library: &Path) -> Result<PathBuf, Failure> {
+    let folder = library.with_file_name("cuda");
+    let failed = |error: std::io::Error| format!("can't fill {}: {error}", folder.display());
+    fs::create_dir_all(&folder).map_err(failed)?;
+    for name in NAMES {
+        let link = folder.join(name);
+        if fs::read_link(&link).is_ok_and(|to| to == library) {
+            continue;
+        }
+        if link.symlink_metadata().is_ok() {
+            fs::remove_file(&link).map_err(failed)?;
+        }
+        make_link(library, &link).map_err(failed)?;
+    }
+    Ok(folder)
+}
+
+#[cfg(unix)]
+fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(library, link)
+}
+
+#[cfg(not(unix))]
+fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
+    fs::copy(library, link).map(|_| ())
+}
+
+pub fn emulator(session: &mut Session) -> Result<(), Failure> {
+    let library = build(session)?;
+    let folder = named(&library)?;
+    session.summarise();
+    eprintln!(
+        "\nfor programs that load libcuda.so.1 by name: LD_LIBRARY_PATH={}",
+        folder.display()
+    );
+    writeln!(std::io::stdout(), "{}", library.display()).map_err(|error| format!("can't print the path: {error}"))?;
+    Ok(())
+}
+
+pub fn client(session: &mut Session) -> Result<(), Failure> {
+    let library = build(session)?;
+    let folder = named(&library)?;
+    let packages = install(session)?;
+    let mut python = Command::new("python3");
+    python.args(["-B", PROGRAM]).current_dir(session.root());
+    python.env("PYTHONPATH", packages).env("LD_LIBRARY_PATH", folder);
+    python.env("LORA_EMULATOR_DEVICE", "a100");
+    session.run(python)
+}
+
+/// Installs the pinned packages into the target folder, if they are not there yet.
+fn install(session: &mut Session) -> Result<PathBuf, Failure> {
+    let list = session.root().join(PACKAGES);
+    let pinned = fs::read_to_string(&list).map_err(|error| format!("can't read {}: {error}", list.display()))?;
+    let folder = target(session).join("client");
+    let stamp = folder.join("requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
+        return Ok(folder);
+    }
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
+    }
+    let mut pip = Command::new("python3");
+    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
+    pip.args(["--only-binary", ":all:", "-r", PACKAGES, "--target"])
+        .arg(&folder);
+    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
+        .current_dir(session.root());
+    session.run(pip).map_err(|failure| Failure {
+        message: format!(
+            "{failure}\npip could not install the Python bindings (its own words are above): they need PyPI or a mirror \
+             of it, and Python 3.10 to 3.13 on x86_64 or aarch64"
+        ),
+        ..failure
+    })?;
+    fs::write(&stamp, pinned).map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
+    Ok(folder)
+}
+
+pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
+    let mut cargo = session.cargo("test --release --package lora-kernels-emulator --test fuzz -- --nocapture");
+    cargo.env("LORA_EMULATOR_FUZZ_CASES", cases.to_string());
+    session.run(cargo)
+}
