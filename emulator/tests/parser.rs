@@ -354,7 +354,7 @@ fn damaged_text_never_panics() {
 
 #[test]
 fn directives_need_no_blanks_between_them() {
-    let text = in_kernel("{.reg.b32 f, g;\n.reg.pred p;\n.shared.align 8.b8 tile[16];\nmov.b32 f, g;}\nret;");
+    let text = in_kernel("{.reg.b32 f, g;\n.reg.pred p;\n.shared.align 8 .b8 tile[16];\nmov.b32 f, g;}\nret;");
     let parsed = module(&text);
     let kernel = function(&parsed, "k");
     let types: Vec<&str> = kernel.registers.iter().map(|(_, ty)| ty.as_str()).collect();
