@@ -2,6 +2,7 @@
 
 mod client;
 mod commands;
+mod conformance;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
@@ -38,6 +39,12 @@ enum Command {
     Emulator,
     /// Run NVIDIA's Python bindings, installed from PyPI, on the emulated driver
     Client,
+    /// Compile CUTLASS's and candle's kernels and run them, and Triton's, on the emulated GPU
+    Conformance {
+        /// Compile Triton's kernels anew, too, and replace the committed PTX (installs Triton, 280 MB)
+        #[arg(long)]
+        regenerate: bool,
+    },
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => commands::bench(&mut session, &arguments),
         Command::Emulator => client::emulator(&mut session),
         Command::Client => client::client(&mut session),
+        Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Lint => commands::lint(&mut session),
     };

@@ -45,10 +45,12 @@ __device__ void run(int m, int n, int k, void const* a, void const* b, void* c, 
 
 using cutlass::gemm::GemmShape;
 
-#if defined(HALF)
+#if defined(GEMM_F16)
 KERNEL(gemm_f16_128x64, Gemm<cutlass::half_t, cutlass::half_t, GemmShape<128, 64, 32>, GemmShape<64, 32, 32>, GemmShape<16, 8, 16>, 3>)
 KERNEL(gemm_f16_64x128, Gemm<cutlass::half_t, cutlass::half_t, GemmShape<64, 128, 64>, GemmShape<32, 64, 64>, GemmShape<16, 8, 16>, 4>)
-#else
+#elif defined(GEMM_BF16)
 KERNEL(gemm_bf16_128x64, Gemm<cutlass::bfloat16_t, float, GemmShape<128, 64, 32>, GemmShape<64, 32, 32>, GemmShape<16, 8, 16>, 3>)
 KERNEL(gemm_bf16_64x128, Gemm<cutlass::bfloat16_t, float, GemmShape<64, 128, 64>, GemmShape<32, 64, 64>, GemmShape<16, 8, 16>, 4>)
+#else
+#error "define GEMM_F16 or GEMM_BF16"
 #endif
