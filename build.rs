@@ -62,10 +62,18 @@ fn run() -> Result<(), String> {
         images.len(),
         compiler.nvcc.display()
     );
-    for image in &images {
-        for line in image.warnings.lines().filter(|line| !line.trim().is_empty()) {
-            println!("cargo::warning=kernels/{}.cu: {line}", image.stem);
-        }
+    let strict = variable("LORA_KERNELS_STRICT").is_some();
+    let warnings: Vec<String> = images
+        .iter()
+        .flat_map(|image| image.warnings.lines().map(|line| (image, line)))
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(image, line)| format!("kernels/{}.cu: {line}", image.stem))
+        .collect();
+    if strict && !warnings.is_empty() {
+        return Err(warnings.join("\n"));
+    }
+    for warning in &warnings {
+        println!("cargo::warning={warning}");
     }
     write_images(&out, &images)
 }
@@ -138,7 +146,6 @@ fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     }
 }
 
-/// Images start at a multiple of 16 bytes: the headers in a fatbin are read in place.
 fn write_images(out: &Path, images: &[units::Image]) -> Result<(), String> {
     let mut rows = String::new();
     for image in images {
@@ -146,14 +153,9 @@ fn write_images(out: &Path, images: &[units::Image]) -> Result<(), String> {
         let bytes =
             fs::read(&image.fatbin).map_err(|error| format!("can't read {}: {error}", image.fatbin.display()))?;
         write_if_changed(&out.join(&name), &bytes)?;
-        let _ = writeln!(rows, "    ({:?}, &Aligned(*include_bytes!({name:?})).0),", image.stem);
+        let _ = writeln!(rows, "    ({:?}, include_bytes!({name:?})),", image.stem);
     }
-    let aligned = if images.is_empty() {
-        ""
-    } else {
-        "#[repr(C, align(16))]\nstruct Aligned<T>(T);\n\n"
-    };
-    let source = format!("{aligned}pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n{rows}];\n");
+    let source = format!("pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n{rows}];\n");
     write_if_changed(&out.join("images.rs"), source.as_bytes())
 }
 

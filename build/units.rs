@@ -1,7 +1,7 @@
 //! Compiles every kernels/*.cu to a fatbin, and only those whose compiler, arguments or sources changed.
 //!
 //! A store holds, for each unit, the list of files that it was last made from, and fatbins named by a key over all that
-//! went into them. A fatbin is never changed in place, so builds that run at once can share a store.
+//! went into them. Files are replaced whole, by renaming, so builds that run at once can share a store.
 
 use std::collections::HashMap;
 use std::fs;
@@ -138,6 +138,8 @@ impl Compiler {
     fn compile(&self, unit: &Path, fatbin: &Path, depfile: &Path) -> Result<String, String> {
         let mut command = Command::new(&self.nvcc);
         command.current_dir(&self.root).args(&self.args).arg("--fatbin");
+        // nvcc would add their content to the arguments, which the key then did not know; LORA_KERNELS_NVCC_FLAGS it knows.
+        command.env_remove("NVCC_APPEND_FLAGS").env_remove("NVCC_PREPEND_FLAGS");
         command
             .arg(unit)
             .arg("-o")

@@ -1,5 +1,5 @@
 // What a launch is told: one struct per kernel, passed by value. src/raw/params.rs mirrors each field for field, and the
-// kernel `params_check` lets a test compare sizes and offsets.
+// kernel `lora_contract` lets a test compare sizes and offsets.
 //
 // Shapes: x (m, k), W (n, k), lora_A (r, k), lora_B (n, r), y and dy (m, n), S and T (m, r_pad). Strides are row strides in elements;
 // columns are contiguous. r_pad is r rounded up to 16; the columns of S and T from r on hold zeros.

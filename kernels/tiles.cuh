@@ -1,4 +1,4 @@
-// The tile shapes that are built. src/plan/variants.rs lists the same, and a test compares the two.
+// The tile shapes that are built. src/plan/variant.rs lists the same, and a test compares the two.
 #pragma once
 #include "gemm.cuh"
 

@@ -137,11 +137,8 @@ pub enum Error {
         /// What to change.
         hint: &'static str,
     },
-    /// A `saved` or `workspace` buffer that is too small or misaligned.
-    #[error(
-        "the {buffer} buffer has {given} bytes at an address that is a multiple of {alignment}: the plan needs {needed} bytes, aligned to {}",
-        crate::plan::BUFFER_ALIGNMENT
-    )]
+    /// A `saved` or `workspace` buffer that is too small.
+    #[error("the {buffer} buffer has {given} bytes, the plan needs {needed}")]
     Buffer {
         /// `saved` or `workspace`.
         buffer: &'static str,
@@ -149,8 +146,17 @@ pub enum Error {
         given: usize,
         /// Bytes needed.
         needed: usize,
-        /// Largest power of two, up to 256, that divides the address.
-        alignment: usize,
+    },
+    /// A `saved` or `workspace` buffer at a misaligned address.
+    #[error(
+        "the {buffer} buffer starts at an address that is a multiple of {given} bytes only: it must be a multiple of {}",
+        crate::plan::BUFFER_ALIGNMENT
+    )]
+    BufferAlignment {
+        /// `saved` or `workspace`.
+        buffer: &'static str,
+        /// Largest power of two that divides the address.
+        given: usize,
     },
     /// A null device pointer in a raw call.
     #[error("{what} is a null pointer")]

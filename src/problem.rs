@@ -121,27 +121,20 @@ impl Dropout {
 /// # Ok::<(), lora_kernels::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Problem {
-    /// Rows of x: M.
-    pub tokens: usize,
-    /// Columns of x: K.
-    pub in_features: usize,
-    /// Columns of y: N.
-    pub out_features: usize,
-    /// Rank of the adapter: r.
-    pub rank: usize,
-    /// Type of every tensor.
-    pub dtype: DType,
-    /// Whether a bias is added to y.
-    pub bias: bool,
-    /// Whether the adapter's input goes through dropout.
-    pub dropout: bool,
+    tokens: usize,
+    in_features: usize,
+    out_features: usize,
+    rank: usize,
+    dtype: DType,
+    bias: bool,
+    dropout: bool,
     layouts: [Layout; Tensor::ALL.len()],
 }
 
 impl Problem {
-    /// A problem with contiguous, 16-byte aligned tensors, no bias and no dropout.
+    /// A problem with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B, which the kernels read or write
+    /// element by element, need no more than an element's alignment.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
@@ -171,6 +164,9 @@ impl Problem {
         };
         for tensor in Tensor::ALL {
             problem.layouts[tensor as usize].row_stride = problem.shape(tensor).1 as i64;
+        }
+        for tensor in [Tensor::Bias, Tensor::DLoraA, Tensor::DLoraB] {
+            problem.layouts[tensor as usize].alignment = dtype.size();
         }
         Ok(problem)
     }
@@ -218,6 +214,41 @@ impl Problem {
         }
         self.layouts[tensor as usize] = layout;
         Ok(self)
+    }
+
+    /// Rows of x: M.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Columns of x: K.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Columns of y: N.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Rank of the adapter: r.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Type of every tensor.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether a bias is added to y.
+    pub fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    /// Whether the adapter's input goes through dropout.
+    pub fn has_dropout(&self) -> bool {
+        self.dropout
     }
 
     /// The layout of a tensor.

@@ -6,6 +6,9 @@
 mod clock;
 mod setup;
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use half::{bf16, f16};
 use lora_kernels::{Element, Problem};
@@ -59,6 +62,17 @@ fn bench_dtype<T: Element + cudarc::driver::DeviceRepr>(
     }
 }
 
+/// Criterion that compares with no earlier run: its lines on changes have no unit that could say what was timed.
+fn without_history() -> Criterion {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-layer");
+    if let Err(error) = std::fs::remove_dir_all(&folder)
+        && error.kind() != ErrorKind::NotFound
+    {
+        panic!("can't remove the last run's {}: {error}", folder.display());
+    }
+    Criterion::default().output_directory(&folder)
+}
+
 fn main() {
     let emulated = match select() {
         Ok(selection) => matches!(selection, Selection::Emulated { .. }),
@@ -66,7 +80,12 @@ fn main() {
     };
     let device = Device::open(emulated);
     println!("device: {}", device.name);
-    let mut criterion = Criterion::default()
+    let criterion = if emulated {
+        without_history()
+    } else {
+        Criterion::default()
+    };
+    let mut criterion = criterion
         .with_measurement(Clock { emulated })
         .sample_size(10)
         .configure_from_args();

@@ -1,4 +1,4 @@
-// cp.async: global -> shared copies that bypass the registers (PTX ISA 9.7.9.25.3).
+// cp.async: global -> shared copies that bypass the registers (PTX ISA, "Data Movement and Conversion Instructions: cp.async").
 #pragma once
 #include <cstdint>
 

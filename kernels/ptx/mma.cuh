@@ -1,4 +1,5 @@
-// mma.sync m16n8k16: D = A * B + D with 16-bit A (16x16) and B (16x8), f32 D (16x8) (PTX ISA 9.7.14.5.8).
+// mma.sync m16n8k16: D = A * B + D with 16-bit A (16x16) and B (16x8), f32 D (16x8) (PTX ISA,
+// "Matrix Fragments for mma.m16n8k16 with floating point type").
 // With g = lane / 4 and t = lane % 4, D register i is row g + 8 * (i / 2), column 2 * t + i % 2.
 #pragma once
 #include <cuda_bf16.h>

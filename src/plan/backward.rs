@@ -49,8 +49,8 @@ impl BackwardPlan {
     /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         check_device(device)?;
-        let dtype = problem.dtype;
-        let (tokens, ranks) = (problem.tokens, problem.padded_rank());
+        let dtype = problem.dtype();
+        let (tokens, ranks) = (problem.tokens(), problem.padded_rank());
 
         let (tile, tile_reason) = rank_tile(problem);
         let (dy_access, reason) = access(problem, &[Tensor::DY]);
@@ -60,7 +60,7 @@ impl BackwardPlan {
             tile,
             access: dy_access,
         };
-        let dy_split = Split::new(grad_b, problem, problem.out_features, device);
+        let dy_split = Split::new(grad_b, problem, problem.out_features(), device);
         let reason = format!("{tile_reason}; {} row splits; {reason}", dy_split.row_splits);
         let grad_b = Launch::new(grad_b, (dy_split.blocks(), 1), reason, problem, device)?;
 
@@ -71,8 +71,8 @@ impl BackwardPlan {
             tile,
             access: x_access,
         };
-        let x_split = Split::new(grad_a, problem, problem.in_features, device);
-        let reduce_b_blocks = reduce_blocks(problem.out_features * problem.rank, grad_a.threads(), device);
+        let x_split = Split::new(grad_a, problem, problem.in_features(), device);
+        let reduce_b_blocks = reduce_blocks(problem.out_features() * problem.rank(), grad_a.threads(), device);
         let reason = format!(
             "{tile_reason}; {} row splits; {reduce_b_blocks} blocks sum d_lora_B; {reason}",
             x_split.row_splits
@@ -85,7 +85,7 @@ impl BackwardPlan {
             device,
         )?;
 
-        let (tile, blocks, tile_reason) = gemm_tile(Operation::GradX, problem, problem.in_features, device);
+        let (tile, blocks, tile_reason) = gemm_tile(Operation::GradX, problem, problem.in_features(), device);
         let (gemm_access, reason) = access(problem, &[Tensor::DY, Tensor::Weight]);
         let grad_x = Variant {
             operation: Operation::GradX,
@@ -93,7 +93,7 @@ impl BackwardPlan {
             tile,
             access: gemm_access,
         };
-        let reduce_a_blocks = reduce_blocks(problem.in_features * problem.rank, grad_x.threads(), device);
+        let reduce_a_blocks = reduce_blocks(problem.in_features() * problem.rank(), grad_x.threads(), device);
         let reason = format!("{tile_reason}; {reduce_a_blocks} blocks sum d_lora_A; {reason}");
         let grad_x = Launch::new(
             grad_x,
@@ -107,9 +107,9 @@ impl BackwardPlan {
         let float = size_of::<f32>();
         let regions = Regions {
             t_partial: carver.take(&[dy_split.column_groups, tokens, ranks], float),
-            lora_b_partial: carver.take(&[dy_split.row_splits, problem.out_features, ranks], float),
+            lora_b_partial: carver.take(&[dy_split.row_splits, problem.out_features(), ranks], float),
             t: carver.take(&[tokens, ranks], dtype.size()),
-            lora_a_partial: carver.take(&[x_split.row_splits, ranks, problem.in_features], float),
+            lora_a_partial: carver.take(&[x_split.row_splits, ranks, problem.in_features()], float),
         };
         Ok(Self {
             launches: [grad_b, grad_a, grad_x],

@@ -62,11 +62,11 @@ pub struct SavedLayout {
 impl SavedLayout {
     pub(crate) fn new(problem: &Problem) -> Self {
         let mut carver = Carver::default();
-        let s = carver.take(&[problem.tokens, problem.padded_rank()], problem.dtype.size());
-        let mask_row_bytes = problem.in_features.div_ceil(32) * 4;
+        let s = carver.take(&[problem.tokens(), problem.padded_rank()], problem.dtype().size());
+        let mask_row_bytes = problem.in_features().div_ceil(32) * 4;
         let mask = problem
-            .dropout
-            .then(|| carver.take(&[problem.tokens, mask_row_bytes], 1));
+            .has_dropout()
+            .then(|| carver.take(&[problem.tokens(), mask_row_bytes], 1));
         Self {
             s,
             mask,

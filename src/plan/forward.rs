@@ -26,7 +26,7 @@ impl ForwardPlan {
     /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         check_device(device)?;
-        let dtype = problem.dtype;
+        let dtype = problem.dtype();
 
         let (tile, tile_reason) = rank_tile(problem);
         let (x_access, x_reason) = access(problem, &[Tensor::X]);
@@ -38,12 +38,12 @@ impl ForwardPlan {
         };
         let (rows, ranks) = shrink.block();
         let grid = (
-            problem.tokens.div_ceil(rows) as u64,
-            problem.rank.div_ceil(ranks) as u64,
+            problem.tokens().div_ceil(rows) as u64,
+            problem.rank().div_ceil(ranks) as u64,
         );
         let shrink = Launch::new(shrink, grid, format!("{tile_reason}; {x_reason}"), problem, device)?;
 
-        let (tile, blocks, tile_reason) = gemm_tile(Operation::Forward, problem, problem.out_features, device);
+        let (tile, blocks, tile_reason) = gemm_tile(Operation::Forward, problem, problem.out_features(), device);
         let (gemm_access, access_reason) = access(problem, &[Tensor::X, Tensor::Weight]);
         let forward = Variant {
             operation: Operation::Forward,

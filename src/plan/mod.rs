@@ -18,18 +18,15 @@ use crate::{Error, Problem, Result, Tensor};
 
 /// What a plan needs to know of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct DeviceProps {
-    /// Compute capability, (major, minor).
-    pub compute_capability: (u32, u32),
-    /// Streaming multiprocessors.
-    pub multiprocessors: u32,
-    /// Shared memory that one block may use after opting in, bytes.
-    pub shared_per_block: u32,
+    compute_capability: (u32, u32),
+    multiprocessors: u32,
+    shared_per_block: u32,
 }
 
 impl DeviceProps {
-    /// Properties of a device, given by hand. `Kernels::props` asks a real one.
+    /// A device of this compute capability (major, minor) with so many multiprocessors (at least 1), one block of which may use
+    /// `shared_per_block` bytes of shared memory after opting in. [`crate::Kernels::props`] asks a real one.
     pub fn new(compute_capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> Self {
         Self {
             compute_capability,
@@ -51,6 +48,26 @@ impl DeviceProps {
     /// NVIDIA GeForce RTX 4090: 128 multiprocessors, 99 KiB of shared memory per block.
     pub fn rtx4090() -> Self {
         Self::new((8, 9), 128, 99 << 10)
+    }
+
+    /// Compute capability, (major, minor).
+    pub fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
+    }
+
+    /// Streaming multiprocessors, at least 1.
+    pub fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    /// Shared memory that one block may use after opting in, bytes.
+    pub fn shared_per_block(&self) -> u32 {
+        self.shared_per_block
+    }
+
+    /// The same device with another number of multiprocessors (at least 1): a part of a GPU, or a plan to look at.
+    pub fn with_multiprocessors(self, multiprocessors: u32) -> Self {
+        Self::new(self.compute_capability, multiprocessors, self.shared_per_block)
     }
 }
 
@@ -135,7 +152,7 @@ pub(crate) fn check_device(device: &DeviceProps) -> Result<()> {
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
 fn vectorised(problem: &Problem, tensor: Tensor) -> bool {
     let layout = problem.layout(tensor);
-    let row_bytes = layout.row_stride as u64 * problem.dtype.size() as u64;
+    let row_bytes = layout.row_stride as u64 * problem.dtype().size() as u64;
     // A single row has no second one to be misaligned.
     layout.alignment >= 16 && (row_bytes.is_multiple_of(16) || problem.shape(tensor).0 == 1)
 }
@@ -143,7 +160,7 @@ fn vectorised(problem: &Problem, tensor: Tensor) -> bool {
 /// Whether two neighbouring elements, the first in an even column, may be written in one access.
 fn paired(problem: &Problem, tensor: Tensor) -> bool {
     let layout = problem.layout(tensor);
-    layout.alignment >= 2 * problem.dtype.size() && (layout.row_stride % 2 == 0 || problem.shape(tensor).0 == 1)
+    layout.alignment >= 2 * problem.dtype().size() && (layout.row_stride % 2 == 0 || problem.shape(tensor).0 == 1)
 }
 
 /// The access that the streamed operands of a kernel allow, and the reason for it.
@@ -165,8 +182,12 @@ fn access(problem: &Problem, tensors: &[Tensor]) -> (Access, String) {
 
 /// The rank tile: 16 columns of S or T for small ranks, 64 for the others.
 fn rank_tile(problem: &Problem) -> (Tile, String) {
-    let tile = if problem.rank <= 16 { Tile::Rank16 } else { Tile::Rank64 };
-    (tile, format!("rank {} in tiles of {}", problem.rank, tile.ranks()))
+    let tile = if problem.rank() <= 16 {
+        Tile::Rank16
+    } else {
+        Tile::Rank64
+    };
+    (tile, format!("rank {} in tiles of {}", problem.rank(), tile.ranks()))
 }
 
 /// The GEMM tile for an output of (rows, columns): the wide one where it gives every multiprocessor a block.
@@ -174,12 +195,12 @@ fn gemm_tile(operation: Operation, problem: &Problem, columns: usize, device: &D
     let blocks = |tile: Tile| {
         let variant = Variant {
             operation,
-            dtype: problem.dtype,
+            dtype: problem.dtype(),
             tile,
             access: Access::Vectorised,
         };
         let (block_m, block_n) = variant.block();
-        problem.tokens.div_ceil(block_m) as u64 * columns.div_ceil(block_n) as u64
+        problem.tokens().div_ceil(block_m) as u64 * columns.div_ceil(block_n) as u64
     };
     let (wide, small) = (blocks(Tile::Wide), blocks(Tile::Small));
     let devices = u64::from(device.multiprocessors);
@@ -216,13 +237,13 @@ impl Split {
     fn new(variant: Variant, problem: &Problem, columns: usize, device: &DeviceProps) -> Self {
         let (rows, group_columns) = variant.block();
         let column_groups = columns.div_ceil(group_columns);
-        let rank_tiles = problem.rank.div_ceil(variant.tile.ranks());
+        let rank_tiles = problem.rank().div_ceil(variant.tile.ranks());
         let wanted = (2 * device.multiprocessors as usize).div_ceil(column_groups.saturating_mul(rank_tiles));
-        let row_blocks = problem.tokens.div_ceil(rows);
+        let row_blocks = problem.tokens().div_ceil(rows);
         let rows_per_split = row_blocks.div_ceil(wanted.min(row_blocks)) * rows;
         Self {
             column_groups,
-            row_splits: problem.tokens.div_ceil(rows_per_split),
+            row_splits: problem.tokens().div_ceil(rows_per_split),
             rows_per_split,
             rank_tiles,
         }

@@ -3,6 +3,8 @@
 //! A call enqueues its kernels and returns: no allocation, no synchronisation, no host read, no lock, no event. All kernels are resolved and
 //! their shared memory raised when [`Kernels`] is loaded, so a call can be captured in a CUDA graph.
 
+mod calls;
+mod check;
 mod driver;
 mod images;
 mod kernels;

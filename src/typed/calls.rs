@@ -97,8 +97,8 @@ impl Kernels {
         y.check(Tensor::Y, problem)?;
         self.check_home(Tensor::Y.name(), y.home())?;
         if let Some(bias) = &bias {
-            if bias.len() != problem.out_features {
-                let (given, expected) = ((1, bias.len()), (1, problem.out_features));
+            if bias.len() != problem.out_features() {
+                let (given, expected) = ((1, bias.len()), (1, problem.out_features()));
                 return Err(Error::Shape {
                     tensor: Tensor::Bias,
                     given,
@@ -119,6 +119,7 @@ impl Kernels {
         let (y, _y) = y.pointer(stream);
         let (saved, _saved) = saved.device_ptr_mut(stream);
         let bias = bias.as_ref().map_or(0, |(pointer, _)| *pointer);
+        self.check_waits()?;
         let args = ForwardArgs {
             x,
             weight,
@@ -197,6 +198,7 @@ impl Kernels {
         let (d_lora_a, _d_lora_a) = d_lora_a.pointer(stream);
         let (d_lora_b, _d_lora_b) = d_lora_b.pointer(stream);
         let (workspace, _workspace) = workspace.device_ptr_mut(stream);
+        self.check_waits()?;
         let args = BackwardArgs {
             dy,
             x,
@@ -216,16 +218,23 @@ impl Kernels {
     }
 
     fn check<T: Element>(&self, stream: &Arc<CudaStream>, problem: &Problem) -> Result<()> {
-        if T::DTYPE != problem.dtype {
+        if T::DTYPE != problem.dtype() {
             return Err(Error::PlannedDType {
                 given: T::DTYPE,
-                planned: problem.dtype,
+                planned: problem.dtype(),
             });
         }
         self.check_home("the stream", stream)?;
         self.context()
             .bind_to_thread()
             .map_err(|error| crate::raw::driver_error("making the context current", error))
+    }
+
+    /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
+    fn check_waits(&self) -> Result<()> {
+        self.context()
+            .check_err()
+            .map_err(|error| crate::raw::driver_error("waiting for the arguments' other users", error))
     }
 
     fn check_home(&self, what: &'static str, stream: &Arc<CudaStream>) -> Result<()> {
@@ -239,12 +248,7 @@ impl Kernels {
 
 fn check_bytes(buffer: &'static str, given: usize, needed: usize) -> Result<()> {
     if given < needed {
-        return Err(Error::Buffer {
-            buffer,
-            given,
-            needed,
-            alignment: crate::plan::BUFFER_ALIGNMENT,
-        });
+        return Err(Error::Buffer { buffer, given, needed });
     }
     Ok(())
 }

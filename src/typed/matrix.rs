@@ -117,7 +117,7 @@ impl Geometry {
                 planned,
             });
         }
-        // `Problem` has checked that the stride is positive and the product fits.
+        // `Problem` has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
         let needed = (self.rows - 1) * planned as usize + self.columns;
         if needed > available {
             return Err(Error::Bounds {

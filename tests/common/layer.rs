@@ -102,9 +102,11 @@ impl Case {
     }
 
     pub fn device(&self) -> DeviceProps {
-        let mut props = gpu().kernels.props().clone();
-        props.multiprocessors = self.multiprocessors.unwrap_or(props.multiprocessors);
-        props
+        let props = gpu().kernels.props().clone();
+        match self.multiprocessors {
+            Some(multiprocessors) => props.with_multiprocessors(multiprocessors),
+            None => props,
+        }
     }
 
     pub fn forward_plan<T: Number>(&self) -> ForwardPlan {

@@ -82,7 +82,16 @@ pub fn lint(session: &mut Session) -> Result<(), Failure> {
     let mut documentation = session.cargo("doc --workspace --no-deps");
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     session.run(documentation)?;
+    spills(session)?;
     format_of_kernels(session)
+}
+
+/// What nvcc said of the kernels as they are now: ptxas warns of registers that it had to spill.
+fn spills(session: &mut Session) -> Result<(), Failure> {
+    let mut build = session.cargo("build --message-format short");
+    // The build script repeats its warnings only where it runs.
+    build.env("LORA_KERNELS_STRICT", "1");
+    session.run(build)
 }
 
 fn format_of_kernels(session: &mut Session) -> Result<(), Failure> {
