@@ -1,6 +1,7 @@
 //! An emulated NVIDIA GPU: a CUDA driver over an interpreter of the PTX that nvcc made.
 
 pub mod ast;
+pub mod counters;
 pub mod decode;
 pub mod device;
 mod driver;

@@ -13,7 +13,7 @@ pub use self::tally::{KernelCounters, PtxLine, SourceLine, Tally};
 use super::mma;
 use super::registers::{FULL, LANES, Registers, Wides, lanes};
 use super::space::addresses;
-use crate::decode::op::{Async, AtomicKind, Inst, Op, WarpOp, Window};
+use crate::decode::op::{Async, AtomicKind, Inst, Move, Op, WarpOp, Window};
 use crate::decode::{Kernel, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 
 /// One worker's counts, by instruction.
@@ -47,6 +47,8 @@ impl Counting {
     #[inline(never)]
     pub fn issued(&mut self, inst: &Inst, pc: u32, active: u32, regs: &Registers) {
         let waits = match inst.op {
+            // The decoder puts this before an instruction with a special register among its operands: it is part of that one.
+            Op::Move(Move::Special(_)) => return,
             Op::Warp(WarpOp::ActiveMask | WarpOp::Pause) => false,
             Op::Warp(_) => true,
             Op::Mma(_) => active != FULL,

@@ -89,10 +89,11 @@ pub struct KernelCounters {
 }
 
 /// One line of CUDA source, all kinds together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceLine {
     pub file: String,
     pub line: u32,
+    #[serde(flatten)]
     pub tally: Tally,
 }
 
