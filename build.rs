@@ -63,12 +63,11 @@ fn run() -> Result<(), String> {
         compiler.nvcc.display()
     );
     let strict = variable("LORA_KERNELS_STRICT").is_some();
-    let warnings: Vec<String> = images
-        .iter()
-        .flat_map(|image| image.warnings.lines().map(|line| (image, line)))
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(image, line)| format!("kernels/{}.cu: {line}", image.stem))
-        .collect();
+    let mut warnings = Vec::new();
+    for image in &images {
+        let lines = image.warnings.lines().filter(|line| !line.trim().is_empty());
+        warnings.extend(lines.map(|line| format!("kernels/{}.cu: {line}", image.stem)));
+    }
     if strict && !warnings.is_empty() {
         return Err(warnings.join("\n"));
     }
