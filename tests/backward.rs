@@ -10,7 +10,12 @@ use common::layer::{BackwardRun, Case, Layer};
 use lora_kernels::reference::{self, Intermediates};
 
 fn case() -> Case {
-    Case::new(150, 200, 150, 24).dropout(0.1)
+    of_rank(24)
+}
+
+/// Ranks up to 16 have kernels of their own.
+fn of_rank(rank: usize) -> Case {
+    Case::new(150, 200, 150, rank).dropout(0.1)
 }
 
 fn all_bits<T: Number>(run: &BackwardRun<T>) -> [Vec<u8>; 3] {
@@ -18,26 +23,31 @@ fn all_bits<T: Number>(run: &BackwardRun<T>) -> [Vec<u8>; 3] {
 }
 
 fn two_runs_give_the_same_bits<T: Number>() {
-    for case in [
-        case(),
-        case().placed(Placement::OddView),
-        case().multiprocessors(1),
-        case().multiprocessors(1000),
-    ] {
-        let layer = Layer::<T>::random(&case);
-        let saved = layer.forward().saved;
-        let (first, second) = (layer.backward(&saved), layer.backward(&saved));
-        assert!(all_bits(&first) == all_bits(&second), "{case:?}");
+    for rank in [3, 8, 24] {
+        let case = of_rank(rank);
+        for case in [
+            case.clone(),
+            case.clone().placed(Placement::OddView),
+            case.clone().multiprocessors(1),
+            case.clone().multiprocessors(1000),
+        ] {
+            let layer = Layer::<T>::random(&case);
+            let saved = layer.forward().saved;
+            let (first, second) = (layer.backward(&saved), layer.backward(&saved));
+            assert!(all_bits(&first) == all_bits(&second), "{case:?}");
+        }
     }
 }
 
 fn placement_does_not_change_the_bits<T: Number>() {
-    let dense = Layer::<T>::random(&case());
-    let expected = dense.backward(&dense.forward().saved);
-    for placement in [Placement::AlignedView, Placement::OddView] {
-        let moved = dense.moved(placement);
-        let run = moved.backward(&moved.forward().saved);
-        assert!(all_bits(&run) == all_bits(&expected), "{placement:?}");
+    for rank in [3, 8, 24] {
+        let dense = Layer::<T>::random(&of_rank(rank));
+        let expected = dense.backward(&dense.forward().saved);
+        for placement in [Placement::AlignedView, Placement::OddView] {
+            let moved = dense.moved(placement);
+            let run = moved.backward(&moved.forward().saved);
+            assert!(all_bits(&run) == all_bits(&expected), "rank {rank}, {placement:?}");
+        }
     }
 }
 
@@ -89,8 +99,8 @@ fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
 /// With small integers every sum is exact, whatever its order and however it is split: the result is right to the last
 /// bit or wrong.
 fn integers_are_exact<T: Number>() {
-    for multiprocessors in [1, 1000] {
-        let (m, k, n, r) = (100, 70, 90, 20);
+    let (m, k, n) = (100, 70, 90);
+    for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         let case = Case::new(m, k, n, r).scaling(2.0).multiprocessors(multiprocessors);
         let mut layer = Layer::<T>::random(&case);
         // One element per row: S and T hold small integers that every type keeps, and so does everything after.
@@ -128,7 +138,10 @@ fn integers_are_exact<T: Number>() {
                 "{name} is not all zeros"
             );
             let given: Vec<f64> = given.rows().into_iter().map(T::to_f64).collect();
-            assert!(given == expected.value, "{name} with {multiprocessors} multiprocessors");
+            assert!(
+                given == expected.value,
+                "{name}, rank {r}, {multiprocessors} multiprocessors"
+            );
         }
     }
 }

@@ -10,26 +10,40 @@ use common::layer::{Case, Layer};
 use lora_kernels::reference::{self, Intermediates};
 
 fn case() -> Case {
-    Case::new(77, 200, 150, 24).dropout(0.1)
+    of_rank(24)
+}
+
+/// Ranks up to 16 have kernels of their own.
+fn of_rank(rank: usize) -> Case {
+    Case::new(77, 200, 150, rank).dropout(0.1)
 }
 
 fn two_runs_give_the_same_bits<T: Number>() {
-    for case in [case(), case().placed(Placement::OddView), case().multiprocessors(1)] {
-        let layer = Layer::<T>::random(&case);
-        let (first, second) = (layer.forward(), layer.forward());
-        assert_eq!(bits(&first.y), bits(&second.y), "{case:?}");
-        assert_eq!(first.saved, second.saved, "{case:?}");
+    for rank in [3, 8, 24] {
+        let case = of_rank(rank);
+        for case in [
+            case.clone(),
+            case.clone().placed(Placement::OddView),
+            case.clone().multiprocessors(1),
+        ] {
+            let layer = Layer::<T>::random(&case);
+            let (first, second) = (layer.forward(), layer.forward());
+            assert_eq!(bits(&first.y), bits(&second.y), "{case:?}");
+            assert_eq!(first.saved, second.saved, "{case:?}");
+        }
     }
 }
 
 /// Sums run in the same order whatever the strides and alignments of a layer.
 fn placement_does_not_change_the_bits<T: Number>() {
-    let dense = Layer::<T>::random(&case());
-    let expected = dense.forward();
-    for placement in [Placement::AlignedView, Placement::OddView] {
-        let run = dense.moved(placement).forward();
-        assert_eq!(bits(&run.y), bits(&expected.y), "{placement:?}");
-        assert_eq!(run.saved, expected.saved, "{placement:?}");
+    for rank in [3, 8, 24] {
+        let dense = Layer::<T>::random(&of_rank(rank));
+        let expected = dense.forward();
+        for placement in [Placement::AlignedView, Placement::OddView] {
+            let run = dense.moved(placement).forward();
+            assert_eq!(bits(&run.y), bits(&expected.y), "rank {rank}, {placement:?}");
+            assert_eq!(run.saved, expected.saved, "rank {rank}, {placement:?}");
+        }
     }
 }
 
@@ -65,31 +79,33 @@ fn scalings_of_both_signs_and_many_sizes<T: Number>() {
 
 /// With small integers every sum is exact, whatever its order: the result is right to the last bit or wrong.
 fn integers_are_exact<T: Number>() {
-    let case = Case::new(50, 70, 90, 20).scaling(2.0);
-    let mut layer = Layer::<T>::random(&case);
-    let whole = |matrix: &Placed<T>, largest: i64| {
-        let values: Vec<T> = (0..matrix.rows * matrix.cols)
-            .map(|i| T::from_f64(((i as i64 * 7919) % (2 * largest + 1) - largest) as f64))
-            .collect();
-        Placed::from_rows(&values, matrix.rows, matrix.cols, Placement::Dense)
-    };
-    layer.x = whole(&layer.x, 1);
-    layer.weight = whole(&layer.weight, 1);
-    layer.bias = layer.bias.as_ref().map(|bias| whole(bias, 3));
-    // One element of A per row: S holds small integers that every type keeps.
-    let selects = |i: usize| if i / 70 == i % 70 { 1.0 } else { 0.0 };
-    let lora_a: Vec<T> = (0..20 * 70).map(|i| T::from_f64(selects(i))).collect();
-    layer.lora_a = Placed::from_rows(&lora_a, 20, 70, Placement::Dense);
-    layer.lora_b = whole(&layer.lora_b, 1);
-    let expected = reference::forward(&layer.reference(), T::DTYPE, Intermediates::Exact)
-        .unwrap()
-        .y;
-    assert!(
-        expected.value.iter().all(|value| value.abs() <= 256.0),
-        "every type holds the results exactly"
-    );
-    let given: Vec<f64> = layer.forward().y.rows().into_iter().map(T::to_f64).collect();
-    assert_eq!(given, expected.value);
+    let (m, k, n) = (50, 70, 90);
+    for r in [3, 8, 20] {
+        let mut layer = Layer::<T>::random(&Case::new(m, k, n, r).scaling(2.0));
+        let whole = |matrix: &Placed<T>, largest: i64| {
+            let values: Vec<T> = (0..matrix.rows * matrix.cols)
+                .map(|i| T::from_f64(((i as i64 * 7919) % (2 * largest + 1) - largest) as f64))
+                .collect();
+            Placed::from_rows(&values, matrix.rows, matrix.cols, Placement::Dense)
+        };
+        layer.x = whole(&layer.x, 1);
+        layer.weight = whole(&layer.weight, 1);
+        layer.bias = layer.bias.as_ref().map(|bias| whole(bias, 3));
+        // One element of A per row: S holds small integers that every type keeps.
+        let selects = |i: usize| if i / k == i % k { 1.0 } else { 0.0 };
+        let lora_a: Vec<T> = (0..r * k).map(|i| T::from_f64(selects(i))).collect();
+        layer.lora_a = Placed::from_rows(&lora_a, r, k, Placement::Dense);
+        layer.lora_b = whole(&layer.lora_b, 1);
+        let expected = reference::forward(&layer.reference(), T::DTYPE, Intermediates::Exact)
+            .unwrap()
+            .y;
+        assert!(
+            expected.value.iter().all(|value| value.abs() <= 256.0),
+            "every type holds the results exactly"
+        );
+        let given: Vec<f64> = layer.forward().y.rows().into_iter().map(T::to_f64).collect();
+        assert_eq!(given, expected.value, "rank {r}");
+    }
 }
 
 /// A NaN or an infinity in a row of x shows in that row of y and in no other.

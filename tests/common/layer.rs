@@ -1,6 +1,6 @@
 //! A layer to test: its sizes, its place in memory, its numbers, and its runs on the device.
 
-use lora_kernels::{Backward, BackwardPlan, DeviceProps, Dropout, Error, Forward, ForwardPlan, Problem, Tensor};
+use lora_kernels::{Backward, BackwardPlan, DType, DeviceProps, Dropout, Error, Forward, ForwardPlan, Problem, Tensor};
 
 use super::data::{Placed, Placement};
 use super::device::{Number, gpu};
@@ -77,19 +77,17 @@ impl Case {
     }
 
     pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
-        match tensor {
-            Tensor::X | Tensor::DX => (self.tokens, self.in_features),
-            Tensor::Weight => (self.out_features, self.in_features),
-            Tensor::LoraA | Tensor::DLoraA => (self.rank, self.in_features),
-            Tensor::LoraB | Tensor::DLoraB => (self.out_features, self.rank),
-            Tensor::Y | Tensor::DY => (self.tokens, self.out_features),
-            Tensor::Bias => (1, self.out_features),
-        }
+        // The same in every type.
+        self.sizes(DType::F32).shape(tensor)
+    }
+
+    fn sizes(&self, dtype: DType) -> Problem {
+        Problem::new(self.tokens, self.in_features, self.out_features, self.rank, dtype).expect("sizes in range")
     }
 
     pub fn problem<T: Number>(&self) -> Problem {
-        let problem = Problem::new(self.tokens, self.in_features, self.out_features, self.rank, T::DTYPE)
-            .expect("sizes in range")
+        let problem = self
+            .sizes(T::DTYPE)
             .with_bias(self.bias)
             .with_dropout(self.dropout.is_some());
         Tensor::ALL.into_iter().fold(problem, |problem, tensor| {
