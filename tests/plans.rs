@@ -63,20 +63,6 @@ fn layouts_that_cost_wide_loads() {
     insta::assert_snapshot!(plans(&DeviceProps::a100(), &problems));
 }
 
-#[test]
-fn a_plan_is_a_function_of_problem_and_device() {
-    let problem = problem(300, 1000, 2000, 24, DType::F16).with_dropout(true);
-    let device = DeviceProps::h100();
-    assert_eq!(
-        ForwardPlan::new(&problem, &device).unwrap(),
-        ForwardPlan::new(&problem, &device).unwrap()
-    );
-    assert_eq!(
-        BackwardPlan::new(&problem, &device).unwrap(),
-        BackwardPlan::new(&problem, &device).unwrap()
-    );
-}
-
 /// What forward saves is what backward reads, whatever the devices the plans are for.
 #[test]
 fn forward_and_backward_agree_on_what_is_saved() {
