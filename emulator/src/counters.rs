@@ -7,7 +7,7 @@ use std::ffi::{CString, c_char, c_void};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::exec::count::{Kind, KernelCounters, PtxLine, SourceLine, Tally};
+pub use crate::exec::count::{KernelCounters, Kind, PtxLine, SourceLine, Tally};
 pub use crate::exec::{Blocks, BlocksError};
 
 /// Version of the JSON document.

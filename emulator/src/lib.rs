@@ -7,6 +7,7 @@ pub mod device;
 mod driver;
 pub mod exec;
 pub mod fatbin;
+pub mod l2;
 pub mod memory;
 pub mod parse;
 pub mod select;

@@ -37,7 +37,10 @@ fn add() -> usize {
     let function = module.load_function("add").expect("a kernel");
     let stream = context.default_stream();
     let a: Vec<f32> = (1..=960).map(|i| i as f32).collect();
-    let (a, b) = (stream.clone_htod(&a).expect("room"), stream.clone_htod(&a).expect("room"));
+    let (a, b) = (
+        stream.clone_htod(&a).expect("room"),
+        stream.clone_htod(&a).expect("room"),
+    );
     let mut c = stream.alloc_zeros::<f32>(960).expect("room");
     let config = LaunchConfig {
         grid_dim: (10, 1, 1),
@@ -48,7 +51,13 @@ fn add() -> usize {
     // SAFETY: the parameters are the kernel's.
     unsafe {
         let mut launch = stream.launch_builder(&function);
-        launch.arg(&a).arg(&b).arg(&mut c).arg(&count).launch(config).expect("a launch");
+        launch
+            .arg(&a)
+            .arg(&b)
+            .arg(&mut c)
+            .arg(&count)
+            .launch(config)
+            .expect("a launch");
     }
     let sums = stream.clone_dtoh(&c).expect("the sums");
     (1..=960).zip(&sums).filter(|(i, sum)| **sum == 2.0 * *i as f32).count()
@@ -58,13 +67,28 @@ fn check(counters: &Counters, launches: u64, blocks_run: u64) {
     let [kernel] = counters.kernels.as_slice() else {
         panic!("{} kernels", counters.kernels.len());
     };
-    assert_eq!((kernel.kernel.as_str(), kernel.grid, kernel.block), ("add", [10, 1, 1], [96, 1, 1]));
-    assert_eq!((kernel.launches, kernel.blocks, kernel.blocks_run), (launches, 10 * launches, blocks_run));
+    assert_eq!(
+        (kernel.kernel.as_str(), kernel.grid, kernel.block),
+        ("add", [10, 1, 1], [96, 1, 1])
+    );
+    assert_eq!(
+        (kernel.launches, kernel.blocks, kernel.blocks_run),
+        (launches, 10 * launches, blocks_run)
+    );
     let (loads, stores) = (kernel.kind(Kind::LoadGlobal), kernel.kind(Kind::StoreGlobal));
     // Three warps a block; 128 bytes, four sectors, each.
-    assert_eq!((loads.warp_instructions, loads.sectors), (6 * blocks_run, 24 * blocks_run));
-    assert_eq!((stores.warp_instructions, stores.sectors), (3 * blocks_run, 12 * blocks_run));
-    assert_eq!((loads.global_bytes, loads.ideal_sectors), (768 * blocks_run, loads.sectors));
+    assert_eq!(
+        (loads.warp_instructions, loads.sectors),
+        (6 * blocks_run, 24 * blocks_run)
+    );
+    assert_eq!(
+        (stores.warp_instructions, stores.sectors),
+        (3 * blocks_run, 12 * blocks_run)
+    );
+    assert_eq!(
+        (loads.global_bytes, loads.ideal_sectors),
+        (768 * blocks_run, loads.sectors)
+    );
 }
 
 /// Not a test of its own: the other tests run it in processes with the variables set.
@@ -145,7 +169,13 @@ fn chosen_blocks_run_alone() {
 
 #[test]
 fn launches_are_checked_and_counted_with_execution_off() {
-    passes("no execution", &[("LORA_EMULATOR_COUNTERS", "/dev/null"), ("LORA_EMULATOR_BLOCKS", "none")]);
+    passes(
+        "no execution",
+        &[
+            ("LORA_EMULATOR_COUNTERS", "/dev/null"),
+            ("LORA_EMULATOR_BLOCKS", "none"),
+        ],
+    );
 }
 
 #[test]
@@ -172,13 +202,23 @@ fn counters_are_written_at_the_end_of_the_process() {
         lines.iter().filter_map(|line| line["warp_instructions"].as_u64()).sum()
     };
     let kernel = &document["kernels"][0];
-    assert_eq!(Some(sum(&kernel["ptx_lines"])), kernel["total"]["warp_instructions"].as_u64());
-    let placed: u64 = counters.kernels[0].source_lines().iter().map(|line| line.tally.warp_instructions).sum();
+    assert_eq!(
+        Some(sum(&kernel["ptx_lines"])),
+        kernel["total"]["warp_instructions"].as_u64()
+    );
+    let placed: u64 = counters.kernels[0]
+        .source_lines()
+        .iter()
+        .map(|line| line.tally.warp_instructions)
+        .sum();
     assert_eq!(sum(&kernel["source_lines"]), placed);
 }
 
 #[test]
 fn settings_that_mean_nothing_are_refused() {
     let (success, output) = run("add", &[("LORA_EMULATOR_BLOCKS", "some")]);
-    assert!(!success && output.contains("\"some\" is no choice of blocks: all, none, every:16"), "{output}");
+    assert!(
+        !success && output.contains("\"some\" is no choice of blocks: all, none, every:16"),
+        "{output}"
+    );
 }

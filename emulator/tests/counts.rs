@@ -1,6 +1,6 @@
 //! Counters of small kernels, against numbers worked out by hand.
 
-use lora_kernels_emulator::counters::{Blocks, Kind, KernelCounters, Tally};
+use lora_kernels_emulator::counters::{Blocks, KernelCounters, Kind, Tally};
 
 #[path = "run/harness.rs"]
 #[allow(dead_code)]
@@ -50,7 +50,12 @@ fn global(access: &str, base: u32, step: u32, kind: Kind) -> [u64; 4] {
         "mul.wide.u32 %off, %lane, {step}; add.s64 %at, %to, %off; add.s64 %at, %at, {base}; {access}"
     ));
     let tally = counters.kind(kind);
-    [tally.global_requests, tally.global_bytes, tally.sectors, tally.ideal_sectors]
+    [
+        tally.global_requests,
+        tally.global_bytes,
+        tally.sectors,
+        tally.ideal_sectors,
+    ]
 }
 
 /// (wavefronts, without conflicts) of one warp whose lane i is at `step` * i of the tile.
@@ -120,20 +125,43 @@ fn lanes_that_meet_execute_once() {
 
 #[test]
 fn coalesced_accesses_move_what_they_need() {
-    assert_eq!(global("ld.global.u32 %r1, [%at];", 0, 4, Kind::LoadGlobal), [1, 128, 4, 4]);
     assert_eq!(
-        global("st.global.v4.u32 [%at], {%r1, %r1, %r1, %r1};", 0, 16, Kind::StoreGlobal),
+        global("ld.global.u32 %r1, [%at];", 0, 4, Kind::LoadGlobal),
+        [1, 128, 4, 4]
+    );
+    assert_eq!(
+        global(
+            "st.global.v4.u32 [%at], {%r1, %r1, %r1, %r1};",
+            0,
+            16,
+            Kind::StoreGlobal
+        ),
         [1, 512, 16, 16]
     );
-    assert_eq!(global("st.global.u16 [%at], 0;", 0, 2, Kind::StoreGlobal), [1, 64, 2, 2]);
+    assert_eq!(
+        global("st.global.u16 [%at], 0;", 0, 2, Kind::StoreGlobal),
+        [1, 64, 2, 2]
+    );
 }
 
 #[test]
 fn strides_and_offsets_cost_sectors() {
-    assert_eq!(global("ld.global.u32 %r1, [%at];", 16, 4, Kind::LoadGlobal), [1, 128, 5, 4]);
-    assert_eq!(global("ld.global.u32 %r1, [%at];", 0, 8, Kind::LoadGlobal), [1, 128, 8, 4]);
-    assert_eq!(global("ld.global.u32 %r1, [%at];", 0, 128, Kind::LoadGlobal), [1, 128, 32, 4]);
-    assert_eq!(global("ld.global.u32 %r1, [%at];", 0, 0, Kind::LoadGlobal), [1, 128, 1, 1]);
+    assert_eq!(
+        global("ld.global.u32 %r1, [%at];", 16, 4, Kind::LoadGlobal),
+        [1, 128, 5, 4]
+    );
+    assert_eq!(
+        global("ld.global.u32 %r1, [%at];", 0, 8, Kind::LoadGlobal),
+        [1, 128, 8, 4]
+    );
+    assert_eq!(
+        global("ld.global.u32 %r1, [%at];", 0, 128, Kind::LoadGlobal),
+        [1, 128, 32, 4]
+    );
+    assert_eq!(
+        global("ld.global.u32 %r1, [%at];", 0, 0, Kind::LoadGlobal),
+        [1, 128, 1, 1]
+    );
     assert_eq!(
         global("red.global.add.u32 [%at], 1;", 0, 32, Kind::AtomicGlobal),
         [1, 128, 32, 4]
@@ -144,15 +172,26 @@ fn strides_and_offsets_cost_sectors() {
 fn generic_accesses_count_where_they_lead() {
     let tally = count("st.u32 [%to], %lane; cvt.u64.u32 %at, %tile; cvta.shared.u64 %at, %at; st.u32 [%at], %lane;");
     let stores = tally.kind(Kind::StoreGeneric);
-    assert_eq!((stores.warp_instructions, stores.global_requests, stores.shared_requests), (2, 1, 1));
+    assert_eq!(
+        (stores.warp_instructions, stores.global_requests, stores.shared_requests),
+        (2, 1, 1)
+    );
     assert_eq!((stores.sectors, stores.wavefronts), (1, 1));
 }
 
 #[test]
 fn bank_conflicts_of_words() {
     for (step, ways) in [(4, 1), (8, 2), (32, 8), (128, 32), (132, 1), (0, 1)] {
-        assert_eq!(shared("ld.shared.u32 %r1, [%a];", step, Kind::LoadShared), (ways, 1), "{step}");
-        assert_eq!(shared("st.shared.u32 [%a], 0;", step, Kind::StoreShared), (ways, 1), "{step}");
+        assert_eq!(
+            shared("ld.shared.u32 %r1, [%a];", step, Kind::LoadShared),
+            (ways, 1),
+            "{step}"
+        );
+        assert_eq!(
+            shared("st.shared.u32 [%a], 0;", step, Kind::StoreShared),
+            (ways, 1),
+            "{step}"
+        );
     }
 }
 
@@ -173,10 +212,15 @@ fn bank_conflicts_of_wide_accesses() {
 fn ldmatrix_with_and_without_a_swizzle() {
     let load = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1, %r2, %r3, %r4}, [%a];";
     assert_eq!(shared(load, 128, Kind::LoadMatrix), (32, 4));
-    let swizzled = format!("and.b32 %r1, %lane, 7; shl.b32 %r1, %r1, 4; mad.lo.s32 %r2, %lane, 128, %r1; add.u32 %a, %tile, %r2; {load}");
+    let swizzled = format!(
+        "and.b32 %r1, %lane, 7; shl.b32 %r1, %r1, 4; mad.lo.s32 %r2, %lane, 128, %r1; add.u32 %a, %tile, %r2; {load}"
+    );
     let tally = count(&swizzled).kind(Kind::LoadMatrix);
     assert_eq!((tally.wavefronts, tally.ideal_wavefronts), (4, 4));
-    assert_eq!((tally.warp_instructions, tally.lanes, tally.bank_conflicts()), (1, 32, 0));
+    assert_eq!(
+        (tally.warp_instructions, tally.lanes, tally.bank_conflicts()),
+        (1, 32, 0)
+    );
     // Two matrices take the addresses of 16 lanes.
     let two = "ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r1, %r2}, [%a];";
     assert_eq!(shared(two, 16, Kind::LoadMatrix), (2, 2));
@@ -219,7 +263,12 @@ fn lines_are_counted_by_place() {
         .loc 1 12 1\nsetp.lt.u32 %p1, %r1, 5;\n@%p1 bra again;",
     );
     let lines = counters.source_lines();
-    let of = |line| lines.iter().find(|l| l.line == line && l.file == "k.cu").map(|l| l.tally.warp_instructions);
+    let of = |line| {
+        lines
+            .iter()
+            .find(|l| l.line == line && l.file == "k.cu")
+            .map(|l| l.tally.warp_instructions)
+    };
     assert_eq!([of(10), of(11), of(13)], [Some(1), Some(10), None]);
     // The comparison, the branch, and the `ret` that no other `.loc` places.
     assert_eq!(of(12), Some(11));
@@ -236,7 +285,9 @@ fn lines_are_counted_by_place() {
 
 #[test]
 fn chosen_blocks_are_run_and_no_others() {
-    let mut machine = Machine::new(&kernel("mov.u32 %r1, %ctaid.x; mul.wide.u32 %off, %r1, 4; add.s64 %at, %to, %off; st.global.u32 [%at], 7;"));
+    let mut machine = Machine::new(&kernel(
+        "mov.u32 %r1, %ctaid.x; mul.wide.u32 %off, %r1, 4; add.s64 %at, %to, %off; st.global.u32 [%at], 7;",
+    ));
     machine.options.count = true;
     let run = |machine: &Machine| {
         let to = machine.bytes(&[0; 40]);
@@ -248,7 +299,10 @@ fn chosen_blocks_are_run_and_no_others() {
     machine.options.blocks = Blocks::Every(4);
     let (words, sampled) = run(&machine);
     assert_eq!(words, [7, 0, 0, 0, 7, 0, 0, 0, 7, 0]);
-    assert_eq!((sampled.blocks, sampled.blocks_run, sampled.is_sampled()), (10, 3, true));
+    assert_eq!(
+        (sampled.blocks, sampled.blocks_run, sampled.is_sampled()),
+        (10, 3, true)
+    );
     let stores = |counters: &KernelCounters| counters.kind(Kind::StoreGlobal).sectors;
     assert_eq!((stores(&all), stores(&sampled)), (10, 3));
     assert_eq!(sampled.estimate(stores(&sampled)), Some(10.0));
@@ -257,7 +311,10 @@ fn chosen_blocks_are_run_and_no_others() {
     machine.options.blocks = Blocks::None;
     let (words, nothing) = run(&machine);
     assert_eq!(words, [0; 10]);
-    assert_eq!((nothing.launches, nothing.blocks, nothing.blocks_run, nothing.total), (1, 10, 0, Tally::default()));
+    assert_eq!(
+        (nothing.launches, nothing.blocks, nothing.blocks_run, nothing.total),
+        (1, 10, 0, Tally::default())
+    );
     assert_eq!(nothing.estimate(1), None);
 }
 

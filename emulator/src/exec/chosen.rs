@@ -66,7 +66,13 @@ impl FromStr for Blocks {
             _ => {}
         }
         if let Some(step) = text.trim().strip_prefix("every:") {
-            return number(step).and_then(|step| if step > 0 { Ok(Blocks::Every(step)) } else { Err(error()) });
+            return number(step).and_then(|step| {
+                if step > 0 {
+                    Ok(Blocks::Every(step))
+                } else {
+                    Err(error())
+                }
+            });
         }
         let mut list = Vec::new();
         for part in text.split(',') {

@@ -52,7 +52,12 @@ mod tests {
     use super::*;
 
     fn count(bytes: u32, address: impl Fn(u64) -> u64) -> (u64, u64) {
-        let found = wavefronts(&std::array::from_fn(|lane| address(lane as u64)), u32::MAX, bytes, false);
+        let found = wavefronts(
+            &std::array::from_fn(|lane| address(lane as u64)),
+            u32::MAX,
+            bytes,
+            false,
+        );
         (found.taken, found.ideal)
     }
 

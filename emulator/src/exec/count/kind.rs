@@ -55,7 +55,9 @@ impl Kind {
             Op::Nop => Kind::None,
             Op::Fence => Kind::Fence,
             Op::Control(_) => Kind::Control,
-            Op::Move(Move::Word | Move::Wide | Move::Pred | Move::Special(_) | Move::Pack(_) | Move::Unpack(_)) => Kind::Move,
+            Op::Move(Move::Word | Move::Wide | Move::Pred | Move::Special(_) | Move::Pack(_) | Move::Unpack(_)) => {
+                Kind::Move
+            }
             Op::Int(..) | Op::Carry(..) | Op::Bits(..) | Op::Lop3(_) => Kind::Integer,
             Op::Compare(_) | Op::Select(_) | Op::PredLogic(_) => Kind::Integer,
             Op::F32(..) | Op::F64(..) | Op::Half(..) => Kind::Float,
