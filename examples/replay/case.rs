@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lora_kernels::reference::ShapeError;
 use lora_kernels::{DType, Element};
 use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
 
@@ -93,6 +94,8 @@ pub enum Defect {
     NoScaling,
     #[error("the metadata's scaling is {given:?}; it must be a finite number that fits f32")]
     Scaling { given: String },
+    #[error("the reference refused the case: {0}")]
+    Reference(#[from] ShapeError),
 }
 
 impl Case {

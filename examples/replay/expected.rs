@@ -25,29 +25,32 @@ impl<'a, T: Number> Expected<'a, T> {
     /// The tensor of this name, row-major.
     pub fn tensor(&mut self, name: &str) -> Result<(Vec<f64>, Reference), ShapeError> {
         let recorded = &self.case.recorded;
-        let (recorded, scale) = match name {
-            "y" => (&recorded.y, 1.0),
-            "dx" => (&recorded.dx, self.inputs.gradient_scale),
-            "d_lora_A" => (&recorded.d_lora_a, self.inputs.gradient_scale),
-            _ => (&recorded.d_lora_b, self.inputs.gradient_scale),
+        let recorded = match name {
+            "y" => &recorded.y,
+            "dx" => &recorded.dx,
+            "d_lora_A" => &recorded.d_lora_a,
+            _ => &recorded.d_lora_b,
         };
         if let Some(matrix) = recorded {
-            let values = matrix.data.iter().map(|&value| f64::from(value) * scale).collect();
+            let values = matrix.data.iter().map(|&value| f64::from(value)).collect();
             return Ok((values, Reference::Recorded));
         }
-        let values = match name {
-            "y" => {
-                reference::forward(&self.layer()?, T::DTYPE, Intermediates::Exact)?
-                    .y
-                    .value
-            }
-            "dx" => self.backward()?.dx.value.clone(),
-            "d_lora_A" => self.backward()?.d_lora_a.value.clone(),
-            _ => self.backward()?.d_lora_b.value.clone(),
+        if name == "y" {
+            let y = reference::forward(&self.layer()?, T::DTYPE, Intermediates::Exact)?.y;
+            return Ok((y.value, Reference::Computed));
+        }
+        let scale = self.inputs.gradient_scale;
+        let gradients = self.backward()?;
+        let scaled = match name {
+            "dx" => &gradients.dx,
+            "d_lora_A" => &gradients.d_lora_a,
+            _ => &gradients.d_lora_b,
         };
+        let values = scaled.value.iter().map(|value| value / scale).collect();
         Ok((values, Reference::Computed))
     }
 
+    /// The gradients of the scaled dy.
     fn backward(&mut self) -> Result<&reference::Backward, ShapeError> {
         let gradients = match self.backward.take() {
             Some(gradients) => gradients,

@@ -8,15 +8,20 @@
 //! text in its metadata. Where it also holds `y`, `dx`, `d_lora_A` or `d_lora_B`, the results are compared with those,
 //! else with the f64 reference.
 //!
+//! OUT holds the results as the file would: y in the type of the run, and the gradients, too, unless f16 needed a dy
+//! times a power of two. Then they are divided by it and in F32.
+//!
 //! Exit status: 0 where all relative errors ‖out − ref‖ / ‖ref‖ are within their bound, 1 where one is not, 2 where the
 //! case, the output or the arguments are unusable, 3 where the device is.
 
+mod bound;
 mod case;
 mod expected;
 mod inputs;
 mod output;
 mod report;
 mod run;
+mod scale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +30,7 @@ use clap::{Parser, ValueEnum};
 use lora_kernels::DType;
 use lora_kernels_emulator::select::{SelectError, select};
 
+use bound::bound;
 use case::{Case, CaseError};
 use inputs::{Inputs, Number};
 use output::{OutputError, OutputFile};
@@ -126,13 +132,14 @@ fn replay_as<T: Number>(case: &Case, output: Option<OutputFile>) -> Result<bool,
     let outcomes = device.run(case, &inputs)?;
     if inputs.gradient_scale != 1.0 {
         println!(
-            "dy times {}, and the gradients with it: recorded ones vanish in {}",
+            "computed with dy times {}, without which numbers leave the range of {}; divided out of the gradients, which \
+             --out writes in F32",
             inputs.gradient_scale,
             T::DTYPE
         );
     }
 
-    let bound = report::bound(T::DTYPE);
+    let bound = bound(T::DTYPE);
     report::print_table(&outcomes, bound);
     if let Some(output) = output {
         write(output, &outcomes, &inputs, case.scaling)?;
@@ -146,18 +153,18 @@ fn write<T: Number>(
     inputs: &Inputs<T>,
     scaling: f32,
 ) -> Result<(), OutputError> {
-    let dtype = match T::DTYPE {
-        DType::F32 => safetensors::Dtype::F32,
-        DType::BF16 => safetensors::Dtype::BF16,
-        DType::F16 => safetensors::Dtype::F16,
-    };
-    let tensors = outcomes
-        .iter()
-        .map(|outcome| (outcome.name, outcome.shape(), outcome.bytes.as_slice()));
+    let tensors = outcomes.iter().map(|outcome| {
+        let dtype = match outcome.dtype {
+            DType::F32 => safetensors::Dtype::F32,
+            DType::BF16 => safetensors::Dtype::BF16,
+            DType::F16 => safetensors::Dtype::F16,
+        };
+        (outcome.name, dtype, outcome.shape(), outcome.bytes.as_slice())
+    });
     let metadata = [
         ("scaling", scaling.to_string()),
-        // What the gradients must be divided by.
-        ("gradient_scale", inputs.gradient_scale.to_string()),
+        // Divided out of the gradients again.
+        ("computed_with_dy_times", inputs.gradient_scale.to_string()),
     ];
-    output.finish(tensors, dtype, metadata)
+    output.finish(tensors, metadata)
 }

@@ -57,16 +57,15 @@ impl OutputFile {
         })
     }
 
-    /// Writes the tensors (name, shape, bytes) and gives the file its name.
+    /// Writes the tensors (name, type, shape, bytes) and gives the file its name.
     pub fn finish<'a>(
         mut self,
-        tensors: impl Iterator<Item = (&'static str, [usize; 2], &'a [u8])>,
-        dtype: Dtype,
+        tensors: impl Iterator<Item = (&'static str, Dtype, [usize; 2], &'a [u8])>,
         metadata: [(&str, String); 2],
     ) -> Result<(), OutputError> {
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into();
         let bytes = tensors
-            .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.to_vec(), bytes)?)))
+            .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape.to_vec(), bytes)?)))
             .collect::<Result<Vec<_>, _>>()
             .and_then(|tensors| safetensors::serialize(tensors, Some(metadata)))
             .map_err(|e| self.error(e.to_string()))?;

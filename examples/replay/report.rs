@@ -13,7 +13,9 @@ pub struct Outcome {
     pub name: &'static str,
     pub rows: usize,
     pub cols: usize,
-    /// Little-endian, row-major, in the run's type.
+    /// The type of `bytes`: the run's, or f32 where a scale was divided out.
+    pub dtype: DType,
+    /// Little-endian, row-major.
     pub bytes: Vec<u8>,
     /// ‖out − ref‖ / ‖ref‖, infinite where either is not finite.
     pub relative_error: f64,
@@ -37,33 +39,32 @@ impl fmt::Display for Reference {
     }
 }
 
-/// The largest relative error that is right. The inputs are rounded to the type too, while what is recorded was
-/// computed from f32.
-pub fn bound(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 1e-5,
-        DType::BF16 => 1e-2,
-        DType::F16 => 2e-3,
-    }
-}
-
 impl Outcome {
+    /// `values` are what the device computed, `scale` times too large.
     pub fn new<T: Number>(
         name: &'static str,
-        rows: usize,
-        cols: usize,
+        (rows, cols): (usize, usize),
         values: &[T],
+        scale: f64,
         expected: &mut Expected<'_, T>,
     ) -> Result<Self, ShapeError> {
         let (expected, reference) = expected.tensor(name)?;
         // On a big-endian machine the format's byte order needs a conversion; CUDA has no such host.
-        let bytes = bytemuck::cast_slice(values).to_vec();
+        let (dtype, bytes, relative_error) = if scale == 1.0 {
+            let bytes = bytemuck::cast_slice(values).to_vec();
+            (T::DTYPE, bytes, relative_error(values, &expected))
+        } else {
+            let values: Vec<f32> = values.iter().map(|value| (value.to_f64() / scale) as f32).collect();
+            let bytes = bytemuck::cast_slice(&values).to_vec();
+            (DType::F32, bytes, relative_error(&values, &expected))
+        };
         Ok(Self {
             name,
             rows,
             cols,
+            dtype,
             bytes,
-            relative_error: relative_error(values, &expected),
+            relative_error,
             reference,
         })
     }
