@@ -3,7 +3,7 @@
 //! (rounded to nearest for an f16 result). F is 24 on compute capability 8.x, where K is halved and the halves are summed one after
 //! the other, and 25 on 9.0.
 
-use super::mma::Tile;
+use super::mma::{MOST_K, Tile};
 use super::rounding::{f16_to_f32, f32_to_f16, narrow_odd};
 use crate::device::Numerics;
 
@@ -20,13 +20,16 @@ pub(super) fn multiply(tile: &mut Tile, k: usize, is_tf32: bool, to_f16: bool, n
     {
         return multiply_any(tile, k, step, fraction, to_f16);
     }
-    let b = tile.b.map(Factors::new);
+    let b = Columns::new(&tile.b);
     for (a, sums) in tile.a.iter().zip(&mut tile.sum) {
-        let a = Factors::new(*a);
-        for start in (0..k).step_by(step) {
-            let end = (start + step).min(k);
-            let a = (&a.values[start..end], &a.exponents[start..end]);
-            add_products(a, &b[start..end], sums, fraction, to_f16);
+        // The number of terms as a constant lets the compiler unroll the loops over them.
+        let sum = |from: usize, sums: &mut [f32; 8]| match step {
+            4 => add_products::<4>(a, &b, from, sums, fraction, to_f16),
+            8 => add_products::<8>(a, &b, from, sums, fraction, to_f16),
+            _ => add_products::<16>(a, &b, from, sums, fraction, to_f16),
+        };
+        for from in (0..k).step_by(step) {
+            sum(from, sums);
         }
     }
 }
@@ -45,53 +48,80 @@ fn multiply_any(tile: &mut Tile, k: usize, step: usize, fraction: i32, to_f16: b
     }
 }
 
-/// Finite numbers, and of each the exponent of its leading position: not normalised, and far below any other for zero.
-#[derive(Clone, Copy)]
-struct Factors<const N: usize> {
-    values: [f64; N],
-    exponents: [i32; N],
-}
-
-impl<const N: usize> Factors<N> {
-    const ZERO: i32 = -4096;
-
-    #[inline(always)]
-    fn new(numbers: [f32; N]) -> Self {
-        Factors {
-            values: numbers.map(f64::from),
-            exponents: numbers.map(|x| {
-                let field = (x.to_bits() >> 23 & 0xff) as i32;
-                if x == 0.0 { Self::ZERO } else { field.max(1) - 127 }
-            }),
-        }
-    }
-}
-
-/// The sum for eight columns at once, in f64: products of two f32 are exact there, scaled to the unit of the sum their cut is `trunc`, and
-/// at most 17 terms below 2^28 add up exactly.
+/// The exponent of a finite number's leading position, not normalised, and far below any other for zero.
 #[inline(always)]
-fn add_products(a: (&[f64], &[i32]), b: &[Factors<8>], sums: &mut [f32; 8], fraction: i32, to_f16: bool) {
-    let c = Factors::new(*sums);
-    let mut top = c.exponents;
-    for (a, b) in a.1.iter().zip(b) {
+fn exponent(x: f32) -> i32 {
+    let field = (x.to_bits() >> 23 & 0xff) as i32;
+    if x == 0.0 { -4096 } else { field.max(1) - 127 }
+}
+
+/// B (K x 8) as its values in f64 and their exponents.
+struct Columns {
+    values: [[f64; 8]; MOST_K],
+    exponents: [[i32; 8]; MOST_K],
+}
+
+impl Columns {
+    fn new(b: &[[f32; 8]; MOST_K]) -> Self {
+        let mut columns = Columns {
+            values: [[0.0; 8]; MOST_K],
+            exponents: [[0; 8]; MOST_K],
+        };
+        for k in 0..MOST_K {
+            for j in 0..8 {
+                columns.values[k][j] = f64::from(b[k][j]);
+                columns.exponents[k][j] = exponent(b[k][j]);
+            }
+        }
+        columns
+    }
+}
+
+/// `TERMS` products from index `from` on, for eight columns at once, in f64: products of two f32 are exact there, scaled to the unit of the
+/// sum their cut is `trunc`, and at most 17 terms below 2^28 add up exactly. Plain loops over arrays: those the compiler vectorises.
+#[inline(always)]
+fn add_products<const TERMS: usize>(
+    a: &[f32; MOST_K],
+    b: &Columns,
+    from: usize,
+    sums: &mut [f32; 8],
+    fraction: i32,
+    to_f16: bool,
+) {
+    // `from` is 0, 4 or 8, and 0 where TERMS is 16.
+    let from = from % (MOST_K - TERMS + 1);
+    let mut top = [0; 8];
+    for j in 0..8 {
+        top[j] = exponent(sums[j]);
+    }
+    for k in 0..TERMS {
+        let a_exponent = exponent(a[from + k]);
         for j in 0..8 {
-            top[j] = top[j].max(a + b.exponents[j]);
+            top[j] = top[j].max(a_exponent + b.exponents[from + k][j]);
         }
     }
-    // Where all terms are zero any unit will do: keep it one that f64 has.
-    let unit = top.map(|top| top.max(-700) - fraction);
-    let scale = unit.map(|unit| power_of_two(-unit));
+    let (mut scale, mut unit) = ([0.0; 8], [0.0; 8]);
     let mut total = [0.0; 8];
     for j in 0..8 {
-        total[j] = (c.values[j] * scale[j]).trunc();
+        // Where all terms are zero any unit will do: keep it one that f64 has.
+        let exponent = top[j].max(-700) - fraction;
+        scale[j] = power_of_two(-exponent);
+        unit[j] = power_of_two(exponent);
+        total[j] = (f64::from(sums[j]) * scale[j]).trunc();
     }
-    for (a, b) in a.0.iter().zip(b) {
+    for k in 0..TERMS {
+        let a = f64::from(a[from + k]);
         for j in 0..8 {
-            total[j] += (a * b.values[j] * scale[j]).trunc();
+            total[j] += (a * b.values[from + k][j] * scale[j]).trunc();
         }
     }
     for j in 0..8 {
-        sums[j] = to_f32(total[j] * power_of_two(unit[j]), to_f16);
+        sums[j] = cut_to_f32(total[j] * unit[j]);
+    }
+    if to_f16 {
+        for j in 0..8 {
+            sums[j] = round_to_f16(total[j] * unit[j]);
+        }
     }
 }
 
@@ -111,7 +141,7 @@ fn split(x: f32) -> (i64, i32) {
 
 fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16: bool) -> f32 {
     // Up to 16 products and the addend: significand, exponent of the unit, exponent of the leading position.
-    let mut terms = [(0_i64, 0_i32, i32::MIN); super::mma::MOST_K + 1];
+    let mut terms = [(0_i64, 0_i32, i32::MIN); MOST_K + 1];
     let mut special = 0.0_f32;
     let mut count = 0;
     for (a, b) in pairs {
@@ -154,24 +184,20 @@ fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16:
         })
         .sum();
     // At most 24 + 2 + 5 bits: exact in f64.
-    to_f32(sum as f64 * power_of_two(unit), to_f16)
+    let value = sum as f64 * power_of_two(unit);
+    if to_f16 { round_to_f16(value) } else { cut_to_f32(value) }
 }
 
-/// Cut toward zero to f32, or rounded to nearest f16.
+fn round_to_f16(value: f64) -> f32 {
+    f16_to_f32(f32_to_f16(narrow_odd(value)))
+}
+
+/// Toward zero; infinite where it overflows.
 #[inline(always)]
-fn to_f32(value: f64, to_f16: bool) -> f32 {
-    if to_f16 {
-        return f16_to_f32(f32_to_f16(narrow_odd(value)));
-    }
+fn cut_to_f32(value: f64) -> f32 {
     let near = value as f32;
-    if near.is_infinite() {
-        return near;
-    }
-    if f64::from(near).abs() > value.abs() {
-        f32::from_bits(near.to_bits() - 1)
-    } else {
-        near
-    }
+    let beyond = f64::from(near).abs() > value.abs() && near.is_finite();
+    f32::from_bits(near.to_bits() - u32::from(beyond))
 }
 
 #[cfg(test)]
@@ -223,11 +249,14 @@ mod tests {
             for fraction in [24, 25] {
                 let got = fused(pairs.iter().copied(), c, fraction, false);
                 assert_eq!(got, plain(&pairs, c, fraction), "{pairs:?} {c} {fraction}");
-                let a = pairs.iter().map(|pair| Factors::new([pair.0])).collect::<Vec<_>>();
-                let (values, exponents): (Vec<_>, Vec<_>) = a.iter().map(|a| (a.values[0], a.exponents[0])).unzip();
-                let b = pairs.iter().map(|pair| Factors::new([pair.1; 8])).collect::<Vec<_>>();
+                let mut a = [0.0; MOST_K];
+                let mut b = [[0.0; 8]; MOST_K];
+                for (k, pair) in pairs.iter().enumerate() {
+                    a[k] = pair.0;
+                    b[k] = [pair.1; 8];
+                }
                 let mut sums = [c; 8];
-                add_products((&values, &exponents), &b, &mut sums, fraction, false);
+                add_products::<16>(&a, &Columns::new(&b), 0, &mut sums, fraction, false);
                 assert_eq!(sums, [got; 8], "{pairs:?} {c} {fraction}");
             }
         }
@@ -239,10 +268,12 @@ mod tests {
         let values = [0.0, -0.0, tiny, -tiny, f32::MIN_POSITIVE, 1.0, -3.5, 2.0_f32.powi(100)];
         for c in values {
             for a in values {
-                let factor = Factors::new([a]);
                 let mut sums = [c; 8];
-                let a_side = (&factor.values[..], &factor.exponents[..]);
-                add_products(a_side, &[Factors::new(values)], &mut sums, 24, false);
+                // The second half of K alone.
+                let (mut row, mut columns) = ([0.0; MOST_K], [[7.0; 8]; MOST_K]);
+                row[8] = a;
+                columns[8] = values;
+                add_products::<8>(&row, &Columns::new(&columns), 8, &mut sums, 24, false);
                 let alone = values.map(|b| fused([(a, b)].into_iter(), c, 24, false));
                 assert_eq!(sums, alone, "{a} {c}");
             }
