@@ -1,7 +1,9 @@
 //! Good calls with one thing changed.
 
+use std::sync::Arc;
+
 use half::bf16;
-use lora_kernels::cudarc::driver::{CudaSlice, CudaViewMut};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
 use lora_kernels::{Backward, Error, Forward, MatMut, MatRef, Tensor};
 
 use crate::common::check::bits;
@@ -113,6 +115,15 @@ impl SpareMemory {
 
 /// A forward with one thing changed. Nothing may be written if it fails.
 pub fn forward(case: &Case, change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>)) -> Result<(), Error> {
+    forward_on(&gpu().stream, case, change)
+}
+
+/// The same on a stream that may be of another context.
+pub fn forward_on(
+    stream: &Arc<CudaStream>,
+    case: &Case,
+    change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>),
+) -> Result<(), Error> {
     let gpu = gpu();
     let layer = Layer::<bf16>::random(case);
     let plan = case.forward_plan::<bf16>();
@@ -134,7 +145,7 @@ pub fn forward(case: &Case, change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, 
         saved: saved.view_mut(),
     };
     change(&mut arguments, spare.lend());
-    let result = gpu.kernels.forward(&gpu.stream, &plan, arguments);
+    let result = gpu.kernels.forward(stream, &plan, arguments);
     if result.is_err() {
         assert_eq!(bits(&y.read_back("y")), bits(&untouched), "y was written");
         assert!(
@@ -148,6 +159,15 @@ pub fn forward(case: &Case, change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, 
 
 /// A backward with one thing changed. Nothing may be written if it fails.
 pub fn backward(case: &Case, change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>)) -> Result<(), Error> {
+    backward_on(&gpu().stream, case, change)
+}
+
+/// The same on a stream that may be of another context.
+pub fn backward_on(
+    stream: &Arc<CudaStream>,
+    case: &Case,
+    change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>),
+) -> Result<(), Error> {
     let gpu = gpu();
     let layer = Layer::<bf16>::random(case);
     let plan = case.backward_plan::<bf16>();
@@ -178,7 +198,7 @@ pub fn backward(case: &Case, change: impl for<'a> FnOnce(&mut Backward<'a, bf16>
         workspace: workspace.view_mut(),
     };
     change(&mut arguments, spare.lend());
-    let result = gpu.kernels.backward(&gpu.stream, &plan, arguments);
+    let result = gpu.kernels.backward(stream, &plan, arguments);
     if result.is_err() {
         for (output, untouched) in [dx, d_lora_a, d_lora_b].into_iter().zip(&untouched) {
             assert_eq!(
@@ -200,11 +220,11 @@ pub fn case() -> Case {
     Case::new(M, K, N, R)
 }
 
-const FORWARD_INPUTS: [Tensor; 4] = [Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
-const BACKWARD_INPUTS: [Tensor; 5] = [Tensor::DY, Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
-const BACKWARD_OUTPUTS: [Tensor; 3] = [Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
+pub const FORWARD_INPUTS: [Tensor; 4] = [Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
+pub const BACKWARD_INPUTS: [Tensor; 5] = [Tensor::DY, Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
+pub const BACKWARD_OUTPUTS: [Tensor; 3] = [Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
 
-fn forward_input<'c, 'a>(call: &'c mut Forward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
+pub fn forward_input<'c, 'a>(call: &'c mut Forward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
     match tensor {
         Tensor::X => &mut call.x,
         Tensor::Weight => &mut call.weight,
@@ -214,7 +234,7 @@ fn forward_input<'c, 'a>(call: &'c mut Forward<'a, bf16>, tensor: Tensor) -> &'c
     }
 }
 
-fn backward_input<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
+pub fn backward_input<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
     match tensor {
         Tensor::DY => &mut call.dy,
         Tensor::X => &mut call.x,
@@ -225,7 +245,7 @@ fn backward_input<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &
     }
 }
 
-fn backward_output<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatMut<'a, bf16> {
+pub fn backward_output<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatMut<'a, bf16> {
     match tensor {
         Tensor::DX => &mut call.dx,
         Tensor::DLoraA => &mut call.d_lora_a,

@@ -1,13 +1,14 @@
 //! Arguments that do not fit the plan.
 
 use half::{bf16, f16};
-use lora_kernels::raw::ForwardArgs;
+use lora_kernels::raw::{BackwardArgs, ForwardArgs};
 use lora_kernels::{Dropout, Error, Tensor};
 
 use crate::N;
 use crate::call::{Geometry, backward, case, forward, matrices, replaced};
+use crate::common::data::Placement;
 use crate::common::device::gpu;
-use crate::common::layer::Layer;
+use crate::common::layer::{Case, Layer};
 
 #[test]
 fn calls_without_a_change_run() {
@@ -95,32 +96,21 @@ fn every_matrix_must_lie_within_its_buffer() {
 fn every_matrix_must_be_aligned_as_planned() {
     for tensor in matrices() {
         let (rows, cols) = case().shape(tensor);
-        for (offset, alignment) in [(1, 2), (2, 4), (4, 8)] {
-            for result in replaced(
-                tensor,
-                Geometry {
-                    offset,
-                    ..Geometry::dense(rows, cols)
-                },
-            )
-            .into_iter()
-            .flatten()
-            {
-                let given = format!("a multiple of {alignment} bytes");
-                assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "made for 16");
-            }
-        }
-        for result in replaced(
-            tensor,
-            Geometry {
-                offset: 8,
+        // The kernels write these two element by element.
+        let takes_any = matches!(tensor, Tensor::DLoraA | Tensor::DLoraB);
+        for (offset, alignment) in [(1, 2), (2, 4), (4, 8), (8, 16)] {
+            let moved = Geometry {
+                offset,
                 ..Geometry::dense(rows, cols)
-            },
-        )
-        .into_iter()
-        .flatten()
-        {
-            result.unwrap();
+            };
+            for result in replaced(tensor, moved).into_iter().flatten() {
+                if takes_any || alignment == 16 {
+                    result.unwrap();
+                } else {
+                    let given = format!("a multiple of {alignment} bytes");
+                    assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "made for 16");
+                }
+            }
         }
     }
 }
@@ -150,7 +140,9 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
             &length.to_string()
         );
     }
-    let result = forward(&case(), |call, spare| call.bias = Some(spare.read.slice(1..N + 1)));
+    let off_by_one = |case: Case| forward(&case, |call, spare| call.bias = Some(spare.read.slice(1..N + 1)));
+    off_by_one(case()).unwrap();
+    let result = off_by_one(case().with_placement(Tensor::Bias, Placement::AlignedView));
     assert_error!(
         result,
         Error::Alignment {
@@ -218,7 +210,7 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
         let workspace = case.backward_plan::<bf16>().workspace_bytes();
         let (given, needed) = (
             |bytes: usize| format!("has {} bytes", bytes - 1),
-            |bytes: usize| format!("needs {bytes} bytes"),
+            |bytes: usize| format!("needs {bytes}"),
         );
         let result = forward(case, |call, spare| call.saved = spare.bytes(0, saved - 1));
         assert_error!(result, Error::Buffer { .. }, "saved", &given(saved), &needed(saved));
@@ -234,11 +226,16 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
         );
 
         let result = forward(case, |call, spare| call.saved = spare.bytes(8, saved));
-        assert_error!(result, Error::Buffer { .. }, "saved", "a multiple of 8");
+        assert_error!(result, Error::BufferAlignment { .. }, "saved", "a multiple of 8 bytes");
         let result = backward(case, |call, spare| call.saved = spare.read_bytes.slice(8..8 + saved));
-        assert_error!(result, Error::Buffer { .. }, "saved", "a multiple of 8");
+        assert_error!(result, Error::BufferAlignment { .. }, "saved", "a multiple of 8 bytes");
         let result = backward(case, |call, spare| call.workspace = spare.bytes(8, workspace));
-        assert_error!(result, Error::Buffer { .. }, "workspace", "a multiple of 8");
+        assert_error!(
+            result,
+            Error::BufferAlignment { .. },
+            "workspace",
+            "a multiple of 8 bytes"
+        );
     }
 }
 
@@ -253,7 +250,7 @@ fn the_elements_are_of_the_type_of_the_plan() {
 }
 
 #[test]
-fn raw_calls_refuse_null_pointers() {
+fn raw_forwards_refuse_null_pointers() {
     let gpu = gpu();
     let plan = case().forward_plan::<bf16>();
     let good = ForwardArgs {
@@ -267,6 +264,8 @@ fn raw_calls_refuse_null_pointers() {
         y: 256,
         saved: 256,
     };
+    // SAFETY: the call returns before it launches anything, so no pointer is followed.
+    let forward = |args| unsafe { gpu.kernels.forward_raw(&plan, &args, gpu.stream.cu_stream()) };
     for (name, args) in [
         ("x", ForwardArgs { x: 0, ..good }),
         ("weight", ForwardArgs { weight: 0, ..good }),
@@ -275,8 +274,45 @@ fn raw_calls_refuse_null_pointers() {
         ("y", ForwardArgs { y: 0, ..good }),
         ("saved", ForwardArgs { saved: 0, ..good }),
     ] {
+        assert_error!(forward(args), Error::Null { .. }, name, "null");
+    }
+    // A null bias is none.
+    let result = forward(ForwardArgs { bias: 0, ..good });
+    assert_error!(result, Error::Optional { .. }, "bias was not given");
+}
+
+#[test]
+fn raw_backwards_refuse_null_pointers() {
+    let gpu = gpu();
+    let plan = case().backward_plan::<bf16>();
+    let good = BackwardArgs {
+        dy: 256,
+        x: 256,
+        weight: 256,
+        lora_a: 256,
+        lora_b: 256,
+        scaling: 1.0,
+        dropout: None,
+        saved: 256,
+        dx: 256,
+        d_lora_a: 256,
+        d_lora_b: 256,
+        workspace: 256,
+    };
+    for (name, args) in [
+        ("dy", BackwardArgs { dy: 0, ..good }),
+        ("x", BackwardArgs { x: 0, ..good }),
+        ("weight", BackwardArgs { weight: 0, ..good }),
+        ("lora_A", BackwardArgs { lora_a: 0, ..good }),
+        ("lora_B", BackwardArgs { lora_b: 0, ..good }),
+        ("saved", BackwardArgs { saved: 0, ..good }),
+        ("dx", BackwardArgs { dx: 0, ..good }),
+        ("d_lora_A", BackwardArgs { d_lora_a: 0, ..good }),
+        ("d_lora_B", BackwardArgs { d_lora_b: 0, ..good }),
+        ("workspace", BackwardArgs { workspace: 0, ..good }),
+    ] {
         // SAFETY: the call returns before it launches anything, so no pointer is followed.
-        let result = unsafe { gpu.kernels.forward_raw(&plan, &args, gpu.stream.cu_stream()) };
+        let result = unsafe { gpu.kernels.backward_raw(&plan, &args, gpu.stream.cu_stream()) };
         assert_error!(result, Error::Null { .. }, name, "null");
     }
 }

@@ -19,6 +19,7 @@ macro_rules! assert_error {
 
 mod call;
 mod calls;
+mod elsewhere;
 mod problems;
 
 const M: usize = 20;
