@@ -9,6 +9,9 @@ pub const MAGIC: u32 = 0xBA55_ED50;
 /// Size of the part of the header that [`declared_bytes`] reads.
 pub const HEADER_BYTES: usize = 16;
 
+/// Size of the part of an entry's header that is looked at.
+pub const ENTRY_BYTES: usize = 64;
+
 const KIND_PTX: u16 = 1;
 const FLAG_LZ4: u64 = 0x2000;
 const FLAG_ZSTD: u64 = 0x8000;
@@ -18,6 +21,9 @@ const FLAG_ARCHITECTURE_ONLY: u64 = 0x10_0000;
 const FLAG_FAMILY_ONLY: u64 = 0x20_0000;
 /// A PTX text larger than this is taken for a damaged header.
 const LARGEST_TEXT: u64 = 1 << 30;
+
+/// An entry that says it is larger is taken for a damaged one.
+const LARGEST_ENTRY: u64 = 1 << 32;
 
 /// Why a fatbin can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +65,67 @@ pub fn declared_bytes(header: &[u8; HEADER_BYTES]) -> Result<usize, FatbinError>
     Ok(usize::try_from(total).unwrap_or(usize::MAX))
 }
 
+/// Checks a fatbin of which only the start is at hand, before the rest is trusted to be there: `read` gives the bytes at a place, or
+/// nothing if there are none. Every entry's header is looked at, and a place in each page of its contents.
+///
+/// # Errors
+/// [`FatbinError`] where the file's structure is damaged.
+pub fn check_entries(
+    header: &[u8; HEADER_BYTES],
+    mut read: impl FnMut(usize) -> Option<[u8; ENTRY_BYTES]>,
+) -> Result<(), FatbinError> {
+    const PAGE: usize = 4096;
+    let end = declared_bytes(header)?;
+    let mut at = number(header, 6, 2, "the header")? as usize;
+    while at < end {
+        let part = "an entry's header";
+        let start = read(at).ok_or(FatbinError::Truncated { part, at })?;
+        let next = at.saturating_add(Entry::read(&start, at)?.next);
+        let pages = (at..next - ENTRY_BYTES).step_by(PAGE);
+        for place in pages.chain([next - ENTRY_BYTES]) {
+            let part = "an entry's contents";
+            read(place).ok_or(FatbinError::Truncated { part, at: place })?;
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+/// What the start of an entry's header says.
+struct Entry {
+    kind: u16,
+    sm: u32,
+    flags: u64,
+    payload: usize,
+    compressed_bytes: usize,
+    text_bytes: u64,
+    /// Where the next entry starts, from the start of this one.
+    next: usize,
+}
+
+impl Entry {
+    fn read(entry: &[u8], at: usize) -> Result<Self, FatbinError> {
+        let part = "an entry's header";
+        let header_bytes = number(entry, 4, 4, part)?;
+        let stored_bytes = number(entry, 8, 8, part)?;
+        let next = header_bytes.checked_add(stored_bytes);
+        let next = next.filter(|size| (ENTRY_BYTES as u64..=LARGEST_ENTRY).contains(size));
+        let next = next.and_then(|size| usize::try_from(size).ok());
+        Ok(Self {
+            kind: number(entry, 0, 2, part)? as u16,
+            sm: number(entry, 28, 4, part)? as u32,
+            flags: number(entry, 40, 8, part)?,
+            payload: header_bytes as usize,
+            compressed_bytes: number(entry, 16, 4, part)? as usize,
+            text_bytes: number(entry, 56, 8, part)?,
+            next: next.ok_or(FatbinError::Truncated {
+                part: "an entry's contents",
+                at,
+            })?,
+        })
+    }
+}
+
 /// The PTX entries of a fatbin, in file order. Entries of other kinds (cubins) are passed over.
 ///
 /// # Errors
@@ -76,41 +143,28 @@ pub fn ptx_images(bytes: &[u8]) -> Result<Vec<PtxImage<'_>>, FatbinError> {
     let mut at = number(bytes, 6, 2, "the header")? as usize;
     let mut images = Vec::new();
     while at < end {
-        let entry = bytes.get(at..).unwrap_or_default();
-        let part = "an entry's header";
-        let kind = number(entry, 0, 2, part)? as u16;
-        let header_bytes = number(entry, 4, 4, part)?;
-        let stored_bytes = number(entry, 8, 8, part)?;
-        let compressed_bytes = number(entry, 16, 4, part)?;
-        let sm = number(entry, 28, 4, part)? as u32;
-        let flags = number(entry, 40, 8, part)?;
-        let text_bytes = number(entry, 56, 8, part)?;
-        let truncated = FatbinError::Truncated {
+        let contents = bytes.get(at..).unwrap_or_default();
+        let entry = Entry::read(contents, at)?;
+        let payload = contents.get(entry.payload..entry.next).ok_or(FatbinError::Truncated {
             part: "an entry's contents",
             at,
-        };
-        let next = header_bytes.checked_add(stored_bytes).filter(|&size| size >= 64);
-        let next = next
-            .and_then(|size| usize::try_from(size).ok())
-            .ok_or(truncated.clone())?;
-        let payload = entry.get(header_bytes as usize..next).ok_or(truncated)?;
-        if kind == KIND_PTX {
+        })?;
+        if entry.kind == KIND_PTX {
             // The stored size is rounded up; a decompressor must not see the padding.
-            let exact_bytes = usize::try_from(compressed_bytes).unwrap_or(usize::MAX);
-            let compressed = flags & (FLAG_LZ4 | FLAG_ZSTD) != 0;
+            let compressed = entry.flags & (FLAG_LZ4 | FLAG_ZSTD) != 0;
             images.push(PtxImage {
-                sm,
-                exact: flags & (FLAG_ARCHITECTURE_ONLY | FLAG_FAMILY_ONLY) != 0,
+                sm: entry.sm,
+                exact: entry.flags & (FLAG_ARCHITECTURE_ONLY | FLAG_FAMILY_ONLY) != 0,
                 payload: if compressed {
-                    payload.get(..exact_bytes).unwrap_or(payload)
+                    payload.get(..entry.compressed_bytes).unwrap_or(payload)
                 } else {
                     payload
                 },
-                flags,
-                text_bytes,
+                flags: entry.flags,
+                text_bytes: entry.text_bytes,
             });
         }
-        at = at.saturating_add(next);
+        at = at.saturating_add(entry.next);
     }
     Ok(images)
 }
@@ -131,7 +185,8 @@ impl PtxImage<'_> {
     pub fn text(&self) -> Result<String, FatbinError> {
         let refuse = |reason: String| FatbinError::Compression { sm: self.sm, reason };
         let mut text = if self.flags & (FLAG_LZ4 | FLAG_ZSTD) == 0 {
-            self.payload.to_vec()
+            let text = self.payload.get(..LARGEST_TEXT as usize).unwrap_or(self.payload);
+            text.to_vec()
         } else if self.text_bytes > LARGEST_TEXT {
             return Err(refuse(format!(
                 "{} bytes are more than {LARGEST_TEXT}",

@@ -84,6 +84,13 @@ fn handles_that_are_not_live_are_refused() {
             Code::CUDA_ERROR_INVALID_HANDLE,
             "a stream is no event"
         );
+        let mut event = null_mut();
+        assert_eq!(sys::cuEventCreate(&mut event, 0), Code::CUDA_SUCCESS);
+        assert_eq!(
+            sys::cuStreamWaitEvent(wild, event, 0),
+            Code::CUDA_ERROR_INVALID_HANDLE,
+            "also for an event that was never recorded"
+        );
         assert_eq!(sys::cuModuleUnload(wild.cast()), Code::CUDA_ERROR_INVALID_VALUE);
         assert_eq!(launch(wild.cast(), 1, 1, 0, live), Code::CUDA_ERROR_INVALID_HANDLE);
         assert_eq!(launch(kernel("add"), 1, 1, 0, wild), Code::CUDA_ERROR_INVALID_HANDLE);
@@ -200,6 +207,16 @@ fn calls_without_a_context_are_refused() {
 #[test]
 fn images_that_can_not_run_are_refused() {
     let _context = context();
+    // The header says that more follows than there is; what follows is not read as if it did.
+    let whole = include_bytes!("fixtures/driver.none.fatbin");
+    for size in [1_u64 << 40, 1 << 31] {
+        let mut endless = whole.to_vec();
+        endless[8..16].copy_from_slice(&size.to_le_bytes());
+        assert_eq!(load(&endless), Err(Code::CUDA_ERROR_INVALID_IMAGE));
+        // Behind the 16 bytes of the first header, the size of what follows the second.
+        endless[24..32].copy_from_slice(&size.to_le_bytes());
+        assert_eq!(load(&endless), Err(Code::CUDA_ERROR_INVALID_IMAGE));
+    }
     assert_eq!(load(CUBIN), Err(Code::CUDA_ERROR_NO_BINARY_FOR_GPU));
     assert_eq!(load(b"not ptx"), Err(Code::CUDA_ERROR_INVALID_PTX));
     assert_eq!(load(b""), Err(Code::CUDA_ERROR_INVALID_PTX));
@@ -209,6 +226,9 @@ fn images_that_can_not_run_are_refused() {
     );
     let newer = PTX.replace(".target sm_80", ".target sm_90");
     assert_eq!(load(newer.as_bytes()), Err(Code::CUDA_ERROR_INVALID_PTX));
+    let shared = PTX.replace("4tile[512]", "4tile[49153]");
+    assert_ne!(shared, PTX);
+    assert_eq!(load(shared.as_bytes()), Err(Code::CUDA_ERROR_INVALID_PTX));
     let elsewhere = PTX.replace(".target sm_80", ".target sm_75a");
     assert_eq!(load(elsewhere.as_bytes()), Err(Code::CUDA_ERROR_INVALID_PTX));
     let module = load(PTX.as_bytes()).expect("a module");
@@ -273,6 +293,25 @@ fn impossible_launches_are_refused() {
         let parameters = null_parameter.as_mut_ptr();
         let code = sys::cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, null_mut(), parameters, null_mut());
         assert_eq!(code, Code::CUDA_ERROR_INVALID_VALUE);
+        // As one buffer, parameters have a size that can be checked: `add` takes 28 bytes, 32 with a C structure's padding.
+        let buffer = [0_u8; 64];
+        for (size, expected) in [
+            (27, Code::CUDA_ERROR_INVALID_VALUE),
+            (28, Code::CUDA_SUCCESS),
+            (32, Code::CUDA_SUCCESS),
+            (36, Code::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES),
+        ] {
+            let mut size: usize = size;
+            let mut extra = [
+                without_provenance_mut(1),
+                buffer.as_ptr().cast_mut().cast(),
+                without_provenance_mut(2),
+                (&raw mut size).cast::<c_void>(),
+                null_mut(),
+            ];
+            let code = sys::cuLaunchKernel(add, 1, 1, 1, 1, 1, 1, 0, null_mut(), null_mut(), extra.as_mut_ptr());
+            assert_eq!(code, expected, "{size} bytes");
+        }
         // Two blocks of 1024 threads fit on each of 108 multiprocessors.
         let mut zero = [0_u64; 4];
         let mut parameters = [(&raw mut zero).cast::<c_void>(); 4];

@@ -63,7 +63,9 @@ pub(super) fn load_or_refuse(driver: &Driver, image: Host) -> Result<Image, Refu
     if start == fatbin::MAGIC.to_le_bytes() {
         let mut header = [0_u8; fatbin::HEADER_BYTES];
         header.copy_from_slice(image.bytes(fatbin::HEADER_BYTES)?);
-        return match fatbin::declared_bytes(&header) {
+        // A damaged header must not lead outside of the program's memory.
+        let checked = fatbin::check_entries(&header, |at| image.try_read(at));
+        return match checked.and_then(|()| fatbin::declared_bytes(&header)) {
             Ok(size) => from_fatbin(driver, image.bytes(size)?),
             Err(error) => refuse(Code::INVALID_IMAGE, error),
         };
@@ -144,14 +146,25 @@ fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
         Ok(program) => program,
         Err(error) => return refuse(Code::INVALID_PTX, error),
     };
-    match LoadedModule::load(program, &driver.memory) {
-        Ok(loaded) => Ok(Image {
-            loaded,
-            target: number,
-            ptx_version: major.saturating_mul(10).saturating_add(minor),
-        }),
-        Err(error) => refuse(Code::OUT_OF_MEMORY, error),
+    let loaded = match LoadedModule::load(program, &driver.memory) {
+        Ok(loaded) => loaded,
+        Err(error) => return refuse(Code::OUT_OF_MEMORY, error),
+    };
+    let most = driver.model.max_shared_per_block;
+    if let Some(kernel) = loaded.kernels().find(|kernel| kernel.static_shared > most) {
+        let (name, bytes) = (&kernel.name, kernel.static_shared);
+        return refuse(
+            Code::INVALID_PTX,
+            format!(
+                "{name} declares {bytes} bytes of shared memory, at most {most} can be declared (more can be dynamic)"
+            ),
+        );
     }
+    Ok(Image {
+        loaded,
+        target: number,
+        ptx_version: major.saturating_mul(10).saturating_add(minor),
+    })
 }
 
 impl Image {

@@ -230,6 +230,7 @@ struct Caller {
     extra: [u64; 5],
     structure: Vec<u64>,
     image: CString,
+    fatbin: Vec<u8>,
 }
 
 fn address_of(name: &CStr) -> Call {
@@ -277,6 +278,7 @@ impl Caller {
             extra: [0; 5],
             structure: vec![0; ROOM],
             image: CString::default(),
+            fatbin: Vec::new(),
         };
         caller.begin();
         caller
@@ -437,7 +439,13 @@ impl Caller {
     }
 
     fn image(&mut self, random: &mut Random) -> u64 {
-        match random.below(4) {
+        match random.below(5) {
+            4 => {
+                self.fatbin = fatbin::damaged(random);
+                // So short that there are at least the bytes that tell what it is.
+                self.fatbin.resize(self.fatbin.len().max(64), 0);
+                self.fatbin.as_ptr().expose_provenance() as u64
+            }
             0 => random.choose(&fatbin::FATBINS).as_ptr().expose_provenance() as u64,
             1 => {
                 let text = ptx::damaged(random).replace('\0', " ");
@@ -555,7 +563,7 @@ impl Caller {
 
 #[test]
 fn entry_points_take_anything() {
-    let outcomes = trial::run(60_000, || {
+    let outcomes = trial::run(40_000, || {
         let mut caller = Caller::new();
         move |case| caller.call(case)
     });

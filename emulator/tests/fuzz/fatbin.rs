@@ -30,7 +30,7 @@ const EXTREMES: [u64; 12] = [
 ];
 
 /// A fatbin with one to five damages.
-fn damaged(random: &mut Random) -> Vec<u8> {
+pub fn damaged(random: &mut Random) -> Vec<u8> {
     let mut bytes = random.choose(&FATBINS).to_vec();
     let times = if random.once_in(3) { 1 + random.below(5) } else { 1 };
     for _ in 0..times {

@@ -209,7 +209,7 @@ fn print_a_case() {
 
 #[test]
 fn damaged_ptx_is_refused_or_loaded() {
-    let outcomes = trial::run(20_000, || |case| load(&damaged(&mut Random::of_case(case))));
+    let outcomes = trial::run(10_000, || |case| load(&damaged(&mut Random::of_case(case))));
     // Damage that everything or nothing survives would test little.
     for stage in ["not parsed", "not decoded", "loaded"] {
         assert!(outcomes.contains_key(stage), "no text ended {stage}: {outcomes:?}");
@@ -230,5 +230,24 @@ fn texts_that_failed_once_do_no_more() {
     for path in crate::fatbin::corpus("ptx") {
         let text = std::fs::read_to_string(&path).expect("a text");
         trial::attempt(|| load(&text)).unwrap_or_else(|wrong| panic!("{} {wrong}", path.display()));
+    }
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    for opener in ["{", "(", "[", "-", "!", "@", "|"] {
+        for before in [
+            ".visible .entry k()\n{\n",
+            ".visible .entry k()\n{\nmov.u32 %r1, ",
+            ".global .b32 g[4] = ",
+        ] {
+            let text = [
+                ".version 9.0\n.target sm_80\n.address_size 64\n",
+                before,
+                &opener.repeat(1_000_000),
+            ]
+            .concat();
+            assert_eq!(load(&text), "not parsed", "{before}{opener}...");
+        }
     }
 }

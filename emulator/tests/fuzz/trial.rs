@@ -110,3 +110,14 @@ pub fn run<C: FnMut(u64) -> &'static str>(
     println!("{count} cases from number {first} on: {outcomes:?}");
     outcomes
 }
+
+#[test]
+fn a_case_that_goes_wrong_is_told() {
+    assert_eq!(attempt(|| 7), Ok(7));
+    assert_eq!(
+        attempt(|| panic!("so {}", 1)),
+        Err::<(), _>("panicked: so 1".to_owned())
+    );
+    let large = attempt(|| drop(Vec::<u8>::with_capacity(LARGEST as usize + 1)));
+    assert!(large.is_err_and(|wrong| wrong.starts_with("held ")));
+}
