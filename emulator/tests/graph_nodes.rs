@@ -63,7 +63,10 @@ fn nodes(graph: sys::CUgraph, room: usize) -> Vec<sys::CUgraphNode> {
     // SAFETY: there is room for as many nodes as asked.
     let code = unsafe { sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count) };
     assert_eq!(code, Code::CUDA_SUCCESS);
-    assert!(nodes[count..].iter().all(|node| node.is_null()), "room without a node is null");
+    assert!(
+        nodes[count..].iter().all(|node| node.is_null()),
+        "room without a node is null"
+    );
     nodes.truncate(count);
     nodes
 }
@@ -78,14 +81,20 @@ fn instantiate(graph: sys::CUgraph) -> sys::CUgraphExec {
 
 fn launch(executable: sys::CUgraphExec) {
     // SAFETY: the driver looks handles up.
-    assert_eq!(unsafe { sys::cuGraphLaunch(executable, null_mut()) }, Code::CUDA_SUCCESS);
+    assert_eq!(
+        unsafe { sys::cuGraphLaunch(executable, null_mut()) },
+        Code::CUDA_SUCCESS
+    );
 }
 
 fn parameters_of(node: sys::CUgraphNode) -> sys::CUDA_KERNEL_NODE_PARAMS {
     // SAFETY: all-zero is a valid value of this C structure, and the pointer is valid for the call.
     unsafe {
         let mut parameters = std::mem::zeroed();
-        assert_eq!(sys::cuGraphKernelNodeGetParams_v2(node, &mut parameters), Code::CUDA_SUCCESS);
+        assert_eq!(
+            sys::cuGraphKernelNodeGetParams_v2(node, &mut parameters),
+            Code::CUDA_SUCCESS
+        );
         parameters
     }
 }
@@ -134,7 +143,10 @@ fn a_node_tells_what_it_launches_and_takes_it_back() {
         assert_eq!((*parameters.kernelParams).cast::<u64>().read_unaligned(), address);
         result::memcpy_htod_sync(other, &value).expect("a copy");
         parameters.kernelParams = &raw mut pointer;
-        assert_eq!(sys::cuGraphKernelNodeSetParams_v2(node, &parameters), Code::CUDA_SUCCESS);
+        assert_eq!(
+            sys::cuGraphKernelNodeSetParams_v2(node, &parameters),
+            Code::CUDA_SUCCESS
+        );
     }
     launch(instantiate(graph));
     assert_eq!((first(address), first(other)), (0, 5));
@@ -168,7 +180,11 @@ fn changing_an_executable_graph_leaves_its_graph_alone() {
     parameters.blockDimX = N as u32;
     // SAFETY: handles are looked up.
     assert_eq!(unsafe { sys::cuGraphDestroy(graph) }, Code::CUDA_SUCCESS);
-    assert_eq!(set(executable, node, &parameters), refused, "the node is gone with its graph");
+    assert_eq!(
+        set(executable, node, &parameters),
+        refused,
+        "the node is gone with its graph"
+    );
     launch(executable);
 }
 
