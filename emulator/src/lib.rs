@@ -11,3 +11,4 @@ pub mod l2;
 pub mod memory;
 pub mod parse;
 pub mod select;
+mod shadow;

@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::shadow::Shadow;
+
 /// The first device address. Lower generic addresses belong to the windows of shared, local and parameter memory.
 pub const FIRST_ADDRESS: u64 = 1 << 40;
 /// Addresses stay below this (47 bits, as on hardware).
@@ -26,13 +28,13 @@ pub enum MemoryError {
 }
 
 /// The host bytes behind one allocation: an anonymous mapping, zero and uncommitted until touched.
-struct Backing {
+pub(crate) struct Backing {
     host: *mut u8,
     bytes: usize,
 }
 
 impl Backing {
-    fn new(bytes: usize) -> Option<Self> {
+    pub fn new(bytes: usize) -> Option<Self> {
         // MAP_NORESERVE: a virtual device may have more memory than the host.
         // SAFETY: an anonymous mapping at an address of the host's choice touches no existing memory.
         let host = unsafe {
@@ -49,6 +51,16 @@ impl Backing {
             host: host.cast(),
             bytes,
         })
+    }
+
+    pub fn host(&self) -> *mut u8 {
+        self.host
+    }
+
+    /// Makes every byte zero and gives the memory back to the host.
+    pub fn discard(&self) {
+        // SAFETY: the range is this value's own mapping, private and anonymous, whose pages read as zero afterwards.
+        unsafe { libc::madvise(self.host.cast(), self.bytes, libc::MADV_DONTNEED) };
     }
 }
 
@@ -71,6 +83,7 @@ pub(crate) struct Allocation {
     pub base: u64,
     pub size: u64,
     backing: Arc<Backing>,
+    pub shadow: Arc<Shadow>,
 }
 
 impl Allocation {
@@ -99,6 +112,16 @@ impl AddressMap {
         self.allocations.get(after.checked_sub(1)?)
     }
 
+    pub fn allocations(&self) -> &[Allocation] {
+        &self.allocations
+    }
+
+    fn define(&self, va: u64, bytes: u64) {
+        if let Some(found) = self.find(va) {
+            found.shadow.define(va - found.base, bytes);
+        }
+    }
+
     fn span(&self, va: u64, bytes: u64) -> Result<*mut u8, MemoryError> {
         let unmapped = MemoryError::Unmapped { va, bytes };
         let found = self.find(va).ok_or(unmapped.clone())?;
@@ -114,6 +137,8 @@ impl AddressMap {
 struct Book {
     next: u64,
     used: u64,
+    /// Launches with checks since the race shadows were cleared.
+    tag: u64,
     /// Ended allocations (base, size), for reports on stale pointers. Bounded.
     freed: Vec<(u64, u64)>,
 }
@@ -138,6 +163,7 @@ impl DeviceMemory {
             book: Mutex::new(Book {
                 next: FIRST_ADDRESS,
                 used: 0,
+                tag: 0,
                 freed: Vec::new(),
             }),
         }
@@ -176,6 +202,7 @@ impl DeviceMemory {
             base,
             size,
             backing: Arc::new(backing),
+            shadow: Arc::new(Shadow::new(size)),
         };
         self.edit(|list| list.push(allocation));
         Ok(base)
@@ -206,6 +233,7 @@ impl DeviceMemory {
         let host = map.span(va, bytes.len() as u64)?;
         // SAFETY: `span` checked that the range lies in one backing, which `map` keeps alive; `bytes` is host memory of the caller.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, bytes.len()) }
+        map.define(va, bytes.len() as u64);
         Ok(())
     }
 
@@ -229,6 +257,7 @@ impl DeviceMemory {
         }
         let map = self.snapshot();
         let host = map.span(va, bytes)?;
+        map.define(va, bytes);
         if pattern.iter().all(|b| Some(b) == pattern.first()) {
             // SAFETY: `span` checked `bytes` bytes; the pattern is not empty because `bytes` is not 0.
             unsafe { std::ptr::write_bytes(host, pattern[0], bytes as usize) }
@@ -251,6 +280,11 @@ impl DeviceMemory {
         let to = map.span(dst, bytes)?;
         // SAFETY: `span` checked both ranges; `copy` allows overlap.
         unsafe { std::ptr::copy(from, to, bytes as usize) }
+        if let (Some(source), Some(target)) = (map.find(src), map.find(dst)) {
+            target
+                .shadow
+                .copy(dst - target.base, &source.shadow, src - source.base, bytes);
+        }
         Ok(())
     }
 
@@ -263,6 +297,22 @@ impl DeviceMemory {
     pub fn info(&self) -> (u64, u64) {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         (self.total - book.used, self.total)
+    }
+
+    /// Bytes that hold their value without having been written.
+    pub(crate) fn define(&self, va: u64, bytes: u64) {
+        self.snapshot().define(va, bytes);
+    }
+
+    /// A number for a launch: the race shadows hold no other one's that is the same.
+    pub(crate) fn race_tag(&self) -> u64 {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        if book.tag == crate::exec::RACE_TAGS {
+            book.tag = 0;
+            self.snapshot().allocations.iter().for_each(|a| a.shadow.clear_races());
+        }
+        book.tag += 1;
+        book.tag
     }
 
     /// The ended allocation that once held `va`: (base, size).

@@ -141,7 +141,7 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
         return form.emit(inst);
     }
     form.flag("cta");
-    form.flag("aligned");
+    let aligned = i32::from(form.flag("aligned") || form.inst.opcode == "bar");
     #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         Sync,
@@ -157,6 +157,7 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
             Barrier::Arrive
         };
         let mut inst = bare(Op::Barrier(op));
+        inst.imm = aligned;
         inst.s[0] = form.src(0, B32)?;
         if form.operands() == 2 {
             inst.s[1] = form.src(1, B32)?;
@@ -177,6 +178,7 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
     let last = form.operands() - 1;
     let (predicate, negated) = form.predicate(last)?;
     let mut inst = bare(Op::Barrier(Barrier::Reduce(reduce, negated)));
+    inst.imm = aligned;
     inst.s[0] = form.src(1, B32)?;
     if last == 3 {
         inst.s[1] = form.src(2, B32)?;

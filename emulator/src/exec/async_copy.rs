@@ -134,6 +134,24 @@ impl Queue {
         self.land(mask, |_, _| true);
     }
 
+    /// Calls `f` with lane, shared host address and size of each copy that a wait for all but `keep` groups (`None`: for everything) lands.
+    pub fn each_due(&self, mask: u32, keep: Option<u32>, mut f: impl FnMut(usize, usize, usize)) {
+        for entry in &self.pending {
+            for lane in lanes(entry.mask & mask) {
+                if keep.is_none_or(|keep| entry.group < self.committed[lane].saturating_sub(keep)) {
+                    f(lane, entry.to[lane], entry.bytes);
+                }
+            }
+        }
+    }
+
+    /// A lane of `mask` with a copy in flight, and the copy's shared host address.
+    pub fn first_pending(&self, mask: u32) -> Option<(usize, usize)> {
+        let entry = self.pending.iter().find(|entry| entry.mask & mask != 0)?;
+        let lane = (entry.mask & mask).trailing_zeros() as usize % LANES;
+        Some((lane, entry.to[lane]))
+    }
+
     fn land(&mut self, mask: u32, due: impl Fn(usize, u32) -> bool) {
         for entry in &mut self.pending {
             let landing = entry.mask & mask & super::registers::collect(|lane| due(lane, entry.group));

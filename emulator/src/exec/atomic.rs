@@ -8,7 +8,7 @@ use super::space::{Spaces, addresses};
 use super::trap::Outcome;
 use crate::decode::op::{Atomic, AtomicKind, AtomicOp, Inst};
 
-fn bytes(kind: AtomicKind) -> u32 {
+pub(super) fn bytes(kind: AtomicKind) -> u32 {
     match kind {
         AtomicKind::B16 | AtomicKind::F16 | AtomicKind::Bf16 => 2,
         AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,

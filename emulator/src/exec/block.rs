@@ -1,5 +1,6 @@
 //! A block: its warps taking turns, its shared memory and its sixteen barriers.
 
+use super::check::{self, Checks};
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
 use super::launch::Launch;
@@ -46,6 +47,9 @@ pub(crate) struct Core {
     pub index: [u32; 3],
     pub linear: u64,
     pub counts: Counts,
+    pub checks: Option<Box<Checks>>,
+    /// Warps whose registers hold undefined bits, as far as the checks know.
+    pub tainted: u32,
 }
 
 pub(crate) struct Block {
@@ -100,6 +104,15 @@ impl Block {
                 index: [0; 3],
                 linear: 0,
                 counts: Counts::default(),
+                checks: launch.checks.as_ref().map(|_| {
+                    Box::new(Checks::new(
+                        &launch.start,
+                        threads.div_ceil(32) as usize,
+                        launch.grid.shared_bytes as usize,
+                        launch.kernel.info.local_bytes as usize,
+                    ))
+                }),
+                tainted: 0,
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
@@ -118,7 +131,11 @@ impl Block {
         self.core.counts = Counts::default();
         if recycled {
             self.core.shared.clear();
+            if let Some(checks) = &mut self.core.checks {
+                checks.reset(self.core.tainted);
+            }
         }
+        self.core.tainted = 0;
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if recycled {
                 warp.regs.reset(&launch.start);
@@ -157,11 +174,14 @@ impl Block {
                     }
                 }
                 if self.core.check != 0 {
-                    self.complete_barriers(launch);
+                    self.complete_barriers(launch)?;
                 }
             }
             if !live {
                 return Ok(Stop::Done);
+            }
+            if !progressed && self.core.checks.is_some() {
+                self.check_whole(launch, |warp| check::left_behind(launch, warp))?;
             }
             if !progressed
                 && self
@@ -179,14 +199,22 @@ impl Block {
         }
     }
 
-    fn complete_barriers(&mut self, launch: &Launch<'_>) {
+    fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
         let check = std::mem::take(&mut self.core.check);
         for id in lanes(check) {
             if !self.core.is_complete(id) {
                 continue;
             }
             let barrier = std::mem::take(&mut self.core.barriers[id]);
+            if self.core.checks.is_some() {
+                self.check_whole(launch, |warp| check::parted(launch, warp, id as u8))?;
+            }
             for warp in &mut self.warps {
+                if let Some(checks) = &mut self.core.checks
+                    && warp.groups.iter().any(|g| g.state == State::Barrier(id as u8))
+                {
+                    checks.depart(warp.index, id);
+                }
                 for group in &mut warp.groups {
                     if group.state != State::Barrier(id as u8) {
                         continue;
@@ -214,7 +242,25 @@ impl Block {
                     group.state = State::Ready;
                 }
             }
+            if let Some(checks) = &mut self.core.checks {
+                checks.open(id);
+            }
         }
+        Ok(())
+    }
+
+    /// Fails with what `look` finds in a warp.
+    fn check_whole(
+        &self,
+        launch: &Launch<'_>,
+        look: impl Fn(&Warp) -> Option<(usize, Box<super::trap::Trap>)>,
+    ) -> Result<(), Box<Fault>> {
+        for (index, warp) in self.warps.iter().enumerate() {
+            if let Some((pc, trap)) = look(warp) {
+                return Err(self.fault(launch, index, pc, *trap));
+            }
+        }
+        Ok(())
     }
 
     fn fault(&self, launch: &Launch<'_>, warp: usize, pc: usize, trap: super::trap::Trap) -> Box<Fault> {

@@ -2,6 +2,7 @@
 
 use super::async_copy::Queue;
 use super::block::Core;
+use super::check::Shadows;
 use super::count::Counting;
 use super::fault::FaultKind;
 use super::launch::Launch;
@@ -20,6 +21,8 @@ const GROUP_TURN: i64 = 2048;
 /// What one worker has for itself.
 pub(crate) struct Worker<'a> {
     pub global: GlobalView<'a>,
+    /// Where checks are wanted.
+    pub shadows: Option<Shadows<'a>>,
     /// Where counters are wanted.
     pub counting: Option<Box<Counting>>,
 }
@@ -112,6 +115,11 @@ impl Run<'_, '_, '_> {
             };
             self.fuel -= 1;
             executed += 1;
+            if self.core.tainted >> self.warp.index & 1 == 1
+                && let Err(trap) = self.follow(inst)
+            {
+                break Err(trap);
+            }
             let mut active = self.group.mask;
             if inst.guard.is_some() {
                 let guard = self.warp.regs.pred(inst.guard);
@@ -169,15 +177,24 @@ impl Run<'_, '_, '_> {
                 }
                 self.core.counts.mma_flops += mma::flops(op);
                 mma::mma(regs, list(self.launch, inst), op, self.launch.numerics);
+                if self.core.tainted != 0 {
+                    self.check_together(inst, active)?;
+                }
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Nop => {}
-            Op::Fence => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+            Op::Fence => {
+                std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                self.check_fence();
+            }
         }
         Ok(Next::Step)
     }
 
     fn memory(&mut self, inst: &Inst, active: u32) -> Outcome {
+        if self.core.checks.is_some() {
+            self.check_memory(inst, active)?;
+        }
         let (regs, copies, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
         match inst.op {
             Op::Load(access) => {
@@ -231,6 +248,9 @@ impl Run<'_, '_, '_> {
             }
             Control::BranchIndexed => self.branch_indexed(inst, active),
             Control::Exit => {
+                if self.core.checks.is_some() {
+                    self.check_exit(active)?;
+                }
                 self.core.live_threads -= active.count_ones();
                 // Barriers without a stated count no longer wait for these threads.
                 self.core.check = 0xffff;
@@ -296,6 +316,9 @@ impl Run<'_, '_, '_> {
         {
             let message = format!("barrier {id} for {count} threads: the number must be a multiple of 32");
             return Err(Trap::new(FaultKind::IllegalInstruction, lane, message));
+        }
+        if let Some(checks) = &mut self.core.checks {
+            checks.arrive(self.warp.index, id);
         }
         let whole = active == self.warp.live;
         self.core

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::block::{Block, Counts, Stop};
+use super::check::{Between, Shadows};
 use super::chosen::Blocks;
 use super::count::Counting;
 use super::fault::Fault;
@@ -56,6 +57,8 @@ pub(crate) struct Launch<'a> {
     pub numerics: Numerics,
     pub memory: &'a DeviceMemory,
     pub map: Arc<AddressMap>,
+    /// Where checks are wanted.
+    pub checks: Option<Between>,
     pub chosen: &'a Blocks,
     pub count: bool,
 }
@@ -166,6 +169,7 @@ impl Launch<'_> {
     fn work(&self, shared: &Shared, resident: usize) {
         let mut worker = Worker {
             global: GlobalView::new(&self.map, self.memory),
+            shadows: self.checks.as_ref().map(|_| Shadows::new(&self.map)),
             counting: self.count.then(|| Box::new(Counting::new(self.kernel))),
         };
         let mut waiting: VecDeque<Block> = VecDeque::new();

@@ -14,6 +14,17 @@ impl Run<'_, '_, '_> {
         if let Some(counting) = &mut self.worker.counting {
             counting.executed(inst, self.group.pc, mask, &self.warp.regs);
         }
+        if self.core.checks.is_some() {
+            match inst.op {
+                Op::Warp(WarpOp::LoadMatrix { transposed, window, .. }) => {
+                    self.check_matrix(inst, transposed, window, true)?;
+                }
+                Op::Warp(WarpOp::StoreMatrix { transposed, window, .. }) => {
+                    self.check_matrix(inst, transposed, window, false)?;
+                }
+                _ => self.check_together(inst, mask)?,
+            }
+        }
         let regs = &mut self.warp.regs;
         match inst.op {
             Op::Warp(op) => match op {

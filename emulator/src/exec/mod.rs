@@ -7,6 +7,7 @@ mod async_copy;
 mod atomic;
 mod bits;
 mod block;
+mod check;
 mod chosen;
 mod compare;
 mod convert;
@@ -34,6 +35,7 @@ mod warp;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use self::check::TAGS as RACE_TAGS;
 pub use self::chosen::{Blocks, BlocksError};
 use self::count::KernelCounters;
 pub use self::fault::{Fault, FaultKind};
@@ -80,6 +82,8 @@ pub struct LaunchOptions {
     pub blocks: Blocks,
     /// Whether to count what each instruction does.
     pub count: bool,
+    /// Whether to look for races, reads of memory that was never written, divergent barriers and copies in flight.
+    pub checks: bool,
 }
 
 impl Default for LaunchOptions {
@@ -89,6 +93,7 @@ impl Default for LaunchOptions {
             workers: 0,
             blocks: Blocks::All,
             count: false,
+            checks: true,
         }
     }
 }
@@ -130,6 +135,8 @@ impl LoadedModule {
             let va = memory.alloc_aligned(global.size, global.align).map_err(fail)?;
             module.homes.push(va);
             memory.write(va, &global.init).map_err(fail)?;
+            // What has no initial value is zero.
+            memory.define(va, global.size);
         }
         Ok(module)
     }
@@ -185,6 +192,12 @@ impl LoadedModule {
             blocks: config.grid.iter().map(|&n| u64::from(n)).product(),
             ..counters
         };
+        let map = self.memory.snapshot();
+        let checked = options.checks && options.blocks == Blocks::All;
+        if !checked {
+            // Nobody will know what this launch writes.
+            map.allocations().iter().for_each(|a| a.shadow.trust());
+        }
         if options.blocks == Blocks::None {
             let counters = options.count.then(|| Box::new(described(KernelCounters::default())));
             return Ok(LaunchReport {
@@ -201,6 +214,7 @@ impl LoadedModule {
             }
             Constant::DynamicShared(offset) => u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned()),
         };
+        let grid_blocks = config.grid.iter().map(|&n| u64::from(n)).product();
         let launch = Launch {
             kernel: found,
             files: &self.program.files,
@@ -216,7 +230,8 @@ impl LoadedModule {
             start: Registers::new(found, value),
             numerics: options.numerics,
             memory: &self.memory,
-            map: self.memory.snapshot(),
+            map,
+            checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
             chosen: &options.blocks,
             count: options.count,
         };

@@ -50,6 +50,25 @@ impl Registers {
         self.preds.copy_from_slice(&start.preds);
     }
 
+    /// As many registers, all zero.
+    pub fn zeroed(&self) -> Registers {
+        let mut zeroed = self.clone();
+        zeroed.clear();
+        zeroed
+    }
+
+    pub fn clear(&mut self) {
+        self.words.fill(WordSlot([0; LANES]));
+        self.wides.fill(WideSlot([0; LANES]));
+        self.preds.fill(0);
+    }
+
+    pub fn is_clear(&self) -> bool {
+        self.preds.iter().all(|&p| p == 0)
+            && self.words.iter().all(|w| w.0 == [0; LANES])
+            && self.wides.iter().all(|w| w.0 == [0; LANES])
+    }
+
     #[inline(always)]
     pub fn word(&self, reg: Reg) -> &Words {
         &self.words[reg.index()].0

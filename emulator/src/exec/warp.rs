@@ -189,6 +189,12 @@ impl Warp {
         self.joins.iter().any(|join| join.arrived != 0)
     }
 
+    /// Place and lanes of those who wait at a join point.
+    pub fn parked(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let waiting = self.joins.iter().filter(|join| join.arrived != 0);
+        waiting.map(|join| (join.pc, join.arrived))
+    }
+
     pub fn all_lanes_live(&self) -> bool {
         self.live == FULL
     }

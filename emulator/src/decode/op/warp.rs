@@ -59,7 +59,8 @@ pub(crate) enum Redux {
     Xor,
 }
 
-/// Barrier number `s[0]`, thread count `s[1]` where present, predicate `s[2]` of a reduction.
+/// Barrier number `s[0]`, thread count `s[1]` where present, predicate `s[2]` of a reduction; `imm` is 1 where a warp must come as a whole
+/// (`bar`, `.aligned`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Barrier {
     Sync,

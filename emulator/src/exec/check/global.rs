@@ -1,0 +1,220 @@
+//! What is known of global memory: who wrote and read each four bytes last in this launch.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::clocks::Clocks;
+use super::{Action, Conflict, Me, Party, What};
+use crate::memory::{AddressMap, Allocation, GRANULE_SHIFT};
+use crate::shadow::RACE_GRAIN;
+
+/// Blocks beyond this number are not followed.
+const BLOCKS: u64 = 1 << 20;
+/// Launches are told apart by a number below this; then the shadows are cleared.
+pub(crate) const TAGS: u64 = 63;
+const LAST_STEP: u64 = (1 << 21) - 1;
+const LAST_TIME: u64 = (1 << 30) - 1;
+
+const DIVERGED: u64 = 1;
+const ATOMIC: u64 = 2;
+
+/// Order between the blocks of a launch. Two accesses count as ordered if, after the first, both blocks have done an operation that
+/// can order threads: an atomic, a fence, a strong access.
+pub(crate) struct Between {
+    tag: u64,
+    now: AtomicU32,
+    /// When each block last did such an operation.
+    last: Box<[AtomicU32]>,
+}
+
+impl Between {
+    pub fn new(tag: u64, blocks: u64) -> Self {
+        Between {
+            tag,
+            now: AtomicU32::new(1),
+            last: (0..blocks.min(BLOCKS)).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    pub fn order(&self, block: u64) {
+        if let Some(last) = self.last.get(block as usize) {
+            last.store(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
+        }
+    }
+
+    fn ordered_since(&self, block: u64, time: u64) -> bool {
+        self.last
+            .get(block as usize)
+            .is_none_or(|last| u64::from(last.load(Relaxed)) > time)
+    }
+}
+
+/// The allocations as one worker sees them, with the ones used last.
+pub(crate) struct Shadows<'a> {
+    map: &'a AddressMap,
+    cache: [Option<&'a Allocation>; 16],
+}
+
+impl<'a> Shadows<'a> {
+    pub fn new(map: &'a AddressMap) -> Self {
+        Shadows { map, cache: [None; 16] }
+    }
+
+    /// The allocation that holds all these bytes.
+    pub fn find(&mut self, va: u64, bytes: u32) -> Option<&'a Allocation> {
+        let slot = (va >> GRANULE_SHIFT) as usize % self.cache.len();
+        let inside =
+            |a: &Allocation| va >= a.base && va - a.base < a.size && a.size - (va - a.base) >= u64::from(bytes);
+        if let Some(found) = self.cache[slot].filter(|a| inside(a)) {
+            return Some(found);
+        }
+        let found = self.map.find(va).filter(|a| inside(a))?;
+        self.cache[slot] = Some(found);
+        Some(found)
+    }
+}
+
+/// An access. First word: step 21 bits, block 20, warp 5, lane 5, bytes 4, tag 6, flags 3; second: time 30, code position 18, and 16
+/// bits of the first word, which tell whether two workers have mixed their halves.
+#[derive(Clone, Copy)]
+struct Entry([u64; 2]);
+
+fn digest(who: u64) -> u64 {
+    (who.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 48
+}
+
+impl Entry {
+    fn new(me: &Me, lane: usize, step: u32, bytes: u32, flags: u64, between: &Between) -> Self {
+        let step = u64::from(step).min(LAST_STEP);
+        let who = step << 43
+            | me.block << 23
+            | (me.warp as u64) << 18
+            | (lane as u64) << 13
+            | u64::from(bytes) << 9
+            | between.tag << 3
+            | flags;
+        let time = u64::from(between.now.load(Relaxed)).min(LAST_TIME);
+        let pc = (me.pc as u64).min((1 << 18) - 1);
+        Entry([who, time << 34 | pc << 16 | digest(who)])
+    }
+
+    fn load(from: &[AtomicU64; 2]) -> Self {
+        Entry([from[0].load(Relaxed), from[1].load(Relaxed)])
+    }
+
+    fn store(self, to: &[AtomicU64; 2]) {
+        to[0].store(self.0[0], Relaxed);
+        to[1].store(self.0[1], Relaxed);
+    }
+
+    fn bytes(self) -> u32 {
+        (self.0[0] >> 9 & 15) as u32
+    }
+
+    fn block(self) -> u64 {
+        self.0[0] >> 23 & (BLOCKS - 1)
+    }
+
+    fn warp(self) -> usize {
+        (self.0[0] >> 18 & 31) as usize
+    }
+
+    fn lane(self) -> usize {
+        (self.0[0] >> 13 & 31) as usize
+    }
+
+    fn step(self) -> u64 {
+        self.0[0] >> 43
+    }
+
+    fn is_atomic(self) -> bool {
+        self.0[0] & ATOMIC != 0
+    }
+
+    fn party(self) -> Party {
+        Party {
+            block: Some(self.block()),
+            warp: self.warp(),
+            lane: self.lane(),
+            pc: (self.0[1] >> 16 & ((1 << 18) - 1)) as usize,
+        }
+    }
+
+    fn races(self, me: &Me, lane: usize, bytes: u32, clocks: &Clocks, between: &Between) -> bool {
+        let [who, how] = self.0;
+        if who >> 3 & 63 != between.tag || self.bytes() & bytes == 0 || how & 0xffff != digest(who) {
+            return false;
+        }
+        if self.block() != me.block {
+            let time = how >> 34;
+            return time < LAST_TIME
+                && !(between.ordered_since(self.block(), time) && between.ordered_since(me.block, time));
+        }
+        if self.step() >= LAST_STEP {
+            return false;
+        }
+        let known = u64::from(clocks.of(me.warp)[self.warp()]);
+        if self.warp() != me.warp {
+            return self.step() > known;
+        }
+        self.lane() != lane
+            && self.step() == known
+            && me.diverged
+            && who & DIVERGED != 0
+            && me.group >> self.lane() & 1 == 0
+    }
+}
+
+/// Checks and records one lane's access to bytes of one allocation.
+pub(super) fn access(
+    allocation: &Allocation,
+    me: &Me,
+    lane: usize,
+    at: (u64, u32),
+    action: Action,
+    silent: bool,
+    clocks: &Clocks,
+    between: &Between,
+) -> Result<(), Conflict> {
+    if me.block >= BLOCKS {
+        return Ok(());
+    }
+    let (first, end) = (at.0 - allocation.base, at.0 - allocation.base + u64::from(at.1));
+    let flags = if me.diverged { DIVERGED } else { 0 } | if action == Action::Atomic { ATOMIC } else { 0 };
+    let step = clocks.of(me.warp)[me.warp];
+    let mut word = first / RACE_GRAIN;
+    while word * RACE_GRAIN < end {
+        let Some(cell) = allocation.shadow.race(word * RACE_GRAIN) else {
+            return Ok(());
+        };
+        let low = first.max(word * 4) - word * 4;
+        let high = end.min(word * 4 + 4) - word * 4;
+        let bytes = ((1_u32 << high) - 1) & !((1 << low) - 1);
+        let conflict = |what, entry: Entry| Conflict {
+            what,
+            offset: allocation.base + word * 4,
+            other: entry.party(),
+        };
+        let entry = Entry::new(me, lane, step, bytes, flags, between);
+        let write = Entry::load(&cell.write);
+        let both_atomic = action == Action::Atomic && write.is_atomic();
+        if !silent && !both_atomic && write.races(me, lane, bytes, clocks, between) {
+            let what = if action == Action::Read {
+                What::ReadAfterWrite
+            } else {
+                What::WriteAfterWrite
+            };
+            return Err(conflict(what, write));
+        }
+        if matches!(action, Action::Read) {
+            entry.store(&cell.read);
+        } else if !silent {
+            let read = Entry::load(&cell.read);
+            if read.races(me, lane, bytes, clocks, between) {
+                return Err(conflict(What::WriteAfterRead, read));
+            }
+            entry.store(&cell.write);
+        }
+        word += 1;
+    }
+    Ok(())
+}
