@@ -30,6 +30,18 @@ pub(crate) enum Constant {
     DynamicShared(i64),
 }
 
+/// What a rule asks of an opcode; [`super::catalogue`] listens.
+pub(super) enum Ask<'a> {
+    /// Whether the word is among the modifiers.
+    Word(&'a str),
+    /// Whether one of the modifiers starts so.
+    Prefix(&'a str),
+    /// One of these words, all of them missing.
+    Missing(Vec<&'a str>),
+    /// A type, at the end: one of these, or any if there are none.
+    Type(&'a [&'a str]),
+}
+
 /// What a symbol names.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Home {
@@ -74,7 +86,12 @@ pub(super) struct Builder<'m> {
     /// The carry flag of `add.cc` and its kin.
     pub carry: Reg,
     junk: [Reg; 3],
+    /// While the catalogue is made: who hears what the rules ask. The register [`ANY`] then fits everywhere.
+    pub listener: Option<super::catalogue::Listener>,
 }
+
+/// The name of a register that fits every operand while the catalogue is made.
+pub(super) const ANY: &str = "%any";
 
 impl<'m> Builder<'m> {
     pub fn new(module: &'m ast::Module) -> Self {
@@ -95,7 +112,25 @@ impl<'m> Builder<'m> {
             local_bytes: 0,
             carry: Reg::NONE,
             junk: [Reg::NONE; 3],
+            listener: None,
         }
+    }
+
+    pub fn asked(&mut self, ask: &Ask<'_>) {
+        if let Some(listener) = &mut self.listener {
+            listener.hear(ask);
+        }
+    }
+
+    pub fn looked_at_operands(&self) {
+        if let Some(listener) = &self.listener {
+            listener.looked_at_operands.set(true);
+        }
+    }
+
+    /// Whether an operand is the catalogue's placeholder.
+    pub fn is_any(&self, name: &str) -> bool {
+        self.listener.is_some() && name == ANY
     }
 
     pub fn frame(&mut self) -> &mut Frame {

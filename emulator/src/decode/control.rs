@@ -66,6 +66,7 @@ pub(super) fn end(form: &mut Form<'_, '_>, control: Control) -> Decoded {
 
 pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
     form.flag("uni");
+    form.builder.looked_at_operands();
     let (results, callee, arguments) = match form.inst.operands.as_slice() {
         [Operand::Vector(results), callee, Operand::Vector(arguments), ..] => (results, callee, arguments),
         _ => return Err(form.error("malformed call")),

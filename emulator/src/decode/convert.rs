@@ -205,7 +205,17 @@ pub(super) fn cvta(form: &mut Form<'_, '_>) -> Decoded {
         return Err(form.refuse_type());
     }
     let to = form.flag("to");
-    let Some(base) = form.prefixed("").and_then(Form::window_base) else {
+    let spaces = [
+        "global",
+        "shared",
+        "shared::cta",
+        "local",
+        "const",
+        "param",
+        "param::entry",
+    ];
+    let space = form.need(&spaces.map(|space| (space, space)))?;
+    let Some(base) = Form::window_base(space) else {
         return Err(form.error("a state space is expected"));
     };
     form.expect_operands(2..=2)?;

@@ -26,7 +26,16 @@ pub(super) fn arithmetic(form: &mut Form<'_, '_>, op: FloatOp) -> Decoded {
     };
     // `.noftz` only says what happens anyway.
     form.flag("noftz");
-    let mods = form.float_mods();
+    let chooses = matches!(op, FloatOp::Min | FloatOp::Max);
+    let rounds = !chooses && !matches!(op, FloatOp::Abs | FloatOp::Neg | FloatOp::CopySign);
+    let mods = FloatMods {
+        round: if rounds { form.rounding() } else { None }.unwrap_or_default(),
+        ftz: form.flag("ftz"),
+        sat: form.flag("sat"),
+        nan: chooses && form.flag("NaN"),
+        relu: form.flag("relu"),
+        xorsign_abs: chooses && form.flag("xorsign") && form.flag("abs"),
+    };
     let sources = match op {
         FloatOp::Abs | FloatOp::Neg | FloatOp::Rcp | FloatOp::Sqrt => 1,
         FloatOp::Fma => 3,

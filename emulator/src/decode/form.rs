@@ -2,8 +2,8 @@
 //! is left over at the end is refused.
 
 use super::DecodeError;
-use super::builder::{Builder, Constant, Home, PARAM_WINDOW, bare};
-use super::op::{Class, FloatMods, Inst, Move, Op, Reg, Round, Window};
+use super::builder::{Ask, Builder, Constant, Home, PARAM_WINDOW, bare};
+use super::op::{Class, Inst, Move, Op, Reg, Round, Window};
 use super::types::{Float, Type};
 use crate::ast::{Instruction, Operand};
 
@@ -40,8 +40,15 @@ impl<'b, 'm> Form<'b, 'm> {
         }
     }
 
+    /// Whether `word` is among the modifiers; it stays there.
+    pub fn has(&mut self, word: &str) -> bool {
+        self.builder.asked(&Ask::Word(word));
+        self.words.contains(&word)
+    }
+
     /// Takes `word` if it is among the modifiers.
     pub fn flag(&mut self, word: &str) -> bool {
+        self.builder.asked(&Ask::Word(word));
         match self.words.iter().position(|w| *w == word) {
             Some(at) => {
                 self.words.remove(at);
@@ -53,6 +60,9 @@ impl<'b, 'm> Form<'b, 'm> {
 
     /// Takes the first modifier that is a key of `choices`.
     pub fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
+        for (word, _) in choices {
+            self.builder.asked(&Ask::Word(word));
+        }
         for at in 0..self.words.len() {
             if let Some(&(_, value)) = choices.iter().find(|(word, _)| *word == self.words[at]) {
                 self.words.remove(at);
@@ -63,7 +73,12 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     pub fn need<T: Copy>(&mut self, choices: &[(&str, T)]) -> Result<T, DecodeError> {
-        self.one_of(choices).ok_or_else(|| {
+        if let Some(value) = self.one_of(choices) {
+            return Ok(value);
+        }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        self.builder.asked(&Ask::Missing(words));
+        Err({
             let words: Vec<_> = choices.iter().map(|(w, _)| format!(".{w}")).collect();
             self.error(format!("expected one of {}", words.join(" ")))
         })
@@ -71,18 +86,29 @@ impl<'b, 'm> Form<'b, 'm> {
 
     /// Takes the first modifier that starts with `prefix`.
     pub fn prefixed(&mut self, prefix: &str) -> Option<&'m str> {
+        self.builder.asked(&Ask::Prefix(prefix));
         let at = self.words.iter().position(|w| w.starts_with(prefix))?;
         Some(self.words.remove(at))
     }
 
     /// Takes the last modifier, which must be a type.
     pub fn ty(&mut self) -> Result<Type, DecodeError> {
+        self.builder.asked(&Ask::Type(&[]));
         match self.words.last().and_then(|word| Type::parse(word)) {
             Some(ty) => {
                 self.words.pop();
                 Ok(ty)
             }
             None => Err(self.error("the opcode does not end in a known type")),
+        }
+    }
+
+    /// Takes the last modifier, which must be one of these types.
+    pub fn ty_among(&mut self, words: &[&str]) -> Result<Type, DecodeError> {
+        self.builder.asked(&Ask::Type(words));
+        match self.words.last().filter(|word| words.contains(word)) {
+            Some(_) => self.ty(),
+            None => Err(self.error("these types are not supported")),
         }
     }
 
@@ -100,17 +126,6 @@ impl<'b, 'm> Form<'b, 'm> {
         ])
     }
 
-    pub fn float_mods(&mut self) -> FloatMods {
-        FloatMods {
-            round: self.rounding().unwrap_or_default(),
-            ftz: self.flag("ftz"),
-            sat: self.flag("sat"),
-            nan: self.flag("NaN"),
-            relu: self.flag("relu"),
-            xorsign_abs: self.flag("xorsign") && self.flag("abs"),
-        }
-    }
-
     /// Refuses modifiers that nobody took.
     pub fn done(&self) -> Result<(), DecodeError> {
         match self.words.first() {
@@ -124,6 +139,7 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     pub fn operands(&self) -> usize {
+        self.builder.looked_at_operands();
         self.inst.operands.len()
     }
 
@@ -140,6 +156,7 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     pub fn operand(&self, index: usize) -> Result<&'m Operand, DecodeError> {
+        self.builder.looked_at_operands();
         self.inst
             .operands
             .get(index)
@@ -159,6 +176,7 @@ impl<'b, 'm> Form<'b, 'm> {
         let bits = ty.bits();
         let class = class_of(bits);
         match operand {
+            Operand::Register(name) if self.builder.is_any(name) => Ok(self.builder.junk(class)),
             Operand::Register(name) => match self.lookup(name) {
                 Some((reg, declared)) => {
                     let fits = reg.class() == Some(class) && (class != Class::Word || bits <= declared);
@@ -260,6 +278,7 @@ impl<'b, 'm> Form<'b, 'm> {
         let bits = ty.bits();
         let class = class_of(bits);
         match operand {
+            Operand::Register(name) if self.builder.is_any(name) => Ok(self.builder.junk(class)),
             Operand::Register(name) => match self.lookup(name) {
                 Some((reg, declared)) if reg.class() == Some(class) && declared >= bits => Ok(reg),
                 Some((_, declared)) => Err(self.wrong_size(name, declared, bits)),
@@ -278,7 +297,7 @@ impl<'b, 'm> Form<'b, 'm> {
     /// A destination that may be wider than the type, and its declared bits.
     pub fn relaxed_dst(&mut self, operand: &Operand, ty: Type) -> Result<(Reg, u32), DecodeError> {
         match operand {
-            Operand::Register(name) => match self.lookup(name) {
+            Operand::Register(name) if !self.builder.is_any(name) => match self.lookup(name) {
                 Some((reg, declared)) if declared >= ty.bits() && ty != Type::Pred => Ok((reg, declared)),
                 Some((_, declared)) => Err(self.wrong_size(name, declared, ty.bits())),
                 None => Err(self.error(format!("{name} is not a declared register"))),
@@ -322,6 +341,11 @@ impl<'b, 'm> Form<'b, 'm> {
                     home: None,
                 })
             }
+            Some(Operand::Register(name)) if self.builder.is_any(name) => Ok(Address {
+                base: self.builder.junk(Class::Wide),
+                offset: 0,
+                home: None,
+            }),
             Some(Operand::Register(name)) => match self.lookup(name) {
                 Some((reg, 32 | 64)) => {
                     let offset = narrow.map_err(|_| far(self))?;

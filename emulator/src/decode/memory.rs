@@ -283,9 +283,8 @@ pub(super) fn copy_async(form: &mut Form<'_, '_>) -> Decoded {
 
 fn copy(form: &mut Form<'_, '_>) -> Decoded {
     let bypasses_l1 = form.need(&[("ca", false), ("cg", true)])?;
-    if !(form.flag("shared") || form.flag("shared::cta")) || !form.flag("global") {
-        return Err(form.error("only copies from .global to .shared are supported"));
-    }
+    form.need(&[("shared", ()), ("shared::cta", ())])?;
+    form.need(&[("global", ())])?;
     let policy = form.flag("L2::cache_hint");
     form.prefixed("L2::");
     form.expect_operands(3..=4 + usize::from(policy))?;

@@ -1,6 +1,7 @@
 //! From parsed text to what the interpreter runs: opcodes with meaning, registers as slots, control flow with join points.
 
 mod builder;
+mod catalogue;
 mod compare;
 mod control;
 mod convert;
@@ -11,6 +12,7 @@ mod form;
 mod integer;
 mod memory;
 pub(crate) mod op;
+mod opcodes;
 mod slots;
 mod special;
 pub(crate) mod types;
@@ -18,9 +20,9 @@ mod warp;
 
 use self::builder::{Builder, Home, refusal};
 pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+pub use self::catalogue::catalogue;
 use self::form::Form;
-use self::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, Inst, IntOp, RegList};
-use self::types::Type;
+use self::op::{Inst, RegList};
 use crate::ast::{self, Place, Space, Statement};
 
 /// Why a module can't be run: the instruction as written, and what is wrong with it.
@@ -183,7 +185,7 @@ fn body<'m>(builder: &mut Builder<'m>, function: &'m ast::Function) -> Result<()
                 let label = builder.label(name);
                 builder.place_label(label);
             }
-            Statement::Instruction(inst) => instruction(&mut Form::new(builder, inst))?,
+            Statement::Instruction(inst) => opcodes::instruction(&mut Form::new(builder, inst))?,
         }
     }
     Ok(())
@@ -206,118 +208,4 @@ fn inline<'m>(
     builder.frames.pop();
     builder.place_label(after);
     Ok(())
-}
-
-fn is_float(form: &Form<'_, '_>) -> bool {
-    matches!(form.peek_ty(), Some(Type::Float(_)))
-}
-
-/// Gives one instruction its meaning.
-fn instruction(form: &mut Form<'_, '_>) -> Result<(), DecodeError> {
-    let opcode = form.inst.opcode.as_str();
-    let carries = form.inst.modifiers.iter().any(|word| word == "cc");
-    match opcode {
-        "add" if carries => integer::carry(form, CarryOp::Add, false),
-        "sub" if carries => integer::carry(form, CarryOp::Sub, false),
-        "mad" if carries => integer::carry(form, CarryOp::MadLo, false),
-        "addc" => integer::carry(form, CarryOp::Add, true),
-        "subc" => integer::carry(form, CarryOp::Sub, true),
-        "madc" => integer::carry(form, CarryOp::MadLo, true),
-        "add" if is_float(form) => float::arithmetic(form, FloatOp::Add),
-        "sub" if is_float(form) => float::arithmetic(form, FloatOp::Sub),
-        "mul" if is_float(form) => float::arithmetic(form, FloatOp::Mul),
-        "mad" if is_float(form) => float::arithmetic(form, FloatOp::Fma),
-        "min" if is_float(form) => float::arithmetic(form, FloatOp::Min),
-        "max" if is_float(form) => float::arithmetic(form, FloatOp::Max),
-        "abs" if is_float(form) => float::arithmetic(form, FloatOp::Abs),
-        "neg" if is_float(form) => float::arithmetic(form, FloatOp::Neg),
-        "fma" => float::arithmetic(form, FloatOp::Fma),
-        "div" if is_float(form) => float::division(form, FloatOp::Div, ApproxOp::Div),
-        "rcp" => float::division(form, FloatOp::Rcp, ApproxOp::Rcp),
-        "sqrt" => float::division(form, FloatOp::Sqrt, ApproxOp::Sqrt),
-        "rsqrt" => float::approximate(form, ApproxOp::Rsqrt),
-        "ex2" => float::approximate(form, ApproxOp::Ex2),
-        "lg2" => float::approximate(form, ApproxOp::Lg2),
-        "sin" => float::approximate(form, ApproxOp::Sin),
-        "cos" => float::approximate(form, ApproxOp::Cos),
-        "tanh" => float::approximate(form, ApproxOp::Tanh),
-        "copysign" => float::copysign(form),
-        "testp" => float::testp(form),
-        "add" => integer::arithmetic(form, IntOp::Add),
-        "sub" => integer::arithmetic(form, IntOp::Sub),
-        "div" => integer::arithmetic(form, IntOp::Div),
-        "rem" => integer::arithmetic(form, IntOp::Rem),
-        "min" => integer::arithmetic(form, IntOp::Min),
-        "max" => integer::arithmetic(form, IntOp::Max),
-        "abs" => integer::arithmetic(form, IntOp::Abs),
-        "neg" => integer::arithmetic(form, IntOp::Neg),
-        "mul" => integer::multiply(form, false, false),
-        "mad" => integer::multiply(form, true, false),
-        "mul24" => integer::multiply(form, false, true),
-        "mad24" => integer::multiply(form, true, true),
-        "sad" => integer::sad(form),
-        "dp4a" => integer::dot(form, false),
-        "dp2a" => integer::dot(form, true),
-        "and" => integer::logic(form, BitsOp::And),
-        "or" => integer::logic(form, BitsOp::Or),
-        "xor" => integer::logic(form, BitsOp::Xor),
-        "not" => integer::logic(form, BitsOp::Not),
-        "cnot" => integer::logic(form, BitsOp::Cnot),
-        "lop3" => integer::lop3(form),
-        "shl" => integer::shift(form, BitsOp::Shl),
-        "shr" => integer::shift(form, BitsOp::Shr),
-        "shf" => integer::funnel(form),
-        "bfe" => integer::field(form, false),
-        "bfi" => integer::field(form, true),
-        "bfind" => integer::count(form, BitsOp::Bfind),
-        "brev" => integer::count(form, BitsOp::Brev),
-        "clz" => integer::count(form, BitsOp::Clz),
-        "popc" => integer::count(form, BitsOp::Popc),
-        "fns" => integer::fns(form),
-        "bmsk" => integer::mask(form, false),
-        "szext" => integer::mask(form, true),
-        "prmt" => integer::prmt(form),
-        "setp" => compare::setp(form),
-        "set" => compare::set(form),
-        "selp" => compare::selp(form),
-        "slct" => compare::slct(form),
-        "cvt" => convert::cvt(form),
-        "mov" => convert::mov(form),
-        "cvta" => convert::cvta(form),
-        "ld" | "ldu" => memory::load(form),
-        "st" => memory::store(form),
-        "atom" => memory::atomic(form, true),
-        "red" => memory::atomic(form, false),
-        "cp" => memory::copy_async(form),
-        "isspacep" => memory::is_space(form),
-        "createpolicy" => memory::create_policy(form),
-        "prefetch" => memory::nothing(form, &["global", "local", "const", "param"]),
-        "prefetchu" | "discard" | "applypriority" => memory::nothing(form, &["global"]),
-        "membar" => memory::fence(form, &["cta", "gl", "sys"]),
-        "fence" => memory::fence(
-            form,
-            &["acq_rel", "sc", "acquire", "release", "cta", "gpu", "sys", "cluster"],
-        ),
-        "griddepcontrol" => memory::nothing(form, &["wait", "launch_dependents"]),
-        "pmevent" => memory::nothing(form, &["mask"]),
-        "bar" | "barrier" => warp::barrier(form),
-        "shfl" => warp::shuffle(form),
-        "vote" => warp::vote(form),
-        "match" => warp::matching(form),
-        "redux" => warp::redux(form),
-        "activemask" => warp::active_mask(form),
-        "elect" => warp::elect(form),
-        "ldmatrix" => warp::load_matrix(form),
-        "stmatrix" => warp::store_matrix(form),
-        "movmatrix" => warp::move_matrix(form),
-        "mma" => warp::mma(form),
-        "nanosleep" => warp::nanosleep(form),
-        "bra" => control::bra(form),
-        "brx" => control::brx(form),
-        "call" => control::call(form),
-        "ret" => control::ret(form),
-        "exit" => control::end(form, Control::Exit),
-        "trap" | "brkpt" => control::end(form, Control::Trap),
-        _ => Err(form.error("this instruction is not supported")),
-    }
 }

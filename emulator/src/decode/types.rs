@@ -71,32 +71,34 @@ impl Float {
 }
 
 impl Type {
+    /// Every type word.
+    pub const WORDS: [(&str, Type); 22] = [
+        ("b8", Type::Bits(8)),
+        ("b16", Type::Bits(16)),
+        ("b32", Type::Bits(32)),
+        ("b64", Type::Bits(64)),
+        ("u8", Type::Int8(false)),
+        ("s8", Type::Int8(true)),
+        ("u16", Type::Int(Int::U16)),
+        ("s16", Type::Int(Int::S16)),
+        ("u32", Type::Int(Int::U32)),
+        ("s32", Type::Int(Int::S32)),
+        ("u64", Type::Int(Int::U64)),
+        ("s64", Type::Int(Int::S64)),
+        ("f16", Type::Float(Float::F16)),
+        ("bf16", Type::Float(Float::Bf16)),
+        ("f16x2", Type::Float(Float::F16x2)),
+        ("bf16x2", Type::Float(Float::Bf16x2)),
+        ("tf32", Type::Float(Float::Tf32)),
+        ("f32", Type::Float(Float::F32)),
+        ("f64", Type::Float(Float::F64)),
+        ("e4m3x2", Type::Float(Float::E4m3x2)),
+        ("e5m2x2", Type::Float(Float::E5m2x2)),
+        ("pred", Type::Pred),
+    ];
+
     pub fn parse(word: &str) -> Option<Type> {
-        Some(match word {
-            "b8" => Type::Bits(8),
-            "b16" => Type::Bits(16),
-            "b32" => Type::Bits(32),
-            "b64" => Type::Bits(64),
-            "u8" => Type::Int8(false),
-            "s8" => Type::Int8(true),
-            "u16" => Type::Int(Int::U16),
-            "s16" => Type::Int(Int::S16),
-            "u32" => Type::Int(Int::U32),
-            "s32" => Type::Int(Int::S32),
-            "u64" => Type::Int(Int::U64),
-            "s64" => Type::Int(Int::S64),
-            "f16" => Type::Float(Float::F16),
-            "bf16" => Type::Float(Float::Bf16),
-            "f16x2" => Type::Float(Float::F16x2),
-            "bf16x2" => Type::Float(Float::Bf16x2),
-            "tf32" => Type::Float(Float::Tf32),
-            "f32" => Type::Float(Float::F32),
-            "f64" => Type::Float(Float::F64),
-            "e4m3x2" => Type::Float(Float::E4m3x2),
-            "e5m2x2" => Type::Float(Float::E5m2x2),
-            "pred" => Type::Pred,
-            _ => return None,
-        })
+        Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, ty)| *ty)
     }
 
     /// Size in bits; 1 for a predicate.

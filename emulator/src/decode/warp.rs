@@ -279,13 +279,16 @@ fn fragment(
 pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
     need_sync(form)?;
     form.flag("aligned");
-    let shape = form.prefixed("m").unwrap_or_default();
+    let shapes = ["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k4"];
+    let shape = form.need(&shapes.map(|shape| (shape, shape)))?;
     if !form.flag("row") || !form.flag("col") {
         return Err(form.error("only .row.col is supported"));
     }
     let saturate = form.flag("satfinite");
     let types = {
-        let (c, b, a, d) = (form.ty()?, form.ty()?, form.ty()?, form.ty()?);
+        let known = ["f16", "bf16", "tf32", "f32", "f64", "s8", "u8", "s32"];
+        let mut next = || form.ty_among(&known);
+        let (c, b, a, d) = (next()?, next()?, next()?, next()?);
         [d, a, b, c]
     };
     let float = |f| Type::Float(f);
