@@ -80,9 +80,8 @@ fn instantiate(graph: sys::CUgraph) -> sys::CUgraphExec {
 }
 
 fn launch(executable: sys::CUgraphExec) {
-    // SAFETY: the driver looks handles up.
     assert_eq!(
-        // SAFETY: the executable graph was made above and its memory is live.
+        // SAFETY: the driver looks handles up.
         unsafe { sys::cuGraphLaunch(executable, null_mut()) },
         Code::CUDA_SUCCESS
     );
