@@ -1,0 +1,121 @@
+//! What the kernels do on an emulated device, counted: no bank conflicts where kernels/tile.cuh promises none, whole sectors, and the matrix
+//! work that the problem asks for. Counters belong to the process, so this is one test.
+
+mod common;
+
+use common::device::{Number, gpu};
+use common::layer::{Case, Layer};
+use half::{bf16, f16};
+use lora_kernels::DType;
+use lora_kernels::plan::Tile;
+use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
+use lora_kernels_emulator::select::{Selection, select};
+
+/// Forward and backward, counted.
+fn count<T: Number>(control: Control, case: &Case) -> Counters {
+    let layer = Layer::<T>::random(case);
+    control.reset().expect("counters");
+    control.count(true).expect("counters");
+    let forward = layer.forward();
+    layer.backward(&forward.saved);
+    control.count(false).expect("counters");
+    control.read().expect("counters")
+}
+
+/// Sums over all kernels whose name contains `part`.
+fn sum(counters: &Counters, part: &str, kind: Kind) -> Tally {
+    let mut found = counters.of(part).map(|kernel| kernel.kind(kind));
+    let first = found.next().unwrap_or_default();
+    found.fold(first, |sum, more| Tally {
+        warp_instructions: sum.warp_instructions + more.warp_instructions,
+        mma_flops: sum.mma_flops + more.mma_flops,
+        sectors: sum.sectors + more.sectors,
+        ideal_sectors: sum.ideal_sectors + more.ideal_sectors,
+        wavefronts: sum.wavefronts + more.wavefronts,
+        ideal_wavefronts: sum.ideal_wavefronts + more.ideal_wavefronts,
+        ..sum
+    })
+}
+
+/// kernels/tile.cuh promises that ldmatrix and cp.async meet no bank conflicts, and the GEMM's work and traffic follow from its tiles.
+fn main_loops<T: Number>(control: Control) {
+    let (m, k, n, rank) = (256, 192, 320, 16);
+    // One multiprocessor takes wide tiles, a thousand take small ones.
+    for (multiprocessors, tile) in [(1, Tile::Wide), (1000, Tile::Small)] {
+        let case = Case::new(m, k, n, rank).multiprocessors(multiprocessors);
+        let plan = case.forward_plan::<T>();
+        let gemm = plan.launches().iter().find(|launch| launch.variant.tile == tile);
+        let (tile_m, tile_n) = gemm.expect("a GEMM with this tile").variant.block();
+        let counters = count::<T>(control, &case);
+        assert!(counters.kernels.len() >= 5, "{} kernels", counters.kernels.len());
+        for kernel in &counters.kernels {
+            for kind in [Kind::LoadMatrix, Kind::CopyAsync, Kind::LoadShared] {
+                let tally = kernel.kind(kind);
+                assert_eq!(tally.bank_conflicts(), 0, "{} {kind:?}", kernel.kernel);
+                assert_eq!(tally.sectors, tally.ideal_sectors, "{} {kind:?}", kernel.kernel);
+            }
+            let loads = kernel.kind(Kind::LoadGlobal);
+            assert_eq!(loads.sectors, loads.ideal_sectors, "{}", kernel.kernel);
+        }
+        // Every row of tiles reads W and B, every column of tiles x and S.
+        let (rows, columns) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
+        let size = size_of::<T>();
+        let read = sum(&counters, "forward", Kind::CopyAsync);
+        assert_eq!(32 * read.sectors, ((columns * m + rows * n) * (k + rank) * size) as u64);
+        let written = sum(&counters, "forward", Kind::StoreGlobal);
+        assert_eq!(32 * written.ideal_sectors, (m * n * size) as u64);
+        let products = sum(&counters, "forward", Kind::Mma).mma_flops;
+        let work = 2 * (rows * tile_m) * (columns * tile_n) * (k + rank);
+        let expected = if T::DTYPE == DType::F32 { 0 } else { work };
+        assert_eq!(products, expected as u64, "{} {tile:?}", T::DTYPE);
+    }
+}
+
+/// A sample of like blocks, scaled, is the whole.
+fn samples<T: Number>(control: Control) {
+    let case = Case::new(512, 128, 512, 16).multiprocessors(1);
+    let layer = Layer::<T>::random(&case);
+    let forward = |blocks: &Blocks| {
+        control.reset().expect("counters");
+        control.count(true).expect("counters");
+        control.run_blocks(blocks).expect("counters");
+        layer.forward();
+        control.count(false).expect("counters");
+        control.run_blocks(&Blocks::All).expect("counters");
+        let counters = control.read().expect("counters");
+        let kernel = counters.of("forward").next().expect("the GEMM").clone();
+        kernel
+    };
+    let (whole, sample) = (forward(&Blocks::All), forward(&Blocks::Every(4)));
+    assert_eq!((whole.blocks, whole.blocks_run, sample.blocks_run), (16, 16, 4));
+    for (kind, tally) in &whole.kinds {
+        let part = sample.kind(*kind);
+        for (all, some) in [
+            (tally.warp_instructions, part.warp_instructions),
+            (tally.sectors, part.sectors),
+            (tally.wavefronts, part.wavefronts),
+            (tally.mma_flops, part.mma_flops),
+        ] {
+            assert_eq!(sample.estimate(some), Some(all as f64), "{kind:?}");
+        }
+    }
+    let nothing = forward(&Blocks::None);
+    assert_eq!(
+        (nothing.launches, nothing.blocks_run, nothing.total),
+        (1, 0, Tally::default())
+    );
+}
+
+#[test]
+fn counters_of_the_kernels() {
+    let Ok(Selection::Emulated { .. }) = select() else {
+        println!("counters need the emulated device");
+        return;
+    };
+    gpu();
+    let control = Control::loaded().expect("the emulated driver");
+    main_loops::<bf16>(control);
+    main_loops::<f16>(control);
+    main_loops::<f32>(control);
+    samples::<bf16>(control);
+}
