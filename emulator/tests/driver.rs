@@ -106,6 +106,18 @@ fn memory_is_copied_filled_and_freed() {
 }
 
 #[test]
+fn copies_on_the_host_may_overlap() {
+    let context = context();
+    context.bind_to_thread().unwrap();
+    let mut bytes = [1_u8, 2, 3, 4, 5];
+    let start = bytes.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: both ranges lie in `bytes`.
+    let code = unsafe { sys::cuMemcpy(start + 1, start, 4) };
+    assert_eq!(code.result(), Ok(()));
+    assert_eq!(bytes, [1, 1, 2, 3, 4]);
+}
+
+#[test]
 fn a_kernel_runs_from_ptx_text() {
     let context = context();
     let sums = add_on(&context.default_stream(), &module(&context), 1000);

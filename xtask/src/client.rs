@@ -112,7 +112,7 @@ fn install(session: &mut Session) -> Result<PathBuf, Failure> {
 }
 
 pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
-    let mut cargo = session.cargo("test --release --package lora-kernels-emulator --test fuzz -- --nocapture");
+    let mut cargo = session.cargo("test --release --package lora-kernels-emulator --test fuzz -- --show-output");
     cargo.env("LORA_EMULATOR_FUZZ_CASES", cases.to_string());
     session.run(cargo)
 }

@@ -176,6 +176,18 @@ impl Host {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.0.cast(), count) })
     }
 
+    /// Copies bytes from one place of the host to another; they may overlap.
+    pub(super) fn copy_from(self, from: Self, count: usize) -> Outcome {
+        if count == 0 {
+            return Ok(());
+        }
+        self.check(count)?;
+        from.check(count)?;
+        // SAFETY: checked, so by the API's contract one is readable and the other writable for `count` bytes.
+        unsafe { std::ptr::copy(from.0.cast::<u8>(), self.0.cast::<u8>(), count) };
+        Ok(())
+    }
+
     /// Copies bytes that may not be there: a damaged image says that it has more than it has. `None` if they are not.
     pub(super) fn try_read<const N: usize>(self, at: usize) -> Option<[u8; N]> {
         let mut bytes = [0_u8; N];

@@ -81,7 +81,7 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
         Work::ToHost { to, from, bytes } => memory.read(*from, to.bytes_mut(*bytes)?),
         Work::OnDevice { to, from, bytes } => memory.copy(*to, *from, *bytes),
         Work::OnHost { to, from, bytes } => {
-            to.bytes_mut(*bytes)?.copy_from_slice(from.bytes(*bytes)?);
+            to.copy_from(*from, *bytes)?;
             Ok(())
         }
         Work::Fill {
