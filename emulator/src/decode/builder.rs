@@ -31,15 +31,15 @@ pub(crate) enum Constant {
 }
 
 /// What a rule asks of an opcode; [`super::catalogue`] listens.
-pub(super) enum Ask<'a> {
+pub(super) enum Ask {
     /// Whether the word is among the modifiers.
-    Word(&'a str),
+    Word(&'static str),
     /// Whether one of the modifiers starts so.
-    Prefix(&'a str),
+    Prefix(&'static str),
     /// One of these words, all of them missing.
-    Missing(Vec<&'a str>),
+    Missing(Vec<&'static str>),
     /// A type, at the end: one of these, or any if there are none.
-    Type(&'a [&'a str]),
+    Type(&'static [&'static str]),
 }
 
 /// What a symbol names.
@@ -116,7 +116,7 @@ impl<'m> Builder<'m> {
         }
     }
 
-    pub fn asked(&mut self, ask: &Ask<'_>) {
+    pub fn asked(&mut self, ask: &Ask) {
         if let Some(listener) = &mut self.listener {
             listener.hear(ask);
         }

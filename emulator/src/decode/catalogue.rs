@@ -20,31 +20,47 @@ const MOST_WORDS: usize = 8;
 /// for last.
 const TRIED_FREELY: usize = 2;
 
+/// A modifier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Word {
+    Whole(&'static str),
+    /// What follows is a hint that nobody reads.
+    Start(&'static str),
+}
+
+impl Word {
+    fn text(self) -> String {
+        match self {
+            Word::Whole(word) => word.to_owned(),
+            Word::Start(word) => format!("{word}*"),
+        }
+    }
+}
+
 /// Hears what a rule asks of an instruction.
 #[derive(Default)]
 pub(super) struct Listener {
-    words: Vec<String>,
+    words: Vec<Word>,
     /// The words of the last request that could not be met.
-    missing: Vec<String>,
+    missing: Vec<Word>,
     types_asked: usize,
-    types: Vec<String>,
+    types: &'static [&'static str],
     /// A refusal before that has nothing to do with the operands.
     pub looked_at_operands: Cell<bool>,
 }
 
 impl Listener {
-    pub fn hear(&mut self, ask: &Ask<'_>) {
+    pub fn hear(&mut self, ask: &Ask) {
         self.missing.clear();
         match ask {
-            Ask::Word(word) => self.words.push((*word).to_owned()),
-            // The rest of such a word is a hint that nobody reads.
-            Ask::Prefix(prefix) => self.words.push(format!("{prefix}*")),
-            Ask::Missing(words) => self.missing = words.iter().map(|&word| word.to_owned()).collect(),
+            Ask::Word(word) => self.words.push(Word::Whole(word)),
+            Ask::Prefix(prefix) => self.words.push(Word::Start(prefix)),
+            Ask::Missing(words) => self.missing = words.iter().copied().map(Word::Whole).collect(),
             // A choice of types is followed by the taking of one, which counts.
-            Ask::Type(known) if !known.is_empty() => self.types = known.iter().map(|&word| word.to_owned()).collect(),
+            Ask::Type(known) if !known.is_empty() => self.types = known,
             Ask::Type(_) => {
                 self.types_asked += 1;
-                self.types.clear();
+                self.types = &[];
             }
         }
     }
@@ -53,21 +69,26 @@ impl Listener {
 /// An instruction without its operands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape {
-    words: BTreeSet<String>,
+    words: BTreeSet<Word>,
     /// As written: the result's type first.
-    types: Vec<String>,
+    types: Vec<&'static str>,
 }
 
 impl Shape {
-    fn with_word(&self, word: &str) -> Shape {
+    fn modifiers(&self) -> Vec<String> {
+        let types = self.types.iter().map(|&ty| ty.to_owned());
+        self.words.iter().map(|word| word.text()).chain(types).collect()
+    }
+
+    fn with_word(&self, word: Word) -> Shape {
         let mut shape = self.clone();
-        shape.words.insert(word.to_owned());
+        shape.words.insert(word);
         shape
     }
 
-    fn with_type(&self, ty: &str) -> Shape {
+    fn with_type(&self, ty: &'static str) -> Shape {
         let mut shape = self.clone();
-        shape.types.insert(0, ty.to_owned());
+        shape.types.insert(0, ty);
         shape
     }
 }
@@ -121,7 +142,7 @@ impl Explorer {
         let mut inst = Instruction {
             guard: None,
             opcode: opcode.to_owned(),
-            modifiers: shape.words.iter().chain(&shape.types).cloned().collect(),
+            modifiers: shape.modifiers(),
             operands: Vec::new(),
             place: Place::default(),
         };
@@ -149,13 +170,13 @@ impl Explorer {
     }
 
     /// The smallest instructions of an opcode that are taken, each with the words that may be added.
-    fn forms(&mut self, opcode: &str) -> BTreeMap<Shape, BTreeSet<String>> {
+    fn forms(&mut self, opcode: &str) -> BTreeMap<Shape, BTreeSet<Word>> {
         let mut open = vec![Shape {
             words: BTreeSet::new(),
             types: Vec::new(),
         }];
         let mut seen: BTreeSet<Shape> = open.iter().cloned().collect();
-        let mut taken: BTreeMap<Shape, Vec<String>> = BTreeMap::new();
+        let mut taken: BTreeMap<Shape, Vec<Word>> = BTreeMap::new();
         while let Some(shape) = open.pop() {
             let (is_taken, heard) = self.ask(opcode, &shape);
             if is_taken {
@@ -177,7 +198,7 @@ impl Explorer {
         for (shape, words) in taken {
             let mut optional = BTreeSet::new();
             for word in words.into_iter().filter(|word| !shape.words.contains(word)) {
-                if self.ask(opcode, &shape.with_word(&word)).0 {
+                if self.ask(opcode, &shape.with_word(word)).0 {
                     optional.insert(word);
                 }
             }
@@ -204,12 +225,15 @@ fn words_to_try(shape: &Shape, heard: &Listener) -> Vec<Shape> {
     let absent = heard.words.iter().filter(|word| !shape.words.contains(*word));
     let settled = !heard.missing.is_empty() && heard.types_asked > 0;
     if shape.words.len() < TRIED_FREELY && !settled {
-        return absent.chain(&heard.missing).map(|word| shape.with_word(word)).collect();
+        return absent
+            .chain(&heard.missing)
+            .map(|&word| shape.with_word(word))
+            .collect();
     }
     if !heard.missing.is_empty() {
-        return heard.missing.iter().map(|word| shape.with_word(word)).collect();
+        return heard.missing.iter().map(|&word| shape.with_word(word)).collect();
     }
-    absent.last().map(|word| shape.with_word(word)).into_iter().collect()
+    absent.last().map(|&word| shape.with_word(word)).into_iter().collect()
 }
 
 /// A table of the instruction forms that the decoder takes, in Markdown.
@@ -235,8 +259,8 @@ pub fn catalogue() -> String {
         // Types of the same words, then words of the same types.
         let mut by_words: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
         for (shape, optional) in forms {
-            let words: Vec<String> = shape.words.into_iter().collect();
-            let optional: Vec<String> = optional.into_iter().collect();
+            let words: Vec<String> = shape.words.into_iter().map(Word::text).collect();
+            let optional: Vec<String> = optional.into_iter().map(Word::text).collect();
             let types = by_words.entry((words.join("."), optional.join(" "))).or_default();
             types.insert(shape.types.join("."));
         }

@@ -41,13 +41,13 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     /// Whether `word` is among the modifiers; it stays there.
-    pub fn has(&mut self, word: &str) -> bool {
+    pub fn has(&mut self, word: &'static str) -> bool {
         self.builder.asked(&Ask::Word(word));
         self.words.contains(&word)
     }
 
     /// Takes `word` if it is among the modifiers.
-    pub fn flag(&mut self, word: &str) -> bool {
+    pub fn flag(&mut self, word: &'static str) -> bool {
         self.builder.asked(&Ask::Word(word));
         match self.words.iter().position(|w| *w == word) {
             Some(at) => {
@@ -59,7 +59,7 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     /// Takes the first modifier that is a key of `choices`.
-    pub fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
+    pub fn one_of<T: Copy>(&mut self, choices: &[(&'static str, T)]) -> Option<T> {
         for (word, _) in choices {
             self.builder.asked(&Ask::Word(word));
         }
@@ -72,11 +72,11 @@ impl<'b, 'm> Form<'b, 'm> {
         None
     }
 
-    pub fn need<T: Copy>(&mut self, choices: &[(&str, T)]) -> Result<T, DecodeError> {
+    pub fn need<T: Copy>(&mut self, choices: &[(&'static str, T)]) -> Result<T, DecodeError> {
         if let Some(value) = self.one_of(choices) {
             return Ok(value);
         }
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let words = choices.iter().map(|(word, _)| *word).collect();
         self.builder.asked(&Ask::Missing(words));
         Err({
             let words: Vec<_> = choices.iter().map(|(w, _)| format!(".{w}")).collect();
@@ -85,7 +85,7 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     /// Takes the first modifier that starts with `prefix`.
-    pub fn prefixed(&mut self, prefix: &str) -> Option<&'m str> {
+    pub fn prefixed(&mut self, prefix: &'static str) -> Option<&'m str> {
         self.builder.asked(&Ask::Prefix(prefix));
         let at = self.words.iter().position(|w| w.starts_with(prefix))?;
         Some(self.words.remove(at))
@@ -104,7 +104,7 @@ impl<'b, 'm> Form<'b, 'm> {
     }
 
     /// Takes the last modifier, which must be one of these types.
-    pub fn ty_among(&mut self, words: &[&str]) -> Result<Type, DecodeError> {
+    pub fn ty_among(&mut self, words: &'static [&'static str]) -> Result<Type, DecodeError> {
         self.builder.asked(&Ask::Type(words));
         match self.words.last().filter(|word| words.contains(word)) {
             Some(_) => self.ty(),

@@ -327,7 +327,7 @@ fn copy(form: &mut Form<'_, '_>) -> Decoded {
 }
 
 /// Prefetches and the like: memory without caches has nothing to do.
-pub(super) fn nothing(form: &mut Form<'_, '_>, words: &[&str]) -> Decoded {
+pub(super) fn nothing(form: &mut Form<'_, '_>, words: &[&'static str]) -> Decoded {
     for word in words {
         form.flag(word);
     }
@@ -336,7 +336,7 @@ pub(super) fn nothing(form: &mut Form<'_, '_>, words: &[&str]) -> Decoded {
 }
 
 /// `membar`, `fence`.
-pub(super) fn fence(form: &mut Form<'_, '_>, words: &[&str]) -> Decoded {
+pub(super) fn fence(form: &mut Form<'_, '_>, words: &[&'static str]) -> Decoded {
     for word in words {
         form.flag(word);
     }

@@ -286,8 +286,8 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
     }
     let saturate = form.flag("satfinite");
     let types = {
-        let known = ["f16", "bf16", "tf32", "f32", "f64", "s8", "u8", "s32"];
-        let mut next = || form.ty_among(&known);
+        const KNOWN: [&str; 8] = ["f16", "bf16", "tf32", "f32", "f64", "s8", "u8", "s32"];
+        let mut next = || form.ty_among(&KNOWN);
         let (c, b, a, d) = (next()?, next()?, next()?, next()?);
         [d, a, b, c]
     };
