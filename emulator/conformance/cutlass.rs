@@ -15,13 +15,16 @@ const KERNELS: [(&str, Type, Type); 4] = [
     ("gemm_bf16_64x128", Type::Bf16, Type::F32),
 ];
 
-pub fn run(gpu: &Gpu, folder: &Path) -> Vec<Result<Outcome, String>> {
+pub fn run(folder: &Path) -> Vec<Result<Outcome, String>> {
     let mut results = Vec::new();
     for (name, operand, result) in KERNELS {
         let path = folder.join(format!("gemm_{}.ptx", operand.name()));
         let outcome = std::fs::read_to_string(&path)
             .map_err(|error| format!("{}: {error}", path.display()))
-            .and_then(|ptx| gemm(gpu, &gpu.load(&ptx)?, name, operand, result));
+            .and_then(|ptx| {
+                let gpu = Gpu::new()?;
+                gemm(&gpu, &gpu.load(&ptx)?, name, operand, result)
+            });
         results.push(
             outcome
                 .map(|o| o.from("cutlass"))
@@ -31,7 +34,7 @@ pub fn run(gpu: &Gpu, folder: &Path) -> Vec<Result<Outcome, String>> {
     results
 }
 
-fn gemm(gpu: &Gpu, module: &Module<'_>, name: &str, operand: Type, result: Type) -> Result<Outcome, String> {
+fn gemm(gpu: &Gpu, module: &Module, name: &str, operand: Type, result: Type) -> Result<Outcome, String> {
     let launch = module.words(&format!("{name}_launch"), 4)?;
     let [threads, shared, tile_m, tile_n] = launch.as_slice() else {
         return Err("no launch shape".to_owned());

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, result};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, result, sys};
 use lora_kernels_emulator::select::emulated;
 
 use super::numbers::Type;
@@ -70,23 +70,32 @@ impl Shape {
     }
 }
 
+/// A context of its own: a kernel that fails breaks no other's.
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
 }
 
 /// A loaded module; unloaded when dropped.
-pub struct Module<'g> {
-    gpu: &'g Gpu,
+pub struct Module {
+    gpu: Arc<Gpu>,
     module: CUmodule,
 }
 
 impl Gpu {
-    pub fn new() -> Result<Gpu, String> {
+    pub fn new() -> Result<Arc<Gpu>, String> {
+        let failed = |error: cudarc::driver::DriverError| error.to_string();
         emulated().map_err(|error| error.to_string())?;
-        let context = CudaContext::new(0).map_err(|error| error.to_string())?;
+        result::init().map_err(failed)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: a new context, which is handed over at once.
+        let context = unsafe {
+            let code = sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, 0);
+            code.result().map_err(failed)?;
+            CudaContext::from_raw_context(0, 0, context).map_err(failed)?
+        };
         let stream = context.default_stream();
-        Ok(Gpu { context, stream })
+        Ok(Arc::new(Gpu { context, stream }))
     }
 
     pub fn upload(&self, ty: Type, values: &[f64]) -> Result<Buffer, String> {
@@ -106,17 +115,20 @@ impl Gpu {
         Ok(buffer.ty.decode(&bytes))
     }
 
-    pub fn load(&self, ptx: &str) -> Result<Module<'_>, String> {
+    pub fn load(self: &Arc<Self>, ptx: &str) -> Result<Module, String> {
         self.context.bind_to_thread().map_err(|error| error.to_string())?;
         let text = CString::new(ptx).map_err(|error| error.to_string())?;
         // SAFETY: the text ends in NUL, as the driver expects of PTX.
         let module = unsafe { result::module::load_data(text.as_ptr().cast()) };
         let module = module.map_err(|error| format!("the module can't be loaded: {error}"))?;
-        Ok(Module { gpu: self, module })
+        Ok(Module {
+            gpu: Arc::clone(self),
+            module,
+        })
     }
 }
 
-impl Module<'_> {
+impl Module {
     fn function(&self, name: &str) -> Result<CUfunction, String> {
         let text = CString::new(name).map_err(|error| error.to_string())?;
         // SAFETY: the module is loaded as long as `self` lives.
@@ -168,7 +180,7 @@ impl Module<'_> {
     }
 }
 
-impl Drop for Module<'_> {
+impl Drop for Module {
     fn drop(&mut self) {
         // SAFETY: every launch was waited for, and nothing else has the handle. A broken context can't unload: nothing to do then.
         let _ = unsafe { result::module::unload(self.module) };

@@ -17,20 +17,16 @@ fn main() -> ExitCode {
         eprintln!("usage: conformance FOLDER (cargo xtask conformance compiles the programs and calls this)");
         return ExitCode::from(2);
     };
-    let gpu = match gpu::Gpu::new() {
-        Ok(gpu) => gpu,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let folder = Path::new(&folder);
     let mut results = Vec::new();
     for name in triton::PROGRAMS {
-        results.push(triton::run(&gpu, name).map(|outcome| outcome.from("triton")));
+        results.push(triton::run(name).map(|outcome| outcome.from("triton")));
     }
-    results.extend(cutlass::run(&gpu, &folder.join("cutlass")));
-    results.extend(candle::run(&gpu, &folder.join("candle")));
+    results.extend(cutlass::run(&folder.join("cutlass")));
+    match candle::run(&folder.join("candle")) {
+        Ok(outcomes) => results.extend(outcomes),
+        Err(error) => results.push(Err(format!("candle: {error}"))),
+    }
     match outcome::table(&results) {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

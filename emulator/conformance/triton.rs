@@ -1,6 +1,7 @@
 //! Kernels compiled by Triton ([`triton/kernels.py`]): the committed PTX, each with a reference in f64.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::gpu::{Arg, Gpu, Shape};
 use super::numbers::{Random, Type, tf32};
@@ -77,7 +78,7 @@ impl Variant {
         }
     }
 
-    fn launch(&self, gpu: &Gpu, grid: [usize; 3], arguments: &[Arg]) -> Result<(), String> {
+    fn launch(&self, gpu: &Arc<Gpu>, grid: [usize; 3], arguments: &[Arg]) -> Result<(), String> {
         if arguments.len() != self.types.len() {
             return Err(format!("{} takes {} arguments", self.name, self.types.len()));
         }
@@ -110,7 +111,8 @@ pub const PROGRAMS: [&str; 13] = [
 ];
 
 /// Runs one of [`PROGRAMS`].
-pub fn run(gpu: &Gpu, name: &str) -> Result<Outcome, String> {
+pub fn run(name: &str) -> Result<Outcome, String> {
+    let gpu = &Gpu::new()?;
     let variant = Variant::read(name)?;
     match variant.kernel.as_str() {
         "matmul" | "matmul_split_k" => matmul(gpu, &variant),
@@ -122,7 +124,7 @@ pub fn run(gpu: &Gpu, name: &str) -> Result<Outcome, String> {
 }
 
 /// Both matrix products. The split one adds to what is there.
-fn matmul(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
+fn matmul(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {
     let (operand, result) = (variant.element("a")?, variant.element("c")?);
     let splits = variant.constant("SPLITS").unwrap_or(0);
     let odd = variant.name.ends_with("_odd");
@@ -181,7 +183,7 @@ fn matmul(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
     Outcome::of(&variant.name, dtype, &gpu.download(&on_c)?, &expected)
 }
 
-fn softmax(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
+fn softmax(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {
     let ty = variant.element("x")?;
     let (rows, columns, stride) = (5, 781, 800);
     let x = Random::new(7).values(ty, rows * stride, -12.0, 12.0);
@@ -213,7 +215,7 @@ fn softmax(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
     Outcome::of(&variant.name, ty.name(), &gpu.download(&on_y)?, &expected)
 }
 
-fn layer_norm(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
+fn layer_norm(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {
     let ty = variant.element("x")?;
     let (rows, columns, stride, epsilon) = (3, 1100, 1104, 1e-5_f32);
     let mut random = Random::new(11);
@@ -275,7 +277,7 @@ fn layer_norm(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
     Outcome::of(&variant.name, ty.name(), &got, &expected)
 }
 
-fn attention(gpu: &Gpu, variant: &Variant) -> Result<Outcome, String> {
+fn attention(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {
     let ty = variant.element("q")?;
     let head = variant.constant("HEAD")?;
     let (heads, tokens) = (3, 150);

@@ -4,12 +4,11 @@
 #[expect(dead_code, reason = "the table of all programs is printed elsewhere")]
 mod conformance;
 
-use conformance::gpu::Gpu;
 use conformance::triton::{PROGRAMS, run};
 
 fn runs(name: &str) {
     assert!(PROGRAMS.contains(&name));
-    let outcome = run(&Gpu::new().expect("the emulated driver"), name).unwrap_or_else(|error| panic!("{error}"));
+    let outcome = run(name).unwrap_or_else(|error| panic!("{error}"));
     assert!(outcome.ok(), "{outcome:?}");
 }
 

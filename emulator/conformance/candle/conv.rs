@@ -1,6 +1,6 @@
 //! Convolutions, pooling, resizing and their matrix layouts, on [batch, channels, height, width].
 
-use super::super::gpu::{Arg, Buffer, Gpu, Module, Shape};
+use super::super::gpu::{Arg, Buffer, Gpu, Shape};
 use super::super::numbers::{Random, Type};
 use super::super::outcome::Expected;
 use super::{Arguments, Case, Suite, dense, exactly};
@@ -18,16 +18,16 @@ const STRIDE: usize = 2;
 const PADDING: usize = 1;
 const SOURCE: [usize; 4] = [BATCH, IN, HEIGHT, WIDTH];
 
-pub fn run(suite: &mut Suite<'_>) {
-    suite.module("conv", |suite, module| {
+pub fn run(suite: &mut Suite) {
+    suite.module("conv", |suite| {
         for ty in TYPES {
             for plane in [Plane::Line, Plane::Area] {
-                convolution(suite, module, ty, plane);
-                transposed_convolution(suite, module, ty, plane);
-                to_columns(suite, module, ty, plane);
+                convolution(suite, ty, plane);
+                transposed_convolution(suite, ty, plane);
+                to_columns(suite, ty, plane);
             }
-            pooling(suite, module, ty);
-            nearest(suite, module, ty);
+            pooling(suite, ty);
+            nearest(suite, ty);
         }
     });
 }
@@ -142,7 +142,7 @@ fn operands(
     arguments.output(gpu, ty, count)
 }
 
-fn convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plane) {
+fn convolution(suite: &mut Suite, ty: Type, plane: Plane) {
     let [_, _, height, width] = plane.source();
     let [h_k, w_k] = plane.window();
     let [h_out, w_out] = [plane.positions(0), plane.positions(1)];
@@ -161,7 +161,7 @@ fn convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plan
     }
     let count = expected.len();
     let case = Case::new(format!("conv{}_{}", plane.suffix(), ty.name()), ty, shape(count));
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         let (stride, padding, dilation) = plane.axis(1);
         arguments.sizes([x.len(), w_out]);
         if plane == Plane::Area {
@@ -172,7 +172,7 @@ fn convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plan
     });
 }
 
-fn transposed_convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plane) {
+fn transposed_convolution(suite: &mut Suite, ty: Type, plane: Plane) {
     let [_, _, height, width] = plane.source();
     let [h_k, w_k] = plane.window();
     let [h_out, w_out] = [plane.grown(0), plane.grown(1)];
@@ -199,7 +199,7 @@ fn transposed_convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, 
     let count = expected.len();
     let name = format!("conv_transpose{}_{}", plane.suffix(), ty.name());
     let case = Case::new(name, ty, shape(count));
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         let (stride, padding, dilation) = plane.axis(1);
         arguments.sizes([x.len(), w_out]);
         if plane == Plane::Area {
@@ -211,7 +211,7 @@ fn transposed_convolution(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, 
 }
 
 /// im2col: the windows as rows of a matrix.
-fn to_columns(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plane) {
+fn to_columns(suite: &mut Suite, ty: Type, plane: Plane) {
     let [_, _, height, width] = plane.source();
     let [h_k, w_k] = plane.window();
     let [h_out, w_out] = [plane.positions(0), plane.positions(1)];
@@ -228,7 +228,7 @@ fn to_columns(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plane
     let count = rows.len();
     let stem = if plane == Plane::Line { "im2col1d" } else { "im2col" };
     let case = Case::new(format!("{stem}_{}", ty.name()), ty, shape(count));
-    suite.check(module, &case, &exactly(rows), |gpu, arguments| {
+    suite.check(&case, &exactly(rows), |gpu, arguments| {
         let (stride, padding, dilation) = plane.axis(1);
         match plane {
             // A thread writes a whole window.
@@ -244,7 +244,7 @@ fn to_columns(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, plane: Plane
 }
 
 /// Average and maximum of windows of two by two, one row and two columns apart.
-fn pooling(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn pooling(suite: &mut Suite, ty: Type) {
     let x = values(ty, 101, SOURCE.iter().product());
     let [h_out, w_out] = [HEIGHT - 1, WIDTH / 2];
     let windows: Vec<[f64; 4]> = places([BATCH, IN, h_out, w_out])
@@ -268,7 +268,7 @@ fn pooling(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
         .map(|w| w.iter().copied().fold(f64::NEG_INFINITY, f64::max));
     for (name, expected) in [("avg_pool2d", averages), ("max_pool2d", exactly(most))] {
         let case = Case::new(format!("{name}_{}", ty.name()), ty, shape(windows.len()));
-        suite.check(module, &case, &expected, |gpu, arguments| {
+        suite.check(&case, &expected, |gpu, arguments| {
             arguments.sizes([x.len(), 2, 2, 1, 2]);
             arguments.info(gpu, &[&SOURCE, &dense(SOURCE)])?;
             arguments.input(gpu, ty, &x)?;
@@ -278,7 +278,7 @@ fn pooling(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
 }
 
 /// Resizing that repeats elements.
-fn nearest(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn nearest(suite: &mut Suite, ty: Type) {
     let x = values(ty, 103, SOURCE.iter().product());
     let [h_out, w_out] = [HEIGHT * 2, WIDTH * 3];
     let expected = exactly(
@@ -286,7 +286,7 @@ fn nearest(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
             .map(|(b, i, row, column)| x[((b * IN + i) * HEIGHT + row / 2) * WIDTH + column / 3]),
     );
     let case = Case::new(format!("upsample_nearest2d_{}", ty.name()), ty, shape(expected.len()));
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         // The kernel calls the first of the two axes the width. A third, a little enlarged: times three it must not stay below one.
         arguments.sizes([h_out, w_out]);
         arguments

@@ -1,6 +1,6 @@
 //! Kernels that work element by element: unary, binary, affine, selecting, filling, casting.
 
-use super::super::gpu::{Arg, Module, Shape};
+use super::super::gpu::{Arg, Shape};
 use super::super::numbers::{Random, Type};
 use super::super::outcome::Expected;
 use super::{ALL, Case, FLOATS, INDICES, Suite, dense, exactly};
@@ -31,40 +31,40 @@ fn wrapped(ty: Type, value: f64) -> f64 {
     }
 }
 
-pub fn run(suite: &mut Suite<'_>) {
-    suite.module("unary", |suite, module| {
+pub fn run(suite: &mut Suite) {
+    suite.module("unary", |suite| {
         for function in &UNARY {
             for ty in FLOATS {
-                unary(suite, module, function, ty, false);
-                unary(suite, module, function, ty, true);
+                unary(suite, function, ty, false);
+                unary(suite, function, ty, true);
             }
         }
     });
-    suite.module("binary", |suite, module| {
+    suite.module("binary", |suite| {
         for ty in ALL {
             for function in &BINARY {
-                binary(suite, module, function, ty);
+                binary(suite, function, ty);
             }
         }
     });
-    suite.module("affine", |suite, module| {
+    suite.module("affine", |suite| {
         for ty in ALL {
-            affine(suite, module, ty);
+            affine(suite, ty);
         }
     });
-    suite.module("ternary", |suite, module| {
+    suite.module("ternary", |suite| {
         for ty in ALL {
             for index in INDICES {
-                select(suite, module, ty, index);
+                select(suite, ty, index);
             }
         }
     });
-    suite.module("fill", |suite, module| {
+    suite.module("fill", |suite| {
         for ty in ALL {
-            fill(suite, module, ty);
+            fill(suite, ty);
         }
     });
-    suite.module("cast", |suite, module| {
+    suite.module("cast", |suite| {
         for from in ALL {
             for to in ALL {
                 // These pairs alone are missing: no kernel casts a small float to or from i64.
@@ -72,7 +72,7 @@ pub fn run(suite: &mut Suite<'_>) {
                 if (small(from) && to == Type::I64) || (from == Type::I64 && small(to)) {
                     continue;
                 }
-                cast(suite, module, from, to);
+                cast(suite, from, to);
             }
         }
     });
@@ -171,7 +171,7 @@ fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + inner.tanh())
 }
 
-fn unary(suite: &mut Suite<'_>, module: &Module<'_>, function: &Unary, ty: Type, strided: bool) {
+fn unary(suite: &mut Suite, function: &Unary, ty: Type, strided: bool) {
     let kernel = format!("{}_{}", function.name, ty.name());
     let (low, high) = function.range;
     let x = Random::new(19).values(ty, COUNT, low, high);
@@ -193,7 +193,7 @@ fn unary(suite: &mut Suite<'_>, module: &Module<'_>, function: &Unary, ty: Type,
     if strided {
         case.view = " of a transposed view";
     }
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([COUNT, DIMS.len()]);
         if strided {
             arguments.info(gpu, &[&DIMS, &TRANSPOSED])?;
@@ -250,7 +250,7 @@ const BINARY: [Binary; 12] = [
     comparison("ge", |x, y| f64::from(x >= y)),
 ];
 
-fn binary(suite: &mut Suite<'_>, module: &Module<'_>, function: &Binary, ty: Type) {
+fn binary(suite: &mut Suite, function: &Binary, ty: Type) {
     let kernel = format!("{}_{}", function.name, ty.name());
     let mut random = Random::new(23);
     // Few different values, so that some are equal; never zero, by which integers must not be divided.
@@ -278,7 +278,7 @@ fn binary(suite: &mut Suite<'_>, module: &Module<'_>, function: &Binary, ty: Typ
         })
         .collect();
     let case = Case::new(kernel, ty, shape());
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([COUNT, DIMS.len()]);
         arguments.info(gpu, &[&DIMS, &dense(DIMS), &TRANSPOSED])?;
         arguments.input(gpu, ty, &x)?;
@@ -287,7 +287,7 @@ fn binary(suite: &mut Suite<'_>, module: &Module<'_>, function: &Binary, ty: Typ
     });
 }
 
-fn affine(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn affine(suite: &mut Suite, ty: Type) {
     let kernel = format!("affine_{}", ty.name());
     let x = Random::new(29).values(ty, COUNT, 0.0, 100.0);
     let (factor, offset) = if ty.is_float() { (1.5, -2.25) } else { (2.0, 7.0) };
@@ -300,7 +300,7 @@ fn affine(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
         })
         .collect();
     let case = Case::new(kernel, ty, shape());
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([COUNT, 0]);
         arguments.push(Arg::NULL);
         arguments.input(gpu, ty, &x)?;
@@ -311,7 +311,7 @@ fn affine(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     });
 }
 
-fn select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
+fn select(suite: &mut Suite, ty: Type, index: Type) {
     let kernel = format!("where_{}_{}", index.name(), ty.name());
     let mut random = Random::new(31);
     let condition = random.values(index, COUNT, 0.0, 2.0);
@@ -328,7 +328,7 @@ fn select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
         }
     }));
     let case = Case::new(kernel, ty, shape());
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([COUNT, DIMS.len()]);
         arguments.info(gpu, &[&DIMS, &dense(DIMS), &TRANSPOSED, &dense(DIMS)])?;
         arguments.input(gpu, index, &condition)?;
@@ -338,26 +338,21 @@ fn select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
     });
 }
 
-fn fill(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn fill(suite: &mut Suite, ty: Type) {
     let name = ty.name();
     let case = |stem: &str| Case::new(format!("{stem}_{name}"), ty, shape());
-    suite.check(module, &case("fill"), &exactly(vec![42.0; COUNT]), |gpu, arguments| {
+    suite.check(&case("fill"), &exactly(vec![42.0; COUNT]), |gpu, arguments| {
         let out = arguments.output(gpu, ty, COUNT)?;
         arguments.push(Arg::of(ty, 42.0));
         arguments.sizes([COUNT]);
         Ok(out)
     });
-    suite.check(
-        module,
-        &case("const_set"),
-        &exactly(vec![43.0; COUNT]),
-        |gpu, arguments| {
-            arguments.sizes([COUNT, DIMS.len()]);
-            arguments.info(gpu, &[&DIMS, &TRANSPOSED])?;
-            arguments.push(Arg::of(ty, 43.0));
-            arguments.output(gpu, ty, COUNT)
-        },
-    );
+    suite.check(&case("const_set"), &exactly(vec![43.0; COUNT]), |gpu, arguments| {
+        arguments.sizes([COUNT, DIMS.len()]);
+        arguments.info(gpu, &[&DIMS, &TRANSPOSED])?;
+        arguments.push(Arg::of(ty, 43.0));
+        arguments.output(gpu, ty, COUNT)
+    });
     // A window of a wider matrix into another one.
     let (rows, columns, from_stride, to_stride) = (11, 13, 20, 17);
     let source = Random::new(37).values(ty, rows * from_stride, 0.0, 99.0);
@@ -365,7 +360,7 @@ fn fill(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     for i in 0..rows * columns {
         target[i / columns * to_stride + i % columns] = source[i / columns * from_stride + i % columns];
     }
-    suite.check(module, &case("copy2d"), &exactly(target), |gpu, arguments| {
+    suite.check(&case("copy2d"), &exactly(target), |gpu, arguments| {
         arguments.input(gpu, ty, &source)?;
         let out = arguments.output(gpu, ty, rows * to_stride)?;
         arguments
@@ -375,7 +370,7 @@ fn fill(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     });
 }
 
-fn cast(suite: &mut Suite<'_>, module: &Module<'_>, from: Type, to: Type) {
+fn cast(suite: &mut Suite, from: Type, to: Type) {
     let kernel = format!("cast_{}_{}", from.name(), to.name());
     let x = Random::new(41).values(from, COUNT, 0.0, 250.0);
     let expected: Vec<Expected> = x
@@ -386,7 +381,7 @@ fn cast(suite: &mut Suite<'_>, module: &Module<'_>, from: Type, to: Type) {
         })
         .collect();
     let case = Case::new(kernel, to, shape());
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([COUNT, 0]);
         arguments.push(Arg::NULL);
         arguments.input(gpu, from, &x)?;

@@ -1,6 +1,6 @@
 //! Selecting, gathering, scattering by indices, and sorting.
 
-use super::super::gpu::{Arg, Module, Shape};
+use super::super::gpu::{Arg, Shape};
 use super::super::numbers::{Random, Type};
 use super::super::outcome::Expected;
 use super::{ALL, Case, INDICES, Suite, dense, exactly};
@@ -12,19 +12,19 @@ const RIGHT: usize = 9;
 const LONG: usize = 23;
 const PICKED: usize = 14;
 
-pub fn run(suite: &mut Suite<'_>) {
-    suite.module("indexing", |suite, module| {
+pub fn run(suite: &mut Suite) {
+    suite.module("indexing", |suite| {
         for ty in ALL {
             for index in INDICES {
-                index_select(suite, module, ty, index);
-                gather(suite, module, ty, index);
-                scatter(suite, module, ty, index);
+                index_select(suite, ty, index);
+                gather(suite, ty, index);
+                scatter(suite, ty, index);
             }
         }
     });
-    suite.module("sort", |suite, module| {
+    suite.module("sort", |suite| {
         for ty in ALL {
-            sort(suite, module, ty);
+            sort(suite, ty);
         }
     });
 }
@@ -39,7 +39,7 @@ fn none_of(index: Type) -> f64 {
     }
 }
 
-fn index_select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
+fn index_select(suite: &mut Suite, ty: Type, index: Type) {
     let mut random = Random::new(61);
     let x = random.values(ty, LEFT * LONG * RIGHT, 0.0, 200.0);
     let mut ids: Vec<f64> = random.values(Type::U8, PICKED, 0.0, LONG as f64);
@@ -52,7 +52,7 @@ fn index_select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Typ
         x[(left * LONG + ids[picked] as usize) * RIGHT + right]
     }));
     let case = Case::new(format!("is_{}_{}", index.name(), ty.name()), ty, Shape::new(2, 96));
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         let dims = [LEFT, LONG, RIGHT];
         arguments.sizes([LEFT * PICKED * RIGHT, dims.len()]);
         arguments.info(gpu, &[&dims, &dense(dims)])?;
@@ -64,7 +64,7 @@ fn index_select(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Typ
     });
 }
 
-fn gather(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
+fn gather(suite: &mut Suite, ty: Type, index: Type) {
     let count = LEFT * PICKED * RIGHT;
     let mut random = Random::new(67);
     let x = random.values(ty, LEFT * LONG * RIGHT, 0.0, 200.0);
@@ -75,7 +75,7 @@ fn gather(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
         _ => x[(i / (PICKED * RIGHT) * LONG + ids[i] as usize) * RIGHT + i % RIGHT],
     }));
     let case = Case::new(format!("gather_{}_{}", index.name(), ty.name()), ty, Shape::new(2, 96));
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.sizes([count]);
         arguments.input(gpu, index, &ids)?;
         arguments.input(gpu, ty, &x)?;
@@ -86,7 +86,7 @@ fn gather(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
 }
 
 /// Scattering, which overwrites; scattering and index_add, which add.
-fn scatter(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
+fn scatter(suite: &mut Suite, ty: Type, index: Type) {
     let mut random = Random::new(71);
     let x = random.values(ty, LEFT * PICKED * RIGHT, 0.0, 9.0);
     let before = random.values(ty, LEFT * LONG * RIGHT, 0.0, 9.0);
@@ -113,7 +113,7 @@ fn scatter(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
             })
             .collect();
         let case = Case::new(format!("{name}_{}_{}", index.name(), ty.name()), ty, Shape::new(1, 32));
-        suite.check(module, &case, &expected, |gpu, arguments| {
+        suite.check(&case, &expected, |gpu, arguments| {
             arguments.input(gpu, index, ids)?;
             if name == "ia" {
                 arguments.sizes([PICKED]);
@@ -127,7 +127,7 @@ fn scatter(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, index: Type) {
 }
 
 /// The positions of the elements in their order, for each row.
-fn sort(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn sort(suite: &mut Suite, ty: Type) {
     let (rows, columns, padded) = (3, 151, 256);
     // A permutation in each row: no ties, whose order would be open.
     let x: Vec<f64> = (0..rows * columns)
@@ -145,7 +145,7 @@ fn sort(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
         let mut shape = Shape::new(rows, 64);
         shape.shared = 4 * padded as u32;
         let case = Case::new(format!("{name}_{}", ty.name()), ty, shape);
-        suite.check(module, &case, &expected, |gpu, arguments| {
+        suite.check(&case, &expected, |gpu, arguments| {
             arguments.input(gpu, ty, &x)?;
             let out = arguments.output(gpu, Type::U32, rows * columns)?;
             arguments.list.extend([columns, padded].map(Arg::int));

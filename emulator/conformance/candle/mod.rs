@@ -6,6 +6,7 @@ mod indexing;
 mod reduce;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::gpu::{Arg, Buffer, Gpu, Module, Shape};
 use super::numbers::Type;
@@ -27,22 +28,28 @@ const ALL: [Type; 7] = [
 const INDICES: [Type; 3] = [Type::U8, Type::U32, Type::I64];
 
 /// Runs every kernel known here.
-pub fn run(gpu: &Gpu, folder: &Path) -> Vec<Result<Outcome, String>> {
+pub fn run(folder: &Path) -> Result<Vec<Result<Outcome, String>>, String> {
     let mut suite = Suite {
-        gpu,
+        gpu: Gpu::new()?,
         folder: folder.to_owned(),
+        ptx: String::new(),
+        module: None,
         results: Vec::new(),
     };
     elementwise::run(&mut suite);
     reduce::run(&mut suite);
     indexing::run(&mut suite);
     conv::run(&mut suite);
-    suite.results
+    Ok(suite.results)
 }
 
-struct Suite<'g> {
-    gpu: &'g Gpu,
+struct Suite {
+    gpu: Arc<Gpu>,
     folder: PathBuf,
+    /// The PTX of the source file whose kernels are being run.
+    ptx: String,
+    /// That PTX, loaded.
+    module: Option<Module>,
     results: Vec<Result<Outcome, String>>,
 }
 
@@ -66,33 +73,51 @@ impl Case {
     }
 }
 
-impl<'g> Suite<'g> {
-    /// Loads the module of one source file and hands it on; a module that can't be loaded is a failure of all its kernels.
-    fn module(&mut self, file: &str, kernels: impl FnOnce(&mut Self, &Module<'g>)) {
+impl Suite {
+    /// Runs the kernels of one source file; a module that can't be loaded is a failure of all its kernels.
+    fn module(&mut self, file: &str, kernels: impl FnOnce(&mut Self)) {
         let path = self.folder.join(format!("{file}.ptx"));
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
-        let gpu = self.gpu;
-        match text.and_then(|ptx| gpu.load(&ptx)) {
-            Ok(module) => kernels(self, &module),
+        let loaded = text.and_then(|ptx| {
+            self.ptx = ptx;
+            self.gpu.load(&self.ptx)
+        });
+        match loaded {
+            Ok(module) => {
+                self.module = Some(module);
+                kernels(self);
+            }
             Err(error) => self.results.push(Err(format!("candle {file}: {error}"))),
         }
+    }
+
+    /// A kernel that failed has broken its context: the next one gets a new one.
+    fn start_anew(&mut self) -> Result<(), String> {
+        self.module = None;
+        self.gpu = Gpu::new()?;
+        self.module = Some(self.gpu.load(&self.ptx)?);
+        Ok(())
     }
 
     /// Launches a kernel whose arguments `arguments` makes, and compares the buffer that it returns with what is expected.
     fn check(
         &mut self,
-        module: &Module<'_>,
         case: &Case,
         expected: &[Expected],
         arguments: impl FnOnce(&Gpu, &mut Arguments) -> Result<Buffer, String>,
     ) {
         let result = (|| {
+            let module = self.module.as_ref().ok_or("the module is not loaded")?;
             let mut given = Arguments::default();
-            let out = arguments(self.gpu, &mut given)?;
+            let out = arguments(&self.gpu, &mut given)?;
             module.launch(&case.kernel, case.shape, &given.list)?;
             let program = format!("{}{}", case.kernel, case.view);
             Outcome::of(program, case.ty.name(), &self.gpu.download(&out)?, expected)
         })();
+        let result = result.or_else(|error: String| {
+            self.start_anew()?;
+            Err(error)
+        });
         let named = result.map(|outcome| outcome.from("candle"));
         self.results
             .push(named.map_err(|error| format!("candle {}: {error}", case.kernel)));

@@ -1,22 +1,22 @@
 //! Reductions, normalisations, softmax and rotary embeddings.
 
-use super::super::gpu::{Arg, Module, Shape};
+use super::super::gpu::{Arg, Shape};
 use super::super::numbers::{Random, Type};
 use super::super::outcome::Expected;
 use super::{ALL, Case, FLOATS, Suite, dense, exactly};
 
-pub fn run(suite: &mut Suite<'_>) {
-    suite.module("reduce", |suite, module| {
+pub fn run(suite: &mut Suite) {
+    suite.module("reduce", |suite| {
         for ty in ALL {
-            extremes(suite, module, ty);
-            sums(suite, module, ty);
+            extremes(suite, ty);
+            sums(suite, ty);
         }
         for ty in FLOATS {
-            softmax(suite, module, ty);
+            softmax(suite, ty);
             for threads in [32, 1024] {
-                norms(suite, module, ty, threads);
+                norms(suite, ty, threads);
             }
-            rope(suite, module, ty);
+            rope(suite, ty);
         }
     });
 }
@@ -39,7 +39,7 @@ fn rows_of(values: &[f64], rows: usize, columns: usize) -> Vec<Vec<f64>> {
 }
 
 /// Minimum, maximum and where they are, over the rows of a transposed view.
-fn extremes(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn extremes(suite: &mut Suite, ty: Type) {
     let (rows, columns) = (6, 197);
     // A permutation of few enough values that every type tells them apart, so that there is one extreme.
     let x: Vec<f64> = (0..rows * columns)
@@ -58,7 +58,7 @@ fn extremes(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
             let case = Case::new(format!("{prefix}{name}_{}", ty.name()), ty, Shape::new(rows, 64));
             let is_position = out == Type::U32 && prefix == "fast_arg";
             let expected = exactly(found.iter().map(|f| if is_position { f.1 } else { f.0 }));
-            suite.check(module, &case, &expected, |gpu, arguments| {
+            suite.check(&case, &expected, |gpu, arguments| {
                 arguments.sizes([rows * columns, columns, 2]);
                 arguments.info(gpu, &[&[rows, columns], &[1, rows]])?;
                 arguments.input(gpu, ty, &x)?;
@@ -68,7 +68,7 @@ fn extremes(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     }
 }
 
-fn sums(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn sums(suite: &mut Suite, ty: Type) {
     let (rows, columns) = (6, 189);
     let high = if ty == Type::U8 { 2.0 } else { 8.0 };
     let low = if ty.is_float() { -8.0 } else { 0.0 };
@@ -99,7 +99,7 @@ fn sums(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
         };
         let mut case = Case::new(format!("fast_sum_{}", ty.name()), ty, Shape::new(rows, 64));
         case.view = view;
-        suite.check(module, &case, &expected(data, false), |gpu, arguments| {
+        suite.check(&case, &expected(data, false), |gpu, arguments| {
             arguments.sizes([rows * columns, columns, 2]);
             arguments.info(gpu, &[&[rows, columns], &strides])?;
             arguments.input(gpu, ty, &x)?;
@@ -112,7 +112,7 @@ fn sums(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     let case = Case::new(format!("fast_sum_small_{}", ty.name()), ty, Shape::new(1, 64));
     let data: Vec<Vec<f64>> = x.chunks_exact(short).map(<[f64]>::to_vec).collect();
     let count = data.len();
-    suite.check(module, &case, &expected(data, true), |gpu, arguments| {
+    suite.check(&case, &expected(data, true), |gpu, arguments| {
         arguments.sizes([count, short, 2]);
         arguments.info(gpu, &[&[count, short], &dense([count, short])])?;
         arguments.input(gpu, ty, &x)?;
@@ -130,7 +130,7 @@ fn sums(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
             e.bound = columns as f64 * ty.roundoff() * row.iter().map(|v| v.abs()).sum::<f64>();
         }
     }
-    suite.check(module, &case, &wanted, |gpu, arguments| {
+    suite.check(&case, &wanted, |gpu, arguments| {
         arguments.sizes([rows * columns, 2, 1]);
         arguments.info(gpu, &[&[rows, columns], &dense([rows, columns]), &[columns], &[1]])?;
         arguments.input(gpu, ty, &x)?;
@@ -138,7 +138,7 @@ fn sums(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     });
 }
 
-fn softmax(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn softmax(suite: &mut Suite, ty: Type) {
     let (rows, columns) = (5, 301);
     let x = Random::new(47).values(ty, rows * columns, -6.0, 6.0);
     let mut expected = Vec::new();
@@ -165,7 +165,7 @@ fn softmax(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
     let mut shape = Shape::new(rows, 1);
     shape.block = [1, 32, 1];
     let case = Case::new(format!("softmax_{}", ty.name()), ty, shape);
-    suite.check(module, &case, &expected, |gpu, arguments| {
+    suite.check(&case, &expected, |gpu, arguments| {
         arguments.input(gpu, ty, &x)?;
         let out = arguments.output(gpu, ty, rows * columns)?;
         arguments.push(Arg::int(columns));
@@ -174,7 +174,7 @@ fn softmax(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
 }
 
 /// Root-mean-square and layer normalisation. All types compute in f32.
-fn norms(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, threads: usize) {
+fn norms(suite: &mut Suite, ty: Type, threads: usize) {
     let (rows, columns, epsilon) = (4, 1500, 1e-5_f32);
     let mut random = Random::new(53);
     let x = random.values(ty, rows * columns, -1.0, 2.0);
@@ -207,7 +207,7 @@ fn norms(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, threads: usize) {
     for (name, with_beta, expected) in [("rmsnorm", false, rms), ("layernorm", true, layer)] {
         let mut case = Case::new(format!("{name}_{}", ty.name()), ty, Shape::new(rows, threads));
         case.view = if threads > 32 { " in 32 warps" } else { " in one warp" };
-        suite.check(module, &case, &expected, |gpu, arguments| {
+        suite.check(&case, &expected, |gpu, arguments| {
             arguments.input(gpu, ty, &x)?;
             let out = arguments.output(gpu, ty, rows * columns)?;
             arguments.input(gpu, ty, &alpha)?;
@@ -223,7 +223,7 @@ fn norms(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type, threads: usize) {
 }
 
 /// Rotary position embedding of [heads, tokens, features]: pairs half a row apart, or neighbours.
-fn rope(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
+fn rope(suite: &mut Suite, ty: Type) {
     let (heads, tokens, features) = (3, 10, 12);
     let half = features / 2;
     let count = heads * tokens * features;
@@ -253,7 +253,7 @@ fn rope(suite: &mut Suite<'_>, module: &Module<'_>, ty: Type) {
             }
         }
         let case = Case::new(format!("{name}_{}", ty.name()), ty, Shape::new(3, 64));
-        suite.check(module, &case, &expected, |gpu, arguments| {
+        suite.check(&case, &expected, |gpu, arguments| {
             arguments.input(gpu, ty, &x)?;
             arguments.input(gpu, ty, &cosines)?;
             arguments.input(gpu, ty, &sines)?;
