@@ -9,10 +9,6 @@ use common::device::Number;
 use common::layer::{Case, Layer};
 use lora_kernels::reference::{self, Intermediates};
 
-fn case() -> Case {
-    of_rank(24)
-}
-
 /// Ranks up to 16 have kernels of their own.
 fn of_rank(rank: usize) -> Case {
     Case::new(77, 200, 150, rank).dropout(0.1)

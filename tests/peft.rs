@@ -108,7 +108,8 @@ fn recorded_layers_give_pefts_results<T: Number>() {
     };
     layers.extend(more);
     // Past the test harness, which shows what passing tests print to no one.
-    writeln!(std::io::stderr(), "{}: the 2 layers in {HERE}, {found}", T::DTYPE).unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "{}: the 2 layers in {HERE}, {found}", T::DTYPE).unwrap();
     layers.iter().for_each(|path| check::<T>(path));
 }
 
