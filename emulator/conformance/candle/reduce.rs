@@ -232,16 +232,15 @@ fn rope(suite: &mut Suite, ty: Type) {
     let angles: Vec<f64> = (0..tokens * half).map(|_| random.between(0.0, 6.0)).collect();
     let cosines = ty.rounded(&angles.iter().map(|a| a.cos()).collect::<Vec<_>>());
     let sines = ty.rounded(&angles.iter().map(|a| a.sin()).collect::<Vec<_>>());
-    // Partner of each element, and whether it is the second of the pair.
-    let layouts: [(&str, fn(usize, usize) -> (usize, usize)); 2] = [
-        ("rope", |row, pair| (row * 12 + pair, row * 12 + pair + 6)),
-        ("rope_i", |row, pair| (row * 12 + 2 * pair, row * 12 + 2 * pair + 1)),
-    ];
-    for (name, layout) in layouts {
+    for name in ["rope", "rope_i"] {
         let mut expected: Vec<Expected> = exactly(vec![0.0; count]);
         for row in 0..heads * tokens {
             for pair in 0..half {
-                let (i, j) = layout(row, pair);
+                let start = row * features;
+                let (i, j) = match name {
+                    "rope" => (start + pair, start + pair + half),
+                    _ => (start + 2 * pair, start + 2 * pair + 1),
+                };
                 let (c, s) = (cosines[row % tokens * half + pair], sines[row % tokens * half + pair]);
                 for (at, p, q) in [(i, x[i] * c, -x[j] * s), (j, x[i] * s, x[j] * c)] {
                     // Both products and their sum may be rounded.

@@ -222,7 +222,7 @@ fn continuations(shape: &Shape, heard: &Listener) -> Vec<Shape> {
 }
 
 fn words_to_try(shape: &Shape, heard: &Listener) -> Vec<Shape> {
-    let absent = heard.words.iter().filter(|word| !shape.words.contains(*word));
+    let mut absent = heard.words.iter().filter(|word| !shape.words.contains(*word));
     let settled = !heard.missing.is_empty() && heard.types_asked > 0;
     if shape.words.len() < TRIED_FREELY && !settled {
         return absent
@@ -233,7 +233,11 @@ fn words_to_try(shape: &Shape, heard: &Listener) -> Vec<Shape> {
     if !heard.missing.is_empty() {
         return heard.missing.iter().map(|&word| shape.with_word(word)).collect();
     }
-    absent.last().map(|&word| shape.with_word(word)).into_iter().collect()
+    absent
+        .next_back()
+        .map(|&word| shape.with_word(word))
+        .into_iter()
+        .collect()
 }
 
 /// A table of the instruction forms that the decoder takes, in Markdown.
