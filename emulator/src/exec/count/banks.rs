@@ -16,7 +16,8 @@ pub(super) fn wavefronts(addresses: &Wides, mask: u32, bytes: u32, apart: bool) 
     let unit = u64::from(bytes.clamp(4, 16));
     let units = (u64::from(bytes) / unit).max(1);
     let phase = (128 / (unit * units)) as usize;
-    let groups = 128 / unit;
+    // Sizes are powers of two: shifts and masks in place of 64-bit divisions, two for each lane.
+    let (shift, groups) = (unit.trailing_zeros(), 128 / unit);
     let mut total = Wavefronts::default();
     for first in (0..LANES).step_by(phase) {
         let here = mask >> first & (u32::MAX >> (LANES - phase));
@@ -29,8 +30,8 @@ pub(super) fn wavefronts(addresses: &Wides, mask: u32, bytes: u32, apart: bool) 
         let mut busy = 0_u32;
         for lane in lanes(here) {
             for part in 0..units {
-                let place = addresses[first + lane] / unit + part;
-                let group = (place % groups) as usize;
+                let place = (addresses[first + lane] >> shift) + part;
+                let group = (place & (groups - 1)) as usize;
                 let is_known = busy >> group & 1 == 1 && !apart && seen[..count].contains(&place);
                 if is_known {
                     continue;
