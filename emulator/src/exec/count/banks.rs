@@ -24,6 +24,15 @@ pub(super) fn wavefronts(addresses: &Wides, mask: u32, bytes: u32, apart: bool) 
         if here == 0 {
             continue;
         }
+        // Most requests have no conflicts: as many banks are busy as lanes ask, and there is nothing to compare.
+        let banks = lanes(here).fold(0_u32, |all, lane| {
+            all | 1 << (addresses[first + lane] >> shift & (groups - 1))
+        });
+        if units == 1 && banks.count_ones() == here.count_ones() {
+            total.taken += 1;
+            total.ideal += 1;
+            continue;
+        }
         let mut seen = [0_u64; LANES];
         let mut count = 0;
         let mut load = [0_u8; LANES];
