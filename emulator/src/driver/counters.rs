@@ -82,7 +82,7 @@ pub(super) fn options(driver: &Driver, cooperative: bool) -> Outcome<LaunchOptio
         numerics: driver.numerics,
         blocks: settings.blocks.clone(),
         count: settings.count,
-        ..LaunchOptions::default()
+        ..super::running::options()
     })
 }
 

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::abi::{Out, report};
 use super::code::Code;
 use super::state::{driver, driver_of, initialise, is_initialised};
-use super::{Outcome, api, attributes, counters};
+use super::{Outcome, api, attributes, counters, running};
 use crate::device::{DeviceModel, Numerics};
 
 /// CUDA version that the driver reports: 13.0.
@@ -59,6 +59,11 @@ api! {
         }
         if !is_initialised() {
             let (model, numerics) = configure()?;
+            running::configure(
+                variable("LORA_EMULATOR_CHECKS"),
+                variable("LORA_EMULATOR_SCHEDULE"),
+                variable("LORA_EMULATOR_COPIES"),
+            )?;
             counters::configure(variable("LORA_EMULATOR_COUNTERS"), variable("LORA_EMULATOR_BLOCKS"))?;
             initialise(model, numerics, variable("LORA_EMULATOR_LOG").is_some());
         }

@@ -24,6 +24,7 @@ mod memory;
 mod module;
 mod node;
 mod pool;
+mod running;
 mod state;
 mod stream;
 mod symbols;

@@ -24,6 +24,8 @@ pub(crate) struct Queue {
     pending: Vec<Pending>,
     /// Groups each lane has committed.
     committed: [u32; LANES],
+    /// Whether copies land when they are issued: the earliest legal moment.
+    pub early: bool,
 }
 
 impl Queue {
@@ -79,6 +81,11 @@ impl Queue {
                 from,
                 source_bytes,
             });
+            if self.early
+                && let Some(entry) = self.pending.last()
+            {
+                lanes(same).for_each(|lane| copy(entry, lane));
+            }
         }
         Ok(())
     }
@@ -155,8 +162,8 @@ impl Queue {
     fn land(&mut self, mask: u32, due: impl Fn(usize, u32) -> bool) {
         for entry in &mut self.pending {
             let landing = entry.mask & mask & super::registers::collect(|lane| due(lane, entry.group));
-            for lane in lanes(landing) {
-                copy(entry, lane);
+            if !self.early {
+                lanes(landing).for_each(|lane| copy(entry, lane));
             }
             entry.mask &= !landing;
         }

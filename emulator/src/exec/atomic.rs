@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 use super::registers::{LANES, Registers, lanes};
 use super::rounding::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::space::{Spaces, addresses};
-use super::trap::Outcome;
+use super::trap::Trap;
 use crate::decode::op::{Atomic, AtomicKind, AtomicOp, Inst};
 
 pub(super) fn bytes(kind: AtomicKind) -> u32 {
@@ -16,13 +16,14 @@ pub(super) fn bytes(kind: AtomicKind) -> u32 {
     }
 }
 
+/// True if any value has changed.
 pub(super) fn atomic(
     regs: &mut Registers,
     spaces: &mut Spaces<'_, '_>,
     inst: &Inst,
     mask: u32,
     atomic: Atomic,
-) -> Outcome {
+) -> Result<bool, Box<Trap>> {
     let size = bytes(atomic.kind);
     let pointers = spaces.resolve(atomic.window, addresses(regs, inst.s[0], inst.imm), mask, size)?;
     let operand = regs.any(inst.s[1]);
@@ -32,6 +33,7 @@ pub(super) fn atomic(
         [0; LANES]
     };
     let mut old = [0; LANES];
+    let mut changed = false;
     for lane in lanes(mask) {
         let update = |now: u64| apply(atomic, now, operand[lane], second[lane]);
         // SAFETY: `resolve` found the address inside live memory of this launch, aligned for its size; all concurrent
@@ -43,11 +45,12 @@ pub(super) fn atomic(
                 _ => exchange_64(AtomicU64::from_ptr(pointers[lane] as *mut u64), update),
             }
         };
+        changed |= update(old[lane]) != old[lane];
     }
     if inst.d[0].is_some() {
         regs.set_any(inst.d[0], mask, &old);
     }
-    Ok(())
+    Ok(changed)
 }
 
 fn exchange_16(cell: &AtomicU16, update: impl Fn(u64) -> u64) -> u16 {

@@ -5,16 +5,12 @@ use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
 use super::launch::Launch;
 use super::registers::{FULL, LANES, lanes};
+use super::schedule::Turns;
 use super::space::Bytes;
 use super::special::thread;
 use super::warp::{State, Warp};
 use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
 
-/// Work a warp may do before the next one's turn; an instruction costs one, a look at what another thread may write
-/// [`interpret::WAITING_COST`].
-const WARP_TURN: i64 = 16 << 10;
-/// Work a block may do before another resident block's turn.
-const BLOCK_TURN: i64 = 4 << 20;
 /// Turns that a warp may use up while some of its lanes are parked at a join point. After that the parked ones go on: the running ones may be
 /// waiting for them.
 const PATIENCE: u32 = 64;
@@ -50,6 +46,10 @@ pub(crate) struct Core {
     pub checks: Option<Box<Checks>>,
     /// Warps whose registers hold undefined bits, as far as the checks know.
     pub tainted: u32,
+    /// Operations that may have changed what another thread waits for.
+    pub changes: u64,
+    /// Whether a thread has looked at what another one may change.
+    pub looked: bool,
 }
 
 pub(crate) struct Block {
@@ -57,6 +57,9 @@ pub(crate) struct Block {
     warps: Vec<Warp>,
     /// Turns each warp has used up with parked lanes.
     waited: Vec<u32>,
+    turns: Turns,
+    /// Turns in a row in which threads only looked and nothing changed.
+    pub idle_turns: u32,
 }
 
 pub(crate) enum Stop {
@@ -113,9 +116,13 @@ impl Block {
                     ))
                 }),
                 tainted: 0,
+                changes: 0,
+                looked: false,
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
+            turns: Turns::new(launch.schedule, 0),
+            idle_turns: 0,
         }
     }
 
@@ -136,6 +143,8 @@ impl Block {
             }
         }
         self.core.tainted = 0;
+        self.turns = Turns::new(launch.schedule, linear);
+        self.idle_turns = 0;
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if recycled {
                 warp.regs.reset(&launch.start);
@@ -143,26 +152,35 @@ impl Block {
             let left = threads - 32 * index as u32;
             let lanes = if left >= 32 { FULL } else { (1 << left) - 1 };
             warp.start(index as u32, lanes);
+            warp.copies.early = launch.early_copies;
         }
         self.waited.fill(0);
     }
 
     /// Runs the block's warps in turns until they have all exited or the block's turn is over.
     pub fn run(&mut self, launch: &Launch<'_>, worker: &mut Worker<'_>) -> Result<Stop, Box<Fault>> {
-        let mut turn = BLOCK_TURN;
+        // Those who look in vain give way sooner.
+        let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
+        let before = self.core.changes;
+        self.core.looked = false;
         loop {
+            self.turns.next_round();
             let mut progressed = false;
-            let mut live = false;
-            for index in 0..self.warps.len() {
+            let count = self.warps.len();
+            let live = self.warps.iter().any(|warp| warp.live != 0);
+            for step in 0..count {
+                let Some(index) = self.turns.warp(step, count, progressed) else {
+                    continue;
+                };
                 let warp = &mut self.warps[index];
-                live |= warp.live != 0;
                 if !warp.groups.iter().any(|g| g.state == State::Ready) {
                     continue;
                 }
                 progressed = true;
-                let mut fuel = WARP_TURN;
+                let given = self.turns.warp_turn();
+                let mut fuel = given;
                 let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
-                turn -= WARP_TURN - fuel;
+                turn -= given - fuel;
                 if let Err(stopped) = result {
                     return Err(self.fault(launch, index, stopped.pc, *stopped.trap));
                 }
@@ -191,9 +209,11 @@ impl Block {
                     .count()
                     == 0
             {
-                return Err(self.deadlock(launch));
+                return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
             }
             if turn <= 0 {
+                let idle = self.core.changes == before && self.core.looked;
+                self.idle_turns = if idle { self.idle_turns.saturating_add(1) } else { 0 };
                 return Ok(Stop::Yield);
             }
         }
@@ -205,6 +225,7 @@ impl Block {
             if !self.core.is_complete(id) {
                 continue;
             }
+            self.core.changes += 1;
             let barrier = std::mem::take(&mut self.core.barriers[id]);
             if self.core.checks.is_some() {
                 self.check_whole(launch, |warp| check::parted(launch, warp, id as u8))?;
@@ -277,43 +298,39 @@ impl Block {
         })
     }
 
-    /// No lane of the block can go on, now or later: nothing outside the block can wake it.
-    fn deadlock(&self, launch: &Launch<'_>) -> Box<Fault> {
-        let mut waiting = Vec::new();
-        let mut first = None;
-        for warp in &self.warps {
-            for group in &warp.groups {
+    /// Where each group of lanes is.
+    pub fn waiting(&self, launch: &Launch<'_>) -> Vec<String> {
+        let groups = self.warps.iter().flat_map(|w| w.groups.iter().map(|g| (w.index, g)));
+        groups
+            .map(|(warp, group)| {
                 let line = launch.kernel.places.get(group.pc as usize).map_or(0, |p| p.ptx_line);
-                first.get_or_insert((warp.index as usize, *group));
                 let what = match group.state {
-                    State::Barrier(id) => format!("barrier {id}"),
-                    State::Rendezvous(mask) => format!("lanes {mask:#010x}"),
-                    State::Ready => "its turn".to_owned(),
+                    State::Barrier(id) => format!("for barrier {id}"),
+                    State::Rendezvous(mask) => format!("for lanes {mask:#010x}"),
+                    State::Ready => "looking again and again".to_owned(),
                 };
-                waiting.push(format!(
-                    "warp {} lanes {:#010x} at PTX line {line} for {what}",
-                    warp.index, group.mask
-                ));
-            }
-        }
+                format!("warp {warp} lanes {:#010x} at PTX line {line} {what}", group.mask)
+            })
+            .collect()
+    }
+
+    /// No lane can go on, now or later.
+    pub fn deadlock(&self, launch: &Launch<'_>, waiting: impl Iterator<Item = String>) -> Box<Fault> {
         const SHOWN: usize = 16;
-        let more = waiting.len().saturating_sub(SHOWN);
-        waiting.truncate(SHOWN);
-        let mut message = format!(
-            "deadlock: no thread of the block can go on; waiting are {}",
-            waiting.join("; ")
-        );
-        if more > 0 {
-            message.push_str(&format!("; and {more} more"));
+        let all: Vec<String> = waiting.collect();
+        let shown = &all[..all.len().min(SHOWN)];
+        let mut message = format!("deadlock: no thread can go on; waiting are {}", shown.join("; "));
+        if all.len() > SHOWN {
+            message.push_str(&format!("; and {} more", all.len() - SHOWN));
         }
-        let (warp, pc, lane) = first.map_or((0, 0, 0), |(w, g)| {
-            (w, g.pc as usize, g.mask.trailing_zeros() as usize % LANES)
+        let mut groups = self
+            .warps
+            .iter()
+            .flat_map(|w| w.groups.iter().map(move |g| (w.index, g)));
+        let (warp, pc, lane) = groups.next().map_or((0, 0, 0), |(warp, g)| {
+            (warp as usize, g.pc as usize, g.mask.trailing_zeros() as usize % LANES)
         });
-        self.fault(
-            launch,
-            warp,
-            pc,
-            *super::trap::Trap::new(FaultKind::LaunchFailed, lane, message),
-        )
+        let trap = super::trap::Trap::new(FaultKind::LaunchFailed, lane, message);
+        self.fault(launch, warp, pc, *trap)
     }
 }

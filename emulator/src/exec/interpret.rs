@@ -195,6 +195,11 @@ impl Run<'_, '_, '_> {
         if self.core.checks.is_some() {
             self.check_memory(inst, active)?;
         }
+        match inst.op {
+            Op::Load(access) => self.core.looked |= access.strong,
+            Op::Store(_) | Op::Async(_) => self.core.changes += 1,
+            _ => {}
+        }
         let (regs, copies, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
         match inst.op {
             Op::Load(access) => {
@@ -206,7 +211,10 @@ impl Run<'_, '_, '_> {
             Op::Store(access) => load_store::store(regs, &mut spaces, inst, list(self.launch, inst), active, access),
             Op::Atomic(op) => {
                 self.fuel -= WAITING_COST;
-                atomic::atomic(regs, &mut spaces, inst, active, op)
+                let changed = atomic::atomic(regs, &mut spaces, inst, active, op)?;
+                self.core.looked = true;
+                self.core.changes += u64::from(changed);
+                Ok(())
             }
             Op::LoadParam(width, extend) => load_store::load_param(
                 regs,
@@ -254,6 +262,7 @@ impl Run<'_, '_, '_> {
                 self.core.live_threads -= active.count_ones();
                 // Barriers without a stated count no longer wait for these threads.
                 self.core.check = 0xffff;
+                self.core.changes += 1;
                 self.group.mask &= !active;
                 self.warp.exit(active);
                 self.wake_meetings();
@@ -353,6 +362,7 @@ impl Run<'_, '_, '_> {
             }
             WarpOp::Pause => {
                 self.fuel -= 4 * WAITING_COST;
+                self.core.looked = true;
                 return Ok(Next::Step);
             }
             WarpOp::LoadMatrix { .. } | WarpOp::StoreMatrix { .. } | WarpOp::MoveMatrix => {

@@ -13,7 +13,8 @@ use super::fault::Fault;
 use super::interpret::Worker;
 use super::registers::Registers;
 use super::space::GlobalView;
-use super::{LaunchOptions, LaunchReport};
+use super::watch::Watch;
+use super::{LaunchOptions, LaunchReport, Schedule};
 use crate::decode::Kernel;
 use crate::device::{DeviceModel, Numerics};
 use crate::memory::{AddressMap, DeviceMemory};
@@ -59,6 +60,8 @@ pub(crate) struct Launch<'a> {
     pub map: Arc<AddressMap>,
     /// Where checks are wanted.
     pub checks: Option<Between>,
+    pub schedule: Schedule,
+    pub early_copies: bool,
     pub chosen: &'a Blocks,
     pub count: bool,
 }
@@ -102,6 +105,7 @@ struct Shared {
     fault: Mutex<Option<(u64, Box<Fault>)>>,
     counts: Mutex<Counts>,
     counting: Mutex<Option<Box<Counting>>>,
+    watch: Watch,
 }
 
 impl Launch<'_> {
@@ -127,7 +131,9 @@ impl Launch<'_> {
 
     pub fn run(&self, device: &DeviceModel, options: &LaunchOptions) -> Result<LaunchReport, Box<Fault>> {
         let blocks = self.chosen.count(self.grid.blocks());
-        let cores = if options.workers == 0 {
+        let cores = if !self.schedule.is_parallel() {
+            1
+        } else if options.workers == 0 {
             rayon::current_num_threads()
         } else {
             options.workers
@@ -140,6 +146,7 @@ impl Launch<'_> {
             fault: Mutex::new(None),
             counts: Mutex::new(Counts::default()),
             counting: Mutex::new(None),
+            watch: Watch::new(workers),
         };
         if workers == 1 {
             self.work(&shared, resident);
@@ -176,6 +183,8 @@ impl Launch<'_> {
         let mut spare: Option<Block> = None;
         let mut counts = Counts::default();
         let blocks = self.chosen.count(self.grid.blocks());
+        let mut active = true;
+        let mut seen = 0;
         while !shared.stop.load(Ordering::Relaxed) {
             let fresh = if waiting.len() < resident {
                 Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < blocks)
@@ -184,7 +193,7 @@ impl Launch<'_> {
             };
             let mut block = match fresh {
                 Some(index) => {
-                    let linear = self.chosen.nth(index);
+                    let linear = self.chosen.nth(self.schedule.block(index, blocks));
                     let (mut block, recycled) = match spare.take() {
                         Some(block) => (block, true),
                         None => (Block::new(self), false),
@@ -197,9 +206,31 @@ impl Launch<'_> {
                     None => break,
                 },
             };
-            match block.run(self, &mut worker) {
-                Ok(Stop::Yield) => waiting.push_back(block),
+            let result = block.run(self, &mut worker);
+            let idle = matches!(result, Ok(Stop::Yield)) && block.idle_turns > 0;
+            let stamp = shared.watch.stamp(idle);
+            if stamp != seen {
+                // Whoever looked before the change may find something now.
+                seen = stamp;
+                block.idle_turns = 0;
+                waiting.iter_mut().for_each(|block| block.idle_turns = 0);
+            }
+            match result {
+                Ok(Stop::Yield) => {
+                    waiting.push_back(block);
+                    let all_started = waiting.len() >= resident || shared.next.load(Ordering::Relaxed) >= blocks;
+                    let settled = all_started && waiting.iter().all(|block| block.idle_turns > 1);
+                    shared.watch.turn(&mut active, settled);
+                    if settled && shared.watch.is_stuck() {
+                        shared.stop.store(true, Ordering::Relaxed);
+                        let mut first = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+                        if first.is_none() {
+                            *first = stuck(self, &waiting);
+                        }
+                    }
+                }
                 Ok(Stop::Done) => {
+                    shared.watch.turn(&mut active, false);
                     counts.warp_instructions += block.core.counts.warp_instructions;
                     counts.mma_flops += block.core.counts.mma_flops;
                     counts.barriers += block.core.counts.barriers;
@@ -214,6 +245,7 @@ impl Launch<'_> {
                 }
             }
         }
+        shared.watch.leave(active);
         let mut total = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
         total.warp_instructions += counts.warp_instructions;
         total.mma_flops += counts.mma_flops;
@@ -226,4 +258,17 @@ impl Launch<'_> {
             }
         }
     }
+}
+
+/// All blocks look again and again at what nobody changes.
+fn stuck(launch: &Launch<'_>, blocks: &VecDeque<Block>) -> Option<(u64, Box<Fault>)> {
+    let first = blocks.iter().min_by_key(|block| block.core.linear)?;
+    let waiting = blocks.iter().flat_map(|block| {
+        let [x, y, z] = block.core.index;
+        let places = block.waiting(launch);
+        places
+            .into_iter()
+            .map(move |place| format!("block ({x}, {y}, {z}) {place}"))
+    });
+    Some((first.core.linear, first.deadlock(launch, waiting)))
 }

@@ -26,11 +26,13 @@ mod mma;
 mod moves;
 mod registers;
 mod rounding;
+mod schedule;
 mod space;
 mod special;
 mod tensor_core;
 mod trap;
 mod warp;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +43,7 @@ use self::count::KernelCounters;
 pub use self::fault::{Fault, FaultKind};
 use self::launch::{AlignedParams, Grid, Launch};
 use self::registers::Registers;
+pub use self::schedule::{Schedule, ScheduleError};
 use crate::decode::{Constant, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::memory::{DeviceMemory, MemoryError};
@@ -84,6 +87,10 @@ pub struct LaunchOptions {
     pub count: bool,
     /// Whether to look for races, reads of memory that was never written, divergent barriers and copies in flight.
     pub checks: bool,
+    /// In which order blocks and warps have their turns.
+    pub schedule: Schedule,
+    /// Whether a `cp.async` lands when it is issued, not when it is waited for.
+    pub early_copies: bool,
 }
 
 impl Default for LaunchOptions {
@@ -94,6 +101,8 @@ impl Default for LaunchOptions {
             blocks: Blocks::All,
             count: false,
             checks: true,
+            schedule: Schedule::Fair,
+            early_copies: false,
         }
     }
 }
@@ -231,6 +240,8 @@ impl LoadedModule {
             numerics: options.numerics,
             memory: &self.memory,
             map,
+            schedule: options.schedule,
+            early_copies: options.early_copies,
             checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
             chosen: &options.blocks,
             count: options.count,

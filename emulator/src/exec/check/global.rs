@@ -165,6 +165,7 @@ impl Entry {
 }
 
 /// Checks and records one lane's access to bytes of one allocation.
+#[allow(clippy::too_many_arguments)] // One access, as its caller sees it.
 pub(super) fn access(
     allocation: &Allocation,
     me: &Me,

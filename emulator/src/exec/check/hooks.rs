@@ -135,6 +135,7 @@ impl<'w> Run<'_, '_, 'w> {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // One access, as its caller sees it.
     fn record(
         &self,
         checks: &mut Checks,
@@ -246,6 +247,7 @@ impl<'w> Run<'_, '_, 'w> {
     }
 
     /// Registers get bytes of which those in `undefined` hold nothing.
+    #[allow(clippy::too_many_arguments)] // One access, as its caller sees it.
     fn loaded(
         &mut self,
         checks: &mut Checks,
