@@ -78,6 +78,7 @@ impl Machine {
 fn one_core() -> LaunchOptions {
     LaunchOptions {
         workers: 1,
+        checks: false,
         ..LaunchOptions::default()
     }
 }
@@ -132,9 +133,14 @@ fn gemms(criterion: &mut Criterion) {
     let machine = Machine::new(MATMUL);
     for size in [256, 1024] {
         let config = gemm_config(&machine, size);
-        for (name, numerics) in [("f32fma", Numerics::F32Fma), ("ampere", Numerics::Ampere)] {
+        for (name, numerics, checks) in [
+            ("f32fma", Numerics::F32Fma, false),
+            ("ampere", Numerics::Ampere, false),
+            ("f32fma, checks on", Numerics::F32Fma, true),
+        ] {
             let options = LaunchOptions {
                 numerics,
+                checks,
                 ..LaunchOptions::default()
             };
             group.throughput(Throughput::Elements(
