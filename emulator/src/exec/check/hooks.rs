@@ -61,7 +61,7 @@ impl Checks {
 
 /// A bit for each byte to a mask of bits.
 fn spread(bytes: u64) -> u64 {
-    (0..8).fold(0, |all, i| all | (bytes >> i & 1) * 0xff << (8 * i))
+    (0..8).fold(0, |all, i| all | ((bytes >> i & 1) * 0xff) << (8 * i))
 }
 
 /// The bytes of which any bit is set.
