@@ -83,8 +83,7 @@ fn samples<T: Number>(control: Control) {
         control.count(false).expect("counters");
         control.run_blocks(&Blocks::All).expect("counters");
         let counters = control.read().expect("counters");
-        let kernel = counters.of("forward").next().expect("the GEMM").clone();
-        kernel
+        counters.of("forward").next().expect("the GEMM").clone()
     };
     let (whole, sample) = (forward(&Blocks::All), forward(&Blocks::Every(4)));
     assert_eq!((whole.blocks, whole.blocks_run, sample.blocks_run), (16, 16, 4));
