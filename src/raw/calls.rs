@@ -11,8 +11,8 @@ impl Kernels {
     /// Enqueues a forward: the plan's two launches.
     ///
     /// # Errors
-    /// [`Error::Null`], [`Error::Alignment`], [`Error::Buffer`], [`Error::Optional`], [`Error::Scaling`] or [`Error::DropoutProbability`] before
-    /// anything is launched; [`Error::Driver`] if a launch fails.
+    /// [`crate::Error::Null`], [`crate::Error::Alignment`], [`crate::Error::BufferAlignment`], [`crate::Error::Optional`], [`crate::Error::Scaling`] or [`crate::Error::DropoutProbability`] before
+    /// anything is launched; [`crate::Error::Driver`] if a launch fails.
     ///
     /// # Safety
     /// The context is current on this thread and `stream` belongs to it. Every pointer is a device address of that context with the extent
