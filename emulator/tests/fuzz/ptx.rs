@@ -199,14 +199,6 @@ fn load(text: &str) -> &'static str {
     }
 }
 
-/// The text of the case that a failure names, on its own, for the corpus: `LORA_EMULATOR_FUZZ_FIRST=<case> cargo test print -- --ignored`.
-#[test]
-#[ignore = "prints an input, tests nothing"]
-fn print_a_case() {
-    let case = std::env::var("LORA_EMULATOR_FUZZ_FIRST").expect("a case");
-    print!("{}", damaged(&mut Random::of_case(case.parse().expect("a number"))));
-}
-
 #[test]
 fn damaged_ptx_is_refused_or_loaded() {
     let outcomes = trial::run(10_000, || |case| load(&damaged(&mut Random::of_case(case))));
