@@ -91,8 +91,7 @@ impl Kernels {
             (Tensor::LoraA, &lora_a),
             (Tensor::LoraB, &lora_b),
         ] {
-            matrix.check(tensor, problem)?;
-            self.check_home(tensor.name(), matrix.home())?;
+            self.check_matrix(tensor, matrix, problem)?;
         }
         y.check(Tensor::Y, problem)?;
         self.check_home(Tensor::Y.name(), y.home())?;
@@ -171,8 +170,7 @@ impl Kernels {
             (Tensor::LoraA, &lora_a),
             (Tensor::LoraB, &lora_b),
         ] {
-            matrix.check(tensor, problem)?;
-            self.check_home(tensor.name(), matrix.home())?;
+            self.check_matrix(tensor, matrix, problem)?;
         }
         for (tensor, matrix) in [
             (Tensor::DX, &dx),
@@ -228,6 +226,11 @@ impl Kernels {
         self.context()
             .bind_to_thread()
             .map_err(|error| crate::raw::driver_error("making the context current", error))
+    }
+
+    fn check_matrix<T>(&self, tensor: Tensor, matrix: &MatRef<'_, T>, problem: &Problem) -> Result<()> {
+        matrix.check(tensor, problem)?;
+        self.check_home(tensor.name(), matrix.home())
     }
 
     /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
