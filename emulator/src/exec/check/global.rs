@@ -15,7 +15,10 @@ const LAST_STEP: u64 = (1 << 21) - 1;
 const LAST_TIME: u64 = (1 << 30) - 1;
 
 const DIVERGED: u64 = 1;
+/// All were atomics.
 const ATOMIC: u64 = 2;
+/// All were compare-and-swap.
+const SWAP: u64 = 4;
 
 /// Order between the blocks of a launch. Two accesses count as ordered if, after the first, both blocks have done an operation that
 /// can order threads: an atomic, a fence, a strong access.
@@ -73,13 +76,14 @@ impl<'a> Shadows<'a> {
     }
 }
 
-/// An access. First word: step 21 bits, block 20, warp 5, lane 5, bytes 4, tag 6, flags 3; second: time 30, code position 18, and 16
-/// bits of the first word, which tell whether two workers have mixed their halves.
+/// A warp's accesses in one of its steps. First word: step 21 bits, block 20, warp 5, lane 5, bytes 4, tag 6, flags 3; second: time 30, code
+/// position 18, own bytes 4, and 12 bits made of the first word, which tell whether two workers have mixed their halves. Lane, position
+/// and own bytes are the last lane's, `bytes` are those of all its lanes.
 #[derive(Clone, Copy)]
 struct Entry([u64; 2]);
 
 fn digest(who: u64) -> u64 {
-    (who.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 48
+    who.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52
 }
 
 impl Entry {
@@ -94,7 +98,31 @@ impl Entry {
             | flags;
         let time = u64::from(between.now.load(Relaxed)).min(LAST_TIME);
         let pc = (me.pc as u64).min((1 << 18) - 1);
-        Entry([who, time << 34 | pc << 16 | digest(who)])
+        Entry([who, time << 34 | pc << 16 | u64::from(bytes) << 12 | digest(who)])
+    }
+
+    /// Whether the halves belong together and to this launch.
+    fn is_of(self, between: &Between) -> bool {
+        let [who, how] = self.0;
+        who >> 3 & 63 == between.tag && how & 0xfff == digest(who)
+    }
+
+    /// This access, together with the earlier ones of its warp in the same step.
+    fn after(self, last: Entry, between: &Between) -> Self {
+        // Step, block and warp.
+        const SAME: u64 = u64::MAX << 18;
+        let ([who, how], [before, _]) = (self.0, last.0);
+        if (who ^ before) & SAME != 0 || self.step() == LAST_STEP || !last.is_of(between) {
+            return self;
+        }
+        let not_shared = (ATOMIC | SWAP) & !before;
+        let who = who & !not_shared | before & (15 << 9);
+        let same_lane = if last.lane() == self.lane() {
+            last.0[1] & (15 << 12)
+        } else {
+            0
+        };
+        Entry([who, how & !0xfff | same_lane | digest(who)])
     }
 
     fn load(from: &[AtomicU64; 2]) -> Self {
@@ -126,8 +154,12 @@ impl Entry {
         self.0[0] >> 43
     }
 
-    fn is_atomic(self) -> bool {
-        self.0[0] & ATOMIC != 0
+    fn own_bytes(self) -> u32 {
+        (self.0[1] >> 12 & 15) as u32
+    }
+
+    fn has(self, flag: u64) -> bool {
+        self.0[0] & flag != 0
     }
 
     fn party(self) -> Party {
@@ -141,7 +173,7 @@ impl Entry {
 
     fn races(self, me: &Me, lane: usize, bytes: u32, clocks: &Clocks, between: &Between) -> bool {
         let [who, how] = self.0;
-        if who >> 3 & 63 != between.tag || self.bytes() & bytes == 0 || how & 0xffff != digest(who) {
+        if self.bytes() & bytes == 0 || !self.is_of(between) {
             return false;
         }
         if self.block() != me.block {
@@ -157,6 +189,7 @@ impl Entry {
             return self.step() > known;
         }
         self.lane() != lane
+            && self.own_bytes() & bytes != 0
             && self.step() == known
             && me.diverged
             && who & DIVERGED != 0
@@ -180,7 +213,9 @@ pub(super) fn access(
         return Ok(());
     }
     let (first, end) = (at.0 - allocation.base, at.0 - allocation.base + u64::from(at.1));
-    let flags = if me.diverged { DIVERGED } else { 0 } | if action == Action::Atomic { ATOMIC } else { 0 };
+    let flags = if me.diverged { DIVERGED } else { 0 }
+        | if action.is_atomic() { ATOMIC } else { 0 }
+        | if action == Action::Swap { SWAP } else { 0 };
     let step = clocks.of(me.warp)[me.warp];
     let mut word = first / RACE_GRAIN;
     while word * RACE_GRAIN < end {
@@ -197,8 +232,8 @@ pub(super) fn access(
         };
         let entry = Entry::new(me, lane, step, bytes, flags, between);
         let write = Entry::load(&cell.write);
-        let both_atomic = action == Action::Atomic && write.is_atomic();
-        if !silent && !both_atomic && write.races(me, lane, bytes, clocks, between) {
+        let forgiven = action.is_atomic() && write.has(ATOMIC) || action == Action::Read && write.has(SWAP);
+        if !silent && !forgiven && write.races(me, lane, bytes, clocks, between) {
             let what = if action == Action::Read {
                 What::ReadAfterWrite
             } else {
@@ -206,14 +241,14 @@ pub(super) fn access(
             };
             return Err(conflict(what, write));
         }
-        if matches!(action, Action::Read) {
-            entry.store(&cell.read);
+        let read = Entry::load(&cell.read);
+        if action == Action::Read {
+            entry.after(read, between).store(&cell.read);
         } else if !silent {
-            let read = Entry::load(&cell.read);
-            if read.races(me, lane, bytes, clocks, between) {
+            if action != Action::Swap && read.races(me, lane, bytes, clocks, between) {
                 return Err(conflict(What::WriteAfterRead, read));
             }
-            entry.store(&cell.write);
+            entry.after(write, between).store(&cell.write);
         }
         word += 1;
     }

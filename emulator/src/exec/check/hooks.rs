@@ -368,7 +368,11 @@ impl<'w> Run<'_, '_, 'w> {
                 return Err(report::undefined(lane, "the old value of an atomic operation"));
             }
             undefined[lane] = missing;
-            self.record(checks, &me, lane, &spot, bytes, Action::Atomic, false)?;
+            let action = match atomic.op {
+                AtomicOp::CompareSwap => Action::Swap,
+                _ => Action::Atomic,
+            };
+            self.record(checks, &me, lane, &spot, bytes, action, false)?;
             self.define(checks, &spot, bytes, all(bytes));
         }
         self.release(checks, &me);

@@ -53,8 +53,17 @@ enum Action {
     Read,
     Write,
     Atomic,
+    /// An atomic compare-and-swap. It and plain reads are no race: a loop of compare-and-swap often reads its first old value
+    /// plainly, and where that is stale the swap fails.
+    Swap,
     /// The write of a `cp.async`.
     Copy,
+}
+
+impl Action {
+    fn is_atomic(self) -> bool {
+        matches!(self, Action::Atomic | Action::Swap)
+    }
 }
 
 /// Another access, for a report.

@@ -7,19 +7,34 @@ use super::{Action, Conflict, Me, Party, What};
 /// Nobody's steps are told apart beyond this one.
 const LAST_STEP: u64 = (1 << 24) - 1;
 
-/// An access: step 24 bits, code position 18, lane 5, warp 5, bytes 4, flags. Zero is none.
+/// A warp's accesses in one of its steps: step 24 bits, code position 18, lane 5, warp 5, bytes 4, own bytes 4, flags 4. Position, lane and
+/// own bytes are the last lane's, `bytes` are those of all its lanes. Zero is none.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Entry(u64);
 
 const DIVERGED: u64 = 1;
 const COPIED: u64 = 2;
+/// All were atomics.
 const ATOMIC: u64 = 4;
+/// All were compare-and-swap.
+const SWAP: u64 = 8;
 
 impl Entry {
     fn new(me: &Me, lane: usize, step: u32, bytes: u32, flags: u64) -> Self {
         let step = u64::from(step).min(LAST_STEP);
         let pc = (me.pc as u64).min((1 << 18) - 1);
-        Entry(step << 40 | pc << 22 | (lane as u64) << 17 | (me.warp as u64) << 12 | u64::from(bytes) << 8 | flags)
+        let bytes = u64::from(bytes);
+        Entry(step << 40 | pc << 22 | (lane as u64) << 17 | (me.warp as u64) << 12 | bytes << 8 | bytes << 4 | flags)
+    }
+
+    /// This access, together with the earlier ones of its warp in the same step.
+    fn after(self, last: Entry) -> Self {
+        if last.0 == 0 || last.warp() != self.warp() || last.step() != self.step() {
+            return self;
+        }
+        let not_shared = (ATOMIC | SWAP) & !last.0;
+        let same_lane = if last.lane() == self.lane() { last.0 & 0xf0 } else { 0 };
+        Entry((self.0 & !not_shared) | last.0 & 0xf00 | same_lane)
     }
 
     fn step(self) -> u64 {
@@ -34,8 +49,13 @@ impl Entry {
         (self.0 >> 17 & 31) as usize
     }
 
+    /// The bytes that any lane of the warp has accessed.
     fn bytes(self) -> u32 {
         (self.0 >> 8 & 15) as u32
+    }
+
+    fn own_bytes(self) -> u32 {
+        (self.0 >> 4 & 15) as u32
     }
 
     fn has(self, flag: u64) -> bool {
@@ -60,7 +80,7 @@ impl Entry {
         if self.warp() != me.warp {
             return self.step() > known;
         }
-        if self.lane() == lane || self.step() != known {
+        if self.lane() == lane || self.step() != known || self.own_bytes() & bytes == 0 {
             return false;
         }
         let apart = me.diverged && self.has(DIVERGED) && me.group >> self.lane() & 1 == 0;
@@ -144,7 +164,9 @@ impl Shared {
         clocks: &Clocks,
     ) -> Result<(), Conflict> {
         let (offset, bytes) = at;
-        let flags = if me.diverged { DIVERGED } else { 0 } | if action == Action::Atomic { ATOMIC } else { 0 };
+        let flags = if me.diverged { DIVERGED } else { 0 }
+            | if action.is_atomic() { ATOMIC } else { 0 }
+            | if action == Action::Swap { SWAP } else { 0 };
         let step = clocks.of(me.warp)[me.warp];
         for (word, mask) in self.words(offset, bytes) {
             let cell = &mut self.cells[word];
@@ -156,8 +178,9 @@ impl Shared {
             if self.bits[word].0 >> 4 & mask as u16 != 0 && !(action == Action::Copy && cell.write.lane() == lane) {
                 return Err(conflict(What::InFlight, cell.write));
             }
-            let both_atomic = action == Action::Atomic && cell.write.has(ATOMIC);
-            if !silent && !both_atomic && cell.write.races(me, lane, mask, clocks) {
+            let forgiven =
+                action.is_atomic() && cell.write.has(ATOMIC) || action == Action::Read && cell.write.has(SWAP);
+            if !silent && !forgiven && cell.write.races(me, lane, mask, clocks) {
                 let what = if cell.write.has(COPIED) && cell.write.warp() == me.warp {
                     What::Unsynchronised
                 } else if action == Action::Read {
@@ -168,30 +191,22 @@ impl Shared {
                 return Err(conflict(what, cell.write));
             }
             if action == Action::Read {
-                let entry = Entry::new(me, lane, step, mask, flags);
                 let last = cell.reads[0];
-                if last.warp() == me.warp && last.step() == entry.step() {
-                    cell.reads[0] = Entry(entry.0 | u64::from(last.bytes()) << 8);
-                } else {
-                    if last.0 != 0 && last.warp() != me.warp {
-                        cell.reads[1] = last;
-                    }
-                    cell.reads[0] = entry;
+                if last.0 != 0 && last.warp() != me.warp {
+                    cell.reads[1] = last;
                 }
+                cell.reads[0] = Entry::new(me, lane, step, mask, flags).after(last);
                 continue;
             }
             if silent {
                 continue;
             }
-            if let Some(read) = cell.reads.iter().find(|r| r.races(me, lane, mask, clocks)) {
+            if action != Action::Swap
+                && let Some(read) = cell.reads.iter().find(|r| r.races(me, lane, mask, clocks))
+            {
                 return Err(conflict(What::WriteAfterRead, *read));
             }
-            let entry = Entry::new(me, lane, step, mask, flags);
-            if cell.write.warp() == me.warp && cell.write.step() == entry.step() && cell.write.lane() == lane {
-                cell.write = Entry(entry.0 | u64::from(cell.write.bytes()) << 8);
-            } else {
-                cell.write = entry;
-            }
+            cell.write = Entry::new(me, lane, step, mask, flags).after(cell.write);
             if mask == 15 {
                 cell.reads = [Entry::default(); 2];
             }
