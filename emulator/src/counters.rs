@@ -129,6 +129,30 @@ impl Control {
         self.change("blocks", &blocks.to_string())
     }
 
+    /// Chooses the order in which blocks and warps of later launches have their turns: what `LORA_EMULATOR_SCHEDULE` takes.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] for text that names no schedule.
+    pub fn schedule(&self, schedule: &str) -> Result<(), ControlError> {
+        self.change("schedule", schedule)
+    }
+
+    /// Chooses when a `cp.async` of later launches lands: when it is issued, or when it is waited for.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] where the driver is of another version.
+    pub fn early_copies(&self, on: bool) -> Result<(), ControlError> {
+        self.change("copies", if on { "earliest" } else { "latest" })
+    }
+
+    /// Chooses how `mma` of later launches sums: what `LORA_EMULATOR_NUMERICS` takes, or `device` for the virtual device's own way.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] for text that names no model.
+    pub fn numerics(&self, model: &str) -> Result<(), ControlError> {
+        self.change("numerics", model)
+    }
+
     /// Forgets what was counted.
     ///
     /// # Errors

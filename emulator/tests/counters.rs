@@ -63,6 +63,36 @@ fn add() -> usize {
     (1..=960).zip(&sums).filter(|(i, sum)| **sum == 2.0 * *i as f32).count()
 }
 
+/// The place in the queue that each of four blocks of one warp gets.
+fn tickets() -> Vec<u32> {
+    let ptx = ".version 8.0 .target sm_80 .address_size 64
+        .visible .entry queue(.param .u64 to) {
+            .reg .b32 %block, %ticket; .reg .b64 %to, %at;
+            ld.param.u64 %to, [to];
+            mov.u32 %block, %ctaid.x;
+            atom.global.add.u32 %ticket, [%to], 1;
+            mad.wide.u32 %at, %block, 4, %to;
+            st.global.u32 [%at+4], %ticket;
+            ret;
+        }";
+    let context = CudaContext::new(0).expect("a device");
+    let module = context.load_module(Ptx::from_src(ptx)).expect("a module");
+    let function = module.load_function("queue").expect("a kernel");
+    let stream = context.default_stream();
+    let mut to = stream.alloc_zeros::<u32>(5).expect("room");
+    let config = LaunchConfig {
+        grid_dim: (4, 1, 1),
+        block_dim: (1, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: the parameter is the kernel's.
+    unsafe {
+        let mut launch = stream.launch_builder(&function);
+        launch.arg(&mut to).launch(config).expect("a launch");
+    }
+    stream.clone_dtoh(&to).expect("the tickets").split_off(1)
+}
+
 fn check(counters: &Counters, launches: u64, blocks_run: u64) {
     let [kernel] = counters.kernels.as_slice() else {
         panic!("{} kernels", counters.kernels.len());
@@ -129,6 +159,21 @@ fn child() {
             assert_eq!(add(), 960);
             check(&control.read().expect("counters"), 2, 12);
         }
+        "order" => {
+            emulated().expect("the emulated driver");
+            let control = Control::loaded().expect("it is loaded");
+            // On one thread, unlike the fair order: blocks finish one after the other.
+            control.schedule("one-ahead").expect("a schedule");
+            assert_eq!(tickets(), [0, 1, 2, 3]);
+            control.schedule("last-block-first").expect("a schedule");
+            assert_eq!(tickets(), [3, 2, 1, 0]);
+            assert!(matches!(control.schedule("lifo"), Err(ControlError::Refused { .. })));
+            assert_eq!(tickets(), [3, 2, 1, 0]);
+            for model in ["ampere", "hopper", "f32fma", "device"] {
+                control.numerics(model).expect("a model");
+            }
+            assert!(matches!(control.numerics("volta"), Err(ControlError::Refused { .. })));
+        }
         "no execution" => {
             assert_eq!(add(), 0);
             let control = Control::loaded().expect("it is loaded");
@@ -165,6 +210,11 @@ fn there_is_nothing_to_read_without_a_driver() {
 #[test]
 fn chosen_blocks_run_alone() {
     passes("blocks", &[]);
+}
+
+#[test]
+fn a_program_chooses_the_order_of_turns_and_the_numerics() {
+    passes("order", &[]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::Outcome;
 use super::abi::{Name, Out, guard, report};
 use super::code::Code;
+use super::running;
 use super::state::{Driver, driver};
 use crate::counters::{self, Counters};
 use crate::exec::count::KernelCounters;
@@ -79,10 +80,9 @@ pub(super) fn options(driver: &Driver, cooperative: bool) -> Outcome<LaunchOptio
         return Err(Code::NOT_SUPPORTED);
     }
     Ok(LaunchOptions {
-        numerics: driver.numerics,
         blocks: settings.blocks.clone(),
         count: settings.count,
-        ..super::running::options()
+        ..running::options(driver.model.tensor_core)
     })
 }
 
@@ -128,12 +128,23 @@ fn set(name: &str, value: &str) -> Outcome {
             Ok(blocks) => settings().blocks = blocks,
             Err(error) => return refuse(&error),
         },
-        _ => return refuse(&"the settings are counters and blocks"),
+        _ if running::NAMES.contains(&name) => {
+            if let Err(error) = running::set(name, value) {
+                return refuse(&error);
+            }
+        }
+        _ => {
+            return refuse(&format_args!(
+                "the settings are counters, blocks, {}",
+                running::NAMES.join(", ")
+            ));
+        }
     }
     Ok(())
 }
 
-/// Changes a setting: `counters` to `on` or `off`, `blocks` to what `LORA_EMULATOR_BLOCKS` takes.
+/// Changes a setting for later launches: `counters` to `on` or `off`; `blocks`, `checks`, `schedule`, `copies` and `numerics` to what the
+/// variable of that name takes, `numerics` also to `device`.
 #[unsafe(no_mangle)]
 pub extern "C" fn lora_emulator_set(name: Name, value: Name) -> u32 {
     guard("lora_emulator_set", || set(name.get()?, value.get()?))

@@ -6,7 +6,7 @@ use super::abi::{Out, report};
 use super::code::Code;
 use super::state::{driver, driver_of, initialise, is_initialised};
 use super::{Outcome, api, attributes, counters, running};
-use crate::device::{DeviceModel, Numerics};
+use crate::device::DeviceModel;
 
 /// CUDA version that the driver reports: 13.0.
 pub(super) const VERSION: i32 = 13_000;
@@ -16,9 +16,9 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Reads the environment; a name that means nothing is an error, not the default.
-fn configure() -> Outcome<(DeviceModel, Numerics)> {
-    let model = match variable("LORA_EMULATOR_DEVICE") {
-        None => DeviceModel::default(),
+fn configure() -> Outcome<DeviceModel> {
+    match variable("LORA_EMULATOR_DEVICE") {
+        None => Ok(DeviceModel::default()),
         Some(name) => DeviceModel::by_name(&name).ok_or_else(|| {
             let known: Vec<&str> = DeviceModel::ALL.iter().map(|model| model.key).collect();
             report(format_args!(
@@ -26,21 +26,8 @@ fn configure() -> Outcome<(DeviceModel, Numerics)> {
                 known.join(", ")
             ));
             Code::NO_DEVICE
-        })?,
-    };
-    let numerics = match variable("LORA_EMULATOR_NUMERICS").as_deref() {
-        None => model.tensor_core,
-        Some("f32fma") => Numerics::F32Fma,
-        Some("ampere") => Numerics::Ampere,
-        Some("hopper") => Numerics::Hopper,
-        Some(name) => {
-            report(format_args!(
-                "LORA_EMULATOR_NUMERICS={name} is none of f32fma, ampere, hopper"
-            ));
-            return Err(Code::NO_DEVICE);
-        }
-    };
-    Ok((model, numerics))
+        }),
+    }
 }
 
 fn uuid(out: Out<[u8; 16]>, device: i32) -> Outcome {
@@ -58,14 +45,10 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         if !is_initialised() {
-            let (model, numerics) = configure()?;
-            running::configure(
-                variable("LORA_EMULATOR_CHECKS"),
-                variable("LORA_EMULATOR_SCHEDULE"),
-                variable("LORA_EMULATOR_COPIES"),
-            )?;
+            let model = configure()?;
+            running::configure(|name| variable(&format!("LORA_EMULATOR_{}", name.to_uppercase())))?;
             counters::configure(variable("LORA_EMULATOR_COUNTERS"), variable("LORA_EMULATOR_BLOCKS"))?;
-            initialise(model, numerics, variable("LORA_EMULATOR_LOG").is_some());
+            initialise(model, variable("LORA_EMULATOR_LOG").is_some());
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::Outcome;
 use super::capture::{Capture, Clock};
 use super::code::Code;
 use super::work::Work;
-use crate::device::{DeviceModel, Numerics};
+use crate::device::DeviceModel;
 use crate::exec::LoadedModule;
 use crate::memory::DeviceMemory;
 
@@ -21,8 +21,6 @@ pub(super) const PRIMARY: Handle = 0x10;
 
 pub(super) struct Driver {
     pub model: DeviceModel,
-    /// How tensor cores sum: the model's own way unless `LORA_EMULATOR_NUMERICS` says otherwise.
-    pub numerics: Numerics,
     /// Whether to print a line for each launch.
     pub log_launches: bool,
     pub memory: Arc<DeviceMemory>,
@@ -139,7 +137,7 @@ thread_local! {
 }
 
 /// Starts the driver; the first call decides the device.
-pub(super) fn initialise(model: DeviceModel, numerics: Numerics, log_launches: bool) {
+pub(super) fn initialise(model: DeviceModel, log_launches: bool) {
     DRIVER.get_or_init(|| {
         let mut state = State {
             next_handle: PRIMARY,
@@ -152,7 +150,6 @@ pub(super) fn initialise(model: DeviceModel, numerics: Numerics, log_launches: b
         Driver {
             memory: Arc::new(DeviceMemory::new(model.memory_bytes)),
             model,
-            numerics,
             log_launches,
             engine: Mutex::new(()),
             state: Mutex::new(state),

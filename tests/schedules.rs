@@ -1,0 +1,94 @@
+//! The order in which blocks and warps run, and the moment at which an asynchronous copy lands, are the GPU's choice: results keep their
+//! bits through all of them. The emulated device takes each order that it is told; a real one is asked for the same result several times.
+
+mod common;
+
+use std::sync::{Mutex, PoisonError};
+
+use common::check::bits;
+use common::data::Placement::{AlignedView, OddView};
+use common::device::{Number, gpu};
+use common::layer::{Case, Layer};
+use lora_kernels_emulator::counters::Control;
+use lora_kernels_emulator::select::{Selection, select};
+
+/// Orders of turns, and whether copies land when they are issued.
+const ORDERS: [(&str, bool); 9] = [
+    ("fair", true),
+    ("seed:1", false),
+    ("seed:2", true),
+    ("seed:3", false),
+    ("last-block-first", false),
+    ("last-block-first", true),
+    ("one-ahead", false),
+    ("starve-warp", false),
+    ("starve-warp", true),
+];
+
+/// Schedules belong to the process, and tests run side by side.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Aligned and odd layers, ranks with and without kernels of their own, wide tiles with one split and small tiles with many.
+fn cases() -> Vec<Case> {
+    let aligned = Case::new(130, 200, 136, 24).dropout(0.2);
+    let odd = Case::new(67, 131, 77, 5).placed(OddView);
+    vec![
+        aligned.clone().multiprocessors(1),
+        aligned.clone().multiprocessors(1000),
+        aligned.placed(AlignedView).bias(false),
+        Case::new(70, 264, 72, 8).multiprocessors(1000),
+        odd.clone().dropout(0.4).multiprocessors(1000),
+        odd.multiprocessors(1),
+        Case::new(1, 300, 40, 16).dropout(0.1),
+    ]
+}
+
+/// Everything that forward and backward write.
+fn written<T: Number>(layer: &Layer<T>) -> [(&'static str, Vec<u8>); 5] {
+    let forward = layer.forward();
+    let backward = layer.backward(&forward.saved);
+    [
+        ("y", bits(&forward.y)),
+        ("S and the mask", forward.saved),
+        ("dx", bits(&backward.dx)),
+        ("d_lora_A", bits(&backward.d_lora_a)),
+        ("d_lora_B", bits(&backward.d_lora_b)),
+    ]
+}
+
+fn assert_same<T: Number>(layer: &Layer<T>, expected: &[(&'static str, Vec<u8>); 5], how: &str) {
+    for ((name, given), (_, expected)) in written(layer).iter().zip(expected) {
+        assert!(
+            given == expected,
+            "{name} ({}) differs {how}: {:?}",
+            T::DTYPE,
+            layer.case
+        );
+    }
+}
+
+fn no_order_changes_a_bit<T: Number>() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    gpu();
+    let emulated = match select().expect("a device, real or emulated") {
+        Selection::Emulated { .. } => Some(Control::loaded().expect("the emulated driver")),
+        Selection::Real => None,
+    };
+    for case in cases() {
+        let layer = Layer::<T>::random(&case);
+        let expected = written(&layer);
+        let Some(control) = emulated else {
+            (0..10).for_each(|_| assert_same(&layer, &expected, "from one run to the next"));
+            continue;
+        };
+        for (schedule, early) in ORDERS {
+            control.schedule(schedule).expect("a schedule");
+            control.early_copies(early).expect("a setting");
+            assert_same(&layer, &expected, &format!("under {schedule}, early copies: {early}"));
+        }
+        control.schedule("fair").expect("a schedule");
+        control.early_copies(false).expect("a setting");
+    }
+}
+
+for_each_dtype!(no_order_changes_a_bit);
