@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::clocks::Clocks;
-use super::{Action, Conflict, Me, Party, What};
+use super::{Action, Conflict, Me, Party, Touch, What};
 use crate::memory::{AddressMap, Allocation, GRANULE_SHIFT};
 use crate::shadow::RACE_GRAIN;
 
@@ -198,21 +198,22 @@ impl Entry {
 }
 
 /// Checks and records one lane's access to bytes of one allocation.
-#[allow(clippy::too_many_arguments)] // One access, as its caller sees it.
 pub(super) fn access(
     allocation: &Allocation,
     me: &Me,
-    lane: usize,
-    at: (u64, u32),
-    action: Action,
-    silent: bool,
+    va: u64,
+    touch: Touch,
     clocks: &Clocks,
     between: &Between,
 ) -> Result<(), Conflict> {
+    let Touch {
+        lane, action, silent, ..
+    } = touch;
     if me.block >= BLOCKS {
         return Ok(());
     }
-    let (first, end) = (at.0 - allocation.base, at.0 - allocation.base + u64::from(at.1));
+    let first = va - allocation.base;
+    let end = first + u64::from(touch.bytes);
     let flags = if me.diverged { DIVERGED } else { 0 }
         | if action.is_atomic() { ATOMIC } else { 0 }
         | if action == Action::Swap { SWAP } else { 0 };

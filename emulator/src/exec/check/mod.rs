@@ -1,14 +1,21 @@
 //! Checks of a running kernel: reads of memory that was never written, races, copies in flight, divergent barriers. What they know of
 //! a block is here; of device memory in [`crate::shadow`]. The interpreter calls the hooks in `hooks`; without checks nothing of this exists.
 
+mod access;
+mod atomic;
 mod barrier;
 mod clocks;
+mod copy;
 mod flow;
 mod global;
 mod hooks;
+mod load;
+mod matrix;
 mod poison;
 mod report;
 mod shared;
+mod spot;
+mod store;
 
 pub(super) use self::barrier::{left_behind, parted};
 use self::clocks::Clocks;
@@ -63,6 +70,27 @@ enum Action {
 impl Action {
     fn is_atomic(self) -> bool {
         matches!(self, Action::Atomic | Action::Swap)
+    }
+}
+
+/// What a lane does to bytes.
+#[derive(Clone, Copy)]
+struct Touch {
+    lane: usize,
+    bytes: u32,
+    action: Action,
+    /// A write that changes nothing.
+    silent: bool,
+}
+
+impl Touch {
+    fn new(lane: usize, bytes: u32, action: Action) -> Self {
+        Touch {
+            lane,
+            bytes,
+            action,
+            silent: false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! them last.
 
 use super::clocks::Clocks;
-use super::{Action, Conflict, Me, Party, What};
+use super::{Action, Conflict, Me, Party, Touch, What};
 
 /// Nobody's steps are told apart beyond this one.
 const LAST_STEP: u64 = (1 << 24) - 1;
@@ -153,17 +153,14 @@ impl Shared {
         }
     }
 
-    /// Checks and records one lane's access. `silent`: a write that changes nothing.
-    pub fn access(
-        &mut self,
-        me: &Me,
-        lane: usize,
-        at: (u64, u32),
-        action: Action,
-        silent: bool,
-        clocks: &Clocks,
-    ) -> Result<(), Conflict> {
-        let (offset, bytes) = at;
+    /// Checks and records one lane's access.
+    pub fn access(&mut self, me: &Me, offset: u64, touch: Touch, clocks: &Clocks) -> Result<(), Conflict> {
+        let Touch {
+            lane,
+            bytes,
+            action,
+            silent,
+        } = touch;
         let flags = if me.diverged { DIVERGED } else { 0 }
             | if action.is_atomic() { ATOMIC } else { 0 }
             | if action == Action::Swap { SWAP } else { 0 };
