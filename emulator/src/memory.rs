@@ -1,10 +1,14 @@
 //! Global memory of a virtual device: a synthetic address space over host allocations.
 //!
-//! Addresses are never used twice, and every allocation lies in address granules of its own with an unmapped gap behind it,
-//! so a stray or stale pointer always misses. Host memory is committed by the host's kernel when first touched.
+//! Addresses are never used twice, and every allocation lies in address granules of its own with an unmapped gap behind it: a stale
+//! pointer, or one less than a granule beyond an end, always misses. The distances between allocations differ, so that a pointer which is
+//! off by a certain distance does not hit a neighbour again and again. Host memory is committed by the host's kernel when first touched.
+
+mod backing;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+pub(crate) use self::backing::Backing;
 use crate::shadow::Shadow;
 
 /// The first device address. Lower generic addresses belong to the windows of shared, local and parameter memory.
@@ -13,8 +17,10 @@ pub const FIRST_ADDRESS: u64 = 1 << 40;
 const END_ADDRESS: u64 = 1 << 47;
 /// Allocations start in different granules; a granule number finds the allocation.
 pub(crate) const GRANULE_SHIFT: u32 = 21;
-/// Added to a granule's start: device pointers are 256-byte aligned and, on purpose, no better.
-const SKEW: u64 = 256;
+/// Device pointers are 256-byte aligned and, on purpose, no better.
+const ALIGN: u64 = 256;
+/// Granules by which gaps may differ.
+const GAP_GRANULES: u64 = 4;
 
 /// Why a memory call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,56 +31,6 @@ pub enum MemoryError {
     Unmapped { va: u64, bytes: u64 },
     #[error("{va:#x} is not the start of a live allocation")]
     NotAllocated { va: u64 },
-}
-
-/// The host bytes behind one allocation: an anonymous mapping, zero and uncommitted until touched.
-pub(crate) struct Backing {
-    host: *mut u8,
-    bytes: usize,
-}
-
-impl Backing {
-    pub fn new(bytes: usize) -> Option<Self> {
-        // MAP_NORESERVE: a virtual device may have more memory than the host.
-        // SAFETY: an anonymous mapping at an address of the host's choice touches no existing memory.
-        let host = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        (host != libc::MAP_FAILED).then_some(Backing {
-            host: host.cast(),
-            bytes,
-        })
-    }
-
-    pub fn host(&self) -> *mut u8 {
-        self.host
-    }
-
-    /// Makes every byte zero and gives the memory back to the host.
-    pub fn discard(&self) {
-        // SAFETY: the range is this value's own mapping, private and anonymous, whose pages read as zero afterwards.
-        unsafe { libc::madvise(self.host.cast(), self.bytes, libc::MADV_DONTNEED) };
-    }
-}
-
-// SAFETY: the pointer is owned by this value alone and freed once, in `drop`; the bytes behind it are only reached through
-// raw-pointer accesses whose races are the emulated program's own.
-unsafe impl Send for Backing {}
-// SAFETY: as above.
-unsafe impl Sync for Backing {}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        // SAFETY: the mapping came from `Backing::new`, with this size, and is unmapped only here.
-        unsafe { libc::munmap(self.host.cast(), self.bytes) };
-    }
 }
 
 /// One live allocation. Clones share the bytes and keep them alive.
@@ -89,7 +45,7 @@ pub(crate) struct Allocation {
 impl Allocation {
     /// The host address of the byte at `base`.
     pub fn host(&self) -> *mut u8 {
-        self.backing.host
+        self.backing.host()
     }
 }
 
@@ -171,13 +127,12 @@ impl DeviceMemory {
 
     /// Allocates `bytes` (at least one) and returns their 256-byte aligned device address.
     pub fn alloc(&self, bytes: u64) -> Result<u64, MemoryError> {
-        self.alloc_aligned(bytes, SKEW)
+        self.alloc_aligned(bytes, ALIGN)
     }
 
     /// Allocates at a multiple of `align` (a power of two; what exceeds a granule is cut to one).
     pub(crate) fn alloc_aligned(&self, bytes: u64, align: u64) -> Result<u64, MemoryError> {
-        // Granules are aligned to more than any variable asks for, so the distance from a granule's start decides.
-        let skew = align.clamp(SKEW, 1 << (GRANULE_SHIFT - 1));
+        let align = align.clamp(ALIGN, 1 << (GRANULE_SHIFT - 1));
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let out_of_memory = MemoryError::OutOfMemory {
             asked: bytes,
@@ -186,7 +141,8 @@ impl DeviceMemory {
         };
         let size = bytes.max(1);
         let charged = size.div_ceil(256).saturating_mul(256);
-        let granules = (charged.saturating_add(skew) >> GRANULE_SHIFT) + 2;
+        let (skew, gap) = scatter(book.next, align);
+        let granules = (charged.saturating_add(skew) >> GRANULE_SHIFT) + 2 + gap;
         let span = granules << GRANULE_SHIFT;
         if charged > self.total - book.used || span > END_ADDRESS - book.next {
             return Err(out_of_memory);
@@ -337,6 +293,17 @@ impl DeviceMemory {
     }
 }
 
+/// Where in its first granule an allocation starts, an odd multiple of `align`, and how many granules more than one its gap has. The same
+/// sequence of allocations gets the same addresses in every run.
+fn scatter(granule: u64, align: u64) -> (u64, u64) {
+    // Two rounds: one alone gives neighbouring numbers regular distances.
+    let once = (granule >> GRANULE_SHIFT).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (once ^ once >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let starts = (1 << GRANULE_SHIFT) / (2 * align);
+    let start = (mixed >> 32) % starts;
+    ((2 * start + 1) * align, (mixed >> 60) % GAP_GRANULES)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +323,21 @@ mod tests {
         assert!(memory.write(b - 1, &[0]).is_err());
         assert_eq!(memory.range(a + 999), Some((a, 1000)));
         assert_eq!(memory.range(a + 1000), None);
+    }
+
+    #[test]
+    fn neighbours_lie_at_different_distances() {
+        let memory = DeviceMemory::new(1 << 30);
+        let starts: Vec<u64> = (0..64).map(|_| memory.alloc(4096).unwrap()).collect();
+        for shift in GRANULE_SHIFT..30 {
+            let hits = starts.iter().filter(|&&a| memory.range(a + (1 << shift)).is_some());
+            assert_eq!(hits.count(), 0, "2^{shift} bytes further");
+        }
+        let mut distances: Vec<u64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        distances.sort_unstable();
+        distances.dedup();
+        assert!(distances.len() > 55, "{} of 63", distances.len());
+        assert!(starts.iter().all(|a| a % 512 == 256));
     }
 
     #[test]

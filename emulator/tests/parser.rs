@@ -313,6 +313,21 @@ fn refusals_name_the_line_and_what_was_expected() {
         (&in_kernel("é"), 6, "a PTX token"),
         (&in_kernel(&"{".repeat(101)), 6, "at most 100 nested scopes"),
         (".version 9.0\n.target sm_80\n.entry k() { ret;", 3, "an instruction"),
+        (
+            ".version 9.0\n.target sm_80\n.entry k()\n.reqntid 32, 0\n{ ret; }",
+            4,
+            "above zero",
+        ),
+        (
+            ".version 9.0\n.target sm_80\n.entry k()\n.minnctapersm 0\n{ ret; }",
+            4,
+            "above zero",
+        ),
+        (
+            ".version 9.0\n.target sm_80\n.entry k()\n.maxntid 32 .reqntid 32\n{ ret; }",
+            4,
+            "beside",
+        ),
     ];
     for (text, line, expected) in cases {
         let error = error(text);

@@ -159,12 +159,18 @@ fn function(cursor: &mut Cursor<'_>, start: &Token<'_>, module: &mut Module) -> 
             ".noreturn" | ".explicitcluster" | ".blocksareclusters" => {
                 cursor.advance()?;
             }
+            ".maxntid" if function.req_ntid.is_some() => {
+                return Err(cursor.unexpected("no `.maxntid` beside `.reqntid`"));
+            }
+            ".reqntid" if function.max_ntid.is_some() => {
+                return Err(cursor.unexpected("no `.reqntid` beside `.maxntid`"));
+            }
             ".maxntid" => function.max_ntid = Some(dimensions(cursor)?),
             ".reqntid" => function.req_ntid = Some(dimensions(cursor)?),
             ".reqnctapercluster" => function.req_cluster = Some(dimensions(cursor)?),
             ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
                 cursor.advance()?;
-                cursor.u32("a count")?;
+                positive(cursor)?;
             }
             ".pragma" => cursor.skip_statement()?,
             _ => {
@@ -179,14 +185,22 @@ fn function(cursor: &mut Cursor<'_>, start: &Token<'_>, module: &mut Module) -> 
 
 fn dimensions(cursor: &mut Cursor<'_>) -> Result<[u32; 3], ParseError> {
     cursor.advance()?;
-    let mut sizes = [cursor.u32("a size")?, 1, 1];
+    let mut sizes = [positive(cursor)?, 1, 1];
     for size in sizes.iter_mut().skip(1) {
         if !cursor.eat(b',')? {
             break;
         }
-        *size = cursor.u32("a size")?;
+        *size = positive(cursor)?;
     }
     Ok(sizes)
+}
+
+fn positive(cursor: &mut Cursor<'_>) -> Result<u32, ParseError> {
+    let token = cursor.peek();
+    match cursor.u32("a number above zero")? {
+        0 => Err(error_at(&token, "a number above zero")),
+        value => Ok(value),
+    }
 }
 
 /// `(.param .u64 a, .param .align 16 .b8 b[32])`
