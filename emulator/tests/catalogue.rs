@@ -41,7 +41,7 @@ fn the_table_tells_forms_apart() {
             .to_owned()
     };
     assert_eq!(row("| add |  | cc sat |"), "| add |  | cc sat | s32 |");
-    assert!(row("| mma | col.m8n8k4.row.sync").ends_with("| f64.f64.f64.f64 |"));
+    assert!(row("| mma | aligned.col.m8n8k4.row.sync").ends_with("| f64.f64.f64.f64 |"));
     assert_eq!(row("| lop3 "), "| lop3 |  |  | b32 |");
     assert!(!table.contains("wgmma"));
     for taken in ["| call |", "| brx |", "| cp |", "| ldmatrix |", "| setp |", "| bar |"] {

@@ -34,8 +34,6 @@ pub(crate) enum Constant {
 pub(super) enum Ask {
     /// Whether the word is among the modifiers.
     Word(&'static str),
-    /// Whether one of the modifiers starts so.
-    Prefix(&'static str),
     /// One of these words, all of them missing.
     Missing(Vec<&'static str>),
     /// A type, at the end: one of these, or any if there are none.

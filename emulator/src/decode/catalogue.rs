@@ -21,21 +21,7 @@ const MOST_WORDS: usize = 8;
 const TRIED_FREELY: usize = 2;
 
 /// A modifier.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Word {
-    Whole(&'static str),
-    /// What follows is a hint that nobody reads.
-    Start(&'static str),
-}
-
-impl Word {
-    fn text(self) -> String {
-        match self {
-            Word::Whole(word) => word.to_owned(),
-            Word::Start(word) => format!("{word}*"),
-        }
-    }
-}
+type Word = &'static str;
 
 /// Hears what a rule asks of an instruction.
 #[derive(Default)]
@@ -53,9 +39,8 @@ impl Listener {
     pub fn hear(&mut self, ask: &Ask) {
         self.missing.clear();
         match ask {
-            Ask::Word(word) => self.words.push(Word::Whole(word)),
-            Ask::Prefix(prefix) => self.words.push(Word::Start(prefix)),
-            Ask::Missing(words) => self.missing = words.iter().copied().map(Word::Whole).collect(),
+            Ask::Word(word) => self.words.push(word),
+            Ask::Missing(words) => self.missing.clone_from(words),
             // A choice of types is followed by the taking of one, which counts.
             Ask::Type(known) if !known.is_empty() => self.types = known,
             Ask::Type(_) => {
@@ -76,8 +61,7 @@ struct Shape {
 
 impl Shape {
     fn modifiers(&self) -> Vec<String> {
-        let types = self.types.iter().map(|&ty| ty.to_owned());
-        self.words.iter().map(|word| word.text()).chain(types).collect()
+        self.words.iter().chain(&self.types).map(|&word| word.to_owned()).collect()
     }
 
     fn with_word(&self, word: Word) -> Shape {
@@ -263,8 +247,8 @@ pub fn catalogue() -> String {
         // Types of the same words, then words of the same types.
         let mut by_words: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
         for (shape, optional) in forms {
-            let words: Vec<String> = shape.words.into_iter().map(Word::text).collect();
-            let optional: Vec<String> = optional.into_iter().map(Word::text).collect();
+            let words: Vec<Word> = shape.words.into_iter().collect();
+            let optional: Vec<Word> = optional.into_iter().collect();
             let types = by_words.entry((words.join("."), optional.join(" "))).or_default();
             types.insert(shape.types.join("."));
         }

@@ -11,7 +11,7 @@ use crate::ast;
 type Decoded = Result<(), DecodeError>;
 
 fn relation(form: &mut Form<'_, '_>, ty: Type) -> Result<Relation, DecodeError> {
-    let relation = form.need(&[
+    let choices = [
         ("eq", Relation::Eq),
         ("ne", Relation::Ne),
         ("lt", Relation::Lt),
@@ -30,7 +30,10 @@ fn relation(form: &mut Form<'_, '_>, ty: Type) -> Result<Relation, DecodeError> 
         ("ls", Relation::Le),
         ("hi", Relation::Gt),
         ("hs", Relation::Ge),
-    ])?;
+    ];
+    // The last four belong to unsigned integers.
+    let signless = matches!(ty, Type::Int(int) if !int.signed());
+    let relation = form.need(&choices[..if signless { 18 } else { 14 }])?;
     let unordered = !matches!(
         relation,
         Relation::Eq | Relation::Ne | Relation::Lt | Relation::Le | Relation::Gt | Relation::Ge
@@ -49,6 +52,11 @@ fn operand_type(form: &Form<'_, '_>, ty: Type) -> Result<Operand, DecodeError> {
         Type::Float(float) => half_type(float).map(Operand::Half).ok_or_else(|| form.refuse_type()),
         _ => ty.as_int().map(Operand::Int).ok_or_else(|| form.refuse_type()),
     }
+}
+
+/// Flushing belongs to f32 and f16.
+fn flushes(form: &mut Form<'_, '_>, ty: Type) -> bool {
+    matches!(ty, Type::Float(Float::F32 | Float::F16 | Float::F16x2)) && form.flag("ftz")
 }
 
 fn combine(form: &mut Form<'_, '_>) -> Combine {
@@ -77,7 +85,7 @@ pub(super) fn setp(form: &mut Form<'_, '_>) -> Decoded {
         operand: operand_type(form, ty)?,
         combine: combine(form),
         negate_c: false,
-        ftz: form.flag("ftz"),
+        ftz: flushes(form, ty),
         result: CompareResult::Pred,
     };
     let d = match form.operand(0)? {
@@ -96,13 +104,14 @@ pub(super) fn set(form: &mut Form<'_, '_>) -> Decoded {
     let result_ty = form.ty()?;
     let operand = operand_type(form, ty)?;
     let packed = matches!(operand, Operand::Half(HalfType::F16x2 | HalfType::Bf16x2));
+    let is_half = matches!(operand, Operand::Half(_));
     let result = match result_ty {
         Type::Int(Int::U32 | Int::S32) if packed => CompareResult::MaskHalves,
         Type::Int(Int::U32 | Int::S32) => CompareResult::Mask32,
-        Type::Int(Int::U16 | Int::S16) => CompareResult::Mask16,
-        Type::Float(Float::F32) => CompareResult::One32,
-        Type::Float(Float::F16x2 | Float::Bf16x2) if packed => CompareResult::OneHalves,
-        Type::Float(Float::F16 | Float::Bf16) => CompareResult::One16,
+        Type::Int(Int::U16 | Int::S16) if is_half && !packed => CompareResult::Mask16,
+        Type::Float(Float::F32) if !is_half => CompareResult::One32,
+        Type::Float(_) if is_half && packed && result_ty == ty => CompareResult::OneHalves,
+        Type::Float(_) if is_half && result_ty == ty => CompareResult::One16,
         _ => return Err(form.refuse_type()),
     };
     let compare = Compare {
@@ -110,15 +119,27 @@ pub(super) fn set(form: &mut Form<'_, '_>) -> Decoded {
         operand,
         combine: combine(form),
         negate_c: false,
-        ftz: form.flag("ftz"),
+        ftz: flushes(form, ty),
         result,
     };
     let d = form.dst(0, result_ty)?;
     finish(form, compare, ty, [d, super::op::Reg::NONE])
 }
 
+/// Values that are chosen or moved: bits, integers and floats of which there are scalars in PTX since its beginning.
+pub(super) fn is_basic(ty: Type) -> bool {
+    match ty {
+        Type::Float(float) => matches!(float, Float::F32 | Float::F64),
+        Type::Int8(_) | Type::Bits(8) => false,
+        Type::Bits(_) | Type::Int(_) | Type::Pred => true,
+    }
+}
+
 pub(super) fn selp(form: &mut Form<'_, '_>) -> Decoded {
     let ty = form.ty()?;
+    if !is_basic(ty) {
+        return Err(form.refuse_type());
+    }
     let select = match ty.bits() {
         16 | 32 => Select::Word,
         64 => Select::Wide,
@@ -133,7 +154,10 @@ pub(super) fn selp(form: &mut Form<'_, '_>) -> Decoded {
 pub(super) fn slct(form: &mut Form<'_, '_>) -> Decoded {
     let condition = form.ty()?;
     let ty = form.ty()?;
-    let ftz = form.flag("ftz");
+    if !is_basic(ty) {
+        return Err(form.refuse_type());
+    }
+    let ftz = condition == Type::Float(Float::F32) && form.flag("ftz");
     let wide = match ty.bits() {
         16 | 32 => false,
         64 => true,

@@ -2,7 +2,7 @@
 
 use super::DecodeError;
 use super::builder::{Constant, bare};
-use super::form::{Form, class_of};
+use super::form::{Form, ROUNDINGS, class_of};
 use super::op::{Class, Convert, IntOp, Move, Number, Op, Reg, Round, Saturate};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
@@ -18,46 +18,216 @@ fn number(ty: Type) -> Option<Number> {
     })
 }
 
+/// What a conversion from one type to another may say (PTX ISA section 9.7.9.21).
+#[derive(Default)]
+struct Rule {
+    /// Roundings to choose from: one must be given, unless there are none.
+    rounds: &'static [(&'static str, Round)],
+    /// `.rni` and its kin may be given; to an integer they must.
+    integral: bool,
+    needs_integral: bool,
+    ftz: bool,
+    sat: bool,
+    relu: bool,
+    satfinite: Permission,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Permission {
+    #[default]
+    Never,
+    Perhaps,
+    /// Not with the directed roundings.
+    Nearest,
+    /// Only with `.rna`: with the others from sm_100 on.
+    Away,
+    Always,
+}
+
+const NEAREST: [(&str, Round); 1] = [("rn", Round::Nearest)];
+const NEAREST_OR_ZERO: [(&str, Round); 2] = [("rn", Round::Nearest), ("rz", Round::Zero)];
+const TF32_ROUNDINGS: [(&str, Round); 3] = [("rna", Round::NearestAway), ("rn", Round::Nearest), ("rz", Round::Zero)];
+
+fn rule(to: Number, from: Number) -> Option<Rule> {
+    use Float::{Bf16, F16, F32, F64};
+    let bits = |number| match number {
+        Number::Int(int) => (int.bits(), int.signed()),
+        Number::Int8(signed) => (8, signed),
+        Number::Float(float) => (float.bits(), true),
+    };
+    let scalar = |f| matches!(f, F16 | Bf16 | F32 | F64);
+    let rule = Rule::default();
+    Some(match (to, from) {
+        (Number::Float(to), Number::Float(from)) => return floats(to, from),
+        (Number::Float(to), from) => {
+            if !scalar(to) || (to == Bf16 && bits(from).0 == 8) {
+                return None;
+            }
+            Rule {
+                rounds: &ROUNDINGS,
+                ftz: to == F32,
+                sat: to != Bf16,
+                ..rule
+            }
+        }
+        (to, Number::Float(from)) => {
+            if !scalar(from) || (from == Bf16 && bits(to).0 == 8) {
+                return None;
+            }
+            Rule {
+                needs_integral: true,
+                ftz: from == F32,
+                sat: from != Bf16,
+                ..rule
+            }
+        }
+        (to, from) => {
+            let ((to_bits, to_signed), (from_bits, from_signed)) = (bits(to), bits(from));
+            // Saturation belongs to a result that can't hold every value.
+            let holds_all = match (to_signed, from_signed) {
+                (true, false) => to_bits > from_bits,
+                (false, true) => false,
+                _ => to_bits >= from_bits,
+            };
+            Rule {
+                sat: !holds_all,
+                ..rule
+            }
+        }
+    })
+}
+
+fn floats(to: Float, from: Float) -> Option<Rule> {
+    use Float::{Bf16, Bf16x2, E4m3x2, E5m2x2, F16, F16x2, F32, F64, Tf32};
+    let rule = Rule::default();
+    Some(match (to, from) {
+        (F16, F16) | (F64, F64) => Rule {
+            integral: true,
+            sat: true,
+            ..rule
+        },
+        (F32, F32) => Rule {
+            integral: true,
+            ftz: true,
+            sat: true,
+            ..rule
+        },
+        (Bf16, Bf16) => Rule { integral: true, ..rule },
+        (F32, F16) | (F64, F32) => Rule {
+            ftz: true,
+            sat: true,
+            ..rule
+        },
+        (F64, F16) => Rule { sat: true, ..rule },
+        (F32, Bf16) => Rule { ftz: true, ..rule },
+        (F64, Bf16) => rule,
+        (F16, F32) => Rule {
+            rounds: &ROUNDINGS,
+            ftz: true,
+            sat: true,
+            relu: true,
+            satfinite: Permission::Nearest,
+            ..rule
+        },
+        (Bf16, F32) => Rule {
+            rounds: &ROUNDINGS,
+            relu: true,
+            satfinite: Permission::Nearest,
+            ..rule
+        },
+        (F32, F64) => Rule {
+            rounds: &ROUNDINGS,
+            ftz: true,
+            sat: true,
+            ..rule
+        },
+        (F16, F64) => Rule {
+            rounds: &ROUNDINGS,
+            sat: true,
+            ..rule
+        },
+        (Bf16, F64 | F16) | (F16, Bf16) => Rule {
+            rounds: &ROUNDINGS,
+            ..rule
+        },
+        (F16x2 | Bf16x2, F32) => Rule {
+            rounds: &NEAREST_OR_ZERO,
+            relu: true,
+            satfinite: Permission::Perhaps,
+            ..rule
+        },
+        (Tf32, F32) => Rule {
+            rounds: &TF32_ROUNDINGS,
+            relu: true,
+            satfinite: Permission::Away,
+            ..rule
+        },
+        (E4m3x2 | E5m2x2, F32 | F16x2) => Rule {
+            rounds: &NEAREST,
+            relu: true,
+            satfinite: Permission::Always,
+            ..rule
+        },
+        (F16x2, E4m3x2 | E5m2x2) => Rule {
+            rounds: &NEAREST,
+            relu: true,
+            ..rule
+        },
+        _ => return None,
+    })
+}
+
 pub(super) fn cvt(form: &mut Form<'_, '_>) -> Decoded {
     let (from_ty, to_ty) = (form.ty()?, form.ty()?);
     let (Some(from), Some(to)) = (number(from_ty), number(to_ty)) else {
         return Err(form.refuse_type());
     };
-    let integral = form.one_of(&[
+    let Some(rule) = rule(to, from) else {
+        return Err(form.error("this conversion is not supported"));
+    };
+    const INTEGRAL: [(&str, Round); 4] = [
         ("rni", Round::Nearest),
         ("rzi", Round::Zero),
         ("rmi", Round::Down),
         ("rpi", Round::Up),
-    ]);
-    let plain = match form.rounding() {
-        None if form.flag("rna") => Some(Round::NearestAway),
-        other => other,
+    ];
+    let integral = if rule.needs_integral {
+        Some(form.need(&INTEGRAL)?)
+    } else if rule.integral {
+        form.one_of(&INTEGRAL)
+    } else {
+        None
     };
-    let ftz = form.flag("ftz");
-    let relu = form.flag("relu");
-    let sat = match (form.flag("sat"), form.flag("satfinite"), relu) {
-        (false, false, false) => Saturate::No,
-        (true, false, false) => Saturate::Sat,
-        (false, true, false) => Saturate::SatFinite,
-        (false, true, true) => Saturate::SatFiniteRelu,
-        (false, false, true) => Saturate::Relu,
-        _ => return Err(form.error("these saturations exclude each other")),
+    let round = if rule.rounds.is_empty() {
+        integral.unwrap_or_default()
+    } else {
+        form.need(rule.rounds)?
     };
-    if integral.is_some() && plain.is_some() {
-        return Err(form.error("two rounding modifiers"));
-    }
+    // What follows a rounding of the 16-bit types knows two of them, and `.relu` none of the others either.
+    let is_directed = matches!(round, Round::Up | Round::Down);
+    let relu = rule.relu && !is_directed && round != Round::NearestAway && form.flag("relu");
+    let satfinite = match rule.satfinite {
+        Permission::Always => form.need(&[("satfinite", true)])?,
+        Permission::Perhaps => form.flag("satfinite"),
+        Permission::Away => round == Round::NearestAway && form.flag("satfinite"),
+        Permission::Nearest => !is_directed && form.flag("satfinite"),
+        Permission::Never => false,
+    };
+    let saturates = rule.sat && !relu && !satfinite && form.flag("sat");
     let convert = Convert {
         to,
         from,
-        round: integral.or(plain).unwrap_or(match (to, from) {
-            (Number::Int(_) | Number::Int8(_), Number::Float(_)) => Round::Zero,
-            _ => Round::Nearest,
-        }),
+        round,
         integral: integral.is_some(),
-        sat,
-        ftz,
+        sat: match (saturates, satfinite, relu) {
+            (true, ..) => Saturate::Sat,
+            (_, true, true) => Saturate::SatFiniteRelu,
+            (_, true, false) => Saturate::SatFinite,
+            (_, false, true) => Saturate::Relu,
+            (_, false, false) => Saturate::No,
+        },
+        ftz: rule.ftz && !relu && !satfinite && form.flag("ftz"),
     };
-    check(form, &convert, plain.is_some())?;
     let packs = matches!(
         to,
         Number::Float(Float::F16x2 | Float::Bf16x2 | Float::E4m3x2 | Float::E5m2x2)
@@ -77,51 +247,11 @@ pub(super) fn cvt(form: &mut Form<'_, '_>) -> Decoded {
     form.emit(inst)
 }
 
-/// Which pairs of types and modifiers exist.
-fn check(form: &Form<'_, '_>, convert: &Convert, rounded: bool) -> Decoded {
-    let refuse = || Err(form.error("this conversion is not supported"));
-    let scalar = |f: Float| matches!(f, Float::F16 | Float::Bf16 | Float::F32 | Float::F64);
-    match (convert.to, convert.from) {
-        (Number::Int(_) | Number::Int8(_), Number::Int(_) | Number::Int8(_)) => {
-            if convert.integral || rounded || convert.ftz || !matches!(convert.sat, Saturate::No | Saturate::Sat) {
-                return refuse();
-            }
-        }
-        (Number::Int(_) | Number::Int8(_), Number::Float(f)) => {
-            if !scalar(f) || !convert.integral || !matches!(convert.sat, Saturate::No | Saturate::Sat) {
-                return refuse();
-            }
-        }
-        (Number::Float(f), Number::Int(_) | Number::Int8(_)) => {
-            if !scalar(f) || convert.integral || !matches!(convert.sat, Saturate::No | Saturate::Sat) {
-                return refuse();
-            }
-        }
-        (Number::Float(to), Number::Float(from)) => {
-            let fp8 = |f| matches!(f, Float::E4m3x2 | Float::E5m2x2);
-            let ok = match (to, from) {
-                (Float::Tf32, Float::F32) => rounded,
-                (Float::F16x2 | Float::Bf16x2, Float::F32) => rounded,
-                (to, Float::F32) if fp8(to) => rounded,
-                (to, Float::F16x2) if fp8(to) => rounded,
-                (Float::F16x2, from) if fp8(from) => rounded,
-                (to, from) => {
-                    let narrows = to.bits() < from.bits() || (to != from && to.bits() == 16 && from.bits() == 16);
-                    // A narrowing needs a rounding; `.integral` belongs to a conversion of a type to itself.
-                    scalar(to) && scalar(from) && (rounded || !narrows) && (!convert.integral || to == from)
-                }
-            };
-            let away = convert.round == Round::NearestAway && to != Float::Tf32;
-            if !ok || away {
-                return refuse();
-            }
-        }
-    }
-    Ok(())
-}
-
 pub(super) fn mov(form: &mut Form<'_, '_>) -> Decoded {
     let ty = form.ty()?;
+    if !super::compare::is_basic(ty) {
+        return Err(form.refuse_type());
+    }
     form.expect_operands(2..=2)?;
     match (form.operand(0)?, form.operand(1)?) {
         (Operand::Vector(parts), _) => unpack(form, parts, ty),

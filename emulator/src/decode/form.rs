@@ -7,6 +7,14 @@ use super::op::{Class, Inst, Move, Op, Reg, Round, Window};
 use super::types::{Float, Type};
 use crate::ast::{Instruction, Operand};
 
+/// The roundings of IEEE 754.
+pub(super) const ROUNDINGS: [(&str, Round); 4] = [
+    ("rn", Round::Nearest),
+    ("rz", Round::Zero),
+    ("rm", Round::Down),
+    ("rp", Round::Up),
+];
+
 pub(super) struct Form<'b, 'm> {
     pub builder: &'b mut Builder<'m>,
     pub inst: &'m Instruction,
@@ -84,13 +92,6 @@ impl<'b, 'm> Form<'b, 'm> {
         })
     }
 
-    /// Takes the first modifier that starts with `prefix`.
-    pub fn prefixed(&mut self, prefix: &'static str) -> Option<&'m str> {
-        self.builder.asked(&Ask::Prefix(prefix));
-        let at = self.words.iter().position(|w| w.starts_with(prefix))?;
-        Some(self.words.remove(at))
-    }
-
     /// Takes the last modifier, which must be a type.
     pub fn ty(&mut self) -> Result<Type, DecodeError> {
         self.builder.asked(&Ask::Type(&[]));
@@ -115,15 +116,6 @@ impl<'b, 'm> Form<'b, 'm> {
     /// The last modifier if it is a type, left in place.
     pub fn peek_ty(&self) -> Option<Type> {
         self.words.last().and_then(|word| Type::parse(word))
-    }
-
-    pub fn rounding(&mut self) -> Option<Round> {
-        self.one_of(&[
-            ("rn", Round::Nearest),
-            ("rz", Round::Zero),
-            ("rm", Round::Down),
-            ("rp", Round::Up),
-        ])
     }
 
     /// Refuses modifiers that nobody took.

@@ -233,6 +233,10 @@ pub(super) fn count(form: &mut Form<'_, '_>, op: BitsOp) -> Decoded {
     let Some(int) = ty.as_int().filter(|i| i.bits() >= 32) else {
         return Err(form.refuse_type());
     };
+    // `bfind` looks for the sign, the others know bits only.
+    if (op == BitsOp::Bfind) == matches!(ty, Type::Bits(_)) {
+        return Err(form.refuse_type());
+    }
     let op = match op {
         BitsOp::Bfind if form.flag("shiftamt") => BitsOp::BfindShift,
         other => other,

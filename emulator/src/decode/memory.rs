@@ -9,52 +9,84 @@ use crate::ast::Operand;
 
 type Decoded = Result<(), DecodeError>;
 
-/// Takes the state space, or `None` for a generic address.
-fn window(form: &mut Form<'_, '_>) -> Option<Window> {
-    form.one_of(&[
-        ("global", Window::Global),
-        ("const", Window::Global),
-        ("shared", Window::Shared),
-        ("shared::cta", Window::Shared),
-        ("local", Window::Local),
-        ("param", Window::Param),
-        ("param::entry", Window::Param),
-        ("param::func", Window::Param),
-    ])
+const GLOBAL: (&str, Window) = ("global", Window::Global);
+const SHARED: [(&str, Window); 2] = [("shared", Window::Shared), ("shared::cta", Window::Shared)];
+const LOCAL: (&str, Window) = ("local", Window::Local);
+const PARAM: [(&str, Window); 3] = [
+    ("param", Window::Param),
+    ("param::entry", Window::Param),
+    ("param::func", Window::Param),
+];
+
+const SCOPES: [(&str, ()); 4] = [("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())];
+
+/// Takes the words of the memory model from a load or a store; `ordering` is the one that has its direction.
+fn strength(form: &mut Form<'_, '_>, ordering: &'static str) -> Result<Strength, DecodeError> {
+    if form.flag("mmio") {
+        form.need(&[("relaxed", ())])?;
+        form.need(&[("sys", ())])?;
+        return Ok(Strength::Strong);
+    }
+    let strength = form.one_of(&[
+        ("volatile", Strength::Volatile),
+        ("relaxed", Strength::Strong),
+        (ordering, Strength::Strong),
+        ("weak", Strength::Weak),
+    ]);
+    if strength == Some(Strength::Strong) {
+        form.need(&SCOPES)?;
+    }
+    Ok(strength.unwrap_or(Strength::Unsaid))
 }
 
-/// Takes the memory-model words; true if another thread may be waiting on the access.
-fn strength(form: &mut Form<'_, '_>) -> bool {
-    let strong = form
-        .one_of(&[
-            ("volatile", true),
-            ("relaxed", true),
-            ("acquire", true),
-            ("release", true),
-            ("acq_rel", true),
-            ("mmio", true),
-            ("weak", false),
-        ])
-        .unwrap_or(false);
-    form.one_of(&[("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())]);
-    strong
+#[derive(Clone, Copy, PartialEq)]
+enum Strength {
+    Unsaid,
+    Weak,
+    Volatile,
+    Strong,
+}
+
+impl Strength {
+    /// True if another thread may be waiting on the access.
+    fn is_strong(self) -> bool {
+        matches!(self, Strength::Volatile | Strength::Strong)
+    }
 }
 
 /// Takes cache hints, which change nothing here. True if a cache-policy operand follows.
-fn cache_hints(form: &mut Form<'_, '_>) -> bool {
-    form.one_of(&[
-        ("ca", ()),
-        ("cg", ()),
-        ("cs", ()),
-        ("lu", ()),
-        ("cv", ()),
-        ("wb", ()),
-        ("wt", ()),
-    ]);
-    form.flag("nc");
-    let policy = form.flag("L2::cache_hint");
-    while form.prefixed("L1::").is_some() || form.prefixed("L2::").is_some() {}
-    policy
+fn cache_hints(form: &mut Form<'_, '_>, operators: &[(&'static str, ())], strength: Strength, is_global: bool) -> bool {
+    if strength == Strength::Volatile {
+        return false;
+    }
+    let has_operator = strength != Strength::Strong && form.one_of(operators).is_some();
+    if is_global && !has_operator {
+        form.one_of(&[
+            ("L1::evict_normal", ()),
+            ("L1::evict_unchanged", ()),
+            ("L1::evict_first", ()),
+            ("L1::evict_last", ()),
+            ("L1::no_allocate", ()),
+        ]);
+    }
+    is_global && form.flag("L2::cache_hint")
+}
+
+const PREFETCHES: [(&str, ()); 3] = [("L2::64B", ()), ("L2::128B", ()), ("L2::256B", ())];
+
+/// The type of an element in memory, and how many there are.
+fn elements(form: &mut Form<'_, '_>) -> Result<(Type, Width, u8), DecodeError> {
+    let ty = form.ty()?;
+    let basic = super::compare::is_basic(ty) || ty.bits() == 8;
+    if !basic || ty == Type::Pred {
+        return Err(form.refuse_type());
+    }
+    let width = width(form, ty)?;
+    let count = form.one_of(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
+    if ty.bits() * u32::from(count) > 128 {
+        return Err(form.error(format!("{count} elements of {} bits are more than 128", ty.bits())));
+    }
+    Ok((ty, width, count))
 }
 
 fn width(form: &Form<'_, '_>, ty: Type) -> Result<Width, DecodeError> {
@@ -67,17 +99,34 @@ fn width(form: &Form<'_, '_>, ty: Type) -> Result<Width, DecodeError> {
     })
 }
 
-fn vector(form: &mut Form<'_, '_>) -> u8 {
-    form.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1)
+pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
+    let strength = strength(form, "acquire")?;
+    let [shared, shared_cta] = SHARED;
+    let [param, entry, func] = PARAM;
+    let constant = ("const", Window::Global);
+    let stated = if strength.is_strong() {
+        form.one_of(&[GLOBAL, shared, shared_cta])
+    } else {
+        form.one_of(&[GLOBAL, constant, shared, shared_cta, LOCAL, param, entry, func])
+    };
+    let is_global = matches!(stated, None | Some(Window::Global));
+    let cached = stated.is_some() && is_global && strength == Strength::Unsaid && form.flag("nc");
+    let operators = [("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())];
+    let policy = cache_hints(form, &operators[..if cached { 3 } else { 5 }], strength, is_global);
+    if is_global {
+        form.one_of(&PREFETCHES);
+    }
+    load_elements(form, stated, policy, strength.is_strong())
 }
 
-pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
-    let ty = form.ty()?;
-    let count = vector(form);
-    let strong = strength(form);
-    let stated = window(form);
-    let policy = cache_hints(form);
-    let width = width(form, ty)?;
+/// `ldu`: a load from global memory with the same address in all lanes, which nobody checks.
+pub(super) fn load_uniform(form: &mut Form<'_, '_>) -> Decoded {
+    let stated = form.one_of(&[GLOBAL]);
+    load_elements(form, stated, false, false)
+}
+
+fn load_elements(form: &mut Form<'_, '_>, stated: Option<Window>, policy: bool, strong: bool) -> Decoded {
+    let (ty, width, count) = elements(form)?;
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
     let signed = matches!(ty, Type::Int(int) if int.signed()) || ty == Type::Int8(true);
     let items = form.elements(0)?;
@@ -149,12 +198,19 @@ fn resolve(form: &Form<'_, '_>, stated: Option<Window>, address: &super::form::A
 }
 
 pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
-    let ty = form.ty()?;
-    let count = vector(form);
-    let strong = strength(form);
-    let stated = window(form);
-    let policy = cache_hints(form);
-    let width = width(form, ty)?;
+    let strength = strength(form, "release")?;
+    let [shared, shared_cta] = SHARED;
+    let [param, _, func] = PARAM;
+    let stated = if strength.is_strong() {
+        form.one_of(&[GLOBAL, shared, shared_cta])
+    } else {
+        form.one_of(&[GLOBAL, shared, shared_cta, LOCAL, param, func])
+    };
+    let operators = [("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())];
+    let is_global = matches!(stated, None | Some(Window::Global));
+    let policy = cache_hints(form, &operators, strength, is_global);
+    let strong = strength.is_strong();
+    let (ty, width, count) = elements(form)?;
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
     let items = form.elements(1)?;
     if items.len() != usize::from(count) {
@@ -199,13 +255,28 @@ fn atomic_kind(ty: Type) -> Option<AtomicKind> {
     })
 }
 
+/// Which types an atomic operation has; the 16-bit floats have `add` only.
+fn atomic_exists(op: AtomicOp, ty: Type, returns: bool) -> bool {
+    let is_half = matches!(ty, Type::Float(float) if super::float::half_type(float).is_some());
+    match op {
+        AtomicOp::Add => {
+            is_half
+                || matches!(
+                    ty,
+                    Type::Int(Int::U32 | Int::S32 | Int::U64) | Type::Float(Float::F32 | Float::F64)
+                )
+        }
+        AtomicOp::Min | AtomicOp::Max => matches!(ty, Type::Int(int) if int.bits() >= 32),
+        AtomicOp::Increment | AtomicOp::Decrement => ty == Type::Int(Int::U32),
+        AtomicOp::CompareSwap => returns && matches!(ty, Type::Bits(16 | 32 | 64)),
+        AtomicOp::Exchange => returns && matches!(ty, Type::Bits(32 | 64)),
+        AtomicOp::And | AtomicOp::Or | AtomicOp::Xor => matches!(ty, Type::Bits(32 | 64)),
+    }
+}
+
 /// `atom`, and `red`, which returns nothing.
 pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Decoded {
     let ty = form.ty()?;
-    strength(form);
-    let stated = window(form);
-    let policy = cache_hints(form);
-    form.flag("noftz");
     let op = form.need(&[
         ("add", AtomicOp::Add),
         ("min", AtomicOp::Min),
@@ -218,20 +289,18 @@ pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Decoded {
         ("inc", AtomicOp::Increment),
         ("dec", AtomicOp::Decrement),
     ])?;
-    let Some(kind) = atomic_kind(ty) else {
+    let Some(kind) = atomic_kind(ty).filter(|_| atomic_exists(op, ty, returns)) else {
         return Err(form.refuse_type());
     };
-    use AtomicKind::{B16, F64, S32, S64, U32, U64};
-    let known = match op {
-        AtomicOp::Add => kind != B16,
-        AtomicOp::Min | AtomicOp::Max => !matches!(kind, B16 | AtomicKind::F32 | F64),
-        AtomicOp::Increment | AtomicOp::Decrement => kind == U32,
-        AtomicOp::CompareSwap => matches!(kind, B16 | U32 | U64),
-        _ => matches!(kind, U32 | U64),
-    };
-    if !known || (matches!(kind, S32 | S64) && op == AtomicOp::CompareSwap) {
-        return Err(form.refuse_type());
+    let orders = [("relaxed", ()), ("release", ()), ("acquire", ()), ("acq_rel", ())];
+    form.one_of(&orders[..if returns { 4 } else { 2 }]);
+    form.one_of(&SCOPES);
+    let [shared, shared_cta] = SHARED;
+    let stated = form.one_of(&[GLOBAL, shared, shared_cta]);
+    if matches!(ty, Type::Float(Float::F16 | Float::Bf16 | Float::F16x2 | Float::Bf16x2)) {
+        form.need(&[("noftz", ())])?;
     }
+    let policy = op != AtomicOp::CompareSwap && stated != Some(Window::Shared) && form.flag("L2::cache_hint");
     let at = usize::from(returns);
     let values = if op == AtomicOp::CompareSwap { 2 } else { 1 };
     form.expect_operands(at + 1 + values..=at + 1 + values + usize::from(policy))?;
@@ -286,7 +355,7 @@ fn copy(form: &mut Form<'_, '_>) -> Decoded {
     form.need(&[("shared", ()), ("shared::cta", ())])?;
     form.need(&[("global", ())])?;
     let policy = form.flag("L2::cache_hint");
-    form.prefixed("L2::");
+    form.one_of(&PREFETCHES);
     form.expect_operands(3..=4 + usize::from(policy))?;
     let bytes = match *form.operand(2)? {
         Operand::Integer(bytes @ (4 | 8)) if !bypasses_l1 => bytes as u8,
@@ -326,34 +395,10 @@ fn copy(form: &mut Form<'_, '_>) -> Decoded {
     form.emit(inst)
 }
 
-/// Prefetches and the like: memory without caches has nothing to do.
-pub(super) fn nothing(form: &mut Form<'_, '_>, words: &[&'static str]) -> Decoded {
-    for word in words {
-        form.flag(word);
-    }
-    while form.prefixed("L1").is_some() || form.prefixed("L2").is_some() {}
-    form.emit(bare(Op::Nop))
-}
-
-/// `membar`, `fence`.
-pub(super) fn fence(form: &mut Form<'_, '_>, words: &[&'static str]) -> Decoded {
-    for word in words {
-        form.flag(word);
-    }
+/// `membar`, `fence`, their modifiers taken.
+pub(super) fn fence(form: &mut Form<'_, '_>) -> Decoded {
     form.expect_operands(0..=0)?;
     form.emit(bare(Op::Fence))
-}
-
-/// `createpolicy`: a value that only cache hints read.
-pub(super) fn create_policy(form: &mut Form<'_, '_>) -> Decoded {
-    let words = ["fractional", "range", "cvt", "L2", "global", "b64"];
-    for word in words {
-        form.flag(word);
-    }
-    while form.prefixed("L2::").is_some() {}
-    let d = form.dst(0, Type::Bits(64))?;
-    let zero = form.builder.constant(Class::Wide, super::builder::Constant::Bits(0));
-    form.emit_simple(Op::Move(super::op::Move::Wide), d, &[zero])
 }
 
 /// `isspacep` compares the address with the space's window; done with unsigned comparisons.

@@ -9,6 +9,7 @@ mod finish;
 mod float;
 mod flow;
 mod form;
+mod hint;
 mod integer;
 mod memory;
 pub(crate) mod op;

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use super::builder::bare;
 use super::form::Form;
-use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp};
+use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp, Op};
 use super::types::Type;
-use super::{DecodeError, compare, control, convert, float, integer, memory, warp};
+use super::{DecodeError, compare, control, convert, float, hint, integer, memory, warp};
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
 
@@ -38,7 +39,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
         if form.has("cc") {
             integer::carry(form, CarryOp::MadLo, false)
         } else if is_float(form) {
-            float::arithmetic(form, FloatOp::Fma)
+            float::multiply_add(form)
         } else {
             integer::multiply(form, true, false)
         }
@@ -132,30 +133,47 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("mov", convert::mov),
     ("cvta", convert::cvta),
     ("ld", memory::load),
-    ("ldu", memory::load),
+    ("ldu", memory::load_uniform),
     ("st", memory::store),
     ("atom", |form| memory::atomic(form, true)),
     ("red", |form| memory::atomic(form, false)),
     ("cp", memory::copy_async),
     ("isspacep", memory::is_space),
-    ("createpolicy", memory::create_policy),
-    ("prefetch", |form| {
-        memory::nothing(form, &["global", "local", "const", "param"])
+    ("createpolicy", hint::create_policy),
+    ("prefetch", hint::prefetch),
+    ("prefetchu", |form| {
+        form.need(&[("L1", ())])?;
+        hint::address(form, false)
     }),
-    ("prefetchu", |form| memory::nothing(form, &["global"])),
-    ("discard", |form| memory::nothing(form, &["global"])),
-    ("applypriority", |form| memory::nothing(form, &["global"])),
-    ("membar", |form| memory::fence(form, &["cta", "gl", "sys"])),
+    ("discard", |form| {
+        form.flag("global");
+        form.need(&[("L2", ())])?;
+        hint::address(form, true)
+    }),
+    ("applypriority", |form| {
+        form.flag("global");
+        form.need(&[("L2::evict_normal", ())])?;
+        hint::address(form, true)
+    }),
+    ("membar", |form| {
+        form.need(&[("cta", ()), ("gl", ()), ("sys", ())])?;
+        memory::fence(form)
+    }),
     ("fence", |form| {
-        memory::fence(
-            form,
-            &["acq_rel", "sc", "acquire", "release", "cta", "gpu", "sys", "cluster"],
-        )
+        form.one_of(&[("acq_rel", ()), ("sc", ()), ("acquire", ()), ("release", ())]);
+        form.need(&[("cta", ()), ("gpu", ()), ("sys", ()), ("cluster", ())])?;
+        memory::fence(form)
     }),
     ("griddepcontrol", |form| {
-        memory::nothing(form, &["wait", "launch_dependents"])
+        form.need(&[("wait", ()), ("launch_dependents", ())])?;
+        form.expect_operands(0..=0)?;
+        form.emit(bare(Op::Nop))
     }),
-    ("pmevent", |form| memory::nothing(form, &["mask"])),
+    ("pmevent", |form| {
+        form.flag("mask");
+        form.expect_operands(1..=1)?;
+        form.emit(bare(Op::Nop))
+    }),
     ("bar", warp::barrier),
     ("barrier", warp::barrier),
     ("shfl", warp::shuffle),

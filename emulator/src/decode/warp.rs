@@ -1,9 +1,9 @@
 //! Warp-level and block-level operations, and the matrix instructions (PTX ISA sections 9.7.9, 9.7.13, 9.7.14).
 
 use super::DecodeError;
-use super::builder::{Constant, bare};
+use super::builder::bare;
 use super::form::Form;
-use super::op::{Barrier, BarrierReduce, Class, Mma, MmaKind, Op, Redux, Reg, Shuffle, Vote, WarpOp, Window};
+use super::op::{Barrier, BarrierReduce, Mma, MmaKind, Op, Redux, Reg, Shuffle, Vote, WarpOp, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
@@ -17,6 +17,12 @@ fn with_predicate(form: &mut Form<'_, '_>, ty: Type) -> Result<[Reg; 2], DecodeE
         Operand::Pair(d, p) => [form.destination(d, ty)?, form.destination(p, Type::Pred)?],
         d => [form.destination(d, ty)?, Reg::NONE],
     })
+}
+
+/// Instructions of a whole warp on matrices are `.sync.aligned`.
+fn need_aligned(form: &mut Form<'_, '_>) -> Decoded {
+    need_sync(form)?;
+    form.need(&[("aligned", ())])
 }
 
 fn need_sync(form: &mut Form<'_, '_>) -> Decoded {
@@ -133,7 +139,8 @@ pub(super) fn elect(form: &mut Form<'_, '_>) -> Decoded {
 
 /// `bar` and `barrier`: per-warp synchronisation, and the sixteen barriers of a block.
 pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
-    if form.flag("warp") {
+    let is_bar = form.inst.opcode == "bar";
+    if is_bar && form.flag("warp") {
         need_sync(form)?;
         form.expect_operands(1..=1)?;
         let mut inst = bare(Op::Warp(WarpOp::SyncWarp));
@@ -141,7 +148,7 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
         return form.emit(inst);
     }
     form.flag("cta");
-    let aligned = i32::from(form.flag("aligned") || form.inst.opcode == "bar");
+    let aligned = i32::from(is_bar || form.flag("aligned"));
     #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         Sync,
@@ -170,8 +177,12 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
         ("and", BarrierReduce::And),
         ("or", BarrierReduce::Or),
     ])?;
-    let result = if reduce == BarrierReduce::Popc { B32 } else { Type::Pred };
-    if ty.bits() != result.bits() {
+    let result = if reduce == BarrierReduce::Popc {
+        Type::Int(Int::U32)
+    } else {
+        Type::Pred
+    };
+    if ty != result {
         return Err(form.refuse_type());
     }
     form.expect_operands(3..=4)?;
@@ -189,8 +200,7 @@ pub(super) fn barrier(form: &mut Form<'_, '_>) -> Decoded {
 }
 
 fn matrix_words(form: &mut Form<'_, '_>) -> Result<(u8, bool, Window), DecodeError> {
-    need_sync(form)?;
-    form.flag("aligned");
+    need_aligned(form)?;
     let ty = form.ty()?;
     if !form.flag("m8n8") || ty != Type::Bits(16) {
         return Err(form.error("only .m8n8 of .b16 is supported"));
@@ -236,8 +246,7 @@ pub(super) fn store_matrix(form: &mut Form<'_, '_>) -> Decoded {
 }
 
 pub(super) fn move_matrix(form: &mut Form<'_, '_>) -> Decoded {
-    need_sync(form)?;
-    form.flag("aligned");
+    need_aligned(form)?;
     let ty = form.ty()?;
     if !form.flag("m8n8") || !form.flag("trans") || ty != Type::Bits(16) {
         return Err(form.error("only .m8n8.trans of .b16 is supported"));
@@ -277,8 +286,7 @@ fn fragment(
 
 /// `mma.sync.aligned.m16n8kK.row.col.D.A.B.C`.
 pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
-    need_sync(form)?;
-    form.flag("aligned");
+    need_aligned(form)?;
     let shapes = ["m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k4"];
     let shape = form.need(&shapes.map(|shape| (shape, shape)))?;
     if !form.flag("row") || !form.flag("col") {
@@ -347,9 +355,12 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
 
 /// `nanosleep`: the interpreter treats it as a hint that this thread waits for another.
 pub(super) fn nanosleep(form: &mut Form<'_, '_>) -> Decoded {
-    form.ty()?;
-    let zero = form.builder.constant(Class::Word, Constant::Bits(0));
+    let ty = form.ty()?;
+    if ty != Type::Int(Int::U32) {
+        return Err(form.refuse_type());
+    }
+    form.expect_operands(1..=1)?;
     let mut inst = bare(Op::Warp(WarpOp::Pause));
-    inst.s[0] = zero;
+    inst.s[0] = form.src(0, ty)?;
     form.emit(inst)
 }

@@ -98,7 +98,7 @@ pub(super) fn load(
     } else {
         Ordering::Relaxed
     };
-    let mut elements = [[0; LANES]; 8];
+    let mut elements = [[0; LANES]; 4];
     for (element, values) in elements.iter_mut().enumerate().take(list.defs.len()) {
         for lane in 0..LANES {
             let value = read(

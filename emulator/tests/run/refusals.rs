@@ -48,6 +48,20 @@ fn unknown_instructions_modifiers_and_types_are_named() {
     }
 }
 
+/// Combinations of known words that PTX lacks: ptxas 13.0 refuses each of them too.
+#[test]
+fn forms_that_ptx_lacks_are_refused() {
+    let lines = include_str!("refused.ptx");
+    let lines: Vec<&str> = lines.lines().filter(|line| !line.starts_with("//")).collect();
+    assert!(lines.len() > 100, "the list was read");
+    for line in lines {
+        let error = refusal(line);
+        let opcode = line.split_whitespace().next().unwrap_or_default();
+        assert_eq!(error.opcode, opcode.trim_end_matches(';'), "{line}: {error}");
+        assert_eq!(error.line, 10, "{line}");
+    }
+}
+
 #[test]
 fn operands_of_the_wrong_size_or_kind_are_refused() {
     let lines = [

@@ -46,7 +46,7 @@ pub(crate) struct Access {
     pub window: Window,
     pub width: Width,
     pub extend: Extend,
-    /// Elements of the vector: 1, 2, 4, 8.
+    /// Elements of the vector: 1, 2, 4.
     pub count: u8,
     /// Volatile, relaxed, acquire or release: another thread may be waiting on it, or for it.
     pub strong: bool,
