@@ -3,14 +3,14 @@
 use super::builder::{Builder, CONSTANT, Constant, refusal};
 use super::flow::Flow;
 use super::op::{Class, Control, Inst, NO_LIST, Op, Reg};
-use super::slots;
+use super::slots::{self, Assigned};
 use super::{DecodeError, Kernel, KernelInfo};
 
 pub(super) fn finish(mut builder: Builder<'_>, mut info: KernelInfo) -> Result<Kernel, DecodeError> {
     resolve_labels(&mut builder)?;
     let flow = Flow::new(&builder.code, &builder.tables);
     set_joins(&mut builder.code, &flow);
-    let slots = give_slots(&mut builder, &flow);
+    let (slots, unset) = give_slots(&mut builder, &flow);
     info.static_shared = builder.shared_bytes;
     info.local_bytes = builder.local_bytes.next_multiple_of(16);
     let dynamic_shared_at = builder
@@ -36,6 +36,7 @@ pub(super) fn finish(mut builder: Builder<'_>, mut info: KernelInfo) -> Result<K
         tables: builder.tables,
         constants: [numbered(words, slots[0]), numbered(wides, slots[1])],
         slots,
+        unset,
         dynamic_shared_at,
     })
 }
@@ -82,8 +83,9 @@ fn set_joins(code: &mut [Inst], flow: &Flow) {
     }
 }
 
-/// Replaces register numbers by slots, constants behind the registers. Returns the slots per class.
-fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> [u32; 3] {
+/// Replaces register numbers by slots, constants behind the registers. Returns the slots per class, and those that may be read before
+/// they are written.
+fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>) {
     let counts = builder.register_counts;
     let bases = [0, counts[0], counts[0] + counts[1]];
     let number = |reg: Reg| -> Option<usize> {
@@ -95,7 +97,7 @@ fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> [u32; 3] {
     for (class, &count) in counts.iter().enumerate() {
         classes.resize(classes.len() + count as usize, class);
     }
-    let (slots, used) = slots::assign(&builder.code, &builder.lists, flow, &classes, number);
+    let Assigned { slots, used, unset } = slots::assign(&builder.code, &builder.lists, flow, &classes, number);
     let renamed = |reg: Reg| -> Reg {
         let Some(class) = reg.class() else {
             return reg;
@@ -117,5 +119,7 @@ fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> [u32; 3] {
     let mut total = used;
     total[Class::Word as usize] += builder.constants[0].len() as u32;
     total[Class::Wide as usize] += builder.constants[1].len() as u32;
-    total
+    let class = |n: usize| [Class::Word, Class::Wide, Class::Pred][classes[n]];
+    let unset = unset.into_iter().map(|n| Reg::new(class(n), slots[n])).collect();
+    (total, unset)
 }

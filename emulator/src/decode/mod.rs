@@ -23,7 +23,7 @@ use self::builder::{Builder, Home, refusal};
 pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 pub use self::catalogue::catalogue;
 use self::form::Form;
-use self::op::{Inst, RegList};
+use self::op::{Inst, Reg, RegList};
 use crate::ast::{self, Place, Space, Statement};
 
 /// Why a module can't be run: the instruction as written, and what is wrong with it.
@@ -69,6 +69,8 @@ pub(crate) struct Kernel {
     pub tables: Vec<Vec<u32>>,
     /// Slots of each class, constants included.
     pub slots: [u32; 3],
+    /// Registers that may be read before they are written.
+    pub unset: Vec<Reg>,
     /// (slot index, value) of the word and the wide constants.
     pub constants: [Vec<(u32, Constant)>; 2],
     /// Where dynamic shared memory starts.
@@ -86,6 +88,7 @@ impl Kernel {
             lists: Vec::new(),
             tables: Vec::new(),
             slots: [0; 3],
+            unset: Vec::new(),
             constants: [Vec::new(), Vec::new()],
             dynamic_shared_at: 0,
         }

@@ -43,14 +43,24 @@ pub(super) fn uses_list(inst: &Inst) -> bool {
     !matches!(inst.op, Op::Control(_) | Op::Async(Async::Copy { .. })) && inst.list != super::op::NO_LIST
 }
 
-/// For each register, dense numbers given by `number`, the slot it gets; and how many slots there are.
+pub(super) struct Assigned {
+    /// For each register, its slot.
+    pub slots: Vec<u32>,
+    /// Slots of each class.
+    pub used: [u32; 3],
+    /// Registers that may be read before anything is written to them, which have their slots to themselves from the start. Not known of a
+    /// kernel too large for the analysis.
+    pub unset: Vec<usize>,
+}
+
+/// Gives registers slots. `number` gives them dense numbers.
 pub(super) fn assign(
     code: &[Inst],
     lists: &[RegList],
     flow: &Flow,
     classes: &[usize],
     number: impl Fn(Reg) -> Option<usize>,
-) -> (Vec<u32>, [u32; 3]) {
+) -> Assigned {
     let count = classes.len();
     let identity = || {
         let mut used = [0_u32; 3];
@@ -61,12 +71,16 @@ pub(super) fn assign(
                 used[class] - 1
             })
             .collect();
-        (slots, used)
+        Assigned {
+            slots,
+            used,
+            unset: Vec::new(),
+        }
     };
     if flow.blocks.len().saturating_mul(count) > MOST_BITS / 2 {
         return identity();
     }
-    let intervals = intervals(code, lists, flow, count, &number);
+    let (intervals, unset) = intervals(code, lists, flow, count, &number);
     let mut order: Vec<usize> = (0..count).filter(|&r| intervals[r].0 <= intervals[r].1).collect();
     order.sort_unstable_by_key(|&r| intervals[r].0);
     let mut slots = vec![0; count];
@@ -91,17 +105,17 @@ pub(super) fn assign(
         slots[register] = slot;
         busy[class].push(std::cmp::Reverse((end, slot)));
     }
-    (slots, used)
+    Assigned { slots, used, unset }
 }
 
-/// First and last position at which each register lives.
+/// First and last position at which each register lives, and the registers that live at the start.
 fn intervals(
     code: &[Inst],
     lists: &[RegList],
     flow: &Flow,
     count: usize,
     number: &impl Fn(Reg) -> Option<usize>,
-) -> Vec<(u32, u32)> {
+) -> (Vec<(u32, u32)>, Vec<usize>) {
     let words = count.div_ceil(64);
     let blocks = flow.blocks.len();
     // Upward-exposed reads and writes of each block, then what is live at its start.
@@ -179,5 +193,6 @@ fn intervals(
             }
         }
     }
-    intervals
+    let at_start = |n: &usize| live_in.get(n / 64).is_some_and(|bits| bits >> (n % 64) & 1 == 1);
+    (intervals, (0..count).filter(at_start).collect())
 }

@@ -153,6 +153,11 @@ impl Block {
             let lanes = if left >= 32 { FULL } else { (1 << left) - 1 };
             warp.start(index as u32, lanes);
             warp.copies.early = launch.early_copies;
+            let unset = launch.kernel.unset.as_slice();
+            if let Some(checks) = self.core.checks.as_mut().filter(|_| !unset.is_empty()) {
+                checks.unset(index, lanes, unset);
+                self.core.tainted |= 1 << index;
+            }
         }
         self.waited.fill(0);
     }

@@ -22,6 +22,7 @@ use self::clocks::Clocks;
 pub(crate) use self::global::{Between, Shadows, TAGS};
 use self::shared::Shared;
 use super::registers::{LANES, Registers};
+use crate::decode::op::Reg;
 
 /// Warps of the largest block.
 pub(crate) const WARPS: usize = 32;
@@ -135,6 +136,14 @@ impl Checks {
                     diverged: false,
                 })
                 .collect(),
+        }
+    }
+
+    /// Registers of a warp at its start that hold nothing yet.
+    pub fn unset(&mut self, warp: usize, lanes: u32, regs: &[Reg]) {
+        let poison = &mut self.warps[warp].poison;
+        for &reg in regs {
+            poison.taint(reg, lanes, lanes);
         }
     }
 

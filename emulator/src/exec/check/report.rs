@@ -58,6 +58,6 @@ pub(super) fn undefined(lane: usize, what: &str) -> Box<Trap> {
     Trap::new(
         FaultKind::LaunchFailed,
         lane,
-        format!("uninitialised: {what} depends on memory that was never written"),
+        format!("uninitialised: {what} depends on memory or a register that was never written"),
     )
 }
