@@ -7,7 +7,7 @@ use std::ffi::{CString, c_char, c_void};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::exec::count::{KernelCounters, Kind, PtxLine, SourceLine, Tally};
+pub use crate::exec::count::{Dram, KernelCounters, Kind, PtxLine, SourceLine, Tally};
 pub use crate::exec::{Blocks, BlocksError};
 
 /// Version of the JSON document.
@@ -127,6 +127,41 @@ impl Control {
     /// [`ControlError::Refused`] where the driver is of another version.
     pub fn run_blocks(&self, blocks: &Blocks) -> Result<(), ControlError> {
         self.change("blocks", &blocks.to_string())
+    }
+
+    /// Switches the model of DRAM traffic on or off, its L2 empty at first: later launches that are counted have [`KernelCounters::dram`].
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] where the driver is of another version.
+    pub fn dram(&self, on: bool) -> Result<(), ControlError> {
+        self.change("dram", if on { "on" } else { "off" })
+    }
+
+    /// Empties the model's L2, which else keeps what earlier launches left.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] where the driver is of another version.
+    pub fn flush_l2(&self) -> Result<(), ControlError> {
+        self.change("dram", "flush")
+    }
+
+    /// Gives the model an empty L2 of this many bytes, or of half the device's.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] where the driver is of another version.
+    pub fn l2_bytes(&self, bytes: Option<u64>) -> Result<(), ControlError> {
+        let value = bytes.map_or_else(|| "device".to_owned(), |bytes| bytes.to_string());
+        self.change("dram_l2_bytes", &value)
+    }
+
+    /// Tells the model how many blocks a multiprocessor holds, if not as many as threads, shared memory and block slots allow: ptxas knows
+    /// what registers allow.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] for 0.
+    pub fn blocks_per_multiprocessor(&self, blocks: Option<u32>) -> Result<(), ControlError> {
+        let value = blocks.map_or_else(|| "device".to_owned(), |blocks| blocks.to_string());
+        self.change("dram_blocks", &value)
     }
 
     /// Chooses the order in which blocks and warps of later launches have their turns: what `LORA_EMULATOR_SCHEDULE` takes.

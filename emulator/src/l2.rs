@@ -1,6 +1,7 @@
-//! Traffic between L2 and DRAM of a tiled matrix product, under a model.
+//! Traffic between L2 and DRAM, under a model: of what a launch accessed ([`DramModel`]), and of a tiled matrix product that nobody has
+//! written yet ([`Product`]).
 //!
-//! The model: the blocks of a wave run in lockstep, one step of k after the other; at each step every block reads its part of A and its
+//! The product's model: the blocks of a wave run in lockstep, one step of k after the other; at each step every block reads its part of A and its
 //! part of B, in the order of the blocks; at the end of a tile it writes its output. L2 is one fully associative memory with the least
 //! recently used part replaced, whose parts are these pieces of A, B and the output as a whole; written parts take room in it until they
 //! are replaced. The next wave starts when the last one has ended. Nothing is known of time, of sectors or of the halves of a real L2.
@@ -10,6 +11,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+
+mod lines;
+
+pub use self::lines::{DramModel, L2};
+pub(crate) use self::lines::{Trace, Use};
 
 /// The part of a device's L2 that the model is given: half. Other tensors, and the two halves of an A100's or H100's L2 that may hold the same
 /// line, take the rest; between a half and three quarters the figures for kernels that don't fit anyway are the same.

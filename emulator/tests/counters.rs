@@ -1,12 +1,13 @@
 //! Counters, sampling and execution switched off, through the loaded driver. Each case is a process of its own: the settings hold for a
 //! whole process.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg, sys};
 use cudarc::nvrtc::Ptx;
-use lora_kernels_emulator::counters::{Blocks, Control, ControlError, Counters, Kind};
+use lora_kernels_emulator::counters::{Blocks, Control, ControlError, Counters, Dram, Kind};
 use lora_kernels_emulator::select::emulated;
 
 const PTX: &str = include_str!("fixtures/driver.ptx");
@@ -15,7 +16,7 @@ const PTX: &str = include_str!("fixtures/driver.ptx");
 fn run(case: &str, variables: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "child", "--nocapture"]).env("CASE", case);
-    for name in ["LORA_EMULATOR_COUNTERS", "LORA_EMULATOR_BLOCKS", "LORA_EMULATOR_DEVICE"] {
+    for name in ["COUNTERS", "BLOCKS", "DEVICE", "DRAM"].map(|name| format!("LORA_EMULATOR_{name}")) {
         command.env_remove(name);
     }
     let output = command.envs(variables.iter().copied()).output().expect("a process");
@@ -61,6 +62,39 @@ fn add() -> usize {
     }
     let sums = stream.clone_dtoh(&c).expect("the sums");
     (1..=960).zip(&sums).filter(|(i, sum)| **sum == 2.0 * *i as f32).count()
+}
+
+/// One block of one thread stores where nothing is, after another has stored two words.
+fn stray() {
+    emulated().expect("the emulated driver");
+    let ptx = ".version 8.0 .target sm_80 .address_size 64
+        .visible .entry stray(.param .u64 to) {
+            .reg .pred %p; .reg .b32 %block; .reg .b64 %to;
+            ld.param.u64 %to, [to];
+            mov.u32 %block, %ctaid.x;
+            st.global.u32 [%to], 1;
+            st.global.u32 [%to+4], 1;
+            setp.eq.u32 %p, %block, 1;
+            @%p st.global.u32 [%to+1048576], 1;
+            ret;
+        }";
+    let context = CudaContext::new(0).expect("a device");
+    let control = Control::loaded().expect("it is loaded");
+    control.schedule("one-ahead").expect("a schedule");
+    let module = context.load_module(Ptx::from_src(ptx)).expect("a module");
+    let function = module.load_function("stray").expect("a kernel");
+    let stream = context.default_stream();
+    let mut to = stream.alloc_zeros::<u32>(2).expect("room");
+    let config = LaunchConfig {
+        grid_dim: (3, 1, 1),
+        block_dim: (1, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: the parameter is the kernel's; that it goes astray is what is tested.
+    let error = unsafe { stream.launch_builder(&function).arg(&mut to).launch(config) }.expect_err("a fault");
+    assert_eq!(error.0, sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    let counters = control.read().expect("counters");
+    assert_eq!(counters.kernels.len(), 1);
 }
 
 /// The place in the queue that each of four blocks of one warp gets.
@@ -129,6 +163,40 @@ fn child() {
     };
     match case.as_str() {
         "add" => assert_eq!(add(), 960),
+        "add and crash" => {
+            assert_eq!(add(), 960);
+            std::process::abort();
+        }
+        "fault and crash" => {
+            stray();
+            std::process::abort();
+        }
+        "dram" => {
+            emulated().expect("the emulated driver");
+            let control = Control::loaded().expect("it is loaded");
+            control.count(true).expect("a setting");
+            let dram = || control.read().expect("counters").kernels[0].dram;
+            assert_eq!((add(), dram()), (960, None));
+            control.dram(true).expect("a setting");
+            let mut expected = Dram::default();
+            // Two operands and a result of 3840 bytes, new memory every time.
+            for launches in 1..3 {
+                assert_eq!(add(), 960);
+                expected = Dram {
+                    launches,
+                    read_bytes: expected.read_bytes + 2 * 3840,
+                    write_bytes: expected.write_bytes + 3840,
+                };
+                assert_eq!(dram(), Some(expected));
+            }
+            control.flush_l2().expect("a setting");
+            control.l2_bytes(Some(1 << 20)).expect("a setting");
+            control.l2_bytes(None).expect("a setting");
+            control.blocks_per_multiprocessor(Some(1)).expect("a setting");
+            control.blocks_per_multiprocessor(None).expect("a setting");
+            let refused = control.blocks_per_multiprocessor(Some(0));
+            assert!(matches!(refused, Err(ControlError::Refused { .. })));
+        }
         "nothing loaded" => assert!(matches!(Control::loaded(), Err(ControlError::NotLoaded))),
         "before cuInit" => {
             emulated().expect("the emulated driver");
@@ -228,15 +296,57 @@ fn launches_are_checked_and_counted_with_execution_off() {
     );
 }
 
+fn temporary_file() -> PathBuf {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_nanos();
+    std::env::temp_dir().join(format!("counters-{}-{now}.json", std::process::id()))
+}
+
+/// What a process that crashes has left behind.
+fn left_by(case: &str) -> Counters {
+    let path = temporary_file();
+    let (success, output) = run(case, &[("LORA_EMULATOR_COUNTERS", path.to_str().expect("text"))]);
+    assert!(!success, "{output}");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{error}: {output}"));
+    std::fs::remove_file(&path).expect("the file can go");
+    serde_json::from_str(&text).expect("the document")
+}
+
+#[test]
+fn a_crash_leaves_the_counters_behind() {
+    check(&left_by("add and crash"), 1, 10);
+}
+
+/// The first block ran to its end, the second one until its third store.
+#[test]
+fn a_launch_that_faults_is_counted_until_then() {
+    let counters = left_by("fault and crash");
+    let kernel = &counters.kernels[0];
+    assert_eq!(
+        (kernel.kernel.as_str(), kernel.launches, kernel.faulted),
+        ("stray", 1, 1)
+    );
+    assert_eq!((kernel.blocks, kernel.blocks_run), (3, 1));
+    let stores = kernel.kind(Kind::StoreGlobal);
+    assert_eq!(
+        (stores.warp_instructions, stores.predicated_off, stores.lanes),
+        (6, 1, 5)
+    );
+}
+
+#[test]
+fn dram_traffic_is_counted_where_it_is_asked_for() {
+    passes("dram", &[]);
+}
+
 #[test]
 fn counters_are_written_at_the_end_of_the_process() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_nanos();
-    let path = std::env::temp_dir().join(format!("counters-{}-{now}.json", std::process::id()));
+    let path = temporary_file();
     let (success, output) = run(
         "add",
         &[
             ("LORA_EMULATOR_COUNTERS", path.to_str().expect("text")),
             ("LORA_EMULATOR_DEVICE", "h100"),
+            ("LORA_EMULATOR_DRAM", "on"),
         ],
     );
     assert!(success, "{output}");
@@ -252,6 +362,8 @@ fn counters_are_written_at_the_end_of_the_process() {
         lines.iter().filter_map(|line| line["warp_instructions"].as_u64()).sum()
     };
     let kernel = &document["kernels"][0];
+    let dram = |name: &str| kernel["dram"][name].as_u64();
+    assert_eq!((dram("read_bytes"), dram("write_bytes")), (Some(7680), Some(3840)));
     assert_eq!(
         Some(sum(&kernel["ptx_lines"])),
         kernel["total"]["warp_instructions"].as_u64()

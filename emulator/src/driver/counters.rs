@@ -1,30 +1,29 @@
-//! Counters and sampling as a program sees them: two environment variables, three entry points beside the driver's, and a file
-//! at the end of the process. All threads and contexts share the settings.
+//! Counters, sampling and the DRAM model as a program sees them: environment variables and three entry points beside the driver's. All
+//! threads and contexts share the settings.
 
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Outcome;
 use super::abi::{Name, Out, guard, report};
 use super::code::Code;
-use super::running;
+use super::dram::{self, Dram};
 use super::state::{Driver, driver};
+use super::{counters_file, running};
 use crate::counters::{self, Counters};
 use crate::exec::count::KernelCounters;
-use crate::exec::{Blocks, LaunchOptions, LaunchReport};
+use crate::exec::{Blocks, LaunchOptions};
 
 struct Settings {
     count: bool,
     blocks: Blocks,
-    /// Where the counters go at the end of the process.
-    path: Option<PathBuf>,
+    dram: Dram,
     kernels: Vec<KernelCounters>,
 }
 
 static SETTINGS: Mutex<Settings> = Mutex::new(Settings {
     count: false,
     blocks: Blocks::All,
-    path: None,
+    dram: Dram::OFF,
     kernels: Vec::new(),
 });
 
@@ -32,46 +31,26 @@ fn settings() -> MutexGuard<'static, Settings> {
     SETTINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes `LORA_EMULATOR_COUNTERS` and `LORA_EMULATOR_BLOCKS`.
-pub(super) fn configure(path: Option<String>, blocks: Option<String>) -> Outcome {
-    let mut settings = settings();
-    if let Some(text) = blocks {
-        settings.blocks = text.parse().map_err(|error| {
-            report(format_args!("LORA_EMULATOR_BLOCKS: {error}"));
-            Code::NO_DEVICE
-        })?;
-    }
-    if let Some(path) = path {
-        settings.count = true;
-        settings.path = Some(path.into());
-        // SAFETY: `at_exit` is a function without arguments, and this library is never unloaded.
-        if unsafe { libc::atexit(at_exit) } != 0 {
-            report(format_args!(
-                "LORA_EMULATOR_COUNTERS: no room to call anything at the end of the process"
-            ));
-            return Err(Code::NO_DEVICE);
+/// Takes `LORA_EMULATOR_COUNTERS`, `LORA_EMULATOR_BLOCKS` and the settings of the DRAM model.
+pub(super) fn configure(value: impl Fn(&str) -> Option<String>) -> Outcome {
+    for name in ["blocks"].into_iter().chain(dram::NAMES) {
+        if let Some(value) = value(name) {
+            change(name, &value).map_err(|error| {
+                report(format_args!("LORA_EMULATOR_{}={value}: {error}", name.to_uppercase()));
+                Code::NO_DEVICE
+            })?;
         }
+    }
+    if let Some(path) = value("counters") {
+        settings().count = true;
+        counters_file::open(path.into())?;
     }
     Ok(())
 }
 
-extern "C" fn at_exit() {
-    // A panic must not cross into C; one here is reported by `guard`.
-    guard("the writing of counters", || {
-        let Some(path) = settings().path.clone() else {
-            return Ok(());
-        };
-        let text = json()?;
-        std::fs::write(&path, text).map_err(|error| {
-            report(format_args!("LORA_EMULATOR_COUNTERS={}: {error}", path.display()));
-            Code::UNKNOWN
-        })
-    });
-}
-
 /// How the next launch is run. A cooperative one waits for all of its blocks, so it can't be run in part.
 pub(super) fn options(driver: &Driver, cooperative: bool) -> Outcome<LaunchOptions> {
-    let settings = settings();
+    let mut settings = settings();
     if cooperative && !matches!(settings.blocks, Blocks::All | Blocks::None) {
         report(format_args!(
             "a cooperative launch can't run the blocks {} alone: all or none",
@@ -82,15 +61,13 @@ pub(super) fn options(driver: &Driver, cooperative: bool) -> Outcome<LaunchOptio
     Ok(LaunchOptions {
         blocks: settings.blocks.clone(),
         count: settings.count,
+        dram: settings.dram.model(&driver.model),
         ..running::options(driver.model.tensor_core)
     })
 }
 
 /// Keeps what a launch counted.
-pub(super) fn record(done: &LaunchReport) {
-    let Some(counters) = &done.counters else {
-        return;
-    };
+pub(super) fn record(counters: &KernelCounters) {
     let mut settings = settings();
     let same = |known: &&mut KernelCounters| {
         (&known.kernel, known.grid, known.block, known.dynamic_shared)
@@ -98,11 +75,14 @@ pub(super) fn record(done: &LaunchReport) {
     };
     match settings.kernels.iter_mut().find(same) {
         Some(known) => known.merge(counters),
-        None => settings.kernels.push((**counters).clone()),
+        None => settings.kernels.push(counters.clone()),
     }
+    drop(settings);
+    counters_file::write(counters.faulted > 0);
 }
 
-fn json() -> Outcome<String> {
+/// The document as it is now.
+pub(super) fn json() -> Outcome<String> {
     let (device, kernels) = (driver()?.model.key.to_owned(), settings().kernels.clone());
     let counters = Counters {
         schema: counters::SCHEMA,
@@ -115,39 +95,34 @@ fn json() -> Outcome<String> {
     })
 }
 
-fn set(name: &str, value: &str) -> Outcome {
-    let refuse = |what: &dyn std::fmt::Display| {
-        report(format_args!("{name}={value}: {what}"));
-        Err(Code::INVALID_VALUE)
-    };
+fn change(name: &str, value: &str) -> Result<(), String> {
+    let mut settings = settings();
     match (name, value) {
-        ("counters", "on") => settings().count = true,
-        ("counters", "off") => settings().count = false,
-        ("counters", _) => return refuse(&"on or off is wanted"),
-        ("blocks", _) => match value.parse() {
-            Ok(blocks) => settings().blocks = blocks,
-            Err(error) => return refuse(&error),
-        },
-        _ if running::NAMES.contains(&name) => {
-            if let Err(error) = running::set(name, value) {
-                return refuse(&error);
-            }
-        }
+        ("counters", "on") => settings.count = true,
+        ("counters", "off") => settings.count = false,
+        ("counters", _) => return Err("on or off is wanted".to_owned()),
+        ("blocks", _) => settings.blocks = value.parse().map_err(|error| format!("{error}"))?,
+        _ if dram::NAMES.contains(&name) => settings.dram.set(name, value)?,
+        _ if running::NAMES.contains(&name) => running::set(name, value)?,
         _ => {
-            return refuse(&format_args!(
-                "the settings are counters, blocks, {}",
-                running::NAMES.join(", ")
-            ));
+            let names = [&["counters", "blocks"][..], &dram::NAMES, &running::NAMES].concat();
+            return Err(format!("the settings are {}", names.join(", ")));
         }
     }
     Ok(())
 }
 
-/// Changes a setting for later launches: `counters` to `on` or `off`; `blocks`, `checks`, `schedule`, `copies` and `numerics` to what the
-/// variable of that name takes, `numerics` also to `device`.
+/// Changes a setting for later launches: `counters` to `on` or `off`, any other to what the variable of that name takes. `numerics` also
+/// takes `device`, and `dram` takes `flush`.
 #[unsafe(no_mangle)]
 pub extern "C" fn lora_emulator_set(name: Name, value: Name) -> u32 {
-    guard("lora_emulator_set", || set(name.get()?, value.get()?))
+    guard("lora_emulator_set", || {
+        let (name, value) = (name.get()?, value.get()?);
+        change(name, value).map_err(|error| {
+            report(format_args!("{name}={value}: {error}"));
+            Code::INVALID_VALUE
+        })
+    })
 }
 
 /// Forgets what was counted.

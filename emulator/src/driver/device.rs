@@ -46,8 +46,9 @@ api! {
         }
         if !is_initialised() {
             let model = configure()?;
-            running::configure(|name| variable(&format!("LORA_EMULATOR_{}", name.to_uppercase())))?;
-            counters::configure(variable("LORA_EMULATOR_COUNTERS"), variable("LORA_EMULATOR_BLOCKS"))?;
+            let setting = |name: &str| variable(&format!("LORA_EMULATOR_{}", name.to_uppercase()));
+            running::configure(setting)?;
+            counters::configure(setting)?;
             initialise(model, variable("LORA_EMULATOR_LOG").is_some());
         }
         Ok(())

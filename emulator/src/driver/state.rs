@@ -236,6 +236,7 @@ impl State {
 
     /// Drops everything that belongs to a context, the context included.
     pub fn destroy_context(&mut self, context: Handle, memory: &DeviceMemory) {
+        super::counters_file::write(true);
         self.contexts.remove(&context);
         self.functions.retain(|_, function| function.context != context);
         self.modules.retain(|_, module| module.context != context);

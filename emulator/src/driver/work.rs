@@ -103,8 +103,15 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
 
 impl Launch {
     fn run(&self, driver: &Driver, options: &LaunchOptions) -> Result<(), Fault> {
-        let done = self.loaded.launch(&self.kernel, &self.config, &driver.model, options)?;
-        super::counters::record(&done);
+        let result = self.loaded.launch(&self.kernel, &self.config, &driver.model, options);
+        let counters = match &result {
+            Ok(done) => &done.counters,
+            Err(fault) => &fault.counters,
+        };
+        if let Some(counters) = counters {
+            super::counters::record(counters);
+        }
+        let done = result?;
         if driver.log_launches {
             let LaunchConfig {
                 grid,

@@ -31,6 +31,8 @@ pub(crate) struct Counts {
     pub warp_instructions: u64,
     pub mma_flops: u64,
     pub barriers: u64,
+    /// Blocks that were run to their end.
+    pub blocks: u64,
 }
 
 /// What the warps of a block share.
@@ -196,8 +198,11 @@ impl Block {
                         warp.release();
                     }
                 }
-                if self.core.check != 0 {
-                    self.complete_barriers(launch)?;
+                if self.core.check != 0
+                    && self.complete_barriers(launch)?
+                    && let Some(counting) = &mut worker.counting
+                {
+                    counting.step();
                 }
             }
             if !live {
@@ -224,12 +229,15 @@ impl Block {
         }
     }
 
-    fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
+    /// True if there was one.
+    fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
         let check = std::mem::take(&mut self.core.check);
+        let mut completed = false;
         for id in lanes(check) {
             if !self.core.is_complete(id) {
                 continue;
             }
+            completed = true;
             self.core.changes += 1;
             let barrier = std::mem::take(&mut self.core.barriers[id]);
             if self.core.checks.is_some() {
@@ -272,7 +280,7 @@ impl Block {
                 checks.open(id);
             }
         }
-        Ok(())
+        Ok(completed)
     }
 
     /// Fails with what `look` finds in a warp.
@@ -300,6 +308,7 @@ impl Block {
             block: self.core.index,
             thread: thread(launch.grid.block, linear),
             message: trap.message,
+            counters: None,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::count::KernelCounters;
 use crate::ast::Place;
 
 /// The class of a fault: it decides the driver's error code.
@@ -33,6 +34,8 @@ pub struct Fault {
     pub block: [u32; 3],
     pub thread: [u32; 3],
     pub message: String,
+    /// What ran until then, where counters were asked for.
+    pub counters: Option<Box<KernelCounters>>,
 }
 
 impl fmt::Display for Fault {

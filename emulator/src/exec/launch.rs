@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::block::{Block, Counts, Stop};
 use super::check::{Between, Shadows};
 use super::chosen::Blocks;
-use super::count::Counting;
+use super::count::{Counting, Dram};
 use super::fault::Fault;
 use super::interpret::Worker;
 use super::registers::Registers;
@@ -17,6 +17,7 @@ use super::watch::Watch;
 use super::{LaunchOptions, LaunchReport, Schedule};
 use crate::decode::Kernel;
 use crate::device::{DeviceModel, Numerics};
+use crate::l2::DramModel;
 use crate::memory::{AddressMap, DeviceMemory};
 
 /// Memory that the resident blocks of a launch may take, unless one for each multiprocessor needs more.
@@ -64,6 +65,7 @@ pub(crate) struct Launch<'a> {
     pub early_copies: bool,
     pub chosen: &'a Blocks,
     pub count: bool,
+    pub dram: Option<&'a DramModel>,
 }
 
 /// Parameter bytes, aligned for every access.
@@ -157,14 +159,28 @@ impl Launch<'_> {
                 }
             });
         }
-        if let Some((_, fault)) = shared.fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(fault);
-        }
         let counts = shared.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let counting = shared.counting.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let counters = counting.map(|counting| Box::new(counting.finish(self.kernel, |index| self.file(index))));
+        let counters = counting.map(|mut counting| {
+            let traces = counting.take_traces();
+            let mut counters = counting.finish(self.kernel, |index| self.file(index));
+            counters.blocks_run = counts.blocks;
+            counters.dram = traces.zip(self.dram).map(|(traces, model)| {
+                let traffic = model.replay(&traces, device, self.grid.threads(), self.grid.shared_bytes);
+                Dram {
+                    launches: 1,
+                    read_bytes: traffic.read,
+                    write_bytes: traffic.written,
+                }
+            });
+            Box::new(counters)
+        });
+        if let Some((_, mut fault)) = shared.fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            fault.counters = counters;
+            return Err(fault);
+        }
         Ok(LaunchReport {
-            blocks,
+            blocks: counts.blocks,
             counters,
             warp_instructions: counts.warp_instructions,
             mma_flops: counts.mma_flops,
@@ -177,7 +193,9 @@ impl Launch<'_> {
         let mut worker = Worker {
             global: GlobalView::new(&self.map, self.memory),
             shadows: self.checks.as_ref().map(|_| Shadows::new(&self.map)),
-            counting: self.count.then(|| Box::new(Counting::new(self.kernel))),
+            counting: self
+                .count
+                .then(|| Box::new(Counting::new(self.kernel, self.dram.is_some()))),
         };
         let mut waiting: VecDeque<Block> = VecDeque::new();
         let mut spare: Option<Block> = None;
@@ -206,6 +224,9 @@ impl Launch<'_> {
                     None => break,
                 },
             };
+            if let Some(counting) = &mut worker.counting {
+                counting.enter(block.core.linear);
+            }
             let result = block.run(self, &mut worker);
             let idle = matches!(result, Ok(Stop::Yield)) && block.idle_turns > 0;
             let stamp = shared.watch.stamp(idle);
@@ -234,6 +255,7 @@ impl Launch<'_> {
                     counts.warp_instructions += block.core.counts.warp_instructions;
                     counts.mma_flops += block.core.counts.mma_flops;
                     counts.barriers += block.core.counts.barriers;
+                    counts.blocks += 1;
                     spare = Some(block);
                 }
                 Err(fault) => {
@@ -250,10 +272,11 @@ impl Launch<'_> {
         total.warp_instructions += counts.warp_instructions;
         total.mma_flops += counts.mma_flops;
         total.barriers += counts.barriers;
+        total.blocks += counts.blocks;
         if let Some(own) = worker.counting {
             let mut sum = shared.counting.lock().unwrap_or_else(PoisonError::into_inner);
             match sum.as_mut() {
-                Some(sum) => sum.add(&own),
+                Some(sum) => sum.add(*own),
                 None => *sum = Some(own),
             }
         }

@@ -46,6 +46,7 @@ use self::registers::Registers;
 pub use self::schedule::{Schedule, ScheduleError};
 use crate::decode::{Constant, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
+use crate::l2::DramModel;
 use crate::memory::{DeviceMemory, MemoryError};
 
 /// A program with its module-scope variables in device memory. Dropping it frees them.
@@ -85,6 +86,8 @@ pub struct LaunchOptions {
     pub blocks: Blocks,
     /// Whether to count what each instruction does.
     pub count: bool,
+    /// Where DRAM traffic is to be counted, too: what it goes through.
+    pub dram: Option<DramModel>,
     /// Whether to look for races, reads of memory that was never written, divergent barriers and copies in flight.
     pub checks: bool,
     /// In which order blocks and warps have their turns.
@@ -100,6 +103,7 @@ impl Default for LaunchOptions {
             workers: 0,
             blocks: Blocks::All,
             count: false,
+            dram: None,
             checks: true,
             schedule: Schedule::Fair,
             early_copies: false,
@@ -189,6 +193,7 @@ impl LoadedModule {
             block: [0; 3],
             thread: [0; 3],
             message,
+            counters: None,
         };
         let found = found.ok_or_else(|| refused("the module has no such kernel".to_owned()))?;
         check(&found.info, config, device).map_err(refused)?;
@@ -245,15 +250,19 @@ impl LoadedModule {
             checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
             chosen: &options.blocks,
             count: options.count,
+            dram: options.dram.as_ref(),
         };
-        let mut report = launch.run(device, options).map_err(|fault| *fault)?;
-        report.counters = report.counters.map(|counters| {
-            Box::new(KernelCounters {
-                blocks_run: report.blocks,
-                ..described(*counters)
-            })
-        });
-        Ok(report)
+        let described = |counters: Option<Box<_>>| counters.map(|counters| Box::new(described(*counters)));
+        match launch.run(device, options) {
+            Ok(report) => Ok(LaunchReport {
+                counters: described(report.counters),
+                ..report
+            }),
+            Err(fault) => Err(Fault {
+                counters: described(fault.counters).map(|counters| Box::new(KernelCounters { faulted: 1, ..*counters })),
+                ..*fault
+            }),
+        }
     }
 }
 

@@ -5,33 +5,61 @@ mod banks;
 mod kind;
 mod sectors;
 mod tally;
+mod traffic;
 
 use std::collections::BTreeMap;
 
 pub use self::kind::Kind;
-pub use self::tally::{KernelCounters, PtxLine, SourceLine, Tally};
+pub use self::tally::{Dram, KernelCounters, PtxLine, SourceLine, Tally};
+use self::traffic::Traces;
 use super::mma;
 use super::registers::{FULL, LANES, Registers, Wides, lanes};
 use super::space::addresses;
 use crate::decode::op::{Async, AtomicKind, Inst, Move, Op, WarpOp, Window};
 use crate::decode::{Kernel, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::l2::{Trace, Use};
 
 /// One worker's counts, by instruction.
 pub(crate) struct Counting {
     tallies: Vec<Tally>,
+    /// Where DRAM traffic is wanted.
+    traces: Option<Traces>,
 }
 
 impl Counting {
-    pub fn new(kernel: &Kernel) -> Counting {
+    pub fn new(kernel: &Kernel, traced: bool) -> Counting {
         Counting {
             tallies: vec![Tally::default(); kernel.code.len()],
+            traces: traced.then(Traces::default),
         }
     }
 
-    pub fn add(&mut self, other: &Counting) {
+    pub fn add(&mut self, other: Counting) {
         for (sum, more) in self.tallies.iter_mut().zip(&other.tallies) {
             sum.add(more);
         }
+        if let (Some(sum), Some(more)) = (&mut self.traces, other.traces) {
+            sum.add(more);
+        }
+    }
+
+    /// What follows is done by the block of this number.
+    pub fn enter(&mut self, block: u64) {
+        if let Some(traces) = &mut self.traces {
+            traces.enter(block);
+        }
+    }
+
+    /// The block has passed a barrier.
+    pub fn step(&mut self) {
+        if let Some(traces) = &mut self.traces {
+            traces.open().step();
+        }
+    }
+
+    /// The blocks' accesses in the order of the blocks.
+    pub fn take_traces(&mut self) -> Option<Vec<Trace>> {
+        self.traces.take().map(Traces::finish)
     }
 
     /// An instruction that no lane executes.
@@ -67,10 +95,18 @@ impl Counting {
         tally.warp_instructions += 1;
         tally.lanes += u64::from(active.count_ones());
         let place = || addresses(regs, inst.s[0], inst.imm);
+        let mut sinks = Sinks {
+            tally,
+            trace: self.traces.as_mut().map(Traces::open),
+        };
         match inst.op {
-            Op::Load(access) | Op::Store(access) => {
+            Op::Load(access) => {
                 let bytes = access.width.bytes() * u32::from(access.count);
-                access_of(tally, access.window, &place(), active, bytes, false);
+                sinks.access(access.window, &place(), active, bytes, Use::Read);
+            }
+            Op::Store(access) => {
+                let bytes = access.width.bytes() * u32::from(access.count);
+                sinks.access(access.window, &place(), active, bytes, Use::Write);
             }
             Op::Atomic(atomic) => {
                 let bytes = match atomic.kind {
@@ -78,19 +114,19 @@ impl Counting {
                     AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,
                     _ => 4,
                 };
-                access_of(tally, atomic.window, &place(), active, bytes, true);
+                sinks.access(atomic.window, &place(), active, bytes, Use::Update);
             }
             Op::Warp(WarpOp::LoadMatrix { count, window, .. } | WarpOp::StoreMatrix { count, window, .. }) => {
                 let rows = if count >= 4 { FULL } else { (1 << (8 * count)) - 1 };
-                access_of(tally, window, &place(), active & rows, 16, false);
+                sinks.access(window, &place(), active & rows, 16, Use::Read);
             }
             Op::Async(Async::Copy { bytes, ignore_negated }) => {
-                shared(tally, &place(), active, u32::from(bytes), false);
+                sinks.shared(&place(), active, u32::from(bytes), false);
                 let read = source_bytes(inst, regs, bytes, ignore_negated);
                 let from = addresses(regs, inst.s[1], inst.list.cast_signed());
-                global(tally, &from, active, |lane| u64::from(read[lane]));
+                sinks.global(&from, active, Use::Read, |lane| u64::from(read[lane]));
             }
-            Op::Mma(op) => tally.mma_flops += mma::flops(op),
+            Op::Mma(op) => sinks.tally.mma_flops += mma::flops(op),
             _ => {}
         }
     }
@@ -142,42 +178,56 @@ fn source_bytes(inst: &Inst, regs: &Registers, bytes: u8, ignore_negated: bool) 
     out
 }
 
-/// An access of `bytes` bytes by each active lane. A generic one counts where its addresses lead.
-fn access_of(tally: &mut Tally, window: Window, places: &Wides, active: u32, bytes: u32, apart: bool) {
-    match window {
-        Window::Global => global(tally, places, active, |_| u64::from(bytes)),
-        Window::Shared => shared(tally, places, active, bytes, apart),
-        Window::Local | Window::Param => {}
-        Window::Generic => {
-            let (mut far, mut near) = (0, 0);
-            for lane in lanes(active) {
-                match places[lane] & !(WINDOW_BYTES - 1) {
-                    SHARED_WINDOW => near |= 1 << lane,
-                    LOCAL_WINDOW | PARAM_WINDOW => {}
-                    _ => far |= 1 << lane,
+/// What an instruction's accesses are entered in.
+struct Sinks<'a> {
+    tally: &'a mut Tally,
+    trace: Option<&'a mut Trace>,
+}
+
+impl Sinks<'_> {
+    /// An access of `bytes` bytes by each active lane. A generic one counts where its addresses lead.
+    fn access(&mut self, window: Window, places: &Wides, active: u32, bytes: u32, how: Use) {
+        let apart = how == Use::Update;
+        match window {
+            Window::Global => self.global(places, active, how, |_| u64::from(bytes)),
+            Window::Shared => self.shared(places, active, bytes, apart),
+            Window::Local | Window::Param => {}
+            Window::Generic => {
+                let (mut far, mut near) = (0, 0);
+                for lane in lanes(active) {
+                    match places[lane] & !(WINDOW_BYTES - 1) {
+                        SHARED_WINDOW => near |= 1 << lane,
+                        LOCAL_WINDOW | PARAM_WINDOW => {}
+                        _ => far |= 1 << lane,
+                    }
                 }
+                self.global(places, far, how, |_| u64::from(bytes));
+                self.shared(places, near, bytes, apart);
             }
-            global(tally, places, far, |_| u64::from(bytes));
-            shared(tally, places, near, bytes, apart);
         }
     }
-}
 
-fn global(tally: &mut Tally, places: &Wides, active: u32, bytes: impl Fn(usize) -> u64) {
-    let found = sectors::sectors(places, active, bytes);
-    if found.bytes > 0 {
-        tally.global_requests += 1;
-        tally.global_bytes += found.bytes;
-        tally.sectors += found.touched;
-        tally.ideal_sectors += found.ideal;
+    fn global(&mut self, places: &Wides, active: u32, how: Use, bytes: impl Fn(usize) -> u64) {
+        let trace = &mut self.trace;
+        let found = sectors::sectors(places, active, bytes, |sector| {
+            if let Some(trace) = trace {
+                trace.touch(sector, how);
+            }
+        });
+        if found.bytes > 0 {
+            self.tally.global_requests += 1;
+            self.tally.global_bytes += found.bytes;
+            self.tally.sectors += found.touched;
+            self.tally.ideal_sectors += found.ideal;
+        }
     }
-}
 
-fn shared(tally: &mut Tally, places: &Wides, active: u32, bytes: u32, apart: bool) {
-    if active != 0 {
-        let found = banks::wavefronts(places, active, bytes, apart);
-        tally.shared_requests += 1;
-        tally.wavefronts += found.taken;
-        tally.ideal_wavefronts += found.ideal;
+    fn shared(&mut self, places: &Wides, active: u32, bytes: u32, apart: bool) {
+        if active != 0 {
+            let found = banks::wavefronts(places, active, bytes, apart);
+            self.tally.shared_requests += 1;
+            self.tally.wavefronts += found.taken;
+            self.tally.ideal_wavefronts += found.ideal;
+        }
     }
 }

@@ -45,8 +45,13 @@ impl Distinct {
 }
 
 /// A request in which each lane of `mask` accesses `bytes(lane)` bytes, aligned so that accesses are equal or apart and at most two
-/// sectors long.
-pub(super) fn sectors(addresses: &Wides, mask: u32, bytes: impl Fn(usize) -> u64) -> Sectors {
+/// sectors long. `each` is told the number of every sector touched.
+pub(super) fn sectors(
+    addresses: &Wides,
+    mask: u32,
+    bytes: impl Fn(usize) -> u64,
+    mut each: impl FnMut(u64),
+) -> Sectors {
     let mut places = Distinct::new();
     let mut touched = Distinct::new();
     let mut out = Sectors::default();
@@ -63,9 +68,11 @@ pub(super) fn sectors(addresses: &Wides, mask: u32, bytes: impl Fn(usize) -> u64
         unique += size;
         let last = address.wrapping_add(size - 1) / SECTOR;
         let first = address / SECTOR;
-        touched.add(first);
-        if last != first {
-            touched.add(last);
+        if touched.add(first) {
+            each(first);
+        }
+        if last != first && touched.add(last) {
+            each(last);
         }
     }
     out.touched = touched.count as u64;
@@ -78,7 +85,12 @@ mod tests {
     use super::*;
 
     fn count(bytes: u64, address: impl Fn(u64) -> u64) -> (u64, u64, u64) {
-        let found = sectors(&std::array::from_fn(|lane| address(lane as u64)), u32::MAX, |_| bytes);
+        let mut told = Vec::new();
+        let addresses = std::array::from_fn(|lane| address(lane as u64));
+        let found = sectors(&addresses, u32::MAX, |_| bytes, |sector| told.push(sector));
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told.len() as u64, found.touched);
         (found.bytes, found.touched, found.ideal)
     }
 

@@ -71,6 +71,15 @@ pub struct PtxLine {
     pub tally: Tally,
 }
 
+/// Bytes between L2 and DRAM under the model that README.md describes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dram {
+    /// Launches that the bytes are of; those before the model was switched on are not among them.
+    pub launches: u64,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+}
+
 /// The counts of all launches of one kernel with one shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelCounters {
@@ -83,6 +92,10 @@ pub struct KernelCounters {
     pub blocks: u64,
     /// Blocks that were run. Fewer than `blocks`: everything below is of these alone, not scaled.
     pub blocks_run: u64,
+    /// Launches that ended in a fault: counted is what ran until then, of blocks that were not done, too.
+    pub faulted: u64,
+    /// Where the model of DRAM traffic was on.
+    pub dram: Option<Dram>,
     pub total: Tally,
     pub kinds: BTreeMap<Kind, Tally>,
     pub ptx_lines: Vec<PtxLine>,
@@ -134,6 +147,13 @@ impl KernelCounters {
         self.launches += other.launches;
         self.blocks += other.blocks;
         self.blocks_run += other.blocks_run;
+        self.faulted += other.faulted;
+        if let Some(more) = other.dram {
+            let sum = self.dram.get_or_insert_default();
+            sum.launches += more.launches;
+            sum.read_bytes += more.read_bytes;
+            sum.write_bytes += more.write_bytes;
+        }
         self.total.add(&other.total);
         for (kind, tally) in &other.kinds {
             self.kinds.entry(*kind).or_default().add(tally);
