@@ -17,19 +17,10 @@ pub(super) struct Begun {
 }
 
 impl Checks {
-    pub(super) fn me(&mut self, run: &Run<'_, '_, '_>) -> Me {
-        let warp = run.warp.index as usize;
-        let diverged = run.group.mask != run.warp.live;
-        let state = &mut self.warps[warp];
-        if state.diverged != diverged {
-            state.diverged = diverged;
-            self.clocks.step(warp);
-        }
+    pub(super) fn me(&self, run: &Run<'_, '_, '_>) -> Me {
         Me {
             block: run.core.linear,
-            warp,
-            group: run.group.mask,
-            diverged,
+            warp: run.warp.index as usize,
             pc: run.group.pc as usize,
         }
     }

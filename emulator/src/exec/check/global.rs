@@ -12,13 +12,13 @@ const BLOCKS: u64 = 1 << 20;
 /// Launches are told apart by a number below this; then the shadows are cleared.
 pub(crate) const TAGS: u64 = 63;
 const LAST_STEP: u64 = (1 << 21) - 1;
+const LAST_PC: u64 = (1 << 18) - 1;
 const LAST_TIME: u64 = (1 << 30) - 1;
 
-const DIVERGED: u64 = 1;
 /// All were atomics.
-const ATOMIC: u64 = 2;
+const ATOMIC: u64 = 1;
 /// All were compare-and-swap.
-const SWAP: u64 = 4;
+const SWAP: u64 = 2;
 
 /// Order between the blocks of a launch. Two accesses count as ordered if, after the first, both blocks have done an operation that
 /// can order threads: an atomic, a fence, a strong access.
@@ -97,7 +97,7 @@ impl Entry {
             | between.tag << 3
             | flags;
         let time = u64::from(between.now.load(Relaxed)).min(LAST_TIME);
-        let pc = (me.pc as u64).min((1 << 18) - 1);
+        let pc = (me.pc as u64).min(LAST_PC);
         Entry([who, time << 34 | pc << 16 | u64::from(bytes) << 12 | digest(who)])
     }
 
@@ -158,6 +158,10 @@ impl Entry {
         (self.0[1] >> 12 & 15) as u32
     }
 
+    fn pc(self) -> usize {
+        (self.0[1] >> 16 & LAST_PC) as usize
+    }
+
     fn has(self, flag: u64) -> bool {
         self.0[0] & flag != 0
     }
@@ -167,12 +171,12 @@ impl Entry {
             block: Some(self.block()),
             warp: self.warp(),
             lane: self.lane(),
-            pc: (self.0[1] >> 16 & ((1 << 18) - 1)) as usize,
+            pc: self.pc(),
         }
     }
 
     fn races(self, me: &Me, lane: usize, bytes: u32, clocks: &Clocks, between: &Between) -> bool {
-        let [who, how] = self.0;
+        let [_, how] = self.0;
         if self.bytes() & bytes == 0 || !self.is_of(between) {
             return false;
         }
@@ -191,9 +195,8 @@ impl Entry {
         self.lane() != lane
             && self.own_bytes() & bytes != 0
             && self.step() == known
-            && me.diverged
-            && who & DIVERGED != 0
-            && me.group >> self.lane() & 1 == 0
+            // Of lanes that write in one instruction, one wins.
+            && self.pc() != me.pc
     }
 }
 
@@ -214,9 +217,7 @@ pub(super) fn access(
     }
     let first = va - allocation.base;
     let end = first + u64::from(touch.bytes);
-    let flags = if me.diverged { DIVERGED } else { 0 }
-        | if action.is_atomic() { ATOMIC } else { 0 }
-        | if action == Action::Swap { SWAP } else { 0 };
+    let flags = if action.is_atomic() { ATOMIC } else { 0 } | if action == Action::Swap { SWAP } else { 0 };
     let step = clocks.of(me.warp)[me.warp];
     let mut word = first / RACE_GRAIN;
     while word * RACE_GRAIN < end {

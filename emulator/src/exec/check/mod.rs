@@ -41,7 +41,6 @@ struct WarpState {
     until_look: u32,
     /// A bit for each byte of the lanes' local memory: it has been written.
     local: Vec<u64>,
-    diverged: bool,
 }
 
 /// Who makes an access.
@@ -49,10 +48,6 @@ struct WarpState {
 struct Me {
     block: u64,
     warp: usize,
-    /// The lanes that are together now.
-    group: u32,
-    /// Whether other live lanes of the warp are elsewhere.
-    diverged: bool,
     pc: usize,
 }
 
@@ -133,7 +128,6 @@ impl Checks {
                     poison: start.zeroed(),
                     until_look: 0,
                     local: vec![0; (local_bytes * LANES).div_ceil(64)],
-                    diverged: false,
                 })
                 .collect(),
         }
@@ -156,7 +150,6 @@ impl Checks {
                 warp.poison.clear();
             }
             warp.local.fill(0);
-            warp.diverged = false;
         }
     }
 }

@@ -6,23 +6,23 @@ use super::{Action, Conflict, Me, Party, Touch, What};
 
 /// Nobody's steps are told apart beyond this one.
 const LAST_STEP: u64 = (1 << 24) - 1;
+const LAST_PC: u64 = (1 << 18) - 1;
 
 /// A warp's accesses in one of its steps: step 24 bits, code position 18, lane 5, warp 5, bytes 4, own bytes 4, flags 4. Position, lane and
 /// own bytes are the last lane's, `bytes` are those of all its lanes. Zero is none.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Entry(u64);
 
-const DIVERGED: u64 = 1;
-const COPIED: u64 = 2;
+const COPIED: u64 = 1;
 /// All were atomics.
-const ATOMIC: u64 = 4;
+const ATOMIC: u64 = 2;
 /// All were compare-and-swap.
-const SWAP: u64 = 8;
+const SWAP: u64 = 4;
 
 impl Entry {
     fn new(me: &Me, lane: usize, step: u32, bytes: u32, flags: u64) -> Self {
         let step = u64::from(step).min(LAST_STEP);
-        let pc = (me.pc as u64).min((1 << 18) - 1);
+        let pc = (me.pc as u64).min(LAST_PC);
         let bytes = u64::from(bytes);
         Entry(step << 40 | pc << 22 | (lane as u64) << 17 | (me.warp as u64) << 12 | bytes << 8 | bytes << 4 | flags)
     }
@@ -67,8 +67,12 @@ impl Entry {
             block: None,
             warp: self.warp(),
             lane: self.lane(),
-            pc: (self.0 >> 22 & ((1 << 18) - 1)) as usize,
+            pc: self.pc(),
         }
+    }
+
+    fn pc(self) -> usize {
+        (self.0 >> 22 & LAST_PC) as usize
     }
 
     /// Whether this access and that of `lane` of `me` are unordered.
@@ -80,11 +84,9 @@ impl Entry {
         if self.warp() != me.warp {
             return self.step() > known;
         }
-        if self.lane() == lane || self.step() != known || self.own_bytes() & bytes == 0 {
-            return false;
-        }
-        let apart = me.diverged && self.has(DIVERGED) && me.group >> self.lane() & 1 == 0;
-        apart || self.has(COPIED)
+        // Of lanes that write in one instruction, one wins.
+        let together = self.pc() == me.pc && !self.has(COPIED);
+        self.lane() != lane && self.step() == known && self.own_bytes() & bytes != 0 && !together
     }
 }
 
@@ -161,9 +163,7 @@ impl Shared {
             action,
             silent,
         } = touch;
-        let flags = if me.diverged { DIVERGED } else { 0 }
-            | if action.is_atomic() { ATOMIC } else { 0 }
-            | if action == Action::Swap { SWAP } else { 0 };
+        let flags = if action.is_atomic() { ATOMIC } else { 0 } | if action == Action::Swap { SWAP } else { 0 };
         let step = clocks.of(me.warp)[me.warp];
         for (word, mask) in self.words(offset, bytes) {
             let cell = &mut self.cells[word];
