@@ -61,7 +61,11 @@ struct Shape {
 
 impl Shape {
     fn modifiers(&self) -> Vec<String> {
-        self.words.iter().chain(&self.types).map(|&word| word.to_owned()).collect()
+        self.words
+            .iter()
+            .chain(&self.types)
+            .map(|&word| word.to_owned())
+            .collect()
     }
 
     fn with_word(&self, word: Word) -> Shape {
@@ -113,7 +117,18 @@ fn operand_lists() -> Vec<Vec<Operand>> {
     lists.push(vec![any(), Operand::Vector(vec![label()])]);
     lists.push(vec![vector(0), Operand::Symbol("callee".to_owned(), 0), vector(0)]);
     // Fragments of matrices: the result, A, B and C.
-    for (a, b, sums) in [(4, 2, 4), (4, 2, 2), (2, 1, 4), (2, 1, 2), (1, 1, 2)] {
+    let of_mma = [(4, 2, 4), (4, 2, 2), (2, 1, 4), (2, 1, 2), (1, 1, 2)];
+    let of_wmma = [
+        (8, 8, 8),
+        (8, 8, 4),
+        (4, 4, 8),
+        (8, 2, 8),
+        (2, 8, 8),
+        (2, 2, 8),
+        (4, 1, 8),
+        (1, 4, 8),
+    ];
+    for (a, b, sums) in of_mma.into_iter().chain(of_wmma) {
         lists.push(vec![vector(sums), vector(a), vector(b), vector(sums)]);
     }
     lists

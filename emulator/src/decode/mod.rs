@@ -18,6 +18,7 @@ mod slots;
 mod special;
 pub(crate) mod types;
 mod warp;
+mod wmma;
 
 use self::builder::{Builder, Home, refusal};
 pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};

@@ -7,7 +7,7 @@ use super::builder::bare;
 use super::form::Form;
 use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp, Op};
 use super::types::Type;
-use super::{DecodeError, compare, control, convert, float, hint, integer, memory, warp};
+use super::{DecodeError, compare, control, convert, float, hint, integer, memory, warp, wmma};
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
 
@@ -186,6 +186,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("stmatrix", warp::store_matrix),
     ("movmatrix", warp::move_matrix),
     ("mma", warp::mma),
+    ("wmma", wmma::wmma),
     ("nanosleep", warp::nanosleep),
     ("bra", control::bra),
     ("brx", control::brx),

@@ -13,3 +13,4 @@ mod matrix;
 mod memory;
 mod refusals;
 mod warps;
+mod wmma;
