@@ -6,6 +6,7 @@ mod conformance;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
+mod report;
 mod steps;
 mod toolchain;
 
@@ -51,6 +52,12 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         cases: u64,
     },
+    /// Write docs/report.md and docs/report.json: the machine code, what the emulated device counts, and traffic under its L2 model, beside goals
+    Report {
+        /// Compare a quick form with the committed docs/report.json instead, and fail where a figure got worse
+        #[arg(long)]
+        check: bool,
+    },
     /// Check formatting, clippy and the documentation; warnings are errors
     Lint,
 }
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         Command::Client => client::client(&mut session),
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
+        Command::Report { check } => report::report(&mut session, check),
         Command::Lint => commands::lint(&mut session),
     };
     session.summarise();

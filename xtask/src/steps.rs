@@ -74,6 +74,21 @@ impl Session {
         })
     }
 
+    /// Runs a program to its end and gives what it printed; what it says on stderr goes where ours goes.
+    pub fn capture(&mut self, mut command: Command) -> Result<String, Failure> {
+        let name = describe(&command);
+        let started = Instant::now();
+        let output = command
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .map_err(|error| format!("can't run `{name}`: {error}"))?;
+        self.done.push((name.clone(), started.elapsed()));
+        if !output.status.success() {
+            return Err(format!("`{name}` failed: {}", output.status).into());
+        }
+        String::from_utf8(output.stdout).map_err(|error| format!("what `{name}` printed is no text: {error}").into())
+    }
+
     /// What was run since the last summary and how long it took.
     pub fn summarise(&mut self) {
         let done = std::mem::take(&mut self.done);

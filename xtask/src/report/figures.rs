@@ -1,0 +1,238 @@
+//! Every number of the report under a name, and which way is worse.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::kernels::Compiled;
+use super::measured::{Document, Plan, Planned, Product, Run, Shape};
+
+/// Which way a number improves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    Lower,
+    Higher,
+}
+
+/// What the table of kernels says of each, and which of it is compared: the rest is for the reader.
+pub const KERNEL_COLUMNS: [(&str, Option<Better>); 17] = [
+    ("registers", None),
+    ("local_bytes", Some(Better::Lower)),
+    ("static_shared", None),
+    ("dynamic_shared", None),
+    ("blocks_per_sm", Some(Better::Higher)),
+    ("loop_instructions", None),
+    ("loop_math", None),
+    ("loop_math_percent", Some(Better::Higher)),
+    ("loop_ldsm", None),
+    ("loop_ldsm_per_math", Some(Better::Lower)),
+    ("loop_lds_sts", None),
+    ("loop_ldgsts", None),
+    ("loop_barriers", None),
+    ("loop_waits", None),
+    ("loop_steps", None),
+    ("loop_other", None),
+    ("float_atomics", Some(Better::Lower)),
+];
+
+/// The last part of a figure's name decides.
+pub fn better(name: &str) -> Option<Better> {
+    let metric = name.rsplit('/').next().unwrap_or(name);
+    let kernels = KERNEL_COLUMNS.iter().copied();
+    let executed = [
+        ("launches", Some(Better::Lower)),
+        ("extra_mma_percent", Some(Better::Lower)),
+        ("sectors", Some(Better::Lower)),
+        ("sectors_over_minimum", Some(Better::Lower)),
+        ("sector_efficiency_percent", Some(Better::Higher)),
+        ("tile_conflicts", Some(Better::Lower)),
+        ("other_wavefronts_over_ideal", Some(Better::Lower)),
+        ("dram_bytes", Some(Better::Lower)),
+        ("dram_over_compulsory", Some(Better::Lower)),
+        ("product_reads_over_compulsory", Some(Better::Lower)),
+        ("wave_efficiency_percent", Some(Better::Higher)),
+    ];
+    kernels
+        .chain(executed)
+        .find(|(known, _)| *known == metric)
+        .and_then(|(_, better)| better)
+}
+
+/// Four decimals: the report is compared as text.
+pub fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+/// `80/lora_forward__...`, and its numbers in the order of [`KERNEL_COLUMNS`].
+pub fn kernel_row(kernel: &Compiled) -> (String, Vec<Value>) {
+    let key = format!("{}/{}", kernel.resources.arch, kernel.resources.symbol);
+    let mix = kernel.main_loop.as_ref().map(|(_, mix)| mix);
+    let in_loop = |of: fn(&super::loops::Mix) -> u32| json!(mix.map(of));
+    let ratio = |part: u32, whole: u32| rounded(f64::from(part) / f64::from(whole.max(1)));
+    let row = vec![
+        json!(kernel.resources.registers),
+        json!(kernel.resources.local_bytes),
+        json!(kernel.resources.static_shared),
+        json!(kernel.host.as_ref().map(|host| host.dynamic_shared)),
+        json!(kernel.blocks),
+        in_loop(|mix| mix.instructions),
+        in_loop(|mix| mix.math),
+        json!(mix.map(|mix| rounded(100.0 * f64::from(mix.math) / f64::from(mix.instructions.max(1))))),
+        in_loop(|mix| mix.ldsm),
+        json!(mix.map(|mix| ratio(mix.ldsm, mix.math))),
+        in_loop(|mix| mix.lds),
+        in_loop(|mix| mix.ldgsts),
+        in_loop(|mix| mix.barriers),
+        in_loop(|mix| mix.waits),
+        json!(kernel.steps.map(rounded)),
+        in_loop(|mix| mix.other + mix.local),
+        json!(kernel.float_atomics),
+    ];
+    (key, row)
+}
+
+/// `8192x4096x4096 r16 bf16 dropout`: tokens, in_features, out_features.
+pub fn shape_name(shape: &Shape) -> String {
+    format!(
+        "{}x{}x{} r{} {}{}",
+        shape.tokens,
+        shape.in_features,
+        shape.out_features,
+        shape.rank,
+        shape.dtype,
+        if shape.dropout { " dropout" } else { "" }
+    )
+}
+
+impl Run {
+    pub fn name(&self) -> String {
+        format!("{}/{}", shape_name(&self.shape), self.pass)
+    }
+
+    pub fn sum(&self, of: impl Fn(&super::measured::Counted) -> f64) -> f64 {
+        self.launches.iter().map(of).sum()
+    }
+
+    /// MMA work beyond the formulas', in per cent of the product with the weight. None where no tensor core works.
+    pub fn extra_mma_percent(&self) -> Option<f64> {
+        let done = self.sum(|launch| launch.mma_flops);
+        (done > 0.0).then(|| 100.0 * (done - self.algorithm_flops as f64) / self.base_flops as f64)
+    }
+
+    pub fn sectors_over_minimum(&self) -> f64 {
+        self.sum(|launch| launch.sectors) * 32.0 / self.compulsory_bytes as f64
+    }
+}
+
+impl Plan {
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.device, shape_name(&self.shape), self.pass)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.launches.iter().map(|launch| launch.read + launch.written).sum()
+    }
+
+    /// The launch with the product with the weight.
+    pub fn product(&self) -> Option<(&Planned, &Product)> {
+        self.launches
+            .iter()
+            .find_map(|launch| Some((launch, launch.product.as_ref()?)))
+    }
+}
+
+impl Product {
+    pub fn reads_over_compulsory(&self) -> f64 {
+        self.read as f64 / self.compulsory_read as f64
+    }
+
+    /// Tiles over the tiles that the multiprocessors could have done in as many waves, per cent.
+    pub fn wave_efficiency(&self) -> f64 {
+        let waves = self.tiles.div_ceil(self.multiprocessors.max(1));
+        100.0 * self.tiles as f64 / (waves * self.multiprocessors).max(1) as f64
+    }
+}
+
+/// Everything that was executed or modelled.
+pub fn figures(document: &Document) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
+    let mut add = |name: String, value: f64| figures.insert(name, rounded(value));
+    for run in &document.runs {
+        let name = format!("executed/{}", run.name());
+        add(format!("{name}/launches"), run.sum(|launch| launch.launches as f64));
+        if let Some(extra) = run.extra_mma_percent() {
+            add(format!("{name}/extra_mma_percent"), extra);
+        }
+        add(format!("{name}/sectors_over_minimum"), run.sectors_over_minimum());
+        for launch in &run.launches {
+            let name = format!("{name}/{}", launch.symbol);
+            add(format!("{name}/mma_flops"), launch.mma_flops);
+            add(format!("{name}/sectors"), launch.sectors);
+            add(
+                format!("{name}/sector_efficiency_percent"),
+                100.0 * over(launch.ideal_sectors, launch.sectors),
+            );
+            add(
+                format!("{name}/tile_conflicts"),
+                launch.tile_wavefronts - launch.tile_ideal_wavefronts,
+            );
+            add(
+                format!("{name}/other_wavefronts_over_ideal"),
+                over(launch.other_wavefronts, launch.other_ideal_wavefronts),
+            );
+        }
+    }
+    for plan in &document.plans {
+        let name = format!("modelled/{}", plan.name());
+        add(format!("{name}/launches"), plan.launches.len() as f64);
+        add(format!("{name}/dram_bytes"), plan.bytes() as f64);
+        add(
+            format!("{name}/dram_over_compulsory"),
+            plan.bytes() as f64 / plan.compulsory_bytes as f64,
+        );
+        if let Some((_, product)) = plan.product() {
+            add(
+                format!("{name}/product_reads_over_compulsory"),
+                product.reads_over_compulsory(),
+            );
+            add(format!("{name}/wave_efficiency_percent"), product.wave_efficiency());
+        }
+    }
+    figures
+}
+
+/// Nothing of nothing is all there can be.
+pub fn over(part: f64, whole: f64) -> f64 {
+    if whole == 0.0 { 1.0 } else { part / whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_direction_of_a_figure_is_that_of_its_last_part() {
+        assert_eq!(better("80/lora_forward/local_bytes"), Some(Better::Lower));
+        assert_eq!(better("a/b/sector_efficiency_percent"), Some(Better::Higher));
+        assert_eq!(better("80/lora_forward/registers"), None);
+    }
+
+    #[test]
+    fn waves_that_are_not_full() {
+        let mut product = Product {
+            tile: (128, 256, 64),
+            tiles: 1024,
+            blocks: 132,
+            multiprocessors: 132,
+            raster: String::new(),
+            read: 29,
+            written: 0,
+            compulsory_read: 10,
+            compulsory_written: 0,
+        };
+        assert_eq!((product.wave_efficiency() * 10.0).round(), 970.0);
+        product.tiles = 132;
+        assert_eq!(product.wave_efficiency(), 100.0);
+        assert_eq!(product.reads_over_compulsory(), 2.9);
+    }
+}

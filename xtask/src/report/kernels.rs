@@ -1,0 +1,117 @@
+//! The compiled kernels: what ptxas made of each, for each architecture.
+
+use std::collections::BTreeMap;
+
+use super::loops::{self, Math, Mix};
+use super::measured::Kernel;
+use super::resources::{self, Resources};
+use super::sass::{self, Function, Instruction};
+
+/// One kernel on one architecture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compiled {
+    pub resources: Resources,
+    /// None for a kernel that no plan launches.
+    pub host: Option<Kernel>,
+    /// Blocks that one multiprocessor holds at once.
+    pub blocks: Option<u32>,
+    pub main_loop: Option<(Math, Mix)>,
+    /// Steps of depth in one turn of the main loop, where the symbol names its tile; 0.5 and the like mean that there is other math in it.
+    pub steps: Option<f64>,
+    pub float_atomics: usize,
+}
+
+/// What the two listings of cuobjdump say of all images together.
+pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled>, String> {
+    let mut code: BTreeMap<(String, String), Function> = sass::parse(sass)
+        .into_iter()
+        .map(|function| ((function.arch.clone(), function.symbol.clone()), function))
+        .collect();
+    let mut all = Vec::new();
+    for resources in resources::parse(usage) {
+        let key = (resources.arch.clone(), resources.symbol.clone());
+        let function = code
+            .remove(&key)
+            .ok_or(format!("cuobjdump lists {} for sm_{} without its code", key.1, key.0))?;
+        all.push(one(resources, &function, host));
+    }
+    match code.into_keys().next() {
+        Some((arch, symbol)) => Err(format!(
+            "cuobjdump lists the code of {symbol} for sm_{arch} without its resources"
+        )),
+        None => Ok(all),
+    }
+}
+
+fn one(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
+    let host = host.iter().find(|kernel| kernel.symbol == resources.symbol).cloned();
+    let blocks = host
+        .as_ref()
+        .and_then(|host| resources::blocks_per_multiprocessor(&resources, host.threads, host.dynamic_shared));
+    let main_loop = loops::main_loop(function);
+    let steps = (|| {
+        let (math, mix) = main_loop.as_ref()?;
+        let per_step = math_per_step(*math, tile(&resources.symbol)?, host.as_ref()?.threads);
+        Some(f64::from(mix.math) / per_step)
+    })();
+    Compiled {
+        blocks,
+        main_loop,
+        steps,
+        float_atomics: function
+            .instructions
+            .iter()
+            .filter(|i| Instruction::is_float_atomic(i))
+            .count(),
+        host,
+        resources,
+    }
+}
+
+/// Instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`) that one step of a tile takes.
+fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
+    let products = f64::from(m) * f64::from(n) * f64::from(k) / f64::from(threads.max(1));
+    match math {
+        Math::Mma => products * 32.0 / (16.0 * 8.0 * 16.0),
+        Math::Fma => products,
+    }
+}
+
+/// (128, 256, 64) of `..._m128n256k64_nk_vec`.
+pub fn tile(symbol: &str) -> Option<(u32, u32, u32)> {
+    symbol.split('_').find_map(|part| {
+        let (m, rest) = part.strip_prefix('m')?.split_once('n')?;
+        let (n, k) = rest.split_once('k')?;
+        Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_of_symbols() {
+        assert_eq!(
+            tile("lora_forward__sm80__bf16__m128n256k64_nk_vec"),
+            Some((128, 256, 64))
+        );
+        assert_eq!(tile("lora_grad_a__sm80__bf16__r16_vec"), None);
+    }
+
+    #[test]
+    fn math_of_a_step() {
+        // CUTLASS's tile of 128 x 256 x 64 with 8 warps: 128 HMMA.
+        assert!((math_per_step(Math::Mma, (128, 256, 64), 256) - 128.0).abs() < 1e-9);
+        assert!((math_per_step(Math::Fma, (128, 128, 16), 256) - 1024.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn listings_that_do_not_belong_together_are_refused() {
+        let usage = "arch = sm_80\n Function f:\n  REG:9 STACK:0 SHARED:0 LOCAL:0\n";
+        let code = "code for sm_80\nFunction : f\n/*0000*/ EXIT ;\n";
+        assert_eq!(compiled(code, usage, &[]).map(|all| all.len()), Ok(1));
+        assert!(compiled("", usage, &[]).is_err());
+        assert!(compiled(code, "", &[]).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! docs/report.md and docs/report.json: what the kernels cost as far as that can be known without a GPU, beside the goals.
+
+mod figures;
+mod goals;
+mod kernels;
+mod loops;
+mod markdown;
+#[path = "../../../report/src/document.rs"]
+mod measured;
+mod resources;
+mod sass;
+mod store;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::nvcc::Nvcc;
+use crate::steps::{Failure, Session};
+use crate::toolchain;
+use kernels::Compiled;
+use measured::Document;
+use store::Report;
+
+const PACKAGE: &str = "lora-kernels-report";
+const JSON: &str = "docs/report.json";
+const MARKDOWN: &str = "docs/report.md";
+
+/// The quick form looks at the machine code for this architecture alone.
+const QUICK_ARCH: &str = "80";
+
+pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
+    let nvcc = toolchain::ensure(session)?;
+    let built = build(session)?;
+    let document = measure(session, &built.program, check)?;
+    let kernels = disassemble(session, &nvcc, &built.images, check, &document)?;
+    let figures = figures::figures(&document);
+    let goals = goals::goals(&kernels, &document);
+    let report = Report {
+        nvcc: version(&nvcc),
+        kernels: &kernels,
+        figures: &figures,
+        goals: &goals,
+    };
+    if check {
+        return compare(session, &report);
+    }
+    write(session, JSON, &report.to_json())?;
+    let text = markdown::markdown(&report.nvcc, &kernels, &document, &goals);
+    write(session, MARKDOWN, &text)
+}
+
+fn write(session: &Session, file: &str, text: &str) -> Result<(), Failure> {
+    let path = session.root().join(file);
+    fs::write(&path, text).map_err(|error| format!("can't write {}: {error}", path.display()))?;
+    eprintln!("wrote {file}");
+    Ok(())
+}
+
+fn compare(session: &Session, report: &Report<'_>) -> Result<(), Failure> {
+    let path = session.root().join(JSON);
+    let committed = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let worse = report
+        .regressions(&committed, QUICK_ARCH)
+        .map_err(|error| format!("can't compare with {JSON}: {error}"))?;
+    if worse.is_empty() {
+        eprintln!("no figure is worse than in {JSON}");
+        return Ok(());
+    }
+    Err(format!(
+        "worse than in {JSON}, or not in it; if it has to be, run `cargo xtask report` and commit what it writes:\n  {}",
+        worse.join("\n  ")
+    )
+    .into())
+}
+
+struct Built {
+    /// The measuring program.
+    program: PathBuf,
+    /// The fatbins of the crate.
+    images: Vec<PathBuf>,
+}
+
+fn build(session: &mut Session) -> Result<Built, Failure> {
+    let mut cargo = session.cargo("build --message-format json-render-diagnostics --package");
+    cargo.arg(PACKAGE);
+    let messages = session.capture(cargo)?;
+    let messages: Vec<Value> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let text = |message: &Value, name: &str| Some(PathBuf::from(message.get(name)?.as_str()?));
+    let program = messages
+        .iter()
+        .filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(PACKAGE))
+        .find_map(|message| text(message, "executable"))
+        .ok_or(format!("cargo built no program {PACKAGE}"))?;
+    let list = messages
+        .iter()
+        .filter_map(|message| text(message, "out_dir"))
+        .map(|folder| folder.join("images.rs"))
+        .find(|list| list.is_file())
+        .ok_or("no build script of this workspace wrote an images.rs".to_owned())?;
+    let source = fs::read_to_string(&list).map_err(|error| format!("can't read {}: {error}", list.display()))?;
+    Ok(Built {
+        program,
+        images: embedded(&source)
+            .into_iter()
+            .map(|name| list.with_file_name(name))
+            .collect(),
+    })
+}
+
+/// The files that `images.rs` embeds: others in its folder may be of earlier builds.
+fn embedded(source: &str) -> Vec<&str> {
+    let names = source.split("include_bytes!(\"").skip(1);
+    names.filter_map(|rest| Some(rest.split_once('"')?.0)).collect()
+}
+
+fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Document, Failure> {
+    let mut command = Command::new(program);
+    if quick {
+        command.arg("--quick");
+    }
+    // The virtual device with the largest limits; how products round is not counted, and every launch is checked by the tests.
+    command.env("LORA_EMULATOR_DEVICE", "h100");
+    command.env("LORA_EMULATOR_NUMERICS", "f32fma");
+    command.env("LORA_EMULATOR_CHECKS", "off");
+    let text = session.capture(command)?;
+    let document = serde_json::from_str(&text);
+    document.map_err(|error| format!("can't read what {PACKAGE} printed: {error}").into())
+}
+
+/// `V13.0.88` of what nvcc prints, without the V.
+fn version(nvcc: &Nvcc) -> String {
+    let mut words = nvcc.version.split([',', ' ', '\n']);
+    let version = words.find_map(|word| {
+        word.strip_prefix('V')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    version.map_or_else(|| format!("{}.{}", nvcc.release.0, nvcc.release.1), str::to_owned)
+}
+
+fn disassemble(
+    session: &mut Session,
+    nvcc: &Nvcc,
+    images: &[PathBuf],
+    quick: bool,
+    document: &Document,
+) -> Result<Vec<Compiled>, Failure> {
+    let cuobjdump = nvcc
+        .path
+        .with_file_name("cuobjdump")
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    if !cuobjdump.is_file() {
+        return Err(format!(
+            "there is no {}: install the CUDA toolkit's cuobjdump and nvdisasm, or unset NVCC and CUDA_HOME and run `cargo xtask setup`",
+            cuobjdump.display()
+        )
+        .into());
+    }
+    let mut all = Vec::new();
+    for image in images {
+        let mut list = |what: &str| {
+            let mut command = Command::new(&cuobjdump);
+            command.arg(what).arg(image);
+            if quick {
+                command.args(["-arch".to_owned(), format!("sm_{QUICK_ARCH}")]);
+            }
+            session.capture(command)
+        };
+        let (sass, usage) = (list("-sass")?, list("-res-usage")?);
+        all.extend(kernels::compiled(&sass, &usage, &document.variants)?);
+    }
+    if let Some(missing) = document
+        .variants
+        .iter()
+        .find(|variant| !all.iter().any(|kernel| kernel.resources.symbol == variant.symbol))
+    {
+        let archs = if quick {
+            format!(" for sm_{QUICK_ARCH}")
+        } else {
+            String::new()
+        };
+        return Err(format!(
+            "no image holds machine code of {}{archs}: see LORA_KERNELS_CUDA_ARCHS",
+            missing.symbol
+        )
+        .into());
+    }
+    all.sort_by_cached_key(|kernel| {
+        (
+            resources::number(&kernel.resources.arch),
+            kernel.resources.symbol.clone(),
+        )
+    });
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embedded_images() {
+        let source = "IMAGES: &[(&str, &[u8])] = &[\n    (\"a\", include_bytes!(\"a.fatbin\")),\n    (\"b\", include_bytes!(\"b.fatbin\")),\n];\n";
+        assert_eq!(embedded(source), ["a.fatbin", "b.fatbin"]);
+    }
+
+    #[test]
+    fn the_whole_version_of_nvcc() {
+        let nvcc = Nvcc {
+            path: PathBuf::new(),
+            release: (13, 0),
+            version:
+                "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release 13.0, V13.0.88\nBuild cuda_13.0"
+                    .to_owned(),
+        };
+        assert_eq!(version(&nvcc), "13.0.88");
+    }
+}

@@ -1,0 +1,119 @@
+//! What `cuobjdump -sass` prints.
+
+/// The machine code of one kernel for one architecture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// As in `sm_<arch>`.
+    pub arch: String,
+    pub symbol: String,
+    pub instructions: Vec<Instruction>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instruction {
+    pub address: u64,
+    /// With its modifiers: `HMMA.16816.F32.BF16`.
+    pub opcode: String,
+    /// Where a branch goes.
+    pub target: Option<u64>,
+}
+
+impl Instruction {
+    /// The opcode without modifiers.
+    pub fn name(&self) -> &str {
+        self.opcode.split('.').next().unwrap_or_default()
+    }
+
+    /// A sum of floats in memory in whatever order its lanes come.
+    pub fn is_float_atomic(&self) -> bool {
+        let reduces = self.opcode.starts_with("ATOM") || self.name() == "RED" || self.name() == "REDG";
+        let floats = ["F16", "F16x2", "BF16", "BF16x2", "BF16_V2", "F32", "F64"];
+        self.name() == "UTMAREDG" || (reduces && self.opcode.split('.').any(|modifier| floats.contains(&modifier)))
+    }
+}
+
+/// The functions in the order of the listing.
+pub fn parse(listing: &str) -> Vec<Function> {
+    let mut functions: Vec<Function> = Vec::new();
+    let mut arch = String::new();
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("code for sm_") {
+            name.clone_into(&mut arch);
+        } else if let Some(symbol) = line.strip_prefix("Function : ") {
+            functions.push(Function {
+                arch: arch.clone(),
+                symbol: symbol.to_owned(),
+                instructions: Vec::new(),
+            });
+        } else if let (Some(function), Some(instruction)) = (functions.last_mut(), instruction(line)) {
+            function.instructions.push(instruction);
+        }
+    }
+    functions
+}
+
+/// `/*5eb0*/  @!P0 BRA 0x5a00 ;  /* encoding */`; the second half of an encoding stands on a line of its own.
+fn instruction(line: &str) -> Option<Instruction> {
+    let (address, rest) = line.strip_prefix("/*")?.split_once("*/")?;
+    let address = u64::from_str_radix(address, 16).ok()?;
+    let (text, _) = rest.split_once(';')?;
+    let mut words = text.split_whitespace();
+    let first = words.next()?;
+    let opcode = if first.starts_with('@') { words.next()? } else { first };
+    let branches = opcode.split('.').next() == Some("BRA");
+    let target = words
+        .next_back()
+        .filter(|_| branches)
+        .and_then(|operand| u64::from_str_radix(operand.strip_prefix("0x")?, 16).ok());
+    Some(Instruction {
+        address,
+        opcode: opcode.to_owned(),
+        target,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTING: &str = "
+	code for sm_80
+		Function : first
+	.headerflags	@\"EF_CUDA_SM80\"
+        /*0000*/                   IMAD.MOV.U32 R1, RZ, RZ, c[0x0][0x28] ;       /* 0x00000a00ff017624 */
+                                                                                 /* 0x000fe400078e00ff */
+        /*0010*/              @!P0 BRA 0x30 ;                                    /* 0x00000a00ff017624 */
+        /*0020*/                   BRA.U !UP0, 0x0 ;                             /* 0x00000a00ff017624 */
+        /*0030*/                   RED.E.ADD.F32.FTZ.RN.STRONG.GPU [R2.64], R5 ; /* 0x00000a00ff017624 */
+        /*0040*/                   BRA 0x40;                                     /* 0x00000a00ff017624 */
+	code for sm_90a
+		Function : second
+        /*0000*/                   ATOMG.E.ADD.STRONG.GPU PT, R2, [R2.64], R5 ;  /* 0x00000a00ff017624 */
+        /*0010*/                   REDUX.SUM.S32 UR4, R2 ;                       /* 0x00000a00ff017624 */
+";
+
+    #[test]
+    fn functions_instructions_and_targets() {
+        let functions = parse(LISTING);
+        let names: Vec<_> = functions.iter().map(|f| (f.arch.as_str(), f.symbol.as_str())).collect();
+        assert_eq!(names, [("80", "first"), ("90a", "second")]);
+        let targets: Vec<_> = functions[0].instructions.iter().map(|i| (i.name(), i.target)).collect();
+        let expected = [
+            ("IMAD", None),
+            ("BRA", Some(0x30)),
+            ("BRA", Some(0)),
+            ("RED", None),
+            ("BRA", Some(0x40)),
+        ];
+        assert_eq!(targets, expected);
+    }
+
+    #[test]
+    fn float_atomics_are_told_from_integer_ones() {
+        let found: Vec<Vec<bool>> = parse(LISTING)
+            .iter()
+            .map(|f| f.instructions.iter().map(Instruction::is_float_atomic).collect())
+            .collect();
+        assert_eq!(found, [vec![false, false, false, true, false], vec![false, false]]);
+    }
+}
