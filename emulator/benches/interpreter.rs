@@ -9,6 +9,7 @@ use lora_kernels_emulator::counters::Blocks;
 use lora_kernels_emulator::decode::Program;
 use lora_kernels_emulator::device::{A100, Numerics};
 use lora_kernels_emulator::exec::{LaunchConfig, LaunchOptions, LaunchReport, LoadedModule};
+use lora_kernels_emulator::l2::DramModel;
 use lora_kernels_emulator::memory::DeviceMemory;
 use lora_kernels_emulator::parse::parse_module;
 
@@ -151,8 +152,25 @@ fn gemms(criterion: &mut Criterion) {
             });
         }
     }
-    // What a launch costs the host when nothing runs.
+    // Counters alone, and with the replay of every access through L2.
     let config = gemm_config(&machine, 1024);
+    for (name, dram) in [
+        ("counters on", None),
+        ("counters and DRAM traffic on", Some(DramModel::new(20 << 20))),
+    ] {
+        let options = LaunchOptions {
+            checks: false,
+            count: true,
+            dram,
+            ..LaunchOptions::default()
+        };
+        let instructions = machine.launch(&config, &options).warp_instructions;
+        group.throughput(Throughput::Elements(instructions));
+        group.bench_function(format!("1024^3 f32fma, {name}"), |bencher| {
+            bencher.iter(|| machine.launch(&config, &options));
+        });
+    }
+    // What a launch costs the host when nothing runs.
     let options = LaunchOptions {
         blocks: Blocks::None,
         ..LaunchOptions::default()
