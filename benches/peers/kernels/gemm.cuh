@@ -13,10 +13,11 @@ struct Gemm {
     static constexpr int kWarpM = BlockM / WarpsM;
     static constexpr int kWarpN = BlockN / WarpsN;
 
+    static constexpr int kOutChunks = kWarpN / kChunk;  // in a row of a warp's output
+
     using Acc = Accumulator<kWarpM, kWarpN>;
     using ATile = std::conditional_t<AMajor == Major::kDepth, Tile<BlockM, BlockK>, Tile<BlockK, BlockM>>;
     using BTile = std::conditional_t<BMajor == Major::kDepth, Tile<BlockN, BlockK>, Tile<BlockK, BlockN>>;
-    using OutTile = Tile<kWarpM, kWarpN>;  // of one warp
 
     struct Position {
         int row0, column0;
@@ -45,30 +46,29 @@ struct Gemm {
         return {(first + inner % height) * BlockM, inner / height * BlockN};
     }
 
+    // The tiles along the depth of an operand, from index `outer` on.
+    template <Major Layout, typename To>
+    __device__ __forceinline__ static Source<kThreads, To> source(const bf16* from, int64_t stride, int outer) {
+        return Layout == Major::kDepth ? Source<kThreads, To>(from + outer * stride, stride, BlockK)
+                                       : Source<kThreads, To>(from + outer, stride, BlockK * stride);
+    }
+
     // acc += A * f(B). With `Short`, depth is any multiple of 16, else one of BlockK. Leaves shared memory free.
     template <bool Short, typename F = Unchanged>
     __device__ __forceinline__ static void accumulate(Acc& acc, const Operands& from, Position at, int depth,
                                                       F&& f = F{}) {
         const auto a_tile = [](int stage) {
-            return ATile{shared_memory() + stage * (ATile::kElements + BTile::kElements)};
+            return ATile{ptx::shared_address(shared_memory()) + stage * (ATile::kBytes + BTile::kBytes)};
         };
-        const auto b_tile = [&](int stage) { return BTile{a_tile(stage).data + ATile::kElements}; };
+        const auto b_tile = [&](int stage) { return BTile{a_tile(stage).address + ATile::kBytes}; };
+        auto a = source<AMajor, ATile>(from.a, from.a_stride, at.row0);
+        auto b = source<BMajor, BTile>(from.b, from.b_stride, at.column0);
         const auto load = [&](int step, int stage) {
-            const int k0 = step * BlockK;
-            if constexpr (AMajor == Major::kDepth) {
-                load_tile<kThreads, Short>(a_tile(stage), from.a + at.row0 * from.a_stride + k0, from.a_stride, BlockM,
-                                           depth - k0);
-            } else {
-                load_tile<kThreads, Short>(a_tile(stage), from.a + k0 * from.a_stride + at.row0, from.a_stride,
-                                           depth - k0, BlockM);
-            }
-            if constexpr (BMajor == Major::kDepth) {
-                load_tile<kThreads, Short>(b_tile(stage), from.b + at.column0 * from.b_stride + k0, from.b_stride,
-                                           BlockN, depth - k0);
-            } else {
-                load_tile<kThreads, Short>(b_tile(stage), from.b + k0 * from.b_stride + at.column0, from.b_stride,
-                                           depth - k0, BlockN);
-            }
+            const int left = depth - step * BlockK;
+            a.template load<Short>(a_tile(stage), AMajor == Major::kDepth ? BlockM : left,
+                                   AMajor == Major::kDepth ? left : BlockM);
+            b.template load<Short>(b_tile(stage), BMajor == Major::kDepth ? BlockN : left,
+                                   BMajor == Major::kDepth ? left : BlockN);
         };
 
         const int steps = (depth + BlockK - 1) / BlockK;
@@ -104,25 +104,29 @@ struct Gemm {
     // C = alpha * acc, or alpha * acc + C with `Add`, rounded once. C (m, n) is read and written in whole 16-byte chunks of each row.
     template <bool Add>
     __device__ __forceinline__ static void store(Acc& acc, bf16* c, int n, Position at, float alpha) {
-        const OutTile tile{shared_memory() + warp() * OutTile::kElements};
+        bf16* const tile = shared_memory() + warp() * kWarpM * kWarpN;  // of this warp
         bf16* const corner = c + static_cast<int64_t>(at.row0 + warp_row()) * n + at.column0 + warp_column();
+        const auto place = [&](int row, int column) {
+            return tile + Swizzle<kOutChunks>::chunk(row, column / kChunk) * kChunk + column % kChunk;
+        };
         const auto for_each_chunk = [&](auto&& f) {
 #pragma unroll
-            for (int index = threadIdx.x % 32; index < kWarpM * OutTile::kChunksPerRow; index += 32) {
-                const int row = index / OutTile::kChunksPerRow;
-                const int chunk = index % OutTile::kChunksPerRow;
+            for (int index = threadIdx.x % 32; index < kWarpM * kOutChunks; index += 32) {
+                const int row = index / kOutChunks;
+                const int chunk = index % kOutChunks;
                 f(row, chunk, corner + static_cast<int64_t>(row) * n + chunk * kChunk);
             }
         };
         if constexpr (Add) {
-            for_each_chunk(
-                [&](int row, int chunk, bf16* from) { ptx::cp_async_16(tile.chunk_address(row, chunk), from, 16); });
+            for_each_chunk([&](int row, int chunk, bf16* from) {
+                ptx::cp_async_16(ptx::shared_address(place(row, chunk * kChunk)), from, 16);
+            });
             ptx::cp_async_commit();
             ptx::cp_async_wait<0>();
             __syncwarp();
         }
         acc.for_each_pair([&](int row, int column, float first, float second) {
-            auto* const pair = reinterpret_cast<__nv_bfloat162*>(tile.chunk(row, column / kChunk) + column % kChunk);
+            auto* const pair = reinterpret_cast<__nv_bfloat162*>(place(row, column));
             float2 value = make_float2(alpha * first, alpha * second);
             if constexpr (Add) {
                 const float2 old = __bfloat1622float2(*pair);
@@ -132,7 +136,7 @@ struct Gemm {
         });
         __syncwarp();
         for_each_chunk([&](int row, int chunk, bf16* to) {
-            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(tile.chunk(row, chunk));
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(place(row, chunk * kChunk));
         });
     }
 
@@ -141,7 +145,7 @@ struct Gemm {
         return {a, b, AMajor == Major::kDepth ? depth : m, BMajor == Major::kDepth ? depth : n};
     }
 
-    static constexpr int kRingBytes = Stages * (ATile::kElements + BTile::kElements) * 2;
+    static constexpr int kRingBytes = Stages * (ATile::kBytes + BTile::kBytes);
     static constexpr int kOutBytes = BlockM * BlockN * 2;
     static constexpr int kSharedBytes = kRingBytes > kOutBytes ? kRingBytes : kOutBytes;
 };

@@ -80,17 +80,17 @@ struct LoraFusionGradB {
     // For the raster alone.
     using G = Gemm<kBlock, kBlock, 64, 4, 2, 2, Major::kDepth, Major::kDepth>;
 
-    static constexpr int kSharedBytes = (DyTile::kElements + 2 * RankTile::kElements) * 2;
+    static constexpr int kSharedBytes = DyTile::kBytes + 2 * RankTile::kBytes;
 
     __device__ __forceinline__ static void run(const bf16* dy, const bf16* lora_b, const bf16* s, float* d_lora_b,
                                                float* ds, int m, int n, float alpha) {
         const auto at = G::position(blockIdx.x, m, n);
-        const DyTile dy_tile{G::shared_memory()};
-        const RankTile b_tile{dy_tile.data + DyTile::kElements};   // (columns of dy, rank)
-        const RankTile s_tile{b_tile.data + RankTile::kElements};  // (rows of dy, rank)
-        load_tile<kThreads, false>(dy_tile, dy + static_cast<int64_t>(at.row0) * n + at.column0, n, kBlock, kBlock);
-        load_tile<kThreads, false>(b_tile, lora_b + static_cast<int64_t>(at.column0) * Rank, Rank, kBlock, Rank);
-        load_tile<kThreads, false>(s_tile, s + static_cast<int64_t>(at.row0) * Rank, Rank, kBlock, Rank);
+        const DyTile dy_tile{ptx::shared_address(G::shared_memory())};
+        const RankTile b_tile{dy_tile.address + DyTile::kBytes};   // (columns of dy, rank)
+        const RankTile s_tile{b_tile.address + RankTile::kBytes};  // (rows of dy, rank)
+        load(dy_tile, dy + static_cast<int64_t>(at.row0) * n + at.column0, n);
+        load(b_tile, lora_b + static_cast<int64_t>(at.column0) * Rank, Rank);
+        load(s_tile, s + static_cast<int64_t>(at.row0) * Rank, Rank);
         ptx::cp_async_commit();
         ptx::cp_async_wait<0>();
         __syncthreads();
@@ -98,13 +98,13 @@ struct LoraFusionGradB {
         const int mine = threadIdx.x / 32 * 16;
         Acc acc;
         acc.clear();
-#pragma unroll
+#pragma unroll 2
         for (int depth = 0; depth < kBlock; depth += kDepthStep) {
             warp_mma<Major::kOuter, Major::kOuter>(acc, dy_tile, mine, s_tile, 0, depth);
         }
         add_to(d_lora_b + static_cast<int64_t>(at.column0 + mine) * Rank, acc, alpha);
         acc.clear();
-#pragma unroll
+#pragma unroll 2
         for (int depth = 0; depth < kBlock; depth += kDepthStep) {
             warp_mma<Major::kDepth, Major::kOuter>(acc, dy_tile, mine, b_tile, 0, depth);
         }
@@ -112,6 +112,11 @@ struct LoraFusionGradB {
     }
 
    private:
+    template <typename To>
+    __device__ __forceinline__ static void load(To tile, const bf16* from, int64_t stride) {
+        Source<kThreads, To>(from, stride, 0).template load<false>(tile, To::kRows, To::kColumns);
+    }
+
     __device__ __forceinline__ static void add_to(float* out, Acc& acc, float alpha) {
         acc.for_each_pair([&](int row, int column, float first, float second) {
             atomicAdd(out + row * Rank + column, alpha * first);

@@ -17,7 +17,7 @@ using bf16 = __nv_bfloat16;
 
 inline constexpr int kChunk = 8;  // bf16 elements in 16 bytes
 
-// Rows of `ChunksPerRow` chunks, a power of two.
+// Rows of `ChunksPerRow` chunks, a power of two. The bits repeat every eight rows.
 template <int ChunksPerRow>
 struct Swizzle {
     static constexpr int kMask = (ChunksPerRow >= 8 ? 8 : ChunksPerRow) - 1;
@@ -33,38 +33,50 @@ struct Tile {
     static constexpr int kRows = Rows;
     static constexpr int kColumns = Columns;
     static constexpr int kChunksPerRow = Columns / kChunk;
-    static constexpr int kElements = Rows * Columns;
+    static constexpr int kBytes = Rows * Columns * 2;
 
-    bf16* data;  // (Rows, Columns), swizzled
+    uint32_t address;  // in shared memory: (Rows, Columns), swizzled
 
-    __device__ __forceinline__ bf16* chunk(int row, int chunk) const {
-        return data + Swizzle<kChunksPerRow>::chunk(row, chunk) * kChunk;
-    }
-    __device__ __forceinline__ uint32_t chunk_address(int row, int chunk) const {
-        return ptx::shared_address(this->chunk(row, chunk));
+    // `row0` is a multiple of eight: the swizzle is `row`'s alone, so that `row0` only adds to an address that is known before the loop.
+    __device__ __forceinline__ uint32_t chunk_address(int row0, int row, int chunk) const {
+        return address + 16 * (row0 * kChunksPerRow + Swizzle<kChunksPerRow>::chunk(row, chunk));
     }
 };
 
-// Issues the copies of the tile that starts at `from`, whose rows are `stride` elements apart. With `Short`, only `rows` rows and `columns`
-// columns (a multiple of 8) are there, and the rest of the tile stays as it was.
-template <int Threads, bool Short, int Rows, int Columns>
-__device__ __forceinline__ void load_tile(Tile<Rows, Columns> tile, const bf16* from, int64_t stride, int rows,
-                                          int columns) {
-    constexpr int kChunksPerRow = Tile<Rows, Columns>::kChunksPerRow;
-    constexpr int kRowsPerPass = Threads / kChunksPerRow;
-    static_assert(Threads % kChunksPerRow == 0, "a thread keeps its column of chunks");
-    const int row0 = threadIdx.x / kChunksPerRow;
-    const int chunk = threadIdx.x % kChunksPerRow;
-    const bf16* source = from + row0 * stride + chunk * kChunk;
+// A thread's part of copying tile after tile of a matrix in global memory.
+template <int Threads, typename To>
+struct Source {
+    static constexpr int kRowsPerPass = Threads / To::kChunksPerRow;
+    static_assert(Threads % To::kChunksPerRow == 0 && kRowsPerPass % 8 == 0, "a thread keeps its place in the swizzle");
+
+    const bf16* next;     // what this thread copies first of the next tile
+    int64_t pass_stride;  // elements
+    int64_t step;         // elements from tile to tile
+
+    __device__ __forceinline__ static int row() { return threadIdx.x / To::kChunksPerRow; }
+    __device__ __forceinline__ static int chunk() { return threadIdx.x % To::kChunksPerRow; }
+
+    // `from` is the first tile's first element, `stride` goes from row to row, `step` from tile to tile.
+    __device__ __forceinline__ Source(const bf16* from, int64_t stride, int64_t step)
+        : next(from + row() * stride + chunk() * kChunk), pass_stride(kRowsPerPass * stride), step(step) {}
+
+    // Issues the copies of the next tile. With `Short`, only `rows` rows and `columns` columns (a multiple of 8) are there, and the rest of
+    // the tile stays as it was.
+    template <bool Short>
+    __device__ __forceinline__ void load(To tile, int rows, int columns) {
+        const bf16* from = next;
 #pragma unroll
-    for (int pass = 0; pass < (Rows + kRowsPerPass - 1) / kRowsPerPass; ++pass) {
-        const int row = row0 + pass * kRowsPerPass;
-        const bool inside = (Rows % kRowsPerPass == 0 || row < Rows);
-        if (inside && (!Short || (row < rows && chunk * kChunk < columns))) {
-            ptx::cp_async_16(tile.chunk_address(row, chunk), source + pass * kRowsPerPass * stride, 16);
+        for (int pass = 0; pass < (To::kRows + kRowsPerPass - 1) / kRowsPerPass; ++pass) {
+            const int row0 = pass * kRowsPerPass;
+            const bool inside = To::kRows % kRowsPerPass == 0 || row0 + row() < To::kRows;
+            if (inside && (!Short || (row0 + row() < rows && chunk() * kChunk < columns))) {
+                ptx::cp_async_16(tile.chunk_address(row0, row(), chunk()), from, 16);
+            }
+            from += pass_stride;
         }
+        next += step;
     }
-}
+};
 
 // Which index of an operand is contiguous in its tile: the one summed over, or the one that survives.
 enum class Major { kDepth, kOuter };
@@ -113,10 +125,9 @@ template <Major Layout, typename A>
 __device__ __forceinline__ void load_a_fragment(uint32_t (&fragment)[4], const A& tile, int outer, int depth) {
     const int lane = threadIdx.x % 32;
     if constexpr (Layout == Major::kDepth) {
-        ptx::ldmatrix_x4(fragment, tile.chunk_address(outer + lane % 16, depth / 8 + lane / 16));
+        ptx::ldmatrix_x4(fragment, tile.chunk_address(outer, lane % 16, depth / 8 + lane / 16));
     } else {
-        ptx::ldmatrix_x4_trans(fragment,
-                               tile.chunk_address(depth + lane % 8 + lane / 16 * 8, outer / 8 + lane / 8 % 2));
+        ptx::ldmatrix_x4_trans(fragment, tile.chunk_address(depth, lane % 8 + lane / 16 * 8, outer / 8 + lane / 8 % 2));
     }
 }
 
@@ -125,9 +136,9 @@ template <Major Layout, typename B>
 __device__ __forceinline__ void load_b_fragment(uint32_t (&fragment)[4], const B& tile, int depth, int outer) {
     const int lane = threadIdx.x % 32;
     if constexpr (Layout == Major::kDepth) {
-        ptx::ldmatrix_x4(fragment, tile.chunk_address(outer + lane % 8 + lane / 16 * 8, depth / 8 + lane / 8 % 2));
+        ptx::ldmatrix_x4(fragment, tile.chunk_address(outer, lane % 8 + lane / 16 * 8, depth / 8 + lane / 8 % 2));
     } else {
-        ptx::ldmatrix_x4_trans(fragment, tile.chunk_address(depth + lane % 16, outer / 8 + lane / 16));
+        ptx::ldmatrix_x4_trans(fragment, tile.chunk_address(depth, lane % 16, outer / 8 + lane / 16));
     }
 }
 
