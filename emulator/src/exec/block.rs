@@ -1,6 +1,7 @@
 //! A block: its warps taking turns, its shared memory and its sixteen barriers.
 
 use super::check::{self, Checks};
+use super::cycle::{self, Cycle};
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
 use super::launch::Launch;
@@ -14,6 +15,17 @@ use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
 /// Turns that a warp may use up while some of its lanes are parked at a join point. After that the parked ones go on: the running ones may be
 /// waiting for them.
 const PATIENCE: u32 = 64;
+
+/// Work within which a warp that waits for another thread looks at least once.
+const LOOK_WITHIN: i64 = 64 << 10;
+
+/// What tells a warp that waits from one that works.
+#[derive(Default)]
+struct Rest {
+    /// Work since the warp last looked at what another thread may change.
+    since_look: i64,
+    cycle: Cycle,
+}
 
 /// One of a block's barriers.
 #[derive(Clone, Copy, Default)]
@@ -59,8 +71,9 @@ pub(crate) struct Block {
     warps: Vec<Warp>,
     /// Turns each warp has used up with parked lanes.
     waited: Vec<u32>,
+    rests: Vec<Rest>,
     turns: Turns,
-    /// Turns in a row in which threads only looked and nothing changed.
+    /// Turns in a row in which nothing changed and no warp was at work.
     pub idle_turns: u32,
 }
 
@@ -123,6 +136,7 @@ impl Block {
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
+            rests: (0..threads.div_ceil(32)).map(|_| Rest::default()).collect(),
             turns: Turns::new(launch.schedule, 0),
             idle_turns: 0,
         }
@@ -162,6 +176,7 @@ impl Block {
             }
         }
         self.waited.fill(0);
+        self.rests.fill_with(Rest::default);
     }
 
     /// Runs the block's warps in turns until they have all exited or the block's turn is over.
@@ -169,7 +184,6 @@ impl Block {
         // Those who look in vain give way sooner.
         let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
         let before = self.core.changes;
-        self.core.looked = false;
         loop {
             self.turns.next_round();
             let mut progressed = false;
@@ -186,10 +200,23 @@ impl Block {
                 progressed = true;
                 let given = self.turns.warp_turn();
                 let mut fuel = given;
+                let changes = self.core.changes;
+                self.core.looked = false;
                 let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
                 turn -= given - fuel;
                 if let Err(stopped) = result {
                     return Err(self.fault(launch, index, stopped.pc, *stopped.trap));
+                }
+                let rest = &mut self.rests[index];
+                rest.since_look = if self.core.looked {
+                    0
+                } else {
+                    rest.since_look + given - fuel
+                };
+                if self.core.changes == changes {
+                    rest.cycle.turn(warp, given - fuel);
+                } else {
+                    rest.cycle.reset();
                 }
                 if fuel <= 0 && warp.has_parked() {
                     self.waited[index] += 1;
@@ -222,7 +249,7 @@ impl Block {
                 return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
             }
             if turn <= 0 {
-                let idle = self.core.changes == before && self.core.looked;
+                let idle = self.core.changes == before && self.is_waiting(launch);
                 self.idle_turns = if idle { self.idle_turns.saturating_add(1) } else { 0 };
                 return Ok(Stop::Yield);
             }
@@ -230,6 +257,18 @@ impl Block {
     }
 
     /// True if there was one.
+    /// Whether every warp that could run waits for somebody else, or for nothing in an endless loop.
+    fn is_waiting(&self, launch: &Launch<'_>) -> bool {
+        let mut ready = self
+            .warps
+            .iter()
+            .zip(&self.rests)
+            .filter(|(warp, _)| warp.groups.iter().any(|g| g.state == State::Ready));
+        ready.all(|(_, rest)| {
+            rest.since_look < LOOK_WITHIN || rest.cycle.is_closed() && !cycle::has_clock(launch.kernel)
+        })
+    }
+
     fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
         let check = std::mem::take(&mut self.core.check);
         let mut completed = false;
@@ -321,11 +360,16 @@ impl Block {
                 let what = match group.state {
                     State::Barrier(id) => format!("for barrier {id}"),
                     State::Rendezvous(mask) => format!("for lanes {mask:#010x}"),
+                    State::Ready if self.is_in_circles(warp) => "in an endless loop".to_owned(),
                     State::Ready => "looking again and again".to_owned(),
                 };
                 format!("warp {warp} lanes {:#010x} at PTX line {line} {what}", group.mask)
             })
             .collect()
+    }
+
+    fn is_in_circles(&self, warp: u32) -> bool {
+        self.rests.get(warp as usize).is_some_and(|rest| rest.cycle.is_closed())
     }
 
     /// No lane can go on, now or later.

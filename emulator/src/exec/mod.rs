@@ -12,6 +12,7 @@ mod chosen;
 mod compare;
 mod convert;
 pub mod count;
+mod cycle;
 mod exchange;
 mod fault;
 mod float;
@@ -259,7 +260,12 @@ impl LoadedModule {
                 ..report
             }),
             Err(fault) => Err(Fault {
-                counters: described(fault.counters).map(|counters| Box::new(KernelCounters { faulted: 1, ..*counters })),
+                counters: described(fault.counters).map(|counters| {
+                    Box::new(KernelCounters {
+                        faulted: 1,
+                        ..*counters
+                    })
+                }),
                 ..*fault
             }),
         }

@@ -10,15 +10,15 @@ pub(crate) type Words = [u32; LANES];
 pub(crate) type Wides = [u64; LANES];
 
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct WordSlot(Words);
 
 #[repr(C, align(64))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct WideSlot(Wides);
 
 /// Every lane's value of every register slot.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Registers {
     words: Box<[WordSlot]>,
     wides: Box<[WideSlot]>,

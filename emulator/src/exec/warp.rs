@@ -18,7 +18,7 @@ pub(crate) enum State {
 }
 
 /// Lanes at one place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub pc: u32,
     pub mask: u32,
@@ -28,7 +28,7 @@ pub(crate) struct Group {
 }
 
 /// A place where lanes that a branch separated meet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Join {
     pc: u32,
     /// Lanes that come here, those that have arrived included.
@@ -36,6 +36,13 @@ struct Join {
     arrived: u32,
     /// The next join point of the lanes that leave here.
     parent: u32,
+}
+
+/// Where all lanes of a warp are.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Position {
+    groups: Vec<Group>,
+    joins: Vec<Join>,
 }
 
 pub(crate) struct Warp {
@@ -193,6 +200,13 @@ impl Warp {
     pub fn parked(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         let waiting = self.joins.iter().filter(|join| join.arrived != 0);
         waiting.map(|join| (join.pc, join.arrived))
+    }
+
+    pub fn position(&self) -> Position {
+        Position {
+            groups: self.groups.clone(),
+            joins: self.joins.clone(),
+        }
     }
 
     pub fn all_lanes_live(&self) -> bool {
