@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// This crate, among those who compute a layer.
+pub const OURS: &str = "lora-kernels";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
     pub variants: Vec<Kernel>,
@@ -31,9 +34,11 @@ pub struct Shape {
 /// A forward or backward that was executed and counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
+    /// [`OURS`] or a peer.
+    pub who: String,
     pub shape: Shape,
-    /// The plan was made for a device of this many multiprocessors.
-    pub multiprocessors: u32,
+    /// The plan was made for a device of this many multiprocessors; a peer's kernels are launched as on any device.
+    pub multiprocessors: Option<u32>,
     /// `forward` or `backward`.
     pub pass: String,
     pub launches: Vec<Counted>,
@@ -67,6 +72,8 @@ pub struct Counted {
 /// A forward or backward on a virtual device: what its plan says, and DRAM traffic under the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// [`OURS`] or a peer.
+    pub who: String,
     pub device: String,
     pub shape: Shape,
     pub pass: String,

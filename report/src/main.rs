@@ -2,74 +2,77 @@
 //! `cargo xtask report` calls it and makes docs/report.md of what it says.
 
 mod document;
+mod gpu;
 mod layer;
 mod model;
+mod peer;
+#[path = "../../benches/peers/mod.rs"]
+mod peers;
+mod work;
 
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
 use half::{bf16, f16};
+use lora_kernels::DType;
 use lora_kernels::plan::Variant;
-use lora_kernels::{DType, Problem};
+use lora_kernels_emulator::device::{DeviceModel, H100};
 
-use document::{Document, Kernel, Shape};
-use layer::Device;
+use document::{Document, Kernel};
+use gpu::Gpu;
+use layer::Ours;
+use work::Sizes;
 
-/// (tokens, in_features, out_features, rank)
-type Sizes = (usize, usize, usize, usize);
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Executed whole, planned for a device of so few multiprocessors that large tiles are chosen and there are several waves.
-const EXECUTED: Sizes = (512, 512, 512, 16);
-const EXECUTED_LARGE: Sizes = (1024, 1024, 1024, 16);
+const EXECUTED: Sizes = Sizes::new(512, 512, 512, 16);
+const EXECUTED_LARGE: Sizes = Sizes::new(1024, 1024, 1024, 16);
 const MULTIPROCESSORS: u32 = 4;
 
 /// Planned and modelled on every virtual device.
 const MODELLED: [Sizes; 4] = [
-    (8192, 4096, 4096, 16),
-    (4096, 4096, 4096, 16),
-    (8192, 4096, 14336, 16),
-    (16384, 4096, 4096, 16),
+    Sizes::new(8192, 4096, 4096, 16),
+    Sizes::new(4096, 4096, 4096, 16),
+    Sizes::new(8192, 4096, 14336, 16),
+    Sizes::new(16384, 4096, 4096, 16),
 ];
 
-impl Shape {
-    fn new((tokens, in_features, out_features, rank): Sizes, dtype: DType, dropout: bool) -> Self {
-        Self {
-            tokens,
-            in_features,
-            out_features,
-            rank,
-            dtype: dtype.to_string(),
-            dropout,
-        }
-    }
-}
+/// Compared with the peers, with and without dropout.
+const COMPARED: Sizes = MODELLED[0];
+const COMPARED_ON: DeviceModel = H100;
 
-fn problem((tokens, in_features, out_features, rank): Sizes, dtype: DType) -> lora_kernels::Result<Problem> {
-    Ok(Problem::new(tokens, in_features, out_features, rank, dtype)?.with_dropout(true))
-}
-
-fn measure(quick: bool) -> Result<Document, Box<dyn Error>> {
+fn measure(quick: bool) -> Outcome<Document> {
     let variants = Variant::all().map(|variant| Kernel {
         symbol: variant.symbol(),
         threads: variant.threads(),
         dynamic_shared: variant.shared_bytes(),
     });
-    let device = Device::open()?;
+    let gpu = Gpu::open()?;
+    let ours = Ours::load(&gpu)?;
     let mut runs = Vec::new();
     for &sizes in if quick {
         &[EXECUTED][..]
     } else {
         &[EXECUTED, EXECUTED_LARGE]
     } {
-        runs.extend(device.run::<bf16>(sizes, MULTIPROCESSORS)?);
-        runs.extend(device.run::<f16>(sizes, MULTIPROCESSORS)?);
-        runs.extend(device.run::<f32>(sizes, MULTIPROCESSORS)?);
+        let with_dropout = sizes.with_dropout(true);
+        runs.extend(ours.run::<bf16>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<f16>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<f32>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<bf16>(sizes, MULTIPROCESSORS)?);
+        runs.extend(peer::runs(&gpu, sizes)?);
     }
+
     let mut plans = Vec::new();
     for sizes in MODELLED {
-        plans.extend(model::plans(sizes, DType::BF16)?);
+        for device in DeviceModel::ALL {
+            plans.extend(model::plans(sizes.with_dropout(true), DType::BF16, &device)?);
+        }
     }
+    plans.extend(model::plans(COMPARED, DType::BF16, &COMPARED_ON)?);
+    plans.extend(peer::plans(COMPARED, &COMPARED_ON)?);
     Ok(Document {
         variants: variants.collect(),
         runs,

@@ -8,42 +8,39 @@ use lora_kernels::{BackwardPlan, DType, ForwardPlan, Problem};
 use lora_kernels_emulator::device::DeviceModel;
 use lora_kernels_emulator::l2::{self, Raster, Schedule};
 
-use crate::document::{Plan, Planned, Product, Shape};
-use crate::layer::Work;
-use crate::{Sizes, problem};
+use crate::document::{OURS, Plan, Planned, Product};
+use crate::work::Sizes;
 
-/// Forward and backward on each device.
-pub fn plans(sizes: Sizes, dtype: DType) -> lora_kernels::Result<Vec<Plan>> {
-    let problem = problem(sizes, dtype)?;
-    let work = Work::of(&problem);
-    let mut plans = Vec::new();
-    for device in DeviceModel::ALL {
-        let props = DeviceProps::new(
-            device.compute_capability,
-            device.multiprocessors,
-            device.max_shared_optin,
-        );
-        let forward = ForwardPlan::new(&problem, &props)?;
-        let backward = BackwardPlan::new(&problem, &props)?;
-        let workspace = backward.workspace_bytes() as u64;
-        let saved = forward.saved().bytes() as u64;
-        for (pass, launches, bytes) in [
-            ("forward", forward.launches(), work.forward_bytes),
-            ("backward", backward.launches(), work.backward_bytes),
-        ] {
-            let launches = launches.iter();
-            plans.push(Plan {
-                device: device.key.to_owned(),
-                shape: Shape::new(sizes, dtype, true),
-                pass: pass.to_owned(),
-                launches: launches
-                    .map(|l| planned(l, &problem, &device, saved, workspace))
-                    .collect(),
-                compulsory_bytes: bytes,
-            });
+/// Forward and backward on a device.
+pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::Result<[Plan; 2]> {
+    let problem = sizes.problem(dtype)?;
+    let work = sizes.work(dtype);
+    let props = DeviceProps::new(
+        device.compute_capability,
+        device.multiprocessors,
+        device.max_shared_optin,
+    );
+    let forward = ForwardPlan::new(&problem, &props)?;
+    let backward = BackwardPlan::new(&problem, &props)?;
+    let workspace = backward.workspace_bytes() as u64;
+    let saved = forward.saved().bytes() as u64;
+    let plan = |pass: &str, launches: &[Launch], compulsory_bytes| {
+        let launches = launches.iter();
+        Plan {
+            who: OURS.to_owned(),
+            device: device.key.to_owned(),
+            shape: sizes.shape(dtype),
+            pass: pass.to_owned(),
+            launches: launches
+                .map(|l| planned(l, &problem, device, saved, workspace))
+                .collect(),
+            compulsory_bytes,
         }
-    }
-    Ok(plans)
+    };
+    Ok([
+        plan("forward", forward.launches(), work.forward.bytes),
+        plan("backward", backward.launches(), work.backward.bytes),
+    ])
 }
 
 /// What a launch moves. `saved` holds S and the mask; `workspace` all partial sums and T, each of which one launch of a backward writes and

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::kernels::Compiled;
-use super::measured::{Document, Plan, Planned, Product, Run, Shape};
+use super::measured::{Document, OURS, Plan, Planned, Product, Run, Shape};
+
+/// What the names of figures of others begin with.
+const PEERS: &str = "peers/";
 
 /// Which way a number improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +38,11 @@ pub const KERNEL_COLUMNS: [(&str, Option<Better>); 17] = [
     ("float_atomics", Some(Better::Lower)),
 ];
 
-/// The last part of a figure's name decides.
+/// The last part of a figure's name decides. What peers do is not ours to improve.
 pub fn better(name: &str) -> Option<Better> {
+    if name.starts_with(PEERS) {
+        return None;
+    }
     let metric = name.rsplit('/').next().unwrap_or(name);
     let kernels = KERNEL_COLUMNS.iter().copied();
     let executed = [
@@ -119,6 +125,11 @@ impl Run {
         (done > 0.0).then(|| 100.0 * (done - self.algorithm_flops as f64) / self.base_flops as f64)
     }
 
+    /// MMA work over the formulas'.
+    pub fn mma_over_formulas(&self) -> f64 {
+        self.sum(|launch| launch.mma_flops) / self.algorithm_flops as f64
+    }
+
     pub fn sectors_over_minimum(&self) -> f64 {
         self.sum(|launch| launch.sectors) * 32.0 / self.compulsory_bytes as f64
     }
@@ -153,12 +164,20 @@ impl Product {
     }
 }
 
+fn prefix(who: &str) -> String {
+    if who == OURS {
+        String::new()
+    } else {
+        format!("{PEERS}{who}/")
+    }
+}
+
 /// Everything that was executed or modelled.
 pub fn figures(document: &Document) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::new();
     let mut add = |name: String, value: f64| figures.insert(name, rounded(value));
     for run in &document.runs {
-        let name = format!("executed/{}", run.name());
+        let name = format!("{}executed/{}", prefix(&run.who), run.name());
         add(format!("{name}/launches"), run.sum(|launch| launch.launches as f64));
         if let Some(extra) = run.extra_mma_percent() {
             add(format!("{name}/extra_mma_percent"), extra);
@@ -183,7 +202,7 @@ pub fn figures(document: &Document) -> BTreeMap<String, f64> {
         }
     }
     for plan in &document.plans {
-        let name = format!("modelled/{}", plan.name());
+        let name = format!("{}modelled/{}", prefix(&plan.who), plan.name());
         add(format!("{name}/launches"), plan.launches.len() as f64);
         add(format!("{name}/dram_bytes"), plan.bytes() as f64);
         add(
@@ -215,6 +234,7 @@ mod tests {
         assert_eq!(better("80/lora_forward/local_bytes"), Some(Better::Lower));
         assert_eq!(better("a/b/sector_efficiency_percent"), Some(Better::Higher));
         assert_eq!(better("80/lora_forward/registers"), None);
+        assert_eq!(better("peers/PEFT/executed/launches"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::figures::{Better, over, rounded};
 use super::kernels::{Compiled, tile};
 use super::loops::Math;
-use super::measured::{Counted, Document, Plan};
+use super::measured::{Counted, Document, OURS, Plan};
 
 /// One goal and the worst value of what it is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -189,7 +189,7 @@ fn per_step(kernel: &Compiled, of: fn(&super::loops::Mix) -> u32) -> Option<f64>
 /// What the emulated device counted.
 fn executed(document: &Document) -> Vec<Goal> {
     use Better::{Higher, Lower};
-    let runs = || document.runs.iter();
+    let runs = || document.runs.iter().filter(|run| run.who == OURS);
     let launches = |pass: &'static str| {
         let runs = runs().filter(move |run| run.pass == pass);
         runs.map(|run| (run.sum(|launch| launch.launches as f64), run.name()))
@@ -255,21 +255,23 @@ fn executed(document: &Document) -> Vec<Goal> {
 fn modelled(document: &Document) -> Vec<Goal> {
     use Better::{Higher, Lower};
     const GIB: f64 = (1_u64 << 30) as f64;
+    let plans = || document.plans.iter().filter(|plan| plan.who == OURS);
     let layer = |plan: &&Plan| {
         let shape = &plan.shape;
         plan.device == "h100"
+            && shape.dropout
             && (shape.tokens, shape.in_features, shape.out_features, shape.rank) == (8192, 4096, 4096, 16)
     };
-    let reads = document.plans.iter().filter(layer).filter_map(|plan| {
+    let reads = plans().filter(layer).filter_map(|plan| {
         let (_, product) = plan.product()?;
         Some((product.reads_over_compulsory(), plan.name()))
     });
-    let both: Vec<&Plan> = document.plans.iter().filter(layer).collect();
+    let both: Vec<&Plan> = plans().filter(layer).collect();
     let bytes: u64 = both.iter().map(|plan| plan.bytes()).sum();
     let total = both
         .first()
         .map(|plan| (bytes as f64 / GIB, format!("{}, and backward", plan.name())));
-    let waves = document.plans.iter().filter_map(|plan| {
+    let waves = plans().filter_map(|plan| {
         let (_, product) = plan.product()?;
         Some((product.wave_efficiency(), plan.name()))
     });

@@ -6,7 +6,8 @@ use super::figures::{Better, over, rounded, shape_name};
 use super::goals::Goal;
 use super::kernels::Compiled;
 use super::loops::Math;
-use super::measured::{Document, Plan};
+use super::measured::{Document, OURS, Plan};
+use super::peers;
 
 const INTRODUCTION: &str = "# What the kernels cost, without a clock
 
@@ -36,13 +37,14 @@ pub fn markdown(nvcc: &str, kernels: &[Compiled], document: &Document, goals: &[
     kernel_tables(&mut text, nvcc, kernels);
     executed(&mut text, document);
     modelled(&mut text, document);
+    peers::table(&mut text, document);
     text.push('\n');
     text.push_str(METHOD);
     text
 }
 
 /// A table with the first column to the left and the others to the right.
-fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+pub fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let _ = writeln!(text, "\n| {} |", head.join(" | "));
     let _ = writeln!(text, "|---|{}", "---:|".repeat(head.len().saturating_sub(1)));
     for row in rows {
@@ -174,14 +176,14 @@ fn executed(text: &mut String, document: &Document) {
         "wavefronts, others",
     ];
     let mut rows = Vec::new();
-    for run in &document.runs {
+    for run in document.runs.iter().filter(|run| run.who == OURS) {
         let giga = |flops: f64| format!("{:.4}", flops / 1e9);
         rows.push(vec![
             format!(
                 "**{} {}**, {} multiprocessors",
                 shape_name(&run.shape),
                 run.pass,
-                run.multiprocessors
+                run.multiprocessors.unwrap_or_default()
             ),
             run.sum(|launch| launch.launches as f64).to_string(),
             giga(run.sum(|launch| launch.mma_flops)),
@@ -217,7 +219,7 @@ fn executed(text: &mut String, document: &Document) {
     table(text, &head, rows.into_iter());
 }
 
-const MIB: f64 = (1 << 20) as f64;
+pub const MIB: f64 = (1 << 20) as f64;
 
 fn modelled(text: &mut String, document: &Document) {
     text.push_str(
@@ -234,7 +236,8 @@ fn modelled(text: &mut String, document: &Document) {
         "wave efficiency",
         "reads over compulsory",
     ];
-    let products = document.plans.iter().filter_map(|plan| {
+    let plans: Vec<&Plan> = document.plans.iter().filter(|plan| plan.who == OURS).collect();
+    let products = plans.iter().filter_map(|plan| {
         let (launch, product) = plan.product()?;
         let (m, n, k) = product.tile;
         Some(vec![
@@ -252,7 +255,7 @@ fn modelled(text: &mut String, document: &Document) {
 
     text.push_str("\nDRAM traffic of whole passes, in MiB, and of forward and backward together.\n");
     let mut rows = Vec::new();
-    for pair in document.plans.chunks(2) {
+    for pair in plans.chunks(2) {
         for plan in pair {
             rows.push(vec![
                 plan.name().replace('/', " "),

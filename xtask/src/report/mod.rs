@@ -7,6 +7,7 @@ mod loops;
 mod markdown;
 #[path = "../../../report/src/document.rs"]
 mod measured;
+mod peers;
 mod resources;
 mod sass;
 mod store;
