@@ -157,10 +157,11 @@ impl Product {
         self.read as f64 / self.compulsory_read as f64
     }
 
-    /// Tiles over the tiles that the multiprocessors could have done in as many waves, per cent.
+    /// Tiles over those that all multiprocessors could do while the one with most does its own, per cent.
     pub fn wave_efficiency(&self) -> f64 {
-        let waves = self.tiles.div_ceil(self.multiprocessors.max(1));
-        100.0 * self.tiles as f64 / (waves * self.multiprocessors).max(1) as f64
+        let busy = self.multiprocessors.min(self.blocks).max(1);
+        let most = self.tiles.div_ceil(busy);
+        100.0 * self.tiles as f64 / (most * self.multiprocessors).max(1) as f64
     }
 }
 
@@ -251,7 +252,9 @@ mod tests {
             compulsory_written: 0,
         };
         assert_eq!((product.wave_efficiency() * 10.0).round(), 970.0);
-        product.tiles = 132;
+        product.blocks = 128;
+        assert_eq!((product.wave_efficiency() * 10.0).round(), 970.0);
+        (product.tiles, product.blocks) = (132, 264);
         assert_eq!(product.wave_efficiency(), 100.0);
         assert_eq!(product.reads_over_compulsory(), 2.9);
     }

@@ -34,8 +34,8 @@ pub struct Mix {
     pub other: u32,
 }
 
-/// The math of a kernel and its main loop: of the innermost loops with math, the one with most; the shortest of equals. None if there is no
-/// such loop.
+/// The math of a kernel and its main loop: of the innermost loops with math, the one with most; of equals the
+/// shortest, since what fills or drains a pipeline has the same math and more around it. None if there is no such loop.
 pub fn main_loop(function: &Function) -> Option<(Math, Mix)> {
     let instructions = &function.instructions;
     let count = |name| instructions.iter().filter(|i| i.name() == name).count();

@@ -21,14 +21,17 @@ where a figure got worse.
 const METHOD: &str = "## How it is measured
 
 - **Kernels**: `cuobjdump -res-usage` and `-sass` of the images that the crate embeds. The main loop is, of the innermost loops with `HMMA`
-  (`FFMA` in kernels for f32), the one with most; a loop is what lies between a backward branch and its target. Blocks per multiprocessor follow
-  from registers, shared memory and threads with the architecture's limits. Local memory is the stack, which spills are part of.
+  (`FFMA` in kernels for f32), the one with most, and of equals the shortest: the others fill or drain the pipeline. A loop is what lies between
+  a backward branch and its target. Blocks per multiprocessor follow from registers, shared memory and threads with the architecture's limits.
+  Local memory is the stack, which spills are part of.
 - **Executed**: every block of a forward and a backward with dropout runs on the emulated device; the plan is made for a device of a few
   multiprocessors, so that large tiles are taken and there are several waves. Nothing is sampled.
 - **Modelled**: plans for whole virtual devices. The product with the weight goes through the model: blocks in lockstep over depth, L2 as one memory of
   half its size that replaces the least recently used. Everything else that a launch reads or writes counts once, from DRAM, also what an
   earlier launch may have left in L2. Compulsory are the caller's tensors, each once per pass.
-- The cost of a call on the host is a time: `cargo xtask bench` measures it, and it is not in this report.
+- **Waves**: a multiprocessor does its tiles one after the other, however many of its blocks share it. Efficiency is the tiles over those that all
+  multiprocessors could have done while the one with most was busy.
+- Of the goals, one is not here: a call's cost on the host is a time.
 ";
 
 pub fn markdown(nvcc: &str, kernels: &[Compiled], document: &Document, goals: &[Goal]) -> String {
