@@ -1,18 +1,20 @@
-//! The peers of benches/peers compute what the crate's reference does, with the work that their descriptions say. Counters belong to the
-//! process, so what launches is one test.
+//! The peers of benches/peers compute what the crate's reference does, with the work and the traffic that their descriptions say.
 
 #[path = "../benches/peers/mod.rs"]
 mod peers;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
+use lora_kernels::cudarc::driver::sys::CUdevice_attribute;
 use lora_kernels::reference::{self, Bounded, Intermediates, View};
 use lora_kernels::{DType, Dropout};
-use lora_kernels_emulator::counters::{Control, Kind};
-use lora_kernels_emulator::device::H100;
+use lora_kernels_emulator::counters::{Control, KernelCounters, Kind};
+use lora_kernels_emulator::device::{A100, H100};
+use lora_kernels_emulator::l2::{Raster, Schedule, Traffic};
 use lora_kernels_emulator::select::{Selection, select};
-use peers::{Buffer, Device, Launch, Layer, Memory, Peer};
+use peers::{Buffer, Device, Launch, Layer, Memory, Peer, Tiled};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -117,74 +119,186 @@ fn assert_close(what: &str, given: &[bf16], expected: &Bounded) {
     assert!(difference < 1e-5, "{what} differs by {difference:e} as a whole");
 }
 
-/// Runs the launches, one by one where they are counted.
-fn run(device: &Device, launches: &[Launch], memory: &Memory, control: Option<Control>) -> peers::Result<()> {
-    let Some(control) = control else {
-        return device.run(launches, memory);
-    };
-    for launch in launches {
+/// The device, and its counters where it is emulated. They belong to the process: one test at a time has them.
+struct Gpu {
+    device: Device,
+    shared_per_block: usize,
+    multiprocessors: u64,
+    control: Option<Control>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Gpu {
+    fn open() -> peers::Result<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let selection = select()?;
+        let fatbin = peers::fatbin(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            Path::new(env!("CARGO_TARGET_TMPDIR")),
+        )?;
+        let context = lora_kernels::context(0)?;
+        let attribute = |attribute| peers::Result::Ok(u32::try_from(context.attribute(attribute)?)?);
+        let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        Ok(Self {
+            device: Device::new(&context, fatbin)?,
+            shared_per_block: shared as usize,
+            multiprocessors: multiprocessors.into(),
+            control: match selection {
+                Selection::Emulated { .. } => Some(Control::loaded()?),
+                Selection::Real => None,
+            },
+            _alone: alone,
+        })
+    }
+
+    fn counted(&self, control: Control, launch: &Launch, memory: &Memory) -> peers::Result<KernelCounters> {
         control.reset()?;
         control.count(true)?;
-        device.run(std::slice::from_ref(launch), memory)?;
-        device.stream().synchronize()?;
+        self.device.run(std::slice::from_ref(launch), memory)?;
+        self.device.stream().synchronize()?;
         control.count(false)?;
-        let counters = control.read()?;
-        let [kernel] = &counters.kernels[..] else {
-            panic!("one launch of {}: {} kernels", launch.symbol, counters.kernels.len());
-        };
-        assert_eq!(kernel.kernel, launch.symbol);
-        assert_eq!(kernel.total.mma_flops, launch.mma_flops, "{}", launch.symbol);
-        // Neighbouring lanes' atomic additions are four bytes each, two instructions for a pair.
-        for kind in [Kind::CopyAsync, Kind::LoadMatrix, Kind::LoadGlobal, Kind::StoreGlobal] {
-            let tally = kernel.kind(kind);
-            assert_eq!(tally.sectors, tally.ideal_sectors, "{} {kind:?}", launch.symbol);
-        }
-        assert_eq!(kernel.total.bank_conflicts(), 0, "{}", launch.symbol);
-        // Each block reads its operands for itself.
-        if let Some(product) = launch.product {
-            let (tile_m, tile_n, _) = product.tile;
-            let operands = (product.m / tile_m) * (product.n / tile_n) * (tile_m + tile_n) * product.k * 2;
-            let read = 32 * kernel.kind(Kind::CopyAsync).sectors;
-            assert!(read >= operands, "{}: {read} bytes of {operands}", launch.symbol);
-        }
+        let mut kernels = control.read()?.kernels;
+        assert_eq!(kernels.len(), 1, "one launch of {}", launch.symbol);
+        Ok(kernels.remove(0))
     }
-    Ok(())
+
+    /// Runs the launches, one by one where they can be counted.
+    fn run(&self, launches: &[Launch], memory: &Memory) -> peers::Result<()> {
+        let Some(control) = self.control else {
+            return self.device.run(launches, memory);
+        };
+        for launch in launches {
+            let kernel = self.counted(control, launch, memory)?;
+            let symbol = &launch.symbol;
+            assert_eq!(&kernel.kernel, symbol);
+            assert_eq!(kernel.total.mma_flops, launch.mma_flops, "{symbol}");
+            assert_eq!(kernel.total.bank_conflicts(), 0, "{symbol}");
+            // All but the atomic additions, four bytes from each lane.
+            for kind in [Kind::CopyAsync, Kind::LoadGlobal, Kind::StoreGlobal] {
+                let tally = kernel.kind(kind);
+                assert_eq!(tally.sectors, tally.ideal_sectors, "{symbol} {kind:?}");
+            }
+            // Each block of a plain product reads its operands for itself.
+            if let (Some(product), []) = (launch.product, &launch.streams[..]) {
+                let (tile_m, tile_n, _) = product.tile;
+                let operands = u64::from(launch.grid) * (tile_m + tile_n) * product.k * 2;
+                assert_eq!(32 * kernel.kind(Kind::CopyAsync).sectors, operands, "{symbol}");
+            }
+        }
+        Ok(())
+    }
 }
 
 #[test]
 fn peers_compute_what_the_reference_does() -> peers::Result<()> {
-    let selection = select()?;
-    let context = lora_kernels::context(0)?;
-    let fatbin = peers::fatbin(
-        Path::new(env!("CARGO_MANIFEST_DIR")),
-        Path::new(env!("CARGO_TARGET_TMPDIR")),
-    )?;
-    let device = Device::new(&context, fatbin)?;
-    let control = match selection {
-        Selection::Emulated { .. } => Some(Control::loaded()?),
-        Selection::Real => None,
-    };
+    let gpu = Gpu::open()?;
     for (sizes, dropout, shared) in [
         ([256, 512, 256, 16], true, SHARED[0]),
         ([128, 256, 384, 64], true, SHARED[1]),
         ([128, 384, 256, 32], false, SHARED[0]),
         ([128, 128, 128, 128], false, SHARED[1]),
     ] {
-        let layer = layer(sizes, dropout, shared);
+        let layer = layer(sizes, dropout, shared.min(gpu.shared_per_block));
         let inputs = Inputs::random(&layer);
         let expected = inputs.expected(&layer);
         for peer in Peer::ALL.into_iter().filter(|peer| peer.takes(&layer)) {
             let (forward, backward) = (peer.forward(&layer)?, peer.backward(&layer)?);
-            let mut memory = Memory::new(&device, &layer, forward.iter().chain(&backward), 0xFF)?;
+            let mut memory = Memory::new(&gpu.device, &layer, forward.iter().chain(&backward), 0xFF)?;
             inputs.write(&mut memory)?;
-            run(&device, &forward, &memory, control)?;
-            run(&device, &backward, &memory, control)?;
+            gpu.run(&forward, &memory)?;
+            gpu.run(&backward, &memory)?;
             for (buffer, expected) in &expected {
                 let what = format!("{buffer:?} of {} {layer:?}", peer.name());
                 assert_close(&what, &memory.read(*buffer)?, expected);
             }
         }
     }
+    Ok(())
+}
+
+/// What the blocks accessed, replayed through an L2: each launch alone.
+fn replay(gpu: &Gpu, l2_bytes: u64, layer: &Layer, launches: &[Launch]) -> peers::Result<Vec<Traffic>> {
+    let Some(control) = gpu.control else {
+        return Err("traffic can be replayed on the emulated device only".into());
+    };
+    let memory = Memory::new(&gpu.device, layer, launches, 0)?;
+    control.l2_bytes(Some(l2_bytes))?;
+    let mut all = Vec::new();
+    for launch in launches {
+        control.dram(true)?;
+        control.flush_l2()?;
+        let dram = gpu.counted(control, launch, &memory)?.dram.unwrap_or_default();
+        control.dram(false)?;
+        all.push(Traffic {
+            read: dram.read_bytes,
+            written: dram.write_bytes,
+        });
+    }
+    control.l2_bytes(None)?;
+    Ok(all)
+}
+
+#[test]
+fn what_is_read_and_written_is_what_is_described() -> peers::Result<()> {
+    let gpu = Gpu::open()?;
+    if gpu.control.is_none() {
+        println!("traffic can be replayed on the emulated device only");
+        return Ok(());
+    }
+    for dropout in [false, true] {
+        let layer = layer([256, 256, 512, 16], dropout, gpu.shared_per_block);
+        for peer in Peer::ALL.into_iter().filter(|peer| peer.takes(&layer)) {
+            let launches = [peer.forward(&layer)?, peer.backward(&layer)?].concat();
+            // Everything fits.
+            let found = replay(&gpu, A100.l2_bytes, &layer, &launches)?;
+            for (launch, found) in launches.iter().zip(found) {
+                assert_eq!(found, launch.traffic(&A100), "{}: {}", peer.name(), launch.symbol);
+                assert_eq!(found, launch.compulsory(), "{}: {}", peer.name(), launch.symbol);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Many more columns of tiles than rows, and an L2 that holds few of them: another order would read the columns again and again.
+#[test]
+fn tiles_are_taken_in_the_order_that_is_described() -> peers::Result<()> {
+    const L2_BYTES: u64 = 128 << 10;
+    let gpu = Gpu::open()?;
+    let Some(control) = gpu.control else {
+        println!("traffic can be replayed on the emulated device only");
+        return Ok(());
+    };
+    let layer = layer([1024, 128, 8192, 16], false, gpu.shared_per_block);
+    let mut launches = Peer::Peft.forward(&layer)?;
+    launches.retain(|launch| launch.symbol.ends_with("expand"));
+    control.blocks_per_multiprocessor(Some(1))?;
+    let found = replay(&gpu, L2_BYTES, &layer, &launches)?;
+    control.blocks_per_multiprocessor(None)?;
+    let ([launch], [found]) = (&launches[..], &found[..]) else {
+        panic!("one product of depth {}: {launches:?}", layer.rank);
+    };
+    let tiled = launch.product.expect("a product");
+    let under = |raster| {
+        let schedule = Schedule {
+            raster,
+            ..tiled.schedule(gpu.multiprocessors)
+        };
+        tiled.product().traffic(&schedule, L2_BYTES).read as f64
+    };
+    let described = under(Raster::GroupM(Tiled::GROUP_M));
+    println!(
+        "{found:?} {described} {} {}",
+        under(Raster::GroupM(1)),
+        under(Raster::GroupN(1))
+    );
+    assert!(
+        (found.read as f64 / described - 1.0).abs() < 0.05,
+        "{found:?}, {described}"
+    );
+    assert!(under(Raster::GroupM(1)) > 2.0 * described);
     Ok(())
 }
 

@@ -86,7 +86,6 @@ pub fn backward(layer: &Layer) -> Vec<Launch> {
             c: Buffer::Dx,
             alpha: layer.scaling,
             add: true,
-            ..PLAIN
         },
     ];
     products.map(|product| product.launch(layer)).to_vec()
