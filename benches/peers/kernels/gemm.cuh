@@ -1,6 +1,8 @@
 // A tile product from global memory, as the peers' libraries have it: cp.async through a ring of stages, mma.sync, blocks in groups of eight
 // rows of tiles, an epilogue whose global accesses are whole lines. Every size is a multiple of its tile, except for short depths.
 #pragma once
+#include <type_traits>
+
 #include "tile.cuh"
 
 namespace peers {
