@@ -1,10 +1,17 @@
 // What a launch is told: one struct per kernel, passed by value. src/raw/params.rs mirrors each field for field, and the
 // kernel `lora_contract` lets a test compare sizes and offsets.
 //
-// Shapes: x (m, k), W (n, k), lora_A (r, k), lora_B (n, r), y and dy (m, n), S and T (m, r_pad). Strides are row strides in elements;
-// columns are contiguous. r_pad is r rounded up to 16; the columns of S and T from r on hold zeros.
+// A call computes one or more projections of the same x, each with its own weight and, where r > 0, its own adapter. Shapes: x and dx (m, k);
+// of projection i: W (n, k) or, transposed, (k, n); lora_A (r, k), lora_B (n, r), y and dy (m, n). S and T hold the adapted projections side by
+// side, (m, ranks): columns rank0 .. rank0 + r_pad are projection i's, r_pad being r rounded up to 16, and zero from rank0 + r on. Strides are
+// row strides in elements; columns are contiguous.
+//
+// The dropout mask has a 64-bit word for 64 columns of a row, words of the same columns one below the other: mask (ceil(k / 64), m). Bit c of
+// word (b, row) is set where x (row, 64 * b + c) is kept; bits beyond k are zero.
 #pragma once
 #include <cstdint>
+
+inline constexpr int kMaxProjections = 8;
 
 // Which elements of x the adapter sees. `threshold` 0 keeps all.
 struct DropoutParams {
@@ -14,59 +21,101 @@ struct DropoutParams {
     float keep_scale;    // 1 / (1 - p), p = threshold / 65536
 };
 
-// S = scaling * drop(x) * A^T
-struct ShrinkParams {
-    const void* x;
-    const void* lora_a;
-    void* s;
-    uint8_t* mask;  // (m, mask_row_bytes), null without dropout
-    int64_t x_stride;
-    int64_t lora_a_stride;
-    int64_t mask_row_bytes;
-    int32_t m, k, r, r_pad;
+// Where the bits come from: there is no dropout, the mask in memory, or Philox once more.
+enum class MaskSource : int32_t { kNone, kStored, kDrawn };
+
+// One adapter's matrix, lora_A or lora_B. Its elements are of the tensors' type, or f32 where `adapter_f32` is set.
+struct AdapterParams {
+    const void* data;
+    int64_t stride;
+    int32_t rank0, r;
+    int32_t vectorised;  // of the tensors' type, and may be read 16 bytes at a time
     float scaling;
-    int32_t lora_vectorised;  // lora_a may be read 16 bytes at a time
-    DropoutParams dropout;
 };
 
-// y = x * W^T + bias + S * B^T
-struct ForwardParams {
+// S = scaling * drop(x) * A^T. Zeroes `counters` for the launch that follows.
+struct ShrinkParams {
     const void* x;
+    void* s;         // (m, ranks)
+    uint64_t* mask;  // null where it is not kept
+    uint32_t* counters;
+    int64_t x_stride;
+    int32_t m, k, ranks;
+    int32_t adapters;
+    int32_t adapter_f32;
+    MaskSource mask_source;  // kDrawn with dropout, else kNone
+    int32_t counter_count;
+    int32_t pad;
+    DropoutParams dropout;
+    AdapterParams lora_a[kMaxProjections];  // only the adapted projections
+};
+
+// How the persistent blocks of a product go through the tiles of its output.
+struct ScheduleParams {
+    int32_t tiles_m, tiles_n;
+    int32_t group_n;  // tile columns of a band; within one, along the columns first, then to the next row
+    int32_t splits;   // blocks that share a tile, each with a part of the depth
+    float* partial;   // (tiles, splits, elements of a tile), where splits > 1
+    uint32_t* arrived;  // (tiles), zero at first, where splits > 1
+};
+
+struct ForwardProjection {
     const void* weight;
     const void* bias;  // (n), null without
-    const void* s;
     const void* lora_b;
     void* y;
-    int64_t x_stride;
     int64_t weight_stride;
     int64_t lora_b_stride;
     int64_t y_stride;
-    int32_t m, n, k, r, r_pad;
-    int32_t lora_vectorised;  // lora_b may be read 16 bytes at a time
-    int32_t out_paired;       // y may be written two elements at a time
-    int32_t pad;
+    int32_t n, r, rank0;
+    int32_t first_tile;          // of this projection among the tile columns of all
+    int32_t lora_vectorised;     // lora_B is of the tensors' type and may be read 16 bytes at a time
+    int32_t output_vectorised;   // y may be written 16 bytes at a time
 };
 
-// T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over dy
-struct GradBParams {
+// y = x * W^T + bias + S * B^T, or added to y
+struct ForwardParams {
+    const void* x;
+    const void* s;  // (m, ranks)
+    int64_t x_stride;
+    int32_t m, k, ranks;
+    int32_t projections;
+    int32_t adapter_f32;
+    int32_t accumulate;
+    int32_t weight_transposed;  // W is (k, n); only kernels of any alignment look
+    int32_t pad;
+    ScheduleParams schedule;
+    ForwardProjection projection[kMaxProjections];
+};
+
+struct GradBProjection {
     const void* dy;
-    const void* lora_b;
-    const void* s;
     float* t_partial;       // (column groups, m, r_pad)
     float* lora_b_partial;  // (m splits, n, r_pad)
     int64_t dy_stride;
-    int64_t lora_b_stride;
-    int32_t m, n, r, r_pad;
-    int32_t rows_per_split;
+    int32_t n;
     int32_t column_groups;
+    int32_t rows_per_split;
     int32_t m_splits;
-    float scaling;
-    int32_t lora_vectorised;  // lora_b may be read 16 bytes at a time
+    int32_t first_block;  // of the grid
     int32_t pad;
+    AdapterParams lora_b;
+};
+
+// T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over every dy. Zeroes `counters` for the launches that follow.
+struct GradBParams {
+    const void* s;  // (m, ranks)
+    uint32_t* counters;
+    int32_t m, ranks;
+    int32_t projections;  // only adapted ones are listed
+    int32_t adapter_f32;
+    int32_t counter_count;
+    int32_t pad;
+    GradBProjection projection[kMaxProjections];
 };
 
 // A sum over `splits` partial matrices, in the order of their index: out (rows, columns) = sum of partial (splits, rows, partial_stride)
-struct ReduceParams {
+struct ReduceJob {
     const float* partial;
     void* out;
     int64_t out_stride;
@@ -74,44 +123,71 @@ struct ReduceParams {
     int64_t split_stride;
     int32_t splits;
     int32_t rows, columns;
-    int32_t blocks;  // how many blocks of the grid do this instead of the kernel's own work: the last ones
+    int32_t first_block;  // among the blocks that reduce
 };
 
-// T = sum of T partials, dA partials = T^T * drop(x); the last blocks sum dB
+// What the last `blocks` blocks of a grid do instead of the kernel's own work
+struct ReduceParams {
+    int32_t blocks;
+    int32_t jobs;
+    int32_t out_f32;  // else of the tensors' type
+    int32_t accumulate;
+    ReduceJob job[kMaxProjections];
+};
+
+// Where T of an adapted projection comes from
+struct TSource {
+    const float* partial;  // (partials, m, r_pad)
+    int32_t partials;
+    int32_t rank0, r_pad;
+    int32_t pad;
+};
+
+// T = sum of T partials, dA partials = T^T * drop(x) / (1 - p); the last blocks sum dB
 struct GradAParams {
     const void* x;
-    const uint8_t* mask;  // (m, mask_row_bytes), null without dropout
-    const float* t_partial;
-    void* t;
-    float* lora_a_partial;  // (m splits, r_pad, k)
+    const uint64_t* mask;   // null where it is drawn again
+    void* t;                // (m, ranks)
+    float* lora_a_partial;  // (m splits, ranks, k)
     int64_t x_stride;
-    int64_t mask_row_bytes;
-    int32_t m, k, r, r_pad;
-    int32_t t_partials;
+    int32_t m, k, ranks;
+    int32_t adapters;
     int32_t rows_per_split;
     int32_t column_groups;
     int32_t m_splits;
-    float keep_scale;
-    int32_t pad;
+    MaskSource mask_source;
+    DropoutParams dropout;
+    TSource t_source[kMaxProjections];
     ReduceParams reduce_b;
 };
 
-// dx = keep_scale * mask o (T * A) + dy * W; the last blocks sum dA
-struct GradXParams {
+struct GradXProjection {
     const void* dy;
     const void* weight;
-    const void* t;
     const void* lora_a;
-    const uint8_t* mask;  // (m, mask_row_bytes), null without dropout
-    void* dx;
     int64_t dy_stride;
     int64_t weight_stride;
     int64_t lora_a_stride;
+    int32_t n, r, rank0;
+    int32_t lora_vectorised;  // lora_A is of the tensors' type and may be read 16 bytes at a time
+};
+
+// dx = sum over projections of dy * W + keep_scale * mask o (T * A), or added to dx; the last blocks sum dA
+struct GradXParams {
+    const void* t;         // (m, ranks)
+    const uint64_t* mask;  // null where it is drawn again
+    void* dx;
     int64_t dx_stride;
-    int64_t mask_row_bytes;
-    int32_t m, n, k, r, r_pad;
-    float keep_scale;
-    int32_t lora_vectorised;  // lora_a may be read 16 bytes at a time
-    int32_t out_paired;       // dx may be written two elements at a time
+    int32_t m, k, ranks;
+    int32_t projections;
+    int32_t adapter_f32;
+    int32_t accumulate;
+    int32_t weight_transposed;  // W is (k, n); only kernels of any alignment look
+    int32_t output_vectorised;  // dx may be written 16 bytes at a time
+    MaskSource mask_source;
+    int32_t pad;
+    DropoutParams dropout;
+    ScheduleParams schedule;
+    GradXProjection projection[kMaxProjections];
     ReduceParams reduce_a;
 };
