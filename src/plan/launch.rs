@@ -39,8 +39,8 @@ pub struct Schedule {
     pub blocks: u32,
     /// Blocks that share a tile, each with a part of the depth.
     pub splits: u32,
-    /// Blocks that the device is expected to hold at once.
-    pub places: u32,
+    /// Of the device.
+    pub multiprocessors: u32,
     /// Tile columns of a band: tiles are taken along the columns of a band first, then down its rows, band after band.
     pub group_n: u32,
     /// Whether there is more than one turn, of which every other walks the depth backwards.
@@ -58,10 +58,10 @@ impl Schedule {
         self.tiles() * u64::from(self.splits)
     }
 
-    /// Places of the device that are busy, over all its places in all turns.
+    /// Items of the mean multiprocessor, over those of the busiest.
     pub fn wave_efficiency(&self) -> f64 {
-        let places = u64::from(self.places);
-        self.items() as f64 / (self.items().div_ceil(places) * places) as f64
+        let multiprocessors = u64::from(self.multiprocessors);
+        self.items() as f64 / (self.items().div_ceil(multiprocessors) * multiprocessors) as f64
     }
 }
 
@@ -75,7 +75,12 @@ impl fmt::Display for Schedule {
         if self.serpentine {
             f.write_str(", serpentine")?;
         }
-        Ok(())
+        let efficiency = 100.0 * self.wave_efficiency();
+        write!(
+            f,
+            ", waves {efficiency:.1} % of {} multiprocessors",
+            self.multiprocessors
+        )
     }
 }
 
