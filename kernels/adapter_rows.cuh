@@ -24,17 +24,17 @@ __device__ __forceinline__ float4 load_adapter_quad(const void* row, int column,
     if (f32) {
         const float* const from = static_cast<const float*>(row) + column;
         if (vectorised && valid >= 4) {
-            return *reinterpret_cast<const float4*>(from);
+            return __ldg(reinterpret_cast<const float4*>(from));
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            value[i] = i < valid ? from[i] : 0.0f;
+            value[i] = i < valid ? __ldg(from + i) : 0.0f;
         }
     } else {
         const T* const from = static_cast<const T*>(row) + column;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            value[i] = i < valid ? to_float(from[i]) : 0.0f;
+            value[i] = i < valid ? to_float(__ldg(from + i)) : 0.0f;
         }
     }
     return make_float4(value[0], value[1], value[2], value[3]);

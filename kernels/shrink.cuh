@@ -116,7 +116,7 @@ struct Shrink {
                 quads.load(p, table, step);
             }
         };
-        const auto place = [&](int stage) {
+        const auto place = [&](int, int stage, int) {
             if constexpr (!ByCopy) {
                 quads.store(a_at(stage));
             }
@@ -134,8 +134,7 @@ struct Shrink {
             if (!drawn) {
 #pragma unroll
                 for (int column = 0; column < kDepth; column += 32) {
-                    masked_row_product<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column / kChunk<T>,
-                                          KeepAll{});
+                    product_by_rows<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column * kSize, KeepAllRows{});
                 }
                 return;
             }
@@ -148,8 +147,9 @@ struct Shrink {
             }
 #pragma unroll
             for (int column = 0; column < kDepth; column += 32) {
-                const KeepRows rows{static_cast<uint32_t>(keep.upper >> column), static_cast<uint32_t>(keep.lower >> column)};
-                masked_row_product<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column / kChunk<T>, rows);
+                const KeepRows rows{static_cast<uint32_t>(keep.upper >> column),
+                                    static_cast<uint32_t>(keep.lower >> column)};
+                product_by_rows<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column * kSize, rows);
             }
         };
         stream<kStages, 1>(steps, fetch, place, compute);
@@ -214,12 +214,7 @@ struct Shrink {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
                 const uint32_t at = tile + ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize +
                                     quad % kQuadsPerChunk * 8;
-                if constexpr (kTensorCore<T>) {
-                    ptx::store_shared(at, make_uint2(pack_pair<T>(value[pass].x, value[pass].y),
-                                                     pack_pair<T>(value[pass].z, value[pass].w)));
-                } else {
-                    ptx::store_shared(at, value[pass]);
-                }
+                store_shared_quad<T>(at, value[pass]);
             }
         }
     };

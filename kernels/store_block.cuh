@@ -2,13 +2,6 @@
 #pragma once
 #include "element.cuh"
 
-template <typename T>
-__device__ __forceinline__ uint32_t pack_pair(float first, float second) {
-    uint32_t packed;
-    store_pair(reinterpret_cast<T*>(&packed), first, second);
-    return packed;
-}
-
 // `out` is the block's first element, 16-byte aligned as its rows are; rows from `rows` on are left alone. value[j][e] as in Accumulator.
 template <typename T>
 __device__ __forceinline__ void store_block(T* out, int64_t stride, int rows, const float (&value)[2][4]) {

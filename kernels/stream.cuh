@@ -12,8 +12,8 @@ __device__ __forceinline__ uint8_t* stream_memory() {
 
 // `Stages` buffers in shared memory, filled ahead of use, one barrier and one wait per step. Calls fetch(step, stage, unrolled) ahead of
 // compute(step, stage, unrolled), for steps 0 .. steps, a multiple of Unroll; `unrolled` is step % Unroll and a constant once the loop is
-// unrolled. fetch starts cp.async copies, or loads into registers what place(stage) stores to shared memory once compute has hidden the wait.
-// On return all copies have landed and every thread has finished reading.
+// unrolled. fetch starts cp.async copies, or loads into registers what place(step, stage, unrolled) stores to shared memory once compute has
+// hidden the wait. On return all copies have landed and every thread has finished reading.
 template <int Stages, int Unroll, typename Fetch, typename Place, typename Compute>
 __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, Compute&& compute) {
     static_assert(Stages >= 2, "one buffer is read while another is filled");
@@ -21,7 +21,7 @@ __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, 
     for (int step = 0; step < Stages - 1; ++step) {
         if (step < steps) {
             fetch(step, step, step % Unroll);
-            place(step);
+            place(step, step, step % Unroll);
         }
         ptx::cp_async_commit();
     }
@@ -40,7 +40,7 @@ __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, 
             ptx::cp_async_commit();
             compute(base + unrolled, read, unrolled);
             if (next < steps) {
-                place(write);
+                place(next, write, (unrolled + Stages - 1) % Unroll);
             }
             read = read + 1 == Stages ? 0 : read + 1;
             write = write + 1 == Stages ? 0 : write + 1;
@@ -48,6 +48,16 @@ __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, 
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
+}
+
+// Four neighbours rounded to T, to an address in shared memory
+template <typename T>
+__device__ __forceinline__ void store_shared_quad(uint32_t to, float4 value) {
+    if constexpr (kTensorCore<T>) {
+        ptx::store_shared(to, make_uint2(pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w)));
+    } else {
+        ptx::store_shared(to, value);
+    }
 }
 
 // A thread's chunks of a Tile<T, Rows, Columns>: chunk() of rows row(0), row(1) ... row(kPasses - 1)

@@ -30,6 +30,12 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t shared) {
     return value;
 }
 
+__device__ __forceinline__ float load_shared_float(uint32_t shared) {
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(value) : "r"(shared) : "memory");
+    return value;
+}
+
 __device__ __forceinline__ float2 load_shared_pair(uint32_t shared) {
     float2 value;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n" : "=f"(value.x), "=f"(value.y) : "r"(shared) : "memory");
