@@ -236,7 +236,7 @@ fn launch_with(
     let Some((best, others)) = choices.split_first() else {
         // Not even the smallest tile has room: let its launch say what is missing.
         let variant = smallest(product.operation, problem.dtype(), access);
-        return Launch::new(variant, (1, 1), None, String::new(), problem, device);
+        return Launch::new(variant, 1, None, String::new(), problem, device);
     };
     let mut schedule = best.schedule;
     // The kernels count items, and add the size of the grid to them, in 32 bits.
@@ -251,6 +251,6 @@ fn launch_with(
         "{schedule}; score {:.2}{others}{more_reason}; {access_reason}",
         best.score,
     );
-    let grid = (u64::from(schedule.blocks) + u64::from(more), 1);
-    Launch::new(best.variant, grid, Some(schedule), reason, problem, device)
+    let blocks = u64::from(schedule.blocks) + u64::from(more);
+    Launch::new(best.variant, blocks, Some(schedule), reason, problem, device)
 }

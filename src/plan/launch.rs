@@ -11,8 +11,8 @@ use crate::{Error, Problem, Result};
 pub struct Launch {
     /// The kernel.
     pub variant: Variant,
-    /// Blocks along x and y.
-    pub grid: (u32, u32),
+    /// Blocks of the grid.
+    pub blocks: u32,
     /// Threads per block.
     pub threads: u32,
     /// Dynamic shared memory per block, bytes.
@@ -87,17 +87,14 @@ impl fmt::Display for Schedule {
 impl Launch {
     pub(super) fn new(
         variant: Variant,
-        grid: (u64, u64),
+        blocks: u64,
         schedule: Option<Schedule>,
         reason: String,
         problem: &Problem,
         device: &DeviceProps,
     ) -> Result<Self> {
-        // CUDA C++ Programming Guide, "Compute Capabilities": 2^31 - 1 blocks along x, 65535 along y.
-        let grid = (
-            checked_count(grid.0, i32::MAX as u64, problem)?,
-            checked_count(grid.1, 65535, problem)?,
-        );
+        // CUDA C++ Programming Guide, "Compute Capabilities": 2^31 - 1 blocks along x.
+        let blocks = checked_count(blocks, i32::MAX as u64, problem)?;
         let shared_bytes = variant.shared_bytes();
         if shared_bytes > device.shared_per_block() {
             return Err(Error::Device {
@@ -108,7 +105,7 @@ impl Launch {
         }
         Ok(Self {
             variant,
-            grid,
+            blocks,
             threads: variant.threads(),
             shared_bytes,
             schedule,
@@ -134,8 +131,8 @@ impl fmt::Display for Launch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} grid {}x{} threads {} shared {} B: {}",
-            self.variant, self.grid.0, self.grid.1, self.threads, self.shared_bytes, self.reason
+            "{}: {} blocks of {} threads, {} B shared: {}",
+            self.variant, self.blocks, self.threads, self.shared_bytes, self.reason
         )
     }
 }
