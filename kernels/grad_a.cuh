@@ -27,9 +27,8 @@ struct GradA : GradColumns<T, RankTile> {
             return;
         }
         const uint32_t memory = ptx::shared_address(stream_memory());
-        const ZTile x_tiles{reinterpret_cast<T*>(stream_memory())};
-        const QTile t_tiles{x_tiles.data + kStages * ZTile::kElements};
-        const uint32_t mask_tiles = memory + kStages * ZTile::kBytes + kQTiles * QTile::kBytes;
+        const uint32_t t_tiles = memory + kStages * ZTile::kBytes;  // x's come first
+        const uint32_t mask_tiles = t_tiles + kQTiles * QTile::kBytes;
 
         const Position at(blockIdx.x, p.ranks, p.column_groups);
         const int row0 = at.split * p.rows_per_split;
@@ -41,38 +40,41 @@ struct GradA : GradColumns<T, RankTile> {
         for (int step = 0; step < kSteps; ++step) {
             grad[step].clear();
         }
-        const auto fetch = [&](int step, int stage, int column_step) {
-            x.template fetch<Vectorised>(memory + stage * ZTile::kBytes, step, column_step);
-            if (x.holds(column_step)) {
+        const auto fetch = [&](int step, int stage) {
+            x.template fetch<Vectorised>(memory + stage * ZTile::kBytes, step);
+            if (x.holds(step)) {
                 fetch_mask(p, mask_tiles + stage * kMaskBytes, x.row_of(step), x.row_end,
-                           (at.column0() + column_step * kColumns) / dropout::kBlock);
+                           (at.column0() + Base::column_step(step) * kColumns) / dropout::kBlock);
             }
-            if (column_step == 0) {
-                t.load(x.row_end - x.row_of(step));
+            if (Base::column_step(step) == 0) {
+                t.load(p, x.row_end - x.row_of(step));
             }
         };
-        const auto place = [&](int step, int, int column_step) {
-            if (column_step == 0) {
-                t.store(p, memory + kStages * ZTile::kBytes + step / kSteps % kQTiles * QTile::kBytes,
+        const auto place = [&](int step, int) {
+            if (Base::column_step(step) == 0) {
+                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
                         x.row_end - x.row_of(step));
             }
         };
+        const ProductOfColumns<T, ZTile, QTile> product(Base::warp_column());
         const int word_column = Base::warp_column() % 32;
         const uint32_t word = mask_tiles + Base::warp_column() / 64 * kRows * 8 + Base::warp_column() % 64 / 32 * 4;
-        const auto compute = [&](int step, int stage, int column_step) {
-            if (!x.holds(column_step)) {
+        const auto compute = [&](int step, int stage) {
+            if (!x.holds(step)) {
                 return;
             }
-            const ZTile x_tile{x_tiles.data + stage * ZTile::kElements};
-            const QTile t_tile{t_tiles.data + step / kSteps % kQTiles * QTile::kElements};
-            if (p.mask_source == MaskSource::kNone) {
-                product_of_columns<T>(grad[column_step], x_tile, Base::warp_column(), t_tile, KeepAllColumns{});
-            } else {
-                const KeepColumns keep{word + stage * kMaskBytes, word_column / 8};
-                product_of_columns<T>(grad[column_step], x_tile, Base::warp_column(), t_tile, keep);
-            }
+            const uint32_t x_tile = memory + stage * ZTile::kBytes;
+            const uint32_t t_tile = t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
+            Base::with_columns_of(grad, step, [&](Acc& acc) {
+                if (p.mask_source == MaskSource::kNone) {
+                    product.add_to(acc, x_tile, t_tile, KeepAllColumns{});
+                } else {
+                    const KeepColumns keep{word + stage * kMaskBytes, word_column / 8};
+                    product.add_to(acc, x_tile, t_tile, keep);
+                }
+            });
         };
-        stream<kStages, kSteps>(x.steps(), fetch, place, compute);
+        stream<kStages>(x.steps(), fetch, place, compute);
 
         const float scale = p.mask_source == MaskSource::kNone ? 1.0f : p.dropout.keep_scale;
         float* const partial = p.lora_a_partial + static_cast<int64_t>(at.split) * p.ranks * p.k;  // (ranks, k)
@@ -95,8 +97,7 @@ struct GradA : GradColumns<T, RankTile> {
 
         const float* from;  // of this thread's first row of the current block; null beyond the ranks
         T* to;              // the same of T; null in blocks that don't store it
-        int64_t pass_stride, block_stride, partial_stride, to_stride;
-        int partials;
+        int r_pad, partials;
         float4 ahead[kPasses][kAhead];
 
         __device__ __forceinline__ static int row(int pass) { return threadIdx.x / kQuads + pass * kRowsPerPass; }
@@ -110,23 +111,24 @@ struct GradA : GradColumns<T, RankTile> {
             const TSource& source = p.t_source[found];
             const bool inside = rank < p.ranks;
             partials = inside ? source.partials : 0;
-            from = source.partial + static_cast<int64_t>(row0 + row(0)) * source.r_pad + (rank - source.rank0);
-            pass_stride = kRowsPerPass * source.r_pad;
-            block_stride = kRows * source.r_pad;
-            partial_stride = static_cast<int64_t>(p.m) * source.r_pad;
-            to_stride = p.ranks;
-            to = inside && at.group == 0 ? static_cast<T*>(p.t) + (row0 + row(0)) * to_stride + rank : nullptr;
+            r_pad = source.r_pad;
+            from = source.partial + static_cast<int64_t>(row0 + row(0)) * r_pad + (rank - source.rank0);
+            to = inside && at.group == 0 ? static_cast<T*>(p.t) + static_cast<int64_t>(row0 + row(0)) * p.ranks + rank
+                                         : nullptr;
+        }
+        __device__ __forceinline__ int64_t partial_stride(const GradAParams& p) const {
+            return static_cast<int64_t>(p.m) * r_pad;
         }
         // `rows` of the block at hand are within the matrix.
-        __device__ __forceinline__ void load(int rows) {
+        __device__ __forceinline__ void load(const GradAParams& p, int rows) {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
 #pragma unroll
                 for (int i = 0; i < kAhead; ++i) {
                     ahead[pass][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                     if (i < partials && row(pass) < rows) {
-                        ahead[pass][i] =
-                            *reinterpret_cast<const float4*>(from + pass * pass_stride + i * partial_stride);
+                        ahead[pass][i] = *reinterpret_cast<const float4*>(from + pass * kRowsPerPass * r_pad +
+                                                                          i * partial_stride(p));
                     }
                 }
             }
@@ -145,22 +147,22 @@ struct GradA : GradColumns<T, RankTile> {
                     add(ahead[pass][i]);
                 }
                 if (row(pass) < rows) {
-                    const float* rest = from + pass * pass_stride + kAhead * partial_stride;
+                    const float* rest = from + pass * kRowsPerPass * r_pad + kAhead * partial_stride(p);
 #pragma unroll 4
                     for (int i = kAhead; i < partials; ++i) {
                         add(*reinterpret_cast<const float4*>(rest));
-                        rest += partial_stride;
+                        rest += partial_stride(p);
                     }
                     if (to != nullptr) {
-                        store_quad(to + row(pass) * to_stride - row(0) * to_stride, sum);
+                        store_quad(to + pass * kRowsPerPass * p.ranks, sum);
                     }
                 }
                 store_shared_quad<T>(tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
                                          quad % kQuadsPerChunk * 8,
                                      sum);
             }
-            from += block_stride;
-            to = to != nullptr ? to + kRows * to_stride : nullptr;
+            from += kRows * r_pad;
+            to = to != nullptr ? to + kRows * p.ranks : nullptr;
         }
     };
 

@@ -40,9 +40,8 @@ struct GradB : GradColumns<T, RankTile> {
     template <bool Vectorised>
     __device__ __forceinline__ static void run_projection(const GradBParams& p, const GradBProjection& q) {
         const uint32_t memory = ptx::shared_address(stream_memory());
-        const BTile b_tile{reinterpret_cast<T*>(stream_memory())};
-        const ZTile dy_tiles{b_tile.data + BTile::kElements};
-        const QTile s_tiles{dy_tiles.data + kStages * ZTile::kElements};
+        const uint32_t dy_tiles = memory + BTile::kBytes;  // lora_B's rows come first
+        const uint32_t s_tiles = dy_tiles + kStages * ZTile::kBytes;
 
         const int r_pad = (q.lora_b.r + 15) / 16 * 16;
         const Position at(static_cast<int>(blockIdx.x) - q.first_block, r_pad, q.column_groups);
@@ -66,27 +65,30 @@ struct GradB : GradColumns<T, RankTile> {
         const int t_row = threadIdx.x / 32 % kRowWarps * 16;
         const int t_rank = threadIdx.x / 32 / kRowWarps * kWarpRanks;
 
-        const auto fetch = [&](int step, int stage, int column_step) {
-            dy.template fetch<Vectorised>(memory + BTile::kBytes + stage * ZTile::kBytes, step, column_step);
-            if (column_step == 0) {
+        const ProductOfColumns<T, ZTile, QTile> grad_product(Base::warp_column());
+        const ProductOfRows<T, ZTile, BTile> t_product(t_row, t_rank);
+
+        const auto fetch = [&](int step, int stage) {
+            dy.template fetch<Vectorised>(dy_tiles + stage * ZTile::kBytes, step);
+            if (Base::column_step(step) == 0) {
                 const int rows = dy.row_end - dy.row_of(step);
-                const uint32_t to = memory + BTile::kBytes + kStages * ZTile::kBytes;
-                s.template part<true>(to + step / kSteps % kQTiles * QTile::kBytes, 0, [&](int pass) {
+                s.template part<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, [&](int pass) {
                     return SCopy::row(pass) < rows ? r_pad - at.rank0 - SCopy::column() : 0;
                 });
                 s.advance(static_cast<int64_t>(kRows) * p.ranks);
             }
         };
-        const auto compute = [&](int step, int stage, int column_step) {
-            if (dy.holds(column_step)) {
-                const ZTile dy_tile{dy_tiles.data + stage * ZTile::kElements};
-                const QTile s_tile{s_tiles.data + step / kSteps % kQTiles * QTile::kElements};
-                product_of_columns<T>(grad[column_step], dy_tile, Base::warp_column(), s_tile, KeepAllColumns{});
-                // lora_B's rows for these columns of dy
-                const Tile<T, kColumns, RankTile> b_rows{b_tile.data + column_step * kColumns * RankTile};
-                product_of_rows<T>(t, dy_tile, t_row, b_rows, t_rank);
+        const auto compute = [&](int step, int stage) {
+            if (dy.holds(step)) {
+                const uint32_t dy_tile = dy_tiles + stage * ZTile::kBytes;
+                const uint32_t s_tile = s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
+                Base::with_columns_of(grad, step, [&](Acc& acc) {
+                    grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{});
+                });
+                // lora_B's rows for these columns of dy (kColumns, RankTile)
+                t_product.add_to(t, dy_tile, memory + Base::column_step(step) * kColumns * RankTile * kSize);
             }
-            if (column_step == kSteps - 1) {
+            if (Base::column_step(step) == kSteps - 1) {
                 float* const partial = q.t_partial + static_cast<int64_t>(at.group) * p.m * r_pad;  // (m, r_pad)
                 t.for_each_pair([&](int row, int rank, float first, float second) {
                     row += dy.row_of(step) + t_row;
@@ -99,7 +101,7 @@ struct GradB : GradColumns<T, RankTile> {
                 t.clear();
             }
         };
-        stream<kStages, kSteps>(dy.steps(), fetch, [](int, int, int) {}, compute);
+        stream<kStages>(dy.steps(), fetch, [](int, int) {}, compute);
 
         float* const partial = q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {

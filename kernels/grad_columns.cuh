@@ -34,44 +34,58 @@ struct GradColumns {
         __device__ __forceinline__ int column0() const { return group * kGroupColumns; }
     };
 
+    // Steps go along the columns of the group, then to the next row block.
+    __device__ __forceinline__ static int column_step(int step) { return step & (kSteps - 1); }
+    __device__ __forceinline__ static int row_block(int step) { return static_cast<uint32_t>(step) / kSteps; }
+
     // A block's part of Z, rows row0 .. row_end and the columns of its group: what of it is copied when.
     struct Stream {
         ZCopy copy;
-        int64_t stride;
+        int64_t turn;  // elements from the last tile of a row block to the first one of the next
         int row0, row_end, columns;  // columns: those of Z from the group's first on
         int whole_blocks;            // row blocks without rows beyond the end
 
         __device__ __forceinline__ Stream(const void* z, int64_t z_stride, int first_row, int last_row, int column0,
                                           int all_columns)
-            : stride(z_stride), row0(first_row), row_end(last_row), columns(all_columns - column0) {
+            : row0(first_row), row_end(last_row), columns(all_columns - column0) {
             whole_blocks = (row_end - row0) / kRows;
+            turn = kRows * z_stride - (kSteps - 1) * kColumns;
 #pragma unroll
             for (int pass = 0; pass < ZCopy::kPasses; ++pass) {
                 copy.from[pass] =
-                    static_cast<const T*>(z) + (row0 + ZCopy::row(pass)) * stride + column0 + ZCopy::column();
+                    static_cast<const T*>(z) + (row0 + ZCopy::row(pass)) * z_stride + column0 + ZCopy::column();
             }
         }
         __device__ __forceinline__ int steps() const { return (row_end - row0 + kRows - 1) / kRows * kSteps; }
-        __device__ __forceinline__ int row_of(int step) const { return row0 + step / kSteps * kRows; }
+        __device__ __forceinline__ int row_of(int step) const { return row0 + row_block(step) * kRows; }
         // Whether the tile holds any column of Z at all
-        __device__ __forceinline__ bool holds(int column_step) const { return column_step * kColumns < columns; }
+        __device__ __forceinline__ bool holds(int step) const { return column_step(step) * kColumns < columns; }
 
+        // Steps must be fetched one after the other.
         template <bool Vectorised>
-        __device__ __forceinline__ void fetch(uint32_t to, int step, int column_step) {
-            const int skip = column_step * kColumns;
-            if (Vectorised && step / kSteps < whole_blocks && skip + kColumns <= columns) {
-                copy.whole(to, skip);
-            } else if (holds(column_step)) {
+        __device__ __forceinline__ void fetch(uint32_t to, int step) {
+            const int left = columns - column_step(step) * kColumns;
+            if (Vectorised && row_block(step) < whole_blocks && left >= kColumns) {
+                copy.whole(to);
+            } else if (left > 0) {
                 const int rows = row_end - row_of(step);
-                copy.template part<Vectorised>(to, skip, [&](int pass) {
-                    return ZCopy::row(pass) < rows ? columns - skip - ZCopy::column() : 0;
-                });
+                copy.template part<Vectorised>(
+                    to, [&](int pass) { return ZCopy::row(pass) < rows ? left - ZCopy::column() : 0; });
             }
-            if (column_step == kSteps - 1) {
-                copy.advance(kRows * stride);
-            }
+            copy.advance(column_step(step) == kSteps - 1 ? turn : kColumns);
         }
     };
+
+    // Calls f with the accumulator of a step's columns. Registers have no index: each accumulator has its own code.
+    template <typename F>
+    __device__ __forceinline__ static void with_columns_of(Acc (&acc)[kSteps], int step, F&& f) {
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+            if (column_step(step) == i) {
+                f(acc[i]);
+            }
+        }
+    }
 
     // First column of this warp in a tile of Z
     __device__ __forceinline__ static int warp_column() { return threadIdx.x / 32 * kWarpColumns; }

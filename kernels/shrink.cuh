@@ -94,11 +94,11 @@ struct Shrink {
         const int width = kParts * 2 * kDepth;
         const int steps = kParts == 1 ? (p.k + kDepth - 1) / kDepth : (p.k + width - 1) / width * 2;
         const int whole_steps = !Vectorised ? 0 : kParts == 1 ? p.k / kDepth : p.k / width * 2;
-        const auto fetch = [&](int step, int stage, int) {
+        const auto fetch = [&](int step, int stage) {
             if (step < whole_steps) {
                 x.whole(x_at(stage));
             } else {
-                x.template part<Vectorised>(x_at(stage), 0, [&](int pass) {
+                x.template part<Vectorised>(x_at(stage), [&](int pass) {
                     return p.k - step_column(step, XCopy::row(pass) / Rows) - XCopy::column();
                 });
             }
@@ -107,7 +107,7 @@ struct Shrink {
                 if (step < whole_steps) {
                     a.whole(a_at(stage));
                 } else {
-                    a.template part<true>(a_at(stage), 0, [&](int pass) {
+                    a.template part<true>(a_at(stage), [&](int pass) {
                         return p.k - step_column(step, ACopy::row(pass) / RankTile) - ACopy::column();
                     });
                 }
@@ -116,7 +116,7 @@ struct Shrink {
                 quads.load(p, table, step);
             }
         };
-        const auto place = [&](int, int stage, int) {
+        const auto place = [&](int, int stage) {
             if constexpr (!ByCopy) {
                 quads.store(a_at(stage));
             }
@@ -127,14 +127,13 @@ struct Shrink {
         const int warp_row = row0 + (kParts == 1 ? 16 * warp : 0);
         const bool drawn = p.mask_source == MaskSource::kDrawn;
         const MaskStore mask(p, warp_row, rank0);
+        const ProductByRows<T, XTile, ATile> product(16 * warp, part * RankTile);
         dropout::KeepBits keep{};
-        const auto compute = [&](int step, int stage, int) {
-            const XTile x_tile{reinterpret_cast<T*>(stream_memory() + stage * kStageBytes)};
-            const ATile a_tile{x_tile.data + XTile::kElements};
+        const auto compute = [&](int step, int stage) {
             if (!drawn) {
 #pragma unroll
                 for (int column = 0; column < kDepth; column += 32) {
-                    product_by_rows<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column * kSize, KeepAllRows{});
+                    product.add_to(acc, x_at(stage), a_at(stage), column * kSize, KeepAllRows{});
                 }
                 return;
             }
@@ -149,10 +148,10 @@ struct Shrink {
             for (int column = 0; column < kDepth; column += 32) {
                 const KeepRows rows{static_cast<uint32_t>(keep.upper >> column),
                                     static_cast<uint32_t>(keep.lower >> column)};
-                product_by_rows<T>(acc, x_tile, 16 * warp, a_tile, part * RankTile, column * kSize, rows);
+                product.add_to(acc, x_at(stage), a_at(stage), column * kSize, rows);
             }
         };
-        stream<kStages, 1>(steps, fetch, place, compute);
+        stream<kStages>(steps, fetch, place, compute);
     }
 
     // The blocks of every rank tile draw the same bits; those of the first one store them. Of a quad's lanes two hold different rows.

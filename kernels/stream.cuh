@@ -10,41 +10,37 @@ __device__ __forceinline__ uint8_t* stream_memory() {
     return stream_shared;
 }
 
-// `Stages` buffers in shared memory, filled ahead of use, one barrier and one wait per step. Calls fetch(step, stage, unrolled) ahead of
-// compute(step, stage, unrolled), for steps 0 .. steps, a multiple of Unroll; `unrolled` is step % Unroll and a constant once the loop is
-// unrolled. fetch starts cp.async copies, or loads into registers what place(step, stage, unrolled) stores to shared memory once compute has
-// hidden the wait. On return all copies have landed and every thread has finished reading.
-template <int Stages, int Unroll, typename Fetch, typename Place, typename Compute>
+// `Stages` buffers in shared memory, filled ahead of use, one barrier and one wait per step. Calls fetch(step, stage) ahead of
+// compute(step, stage), for steps 0 .. steps. fetch starts cp.async copies, or loads into registers what place(step, stage) stores to shared
+// memory once compute has hidden the wait. On return all copies have landed and every thread has finished reading.
+template <int Stages, typename Fetch, typename Place, typename Compute>
 __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, Compute&& compute) {
     static_assert(Stages >= 2, "one buffer is read while another is filled");
-#pragma unroll
-    for (int step = 0; step < Stages - 1; ++step) {
-        if (step < steps) {
-            fetch(step, step, step % Unroll);
-            place(step, step, step % Unroll);
-        }
-        ptx::cp_async_commit();
-    }
     int read = 0, write = Stages - 1;
-    for (int base = 0; base < steps; base += Unroll) {
-#pragma unroll
-        for (int unrolled = 0; unrolled < Unroll; ++unrolled) {
-            const int next = base + unrolled + Stages - 1;
+    // The steps before the first only fill.
+#pragma unroll 1
+    for (int step = 1 - Stages; step < steps; ++step) {
+        const int next = step + Stages - 1;
+        if (step >= 0) {
             // One group is committed per step, empty ones at the end too, so the count of pending groups always names this step's.
             ptx::cp_async_wait<Stages - 2>();
             // After it this step's tiles are visible to all, and all are done with the buffer that is filled next.
             __syncthreads();
-            if (next < steps) {
-                fetch(next, write, (unrolled + Stages - 1) % Unroll);
-            }
-            ptx::cp_async_commit();
-            compute(base + unrolled, read, unrolled);
-            if (next < steps) {
-                place(next, write, (unrolled + Stages - 1) % Unroll);
-            }
-            read = read + 1 == Stages ? 0 : read + 1;
-            write = write + 1 == Stages ? 0 : write + 1;
+        } else {
+            write = next;
         }
+        if (next < steps) {
+            fetch(next, write);
+        }
+        ptx::cp_async_commit();
+        if (step >= 0) {
+            compute(step, read);
+            read = read + 1 == Stages ? 0 : read + 1;
+        }
+        if (next < steps) {
+            place(next, write);
+        }
+        write = write + 1 == Stages ? 0 : write + 1;
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
@@ -70,14 +66,13 @@ struct TileCopy {
     static_assert(Rows % kRowsPerPass == 0 && kRowsPerPass % 8 == 0, "a pass is whole, and swizzled as the one before");
 
     const T* from[kPasses];
+    uint32_t offset;  // in bytes, of this thread's first chunk in the tile; the others follow kPassBytes apart
 
+    __device__ __forceinline__ TileCopy()
+        : offset(To::chunk_offset(row(0), threadIdx.x % To::kChunksPerRow) * static_cast<int>(sizeof(T))) {}
     __device__ __forceinline__ static int column() { return threadIdx.x % To::kChunksPerRow * kChunk<T>; }
     __device__ __forceinline__ static int row(int pass) {
         return threadIdx.x / To::kChunksPerRow + pass * kRowsPerPass;
-    }
-    // Byte offset in the tile of this thread's first chunk; the others follow kPassBytes apart.
-    __device__ __forceinline__ static uint32_t offset() {
-        return To::chunk_offset(row(0), threadIdx.x % To::kChunksPerRow) * static_cast<int>(sizeof(T));
     }
 
     __device__ __forceinline__ void advance(int64_t elements) {
@@ -87,25 +82,25 @@ struct TileCopy {
         }
     }
 
-    // Copies whole chunks, `skip` elements behind `from`, to the tile at shared address `to`.
-    __device__ __forceinline__ void whole(uint32_t to, int skip = 0) const {
+    // Copies whole chunks to the tile at shared address `to`.
+    __device__ __forceinline__ void whole(uint32_t to) const {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
-            ptx::cp_async_16(to + offset() + pass * kPassBytes, from[pass] + skip);
+            ptx::cp_async_16(to + offset + pass * kPassBytes, from[pass]);
         }
     }
 
     // Copies valid(pass) elements of each chunk and fills with zeros. With `Vectorised` by cp.async, else by plain loads of any alignment.
     template <bool Vectorised, typename F>
-    __device__ __forceinline__ void part(uint32_t to, int skip, F&& valid_of) const {
+    __device__ __forceinline__ void part(uint32_t to, F&& valid_of) const {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
             const int valid = max(0, min(valid_of(pass), kChunk<T>));
-            const uint32_t at = to + offset() + pass * kPassBytes;
+            const uint32_t at = to + offset + pass * kPassBytes;
             if constexpr (Vectorised) {
-                ptx::cp_async_16(at, from[pass] + skip, valid * static_cast<int>(sizeof(T)));
+                ptx::cp_async_16(at, from[pass], valid * static_cast<int>(sizeof(T)));
             } else {
-                ptx::store_shared(at, gather_chunk(from[pass] + skip, valid));
+                ptx::store_shared(at, gather_chunk(from[pass], valid));
             }
         }
     }
