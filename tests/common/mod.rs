@@ -3,6 +3,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod call;
+pub mod case;
 pub mod check;
 pub mod data;
 pub mod device;
