@@ -14,15 +14,6 @@ pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor)
     layout.alignment as u64 >= VECTOR && (one_row || row_bytes.is_multiple_of(VECTOR))
 }
 
-/// The same, and whether a row ends there too: then no vector of 16 bytes is part of it only.
-pub(super) fn rows_whole(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
-    rows_aligned(problem, projection, tensor) && row_bytes(problem, projection, tensor).is_multiple_of(VECTOR)
-}
-
-fn row_bytes(problem: &Problem, projection: usize, tensor: Tensor) -> u64 {
-    problem.shape_of(projection, tensor).1 as u64 * problem.dtype_of(tensor).size() as u64
-}
-
 /// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower tensors are converted one by one.
 pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
@@ -54,8 +45,9 @@ pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
                 return (Access::Any, off_vectors(problem, projection, tensor));
             }
         }
-        if along_output && !rows_whole(problem, projection, Tensor::Weight) {
-            let columns = problem.shape_of(projection, Tensor::Weight).1;
+        let columns = problem.shape_of(projection, Tensor::Weight).1;
+        let row_bytes = columns as u64 * problem.dtype().size() as u64;
+        if along_output && !row_bytes.is_multiple_of(VECTOR) {
             let which = of(problem, projection);
             let reason =
                 format!("element-wise loads, since rows of weight{which} ({columns} elements) end off 16 bytes");

@@ -22,11 +22,8 @@ pub struct BackwardPlan {
     saved: SavedLayout,
     workspace_bytes: usize,
     /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the workspace; scalings and dropout are the call's.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub(crate) grad_b: GradBParams,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub(crate) grad_a: GradAParams,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub(crate) grad_x: GradXParams,
 }
 
@@ -286,7 +283,7 @@ fn grad_x_params(
         adapter_f32: super::adapter_f32(problem),
         accumulate: problem.accumulates(Tensor::DX).into(),
         weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
-        output_vectorised: access::rows_whole(problem, 0, Tensor::DX).into(),
+        output_vectorised: access::rows_aligned(problem, 0, Tensor::DX).into(),
         mask_source: super::backward_mask(problem),
         schedule: super::schedule_params(launch, regions.split.as_ref()),
         reduce_a: reduce_params(problem, Tensor::DLoraA, &splits.reduce_a),
@@ -301,10 +298,7 @@ fn grad_x_params(
             n: one.out_features as i32,
             r: one.rank as i32,
             rank0: problem.rank_offset(index) as i32,
-            // Contiguous along the output.
-            lora_vectorised: (access::adapter_aligned(problem, index, Tensor::LoraA)
-                && access::rows_whole(problem, index, Tensor::LoraA))
-            .into(),
+            lora_vectorised: access::adapter_aligned(problem, index, Tensor::LoraA).into(),
             ..Zeroable::zeroed()
         };
     }

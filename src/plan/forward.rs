@@ -19,9 +19,7 @@ pub struct ForwardPlan {
     saved: SavedLayout,
     workspace_bytes: usize,
     /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the workspace; scalings and dropout are the call's.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub(crate) shrink: ShrinkParams,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
     pub(crate) forward: ForwardParams,
 }
 
@@ -160,7 +158,7 @@ fn forward_params(
             rank0: problem.rank_offset(index) as i32,
             first_tile,
             lora_vectorised: access::adapter_aligned(problem, index, Tensor::LoraB).into(),
-            output_vectorised: access::rows_whole(problem, index, Tensor::Y).into(),
+            output_vectorised: access::rows_aligned(problem, index, Tensor::Y).into(),
             ..Zeroable::zeroed()
         };
         first_tile += projection.out_features.div_ceil(tile_columns) as i32;

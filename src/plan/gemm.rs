@@ -62,18 +62,15 @@ const MIN_STEPS: u64 = 4;
 /// Writing a slab of partial sums and reading it again takes as long as products of this depth.
 const SLAB_DEPTH: f64 = 512.0;
 
+/// A tile with the best of its splits.
 struct Choice {
     variant: Variant,
-    resident: u32,
-    tiles_m: u64,
-    tiles_n: u64,
-    splits: u64,
-    capacity: u64,
-    efficiency: f64,
+    schedule: Schedule,
     score: f64,
 }
 
 impl Choice {
+    /// `None` where the device has no room for the tile.
     fn new(
         product: &Product,
         variant: Variant,
@@ -86,13 +83,30 @@ impl Choice {
             return None;
         }
         let resident = device.blocks_by_shared(shared).clamp(1, candidate.resident);
-        let capacity = u64::from(resident) * u64::from(device.multiprocessors());
+        let places = u64::from(resident) * u64::from(device.multiprocessors());
         let (block_m, block_n) = variant.block();
         let tiles_m = product.rows.div_ceil(block_m) as u64;
         let tiles_n = product.columns.iter().map(|n| n.div_ceil(block_n) as u64).sum::<u64>();
         let tiles = tiles_m * tiles_n;
         let items = tiles * splits;
-        let efficiency = items as f64 / (items.div_ceil(capacity) * capacity) as f64;
+        // Slabs must stay in L2 until the last block of their tile has read them.
+        let slab_bytes = items * (block_m * block_n * size_of::<f32>()) as u64;
+        if splits > 1 && slab_bytes > device.l2_bytes() / 2 {
+            return None;
+        }
+        // The smallest number of persistent blocks that needs no more turns than the full device: fewer blocks at a time share more of their operands
+        // in L2.
+        let blocks = items.div_ceil(items.div_ceil(places));
+        let schedule = Schedule {
+            tile: variant.tile,
+            tiles_m: u32::try_from(tiles_m).ok()?,
+            tiles_n: u32::try_from(tiles_n).ok()?,
+            blocks: blocks as u32,
+            splits: splits as u32,
+            places: places as u32,
+            group_n: band(blocks.div_ceil(splits), tiles_n, block_m, block_n) as u32,
+            serpentine: blocks < items,
+        };
         let inside = product.rows as f64 * product.columns.iter().map(|&n| n as f64).sum::<f64>();
         let fill = inside / (tiles as f64 * (block_m * block_n) as f64);
         let split = match splits {
@@ -101,26 +115,42 @@ impl Choice {
         };
         Some(Self {
             variant,
-            resident,
-            tiles_m,
-            tiles_n,
-            splits,
-            capacity,
-            efficiency,
-            score: efficiency * fill * split * candidate.quality,
+            schedule,
+            score: schedule.wave_efficiency() * fill * split * candidate.quality,
         })
     }
+}
 
-    fn tiles(&self) -> u64 {
-        self.tiles_m * self.tiles_n
-    }
+/// Tile columns of a band such that the tiles of one turn cover a square in bytes: as many rows as columns of the output, so that what they read of
+/// both operands is least. Bands are of equal width, but for the last.
+fn band(turn: u64, tiles_n: u64, block_m: usize, block_n: usize) -> u64 {
+    let square = (turn as f64 * block_m as f64 / block_n as f64).sqrt().round() as u64;
+    let bands = tiles_n.div_ceil(square.clamp(1, tiles_n));
+    tiles_n.div_ceil(bands)
+}
 
-    /// The smallest number of persistent blocks that needs no more turns than the full device: fewer blocks at a time share their operands better
-    /// in L2.
-    fn blocks(&self) -> u64 {
-        let items = self.tiles() * self.splits;
-        items.div_ceil(items.div_ceil(self.capacity))
+/// The best choice of each tile that the device has room for, best first.
+fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
+    let mut choices: Vec<Choice> = Vec::new();
+    for candidate in candidates(dtype) {
+        let variant = Variant {
+            operation: product.operation,
+            dtype,
+            tile: candidate.tile,
+            access,
+        };
+        if variant.index().is_none() {
+            continue;
+        }
+        let steps = product.depth.div_ceil(candidate.tile.depth()) as u64;
+        let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
+        let of_splits = splits.filter_map(|splits| Choice::new(product, variant, candidate, splits, device));
+        // The first of equals: the fewest splits.
+        choices.extend(of_splits.reduce(|best, other| if other.score > best.score { other } else { best }));
     }
+    // Stable: the larger of equals first.
+    choices.sort_by(|one, other| other.score.total_cmp(&one.score));
+    choices
 }
 
 /// The forward's GEMM.
@@ -154,10 +184,9 @@ pub(super) fn smallest(operation: Operation, dtype: DType, access: Access) -> Va
     Variant {
         operation,
         dtype,
-        tile: if dtype == DType::F32 {
-            Tile::M64N64K32
-        } else {
-            Tile::M64N64K64
+        tile: match dtype {
+            DType::F32 => Tile::M64N64K32,
+            _ => Tile::M64N64K64,
         },
         access,
     }
@@ -172,78 +201,26 @@ fn launch_with(
     more: impl FnOnce(Variant) -> (u32, String),
 ) -> Result<Launch> {
     let (access, access_reason) = access;
-    let Some(choice) = choose(product, access, problem.dtype(), device) else {
+    let choices = choices(product, access, problem.dtype(), device);
+    let Some((best, others)) = choices.split_first() else {
         // Not even the smallest tile has room: let its launch say what is missing.
         let variant = smallest(product.operation, problem.dtype(), access);
         return Launch::new(variant, (1, 1), None, String::new(), problem, device);
     };
+    let schedule = best.schedule;
     // The kernels count items, and add the size of the grid to them, in 32 bits.
-    checked_count(choice.tiles() * choice.splits, Problem::MAX_DIMENSION as u64, problem)?;
-    let schedule = choice.schedule();
-    let (more, more_reason) = more(choice.variant);
+    checked_count(schedule.items(), Problem::MAX_DIMENSION as u64, problem)?;
+    let (more, more_reason) = more(best.variant);
+    let others: String = others
+        .iter()
+        .map(|other| format!(", {} {:.2}", other.schedule.tile, other.score))
+        .collect();
     let reason = format!(
-        "{schedule}; {:.1} % of {} x {} places busy{more_reason}; {access_reason}",
-        100.0 * choice.efficiency,
-        device.multiprocessors(),
-        choice.resident,
+        "{schedule}, {:.1} % of {} places busy; score {:.2}{others}{more_reason}; {access_reason}",
+        100.0 * schedule.wave_efficiency(),
+        schedule.places,
+        best.score,
     );
     let grid = (u64::from(schedule.blocks) + u64::from(more), 1);
-    Launch::new(choice.variant, grid, Some(schedule), reason, problem, device)
-}
-
-/// The best score of all tiles and splits that the device has room for.
-fn choose(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Option<Choice> {
-    let mut best: Option<Choice> = None;
-    for candidate in candidates(dtype) {
-        let variant = Variant {
-            operation: product.operation,
-            dtype,
-            tile: candidate.tile,
-            access,
-        };
-        if variant.index().is_none() {
-            continue;
-        }
-        let steps = product.depth.div_ceil(candidate.tile.depth()) as u64;
-        for splits in 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1) {
-            let choice = Choice::new(product, variant, candidate, splits, device);
-            // Slabs must stay in L2 until the last block of their tile has read them.
-            let choice = choice.filter(|choice| splits == 1 || choice.slab_bytes() <= device.l2_bytes() / 2);
-            if let Some(choice) = choice
-                && best.as_ref().is_none_or(|best| choice.score > best.score)
-            {
-                best = Some(choice);
-            }
-        }
-    }
-    best
-}
-
-impl Choice {
-    fn slab_bytes(&self) -> u64 {
-        let (block_m, block_n) = self.variant.block();
-        self.tiles() * self.splits * (block_m * block_n * size_of::<f32>()) as u64
-    }
-
-    fn schedule(&self) -> Schedule {
-        let blocks = self.blocks();
-        let (block_m, block_n) = self.variant.block();
-        Schedule {
-            tile: self.variant.tile,
-            tiles_m: self.tiles_m as u32,
-            tiles_n: self.tiles_n as u32,
-            blocks: blocks as u32,
-            splits: self.splits as u32,
-            group_n: band(blocks.div_ceil(self.splits), self.tiles_n, block_m, block_n) as u32,
-            serpentine: blocks < self.tiles() * self.splits,
-        }
-    }
-}
-
-/// Tile columns of a band such that the tiles of one turn cover a square in bytes: as many rows as columns of the output, so that what they read of
-/// both operands is least. Bands are of equal width, but for the last.
-fn band(turn: u64, tiles_n: u64, block_m: usize, block_n: usize) -> u64 {
-    let square = (turn as f64 * block_m as f64 / block_n as f64).sqrt().round() as u64;
-    let bands = tiles_n.div_ceil(square.clamp(1, tiles_n));
-    tiles_n.div_ceil(bands)
+    Launch::new(best.variant, grid, Some(schedule), reason, problem, device)
 }

@@ -39,6 +39,8 @@ pub struct Schedule {
     pub blocks: u32,
     /// Blocks that share a tile, each with a part of the depth.
     pub splits: u32,
+    /// Blocks that the device is expected to hold at once.
+    pub places: u32,
     /// Tile columns of a band: tiles are taken along the columns of a band first, then down its rows, band after band.
     pub group_n: u32,
     /// Whether there is more than one turn, of which every other walks the depth backwards.
@@ -54,6 +56,12 @@ impl Schedule {
     /// What the blocks take turns at: tiles, or parts of them.
     pub fn items(&self) -> u64 {
         self.tiles() * u64::from(self.splits)
+    }
+
+    /// Places of the device that are busy, over all its places in all turns.
+    pub fn wave_efficiency(&self) -> f64 {
+        let places = u64::from(self.places);
+        self.items() as f64 / (self.items().div_ceil(places) * places) as f64
     }
 }
 

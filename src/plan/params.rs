@@ -19,6 +19,7 @@ macro_rules! parameters {
             pub struct $name { $(pub $field: $type,)* }
         )*
 
+        #[cfg(feature = "cuda")]
         pub fn layout() -> Vec<u32> {
             let mut words = Vec::new();
             $(
