@@ -90,7 +90,10 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
         layer.dx = layer.dx.as_ref().map(zeros);
         for projection in &mut layer.projections {
             projection.y = zeros(&projection.y);
-            projection.gradients = (projection.gradients.as_ref()).map(|Lora { a, b }| Lora { a: zeros(a), b: zeros(b) });
+            projection.gradients = (projection.gradients.as_ref()).map(|Lora { a, b }| Lora {
+                a: zeros(a),
+                b: zeros(b),
+            });
         }
         for factor in [1.0, 2.0, 3.0] {
             let (forward, backward) = run(&layer);
@@ -99,11 +102,20 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
             for (i, y) in forward.y.iter().enumerate() {
                 assert!(y.rows() == times(&once.0.y[i]), "y {i}, {factor} times: {case:?}");
             }
-            assert!(backward.dx().rows() == times(once.1.dx()), "dx, {factor} times: {case:?}");
+            assert!(
+                backward.dx().rows() == times(once.1.dx()),
+                "dx, {factor} times: {case:?}"
+            );
             for (i, (given, once)) in backward.gradients.iter().zip(&once.1.gradients).enumerate() {
                 if let (Some(given), Some(once)) = (given, once) {
-                    assert!(given.a.rows() == times(&once.a), "d_lora_A {i}, {factor} times: {case:?}");
-                    assert!(given.b.rows() == times(&once.b), "d_lora_B {i}, {factor} times: {case:?}");
+                    assert!(
+                        given.a.rows() == times(&once.a),
+                        "d_lora_A {i}, {factor} times: {case:?}"
+                    );
+                    assert!(
+                        given.b.rows() == times(&once.b),
+                        "d_lora_B {i}, {factor} times: {case:?}"
+                    );
                 }
             }
         }

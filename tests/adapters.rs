@@ -7,7 +7,6 @@ use common::data::Placed;
 use common::data::Placement::{AlignedView, OddView};
 use common::device::Number;
 use common::layer::{Case, Layer, Lora, Projection, assert_same_bits};
-use half::{bf16, f16};
 use lora_kernels::Tensor;
 
 fn cases() -> Vec<Case> {
@@ -64,38 +63,22 @@ fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
                 for (name, wide, narrow) in [("d_lora_A", &wide.a, &narrow.a), ("d_lora_B", &wide.b, &narrow.b)] {
                     let rounded: Vec<T> = wide.rows().iter().map(|&value| T::from_f64(value.into())).collect();
                     assert!(rounded == narrow.rows(), "{name}: {case:?}");
-                    let exact = wide.rows().iter().filter(|&&value| T::from_f64(value.into()).to_f64() == f64::from(value)).count();
-                    assert!(exact < wide.rows().len().div_ceil(2) + 8, "{name} was rounded: {case:?}");
+                    let exact = wide
+                        .rows()
+                        .iter()
+                        .filter(|&&value| T::from_f64(value.into()).to_f64() == f64::from(value))
+                        .count();
+                    assert!(
+                        exact < wide.rows().len().div_ceil(2) + 8,
+                        "{name} was rounded: {case:?}"
+                    );
                 }
             }
         }
     }
 }
 
-mod in_bf16 {
-    use super::*;
-
-    #[test]
-    fn agree_with_the_reference() {
-        super::agree_with_the_reference::<bf16>();
-    }
-
-    #[test]
-    fn elements_that_fit_give_the_narrow_adapters_bits() {
-        super::elements_that_fit_give_the_narrow_adapters_bits::<bf16>();
-    }
-}
-
-mod in_f16 {
-    use super::*;
-
-    #[test]
-    fn agree_with_the_reference() {
-        super::agree_with_the_reference::<f16>();
-    }
-
-    #[test]
-    fn elements_that_fit_give_the_narrow_adapters_bits() {
-        super::elements_that_fit_give_the_narrow_adapters_bits::<f16>();
-    }
-}
+for_each_narrow_dtype!(
+    agree_with_the_reference,
+    elements_that_fit_give_the_narrow_adapters_bits,
+);

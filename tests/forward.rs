@@ -54,7 +54,11 @@ fn placement_does_not_change_the_bits<T: Number>() {
             plan.launches().iter().map(|launch| launch.variant).collect()
         };
         assert_eq!(variants(&layer), variants(&moved));
-        assert_same_bits(&moved.forward().bits(), &layer.forward().bits(), &format!("rank {rank}"));
+        assert_same_bits(
+            &moved.forward().bits(),
+            &layer.forward().bits(),
+            &format!("rank {rank}"),
+        );
     }
 }
 
@@ -96,9 +100,7 @@ fn integers_are_exact<T: Number>() {
             let case = Case::new(50, 150, 90, r).scaling(2.0).transposed(transposed);
             let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
             let whole = |matrix: &Placed<T>, largest: usize| {
-                matrix.map(|row, col, _| {
-                    ((row * 31 + col * 7919) % (2 * largest + 1)) as f64 - largest as f64
-                })
+                matrix.map(|row, col, _| ((row * 31 + col * 7919) % (2 * largest + 1)) as f64 - largest as f64)
             };
             layer.x = whole(&layer.x, 1);
             let projection = layer.first();

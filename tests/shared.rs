@@ -69,8 +69,16 @@ fn separate_calls_agree<T: Number>() {
             let (own_forward, own_backward) = alone.check();
             for (name, given, expected) in [
                 ("y", &forward.y[i], &own_forward.y[0]),
-                ("d_lora_A", &backward.gradients[i].as_ref().unwrap().a, &own_backward.lora().a),
-                ("d_lora_B", &backward.gradients[i].as_ref().unwrap().b, &own_backward.lora().b),
+                (
+                    "d_lora_A",
+                    &backward.gradients[i].as_ref().unwrap().a,
+                    &own_backward.lora().a,
+                ),
+                (
+                    "d_lora_B",
+                    &backward.gradients[i].as_ref().unwrap().b,
+                    &own_backward.lora().b,
+                ),
             ] {
                 let difference = lora_kernels::reference::cosine_difference(&given.rows(), &expected.rows());
                 assert!(difference < 1e-5, "{name} of projection {i}: {difference:e}");

@@ -26,3 +26,16 @@ macro_rules! for_each_dtype {
         }
     };
 }
+
+/// The same for the types that an adapter in f32 may be over.
+#[macro_export]
+macro_rules! for_each_narrow_dtype {
+    ($($test:ident),+ $(,)?) => {
+        mod in_bf16 {
+            $(#[test] fn $test() { super::$test::<half::bf16>() })+
+        }
+        mod in_f16 {
+            $(#[test] fn $test() { super::$test::<half::f16>() })+
+        }
+    };
+}
