@@ -16,7 +16,9 @@ const CASES: u32 = 500;
 
 /// Mostly small, with the sizes around tiles and vectors as likely as all others together.
 fn size() -> impl Strategy<Value = usize> {
-    let edges = select(vec![1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 72, 127, 128, 129, 136]);
+    let edges = select(vec![
+        1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 72, 127, 128, 129, 136,
+    ]);
     prop_oneof![2 => edges, 1 => 1usize..100, 1 => (1usize..25).prop_map(|eights| 8 * eights)]
 }
 
@@ -27,7 +29,8 @@ fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let more = prop::collection::vec((size(), prop_oneof![1 => Just(0), 3 => rank()]), 1..4);
     let several = (adapted.clone(), more, any::<prop::sample::Index>()).prop_map(|(adapted, mut all, at)| {
         all.insert(at.index(all.len() + 1), adapted);
-        all.iter_mut().for_each(|(out_features, _)| *out_features = (*out_features).min(72));
+        all.iter_mut()
+            .for_each(|(out_features, _)| *out_features = (*out_features).min(72));
         all
     });
     prop_oneof![2 => adapted.prop_map(|one| vec![one]), 1 => several]
