@@ -25,15 +25,15 @@ fn size() -> impl Strategy<Value = usize> {
 /// (out_features, rank)
 fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let rank = || prop_oneof![3 => 1usize..20, 1 => 1usize..100];
-    let adapted = (size(), rank());
+    let adapted = || (size(), rank());
     let more = prop::collection::vec((size(), prop_oneof![1 => Just(0), 3 => rank()]), 1..4);
-    let several = (adapted.clone(), more, any::<prop::sample::Index>()).prop_map(|(adapted, mut all, at)| {
+    let several = (adapted(), more, any::<prop::sample::Index>()).prop_map(|(adapted, mut all, at)| {
         all.insert(at.index(all.len() + 1), adapted);
         all.iter_mut()
             .for_each(|(out_features, _)| *out_features = (*out_features).min(72));
         all
     });
-    prop_oneof![2 => adapted.prop_map(|one| vec![one]), 1 => several]
+    prop_oneof![2 => adapted().prop_map(|one| vec![one]), 1 => several]
 }
 
 /// All tensors in the same place, or each in one of its own.
