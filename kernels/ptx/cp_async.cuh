@@ -8,6 +8,11 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// Copies 16 bytes. Both addresses must be 16-byte aligned.
+__device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared), "l"(global) : "memory");
+}
+
 // Copies `bytes` (0..16) and fills the rest of the 16 with zeros. Both addresses must be 16-byte aligned, also where bytes < 16.
 __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
