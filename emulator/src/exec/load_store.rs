@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::registers::{FULL, LANES, Registers, Wides, Words};
-use super::space::{Pointers, Spaces, addresses};
+use super::registers::{FULL, LANES, Registers, Wides};
+use super::row;
+use super::space::{Spaces, addresses};
 use super::trap::Outcome;
-use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width};
+use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width, Window};
 
 /// Strong accesses are ordered; weak ones only need to be free of tearing.
 #[inline(always)]
@@ -46,16 +47,6 @@ fn extended(value: u64, width: Width, extend: Extend) -> u64 {
     }
 }
 
-/// Whether lane i accesses `bytes` bytes right behind those of lane i - 1.
-#[inline(always)]
-fn contiguous(pointers: &Pointers, bytes: usize) -> bool {
-    let mut wrong = 0;
-    for lane in 0..LANES {
-        wrong |= pointers[lane] ^ (pointers[0] + lane * bytes);
-    }
-    wrong == 0
-}
-
 pub(super) fn load(
     regs: &mut Registers,
     spaces: &mut Spaces<'_, '_>,
@@ -65,33 +56,24 @@ pub(super) fn load(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
-    let pointers = spaces.resolve(access.window, addresses(regs, inst.s[0], inst.imm), mask, bytes)?;
-    if let ([d], Width::B32, false, FULL) = (list.defs.as_slice(), access.width, access.strong, mask)
-        && !d.is_wide()
-        && contiguous(&pointers, 4)
-    {
-        // SAFETY: `resolve` checked all 32 words, which lie side by side, 4-byte aligned. A kernel that races here gets
-        // unspecified values, as on hardware.
-        let words: Words = unsafe { std::ptr::read_volatile(pointers[0] as *const Words) };
-        regs.set_word(*d, mask, &words);
-        return Ok(());
-    }
-    if access.width == Width::B32 && !access.strong {
-        match *list.defs.as_slice() {
-            [a] if !a.is_wide() => {
-                load_words(regs, &pointers, mask, [a]);
-                return Ok(());
-            }
-            [a, b] if !a.is_wide() && !b.is_wide() => {
-                load_words(regs, &pointers, mask, [a, b]);
-                return Ok(());
-            }
-            [a, b, c, d] if [a, b, c, d].iter().all(|r| !r.is_wide()) => {
-                load_words(regs, &pointers, mask, [a, b, c, d]);
-                return Ok(());
-            }
-            _ => {}
+    let words = access.width == Width::B32 && !access.strong && list.defs.iter().all(|d| !d.is_wide());
+    if words && mask == FULL {
+        if let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes) {
+            row::load(regs, first, &list.defs);
+            return Ok(());
         }
+        if access.window == Window::Shared
+            && !inst.s[0].is_wide()
+            && let Some((host, offsets)) = spaces.resolve_shared_words(regs, inst.s[0], inst.imm, bytes)
+        {
+            load_words(regs, |lane| host + offsets[lane] as usize, mask, &list.defs);
+            return Ok(());
+        }
+    }
+    let pointers = spaces.resolve(access.window, addresses(regs, inst.s[0], inst.imm), mask, bytes)?;
+    if words {
+        load_words(regs, |lane| pointers[lane], mask, &list.defs);
+        return Ok(());
     }
     let order = if access.strong {
         Ordering::SeqCst
@@ -116,11 +98,22 @@ pub(super) fn load(
 }
 
 #[inline(always)]
-fn load_words<const N: usize>(regs: &mut Registers, pointers: &Pointers, mask: u32, defs: [Reg; N]) {
+fn load_words(regs: &mut Registers, pointer: impl Fn(usize) -> usize, mask: u32, defs: &[Reg]) {
+    match *defs {
+        [a] => gather(regs, pointer, mask, [a]),
+        [a, b] => gather(regs, pointer, mask, [a, b]),
+        [a, b, c, d] => gather(regs, pointer, mask, [a, b, c, d]),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn gather<const N: usize>(regs: &mut Registers, pointer: impl Fn(usize) -> usize, mask: u32, defs: [Reg; N]) {
     let mut out = [[0; LANES]; N];
     for lane in 0..LANES {
+        let pointer = pointer(lane);
         for element in 0..N {
-            out[element][lane] = read(pointers[lane] + 4 * element, Width::B32, Ordering::Relaxed) as u32;
+            out[element][lane] = read(pointer + 4 * element, Width::B32, Ordering::Relaxed) as u32;
         }
     }
     for element in 0..N {
@@ -137,17 +130,28 @@ pub(super) fn store(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
+    if mask == FULL && access.width == Width::B32 && !access.strong && list.uses.iter().all(|s| !s.is_wide()) {
+        if let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes) {
+            row::store(regs, first, &list.uses);
+            return Ok(());
+        }
+        if access.window == Window::Shared
+            && !inst.s[0].is_wide()
+            && let Some((host, offsets)) = spaces.resolve_shared_words(regs, inst.s[0], inst.imm, bytes)
+        {
+            for (element, reg) in list.uses.iter().enumerate() {
+                let values = regs.word(*reg);
+                for lane in 0..LANES {
+                    let pointer = host + offsets[lane] as usize + 4 * element;
+                    write(pointer, Width::B32, u64::from(values[lane]), Ordering::Relaxed);
+                }
+            }
+            return Ok(());
+        }
+    }
     let targets = addresses(regs, inst.s[0], inst.imm);
     refuse_parameters(&targets, mask, access)?;
     let pointers = spaces.resolve(access.window, targets, mask, bytes)?;
-    if let ([s], Width::B32, false, FULL) = (list.uses.as_slice(), access.width, access.strong, mask)
-        && !s.is_wide()
-        && contiguous(&pointers, 4)
-    {
-        // SAFETY: as in `load`.
-        unsafe { std::ptr::write_volatile(pointers[0] as *mut Words, *regs.word(*s)) };
-        return Ok(());
-    }
     let order = if access.strong {
         Ordering::SeqCst
     } else {

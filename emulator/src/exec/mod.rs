@@ -27,6 +27,7 @@ mod mma;
 mod moves;
 mod registers;
 mod rounding;
+mod row;
 mod schedule;
 mod space;
 mod special;

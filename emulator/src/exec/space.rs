@@ -1,7 +1,7 @@
 //! From addresses of any state space to host pointers, every access checked: alignment, then bounds.
 
 use super::fault::FaultKind;
-use super::registers::{FULL, LANES, Registers, Wides, collect, lanes};
+use super::registers::{FULL, LANES, Registers, Wides, Words, collect, lanes};
 use super::trap::Trap;
 use crate::decode::op::{Reg, Window};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
@@ -182,6 +182,69 @@ fn range(addresses: &Wides) -> (u64, u64) {
 }
 
 impl Spaces<'_, '_> {
+    /// The host address of the first lane where all 32 access `bytes` bytes (a power of two) each, side by side, and all is well. What is
+    /// left is for [`Spaces::resolve`].
+    #[inline(always)]
+    pub fn resolve_row(
+        &mut self,
+        regs: &Registers,
+        base: Reg,
+        offset: i32,
+        window: Window,
+        bytes: u32,
+    ) -> Option<usize> {
+        let span = LANES as u64 * u64::from(bytes);
+        match window {
+            Window::Shared if !base.is_wide() => {
+                let words = regs.word(base);
+                let mut wrong = 0;
+                for lane in 0..LANES {
+                    wrong |= words[lane] ^ words[0].wrapping_add(lane as u32 * bytes);
+                }
+                let first = u64::from(words[0].wrapping_add(offset as u32));
+                let fits = first + span <= self.shared.len() as u64;
+                let aligned = first & u64::from(bytes - 1) == 0;
+                (wrong == 0 && fits && aligned).then(|| self.shared.pointer() as usize + first as usize)
+            }
+            Window::Global if base.is_wide() => {
+                let wides = regs.wide(base);
+                let mut wrong = 0;
+                for lane in 0..LANES {
+                    wrong |= wides[lane] ^ wides[0].wrapping_add(lane as u64 * u64::from(bytes));
+                }
+                let first = wides[0].wrapping_add(i64::from(offset) as u64);
+                if wrong != 0 || first & u64::from(bytes - 1) != 0 {
+                    return None;
+                }
+                let found = self.global.find(first)?;
+                let at = first - found.base;
+                (at.saturating_add(span) <= found.size).then(|| found.host + at as usize)
+            }
+            _ => None,
+        }
+    }
+
+    /// The host's address of shared memory and each lane's offset there, where all 32 access `bytes` bytes (a power of two) and all is well.
+    #[inline(always)]
+    pub fn resolve_shared_words(
+        &mut self,
+        regs: &Registers,
+        base: Reg,
+        offset: i32,
+        bytes: u32,
+    ) -> Option<(usize, Words)> {
+        let words = regs.word(base);
+        let mut out = [0; LANES];
+        let (mut high, mut bits) = (0, 0);
+        for lane in 0..LANES {
+            out[lane] = words[lane].wrapping_add(offset as u32);
+            high = high.max(out[lane]);
+            bits |= out[lane];
+        }
+        let fits = u64::from(high) + u64::from(bytes) <= self.shared.len() as u64;
+        (fits && bits & (bytes - 1) == 0).then(|| (self.shared.pointer() as usize, out))
+    }
+
     /// Checks an access of `bytes` bytes (a power of two) per active lane and finds the host addresses.
     #[inline(always)]
     pub fn resolve(
