@@ -224,25 +224,62 @@ impl Spaces<'_, '_> {
         }
     }
 
-    /// The host's address of shared memory and each lane's offset there, where all 32 access `bytes` bytes (a power of two) and all is well.
+    /// A host address and each lane's offset from it, in 32 bits, where all active lanes access `bytes` bytes (a power of two) of shared memory or
+    /// of one allocation, and all is well. Lanes outside the mask have the first active one's. What is left is for [`Spaces::resolve`].
     #[inline(always)]
-    pub fn resolve_shared_words(
+    pub fn resolve_offsets(
         &mut self,
         regs: &Registers,
         base: Reg,
         offset: i32,
-        bytes: u32,
+        (window, bytes): (Window, u32),
+        mask: u32,
     ) -> Option<(usize, Words)> {
-        let words = regs.word(base);
+        let lead = mask.trailing_zeros() as usize % LANES;
         let mut out = [0; LANES];
-        let (mut high, mut bits) = (0, 0);
-        for lane in 0..LANES {
-            out[lane] = words[lane].wrapping_add(offset as u32);
-            high = high.max(out[lane]);
-            bits |= out[lane];
+        let (host, size) = match window {
+            Window::Shared if !base.is_wide() => {
+                let words = regs.word(base);
+                for lane in 0..LANES {
+                    out[lane] = words[lane].wrapping_add(offset as u32);
+                }
+                (self.shared.pointer() as usize, self.shared.len() as u64)
+            }
+            Window::Global if base.is_wide() => {
+                let wides = regs.wide(base);
+                let offset = i64::from(offset) as u64;
+                let found = self.global.find(wides[lead].wrapping_add(offset))?;
+                // Offsets in the allocation tell what is aligned only if its start is.
+                if found.base & u64::from(bytes - 1) != 0 {
+                    return None;
+                }
+                let shift = offset.wrapping_sub(found.base);
+                let mut far = 0;
+                for lane in 0..LANES {
+                    let at = wides[lane].wrapping_add(shift);
+                    out[lane] = at as u32;
+                    far |= (at >> 32) as u32 & 0_u32.wrapping_sub(mask >> lane & 1);
+                }
+                if far != 0 {
+                    return None;
+                }
+                (found.host, found.size)
+            }
+            _ => return None,
+        };
+        if mask != FULL {
+            let first = out[lead];
+            for lane in 0..LANES {
+                out[lane] = if mask >> lane & 1 == 1 { out[lane] } else { first };
+            }
         }
-        let fits = u64::from(high) + u64::from(bytes) <= self.shared.len() as u64;
-        (fits && bits & (bytes - 1) == 0).then(|| (self.shared.pointer() as usize, out))
+        let (mut high, mut bits) = (0, 0);
+        for &at in &out {
+            high = high.max(at);
+            bits |= at;
+        }
+        let fits = u64::from(high) + u64::from(bytes) <= size;
+        (fits && bits & (bytes - 1) == 0).then_some((host, out))
     }
 
     /// Checks an access of `bytes` bytes (a power of two) per active lane and finds the host addresses.
