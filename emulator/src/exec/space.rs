@@ -1,7 +1,7 @@
 //! From addresses of any state space to host pointers, every access checked: alignment, then bounds.
 
 use super::fault::FaultKind;
-use super::registers::{FULL, LANES, Registers, Wides, Words, collect, lanes};
+use super::registers::{FULL, LANES, Registers, Wides, collect, lanes};
 use super::trap::Trap;
 use crate::decode::op::{Reg, Window};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
@@ -39,10 +39,10 @@ impl Bytes {
 }
 
 #[derive(Clone, Copy)]
-struct Cached {
-    base: u64,
-    size: u64,
-    host: usize,
+pub(super) struct Cached {
+    pub base: u64,
+    pub size: u64,
+    pub host: usize,
 }
 
 const CACHED: usize = 64;
@@ -68,7 +68,7 @@ impl<'a> GlobalView<'a> {
     }
 
     #[inline(always)]
-    fn find(&mut self, va: u64) -> Option<Cached> {
+    pub(super) fn find(&mut self, va: u64) -> Option<Cached> {
         let slot = (va >> GRANULE_SHIFT) as usize % CACHED;
         let cached = self.cache[slot];
         if va.wrapping_sub(cached.base) < cached.size {
@@ -182,106 +182,6 @@ fn range(addresses: &Wides) -> (u64, u64) {
 }
 
 impl Spaces<'_, '_> {
-    /// The host address of the first lane where all 32 access `bytes` bytes (a power of two) each, side by side, and all is well. What is
-    /// left is for [`Spaces::resolve`].
-    #[inline(always)]
-    pub fn resolve_row(
-        &mut self,
-        regs: &Registers,
-        base: Reg,
-        offset: i32,
-        window: Window,
-        bytes: u32,
-    ) -> Option<usize> {
-        let span = LANES as u64 * u64::from(bytes);
-        match window {
-            Window::Shared if !base.is_wide() => {
-                let words = regs.word(base);
-                let mut wrong = 0;
-                for lane in 0..LANES {
-                    wrong |= words[lane] ^ words[0].wrapping_add(lane as u32 * bytes);
-                }
-                let first = u64::from(words[0].wrapping_add(offset as u32));
-                let fits = first + span <= self.shared.len() as u64;
-                let aligned = first & u64::from(bytes - 1) == 0;
-                (wrong == 0 && fits && aligned).then(|| self.shared.pointer() as usize + first as usize)
-            }
-            Window::Global if base.is_wide() => {
-                let wides = regs.wide(base);
-                let mut wrong = 0;
-                for lane in 0..LANES {
-                    wrong |= wides[lane] ^ wides[0].wrapping_add(lane as u64 * u64::from(bytes));
-                }
-                let first = wides[0].wrapping_add(i64::from(offset) as u64);
-                if wrong != 0 || first & u64::from(bytes - 1) != 0 {
-                    return None;
-                }
-                let found = self.global.find(first)?;
-                let at = first - found.base;
-                (at.saturating_add(span) <= found.size).then(|| found.host + at as usize)
-            }
-            _ => None,
-        }
-    }
-
-    /// A host address and each lane's offset from it, in 32 bits, where all active lanes access `bytes` bytes (a power of two) of shared memory or
-    /// of one allocation, and all is well. Lanes outside the mask have the first active one's. What is left is for [`Spaces::resolve`].
-    #[inline(always)]
-    pub fn resolve_offsets(
-        &mut self,
-        regs: &Registers,
-        base: Reg,
-        offset: i32,
-        (window, bytes): (Window, u32),
-        mask: u32,
-    ) -> Option<(usize, Words)> {
-        let lead = mask.trailing_zeros() as usize % LANES;
-        let mut out = [0; LANES];
-        let (host, size) = match window {
-            Window::Shared if !base.is_wide() => {
-                let words = regs.word(base);
-                for lane in 0..LANES {
-                    out[lane] = words[lane].wrapping_add(offset as u32);
-                }
-                (self.shared.pointer() as usize, self.shared.len() as u64)
-            }
-            Window::Global if base.is_wide() => {
-                let wides = regs.wide(base);
-                let offset = i64::from(offset) as u64;
-                let found = self.global.find(wides[lead].wrapping_add(offset))?;
-                // Offsets in the allocation tell what is aligned only if its start is.
-                if found.base & u64::from(bytes - 1) != 0 {
-                    return None;
-                }
-                let shift = offset.wrapping_sub(found.base);
-                let mut far = 0;
-                for lane in 0..LANES {
-                    let at = wides[lane].wrapping_add(shift);
-                    out[lane] = at as u32;
-                    far |= (at >> 32) as u32 & 0_u32.wrapping_sub(mask >> lane & 1);
-                }
-                if far != 0 {
-                    return None;
-                }
-                (found.host, found.size)
-            }
-            _ => return None,
-        };
-        if mask != FULL {
-            let first = out[lead];
-            for lane in 0..LANES {
-                out[lane] = if mask >> lane & 1 == 1 { out[lane] } else { first };
-            }
-        }
-        let (mut high, mut bits) = (0, 0);
-        for &at in &out {
-            high = high.max(at);
-            bits |= at;
-        }
-        let fits = u64::from(high) + u64::from(bytes) <= size;
-        (fits && bits & (bytes - 1) == 0).then_some((host, out))
-    }
-
     /// Checks an access of `bytes` bytes (a power of two) per active lane and finds the host addresses.
     #[inline(always)]
     pub fn resolve(

@@ -20,8 +20,11 @@ const WIDTHS: [(&str, &str, usize, u32); 8] = [
     ("v2.u64", "b64", 2, 16),
 ];
 
-/// From lane `%t` to the place `%e` of its element among 64: side by side, backwards, every other one, all over.
-const ORDERS: [(&str, fn(u32) -> u32); 4] = [
+/// From a lane to the place of its element among 64.
+type Place = fn(u32) -> u32;
+
+/// The same in PTX, `%t` to `%e`: side by side, backwards, every other one, all over.
+const ORDERS: [(&str, Place); 4] = [
     ("mov.u32 %e, %t;", |lane| lane),
     ("xor.b32 %e, %t, 31;", |lane| lane ^ 31),
     ("shl.b32 %e, %t, 1;", |lane| 2 * lane),
@@ -75,7 +78,7 @@ fn copy_kernel((kind, register, count, bytes): (&str, &str, usize, u32), order: 
 }
 
 /// Every width, order and mask, with the kernel for it; with checks, which look at accesses before they are done, and without.
-fn each_case(mut test: impl FnMut(&Machine, u32, fn(u32) -> u32, u32)) {
+fn each_case(mut test: impl FnMut(&Machine, u32, Place, u32)) {
     for width in WIDTHS {
         for (order, place) in ORDERS {
             let mut machine = Machine::new(&copy_kernel(width, order));
