@@ -63,7 +63,10 @@ struct ProductByRows {
             a_offset = byte_offset<T, A>(a_row + lane / 4, 0);
             b_offset[0] = byte_offset<T, B>(b_row + lane % 4 * 2, 0);
             b_offset[1] = byte_offset<T, B>(b_row + lane % 4 * 2 + 1, 0);
+            pin(b_offset[1]);
         }
+        pin(a_offset);
+        pin(b_offset[0]);
     }
 
     template <int WarpN, typename Mask>
@@ -125,6 +128,8 @@ struct ProductOfRows {
             a_offset = byte_offset<T, A>(a_row + lane / 4, 0);
             b_offset = (b_column + lane % 4 * 2) * 4;
         }
+        pin(a_offset);
+        pin(b_offset);
     }
 
     template <int WarpN>
@@ -187,8 +192,19 @@ struct KeepAllColumns {
 // Keep bits of A (depth, columns): shared memory holds a 64-bit word per row, one row after the other. `words` is the address of the 32 bits of
 // row 0 that this warp's columns are in, `first` the byte there of its first column.
 struct KeepColumns {
-    uint32_t words;
+    uint32_t words;  // for mma of row 2 * (lane % 4), this lane's first
     int first;
+
+    __device__ __forceinline__ KeepColumns(uint32_t words_address, int first_byte, bool for_mma)
+        : words(words_address + (for_mma ? threadIdx.x % 4 * 16 : 0)), first(first_byte) {
+        pin(words);
+    }
+    // The same where the words are `bytes` further on
+    __device__ __forceinline__ KeepColumns in_tile(uint32_t bytes) const {
+        KeepColumns moved = *this;
+        moved.words += bytes;
+        return moved;
+    }
 
     // Sixteen rows as mma takes them: this lane holds column lane / 4 of every eight, of the rows `even` + 1 in the other half of a register
     struct Step {
@@ -204,9 +220,8 @@ struct KeepColumns {
         }
     };
     __device__ __forceinline__ Step depth_step(int depth) const {
-        const int lane = threadIdx.x % 32;
-        const int shift = 7 - lane / 4;
-        const uint32_t at = words + (depth + lane % 4 * 2) * 8;
+        const int shift = 7 - threadIdx.x % 32 / 4;
+        const uint32_t at = words + depth * 8;
         Step step;
         step.first = first;
 #pragma unroll
@@ -245,6 +260,8 @@ struct ProductOfColumns {
             a_offset = (a_column + lane / 4) * 4;
             b_offset = lane % 4 * 8;
         }
+        pin(a_offset);
+        pin(b_offset);
     }
 
     template <int WarpM, int WarpN, typename Mask>
