@@ -1,23 +1,40 @@
-// forward for f16: one symbol per tile and alignment.
+// forward for f16: one symbol per tile, layout of the weight and alignment.
 #include "forward.cuh"
 #include "tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__half>::Wide::kThreads, 1)
+using Tiles = GemmTiles<__half>;
+
+extern "C" __global__ void __launch_bounds__(Tiles::Large<Major::kDepth>::kThreads, 1)
+    lora_forward__sm80__f16__m128n256k64_vec(const __grid_constant__ ForwardParams p) {
+    Forward<Tiles::Large<Major::kDepth>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Large<Major::kOuter>::kThreads, 1)
+    lora_forward__sm80__f16__m128n256k64_vec_kn(const __grid_constant__ ForwardParams p) {
+    Forward<Tiles::Large<Major::kOuter>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kDepth>::kThreads, 2)
     lora_forward__sm80__f16__m128n128k32_vec(const __grid_constant__ ForwardParams p) {
-    forward<__half, GemmTiles<__half>::Wide, true>(p);
+    Forward<Tiles::Wide<Major::kDepth>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__half>::Wide::kThreads, 1)
-    lora_forward__sm80__f16__m128n128k32_any(const __grid_constant__ ForwardParams p) {
-    forward<__half, GemmTiles<__half>::Wide, false>(p);
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kOuter>::kThreads, 2)
+    lora_forward__sm80__f16__m128n128k32_vec_kn(const __grid_constant__ ForwardParams p) {
+    Forward<Tiles::Wide<Major::kOuter>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__half>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth>::kThreads, 3)
     lora_forward__sm80__f16__m64n64k64_vec(const __grid_constant__ ForwardParams p) {
-    forward<__half, GemmTiles<__half>::Small, true>(p);
+    Forward<Tiles::Small<Major::kDepth>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__half>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kOuter>::kThreads, 3)
+    lora_forward__sm80__f16__m64n64k64_vec_kn(const __grid_constant__ ForwardParams p) {
+    Forward<Tiles::Small<Major::kOuter>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth, false>::kThreads, 3)
     lora_forward__sm80__f16__m64n64k64_any(const __grid_constant__ ForwardParams p) {
-    forward<__half, GemmTiles<__half>::Small, false>(p);
+    Forward<Tiles::Small<Major::kDepth, false>>::run(p);
 }

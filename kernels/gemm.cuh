@@ -1,90 +1,199 @@
-// The tile product that forward and grad_x share: acc (BlockM, BlockN) += A (m, depth) * B (depth, n), operands in global memory.
-// A is (m, depth) row-major. B is stored (n, depth), Major::kDepth, or (depth, n), Major::kOuter.
+// A tile product with its operands in global memory: which steps there are, who issues them, and how the parts of a tile become one.
+// forward and grad_x are the two users.
 #pragma once
-#include "pipeline.cuh"
-#include "warp_mma.cuh"
+#include "adapter.cuh"
+#include "copies.cuh"
+#include "epilogue.cuh"
+#include "mainloop.cuh"
+#include "schedule.cuh"
 
-template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages>
+__device__ __forceinline__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+// An operand in global memory. Its contiguous index is the depth, or the outer one.
+template <typename T>
+struct Operand {
+    const T* data;
+    int64_t stride;
+    int outer, depth;
+    bool depth_contiguous;
+
+    __device__ __forceinline__ const T* at(int o, int d) const {
+        return data + (depth_contiguous ? o * stride + d : d * stride + o);
+    }
+    __device__ __forceinline__ Source<T> source() const {
+        return depth_contiguous ? Source<T>{data, stride, outer, depth} : Source<T>{data, stride, depth, outer};
+    }
+};
+
+// An operand of any alignment and either layout, element by element, into a tile (outer, depth).
+template <int Threads, typename T, int Rows, int Columns>
+__device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const Operand<T>& operand, int outer0,
+                                            int depth0) {
+    constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
+#pragma unroll 1
+    for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {
+        const int row = index / kChunksPerRow;
+        const int chunk = index % kChunksPerRow;
+        const int depth = depth0 + chunk * kChunk<T>;
+        alignas(16) T values[kChunk<T>];
+#pragma unroll
+        for (int i = 0; i < kChunk<T>; ++i) {
+            const bool inside = outer0 + row < operand.outer && depth + i < operand.depth;
+            values[i] = inside ? *operand.at(outer0 + row, depth + i) : from_float<T>(0.0f);
+        }
+        *reinterpret_cast<uint4*>(tile.chunk(row, chunk)) = *reinterpret_cast<const uint4*>(values);
+    }
+}
+
+// `Splits`: whether several blocks may share a tile. `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run
+// time only, and tiles are Major::kDepth.
+template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, bool Splits, Major BMajor,
+          bool Vectorised>
 struct Gemm {
+    using Element = T;
     static constexpr int kBlockM = BlockM;
     static constexpr int kBlockN = BlockN;
-    static constexpr int kWarpsM = BlockM / WarpM;
-    static constexpr int kWarpsN = BlockN / WarpN;
-    static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
-    static constexpr int kStageElements = (BlockM + BlockN) * BlockK;
-    static constexpr int kSharedBytes = Stages * kStageElements * static_cast<int>(sizeof(T));
+    static constexpr int kBlockK = BlockK;
+    static constexpr int kWarps = BlockM / WarpM * (BlockN / WarpN);
+    static constexpr int kThreads = 32 * kWarps;
+    static constexpr bool kSplits = Splits;
 
+    using Loop = MainLoop<T, BlockM, BlockN, BlockK, WarpM, WarpN, Stages, Vectorised ? BMajor : Major::kDepth>;
+    using Finish = Epilogue<T, WarpM, WarpN>;
     using Acc = Accumulator<WarpM, WarpN>;
-    using ATile = Tile<T, BlockM, BlockK>;
-    template <Major BMajor>
-    using BTile = std::conditional_t<BMajor == Major::kDepth, Tile<T, BlockN, BlockK>, Tile<T, BlockK, BlockN>>;
+    static constexpr int kStagesBytes = Stages * static_cast<int>(Loop::kStageBytes);
+    static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
 
-    // First row and column of this warp in the block's tile.
-    __device__ __forceinline__ static int warp_row() { return threadIdx.x / 32 % kWarpsM * WarpM; }
-    __device__ __forceinline__ static int warp_column() { return threadIdx.x / 32 / kWarpsM * WarpN; }
+    // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run time.
+    __device__ __forceinline__ static bool depth_contiguous(bool given) {
+        return Vectorised ? BMajor == Major::kDepth : given;
+    }
 
-    struct Position {
-        int row0, column0;
+    __device__ __forceinline__ static float* staging() {
+        return reinterpret_cast<float*>(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
+    }
+
+    // The steps of one product A (m, depth) * B (depth, n) of a tile: first what the depth has over, within bounds, then whole steps, of which each
+    // split takes a part. Only what a whole step needs is kept; registers are scarce.
+    struct Steps {
+        int next;       // the whole step that is issued next
+        int direction;  // 1 or -1
+        int whole;      // steps left
+        bool over;      // whether what the depth has over is still to come
+        StepCopies<kThreads, Major::kDepth, typename Loop::ATile, T> a_copies;
+        StepCopies<kThreads, BMajor, typename Loop::BTile, T> b_copies;
+
+        __device__ __forceinline__ void start(const Operand<T>& a, const Operand<T>& b, const Place& at, int splits) {
+            const int steps = a.depth / BlockK;
+            const auto part = [&](int split) {
+                return Splits ? static_cast<int>(static_cast<int64_t>(steps) * split / splits) : split * steps;
+            };
+            const int begin = part(at.split);
+            const int end = part(at.split + 1);
+            whole = end - begin;
+            over = at.split == 0 && a.depth % BlockK != 0;
+            next = at.reversed ? end - 1 : begin;
+            direction = at.reversed ? -1 : 1;
+            if constexpr (Vectorised) {
+                a_copies.start(a.source(), at.row0, next * BlockK, direction);
+                b_copies.start(b.source(), at.column0, next * BlockK, direction);
+            }
+        }
+
+        __device__ __forceinline__ int count() const { return whole + (over ? 1 : 0); }
+
+        // The next whole step. `place()` and `operands(place, a, b)` are asked where tiles are gathered.
+        template <typename Feed>
+        __device__ __forceinline__ void issue_whole(const Feed& feed, uint32_t stage) {
+            if constexpr (Vectorised) {
+                const uint32_t tile = ptx::shared_address(Loop::stage_data(stage));
+                a_copies.issue(tile, direction);
+                b_copies.issue(tile + Loop::ATile::kBytes, direction);
+            } else {
+                gather(feed, stage, next * BlockK);
+                next += direction;
+            }
+            --whole;
+        }
+
+        // The next step of any kind. False if there is none.
+        template <typename Feed>
+        __device__ __forceinline__ bool issue(const Feed& feed, uint32_t stage) {
+            if (over) {
+                over = false;
+                const Place at = feed.place();
+                const Operand<T> a = feed.a(at), b = feed.b(at);
+                const int depth0 = a.depth / BlockK * BlockK;
+                if constexpr (Vectorised) {
+                    load_tile<kThreads>(Loop::a_tile(stage), a.source(), at.row0, depth0, true);
+                    const bool deep = BMajor == Major::kDepth;
+                    load_tile<kThreads>(Loop::b_tile(stage), b.source(), deep ? at.column0 : depth0,
+                                        deep ? depth0 : at.column0, true);
+                } else {
+                    gather(feed, stage, depth0);
+                }
+                return true;
+            }
+            if (whole > 0) {
+                issue_whole(feed, stage);
+                return true;
+            }
+            return false;
+        }
+
+       private:
+        template <typename Feed>
+        __device__ __forceinline__ static void gather(const Feed& feed, uint32_t stage, int depth0) {
+            const Place at = feed.place();
+            gather_tile<kThreads>(Loop::a_tile(stage), feed.a(at), at.row0, depth0);
+            gather_tile<kThreads>(Loop::b_tile(stage), feed.b(at), at.column0, depth0);
+        }
     };
 
-    // Blocks go down groups of 8 row tiles before they step to the next column tile: a wave then shares both operands in L2.
-    __device__ __forceinline__ static Position position(int block, int m, int n) {
-        constexpr int kGroup = 8;
-        const int tiles_m = (m + BlockM - 1) / BlockM;
-        const int tiles_n = (n + BlockN - 1) / BlockN;
-        const int first = block / (kGroup * tiles_n) * kGroup;
-        const int height = min(kGroup, tiles_m - first);
-        const int inner = block % (kGroup * tiles_n);
-        return {(first + inner % height) * BlockM, inner / height * BlockN};
-    }
-
-    // Depth is a whole number of BlockK in the main loop; the low-rank step, with `Ragged`, stops at the last k16 step that holds anything.
-    template <Major BMajor, bool Ragged>
-    __device__ __forceinline__ static void accumulate(Acc& acc, const Source<T>& a, const Source<T>& b, Position at,
-                                                      int depth, bool a_vectorised, bool b_vectorised) {
-        extern __shared__ uint4 shared[];
-        const auto a_tile = [](int stage) { return ATile{reinterpret_cast<T*>(shared) + stage * kStageElements}; };
-        const auto b_tile = [&](int stage) { return BTile<BMajor>{a_tile(stage).data + ATile::kElements}; };
-        const auto load = [&](int step, int stage) {
-            const int k0 = step * BlockK;
-            load_tile<kThreads>(a_tile(stage), a, at.row0, k0, a_vectorised);
-            if constexpr (BMajor == Major::kDepth) {
-                load_tile<kThreads>(b_tile(stage), b, at.column0, k0, b_vectorised);
-            } else {
-                load_tile<kThreads>(b_tile(stage), b, k0, at.column0, b_vectorised);
-            }
-        };
-        const auto compute = [&](int step, int stage, int) {
-#pragma unroll
-            for (int k = 0; k < BlockK; k += kDepthStep) {
-                if (Ragged && step * BlockK + k >= depth) {
-                    break;
+    // `count` steps of the base product. While whole ones are left to issue, nothing else is in the loop.
+    template <typename Feed>
+    __device__ __forceinline__ static void run(Loop& loop, Feed& feed, int count) {
+        while (count > 0) {
+            if (feed.steps.whole > 0) {
+                loop.begin();
+#pragma unroll 1
+                for (; feed.steps.whole > 0; --count) {
+                    loop.whole_step([&](uint32_t stage) { feed.steps.issue_whole(feed, stage); });
                 }
-                warp_mma<T, Major::kDepth, BMajor>(acc, a_tile(stage), warp_row(), b_tile(stage), warp_column(), k);
             }
-        };
-        run_pipeline<Stages>((depth + BlockK - 1) / BlockK, load, compute);
+            loop.template plain_step<Loop::kBMajor, typename Loop::BTile>(BlockK, feed);
+            --count;
+        }
     }
 
-    // out (m, n) = transform(row, column, acc), rounded once. `paired`: two neighbours may be written in one access.
-    template <typename F>
-    __device__ __forceinline__ static void store(Acc& acc, T* out, int64_t stride, Position at, int m, int n,
-                                                 bool paired, F&& transform) {
-        acc.for_each_pair([&](int row, int column, float first, float second) {
-            row += at.row0 + warp_row();
-            column += at.column0 + warp_column();
-            if (row >= m || column >= n) {
-                return;
-            }
-            T* const to = out + row * stride + column;
-            if (column + 1 == n) {
-                to[0] = from_float<T>(transform(column, first));
-            } else if (paired) {
-                store_pair(to, transform(column, first), transform(column + 1, second));
-            } else {
-                to[0] = from_float<T>(transform(column, first));
-                to[1] = from_float<T>(transform(column + 1, second));
-            }
+    // With several splits of a tile: leaves this block's part in memory, and in the block that comes last puts their sum, in the order of the splits,
+    // in its place. False where another block comes later.
+    __device__ __forceinline__ static bool combine(Acc& acc, const ScheduleParams& schedule, const Place& at) {
+        if (!Splits || schedule.splits == 1) {
+            return true;
+        }
+        constexpr int kQuads = WarpM / 16 * (WarpN / 8);  // float4 per thread
+        float4* const parts = reinterpret_cast<float4*>(schedule.partial) +
+                              static_cast<int64_t>(at.tile) * schedule.splits * kQuads * kThreads + threadIdx.x;
+        const auto part = [&](int split, int quad) { return parts + (split * kQuads + quad) * kThreads; };
+        acc.for_each_quad([&](int quad, float(&value)[4]) {
+            *part(at.split, quad) = make_float4(value[0], value[1], value[2], value[3]);
         });
+        __threadfence();
+        __syncthreads();
+        const bool last = threadIdx.x == 0 && atomicAdd(schedule.arrived + at.tile, 1u) + 1 == schedule.splits;
+        if (!__syncthreads_or(last)) {
+            return false;
+        }
+        __threadfence();
+        acc.clear();
+#pragma unroll 1
+        for (int split = 0; split < schedule.splits; ++split) {
+            acc.for_each_quad([&](int quad, float(&value)[4]) {
+                const float4 add = __ldcg(part(split, quad));
+                value[0] += add.x, value[1] += add.y, value[2] += add.z, value[3] += add.w;
+            });
+        }
+        return true;
     }
 };

@@ -1,23 +1,40 @@
-// grad_x for bf16: one symbol per tile and alignment.
+// grad_x for bf16: one symbol per tile, layout of the weight and alignment.
 #include "grad_x.cuh"
 #include "tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__nv_bfloat16>::Wide::kThreads, 1)
+using Tiles = GemmTiles<__nv_bfloat16>;
+
+extern "C" __global__ void __launch_bounds__(Tiles::Large<Major::kOuter>::kThreads, 1)
+    lora_grad_x__sm80__bf16__m128n256k64_vec(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Large<Major::kOuter>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Large<Major::kDepth>::kThreads, 1)
+    lora_grad_x__sm80__bf16__m128n256k64_vec_kn(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Large<Major::kDepth>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kOuter>::kThreads, 2)
     lora_grad_x__sm80__bf16__m128n128k32_vec(const __grid_constant__ GradXParams p) {
-    grad_x<__nv_bfloat16, GemmTiles<__nv_bfloat16>::Wide, true>(p);
+    GradX<Tiles::Wide<Major::kOuter>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__nv_bfloat16>::Wide::kThreads, 1)
-    lora_grad_x__sm80__bf16__m128n128k32_any(const __grid_constant__ GradXParams p) {
-    grad_x<__nv_bfloat16, GemmTiles<__nv_bfloat16>::Wide, false>(p);
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kDepth>::kThreads, 2)
+    lora_grad_x__sm80__bf16__m128n128k32_vec_kn(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Wide<Major::kDepth>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__nv_bfloat16>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kOuter>::kThreads, 3)
     lora_grad_x__sm80__bf16__m64n64k64_vec(const __grid_constant__ GradXParams p) {
-    grad_x<__nv_bfloat16, GemmTiles<__nv_bfloat16>::Small, true>(p);
+    GradX<Tiles::Small<Major::kOuter>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<__nv_bfloat16>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth>::kThreads, 3)
+    lora_grad_x__sm80__bf16__m64n64k64_vec_kn(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Small<Major::kDepth>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth, false>::kThreads, 3)
     lora_grad_x__sm80__bf16__m64n64k64_any(const __grid_constant__ GradXParams p) {
-    grad_x<__nv_bfloat16, GemmTiles<__nv_bfloat16>::Small, false>(p);
+    GradX<Tiles::Small<Major::kDepth, false>>::run(p);
 }

@@ -1,23 +1,30 @@
-// grad_x for f32: one symbol per tile and alignment.
+// grad_x for f32: one symbol per tile, layout of the weight and alignment.
 #include "grad_x.cuh"
 #include "tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads, 1)
+using Tiles = GemmTiles<float>;
+
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kOuter>::kThreads, 1)
     lora_grad_x__sm80__f32__m128n128k16_vec(const __grid_constant__ GradXParams p) {
-    grad_x<float, GemmTiles<float>::Wide, true>(p);
+    GradX<Tiles::Wide<Major::kOuter>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Wide::kThreads, 1)
-    lora_grad_x__sm80__f32__m128n128k16_any(const __grid_constant__ GradXParams p) {
-    grad_x<float, GemmTiles<float>::Wide, false>(p);
+extern "C" __global__ void __launch_bounds__(Tiles::Wide<Major::kDepth>::kThreads, 1)
+    lora_grad_x__sm80__f32__m128n128k16_vec_kn(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Wide<Major::kDepth>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kOuter>::kThreads, 3)
     lora_grad_x__sm80__f32__m64n64k32_vec(const __grid_constant__ GradXParams p) {
-    grad_x<float, GemmTiles<float>::Small, true>(p);
+    GradX<Tiles::Small<Major::kOuter>>::run(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GemmTiles<float>::Small::kThreads, 1)
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth>::kThreads, 3)
+    lora_grad_x__sm80__f32__m64n64k32_vec_kn(const __grid_constant__ GradXParams p) {
+    GradX<Tiles::Small<Major::kDepth>>::run(p);
+}
+
+extern "C" __global__ void __launch_bounds__(Tiles::Small<Major::kDepth, false>::kThreads, 3)
     lora_grad_x__sm80__f32__m64n64k32_any(const __grid_constant__ GradXParams p) {
-    grad_x<float, GemmTiles<float>::Small, false>(p);
+    GradX<Tiles::Small<Major::kDepth, false>>::run(p);
 }

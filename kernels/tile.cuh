@@ -6,13 +6,17 @@
 #include "element.cuh"
 #include "ptx/cp_async.cuh"
 
+// Which index of an operand is contiguous in its tile: the one summed over, or the one that survives.
+enum class Major { kDepth, kOuter };
+
 template <typename T, int Rows, int Columns>
 struct Tile {
+    static constexpr int kElementBytes = static_cast<int>(sizeof(T));
     static constexpr int kRows = Rows;
     static constexpr int kColumns = Columns;
     static constexpr int kChunksPerRow = Columns / kChunk<T>;
     static constexpr int kElements = Rows * Columns;
-    static constexpr int kBytes = kElements * static_cast<int>(sizeof(T));
+    static constexpr int kBytes = kElements * kElementBytes;
     static_assert(Columns % kChunk<T> == 0 && (kChunksPerRow & (kChunksPerRow - 1)) == 0,
                   "a row is a power of two of chunks");
 
@@ -59,7 +63,7 @@ template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source, int row0, int column0,
                                           bool vectorised) {
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
-#pragma unroll
+#pragma unroll 1
     for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {
         const int row = index / kChunksPerRow;
         const int chunk = index % kChunksPerRow;

@@ -2,22 +2,22 @@
 #pragma once
 #include "gemm.cuh"
 
-// A wide tile for problems that fill the device, a small one for the others.
+// <BMajor: which index of the weight is contiguous, as the product sees it; Vectorised: 16 bytes at a time>. One block on a multiprocessor keeps Large's
+// accumulators; two of Wide and three of Small fit.
 template <typename T>
-struct GemmTiles;
-
-template <typename T>
-struct GemmTiles16 {
-    using Wide = Gemm<T, 128, 128, 32, 64, 64, 4>;
-    using Small = Gemm<T, 64, 64, 64, 32, 32, 3>;
+struct GemmTiles {
+    template <Major BMajor, bool Vectorised = true>
+    using Large = Gemm<T, 128, 256, 64, 64, 64, 3, false, BMajor, Vectorised>;
+    template <Major BMajor, bool Vectorised = true>
+    using Wide = Gemm<T, 128, 128, 32, 64, 64, 4, false, BMajor, Vectorised>;
+    template <Major BMajor, bool Vectorised = true>
+    using Small = Gemm<T, 64, 64, 64, 32, 32, 3, true, BMajor, Vectorised>;
 };
 
 template <>
-struct GemmTiles<__half> : GemmTiles16<__half> {};
-template <>
-struct GemmTiles<__nv_bfloat16> : GemmTiles16<__nv_bfloat16> {};
-template <>
 struct GemmTiles<float> {
-    using Wide = Gemm<float, 128, 128, 16, 64, 32, 3>;
-    using Small = Gemm<float, 64, 64, 32, 32, 32, 3>;
+    template <Major BMajor, bool Vectorised = true>
+    using Wide = Gemm<float, 128, 128, 16, 64, 32, 3, false, BMajor, Vectorised>;
+    template <Major BMajor, bool Vectorised = true>
+    using Small = Gemm<float, 64, 64, 32, 32, 32, 3, true, BMajor, Vectorised>;
 };

@@ -8,9 +8,6 @@
 #include "ptx/mma.cuh"
 #include "tile.cuh"
 
-// Which index of an operand is contiguous in its tile: the one summed over, or the one that survives.
-enum class Major { kDepth, kOuter };
-
 inline constexpr int kDepthStep = 16;  // the depth of one warp_mma call
 
 template <int WarpM, int WarpN>
@@ -28,6 +25,32 @@ struct Accumulator {
                     value[i][j][e] = 0.0f;
                 }
             }
+        }
+    }
+
+    // Calls f(index, values) for the four values of every fragment.
+    template <typename F>
+    __device__ __forceinline__ void for_each_quad(F&& f) {
+#pragma unroll
+        for (int i = 0; i < WarpM / 16; ++i) {
+#pragma unroll
+            for (int j = 0; j < WarpN / 8; ++j) {
+                f(i * (WarpN / 8) + j, value[i][j]);
+            }
+        }
+    }
+
+    // Calls f(row, each) for every 16 rows; each(g) calls g(column, values) for every eight columns of them.
+    template <typename F>
+    __device__ __forceinline__ void for_each_row_pair(F&& f) {
+#pragma unroll
+        for (int i = 0; i < WarpM / 16; ++i) {
+            f(16 * i, [&](auto&& g) {
+#pragma unroll
+                for (int j = 0; j < WarpN / 8; ++j) {
+                    g(8 * j, value[i][j]);
+                }
+            });
         }
     }
 

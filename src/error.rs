@@ -1,9 +1,50 @@
 //! What can go wrong. Every message names what was given, what is allowed and what to do.
 
+use std::fmt;
+
 use crate::{DType, Problem, Tensor};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// An argument of a call, as messages name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Argument {
+    /// A tensor, with the projection it is of where there are several.
+    Tensor(Tensor, Option<usize>),
+    /// The adapter of a projection.
+    Lora(Option<usize>),
+    /// The gradients of an adapter.
+    Gradients(Option<usize>),
+    /// The dropout.
+    Dropout,
+    /// The buffer from forward to backward.
+    Saved,
+    /// The scratch memory.
+    Workspace,
+    /// The stream.
+    Stream,
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, projection) = match *self {
+            Argument::Tensor(tensor, projection) => (tensor.name(), projection),
+            Argument::Lora(projection) => ("lora", projection),
+            Argument::Gradients(projection) => ("gradients", projection),
+            Argument::Dropout => ("dropout", None),
+            Argument::Saved => ("saved", None),
+            Argument::Workspace => ("workspace", None),
+            Argument::Stream => ("the stream", None),
+        };
+        f.write_str(name)?;
+        match projection {
+            Some(projection) => write!(f, " of projection {projection}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Why a problem, plan or call was refused. Nothing was launched or written when one is returned, [`Error::Driver`] excepted.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +57,40 @@ pub enum Error {
         name: &'static str,
         /// The size given.
         given: usize,
+    },
+    /// No projection, or more than can share x.
+    #[error(
+        "{given} projections: there must be between 1 and {}; split more over several calls",
+        Problem::MAX_PROJECTIONS
+    )]
+    Projections {
+        /// How many were given.
+        given: usize,
+    },
+    /// Projections of which none has an adapter.
+    #[error("no projection has a rank: at least one must be adapted; without adapters, use a matrix product")]
+    NotAdapted,
+    /// A projection that a problem doesn't have.
+    #[error("projection {given}: the problem has {count}, counted from 0")]
+    NoProjection {
+        /// The index given.
+        given: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A type that adapters of a problem can't have.
+    #[error("adapters in {given} over tensors in {dtype}: they must be in {dtype} or f32")]
+    AdapterDType {
+        /// The type given.
+        given: DType,
+        /// The type of the other tensors.
+        dtype: DType,
+    },
+    /// A tensor that is no output, and can't be accumulated into.
+    #[error("{tensor} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are outputs")]
+    Accumulate {
+        /// Which tensor.
+        tensor: Tensor,
     },
     /// A row stride that makes rows overlap or offsets overflow.
     #[error(
@@ -65,21 +140,21 @@ pub enum Error {
     },
     /// A grid larger than a launch can have.
     #[error(
-        "the problem ({problem}) needs {blocks} blocks in one launch, more than {limit}: split the tokens over several calls"
+        "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split the tokens over several calls"
     )]
     Grid {
         /// The problem.
         problem: String,
-        /// Blocks needed along one axis.
+        /// Blocks needed along one axis of the grid, or tiles that persistent blocks would take turns at.
         blocks: u64,
-        /// The driver's limit.
+        /// The driver's limit, or the kernels'.
         limit: u64,
     },
     /// A matrix of another shape than the plan's problem has.
     #[error("{tensor} is {} x {}, the plan's problem has {} x {}", given.0, given.1, expected.0, expected.1)]
     Shape {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Argument,
         /// (rows, columns) given.
         given: (usize, usize),
         /// (rows, columns) of the plan.
@@ -91,7 +166,7 @@ pub enum Error {
     )]
     PlannedStride {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Argument,
         /// The stride given, in elements.
         given: i64,
         /// The plan's stride, in elements.
@@ -101,7 +176,7 @@ pub enum Error {
     #[error("{tensor} needs {needed} elements (rows at its stride), its buffer has {available}")]
     Bounds {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Argument,
         /// Elements from the first to the last, both included.
         needed: usize,
         /// Elements in the buffer.
@@ -113,15 +188,17 @@ pub enum Error {
     )]
     Alignment {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Argument,
         /// Largest power of two that divides the address.
         given: usize,
         /// The plan's alignment.
         planned: usize,
     },
     /// Elements of another type than the plan's.
-    #[error("the tensors are {given}, the plan was made for {planned}")]
+    #[error("the {what} are {given}, the plan was made for {planned}")]
     PlannedDType {
+        /// `tensors` or `adapters`.
+        what: &'static str,
         /// Type given.
         given: DType,
         /// Type of the plan.
@@ -130,18 +207,26 @@ pub enum Error {
     /// An optional argument that disagrees with the problem.
     #[error("{what} was {}, but the plan was made {} it: {hint}", if *.given { "given" } else { "not given" }, if *.given { "without" } else { "with" })]
     Optional {
-        /// `bias` or `dropout`.
-        what: &'static str,
+        /// Which argument.
+        what: Argument,
         /// Whether the call has it.
         given: bool,
         /// What to change.
         hint: &'static str,
     },
+    /// A call with another number of projections than its plan.
+    #[error("{given} projections were given, the plan was made for {planned}")]
+    ProjectionCount {
+        /// How many were given.
+        given: usize,
+        /// How many the plan has.
+        planned: usize,
+    },
     /// A `saved` or `workspace` buffer that is too small.
     #[error("the {buffer} buffer has {given} bytes, the plan needs {needed}")]
     Buffer {
         /// `saved` or `workspace`.
-        buffer: &'static str,
+        buffer: Argument,
         /// Bytes given.
         given: usize,
         /// Bytes needed.
@@ -154,7 +239,7 @@ pub enum Error {
     )]
     BufferAlignment {
         /// `saved` or `workspace`.
-        buffer: &'static str,
+        buffer: Argument,
         /// Largest power of two that divides the address.
         given: usize,
     },
@@ -162,7 +247,7 @@ pub enum Error {
     #[error("{what} is a null pointer")]
     Null {
         /// Which argument.
-        what: &'static str,
+        what: Argument,
     },
     /// A stream or buffer of another CUDA context than the kernels were loaded into.
     #[error(
@@ -170,7 +255,7 @@ pub enum Error {
     )]
     Context {
         /// What was given.
-        what: &'static str,
+        what: Argument,
     },
     /// No CUDA driver library on this machine.
     #[error(

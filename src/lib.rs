@@ -15,10 +15,10 @@ mod typed;
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use dtype::{DType, Element};
-pub use error::{Error, Result};
+pub use error::{Argument, Error, Result};
 pub use plan::{BackwardPlan, DeviceProps, ForwardPlan};
-pub use problem::{Dropout, Layout, Problem, Tensor};
+pub use problem::{Dropout, Layout, Mask, Problem, Projection, Tensor, WeightLayout};
 #[cfg(feature = "cuda")]
 pub use raw::{Kernels, context};
 #[cfg(feature = "cuda")]
-pub use typed::{Backward, Forward, MatMut, MatRef};
+pub use typed::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef};

@@ -1,16 +1,17 @@
-//! What is to be computed: sizes, element type and memory layouts of one adapted linear layer. Pure data, no CUDA.
+//! What is to be computed: sizes, element types and memory layouts of adapted linear layers that share their input. Pure data, no CUDA.
 
 use std::fmt;
 
 use crate::{DType, Error, Result};
 
-/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N = out_features, r = rank.
+/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N = out_features, r = rank. Projections share x and
+/// dx; each has the others for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Tensor {
     /// Input, (M, K).
     X = 0,
-    /// Base weight W, (N, K).
+    /// Base weight W, (N, K), or (K, N) as [`WeightLayout::InOut`].
     Weight = 1,
     /// lora_A, (r, K).
     LoraA = 2,
@@ -104,6 +105,7 @@ impl Dropout {
         65536.0 / (65536 - self.threshold()) as f32
     }
 
+    #[cfg(feature = "cuda")]
     pub(crate) fn check(&self) -> Result<()> {
         if self.p >= 0.0 && self.p < 1.0 {
             Ok(())
@@ -113,61 +115,125 @@ impl Dropout {
     }
 }
 
-/// One adapted linear layer applied to a batch of tokens.
+/// Where the backward finds which elements of x the dropout has kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u32)]
+pub enum Mask {
+    /// In `saved`, one bit per element of x, where forward has stored it.
+    #[default]
+    Stored = 0,
+    /// Nowhere: it is drawn again, for arithmetic instead of memory.
+    Redrawn = 1,
+}
+
+/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u32)]
+pub enum WeightLayout {
+    /// (out_features, in_features), as `torch.nn.Linear` has it.
+    #[default]
+    OutIn = 0,
+    /// (in_features, out_features), as GPT-2's `Conv1D` has it: PEFT's `fan_in_fan_out`.
+    InOut = 1,
+}
+
+/// One linear layer of those that share x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Projection {
+    /// Columns of y: N.
+    pub out_features: usize,
+    /// Rank of the adapter: r. 0 where the layer has none.
+    pub rank: usize,
+}
+
+impl Projection {
+    /// The rank rounded up to 16: the projection's columns in S and T.
+    pub fn padded_rank(&self) -> usize {
+        self.rank.next_multiple_of(16)
+    }
+
+    pub(crate) fn is_adapted(&self) -> bool {
+        self.rank > 0
+    }
+}
+
+/// Adapted linear layers applied to a batch of tokens: one, or several that share x, as q, k and v do, or gate and up.
 ///
 /// ```
-/// use lora_kernels::{DType, Problem};
-/// let problem = Problem::new(192, 384, 1536, 8, DType::BF16)?.with_bias(true).with_dropout(true);
+/// use lora_kernels::{DType, Problem, Projection};
+/// let one = Problem::new(192, 384, 1536, 8, DType::BF16)?.with_bias(true).with_dropout(true);
+/// let layer = |out_features, rank| Projection { out_features, rank };
+/// let qkv = Problem::sharing_x(4096, 4096, &[layer(4096, 16), layer(1024, 0), layer(1024, 16)], DType::BF16)?;
 /// # Ok::<(), lora_kernels::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     tokens: usize,
     in_features: usize,
-    out_features: usize,
-    rank: usize,
+    projections: Vec<Projection>,
     dtype: DType,
+    adapter_dtype: DType,
     bias: bool,
     dropout: bool,
-    layouts: [Layout; Tensor::ALL.len()],
+    mask: Mask,
+    weight_layout: WeightLayout,
+    input_gradient: bool,
+    /// By tensor.
+    accumulate: [bool; Tensor::ALL.len()],
+    /// By projection and tensor; those of x and dx stand with projection 0.
+    layouts: Vec<[Layout; Tensor::ALL.len()]>,
 }
 
 impl Problem {
-    /// A problem with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B, which the kernels read or write
-    /// element by element, need no more than an element's alignment.
+    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B, which the
+    /// kernels read or write element by element, need no more than an element's alignment.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
     pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize, dtype: DType) -> Result<Self> {
-        for (name, given) in [
-            ("tokens", tokens),
-            ("in_features", in_features),
-            ("out_features", out_features),
-            ("rank", rank),
-        ] {
-            if given == 0 || given > Self::MAX_DIMENSION {
-                return Err(Error::Dimension { name, given });
+        check_dimension("rank", rank)?;
+        Self::sharing_x(tokens, in_features, &[Projection { out_features, rank }], dtype)
+    }
+
+    /// Several projections of the same x, tensors as in [`Problem::new`]. A rank of 0 means no adapter; at least one projection has one.
+    ///
+    /// # Errors
+    /// [`Error::Projections`] unless there are between 1 and [`Problem::MAX_PROJECTIONS`], [`Error::NotAdapted`] if none has a rank,
+    /// [`Error::Dimension`] unless every other size, and the sum of the padded ranks, is between 1 and [`Problem::MAX_DIMENSION`].
+    pub fn sharing_x(tokens: usize, in_features: usize, projections: &[Projection], dtype: DType) -> Result<Self> {
+        check_dimension("tokens", tokens)?;
+        check_dimension("in_features", in_features)?;
+        if projections.is_empty() || projections.len() > Self::MAX_PROJECTIONS {
+            return Err(Error::Projections {
+                given: projections.len(),
+            });
+        }
+        for projection in projections {
+            check_dimension("out_features", projection.out_features)?;
+            if projection.is_adapted() {
+                check_dimension("rank", projection.rank)?;
             }
+        }
+        if !projections.iter().any(Projection::is_adapted) {
+            return Err(Error::NotAdapted);
         }
         let mut problem = Self {
             tokens,
             in_features,
-            out_features,
-            rank,
+            projections: projections.to_vec(),
             dtype,
+            adapter_dtype: dtype,
             bias: false,
             dropout: false,
-            layouts: [Layout {
-                row_stride: 0,
-                alignment: 16,
-            }; Tensor::ALL.len()],
+            mask: Mask::default(),
+            weight_layout: WeightLayout::default(),
+            input_gradient: true,
+            accumulate: [false; Tensor::ALL.len()],
+            layouts: Vec::new(),
         };
-        for tensor in Tensor::ALL {
-            problem.layouts[tensor as usize].row_stride = problem.shape(tensor).1 as i64;
-        }
-        for tensor in [Tensor::Bias, Tensor::DLoraA, Tensor::DLoraB] {
-            problem.layouts[tensor as usize].alignment = dtype.size();
-        }
+        check_dimension("the sum of the ranks, each rounded up to 16,", problem.padded_ranks())?;
+        let contiguous = |projection| Tensor::ALL.map(|tensor| problem.contiguous(projection, tensor));
+        problem.layouts = (0..projections.len()).map(contiguous).collect();
         Ok(problem)
     }
 
@@ -175,29 +241,105 @@ impl Problem {
     /// a tensor may go far beyond: they are 64-bit.
     pub const MAX_DIMENSION: usize = i32::MAX as usize - 0xFFFF;
 
-    /// With or without a bias.
+    /// As many projections as can share x.
+    pub const MAX_PROJECTIONS: usize = 8;
+
+    /// With or without a bias, in every projection.
     pub fn with_bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
     }
 
-    /// With or without dropout on the adapter's input.
+    /// With or without dropout on the adapters' input. All adapters see x under the same mask.
     pub fn with_dropout(mut self, dropout: bool) -> Self {
         self.dropout = dropout;
         self
     }
 
-    /// With another layout of one tensor.
+    /// Where backward finds the dropout's mask. It makes no difference without dropout, and none in any result.
+    pub fn with_mask(mut self, mask: Mask) -> Self {
+        self.mask = mask;
+        self
+    }
+
+    /// With adapters and their gradients in f32 over tensors of 16 bits, PEFT's default, or in the tensors' own type. An f32 element of lora_A
+    /// or lora_B is rounded to the tensors' type before it is used, as autocast does; d_lora_A and d_lora_B are not.
     ///
     /// # Errors
-    /// [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the alignment is no power of two or
-    /// less than an element.
-    pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
-        let (rows, columns) = self.shape(tensor);
+    /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier reaches beyond 2⁶³ bytes in f32.
+    pub fn with_adapter_dtype(mut self, dtype: DType) -> Result<Self> {
+        if dtype != self.dtype && dtype != DType::F32 {
+            return Err(Error::AdapterDType {
+                given: dtype,
+                dtype: self.dtype,
+            });
+        }
+        self.adapter_dtype = dtype;
+        for projection in 0..self.projections.len() {
+            for tensor in [Tensor::LoraA, Tensor::LoraB, Tensor::DLoraA, Tensor::DLoraB] {
+                let mut layout = self.layout_of(projection, tensor);
+                layout.alignment = layout.alignment.max(dtype.size());
+                self = self.with_layout_of(projection, tensor, layout)?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Which way round the weights of all projections are stored; contiguous and 16-byte aligned again, until
+    /// [`Problem::with_layout`] says otherwise.
+    pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
+        self.weight_layout = layout;
+        for projection in 0..self.projections.len() {
+            self.layouts[projection][Tensor::Weight as usize] = self.contiguous(projection, Tensor::Weight);
+        }
+        self
+    }
+
+    /// Whether backward computes dx. It does unless told otherwise.
+    pub fn with_input_gradient(mut self, input_gradient: bool) -> Self {
+        self.input_gradient = input_gradient;
+        self
+    }
+
+    /// Whether an output is added to what its memory holds, in f32 and rounded once, or overwrites it, as all do unless told otherwise.
+    /// It holds for all projections.
+    ///
+    /// # Errors
+    /// [`Error::Accumulate`] unless the tensor is y, dx, d_lora_A or d_lora_B.
+    pub fn with_accumulate(mut self, tensor: Tensor, accumulate: bool) -> Result<Self> {
+        if !matches!(tensor, Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB) {
+            return Err(Error::Accumulate { tensor });
+        }
+        self.accumulate[tensor as usize] = accumulate;
+        Ok(self)
+    }
+
+    /// With another layout of x, dx, or a tensor of the first projection.
+    ///
+    /// # Errors
+    /// As [`Problem::with_layout_of`].
+    pub fn with_layout(self, tensor: Tensor, layout: Layout) -> Result<Self> {
+        self.with_layout_of(0, tensor, layout)
+    }
+
+    /// With another layout of one tensor of one projection. x and dx are the same in all.
+    ///
+    /// # Errors
+    /// [`Error::NoProjection`] if there is no such projection, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
+    /// [`Error::LayoutAlignment`] if the alignment is no power of two or less than an element.
+    pub fn with_layout_of(mut self, projection: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
+        if projection >= self.projections.len() {
+            return Err(Error::NoProjection {
+                given: projection,
+                count: self.projections.len(),
+            });
+        }
+        let (rows, columns) = self.shape_of(projection, tensor);
+        let size = self.dtype_of(tensor).size();
         let bytes = layout
             .row_stride
             .checked_mul(rows as i64)
-            .and_then(|n| n.checked_mul(self.dtype.size() as i64));
+            .and_then(|n| n.checked_mul(size as i64));
         if layout.row_stride < columns as i64 || bytes.is_none() {
             return Err(Error::Stride {
                 tensor,
@@ -205,14 +347,14 @@ impl Problem {
                 columns,
             });
         }
-        if !layout.alignment.is_power_of_two() || layout.alignment < self.dtype.size() {
+        if !layout.alignment.is_power_of_two() || layout.alignment < size {
             return Err(Error::LayoutAlignment {
                 tensor,
                 given: layout.alignment,
-                element: self.dtype.size(),
+                element: size,
             });
         }
-        self.layouts[tensor as usize] = layout;
+        self.layouts[home(projection, tensor)][tensor as usize] = layout;
         Ok(self)
     }
 
@@ -226,66 +368,171 @@ impl Problem {
         self.in_features
     }
 
-    /// Columns of y: N.
-    pub fn out_features(&self) -> usize {
-        self.out_features
+    /// The layers that share x.
+    pub fn projections(&self) -> &[Projection] {
+        &self.projections
     }
 
-    /// Rank of the adapter: r.
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// Type of every tensor.
+    /// Type of every tensor but the adapters' matrices and gradients.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Whether a bias is added to y.
+    /// Type of lora_A, lora_B, d_lora_A and d_lora_B.
+    pub fn adapter_dtype(&self) -> DType {
+        self.adapter_dtype
+    }
+
+    /// Type of a tensor.
+    pub fn dtype_of(&self, tensor: Tensor) -> DType {
+        match tensor {
+            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => self.adapter_dtype,
+            _ => self.dtype,
+        }
+    }
+
+    /// Whether a bias is added to every y.
     pub fn has_bias(&self) -> bool {
         self.bias
     }
 
-    /// Whether the adapter's input goes through dropout.
+    /// Whether the adapters' input goes through dropout.
     pub fn has_dropout(&self) -> bool {
         self.dropout
     }
 
-    /// The layout of a tensor.
-    pub fn layout(&self, tensor: Tensor) -> Layout {
-        self.layouts[tensor as usize]
+    /// Where backward finds the dropout's mask.
+    pub fn mask(&self) -> Mask {
+        self.mask
     }
 
-    /// (rows, columns) of a tensor.
-    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
-        match tensor {
-            Tensor::X | Tensor::DX => (self.tokens, self.in_features),
-            Tensor::Weight => (self.out_features, self.in_features),
-            Tensor::LoraA | Tensor::DLoraA => (self.rank, self.in_features),
-            Tensor::LoraB | Tensor::DLoraB => (self.out_features, self.rank),
-            Tensor::Y | Tensor::DY => (self.tokens, self.out_features),
-            Tensor::Bias => (1, self.out_features),
+    /// Which way round the weights are stored.
+    pub fn weight_layout(&self) -> WeightLayout {
+        self.weight_layout
+    }
+
+    /// Whether backward computes dx.
+    pub fn has_input_gradient(&self) -> bool {
+        self.input_gradient
+    }
+
+    /// Whether an output is added to what its memory holds.
+    pub fn accumulates(&self, tensor: Tensor) -> bool {
+        self.accumulate[tensor as usize]
+    }
+
+    /// The layout of x, dx, or a tensor of the first projection.
+    pub fn layout(&self, tensor: Tensor) -> Layout {
+        self.layout_of(0, tensor)
+    }
+
+    /// The layout of a tensor of a projection.
+    pub fn layout_of(&self, projection: usize, tensor: Tensor) -> Layout {
+        match self.layouts.get(home(projection, tensor)) {
+            Some(layouts) => layouts[tensor as usize],
+            None => self.contiguous(projection, tensor),
         }
     }
 
-    /// The rank rounded up to 16, the columns of S and T.
-    pub fn padded_rank(&self) -> usize {
-        self.rank.next_multiple_of(16)
+    /// (rows, columns) of x, dx, or a tensor of the first projection.
+    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+        self.shape_of(0, tensor)
+    }
+
+    /// (rows, columns) of a tensor of a projection; of one that does not exist as if it had no features and no rank.
+    pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
+        let Projection { out_features, rank } = self.projections.get(projection).copied().unwrap_or_default();
+        match tensor {
+            Tensor::X | Tensor::DX => (self.tokens, self.in_features),
+            Tensor::Weight if self.weight_layout == WeightLayout::InOut => (self.in_features, out_features),
+            Tensor::Weight => (out_features, self.in_features),
+            Tensor::LoraA | Tensor::DLoraA => (rank, self.in_features),
+            Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
+            Tensor::Y | Tensor::DY => (self.tokens, out_features),
+            Tensor::Bias => (1, out_features),
+        }
+    }
+
+    /// Columns of S and T: the ranks, each rounded up to 16.
+    pub fn padded_ranks(&self) -> usize {
+        self.projections.iter().map(Projection::padded_rank).sum()
+    }
+
+    /// The first column of a projection in S and T.
+    pub fn rank_offset(&self, projection: usize) -> usize {
+        self.projections
+            .iter()
+            .take(projection)
+            .map(Projection::padded_rank)
+            .sum()
+    }
+
+    /// The projections that have an adapter, with their indices.
+    pub(crate) fn adapted(&self) -> impl Iterator<Item = (usize, Projection)> + '_ {
+        let all = self.projections.iter().copied().enumerate();
+        all.filter(|(_, projection)| projection.is_adapted())
+    }
+
+    fn contiguous(&self, projection: usize, tensor: Tensor) -> Layout {
+        Layout {
+            row_stride: self.shape_of(projection, tensor).1 as i64,
+            alignment: match tensor {
+                Tensor::Bias | Tensor::DLoraA | Tensor::DLoraB => self.dtype_of(tensor).size(),
+                _ => 16,
+            },
+        }
+    }
+}
+
+fn check_dimension(name: &'static str, given: usize) -> Result<()> {
+    if given == 0 || given > Problem::MAX_DIMENSION {
+        return Err(Error::Dimension { name, given });
+    }
+    Ok(())
+}
+
+/// The projection with which the layout of a tensor stands.
+fn home(projection: usize, tensor: Tensor) -> usize {
+    if matches!(tensor, Tensor::X | Tensor::DX) {
+        0
+    } else {
+        projection
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "tokens {}, in_features {}, out_features {}, rank {}, {}",
-            self.tokens, self.in_features, self.out_features, self.rank, self.dtype
-        )?;
+        write!(f, "tokens {}, in_features {}, ", self.tokens, self.in_features)?;
+        match self.projections.as_slice() {
+            [one] => write!(f, "out_features {}, rank {}", one.out_features, one.rank)?,
+            several => {
+                f.write_str("projections")?;
+                for Projection { out_features, rank } in several {
+                    write!(f, " {out_features} (rank {rank})")?;
+                }
+            }
+        }
+        write!(f, ", {}", self.dtype)?;
+        if self.adapter_dtype != self.dtype {
+            write!(f, ", {} adapters", self.adapter_dtype)?;
+        }
+        if self.weight_layout == WeightLayout::InOut {
+            f.write_str(", weight (in, out)")?;
+        }
         if self.bias {
             f.write_str(", bias")?;
         }
         if self.dropout {
             f.write_str(", dropout")?;
+            if self.mask == Mask::Redrawn {
+                f.write_str(" redrawn")?;
+            }
+        }
+        if !self.input_gradient {
+            f.write_str(", no dx")?;
+        }
+        for tensor in Tensor::ALL.into_iter().filter(|&tensor| self.accumulates(tensor)) {
+            write!(f, ", {tensor} +=")?;
         }
         Ok(())
     }

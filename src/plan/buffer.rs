@@ -1,6 +1,6 @@
 //! The layout of `saved` and `workspace`: one code path sizes them and carves them.
 
-use crate::Problem;
+use crate::{Mask, Problem};
 
 /// What the addresses of `saved` and `workspace` must be a multiple of, in bytes.
 pub const BUFFER_ALIGNMENT: usize = 16;
@@ -45,32 +45,30 @@ impl Carver {
     }
 }
 
-/// What forward leaves for backward: S, and with dropout the mask.
+/// What forward leaves for backward: S, and with a stored dropout mask the mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedLayout {
-    /// S = scaling · drop(x) · Aᵀ, (tokens, [`Problem::padded_rank`]) in the problem's dtype, rows contiguous; zero in the columns from the
-    /// rank on.
+    /// S = scaling · drop(x) · Aᵀ of all adapted projections side by side, (tokens, [`Problem::padded_ranks`]) in the problem's dtype, rows
+    /// contiguous; projection i's columns start at [`Problem::rank_offset`] and are zero from its rank on.
     pub s: Region,
-    /// One bit per element of x, set where it is kept: bit `column % 8` of byte `column / 8` of each row.
+    /// 64-bit words (⌈in_features / 64⌉, tokens): bit c of word (b, row) is set where x (row, 64·b + c) is kept, and clear beyond the last column.
     pub mask: Option<Region>,
-    /// Bytes from one row of the mask to the next: 4 · ⌈in_features / 32⌉.
-    pub mask_row_bytes: usize,
     bytes: usize,
 }
 
 impl SavedLayout {
     pub(crate) fn new(problem: &Problem) -> Self {
         let mut carver = Carver::default();
-        let s = carver.take(&[problem.tokens(), problem.padded_rank()], problem.dtype().size());
-        let mask_row_bytes = problem.in_features().div_ceil(32) * 4;
-        let mask = problem
-            .has_dropout()
-            .then(|| carver.take(&[problem.tokens(), mask_row_bytes], 1));
+        let s = carver.take(&[problem.tokens(), problem.padded_ranks()], problem.dtype().size());
+        let stored = problem.has_dropout() && problem.mask() == Mask::Stored;
+        let mask = stored.then(|| {
+            let words = problem.in_features().div_ceil(64);
+            carver.take(&[words, problem.tokens()], size_of::<u64>())
+        });
         Self {
             s,
             mask,
-            mask_row_bytes,
             bytes: carver.bytes(),
         }
     }

@@ -1,22 +1,26 @@
-//! The forward: shrink, then one GEMM over [x | S]·[W | B]ᵀ.
+//! The forward: shrink for all adapters, then one GEMM over [x | S]·[W | B]ᵀ of all projections.
 
 use std::fmt;
 
-use super::{
-    Access, DeviceProps, Launch, Operation, SavedLayout, Variant, access, check_device, fmt_plan, gemm_tile, paired,
-    rank_tile, vectorised,
-};
-use crate::{Problem, Result, Tensor};
+use bytemuck::Zeroable;
 
-/// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use super::buffer::Carver;
+use super::gemm::{self, Product};
+use super::params::{ForwardParams, ForwardProjection, ShrinkParams, mask_source};
+use super::stream::shrink_tile;
+use super::{Access, DeviceProps, Launch, Operation, SavedLayout, SplitRegions, Variant, access, fmt_plan};
+use crate::{Problem, Result, Tensor, WeightLayout};
+
+/// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ of every projection.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ForwardPlan {
     problem: Problem,
     pub(crate) launches: [Launch; 2],
     saved: SavedLayout,
-    pub(crate) lora_a_vectorised: bool,
-    pub(crate) lora_b_vectorised: bool,
-    pub(crate) y_paired: bool,
+    workspace_bytes: usize,
+    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the workspace; scalings and dropout are the call's.
+    pub(crate) shrink: ShrinkParams,
+    pub(crate) forward: ForwardParams,
 }
 
 impl ForwardPlan {
@@ -25,45 +29,36 @@ impl ForwardPlan {
     /// # Errors
     /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
-        check_device(device)?;
-        let dtype = problem.dtype();
-
-        let (tile, tile_reason) = rank_tile(problem);
-        let (x_access, x_reason) = access(problem, &[Tensor::X]);
+        device.check()?;
+        let (x_access, x_reason) = access::streamed(problem, [(0, Tensor::X)]);
+        let (tile, tile_reason) = shrink_tile(problem, x_access == Access::Vectorised, device);
         let shrink = Variant {
             operation: Operation::Shrink,
-            dtype,
+            dtype: problem.dtype(),
             tile,
             access: x_access,
         };
         let (rows, ranks) = shrink.block();
-        let grid = (
-            problem.tokens().div_ceil(rows) as u64,
-            problem.rank().div_ceil(ranks) as u64,
-        );
-        let shrink = Launch::new(shrink, grid, format!("{tile_reason}; {x_reason}"), problem, device)?;
+        let blocks = problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
+        let reason = format!("{tile_reason}; {x_reason}");
+        let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
 
-        let (tile, blocks, tile_reason) = gemm_tile(Operation::Forward, problem, problem.out_features(), device);
-        let (gemm_access, access_reason) = access(problem, &[Tensor::X, Tensor::Weight]);
-        let forward = Variant {
+        let product = Product {
             operation: Operation::Forward,
-            dtype,
-            tile,
-            access: gemm_access,
+            rows: problem.tokens(),
+            columns: problem.projections().iter().map(|one| one.out_features).collect(),
+            depth: problem.in_features(),
         };
-        let forward = Launch::new(
-            forward,
-            (blocks, 1),
-            format!("{tile_reason}; {access_reason}"),
-            problem,
-            device,
-        )?;
+        let forward = gemm::launch(&product, access::gemm(problem, Tensor::X), problem, device)?;
 
+        let mut carver = Carver::default();
+        let split = SplitRegions::new(&forward, &mut carver);
+        let saved = SavedLayout::new(problem);
         Ok(Self {
-            saved: SavedLayout::new(problem),
-            lora_a_vectorised: vectorised(problem, Tensor::LoraA),
-            lora_b_vectorised: vectorised(problem, Tensor::LoraB),
-            y_paired: paired(problem, Tensor::Y),
+            shrink: shrink_params(problem, &saved, split.as_ref()),
+            forward: forward_params(problem, &saved, &forward, split.as_ref()),
+            saved,
+            workspace_bytes: carver.bytes(),
             launches: [shrink, forward],
             problem: problem.clone(),
         })
@@ -85,19 +80,87 @@ impl ForwardPlan {
         &self.saved
     }
 
-    /// Bytes of scratch memory: none yet.
+    /// Bytes of scratch memory; none where no tile is split. Its content before the call does not matter, and nothing of it is needed after.
     pub fn workspace_bytes(&self) -> usize {
-        0
+        self.workspace_bytes
     }
 
     /// Whether every operand is read 16 bytes at a time.
     pub fn is_vectorised(&self) -> bool {
-        self.launches
-            .iter()
-            .all(|launch| launch.variant.access == Access::Vectorised)
-            && self.lora_a_vectorised
-            && self.lora_b_vectorised
+        let adapters = || self.problem.adapted();
+        self.launches.iter().all(|launch| launch.variant.access != Access::Any)
+            && adapters().all(|(projection, _)| {
+                [Tensor::LoraA, Tensor::LoraB]
+                    .iter()
+                    .all(|&tensor| access::adapter_aligned(&self.problem, projection, tensor))
+            })
     }
+}
+
+fn shrink_params(problem: &Problem, saved: &SavedLayout, split: Option<&SplitRegions>) -> ShrinkParams {
+    let mut params = ShrinkParams {
+        s: saved.s.offset as u64,
+        mask: saved.mask.map_or(0, |mask| mask.offset as u64),
+        counters: split.map_or(0, |split| split.counters.offset as u64),
+        x_stride: problem.layout(Tensor::X).row_stride,
+        m: problem.tokens() as i32,
+        k: problem.in_features() as i32,
+        ranks: problem.padded_ranks() as i32,
+        adapters: problem.adapted().count() as i32,
+        adapter_f32: super::adapter_f32(problem),
+        mask_source: if problem.has_dropout() {
+            mask_source::DRAWN
+        } else {
+            mask_source::NONE
+        },
+        counter_count: split.map_or(0, |split| split.count),
+        ..Zeroable::zeroed()
+    };
+    for (slot, (projection, _)) in params.lora_a.iter_mut().zip(problem.adapted()) {
+        *slot = super::adapter_params(problem, projection, Tensor::LoraA);
+    }
+    params
+}
+
+fn forward_params(
+    problem: &Problem,
+    saved: &SavedLayout,
+    launch: &Launch,
+    split: Option<&SplitRegions>,
+) -> ForwardParams {
+    let mut params = ForwardParams {
+        s: saved.s.offset as u64,
+        x_stride: problem.layout(Tensor::X).row_stride,
+        m: problem.tokens() as i32,
+        k: problem.in_features() as i32,
+        ranks: problem.padded_ranks() as i32,
+        projections: problem.projections().len() as i32,
+        adapter_f32: super::adapter_f32(problem),
+        accumulate: problem.accumulates(Tensor::Y).into(),
+        weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
+        schedule: super::schedule_params(launch, split),
+        ..Zeroable::zeroed()
+    };
+    let (_, tile_columns) = launch.variant.block();
+    let mut first_tile = 0;
+    let slots = params.projection.iter_mut().zip(problem.projections());
+    for (index, (slot, projection)) in slots.enumerate() {
+        let stride = |tensor| problem.layout_of(index, tensor).row_stride;
+        *slot = ForwardProjection {
+            weight_stride: stride(Tensor::Weight),
+            lora_b_stride: stride(Tensor::LoraB),
+            y_stride: stride(Tensor::Y),
+            n: projection.out_features as i32,
+            r: projection.rank as i32,
+            rank0: problem.rank_offset(index) as i32,
+            first_tile,
+            lora_vectorised: access::adapter_aligned(problem, index, Tensor::LoraB).into(),
+            output_vectorised: access::rows_aligned(problem, index, Tensor::Y).into(),
+            ..Zeroable::zeroed()
+        };
+        first_tile += projection.out_features.div_ceil(tile_columns) as i32;
+    }
+    params
 }
 
 impl fmt::Display for ForwardPlan {
@@ -108,7 +171,7 @@ impl fmt::Display for ForwardPlan {
             &self.problem,
             &self.launches,
             self.saved.bytes(),
-            self.workspace_bytes(),
+            self.workspace_bytes,
         )
     }
 }

@@ -23,43 +23,47 @@ pub enum Operation {
     GradX,
 }
 
-/// The tile a block works on. Its size depends on operation and dtype.
+/// The tile a block works on. M: rows; N: columns of the output; K: depth of a step; R: columns of S or T.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(usize)]
 pub enum Tile {
-    /// Large output tile of a GEMM.
-    Wide,
-    /// Small output tile of a GEMM.
-    Small,
-    /// 16 columns of the rank.
-    Rank16,
-    /// 64 columns of the rank.
-    Rank64,
-}
-
-impl Tile {
-    /// Columns of the rank that one block covers; the whole rank for GEMM tiles, which take it as depth.
-    pub const fn ranks(self) -> usize {
-        match self {
-            Tile::Rank16 => 16,
-            Tile::Rank64 => 64,
-            Tile::Wide | Tile::Small => usize::MAX,
-        }
-    }
+    /// Of a GEMM, 16-bit.
+    M128N256K64,
+    /// Of a GEMM, 16-bit.
+    M128N128K32,
+    /// Of a GEMM, 16-bit.
+    M64N64K64,
+    /// Of a GEMM, f32.
+    M128N128K16,
+    /// Of a GEMM, f32.
+    M64N64K32,
+    /// Of shrink.
+    M64R16,
+    /// Of shrink.
+    M64R64,
+    /// Of shrink, for few tokens.
+    M16R16,
+    /// Of shrink, for few tokens.
+    M16R64,
+    /// Of grad_b and grad_a.
+    R16,
+    /// Of grad_b and grad_a.
+    R64,
 }
 
 /// How the streamed operands are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(usize)]
 pub enum Access {
-    /// 16 bytes at a time, asynchronously: rows must start at multiples of 16 bytes.
+    /// 16 bytes at a time, asynchronously: rows must start at multiples of 16 bytes. A weight is (N, K).
     Vectorised,
-    /// Element by element, of any alignment.
+    /// The same with a weight that is (K, N).
+    VectorisedKn,
+    /// Element by element, of any alignment and either weight.
     Any,
 }
 
 /// One kernel: one symbol in the compiled images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Variant {
     /// What it computes.
     pub operation: Operation,
@@ -80,32 +84,25 @@ impl Variant {
         Operation::GradX,
     ];
 
-    /// How many there are.
-    pub const COUNT: usize = Self::OPERATIONS.len() * DType::ALL.len() * 4;
-
-    /// All of them, in the order of [`Variant::index`].
+    /// All of them. Those of one image follow each other.
     pub fn all() -> impl Iterator<Item = Variant> {
         Self::OPERATIONS.into_iter().flat_map(|operation| {
             DType::ALL.into_iter().flat_map(move |dtype| {
-                operation.tiles().into_iter().flat_map(move |tile| {
-                    [Access::Vectorised, Access::Any]
-                        .into_iter()
-                        .map(move |access| Variant {
-                            operation,
-                            dtype,
-                            tile,
-                            access,
-                        })
+                built(operation, dtype).iter().flat_map(move |&(tile, accesses)| {
+                    accesses.iter().map(move |&access| Variant {
+                        operation,
+                        dtype,
+                        tile,
+                        access,
+                    })
                 })
             })
         })
     }
 
-    /// Position among [`Variant::all`].
-    pub fn index(self) -> usize {
-        let dtype = self.dtype as usize - 1;
-        let tile = usize::from(self.tile != self.operation.tiles()[0]);
-        ((self.operation as usize * DType::ALL.len() + dtype) * 2 + tile) * 2 + self.access as usize
+    /// Position among [`Variant::all`]; `None` if no such kernel is built.
+    pub fn index(self) -> Option<usize> {
+        Self::all().position(|variant| variant == self)
     }
 
     /// The image that holds it: the file in `kernels/` without its extension.
@@ -115,79 +112,152 @@ impl Variant {
 
     /// The symbol.
     pub fn symbol(self) -> String {
-        let access = match self.access {
-            Access::Vectorised => "vec",
-            Access::Any => "any",
-        };
-        let tile = match self.tile {
-            Tile::Rank16 => "r16".into(),
-            Tile::Rank64 => "r64".into(),
-            Tile::Wide | Tile::Small => {
-                let (m, n) = self.block();
-                format!("m{m}n{n}k{}", self.gemm().depth)
-            }
-        };
-        format!("lora_{}__sm80__{}__{tile}_{access}", self.operation.name(), self.dtype)
+        let (operation, dtype) = (self.operation.name(), self.dtype);
+        format!(
+            "lora_{operation}__sm80__{dtype}__{}_{}",
+            self.tile.name(),
+            self.access.name()
+        )
     }
 
     /// Rows and columns that one block covers: of the output for a GEMM, of the streamed matrix for grad_b and grad_a (rows: per step), and
     /// rows of x and columns of S for shrink.
     pub fn block(self) -> (usize, usize) {
-        let line = 256 / self.dtype.size();
         match self.tile {
-            Tile::Wide => (128, 128),
-            Tile::Small => (64, 64),
-            ranks if self.operation == Operation::Shrink => (64, ranks.ranks()),
-            Tile::Rank16 => (64, 4 * line),
-            Tile::Rank64 => (64, 2 * line),
+            Tile::M128N256K64 => (128, 256),
+            Tile::M128N128K32 | Tile::M128N128K16 => (128, 128),
+            Tile::M64N64K64 | Tile::M64N64K32 => (64, 64),
+            Tile::M64R16 => (64, 16),
+            Tile::M64R64 => (64, 64),
+            Tile::M16R16 => (16, 16),
+            Tile::M16R64 => (16, 64),
+            Tile::R16 => (64, 4 * self.line()),
+            Tile::R64 => (32, 4 * self.line()),
         }
     }
 
     /// Threads per block.
     pub fn threads(self) -> u32 {
-        match (self.tile, self.dtype) {
-            (Tile::Wide, DType::F32) => 256,
+        match self.tile {
+            Tile::M128N256K64 | Tile::M128N128K16 => 256,
+            Tile::R64 if self.dtype != DType::F32 => 256,
             _ => 128,
         }
     }
 
     /// Dynamic shared memory per block, in bytes.
     pub fn shared_bytes(self) -> u32 {
-        let size = self.dtype.size();
-        let (rows, columns) = self.block();
-        let ranks = self.tile.ranks();
-        let elements = match self.operation {
-            Operation::Forward | Operation::GradX => {
-                let gemm = self.gemm();
-                gemm.stages * (rows + columns) * gemm.depth
-            }
-            Operation::Shrink => 3 * (rows + columns) * (128 / size),
-            // Two stages of the streamed tile and the (rows, ranks) tile; grad_b also keeps its rows of lora_B.
-            Operation::GradB => 2 * rows * (256 / size + ranks) + columns * ranks,
-            Operation::GradA => 2 * rows * (256 / size + ranks),
+        let bytes = match self.operation {
+            Operation::Forward | Operation::GradX => self.gemm_shared(),
+            Operation::Shrink => self.shrink_shared(),
+            Operation::GradB => self.grad_b_shared(),
+            Operation::GradA => self.grad_a_shared(),
         };
-        (elements * size) as u32
+        bytes as u32
     }
 
-    fn gemm(self) -> GemmShape {
-        match (self.tile, self.dtype) {
-            (Tile::Wide, DType::F32) => GemmShape { depth: 16, stages: 3 },
-            (Tile::Wide, _) => GemmShape { depth: 32, stages: 4 },
-            (_, DType::F32) => GemmShape { depth: 32, stages: 3 },
-            _ => GemmShape { depth: 64, stages: 3 },
+    /// Stages of both operands, and eight rows of f32 per warp for the epilogue.
+    fn gemm_shared(self) -> usize {
+        let (rows, columns) = self.block();
+        let (stages, warp_columns) = match self.tile {
+            Tile::M128N256K64 => (3, 64),
+            Tile::M128N128K32 => (4, 64),
+            _ => (3, 32),
+        };
+        let warps = self.threads() as usize / 32;
+        stages * (rows + columns) * self.tile.depth() * self.dtype.size() + warps * 8 * warp_columns * size_of::<f32>()
+    }
+
+    /// Stages of x and lora_A, of 16 rows in four parts of the depth, and where each row of lora_A starts.
+    fn shrink_shared(self) -> usize {
+        let (rows, ranks) = self.block();
+        let (parts, depth) = if rows == 16 { (4, 32) } else { (1, 64) };
+        let stage = parts * (rows + ranks) * depth * self.dtype.size();
+        let stages = match stage {
+            32769.. => 2,
+            24577.. => 3,
+            16385.. => 4,
+            _ => 6,
+        };
+        stages * stage + ranks * size_of::<u64>()
+    }
+
+    /// The block's rows of lora_B, stages of dy, two tiles of S.
+    fn grad_b_shared(self) -> usize {
+        let (rows, columns) = self.block();
+        let stages = match (self.tile, self.dtype) {
+            (Tile::R16, _) => 4,
+            (_, DType::F32) => 2,
+            _ => 3,
+        };
+        (self.tile.ranks() * (columns + 2 * rows) + stages * rows * self.line()) * self.dtype.size()
+    }
+
+    /// Stages of x and the mask, two tiles of T.
+    fn grad_a_shared(self) -> usize {
+        let (rows, _) = self.block();
+        let stages = if self.tile == Tile::R16 { 4 } else { 5 };
+        let size = self.dtype.size();
+        let mask = self.line() / 64 * rows * size_of::<u64>();
+        stages * (rows * self.line() * size + mask) + 2 * rows * self.tile.ranks() * size
+    }
+
+    /// Elements of 256 bytes, which grad_b and grad_a read of a row at a time.
+    fn line(self) -> usize {
+        256 / self.dtype.size()
+    }
+}
+
+impl Tile {
+    /// Depth of a GEMM's step; 0 for the other tiles.
+    pub const fn depth(self) -> usize {
+        match self {
+            Tile::M128N256K64 | Tile::M64N64K64 => 64,
+            Tile::M128N128K32 | Tile::M64N64K32 => 32,
+            Tile::M128N128K16 => 16,
+            _ => 0,
+        }
+    }
+
+    /// Columns of S or T that one block covers; 0 for a GEMM's tiles, which take all as depth.
+    pub const fn ranks(self) -> usize {
+        match self {
+            Tile::M64R16 | Tile::M16R16 | Tile::R16 => 16,
+            Tile::M64R64 | Tile::M16R64 | Tile::R64 => 64,
+            _ => 0,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Tile::M128N256K64 => "m128n256k64",
+            Tile::M128N128K32 => "m128n128k32",
+            Tile::M64N64K64 => "m64n64k64",
+            Tile::M128N128K16 => "m128n128k16",
+            Tile::M64N64K32 => "m64n64k32",
+            Tile::M64R16 => "m64r16",
+            Tile::M64R64 => "m64r64",
+            Tile::M16R16 => "m16r16",
+            Tile::M16R64 => "m16r64",
+            Tile::R16 => "r16",
+            Tile::R64 => "r64",
         }
     }
 }
 
-struct GemmShape {
-    /// Depth of one step: BlockK.
-    depth: usize,
-    stages: usize,
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.symbol())
+impl Access {
+    const fn name(self) -> &'static str {
+        match self {
+            Access::Vectorised => "vec",
+            Access::VectorisedKn => "vec_kn",
+            Access::Any => "any",
+        }
     }
 }
 
@@ -201,12 +271,34 @@ impl Operation {
             Operation::GradX => "grad_x",
         }
     }
+}
 
-    const fn tiles(self) -> [Tile; 2] {
-        match self {
-            Operation::Forward | Operation::GradX => [Tile::Wide, Tile::Small],
-            Operation::Shrink | Operation::GradB | Operation::GradA => [Tile::Rank16, Tile::Rank64],
-        }
+/// The tiles of an operation, largest first for a GEMM, and the accesses each is built for.
+fn built(operation: Operation, dtype: DType) -> &'static [(Tile, &'static [Access])] {
+    use Access::{Any, Vectorised, VectorisedKn};
+    match operation {
+        Operation::Forward | Operation::GradX if dtype == DType::F32 => &[
+            (Tile::M128N128K16, &[Vectorised, VectorisedKn]),
+            (Tile::M64N64K32, &[Vectorised, VectorisedKn, Any]),
+        ],
+        Operation::Forward | Operation::GradX => &[
+            (Tile::M128N256K64, &[Vectorised, VectorisedKn]),
+            (Tile::M128N128K32, &[Vectorised, VectorisedKn]),
+            (Tile::M64N64K64, &[Vectorised, VectorisedKn, Any]),
+        ],
+        Operation::Shrink => &[
+            (Tile::M64R16, &[Vectorised]),
+            (Tile::M64R64, &[Vectorised]),
+            (Tile::M16R16, &[Vectorised]),
+            (Tile::M16R64, &[Vectorised, Any]),
+        ],
+        Operation::GradB | Operation::GradA => &[(Tile::R16, &[Vectorised]), (Tile::R64, &[Vectorised, Any])],
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.symbol())
     }
 }
 
@@ -215,10 +307,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn index_is_the_position_among_all() {
-        assert_eq!(Variant::all().count(), Variant::COUNT);
+    fn variants_differ_and_those_of_an_image_follow_each_other() {
+        let mut images = vec![String::new()];
         for (position, variant) in Variant::all().enumerate() {
-            assert_eq!(variant.index(), position, "{variant}");
+            assert_eq!(variant.index(), Some(position), "{variant}");
+            let image = variant.image();
+            if images.last() != Some(&image) {
+                assert!(!images.contains(&image), "{variant}");
+                images.push(image);
+            }
         }
     }
 }

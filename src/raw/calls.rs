@@ -1,85 +1,53 @@
-//! Forward and backward on raw pointers.
+//! Forward and backward on raw pointers. All that does not depend on an address, a scaling or the dropout stands in the plan already.
 
 use cudarc::driver::sys::CUstream;
 
-use super::params::{ForwardParams, GradAParams, GradBParams, GradXParams, ReduceParams, ShrinkParams};
 use super::{BackwardArgs, DevicePointer, ForwardArgs, Kernels, check};
-use crate::plan::Region;
-use crate::{BackwardPlan, ForwardPlan, Problem, Result, Tensor};
+use crate::plan::params::DropoutParams;
+use crate::{Argument, BackwardPlan, ForwardPlan, Result, Tensor};
 
 impl Kernels {
     /// Enqueues a forward: the plan's two launches.
     ///
     /// # Errors
-    /// [`crate::Error::Null`], [`crate::Error::Alignment`], [`crate::Error::BufferAlignment`], [`crate::Error::Optional`], [`crate::Error::Scaling`] or [`crate::Error::DropoutProbability`] before
-    /// anything is launched; [`crate::Error::Driver`] if a launch fails.
+    /// [`crate::Error::ProjectionCount`], [`crate::Error::Null`], [`crate::Error::Alignment`], [`crate::Error::BufferAlignment`],
+    /// [`crate::Error::Optional`], [`crate::Error::Scaling`] or [`crate::Error::DropoutProbability`] before anything is launched;
+    /// [`crate::Error::Driver`] if a launch fails.
     ///
     /// # Safety
     /// The context is current on this thread and `stream` belongs to it. Every pointer is a device address of that context with the extent
-    /// that the plan's problem gives it; outputs and `saved` overlap nothing else; all stay valid until the stream has run the call.
-    pub unsafe fn forward_raw(&self, plan: &ForwardPlan, args: &ForwardArgs, stream: CUstream) -> Result<()> {
+    /// that the plan's problem gives it; outputs, `saved` and the workspace overlap nothing else; all stay valid until the stream has run
+    /// the call.
+    pub unsafe fn forward_raw(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>, stream: CUstream) -> Result<()> {
+        let dropout = check_forward(plan, args)?;
         let problem = plan.problem();
-        check::scaling(args.scaling)?;
-        check::optional("bias", args.bias != 0, problem.has_bias(), "see Problem::with_bias")?;
-        let dropout = check::dropout(args.dropout, problem)?;
-        for (tensor, pointer) in [
-            (Tensor::X, args.x),
-            (Tensor::Weight, args.weight),
-            (Tensor::LoraA, args.lora_a),
-            (Tensor::LoraB, args.lora_b),
-            (Tensor::Y, args.y),
-        ] {
-            check::pointer(problem, tensor, pointer)?;
-        }
-        if problem.has_bias() {
-            check::pointer(problem, Tensor::Bias, args.bias)?;
-        }
-        check::buffer("saved", args.saved, plan.saved().bytes())?;
 
-        let sizes = Sizes::new(problem);
-        let stride = |tensor| problem.layout(tensor).row_stride;
-        let s = at(args.saved, plan.saved().s);
-        let [shrink, forward] = &plan.launches;
-        let params = ShrinkParams {
-            x: args.x,
-            lora_a: args.lora_a,
-            s,
-            mask: plan.saved().mask.map_or(0, |mask| at(args.saved, mask)),
-            x_stride: stride(Tensor::X),
-            lora_a_stride: stride(Tensor::LoraA),
-            mask_row_bytes: plan.saved().mask_row_bytes as i64,
-            m: sizes.m,
-            k: sizes.k,
-            r: sizes.r,
-            r_pad: sizes.r_pad,
-            scaling: args.scaling,
-            lora_vectorised: plan.lora_a_vectorised.into(),
-            dropout,
-        };
-        // SAFETY: the caller vouches for the pointers, the plan for grid and shared memory, and ShrinkParams is what this kernel takes.
-        unsafe { self.launch(shrink, &params, stream)? };
-        let params = ForwardParams {
-            x: args.x,
-            weight: args.weight,
-            bias: args.bias,
-            s,
-            lora_b: args.lora_b,
-            y: args.y,
-            x_stride: stride(Tensor::X),
-            weight_stride: stride(Tensor::Weight),
-            lora_b_stride: stride(Tensor::LoraB),
-            y_stride: stride(Tensor::Y),
-            m: sizes.m,
-            n: sizes.n,
-            k: sizes.k,
-            r: sizes.r,
-            r_pad: sizes.r_pad,
-            lora_vectorised: plan.lora_b_vectorised.into(),
-            out_paired: plan.y_paired.into(),
-            pad: 0,
-        };
-        // SAFETY: as above, with ForwardParams.
-        unsafe { self.launch(forward, &params, stream) }
+        let mut shrink = plan.shrink;
+        let mut forward = plan.forward;
+        shrink.x = args.x;
+        shrink.s += args.saved;
+        shrink.mask = stored(shrink.mask, args.saved);
+        shrink.counters += args.workspace;
+        shrink.dropout = dropout;
+        forward.x = args.x;
+        forward.s = shrink.s;
+        forward.schedule.partial += args.workspace;
+        forward.schedule.arrived += args.workspace;
+        for (params, projection) in forward.projection.iter_mut().zip(args.projections) {
+            params.weight = projection.weight;
+            params.bias = projection.bias;
+            params.lora_b = projection.lora_b;
+            params.y = projection.y;
+        }
+        for (params, (index, _)) in shrink.lora_a.iter_mut().zip(problem.adapted()) {
+            params.data = args.projections[index].lora_a;
+            params.scaling = args.projections[index].scaling;
+        }
+        // SAFETY: the caller vouches for the pointers, the plan for grids and shared memory, and each kernel takes the struct it is given.
+        unsafe {
+            self.launch(&plan.launches[0], &shrink, stream)?;
+            self.launch(&plan.launches[1], &forward, stream)
+        }
     }
 
     /// Enqueues a backward: the plan's three launches.
@@ -89,143 +57,117 @@ impl Kernels {
     ///
     /// # Safety
     /// As [`Kernels::forward_raw`]; `saved` is what the forward of the same problem and inputs left.
-    pub unsafe fn backward_raw(&self, plan: &BackwardPlan, args: &BackwardArgs, stream: CUstream) -> Result<()> {
+    pub unsafe fn backward_raw(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>, stream: CUstream) -> Result<()> {
+        let dropout = check_backward(plan, args)?;
         let problem = plan.problem();
-        check::scaling(args.scaling)?;
-        let dropout = check::dropout(args.dropout, problem)?;
-        for (tensor, pointer) in [
-            (Tensor::DY, args.dy),
-            (Tensor::X, args.x),
-            (Tensor::Weight, args.weight),
-            (Tensor::LoraA, args.lora_a),
-            (Tensor::LoraB, args.lora_b),
-            (Tensor::DX, args.dx),
-            (Tensor::DLoraA, args.d_lora_a),
-            (Tensor::DLoraB, args.d_lora_b),
-        ] {
-            check::pointer(problem, tensor, pointer)?;
+
+        let mut grad_b = plan.grad_b;
+        let mut grad_a = plan.grad_a;
+        let mut grad_x = plan.grad_x;
+        grad_b.s += args.saved;
+        grad_b.counters += args.workspace;
+        grad_a.x = args.x;
+        grad_a.mask = stored(grad_a.mask, args.saved);
+        grad_a.t += args.workspace;
+        grad_a.lora_a_partial += args.workspace;
+        grad_a.dropout = dropout;
+        grad_x.t = grad_a.t;
+        grad_x.mask = grad_a.mask;
+        grad_x.dx = args.dx;
+        grad_x.dropout = dropout;
+        grad_x.schedule.partial += args.workspace;
+        grad_x.schedule.arrived += args.workspace;
+        for (params, projection) in grad_x.projection.iter_mut().zip(args.projections) {
+            params.dy = projection.dy;
+            params.weight = projection.weight;
+            params.lora_a = projection.lora_a;
         }
-        check::buffer("saved", args.saved, plan.saved().bytes())?;
-        check::buffer("workspace", args.workspace, plan.workspace_bytes())?;
-
-        let sizes = Sizes::new(problem);
-        let stride = |tensor| problem.layout(tensor).row_stride;
-        let regions = &plan.regions;
-        let mask = plan.saved().mask.map_or(0, |mask| at(args.saved, mask));
-        let mask_row_bytes = plan.saved().mask_row_bytes as i64;
-        let [grad_b, grad_a, grad_x] = &plan.launches;
-
-        let params = GradBParams {
-            dy: args.dy,
-            lora_b: args.lora_b,
-            s: at(args.saved, plan.saved().s),
-            t_partial: at(args.workspace, regions.t_partial),
-            lora_b_partial: at(args.workspace, regions.lora_b_partial),
-            dy_stride: stride(Tensor::DY),
-            lora_b_stride: stride(Tensor::LoraB),
-            m: sizes.m,
-            n: sizes.n,
-            r: sizes.r,
-            r_pad: sizes.r_pad,
-            rows_per_split: plan.dy_split.rows_per_split as i32,
-            column_groups: plan.dy_split.column_groups as i32,
-            m_splits: plan.dy_split.row_splits as i32,
-            scaling: args.scaling,
-            lora_vectorised: plan.lora_b_vectorised.into(),
-            pad: 0,
-        };
-        // SAFETY: the caller vouches for the pointers, the plan for grid and shared memory, and GradBParams is what this kernel takes.
-        unsafe { self.launch(grad_b, &params, stream)? };
-        let params = GradAParams {
-            x: args.x,
-            mask,
-            t_partial: at(args.workspace, regions.t_partial),
-            t: at(args.workspace, regions.t),
-            lora_a_partial: at(args.workspace, regions.lora_a_partial),
-            x_stride: stride(Tensor::X),
-            mask_row_bytes,
-            m: sizes.m,
-            k: sizes.k,
-            r: sizes.r,
-            r_pad: sizes.r_pad,
-            t_partials: plan.dy_split.column_groups as i32,
-            rows_per_split: plan.x_split.rows_per_split as i32,
-            column_groups: plan.x_split.column_groups as i32,
-            m_splits: plan.x_split.row_splits as i32,
-            keep_scale: dropout.keep_scale,
-            pad: 0,
-            reduce_b: ReduceParams {
-                partial: at(args.workspace, regions.lora_b_partial),
-                out: args.d_lora_b,
-                out_stride: stride(Tensor::DLoraB),
-                partial_stride: i64::from(sizes.r_pad),
-                split_stride: i64::from(sizes.n) * i64::from(sizes.r_pad),
-                splits: plan.dy_split.row_splits as i32,
-                rows: sizes.n,
-                columns: sizes.r,
-                blocks: plan.reduce_b_blocks as i32,
-            },
-        };
-        // SAFETY: as above, with GradAParams.
-        unsafe { self.launch(grad_a, &params, stream)? };
-        let params = GradXParams {
-            dy: args.dy,
-            weight: args.weight,
-            t: at(args.workspace, regions.t),
-            lora_a: args.lora_a,
-            mask,
-            dx: args.dx,
-            dy_stride: stride(Tensor::DY),
-            weight_stride: stride(Tensor::Weight),
-            lora_a_stride: stride(Tensor::LoraA),
-            dx_stride: stride(Tensor::DX),
-            mask_row_bytes,
-            m: sizes.m,
-            n: sizes.n,
-            k: sizes.k,
-            r: sizes.r,
-            r_pad: sizes.r_pad,
-            keep_scale: dropout.keep_scale,
-            lora_vectorised: plan.lora_a_vectorised.into(),
-            out_paired: plan.dx_paired.into(),
-            reduce_a: ReduceParams {
-                partial: at(args.workspace, regions.lora_a_partial),
-                out: args.d_lora_a,
-                out_stride: stride(Tensor::DLoraA),
-                partial_stride: i64::from(sizes.k),
-                split_stride: i64::from(sizes.k) * i64::from(sizes.r_pad),
-                splits: plan.x_split.row_splits as i32,
-                rows: sizes.r,
-                columns: sizes.k,
-                blocks: plan.reduce_a_blocks as i32,
-            },
-        };
-        // SAFETY: as above, with GradXParams.
-        unsafe { self.launch(grad_x, &params, stream) }
-    }
-}
-
-struct Sizes {
-    m: i32,
-    n: i32,
-    k: i32,
-    r: i32,
-    r_pad: i32,
-}
-
-impl Sizes {
-    /// `Problem` keeps every dimension below 2^31, the padded rank included.
-    fn new(problem: &Problem) -> Self {
-        Self {
-            m: problem.tokens() as i32,
-            n: problem.out_features() as i32,
-            k: problem.in_features() as i32,
-            r: problem.rank() as i32,
-            r_pad: problem.padded_rank() as i32,
+        for (slot, (index, _)) in problem.adapted().enumerate() {
+            let projection = &args.projections[index];
+            let params = &mut grad_b.projection[slot];
+            params.dy = projection.dy;
+            params.t_partial += args.workspace;
+            params.lora_b_partial += args.workspace;
+            params.lora_b.data = projection.lora_b;
+            params.lora_b.scaling = projection.scaling;
+            grad_a.t_source[slot].partial += args.workspace;
+            grad_a.reduce_b.job[slot].partial += args.workspace;
+            grad_a.reduce_b.job[slot].out = projection.d_lora_b;
+            grad_x.reduce_a.job[slot].partial += args.workspace;
+            grad_x.reduce_a.job[slot].out = projection.d_lora_a;
+        }
+        // SAFETY: as in forward.
+        unsafe {
+            self.launch(&plan.launches[0], &grad_b, stream)?;
+            self.launch(&plan.launches[1], &grad_a, stream)?;
+            self.launch(&plan.launches[2], &grad_x, stream)
         }
     }
 }
 
-fn at(buffer: DevicePointer, region: Region) -> DevicePointer {
-    buffer + region.offset as u64
+/// The address of a mask, whose offset in `saved` is never 0: S comes first.
+fn stored(offset: u64, saved: DevicePointer) -> DevicePointer {
+    if offset == 0 { 0 } else { saved + offset }
+}
+
+const ADAPTED_HINT: &str = "see the rank in Problem::sharing_x";
+
+fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<DropoutParams> {
+    let problem = plan.problem();
+    check::count(problem, args.projections.len())?;
+    let dropout = check::dropout(args.dropout, problem)?;
+    check::pointer(problem, 0, Tensor::X, args.x)?;
+    for (index, (given, planned)) in args.projections.iter().zip(problem.projections()).enumerate() {
+        check::pointer(problem, index, Tensor::Weight, given.weight)?;
+        check::pointer(problem, index, Tensor::Y, given.y)?;
+        let bias = check::argument(problem, index, Tensor::Bias);
+        check::optional(bias, given.bias != 0, problem.has_bias(), "see Problem::with_bias")?;
+        if problem.has_bias() {
+            check::pointer(problem, index, Tensor::Bias, given.bias)?;
+        }
+        if planned.is_adapted() {
+            check::scaling(given.scaling)?;
+            check::pointer(problem, index, Tensor::LoraA, given.lora_a)?;
+            check::pointer(problem, index, Tensor::LoraB, given.lora_b)?;
+        } else {
+            let lora = Argument::Lora(check::which(problem, index));
+            check::optional(lora, given.lora_a != 0 || given.lora_b != 0, false, ADAPTED_HINT)?;
+        }
+    }
+    check::buffer(Argument::Saved, args.saved, plan.saved().bytes())?;
+    check::buffer(Argument::Workspace, args.workspace, plan.workspace_bytes())?;
+    Ok(dropout)
+}
+
+fn check_backward(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<DropoutParams> {
+    let problem = plan.problem();
+    check::count(problem, args.projections.len())?;
+    let dropout = check::dropout(args.dropout, problem)?;
+    check::pointer(problem, 0, Tensor::X, args.x)?;
+    let wanted = problem.has_input_gradient();
+    let dx = Argument::Tensor(Tensor::DX, None);
+    check::optional(dx, args.dx != 0, wanted, "see Problem::with_input_gradient")?;
+    if wanted {
+        check::pointer(problem, 0, Tensor::DX, args.dx)?;
+    }
+    for (index, (given, planned)) in args.projections.iter().zip(problem.projections()).enumerate() {
+        check::pointer(problem, index, Tensor::DY, given.dy)?;
+        check::pointer(problem, index, Tensor::Weight, given.weight)?;
+        if planned.is_adapted() {
+            check::scaling(given.scaling)?;
+            check::pointer(problem, index, Tensor::LoraA, given.lora_a)?;
+            check::pointer(problem, index, Tensor::LoraB, given.lora_b)?;
+            check::pointer(problem, index, Tensor::DLoraA, given.d_lora_a)?;
+            check::pointer(problem, index, Tensor::DLoraB, given.d_lora_b)?;
+        } else {
+            let which = check::which(problem, index);
+            let lora = given.lora_a != 0 || given.lora_b != 0;
+            check::optional(Argument::Lora(which), lora, false, ADAPTED_HINT)?;
+            let gradients = given.d_lora_a != 0 || given.d_lora_b != 0;
+            check::optional(Argument::Gradients(which), gradients, false, ADAPTED_HINT)?;
+        }
+    }
+    check::buffer(Argument::Saved, args.saved, plan.saved().bytes())?;
+    check::buffer(Argument::Workspace, args.workspace, plan.workspace_bytes())?;
+    Ok(dropout)
 }

@@ -1,8 +1,8 @@
 //! What is checked of a call's arguments before anything is launched.
 
 use super::DevicePointer;
-use super::params::DropoutParams;
-use crate::{Dropout, Error, Problem, Result, Tensor};
+use crate::plan::params::DropoutParams;
+use crate::{Argument, Dropout, Error, Problem, Result, Tensor};
 
 pub(super) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -12,7 +12,17 @@ pub(super) fn scaling(scaling: f32) -> Result<()> {
     }
 }
 
-pub(super) fn optional(what: &'static str, given: bool, planned: bool, hint: &'static str) -> Result<()> {
+pub(super) fn count(problem: &Problem, given: usize) -> Result<()> {
+    let planned = problem.projections().len();
+    if given == planned {
+        Ok(())
+    } else {
+        Err(Error::ProjectionCount { given, planned })
+    }
+}
+
+/// An optional argument that takes part exactly where it is planned to.
+pub(super) fn optional(what: Argument, given: bool, planned: bool, hint: &'static str) -> Result<()> {
     if given == planned {
         Ok(())
     } else {
@@ -22,7 +32,7 @@ pub(super) fn optional(what: &'static str, given: bool, planned: bool, hint: &'s
 
 pub(super) fn dropout(dropout: Option<Dropout>, problem: &Problem) -> Result<DropoutParams> {
     optional(
-        "dropout",
+        Argument::Dropout,
         dropout.is_some(),
         problem.has_dropout(),
         "see Problem::with_dropout",
@@ -49,28 +59,42 @@ fn alignment(pointer: DevicePointer) -> usize {
     1 << pointer.trailing_zeros().min(8)
 }
 
-pub(super) fn pointer(problem: &Problem, tensor: Tensor, pointer: DevicePointer) -> Result<()> {
-    if pointer == 0 {
-        return Err(Error::Null { what: tensor.name() });
+#[inline]
+pub(super) fn pointer(problem: &Problem, projection: usize, tensor: Tensor, pointer: DevicePointer) -> Result<()> {
+    let planned = problem.layout_of(projection, tensor).alignment;
+    if pointer != 0 && pointer & (planned as u64 - 1) == 0 {
+        return Ok(());
     }
-    let planned = problem.layout(tensor).alignment;
-    if !pointer.is_multiple_of(planned as u64) {
-        return Err(Error::Alignment {
-            tensor,
+    let what = argument(problem, projection, tensor);
+    Err(if pointer == 0 {
+        Error::Null { what }
+    } else {
+        Error::Alignment {
+            tensor: what,
             given: alignment(pointer),
             planned,
-        });
-    }
-    Ok(())
+        }
+    })
 }
 
-pub(super) fn buffer(buffer: &'static str, pointer: DevicePointer, needed: usize) -> Result<()> {
+/// A tensor as messages name it: with its projection where there are several.
+pub(crate) fn argument(problem: &Problem, projection: usize, tensor: Tensor) -> Argument {
+    let shared = matches!(tensor, Tensor::X | Tensor::DX);
+    Argument::Tensor(tensor, which(problem, projection).filter(|_| !shared))
+}
+
+/// The projection, where messages must say which.
+pub(crate) fn which(problem: &Problem, projection: usize) -> Option<usize> {
+    (problem.projections().len() > 1).then_some(projection)
+}
+
+pub(super) fn buffer(what: Argument, pointer: DevicePointer, needed: usize) -> Result<()> {
     if pointer == 0 && needed > 0 {
-        return Err(Error::Null { what: buffer });
+        return Err(Error::Null { what });
     }
-    if !pointer.is_multiple_of(crate::plan::BUFFER_ALIGNMENT as u64) {
+    if !pointer.is_multiple_of(crate::plan::BUFFER_ALIGNMENT as u64) && needed > 0 {
         return Err(Error::BufferAlignment {
-            buffer,
+            buffer: what,
             given: alignment(pointer),
         });
     }

@@ -10,8 +10,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::driver::driver_error;
 use super::images::image;
-use super::params;
-use crate::plan::{Access, DeviceProps, Launch, Variant};
+use crate::plan::{Access, DeviceProps, Launch, Variant, params};
 use crate::{Error, Result};
 
 /// Every kernel of this crate, loaded into one CUDA context.
@@ -21,7 +20,7 @@ use crate::{Error, Result};
 pub struct Kernels {
     context: Arc<CudaContext>,
     props: DeviceProps,
-    /// By [`Variant::index`].
+    /// In the order of [`Variant::all`].
     functions: Vec<CudaFunction>,
     contract: CudaFunction,
 }
@@ -35,10 +34,10 @@ impl Kernels {
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let contract_image = image("contract").ok_or(Error::KernelsNotBuilt)?;
         let props = query(context)?;
-        crate::plan::check_device(&props)?;
+        props.check()?;
 
         let mut module: Option<(String, Arc<CudaModule>)> = None;
-        let mut functions = Vec::with_capacity(Variant::COUNT);
+        let mut functions = Vec::new();
         // Variants of one image follow each other.
         for variant in Variant::all() {
             let name = variant.image();
@@ -79,14 +78,14 @@ impl Kernels {
     /// # Safety
     /// `params` is the struct that the kernel takes, and what it points to is as the kernel expects.
     pub(super) unsafe fn launch<P: Pod>(&self, launch: &Launch, params: &P, stream: CUstream) -> Result<()> {
-        let function = &self.functions[launch.variant.index()];
+        let function = self.functions.get(launch.index).ok_or(Error::KernelsNotBuilt)?;
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
         // SAFETY: the driver copies the parameters during the call and does not write to them; the rest is the caller's promise.
         unsafe {
             sys::cuLaunchKernel(
                 function.cu_function(),
-                launch.grid.0,
-                launch.grid.1,
+                launch.blocks,
+                1,
                 1,
                 launch.threads,
                 1,
@@ -104,7 +103,7 @@ impl Kernels {
     /// What the kernels were compiled with, as the device reports it: parameter layouts, then tile constants. For tests.
     #[doc(hidden)]
     pub fn contract(&self) -> Result<Vec<u32>> {
-        let words = params::layout().len() + TILE_CONSTANTS;
+        let words = Self::expected_contract().len();
         let stream = self.context.default_stream();
         let what = |what: &'static str| move |error| driver_error(what, error);
         let mut out = stream
@@ -129,6 +128,7 @@ impl Kernels {
     #[doc(hidden)]
     pub fn expected_contract() -> Vec<u32> {
         let mut words = params::layout();
+        // Every tile is built for this access, with the same constants as for others.
         for variant in Variant::all().filter(|variant| variant.access == Access::Vectorised) {
             let (rows, columns) = variant.block();
             words.extend([rows as u32, columns as u32, variant.threads(), variant.shared_bytes()]);
@@ -143,9 +143,6 @@ impl Drop for Kernels {
         let _ = self.context.synchronize();
     }
 }
-
-/// Four words for each variant of one access.
-const TILE_CONSTANTS: usize = 4 * Variant::COUNT / 2;
 
 fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
     use CUdevice_attribute::*;
@@ -162,6 +159,8 @@ fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
         ),
         attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
+        attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
     ))
 }
 

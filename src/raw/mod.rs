@@ -8,9 +8,8 @@ mod check;
 mod driver;
 mod images;
 mod kernels;
-#[doc(hidden)]
-pub mod params;
 
+pub(crate) use check::{argument, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;
 pub use kernels::Kernels;
@@ -22,52 +21,68 @@ pub type DevicePointer = u64;
 
 /// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's problem.
 #[derive(Debug, Clone, Copy)]
-pub struct ForwardArgs {
+pub struct ForwardArgs<'a> {
     /// (tokens, in_features)
     pub x: DevicePointer,
-    /// (out_features, in_features)
+    /// As many as the problem has.
+    pub projections: &'a [ForwardProjectionArgs],
+    /// Present exactly if the problem has dropout.
+    pub dropout: Option<Dropout>,
+    /// Out: `plan.saved().bytes()` bytes, for backward
+    pub saved: DevicePointer,
+    /// `plan.workspace_bytes()` bytes of scratch; may be 0 where that is 0
+    pub workspace: DevicePointer,
+}
+
+/// One projection of [`ForwardArgs`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ForwardProjectionArgs {
+    /// (out_features, in_features), or transposed as the problem says
     pub weight: DevicePointer,
     /// (out_features), 0 where the problem has none
     pub bias: DevicePointer,
-    /// (rank, in_features)
+    /// (rank, in_features), 0 where the rank is
     pub lora_a: DevicePointer,
-    /// (out_features, rank)
+    /// (out_features, rank), 0 where the rank is
     pub lora_b: DevicePointer,
-    /// lora_alpha / rank, or lora_alpha / √rank
+    /// lora_alpha / rank, or lora_alpha / √rank; of no meaning where the rank is 0
     pub scaling: f32,
-    /// Present exactly if the problem has dropout.
-    pub dropout: Option<Dropout>,
     /// Out: (tokens, out_features)
     pub y: DevicePointer,
-    /// Out: `plan.saved().bytes()` bytes, for backward
-    pub saved: DevicePointer,
 }
 
 /// Arguments of [`Kernels::backward_raw`]. Shapes, strides and alignments are those of the plan's problem.
 #[derive(Debug, Clone, Copy)]
-pub struct BackwardArgs {
-    /// (tokens, out_features)
-    pub dy: DevicePointer,
+pub struct BackwardArgs<'a> {
     /// (tokens, in_features)
     pub x: DevicePointer,
-    /// (out_features, in_features)
-    pub weight: DevicePointer,
-    /// (rank, in_features)
-    pub lora_a: DevicePointer,
-    /// (out_features, rank)
-    pub lora_b: DevicePointer,
-    /// As in forward.
-    pub scaling: f32,
+    /// As many as the problem has.
+    pub projections: &'a [BackwardProjectionArgs],
     /// As in forward.
     pub dropout: Option<Dropout>,
     /// What forward saved.
     pub saved: DevicePointer,
-    /// Out: (tokens, in_features)
+    /// Out: (tokens, in_features), 0 where the problem has no input gradient
     pub dx: DevicePointer,
-    /// Out: (rank, in_features)
-    pub d_lora_a: DevicePointer,
-    /// Out: (out_features, rank)
-    pub d_lora_b: DevicePointer,
     /// `plan.workspace_bytes()` bytes of scratch
     pub workspace: DevicePointer,
+}
+
+/// One projection of [`BackwardArgs`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackwardProjectionArgs {
+    /// (tokens, out_features)
+    pub dy: DevicePointer,
+    /// (out_features, in_features), or transposed as the problem says
+    pub weight: DevicePointer,
+    /// (rank, in_features), 0 where the rank is
+    pub lora_a: DevicePointer,
+    /// (out_features, rank), 0 where the rank is
+    pub lora_b: DevicePointer,
+    /// As in forward.
+    pub scaling: f32,
+    /// Out: (rank, in_features), 0 where the rank is
+    pub d_lora_a: DevicePointer,
+    /// Out: (out_features, rank), 0 where the rank is
+    pub d_lora_b: DevicePointer,
 }

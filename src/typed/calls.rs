@@ -2,60 +2,85 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice};
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 
+use super::check::Checks;
 use super::matrix::{MatMut, MatRef};
-use crate::raw::{BackwardArgs, ForwardArgs};
-use crate::{BackwardPlan, Dropout, Element, Error, ForwardPlan, Kernels, Problem, Result, Tensor};
+use crate::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
+use crate::{Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Tensor};
 
-/// Arguments of [`Kernels::forward`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
-pub struct Forward<'a, T> {
+/// One adapter.
+pub struct Lora<'a, A> {
+    /// A, (rank, in_features)
+    pub a: MatRef<'a, A>,
+    /// B, (out_features, rank)
+    pub b: MatRef<'a, A>,
+    /// lora_alpha / rank, or lora_alpha / √rank for rsLoRA
+    pub scaling: f32,
+}
+
+/// The gradients of one adapter.
+pub struct LoraGradients<'a, A> {
+    /// Out: dA, (rank, in_features)
+    pub a: MatMut<'a, A>,
+    /// Out: dB, (out_features, rank)
+    pub b: MatMut<'a, A>,
+}
+
+/// Arguments of [`Kernels::forward`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every projection. `T` is the type of the tensors, `A`
+/// that of the adapters.
+pub struct Forward<'a, T, A = T> {
     /// (tokens, in_features)
     pub x: MatRef<'a, T>,
-    /// W, (out_features, in_features)
+    /// As many as the problem has
+    pub projections: Vec<ForwardProjection<'a, T, A>>,
+    /// Exactly if the problem has dropout
+    pub dropout: Option<Dropout>,
+    /// Out: at least `plan.saved().bytes()` bytes. Keep it for backward.
+    pub saved: CudaViewMut<'a, u8>,
+    /// At least `plan.workspace_bytes()` bytes of scratch, often none
+    pub workspace: CudaViewMut<'a, u8>,
+}
+
+/// One projection of [`Forward`].
+pub struct ForwardProjection<'a, T, A = T> {
+    /// W, (out_features, in_features), or transposed as the problem says
     pub weight: MatRef<'a, T>,
     /// (out_features), exactly if the problem has a bias
     pub bias: Option<CudaView<'a, T>>,
-    /// A, (rank, in_features)
-    pub lora_a: MatRef<'a, T>,
-    /// B, (out_features, rank)
-    pub lora_b: MatRef<'a, T>,
-    /// lora_alpha / rank, or lora_alpha / √rank for rsLoRA
-    pub scaling: f32,
-    /// Exactly if the problem has dropout
-    pub dropout: Option<Dropout>,
+    /// Exactly if the projection has a rank
+    pub lora: Option<Lora<'a, A>>,
     /// Out: (tokens, out_features)
     pub y: MatMut<'a, T>,
-    /// Out: at least `plan.saved().bytes()` bytes. Keep it for backward.
-    pub saved: CudaViewMut<'a, u8>,
 }
 
-/// Arguments of [`Kernels::backward`]: with T = scaling·dy·B, dx = dy·W + mask∘(T·A)/(1-p), dA = Tᵀ·drop(x), dB = scaling·dyᵀ·(drop(x)·Aᵀ).
-pub struct Backward<'a, T> {
-    /// (tokens, out_features)
-    pub dy: MatRef<'a, T>,
+/// Arguments of [`Kernels::backward`]: with T = scaling·dy·B of every projection, dx = Σ dy·W + mask∘(Σ T·A)/(1-p), dA = Tᵀ·drop(x),
+/// dB = scaling·dyᵀ·(drop(x)·Aᵀ).
+pub struct Backward<'a, T, A = T> {
     /// (tokens, in_features), as in forward
     pub x: MatRef<'a, T>,
-    /// W, (out_features, in_features)
-    pub weight: MatRef<'a, T>,
-    /// A, (rank, in_features)
-    pub lora_a: MatRef<'a, T>,
-    /// B, (out_features, rank)
-    pub lora_b: MatRef<'a, T>,
-    /// As in forward
-    pub scaling: f32,
+    /// As many as the problem has
+    pub projections: Vec<BackwardProjection<'a, T, A>>,
     /// As in forward
     pub dropout: Option<Dropout>,
     /// What forward saved
     pub saved: CudaView<'a, u8>,
-    /// Out: (tokens, in_features)
-    pub dx: MatMut<'a, T>,
-    /// Out: dA, (rank, in_features)
-    pub d_lora_a: MatMut<'a, T>,
-    /// Out: dB, (out_features, rank)
-    pub d_lora_b: MatMut<'a, T>,
+    /// Out: (tokens, in_features), exactly if the problem has an input gradient
+    pub dx: Option<MatMut<'a, T>>,
     /// At least `plan.workspace_bytes()` bytes of scratch
     pub workspace: CudaViewMut<'a, u8>,
+}
+
+/// One projection of [`Backward`].
+pub struct BackwardProjection<'a, T, A = T> {
+    /// (tokens, out_features)
+    pub dy: MatRef<'a, T>,
+    /// W, (out_features, in_features), or transposed as the problem says
+    pub weight: MatRef<'a, T>,
+    /// Exactly if the projection has a rank
+    pub lora: Option<Lora<'a, A>>,
+    /// Exactly if the projection has a rank
+    pub gradients: Option<LoraGradients<'a, A>>,
 }
 
 impl Kernels {
@@ -65,193 +90,132 @@ impl Kernels {
     /// multiply-adds, not TF32), rounded once per stored value; S is stored in the tensors' dtype, as PEFT does.
     ///
     /// # Errors
-    /// Any of [`Error`]'s argument errors before anything is launched, [`Error::Driver`] if a launch fails.
-    pub fn forward<T: Element>(
+    /// Any of [`crate::Error`]'s argument errors before anything is launched, [`crate::Error::Driver`] if a launch fails.
+    pub fn forward<T: Element, A: Element>(
         &self,
         stream: &Arc<CudaStream>,
         plan: &ForwardPlan,
-        args: Forward<'_, T>,
+        mut args: Forward<'_, T, A>,
     ) -> Result<()> {
-        let Forward {
-            x,
-            weight,
-            bias,
-            lora_a,
-            lora_b,
-            scaling,
-            dropout,
-            mut y,
-            mut saved,
-        } = args;
-        let problem = plan.problem();
-        self.check::<T>(stream, problem)?;
-        for (tensor, matrix) in [
-            (Tensor::X, &x),
-            (Tensor::Weight, &weight),
-            (Tensor::LoraA, &lora_a),
-            (Tensor::LoraB, &lora_b),
-        ] {
-            self.check_matrix(tensor, matrix, problem)?;
-        }
-        y.check(Tensor::Y, problem)?;
-        self.check_home(Tensor::Y.name(), y.home())?;
-        if let Some(bias) = &bias {
-            if bias.len() != problem.out_features() {
-                let (given, expected) = ((1, bias.len()), (1, problem.out_features()));
-                return Err(Error::Shape {
-                    tensor: Tensor::Bias,
-                    given,
-                    expected,
-                });
+        let checks = Checks::new::<T, A>(self, stream, plan.problem(), args.projections.len())?;
+        checks.read(0, Tensor::X, &args.x)?;
+        for (index, projection) in args.projections.iter().enumerate() {
+            checks.read(index, Tensor::Weight, &projection.weight)?;
+            checks.write(index, Tensor::Y, &projection.y)?;
+            if let Some(bias) = &projection.bias {
+                checks.bias(index, bias)?;
             }
-            self.check_home(Tensor::Bias.name(), bias.stream())?;
+            checks.lora(index, projection.lora.as_ref())?;
         }
-        check_bytes("saved", saved.len(), plan.saved().bytes())?;
-        self.check_home("saved", saved.stream())?;
+        checks.bytes(Argument::Saved, &args.saved, plan.saved().bytes())?;
+        checks.bytes(Argument::Workspace, &args.workspace, plan.workspace_bytes())?;
 
         // The guards record on `stream` that the memory is in use; they live until both kernels are enqueued.
-        let (x, _x) = x.pointer(stream);
-        let (weight, _weight) = weight.pointer(stream);
-        let bias = bias.as_ref().map(|bias| bias.device_ptr(stream));
-        let (lora_a, _lora_a) = lora_a.pointer(stream);
-        let (lora_b, _lora_b) = lora_b.pointer(stream);
-        let (y, _y) = y.pointer(stream);
-        let (saved, _saved) = saved.device_ptr_mut(stream);
-        let bias = bias.as_ref().map_or(0, |(pointer, _)| *pointer);
-        self.check_waits()?;
-        let args = ForwardArgs {
+        let mut guards = Vec::new();
+        macro_rules! address {
+            ($taken:expr) => {{
+                let (pointer, guard) = $taken;
+                guards.push(guard);
+                pointer
+            }};
+        }
+        let mut projections = [ForwardProjectionArgs::default(); Problem::MAX_PROJECTIONS];
+        let count = args.projections.len();
+        let x = address!(args.x.pointer(stream));
+        for (raw, projection) in projections.iter_mut().zip(&mut args.projections) {
+            raw.weight = address!(projection.weight.pointer(stream));
+            if let Some(bias) = &projection.bias {
+                raw.bias = address!(bias.device_ptr(stream));
+            }
+            if let Some(lora) = &projection.lora {
+                raw.lora_a = address!(lora.a.pointer(stream));
+                raw.lora_b = address!(lora.b.pointer(stream));
+                raw.scaling = lora.scaling;
+            }
+            raw.y = address!(projection.y.pointer(stream));
+        }
+        let saved = address!(args.saved.device_ptr_mut(stream));
+        let workspace = address!(args.workspace.device_ptr_mut(stream));
+        checks.waits()?;
+        let raw = ForwardArgs {
             x,
-            weight,
-            bias,
-            lora_a,
-            lora_b,
-            scaling,
-            dropout,
-            y,
+            projections: &projections[..count],
+            dropout: args.dropout,
             saved,
+            workspace,
         };
         // SAFETY: the context was made current; every matrix lies in a live slice of it at the plan's strides; borrows keep the slices alive
         // and the outputs apart until the call is enqueued, cudarc's stream order after.
-        unsafe { self.forward_raw(plan, &args, stream.cu_stream()) }
+        unsafe { self.forward_raw(plan, &raw, stream.cu_stream()) }
     }
 
     /// Enqueues a backward on `stream`.
     ///
-    /// Deterministic as [`Kernels::forward`]. Gradients are overwritten, not accumulated.
+    /// Deterministic as [`Kernels::forward`].
     ///
     /// # Errors
-    /// Any of [`Error`]'s argument errors before anything is launched, [`Error::Driver`] if a launch fails.
-    pub fn backward<T: Element>(
+    /// Any of [`crate::Error`]'s argument errors before anything is launched, [`crate::Error::Driver`] if a launch fails.
+    pub fn backward<T: Element, A: Element>(
         &self,
         stream: &Arc<CudaStream>,
         plan: &BackwardPlan,
-        args: Backward<'_, T>,
+        mut args: Backward<'_, T, A>,
     ) -> Result<()> {
-        let Backward {
-            dy,
-            x,
-            weight,
-            lora_a,
-            lora_b,
-            scaling,
-            dropout,
-            saved,
-            mut dx,
-            mut d_lora_a,
-            mut d_lora_b,
-            mut workspace,
-        } = args;
-        let problem = plan.problem();
-        self.check::<T>(stream, problem)?;
-        for (tensor, matrix) in [
-            (Tensor::DY, &dy),
-            (Tensor::X, &x),
-            (Tensor::Weight, &weight),
-            (Tensor::LoraA, &lora_a),
-            (Tensor::LoraB, &lora_b),
-        ] {
-            self.check_matrix(tensor, matrix, problem)?;
+        let checks = Checks::new::<T, A>(self, stream, plan.problem(), args.projections.len())?;
+        checks.read(0, Tensor::X, &args.x)?;
+        if let Some(dx) = &args.dx {
+            checks.write(0, Tensor::DX, dx)?;
         }
-        for (tensor, matrix) in [
-            (Tensor::DX, &dx),
-            (Tensor::DLoraA, &d_lora_a),
-            (Tensor::DLoraB, &d_lora_b),
-        ] {
-            matrix.check(tensor, problem)?;
-            self.check_home(tensor.name(), matrix.home())?;
+        for (index, projection) in args.projections.iter().enumerate() {
+            checks.read(index, Tensor::DY, &projection.dy)?;
+            checks.read(index, Tensor::Weight, &projection.weight)?;
+            checks.lora(index, projection.lora.as_ref())?;
+            checks.gradients(index, projection.gradients.as_ref())?;
         }
-        check_bytes("saved", saved.len(), plan.saved().bytes())?;
-        self.check_home("saved", saved.stream())?;
-        check_bytes("workspace", workspace.len(), plan.workspace_bytes())?;
-        self.check_home("workspace", workspace.stream())?;
+        checks.bytes(Argument::Saved, &args.saved, plan.saved().bytes())?;
+        checks.bytes(Argument::Workspace, &args.workspace, plan.workspace_bytes())?;
 
-        // The guards record on `stream` that the memory is in use; they live until all kernels are enqueued.
-        let (dy, _dy) = dy.pointer(stream);
-        let (x, _x) = x.pointer(stream);
-        let (weight, _weight) = weight.pointer(stream);
-        let (lora_a, _lora_a) = lora_a.pointer(stream);
-        let (lora_b, _lora_b) = lora_b.pointer(stream);
-        let (saved, _saved) = saved.device_ptr(stream);
-        let (dx, _dx) = dx.pointer(stream);
-        let (d_lora_a, _d_lora_a) = d_lora_a.pointer(stream);
-        let (d_lora_b, _d_lora_b) = d_lora_b.pointer(stream);
-        let (workspace, _workspace) = workspace.device_ptr_mut(stream);
-        self.check_waits()?;
-        let args = BackwardArgs {
-            dy,
+        // As in forward.
+        let mut guards = Vec::new();
+        macro_rules! address {
+            ($taken:expr) => {{
+                let (pointer, guard) = $taken;
+                guards.push(guard);
+                pointer
+            }};
+        }
+        let mut projections = [BackwardProjectionArgs::default(); Problem::MAX_PROJECTIONS];
+        let count = args.projections.len();
+        let x = address!(args.x.pointer(stream));
+        for (raw, projection) in projections.iter_mut().zip(&mut args.projections) {
+            raw.dy = address!(projection.dy.pointer(stream));
+            raw.weight = address!(projection.weight.pointer(stream));
+            if let Some(lora) = &projection.lora {
+                raw.lora_a = address!(lora.a.pointer(stream));
+                raw.lora_b = address!(lora.b.pointer(stream));
+                raw.scaling = lora.scaling;
+            }
+            if let Some(gradients) = &mut projection.gradients {
+                raw.d_lora_a = address!(gradients.a.pointer(stream));
+                raw.d_lora_b = address!(gradients.b.pointer(stream));
+            }
+        }
+        let saved = address!(args.saved.device_ptr(stream));
+        let dx = match &mut args.dx {
+            Some(dx) => address!(dx.pointer(stream)),
+            None => 0,
+        };
+        let workspace = address!(args.workspace.device_ptr_mut(stream));
+        checks.waits()?;
+        let raw = BackwardArgs {
             x,
-            weight,
-            lora_a,
-            lora_b,
-            scaling,
-            dropout,
+            projections: &projections[..count],
+            dropout: args.dropout,
             saved,
             dx,
-            d_lora_a,
-            d_lora_b,
             workspace,
         };
         // SAFETY: as in forward.
-        unsafe { self.backward_raw(plan, &args, stream.cu_stream()) }
+        unsafe { self.backward_raw(plan, &raw, stream.cu_stream()) }
     }
-
-    fn check<T: Element>(&self, stream: &Arc<CudaStream>, problem: &Problem) -> Result<()> {
-        if T::DTYPE != problem.dtype() {
-            return Err(Error::PlannedDType {
-                given: T::DTYPE,
-                planned: problem.dtype(),
-            });
-        }
-        self.check_home("the stream", stream)?;
-        self.context()
-            .bind_to_thread()
-            .map_err(|error| crate::raw::driver_error("making the context current", error))
-    }
-
-    fn check_matrix<T>(&self, tensor: Tensor, matrix: &MatRef<'_, T>, problem: &Problem) -> Result<()> {
-        matrix.check(tensor, problem)?;
-        self.check_home(tensor.name(), matrix.home())
-    }
-
-    /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
-    fn check_waits(&self) -> Result<()> {
-        self.context()
-            .check_err()
-            .map_err(|error| crate::raw::driver_error("waiting for the arguments' other users", error))
-    }
-
-    fn check_home(&self, what: &'static str, stream: &Arc<CudaStream>) -> Result<()> {
-        if stream.context().cu_ctx() == self.context().cu_ctx() {
-            Ok(())
-        } else {
-            Err(Error::Context { what })
-        }
-    }
-}
-
-fn check_bytes(buffer: &'static str, given: usize, needed: usize) -> Result<()> {
-    if given < needed {
-        return Err(Error::Buffer { buffer, given, needed });
-    }
-    Ok(())
 }

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 
-use crate::{Error, Problem, Result, Tensor};
-
 /// A matrix in device memory to read from, row-major with contiguous columns. Nothing is checked until it is used.
 pub struct MatRef<'a, T> {
     data: CudaView<'a, T>,
@@ -19,10 +17,10 @@ pub struct MatMut<'a, T> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Geometry {
-    rows: usize,
-    columns: usize,
-    row_stride: i64,
+pub(super) struct Geometry {
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: i64,
 }
 
 /// The same matrix again, to use it in several calls; the data is not copied.
@@ -54,8 +52,9 @@ impl<'a, T> MatRef<'a, T> {
         self
     }
 
-    pub(super) fn check(&self, tensor: Tensor, problem: &Problem) -> Result<()> {
-        self.geometry.check(tensor, problem, self.data.len())
+    /// And how many elements its memory has.
+    pub(super) fn geometry(&self) -> (Geometry, usize) {
+        (self.geometry, self.data.len())
     }
 
     pub(super) fn pointer<'s>(&'s self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
@@ -86,8 +85,9 @@ impl<'a, T> MatMut<'a, T> {
         self
     }
 
-    pub(super) fn check(&self, tensor: Tensor, problem: &Problem) -> Result<()> {
-        self.geometry.check(tensor, problem, self.data.len())
+    /// And how many elements its memory has.
+    pub(super) fn geometry(&self) -> (Geometry, usize) {
+        (self.geometry, self.data.len())
     }
 
     pub(super) fn pointer<'s>(&'s mut self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
@@ -96,36 +96,5 @@ impl<'a, T> MatMut<'a, T> {
 
     pub(super) fn home(&self) -> &Arc<CudaStream> {
         self.data.stream()
-    }
-}
-
-impl Geometry {
-    fn check(&self, tensor: Tensor, problem: &Problem, available: usize) -> Result<()> {
-        let (given, expected) = ((self.rows, self.columns), problem.shape(tensor));
-        if given != expected {
-            return Err(Error::Shape {
-                tensor,
-                given,
-                expected,
-            });
-        }
-        let planned = problem.layout(tensor).row_stride;
-        if self.row_stride != planned {
-            return Err(Error::PlannedStride {
-                tensor,
-                given: self.row_stride,
-                planned,
-            });
-        }
-        // `Problem` has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
-        let needed = (self.rows - 1) * planned as usize + self.columns;
-        if needed > available {
-            return Err(Error::Bounds {
-                tensor,
-                needed,
-                available,
-            });
-        }
-        Ok(())
     }
 }

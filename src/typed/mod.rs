@@ -1,7 +1,8 @@
 //! Safe calls on cudarc's slices and streams: every shape, stride, bound, alignment, type and context is checked before the first launch.
 
 mod calls;
+mod check;
 mod matrix;
 
-pub use calls::{Backward, Forward};
+pub use calls::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients};
 pub use matrix::{MatMut, MatRef};

@@ -1,0 +1,79 @@
+//! Which operands may be read or written 16 bytes at a time.
+
+use super::Access;
+use crate::{Problem, Tensor, WeightLayout};
+
+const VECTOR: u64 = 16;
+
+/// Whether every row of a tensor starts at a multiple of 16 bytes.
+pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
+    let layout = problem.layout_of(projection, tensor);
+    let row_bytes = layout.row_stride as u64 * problem.dtype_of(tensor).size() as u64;
+    // A single row has no second one to be misaligned.
+    let one_row = problem.shape_of(projection, tensor).0 == 1;
+    layout.alignment as u64 >= VECTOR && (one_row || row_bytes.is_multiple_of(VECTOR))
+}
+
+/// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower tensors are converted one by one.
+pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
+    problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
+}
+
+/// The access that matrices which are read along their rows allow, and the reason for it.
+pub(super) fn streamed<'a>(
+    problem: &Problem,
+    tensors: impl IntoIterator<Item = (usize, Tensor)> + 'a,
+) -> (Access, String) {
+    let off = tensors
+        .into_iter()
+        .find(|&(projection, tensor)| !rows_aligned(problem, projection, tensor));
+    match off {
+        None => (Access::Vectorised, "16-byte copies".into()),
+        Some((projection, tensor)) => (Access::Any, off_vectors(problem, projection, tensor)),
+    }
+}
+
+/// The access of a GEMM: `stream` is x or dy. A weight that is contiguous along the output must have whole vectors there.
+pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
+    let along_output = match stream {
+        Tensor::X => problem.weight_layout() == WeightLayout::InOut,
+        _ => problem.weight_layout() == WeightLayout::OutIn,
+    };
+    for projection in 0..problem.projections().len() {
+        for tensor in [stream, Tensor::Weight] {
+            if !rows_aligned(problem, projection, tensor) {
+                return (Access::Any, off_vectors(problem, projection, tensor));
+            }
+        }
+        let columns = problem.shape_of(projection, Tensor::Weight).1;
+        let row_bytes = columns as u64 * problem.dtype().size() as u64;
+        if along_output && !row_bytes.is_multiple_of(VECTOR) {
+            let which = of(problem, projection);
+            let reason =
+                format!("element-wise loads, since rows of weight{which} ({columns} elements) end off 16 bytes");
+            return (Access::Any, reason);
+        }
+    }
+    let access = match problem.weight_layout() {
+        WeightLayout::OutIn => Access::Vectorised,
+        WeightLayout::InOut => Access::VectorisedKn,
+    };
+    (access, "16-byte copies".into())
+}
+
+fn off_vectors(problem: &Problem, projection: usize, tensor: Tensor) -> String {
+    let layout = problem.layout_of(projection, tensor);
+    format!(
+        "element-wise loads, since {tensor}{} (row stride {}, aligned to {} B) has rows off 16 bytes",
+        of(problem, projection),
+        layout.row_stride,
+        layout.alignment
+    )
+}
+
+fn of(problem: &Problem, projection: usize) -> String {
+    match problem.projections().len() {
+        1 => String::new(),
+        _ => format!(" of projection {projection}"),
+    }
+}

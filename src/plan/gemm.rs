@@ -1,0 +1,256 @@
+//! Tile, split and order of a GEMM, by a cost model.
+//!
+//! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The persistent blocks take turns at items =
+//! tiles · splits, the busiest multiprocessor at ⌈items / P⌉ of them:
+//!
+//!     wave efficiency = items / (P · ⌈items / P⌉)
+//!
+//! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all of them, since fewer warps hide less of each
+//! other's waiting. So the last turn, with a = ⌈rest / P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
+//!
+//!     use     = items / P / (R · full turns + (a+1) · R/(R+1))
+//!     fill    = M · ΣN / (tiles · tile's area)                 what of the tiles lies inside the output
+//!     split   = depth / (depth + slab · splits), or 1          slabs of partial sums: written and read in the time of products `slab` deep
+//!     score   = use · fill · split · quality
+//!
+//! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands per product and has fewer products per
+//! barrier. The best score wins, among equals the larger tile. Where tiles fill the output, that is the largest one whose wave efficiency is
+//! high.
+
+use super::launch::checked_count;
+use super::raster::Grid;
+use super::stream::reduce_blocks;
+use super::{Access, DeviceProps, Launch, Operation, Schedule, Tile, Variant};
+use crate::{DType, Problem, Result, Tensor};
+
+/// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each element is.
+pub(super) struct Product {
+    pub operation: Operation,
+    pub rows: usize,
+    pub columns: Vec<usize>,
+    pub depth: usize,
+}
+
+/// A tile of the model.
+struct Candidate {
+    tile: Tile,
+    /// Blocks that the registers of a multiprocessor hold.
+    resident: u32,
+    /// Of its main loop, beside the largest tile's.
+    quality: f64,
+}
+
+/// Largest first. The qualities are of the order of the tiles' shares of mma among the instructions of their main loops.
+fn candidates(dtype: DType) -> &'static [Candidate] {
+    const fn tile(tile: Tile, resident: u32, quality: f64) -> Candidate {
+        Candidate {
+            tile,
+            resident,
+            quality,
+        }
+    }
+    const HALF: [Candidate; 3] = [
+        tile(Tile::M128N256K64, 1, 1.0),
+        tile(Tile::M128N128K32, 2, 0.9),
+        tile(Tile::M64N64K64, 3, 0.65),
+    ];
+    const FLOAT: [Candidate; 2] = [tile(Tile::M128N128K16, 1, 1.0), tile(Tile::M64N64K32, 3, 0.75)];
+    match dtype {
+        DType::F16 | DType::BF16 => &HALF,
+        DType::F32 => &FLOAT,
+    }
+}
+
+/// The most blocks that share a tile.
+const MAX_SPLITS: u64 = 16;
+/// A split has at least so many steps of depth.
+const MIN_STEPS: u64 = 4;
+/// Memory for partial sums that a small gain may cost, bytes.
+const MAX_SLABS: u64 = 64 << 20;
+/// Eight bytes of a slab for each element, over the bandwidth of L2 or of DRAM, times half the FLOP/s of the tensor cores: about this on A100, H100
+/// and RTX 4090.
+const SLAB_IN_L2: f64 = 384.0;
+const SLAB_IN_DRAM: f64 = 768.0;
+
+/// A tile with the best of its splits.
+struct Choice {
+    variant: Variant,
+    schedule: Schedule,
+    score: f64,
+}
+
+impl Choice {
+    /// `None` where the device has no room for the tile.
+    fn new(
+        product: &Product,
+        variant: Variant,
+        candidate: &Candidate,
+        splits: u64,
+        device: &DeviceProps,
+    ) -> Option<Self> {
+        let shared = variant.shared_bytes();
+        if shared > device.shared_per_block() {
+            return None;
+        }
+        let resident = u64::from(device.blocks_by_shared(shared).clamp(1, candidate.resident));
+        let multiprocessors = u64::from(device.multiprocessors());
+        let places = resident * multiprocessors;
+        let (block_m, block_n) = variant.block();
+        let tiles_m = product.rows.div_ceil(block_m) as u64;
+        let tiles_n = product.columns.iter().map(|n| n.div_ceil(block_n) as u64).sum::<u64>();
+        let tiles = tiles_m * tiles_n;
+        let items = tiles * splits;
+        // Where a multiprocessor holds one block, as few as need no more turns than a full device: fewer blocks at a time share more of their
+        // operands in L2. Where it holds several, fewer would leave some with one and others with all.
+        let blocks = match resident {
+            1 => items.div_ceil(items.div_ceil(places)),
+            _ => items.min(places),
+        };
+        let schedule = Schedule {
+            tile: variant.tile,
+            tiles_m: u32::try_from(tiles_m).ok()?,
+            tiles_n: u32::try_from(tiles_n).ok()?,
+            blocks: blocks as u32,
+            splits: splits as u32,
+            multiprocessors: device.multiprocessors(),
+            group_n: 1,
+            serpentine: blocks < items,
+        };
+        let last = (items % places).div_ceil(multiprocessors);
+        let last_time = match last {
+            0 => 0.0,
+            _ => (last + 1) as f64 * resident as f64 / (resident + 1) as f64,
+        };
+        let time = (items / places * resident) as f64 + last_time;
+        let usage = items as f64 / multiprocessors as f64 / time;
+        let inside = product.rows as f64 * product.columns.iter().map(|&n| n as f64).sum::<f64>();
+        let fill = inside / (tiles as f64 * (block_m * block_n) as f64);
+        let slab_bytes = items * (block_m * block_n * size_of::<f32>()) as u64;
+        if splits > 1 && slab_bytes > MAX_SLABS {
+            return None;
+        }
+        let slab = match splits {
+            1 => 0.0,
+            _ if slab_bytes <= device.l2_bytes() / 2 => SLAB_IN_L2,
+            _ => SLAB_IN_DRAM,
+        };
+        let depth = product.depth as f64;
+        Some(Self {
+            variant,
+            schedule,
+            score: usage * fill * depth / (depth + slab * splits as f64) * candidate.quality,
+        })
+    }
+}
+
+/// The best choice of each tile that the device has room for, best first.
+fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
+    let mut choices: Vec<Choice> = Vec::new();
+    for candidate in candidates(dtype) {
+        let variant = Variant {
+            operation: product.operation,
+            dtype,
+            tile: candidate.tile,
+            access,
+        };
+        if variant.index().is_none() {
+            continue;
+        }
+        let steps = product.depth.div_ceil(candidate.tile.depth()) as u64;
+        let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
+        let of_splits = splits.filter_map(|splits| Choice::new(product, variant, candidate, splits, device));
+        // The first of equals: the fewest splits.
+        choices.extend(of_splits.reduce(|best, other| if other.score > best.score { other } else { best }));
+    }
+    // Stable: the larger of equals first.
+    choices.sort_by(|one, other| other.score.total_cmp(&one.score));
+    choices
+}
+
+/// The width of the raster's bands.
+fn group(product: &Product, choice: &Choice, dtype: DType, device: &DeviceProps) -> u32 {
+    let (block_m, block_n) = choice.variant.block();
+    let bytes = |extent: usize| extent as f64 * product.depth as f64 * dtype.size() as f64;
+    let schedule = &choice.schedule;
+    let grid = Grid {
+        tiles_m: schedule.tiles_m.into(),
+        tiles_n: schedule.tiles_n.into(),
+        turn: schedule.blocks.div_ceil(schedule.splits).into(),
+        row_bytes: bytes(block_m),
+        column_bytes: bytes(block_n),
+        l2_bytes: device.l2_bytes() as f64,
+    };
+    // At most tiles_n.
+    grid.group() as u32
+}
+
+/// The forward's GEMM.
+pub(super) fn launch(
+    product: &Product,
+    access: (Access, String),
+    problem: &Problem,
+    device: &DeviceProps,
+) -> Result<Launch> {
+    launch_with(product, access, problem, device, |_| (0, String::new()))
+}
+
+/// The backward's GEMM, and the blocks of its grid, by adapted projection, that sum dA instead.
+pub(super) fn launch_and_reduce(
+    product: &Product,
+    access: (Access, String),
+    problem: &Problem,
+    device: &DeviceProps,
+) -> Result<(Launch, Vec<u32>)> {
+    let mut reduce = Vec::new();
+    let launch = launch_with(product, access, problem, device, |variant| {
+        reduce = reduce_blocks(problem, Tensor::DLoraA, variant.threads(), device);
+        let blocks = reduce.iter().sum();
+        (blocks, format!("; {blocks} blocks sum d_lora_A"))
+    })?;
+    Ok((launch, reduce))
+}
+
+/// The variant that any device which can run the kernels has shared memory for.
+pub(super) fn smallest(operation: Operation, dtype: DType, access: Access) -> Variant {
+    Variant {
+        operation,
+        dtype,
+        tile: match dtype {
+            DType::F32 => Tile::M64N64K32,
+            _ => Tile::M64N64K64,
+        },
+        access,
+    }
+}
+
+/// A launch whose last blocks, as many as `more` says for a variant, do something else.
+fn launch_with(
+    product: &Product,
+    access: (Access, String),
+    problem: &Problem,
+    device: &DeviceProps,
+    more: impl FnOnce(Variant) -> (u32, String),
+) -> Result<Launch> {
+    let (access, access_reason) = access;
+    let choices = choices(product, access, problem.dtype(), device);
+    let Some((best, others)) = choices.split_first() else {
+        // Not even the smallest tile has room: let its launch say what is missing.
+        let variant = smallest(product.operation, problem.dtype(), access);
+        return Launch::new(variant, 1, None, String::new(), problem, device);
+    };
+    let mut schedule = best.schedule;
+    // The kernels count items, and add the size of the grid to them, in 32 bits.
+    checked_count(schedule.items(), Problem::MAX_DIMENSION as u64, problem)?;
+    schedule.group_n = group(product, best, problem.dtype(), device);
+    let (more, more_reason) = more(best.variant);
+    let others: String = others
+        .iter()
+        .map(|other| format!(", {} {:.2}", other.schedule.tile, other.score))
+        .collect();
+    let reason = format!(
+        "{schedule}; score {:.2}{others}{more_reason}; {access_reason}",
+        best.score,
+    );
+    let blocks = u64::from(schedule.blocks) + u64::from(more);
+    Launch::new(best.variant, blocks, Some(schedule), reason, problem, device)
+}

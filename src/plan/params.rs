@@ -1,0 +1,223 @@
+//! The kernels' parameter structs, field for field as in `kernels/params.cuh`, which says what each field means. The kernel `lora_contract`
+//! writes out the size and the offset of every field as nvcc laid them out, and a test compares.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::Problem;
+
+const PROJECTIONS: usize = Problem::MAX_PROJECTIONS;
+
+/// A device address.
+type Address = u64;
+
+/// Defines the structs, and `layout()`: of each its size, then the offset of every field.
+macro_rules! parameters {
+    ($(struct $name:ident { $($field:ident: $type:ty,)* })*) => {
+        $(
+            #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+            #[repr(C)]
+            pub struct $name { $(pub $field: $type,)* }
+        )*
+
+        #[cfg(feature = "cuda")]
+        pub fn layout() -> Vec<u32> {
+            let mut words = Vec::new();
+            $(
+                words.push(size_of::<$name>() as u32);
+                $(words.push(std::mem::offset_of!($name, $field) as u32);)*
+            )*
+            words
+        }
+    };
+}
+
+/// `MaskSource` of `params.cuh`.
+pub mod mask_source {
+    pub const NONE: i32 = 0;
+    pub const STORED: i32 = 1;
+    pub const DRAWN: i32 = 2;
+}
+
+parameters! {
+    struct DropoutParams {
+        seed: u64,
+        offset: u64,
+        threshold: u32,
+        keep_scale: f32,
+    }
+
+    struct AdapterParams {
+        data: Address,
+        stride: i64,
+        rank0: i32,
+        r: i32,
+        vectorised: i32,
+        scaling: f32,
+    }
+
+    struct ShrinkParams {
+        x: Address,
+        s: Address,
+        mask: Address,
+        counters: Address,
+        x_stride: i64,
+        m: i32,
+        k: i32,
+        ranks: i32,
+        adapters: i32,
+        adapter_f32: i32,
+        mask_source: i32,
+        counter_count: i32,
+        pad: i32,
+        dropout: DropoutParams,
+        lora_a: [AdapterParams; PROJECTIONS],
+    }
+
+    struct ScheduleParams {
+        tiles_m: i32,
+        tiles_n: i32,
+        group_n: i32,
+        splits: i32,
+        partial: Address,
+        arrived: Address,
+    }
+
+    struct ForwardProjection {
+        weight: Address,
+        bias: Address,
+        lora_b: Address,
+        y: Address,
+        weight_stride: i64,
+        lora_b_stride: i64,
+        y_stride: i64,
+        n: i32,
+        r: i32,
+        rank0: i32,
+        first_tile: i32,
+        lora_vectorised: i32,
+        output_vectorised: i32,
+    }
+
+    struct ForwardParams {
+        x: Address,
+        s: Address,
+        x_stride: i64,
+        m: i32,
+        k: i32,
+        ranks: i32,
+        projections: i32,
+        adapter_f32: i32,
+        accumulate: i32,
+        weight_transposed: i32,
+        pad: i32,
+        schedule: ScheduleParams,
+        projection: [ForwardProjection; PROJECTIONS],
+    }
+
+    struct GradBProjection {
+        dy: Address,
+        t_partial: Address,
+        lora_b_partial: Address,
+        dy_stride: i64,
+        n: i32,
+        column_groups: i32,
+        rows_per_split: i32,
+        m_splits: i32,
+        first_block: i32,
+        pad: i32,
+        lora_b: AdapterParams,
+    }
+
+    struct GradBParams {
+        s: Address,
+        counters: Address,
+        m: i32,
+        ranks: i32,
+        projections: i32,
+        adapter_f32: i32,
+        counter_count: i32,
+        pad: i32,
+        projection: [GradBProjection; PROJECTIONS],
+    }
+
+    struct ReduceJob {
+        partial: Address,
+        out: Address,
+        out_stride: i64,
+        partial_stride: i64,
+        split_stride: i64,
+        splits: i32,
+        rows: i32,
+        columns: i32,
+        first_block: i32,
+    }
+
+    struct ReduceParams {
+        blocks: i32,
+        jobs: i32,
+        out_f32: i32,
+        accumulate: i32,
+        job: [ReduceJob; PROJECTIONS],
+    }
+
+    struct TSource {
+        partial: Address,
+        partials: i32,
+        rank0: i32,
+        r_pad: i32,
+        pad: i32,
+    }
+
+    struct GradAParams {
+        x: Address,
+        mask: Address,
+        t: Address,
+        lora_a_partial: Address,
+        x_stride: i64,
+        m: i32,
+        k: i32,
+        ranks: i32,
+        adapters: i32,
+        rows_per_split: i32,
+        column_groups: i32,
+        m_splits: i32,
+        mask_source: i32,
+        dropout: DropoutParams,
+        t_source: [TSource; PROJECTIONS],
+        reduce_b: ReduceParams,
+    }
+
+    struct GradXProjection {
+        dy: Address,
+        weight: Address,
+        lora_a: Address,
+        dy_stride: i64,
+        weight_stride: i64,
+        lora_a_stride: i64,
+        n: i32,
+        r: i32,
+        rank0: i32,
+        lora_vectorised: i32,
+    }
+
+    struct GradXParams {
+        t: Address,
+        mask: Address,
+        dx: Address,
+        dx_stride: i64,
+        m: i32,
+        k: i32,
+        ranks: i32,
+        projections: i32,
+        adapter_f32: i32,
+        accumulate: i32,
+        weight_transposed: i32,
+        output_vectorised: i32,
+        mask_source: i32,
+        pad: i32,
+        dropout: DropoutParams,
+        schedule: ScheduleParams,
+        projection: [GradXProjection; PROJECTIONS],
+        reduce_a: ReduceParams,
+    }
+}

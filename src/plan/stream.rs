@@ -1,0 +1,83 @@
+//! Tiles and splits of the kernels that stream one matrix: shrink, grad_b and grad_a.
+
+use super::{DeviceProps, Tile, Variant};
+use crate::{Problem, Tensor};
+
+/// The tile of shrink for S (tokens, ranks): 64 rows of x, or 16 where few tokens would leave multiprocessors idle.
+pub(super) fn shrink_tile(problem: &Problem, vectorised: bool, device: &DeviceProps) -> (Tile, String) {
+    let (tokens, ranks) = (problem.tokens(), problem.padded_ranks());
+    if !vectorised {
+        return (Tile::M16R64, format!("{ranks} ranks in tiles of 64"));
+    }
+    let narrow = ranks <= 16;
+    let rank_tiles = if narrow { 1 } else { ranks.div_ceil(64) };
+    let blocks = tokens.div_ceil(64) as u64 * rank_tiles as u64;
+    let tall = 4 * blocks >= 3 * u64::from(device.multiprocessors());
+    let tile = match (tall, narrow) {
+        (true, true) => Tile::M64R16,
+        (true, false) => Tile::M64R64,
+        (false, true) => Tile::M16R16,
+        (false, false) => Tile::M16R64,
+    };
+    let rows = if tall {
+        "64 rows"
+    } else {
+        "16 rows, since blocks of 64 would not fill the device"
+    };
+    (tile, format!("{ranks} ranks in tiles of {}; {rows}", tile.ranks()))
+}
+
+/// The tile of grad_b and grad_a: 16 columns of S or T, or 64.
+pub(super) fn rank_tile(ranks: usize, vectorised: bool) -> Tile {
+    if vectorised && ranks <= 16 {
+        Tile::R16
+    } else {
+        Tile::R64
+    }
+}
+
+/// How a streaming kernel splits its rows over blocks. The blocks side by side, one per column group and rank tile, are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Split {
+    /// Blocks one below the other, each with its own rows.
+    pub row_splits: usize,
+    /// Rows of a split, a multiple of the kernel's row block; the last split may have fewer.
+    pub rows_per_split: usize,
+}
+
+impl Split {
+    /// About one block per multiprocessor: partial sums are written and read once per split, and one block keeps enough copies in flight.
+    pub(super) fn new(tokens: usize, block_rows: usize, side_by_side: usize, device: &DeviceProps) -> Self {
+        let multiprocessors = device.multiprocessors() as usize;
+        let fewer = (multiprocessors / side_by_side).max(1);
+        // Rounded up where rounding down would leave more than a fifth of the device idle.
+        let wanted = if 5 * fewer * side_by_side >= 4 * multiprocessors {
+            fewer
+        } else {
+            multiprocessors.div_ceil(side_by_side)
+        };
+        let row_blocks = tokens.div_ceil(block_rows);
+        let rows_per_split = row_blocks.div_ceil(wanted.min(row_blocks)) * block_rows;
+        Self {
+            row_splits: tokens.div_ceil(rows_per_split),
+            rows_per_split,
+        }
+    }
+}
+
+/// Column groups of one matrix.
+pub(super) fn column_groups(variant: Variant, columns: usize) -> usize {
+    columns.div_ceil(variant.block().1)
+}
+
+/// Blocks that sum the partial gradients of each adapted projection: eight elements per thread, at most a block per multiprocessor in all.
+pub(super) fn reduce_blocks(problem: &Problem, tensor: Tensor, threads: u32, device: &DeviceProps) -> Vec<u32> {
+    let adapted = problem.adapted().count() as u64;
+    let most = (u64::from(device.multiprocessors()) / adapted).max(1);
+    let blocks = |(projection, _)| {
+        let (rows, columns) = problem.shape_of(projection, tensor);
+        let elements = rows as u64 * columns as u64;
+        elements.div_ceil(8 * u64::from(threads)).clamp(1, most) as u32
+    };
+    problem.adapted().map(blocks).collect()
+}

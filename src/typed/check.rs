@@ -1,0 +1,157 @@
+//! What is checked of matrices before their addresses are taken; the raw call checks the rest.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, CudaView, DeviceSlice};
+
+use super::calls::{Lora, LoraGradients};
+use super::matrix::{Geometry, MatMut, MatRef};
+use crate::raw::{argument, driver_error, which};
+use crate::{Argument, Element, Error, Kernels, Problem, Result, Tensor};
+
+/// One call's problem and context.
+pub(super) struct Checks<'a> {
+    kernels: &'a Kernels,
+    problem: &'a Problem,
+}
+
+impl<'a> Checks<'a> {
+    /// Types, stream and the number of projections. Makes the context current.
+    pub fn new<T: Element, A: Element>(
+        kernels: &'a Kernels,
+        stream: &Arc<CudaStream>,
+        problem: &'a Problem,
+        projections: usize,
+    ) -> Result<Self> {
+        for (what, given, planned) in [
+            ("tensors", T::DTYPE, problem.dtype()),
+            ("adapters", A::DTYPE, problem.adapter_dtype()),
+        ] {
+            if given != planned {
+                return Err(Error::PlannedDType { what, given, planned });
+            }
+        }
+        let planned = problem.projections().len();
+        if projections != planned {
+            return Err(Error::ProjectionCount {
+                given: projections,
+                planned,
+            });
+        }
+        let checks = Self { kernels, problem };
+        checks.home(Argument::Stream, stream)?;
+        let bound = kernels.context().bind_to_thread();
+        bound.map_err(|error| driver_error("making the context current", error))?;
+        Ok(checks)
+    }
+
+    pub fn read<E>(&self, projection: usize, tensor: Tensor, matrix: &MatRef<'_, E>) -> Result<()> {
+        let (geometry, elements) = matrix.geometry();
+        self.matrix(projection, tensor, geometry, elements)?;
+        self.home(argument(self.problem, projection, tensor), matrix.home())
+    }
+
+    pub fn write<E>(&self, projection: usize, tensor: Tensor, matrix: &MatMut<'_, E>) -> Result<()> {
+        let (geometry, elements) = matrix.geometry();
+        self.matrix(projection, tensor, geometry, elements)?;
+        self.home(argument(self.problem, projection, tensor), matrix.home())
+    }
+
+    pub fn bias<E>(&self, projection: usize, bias: &CudaView<'_, E>) -> Result<()> {
+        let (expected, what) = (
+            self.problem.shape_of(projection, Tensor::Bias),
+            argument(self.problem, projection, Tensor::Bias),
+        );
+        if bias.len() != expected.1 {
+            return Err(Error::Shape {
+                tensor: what,
+                given: (1, bias.len()),
+                expected,
+            });
+        }
+        self.home(what, bias.stream())
+    }
+
+    pub fn lora<A>(&self, projection: usize, lora: Option<&Lora<'_, A>>) -> Result<()> {
+        self.adapted(
+            Argument::Lora(which(self.problem, projection)),
+            projection,
+            lora.is_some(),
+        )?;
+        let Some(lora) = lora else { return Ok(()) };
+        self.read(projection, Tensor::LoraA, &lora.a)?;
+        self.read(projection, Tensor::LoraB, &lora.b)
+    }
+
+    pub fn gradients<A>(&self, projection: usize, gradients: Option<&LoraGradients<'_, A>>) -> Result<()> {
+        let what = Argument::Gradients(which(self.problem, projection));
+        self.adapted(what, projection, gradients.is_some())?;
+        let Some(gradients) = gradients else { return Ok(()) };
+        self.write(projection, Tensor::DLoraA, &gradients.a)?;
+        self.write(projection, Tensor::DLoraB, &gradients.b)
+    }
+
+    pub fn bytes(&self, what: Argument, buffer: &impl DeviceSlice<u8>, needed: usize) -> Result<()> {
+        let given = buffer.len();
+        if given < needed {
+            return Err(Error::Buffer {
+                buffer: what,
+                given,
+                needed,
+            });
+        }
+        self.home(what, buffer.stream())
+    }
+
+    /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
+    pub fn waits(&self) -> Result<()> {
+        let failed = self.kernels.context().check_err();
+        failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
+    }
+
+    fn adapted(&self, what: Argument, projection: usize, given: bool) -> Result<()> {
+        if given == self.problem.projections()[projection].is_adapted() {
+            return Ok(());
+        }
+        let hint = "see the rank in Problem::sharing_x";
+        Err(Error::Optional { what, given, hint })
+    }
+
+    fn home(&self, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
+        if stream.context().cu_ctx() == self.kernels.context().cu_ctx() {
+            Ok(())
+        } else {
+            Err(Error::Context { what })
+        }
+    }
+
+    fn matrix(&self, projection: usize, tensor: Tensor, given: Geometry, available: usize) -> Result<()> {
+        let name = || argument(self.problem, projection, tensor);
+        let expected = self.problem.shape_of(projection, tensor);
+        if (given.rows, given.columns) != expected {
+            return Err(Error::Shape {
+                tensor: name(),
+                given: (given.rows, given.columns),
+                expected,
+            });
+        }
+        let planned = self.problem.layout_of(projection, tensor).row_stride;
+        if given.row_stride != planned {
+            return Err(Error::PlannedStride {
+                tensor: name(),
+                given: given.row_stride,
+                planned,
+            });
+        }
+        // `Problem` has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
+        let needed = (given.rows - 1) * planned as usize + given.columns;
+        if needed > available {
+            return Err(Error::Bounds {
+                tensor: name(),
+                needed,
+                available,
+            });
+        }
+        Ok(())
+    }
+}
