@@ -15,8 +15,8 @@ struct GradA : GradColumns<T, RankTile> {
     using Base::kColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads, Base::kWarps;
 
     static constexpr int kStages = RankTile == 16 ? 4 : 5;
-    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;   // words of the mask per row of a step
-    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;       // block after block
+    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;  // words of the mask per row of a step
+    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;      // block after block
     static constexpr int kSharedBytes = kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
 
     template <bool Vectorised>
@@ -52,8 +52,7 @@ struct GradA : GradColumns<T, RankTile> {
         };
         const auto place = [&](int step, int) {
             if (Base::column_step(step) == 0) {
-                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
-                        x.row_end - x.row_of(step));
+                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, x.row_end - x.row_of(step));
             }
         };
         const ProductOfColumns<T, ZTile, QTile> product(Base::warp_column());
@@ -157,9 +156,9 @@ struct GradA : GradColumns<T, RankTile> {
                         store_quad(to + pass * kRowsPerPass * p.ranks, sum);
                     }
                 }
-                store_shared_quad<T>(tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
-                                         quad % kQuadsPerChunk * 8,
-                                     sum);
+                store_shared_quad<T>(
+                    tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
+                    sum);
             }
             from += kRows * r_pad;
             to = to != nullptr ? to + kRows * p.ranks : nullptr;
@@ -167,7 +166,8 @@ struct GradA : GradColumns<T, RankTile> {
     };
 
     // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or drawn again.
-    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end, int block) {
+    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end,
+                                                      int block) {
         if (p.mask_source == MaskSource::kStored) {
             const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;
             for (int i = threadIdx.x; i < kMaskBlocks * kRows; i += kThreads) {

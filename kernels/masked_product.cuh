@@ -70,7 +70,8 @@ struct ProductByRows {
     }
 
     template <int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, int start, const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, int start,
+                                           const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at[2] = {b_tile + b_offset[0], b_tile + b_offset[1]};
         if constexpr (kTensorCore<T>) {
@@ -167,7 +168,10 @@ struct ProductOfRows {
 #pragma unroll
                             for (int half = 0; half < 2; ++half) {
                                 const float4& four = a[half];
-                                const float value = d % 4 == 0 ? four.x : d % 4 == 1 ? four.y : d % 4 == 2 ? four.z : four.w;
+                                const float value = d % 4 == 0   ? four.x
+                                                    : d % 4 == 1 ? four.y
+                                                    : d % 4 == 2 ? four.z
+                                                                 : four.w;
                                 acc.value[0][j][2 * half] = fmaf(value, b.x, acc.value[0][j][2 * half]);
                                 acc.value[0][j][2 * half + 1] = fmaf(value, b.y, acc.value[0][j][2 * half + 1]);
                             }
@@ -265,7 +269,8 @@ struct ProductOfColumns {
     }
 
     template <int WarpM, int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile, uint32_t b_tile,
+                                           const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at = b_tile + b_offset;
         if constexpr (kTensorCore<T>) {
