@@ -4,6 +4,8 @@ use super::Access;
 use crate::{Problem, Tensor, WeightLayout};
 
 const VECTOR: u64 = 16;
+/// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits then hold a row's place in a tile, in vectors.
+const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
 pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
@@ -43,6 +45,14 @@ pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
         for tensor in [stream, Tensor::Weight] {
             if !rows_aligned(problem, projection, tensor) {
                 return (Access::Any, off_vectors(problem, projection, tensor));
+            }
+            let row_stride = problem.layout_of(projection, tensor).row_stride;
+            if row_stride > FAR_ROWS && problem.shape_of(projection, tensor).0 > 1 {
+                let which = of(problem, projection);
+                let reason = format!(
+                    "element-wise loads, since rows of {tensor}{which} lie {row_stride} elements apart, more than {FAR_ROWS}"
+                );
+                return (Access::Any, reason);
             }
         }
         let columns = problem.shape_of(projection, Tensor::Weight).1;
