@@ -99,13 +99,16 @@ struct ProductByRows {
 #pragma unroll
                 for (int j = 0; j < WarpN / 8; ++j) {
 #pragma unroll
-                    for (int e = 0; e < 4; ++e) {
-                        const float4 b = ptx::load_shared_quad((b_at[e % 2] ^ (start + 4 * k)) + j * 8 * kBRow);
-                        float& sum = acc.value[0][j][e];
-                        sum = fmaf(a[e / 2].x, b.x, sum);
-                        sum = fmaf(a[e / 2].y, b.y, sum);
-                        sum = fmaf(a[e / 2].z, b.z, sum);
-                        sum = fmaf(a[e / 2].w, b.w, sum);
+                    for (int e = 0; e < 2; ++e) {
+                        const float4 b = ptx::load_shared_quad((b_at[e] ^ (start + 4 * k)) + j * 8 * kBRow);
+#pragma unroll
+                        for (int half = 0; half < 2; ++half) {
+                            float& sum = acc.value[0][j][2 * half + e];
+                            sum = fmaf(a[half].x, b.x, sum);
+                            sum = fmaf(a[half].y, b.y, sum);
+                            sum = fmaf(a[half].z, b.z, sum);
+                            sum = fmaf(a[half].w, b.w, sum);
+                        }
                     }
                 }
             }

@@ -54,12 +54,16 @@ fn compare(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut call: impl 
         of_bare = of_bare.min(round(&mut bare));
     }
     let ratio = of_call.as_secs_f64() / of_bare.as_secs_f64();
-    println!("emulated driver: {name} costs {ratio:.2} times its bare launches on the host");
+    let of_bare = of_bare.as_nanos() / u128::from(CALLS);
+    println!("emulated driver: {name} costs {ratio:.2} times its bare launches on the host, which take {of_bare} ns");
 }
+
+/// Of a round.
+const CALLS: u32 = 50;
 
 fn round(run: &mut impl FnMut()) -> Duration {
     let start = Instant::now();
-    (0..50).for_each(|_| run());
+    (0..CALLS).for_each(|_| run());
     start.elapsed()
 }
 

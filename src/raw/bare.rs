@@ -5,8 +5,7 @@ use std::ffi::c_void;
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUfunction, CUresult, CUstream};
 
-use super::calls::{backward_params, forward_params};
-use super::{BackwardArgs, ForwardArgs, Kernels};
+use super::{BackwardArgs, ForwardArgs, Kernels, calls};
 use crate::plan::Launch;
 use crate::{BackwardPlan, Error, ForwardPlan, Result};
 
@@ -51,22 +50,24 @@ impl Kernels {
     /// The launches that [`Kernels::forward_raw`] makes.
     #[doc(hidden)]
     pub fn bare_forward(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<Vec<BareLaunch>> {
-        let (shrink, forward) = forward_params(plan, args)?;
-        let [first, second] = &plan.launches;
-        Ok(vec![self.bare(first, &shrink)?, self.bare(second, &forward)?])
+        let dropout = calls::check_forward(plan, args)?;
+        let [shrink, forward] = &plan.launches;
+        Ok(vec![
+            self.bare(shrink, &calls::shrink_params(plan, args, dropout))?,
+            self.bare(forward, &calls::forward_params(plan, args))?,
+        ])
     }
 
     /// The launches that [`Kernels::backward_raw`] makes.
     #[doc(hidden)]
     pub fn bare_backward(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<Vec<BareLaunch>> {
-        let (grad_b, grad_a, grad_x) = backward_params(plan, args)?;
-        let [first, second, third] = &plan.launches;
-        let launches = [
-            self.bare(first, &grad_b)?,
-            self.bare(second, &grad_a)?,
-            self.bare(third, &grad_x)?,
-        ];
-        Ok(launches.into())
+        let dropout = calls::check_backward(plan, args)?;
+        let [grad_b, grad_a, grad_x] = &plan.launches;
+        Ok(vec![
+            self.bare(grad_b, &calls::grad_b_params(plan, args))?,
+            self.bare(grad_a, &calls::grad_a_params(plan, args, dropout))?,
+            self.bare(grad_x, &calls::grad_x_params(plan, args, dropout))?,
+        ])
     }
 
     fn bare<P: Pod>(&self, launch: &Launch, params: &P) -> Result<BareLaunch> {

@@ -4,7 +4,7 @@ use cudarc::driver::sys::CUstream;
 
 use super::{BackwardArgs, DevicePointer, ForwardArgs, Kernels, check};
 use crate::plan::params::{DropoutParams, ForwardParams, GradAParams, GradBParams, GradXParams, ShrinkParams};
-use crate::{Argument, BackwardPlan, ForwardPlan, Result, Tensor};
+use crate::{Argument, BackwardPlan, ForwardPlan, Problem, Result, Tensor};
 
 impl Kernels {
     /// Enqueues a forward: the plan's two launches.
@@ -19,11 +19,12 @@ impl Kernels {
     /// that the plan's problem gives it; outputs, `saved` and the workspace overlap nothing else; all stay valid until the stream has run
     /// the call.
     pub unsafe fn forward_raw(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>, stream: CUstream) -> Result<()> {
-        let (shrink, forward) = forward_params(plan, args)?;
+        let dropout = check_forward(plan, args)?;
+        let [shrink, forward] = &plan.launches;
         // SAFETY: the caller vouches for the pointers, the plan for grids and shared memory, and each kernel takes the struct it is given.
         unsafe {
-            self.launch(&plan.launches[0], &shrink, stream)?;
-            self.launch(&plan.launches[1], &forward, stream)
+            self.launch(shrink, &shrink_params(plan, args, dropout), stream)?;
+            self.launch(forward, &forward_params(plan, args), stream)
         }
     }
 
@@ -35,85 +36,109 @@ impl Kernels {
     /// # Safety
     /// As [`Kernels::forward_raw`]; `saved` is what the forward of the same problem and inputs left.
     pub unsafe fn backward_raw(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>, stream: CUstream) -> Result<()> {
-        let (grad_b, grad_a, grad_x) = backward_params(plan, args)?;
+        let dropout = check_backward(plan, args)?;
+        let [grad_b, grad_a, grad_x] = &plan.launches;
         // SAFETY: as in forward.
         unsafe {
-            self.launch(&plan.launches[0], &grad_b, stream)?;
-            self.launch(&plan.launches[1], &grad_a, stream)?;
-            self.launch(&plan.launches[2], &grad_x, stream)
+            self.launch(grad_b, &grad_b_params(plan, args), stream)?;
+            self.launch(grad_a, &grad_a_params(plan, args, dropout), stream)?;
+            self.launch(grad_x, &grad_x_params(plan, args, dropout), stream)
         }
     }
 }
 
-/// What the two kernels are told, once the arguments are checked.
-pub(super) fn forward_params(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<(ShrinkParams, ForwardParams)> {
-    let dropout = check_forward(plan, args)?;
-    let mut shrink = plan.shrink;
-    let mut forward = plan.forward;
-    shrink.x = args.x;
-    shrink.s += args.saved;
-    shrink.mask = stored(shrink.mask, args.saved);
-    shrink.counters += args.workspace;
-    shrink.dropout = dropout;
-    forward.x = args.x;
-    forward.s = shrink.s;
-    forward.schedule.partial += args.workspace;
-    forward.schedule.arrived += args.workspace;
-    for (params, projection) in forward.projection.iter_mut().zip(args.projections) {
+// The functions below copy what the plan has prepared, once, and fill in the rest.
+
+#[inline(always)]
+pub(super) fn shrink_params(plan: &ForwardPlan, args: &ForwardArgs<'_>, dropout: DropoutParams) -> ShrinkParams {
+    let mut params = plan.shrink;
+    params.x = args.x;
+    params.s += args.saved;
+    params.mask = stored(params.mask, args.saved);
+    params.counters += args.workspace;
+    params.dropout = dropout;
+    for (lora_a, projection) in params.lora_a.iter_mut().zip(adapted(plan.problem(), args.projections)) {
+        lora_a.data = projection.lora_a;
+        lora_a.scaling = projection.scaling;
+    }
+    params
+}
+
+#[inline(always)]
+pub(super) fn forward_params(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> ForwardParams {
+    let mut params = plan.forward;
+    params.x = args.x;
+    params.s += args.saved;
+    params.schedule.partial += args.workspace;
+    params.schedule.arrived += args.workspace;
+    for (params, projection) in params.projection.iter_mut().zip(args.projections) {
         params.weight = projection.weight;
         params.bias = projection.bias;
         params.lora_b = projection.lora_b;
         params.y = projection.y;
     }
-    for (params, (index, _)) in shrink.lora_a.iter_mut().zip(plan.problem().adapted()) {
-        params.data = args.projections[index].lora_a;
-        params.scaling = args.projections[index].scaling;
-    }
-    Ok((shrink, forward))
+    params
 }
 
-/// What the three kernels are told, once the arguments are checked.
-pub(super) fn backward_params(
-    plan: &BackwardPlan,
-    args: &BackwardArgs<'_>,
-) -> Result<(GradBParams, GradAParams, GradXParams)> {
-    let dropout = check_backward(plan, args)?;
-    let mut grad_b = plan.grad_b;
-    let mut grad_a = plan.grad_a;
-    let mut grad_x = plan.grad_x;
-    grad_b.s += args.saved;
-    grad_b.counters += args.workspace;
-    grad_a.x = args.x;
-    grad_a.mask = stored(grad_a.mask, args.saved);
-    grad_a.t += args.workspace;
-    grad_a.lora_a_partial += args.workspace;
-    grad_a.dropout = dropout;
-    grad_x.t = grad_a.t;
-    grad_x.mask = grad_a.mask;
-    grad_x.dx = args.dx;
-    grad_x.dropout = dropout;
-    grad_x.schedule.partial += args.workspace;
-    grad_x.schedule.arrived += args.workspace;
-    for (params, projection) in grad_x.projection.iter_mut().zip(args.projections) {
-        params.dy = projection.dy;
-        params.weight = projection.weight;
-        params.lora_a = projection.lora_a;
-    }
-    for (slot, (index, _)) in plan.problem().adapted().enumerate() {
-        let projection = &args.projections[index];
-        let params = &mut grad_b.projection[slot];
+#[inline(always)]
+pub(super) fn grad_b_params(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> GradBParams {
+    let mut params = plan.grad_b;
+    params.s += args.saved;
+    params.counters += args.workspace;
+    let projections = params.projection.iter_mut();
+    for (params, projection) in projections.zip(adapted(plan.problem(), args.projections)) {
         params.dy = projection.dy;
         params.t_partial += args.workspace;
         params.lora_b_partial += args.workspace;
         params.lora_b.data = projection.lora_b;
         params.lora_b.scaling = projection.scaling;
-        grad_a.t_source[slot].partial += args.workspace;
-        grad_a.reduce_b.job[slot].partial += args.workspace;
-        grad_a.reduce_b.job[slot].out = projection.d_lora_b;
-        grad_x.reduce_a.job[slot].partial += args.workspace;
-        grad_x.reduce_a.job[slot].out = projection.d_lora_a;
     }
-    Ok((grad_b, grad_a, grad_x))
+    params
+}
+
+#[inline(always)]
+pub(super) fn grad_a_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropout: DropoutParams) -> GradAParams {
+    let mut params = plan.grad_a;
+    params.x = args.x;
+    params.mask = stored(params.mask, args.saved);
+    params.t += args.workspace;
+    params.lora_a_partial += args.workspace;
+    params.dropout = dropout;
+    let slots = params.t_source.iter_mut().zip(&mut params.reduce_b.job);
+    for ((source, job), projection) in slots.zip(adapted(plan.problem(), args.projections)) {
+        source.partial += args.workspace;
+        job.partial += args.workspace;
+        job.out = projection.d_lora_b;
+    }
+    params
+}
+
+#[inline(always)]
+pub(super) fn grad_x_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropout: DropoutParams) -> GradXParams {
+    let mut params = plan.grad_x;
+    params.t += args.workspace;
+    params.mask = stored(params.mask, args.saved);
+    params.dx = args.dx;
+    params.dropout = dropout;
+    params.schedule.partial += args.workspace;
+    params.schedule.arrived += args.workspace;
+    for (params, projection) in params.projection.iter_mut().zip(args.projections) {
+        params.dy = projection.dy;
+        params.weight = projection.weight;
+        params.lora_a = projection.lora_a;
+    }
+    let jobs = params.reduce_a.job.iter_mut();
+    for (job, projection) in jobs.zip(adapted(plan.problem(), args.projections)) {
+        job.partial += args.workspace;
+        job.out = projection.d_lora_a;
+    }
+    params
+}
+
+/// Those of the projections that have an adapter: kernels list them alone.
+fn adapted<'a, P>(problem: &'a Problem, projections: &'a [P]) -> impl Iterator<Item = &'a P> {
+    let both = projections.iter().zip(problem.projections());
+    both.filter(|(_, planned)| planned.is_adapted()).map(|(given, _)| given)
 }
 
 /// The address of a mask, whose offset in `saved` is never 0: S comes first.
@@ -123,7 +148,7 @@ fn stored(offset: u64, saved: DevicePointer) -> DevicePointer {
 
 const ADAPTED_HINT: &str = "see the rank in Problem::sharing_x";
 
-fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<DropoutParams> {
+pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<DropoutParams> {
     let problem = plan.problem();
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
@@ -150,7 +175,7 @@ fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<DropoutPa
     Ok(dropout)
 }
 
-fn check_backward(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<DropoutParams> {
+pub(super) fn check_backward(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<DropoutParams> {
     let problem = plan.problem();
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
