@@ -1,11 +1,23 @@
-//! The plans of problems that matter, as text: a change of heuristics shows as a change of these snapshots.
+//! Plans in full, with their reasons: a change of heuristics or of wording shows as a change of these snapshots. `plans_models` has a line for each of
+//! many more.
 
 use std::fmt::Write;
 
-use lora_kernels::{BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Problem, Tensor};
+use lora_kernels::{
+    BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Mask, Problem, Projection, Tensor, WeightLayout,
+};
 
 fn problem(tokens: usize, in_features: usize, out_features: usize, rank: usize, dtype: DType) -> Problem {
     Problem::new(tokens, in_features, out_features, rank, dtype).unwrap()
+}
+
+/// Projections of these (out_features, rank).
+fn sharing_x(tokens: usize, in_features: usize, projections: &[(usize, usize)]) -> Problem {
+    let projections: Vec<_> = projections
+        .iter()
+        .map(|&(out_features, rank)| Projection { out_features, rank })
+        .collect();
+    Problem::sharing_x(tokens, in_features, &projections, DType::BF16).unwrap()
 }
 
 /// Forward and backward of every problem on one device.
@@ -25,6 +37,10 @@ fn training_shapes() {
         problem(4096, 4096, 14336, 64, DType::BF16),
         problem(4096, 14336, 4096, 64, DType::F16).with_bias(true),
         problem(192, 384, 1536, 8, DType::F32).with_bias(true),
+        sharing_x(4096, 4096, &[(4096, 16), (1024, 0), (1024, 16)])
+            .with_dropout(true)
+            .with_mask(Mask::Redrawn),
+        sharing_x(300, 4096, &[(14336, 64), (14336, 8)]).with_input_gradient(false),
     ];
     for (name, device) in [
         ("a100", DeviceProps::a100()),
@@ -59,6 +75,16 @@ fn layouts_that_cost_wide_loads() {
         base().with_layout(Tensor::Weight, layout(1028, 16)).unwrap(),
         base().with_layout(Tensor::DY, layout(2048, 8)).unwrap(),
         base().with_layout(Tensor::X, layout(4096, 16)).unwrap(),
+        base().with_weight_layout(WeightLayout::InOut),
+        // Rows of the weight start at 16 bytes, and end off them: forward reads along n, backward does not.
+        problem(256, 1024, 1020, 16, DType::BF16)
+            .with_weight_layout(WeightLayout::InOut)
+            .with_layout(Tensor::Weight, layout(1024, 16))
+            .and_then(|problem| problem.with_layout(Tensor::DY, layout(1024, 16)))
+            .unwrap(),
+        sharing_x(256, 1024, &[(1024, 16), (1028, 16)])
+            .with_layout_of(1, Tensor::DY, layout(1028, 16))
+            .unwrap(),
     ];
     insta::assert_snapshot!(plans(&DeviceProps::a100(), &problems));
 }
@@ -72,5 +98,38 @@ fn forward_and_backward_agree_on_what_is_saved() {
         let backward = BackwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
         assert_eq!(forward.saved(), backward.saved());
         assert_eq!(forward.saved().mask.is_some(), dropout);
+    }
+}
+
+/// The mask is kept in `saved` only where backward reads it there.
+#[test]
+fn a_redrawn_mask_takes_no_memory() {
+    let stored = problem(300, 1000, 2000, 24, DType::F16).with_dropout(true);
+    let redrawn = stored.clone().with_mask(Mask::Redrawn);
+    let saved = |problem| *ForwardPlan::new(problem, &DeviceProps::a100()).unwrap().saved();
+    assert_eq!(saved(&stored).mask.unwrap().bytes, 1000_usize.div_ceil(64) * 300 * 8);
+    assert_eq!(saved(&redrawn).mask, None);
+    assert!(saved(&redrawn).bytes() < saved(&stored).bytes());
+}
+
+/// What the traffic model of the emulator finds best for a layer of Llama: 128 of 132 multiprocessors, and bands of eight tiles.
+#[test]
+fn a_training_layer_on_an_h100_runs_in_square_turns() {
+    let problem = problem(8192, 4096, 4096, 16, DType::BF16);
+    let forward = ForwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
+    let schedule = forward.launches()[1].schedule.unwrap();
+    assert_eq!((schedule.blocks, schedule.group_n, schedule.splits), (128, 8, 1));
+    assert!(schedule.serpentine && schedule.wave_efficiency() > 0.96);
+}
+
+/// With no more tokens than one row of tiles, blocks share the depth.
+#[test]
+fn few_tiles_are_split() {
+    for tokens in [65, 128, 256] {
+        let problem = problem(tokens, 4096, 1024, 16, DType::BF16);
+        let forward = ForwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
+        let schedule = forward.launches()[1].schedule.unwrap();
+        assert!(schedule.splits > 1 && schedule.blocks >= 120, "{schedule}");
+        assert!(forward.workspace_bytes() > 0);
     }
 }

@@ -17,7 +17,7 @@ fn devices() -> [(&'static str, DeviceProps); 4] {
     [
         ("a100", DeviceProps::a100()),
         ("rtx4090", DeviceProps::rtx4090()),
-        ("l40s", DeviceProps::new((8, 9), 142, 99 << 10)),
+        ("l40s", DeviceProps::l40s()),
         ("h100", DeviceProps::h100()),
     ]
 }
@@ -42,9 +42,11 @@ fn child() {
     run::<bf16>(small.clone(), &mut tiles);
     run::<f16>(small.clone(), &mut tiles);
     run::<f32>(small, &mut tiles);
-    // 12 x 12 wide tiles: more than any of these devices has multiprocessors.
-    run::<bf16>(Case::new(1536, 16, 1536, 8).dropout(0.1), &mut tiles);
-    assert!(tiles.contains(&Tile::Wide) && tiles.contains(&Tile::Small), "{tiles:?}");
+    // 8 x 16 tiles of the largest shape, 8 x 32 of the next.
+    run::<bf16>(Case::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
+    let large = [Tile::M128N256K64, Tile::M128N128K32];
+    assert!(large.iter().any(|tile| tiles.contains(tile)), "{tiles:?}");
+    assert!(tiles.contains(&Tile::M64N64K64), "{tiles:?}");
 }
 
 #[test]

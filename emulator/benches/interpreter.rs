@@ -29,12 +29,28 @@ const SHARED_MEMORY: &str =
     "ld.shared.u32 %a, [%s]; st.shared.u32 [%s], %b; ld.shared.u32 %b, [%s+128]; st.shared.u32 [%s+128], %a;
     ld.shared.v2.u32 {%a, %b}, [%w]; st.shared.v2.u32 [%w], {%b, %a}; ld.shared.u32 %a, [%s]; st.shared.u32 [%s], %a;";
 
+/// The same where lanes lie neither side by side nor in order, eight bytes apart and backwards: `%r` of `loop_kernel`.
+const SCATTERED: &str =
+    "ld.shared.u32 %a, [%r]; st.shared.u32 [%r], %b; ld.shared.u32 %b, [%r+4]; st.shared.u32 [%r+4], %a;
+    ld.shared.v2.u32 {%a, %b}, [%r]; st.shared.v2.u32 [%r], {%b, %a}; ld.shared.u32 %a, [%r]; st.shared.u32 [%r], %a;";
+
+/// A loop of accesses to global memory, half of them side by side (two of these four words wide), half scattered as above.
+const GLOBAL_MEMORY: &str = "ld.global.u32 %a, [%gs]; st.global.u32 [%gs], %b; ld.global.v4.u32 {%a, %b, %c, %d}, [%gw];
+    st.global.v4.u32 [%gw], {%b, %a, %d, %c}; ld.global.u32 %b, [%gr]; st.global.u32 [%gr], %a; ld.global.v2.u32 {%a, %b}, [%gr];
+    st.global.v2.u32 [%gr], {%b, %a};";
+
+/// A loop of accesses to shared memory by the even lanes alone.
+const HALF_A_WARP: &str = "@%e ld.shared.u32 %a, [%s]; @%e st.shared.u32 [%s], %b; @%e ld.shared.u32 %b, [%s+128];
+    @%e st.shared.u32 [%s+128], %a; @%e ld.shared.v2.u32 {%a, %b}, [%w]; @%e st.shared.v2.u32 [%w], {%b, %a};
+    @%e ld.shared.u32 %a, [%s]; @%e st.shared.u32 [%s], %a;";
+
 fn loop_kernel(body: &str) -> String {
     format!(
         ".version 8.0 .target sm_80 .address_size 64
-        .visible .entry k(.param .u32 count) {{
-            .reg .pred %p;
-            .reg .b32 %i, %n, %a, %b, %s, %w, %t;
+        .visible .entry k(.param .u32 count, .param .u64 memory) {{
+            .reg .pred %p, %e;
+            .reg .b32 %i, %n, %a, %b, %c, %d, %s, %w, %r, %t;
+            .reg .b64 %m, %gs, %gw, %gr;
             .reg .f32 %f, %g;
             .shared .align 16 .b8 tile[4096];
             ld.param.u32 %n, [count];
@@ -43,6 +59,20 @@ fn loop_kernel(body: &str) -> String {
             and.b32 %b, %a, 31;
             mad.lo.s32 %s, %b, 4, %t;
             mad.lo.s32 %w, %b, 8, %t;
+            xor.b32 %r, %b, 31;
+            mad.lo.s32 %r, %r, 8, %t;
+            and.b32 %c, %a, 1;
+            setp.eq.u32 %e, %c, 0;
+            // Each thread has 16 bytes of global memory of its own, each warp 512 of shared memory in common.
+            mov.u32 %d, %ctaid.x;
+            mad.lo.s32 %d, %d, 128, %a;
+            ld.param.u64 %m, [memory];
+            mad.wide.u32 %gw, %d, 16, %m;
+            sub.u32 %c, %d, %b;
+            mad.wide.u32 %m, %c, 16, %m;
+            mad.wide.u32 %gs, %b, 4, %m;
+            xor.b32 %c, %b, 31;
+            mad.wide.u32 %gr, %c, 8, %m;
             mov.f32 %f, 0f3F000000;
             mov.f32 %g, 0f3E800000;
             mov.u32 %i, 0;
@@ -87,13 +117,23 @@ fn one_core() -> LaunchOptions {
 /// Warp instructions a second, on one core.
 fn loops(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("interpreter on one CPU core (not a GPU)");
-    for (name, body) in [("alu loop", ALU), ("shared memory loop", SHARED_MEMORY)] {
+    for (name, body) in [
+        ("alu loop", ALU),
+        ("shared memory loop", SHARED_MEMORY),
+        ("scattered shared memory loop", SCATTERED),
+        ("half a warp's shared memory loop", HALF_A_WARP),
+        ("global memory loop", GLOBAL_MEMORY),
+    ] {
         let machine = Machine::new(&loop_kernel(body));
+        let memory = machine.memory.alloc(4 * 128 * 16).expect("room");
+        let mut params = 2000_u32.to_le_bytes().to_vec();
+        params.extend([0; 4]);
+        params.extend(memory.to_le_bytes());
         let config = LaunchConfig {
             grid: [4, 1, 1],
             block: [128, 1, 1],
             dynamic_shared: 0,
-            params: 2000_u32.to_le_bytes().to_vec(),
+            params,
         };
         for (suffix, count) in [("", false), (", counters on", true)] {
             let options = LaunchOptions { count, ..one_core() };

@@ -2,15 +2,25 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::registers::{FULL, LANES, Registers, Wides, Words};
-use super::space::{Pointers, Spaces, addresses};
+use super::registers::{FULL, LANES, Registers, Wides};
+use super::row;
+use super::space::{Spaces, addresses};
 use super::trap::Outcome;
-use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width};
+use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width, Window};
 
 /// Strong accesses are ordered; weak ones only need to be free of tearing.
 #[inline(always)]
+fn order(access: Access) -> Ordering {
+    if access.strong {
+        Ordering::SeqCst
+    } else {
+        Ordering::Relaxed
+    }
+}
+
+#[inline(always)]
 fn read(pointer: usize, width: Width, order: Ordering) -> u64 {
-    // SAFETY: `Spaces::resolve` found `pointer` inside live memory that this launch keeps alive, aligned for `width`. Other
+    // SAFETY: `Spaces` found `pointer` inside live memory that this launch keeps alive, aligned for `width`. Other
     // workers may access the same bytes at the same time, which atomic accesses allow.
     unsafe {
         match width {
@@ -46,16 +56,6 @@ fn extended(value: u64, width: Width, extend: Extend) -> u64 {
     }
 }
 
-/// Whether lane i accesses `bytes` bytes right behind those of lane i - 1.
-#[inline(always)]
-fn contiguous(pointers: &Pointers, bytes: usize) -> bool {
-    let mut wrong = 0;
-    for lane in 0..LANES {
-        wrong |= pointers[lane] ^ (pointers[0] + lane * bytes);
-    }
-    wrong == 0
-}
-
 pub(super) fn load(
     regs: &mut Registers,
     spaces: &mut Spaces<'_, '_>,
@@ -65,66 +65,56 @@ pub(super) fn load(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
+    if !access.strong {
+        if mask == FULL
+            && is_words(&list.defs, access)
+            && let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes)
+        {
+            row::load(regs, first, &list.defs);
+            return Ok(());
+        }
+        let place = (access.window, bytes);
+        if let Some((host, offsets)) = spaces.resolve_offsets(regs, inst.s[0], inst.imm, place, mask) {
+            for (element, reg) in list.defs.iter().enumerate() {
+                let from = host + element * access.width.bytes() as usize;
+                fetch(regs, *reg, mask, access, |lane| from + offsets[lane] as usize);
+            }
+            return Ok(());
+        }
+    }
     let pointers = spaces.resolve(access.window, addresses(regs, inst.s[0], inst.imm), mask, bytes)?;
-    if let ([d], Width::B32, false, FULL) = (list.defs.as_slice(), access.width, access.strong, mask)
-        && !d.is_wide()
-        && contiguous(&pointers, 4)
-    {
-        // SAFETY: `resolve` checked all 32 words, which lie side by side, 4-byte aligned. A kernel that races here gets
-        // unspecified values, as on hardware.
-        let words: Words = unsafe { std::ptr::read_volatile(pointers[0] as *const Words) };
-        regs.set_word(*d, mask, &words);
-        return Ok(());
-    }
-    if access.width == Width::B32 && !access.strong {
-        match *list.defs.as_slice() {
-            [a] if !a.is_wide() => {
-                load_words(regs, &pointers, mask, [a]);
-                return Ok(());
-            }
-            [a, b] if !a.is_wide() && !b.is_wide() => {
-                load_words(regs, &pointers, mask, [a, b]);
-                return Ok(());
-            }
-            [a, b, c, d] if [a, b, c, d].iter().all(|r| !r.is_wide()) => {
-                load_words(regs, &pointers, mask, [a, b, c, d]);
-                return Ok(());
-            }
-            _ => {}
-        }
-    }
-    let order = if access.strong {
-        Ordering::SeqCst
-    } else {
-        Ordering::Relaxed
-    };
-    let mut elements = [[0; LANES]; 4];
-    for (element, values) in elements.iter_mut().enumerate().take(list.defs.len()) {
-        for lane in 0..LANES {
-            let value = read(
-                pointers[lane] + element * access.width.bytes() as usize,
-                access.width,
-                order,
-            );
-            values[lane] = extended(value, access.width, access.extend);
-        }
-    }
-    for (reg, values) in list.defs.iter().zip(&elements) {
-        regs.set_any(*reg, mask, values);
+    for (element, reg) in list.defs.iter().enumerate() {
+        let offset = element * access.width.bytes() as usize;
+        fetch(regs, *reg, mask, access, |lane| pointers[lane] + offset);
     }
     Ok(())
 }
 
+/// Whether each lane's access is of 32-bit words that fill their registers.
 #[inline(always)]
-fn load_words<const N: usize>(regs: &mut Registers, pointers: &Pointers, mask: u32, defs: [Reg; N]) {
-    let mut out = [[0; LANES]; N];
-    for lane in 0..LANES {
-        for element in 0..N {
-            out[element][lane] = read(pointers[lane] + 4 * element, Width::B32, Ordering::Relaxed) as u32;
-        }
+fn is_words(list: &[Reg], access: Access) -> bool {
+    access.width == Width::B32 && list.iter().all(|reg| !reg.is_wide())
+}
+
+/// One register of a load. The widths of most accesses are constants here, so that the loop over lanes has no choices in it.
+#[inline(always)]
+fn fetch(regs: &mut Registers, reg: Reg, mask: u32, access: Access, pointer: impl Fn(usize) -> usize) {
+    let value = |lane, width, order| extended(read(pointer(lane), width, order), width, access.extend);
+    if reg.is_wide() {
+        let slot = regs.wide_mut(reg);
+        return each(mask, |lane| slot[lane] = value(lane, access.width, order(access)));
     }
-    for element in 0..N {
-        regs.set_word(defs[element], mask, &out[element]);
+    let slot = regs.word_mut(reg);
+    match (access.width, access.strong) {
+        (Width::B32, false) => each(mask, |lane| {
+            slot[lane] = read(pointer(lane), Width::B32, Ordering::Relaxed) as u32;
+        }),
+        (Width::B16, false) => each(mask, |lane| {
+            slot[lane] = value(lane, Width::B16, Ordering::Relaxed) as u32;
+        }),
+        _ => each(mask, |lane| {
+            slot[lane] = value(lane, access.width, order(access)) as u32
+        }),
     }
 }
 
@@ -137,37 +127,49 @@ pub(super) fn store(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
+    if !access.strong {
+        if mask == FULL
+            && is_words(&list.uses, access)
+            && let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes)
+        {
+            row::store(regs, first, &list.uses);
+            return Ok(());
+        }
+        let place = (access.window, bytes);
+        if let Some((host, offsets)) = spaces.resolve_offsets(regs, inst.s[0], inst.imm, place, mask) {
+            for (element, reg) in list.uses.iter().enumerate() {
+                let to = host + element * access.width.bytes() as usize;
+                put(regs, *reg, mask, access, |lane| to + offsets[lane] as usize);
+            }
+            return Ok(());
+        }
+    }
     let targets = addresses(regs, inst.s[0], inst.imm);
     refuse_parameters(&targets, mask, access)?;
     let pointers = spaces.resolve(access.window, targets, mask, bytes)?;
-    if let ([s], Width::B32, false, FULL) = (list.uses.as_slice(), access.width, access.strong, mask)
-        && !s.is_wide()
-        && contiguous(&pointers, 4)
-    {
-        // SAFETY: as in `load`.
-        unsafe { std::ptr::write_volatile(pointers[0] as *mut Words, *regs.word(*s)) };
-        return Ok(());
-    }
-    let order = if access.strong {
-        Ordering::SeqCst
-    } else {
-        Ordering::Relaxed
-    };
     for (element, reg) in list.uses.iter().enumerate() {
         let offset = element * access.width.bytes() as usize;
-        if reg.is_wide() {
-            let values = regs.wide(*reg);
-            each(mask, |lane| {
-                write(pointers[lane] + offset, access.width, values[lane], order)
-            });
-        } else {
-            let values = regs.word(*reg);
-            each(mask, |lane| {
-                write(pointers[lane] + offset, access.width, u64::from(values[lane]), order)
-            });
-        }
+        put(regs, *reg, mask, access, |lane| pointers[lane] + offset);
     }
     Ok(())
+}
+
+/// One register of a store, as [`fetch`].
+#[inline(always)]
+fn put(regs: &Registers, reg: Reg, mask: u32, access: Access, pointer: impl Fn(usize) -> usize) {
+    if reg.is_wide() {
+        let values = regs.wide(reg);
+        return each(mask, |lane| {
+            write(pointer(lane), access.width, values[lane], order(access))
+        });
+    }
+    let values = regs.word(reg);
+    let put = |lane, width, order| write(pointer(lane), width, u64::from(values[lane]), order);
+    match (access.width, access.strong) {
+        (Width::B32, false) => each(mask, |lane| put(lane, Width::B32, Ordering::Relaxed)),
+        (Width::B16, false) => each(mask, |lane| put(lane, Width::B16, Ordering::Relaxed)),
+        _ => each(mask, |lane| put(lane, access.width, order(access))),
+    }
 }
 
 #[inline(always)]
@@ -182,7 +184,6 @@ fn each(mask: u32, mut f: impl FnMut(usize)) {
 /// A generic store into the window of the parameters.
 #[inline(always)]
 fn refuse_parameters(targets: &Wides, mask: u32, access: Access) -> Outcome {
-    use crate::decode::op::Window;
     use crate::decode::{PARAM_WINDOW, WINDOW_BYTES};
     if access.window != Window::Generic {
         return Ok(());

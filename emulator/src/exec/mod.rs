@@ -25,8 +25,11 @@ mod matrix;
 mod meeting;
 mod mma;
 mod moves;
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+mod narrow;
 mod registers;
 mod rounding;
+mod row;
 mod schedule;
 mod space;
 mod special;

@@ -80,6 +80,16 @@ impl Registers {
     }
 
     #[inline(always)]
+    pub fn word_mut(&mut self, reg: Reg) -> &mut Words {
+        &mut self.words[reg.index()].0
+    }
+
+    #[inline(always)]
+    pub fn wide_mut(&mut self, reg: Reg) -> &mut Wides {
+        &mut self.wides[reg.index()].0
+    }
+
+    #[inline(always)]
     pub fn pred(&self, reg: Reg) -> u32 {
         self.preds[reg.index()]
     }

@@ -39,10 +39,10 @@ impl Bytes {
 }
 
 #[derive(Clone, Copy)]
-struct Cached {
-    base: u64,
-    size: u64,
-    host: usize,
+pub(super) struct Cached {
+    pub base: u64,
+    pub size: u64,
+    pub host: usize,
 }
 
 const CACHED: usize = 64;
@@ -68,7 +68,7 @@ impl<'a> GlobalView<'a> {
     }
 
     #[inline(always)]
-    fn find(&mut self, va: u64) -> Option<Cached> {
+    pub(super) fn find(&mut self, va: u64) -> Option<Cached> {
         let slot = (va >> GRANULE_SHIFT) as usize % CACHED;
         let cached = self.cache[slot];
         if va.wrapping_sub(cached.base) < cached.size {

@@ -4,6 +4,8 @@
 //! the other, and 25 on 9.0.
 
 use super::mma::{MOST_K, Tile};
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+use super::narrow;
 use super::rounding::{f16_to_f32, f32_to_f16, narrow_odd};
 use crate::device::Numerics;
 
@@ -19,6 +21,15 @@ pub(super) fn multiply(tile: &mut Tile, k: usize, is_tf32: bool, to_f16: bool, n
         && tile.sum.iter().all(|row| finite(row)))
     {
         return multiply_any(tile, k, step, fraction, to_f16);
+    }
+    #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+    if fraction == narrow::FRACTION && !to_f16 {
+        let b = &tile.b;
+        narrow::multiply(&tile.a, b, &mut tile.sum, k, step, |a, from, sums| match step {
+            4 => add_wide::<4>(a, b, from, sums, fraction),
+            _ => add_wide::<8>(a, b, from, sums, fraction),
+        });
+        return;
     }
     let b = Columns::new(&tile.b);
     for (a, sums) in tile.a.iter().zip(&mut tile.sum) {
@@ -123,6 +134,18 @@ fn add_products<const TERMS: usize>(
             sums[j] = round_to_f16(total[j] * unit[j]);
         }
     }
+}
+
+/// [`add_products`] of one row, where [`narrow`] gives way.
+#[cold]
+pub(super) fn add_wide<const TERMS: usize>(
+    a: &[f32; MOST_K],
+    b: &[[f32; 8]; MOST_K],
+    from: usize,
+    sums: &mut [f32; 8],
+    fraction: i32,
+) {
+    add_products::<TERMS>(a, &Columns::new(b), from, sums, fraction, false);
 }
 
 /// 2^exponent for a normal f64.

@@ -9,6 +9,7 @@ mod convert;
 mod float;
 mod flow;
 mod harness;
+mod lanes;
 mod matrix;
 mod memory;
 mod refusals;

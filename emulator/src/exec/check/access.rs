@@ -70,7 +70,12 @@ impl Run<'_, '_, '_> {
         }
         let bad = active & checks.warps[self.warp.index as usize].poison.nonzero(reg);
         if bad != 0 {
-            return Err(report::undefined(bad.trailing_zeros() as usize, "an address"));
+            return Err(report::undefined(
+                self,
+                checks,
+                bad.trailing_zeros() as usize,
+                "an address",
+            ));
         }
         Ok(())
     }

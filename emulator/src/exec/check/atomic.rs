@@ -24,11 +24,17 @@ impl Run<'_, '_, '_> {
                     .iter()
                     .any(|r| r.is_some() && warp.poison.lane(*r, lane) != 0)
             {
-                return Err(report::undefined(lane, "an atomic's operand"));
+                return Err(report::undefined(self, checks, lane, "an atomic's operand"));
             }
             let missing = !self.defined(checks, &spot, bytes) & all(bytes);
             if missing != 0 && atomic.op != AtomicOp::Exchange {
-                return Err(report::undefined(lane, "the old value of an atomic operation"));
+                self.remember_unwritten(checks, &spot, lane);
+                return Err(report::undefined(
+                    self,
+                    checks,
+                    lane,
+                    "the old value of an atomic operation",
+                ));
             }
             undefined[lane] = missing;
             let action = match atomic.op {

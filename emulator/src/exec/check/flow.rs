@@ -31,7 +31,7 @@ impl Run<'_, '_, '_> {
                     } else {
                         "whether an instruction runs"
                     };
-                    return Err(report::undefined(bad.trailing_zeros() as usize, what));
+                    return Err(report::undefined(self, checks, bad.trailing_zeros() as usize, what));
                 }
             }
             let guard = self.warp.regs.pred(inst.guard);
@@ -54,7 +54,7 @@ impl Run<'_, '_, '_> {
                     } else {
                         "a branch"
                     };
-                    return Err(report::undefined(bad.trailing_zeros() as usize, what));
+                    return Err(report::undefined(self, checks, bad.trailing_zeros() as usize, what));
                 }
                 self.propagate(inst, active)
             }

@@ -25,6 +25,9 @@ impl Run<'_, '_, '_> {
                 self.record(checks, &me, &spot, Touch::new(lane, bytes, Action::Read))?;
             }
             undefined[lane] = !self.defined(checks, &spot, bytes) & all(bytes);
+            if undefined[lane] != 0 {
+                self.remember_unwritten(checks, &spot, lane);
+            }
         }
         self.end(checks, &me, access);
         self.loaded(checks, &list.defs, active, &undefined, access.width, access.extend);

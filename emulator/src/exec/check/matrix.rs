@@ -51,6 +51,9 @@ impl Run<'_, '_, '_> {
             self.record(checks, &me, &spot, Touch::new(lane, 16, action))?;
             if load {
                 undefined[lane] = !self.defined(checks, &spot, 16) & 0xffff;
+                if undefined[lane] != 0 {
+                    self.remember_unwritten(checks, &spot, lane);
+                }
             } else {
                 self.define(checks, &spot, 16, !undefined[lane] & 0xffff);
             }

@@ -41,6 +41,17 @@ struct WarpState {
     until_look: u32,
     /// A bit for each byte of the lanes' local memory: it has been written.
     local: Vec<u64>,
+    /// What each lane read last that had never been written, for reports.
+    unwritten: [Option<Unwritten>; LANES],
+}
+
+/// A read of memory that was never written.
+#[derive(Clone, Copy)]
+struct Unwritten {
+    pc: usize,
+    space: &'static str,
+    /// Within shared memory or the lane's local memory, or global.
+    address: u64,
 }
 
 /// Who makes an access.
@@ -128,6 +139,7 @@ impl Checks {
                     poison: start.zeroed(),
                     until_look: 0,
                     local: vec![0; (local_bytes * LANES).div_ceil(64)],
+                    unwritten: [None; LANES],
                 })
                 .collect(),
         }
@@ -148,6 +160,7 @@ impl Checks {
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if tainted >> index & 1 == 1 {
                 warp.poison.clear();
+                warp.unwritten = [None; LANES];
             }
             warp.local.fill(0);
         }

@@ -1,8 +1,10 @@
 //! The words of a finding.
 
-use super::{Conflict, Party, What};
+use super::{Checks, Conflict, Party, Unwritten, What};
 use crate::exec::fault::FaultKind;
+use crate::exec::interpret::Run;
 use crate::exec::launch::Launch;
+use crate::exec::registers::LANES;
 use crate::exec::special::thread;
 use crate::exec::trap::Trap;
 
@@ -53,11 +55,22 @@ pub(super) fn conflict(launch: &Launch<'_>, space: &str, lane: usize, found: &Co
     Trap::new(FaultKind::LaunchFailed, lane, message)
 }
 
+/// `what` says what depends on undefined bits. Whence they come is not followed: the read of never-written memory that is named is the last one of the
+/// lane, else of another of its warp.
 #[cold]
-pub(super) fn undefined(lane: usize, what: &str) -> Box<Trap> {
+pub(super) fn undefined(run: &Run<'_, '_, '_>, checks: &Checks, lane: usize, what: &str) -> Box<Trap> {
+    let warp = run.warp.index as usize;
+    let reads = &checks.warps[warp].unwritten;
+    let last = reads[lane].map(|read| (lane, read));
+    let last = last.or_else(|| (0..LANES).find_map(|other| Some((other, reads[other]?))));
+    let read = last.map_or_else(String::new, |(lane, Unwritten { pc, space, address })| {
+        let block = None;
+        let by = party(run.launch, Party { block, warp, lane, pc });
+        format!("; the last such memory read here was {space} memory at {address:#x}, by {by}")
+    });
     Trap::new(
         FaultKind::LaunchFailed,
         lane,
-        format!("uninitialised: {what} depends on memory or a register that was never written"),
+        format!("uninitialised: {what} depends on memory or a register that was never written{read}"),
     )
 }

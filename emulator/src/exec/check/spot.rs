@@ -1,6 +1,6 @@
 //! Where an access goes, and which of its bytes are defined.
 
-use super::Checks;
+use super::{Checks, Unwritten};
 use crate::decode::op::Window;
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::interpret::Run;
@@ -72,6 +72,22 @@ impl<'w> Run<'_, '_, 'w> {
             }
             _ => Spot::None,
         }
+    }
+
+    /// For reports: a lane reads memory of which a part was never written.
+    #[cold]
+    pub(super) fn remember_unwritten(&self, checks: &mut Checks, spot: &Spot<'_>, lane: usize) {
+        let (space, address) = match *spot {
+            Spot::Shared(at) => ("shared", at),
+            Spot::Local(at) => (
+                "local",
+                at - lane as u64 * u64::from(self.launch.kernel.info.local_bytes),
+            ),
+            Spot::Global(_, va) => ("global", va),
+            Spot::None => return,
+        };
+        let pc = self.group.pc as usize;
+        checks.warps[self.warp.index as usize].unwritten[lane] = Some(Unwritten { pc, space, address });
     }
 
     pub(super) fn defined(&self, checks: &Checks, spot: &Spot<'_>, bytes: u32) -> u64 {

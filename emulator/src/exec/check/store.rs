@@ -36,7 +36,7 @@ impl Run<'_, '_, '_> {
             let spot = self.spot(access.window, targets[lane], lane, bytes);
             let mut defined = all(bytes);
             if self.tainted() {
-                defined = self.stored(checks, &list.uses, lane, each, matches!(spot, Spot::Global(..)))?;
+                defined = self.stored(checks, &list.uses, lane, each, &spot)?;
             }
             let host = match spot {
                 Spot::Shared(at) => self.core.shared.pointer() as usize + at as usize,
@@ -65,13 +65,17 @@ impl Run<'_, '_, '_> {
     }
 
     /// Which bytes of a lane's store are defined. Elements that hold nothing at all may not go to global memory.
-    fn stored(&self, checks: &Checks, uses: &[Reg], lane: usize, each: u32, global: bool) -> Result<u64, Box<Trap>> {
+    fn stored(&self, checks: &Checks, uses: &[Reg], lane: usize, each: u32, to: &Spot<'_>) -> Result<u64, Box<Trap>> {
         let poison = &checks.warps[self.warp.index as usize].poison;
         let mut defined = 0;
         for (element, reg) in uses.iter().enumerate() {
             let undefined = gather(poison.lane(*reg, lane), each);
-            if global && undefined == all(each) {
-                return Err(report::undefined(lane, "a value stored to global memory"));
+            if let Spot::Global(_, va) = *to
+                && undefined == all(each)
+            {
+                let at = va + element as u64 * u64::from(each);
+                let what = format!("the value stored to global memory at {at:#x}");
+                return Err(report::undefined(self, checks, lane, &what));
             }
             defined |= (!undefined & all(each)) << (element as u32 * each);
         }
