@@ -1,9 +1,10 @@
 // Writes what the host must know of the kernels, so that a test can compare it with what the host believes: of every parameter struct its size
-// and the offset of each field (src/raw/params.rs), then block rows, block columns, threads and shared bytes of every tile (src/plan/variant.rs).
-#include <cstddef>
-
+// and the offset of each field (src/plan/params.rs), then block rows, block columns, threads and shared bytes of every tile
+// (src/plan/variant.rs).
+#include "forward.cuh"
 #include "grad_a.cuh"
 #include "grad_b.cuh"
+#include "grad_x.cuh"
 #include "shrink.cuh"
 #include "tiles.cuh"
 
@@ -12,111 +13,153 @@ namespace {
 struct Writer {
     uint32_t* out;
 
-    template <int Count>
-    __device__ void words(const uint32_t (&values)[Count]) {
+    __device__ void words(std::initializer_list<uint32_t> values) {
         for (const uint32_t value : values) {
             *out++ = value;
         }
     }
-    __device__ void tile(uint32_t rows, uint32_t columns, uint32_t threads, uint32_t shared_bytes) {
-        words({rows, columns, threads, shared_bytes});
-    }
-    template <typename K>
-    __device__ void shrink(int ranks) {
-        tile(K::kRows, ranks, K::kThreads, K::kSharedBytes);
+    // The size of a struct and the offsets of fields of it.
+    template <typename P, typename... Fields>
+    __device__ void layout(const P& params, const Fields&... fields) {
+        const auto offset = [&](const void* field) {
+            return static_cast<uint32_t>(static_cast<const char*>(field) - reinterpret_cast<const char*>(&params));
+        };
+        words({static_cast<uint32_t>(sizeof(P)), offset(&fields)...});
     }
     template <typename G>
     __device__ void gemm() {
-        tile(G::kBlockM, G::kBlockN, G::kThreads, G::kSharedBytes);
+        words({G::kBlockM, G::kBlockN, G::kThreads, G::kSharedBytes});
+    }
+    template <typename K>
+    __device__ void shrink(uint32_t ranks) {
+        words({K::kRows, ranks, K::kThreads, K::kSharedBytes});
     }
     template <typename K>
     __device__ void columns() {
-        tile(K::kRows, K::kGroupColumns, K::kThreads, K::kSharedBytes);
+        words({K::kRows, K::kGroupColumns, K::kThreads, K::kSharedBytes});
     }
 };
 
-// One call per dtype, in the order of DType.
-template <typename F>
-__device__ void for_each_dtype(F&& f) {
-    f(__half());
-    f(__nv_bfloat16());
-    f(float());
+// Within a struct derived from another, fields go by their names alone.
+struct DropoutFields : DropoutParams {
+    __device__ void write(Writer& w) { w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale); }
+};
+struct AdapterFields : AdapterParams {
+    __device__ void write(Writer& w) {
+        w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling);
+    }
+};
+struct ShrinkFields : ShrinkParams {
+    __device__ void write(Writer& w) {
+        w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters, adapter_f32, mask_source,
+                               counter_count, pad, dropout, lora_a);
+    }
+};
+struct ScheduleFields : ScheduleParams {
+    __device__ void write(Writer& w) {
+        w.layout<ScheduleParams>(*this, tiles_m, tiles_n, group_n, splits, partial, arrived);
+    }
+};
+struct ForwardProjectionFields : ForwardProjection {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride, y_stride, n, r,
+                                    rank0, first_tile, lora_vectorised, output_vectorised);
+    }
+};
+struct ForwardFields : ForwardParams {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardParams>(*this, x, s, x_stride, m, k, ranks, projections, adapter_f32, accumulate,
+                                weight_transposed, pad, schedule, projection);
+    }
+};
+struct GradBProjectionFields : GradBProjection {
+    __device__ void write(Writer& w) {
+        w.layout<GradBProjection>(*this, dy, t_partial, lora_b_partial, dy_stride, n, column_groups, rows_per_split,
+                                  m_splits, first_block, pad, lora_b);
+    }
+};
+struct GradBFields : GradBParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradBParams>(*this, s, counters, m, ranks, projections, adapter_f32, counter_count, pad, projection);
+    }
+};
+struct ReduceJobFields : ReduceJob {
+    __device__ void write(Writer& w) {
+        w.layout<ReduceJob>(*this, partial, out, out_stride, partial_stride, split_stride, splits, rows, columns,
+                            first_block);
+    }
+};
+struct ReduceFields : ReduceParams {
+    __device__ void write(Writer& w) { w.layout<ReduceParams>(*this, blocks, jobs, out_f32, accumulate, job); }
+};
+struct TSourceFields : TSource {
+    __device__ void write(Writer& w) { w.layout<TSource>(*this, partial, partials, rank0, r_pad, pad); }
+};
+struct GradAFields : GradAParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks, adapters, rows_per_split,
+                              column_groups, m_splits, mask_source, dropout, t_source, reduce_b);
+    }
+};
+struct GradXProjectionFields : GradXProjection {
+    __device__ void write(Writer& w) {
+        w.layout<GradXProjection>(*this, dy, weight, lora_a, dy_stride, weight_stride, lora_a_stride, n, r, rank0,
+                                  lora_vectorised);
+    }
+};
+struct GradXFields : GradXParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections, adapter_f32, accumulate,
+                              weight_transposed, output_vectorised, mask_source, pad, dropout, schedule, projection,
+                              reduce_a);
+    }
+};
+
+// In the order of src/plan/params.rs
+template <typename... Fields>
+__device__ void write_layouts(Writer& w) {
+    (
+        [&] {
+            Fields fields;
+            fields.write(w);
+        }(),
+        ...);
+}
+
+template <typename T>
+__device__ void write_shrink(Writer& w) {
+    w.shrink<Shrink<T, 64, 16>>(16);
+    w.shrink<Shrink<T, 64, 64>>(64);
+    w.shrink<Shrink<T, 16, 16>>(16);
+    w.shrink<Shrink<T, 16, 64>>(64);
+}
+
+template <typename T>
+__device__ void write_gemm(Writer& w) {
+    using Tiles = GemmTiles<T>;
+    if constexpr (kTensorCore<T>) {
+        w.gemm<typename Tiles::template Large<Major::kDepth>>();
+    }
+    w.gemm<typename Tiles::template Wide<Major::kDepth>>();
+    w.gemm<typename Tiles::template Small<Major::kDepth>>();
+}
+
+template <template <typename, int> typename Grad, typename T>
+__device__ void write_grad(Writer& w) {
+    w.columns<Grad<T, 16>>();
+    w.columns<Grad<T, 64>>();
 }
 
 }  // namespace
 
 extern "C" __global__ void lora_contract(uint32_t* out) {
-    Writer write{out};
-    write.words({sizeof(DropoutParams), offsetof(DropoutParams, seed), offsetof(DropoutParams, offset),
-                 offsetof(DropoutParams, threshold), offsetof(DropoutParams, keep_scale)});
-    write.words({sizeof(ShrinkParams), offsetof(ShrinkParams, x), offsetof(ShrinkParams, lora_a),
-                 offsetof(ShrinkParams, s), offsetof(ShrinkParams, mask), offsetof(ShrinkParams, x_stride),
-                 offsetof(ShrinkParams, lora_a_stride), offsetof(ShrinkParams, mask_row_bytes),
-                 offsetof(ShrinkParams, m), offsetof(ShrinkParams, k), offsetof(ShrinkParams, r),
-                 offsetof(ShrinkParams, r_pad), offsetof(ShrinkParams, scaling),
-                 offsetof(ShrinkParams, lora_vectorised), offsetof(ShrinkParams, dropout)});
-    write.words({sizeof(ForwardParams), offsetof(ForwardParams, x), offsetof(ForwardParams, weight),
-                 offsetof(ForwardParams, bias), offsetof(ForwardParams, s), offsetof(ForwardParams, lora_b),
-                 offsetof(ForwardParams, y), offsetof(ForwardParams, x_stride), offsetof(ForwardParams, weight_stride),
-                 offsetof(ForwardParams, lora_b_stride), offsetof(ForwardParams, y_stride), offsetof(ForwardParams, m),
-                 offsetof(ForwardParams, n), offsetof(ForwardParams, k), offsetof(ForwardParams, r),
-                 offsetof(ForwardParams, r_pad), offsetof(ForwardParams, lora_vectorised),
-                 offsetof(ForwardParams, out_paired), offsetof(ForwardParams, pad)});
-    write.words({sizeof(GradBParams), offsetof(GradBParams, dy), offsetof(GradBParams, lora_b),
-                 offsetof(GradBParams, s), offsetof(GradBParams, t_partial), offsetof(GradBParams, lora_b_partial),
-                 offsetof(GradBParams, dy_stride), offsetof(GradBParams, lora_b_stride), offsetof(GradBParams, m),
-                 offsetof(GradBParams, n), offsetof(GradBParams, r), offsetof(GradBParams, r_pad),
-                 offsetof(GradBParams, rows_per_split), offsetof(GradBParams, column_groups),
-                 offsetof(GradBParams, m_splits), offsetof(GradBParams, scaling),
-                 offsetof(GradBParams, lora_vectorised), offsetof(GradBParams, pad)});
-    write.words({sizeof(ReduceParams), offsetof(ReduceParams, partial), offsetof(ReduceParams, out),
-                 offsetof(ReduceParams, out_stride), offsetof(ReduceParams, partial_stride),
-                 offsetof(ReduceParams, split_stride), offsetof(ReduceParams, splits), offsetof(ReduceParams, rows),
-                 offsetof(ReduceParams, columns), offsetof(ReduceParams, blocks)});
-    write.words({sizeof(GradAParams), offsetof(GradAParams, x), offsetof(GradAParams, mask),
-                 offsetof(GradAParams, t_partial), offsetof(GradAParams, t), offsetof(GradAParams, lora_a_partial),
-                 offsetof(GradAParams, x_stride), offsetof(GradAParams, mask_row_bytes), offsetof(GradAParams, m),
-                 offsetof(GradAParams, k), offsetof(GradAParams, r), offsetof(GradAParams, r_pad),
-                 offsetof(GradAParams, t_partials), offsetof(GradAParams, rows_per_split),
-                 offsetof(GradAParams, column_groups), offsetof(GradAParams, m_splits),
-                 offsetof(GradAParams, keep_scale), offsetof(GradAParams, pad), offsetof(GradAParams, reduce_b)});
-    write.words({sizeof(GradXParams),
-                 offsetof(GradXParams, dy),
-                 offsetof(GradXParams, weight),
-                 offsetof(GradXParams, t),
-                 offsetof(GradXParams, lora_a),
-                 offsetof(GradXParams, mask),
-                 offsetof(GradXParams, dx),
-                 offsetof(GradXParams, dy_stride),
-                 offsetof(GradXParams, weight_stride),
-                 offsetof(GradXParams, lora_a_stride),
-                 offsetof(GradXParams, dx_stride),
-                 offsetof(GradXParams, mask_row_bytes),
-                 offsetof(GradXParams, m),
-                 offsetof(GradXParams, n),
-                 offsetof(GradXParams, k),
-                 offsetof(GradXParams, r),
-                 offsetof(GradXParams, r_pad),
-                 offsetof(GradXParams, keep_scale),
-                 offsetof(GradXParams, lora_vectorised),
-                 offsetof(GradXParams, out_paired),
-                 offsetof(GradXParams, reduce_a)});
-    for_each_dtype([&](auto t) {
-        write.shrink<Shrink<decltype(t), 16>>(16);
-        write.shrink<Shrink<decltype(t), 64>>(64);
-    });
-    const auto gemms = [&](auto t) {
-        write.gemm<typename GemmTiles<decltype(t)>::Wide>();
-        write.gemm<typename GemmTiles<decltype(t)>::Small>();
-    };
-    for_each_dtype(gemms);  // forward
-    for_each_dtype([&](auto t) {
-        write.columns<GradB<decltype(t), 16>>();
-        write.columns<GradB<decltype(t), 64>>();
-    });
-    for_each_dtype([&](auto t) {
-        write.columns<GradA<decltype(t), 16>>();
-        write.columns<GradA<decltype(t), 64>>();
-    });
-    for_each_dtype(gemms);  // grad_x
+    Writer w{out};
+    write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields, ForwardProjectionFields, ForwardFields,
+                  GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields, GradAFields,
+                  GradXProjectionFields, GradXFields>(w);
+    write_shrink<__half>(w), write_shrink<__nv_bfloat16>(w), write_shrink<float>(w);
+    write_gemm<__half>(w), write_gemm<__nv_bfloat16>(w), write_gemm<float>(w);  // forward
+    write_grad<GradB, __half>(w), write_grad<GradB, __nv_bfloat16>(w), write_grad<GradB, float>(w);
+    write_grad<GradA, __half>(w), write_grad<GradA, __nv_bfloat16>(w), write_grad<GradA, float>(w);
+    write_gemm<__half>(w), write_gemm<__nv_bfloat16>(w), write_gemm<float>(w);  // grad_x
 }

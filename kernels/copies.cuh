@@ -10,7 +10,8 @@ struct CopyShape {
     static constexpr int kChunksPerRow = TileType::kChunksPerRow;
     static constexpr int kRowStep = Threads / kChunksPerRow;  // rows between two chunks of a thread
     static constexpr int kCount = TileType::kRows / kRowStep;
-    static_assert(TileType::kRows % kRowStep == 0 && Threads % kChunksPerRow == 0, "every thread copies as many chunks");
+    static_assert(TileType::kRows % kRowStep == 0 && Threads % kChunksPerRow == 0,
+                  "every thread copies as many chunks");
     static_assert(kRowStep / TileType::kRowsPerLine % (TileType::kSwizzleMask + 1) == 0,
                   "all chunks of a thread have the same swizzle");
 
@@ -31,8 +32,8 @@ struct StepCopies;
 template <int Threads, typename TileType, typename T>
 struct StepCopies<Threads, Major::kDepth, TileType, T> {
     using Shape = CopyShape<Threads, TileType>;
-    const T* from;                    // the tile's first row, at the depth of the step before
-    uint32_t offset[Shape::kCount];   // from there to this thread's chunks, in chunks
+    const T* from;                   // the tile's first row, at the depth of the step before
+    uint32_t offset[Shape::kCount];  // from there to this thread's chunks, in chunks
 
     __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0, int direction) {
         from = source.data + outer0 * source.stride + depth0 - direction * TileType::kColumns;

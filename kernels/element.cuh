@@ -38,3 +38,21 @@ __device__ __forceinline__ void store_pair(T* out, float first, float second) {
         *reinterpret_cast<__nv_bfloat162*>(out) = __floats2bfloat162_rn(first, second);
     }
 }
+
+// Two neighbours in one register
+template <typename T>
+__device__ __forceinline__ uint32_t pack_pair(float first, float second) {
+    uint32_t packed;
+    store_pair(reinterpret_cast<T*>(&packed), first, second);
+    return packed;
+}
+
+// Stores four neighbours in one access. The address must be aligned to all four.
+template <typename T>
+__device__ __forceinline__ void store_quad(T* out, float4 value) {
+    if constexpr (std::is_same_v<T, float>) {
+        *reinterpret_cast<float4*>(out) = value;
+    } else {
+        *reinterpret_cast<uint2*>(out) = make_uint2(pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w));
+    }
+}

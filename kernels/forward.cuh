@@ -61,8 +61,8 @@ struct Forward {
             }
             const ForwardProjection& layer = p.projection[at.projection];
             const Source<T> s{static_cast<const T*>(p.s) + layer.rank0, p.ranks, p.m, depth};  // (m, r_pad)
-            const AdapterSource lora_b{layer.lora_b,         layer.lora_b_stride,       layer.n, layer.r,
-                                       p.adapter_f32 != 0, layer.lora_vectorised != 0};  // (n, r)
+            const AdapterSource lora_b{layer.lora_b, layer.lora_b_stride, layer.n,
+                                       layer.r,      p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (n, r)
             load_tile<G::kThreads>(Loop::a_tile(stage), s, at.row0, lora_next, true);
             load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_b, at.column0, lora_next);
             lora_next += G::kBlockK;
@@ -103,8 +103,8 @@ struct Forward {
             return;
         }
         const ForwardProjection& layer = p.projection[at.projection];
-        const Output<T> y{static_cast<T*>(layer.y),       layer.y_stride, p.m, layer.n, layer.output_vectorised != 0,
-                          p.accumulate != 0};  // (m, n)
+        const Output<T> y{static_cast<T*>(layer.y),     layer.y_stride,   p.m, layer.n,
+                          layer.output_vectorised != 0, p.accumulate != 0};  // (m, n)
         G::Finish::store(acc, G::staging(), y, at.row0 + Loop::warp_row(), at.column0 + Loop::warp_column(),
                          static_cast<const T*>(layer.bias));
     }

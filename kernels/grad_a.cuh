@@ -1,7 +1,6 @@
-// One pass over x gives dA = T^T * drop(x) as f32 partials, one per row split. T is summed from its partials on the way and stored for
-// grad_x. The last blocks of the grid sum dB, whose partials grad_b left.
+// One pass over x gives dA = T^T * drop(x) of all adapters as f32 partials, one per row split. T is summed from its partials on the way and
+// stored for grad_x. The last blocks of the grid sum dB, whose partials grad_b left.
 #pragma once
-#include "dropout.cuh"
 #include "grad_columns.cuh"
 #include "reduce.cuh"
 
@@ -9,12 +8,16 @@ template <typename T, int RankTile>
 struct GradA : GradColumns<T, RankTile> {
     using Base = GradColumns<T, RankTile>;
     using typename Base::Acc;
+    using typename Base::Position;
     using typename Base::QTile;
+    using typename Base::Stream;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kGroupColumns, Base::kRows, Base::kStages, Base::kSteps, Base::kThreads;
+    using Base::kColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads, Base::kWarps;
 
-    // One T tile per stage is enough: a row block's tile lives for kSteps steps, and at most kStages row blocks are in flight.
-    static constexpr int kSharedBytes = kStages * (ZTile::kElements + QTile::kElements) * static_cast<int>(sizeof(T));
+    static constexpr int kStages = RankTile == 16 ? 4 : 5;
+    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;   // words of the mask per row of a step
+    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;       // block after block
+    static constexpr int kSharedBytes = kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
 
     template <bool Vectorised>
     __device__ static void run(const GradAParams& p) {
@@ -23,84 +26,168 @@ struct GradA : GradColumns<T, RankTile> {
             reduce_partials<T, kThreads>(p.reduce_b, static_cast<int>(blockIdx.x) - blocks);
             return;
         }
-        extern __shared__ uint4 shared[];
-        const auto x_tile = [](int stage) { return ZTile{reinterpret_cast<T*>(shared) + stage * ZTile::kElements}; };
-        const auto t_tile = [&](int row_block) {
-            return QTile{x_tile(kStages).data + row_block % kStages * QTile::kElements};
-        };
+        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t t_tiles = memory + kStages * ZTile::kBytes;  // x's come first
+        const uint32_t mask_tiles = t_tiles + kQTiles * QTile::kBytes;
 
-        const auto at = Base::position(blockIdx.x, p.column_groups, p.m_splits);
-        const int column0 = at.group * kGroupColumns;
+        const Position at(blockIdx.x, p.ranks, p.column_groups);
         const int row0 = at.split * p.rows_per_split;
-        const int row_end = min(p.m, row0 + p.rows_per_split);
-        const Source<T> x{static_cast<const T*>(p.x), p.x_stride, row_end, p.k};  // (m, k)
+        Stream x(p.x, p.x_stride, row0, min(p.m, row0 + p.rows_per_split), at.column0(), p.k);  // (m, k)
+        TSum t(p, at, row0);
 
         Acc grad[kSteps];  // dA^T (columns, RankTile)
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
             grad[step].clear();
         }
-        const int row_blocks = (row_end - row0 + kRows - 1) / kRows;
-        const auto load = [&](int step, int stage) {
-            const int row_block = step / kSteps;
-            const int row = row0 + row_block * kRows;
-            load_tile<kThreads>(x_tile(stage), x, row, column0 + step % kSteps * kColumns, Vectorised);
-            if (step % kSteps == 0) {
-                sum_t(p, t_tile(row_block), at, row, row_end);
+        const auto fetch = [&](int step, int stage) {
+            x.template fetch<Vectorised>(memory + stage * ZTile::kBytes, step);
+            if (x.holds(step)) {
+                fetch_mask(p, mask_tiles + stage * kMaskBytes, x.row_of(step), x.row_end,
+                           (at.column0() + Base::column_step(step) * kColumns) / dropout::kBlock);
+            }
+            if (Base::column_step(step) == 0) {
+                t.load(p, x.row_end - x.row_of(step));
             }
         };
-        const auto compute = [&](int step, int stage, int column_step) {
-            const int row_block = step / kSteps;
-            if (p.mask != nullptr) {
-                drop(p, x_tile(stage), row0 + row_block * kRows, column0 + column_step * kColumns, row_end);
-                __syncthreads();
+        const auto place = [&](int step, int) {
+            if (Base::column_step(step) == 0) {
+                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
+                        x.row_end - x.row_of(step));
             }
-            Base::accumulate(grad[column_step], x_tile(stage), t_tile(row_block));
         };
-        run_pipeline<kStages, kSteps>(row_blocks * kSteps, load, compute);
+        const ProductOfColumns<T, ZTile, QTile> product(Base::warp_column());
+        const int word_column = Base::warp_column() % 32;
+        const uint32_t word = mask_tiles + Base::warp_column() / 64 * kRows * 8 + Base::warp_column() % 64 / 32 * 4;
+        const auto compute = [&](int step, int stage) {
+            if (!x.holds(step)) {
+                return;
+            }
+            const uint32_t x_tile = memory + stage * ZTile::kBytes;
+            const uint32_t t_tile = t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
+            Base::with_columns_of(grad, step, [&](Acc& acc) {
+                if (p.mask_source == MaskSource::kNone) {
+                    product.add_to(acc, x_tile, t_tile, KeepAllColumns{});
+                } else {
+                    const KeepColumns keep{word + stage * kMaskBytes, word_column / 8};
+                    product.add_to(acc, x_tile, t_tile, keep);
+                }
+            });
+        };
+        stream<kStages>(x.steps(), fetch, place, compute);
 
-        float* const partial = p.lora_a_partial + static_cast<int64_t>(at.split) * p.r_pad * p.k;  // (r_pad, k)
+        const float scale = p.mask_source == MaskSource::kNone ? 1.0f : p.dropout.keep_scale;
+        float* const partial = p.lora_a_partial + static_cast<int64_t>(at.split) * p.ranks * p.k;  // (ranks, k)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
-            if (column < p.k && rank < p.r_pad) {
-                partial[static_cast<int64_t>(rank) * p.k + column] = p.keep_scale * first;
-                partial[static_cast<int64_t>(rank + 1) * p.k + column] = p.keep_scale * second;
+            if (column < p.k && rank < p.ranks) {
+                partial[static_cast<int64_t>(rank) * p.k + column] = scale * first;
+                partial[static_cast<int64_t>(rank + 1) * p.k + column] = scale * second;
             }
         });
     }
 
    private:
-    // T tile (kRows, RankTile) = sum of T partials, rounded to T. The blocks of the first column group store it for grad_x.
-    __device__ __forceinline__ static void sum_t(const GradAParams& p, QTile tile, typename Base::Position at, int row0,
-                                                 int row_end) {
-        const int64_t partial_elements = static_cast<int64_t>(p.m) * p.r_pad;
-        for (int index = threadIdx.x; index < kRows * RankTile / 2; index += kThreads) {
-            const int tile_row = index / (RankTile / 2);
-            const int tile_column = index % (RankTile / 2) * 2;
-            const int row = row0 + tile_row;
-            const int rank = at.rank0 + tile_column;
-            float2 sum = make_float2(0.0f, 0.0f);
-            if (row < row_end && rank < p.r_pad) {
-                const int64_t offset = static_cast<int64_t>(row) * p.r_pad + rank;
-                for (int i = 0; i < p.t_partials; ++i) {
-                    const float2 partial =
-                        *reinterpret_cast<const float2*>(p.t_partial + i * partial_elements + offset);
-                    sum.x += partial.x;
-                    sum.y += partial.y;
-                }
-                if (at.group == 0) {
-                    store_pair(static_cast<T*>(p.t) + offset, sum.x, sum.y);
+    // T tile (kRows, RankTile) = sum of T partials in their order, rounded to T. A thread sums the same four columns in each of its rows. The
+    // first few partials are on their way while something else is computed.
+    struct TSum {
+        static constexpr int kQuads = RankTile / 4;
+        static constexpr int kRowsPerPass = kThreads / kQuads;
+        static constexpr int kPasses = kRows / kRowsPerPass;
+        static constexpr int kAhead = (kTensorCore<T> ? 8 : 4) / kPasses;  // as registers allow
+
+        const float* from;  // of this thread's first row of the current block; null beyond the ranks
+        T* to;              // the same of T; null in blocks that don't store it
+        int r_pad, partials;
+        float4 ahead[kPasses][kAhead];
+
+        __device__ __forceinline__ static int row(int pass) { return threadIdx.x / kQuads + pass * kRowsPerPass; }
+
+        __device__ __forceinline__ TSum(const GradAParams& p, Position at, int row0) {
+            const int rank = at.rank0 + threadIdx.x % kQuads * 4;
+            int found = 0;
+            for (int i = 1; i < p.adapters; ++i) {
+                found = rank >= p.t_source[i].rank0 ? i : found;
+            }
+            const TSource& source = p.t_source[found];
+            const bool inside = rank < p.ranks;
+            partials = inside ? source.partials : 0;
+            r_pad = source.r_pad;
+            from = source.partial + static_cast<int64_t>(row0 + row(0)) * r_pad + (rank - source.rank0);
+            to = inside && at.group == 0 ? static_cast<T*>(p.t) + static_cast<int64_t>(row0 + row(0)) * p.ranks + rank
+                                         : nullptr;
+        }
+        __device__ __forceinline__ int64_t partial_stride(const GradAParams& p) const {
+            return static_cast<int64_t>(p.m) * r_pad;
+        }
+        // `rows` of the block at hand are within the matrix.
+        __device__ __forceinline__ void load(const GradAParams& p, int rows) {
+#pragma unroll
+            for (int pass = 0; pass < kPasses; ++pass) {
+#pragma unroll
+                for (int i = 0; i < kAhead; ++i) {
+                    ahead[pass][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                    if (i < partials && row(pass) < rows) {
+                        ahead[pass][i] = *reinterpret_cast<const float4*>(from + pass * kRowsPerPass * r_pad +
+                                                                          i * partial_stride(p));
+                    }
                 }
             }
-            store_pair(tile.at(tile_row, tile_column), sum.x, sum.y);
         }
-    }
+        __device__ __forceinline__ void store(const GradAParams& p, uint32_t tile, int rows) {
+            constexpr int kQuadsPerChunk = kChunk<T> / 4;
+            const int quad = threadIdx.x % kQuads;
+#pragma unroll
+            for (int pass = 0; pass < kPasses; ++pass) {
+                float4 sum = ahead[pass][0];
+                const auto add = [&](float4 more) {
+                    sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
+                };
+#pragma unroll
+                for (int i = 1; i < kAhead; ++i) {
+                    add(ahead[pass][i]);
+                }
+                if (row(pass) < rows) {
+                    const float* rest = from + pass * kRowsPerPass * r_pad + kAhead * partial_stride(p);
+#pragma unroll 4
+                    for (int i = kAhead; i < partials; ++i) {
+                        add(*reinterpret_cast<const float4*>(rest));
+                        rest += partial_stride(p);
+                    }
+                    if (to != nullptr) {
+                        store_quad(to + pass * kRowsPerPass * p.ranks, sum);
+                    }
+                }
+                store_shared_quad<T>(tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
+                                         quad % kQuadsPerChunk * 8,
+                                     sum);
+            }
+            from += kRows * r_pad;
+            to = to != nullptr ? to + kRows * p.ranks : nullptr;
+        }
+    };
 
-    __device__ __forceinline__ static void drop(const GradAParams& p, ZTile tile, int row0, int column0, int row_end) {
-        dropout::apply<kThreads>(tile, [&](int tile_row, int tile_group) -> uint32_t {
-            const int row = row0 + tile_row;
-            const int group = column0 / dropout::kGroup + tile_group;
-            // Outside the matrix the tile holds zeros already.
-            return row < row_end && group < p.mask_row_bytes ? p.mask[row * p.mask_row_bytes + group] : 0xFFu;
-        });
+    // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or drawn again.
+    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end, int block) {
+        if (p.mask_source == MaskSource::kStored) {
+            const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;
+            for (int i = threadIdx.x; i < kMaskBlocks * kRows; i += kThreads) {
+                const int word_block = block + i / kRows;
+                const int row = row0 + i % kRows;
+                const bool inside = word_block < blocks && row < row_end;
+                const int64_t offset = inside ? static_cast<int64_t>(word_block) * p.m + row : 0;
+                ptx::cp_async_8(to + i * 8, p.mask + offset, inside ? 8 : 0);
+            }
+        } else if (p.mask_source == MaskSource::kDrawn) {
+            const int lane = threadIdx.x % 32;
+            for (int i = threadIdx.x / 32; i < kMaskBlocks * kRows / 16; i += kWarps) {
+                const int word_block = i / (kRows / 16);
+                const int tile_row = i % (kRows / 16) * 16;
+                const dropout::KeepBits keep = dropout::draw(p.dropout, row0 + tile_row, block + word_block);
+                if (lane % 4 < 2) {
+                    ptx::store_shared(to + (word_block * kRows + tile_row + lane / 4 + lane % 4 * 8) * 8,
+                                      lane % 4 == 0 ? keep.upper : keep.lower);
+                }
+            }
+        }
     }
 };

@@ -6,11 +6,6 @@ extern "C" __global__ void __launch_bounds__(GradA<float, 16>::kThreads, 1)
     GradA<float, 16>::run<true>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GradA<float, 16>::kThreads, 1)
-    lora_grad_a__sm80__f32__r16_any(const __grid_constant__ GradAParams p) {
-    GradA<float, 16>::run<false>(p);
-}
-
 extern "C" __global__ void __launch_bounds__(GradA<float, 64>::kThreads, 1)
     lora_grad_a__sm80__f32__r64_vec(const __grid_constant__ GradAParams p) {
     GradA<float, 64>::run<true>(p);

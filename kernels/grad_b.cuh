@@ -1,86 +1,145 @@
 // One pass over dy gives both T = scaling * dy * B and dB = dy^T * S, as f32 partials: T one per column group, dB one per row split.
-// Whoever reads them next sums them in order.
+// Whoever reads them next sums them in order. The projections follow each other in the grid.
 #pragma once
+#include "adapter_rows.cuh"
 #include "grad_columns.cuh"
-#include "params.cuh"
 
 template <typename T, int RankTile>
 struct GradB : GradColumns<T, RankTile> {
     using Base = GradColumns<T, RankTile>;
     using typename Base::Acc;
+    using typename Base::Position;
     using typename Base::QTile;
+    using typename Base::Stream;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kGroupColumns, Base::kRows, Base::kStages, Base::kSteps, Base::kThreads;
+    using Base::kColumns, Base::kGroupColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads,
+        Base::kWarps;
 
     using BTile = Tile<T, kGroupColumns, RankTile>;  // (n, r): this group's rows of lora_B, loaded once
-    static constexpr int kStageElements = ZTile::kElements + QTile::kElements;
-    static constexpr int kSharedBytes = (BTile::kElements + kStages * kStageElements) * static_cast<int>(sizeof(T));
+    using SCopy = TileCopy<kThreads, T, kRows, RankTile>;
+    static constexpr int kStages = RankTile == 16 ? 4 : kTensorCore<T> ? 3 : 2;
+    static constexpr int kSharedBytes = BTile::kBytes + kStages * ZTile::kBytes + kQTiles * QTile::kBytes;
+
+    // The warps share T (kRows, RankTile): 16 rows each, and where there are more warps a part of the columns.
+    static constexpr int kRowWarps = kRows / 16;
+    static constexpr int kWarpRanks = RankTile * kRowWarps / kWarps;
 
     template <bool Vectorised>
     __device__ static void run(const GradBParams& p) {
-        extern __shared__ uint4 shared[];
-        const BTile b_tile{reinterpret_cast<T*>(shared)};
-        const auto dy_tile = [&](int stage) { return ZTile{b_tile.data + BTile::kElements + stage * kStageElements}; };
-        const auto s_tile = [&](int stage) { return QTile{dy_tile(stage).data + ZTile::kElements}; };
+        for (int i = blockIdx.x * kThreads + threadIdx.x; i < p.counter_count; i += gridDim.x * kThreads) {
+            p.counters[i] = 0;
+        }
+        int found = 0;
+        for (int i = 1; i < p.projections; ++i) {
+            found = static_cast<int>(blockIdx.x) >= p.projection[i].first_block ? i : found;
+        }
+        run_projection<Vectorised>(p, p.projection[found]);
+    }
 
-        const auto at = Base::position(blockIdx.x, p.column_groups, p.m_splits);
-        const int column0 = at.group * kGroupColumns;
-        const int row0 = at.split * p.rows_per_split;
-        const int row_end = min(p.m, row0 + p.rows_per_split);
-        const Source<T> dy{static_cast<const T*>(p.dy), p.dy_stride, row_end, p.n};          // (m, n)
-        const Source<T> lora_b{static_cast<const T*>(p.lora_b), p.lora_b_stride, p.n, p.r};  // (n, r)
-        const Source<T> s{static_cast<const T*>(p.s), p.r_pad, row_end, p.r_pad};            // (m, r_pad)
+   private:
+    template <bool Vectorised>
+    __device__ __forceinline__ static void run_projection(const GradBParams& p, const GradBProjection& q) {
+        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t dy_tiles = memory + BTile::kBytes;  // lora_B's rows come first
+        const uint32_t s_tiles = dy_tiles + kStages * ZTile::kBytes;
 
-        Acc grad[kSteps];             // dB (columns, RankTile)
-        Accumulator<16, RankTile> t;  // T (16 rows per warp, RankTile) over this group's columns
-        const int warp_row = threadIdx.x / 32 * 16;
+        const int r_pad = (q.lora_b.r + 15) / 16 * 16;
+        const Position at(static_cast<int>(blockIdx.x) - q.first_block, r_pad, q.column_groups);
+        const int row0 = at.split * q.rows_per_split;
+        Stream dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(), q.n);  // (m, n)
+        SCopy s;                                                                                  // (m, ranks)
+#pragma unroll
+        for (int pass = 0; pass < SCopy::kPasses; ++pass) {
+            s.from[pass] = static_cast<const T*>(p.s) + static_cast<int64_t>(row0 + SCopy::row(pass)) * p.ranks +
+                           q.lora_b.rank0 + at.rank0 + SCopy::column();
+        }
+        load_b<Vectorised>(q, at, memory, p.adapter_f32 != 0);
+
+        Acc grad[kSteps];                  // dB (columns, RankTile)
+        Accumulator<16, kWarpRanks> t;  // T (16, kWarpRanks) per warp, over this group's columns
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
             grad[step].clear();
         }
         t.clear();
+        const int t_row = threadIdx.x / 32 % kRowWarps * 16;
+        const int t_rank = threadIdx.x / 32 / kRowWarps * kWarpRanks;
 
-        // Waited for with the pipeline's first group.
-        load_tile<kThreads>(b_tile, lora_b, column0, at.rank0, p.lora_vectorised != 0);
-        const int row_blocks = (row_end - row0 + kRows - 1) / kRows;
-        const auto load = [&](int step, int stage) {
-            const int row = row0 + step / kSteps * kRows;
-            load_tile<kThreads>(dy_tile(stage), dy, row, column0 + step % kSteps * kColumns, Vectorised);
-            load_tile<kThreads>(s_tile(stage), s, row, at.rank0, true);
-        };
-        const auto compute = [&](int step, int stage, int column_step) {
-            Base::accumulate(grad[column_step], dy_tile(stage), s_tile(stage));
-            // lora_B's rows for these columns of dy (kColumns, RankTile)
-            const Tile<T, kColumns, RankTile> b_rows{b_tile.data + column_step * kColumns * RankTile};
-#pragma unroll 2
-            for (int depth = 0; depth < kColumns; depth += kDepthStep) {
-                warp_mma<T, Major::kDepth, Major::kOuter>(t, dy_tile(stage), warp_row, b_rows, 0, depth);
+        const ProductOfColumns<T, ZTile, QTile> grad_product(Base::warp_column());
+        const ProductOfRows<T, ZTile, BTile> t_product(t_row, t_rank);
+
+        const auto fetch = [&](int step, int stage) {
+            dy.template fetch<Vectorised>(dy_tiles + stage * ZTile::kBytes, step);
+            if (Base::column_step(step) == 0) {
+                const int rows = dy.row_end - dy.row_of(step);
+                s.template part<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, [&](int pass) {
+                    return SCopy::row(pass) < rows ? r_pad - at.rank0 - SCopy::column() : 0;
+                });
+                s.advance(static_cast<int64_t>(kRows) * p.ranks);
             }
-            if (column_step == kSteps - 1) {
-                store_t(p, t, at, row0 + step / kSteps * kRows + warp_row, row_end);
+        };
+        const auto compute = [&](int step, int stage) {
+            if (dy.holds(step)) {
+                const uint32_t dy_tile = dy_tiles + stage * ZTile::kBytes;
+                const uint32_t s_tile = s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
+                Base::with_columns_of(grad, step, [&](Acc& acc) {
+                    grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{});
+                });
+                // lora_B's rows for these columns of dy (kColumns, RankTile)
+                t_product.add_to(t, dy_tile, memory + Base::column_step(step) * kColumns * RankTile * kSize);
+            }
+            if (Base::column_step(step) == kSteps - 1) {
+                float* const partial = q.t_partial + static_cast<int64_t>(at.group) * p.m * r_pad;  // (m, r_pad)
+                t.for_each_pair([&](int row, int rank, float first, float second) {
+                    row += dy.row_of(step) + t_row;
+                    rank += at.rank0 + t_rank;
+                    if (row < dy.row_end && rank < r_pad) {
+                        store_pair(partial + static_cast<int64_t>(row) * r_pad + rank, q.lora_b.scaling * first,
+                                   q.lora_b.scaling * second);
+                    }
+                });
                 t.clear();
             }
         };
-        run_pipeline<kStages, kSteps>(row_blocks * kSteps, load, compute);
+        stream<kStages>(dy.steps(), fetch, [](int, int) {}, compute);
 
-        float* const partial = p.lora_b_partial + static_cast<int64_t>(at.split) * p.n * p.r_pad;  // (n, r_pad)
+        float* const partial = q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
-            if (column < p.n && rank < p.r_pad) {
-                store_pair(partial + static_cast<int64_t>(column) * p.r_pad + rank, first, second);
+            if (column < q.n && rank < r_pad) {
+                store_pair(partial + static_cast<int64_t>(column) * r_pad + rank, first, second);
             }
         });
     }
 
-   private:
-    __device__ __forceinline__ static void store_t(const GradBParams& p, Accumulator<16, RankTile>& t,
-                                                   typename Base::Position at, int row0, int row_end) {
-        float* const partial = p.t_partial + static_cast<int64_t>(at.group) * p.m * p.r_pad;  // (m, r_pad)
-        t.for_each_pair([&](int row, int rank, float first, float second) {
-            row += row0;
-            rank += at.rank0;
-            if (row < row_end && rank < p.r_pad) {
-                store_pair(partial + static_cast<int64_t>(row) * p.r_pad + rank, p.scaling * first, p.scaling * second);
+    // This group's rows of lora_B, zeros beyond them and beyond r. Copies are waited for with the pipeline's first ones.
+    template <bool Vectorised>
+    __device__ __forceinline__ static void load_b(const GradBProjection& q, Position at, uint32_t to, bool f32) {
+        const auto row_at = [&](int row) {
+            // Nothing is read of a row beyond n, but its address must still be a good one.
+            const int64_t offset = min(at.column0() + row, q.n - 1) * q.lora_b.stride + at.rank0;
+            return static_cast<const uint8_t*>(q.lora_b.data) + offset * (f32 ? 4 : kSize);
+        };
+        const auto valid_at = [&](int row, int column) {
+            return at.column0() + row < q.n ? q.lora_b.r - at.rank0 - column : 0;
+        };
+        if (Vectorised && q.lora_b.vectorised != 0) {
+            constexpr int kChunks = BTile::kChunksPerRow;
+            for (int i = threadIdx.x; i < kGroupColumns * kChunks; i += kThreads) {
+                const int row = i / kChunks, column = i % kChunks * kChunk<T>;
+                const int valid = max(0, min(valid_at(row, column), kChunk<T>));
+                ptx::cp_async_16(to + BTile::chunk_offset(row, i % kChunks) * kSize,
+                                 reinterpret_cast<const T*>(row_at(row)) + (valid > 0 ? column : 0), valid * kSize);
             }
-        });
+            return;
+        }
+        constexpr int kQuads = RankTile / 4;
+        constexpr int kQuadsPerChunk = kChunk<T> / 4;
+        const bool vectorised = f32 && f32_vectorised(q.lora_b);
+#pragma unroll 4
+        for (int i = threadIdx.x; i < kGroupColumns * kQuads; i += kThreads) {
+            const int row = i / kQuads, quad = i % kQuads;
+            store_shared_quad<T>(to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
+                                  load_adapter_quad<T>(row_at(row), quad * 4, valid_at(row, quad * 4), f32, vectorised));
+        }
     }
 };

@@ -6,11 +6,6 @@ extern "C" __global__ void __launch_bounds__(GradB<__half, 16>::kThreads, 1)
     GradB<__half, 16>::run<true>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(GradB<__half, 16>::kThreads, 1)
-    lora_grad_b__sm80__f16__r16_any(const __grid_constant__ GradBParams p) {
-    GradB<__half, 16>::run<false>(p);
-}
-
 extern "C" __global__ void __launch_bounds__(GradB<__half, 64>::kThreads, 1)
     lora_grad_b__sm80__f16__r64_vec(const __grid_constant__ GradBParams p) {
     GradB<__half, 64>::run<true>(p);

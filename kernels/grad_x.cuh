@@ -97,8 +97,8 @@ struct GradX {
                 }
                 const Source<T> t{static_cast<const T*>(p.t) + layer.rank0, p.ranks, p.m,
                                   round_up(layer.r, kDepthStep)};  // (m, r_pad)
-                const AdapterSource lora_a{layer.lora_a,       layer.lora_a_stride,       layer.r, p.k,
-                                           p.adapter_f32 != 0, layer.lora_vectorised != 0};  // (r, k)
+                const AdapterSource lora_a{layer.lora_a, layer.lora_a_stride, layer.r,
+                                           p.k,          p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (r, k)
                 load_tile<G::kThreads>(Loop::a_tile(stage), t, at.row0, rank, true);
                 load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_a, rank, at.column0);
                 ++lora_next;
@@ -145,8 +145,8 @@ struct GradX {
         if (!G::combine(acc, p.schedule, at)) {
             return;
         }
-        const Output<T> dx{static_cast<T*>(p.dx), p.dx_stride, p.m, p.k, p.output_vectorised != 0,
-                           p.accumulate != 0};  // (m, k)
+        const Output<T> dx{static_cast<T*>(p.dx),    p.dx_stride,      p.m, p.k,
+                           p.output_vectorised != 0, p.accumulate != 0};  // (m, k)
         G::Finish::store(acc, G::staging(), dx, at.row0 + Loop::warp_row(), at.column0 + Loop::warp_column(), nullptr);
     }
 

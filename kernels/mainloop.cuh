@@ -40,8 +40,8 @@ struct MainLoop {
     static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>, "fragments alternate between two sets of registers");
 
     Accumulator<WarpM, WarpN> acc;
-    uint32_t read;                // bytes to the stage that is read next
-    uint32_t write;               // and to the one that was filled last
+    uint32_t read;   // bytes to the stage that is read next
+    uint32_t write;  // and to the one that was filled last
     FragmentAddress<Major::kDepth, ATile> a_address;
     FragmentAddress<BMajor, BTile> b_address;
     uint32_t a[2][WarpM / 16][4];  // fragments, of this 16 of the depth and of the next

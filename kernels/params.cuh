@@ -53,9 +53,9 @@ struct ShrinkParams {
 // How the persistent blocks of a product go through the tiles of its output.
 struct ScheduleParams {
     int32_t tiles_m, tiles_n;
-    int32_t group_n;  // tile columns of a band; within one, along the columns first, then to the next row
-    int32_t splits;   // blocks that share a tile, each with a part of the depth
-    float* partial;   // (tiles, splits, elements of a tile), where splits > 1
+    int32_t group_n;    // tile columns of a band; within one, along the columns first, then to the next row
+    int32_t splits;     // blocks that share a tile, each with a part of the depth
+    float* partial;     // (tiles, splits, elements of a tile), where splits > 1
     uint32_t* arrived;  // (tiles), zero at first, where splits > 1
 };
 
@@ -68,9 +68,9 @@ struct ForwardProjection {
     int64_t lora_b_stride;
     int64_t y_stride;
     int32_t n, r, rank0;
-    int32_t first_tile;          // of this projection among the tile columns of all
-    int32_t lora_vectorised;     // lora_B is of the tensors' type and may be read 16 bytes at a time
-    int32_t output_vectorised;   // y may be written 16 bytes at a time
+    int32_t first_tile;         // of this projection among the tile columns of all
+    int32_t lora_vectorised;    // lora_B is of the tensors' type and may be read 16 bytes at a time
+    int32_t output_vectorised;  // y may be written 16 bytes at a time
 };
 
 // y = x * W^T + bias + S * B^T, or added to y

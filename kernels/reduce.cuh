@@ -3,32 +3,90 @@
 #include "element.cuh"
 #include "params.cuh"
 
-// `block` of the `p.blocks` blocks that reduce: every thread sums whole elements of its job's out (rows, columns).
+// Width neighbours of a row at once: out = sum of partials, or added to what is there; in f32, rounded once to Out.
+template <typename Out, int Width>
+__device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumulate, int64_t row, int64_t column) {
+    const float* from = job.partial + row * job.partial_stride + column;
+    Out* const to = static_cast<Out*>(job.out) + row * job.out_stride + column;
+    float sum[Width];
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+        sum[i] = 0.0f;
+    }
+#pragma unroll 4
+    for (int split = 0; split < job.splits; ++split) {
+        if constexpr (Width == 4) {
+            const float4 value = *reinterpret_cast<const float4*>(from);
+            sum[0] += value.x, sum[1] += value.y, sum[2] += value.z, sum[3] += value.w;
+        } else {
+            sum[0] += *from;
+        }
+        from += job.split_stride;
+    }
+    struct alignas(Width * sizeof(Out)) Group {
+        Out value[Width];
+    };
+    Group group;
+    if (accumulate) {
+        group = *reinterpret_cast<const Group*>(to);
+#pragma unroll
+        for (int i = 0; i < Width; ++i) {
+            sum[i] = to_float(group.value[i]) + sum[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+        group.value[i] = from_float<Out>(sum[i]);
+    }
+    *reinterpret_cast<Group*>(to) = group;
+}
+
+// Every thread of a job's blocks takes Width neighbours, and again those a whole round of the blocks further on.
+template <typename Out, int Threads, int Width>
+__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block, int blocks) {
+    const int columns = job.columns / Width;
+    const int64_t first = static_cast<int64_t>(block) * Threads + threadIdx.x;
+    const int64_t round = static_cast<int64_t>(blocks) * Threads;
+    const int64_t round_rows = round / columns;
+    const int round_columns = static_cast<int>(round % columns);
+    int64_t row = first / columns;
+    int column = static_cast<int>(first % columns);
+    while (row < job.rows) {
+        sum_partials<Out, Width>(job, accumulate, row, column * Width);
+        row += round_rows;
+        column += round_columns;
+        if (column >= columns) {
+            column -= columns;
+            ++row;
+        }
+    }
+}
+
+// Four neighbours at once where rows and addresses allow it
+template <typename Out, int Threads>
+__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block, int blocks) {
+    const int64_t strides = job.columns | job.out_stride | job.partial_stride | job.split_stride;
+    const bool aligned = reinterpret_cast<uintptr_t>(job.out) % (4 * sizeof(Out)) == 0 &&
+                         reinterpret_cast<uintptr_t>(job.partial) % 16 == 0;
+    if (strides % 4 == 0 && aligned) {
+        reduce_job<Out, Threads, 4>(job, accumulate, block, blocks);
+    } else {
+        reduce_job<Out, Threads, 1>(job, accumulate, block, blocks);
+    }
+}
+
+// `block` of the `p.blocks` blocks that reduce
 template <typename T, int Threads>
 __device__ __forceinline__ void reduce_partials(const ReduceParams& p, int block) {
-    int index = 0;
-    while (index + 1 < p.jobs && block >= p.job[index + 1].first_block) {
-        ++index;
+    int found = 0;
+    for (int i = 1; i < p.jobs; ++i) {
+        found = block >= p.job[i].first_block ? i : found;
     }
-    const ReduceJob& job = p.job[index];
-    const int blocks = (index + 1 < p.jobs ? p.job[index + 1].first_block : p.blocks) - job.first_block;
-    const int64_t elements = static_cast<int64_t>(job.rows) * job.columns;
-    for (int64_t element = static_cast<int64_t>(block - job.first_block) * Threads + threadIdx.x; element < elements;
-         element += static_cast<int64_t>(blocks) * Threads) {
-        const int64_t row = element / job.columns;
-        const int64_t column = element % job.columns;
-        const float* const partial = job.partial + row * job.partial_stride + column;
-        float sum = 0.0f;
-        for (int split = 0; split < job.splits; ++split) {
-            sum += partial[split * job.split_stride];
-        }
-        const int64_t at = row * job.out_stride + column;
-        if (p.out_f32 != 0) {
-            float* const out = static_cast<float*>(job.out);
-            out[at] = p.accumulate != 0 ? out[at] + sum : sum;
-        } else {
-            T* const out = static_cast<T*>(job.out);
-            out[at] = from_float<T>(p.accumulate != 0 ? to_float(out[at]) + sum : sum);
-        }
+    const ReduceJob& job = p.job[found];
+    const int end = found + 1 < p.jobs ? p.job[found + 1].first_block : p.blocks;
+    if (p.out_f32 != 0) {
+        reduce_job<float, Threads>(job, p.accumulate != 0, block - job.first_block, end - job.first_block);
+    } else {
+        reduce_job<T, Threads>(job, p.accumulate != 0, block - job.first_block, end - job.first_block);
     }
 }

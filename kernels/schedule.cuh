@@ -4,11 +4,11 @@
 
 // What a block does in one of its turns: a tile of the output, or of `splits` parts of its depth one.
 struct Place {
-    int tile;            // its index, whatever the split
+    int tile;  // its index, whatever the split
     int split;
     int projection;
-    int row0, column0;   // of the projection's output
-    bool reversed;       // walks the depth backwards, and so begins with what the turn before left in L2
+    int row0, column0;  // of the projection's output
+    bool reversed;      // walks the depth backwards, and so begins with what the turn before left in L2
 };
 
 // All turns of all blocks, below 2^31.

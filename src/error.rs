@@ -140,14 +140,14 @@ pub enum Error {
     },
     /// A grid larger than a launch can have.
     #[error(
-        "the problem ({problem}) needs {blocks} blocks in one launch, more than {limit}: split the tokens over several calls"
+        "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split the tokens over several calls"
     )]
     Grid {
         /// The problem.
         problem: String,
-        /// Blocks needed along one axis.
+        /// Blocks needed along one axis of the grid, or tiles that persistent blocks would take turns at.
         blocks: u64,
-        /// The driver's limit.
+        /// The driver's limit, or the kernels'.
         limit: u64,
     },
     /// A matrix of another shape than the plan's problem has.

@@ -7,7 +7,7 @@ use common::device::{Number, gpu};
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
 use lora_kernels::DType;
-use lora_kernels::plan::Tile;
+use lora_kernels::plan::Operation;
 use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 use lora_kernels_emulator::select::{Selection, select};
 
@@ -41,11 +41,14 @@ fn sum(counters: &Counters, part: &str, kind: Kind) -> Tally {
 fn main_loops<T: Number>(control: Control) {
     let (m, k, n, rank) = (256, 192, 320, 16);
     // One multiprocessor takes wide tiles, a thousand take small ones.
-    for (multiprocessors, tile) in [(1, Tile::Wide), (1000, Tile::Small)] {
+    let mut tiles = Vec::new();
+    for multiprocessors in [1, 1000] {
         let case = Case::new(m, k, n, rank).multiprocessors(multiprocessors);
         let plan = case.forward_plan::<T>();
-        let gemm = plan.launches().iter().find(|launch| launch.variant.tile == tile);
-        let (tile_m, tile_n) = gemm.expect("a GEMM with this tile").variant.block();
+        let mut launches = plan.launches().iter();
+        let gemm = launches.find(|launch| launch.variant.operation == Operation::Forward);
+        let (tile_m, tile_n) = gemm.expect("a GEMM").variant.block();
+        tiles.push(tile_m);
         let counters = count::<T>(control, &case);
         assert!(counters.kernels.len() >= 5, "{} kernels", counters.kernels.len());
         for kernel in &counters.kernels {
@@ -67,8 +70,9 @@ fn main_loops<T: Number>(control: Control) {
         let products = sum(&counters, "forward", Kind::Mma).mma_flops;
         let work = 2 * (rows * tile_m) * (columns * tile_n) * (k + rank);
         let expected = if T::DTYPE == DType::F32 { 0 } else { work };
-        assert_eq!(products, expected as u64, "{} {tile:?}", T::DTYPE);
+        assert_eq!(products, expected as u64, "{} {tile_m} x {tile_n}", T::DTYPE);
     }
+    assert!(tiles[0] > tiles[1], "one wide, one small");
 }
 
 /// A sample of like blocks, scaled, is the whole.

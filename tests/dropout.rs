@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::check::bits;
 use common::data::Placement;
 use common::device::Number;
-use common::layer::{Case, Layer};
+use common::layer::{Case, Layer, assert_same_bits};
 use half::bf16;
 use lora_kernels::Dropout;
 use lora_kernels::reference::KeepMask;
@@ -15,18 +14,11 @@ fn with(p: f32, seed: u64, offset: u64) -> Dropout {
 }
 
 /// The mask that the device saved.
-fn mask_of<T: Number>(case: &Case) -> Vec<u8> {
+fn mask_of<T: Number>(case: &Case) -> Vec<u64> {
     let saved = Layer::<T>::random(case).forward().saved;
     let region = case.forward_plan::<T>().saved().mask.expect("a mask");
-    saved[region.offset..][..region.bytes].to_vec()
-}
-
-/// Kept elements, and elements.
-fn count(mask: &[u8], elements: usize) -> (f64, f64) {
-    (
-        mask.iter().map(|byte| f64::from(byte.count_ones())).sum(),
-        elements as f64,
-    )
+    let words = saved[region.offset..][..region.bytes].chunks_exact(8);
+    words.map(bytemuck::pod_read_unaligned).collect()
 }
 
 /// Fails if `count` of `trials` is further from `probability` than one run in ten million would be. The seeds are
@@ -45,8 +37,11 @@ fn assert_binomial(count: f64, trials: f64, probability: f64) {
 fn the_device_keeps_as_many_as_asked() {
     for p in [0.05, 0.1, 0.5, 0.9] {
         let case = Case::new(256, 512, 8, 8).dropout(p);
-        let (kept, elements) = count(&mask_of::<bf16>(&case), 256 * 512);
-        assert_binomial(kept, elements, 1.0 - f64::from(p));
+        let kept: f64 = mask_of::<bf16>(&case)
+            .iter()
+            .map(|word| f64::from(word.count_ones()))
+            .sum();
+        assert_binomial(kept, 256.0 * 512.0, 1.0 - f64::from(p));
     }
 }
 
@@ -101,13 +96,8 @@ fn a_mask_with_more_dropped_has_the_same_ones_dropped_and_more() {
         KeepMask::new(64, 256, &with(0.2, 3, 4)),
         KeepMask::new(64, 256, &with(0.6, 3, 4)),
     );
-    assert!(
-        little
-            .bytes()
-            .iter()
-            .zip(much.bytes())
-            .all(|(little, much)| little & much == *much)
-    );
+    let mut pairs = little.words().iter().zip(much.words());
+    assert!(pairs.all(|(little, much)| little & much == *much));
 }
 
 #[test]
@@ -123,49 +113,93 @@ fn probabilities_are_rounded_to_sixteen_bits() {
 fn the_mask_is_the_same_for_every_type_tile_and_placement() {
     let case = Case::new(131, 203, 64, 8).dropout(0.4);
     let expected = KeepMask::new(131, 203, &case.dropout.unwrap());
-    assert_eq!(mask_of::<half::f16>(&case), expected.bytes());
-    assert_eq!(mask_of::<f32>(&case), expected.bytes());
+    assert_eq!(mask_of::<half::f16>(&case), expected.words());
+    assert_eq!(mask_of::<f32>(&case), expected.words());
     let placed = case.clone().placed(Placement::OddView).multiprocessors(1);
-    assert_eq!(mask_of::<bf16>(&placed), expected.bytes());
-    let more_ranks = Case::new(131, 203, 64, 200).dropout(0.4);
-    assert_eq!(mask_of::<bf16>(&more_ranks), expected.bytes());
+    assert_eq!(mask_of::<bf16>(&placed), expected.words());
+    for (rank, multiprocessors) in [(200, 1), (200, 1000), (16, 1), (16, 1000)] {
+        let case = Case::new(131, 203, 64, rank)
+            .dropout(0.4)
+            .multiprocessors(multiprocessors);
+        assert_eq!(mask_of::<bf16>(&case), expected.words(), "{case:?}");
+    }
+    let shared = Case::sharing_x(131, 203, &[(64, 0), (8, 16), (24, 70)]).dropout(0.4);
+    assert_eq!(mask_of::<bf16>(&shared), expected.words());
+}
+
+/// Mask or no mask: the same elements, and the same bits of everything that comes of them.
+fn a_redrawn_mask_is_the_stored_one<T: Number>() {
+    for case in [
+        Case::new(150, 203, 136, 24),
+        Case::new(150, 200, 136, 24)
+            .placed(Placement::AlignedView)
+            .multiprocessors(1),
+        Case::new(150, 200, 136, 3)
+            .placed(Placement::OddView)
+            .multiprocessors(1000),
+        Case::new(17, 64, 40, 80),
+        Case::sharing_x(70, 136, &[(72, 8), (40, 0), (8, 17)]).transposed(true),
+    ] {
+        let case = case.dropout(0.3);
+        let (stored, redrawn) = (
+            Layer::<T>::random(&case),
+            Layer::<T>::random(&case.clone().redrawn(true)),
+        );
+        let (stored_forward, redrawn_forward) = (stored.forward(), redrawn.forward());
+        redrawn.check_forward(&redrawn_forward);
+        // `saved` begins with S.
+        let s = stored.forward_plan().saved().s;
+        assert_eq!(redrawn.forward_plan().saved().s, s);
+        assert!(stored_forward.saved[s.offset..][..s.bytes] == redrawn_forward.saved[s.offset..][..s.bytes]);
+        assert!(redrawn_forward.saved.len() < stored_forward.saved.len());
+
+        let expected = stored.backward(&stored_forward.saved).bits();
+        let run = redrawn.backward(&redrawn_forward.saved);
+        redrawn.check_backward(&run);
+        assert_same_bits(&run.bits(), &expected, &format!("{case:?}"));
+    }
 }
 
 /// A probability of zero drops nothing and scales by one, bit for bit.
 fn dropping_nothing_is_no_dropout<T: Number>() {
-    let plain = Layer::<T>::random(&Case::new(70, 130, 90, 20));
-    let dropping = Layer::<T>::random(&Case::new(70, 130, 90, 20).dropout(0.0));
-    let (plain_forward, dropping_forward) = (plain.forward(), dropping.forward());
-    assert_eq!(bits(&plain_forward.y), bits(&dropping_forward.y));
-    let (plain, dropping) = (
-        plain.backward(&plain_forward.saved),
-        dropping.backward(&dropping_forward.saved),
-    );
-    assert_eq!(bits(&plain.dx), bits(&dropping.dx));
-    assert_eq!(bits(&plain.d_lora_a), bits(&dropping.d_lora_a));
-    assert_eq!(bits(&plain.d_lora_b), bits(&dropping.d_lora_b));
+    let bits = |layer: &Layer<T>| {
+        let mut written = layer.written();
+        written.retain(|(name, _)| name != "saved");
+        written
+    };
+    let case = Case::new(70, 130, 90, 20);
+    let plain = bits(&Layer::random(&case));
+    for redrawn in [false, true] {
+        let dropping = Layer::random(&case.clone().dropout(0.0).redrawn(redrawn));
+        assert_same_bits(&bits(&dropping), &plain, "p = 0");
+    }
 }
 
 /// Nearly everything dropped: the scale is large, and most rows of S are zero.
 fn dropping_nearly_everything<T: Number>() {
-    Layer::<T>::random(&Case::new(40, 64, 48, 8).dropout(0.98)).check();
+    for redrawn in [false, true] {
+        Layer::<T>::random(&Case::new(40, 64, 48, 8).dropout(0.98).redrawn(redrawn)).check();
+    }
 }
 
 /// A dropped element is zero to the adapter even where it is a NaN, which multiplying by zero would keep.
 fn a_dropped_nan_does_not_reach_the_adapter<T: Number>() {
-    let case = Case::new(30, 96, 32, 8).dropout(0.5);
-    let mut layer = Layer::<T>::random(&case);
-    let mask = KeepMask::new(30, 96, &case.dropout.unwrap());
-    let clean = layer.forward().saved;
-    let col = (0..96).find(|&col| !mask.keeps(11, col)).expect("something is dropped");
-    let at = layer.x.start + 11 * layer.x.row_stride + col;
-    layer.x.buffer[at] = T::from_f64(f64::NAN);
-    assert!(layer.forward().saved == clean);
-    let d_lora_a = layer.backward(&clean).d_lora_a.rows();
-    assert!(d_lora_a.iter().all(|value| value.to_f64().is_finite()));
+    for redrawn in [false, true] {
+        let case = Case::new(30, 96, 32, 8).dropout(0.5).redrawn(redrawn);
+        let mut layer = Layer::<T>::random(&case);
+        let mask = KeepMask::new(30, 96, &case.dropout.unwrap());
+        let clean = layer.forward().saved;
+        let dropped = (0..96).find(|&col| !mask.keeps(11, col)).expect("something is dropped");
+        let nan = |row, col, value| if (row, col) == (11, dropped) { f64::NAN } else { value };
+        layer.x = layer.x.map(nan);
+        assert!(layer.forward().saved == clean);
+        let d_lora_a = layer.backward(&clean).lora().a.rows();
+        assert!(d_lora_a.iter().all(|value| value.to_f64().is_finite()));
+    }
 }
 
 for_each_dtype!(
+    a_redrawn_mask_is_the_stored_one,
     dropping_nothing_is_no_dropout,
     dropping_nearly_everything,
     a_dropped_nan_does_not_reach_the_adapter,

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
+use lora_kernels::Dropout;
 use lora_kernels::cudarc::driver::sys::CUdevice_attribute;
-use lora_kernels::reference::{self, Bounded, Intermediates, View};
-use lora_kernels::{DType, Dropout};
+use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Projection, View};
 use lora_kernels_emulator::counters::{Control, KernelCounters, Kind};
 use lora_kernels_emulator::device::{A100, H100};
 use lora_kernels_emulator::l2::{Raster, Schedule, Traffic};
@@ -80,26 +80,26 @@ impl Inputs {
         };
         let reference = reference::Layer {
             x: view(&self.x, Buffer::X),
-            weight: view(&self.weight, Buffer::Weight),
-            bias: None,
-            lora_a: view(&self.lora_a, Buffer::LoraA),
-            lora_b: view(&self.lora_b, Buffer::LoraB),
-            scaling: layer.scaling,
+            projections: vec![Projection {
+                weight: view(&self.weight, Buffer::Weight),
+                bias: None,
+                adapter: Some(Adapter {
+                    a: view(&self.lora_a, Buffer::LoraA),
+                    b: view(&self.lora_b, Buffer::LoraB),
+                    scaling: layer.scaling,
+                }),
+            }],
             dropout: layer.dropout,
         };
-        let forward = reference::forward(&reference, DType::BF16, Intermediates::Exact).expect("shapes fit");
-        let backward = reference::backward(
-            &reference,
-            view(&self.dy, Buffer::Dy),
-            DType::BF16,
-            Intermediates::Exact,
-        )
-        .expect("shapes fit");
+        let mut forward = reference::forward(&reference, Intermediates::Exact).expect("shapes fit");
+        let dy = [view(&self.dy, Buffer::Dy)];
+        let mut backward = reference::backward(&reference, &dy, Intermediates::Exact).expect("shapes fit");
+        let adapter = backward.adapters.remove(0).expect("an adapter");
         [
-            (Buffer::Y, forward.y),
+            (Buffer::Y, forward.y.remove(0)),
             (Buffer::Dx, backward.dx),
-            (Buffer::DLoraA, backward.d_lora_a),
-            (Buffer::DLoraB, backward.d_lora_b),
+            (Buffer::DLoraA, adapter.d_lora_a),
+            (Buffer::DLoraB, adapter.d_lora_b),
         ]
     }
 }

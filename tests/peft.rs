@@ -21,7 +21,7 @@ use bound::bound;
 use case::{Case, Matrix};
 use common::data::{Placed, Placement};
 use common::device::Number;
-use common::layer::{self, Layer};
+use common::layer::{self, Layer, Lora, Projection};
 use inputs::Inputs;
 use lora_kernels::reference::relative_error;
 
@@ -47,26 +47,30 @@ fn recordings(folder: &str) -> Option<Vec<PathBuf>> {
 
 fn layer_of<T: Number>(case: &Case, inputs: &Inputs<T>, placement: Placement) -> Layer<T> {
     let placed = |matrix: &Matrix, values: &[T]| Placed::from_rows(values, matrix.rows, matrix.cols, placement);
-    let dy = case
-        .dy
-        .as_ref()
-        .zip(inputs.dy.as_ref())
-        .expect("recorded layers have a dy");
-    Layer {
-        case: layer::Case::new(case.tokens(), case.in_features(), case.out_features(), case.rank())
-            .scaling(case.scaling)
-            .bias(case.bias.is_some())
-            .placed(placement),
-        x: placed(&case.x, &inputs.x),
+    let result = |rows, cols| Placed::poisoned(rows, cols, placement);
+    let dy = case.dy.as_ref().zip(inputs.dy.as_ref());
+    let dy = dy.expect("recorded layers have a dy");
+    let bias = case.bias.as_ref().zip(inputs.bias.as_ref());
+    let sizes = layer::Case::new(case.tokens(), case.in_features(), case.out_features(), case.rank());
+    let projection = Projection {
         weight: placed(&case.weight, &inputs.weight),
-        bias: case
-            .bias
-            .as_ref()
-            .zip(inputs.bias.as_ref())
-            .map(|(bias, values)| placed(bias, values)),
-        lora_a: placed(&case.lora_a, &inputs.lora_a),
-        lora_b: placed(&case.lora_b, &inputs.lora_b),
+        bias: bias.map(|(bias, values)| placed(bias, values)),
+        lora: Some(Lora {
+            a: placed(&case.lora_a, &inputs.lora_a),
+            b: placed(&case.lora_b, &inputs.lora_b),
+        }),
         dy: placed(dy.0, dy.1),
+        y: result(case.tokens(), case.out_features()),
+        gradients: Some(Lora {
+            a: result(case.rank(), case.in_features()),
+            b: result(case.out_features(), case.rank()),
+        }),
+    };
+    Layer {
+        case: sizes.scaling(case.scaling).bias(bias.is_some()).placed(placement),
+        x: placed(&case.x, &inputs.x),
+        projections: vec![projection],
+        dx: Some(result(case.tokens(), case.in_features())),
     }
 }
 
@@ -77,10 +81,10 @@ fn check<T: Number>(path: &Path) {
     for placement in [Placement::Dense, Placement::OddView] {
         let (forward, backward) = layer_of(&case, &inputs, placement).check();
         for (given, recorded, scale) in [
-            (&forward.y, &case.recorded.y, 1.0),
-            (&backward.dx, &case.recorded.dx, inputs.gradient_scale),
-            (&backward.d_lora_a, &case.recorded.d_lora_a, inputs.gradient_scale),
-            (&backward.d_lora_b, &case.recorded.d_lora_b, inputs.gradient_scale),
+            (&forward.y[0], &case.recorded.y, 1.0),
+            (backward.dx(), &case.recorded.dx, inputs.gradient_scale),
+            (&backward.lora().a, &case.recorded.d_lora_a, inputs.gradient_scale),
+            (&backward.lora().b, &case.recorded.d_lora_b, inputs.gradient_scale),
         ] {
             let Some(recorded) = recorded else { continue };
             let expected: Vec<f64> = recorded.data.iter().map(|&value| f64::from(value) * scale).collect();

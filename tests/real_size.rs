@@ -7,7 +7,7 @@ use common::device::gpu;
 use common::layer::Case;
 use half::bf16;
 use lora_kernels::cudarc::driver::{CudaSlice, DeviceRepr};
-use lora_kernels::{Backward, Forward, MatMut, MatRef};
+use lora_kernels::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef};
 use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind};
 use lora_kernels_emulator::select::{Selection, select};
 
@@ -29,38 +29,48 @@ fn sampled(control: Control) -> Counters {
     let [mut y, mut dx, mut d_lora_a, mut d_lora_b] = [M * N, M * K, R * K, N * R].map(memory::<bf16>);
     let mut saved = memory::<u8>(forward.saved().bytes());
     let mut workspace = memory::<u8>(backward.workspace_bytes());
-    let (scaling, dropout) = (case.scaling, case.dropout);
+    let mut forward_workspace = memory::<u8>(forward.workspace_bytes().max(1));
+    let dropout = case.dropout;
     let (x, weight) = (MatRef::new(x.as_view(), M, K), MatRef::new(weight.as_view(), N, K));
-    let (lora_a, lora_b) = (MatRef::new(lora_a.as_view(), R, K), MatRef::new(lora_b.as_view(), N, R));
+    let lora = || Lora {
+        a: MatRef::new(lora_a.as_view(), R, K),
+        b: MatRef::new(lora_b.as_view(), N, R),
+        scaling: 1.7,
+    };
 
     control.reset().expect("a setting");
     control.count(true).expect("a setting");
     control.run_blocks(&Blocks::Every(257)).expect("a setting");
-    let call = Forward {
-        x: x.clone(),
+    let projection = ForwardProjection {
         weight: weight.clone(),
         bias: None,
-        lora_a: lora_a.clone(),
-        lora_b: lora_b.clone(),
-        scaling,
-        dropout,
+        lora: Some(lora()),
         y: MatMut::new(y.as_view_mut(), M, N),
+    };
+    let call = Forward {
+        x: x.clone(),
+        projections: vec![projection],
+        dropout,
         saved: saved.as_view_mut(),
+        workspace: forward_workspace.as_view_mut(),
     };
     let (kernels, stream) = (&gpu().kernels, &gpu().stream);
     kernels.forward(stream, &forward, call).expect("forward runs");
-    let call = Backward {
+    let projection = BackwardProjection {
         dy: MatRef::new(dy.as_view(), M, N),
-        x,
         weight,
-        lora_a,
-        lora_b,
-        scaling,
+        lora: Some(lora()),
+        gradients: Some(LoraGradients {
+            a: MatMut::new(d_lora_a.as_view_mut(), R, K),
+            b: MatMut::new(d_lora_b.as_view_mut(), N, R),
+        }),
+    };
+    let call = Backward {
+        x,
+        projections: vec![projection],
         dropout,
         saved: saved.as_view(),
-        dx: MatMut::new(dx.as_view_mut(), M, K),
-        d_lora_a: MatMut::new(d_lora_a.as_view_mut(), R, K),
-        d_lora_b: MatMut::new(d_lora_b.as_view_mut(), N, R),
+        dx: Some(MatMut::new(dx.as_view_mut(), M, K)),
         workspace: workspace.as_view_mut(),
     };
     kernels.backward(stream, &backward, call).expect("backward runs");

@@ -8,8 +8,8 @@ use common::data::Placement::{AlignedView, Dense, OddView};
 use common::device::Number;
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
-use lora_kernels::Tensor;
-use lora_kernels::plan::Variant;
+use lora_kernels::plan::{DeviceProps, Launch, Variant};
+use lora_kernels::{BackwardPlan, ForwardPlan, Tensor};
 
 /// Every rank that peers got wrong, on a layer of odd and even sizes.
 fn ranks() -> Vec<Case> {
@@ -18,11 +18,12 @@ fn ranks() -> Vec<Case> {
     let cases = sizes
         .into_iter()
         .flat_map(|(m, k, n)| ranks.map(|r| Case::new(m, k, n, r)));
-    // Half of them with dropout, and each rank once with and once without.
-    cases
-        .enumerate()
-        .map(|(i, case)| if i % 2 == 0 { case.dropout(0.1) } else { case })
-        .collect()
+    // Half of them with dropout, each rank once with and once without; a third of the weights the other way round.
+    let cases = cases.enumerate().map(|(i, case)| {
+        let case = case.transposed(i % 3 == 2);
+        if i % 2 == 0 { case.dropout(0.1) } else { case }
+    });
+    cases.collect()
 }
 
 /// All sizes from one element to just past a tile's or a vector's edge.
@@ -41,7 +42,13 @@ fn edges() -> Vec<Case> {
         (127, 257, 129, 65),
     ] {
         for placement in [Dense, AlignedView, OddView] {
-            cases.push(Case::new(m, k, n, r).placed(placement).dropout(0.3));
+            let transposed = cases.len() % 2 == 1;
+            cases.push(
+                Case::new(m, k, n, r)
+                    .placed(placement)
+                    .dropout(0.3)
+                    .transposed(transposed),
+            );
         }
     }
     cases
@@ -65,22 +72,39 @@ fn placements() -> Vec<Case> {
         .collect()
 }
 
-/// Plans for devices of other sizes: one multiprocessor takes wide tiles and a single split, a thousand take small
-/// tiles and many splits.
+/// Plans for devices of other sizes: with one multiprocessor the blocks of a large tile take many turns, with a thousand there are small tiles,
+/// many splits of the rows and of the depth.
 fn devices() -> Vec<Case> {
     let mut cases = Vec::new();
-    for multiprocessors in [1, 1000] {
-        for (m, k, n, r) in [(300, 96, 264, 8), (300, 96, 264, 40), (140, 550, 650, 24)] {
-            for placement in [AlignedView, OddView] {
-                cases.push(
-                    Case::new(m, k, n, r)
-                        .placed(placement)
-                        .dropout(0.25)
-                        .multiprocessors(multiprocessors),
-                );
+    for multiprocessors in [1, 2, 1000] {
+        for (m, k, n, r) in [(300, 256, 512, 8), (256, 384, 128, 40), (140, 550, 650, 24)] {
+            for (placement, transposed) in [(AlignedView, false), (AlignedView, true), (OddView, false)] {
+                let case = Case::new(m, k, n, r).placed(placement).transposed(transposed);
+                cases.push(case.dropout(0.25).multiprocessors(multiprocessors));
             }
         }
     }
+    cases
+}
+
+/// A few tiles that are deep: blocks share them, and the last to arrive adds up.
+fn split_depth() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (m, k, n, r) in [
+        (65, 1024, 64, 8),
+        (128, 2048, 48, 16),
+        (300, 1040, 136, 24),
+        (1024, 1200, 24, 3),
+        (512, 1026, 77, 5),
+        (200, 72, 1500, 8),
+        (77, 45, 1201, 17),
+    ] {
+        let case = Case::new(m, k, n, r);
+        cases.push(case.clone().dropout(0.1));
+        cases.push(case.clone().placed(AlignedView).transposed(true));
+    }
+    // More parts than the blocks that are there at a time: some take a second part.
+    cases.push(Case::new(40, 3456, 200, 8).placed(OddView).multiprocessors(1));
     cases
 }
 
@@ -120,6 +144,10 @@ fn every_device_size<T: Number>() {
     check_all::<T>(devices());
 }
 
+fn every_split_of_the_depth<T: Number>() {
+    check_all::<T>(split_depth());
+}
+
 fn every_large_size<T: Number>() {
     check_all::<T>(large());
 }
@@ -129,21 +157,56 @@ for_each_dtype!(
     every_edge,
     every_placement,
     every_device_size,
+    every_split_of_the_depth,
     every_large_size
 );
+
+/// What a case launches on an A100, or on one of so many multiprocessors as it says.
+fn launches<T: Number>(case: &Case) -> Vec<Launch> {
+    let (problem, device) = (case.problem::<T>(), DeviceProps::a100());
+    let multiprocessors = case.multiprocessors.unwrap_or(device.multiprocessors());
+    let device = device.with_multiprocessors(multiprocessors);
+    let (forward, backward) = (
+        ForwardPlan::new(&problem, &device).expect("a plan"),
+        BackwardPlan::new(&problem, &device).expect("a plan"),
+    );
+    [forward.launches(), backward.launches()].concat()
+}
 
 #[test]
 fn the_cases_launch_every_kernel_there_is() {
     fn launched<T: Number>(to: &mut HashSet<Variant>) {
-        for case in [ranks(), edges(), placements(), devices()].concat() {
-            to.extend(case.forward_plan::<T>().launches().iter().map(|launch| launch.variant));
-            to.extend(case.backward_plan::<T>().launches().iter().map(|launch| launch.variant));
+        for case in [ranks(), edges(), placements(), devices(), split_depth()].concat() {
+            to.extend(launches::<T>(&case).iter().map(|launch| launch.variant));
         }
     }
     let mut variants = HashSet::new();
     launched::<bf16>(&mut variants);
     launched::<f16>(&mut variants);
     launched::<f32>(&mut variants);
-    let missing: Vec<_> = Variant::all().filter(|variant| !variants.contains(variant)).collect();
-    assert!(missing.is_empty(), "no case launches {missing:?}");
+    let missing = Variant::all().filter(|variant| !variants.contains(variant));
+    let missing: Vec<String> = missing.map(Variant::symbol).collect();
+    assert!(missing.is_empty(), "no case launches {missing:#?}");
+}
+
+/// Turns that walk the depth backwards, split depths, and both at once.
+#[test]
+fn the_cases_take_turns_and_split_the_depth() {
+    let all = [devices(), split_depth()].concat();
+    let schedules: Vec<_> = all
+        .iter()
+        .flat_map(|case| [launches::<bf16>(case), launches::<f32>(case)].concat())
+        .filter_map(|launch| launch.schedule)
+        .collect();
+    assert!(schedules.iter().any(|schedule| schedule.serpentine));
+    assert!(
+        schedules
+            .iter()
+            .any(|schedule| schedule.serpentine && schedule.splits > 1)
+    );
+    assert!(schedules.iter().any(|schedule| schedule.group_n < schedule.tiles_n));
+    for case in split_depth() {
+        let splits = |launch: &Launch| launch.schedule.is_some_and(|schedule| schedule.splits > 1);
+        assert!(launches::<bf16>(&case).iter().any(splits), "{case:?}");
+    }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use lora_kernels::{
-    Backward, BackwardPlan, Dropout, Element, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem, Tensor,
+    Backward, BackwardPlan, BackwardProjection, Dropout, Element, Forward, ForwardPlan, ForwardProjection, Kernels,
+    Lora, LoraGradients, MatMut, MatRef, Problem, Tensor,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -64,6 +65,7 @@ pub struct Layer<T> {
     d_lora_a: CudaSlice<T>,
     d_lora_b: CudaSlice<T>,
     saved: CudaSlice<u8>,
+    /// Enough for either call.
     workspace: CudaSlice<u8>,
 }
 
@@ -108,7 +110,7 @@ impl<T: Element + DeviceRepr> Layer<T> {
             d_lora_a: random(Tensor::DLoraA),
             d_lora_b: random(Tensor::DLoraB),
             saved: bytes(forward.saved().bytes()),
-            workspace: bytes(backward.workspace_bytes()),
+            workspace: bytes(forward.workspace_bytes().max(backward.workspace_bytes())),
             inputs,
             forward,
             backward,
@@ -117,52 +119,51 @@ impl<T: Element + DeviceRepr> Layer<T> {
     }
 
     pub fn forward(&mut self, device: &Device) {
-        let Inputs {
-            x,
-            weight,
-            lora_a,
-            lora_b,
-            ..
-        } = &self.inputs;
-        let input = |data, tensor| self.problem.read(data, tensor);
-        let args = Forward {
-            x: input(x, Tensor::X),
-            weight: input(weight, Tensor::Weight),
+        let projection = ForwardProjection {
+            weight: self.problem.read(&self.inputs.weight, Tensor::Weight),
             bias: None,
-            lora_a: input(lora_a, Tensor::LoraA),
-            lora_b: input(lora_b, Tensor::LoraB),
-            scaling: SCALING,
-            dropout: DROPOUT,
+            lora: Some(self.inputs.lora(&self.problem)),
             y: self.problem.write(&mut self.y, Tensor::Y),
+        };
+        let args = Forward {
+            x: self.problem.read(&self.inputs.x, Tensor::X),
+            projections: vec![projection],
+            dropout: DROPOUT,
             saved: self.saved.as_view_mut(),
+            workspace: self.workspace.as_view_mut(),
         };
         must(device.kernels.forward(&device.stream, &self.forward, args));
     }
 
     pub fn backward(&mut self, device: &Device) {
-        let Inputs {
-            x,
-            weight,
-            lora_a,
-            lora_b,
-            dy,
-        } = &self.inputs;
-        let input = |data, tensor| self.problem.read(data, tensor);
+        let projection = BackwardProjection {
+            dy: self.problem.read(&self.inputs.dy, Tensor::DY),
+            weight: self.problem.read(&self.inputs.weight, Tensor::Weight),
+            lora: Some(self.inputs.lora(&self.problem)),
+            gradients: Some(LoraGradients {
+                a: self.problem.write(&mut self.d_lora_a, Tensor::DLoraA),
+                b: self.problem.write(&mut self.d_lora_b, Tensor::DLoraB),
+            }),
+        };
         let args = Backward {
-            dy: input(dy, Tensor::DY),
-            x: input(x, Tensor::X),
-            weight: input(weight, Tensor::Weight),
-            lora_a: input(lora_a, Tensor::LoraA),
-            lora_b: input(lora_b, Tensor::LoraB),
-            scaling: SCALING,
+            x: self.problem.read(&self.inputs.x, Tensor::X),
+            projections: vec![projection],
             dropout: DROPOUT,
             saved: self.saved.as_view(),
-            dx: self.problem.write(&mut self.dx, Tensor::DX),
-            d_lora_a: self.problem.write(&mut self.d_lora_a, Tensor::DLoraA),
-            d_lora_b: self.problem.write(&mut self.d_lora_b, Tensor::DLoraB),
+            dx: Some(self.problem.write(&mut self.dx, Tensor::DX)),
             workspace: self.workspace.as_view_mut(),
         };
         must(device.kernels.backward(&device.stream, &self.backward, args));
+    }
+}
+
+impl<T> Inputs<T> {
+    fn lora(&self, problem: &Problem) -> Lora<'_, T> {
+        Lora {
+            a: problem.read(&self.lora_a, Tensor::LoraA),
+            b: problem.read(&self.lora_b, Tensor::LoraB),
+            scaling: SCALING,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What each result is compared with.
 
-use lora_kernels::reference::{self, Intermediates, Layer, ShapeError, View};
+use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
 use crate::case::Case;
 use crate::inputs::{Inputs, Number};
@@ -36,15 +36,16 @@ impl<'a, T: Number> Expected<'a, T> {
             return Ok((values, Reference::Recorded));
         }
         if name == "y" {
-            let y = reference::forward(&self.layer()?, T::DTYPE, Intermediates::Exact)?.y;
-            return Ok((y.value, Reference::Computed));
+            let y = reference::forward(&self.layer()?, Intermediates::Exact)?.y;
+            let values = y.into_iter().flat_map(|y| y.value).collect();
+            return Ok((values, Reference::Computed));
         }
         let scale = self.inputs.gradient_scale;
         let gradients = self.backward()?;
-        let scaled = match name {
-            "dx" => &gradients.dx,
-            "d_lora_A" => &gradients.d_lora_a,
-            _ => &gradients.d_lora_b,
+        let scaled = match (name, gradients.adapters.iter().flatten().next()) {
+            ("d_lora_A", Some(adapter)) => &adapter.d_lora_a,
+            ("d_lora_B", Some(adapter)) => &adapter.d_lora_b,
+            _ => &gradients.dx,
         };
         let values = scaled.value.iter().map(|value| value / scale).collect();
         Ok((values, Reference::Computed))
@@ -57,7 +58,7 @@ impl<'a, T: Number> Expected<'a, T> {
             None => {
                 let dy = self.inputs.dy.as_deref().unwrap_or_default();
                 let dy = View::new(dy, self.case.tokens(), self.case.out_features())?;
-                reference::backward(&self.layer()?, dy, T::DTYPE, Intermediates::Exact)?
+                reference::backward(&self.layer()?, &[dy], Intermediates::Exact)?
             }
         };
         Ok(self.backward.insert(gradients))
@@ -73,11 +74,15 @@ impl<'a, T: Number> Expected<'a, T> {
         } = self.case;
         Ok(Layer {
             x: View::new(&self.inputs.x, x.rows, x.cols)?,
-            weight: View::new(&self.inputs.weight, weight.rows, weight.cols)?,
-            bias: self.inputs.bias.as_deref(),
-            lora_a: View::new(&self.inputs.lora_a, lora_a.rows, lora_a.cols)?,
-            lora_b: View::new(&self.inputs.lora_b, lora_b.rows, lora_b.cols)?,
-            scaling: self.case.scaling,
+            projections: vec![Projection {
+                weight: View::new(&self.inputs.weight, weight.rows, weight.cols)?,
+                bias: self.inputs.bias.as_deref(),
+                adapter: Some(Adapter {
+                    a: View::new(&self.inputs.lora_a, lora_a.rows, lora_a.cols)?,
+                    b: View::new(&self.inputs.lora_b, lora_b.rows, lora_b.cols)?,
+                    scaling: self.case.scaling,
+                }),
+            }],
             dropout: None,
         })
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DriverError};
 use lora_kernels::reference::ShapeError;
-use lora_kernels::{Backward, BackwardPlan, Error, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem};
+use lora_kernels::{
+    Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection, Kernels, Lora,
+    LoraGradients, MatMut, MatRef, Problem,
+};
 
 use crate::case::{Case, Matrix};
 use crate::expected::Expected;
@@ -87,16 +90,19 @@ impl Device {
         saved: &mut CudaSlice<u8>,
     ) -> Result<DeviceMatrix<T>, RunError> {
         let mut y = self.output("y", case.tokens(), case.out_features())?;
-        let arguments = Forward {
-            x: inputs.x.readable(),
+        let mut workspace = self.stream.alloc_zeros::<u8>(plan.workspace_bytes().max(1))?;
+        let projection = ForwardProjection {
             weight: inputs.weight.readable(),
             bias: inputs.bias.as_ref().map(|bias| bias.data.as_view()),
-            lora_a: inputs.lora_a.readable(),
-            lora_b: inputs.lora_b.readable(),
-            scaling: case.scaling,
-            dropout: None,
+            lora: Some(inputs.lora(case.scaling)),
             y: y.writable(),
+        };
+        let arguments = Forward {
+            x: inputs.x.readable(),
+            projections: vec![projection],
+            dropout: None,
             saved: saved.as_view_mut(),
+            workspace: workspace.as_view_mut(),
         };
         self.kernels.forward(&self.stream, plan, arguments)?;
         Ok(y)
@@ -114,18 +120,21 @@ impl Device {
         let mut d_lora_a = self.output("d_lora_A", case.rank(), case.in_features())?;
         let mut d_lora_b = self.output("d_lora_B", case.out_features(), case.rank())?;
         let mut workspace = self.stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
-        let arguments = Backward {
+        let projection = BackwardProjection {
             dy: dy.readable(),
-            x: inputs.x.readable(),
             weight: inputs.weight.readable(),
-            lora_a: inputs.lora_a.readable(),
-            lora_b: inputs.lora_b.readable(),
-            scaling: case.scaling,
+            lora: Some(inputs.lora(case.scaling)),
+            gradients: Some(LoraGradients {
+                a: d_lora_a.writable(),
+                b: d_lora_b.writable(),
+            }),
+        };
+        let arguments = Backward {
+            x: inputs.x.readable(),
+            projections: vec![projection],
             dropout: None,
             saved: saved.as_view(),
-            dx: dx.writable(),
-            d_lora_a: d_lora_a.writable(),
-            d_lora_b: d_lora_b.writable(),
+            dx: Some(dx.writable()),
             workspace: workspace.as_view_mut(),
         };
         self.kernels.backward(&self.stream, plan, arguments)?;
@@ -178,6 +187,14 @@ impl<T: Number> OnDevice<T> {
             lora_b: copy(&case.lora_b, &inputs.lora_b)?,
             dy: copy_optional(&case.dy, &inputs.dy)?,
         })
+    }
+
+    fn lora(&self, scaling: f32) -> Lora<'_, T> {
+        Lora {
+            a: self.lora_a.readable(),
+            b: self.lora_b.readable(),
+            scaling,
+        }
     }
 }
 

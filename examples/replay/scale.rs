@@ -3,7 +3,7 @@
 
 use half::f16;
 use lora_kernels::DType;
-use lora_kernels::reference::{self, Intermediates, Layer, ShapeError, View};
+use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
 use crate::case::{Case, Matrix};
 
@@ -21,16 +21,14 @@ pub fn gradient_scale(dtype: DType, case: &Case, dy: &Matrix) -> Result<f64, Sha
         return Ok(1.0);
     }
     let given: Vec<f64> = dy.data.iter().map(|&value| f64::from(value)).collect();
-    let gradients = reference::backward(&layer(case)?, view(dy)?, DType::F32, Intermediates::Exact)?;
-    let stored = [
-        &given,
-        &gradients.t.value,
-        &gradients.dx.value,
-        &gradients.d_lora_a.value,
-        &gradients.d_lora_b.value,
-    ];
+    let gradients = reference::backward(&layer(case)?, &[view(dy)?], Intermediates::Exact)?;
+    let mut stored = vec![&given, &gradients.dx.value];
+    for adapter in gradients.adapters.iter().flatten() {
+        stored.extend([&adapter.t.value, &adapter.d_lora_a.value, &adapter.d_lora_b.value]);
+    }
     let largest = stored
-        .into_iter()
+        .iter()
+        .copied()
         .flatten()
         .fold(0.0f64, |largest, value| largest.max(value.abs()));
     let fits = largest <= FITS && stored.into_iter().all(|values| loss(values) <= ROUNDING);
@@ -58,11 +56,15 @@ fn loss(values: &[f64]) -> f64 {
 fn layer(case: &Case) -> Result<Layer<'_, f32>, ShapeError> {
     Ok(Layer {
         x: view(&case.x)?,
-        weight: view(&case.weight)?,
-        bias: None,
-        lora_a: view(&case.lora_a)?,
-        lora_b: view(&case.lora_b)?,
-        scaling: case.scaling,
+        projections: vec![Projection {
+            weight: view(&case.weight)?,
+            bias: None,
+            adapter: Some(Adapter {
+                a: view(&case.lora_a)?,
+                b: view(&case.lora_b)?,
+                scaling: case.scaling,
+            }),
+        }],
         dropout: None,
     })
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{
-    Backward, BackwardPlan, Dropout, Element, Forward, ForwardPlan, Kernels, MatMut, MatRef, Problem, Tensor,
+    Backward, BackwardPlan, BackwardProjection, Dropout, Element, Forward, ForwardPlan, ForwardProjection, Kernels,
+    Lora, LoraGradients, MatMut, MatRef, Problem, Tensor,
 };
 
 use crate::Outcome;
@@ -38,7 +39,8 @@ impl<'a> Ours<'a> {
         let backward = BackwardPlan::new(&problem, &props)?;
         let mut layer = Layer::<T>::new(&gpu.stream, &problem, sizes.dropout())?;
         let mut saved = gpu.stream.alloc_zeros::<u8>(forward.saved().bytes())?;
-        let mut workspace = gpu.stream.alloc_zeros::<u8>(backward.workspace_bytes())?;
+        let workspace = forward.workspace_bytes().max(backward.workspace_bytes());
+        let mut workspace = gpu.stream.alloc_zeros::<u8>(workspace)?;
 
         let work = sizes.work(T::DTYPE);
         let run = |pass: &str, launches, asked: crate::work::Pass| Run {
@@ -51,7 +53,7 @@ impl<'a> Ours<'a> {
             base_flops: work.base_flops,
             compulsory_bytes: asked.bytes,
         };
-        let launches = gpu.count(|| layer.forward(self, &forward, &mut saved))?;
+        let launches = gpu.count(|| layer.forward(self, &forward, &mut saved, &mut workspace))?;
         let first = run("forward", launches, work.forward);
         let launches = gpu.count(|| layer.backward(self, &backward, &saved, &mut workspace))?;
         Ok([first, run("backward", launches, work.backward)])
@@ -94,18 +96,26 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
         })
     }
 
-    fn forward(&mut self, device: &Ours, plan: &ForwardPlan, saved: &mut CudaSlice<u8>) -> Outcome<()> {
+    fn forward(
+        &mut self,
+        device: &Ours,
+        plan: &ForwardPlan,
+        saved: &mut CudaSlice<u8>,
+        workspace: &mut CudaSlice<u8>,
+    ) -> Outcome<()> {
         let problem = &self.problem;
-        let arguments = Forward {
-            x: input(problem, &self.x, Tensor::X),
+        let projection = ForwardProjection {
             weight: input(problem, &self.weight, Tensor::Weight),
             bias: None,
-            lora_a: input(problem, &self.lora_a, Tensor::LoraA),
-            lora_b: input(problem, &self.lora_b, Tensor::LoraB),
-            scaling: SCALING,
-            dropout: self.dropout,
+            lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
             y: output(problem, &mut self.y, Tensor::Y),
+        };
+        let arguments = Forward {
+            x: input(problem, &self.x, Tensor::X),
+            projections: vec![projection],
+            dropout: self.dropout,
             saved: saved.as_view_mut(),
+            workspace: workspace.as_view_mut(),
         };
         Ok(device.kernels.forward(&device.gpu.stream, plan, arguments)?)
     }
@@ -118,21 +128,32 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
         workspace: &mut CudaSlice<u8>,
     ) -> Outcome<()> {
         let problem = &self.problem;
-        let arguments = Backward {
+        let projection = BackwardProjection {
             dy: input(problem, &self.dy, Tensor::DY),
-            x: input(problem, &self.x, Tensor::X),
             weight: input(problem, &self.weight, Tensor::Weight),
-            lora_a: input(problem, &self.lora_a, Tensor::LoraA),
-            lora_b: input(problem, &self.lora_b, Tensor::LoraB),
-            scaling: SCALING,
+            lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
+            gradients: Some(LoraGradients {
+                a: output(problem, &mut self.d_lora_a, Tensor::DLoraA),
+                b: output(problem, &mut self.d_lora_b, Tensor::DLoraB),
+            }),
+        };
+        let arguments = Backward {
+            x: input(problem, &self.x, Tensor::X),
+            projections: vec![projection],
             dropout: self.dropout,
             saved: saved.as_view(),
-            dx: output(problem, &mut self.dx, Tensor::DX),
-            d_lora_a: output(problem, &mut self.d_lora_a, Tensor::DLoraA),
-            d_lora_b: output(problem, &mut self.d_lora_b, Tensor::DLoraB),
+            dx: Some(output(problem, &mut self.dx, Tensor::DX)),
             workspace: workspace.as_view_mut(),
         };
         Ok(device.kernels.backward(&device.gpu.stream, plan, arguments)?)
+    }
+}
+
+fn lora<'a, T>(problem: &Problem, a: &'a CudaSlice<T>, b: &'a CudaSlice<T>) -> Lora<'a, T> {
+    Lora {
+        a: input(problem, a, Tensor::LoraA),
+        b: input(problem, b, Tensor::LoraB),
+        scaling: SCALING,
     }
 }
 

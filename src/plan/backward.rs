@@ -85,7 +85,7 @@ impl BackwardPlan {
             dy.row_splits
         );
         let blocks = side_by_side as u64 * dy.row_splits as u64;
-        let grad_b = Launch::new(grad_b, (blocks, 1), None, reason, problem, device)?;
+        let grad_b = Launch::new(grad_b, blocks, None, reason, problem, device)?;
 
         let (x_access, access_reason) = access::streamed(problem, [(0, Tensor::X)]);
         let grad_a = Variant {
@@ -104,7 +104,7 @@ impl BackwardPlan {
             x.row_splits
         );
         let blocks = side_by_side as u64 * x.row_splits as u64 + u64::from(reducing);
-        let grad_a = Launch::new(grad_a, (blocks, 1), None, reason, problem, device)?;
+        let grad_a = Launch::new(grad_a, blocks, None, reason, problem, device)?;
 
         let (grad_x, reduce_a) = grad_x(problem, device)?;
         let splits = Splits {
@@ -157,7 +157,7 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
         let reduce_a = reduce_blocks(problem, Tensor::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
         let reason = format!("no dx; {blocks} blocks sum d_lora_A");
-        let launch = Launch::new(variant, (u64::from(blocks), 1), None, reason, problem, device)?;
+        let launch = Launch::new(variant, u64::from(blocks), None, reason, problem, device)?;
         return Ok((launch, reduce_a));
     }
     let product = Product {

@@ -39,12 +39,9 @@ impl ForwardPlan {
             access: x_access,
         };
         let (rows, ranks) = shrink.block();
-        let grid = (
-            problem.tokens().div_ceil(rows) as u64,
-            problem.padded_ranks().div_ceil(ranks) as u64,
-        );
+        let blocks = problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
         let reason = format!("{tile_reason}; {x_reason}");
-        let shrink = Launch::new(shrink, grid, None, reason, problem, device)?;
+        let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
 
         let product = Product {
             operation: Operation::Forward,

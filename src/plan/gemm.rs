@@ -1,18 +1,24 @@
 //! Tile, split and order of a GEMM, by a cost model.
 //!
-//! A device runs `capacity` = multiprocessors x resident blocks at a time. Items (tiles x splits) that are more than that take
-//! `waves` = ⌈items / capacity⌉ turns, and
+//! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The persistent blocks take turns at items =
+//! tiles · splits, the busiest multiprocessor at ⌈items / P⌉ of them:
 //!
-//!     wave efficiency = items / (waves · capacity)               busy places over all
-//!     fill            = M · ΣN / (tiles · tile's area)           what of the tiles lies inside the output
-//!     split           = depth / (depth + 512 · splits), or 1     what slabs of partial sums cost beside the products
-//!     score           = wave efficiency · fill · split · quality
+//!     wave efficiency = items / (P · ⌈items / P⌉)
+//!
+//! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all of them, since fewer warps hide less of each
+//! other's waiting. So the last turn, with a = ⌈rest / P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
+//!
+//!     use     = items / P / (R · full turns + (a+1) · R/(R+1))
+//!     fill    = M · ΣN / (tiles · tile's area)                 what of the tiles lies inside the output
+//!     split   = depth / (depth + slab · splits), or 1          slabs of partial sums: written and read in the time of products `slab` deep
+//!     score   = use · fill · split · quality
 //!
 //! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands per product and has fewer products per
-//! barrier. The best score wins, and among equals the larger tile: that is the largest one with a wave efficiency of 95 % and more, where
-//! the output fills its tiles.
+//! barrier. The best score wins, among equals the larger tile. Where tiles fill the output, that is the largest one whose wave efficiency is
+//! high.
 
 use super::launch::checked_count;
+use super::raster::Grid;
 use super::stream::reduce_blocks;
 use super::{Access, DeviceProps, Launch, Operation, Schedule, Tile, Variant};
 use crate::{DType, Problem, Result, Tensor};
@@ -34,7 +40,7 @@ struct Candidate {
     quality: f64,
 }
 
-/// Largest first. The qualities are the tiles' share of mma among the instructions of their main loops, and what they load from L2 per product.
+/// Largest first. The qualities are of the order of the tiles' shares of mma among the instructions of their main loops.
 fn candidates(dtype: DType) -> &'static [Candidate] {
     const fn tile(tile: Tile, resident: u32, quality: f64) -> Candidate {
         Candidate {
@@ -59,8 +65,12 @@ fn candidates(dtype: DType) -> &'static [Candidate] {
 const MAX_SPLITS: u64 = 16;
 /// A split has at least so many steps of depth.
 const MIN_STEPS: u64 = 4;
-/// Writing a slab of partial sums and reading it again takes as long as products of this depth.
-const SLAB_DEPTH: f64 = 512.0;
+/// Memory for partial sums that a small gain may cost, bytes.
+const MAX_SLABS: u64 = 64 << 20;
+/// Eight bytes of a slab for each element, over the bandwidth of L2 or of DRAM, times half the FLOP/s of the tensor cores: about this on A100, H100
+/// and RTX 4090.
+const SLAB_IN_L2: f64 = 384.0;
+const SLAB_IN_DRAM: f64 = 768.0;
 
 /// A tile with the best of its splits.
 struct Choice {
@@ -82,51 +92,55 @@ impl Choice {
         if shared > device.shared_per_block() {
             return None;
         }
-        let resident = device.blocks_by_shared(shared).clamp(1, candidate.resident);
-        let places = u64::from(resident) * u64::from(device.multiprocessors());
+        let resident = u64::from(device.blocks_by_shared(shared).clamp(1, candidate.resident));
+        let multiprocessors = u64::from(device.multiprocessors());
+        let places = resident * multiprocessors;
         let (block_m, block_n) = variant.block();
         let tiles_m = product.rows.div_ceil(block_m) as u64;
         let tiles_n = product.columns.iter().map(|n| n.div_ceil(block_n) as u64).sum::<u64>();
         let tiles = tiles_m * tiles_n;
         let items = tiles * splits;
-        // Slabs must stay in L2 until the last block of their tile has read them.
-        let slab_bytes = items * (block_m * block_n * size_of::<f32>()) as u64;
-        if splits > 1 && slab_bytes > device.l2_bytes() / 2 {
-            return None;
-        }
-        // The smallest number of persistent blocks that needs no more turns than the full device: fewer blocks at a time share more of their operands
-        // in L2.
-        let blocks = items.div_ceil(items.div_ceil(places));
+        // Where a multiprocessor holds one block, as few as need no more turns than a full device: fewer blocks at a time share more of their
+        // operands in L2. Where it holds several, fewer would leave some with one and others with all.
+        let blocks = match resident {
+            1 => items.div_ceil(items.div_ceil(places)),
+            _ => items.min(places),
+        };
         let schedule = Schedule {
             tile: variant.tile,
             tiles_m: u32::try_from(tiles_m).ok()?,
             tiles_n: u32::try_from(tiles_n).ok()?,
             blocks: blocks as u32,
             splits: splits as u32,
-            places: places as u32,
-            group_n: band(blocks.div_ceil(splits), tiles_n, block_m, block_n) as u32,
+            multiprocessors: device.multiprocessors(),
+            group_n: 1,
             serpentine: blocks < items,
         };
+        let last = (items % places).div_ceil(multiprocessors);
+        let last_time = match last {
+            0 => 0.0,
+            _ => (last + 1) as f64 * resident as f64 / (resident + 1) as f64,
+        };
+        let time = (items / places * resident) as f64 + last_time;
+        let usage = items as f64 / multiprocessors as f64 / time;
         let inside = product.rows as f64 * product.columns.iter().map(|&n| n as f64).sum::<f64>();
         let fill = inside / (tiles as f64 * (block_m * block_n) as f64);
-        let split = match splits {
-            1 => 1.0,
-            _ => product.depth as f64 / (product.depth as f64 + SLAB_DEPTH * splits as f64),
+        let slab_bytes = items * (block_m * block_n * size_of::<f32>()) as u64;
+        if splits > 1 && slab_bytes > MAX_SLABS {
+            return None;
+        }
+        let slab = match splits {
+            1 => 0.0,
+            _ if slab_bytes <= device.l2_bytes() / 2 => SLAB_IN_L2,
+            _ => SLAB_IN_DRAM,
         };
+        let depth = product.depth as f64;
         Some(Self {
             variant,
             schedule,
-            score: schedule.wave_efficiency() * fill * split * candidate.quality,
+            score: usage * fill * depth / (depth + slab * splits as f64) * candidate.quality,
         })
     }
-}
-
-/// Tile columns of a band such that the tiles of one turn cover a square in bytes: as many rows as columns of the output, so that what they read of
-/// both operands is least. Bands are of equal width, but for the last.
-fn band(turn: u64, tiles_n: u64, block_m: usize, block_n: usize) -> u64 {
-    let square = (turn as f64 * block_m as f64 / block_n as f64).sqrt().round() as u64;
-    let bands = tiles_n.div_ceil(square.clamp(1, tiles_n));
-    tiles_n.div_ceil(bands)
 }
 
 /// The best choice of each tile that the device has room for, best first.
@@ -151,6 +165,23 @@ fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps
     // Stable: the larger of equals first.
     choices.sort_by(|one, other| other.score.total_cmp(&one.score));
     choices
+}
+
+/// The width of the raster's bands.
+fn group(product: &Product, choice: &Choice, dtype: DType, device: &DeviceProps) -> u32 {
+    let (block_m, block_n) = choice.variant.block();
+    let bytes = |extent: usize| extent as f64 * product.depth as f64 * dtype.size() as f64;
+    let schedule = &choice.schedule;
+    let grid = Grid {
+        tiles_m: schedule.tiles_m.into(),
+        tiles_n: schedule.tiles_n.into(),
+        turn: schedule.blocks.div_ceil(schedule.splits).into(),
+        row_bytes: bytes(block_m),
+        column_bytes: bytes(block_n),
+        l2_bytes: device.l2_bytes() as f64,
+    };
+    // At most tiles_n.
+    grid.group() as u32
 }
 
 /// The forward's GEMM.
@@ -205,22 +236,21 @@ fn launch_with(
     let Some((best, others)) = choices.split_first() else {
         // Not even the smallest tile has room: let its launch say what is missing.
         let variant = smallest(product.operation, problem.dtype(), access);
-        return Launch::new(variant, (1, 1), None, String::new(), problem, device);
+        return Launch::new(variant, 1, None, String::new(), problem, device);
     };
-    let schedule = best.schedule;
+    let mut schedule = best.schedule;
     // The kernels count items, and add the size of the grid to them, in 32 bits.
     checked_count(schedule.items(), Problem::MAX_DIMENSION as u64, problem)?;
+    schedule.group_n = group(product, best, problem.dtype(), device);
     let (more, more_reason) = more(best.variant);
     let others: String = others
         .iter()
         .map(|other| format!(", {} {:.2}", other.schedule.tile, other.score))
         .collect();
     let reason = format!(
-        "{schedule}, {:.1} % of {} places busy; score {:.2}{others}{more_reason}; {access_reason}",
-        100.0 * schedule.wave_efficiency(),
-        schedule.places,
+        "{schedule}; score {:.2}{others}{more_reason}; {access_reason}",
         best.score,
     );
-    let grid = (u64::from(schedule.blocks) + u64::from(more), 1);
-    Launch::new(best.variant, grid, Some(schedule), reason, problem, device)
+    let blocks = u64::from(schedule.blocks) + u64::from(more);
+    Launch::new(best.variant, blocks, Some(schedule), reason, problem, device)
 }

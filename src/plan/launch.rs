@@ -11,8 +11,8 @@ use crate::{Error, Problem, Result};
 pub struct Launch {
     /// The kernel.
     pub variant: Variant,
-    /// Blocks along x and y.
-    pub grid: (u32, u32),
+    /// Blocks of the grid.
+    pub blocks: u32,
     /// Threads per block.
     pub threads: u32,
     /// Dynamic shared memory per block, bytes.
@@ -39,8 +39,8 @@ pub struct Schedule {
     pub blocks: u32,
     /// Blocks that share a tile, each with a part of the depth.
     pub splits: u32,
-    /// Blocks that the device is expected to hold at once.
-    pub places: u32,
+    /// Of the device.
+    pub multiprocessors: u32,
     /// Tile columns of a band: tiles are taken along the columns of a band first, then down its rows, band after band.
     pub group_n: u32,
     /// Whether there is more than one turn, of which every other walks the depth backwards.
@@ -58,10 +58,10 @@ impl Schedule {
         self.tiles() * u64::from(self.splits)
     }
 
-    /// Places of the device that are busy, over all its places in all turns.
+    /// Items of the mean multiprocessor, over those of the busiest.
     pub fn wave_efficiency(&self) -> f64 {
-        let places = u64::from(self.places);
-        self.items() as f64 / (self.items().div_ceil(places) * places) as f64
+        let multiprocessors = u64::from(self.multiprocessors);
+        self.items() as f64 / (self.items().div_ceil(multiprocessors) * multiprocessors) as f64
     }
 }
 
@@ -75,24 +75,26 @@ impl fmt::Display for Schedule {
         if self.serpentine {
             f.write_str(", serpentine")?;
         }
-        Ok(())
+        let efficiency = 100.0 * self.wave_efficiency();
+        write!(
+            f,
+            ", waves {efficiency:.1} % of {} multiprocessors",
+            self.multiprocessors
+        )
     }
 }
 
 impl Launch {
     pub(super) fn new(
         variant: Variant,
-        grid: (u64, u64),
+        blocks: u64,
         schedule: Option<Schedule>,
         reason: String,
         problem: &Problem,
         device: &DeviceProps,
     ) -> Result<Self> {
-        // CUDA C++ Programming Guide, "Compute Capabilities": 2^31 - 1 blocks along x, 65535 along y.
-        let grid = (
-            checked_count(grid.0, i32::MAX as u64, problem)?,
-            checked_count(grid.1, 65535, problem)?,
-        );
+        // CUDA C++ Programming Guide, "Compute Capabilities": 2^31 - 1 blocks along x.
+        let blocks = checked_count(blocks, i32::MAX as u64, problem)?;
         let shared_bytes = variant.shared_bytes();
         if shared_bytes > device.shared_per_block() {
             return Err(Error::Device {
@@ -103,7 +105,7 @@ impl Launch {
         }
         Ok(Self {
             variant,
-            grid,
+            blocks,
             threads: variant.threads(),
             shared_bytes,
             schedule,
@@ -129,8 +131,8 @@ impl fmt::Display for Launch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} grid {}x{} threads {} shared {} B: {}",
-            self.variant, self.grid.0, self.grid.1, self.threads, self.shared_bytes, self.reason
+            "{}: {} blocks of {} threads, {} B shared: {}",
+            self.variant, self.blocks, self.threads, self.shared_bytes, self.reason
         )
     }
 }

@@ -10,6 +10,7 @@ mod forward;
 mod gemm;
 mod launch;
 pub(crate) mod params;
+mod raster;
 mod stream;
 mod variant;
 

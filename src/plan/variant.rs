@@ -123,7 +123,6 @@ impl Variant {
     /// Rows and columns that one block covers: of the output for a GEMM, of the streamed matrix for grad_b and grad_a (rows: per step), and
     /// rows of x and columns of S for shrink.
     pub fn block(self) -> (usize, usize) {
-        let line = 256 / self.dtype.size();
         match self.tile {
             Tile::M128N256K64 => (128, 256),
             Tile::M128N128K32 | Tile::M128N128K16 => (128, 128),
@@ -132,8 +131,8 @@ impl Variant {
             Tile::M64R64 => (64, 64),
             Tile::M16R16 => (16, 16),
             Tile::M16R64 => (16, 64),
-            Tile::R16 => (64, 4 * line),
-            Tile::R64 => (64, 2 * line),
+            Tile::R16 => (64, 4 * self.line()),
+            Tile::R64 => (32, 4 * self.line()),
         }
     }
 
@@ -141,31 +140,71 @@ impl Variant {
     pub fn threads(self) -> u32 {
         match self.tile {
             Tile::M128N256K64 | Tile::M128N128K16 => 256,
+            Tile::R64 if self.dtype != DType::F32 => 256,
             _ => 128,
         }
     }
 
     /// Dynamic shared memory per block, in bytes.
     pub fn shared_bytes(self) -> u32 {
-        let size = self.dtype.size();
-        let (rows, columns) = self.block();
         let bytes = match self.operation {
-            Operation::Forward | Operation::GradX => {
-                // (columns of a warp, stages)
-                let (warp_columns, stages) = match self.tile {
-                    Tile::M128N256K64 => (64, 3),
-                    Tile::M128N128K32 => (64, 4),
-                    _ => (32, 3),
-                };
-                let staging = self.threads() as usize / 32 * 8 * warp_columns * size_of::<f32>();
-                stages * (rows + columns) * self.tile.depth() * size + staging
-            }
-            Operation::Shrink => 3 * (rows + columns) * 128,
-            // Two stages of the streamed tile and the (rows, ranks) tile; grad_b also keeps its rows of lora_B.
-            Operation::GradB => (2 * rows * (256 / size + self.tile.ranks()) + columns * self.tile.ranks()) * size,
-            Operation::GradA => 2 * rows * (256 / size + self.tile.ranks()) * size,
+            Operation::Forward | Operation::GradX => self.gemm_shared(),
+            Operation::Shrink => self.shrink_shared(),
+            Operation::GradB => self.grad_b_shared(),
+            Operation::GradA => self.grad_a_shared(),
         };
         bytes as u32
+    }
+
+    /// Stages of both operands, and eight rows of f32 per warp for the epilogue.
+    fn gemm_shared(self) -> usize {
+        let (rows, columns) = self.block();
+        let (stages, warp_columns) = match self.tile {
+            Tile::M128N256K64 => (3, 64),
+            Tile::M128N128K32 => (4, 64),
+            _ => (3, 32),
+        };
+        let warps = self.threads() as usize / 32;
+        stages * (rows + columns) * self.tile.depth() * self.dtype.size() + warps * 8 * warp_columns * size_of::<f32>()
+    }
+
+    /// Stages of x and lora_A, of 16 rows in four parts of the depth, and where each row of lora_A starts.
+    fn shrink_shared(self) -> usize {
+        let (rows, ranks) = self.block();
+        let (parts, depth) = if rows == 16 { (4, 32) } else { (1, 64) };
+        let stage = parts * (rows + ranks) * depth * self.dtype.size();
+        let stages = match stage {
+            32769.. => 2,
+            24577.. => 3,
+            16385.. => 4,
+            _ => 6,
+        };
+        stages * stage + ranks * size_of::<u64>()
+    }
+
+    /// The block's rows of lora_B, stages of dy, two tiles of S.
+    fn grad_b_shared(self) -> usize {
+        let (rows, columns) = self.block();
+        let stages = match (self.tile, self.dtype) {
+            (Tile::R16, _) => 4,
+            (_, DType::F32) => 2,
+            _ => 3,
+        };
+        (self.tile.ranks() * (columns + 2 * rows) + stages * rows * self.line()) * self.dtype.size()
+    }
+
+    /// Stages of x and the mask, two tiles of T.
+    fn grad_a_shared(self) -> usize {
+        let (rows, _) = self.block();
+        let stages = if self.tile == Tile::R16 { 4 } else { 5 };
+        let size = self.dtype.size();
+        let mask = self.line() / 64 * rows * size_of::<u64>();
+        stages * (rows * self.line() * size + mask) + 2 * rows * self.tile.ranks() * size
+    }
+
+    /// Elements of 256 bytes, which grad_b and grad_a read of a row at a time.
+    fn line(self) -> usize {
+        256 / self.dtype.size()
     }
 }
 

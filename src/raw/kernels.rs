@@ -84,8 +84,8 @@ impl Kernels {
         unsafe {
             sys::cuLaunchKernel(
                 function.cu_function(),
-                launch.grid.0,
-                launch.grid.1,
+                launch.blocks,
+                1,
                 1,
                 launch.threads,
                 1,

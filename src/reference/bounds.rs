@@ -3,6 +3,7 @@
 use super::product::{Product, product};
 use super::rounding::Precision;
 use super::view::View;
+use crate::Element;
 
 /// The unit roundoff of f32, which the kernels accumulate in.
 const F32_ROUNDING: f64 = 1.0 / (1 << 24) as f64;
@@ -27,6 +28,9 @@ pub struct Bounded {
     pub value: Vec<f64>,
     /// The largest error a kernel that computes and stores each of them rightly can make.
     pub bound: Vec<f64>,
+    /// What of it is there before the value is stored.
+    error: Vec<f64>,
+    precision: Precision,
 }
 
 /// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value, multiplied by `scalars`
@@ -35,7 +39,7 @@ pub(super) fn reduction_error(terms: usize, scalars: usize, magnitude: f64) -> f
     (1.5 * terms as f64 + scalars as f64) * F32_ROUNDING * magnitude
 }
 
-/// How values are stored.
+/// How values are stored that later products use.
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     pub precision: Precision,
@@ -43,38 +47,67 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// A value that later products use: itself and the error a kernel's can have. `error` is that of the sum before it
-    /// is stored.
-    pub(super) fn intermediate(&self, value: f64, error: f64) -> (f64, f64) {
-        match self.intermediates {
-            Intermediates::Exact => self.output(value, error),
-            Intermediates::Rounded => {
-                let rounded = self.precision.round(value);
-                let above = self.precision.round(value + error) - rounded;
-                let below = rounded - self.precision.round(value - error);
-                (rounded, above.max(below))
-            }
+    pub(super) fn of<T: Element>(intermediates: Intermediates) -> Self {
+        Self {
+            precision: Precision::of(T::DTYPE),
+            intermediates,
         }
-    }
-
-    /// A value that leaves: itself and the error, rounding included.
-    pub(super) fn output(&self, value: f64, error: f64) -> (f64, f64) {
-        (value, error + self.precision.rounding_error(value.abs() + error))
     }
 }
 
 impl Bounded {
-    pub(super) fn from_fn(rows: usize, cols: usize, element: impl Fn(usize, usize) -> (f64, f64)) -> Self {
-        let (value, bound) = (0..rows)
-            .flat_map(|row| (0..cols).map(move |col| (row, col)))
-            .map(|(row, col)| element(row, col))
-            .unzip();
+    /// Values that leave, from each element's sum and the sum's error.
+    pub(super) fn output(
+        rows: usize,
+        cols: usize,
+        precision: Precision,
+        sum: impl Fn(usize, usize) -> (f64, f64),
+    ) -> Self {
+        let elements = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+        let (value, error): (Vec<f64>, Vec<f64>) = elements.map(|(row, col)| sum(row, col)).unzip();
+        let stored = |(value, error): (&f64, &f64)| error + precision.rounding_error(value.abs() + error);
         Self {
             rows,
             cols,
+            bound: value.iter().zip(&error).map(stored).collect(),
             value,
-            bound,
+            error,
+            precision,
         }
+    }
+
+    /// Values that later products use, from each element's sum and the sum's error.
+    pub(super) fn intermediate(
+        rows: usize,
+        cols: usize,
+        store: Store,
+        sum: impl Fn(usize, usize) -> (f64, f64),
+    ) -> Self {
+        let mut matrix = Self::output(rows, cols, store.precision, sum);
+        if store.intermediates == Intermediates::Rounded {
+            let round = |value| store.precision.round(value);
+            for ((value, bound), error) in matrix.value.iter_mut().zip(&mut matrix.bound).zip(&matrix.error) {
+                let rounded = round(*value);
+                *bound = (round(*value + error) - rounded).max(rounded - round(*value - error));
+                *value = rounded;
+            }
+        }
+        matrix
+    }
+
+    /// The result of a kernel that adds to what lies in the output's place: in f32, and rounded once.
+    ///
+    /// # Panics
+    /// If `previous` has another shape.
+    pub fn added_to<T: Copy + Into<f64>>(&self, previous: View<'_, T>) -> Self {
+        let shape = (previous.rows(), previous.cols());
+        assert_eq!(shape, (self.rows, self.cols), "what is added to has another shape");
+        Self::output(self.rows, self.cols, self.precision, |row, col| {
+            let i = row * self.cols + col;
+            let value = self.value[i] + previous.at(row, col);
+            let error = self.error[i];
+            (value, error + reduction_error(1, 0, value.abs() + error))
+        })
     }
 }
 

@@ -168,14 +168,14 @@ fn finite_or_infinite(measure: f64, norm: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DType;
+    use crate::reference::Precision;
 
     fn bounded(value: &[f64], bound: &[f64]) -> Bounded {
-        Bounded {
-            rows: 1,
-            cols: value.len(),
-            value: value.to_vec(),
-            bound: bound.to_vec(),
-        }
+        let no_rounding = Precision::of(DType::F32);
+        let mut matrix = Bounded::output(1, value.len(), no_rounding, |_, col| (value[col], 0.0));
+        matrix.bound = bound.to_vec();
+        matrix
     }
 
     #[test]

@@ -1,200 +1,103 @@
-//! Forward and backward of one layer, with the bound of every element.
+//! The layer that is computed, and what both passes take from it: elements as the kernels use them.
 
-use super::bounds::{Bounded, Intermediates, Operand, Store, reduction_error};
 use super::philox::KeepMask;
-use super::product::product;
 use super::rounding::Precision;
 use super::view::{ShapeError, View};
-use crate::{DType, Dropout};
+use crate::{Dropout, Element};
 
-/// A linear layer with an adapter, and what goes in. Shapes as in the [module](super)'s description.
-#[derive(Debug, Clone, Copy)]
-pub struct Layer<'a, T> {
+/// Projections of the same x, and the x that goes in. Shapes as in the [module](super)'s description.
+#[derive(Debug, Clone)]
+pub struct Layer<'a, T, A = T> {
     /// x (tokens, in_features)
     pub x: View<'a, T>,
-    /// W (out_features, in_features)
-    pub weight: View<'a, T>,
-    /// bias (out_features)
-    pub bias: Option<&'a [T]>,
-    /// lora_A (rank, in_features)
-    pub lora_a: View<'a, T>,
-    /// lora_B (out_features, rank)
-    pub lora_b: View<'a, T>,
-    /// s
-    pub scaling: f32,
-    /// Which elements of x the adapter sees; all of them without.
+    /// At least one.
+    pub projections: Vec<Projection<'a, T, A>>,
+    /// Which elements of x the adapters see; all of them without.
     pub dropout: Option<Dropout>,
 }
 
-/// What the forward pass computes.
-#[derive(Debug, Clone)]
-pub struct Forward {
-    /// S (tokens, rank)
-    pub s: Bounded,
-    /// y (tokens, out_features)
-    pub y: Bounded,
+/// One linear layer, adapted or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Projection<'a, T, A = T> {
+    /// W (out_features, in_features). One that is stored the other way round goes in [transposed](View::transposed).
+    pub weight: View<'a, T>,
+    /// bias (out_features)
+    pub bias: Option<&'a [T]>,
+    /// What is trained.
+    pub adapter: Option<Adapter<'a, A>>,
 }
 
-/// What the backward pass computes.
-#[derive(Debug, Clone)]
-pub struct Backward {
-    /// T (tokens, rank)
-    pub t: Bounded,
-    /// dx (tokens, in_features)
-    pub dx: Bounded,
-    /// The gradient of lora_A (rank, in_features)
-    pub d_lora_a: Bounded,
-    /// The gradient of lora_B (out_features, rank)
-    pub d_lora_b: Bounded,
+/// lora_A, lora_B and what their product is multiplied with. Elements are used as rounded to the type of x.
+#[derive(Debug, Clone, Copy)]
+pub struct Adapter<'a, A> {
+    /// lora_A (rank, in_features)
+    pub a: View<'a, A>,
+    /// lora_B (out_features, rank)
+    pub b: View<'a, A>,
+    /// s
+    pub scaling: f32,
 }
 
-/// y and what leads to it, for kernels that store `dtype`.
-pub fn forward<T>(layer: &Layer<'_, T>, dtype: DType, intermediates: Intermediates) -> Result<Forward, ShapeError>
-where
-    T: Copy + Into<f64> + Sync,
-{
-    let shape = Shape::of(layer)?;
-    let store = Store {
-        precision: Precision::of(dtype),
-        intermediates,
-    };
-    let s = shrink(layer, &shape, store);
-    let base = product(layer.x, layer.weight);
-    let adapter = Operand::of(&s).times(layer.lora_b);
-    let bias = |col: usize| layer.bias.map_or(0.0, |bias| bias[col].into());
-    let y = Bounded::from_fn(shape.tokens, shape.out_features, |row, col| {
-        let i = row * shape.out_features + col;
-        let magnitude = base.magnitude[i] + adapter.magnitude[i] + bias(col).abs();
-        let error = reduction_error(shape.in_features + shape.rank + 1, 0, magnitude) + adapter.inherited[i];
-        store.output(base.sum[i] + adapter.sum[i] + bias(col), error)
-    });
-    Ok(Forward { s, y })
-}
+impl<T: Element + Into<f64>, A: Element + Into<f64>> Layer<'_, T, A> {
+    pub(super) fn tokens(&self) -> usize {
+        self.x.rows()
+    }
 
-/// The gradients that follow from `dy` (tokens, out_features), for kernels that store `dtype`.
-pub fn backward<T>(
-    layer: &Layer<'_, T>,
-    dy: View<'_, T>,
-    dtype: DType,
-    intermediates: Intermediates,
-) -> Result<Backward, ShapeError>
-where
-    T: Copy + Into<f64> + Sync,
-{
-    let shape = Shape::of(layer)?;
-    expect("dy", (dy.rows(), dy.cols()), (shape.tokens, shape.out_features))?;
-    let store = Store {
-        precision: Precision::of(dtype),
-        intermediates,
-    };
-    let keep_scale = layer.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
+    pub(super) fn in_features(&self) -> usize {
+        self.x.cols()
+    }
 
-    let scaling = f64::from(layer.scaling);
-    let sums = product(dy, layer.lora_b.transposed());
-    let t = Bounded::from_fn(shape.tokens, shape.rank, |row, col| {
-        let i = row * shape.rank + col;
-        store.intermediate(
-            scaling * sums.sum[i],
-            reduction_error(shape.out_features, 1, scaling.abs() * sums.magnitude[i]),
-        )
-    });
+    pub(super) fn keep_scale(&self) -> f64 {
+        self.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()))
+    }
 
-    let base = product(dy, layer.weight.transposed());
-    let adapter = Operand::of(&t).times(layer.lora_a.transposed());
-    let mask = layer
-        .dropout
-        .map(|dropout| KeepMask::new(shape.tokens, shape.in_features, &dropout));
-    let dx = Bounded::from_fn(shape.tokens, shape.in_features, |row, col| {
-        let i = row * shape.in_features + col;
-        let kept = if mask.as_ref().is_none_or(|mask| mask.keeps(row, col)) {
-            keep_scale
-        } else {
-            0.0
-        };
-        let magnitude = base.magnitude[i] + kept * adapter.magnitude[i];
-        let error = reduction_error(shape.out_features + shape.rank, 1, magnitude) + kept * adapter.inherited[i];
-        store.output(base.sum[i] + kept * adapter.sum[i], error)
-    });
+    pub(super) fn mask(&self) -> Option<KeepMask> {
+        let mask = |dropout| KeepMask::new(self.tokens(), self.in_features(), dropout);
+        self.dropout.as_ref().map(mask)
+    }
 
-    let dropped = dropped_x(layer, &shape);
-    let sums = Operand::of(&t)
-        .transposed()
-        .times(View::dense(&dropped, shape.tokens, shape.in_features).transposed());
-    let d_lora_a = Bounded::from_fn(shape.rank, shape.in_features, |row, col| {
-        let i = row * shape.in_features + col;
-        let error = reduction_error(shape.tokens, 1, keep_scale * sums.magnitude[i]) + keep_scale * sums.inherited[i];
-        store.output(keep_scale * sums.sum[i], error)
-    });
+    /// mask∘x (tokens, in_features)
+    pub(super) fn dropped_x(&self, mask: Option<&KeepMask>) -> Vec<f64> {
+        let elements = (0..self.tokens()).flat_map(|row| (0..self.in_features()).map(move |col| (row, col)));
+        let kept = |row, col| mask.is_none_or(|mask| mask.keeps(row, col));
+        elements
+            .map(|(row, col)| if kept(row, col) { self.x.at(row, col) } else { 0.0 })
+            .collect()
+    }
 
-    let s = shrink(layer, &shape, store);
-    let sums = Operand::of(&s).transposed().times(dy.transposed()); // (rank, out_features)
-    let d_lora_b = Bounded::from_fn(shape.out_features, shape.rank, |row, col| {
-        let i = col * shape.out_features + row;
-        store.output(
-            sums.sum[i],
-            reduction_error(shape.tokens, 0, sums.magnitude[i]) + sums.inherited[i],
-        )
-    });
-    Ok(Backward {
-        t,
-        dx,
-        d_lora_a,
-        d_lora_b,
-    })
-}
-
-/// S (tokens, rank)
-fn shrink<T: Copy + Into<f64> + Sync>(layer: &Layer<'_, T>, shape: &Shape, store: Store) -> Bounded {
-    let keep_scale = layer.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
-    let factor = f64::from(layer.scaling) * keep_scale;
-    let dropped = dropped_x(layer, shape);
-    let sums = product(View::dense(&dropped, shape.tokens, shape.in_features), layer.lora_a);
-    Bounded::from_fn(shape.tokens, shape.rank, |row, col| {
-        let i = row * shape.rank + col;
-        // The factor is itself a product, rounded once.
-        store.intermediate(
-            factor * sums.sum[i],
-            reduction_error(shape.in_features, 2, factor.abs() * sums.magnitude[i]),
-        )
-    })
-}
-
-/// The sizes of a layer whose tensors fit each other.
-struct Shape {
-    tokens: usize,
-    in_features: usize,
-    out_features: usize,
-    rank: usize,
-}
-
-impl Shape {
-    fn of<T: Copy + Into<f64>>(layer: &Layer<'_, T>) -> Result<Self, ShapeError> {
-        let (tokens, in_features) = (layer.x.rows(), layer.x.cols());
-        let (out_features, rank) = (layer.weight.rows(), layer.lora_a.rows());
-        expect(
-            "weight",
-            (out_features, layer.weight.cols()),
-            (out_features, in_features),
-        )?;
-        expect("lora_A", (rank, layer.lora_a.cols()), (rank, in_features))?;
-        expect(
-            "lora_B",
-            (layer.lora_b.rows(), layer.lora_b.cols()),
-            (out_features, rank),
-        )?;
-        if let Some(bias) = layer.bias {
-            expect("bias", (1, bias.len()), (1, out_features))?;
+    pub(super) fn check(&self) -> Result<(), ShapeError> {
+        for Projection { weight, bias, adapter } in &self.projections {
+            let out_features = weight.rows();
+            expect("weight", *weight, (out_features, self.in_features()))?;
+            if let Some(bias) = bias {
+                expect_shape("bias", (1, bias.len()), (1, out_features))?;
+            }
+            if let Some(Adapter { a, b, .. }) = adapter {
+                expect("lora_A", *a, (a.rows(), self.in_features()))?;
+                expect("lora_B", *b, (out_features, a.rows()))?;
+            }
         }
-        Ok(Self {
-            tokens,
-            in_features,
-            out_features,
-            rank,
-        })
+        Ok(())
     }
 }
 
-fn expect(tensor: &'static str, given: (usize, usize), expected: (usize, usize)) -> Result<(), ShapeError> {
+/// Row-major, each element rounded to `precision`.
+pub(super) fn rounded<A: Copy + Into<f64>>(matrix: View<'_, A>, precision: Precision) -> Vec<f64> {
+    let elements = (0..matrix.rows()).flat_map(|row| (0..matrix.cols()).map(move |col| (row, col)));
+    elements
+        .map(|(row, col)| precision.round(matrix.at(row, col)))
+        .collect()
+}
+
+pub(super) fn expect<T: Copy + Into<f64>>(
+    tensor: &'static str,
+    given: View<'_, T>,
+    expected: (usize, usize),
+) -> Result<(), ShapeError> {
+    expect_shape(tensor, (given.rows(), given.cols()), expected)
+}
+
+fn expect_shape(tensor: &'static str, given: (usize, usize), expected: (usize, usize)) -> Result<(), ShapeError> {
     if given == expected {
         Ok(())
     } else {
@@ -205,21 +108,3 @@ fn expect(tensor: &'static str, given: (usize, usize), expected: (usize, usize))
         })
     }
 }
-
-/// mask∘x (tokens, in_features)
-fn dropped_x<T: Copy + Into<f64>>(layer: &Layer<'_, T>, shape: &Shape) -> Vec<f64> {
-    let mask = layer
-        .dropout
-        .map(|dropout| KeepMask::new(shape.tokens, shape.in_features, &dropout));
-    let mut dropped = Vec::with_capacity(shape.tokens * shape.in_features);
-    for row in 0..shape.tokens {
-        for col in 0..shape.in_features {
-            let kept = mask.as_ref().is_none_or(|mask| mask.keeps(row, col));
-            dropped.push(if kept { layer.x.at(row, col) } else { 0.0 });
-        }
-    }
-    dropped
-}
-
-#[cfg(test)]
-mod tests;

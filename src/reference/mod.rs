@@ -1,13 +1,16 @@
 //! The CPU reference: what the kernels compute, in f64, with a bound on how far from it a right kernel can be.
 //!
-//! Inputs are taken as the kernels get them, already rounded to their type. Shapes, row-major: x (tokens M, in_features
-//! K), W (out_features N, K), lora_A (rank r, K), lora_B (N, r), y and dy (M, N). With `s` the scaling, `q` the
-//! dropout's keep scale 1/(1-p) and `mask` its kept elements:
+//! Inputs are taken as the kernels get them, already rounded to their type. One or more projections share x. Shapes,
+//! row-major: x (tokens M, in_features K); of each projection W (out_features N, K), lora_A (rank r, K), lora_B (N, r), y
+//! and dy (M, N). With `s` the scaling, `q` the dropout's keep scale 1/(1-p) and `mask` its kept elements:
 //!
 //! ```text
 //! S  = s·q · (mask∘x)·Aᵀ           y  = x·Wᵀ + bias + S·Bᵀ
-//! T  = s · dy·B                    dx = dy·W + q · mask∘(T·A)         dA = q · Tᵀ·(mask∘x)         dB = dyᵀ·S
+//! T  = s · dy·B                    dx = Σ dy·W + q · mask∘(Σ T·A)     dA = q · Tᵀ·(mask∘x)         dB = dyᵀ·S
 //! ```
+//!
+//! A projection without an adapter has only the base product. An adapter may be of a wider type than x: its elements are
+//! rounded to that of x where they are used, and its gradients are in its own.
 //!
 //! # The bound
 //!
@@ -24,7 +27,8 @@
 //!    f32, or by half of the smallest subnormal number where that is more.
 //!
 //! For y: ε(y) = 1.5·(K+r+1)·u·(Σ|x||W| + Σ(|S|+εS)|B| + |bias|) + Σ εS·|B|, and the rounding of y on top; the others
-//! alike.
+//! alike. Where y, dx or a gradient is [added](Bounded::added_to) to what is there, that is one more addition in f32
+//! before the one rounding.
 //!
 //! What εS is depends on [`Intermediates`]. With `Exact` the reference keeps S in f64, so εS holds both the reduction's
 //! error and the rounding. With `Rounded` the reference rounds S where the kernels do. A kernel's S is then the
@@ -33,17 +37,24 @@
 //!
 //! The bound supposes that nothing overflows: f16 ends at 65504.
 
+mod backward;
 mod bounds;
 mod compare;
+mod forward;
 mod layer;
 pub mod philox;
 mod product;
 mod rounding;
 mod view;
 
+pub use backward::{AdapterGradients, Backward, backward};
 pub use bounds::{Bounded, Intermediates};
 pub use compare::{Comparison, Worst, compare, cosine_difference, relative_error};
-pub use layer::{Backward, Forward, Layer, backward, forward};
+pub use forward::{Forward, forward};
+pub use layer::{Adapter, Layer, Projection};
 pub use philox::KeepMask;
 pub use rounding::Precision;
 pub use view::{ShapeError, View};
+
+#[cfg(test)]
+mod tests;

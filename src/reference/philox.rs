@@ -1,5 +1,7 @@
 //! Which elements of x dropout keeps.
 
+use std::ops::Range;
+
 use crate::Dropout;
 
 /// Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
@@ -23,26 +25,38 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// high) and key (seed low, seed high): lane j is the low half of word j / 2 where j is even, the high half where it is
 /// odd. The element is kept where they are at least the threshold.
 ///
-/// Its bit is bit col % 8 of byte col / 8 of its row. Rows are 4·⌈cols / 32⌉ bytes apart; bits past the last column are
-/// 0.
+/// Its bit is bit col % 64 of word (col / 64, row) of the mask, whose words are (⌈cols / 64⌉, rows): those of the same
+/// columns lie one after the other. Bits past the last column are 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepMask {
+    first_row: usize,
+    rows: usize,
     cols: usize,
-    row_bytes: usize,
-    bytes: Vec<u8>,
+    words: Vec<u64>,
 }
 
 impl KeepMask {
     /// The mask that `dropout` draws for x (rows, cols).
     pub fn new(rows: usize, cols: usize, dropout: &Dropout) -> Self {
-        let row_bytes = 4 * cols.div_ceil(32);
-        let mut bytes = vec![0; rows * row_bytes];
-        for (row, line) in bytes.chunks_exact_mut(row_bytes.max(1)).enumerate() {
-            for (group, byte) in line.iter_mut().take(cols.div_ceil(8)).enumerate() {
-                *byte = keep_bits(dropout, row, group) & past_the_end(cols, group);
-            }
+        Self::of_rows(0..rows, cols, dropout)
+    }
+
+    /// These rows of the mask of a larger x, counted as there.
+    pub fn of_rows(rows: Range<usize>, cols: usize, dropout: &Dropout) -> Self {
+        let groups = |word: usize| 8 * word..cols.div_ceil(8).min(8 * word + 8);
+        let word = |word: usize, row: usize| {
+            groups(word).fold(0, |bits, group| {
+                let byte = keep_bits(dropout, row, group) & past_the_end(cols, group);
+                bits | u64::from(byte) << (8 * (group % 8))
+            })
+        };
+        let all = (0..cols.div_ceil(64)).flat_map(|column| rows.clone().map(move |row| (column, row)));
+        Self {
+            first_row: rows.start,
+            rows: rows.len(),
+            cols,
+            words: all.map(|(column, row)| word(column, row)).collect(),
         }
-        Self { cols, row_bytes, bytes }
     }
 
     /// Whether element (row, col) is kept.
@@ -51,17 +65,12 @@ impl KeepMask {
     /// If (row, col) is outside of the mask.
     pub fn keeps(&self, row: usize, col: usize) -> bool {
         assert!(col < self.cols, "column {col} of a mask with {} columns", self.cols);
-        self.bytes[row * self.row_bytes + col / 8] >> (col % 8) & 1 != 0
+        self.words[col / 64 * self.rows + (row - self.first_row)] >> (col % 64) & 1 != 0
     }
 
-    /// Bytes from one row to the next.
-    pub fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
-    /// All rows, one after the other.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// All words.
+    pub fn words(&self) -> &[u64] {
+        &self.words
     }
 }
 
@@ -115,7 +124,6 @@ mod tests {
             offset: 0xFEDC_BA98_7654_3210,
         };
         let mask = KeepMask::new(3, 43, &dropout);
-        assert_eq!((mask.row_bytes(), mask.bytes().len()), (8, 24));
         let words = philox4x32_10([5, 2, 0x7654_3210, 0xFEDC_BA98], [0x89AB_CDEF, 0x0123_4567]);
         for (lane, random) in [words[0] & 0xFFFF, words[0] >> 16, words[1] & 0xFFFF]
             .into_iter()
@@ -128,21 +136,35 @@ mod tests {
                 40 + lane
             );
         }
-        assert_eq!(mask.bytes()[21] >> 3, 0, "bits past the last column");
-        assert_eq!(&mask.bytes()[22..], &[0, 0]);
+        assert_eq!(KeepMask::of_rows(2..3, 43, &dropout).words(), &mask.words()[2..]);
+    }
+
+    #[test]
+    fn a_word_has_64_columns_of_a_row_and_zeros_past_the_last() {
+        let dropout = Dropout {
+            p: 0.3,
+            seed: 1,
+            offset: 2,
+        };
+        let mask = KeepMask::new(3, 107, &dropout);
+        assert_eq!(mask.words().len(), 2 * 3);
+        for (row, col) in (0..3).flat_map(|row| (0..107).map(move |col| (row, col))) {
+            let word = mask.words()[(col / 64) * 3 + row];
+            assert_eq!(mask.keeps(row, col), word >> (col % 64) & 1 == 1, "({row}, {col})");
+        }
+        assert!(mask.words()[3..].iter().all(|word| word >> (107 - 64) == 0));
     }
 
     #[test]
     fn no_dropout_keeps_everything() {
-        let mask = KeepMask::new(
-            2,
-            9,
-            &Dropout {
-                p: 0.0,
-                seed: 1,
-                offset: 2,
-            },
+        let dropout = Dropout {
+            p: 0.0,
+            seed: 1,
+            offset: 2,
+        };
+        assert_eq!(
+            KeepMask::new(2, 73, &dropout).words(),
+            &[u64::MAX, u64::MAX, 0x1FF, 0x1FF]
         );
-        assert_eq!(mask.bytes(), &[0xFF, 1, 0, 0, 0xFF, 1, 0, 0]);
     }
 }

@@ -8,6 +8,8 @@ const TILE_COLS: usize = 8;
 /// Rows of `a` packed together, and the depth of a panel: 256 KiB of `a` and 32 KiB of `b`.
 const BLOCK_ROWS: usize = 64;
 const BLOCK_DEPTH: usize = 512;
+/// Products of numbers that take about as long as the start of a few threads.
+const WORTH_THREADS: usize = 1 << 19;
 
 /// `Σₖ a[i][k]·b[j][k]` and `Σₖ |a[i][k]|·|b[j][k]|`, row-major.
 #[derive(Debug, Clone)]
@@ -45,6 +47,10 @@ where
         magnitude: vec![0.0; rows * cols],
     };
     if rows * cols == 0 {
+        return result;
+    }
+    if rows * cols * a.cols() < WORTH_THREADS {
+        rows_of_product(a, b, 0, &mut result.sum, &mut result.magnitude);
         return result;
     }
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());

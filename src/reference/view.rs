@@ -36,6 +36,14 @@ pub enum ShapeError {
         /// What they must be.
         expected: (usize, usize),
     },
+    /// More or fewer gradients than projections.
+    #[error("there are {given} dy for {expected} projections; each has its own")]
+    Projections {
+        /// Gradients given.
+        given: usize,
+        /// Projections of the layer.
+        expected: usize,
+    },
 }
 
 /// A matrix in a slice: any strides, no copy.

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 /// Elements before and after a matrix that belong to nobody.
 const GUARD: usize = 256;
 
-/// Where a matrix lies: `offset` elements from an address aligned to 256 bytes, with `gap` elements between its rows.
+/// Where a matrix lies in the device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// Aligned, rows one after the other.
@@ -17,24 +17,30 @@ pub enum Placement {
     AlignedView,
     /// An odd offset and an odd row stride: aligned to one element only.
     OddView,
+    /// Rows as aligned as dense ones, so far apart that the last starts beyond 2³² elements. Host memory holds them one after the other.
+    Far,
 }
+
+/// Elements behind each far row that come and go with it.
+const FAR_GUARD: usize = 64;
 
 impl Placement {
     fn offset(self, element: usize) -> usize {
         match self {
-            Placement::Dense => 0,
+            Placement::Dense | Placement::Far => 0,
             Placement::AlignedView => 48 / element,
             Placement::OddView => 3,
         }
     }
 
-    /// The layout that a problem is told of a matrix with `cols` columns.
-    pub fn layout<T>(self, cols: usize) -> Layout {
+    /// The layout that a problem is told.
+    pub fn layout<T>(self, rows: usize, cols: usize) -> Layout {
         let element = size_of::<T>();
         let row_stride = match self {
             Placement::Dense => cols,
             Placement::AlignedView => cols.next_multiple_of(16 / element) + 32 / element,
             Placement::OddView => cols + 1 + cols % 2,
+            Placement::Far => (1usize << 32).div_ceil((rows - 1).max(1)).next_multiple_of(64) + FAR_GUARD,
         };
         let alignment = if self == Placement::OddView { element } else { 16 };
         Layout {
@@ -51,6 +57,8 @@ pub struct Placed<T> {
     pub rows: usize,
     pub cols: usize,
     pub row_stride: usize,
+    /// Of the matrix on the device. Where it differs, only rows go there, each with what lies between it and the next.
+    pub device_stride: usize,
     /// Index of the first element in `buffer`.
     pub start: usize,
     /// The buffer that goes to the device.
@@ -60,13 +68,18 @@ pub struct Placed<T> {
 impl<T: Element + Into<f64>> Placed<T> {
     /// A matrix of NaN, as are its surroundings.
     pub fn poisoned(rows: usize, cols: usize, placement: Placement) -> Self {
-        let row_stride = placement.layout::<T>(cols).row_stride as usize;
+        let device_stride = placement.layout::<T>(rows, cols).row_stride as usize;
+        let row_stride = match placement {
+            Placement::Far => cols + FAR_GUARD,
+            _ => device_stride,
+        };
         let start = GUARD + placement.offset(size_of::<T>());
         let length = start + rows.saturating_sub(1) * row_stride + cols + GUARD;
         Self {
             rows,
             cols,
             row_stride,
+            device_stride,
             start,
             buffer: vec![poison(); length],
         }
@@ -91,6 +104,21 @@ impl<T: Element + Into<f64>> Placed<T> {
         for (row, line) in values.chunks_exact(cols).enumerate() {
             let from = matrix.start + row * matrix.row_stride;
             matrix.buffer[from..from + cols].copy_from_slice(line);
+        }
+        matrix
+    }
+
+    /// The same elements elsewhere.
+    pub fn moved(&self, placement: Placement) -> Self {
+        Self::from_rows(&self.rows(), self.rows, self.cols, placement)
+    }
+
+    /// With each element replaced.
+    pub fn map(&self, mut change: impl FnMut(usize, usize, f64) -> f64) -> Self {
+        let mut matrix = self.clone();
+        for (row, col) in (0..self.rows).flat_map(|row| (0..self.cols).map(move |col| (row, col))) {
+            let value = &mut matrix.buffer[self.start + row * self.row_stride + col];
+            *value = T::from_f64(change(row, col, value.to_f64()));
         }
         matrix
     }

@@ -1,10 +1,70 @@
 //! Device memory with guard bands.
 
+use std::ops::Range;
+
 use lora_kernels::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use lora_kernels::{MatMut, MatRef};
 
 use super::data::Placed;
 use super::device::{Number, gpu};
+
+impl<T: Number> Placed<T> {
+    fn is_far(&self) -> bool {
+        self.device_stride != self.row_stride
+    }
+
+    /// Each row with what follows, in the buffer here and there.
+    fn far_rows(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<T> {
+        let (start, length, far) = (self.start, self.row_stride, self.device_stride);
+        (0..self.rows).map(move |row| {
+            let (here, there) = (start + row * length, row * far);
+            (here..here + length, there..there + length)
+        })
+    }
+
+    /// Where the matrix lies in the device's buffer, from its first element to its last.
+    fn device_range(&self) -> Range<usize> {
+        let start = if self.is_far() { 0 } else { self.start };
+        start..start + (self.rows - 1) * self.device_stride + self.cols
+    }
+
+    fn to_device(&self) -> CudaSlice<T> {
+        let stream = &gpu().stream;
+        if !self.is_far() {
+            return stream.clone_htod(&self.buffer).expect("device memory");
+        }
+        let elements = (self.rows - 1) * self.device_stride + self.row_stride;
+        // SAFETY: only rows are read, and they are written here.
+        let mut device = unsafe { stream.alloc::<T>(elements) }.unwrap_or_else(|error| {
+            let free = stream.context().mem_get_info().map_or(0, |(free, _)| free);
+            let bytes = elements * size_of::<T>();
+            panic!("this test needs {bytes} bytes of device memory in one piece, of which {free} are free: {error}")
+        });
+        for (here, there) in self.far_rows() {
+            let row = &self.buffer[here];
+            stream
+                .memcpy_htod(row, &mut device.slice_mut(there))
+                .expect("writing a row");
+        }
+        device
+    }
+
+    /// What lies on the device now.
+    fn from_device(&self, device: &CudaSlice<T>) -> Self {
+        let stream = &gpu().stream;
+        let mut now = self.clone();
+        if !self.is_far() {
+            stream.memcpy_dtoh(device, &mut now.buffer).expect("reading back");
+            return now;
+        }
+        for (here, there) in self.far_rows() {
+            stream
+                .memcpy_dtoh(&device.slice(there), &mut now.buffer[here])
+                .expect("reading a row");
+        }
+        now
+    }
+}
 
 /// A placed matrix on the device to read from, surroundings included.
 pub struct Input<'a, T> {
@@ -14,17 +74,24 @@ pub struct Input<'a, T> {
 
 impl<'a, T: Number> Input<'a, T> {
     pub fn new(host: &'a Placed<T>) -> Self {
-        let device = gpu().stream.clone_htod(&host.buffer).expect("device memory");
+        let device = host.to_device();
         Self { host, device }
     }
 
     /// The elements from the first to the last of the matrix, gaps included.
     pub fn span(&self) -> CudaView<'_, T> {
-        self.device.slice(self.host.range())
+        self.device.slice(self.host.device_range())
     }
 
     pub fn matrix(&self) -> MatRef<'_, T> {
-        MatRef::new(self.span(), self.host.rows, self.host.cols).with_row_stride(self.host.row_stride as i64)
+        MatRef::new(self.span(), self.host.rows, self.host.cols).with_row_stride(self.host.device_stride as i64)
+    }
+
+    /// Other numbers in the same place.
+    pub fn replace(&mut self, numbers: &Placed<T>) {
+        assert_eq!(numbers.buffer.len(), self.device.len());
+        let copied = gpu().stream.memcpy_htod(&numbers.buffer, &mut self.device);
+        copied.expect("writing");
     }
 }
 
@@ -35,23 +102,29 @@ pub struct Output<T> {
 }
 
 impl<T: Number> Output<T> {
-    pub fn new(host: Placed<T>) -> Self {
-        let device = gpu().stream.clone_htod(&host.buffer).expect("device memory");
-        Self { host, device }
+    pub fn new(host: &Placed<T>) -> Self {
+        Self {
+            device: host.to_device(),
+            host: host.clone(),
+        }
     }
 
     pub fn matrix(&mut self) -> MatMut<'_, T> {
         let Placed {
-            rows, cols, row_stride, ..
+            rows,
+            cols,
+            device_stride,
+            ..
         } = self.host;
-        MatMut::new(self.device.slice_mut(self.host.range()), rows, cols).with_row_stride(row_stride as i64)
+        let span = self.device.slice_mut(self.host.device_range());
+        MatMut::new(span, rows, cols).with_row_stride(device_stride as i64)
     }
 
     /// What is on the device now. Panics if anything around the matrix has changed.
-    pub fn read_back(mut self, name: &str) -> Placed<T> {
-        self.host.buffer = gpu().stream.clone_dtoh(&self.device).expect("reading back");
-        self.host.assert_surroundings_untouched(name);
-        self.host
+    pub fn read_back(&self, name: &str) -> Placed<T> {
+        let now = self.host.from_device(&self.device);
+        now.assert_surroundings_untouched(name);
+        now
     }
 }
 

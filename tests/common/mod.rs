@@ -3,6 +3,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod call;
+pub mod case;
 pub mod check;
 pub mod data;
 pub mod device;
@@ -21,6 +23,19 @@ macro_rules! for_each_dtype {
         }
         mod in_f32 {
             $(#[test] fn $test() { super::$test::<f32>() })+
+        }
+    };
+}
+
+/// The same for the types that an adapter in f32 may be over.
+#[macro_export]
+macro_rules! for_each_narrow_dtype {
+    ($($test:ident),+ $(,)?) => {
+        mod in_bf16 {
+            $(#[test] fn $test() { super::$test::<half::bf16>() })+
+        }
+        mod in_f16 {
+            $(#[test] fn $test() { super::$test::<half::f16>() })+
         }
     };
 }

@@ -9,11 +9,15 @@ use crate::toolchain;
 const FIXTURES: &str = "tests/fixtures";
 
 /// The test programs that compare what kernels compute with references.
-const KERNEL_TESTS: [&str; 9] = [
+const KERNEL_TESTS: [&str; 13] = [
     "shapes",
     "forward",
     "backward",
     "dropout",
+    "shared",
+    "adapters",
+    "accumulate",
+    "streams",
     "random_layers",
     "large_offsets",
     "capture",

@@ -1,0 +1,89 @@
+//! In which order a GEMM's tiles are taken: how wide its bands are.
+//!
+//! A band is `group` tile columns wide; tiles are taken along its columns first, then down its rows, band after band. Each band reads the rows of
+//! x (or dy) once, and its own columns of the weight once per turn of the blocks, but for what the turn before has left in L2. Every other turn
+//! walks the depth backwards, so it begins with what was used last: while it finds the weight's part there, it lets in rows of its own, and so finds
+//!
+//!     kept = min(1, L2 / (2 · rows of a turn + columns of a band))        in bytes
+//!
+//! of it. The width that reads least is taken. It makes a turn about square in bytes, wider where L2 holds the band from turn to turn.
+
+/// What a raster goes through.
+pub(super) struct Grid {
+    pub tiles_m: u64,
+    pub tiles_n: u64,
+    /// Tiles under way at a time.
+    pub turn: u64,
+    /// Bytes of a tile's rows of x, over the whole depth.
+    pub row_bytes: f64,
+    /// Bytes of a tile's columns of the weight, over the whole depth.
+    pub column_bytes: f64,
+    pub l2_bytes: f64,
+}
+
+/// Of L2, what the streams of a product have for themselves: outputs pass through it too, and lines are not evicted strictly by age.
+const USABLE: f64 = 0.4;
+
+impl Grid {
+    /// The width of the bands, in tiles.
+    pub fn group(&self) -> u64 {
+        let widths = 1..=self.tiles_n.min(self.turn).max(1);
+        // Of equals the widest: it has fewer bands.
+        let best = widths.map(|width| (width, self.reads(width))).reduce(
+            |best, other| {
+                if other.1 <= best.1 { other } else { best }
+            },
+        );
+        best.map_or(1, |(width, _)| width)
+    }
+
+    /// Bytes that bands of this width read from DRAM.
+    fn reads(&self, width: u64) -> f64 {
+        let whole = (self.tiles_n / width) as f64 * self.band_reads(width);
+        match self.tiles_n % width {
+            0 => whole,
+            rest => whole + self.band_reads(rest),
+        }
+    }
+
+    fn band_reads(&self, width: u64) -> f64 {
+        let rows = (self.turn as f64 / width as f64).min(self.tiles_m as f64);
+        let turns = self.tiles_m as f64 / rows;
+        let columns = width as f64 * self.column_bytes;
+        let kept = (USABLE * self.l2_bytes / (2.0 * rows * self.row_bytes + columns)).min(1.0);
+        // A row of tiles that two turns share is read by both.
+        let shared = if self.turn.is_multiple_of(width) {
+            0.0
+        } else {
+            (1.0 - kept) / rows
+        };
+        let stream = self.tiles_m as f64 * self.row_bytes * (1.0 + shared);
+        stream + columns * (1.0 + (turns - 1.0) * (1.0 - kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(m: u64, n: u64, k: u64, tile: (u64, u64), turn: u64, l2_mib: u64) -> Grid {
+        Grid {
+            tiles_m: m.div_ceil(tile.0),
+            tiles_n: n.div_ceil(tile.1),
+            turn,
+            row_bytes: (2 * tile.0 * k) as f64,
+            column_bytes: (2 * tile.1 * k) as f64,
+            l2_bytes: (l2_mib << 20) as f64,
+        }
+    }
+
+    /// What a replay of the tiles through a model of L2 finds best.
+    #[test]
+    fn bands_are_those_that_read_least() {
+        assert_eq!(grid(8192, 4096, 4096, (128, 256), 128, 50).group(), 8);
+        assert_eq!(grid(8192, 4096, 4096, (128, 256), 103, 40).group(), 8);
+        assert_eq!(grid(8192, 4096, 4096, (128, 128), 128, 72).group(), 16);
+        // L2 holds the whole weight.
+        assert_eq!(grid(8192, 4096, 4096, (128, 256), 147, 126).group(), 16);
+    }
+}

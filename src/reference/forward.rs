@@ -1,0 +1,97 @@
+//! y and S, with the bound of every element.
+
+use super::bounds::{Bounded, Intermediates, Operand, OperandProduct, Store, reduction_error};
+use super::layer::{Adapter, Layer, Projection, rounded};
+use super::product::product;
+use super::view::{ShapeError, View};
+use crate::Element;
+
+/// What the forward pass computes, by projection.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// S (tokens, rank) of the adapted ones
+    pub s: Vec<Option<Bounded>>,
+    /// y (tokens, out_features)
+    pub y: Vec<Bounded>,
+}
+
+/// y and what leads to it.
+///
+/// # Errors
+/// Tensors that do not fit each other.
+pub fn forward<T, A>(layer: &Layer<'_, T, A>, intermediates: Intermediates) -> Result<Forward, ShapeError>
+where
+    T: Element + Into<f64>,
+    A: Element + Into<f64>,
+{
+    layer.check()?;
+    let store = Store::of::<T>(intermediates);
+    let dropped = layer.dropped_x(layer.mask().as_ref());
+    let mut results = Forward {
+        s: Vec::new(),
+        y: Vec::new(),
+    };
+    for projection in &layer.projections {
+        let s = projection
+            .adapter
+            .map(|adapter| shrink(layer, adapter, &dropped, store));
+        results.y.push(output(layer, projection, s.as_ref(), store));
+        results.s.push(s);
+    }
+    Ok(results)
+}
+
+fn output<T, A>(
+    layer: &Layer<'_, T, A>,
+    projection: &Projection<'_, T, A>,
+    s: Option<&Bounded>,
+    store: Store,
+) -> Bounded
+where
+    T: Element + Into<f64>,
+    A: Element + Into<f64>,
+{
+    let out_features = projection.weight.rows();
+    let base = product(layer.x, projection.weight);
+    let adapter = projection.adapter.zip(s).map(|(Adapter { b, .. }, s)| {
+        let elements = rounded(b, store.precision);
+        Operand::of(s).times(View::dense(&elements, b.rows(), b.cols()))
+    });
+    let rank = s.map_or(0, |s| s.cols);
+    let bias = |col: usize| projection.bias.map_or(0.0, |bias| bias[col].to_f64());
+    Bounded::output(layer.tokens(), out_features, store.precision, |row, col| {
+        let i = row * out_features + col;
+        let (sum, magnitude, inherited) = adapter.as_ref().map_or((0.0, 0.0, 0.0), |product| product.at(i));
+        let magnitude = base.magnitude[i] + magnitude + bias(col).abs();
+        let error = reduction_error(layer.in_features() + rank + 1, 0, magnitude) + inherited;
+        (base.sum[i] + sum + bias(col), error)
+    })
+}
+
+/// S (tokens, rank)
+pub(super) fn shrink<T, A>(layer: &Layer<'_, T, A>, adapter: Adapter<'_, A>, dropped: &[f64], store: Store) -> Bounded
+where
+    T: Element + Into<f64>,
+    A: Element + Into<f64>,
+{
+    let (rank, in_features) = (adapter.a.rows(), layer.in_features());
+    let factor = f64::from(adapter.scaling) * layer.keep_scale();
+    let elements = rounded(adapter.a, store.precision);
+    let sums = product(
+        View::dense(dropped, layer.tokens(), in_features),
+        View::dense(&elements, rank, in_features),
+    );
+    Bounded::intermediate(layer.tokens(), rank, store, |row, col| {
+        let i = row * rank + col;
+        // The factor is itself a product, rounded once.
+        let error = reduction_error(in_features, 2, factor.abs() * sums.magnitude[i]);
+        (factor * sums.sum[i], error)
+    })
+}
+
+impl OperandProduct {
+    /// Sum, magnitude and inherited error of an element.
+    pub(super) fn at(&self, index: usize) -> (f64, f64, f64) {
+        (self.sum[index], self.magnitude[index], self.inherited[index])
+    }
+}

@@ -1,0 +1,258 @@
+//! What is to be computed, and where it lies.
+
+use lora_kernels::{
+    BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Tensor, WeightLayout,
+};
+
+use super::data::{Placed, Placement};
+use super::device::{Number, gpu};
+
+/// Projections that share x, a place in memory for each of their tensors, and what is asked of the call. What an adapter's elements are is up to
+/// whoever runs the case.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub tokens: usize,
+    pub in_features: usize,
+    pub projections: Vec<Sizes>,
+    pub bias: bool,
+    pub dropout: Option<Dropout>,
+    /// Backward draws the mask again, and forward keeps none.
+    pub redrawn: bool,
+    /// Weights are stored (in_features, out_features).
+    pub transposed: bool,
+    /// dx is wanted.
+    pub input_gradient: bool,
+    /// Outputs that are added to.
+    pub accumulate: Vec<Tensor>,
+    /// Plans are made for a device of this many multiprocessors: they choose other tiles and splits.
+    pub multiprocessors: Option<u32>,
+}
+
+/// One projection.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    pub out_features: usize,
+    /// 0 where there is no adapter.
+    pub rank: usize,
+    pub scaling: f32,
+    placements: [Placement; Tensor::ALL.len()],
+}
+
+/// Neither 1 nor a power of two, nor alpha / rank of anything; each projection has its own.
+const SCALINGS: [f32; 8] = [1.7, -0.6, 2.3, 0.9, -1.3, 0.35, 1.1, -2.1];
+
+/// What can be added to.
+pub const OUTPUTS: [Tensor; 4] = [Tensor::Y, Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
+
+impl Case {
+    /// A single projection with a bias and no dropout, contiguous in memory.
+    pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize) -> Self {
+        Self::sharing_x(tokens, in_features, &[(out_features, rank)])
+    }
+
+    /// Projections of these (out_features, rank).
+    pub fn sharing_x(tokens: usize, in_features: usize, projections: &[(usize, usize)]) -> Self {
+        let sizes = |(&(out_features, rank), scaling)| Sizes {
+            out_features,
+            rank,
+            scaling,
+            placements: [Placement::Dense; Tensor::ALL.len()],
+        };
+        Self {
+            tokens,
+            in_features,
+            projections: projections.iter().zip(SCALINGS).map(sizes).collect(),
+            bias: true,
+            dropout: None,
+            redrawn: false,
+            transposed: false,
+            input_gradient: true,
+            accumulate: Vec::new(),
+            multiprocessors: None,
+        }
+    }
+
+    /// Of the first projection.
+    pub fn scaling(mut self, scaling: f32) -> Self {
+        self.projections[0].scaling = scaling;
+        self
+    }
+
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    pub fn dropout(self, p: f32) -> Self {
+        let dropout = Some(Dropout {
+            p,
+            seed: 0x5EED_0000_0001_0203,
+            offset: 0x0FF5_0000_0000_0007,
+        });
+        Self { dropout, ..self }
+    }
+
+    pub fn redrawn(self, redrawn: bool) -> Self {
+        Self { redrawn, ..self }
+    }
+
+    pub fn transposed(self, transposed: bool) -> Self {
+        Self { transposed, ..self }
+    }
+
+    pub fn input_gradient(self, input_gradient: bool) -> Self {
+        Self { input_gradient, ..self }
+    }
+
+    pub fn accumulate(self, tensors: &[Tensor]) -> Self {
+        let accumulate = tensors.to_vec();
+        Self { accumulate, ..self }
+    }
+
+    pub fn multiprocessors(self, multiprocessors: u32) -> Self {
+        let multiprocessors = Some(multiprocessors);
+        Self {
+            multiprocessors,
+            ..self
+        }
+    }
+
+    pub fn placed(self, placement: Placement) -> Self {
+        let all = Tensor::ALL.into_iter();
+        all.fold(self, |case, tensor| case.with_placement(tensor, placement))
+    }
+
+    /// In every projection.
+    pub fn with_placement(self, tensor: Tensor, placement: Placement) -> Self {
+        let all = 0..self.projections.len();
+        all.fold(self, |case, i| case.with_placement_of(i, tensor, placement))
+    }
+
+    pub fn with_placement_of(mut self, projection: usize, tensor: Tensor, placement: Placement) -> Self {
+        self.projections[projection].placements[tensor as usize] = placement;
+        self
+    }
+
+    pub fn placement_of(&self, projection: usize, tensor: Tensor) -> Placement {
+        self.projections[projection].placements[tensor as usize]
+    }
+
+    /// (rows, columns) as stored.
+    pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
+        let Sizes { out_features, rank, .. } = self.projections[projection];
+        let (tokens, in_features) = (self.tokens, self.in_features);
+        match tensor {
+            Tensor::X | Tensor::DX => (tokens, in_features),
+            Tensor::Weight if self.transposed => (in_features, out_features),
+            Tensor::Weight => (out_features, in_features),
+            Tensor::LoraA | Tensor::DLoraA => (rank, in_features),
+            Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
+            Tensor::Y | Tensor::DY => (tokens, out_features),
+            Tensor::Bias => (1, out_features),
+        }
+    }
+
+    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+        self.shape_of(0, tensor)
+    }
+
+    /// Of a problem whose adapters are of type `A`.
+    pub fn problem_with<T: Number, A: Number>(&self) -> Problem {
+        let layout = if self.transposed {
+            WeightLayout::InOut
+        } else {
+            WeightLayout::OutIn
+        };
+        let mask = if self.redrawn { Mask::Redrawn } else { Mask::Stored };
+        let projections: Vec<_> = self.projections.iter().map(Sizes::projection).collect();
+        let problem = Problem::sharing_x(self.tokens, self.in_features, &projections, T::DTYPE)
+            .and_then(|problem| problem.with_adapter_dtype(A::DTYPE))
+            .expect("sizes in range")
+            .with_bias(self.bias)
+            .with_dropout(self.dropout.is_some())
+            .with_mask(mask)
+            .with_weight_layout(layout)
+            .with_input_gradient(self.input_gradient);
+        let problem = self.accumulate.iter().fold(problem, |problem, &tensor| {
+            problem.with_accumulate(tensor, true).expect("an output")
+        });
+        (0..projections.len()).fold(problem, |problem, i| self.with_layouts::<T, A>(problem, i))
+    }
+
+    /// Dense and aligned is what problems start from, with no more alignment than each tensor needs.
+    fn with_layouts<T: Number, A: Number>(&self, problem: Problem, projection: usize) -> Problem {
+        let exists = |tensor: &Tensor| match tensor {
+            Tensor::X | Tensor::DX => projection == 0,
+            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => self.projections[projection].rank > 0,
+            Tensor::Weight | Tensor::Y | Tensor::DY | Tensor::Bias => true,
+        };
+        let placed = |tensor: &Tensor| self.placement_of(projection, *tensor) != Placement::Dense;
+        let tensors = Tensor::ALL.into_iter().filter(exists).filter(placed);
+        tensors.fold(problem, |problem, tensor| {
+            let layout = self.layout_of::<T, A>(projection, tensor);
+            let problem = problem.with_layout_of(projection, tensor, layout);
+            problem.expect("a layout that problems take")
+        })
+    }
+
+    fn layout_of<T: Number, A: Number>(&self, projection: usize, tensor: Tensor) -> Layout {
+        let placement = self.placement_of(projection, tensor);
+        let (rows, cols) = self.shape_of(projection, tensor);
+        match tensor {
+            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => placement.layout::<A>(rows, cols),
+            _ => placement.layout::<T>(rows, cols),
+        }
+    }
+
+    pub fn problem<T: Number>(&self) -> Problem {
+        self.problem_with::<T, T>()
+    }
+
+    pub fn device(&self) -> DeviceProps {
+        let props = gpu().kernels.props().clone();
+        match self.multiprocessors {
+            Some(multiprocessors) => props.with_multiprocessors(multiprocessors),
+            None => props,
+        }
+    }
+
+    pub fn forward_plan_with<T: Number, A: Number>(&self) -> ForwardPlan {
+        ForwardPlan::new(&self.problem_with::<T, A>(), &self.device()).expect("a forward plan")
+    }
+
+    pub fn backward_plan_with<T: Number, A: Number>(&self) -> BackwardPlan {
+        BackwardPlan::new(&self.problem_with::<T, A>(), &self.device()).expect("a backward plan")
+    }
+
+    pub fn forward_plan<T: Number>(&self) -> ForwardPlan {
+        self.forward_plan_with::<T, T>()
+    }
+
+    pub fn backward_plan<T: Number>(&self) -> BackwardPlan {
+        self.backward_plan_with::<T, T>()
+    }
+
+    /// Random numbers of this variance.
+    pub(super) fn random<E: Number>(&self, projection: usize, tensor: Tensor, variance: f32) -> Placed<E> {
+        let (rows, cols) = self.shape_of(projection, tensor);
+        // A number evenly distributed in [-m, m) has the variance m²/3.
+        let magnitude = (3.0 * variance).sqrt();
+        let seed = 0x10 + tensor as u64 + 0x100 * projection as u64;
+        Placed::random(rows, cols, self.placement_of(projection, tensor), magnitude, seed)
+    }
+
+    /// What lies where a result goes: numbers where it is added, else NaN.
+    pub(super) fn output<E: Number>(&self, projection: usize, tensor: Tensor) -> Placed<E> {
+        if self.accumulate.contains(&tensor) {
+            return self.random(projection, tensor, 1.0);
+        }
+        let (rows, cols) = self.shape_of(projection, tensor);
+        Placed::poisoned(rows, cols, self.placement_of(projection, tensor))
+    }
+}
+
+impl Sizes {
+    fn projection(&self) -> Projection {
+        let Sizes { out_features, rank, .. } = *self;
+        Projection { out_features, rank }
+    }
+}
