@@ -34,6 +34,8 @@ pub enum Error {
 pub enum Type {
     F16,
     Bf16,
+    /// Without TF32, as cuBLAS does unless told otherwise.
+    F32,
 }
 
 impl Type {
@@ -42,6 +44,7 @@ impl Type {
         match self {
             Self::F16 => 2,
             Self::Bf16 => 14,
+            Self::F32 => 0,
         }
     }
 }

@@ -156,13 +156,13 @@ pub const EMULATED: &str = "emulated: not timed";
 /// If an emulated device comes with times: they would be the interpreter's.
 pub fn rows(bench: &Bench, device: &Device) -> Result<Vec<Row>, String> {
     let timed = |one: &&Measurement| matches!(one.time, Time::Nanoseconds { .. });
-    if device.emulated || bench.emulated {
-        if let Some(one) = bench.measurements.iter().find(timed) {
-            return Err(format!(
-                "{}, an emulated device, comes with a time of {:?}: an interpreter's time says nothing of a GPU",
-                device.name, one.layer
-            ));
-        }
+    if (device.emulated || bench.emulated)
+        && let Some(one) = bench.measurements.iter().find(timed)
+    {
+        return Err(format!(
+            "{}, an emulated device, comes with a time of {:?}: an interpreter's time says nothing of a GPU",
+            device.name, one.layer
+        ));
     }
     Ok(bench
         .measurements

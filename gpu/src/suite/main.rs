@@ -1,8 +1,8 @@
 //! Runs a bundle's tests and benches and writes what they found; run.sh starts it.
 
+mod correctness;
 mod device;
 mod process;
-mod tests;
 mod unpack;
 
 use std::fs;
@@ -130,8 +130,8 @@ impl Suite {
             // Alone: a capture forbids other threads of the process to allocate, and tests of far offsets want the memory for themselves.
             command.arg("--test-threads=1").args(filters);
             let log = self.log(&program.name);
-            let run = tests::run(&program.name, command, &log, self.timeout())?;
-            tests::print(&run, &log);
+            let run = correctness::run(&program.name, command, &log, self.timeout())?;
+            correctness::print(&run, &log);
             runs.push(run);
         }
         Ok(runs)
@@ -141,30 +141,31 @@ impl Suite {
     fn bench(&self) -> Result<(Bench, Option<String>), String> {
         let handed_over = self.output.join("bench.json");
         let _ = fs::remove_file(&handed_over);
-        for program in self.manifest.programs.iter().filter(|one| one.kind == Kind::Bench) {
-            let mut command = self.command(&program.path);
-            // On an emulated device each bench runs once and nothing is timed.
-            command.arg(if self.device.emulated { "--test" } else { "--bench" });
-            command.args(&self.arguments.filter);
-            command.env(BENCH_RESULTS, &handed_over);
-            command.env("CRITERION_HOME", self.output.join("criterion"));
-            if self.arguments.quick {
-                command.env(QUICK, "1");
-            }
-            let log = self.log(&program.name);
-            let end = process::run(command, &log, self.timeout(), true)?;
-            let bench = read_bench(&handed_over);
-            if !end.is_success() {
-                let failure = format!("The benches {}; see logs/{}.log", end.describe(), program.name);
-                return Ok((bench.unwrap_or_default(), Some(failure)));
-            }
-            return Ok(match bench {
-                Ok(bench) if bench.measurements.is_empty() => (bench, Some("No bench ran".to_owned())),
-                Ok(bench) => (bench, None),
-                Err(error) => (Bench::default(), Some(error)),
-            });
+        let mut programs = self.manifest.programs.iter();
+        let program = programs
+            .find(|one| one.kind == Kind::Bench)
+            .ok_or("the bundle has no bench")?;
+        let mut command = self.command(&program.path);
+        // On an emulated device each bench runs once and nothing is timed.
+        command.arg(if self.device.emulated { "--test" } else { "--bench" });
+        command.args(&self.arguments.filter);
+        command.env(BENCH_RESULTS, &handed_over);
+        command.env("CRITERION_HOME", self.output.join("criterion"));
+        if self.arguments.quick {
+            command.env(QUICK, "1");
         }
-        Err("the bundle has no bench".to_owned())
+        let log = self.log(&program.name);
+        let end = process::run(command, &log, self.timeout(), true)?;
+        let bench = read_bench(&handed_over);
+        if !end.is_success() {
+            let failure = format!("The benches {}; see logs/{}.log", end.describe(), program.name);
+            return Ok((bench.unwrap_or_default(), Some(failure)));
+        }
+        Ok(match bench {
+            Ok(bench) if bench.measurements.is_empty() => (bench, Some("No bench ran".to_owned())),
+            Ok(bench) => (bench, None),
+            Err(error) => (Bench::default(), Some(error)),
+        })
     }
 
     fn write(&self, tests: Vec<TestRun>, bench: Bench, failure: Option<String>) -> Result<(), String> {
