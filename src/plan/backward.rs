@@ -79,7 +79,7 @@ impl BackwardPlan {
             .zip(problem.adapted())
             .map(|(groups, (_, one))| groups * rank_tiles(one.rank, grad_b))
             .sum::<usize>();
-        let dy = Split::new(problem.tokens(), grad_b.block().0, side_by_side, device);
+        let dy = Split::new(problem.tokens(), side_by_side, device);
         let reason = format!(
             "{side_by_side} blocks side by side, {} row splits; {access_reason}",
             dy.row_splits
@@ -96,7 +96,7 @@ impl BackwardPlan {
         };
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
-        let x = Split::new(problem.tokens(), grad_a.block().0, side_by_side, device);
+        let x = Split::new(problem.tokens(), side_by_side, device);
         let reduce_b = reduce_blocks(problem, Tensor::DLoraB, grad_a.threads(), device);
         let reducing = reduce_b.iter().sum::<u32>();
         let reason = format!(

@@ -36,18 +36,22 @@ pub(super) fn rank_tile(ranks: usize, vectorised: bool) -> Tile {
     }
 }
 
-/// How a streaming kernel splits its rows over blocks. The blocks side by side, one per column group and rank tile, are given.
+/// How a streaming kernel splits its rows over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Split {
     /// Blocks one below the other, each with its own rows.
     pub row_splits: usize,
-    /// Rows of a split, a multiple of the kernel's row block; the last split may have fewer.
+    /// Rows of a split, a multiple of any kernel's row block; the last split may have fewer.
     pub rows_per_split: usize,
 }
 
 impl Split {
-    /// About one block per multiprocessor: partial sums are written and read once per split, and one block keeps enough copies in flight.
-    pub(super) fn new(tokens: usize, block_rows: usize, side_by_side: usize, device: &DeviceProps) -> Self {
+    /// Of every tile's row blocks a whole number, so that sums do not depend on the tile.
+    const ROWS: usize = 64;
+
+    /// With so many blocks side by side, one per column group and rank tile, about one block per multiprocessor: partial sums are written and
+    /// read once per split, and one block keeps enough copies in flight.
+    pub(super) fn new(tokens: usize, side_by_side: usize, device: &DeviceProps) -> Self {
         let multiprocessors = device.multiprocessors() as usize;
         let fewer = (multiprocessors / side_by_side).max(1);
         // Rounded up where rounding down would leave more than a fifth of the device idle.
@@ -56,8 +60,8 @@ impl Split {
         } else {
             multiprocessors.div_ceil(side_by_side)
         };
-        let row_blocks = tokens.div_ceil(block_rows);
-        let rows_per_split = row_blocks.div_ceil(wanted.min(row_blocks)) * block_rows;
+        let row_blocks = tokens.div_ceil(Self::ROWS);
+        let rows_per_split = row_blocks.div_ceil(wanted.min(row_blocks)) * Self::ROWS;
         Self {
             row_splits: tokens.div_ceil(rows_per_split),
             rows_per_split,

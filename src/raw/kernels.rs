@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUstream};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUfunction_attribute, CUstream};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
@@ -75,15 +75,20 @@ impl Kernels {
         &self.context
     }
 
+    /// `None` only for a variant that no plan has.
+    pub(super) fn function(&self, launch: &Launch) -> Option<CUfunction> {
+        self.functions.get(launch.index).map(CudaFunction::cu_function)
+    }
+
     /// # Safety
     /// `params` is the struct that the kernel takes, and what it points to is as the kernel expects.
     pub(super) unsafe fn launch<P: Pod>(&self, launch: &Launch, params: &P, stream: CUstream) -> Result<()> {
-        let function = self.functions.get(launch.index).ok_or(Error::KernelsNotBuilt)?;
+        let function = self.function(launch).ok_or(Error::KernelsNotBuilt)?;
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
         // SAFETY: the driver copies the parameters during the call and does not write to them; the rest is the caller's promise.
         unsafe {
             sys::cuLaunchKernel(
-                function.cu_function(),
+                function,
                 launch.blocks,
                 1,
                 1,

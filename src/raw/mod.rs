@@ -3,12 +3,15 @@
 //! A call enqueues its kernels and returns: no allocation, no synchronisation, no host read, no lock, no event. All kernels are resolved and
 //! their shared memory raised when [`Kernels`] is loaded, so a call can be captured in a CUDA graph.
 
+mod bare;
 mod calls;
 mod check;
 mod driver;
 mod images;
 mod kernels;
 
+#[doc(hidden)]
+pub use bare::BareLaunch;
 pub(crate) use check::{argument, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;

@@ -6,11 +6,10 @@ use half::bf16;
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
 use lora_kernels::{Backward, Error, Forward, MatMut, MatRef, Tensor};
 
+use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::check::bits;
-use crate::common::data::{Placed, Placement};
 use crate::common::device::gpu;
 use crate::common::layer::{Case, Layer};
-use crate::common::memory::{Guarded, Input, Output};
 use crate::{K, M, N, R};
 
 /// Memory that a changed argument can take.
@@ -48,11 +47,11 @@ impl Geometry {
 }
 
 impl<'a> Spare<'a> {
-    fn readable(self, matrix: Geometry) -> MatRef<'a, bf16> {
+    pub fn readable(self, matrix: Geometry) -> MatRef<'a, bf16> {
         MatRef::new(self.read.slice(matrix.range()), matrix.rows, matrix.cols).with_row_stride(matrix.row_stride)
     }
 
-    fn writable(self, matrix: Geometry) -> MatMut<'a, bf16> {
+    pub fn writable(self, matrix: Geometry) -> MatMut<'a, bf16> {
         let Geometry {
             rows, cols, row_stride, ..
         } = matrix;
@@ -77,9 +76,9 @@ impl SpareMemory {
         let stream = &gpu().stream;
         Self {
             read: stream.alloc_zeros(1 << 12).unwrap(),
-            read_bytes: stream.alloc_zeros(1 << 16).unwrap(),
+            read_bytes: stream.alloc_zeros(1 << 20).unwrap(),
             write: stream.alloc_zeros(1 << 12).unwrap(),
-            write_bytes: stream.alloc_zeros(1 << 16).unwrap(),
+            write_bytes: stream.alloc_zeros(1 << 20).unwrap(),
         }
     }
 
@@ -94,22 +93,13 @@ impl SpareMemory {
 
     fn assert_untouched(&self) {
         let stream = &gpu().stream;
+        let elements = stream.clone_dtoh(&self.write).unwrap();
         assert!(
-            stream
-                .clone_dtoh(&self.write)
-                .unwrap()
-                .iter()
-                .all(|value| value.to_bits() == 0),
+            elements.iter().all(|value| value.to_bits() == 0),
             "an output was written"
         );
-        assert!(
-            stream
-                .clone_dtoh(&self.write_bytes)
-                .unwrap()
-                .iter()
-                .all(|&byte| byte == 0),
-            "a buffer was written"
-        );
+        let bytes = stream.clone_dtoh(&self.write_bytes).unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 0), "a buffer was written");
     }
 }
 
@@ -124,34 +114,19 @@ pub fn forward_on(
     case: &Case,
     change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
-    let gpu = gpu();
     let layer = Layer::<bf16>::random(case);
-    let plan = case.forward_plan::<bf16>();
-    let [x, weight, lora_a, lora_b] = [&layer.x, &layer.weight, &layer.lora_a, &layer.lora_b].map(Input::new);
-    let bias = layer.bias.as_ref().map(Input::new);
-    let untouched = Placed::<bf16>::poisoned(case.tokens, case.out_features, Placement::Dense);
-    let mut y = Output::new(untouched.clone());
-    let mut saved = Guarded::new(plan.saved().bytes());
+    let plan = layer.forward_plan();
+    let mut call = ForwardCall::new(&layer, &plan);
     let mut spare = SpareMemory::new();
-    let mut arguments = Forward {
-        x: x.matrix(),
-        weight: weight.matrix(),
-        bias: bias.as_ref().map(Input::span),
-        lora_a: lora_a.matrix(),
-        lora_b: lora_b.matrix(),
-        scaling: case.scaling,
-        dropout: case.dropout,
-        y: y.matrix(),
-        saved: saved.view_mut(),
-    };
+    let mut arguments = call.arguments();
     change(&mut arguments, spare.lend());
-    let result = gpu.kernels.forward(stream, &plan, arguments);
+    let result = gpu().kernels.forward(stream, &plan, arguments);
     if result.is_err() {
-        assert_eq!(bits(&y.read_back("y")), bits(&untouched), "y was written");
-        assert!(
-            saved.read_back("saved").iter().all(|&byte| byte == 0xFF),
-            "saved was written"
-        );
+        let now = call.read_back();
+        for (y, projection) in now.y.iter().zip(&layer.projections) {
+            assert_eq!(bits(y), bits(&projection.y), "y was written");
+        }
+        assert!(now.saved.iter().all(|&byte| byte == 0xFF), "saved was written");
         spare.assert_untouched();
     }
     result
@@ -168,49 +143,24 @@ pub fn backward_on(
     case: &Case,
     change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
-    let gpu = gpu();
     let layer = Layer::<bf16>::random(case);
-    let plan = case.backward_plan::<bf16>();
-    let [dy, x, weight, lora_a, lora_b] =
-        [&layer.dy, &layer.x, &layer.weight, &layer.lora_a, &layer.lora_b].map(Input::new);
-    let saved = Guarded::holding(&layer.forward().saved);
-    let untouched = [
-        (case.tokens, case.in_features),
-        (case.rank, case.in_features),
-        (case.out_features, case.rank),
-    ]
-    .map(|(rows, cols)| Placed::<bf16>::poisoned(rows, cols, Placement::Dense));
-    let [mut dx, mut d_lora_a, mut d_lora_b] = untouched.clone().map(Output::new);
-    let mut workspace = Guarded::new(plan.workspace_bytes());
+    let plan = layer.backward_plan();
+    let mut call = BackwardCall::new(&layer, &plan, &layer.forward().saved);
     let mut spare = SpareMemory::new();
-    let mut arguments = Backward {
-        dy: dy.matrix(),
-        x: x.matrix(),
-        weight: weight.matrix(),
-        lora_a: lora_a.matrix(),
-        lora_b: lora_b.matrix(),
-        scaling: case.scaling,
-        dropout: case.dropout,
-        saved: saved.view(),
-        dx: dx.matrix(),
-        d_lora_a: d_lora_a.matrix(),
-        d_lora_b: d_lora_b.matrix(),
-        workspace: workspace.view_mut(),
-    };
+    let mut arguments = call.arguments();
     change(&mut arguments, spare.lend());
-    let result = gpu.kernels.backward(stream, &plan, arguments);
+    let result = gpu().kernels.backward(stream, &plan, arguments);
     if result.is_err() {
-        for (output, untouched) in [dx, d_lora_a, d_lora_b].into_iter().zip(&untouched) {
-            assert_eq!(
-                bits(&output.read_back("a gradient")),
-                bits(untouched),
-                "a gradient was written"
-            );
+        let now = call.read_back();
+        for (dx, before) in now.dx.iter().zip(&layer.dx) {
+            assert_eq!(bits(dx), bits(before), "dx was written");
         }
-        assert!(
-            workspace.read_back("workspace").iter().all(|&byte| byte == 0xFF),
-            "the workspace was written"
-        );
+        for (gradients, projection) in now.gradients.iter().zip(&layer.projections) {
+            let pairs = gradients.iter().zip(&projection.gradients);
+            for (now, before) in pairs.flat_map(|(now, before)| [(&now.a, &before.a), (&now.b, &before.b)]) {
+                assert_eq!(bits(now), bits(before), "a gradient was written");
+            }
+        }
         spare.assert_untouched();
     }
     result
@@ -220,58 +170,89 @@ pub fn case() -> Case {
     Case::new(M, K, N, R)
 }
 
+/// Three projections, of which the second has no adapter.
+pub fn three() -> Case {
+    Case::sharing_x(M, K, &[(N, R), (N, 0), (2 * N, R)])
+}
+
 pub const FORWARD_INPUTS: [Tensor; 4] = [Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
 pub const BACKWARD_INPUTS: [Tensor; 5] = [Tensor::DY, Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
 pub const BACKWARD_OUTPUTS: [Tensor; 3] = [Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
 
-pub fn forward_input<'c, 'a>(call: &'c mut Forward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
+const ADAPTED: &str = "an adapted projection";
+
+pub fn forward_input<'c, 'a>(
+    call: &'c mut Forward<'a, bf16>,
+    projection: usize,
+    tensor: Tensor,
+) -> &'c mut MatRef<'a, bf16> {
+    let one = &mut call.projections[projection];
     match tensor {
         Tensor::X => &mut call.x,
-        Tensor::Weight => &mut call.weight,
-        Tensor::LoraA => &mut call.lora_a,
-        Tensor::LoraB => &mut call.lora_b,
+        Tensor::Weight => &mut one.weight,
+        Tensor::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
+        Tensor::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of forward"),
     }
 }
 
-pub fn backward_input<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatRef<'a, bf16> {
+pub fn backward_input<'c, 'a>(
+    call: &'c mut Backward<'a, bf16>,
+    projection: usize,
+    tensor: Tensor,
+) -> &'c mut MatRef<'a, bf16> {
+    let one = &mut call.projections[projection];
     match tensor {
-        Tensor::DY => &mut call.dy,
         Tensor::X => &mut call.x,
-        Tensor::Weight => &mut call.weight,
-        Tensor::LoraA => &mut call.lora_a,
-        Tensor::LoraB => &mut call.lora_b,
+        Tensor::DY => &mut one.dy,
+        Tensor::Weight => &mut one.weight,
+        Tensor::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
+        Tensor::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of backward"),
     }
 }
 
-pub fn backward_output<'c, 'a>(call: &'c mut Backward<'a, bf16>, tensor: Tensor) -> &'c mut MatMut<'a, bf16> {
+pub fn backward_output<'c, 'a>(
+    call: &'c mut Backward<'a, bf16>,
+    projection: usize,
+    tensor: Tensor,
+) -> &'c mut MatMut<'a, bf16> {
+    let one = &mut call.projections[projection];
     match tensor {
-        Tensor::DX => &mut call.dx,
-        Tensor::DLoraA => &mut call.d_lora_a,
-        Tensor::DLoraB => &mut call.d_lora_b,
+        Tensor::DX => call.dx.as_mut().expect("a call with dx"),
+        Tensor::DLoraA => &mut one.gradients.as_mut().expect(ADAPTED).a,
+        Tensor::DLoraB => &mut one.gradients.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no output of backward"),
     }
 }
 
-/// Replaces one tensor, whichever call and side it is on, by one of another geometry in spare memory.
-pub fn replaced(tensor: Tensor, other: Geometry) -> [Option<Result<(), Error>>; 2] {
-    let case = case();
+/// Replaces one tensor of the only projection, whichever call and side it is on, by one of another geometry in spare memory.
+pub fn replaced(tensor: Tensor, other: Geometry) -> impl Iterator<Item = Result<(), Error>> {
+    replaced_of(&case(), 0, tensor, other)
+}
+
+/// The same in one of several projections.
+pub fn replaced_of(
+    case: &Case,
+    projection: usize,
+    tensor: Tensor,
+    other: Geometry,
+) -> impl Iterator<Item = Result<(), Error>> + use<> {
     let is_forward = FORWARD_INPUTS.contains(&tensor) || tensor == Tensor::Y;
     let is_backward = BACKWARD_INPUTS.contains(&tensor) || BACKWARD_OUTPUTS.contains(&tensor);
     let forward = is_forward.then(|| {
-        forward(&case, |call, spare| match tensor {
-            Tensor::Y => call.y = spare.writable(other),
-            tensor => *forward_input(call, tensor) = spare.readable(other),
+        forward(case, |call, spare| match tensor {
+            Tensor::Y => call.projections[projection].y = spare.writable(other),
+            tensor => *forward_input(call, projection, tensor) = spare.readable(other),
         })
     });
     let backward = is_backward.then(|| {
-        backward(&case, |call, spare| match BACKWARD_OUTPUTS.contains(&tensor) {
-            true => *backward_output(call, tensor) = spare.writable(other),
-            false => *backward_input(call, tensor) = spare.readable(other),
+        backward(case, |call, spare| match BACKWARD_OUTPUTS.contains(&tensor) {
+            true => *backward_output(call, projection, tensor) = spare.writable(other),
+            false => *backward_input(call, projection, tensor) = spare.readable(other),
         })
     });
-    [forward, backward]
+    forward.into_iter().chain(backward)
 }
 
 /// All tensors that are matrices.

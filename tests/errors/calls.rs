@@ -1,13 +1,11 @@
 //! Arguments that do not fit the plan.
 
 use half::{bf16, f16};
-use lora_kernels::raw::{BackwardArgs, ForwardArgs};
-use lora_kernels::{Dropout, Error, Tensor};
+use lora_kernels::{Argument, Dropout, Error, Lora, Tensor};
 
 use crate::N;
 use crate::call::{Geometry, backward, case, forward, matrices, replaced};
 use crate::common::data::Placement;
-use crate::common::device::gpu;
 use crate::common::layer::{Case, Layer};
 
 #[test]
@@ -31,7 +29,7 @@ fn every_matrix_must_have_the_shape_of_the_plan() {
             if (rows, cols) == case().shape(tensor) {
                 continue;
             }
-            for result in replaced(tensor, Geometry::dense(rows, cols)).into_iter().flatten() {
+            for result in replaced(tensor, Geometry::dense(rows, cols)) {
                 assert_error!(result, Error::Shape { .. }, &format!("{tensor} is {rows} x {cols}"));
             }
         }
@@ -49,10 +47,7 @@ fn every_matrix_must_have_the_stride_of_the_plan() {
                     row_stride,
                     ..Geometry::dense(rows, cols)
                 },
-            )
-            .into_iter()
-            .flatten()
-            {
+            ) {
                 assert_error!(
                     result,
                     Error::PlannedStride { .. },
@@ -76,10 +71,7 @@ fn every_matrix_must_lie_within_its_buffer() {
                 elements: elements - 1,
                 ..Geometry::dense(rows, cols)
             },
-        )
-        .into_iter()
-        .flatten()
-        {
+        ) {
             let fragments = [format!("needs {elements} elements"), format!("has {}", elements - 1)];
             assert_error!(
                 result,
@@ -103,7 +95,7 @@ fn every_matrix_must_be_aligned_as_planned() {
                 offset,
                 ..Geometry::dense(rows, cols)
             };
-            for result in replaced(tensor, moved).into_iter().flatten() {
+            for result in replaced(tensor, moved) {
                 if takes_any || alignment == 16 {
                     result.unwrap();
                 } else {
@@ -118,35 +110,41 @@ fn every_matrix_must_be_aligned_as_planned() {
 #[test]
 fn the_bias_is_given_exactly_if_planned_and_fits() {
     assert_error!(
-        forward(&case(), |call, _| call.bias = None),
+        forward(&case(), |call, _| call.projections[0].bias = None),
         Error::Optional { .. },
         "bias",
         "not given",
         "with_bias"
     );
     let result = forward(&case().bias(false), |call, spare| {
-        call.bias = Some(spare.read.slice(..N))
+        call.projections[0].bias = Some(spare.read.slice(..N))
     });
     assert_error!(result, Error::Optional { .. }, "bias was given", "with_bias");
     for length in [0, N - 1, N + 1] {
-        let result = forward(&case(), |call, spare| call.bias = Some(spare.read.slice(..length)));
+        let result = forward(&case(), |call, spare| {
+            call.projections[0].bias = Some(spare.read.slice(..length))
+        });
         assert_error!(
             result,
             Error::Shape {
-                tensor: Tensor::Bias,
+                tensor: Argument::Tensor(Tensor::Bias, None),
                 ..
             },
             "bias",
             &length.to_string()
         );
     }
-    let off_by_one = |case: Case| forward(&case, |call, spare| call.bias = Some(spare.read.slice(1..N + 1)));
+    let off_by_one = |case: Case| {
+        forward(&case, |call, spare| {
+            call.projections[0].bias = Some(spare.read.slice(1..N + 1))
+        })
+    };
     off_by_one(case()).unwrap();
     let result = off_by_one(case().with_placement(Tensor::Bias, Placement::AlignedView));
     assert_error!(
         result,
         Error::Alignment {
-            tensor: Tensor::Bias,
+            tensor: Argument::Tensor(Tensor::Bias, None),
             ..
         },
         "a multiple of 2 bytes"
@@ -185,17 +183,21 @@ fn dropout_is_given_exactly_if_planned_and_is_a_probability() {
     }
 }
 
+fn scaling_of(lora: &mut Option<Lora<'_, bf16>>, scaling: f32) {
+    lora.as_mut().expect("an adapted projection").scaling = scaling;
+}
+
 #[test]
 fn the_scaling_is_finite() {
     for scaling in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         assert_error!(
-            forward(&case(), |call, _| call.scaling = scaling),
+            forward(&case(), |call, _| scaling_of(&mut call.projections[0].lora, scaling)),
             Error::Scaling { .. },
             "finite",
             &scaling.to_string()
         );
         assert_error!(
-            backward(&case(), |call, _| call.scaling = scaling),
+            backward(&case(), |call, _| scaling_of(&mut call.projections[0].lora, scaling)),
             Error::Scaling { .. },
             "finite"
         );
@@ -240,79 +242,40 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
 }
 
 #[test]
-fn the_elements_are_of_the_type_of_the_plan() {
+fn the_elements_are_of_the_types_of_the_plan() {
+    let plans = (case().forward_plan::<bf16>(), case().backward_plan::<bf16>());
     let layer = Layer::<f16>::random(&case());
-    let result = layer.try_forward(&case().forward_plan::<bf16>());
-    assert_error!(result, Error::PlannedDType { .. }, "f16", "bf16");
-    let saved = layer.forward().saved;
-    let result = layer.try_backward(&case().backward_plan::<bf16>(), &saved);
-    assert_error!(result, Error::PlannedDType { .. }, "f16", "bf16");
+    let tensors = ["tensors are f16", "made for bf16"];
+    let result = layer.try_forward(&plans.0);
+    assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
+    let result = layer.try_backward(&plans.1, &[]);
+    assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
+
+    let layer = Layer::<bf16, f32>::random(&case());
+    let adapters = ["adapters are f32", "made for bf16"];
+    let result = layer.try_forward(&plans.0);
+    assert_error!(result, Error::PlannedDType { .. }, adapters[0], adapters[1]);
+    let result = layer.try_backward(&plans.1, &[]);
+    assert_error!(result, Error::PlannedDType { .. }, adapters[0], adapters[1]);
 }
 
+/// Forward needs a workspace where blocks share tiles.
 #[test]
-fn raw_forwards_refuse_null_pointers() {
-    let gpu = gpu();
-    let plan = case().forward_plan::<bf16>();
-    let good = ForwardArgs {
-        x: 256,
-        weight: 256,
-        bias: 256,
-        lora_a: 256,
-        lora_b: 256,
-        scaling: 1.0,
-        dropout: None,
-        y: 256,
-        saved: 256,
-    };
-    // SAFETY: the call returns before it launches anything, so no pointer is followed.
-    let forward = |args| unsafe { gpu.kernels.forward_raw(&plan, &args, gpu.stream.cu_stream()) };
-    for (name, args) in [
-        ("x", ForwardArgs { x: 0, ..good }),
-        ("weight", ForwardArgs { weight: 0, ..good }),
-        ("lora_A", ForwardArgs { lora_a: 0, ..good }),
-        ("lora_B", ForwardArgs { lora_b: 0, ..good }),
-        ("y", ForwardArgs { y: 0, ..good }),
-        ("saved", ForwardArgs { saved: 0, ..good }),
-    ] {
-        assert_error!(forward(args), Error::Null { .. }, name, "null");
-    }
-    // A null bias is none.
-    let result = forward(ForwardArgs { bias: 0, ..good });
-    assert_error!(result, Error::Optional { .. }, "bias was not given");
-}
-
-#[test]
-fn raw_backwards_refuse_null_pointers() {
-    let gpu = gpu();
-    let plan = case().backward_plan::<bf16>();
-    let good = BackwardArgs {
-        dy: 256,
-        x: 256,
-        weight: 256,
-        lora_a: 256,
-        lora_b: 256,
-        scaling: 1.0,
-        dropout: None,
-        saved: 256,
-        dx: 256,
-        d_lora_a: 256,
-        d_lora_b: 256,
-        workspace: 256,
-    };
-    for (name, args) in [
-        ("dy", BackwardArgs { dy: 0, ..good }),
-        ("x", BackwardArgs { x: 0, ..good }),
-        ("weight", BackwardArgs { weight: 0, ..good }),
-        ("lora_A", BackwardArgs { lora_a: 0, ..good }),
-        ("lora_B", BackwardArgs { lora_b: 0, ..good }),
-        ("saved", BackwardArgs { saved: 0, ..good }),
-        ("dx", BackwardArgs { dx: 0, ..good }),
-        ("d_lora_A", BackwardArgs { d_lora_a: 0, ..good }),
-        ("d_lora_B", BackwardArgs { d_lora_b: 0, ..good }),
-        ("workspace", BackwardArgs { workspace: 0, ..good }),
-    ] {
-        // SAFETY: the call returns before it launches anything, so no pointer is followed.
-        let result = unsafe { gpu.kernels.backward_raw(&plan, &args, gpu.stream.cu_stream()) };
-        assert_error!(result, Error::Null { .. }, name, "null");
-    }
+fn the_workspace_of_a_forward_is_checked_too() {
+    let deep = Case::new(20, 1024, 64, 8);
+    let bytes = deep.forward_plan::<bf16>().workspace_bytes();
+    assert!(bytes > 0);
+    forward(&deep, |_, _| ()).unwrap();
+    let result = forward(&deep, |call, spare| call.workspace = spare.bytes(0, bytes - 1));
+    let (given, needed) = (format!("has {} bytes", bytes - 1), format!("needs {bytes}"));
+    assert_error!(result, Error::Buffer { .. }, "workspace", &given, &needed);
+    let result = forward(&deep, |call, spare| call.workspace = spare.bytes(8, bytes));
+    assert_error!(
+        result,
+        Error::BufferAlignment { .. },
+        "workspace",
+        "a multiple of 8 bytes"
+    );
+    // The others take an empty one.
+    forward(&case(), |call, spare| call.workspace = spare.bytes(0, 0)).unwrap();
 }

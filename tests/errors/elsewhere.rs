@@ -66,13 +66,15 @@ fn a_stream_of_another_context_is_refused() {
 #[test]
 fn memory_of_another_context_is_refused_in_forward() {
     for tensor in FORWARD_INPUTS {
-        let result = forward(&case(), |call, _| *forward_input(call, tensor) = readable(tensor));
+        let result = forward(&case(), |call, _| *forward_input(call, 0, tensor) = readable(tensor));
         assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
     }
-    let result = forward(&case(), |call, _| call.y = writable(Tensor::Y));
+    let result = forward(&case(), |call, _| call.projections[0].y = writable(Tensor::Y));
     assert_error!(result, Error::Context { .. }, "y belongs");
     let elements = case().shape(Tensor::Bias).1;
-    let result = forward(&case(), |call, _| call.bias = Some(memory(elements).as_view()));
+    let result = forward(&case(), |call, _| {
+        call.projections[0].bias = Some(memory(elements).as_view())
+    });
     assert_error!(result, Error::Context { .. }, "bias belongs");
     let saved = case().forward_plan::<bf16>().saved().bytes();
     let result = forward(&case(), |call, _| call.saved = memory(saved).as_view_mut());
@@ -82,11 +84,11 @@ fn memory_of_another_context_is_refused_in_forward() {
 #[test]
 fn memory_of_another_context_is_refused_in_backward() {
     for tensor in BACKWARD_INPUTS {
-        let result = backward(&case(), |call, _| *backward_input(call, tensor) = readable(tensor));
+        let result = backward(&case(), |call, _| *backward_input(call, 0, tensor) = readable(tensor));
         assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
     }
     for tensor in BACKWARD_OUTPUTS {
-        let result = backward(&case(), |call, _| *backward_output(call, tensor) = writable(tensor));
+        let result = backward(&case(), |call, _| *backward_output(call, 0, tensor) = writable(tensor));
         assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
     }
     let plan = case().backward_plan::<bf16>();

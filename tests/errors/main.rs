@@ -21,6 +21,8 @@ mod call;
 mod calls;
 mod elsewhere;
 mod problems;
+mod projections;
+mod raw;
 
 const M: usize = 20;
 const K: usize = 40;

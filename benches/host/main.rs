@@ -1,0 +1,111 @@
+//! What a call costs on the host beside the launches that it makes: raw forwards and backwards with their plan at hand, and the same
+//! cuLaunchKernel calls bare, with parameters prepared.
+//!
+//! On the emulated driver, told to run no block: what is left is the driver's own share of a launch. A real driver takes longer for it, so the
+//! ratios here are no better than on a GPU.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use lora_kernels::cudarc::driver::sys::{CUresult, CUstream};
+use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, BareLaunch, ForwardArgs, ForwardProjectionArgs};
+use lora_kernels::{BackwardPlan, DType, Dropout, ForwardPlan, Kernels, Problem, Projection};
+use lora_kernels_emulator::counters::{Blocks, Control};
+use lora_kernels_emulator::select;
+
+/// A benchmark can't go on without its device: any failure ends it with the error's own text.
+fn must<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// Where every tensor is said to lie: no block runs that could look.
+const ADDRESS: u64 = 1 << 20;
+
+fn problem(outputs: &[usize]) -> Problem {
+    let projections: Vec<_> = outputs
+        .iter()
+        .map(|&out_features| Projection { out_features, rank: 16 })
+        .collect();
+    must(Problem::sharing_x(8192, 4096, &projections, DType::BF16)).with_dropout(true)
+}
+
+const DROPOUT: Option<Dropout> = Some(Dropout {
+    p: 0.1,
+    seed: 42,
+    offset: 0,
+});
+
+fn launch_all(launches: &[BareLaunch], stream: CUstream) {
+    for launch in launches {
+        // SAFETY: no block runs, so no pointer is followed.
+        let result = unsafe { launch.launch(stream) };
+        assert_eq!(result, CUresult::CUDA_SUCCESS);
+    }
+}
+
+fn calls(criterion: &mut Criterion) {
+    must(select::emulated());
+    let context = must(lora_kernels::context(0));
+    must(must(Control::loaded()).run_blocks(&Blocks::None));
+    let kernels = must(Kernels::load(&context));
+    let stream = must(context.new_stream());
+    let stream = stream.cu_stream();
+
+    let mut group = criterion.benchmark_group("host cost on the emulated driver, no block run");
+    for (name, outputs) in [("one projection", &[4096][..]), ("q, k and v", &[4096, 1024, 1024])] {
+        let problem = problem(outputs);
+        let forward = must(ForwardPlan::new(&problem, kernels.props()));
+        let backward = must(BackwardPlan::new(&problem, kernels.props()));
+        let projection = ForwardProjectionArgs {
+            weight: ADDRESS,
+            bias: 0,
+            lora_a: ADDRESS,
+            lora_b: ADDRESS,
+            scaling: 2.0,
+            y: ADDRESS,
+        };
+        let projections = vec![projection; outputs.len()];
+        let args = ForwardArgs {
+            x: ADDRESS,
+            projections: &projections,
+            dropout: DROPOUT,
+            saved: ADDRESS,
+            workspace: ADDRESS,
+        };
+        // SAFETY: as above.
+        let call = || must(unsafe { kernels.forward_raw(&forward, &args, stream) });
+        group.bench_function(format!("forward of {name}, call"), |bencher| bencher.iter(call));
+        let bare = must(kernels.bare_forward(&forward, &args));
+        group.bench_function(format!("forward of {name}, bare launches"), |bencher| {
+            bencher.iter(|| launch_all(&bare, stream));
+        });
+
+        let projection = BackwardProjectionArgs {
+            dy: ADDRESS,
+            weight: ADDRESS,
+            lora_a: ADDRESS,
+            lora_b: ADDRESS,
+            scaling: 2.0,
+            d_lora_a: ADDRESS,
+            d_lora_b: ADDRESS,
+        };
+        let projections = vec![projection; outputs.len()];
+        let args = BackwardArgs {
+            x: ADDRESS,
+            projections: &projections,
+            dropout: DROPOUT,
+            saved: ADDRESS,
+            dx: ADDRESS,
+            workspace: ADDRESS,
+        };
+        // SAFETY: as above.
+        let call = || must(unsafe { kernels.backward_raw(&backward, &args, stream) });
+        group.bench_function(format!("backward of {name}, call"), |bencher| bencher.iter(call));
+        let bare = must(kernels.bare_backward(&backward, &args));
+        group.bench_function(format!("backward of {name}, bare launches"), |bencher| {
+            bencher.iter(|| launch_all(&bare, stream));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, calls);
+criterion_main!(benches);

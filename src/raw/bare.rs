@@ -1,0 +1,81 @@
+//! The launches of a call without the call: what its cost on the host is measured against.
+
+use std::ffi::c_void;
+
+use bytemuck::Pod;
+use cudarc::driver::sys::{self, CUfunction, CUresult, CUstream};
+
+use super::calls::{backward_params, forward_params};
+use super::{BackwardArgs, ForwardArgs, Kernels};
+use crate::plan::Launch;
+use crate::{BackwardPlan, Error, ForwardPlan, Result};
+
+/// One launch with its parameters, ready.
+#[doc(hidden)]
+pub struct BareLaunch {
+    function: CUfunction,
+    blocks: u32,
+    threads: u32,
+    shared_bytes: u32,
+    params: Vec<u64>,
+}
+
+impl BareLaunch {
+    /// cuLaunchKernel, and nothing else.
+    ///
+    /// # Safety
+    /// As for the call it was made from.
+    #[inline]
+    pub unsafe fn launch(&self, stream: CUstream) -> CUresult {
+        let mut arguments = [self.params.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the driver copies the parameters during the call and does not write to them; the rest is the caller's promise.
+        unsafe {
+            sys::cuLaunchKernel(
+                self.function,
+                self.blocks,
+                1,
+                1,
+                self.threads,
+                1,
+                1,
+                self.shared_bytes,
+                stream,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        }
+    }
+}
+
+impl Kernels {
+    /// The launches that [`Kernels::forward_raw`] makes.
+    #[doc(hidden)]
+    pub fn bare_forward(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<Vec<BareLaunch>> {
+        let (shrink, forward) = forward_params(plan, args)?;
+        let [first, second] = &plan.launches;
+        Ok(vec![self.bare(first, &shrink)?, self.bare(second, &forward)?])
+    }
+
+    /// The launches that [`Kernels::backward_raw`] makes.
+    #[doc(hidden)]
+    pub fn bare_backward(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<Vec<BareLaunch>> {
+        let (grad_b, grad_a, grad_x) = backward_params(plan, args)?;
+        let [first, second, third] = &plan.launches;
+        let launches = [
+            self.bare(first, &grad_b)?,
+            self.bare(second, &grad_a)?,
+            self.bare(third, &grad_x)?,
+        ];
+        Ok(launches.into())
+    }
+
+    fn bare<P: Pod>(&self, launch: &Launch, params: &P) -> Result<BareLaunch> {
+        Ok(BareLaunch {
+            function: self.function(launch).ok_or(Error::KernelsNotBuilt)?,
+            blocks: launch.blocks,
+            threads: launch.threads,
+            shared_bytes: launch.shared_bytes,
+            params: bytemuck::cast_slice(std::slice::from_ref(params)).to_vec(),
+        })
+    }
+}
