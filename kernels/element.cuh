@@ -12,6 +12,9 @@ inline constexpr int kChunk = 16 / static_cast<int>(sizeof(T));  // elements per
 template <typename T>
 inline constexpr bool kTensorCore = !std::is_same_v<T, float>;
 
+// Makes the compiler keep a value in a register where it would rather compute it again in every turn of a loop.
+__device__ __forceinline__ void pin(uint32_t& value) { asm volatile("" : "+r"(value)); }
+
 template <typename T>
 __device__ __forceinline__ T from_float(float value) {
     if constexpr (std::is_same_v<T, float>) {

@@ -15,8 +15,8 @@ struct GradA : GradColumns<T, RankTile> {
     using Base::kColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads, Base::kWarps;
 
     static constexpr int kStages = RankTile == 16 ? 4 : 5;
-    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;   // words of the mask per row of a step
-    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;       // block after block
+    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;  // words of the mask per row of a step
+    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;      // block after block
     static constexpr int kSharedBytes = kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
 
     template <bool Vectorised>
@@ -52,13 +52,13 @@ struct GradA : GradColumns<T, RankTile> {
         };
         const auto place = [&](int step, int) {
             if (Base::column_step(step) == 0) {
-                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
-                        x.row_end - x.row_of(step));
+                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, x.row_end - x.row_of(step));
             }
         };
         const ProductOfColumns<T, ZTile, QTile> product(Base::warp_column());
-        const int word_column = Base::warp_column() % 32;
-        const uint32_t word = mask_tiles + Base::warp_column() / 64 * kRows * 8 + Base::warp_column() % 64 / 32 * 4;
+        const int word_column = Base::warp_column() % 64;
+        const KeepColumns keep_at(mask_tiles + Base::warp_column() / 64 * kRows * 8 + word_column / 32 * 4,
+                                  word_column % 32 / 8, kTensorCore<T>);
         const auto compute = [&](int step, int stage) {
             if (!x.holds(step)) {
                 return;
@@ -69,8 +69,7 @@ struct GradA : GradColumns<T, RankTile> {
                 if (p.mask_source == MaskSource::kNone) {
                     product.add_to(acc, x_tile, t_tile, KeepAllColumns{});
                 } else {
-                    const KeepColumns keep{word + stage * kMaskBytes, word_column / 8};
-                    product.add_to(acc, x_tile, t_tile, keep);
+                    product.add_to(acc, x_tile, t_tile, keep_at.in_tile(stage * kMaskBytes));
                 }
             });
         };
@@ -93,12 +92,12 @@ struct GradA : GradColumns<T, RankTile> {
         static constexpr int kQuads = RankTile / 4;
         static constexpr int kRowsPerPass = kThreads / kQuads;
         static constexpr int kPasses = kRows / kRowsPerPass;
-        static constexpr int kAhead = (kTensorCore<T> ? 8 : 4) / kPasses;  // as registers allow
+        static constexpr int kAhead = kTensorCore<T> ? 8 / kPasses : RankTile == 16 ? 2 : 0;  // as registers allow
 
         const float* from;  // of this thread's first row of the current block; null beyond the ranks
         T* to;              // the same of T; null in blocks that don't store it
         int r_pad, partials;
-        float4 ahead[kPasses][kAhead];
+        float4 ahead[kPasses][kAhead > 0 ? kAhead : 1];
 
         __device__ __forceinline__ static int row(int pass) { return threadIdx.x / kQuads + pass * kRowsPerPass; }
 
@@ -138,12 +137,12 @@ struct GradA : GradColumns<T, RankTile> {
             const int quad = threadIdx.x % kQuads;
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
-                float4 sum = ahead[pass][0];
+                float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                 const auto add = [&](float4 more) {
                     sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
                 };
 #pragma unroll
-                for (int i = 1; i < kAhead; ++i) {
+                for (int i = 0; i < kAhead; ++i) {
                     add(ahead[pass][i]);
                 }
                 if (row(pass) < rows) {
@@ -157,9 +156,9 @@ struct GradA : GradColumns<T, RankTile> {
                         store_quad(to + pass * kRowsPerPass * p.ranks, sum);
                     }
                 }
-                store_shared_quad<T>(tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
-                                         quad % kQuadsPerChunk * 8,
-                                     sum);
+                store_shared_quad<T>(
+                    tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
+                    sum);
             }
             from += kRows * r_pad;
             to = to != nullptr ? to + kRows * p.ranks : nullptr;
@@ -167,7 +166,8 @@ struct GradA : GradColumns<T, RankTile> {
     };
 
     // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or drawn again.
-    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end, int block) {
+    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end,
+                                                      int block) {
         if (p.mask_source == MaskSource::kStored) {
             const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;
             for (int i = threadIdx.x; i < kMaskBlocks * kRows; i += kThreads) {

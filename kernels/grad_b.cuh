@@ -47,7 +47,7 @@ struct GradB : GradColumns<T, RankTile> {
         const Position at(static_cast<int>(blockIdx.x) - q.first_block, r_pad, q.column_groups);
         const int row0 = at.split * q.rows_per_split;
         Stream dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(), q.n);  // (m, n)
-        SCopy s;                                                                                  // (m, ranks)
+        SCopy s;                                                                                   // (m, ranks)
 #pragma unroll
         for (int pass = 0; pass < SCopy::kPasses; ++pass) {
             s.from[pass] = static_cast<const T*>(p.s) + static_cast<int64_t>(row0 + SCopy::row(pass)) * p.ranks +
@@ -55,7 +55,7 @@ struct GradB : GradColumns<T, RankTile> {
         }
         load_b<Vectorised>(q, at, memory, p.adapter_f32 != 0);
 
-        Acc grad[kSteps];                  // dB (columns, RankTile)
+        Acc grad[kSteps];               // dB (columns, RankTile)
         Accumulator<16, kWarpRanks> t;  // T (16, kWarpRanks) per warp, over this group's columns
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
@@ -82,9 +82,8 @@ struct GradB : GradColumns<T, RankTile> {
             if (dy.holds(step)) {
                 const uint32_t dy_tile = dy_tiles + stage * ZTile::kBytes;
                 const uint32_t s_tile = s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
-                Base::with_columns_of(grad, step, [&](Acc& acc) {
-                    grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{});
-                });
+                Base::with_columns_of(grad, step,
+                                      [&](Acc& acc) { grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{}); });
                 // lora_B's rows for these columns of dy (kColumns, RankTile)
                 t_product.add_to(t, dy_tile, memory + Base::column_step(step) * kColumns * RankTile * kSize);
             }
@@ -138,8 +137,9 @@ struct GradB : GradColumns<T, RankTile> {
 #pragma unroll 4
         for (int i = threadIdx.x; i < kGroupColumns * kQuads; i += kThreads) {
             const int row = i / kQuads, quad = i % kQuads;
-            store_shared_quad<T>(to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
-                                  load_adapter_quad<T>(row_at(row), quad * 4, valid_at(row, quad * 4), f32, vectorised));
+            store_shared_quad<T>(
+                to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
+                load_adapter_quad<T>(row_at(row), quad * 4, valid_at(row, quad * 4), f32, vectorised));
         }
     }
 };

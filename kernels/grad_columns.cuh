@@ -41,7 +41,7 @@ struct GradColumns {
     // A block's part of Z, rows row0 .. row_end and the columns of its group: what of it is copied when.
     struct Stream {
         ZCopy copy;
-        int64_t turn;  // elements from the last tile of a row block to the first one of the next
+        int64_t turn;                // elements from the last tile of a row block to the first one of the next
         int row0, row_end, columns;  // columns: those of Z from the group's first on
         int whole_blocks;            // row blocks without rows beyond the end
 

@@ -63,11 +63,15 @@ struct ProductByRows {
             a_offset = byte_offset<T, A>(a_row + lane / 4, 0);
             b_offset[0] = byte_offset<T, B>(b_row + lane % 4 * 2, 0);
             b_offset[1] = byte_offset<T, B>(b_row + lane % 4 * 2 + 1, 0);
+            pin(b_offset[1]);
         }
+        pin(a_offset);
+        pin(b_offset[0]);
     }
 
     template <int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, int start, const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, int start,
+                                           const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at[2] = {b_tile + b_offset[0], b_tile + b_offset[1]};
         if constexpr (kTensorCore<T>) {
@@ -125,6 +129,8 @@ struct ProductOfRows {
             a_offset = byte_offset<T, A>(a_row + lane / 4, 0);
             b_offset = (b_column + lane % 4 * 2) * 4;
         }
+        pin(a_offset);
+        pin(b_offset);
     }
 
     template <int WarpN>
@@ -162,7 +168,10 @@ struct ProductOfRows {
 #pragma unroll
                             for (int half = 0; half < 2; ++half) {
                                 const float4& four = a[half];
-                                const float value = d % 4 == 0 ? four.x : d % 4 == 1 ? four.y : d % 4 == 2 ? four.z : four.w;
+                                const float value = d % 4 == 0   ? four.x
+                                                    : d % 4 == 1 ? four.y
+                                                    : d % 4 == 2 ? four.z
+                                                                 : four.w;
                                 acc.value[0][j][2 * half] = fmaf(value, b.x, acc.value[0][j][2 * half]);
                                 acc.value[0][j][2 * half + 1] = fmaf(value, b.y, acc.value[0][j][2 * half + 1]);
                             }
@@ -187,8 +196,19 @@ struct KeepAllColumns {
 // Keep bits of A (depth, columns): shared memory holds a 64-bit word per row, one row after the other. `words` is the address of the 32 bits of
 // row 0 that this warp's columns are in, `first` the byte there of its first column.
 struct KeepColumns {
-    uint32_t words;
+    uint32_t words;  // for mma of row 2 * (lane % 4), this lane's first
     int first;
+
+    __device__ __forceinline__ KeepColumns(uint32_t words_address, int first_byte, bool for_mma)
+        : words(words_address + (for_mma ? threadIdx.x % 4 * 16 : 0)), first(first_byte) {
+        pin(words);
+    }
+    // The same where the words are `bytes` further on
+    __device__ __forceinline__ KeepColumns in_tile(uint32_t bytes) const {
+        KeepColumns moved = *this;
+        moved.words += bytes;
+        return moved;
+    }
 
     // Sixteen rows as mma takes them: this lane holds column lane / 4 of every eight, of the rows `even` + 1 in the other half of a register
     struct Step {
@@ -204,9 +224,8 @@ struct KeepColumns {
         }
     };
     __device__ __forceinline__ Step depth_step(int depth) const {
-        const int lane = threadIdx.x % 32;
-        const int shift = 7 - lane / 4;
-        const uint32_t at = words + (depth + lane % 4 * 2) * 8;
+        const int shift = 7 - threadIdx.x % 32 / 4;
+        const uint32_t at = words + depth * 8;
         Step step;
         step.first = first;
 #pragma unroll
@@ -245,10 +264,13 @@ struct ProductOfColumns {
             a_offset = (a_column + lane / 4) * 4;
             b_offset = lane % 4 * 8;
         }
+        pin(a_offset);
+        pin(b_offset);
     }
 
     template <int WarpM, int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile, uint32_t b_tile,
+                                           const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at = b_tile + b_offset;
         if constexpr (kTensorCore<T>) {

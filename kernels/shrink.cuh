@@ -78,7 +78,7 @@ struct Shrink {
         for (int pass = 0; pass < XCopy::kPasses; ++pass) {
             x.from[pass] = x_start(p, row0, pass);
         }
-        ACopy a;         // (ranks, k)
+        ACopy a;  // (ranks, k)
         AdapterQuads quads;
         if constexpr (ByCopy) {
 #pragma unroll
@@ -211,8 +211,8 @@ struct Shrink {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
-                const uint32_t at = tile + ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize +
-                                    quad % kQuadsPerChunk * 8;
+                const uint32_t at =
+                    tile + ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8;
                 store_shared_quad<T>(at, value[pass]);
             }
         }

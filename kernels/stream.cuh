@@ -69,7 +69,9 @@ struct TileCopy {
     uint32_t offset;  // in bytes, of this thread's first chunk in the tile; the others follow kPassBytes apart
 
     __device__ __forceinline__ TileCopy()
-        : offset(To::chunk_offset(row(0), threadIdx.x % To::kChunksPerRow) * static_cast<int>(sizeof(T))) {}
+        : offset(To::chunk_offset(row(0), threadIdx.x % To::kChunksPerRow) * static_cast<int>(sizeof(T))) {
+        pin(offset);
+    }
     __device__ __forceinline__ static int column() { return threadIdx.x % To::kChunksPerRow * kChunk<T>; }
     __device__ __forceinline__ static int row(int pass) {
         return threadIdx.x / To::kChunksPerRow + pass * kRowsPerPass;
