@@ -170,7 +170,7 @@ impl Bench<'_, '_> {
                         time
                     });
                 });
-                record::time(&samples, SAMPLES, device.emulated)
+                Time::of(&samples, SAMPLES, device.emulated)
             }
         };
         if let Some(time) = time {

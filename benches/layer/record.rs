@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lora_kernels_gpu::BENCH_RESULTS;
-use lora_kernels_gpu::results::{Bench, Layer, Measurement, Pass, Time, Way};
+use lora_kernels_gpu::results::{Bench, Layer, Measurement, Pass, Way};
 
 pub struct Record {
     path: Option<PathBuf>,
@@ -46,19 +46,4 @@ pub fn name(layer: &Layer, pass: Pass, way: Way) -> String {
         Way::Unsloth { rank } => format!("{dtype} {shape} r{rank} {pass} unsloth"),
         Way::Ours { rank, p } => format!("{dtype} {shape} r{rank} p{p} {pass}"),
     }
-}
-
-/// Of the samples that criterion took for its figures, the last ones: those before warmed up. `None` where it took none.
-pub fn time(samples: &[f64], count: usize, emulated: bool) -> Option<Time> {
-    if emulated {
-        return samples.first().map(|_| Time::Emulated);
-    }
-    let mut last = samples.get(samples.len().checked_sub(count)?..)?.to_vec();
-    last.sort_by(f64::total_cmp);
-    let middle = last.len() / 2;
-    Some(Time::Nanoseconds {
-        median: (last[middle] + last[(last.len() - 1) / 2]) / 2.0,
-        low: *last.first()?,
-        high: *last.last()?,
-    })
 }

@@ -132,6 +132,24 @@ pub enum Time {
     Missing(String),
 }
 
+impl Time {
+    /// Of samples in nanoseconds per call, the last `count`, which criterion takes for its figures: those before warmed up. `None` where there are
+    /// fewer, as where benches are only tried.
+    pub fn of(samples: &[f64], count: usize, emulated: bool) -> Option<Self> {
+        if emulated {
+            return samples.first().map(|_| Self::Emulated);
+        }
+        let mut last = samples.get(samples.len().checked_sub(count)?..)?.to_vec();
+        last.sort_by(f64::total_cmp);
+        let middle = last.len() / 2;
+        Some(Self::Nanoseconds {
+            median: (last.get(middle)? + last[(last.len() - 1) / 2]) / 2.0,
+            low: *last.first()?,
+            high: *last.last()?,
+        })
+    }
+}
+
 /// A measurement in the units that people compare. Exactly one of `microseconds` and `note` is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {

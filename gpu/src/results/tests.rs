@@ -67,6 +67,20 @@ fn times_become_microseconds_tflops_and_a_ratio_to_the_plain_product_of_the_same
 }
 
 #[test]
+fn a_time_is_the_median_of_the_samples_after_the_warm_up() {
+    let samples = [900.0, 800.0, 4.0, 1.0, 3.0, 2.0];
+    let expected = Time::Nanoseconds {
+        median: 2.5,
+        low: 1.0,
+        high: 4.0,
+    };
+    assert_eq!(Time::of(&samples, 4, false), Some(expected));
+    assert_eq!(Time::of(&samples, 7, false), None, "a try, not a measurement");
+    assert_eq!(Time::of(&samples, 4, true), Some(Time::Emulated));
+    assert_eq!(Time::of(&[], 4, true), None);
+}
+
+#[test]
 fn without_cublas_there_is_a_time_and_no_ratio() {
     let bench = Bench {
         measurements: vec![

@@ -76,8 +76,10 @@ impl Suite {
             .unwrap_or_else(|| arguments.bundle.join("results"));
         // Programs run in the bundle's folder.
         let output = std::path::absolute(&output).map_err(|error| format!("{}: {error}", output.display()))?;
-        let logs = output.join("logs");
-        fs::create_dir_all(&logs).map_err(|error| format!("can't make {}: {error}", logs.display()))?;
+        for below in ["logs", "tmp"] {
+            let folder = output.join(below);
+            fs::create_dir_all(&folder).map_err(|error| format!("can't make {}: {error}", folder.display()))?;
+        }
         let device = device::describe()?;
         Ok(Self {
             arguments,
@@ -96,6 +98,13 @@ impl Suite {
             ..
         } = &self.device;
         println!("{name}, compute capability {compute_capability}, CUDA {cuda}");
+        if version(cuda) < version(&self.manifest.nvcc) {
+            // It may still do: drivers take machine code of later nvccs within limits, which they alone know.
+            println!(
+                "note: the driver supports CUDA {cuda}, the kernels were made by nvcc {}. If they don't load, update the driver",
+                self.manifest.nvcc
+            );
+        }
         unpack::unpack(&self.arguments.bundle, &self.manifest)?;
 
         let tests = if self.arguments.bench_only {
@@ -204,7 +213,9 @@ impl Suite {
     /// Tests find their files below the folder they run in.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.arguments.bundle.join(program));
-        command.current_dir(&self.arguments.bundle);
+        command
+            .current_dir(&self.arguments.bundle)
+            .env("TMPDIR", self.output.join("tmp"));
         command
     }
 
@@ -215,6 +226,12 @@ impl Suite {
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.arguments.timeout)
     }
+}
+
+/// 13.0 is (13, 0).
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn read_bench(path: &Path) -> Result<Bench, String> {
