@@ -1,7 +1,9 @@
 //! A machine without a CUDA driver, whatever this one has: a second run of this program, in which every file that could
 //! be one is broken.
 
-use std::path::Path;
+#[path = "common/scratch.rs"]
+mod scratch;
+
 use std::process::Command;
 
 use lora_kernels::Error;
@@ -15,7 +17,7 @@ fn no_driver_is_an_error_that_says_what_to_do() {
         return assert_that_there_is_no_driver();
     }
     // The loader looks here before it looks where drivers are installed, and a file that is no library ends its search.
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no_driver");
+    let folder = scratch::scratch().join("no_driver");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["libcuda.so", "libcuda.so.1"] {
         std::fs::write(folder.join(name), "no library").unwrap();

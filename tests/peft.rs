@@ -29,10 +29,10 @@ const HERE: &str = "tests/fixtures";
 /// More of them lie beside some checkouts.
 const BESIDE: &str = "../shared/fixtures/peft-minilm";
 
-/// The recorded layers in a folder below this crate's. None where there is no such folder.
+/// The recorded layers in a folder below this crate's, which cargo runs tests in. None where there is no such folder.
 fn recordings(folder: &str) -> Option<Vec<PathBuf>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let entries = match std::fs::read_dir(&path) {
+    let path = Path::new(folder);
+    let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => panic!("{}: {error}", path.display()),

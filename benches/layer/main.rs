@@ -1,70 +1,195 @@
-//! Forward and backward of one adapted layer, with random data.
+//! Forward and backward of adapted layers with random data, beside cuBLAS where there is one.
 //!
 //! On a GPU: time between CUDA events, and the FLOP/s of the whole layer. On the emulated device: how long the interpreter takes on this CPU, and
 //! every figure says so. That tells how long tests take, never how fast a kernel is.
 
+mod baseline;
 mod clock;
-mod setup;
+mod device;
+mod ours;
+mod record;
+mod sets;
+mod shapes;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
+use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
-use lora_kernels::{Element, Problem};
+use lora_kernels::{Element, Problem, Projection};
 use lora_kernels_emulator::select::{Selection, select};
+use lora_kernels_gpu::QUICK;
+use lora_kernels_gpu::results::{Layer, Measurement, Pass, Time, Way};
+use lora_kernels_gpu::ways::{self, Product};
 
+use baseline::Baseline;
 use clock::Clock;
-use setup::{Device, Layer};
+use device::{Device, Noise};
+use ours::Ours;
+use record::Record;
+use sets::Sets;
+use shapes::{Plan, Shape};
 
-/// (tokens, in_features, out_features, rank)
-type Shape = (usize, usize, usize, usize);
+/// Of each bench.
+const SAMPLES: usize = 10;
 
-/// What the interpreter gets through in a second: a MiniLM layer, and one whose sizes divide nothing.
-const EMULATED: &[Shape] = &[(192, 384, 384, 8), (37, 203, 131, 3)];
+type Products = fn(&ways::Layer) -> Vec<Product>;
 
-/// Llama's attention and MLP projections at a training batch, and one prompt.
-const REAL: &[Shape] = &[
-    (8192, 4096, 4096, 16),
-    (8192, 4096, 14336, 16),
-    (8192, 4096, 1024, 16),
-    (512, 4096, 4096, 64),
-];
+struct Bench<'a, 'b> {
+    group: BenchmarkGroup<'b, Clock>,
+    device: &'a Device,
+    baseline: &'a Baseline,
+    record: Record,
+}
 
-fn bench_dtype<T: Element + cudarc::driver::DeviceRepr>(
-    group: &mut BenchmarkGroup<'_, Clock>,
-    device: &Device,
-    shape: Shape,
-) {
-    let (tokens, in_features, out_features, rank) = shape;
-    let problem = match Problem::new(tokens, in_features, out_features, rank, T::DTYPE) {
-        Ok(problem) => problem.with_dropout(true),
-        Err(error) => panic!("{error}"),
-    };
-    let mut layer = Layer::<T>::random(device, &problem);
-    let name = format!("{} {tokens}x{in_features}x{out_features} r{rank} p0.1", T::DTYPE);
-    let (base, adapter) = (
-        2 * tokens * in_features * out_features,
-        2 * tokens * rank * (in_features + out_features),
-    );
-    for (pass, flops) in [("forward", base + adapter), ("backward", base + 2 * adapter)] {
-        if !device.emulated {
-            group.throughput(Throughput::Elements(flops as u64));
+/// One problem, whose calls take their tensors from `sets` in turn.
+struct Case<'a, T> {
+    layer: Layer,
+    sets: &'a Sets<T>,
+    base_flops: usize,
+    adapter_flops: usize,
+}
+
+impl<'a, T: Element> Case<'a, T> {
+    fn new(shape: Shape, rank: usize, sets: &'a Sets<T>) -> Self {
+        let Shape {
+            tokens,
+            in_features,
+            out_features,
+        } = shape;
+        let outputs: usize = out_features.iter().sum();
+        let inputs = in_features * out_features.len();
+        Self {
+            layer: Layer {
+                tokens,
+                in_features,
+                out_features: out_features.to_vec(),
+                dtype: T::DTYPE.to_string(),
+            },
+            sets,
+            base_flops: 2 * tokens * in_features * outputs,
+            adapter_flops: 2 * tokens * rank * (inputs + outputs),
         }
-        group.bench_function(format!("{name} {pass}"), |bencher| {
-            bencher.iter_custom(|calls| {
-                device.time(calls, |device| match pass {
-                    "forward" => layer.forward(device),
-                    _ => layer.backward(device),
-                })
+    }
+
+    fn flops(&self, pass: Pass, way: Way) -> usize {
+        match (way, pass) {
+            (Way::Plain, _) => self.base_flops,
+            (_, Pass::Forward) => self.base_flops + self.adapter_flops,
+            // dy·B and T·A for dx, and as much again for dA and dB.
+            (_, Pass::Backward) => self.base_flops + 2 * self.adapter_flops,
+        }
+    }
+}
+
+impl Bench<'_, '_> {
+    fn dtype<T: Element + DeviceRepr>(&mut self, shapes: &[Shape], plan: &Plan) {
+        let noise = Noise::<T>::new(self.device);
+        for &shape in shapes {
+            for (index, &rank) in plan.ranks.iter().enumerate() {
+                if let Err(error) = self.shape(shape, rank, index == 0, plan.dropouts, &noise) {
+                    eprintln!("not benched: {} {shape} r{rank}: {error}", T::DTYPE);
+                }
+                self.record.write();
+            }
+        }
+    }
+
+    fn shape<T: Element + DeviceRepr>(
+        &mut self,
+        shape: Shape,
+        rank: usize,
+        with_plain: bool,
+        dropouts: &[f32],
+        noise: &Noise<T>,
+    ) -> Result<(), String> {
+        let projections: Vec<_> = shape
+            .out_features
+            .iter()
+            .map(|&out_features| Projection { out_features, rank })
+            .collect();
+        let problem = Problem::sharing_x(shape.tokens, shape.in_features, &projections, T::DTYPE);
+        let problem = problem.map_err(|error| error.to_string())?;
+        let sets = Sets::new(self.device, &problem, noise)?;
+        let case = Case::new(shape, rank, &sets);
+        if with_plain {
+            self.cublas(&case, Pass::Forward, Way::Plain, ways::plain_forward);
+            self.cublas(&case, Pass::Backward, Way::Plain, ways::plain_backward);
+        }
+        self.cublas(&case, Pass::Forward, Way::Unsloth { rank }, ways::unsloth_forward);
+        self.cublas(&case, Pass::Backward, Way::Unsloth { rank }, ways::unsloth_backward);
+        for &p in dropouts {
+            let device = self.device;
+            let ours = Ours::new(device, &problem, p, &sets)?;
+            let way = Way::Ours { rank, p };
+            self.measure(&case, Pass::Forward, way, |set| ours.forward(device, set));
+            // Each backward reads what the forward of its set has saved.
+            (0..sets.layers.len()).try_for_each(|set| ours.forward(device, set))?;
+            self.measure(&case, Pass::Backward, way, |set| ours.backward(device, set));
+        }
+        Ok(())
+    }
+
+    fn cublas<T: Element>(&mut self, case: &Case<'_, T>, pass: Pass, way: Way, products: Products) {
+        let calls: Vec<_> = case.sets.layers.iter().map(products).collect();
+        let baseline = self.baseline;
+        self.measure(case, pass, way, |set| baseline.run(&calls[set], T::DTYPE));
+    }
+
+    /// Times `call`, which gets the set to take.
+    fn measure<T: Element>(
+        &mut self,
+        case: &Case<'_, T>,
+        pass: Pass,
+        way: Way,
+        call: impl Fn(usize) -> Result<(), String>,
+    ) {
+        let flops = case.flops(pass, way) as u64;
+        let mut samples = Vec::new();
+        let time = match call(0) {
+            Err(reason) => Some(Time::Missing(reason)),
+            Ok(()) => {
+                let (device, sets) = (self.device, case.sets.layers.len());
+                if !device.emulated {
+                    self.group.throughput(Throughput::Elements(flops));
+                }
+                let mut set = 0;
+                let name = record::name(&case.layer, pass, way);
+                self.group.bench_function(name, |bencher| {
+                    bencher.iter_custom(|calls| {
+                        let time = device.time(calls, || {
+                            set = (set + 1) % sets;
+                            // The first call has shown that it can.
+                            if let Err(error) = call(set) {
+                                panic!("{error}");
+                            }
+                        });
+                        samples.push(time.as_secs_f64() * 1e9 / calls as f64);
+                        time
+                    });
+                });
+                Time::of(&samples, SAMPLES, device.emulated)
+            }
+        };
+        if let Some(time) = time {
+            self.record.add(Measurement {
+                layer: case.layer.clone(),
+                pass,
+                way,
+                flops,
+                time,
             });
-        });
+        }
     }
 }
 
 /// Criterion that compares with no earlier run: its lines on changes have no unit that could say what was timed.
 fn without_history() -> Criterion {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated-layer");
+    let home = std::env::var_os("CRITERION_HOME").map(PathBuf::from);
+    let folder = home.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned());
+    let folder = folder.join("emulated-layer");
     if let Err(error) = std::fs::remove_dir_all(&folder)
         && error.kind() != ErrorKind::NotFound
     {
@@ -80,6 +205,12 @@ fn main() {
     };
     let device = Device::open(emulated);
     println!("device: {}", device.name);
+    let mut baseline = Baseline::open(&device);
+    baseline.verify::<bf16>(&device);
+    baseline.verify::<f16>(&device);
+    baseline.verify::<f32>(&device);
+    println!("baseline: {}", baseline.describe());
+
     let criterion = if emulated {
         without_history()
     } else {
@@ -87,14 +218,35 @@ fn main() {
     };
     let mut criterion = criterion
         .with_measurement(Clock { emulated })
-        .sample_size(10)
+        .sample_size(SAMPLES)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(500))
+        .nresamples(10_000)
         .configure_from_args();
-    let mut group = criterion.benchmark_group(if emulated { "emulated layer" } else { "layer" });
-    for &shape in if emulated { EMULATED } else { REAL } {
-        bench_dtype::<bf16>(&mut group, &device, shape);
-        bench_dtype::<f16>(&mut group, &device, shape);
-        bench_dtype::<f32>(&mut group, &device, shape);
-    }
-    group.finish();
+    run(&mut criterion, &device, &baseline);
     criterion.final_summary();
+}
+
+fn run(criterion: &mut Criterion<Clock>, device: &Device, baseline: &Baseline) {
+    let emulated = device.emulated;
+    let mut group = criterion.benchmark_group(if emulated { "emulated layer" } else { "layer" });
+    // Every sample as long as the others: their median is taken.
+    group.sampling_mode(SamplingMode::Flat);
+    let mut bench = Bench {
+        group,
+        device,
+        baseline,
+        record: Record::new(emulated, baseline.describe()),
+    };
+    let plan = match (emulated, std::env::var_os(QUICK).is_some()) {
+        (true, _) => Plan::emulated(),
+        (false, true) => Plan::quick(),
+        (false, false) => Plan::full(),
+    };
+    bench.dtype::<bf16>(&plan.shapes, &plan);
+    if plan.f16 {
+        bench.dtype::<f16>(&plan.shapes, &plan);
+    }
+    bench.dtype::<f32>(&plan.in_f32, &plan);
+    bench.group.finish();
 }

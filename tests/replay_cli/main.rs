@@ -4,6 +4,8 @@ mod case;
 mod refusals;
 mod results;
 mod scaled;
+#[path = "../common/scratch.rs"]
+mod scratch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,7 +17,7 @@ const RANK: usize = 3;
 
 /// An empty folder that belongs to one test.
 fn folder(test: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replay_cli").join(test);
+    let folder = scratch::scratch().join("replay_cli").join(test);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder
@@ -28,7 +30,8 @@ fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    // Cargo runs tests in the package's folder.
+    Path::new("tests/fixtures").join(name)
 }
 
 fn replay(case: &Path, arguments: &[&str]) -> Output {

@@ -13,14 +13,9 @@ const LIBRARY: &str = "liblora_kernels_emulator.so";
 /// The names under which programs look for the driver.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-fn target(session: &Session) -> PathBuf {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    session.root().join(folder)
-}
-
 /// Builds the driver and gives its path.
 fn build(session: &mut Session) -> Result<PathBuf, Failure> {
-    let target = target(session);
+    let target = session.target();
     let mut cargo = session.cargo("build --release --package lora-kernels-emulator --lib --target-dir");
     cargo.arg(&target);
     session.run(cargo)?;
@@ -86,7 +81,7 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
 fn install(session: &mut Session) -> Result<PathBuf, Failure> {
     let list = session.root().join(PACKAGES);
     let pinned = fs::read_to_string(&list).map_err(|error| format!("can't read {}: {error}", list.display()))?;
-    let folder = target(session).join("client");
+    let folder = session.target().join("client");
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
         return Ok(folder);

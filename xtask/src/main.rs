@@ -3,6 +3,7 @@
 mod client;
 mod commands;
 mod conformance;
+mod gpu;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
@@ -58,6 +59,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Build a folder that tests and benches the kernels on any CUDA machine; the last line on stdout is its path
+    Gpu {
+        /// Run the folder's quick form on the emulated device as well
+        #[arg(long)]
+        check: bool,
+    },
     /// Check formatting, clippy and the documentation; warnings are errors
     Lint,
 }
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
+        Command::Gpu { check } => gpu::gpu(&mut session, check),
         Command::Lint => commands::lint(&mut session),
     };
     session.summarise();

@@ -45,6 +45,12 @@ impl Session {
         &self.root
     }
 
+    /// Cargo's folder for what it builds.
+    pub fn target(&self) -> PathBuf {
+        let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        self.root.join(folder)
+    }
+
     /// cargo, in the checkout. `arguments` are separated by single spaces.
     pub fn cargo(&self, arguments: &str) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

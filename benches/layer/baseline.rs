@@ -1,0 +1,108 @@
+//! cuBLAS, if there is one, and whether what it computes is what we compute.
+
+use cudarc::driver::{CudaSlice, DeviceRepr};
+use lora_kernels::reference::relative_error;
+use lora_kernels::{DType, Element, Problem};
+use lora_kernels_gpu::cublas::{Cublas, Type, WORKSPACE_BYTES};
+use lora_kernels_gpu::ways::{self, Matrix, Product};
+
+use crate::device::{Device, Noise, must};
+use crate::ours::Ours;
+use crate::sets::Sets;
+
+pub struct Baseline {
+    cublas: Result<Cublas, String>,
+    _workspace: Option<CudaSlice<u8>>,
+}
+
+impl Baseline {
+    pub fn open(device: &Device) -> Self {
+        let without = |reason: String| Self {
+            cublas: Err(reason),
+            _workspace: None,
+        };
+        if device.emulated {
+            return without("emulated: no cuBLAS".to_owned());
+        }
+        let workspace = match device.memory::<u8>(WORKSPACE_BYTES) {
+            Ok(workspace) => workspace,
+            Err(error) => return without(error),
+        };
+        let address = device.address(&workspace);
+        // SAFETY: the device's context was made current by what allocated; stream and workspace live as long as the bench.
+        let cublas = unsafe { Cublas::open(device.stream.cu_stream().cast(), address, WORKSPACE_BYTES) };
+        Self {
+            cublas: cublas.map_err(|error| error.to_string()),
+            _workspace: Some(workspace),
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        match &self.cublas {
+            Ok(cublas) => cublas.describe(),
+            Err(reason) => reason.clone(),
+        }
+    }
+
+    /// # Errors
+    /// Why there is no cuBLAS, or what it refused.
+    pub fn run(&self, products: &[Product], dtype: DType) -> Result<(), String> {
+        let cublas = self.cublas.as_ref().map_err(|reason| short(reason))?;
+        let of = match dtype {
+            DType::F16 => Type::F16,
+            DType::BF16 => Type::Bf16,
+            DType::F32 => Type::F32,
+        };
+        for product in products {
+            // SAFETY: the sets own the matrices, which are of this type, and outlive the stream's work.
+            unsafe { cublas.product(product, of) }.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Compares Unsloth's way with ours on a small layer; where they differ, cuBLAS is called wrongly, and no baseline.
+    pub fn verify<T: Element + DeviceRepr + Into<f64>>(&mut self, device: &Device) {
+        if self.cublas.is_ok()
+            && let Err(error) = self.compare::<T>(device)
+        {
+            self.cublas = Err(format!("cuBLAS is no baseline: {error}"));
+        }
+    }
+
+    fn compare<T: Element + DeviceRepr + Into<f64>>(&self, device: &Device) -> Result<(), String> {
+        let noise = &Noise::<T>::new(device);
+        let problem = Problem::new(192, 320, 448, 16, T::DTYPE).map_err(|error| error.to_string())?;
+        let mut sets = Sets::new(device, &problem, noise)?;
+        let ours = Ours::new(device, &problem, 0.0, &sets)?;
+        let layer = sets.layers[0].clone();
+        let one = layer.projections[0];
+        let results = [one.y, layer.dx, one.d_lora_a, one.d_lora_b];
+        ours.forward(device, 0)?;
+        ours.backward(device, 0)?;
+        let expected = results.map(|matrix| read(device, &sets, matrix));
+        // What ours has left must not pass for cuBLAS's.
+        sets.fill(device, &results, noise);
+        self.run(&ways::unsloth_forward(&layer), T::DTYPE)?;
+        self.run(&ways::unsloth_backward(&layer), T::DTYPE)?;
+        let given = results.map(|matrix| read(device, &sets, matrix));
+        let names = ["y", "dx", "d_lora_A", "d_lora_B"];
+        for (name, (given, expected)) in names.into_iter().zip(given.iter().zip(&expected)) {
+            let error = relative_error(given, expected);
+            // A few roundings to bf16.
+            if error > 0.02 {
+                return Err(format!("its {name} in {} is off ours by {error:.3}", T::DTYPE));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// For a table's cell.
+fn short(reason: &str) -> String {
+    let end = reason.find(':').filter(|_| reason.starts_with("no cuBLAS found"));
+    reason[..end.unwrap_or(reason.len())].to_owned()
+}
+
+fn read<T: Element + DeviceRepr>(device: &Device, sets: &Sets<T>, matrix: Matrix) -> Vec<T> {
+    must(device.stream.clone_dtoh(sets.memory(device, matrix)))
+}

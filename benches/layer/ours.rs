@@ -1,0 +1,139 @@
+//! This crate's calls, as a framework makes them: plans and arguments at hand.
+
+use cudarc::driver::{CudaSlice, DeviceRepr};
+use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
+use lora_kernels::{BackwardPlan, Dropout, Element, ForwardPlan, Problem};
+use lora_kernels_gpu::ways::{Layer, Projection};
+
+use crate::device::Device;
+use crate::sets::Sets;
+
+pub struct Ours {
+    forward: ForwardPlan,
+    backward: BackwardPlan,
+    dropout: Option<Dropout>,
+    calls: Vec<Call>,
+    /// What forward saves, and scratch, of every call
+    _memory: Vec<CudaSlice<u8>>,
+}
+
+/// Addresses of one set of tensors.
+struct Call {
+    x: u64,
+    dx: u64,
+    forward: Vec<ForwardProjectionArgs>,
+    backward: Vec<BackwardProjectionArgs>,
+    saved: u64,
+    workspace: u64,
+}
+
+impl Ours {
+    /// # Errors
+    /// If there is no plan, or the device has not enough memory.
+    pub fn new<T: Element + DeviceRepr>(
+        device: &Device,
+        problem: &Problem,
+        p: f32,
+        sets: &Sets<T>,
+    ) -> Result<Self, String> {
+        let dropout = Dropout { p, seed: 42, offset: 0 };
+        let dropout = Some(dropout).filter(|dropout| dropout.p > 0.0);
+        let problem = problem.clone().with_dropout(dropout.is_some());
+        let text = |error: lora_kernels::Error| error.to_string();
+        let forward = ForwardPlan::new(&problem, device.kernels.props()).map_err(text)?;
+        let backward = BackwardPlan::new(&problem, device.kernels.props()).map_err(text)?;
+        let mut memory = Vec::new();
+        let mut bytes = |count| -> Result<u64, String> {
+            let buffer = device.memory::<u8>(count)?;
+            let address = device.address(&buffer);
+            memory.push(buffer);
+            Ok(address)
+        };
+        let mut calls = Vec::new();
+        for layer in &sets.layers {
+            let saved = bytes(forward.saved().bytes())?;
+            let workspace = bytes(forward.workspace_bytes().max(backward.workspace_bytes()))?;
+            calls.push(Call::new(layer, saved, workspace));
+        }
+        Ok(Self {
+            forward,
+            backward,
+            dropout,
+            calls,
+            _memory: memory,
+        })
+    }
+
+    /// # Errors
+    /// What the call says.
+    pub fn forward(&self, device: &Device, set: usize) -> Result<(), String> {
+        let call = &self.calls[set];
+        let args = ForwardArgs {
+            x: call.x,
+            projections: &call.forward,
+            dropout: self.dropout,
+            saved: call.saved,
+            workspace: call.workspace,
+        };
+        // SAFETY: the sets and `_memory` hold tensors and buffers of the plan's sizes, and outlive the stream's work.
+        unsafe {
+            device
+                .kernels
+                .forward_raw(&self.forward, &args, device.stream.cu_stream())
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    /// After the forward of the same set.
+    ///
+    /// # Errors
+    /// What the call says.
+    pub fn backward(&self, device: &Device, set: usize) -> Result<(), String> {
+        let call = &self.calls[set];
+        let args = BackwardArgs {
+            x: call.x,
+            projections: &call.backward,
+            dropout: self.dropout,
+            saved: call.saved,
+            dx: call.dx,
+            workspace: call.workspace,
+        };
+        // SAFETY: as in forward.
+        unsafe {
+            device
+                .kernels
+                .backward_raw(&self.backward, &args, device.stream.cu_stream())
+        }
+        .map_err(|error| error.to_string())
+    }
+}
+
+impl Call {
+    fn new(layer: &Layer, saved: u64, workspace: u64) -> Self {
+        let forward = |one: &Projection| ForwardProjectionArgs {
+            weight: one.weight.address,
+            bias: 0,
+            lora_a: one.lora_a.address,
+            lora_b: one.lora_b.address,
+            scaling: one.scaling,
+            y: one.y.address,
+        };
+        let backward = |one: &Projection| BackwardProjectionArgs {
+            dy: one.dy.address,
+            weight: one.weight.address,
+            lora_a: one.lora_a.address,
+            lora_b: one.lora_b.address,
+            scaling: one.scaling,
+            d_lora_a: one.d_lora_a.address,
+            d_lora_b: one.d_lora_b.address,
+        };
+        Self {
+            x: layer.x.address,
+            dx: layer.dx.address,
+            forward: layer.projections.iter().map(forward).collect(),
+            backward: layer.projections.iter().map(backward).collect(),
+            saved,
+            workspace,
+        }
+    }
+}

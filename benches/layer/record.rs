@@ -1,0 +1,49 @@
+//! What was measured, for the program that started the bench.
+
+use std::path::PathBuf;
+
+use lora_kernels_gpu::BENCH_RESULTS;
+use lora_kernels_gpu::results::{Bench, Layer, Measurement, Pass, Way};
+
+pub struct Record {
+    path: Option<PathBuf>,
+    bench: Bench,
+}
+
+impl Record {
+    pub fn new(emulated: bool, cublas: String) -> Self {
+        Self {
+            path: std::env::var_os(BENCH_RESULTS).map(PathBuf::from),
+            bench: Bench {
+                emulated,
+                cublas,
+                measurements: Vec::new(),
+            },
+        }
+    }
+
+    pub fn add(&mut self, measurement: Measurement) {
+        self.bench.measurements.push(measurement);
+    }
+
+    /// After every layer: what is there stays, should a later one fail.
+    pub fn write(&self) {
+        let Some(path) = &self.path else { return };
+        let text = serde_json::to_string(&self.bench).map_err(|error| error.to_string());
+        if let Err(error) = text.and_then(|text| std::fs::write(path, text).map_err(|error| error.to_string())) {
+            panic!("can't write {}: {error}", path.display());
+        }
+    }
+}
+
+/// As filters name it.
+pub fn name(layer: &Layer, pass: Pass, way: Way) -> String {
+    let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
+    let shape = format!("{}x{}x{}", layer.tokens, layer.in_features, outputs.join("+"));
+    let (dtype, pass) = (&layer.dtype, pass.name());
+    match way {
+        Way::Plain => format!("{dtype} {shape} {pass} plain"),
+        Way::Unsloth { rank } => format!("{dtype} {shape} r{rank} {pass} unsloth"),
+        Way::Ours { rank, p } => format!("{dtype} {shape} r{rank} p{p} {pass}"),
+    }
+}

@@ -1,0 +1,88 @@
+//! The tensors of a layer, several times over. Calls take them in turn, so that none finds in the L2 cache what an earlier one has left there.
+
+use cudarc::driver::{CudaSlice, DeviceRepr};
+use lora_kernels::{Element, Problem, Tensor};
+use lora_kernels_gpu::ways::{Layer, Matrix, Projection};
+
+use crate::device::{Device, Noise};
+
+pub const SCALING: f32 = 2.0;
+
+pub struct Sets<T> {
+    pub layers: Vec<Layer>,
+    /// What the addresses in `layers` point to
+    memory: Vec<CudaSlice<T>>,
+}
+
+impl<T: Element + DeviceRepr> Sets<T> {
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new(device: &Device, problem: &Problem, noise: &Noise<T>) -> Result<Self, String> {
+        let mut memory = Vec::new();
+        let mut matrix = |(rows, columns): (usize, usize)| -> Result<Matrix, String> {
+            let mut tensor = device.memory::<T>(rows * columns)?;
+            noise.fill(device, &mut tensor);
+            let address = device.address(&tensor);
+            memory.push(tensor);
+            Ok(Matrix { address, rows, columns })
+        };
+        let mut layers = Vec::new();
+        for _ in 0..count(device, problem) {
+            let mut projections = Vec::new();
+            for (index, sizes) in problem.projections().iter().enumerate() {
+                let shape = |tensor| problem.shape_of(index, tensor);
+                projections.push(Projection {
+                    weight: matrix(shape(Tensor::Weight))?,
+                    lora_a: matrix(shape(Tensor::LoraA))?,
+                    lora_b: matrix(shape(Tensor::LoraB))?,
+                    scaling: SCALING,
+                    y: matrix(shape(Tensor::Y))?,
+                    dy: matrix(shape(Tensor::DY))?,
+                    d_lora_a: matrix(shape(Tensor::DLoraA))?,
+                    d_lora_b: matrix(shape(Tensor::DLoraB))?,
+                    s: matrix((problem.tokens(), sizes.rank))?,
+                    t: matrix((problem.tokens(), sizes.rank))?,
+                });
+            }
+            layers.push(Layer {
+                x: matrix(problem.shape(Tensor::X))?,
+                dx: matrix(problem.shape(Tensor::DX))?,
+                projections,
+            });
+        }
+        Ok(Self { layers, memory })
+    }
+
+    /// What a matrix of these is kept in.
+    pub fn memory(&self, device: &Device, matrix: Matrix) -> &CudaSlice<T> {
+        &self.memory[self.position(device, matrix)]
+    }
+
+    pub fn fill(&mut self, device: &Device, matrices: &[Matrix], noise: &Noise<T>) {
+        for &matrix in matrices {
+            let position = self.position(device, matrix);
+            noise.fill(device, &mut self.memory[position]);
+        }
+    }
+
+    fn position(&self, device: &Device, matrix: Matrix) -> usize {
+        let holds = |memory: &CudaSlice<T>| device.address(memory) == matrix.address;
+        self.memory
+            .iter()
+            .position(holds)
+            .unwrap_or_else(|| panic!("{matrix:?} is of other sets"))
+    }
+}
+
+/// So many that the others take more than twice the L2 cache, by what the plain product touches of them: any call touches more.
+fn count(device: &Device, problem: &Problem) -> usize {
+    if device.emulated {
+        return 2;
+    }
+    let elements = |(rows, columns): (usize, usize)| rows * columns;
+    let outputs = (0..problem.projections().len())
+        .map(|index| elements(problem.shape_of(index, Tensor::Weight)) + elements(problem.shape_of(index, Tensor::Y)));
+    let bytes = (elements(problem.shape(Tensor::X)) + outputs.sum::<usize>()) * problem.dtype().size();
+    let l2 = device.kernels.props().l2_bytes() as usize;
+    1 + (2 * l2).div_ceil(bytes)
+}

@@ -1,0 +1,95 @@
+//! What is benched.
+
+use std::fmt;
+
+/// (tokens, in_features) times one or more (in_features, out_features).
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub tokens: usize,
+    pub in_features: usize,
+    pub out_features: &'static [usize],
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outputs: Vec<_> = self.out_features.iter().map(usize::to_string).collect();
+        write!(f, "{}x{}x{}", self.tokens, self.in_features, outputs.join("+"))
+    }
+}
+
+/// What a run on this device goes through.
+pub struct Plan {
+    /// Of bf16, and of f16 where `f16`
+    pub shapes: Vec<Shape>,
+    pub f16: bool,
+    pub in_f32: Vec<Shape>,
+    pub ranks: &'static [usize],
+    pub dropouts: &'static [f32],
+}
+
+const fn shape(tokens: usize, in_features: usize, out_features: &'static [usize]) -> Shape {
+    Shape {
+        tokens,
+        in_features,
+        out_features,
+    }
+}
+
+/// What the interpreter gets through in a second: a MiniLM layer, one whose sizes divide nothing, and three that share x.
+const EMULATED: [Shape; 3] = [
+    shape(192, 384, &[384]),
+    shape(37, 203, &[131]),
+    shape(40, 64, &[64, 16, 16]),
+];
+
+/// A 7 or 8 billion parameter Llama: k and v, q and o, gate and up, down, and q, k and v at once.
+const LAYERS: [(usize, &[usize]); 5] = [
+    (4096, &[1024]),
+    (4096, &[4096]),
+    (4096, &[14336]),
+    (14336, &[4096]),
+    (4096, &[4096, 1024, 1024]),
+];
+const TOKENS: [usize; 3] = [512, 2048, 8192];
+
+const QUICK: [Shape; 4] = [
+    shape(512, 4096, &[4096]),
+    shape(2048, 4096, &[14336]),
+    shape(2048, 4096, &[4096, 1024, 1024]),
+    shape(8192, 4096, &[4096]),
+];
+
+impl Plan {
+    pub fn emulated() -> Self {
+        Self {
+            shapes: EMULATED.to_vec(),
+            f16: true,
+            in_f32: EMULATED.to_vec(),
+            ranks: &[8],
+            dropouts: &[0.1],
+        }
+    }
+
+    pub fn quick() -> Self {
+        Self {
+            shapes: QUICK.to_vec(),
+            f16: false,
+            in_f32: Vec::new(),
+            ranks: &[16],
+            dropouts: &[0.0, 0.1],
+        }
+    }
+
+    pub fn full() -> Self {
+        let at = |tokens| LAYERS.map(|(in_features, out_features)| shape(tokens, in_features, out_features));
+        let mut shapes: Vec<_> = TOKENS.into_iter().flat_map(at).collect();
+        shapes.push(shape(4096, 4096, &[4096]));
+        Self {
+            shapes,
+            f16: true,
+            in_f32: vec![shape(2048, 4096, &[4096])],
+            ranks: &[16, 64],
+            dropouts: &[0.0, 0.1],
+        }
+    }
+}

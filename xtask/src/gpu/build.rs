@@ -1,0 +1,104 @@
+//! The programs, as cargo builds them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::steps::{Failure, Session};
+
+/// Paths of what was built.
+#[derive(Default)]
+pub struct Built {
+    /// By name
+    pub tests: Vec<(String, PathBuf)>,
+    pub examples: Vec<(String, PathBuf)>,
+    pub bench: PathBuf,
+    pub suite: PathBuf,
+    /// The compiled kernels that the tests, or the bench, carry
+    pub images: Vec<PathBuf>,
+    /// The emulated driver
+    pub emulator: PathBuf,
+}
+
+pub fn build(session: &mut Session) -> Result<Built, Failure> {
+    let mut built = Built::default();
+    // The profile of `cargo test`, whose overflow checks are worth having there, too.
+    for artifact in cargo(session, "test --no-run --package lora-kernels")? {
+        built.add_of_tests(&artifact);
+    }
+    for artifact in cargo(session, "bench --no-run --package lora-kernels --bench layer")? {
+        built.add_images(&artifact);
+        if is(&artifact, "bench", "layer") {
+            built.bench = executable(&artifact);
+        }
+    }
+    for artifact in cargo(session, "build --package lora-kernels-gpu --bin suite")? {
+        if is(&artifact, "bin", "suite") {
+            built.suite = executable(&artifact);
+        }
+    }
+    built.tests.sort();
+    built.images.sort();
+    let missing = [
+        ("bench", &built.bench),
+        ("suite", &built.suite),
+        ("emulator", &built.emulator),
+    ];
+    if let Some((what, _)) = missing.iter().find(|(_, path)| !path.is_file()) {
+        return Err(format!("cargo does not say where it has put the {what}: the bundle is for Linux").into());
+    }
+    if built.images.is_empty() {
+        return Err("this build has no kernels; unset LORA_KERNELS_STUB".to_owned().into());
+    }
+    Ok(built)
+}
+
+fn cargo(session: &mut Session, arguments: &str) -> Result<Vec<Value>, Failure> {
+    eprintln!("\n$ cargo {arguments}");
+    let command = session.cargo(&format!("{arguments} --message-format json-render-diagnostics"));
+    let output = session.capture(command)?;
+    let messages = output.lines().filter(|line| line.starts_with('{'));
+    let parsed: Result<Vec<Value>, _> = messages.map(serde_json::from_str).collect();
+    parsed.map_err(|error| format!("cargo's messages: {error}").into())
+}
+
+impl Built {
+    fn add_of_tests(&mut self, message: &Value) {
+        self.add_images(message);
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        if is(message, "test", name) {
+            self.tests.push((name.to_owned(), executable(message)));
+        } else if is(message, "example", name) && message["profile"]["test"] == false {
+            self.examples.push((name.to_owned(), executable(message)));
+        }
+        let files = message["filenames"].as_array().into_iter().flatten();
+        let mut libraries = files.filter_map(Value::as_str).map(Path::new);
+        if name == "lora_kernels_emulator"
+            && let Some(library) = libraries.find(|path| path.extension().is_some_and(|extension| extension == "so"))
+        {
+            self.emulator = library.to_owned();
+        }
+    }
+
+    /// The build script says where it has put them.
+    fn add_images(&mut self, message: &Value) {
+        let package = message["package_id"].as_str().unwrap_or_default();
+        let is_ours = package.contains("#lora-kernels@") || package.ends_with("#0.1.0");
+        let Some(folder) = message["out_dir"].as_str().filter(|_| is_ours) else {
+            return;
+        };
+        let files = Path::new(folder).read_dir().into_iter().flatten().flatten();
+        let paths = files.map(|entry| entry.path());
+        let is_image = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "fatbin");
+        self.images.extend(paths.filter(is_image));
+    }
+}
+
+fn is(message: &Value, kind: &str, name: &str) -> bool {
+    let target = &message["target"];
+    target["kind"][0] == kind && target["name"] == name && message["executable"].is_string()
+}
+
+fn executable(message: &Value) -> PathBuf {
+    PathBuf::from(message["executable"].as_str().unwrap_or_default())
+}
