@@ -19,7 +19,7 @@ pub const WORKSPACE_BYTES: usize = 32 << 20;
 pub enum Error {
     #[error("no cuBLAS found: {}. Set {VARIABLE} to the path of a libcublas.so", .tried.join("; "))]
     NotFound { tried: Vec<String> },
-    #[error("{path} is no cuBLAS of CUDA 11 or later: {reason}")]
+    #[error("no cuBLAS of CUDA 11 or later, {path}: {reason}")]
     Symbol { path: String, reason: String },
     #[error("{function} failed: {} ({status})", status_name(*.status))]
     Call { function: &'static str, status: c_int },
@@ -261,10 +261,15 @@ fn load() -> Result<(Library, String), Error> {
         // SAFETY: loading cuBLAS runs its initialisers, as any program that is linked with it does.
         match unsafe { Library::new(&path) } {
             Ok(library) => return Ok((library, path.display().to_string())),
-            Err(error) => tried.push(error.to_string()),
+            Err(error) => tried.push(reason(&error)),
         }
     }
     Err(Error::NotFound { tried })
+}
+
+/// What the loader said: libloading's own words leave it out.
+fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Where toolkits are installed without telling the loader.
@@ -300,7 +305,7 @@ unsafe fn function<T: Copy>(library: &Library, path: &str, name: &CStr) -> Resul
         Ok(symbol) => Ok(*symbol),
         Err(error) => Err(Error::Symbol {
             path: path.to_owned(),
-            reason: error.to_string(),
+            reason: reason(&error),
         }),
     }
 }

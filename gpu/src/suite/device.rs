@@ -61,7 +61,7 @@ impl Driver {
         // The emulated one, loaded by now, carries this name; a driver that NVIDIA installed need not have a link of it.
         let name = if emulated { "libcuda.so" } else { "libcuda.so.1" };
         // SAFETY: loading the driver runs its initialisers, as any CUDA program does.
-        let library = unsafe { Library::new(name) }.map_err(|error| format!("can't load {name}: {error}"))?;
+        let library = unsafe { Library::new(name) }.map_err(|error| format!("can't load {name}: {error:?}"))?;
         Ok(Self(library))
     }
 

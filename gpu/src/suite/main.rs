@@ -122,6 +122,8 @@ impl Suite {
             }
         };
         let passed = failed == 0 && failure.is_none();
+        // Only what a program leaves that was stopped.
+        let _ = fs::remove_dir_all(self.output.join("tmp"));
         self.write(tests, bench, failure)?;
         println!("{}", if passed { "passed" } else { "FAILED" });
         Ok(passed)
