@@ -47,7 +47,9 @@ struct Epilogue {
     // out (m, n) = acc + bias, rounded once, or that added to out. The warp's part begins at (row0, column0); `bias` (n) may be null.
     __device__ __forceinline__ static void store(const Accumulator<WarpM, WarpN>& acc, float* staging,
                                                  const Output<T>& out, int row0, int column0, const T* bias) {
-        const int lane = threadIdx.x % 32;
+        uint32_t lane = threadIdx.x % 32;
+        // What follows from it is computed here, once per tile, not before the main loop, which has no registers for it.
+        pin(lane);
         const int span = lane % kSpansPerRow;
         const int column = column0 + span * kChunk<T>;
         const int columns = min(out.columns - column, kChunk<T>);  // of this lane's spans; none outside of the matrix
