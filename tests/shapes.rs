@@ -104,7 +104,9 @@ fn split_depth() -> Vec<Case> {
         cases.push(case.clone().placed(AlignedView).transposed(true));
     }
     // More parts than the blocks that are there at a time: some take a second part.
-    cases.push(Case::new(40, 3456, 200, 8).placed(OddView).multiprocessors(1));
+    for placement in [AlignedView, OddView] {
+        cases.push(Case::new(40, 4096, 264, 8).placed(placement).multiprocessors(3));
+    }
     cases
 }
 
