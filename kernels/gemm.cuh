@@ -72,8 +72,9 @@ struct Gemm {
         return Vectorised ? BMajor == Major::kDepth : given;
     }
 
-    __device__ __forceinline__ static float* staging() {
-        return reinterpret_cast<float*>(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
+    // Address of this warp's part of the staging in shared memory.
+    __device__ __forceinline__ static uint32_t staging() {
+        return ptx::shared_address(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
     }
 
     // The steps of one product A (m, depth) * B (depth, n) of a tile: first what the depth has over, within bounds, then whole steps, of which each

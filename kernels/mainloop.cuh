@@ -30,6 +30,14 @@ struct FragmentAddress {
     }
 };
 
+// Whether fragments are read ahead. On compute capability 12.x the code around the loop needs two registers more than there are, and a tensor core has
+// a quarter of the rate per multiprocessor: shared memory keeps up without.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+inline constexpr bool kReadsAhead = false;
+#else
+inline constexpr bool kReadsAhead = true;
+#endif
+
 template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor>
 struct MainLoop {
     static constexpr int kDepthSteps = BlockK / kDepthStep;
@@ -101,7 +109,7 @@ struct MainLoop {
 
     // Before the first of a run of whole steps.
     __device__ __forceinline__ void begin() {
-        if constexpr (kTensorCore<T>) {
+        if constexpr (kTensorCore<T> && kReadsAhead) {
             arrive();
             load(0, 0, b_address);
         }
@@ -111,7 +119,7 @@ struct MainLoop {
     // them.
     template <typename Issue>
     __device__ __forceinline__ void whole_step(Issue&& issue) {
-        if constexpr (kTensorCore<T>) {
+        if constexpr (kTensorCore<T> && kReadsAhead) {
 #pragma unroll
             for (int k = 0; k < kDepthSteps; ++k) {
                 if (k == kDepthSteps - 1) {
