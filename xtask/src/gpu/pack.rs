@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::bundle::{BLOBS, Kind, Program};
-use crate::steps::{Failure, Session};
+use crate::steps::Failure;
 
 /// Every fatbin begins with it.
 const MAGIC: [u8; 4] = [0x50, 0xED, 0x55, 0xBA];
@@ -41,16 +41,9 @@ impl Packer {
     }
 
     /// `below` is the folder in the bundle where it is unpacked.
-    pub fn pack(
-        &mut self,
-        session: &mut Session,
-        kind: Kind,
-        name: &str,
-        path: &Path,
-        below: &str,
-    ) -> Result<Program, Failure> {
+    pub fn pack(&mut self, kind: Kind, name: &str, path: &Path, below: &str) -> Result<Program, Failure> {
         let stripped = self.folder.join("stripped");
-        let bytes = self.strip(session, path, &stripped)?;
+        let bytes = self.strip(path, &stripped)?;
         fs::remove_file(&stripped).map_err(|error| format!("can't remove {}: {error}", stripped.display()))?;
         let mut parts = Vec::new();
         for part in cut(&bytes, &self.images) {
@@ -67,13 +60,20 @@ impl Packer {
     }
 
     /// Copies a program without its symbols, and gives its contents.
-    pub fn strip(&mut self, session: &mut Session, from: &Path, to: &Path) -> Result<Vec<u8>, Failure> {
+    pub fn strip(&mut self, from: &Path, to: &Path) -> Result<Vec<u8>, Failure> {
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).map_err(|error| format!("can't make {}: {error}", folder.display()))?;
         }
-        let mut strip = Command::new("strip");
-        strip.args(["--strip-all", "-o"]).arg(to).arg(from);
-        session.capture(strip)?;
+        let strip = Command::new("strip")
+            .args(["--strip-all", "-o"])
+            .arg(to)
+            .arg(from)
+            .output();
+        let strip = strip.map_err(|error| format!("can't run strip, of the binutils: {error}"))?;
+        if !strip.status.success() {
+            let reason = String::from_utf8_lossy(&strip.stderr);
+            return Err(format!("strip {}: {}", from.display(), reason.trim()).into());
+        }
         let bytes = read(to)?;
         self.glibc = self.glibc.max(newest_glibc(&bytes));
         Ok(bytes)
