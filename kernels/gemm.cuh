@@ -8,6 +8,16 @@
 #include "ptx/load.cuh"
 #include "schedule.cuh"
 
+// Shared memory that a block can have where this code runs (CUDA C++ Programming Guide, "Compute Capabilities"). No plan takes a kernel that needs
+// more; its code would only be in the way.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+inline constexpr int kSharedLimit = 99 << 10;
+#elif __CUDA_ARCH__ < 900
+inline constexpr int kSharedLimit = 163 << 10;
+#else
+inline constexpr int kSharedLimit = 227 << 10;
+#endif
+
 __device__ __forceinline__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 // An operand in global memory. Its contiguous index is the depth, or the outer one.
@@ -66,6 +76,8 @@ struct Gemm {
     using Acc = Accumulator<WarpM, WarpN>;
     static constexpr int kStagesBytes = Stages * static_cast<int>(Loop::kStageBytes);
     static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
+
+    static constexpr bool kFits = kSharedBytes <= kSharedLimit;
 
     // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run time.
     __device__ __forceinline__ static bool depth_contiguous(bool given) {
