@@ -22,8 +22,10 @@ __device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile, c
     }
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
     const float* const data = static_cast<const float*>(source.data);
+    uint32_t thread = threadIdx.x;
+    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
 #pragma unroll 1
-    for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {
+    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
         const int row = index / kChunksPerRow;
         const int chunk = index % kChunksPerRow;
         const int column = column0 + chunk * kChunk<T>;

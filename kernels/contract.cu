@@ -45,9 +45,7 @@ struct DropoutFields : DropoutParams {
     __device__ void write(Writer& w) { w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale); }
 };
 struct AdapterFields : AdapterParams {
-    __device__ void write(Writer& w) {
-        w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling);
-    }
+    __device__ void write(Writer& w) { w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling); }
 };
 struct ShrinkFields : ShrinkParams {
     __device__ void write(Writer& w) {
@@ -62,8 +60,8 @@ struct ScheduleFields : ScheduleParams {
 };
 struct ForwardProjectionFields : ForwardProjection {
     __device__ void write(Writer& w) {
-        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride, y_stride, n, r,
-                                    rank0, first_tile, lora_vectorised, output_vectorised);
+        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride, y_stride, n, r, rank0,
+                                    first_tile, lora_vectorised, output_vectorised);
     }
 };
 struct ForwardFields : ForwardParams {
@@ -118,12 +116,10 @@ struct GradXFields : GradXParams {
 // In the order of src/plan/params.rs
 template <typename... Fields>
 __device__ void write_layouts(Writer& w) {
-    (
-        [&] {
-            Fields fields;
-            fields.write(w);
-        }(),
-        ...);
+    ([&] {
+        Fields fields;
+        fields.write(w);
+    }(), ...);
 }
 
 template <typename T>

@@ -70,6 +70,15 @@ struct Forward {
     };
 
     __device__ static void run(const ForwardParams& p) {
+        if constexpr (!G::kFits) {
+            __trap();
+        } else {
+            run_turns(p);
+        }
+    }
+
+   private:
+    __device__ __forceinline__ static void run_turns(const ForwardParams& p) {
         Loop loop;
         Feed feed{p, blockIdx.x};
         for (;; feed.item += gridDim.x) {
@@ -97,7 +106,6 @@ struct Forward {
         }
     }
 
-   private:
     __device__ __forceinline__ static void store(const ForwardParams& p, typename G::Acc& acc, const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;

@@ -5,7 +5,18 @@
 #include "copies.cuh"
 #include "epilogue.cuh"
 #include "mainloop.cuh"
+#include "ptx/load.cuh"
 #include "schedule.cuh"
+
+// Shared memory that a block can have where this code runs (CUDA C++ Programming Guide, "Compute Capabilities"). No plan takes a kernel that needs
+// more; its code would only be in the way.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+inline constexpr int kSharedLimit = 99 << 10;
+#elif __CUDA_ARCH__ < 900
+inline constexpr int kSharedLimit = 163 << 10;
+#else
+inline constexpr int kSharedLimit = 227 << 10;
+#endif
 
 __device__ __forceinline__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
@@ -30,8 +41,10 @@ template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const Operand<T>& operand, int outer0,
                                             int depth0) {
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
+    uint32_t thread = threadIdx.x;
+    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
 #pragma unroll 1
-    for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {
+    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
         const int row = index / kChunksPerRow;
         const int chunk = index % kChunksPerRow;
         const int depth = depth0 + chunk * kChunk<T>;
@@ -64,13 +77,16 @@ struct Gemm {
     static constexpr int kStagesBytes = Stages * static_cast<int>(Loop::kStageBytes);
     static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
 
+    static constexpr bool kFits = kSharedBytes <= kSharedLimit;
+
     // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run time.
     __device__ __forceinline__ static bool depth_contiguous(bool given) {
         return Vectorised ? BMajor == Major::kDepth : given;
     }
 
-    __device__ __forceinline__ static float* staging() {
-        return reinterpret_cast<float*>(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
+    // Address of this warp's part of the staging in shared memory.
+    __device__ __forceinline__ static uint32_t staging() {
+        return ptx::shared_address(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
     }
 
     // The steps of one product A (m, depth) * B (depth, n) of a tile: first what the depth has over, within bounds, then whole steps, of which each
@@ -173,8 +189,10 @@ struct Gemm {
             return true;
         }
         constexpr int kQuads = WarpM / 16 * (WarpN / 8);  // float4 per thread
+        uint32_t thread = threadIdx.x;
+        pin(thread);
         float4* const parts = reinterpret_cast<float4*>(schedule.partial) +
-                              static_cast<int64_t>(at.tile) * schedule.splits * kQuads * kThreads + threadIdx.x;
+                              static_cast<int64_t>(at.tile) * schedule.splits * kQuads * kThreads + thread;
         const auto part = [&](int split, int quad) { return parts + (split * kQuads + quad) * kThreads; };
         acc.for_each_quad([&](int quad, float(&value)[4]) {
             *part(at.split, quad) = make_float4(value[0], value[1], value[2], value[3]);
@@ -190,7 +208,7 @@ struct Gemm {
 #pragma unroll 1
         for (int split = 0; split < schedule.splits; ++split) {
             acc.for_each_quad([&](int quad, float(&value)[4]) {
-                const float4 add = __ldcg(part(split, quad));
+                const float4 add = ptx::load_cg(part(split, quad));
                 value[0] += add.x, value[1] += add.y, value[2] += add.z, value[3] += add.w;
             });
         }

@@ -113,6 +113,15 @@ struct GradX {
             reduce_partials<T, G::kThreads>(p.reduce_a, blockIdx.x - blocks(p));
             return;
         }
+        if constexpr (!G::kFits) {
+            __trap();
+        } else {
+            run_turns(p);
+        }
+    }
+
+   private:
+    __device__ __forceinline__ static void run_turns(const GradXParams& p) {
         Loop loop;
         Feed feed{p, blockIdx.x};
         for (;; feed.item += blocks(p)) {
@@ -140,7 +149,6 @@ struct GradX {
         }
     }
 
-   private:
     __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc, const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;

@@ -30,6 +30,14 @@ struct FragmentAddress {
     }
 };
 
+// Whether fragments are read ahead. On compute capability 12.x the code around the loop needs two registers more than there are, and a tensor core has
+// a quarter of the rate per multiprocessor: shared memory keeps up without.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+inline constexpr bool kReadsAhead = false;
+#else
+inline constexpr bool kReadsAhead = true;
+#endif
+
 template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor>
 struct MainLoop {
     static constexpr int kDepthSteps = BlockK / kDepthStep;
@@ -66,11 +74,7 @@ struct MainLoop {
         if constexpr (kTensorCore<T>) {
             const int lane = threadIdx.x % 32;
             a_address.start(a_tile(0), warp_row(), lane % 16, lane / 16 * 8);
-            if constexpr (BMajor == Major::kDepth) {
-                b_address.start(b_tile(0), warp_column(), lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
-            } else {
-                b_address.start(b_tile(0), warp_column(), lane / 16 * 8, lane % 16);
-            }
+            start_b(b_address, lane);
         }
     }
 
@@ -105,9 +109,9 @@ struct MainLoop {
 
     // Before the first of a run of whole steps.
     __device__ __forceinline__ void begin() {
-        if constexpr (kTensorCore<T>) {
+        if constexpr (kTensorCore<T> && kReadsAhead) {
             arrive();
-            load(0, 0);
+            load(0, 0, b_address);
         }
     }
 
@@ -115,15 +119,15 @@ struct MainLoop {
     // them.
     template <typename Issue>
     __device__ __forceinline__ void whole_step(Issue&& issue) {
-        if constexpr (kTensorCore<T>) {
+        if constexpr (kTensorCore<T> && kReadsAhead) {
 #pragma unroll
             for (int k = 0; k < kDepthSteps; ++k) {
                 if (k == kDepthSteps - 1) {
                     next(read);
                     arrive();
-                    load(0, 0);
+                    load(0, 0, b_address);
                 } else {
-                    load((k + 1) % 2, k + 1);
+                    load((k + 1) % 2, k + 1, b_address);
                 }
                 if (k == 0) {
                     fill(issue);
@@ -141,9 +145,19 @@ struct MainLoop {
     __device__ __forceinline__ void plain_step(int depth, Issue&& issue) {
         arrive();
         fill(issue);
+        if constexpr (!kTensorCore<T>) {
 #pragma unroll 1
-        for (int k = 0; k < depth; k += kDepthStep) {
-            warp_mma<T, Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read), warp_column(), k);
+            for (int k = 0; k < depth; k += kDepthStep) {
+                warp_mma<T, Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read), warp_column(), k);
+            }
+        } else if constexpr (Layout == BMajor) {
+            multiply_steps(depth, b_address);
+        } else {
+            FragmentAddress<Layout, Tile> address;
+            uint32_t lane = threadIdx.x % 32;
+            pin(lane);
+            start_b(address, lane);
+            multiply_steps(depth, address);
         }
         next(read);
     }
@@ -155,19 +169,38 @@ struct MainLoop {
     }
 
    private:
-    __device__ __forceinline__ void load(int set, int k) {
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ static void start_b(FragmentAddress<Layout, Tile>& address, int lane) {
+        if constexpr (Layout == Major::kDepth) {
+            address.start(b_tile<Tile>(0), warp_column(), lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
+        } else {
+            address.start(b_tile<Tile>(0), warp_column(), lane / 16 * 8, lane % 16);
+        }
+    }
+
+    // The fragments of 16 of the depth, the k-th of a stage.
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ void load(int set, int k, const FragmentAddress<Layout, Tile>& b_at) {
 #pragma unroll
         for (int i = 0; i < WarpM / 16; ++i) {
             ptx::ldmatrix_x4(a[set][i], a_address.at(read, 16 * i, kDepthStep * k));
         }
 #pragma unroll
         for (int j = 0; j < WarpN / 16; ++j) {
-            const uint32_t address = b_address.at(read, 16 * j, kDepthStep * k);
-            if constexpr (BMajor == Major::kDepth) {
-                ptx::ldmatrix_x4(b[set][j], address);
+            if constexpr (Layout == Major::kDepth) {
+                ptx::ldmatrix_x4(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
             } else {
-                ptx::ldmatrix_x4_trans(b[set][j], address);
+                ptx::ldmatrix_x4_trans(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
             }
+        }
+    }
+
+    template <typename Address>
+    __device__ __forceinline__ void multiply_steps(int depth, const Address& b_at) {
+#pragma unroll 1
+        for (int k = 0; k < depth / kDepthStep; ++k) {
+            load(0, k, b_at);
+            multiply(0);
         }
     }
 

@@ -1,4 +1,4 @@
-// What a launch is told: one struct per kernel, passed by value. src/raw/params.rs mirrors each field for field, and the
+// What a launch is told: one struct per kernel, passed by value. src/plan/params.rs mirrors each field for field, and the
 // kernel `lora_contract` lets a test compare sizes and offsets.
 //
 // A call computes one or more projections of the same x, each with its own weight and, where r > 0, its own adapter. Shapes: x and dx (m, k);

@@ -63,8 +63,10 @@ template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source, int row0, int column0,
                                           bool vectorised) {
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
+    uint32_t thread = threadIdx.x;
+    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
 #pragma unroll 1
-    for (int index = threadIdx.x; index < Rows * kChunksPerRow; index += Threads) {
+    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
         const int row = index / kChunksPerRow;
         const int chunk = index % kChunksPerRow;
         const int column = column0 + chunk * kChunk<T>;

@@ -13,9 +13,14 @@ fn case() -> Case {
     Case::new(70, 136, 104, 20)
 }
 
-/// Several projections, few of which split their sums alike.
+/// Several projections, so deep that with many multiprocessors blocks share the tiles of y.
 fn shared() -> Case {
-    Case::sharing_x(130, 264, &[(72, 8), (40, 0), (16, 17)])
+    Case::sharing_x(66, 1032, &[(72, 8), (40, 0), (16, 17)])
+}
+
+/// The same of dx.
+fn wide() -> Case {
+    Case::sharing_x(66, 40, &[(800, 8), (240, 0)])
 }
 
 /// Each output by itself and all together, over random numbers.
@@ -28,6 +33,8 @@ fn results_are_added_to_what_was_there<T: Number>() {
             case().placed(AlignedView).multiprocessors(1),
             shared().multiprocessors(1000).dropout(0.1),
             shared().placed(OddView).multiprocessors(1000).transposed(true),
+            wide().multiprocessors(1000),
+            wide().multiprocessors(1000).placed(AlignedView).dropout(0.2),
         ] {
             Layer::<T>::random(&case.accumulate(&tensors)).check();
         }
@@ -74,7 +81,7 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
     for case in [
         case().placed(Dense),
         shared().multiprocessors(1000),
-        shared().placed(OddView).multiprocessors(1000),
+        wide().placed(OddView).multiprocessors(1000),
     ] {
         let mut case = case.bias(false);
         case.projections.iter_mut().for_each(|sizes| sizes.scaling = 2.0);

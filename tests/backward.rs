@@ -37,7 +37,7 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// Nothing of the workspace has to be restored between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer = Layer::<T>::random(&Case::new(130, 72, 520, 8).multiprocessors(multiprocessors));
+        let layer = Layer::<T>::random(&Case::new(130, 72, 1032, 8).multiprocessors(multiprocessors));
         let (plan, saved) = (layer.backward_plan(), layer.forward().saved);
         let mut call = BackwardCall::new(&layer, &plan, &saved);
         let mut run = || {

@@ -22,7 +22,7 @@ fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
 
 /// One projection, and several of which tiles are split: the counters of a replay are those of the run before.
 fn cases() -> [Case; 3] {
-    let shared = Case::sharing_x(100, 520, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
+    let shared = Case::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
     [
         Case::new(100, 136, 72, 20).dropout(0.2).bias(false),
         shared.clone().multiprocessors(1000),

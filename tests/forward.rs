@@ -32,8 +32,13 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// Nothing of the workspace has to be restored between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer = Layer::<T>::random(&Case::new(130, 520, 72, 8).multiprocessors(multiprocessors));
+        let layer = Layer::<T>::random(&Case::new(130, 1032, 72, 8).multiprocessors(multiprocessors));
         let plan = layer.forward_plan();
+        assert_eq!(
+            plan.workspace_bytes() > 0,
+            multiprocessors > 1,
+            "a thousand share tiles"
+        );
         let mut call = ForwardCall::new(&layer, &plan);
         let mut run = || {
             call.run(&gpu().stream, &plan).expect("forward runs");

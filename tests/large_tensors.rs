@@ -273,7 +273,7 @@ fn offsets_of_large_tensors_are_64_bits() {
         println!("chosen blocks need the emulated device");
         return;
     };
-    assert!(M * WIDE > 1 << 31 && (M - CORNER_M) * WIDE >= 1 << 31 && TALL * TALL_K > 1 << 31);
+    const { assert!((M - CORNER_M) * WIDE >= 1 << 31 && (TALL - CORNER_TALL) * TALL_K > 1 << 31) };
     gpu();
     let control = Control::loaded().expect("the emulated driver");
     tall_x::<bf16>(control);

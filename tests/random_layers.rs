@@ -50,7 +50,9 @@ fn placements(count: usize) -> impl Strategy<Value = Vec<Placement>> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let sizes = (size(), size(), projections());
+    // A few are so deep that blocks share tiles.
+    let in_features = prop_oneof![15 => size(), 1 => 1024usize..1200];
+    let sizes = (size(), in_features, projections());
     let scalings = prop::collection::vec(-3.0f32..3.0, 8);
     let dropout = (prop::option::of(0.0f32..0.9), any::<bool>());
     let accumulate = prop_oneof![1 => Just(vec![]), 1 => subsequence(OUTPUTS.to_vec(), 0..=4)];

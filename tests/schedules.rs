@@ -36,17 +36,17 @@ fn cases() -> Vec<Case> {
         aligned.clone().multiprocessors(1),
         aligned.clone().multiprocessors(1000),
         aligned.placed(AlignedView).bias(false),
-        Case::new(70, 264, 72, 8).multiprocessors(1000),
+        Case::new(70, 1032, 72, 8).multiprocessors(1000),
         odd.clone().dropout(0.4).multiprocessors(1000),
         odd.multiprocessors(1),
         Case::new(1, 300, 40, 16).dropout(0.1),
         Case::sharing_x(70, 264, &[(72, 8), (40, 0), (24, 17)])
             .dropout(0.3)
             .redrawn(true),
-        Case::sharing_x(66, 520, &[(40, 8), (8, 3)])
+        Case::sharing_x(66, 1032, &[(40, 8), (8, 3)])
             .transposed(true)
             .multiprocessors(1000),
-        Case::new(66, 136, 520, 8)
+        Case::new(66, 136, 1032, 8)
             .multiprocessors(1000)
             .dropout(0.2)
             .accumulate(&OUTPUTS),

@@ -76,8 +76,8 @@ fn placements() -> Vec<Case> {
 /// many splits of the rows and of the depth.
 fn devices() -> Vec<Case> {
     let mut cases = Vec::new();
-    for multiprocessors in [1, 2, 1000] {
-        for (m, k, n, r) in [(300, 256, 512, 8), (256, 384, 128, 40), (140, 550, 650, 24)] {
+    for multiprocessors in [1, 1000] {
+        for (m, k, n, r) in [(200, 136, 512, 8), (128, 384, 128, 40), (140, 392, 328, 24)] {
             for (placement, transposed) in [(AlignedView, false), (AlignedView, true), (OddView, false)] {
                 let case = Case::new(m, k, n, r).placed(placement).transposed(transposed);
                 cases.push(case.dropout(0.25).multiprocessors(multiprocessors));
@@ -100,11 +100,15 @@ fn split_depth() -> Vec<Case> {
         (77, 45, 1201, 17),
     ] {
         let case = Case::new(m, k, n, r);
-        cases.push(case.clone().dropout(0.1));
-        cases.push(case.clone().placed(AlignedView).transposed(true));
+        cases.push(match cases.len() % 2 {
+            0 => case.dropout(0.1),
+            _ => case.placed(AlignedView).transposed(true),
+        });
     }
     // More parts than the blocks that are there at a time: some take a second part.
-    cases.push(Case::new(40, 3456, 200, 8).placed(OddView).multiprocessors(1));
+    for placement in [AlignedView, OddView] {
+        cases.push(Case::new(40, 4096, 264, 8).placed(placement).multiprocessors(3));
+    }
     cases
 }
 

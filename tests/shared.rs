@@ -27,8 +27,13 @@ fn eight() -> Case {
     Case::sharing_x(33, 72, &sizes)
 }
 
+/// With many multiprocessors, blocks share the tiles of y.
+fn deep() -> Case {
+    Case::sharing_x(33, 1040, &[(40, 3), (72, 0), (8, 16)])
+}
+
 fn cases() -> Vec<Case> {
-    let all = [qkv(), gate_and_up(), merged_linear(), eight()].into_iter();
+    let all = [qkv(), gate_and_up(), merged_linear(), eight(), deep()].into_iter();
     all.flat_map(|case| {
         [
             case.clone().dropout(0.1),

@@ -8,7 +8,7 @@ use common::layer::{Case, Layer, assert_same_bits};
 
 /// Different sizes, and the same one twice: the same kernels with other arguments.
 fn pairs() -> Vec<[Case; 2]> {
-    let small = Case::new(70, 264, 72, 8).multiprocessors(1000).dropout(0.1);
+    let small = Case::new(70, 1032, 72, 8).multiprocessors(1000).dropout(0.1);
     let shared = Case::sharing_x(130, 136, &[(72, 24), (40, 3)]).multiprocessors(1);
     vec![
         [small.clone(), shared],

@@ -24,6 +24,10 @@ __device__ __forceinline__ void store_shared(uint32_t shared, float4 value) {
                  : "memory");
 }
 
+__device__ __forceinline__ void store_shared(uint32_t shared, float2 value) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(shared), "f"(value.x), "f"(value.y) : "memory");
+}
+
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared) {
     uint32_t value;
     asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(value) : "r"(shared) : "memory");

@@ -3,15 +3,19 @@
 //! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The persistent blocks take turns at items =
 //! tiles · splits, the busiest multiprocessor at ⌈items / P⌉ of them:
 //!
-//!     wave efficiency = items / (P · ⌈items / P⌉)
+//! ```text
+//! wave efficiency = items / (P · ⌈items / P⌉)
+//! ```
 //!
 //! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all of them, since fewer warps hide less of each
 //! other's waiting. So the last turn, with a = ⌈rest / P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
 //!
-//!     use     = items / P / (R · full turns + (a+1) · R/(R+1))
-//!     fill    = M · ΣN / (tiles · tile's area)                 what of the tiles lies inside the output
-//!     split   = depth / (depth + slab · splits), or 1          slabs of partial sums: written and read in the time of products `slab` deep
-//!     score   = use · fill · split · quality
+//! ```text
+//! use     = items / P / (R · full turns + (a+1) · R/(R+1))
+//! fill    = M · ΣN / (tiles · tile's area)                 what of the tiles lies inside the output
+//! split   = depth / (depth + slab · splits), or 1          slabs of partial sums: written and read in the time of products `slab` deep
+//! score   = use · fill · split · quality
+//! ```
 //!
 //! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands per product and has fewer products per
 //! barrier. The best score wins, among equals the larger tile. Where tiles fill the output, that is the largest one whose wave efficiency is

@@ -4,7 +4,9 @@
 //! x (or dy) once, and its own columns of the weight once per turn of the blocks, but for what the turn before has left in L2. Every other turn
 //! walks the depth backwards, so it begins with what was used last: while it finds the weight's part there, it lets in rows of its own, and so finds
 //!
-//!     kept = min(1, L2 / (2 · rows of a turn + columns of a band))        in bytes
+//! ```text
+//! kept = min(1, L2 / (2 · rows of a turn + columns of a band))        in bytes
+//! ```
 //!
 //! of it. The width that reads least is taken. It makes a turn about square in bytes, wider where L2 holds the band from turn to turn.
 

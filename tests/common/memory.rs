@@ -28,7 +28,7 @@ impl<T: Number> Placed<T> {
         start..start + (self.rows - 1) * self.device_stride + self.cols
     }
 
-    fn to_device(&self) -> CudaSlice<T> {
+    fn copied_to_device(&self) -> CudaSlice<T> {
         let stream = &gpu().stream;
         if !self.is_far() {
             return stream.clone_htod(&self.buffer).expect("device memory");
@@ -50,7 +50,7 @@ impl<T: Number> Placed<T> {
     }
 
     /// What lies on the device now.
-    fn from_device(&self, device: &CudaSlice<T>) -> Self {
+    fn read_from(&self, device: &CudaSlice<T>) -> Self {
         let stream = &gpu().stream;
         let mut now = self.clone();
         if !self.is_far() {
@@ -74,7 +74,7 @@ pub struct Input<'a, T> {
 
 impl<'a, T: Number> Input<'a, T> {
     pub fn new(host: &'a Placed<T>) -> Self {
-        let device = host.to_device();
+        let device = host.copied_to_device();
         Self { host, device }
     }
 
@@ -104,7 +104,7 @@ pub struct Output<T> {
 impl<T: Number> Output<T> {
     pub fn new(host: &Placed<T>) -> Self {
         Self {
-            device: host.to_device(),
+            device: host.copied_to_device(),
             host: host.clone(),
         }
     }
@@ -122,7 +122,7 @@ impl<T: Number> Output<T> {
 
     /// What is on the device now. Panics if anything around the matrix has changed.
     pub fn read_back(&self, name: &str) -> Placed<T> {
-        let now = self.host.from_device(&self.device);
+        let now = self.host.read_from(&self.device);
         now.assert_surroundings_untouched(name);
         now
     }

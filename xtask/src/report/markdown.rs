@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::figures::{Better, over, rounded, shape_name};
-use super::goals::Goal;
+use super::goals::{Goal, Outcome};
 use super::kernels::Compiled;
 use super::loops::Math;
 use super::measured::{Document, OURS, Plan};
@@ -79,6 +79,13 @@ fn goal_table(text: &mut String, goals: &[Goal]) {
             goal.outcome().text(),
             goal.source
         );
+    }
+    let mut missed = goals.iter().filter(|goal| goal.outcome() == Outcome::NotMet).peekable();
+    if missed.peek().is_some() {
+        text.push_str("\nNot met, and why:\n\n");
+    }
+    for goal in missed {
+        let _ = writeln!(text, "- **{}**: {}", goal.what, goal.shortfall);
     }
 }
 
