@@ -35,12 +35,16 @@ const LEFT_OUT: [(&str, &str); 9] = [
 ];
 
 /// The quick form: these programs, and of their tests those whose names hold one of these; all where there is none.
-const QUICK: [(&str, &[&str]); 5] = [
+const QUICK: [(&str, &[&str]); 8] = [
     ("contract", &[]),
     ("missing_kernels", &[]),
     ("capture", &[]),
     ("forward", &["in_bf16"]),
     ("backward", &["in_bf16"]),
+    // These need files, or start another program.
+    ("peft", &["in_bf16"]),
+    ("no_driver", &[]),
+    ("replay_cli", &["the_device_is_named"]),
 ];
 
 pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
