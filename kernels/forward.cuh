@@ -10,7 +10,7 @@ struct Forward {
 
     __device__ __forceinline__ static Place place_of(const ForwardParams& p, uint32_t item) {
         int column;
-        Place at = ::place_of<G::kBlockM, G::kSplits>(p.schedule, item, gridDim.x, column);
+        Place at = ::place_of<G::kBlockM>(p.schedule, item, gridDim.x, column);
         while (at.projection + 1 < p.projections && column >= p.projection[at.projection + 1].first_tile) {
             ++at.projection;
         }
@@ -70,15 +70,6 @@ struct Forward {
     };
 
     __device__ static void run(const ForwardParams& p) {
-        if constexpr (!G::kFits) {
-            __trap();
-        } else {
-            run_turns(p);
-        }
-    }
-
-   private:
-    __device__ __forceinline__ static void run_turns(const ForwardParams& p) {
         Loop loop;
         Feed feed{p, blockIdx.x};
         for (;; feed.item += gridDim.x) {
@@ -106,6 +97,7 @@ struct Forward {
         }
     }
 
+   private:
     __device__ __forceinline__ static void store(const ForwardParams& p, typename G::Acc& acc, const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;

@@ -8,16 +8,6 @@
 #include "ptx/load.cuh"
 #include "schedule.cuh"
 
-// Shared memory that a block can have where this code runs (CUDA C++ Programming Guide, "Compute Capabilities"). No plan takes a kernel that needs
-// more; its code would only be in the way.
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
-inline constexpr int kSharedLimit = 99 << 10;
-#elif __CUDA_ARCH__ < 900
-inline constexpr int kSharedLimit = 163 << 10;
-#else
-inline constexpr int kSharedLimit = 227 << 10;
-#endif
-
 __device__ __forceinline__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 // An operand in global memory. Its contiguous index is the depth, or the outer one.
@@ -58,9 +48,8 @@ __device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const O
     }
 }
 
-// `Splits`: whether several blocks may share a tile. `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run
-// time only, and tiles are Major::kDepth.
-template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, bool Splits, Major BMajor,
+// `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run time only, and tiles are Major::kDepth.
+template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor,
           bool Vectorised>
 struct Gemm {
     using Element = T;
@@ -69,15 +58,12 @@ struct Gemm {
     static constexpr int kBlockK = BlockK;
     static constexpr int kWarps = BlockM / WarpM * (BlockN / WarpN);
     static constexpr int kThreads = 32 * kWarps;
-    static constexpr bool kSplits = Splits;
 
     using Loop = MainLoop<T, BlockM, BlockN, BlockK, WarpM, WarpN, Stages, Vectorised ? BMajor : Major::kDepth>;
     using Finish = Epilogue<T, WarpM, WarpN>;
     using Acc = Accumulator<WarpM, WarpN>;
     static constexpr int kStagesBytes = Stages * static_cast<int>(Loop::kStageBytes);
     static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
-
-    static constexpr bool kFits = kSharedBytes <= kSharedLimit;
 
     // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run time.
     __device__ __forceinline__ static bool depth_contiguous(bool given) {
@@ -101,9 +87,7 @@ struct Gemm {
 
         __device__ __forceinline__ void start(const Operand<T>& a, const Operand<T>& b, const Place& at, int splits) {
             const int steps = a.depth / BlockK;
-            const auto part = [&](int split) {
-                return Splits ? static_cast<int>(static_cast<int64_t>(steps) * split / splits) : split * steps;
-            };
+            const auto part = [&](int split) { return static_cast<int>(static_cast<int64_t>(steps) * split / splits); };
             const int begin = part(at.split);
             const int end = part(at.split + 1);
             whole = end - begin;
@@ -185,7 +169,7 @@ struct Gemm {
     // With several splits of a tile: leaves this block's part in memory, and in the block that comes last puts their sum, in the order of the splits,
     // in its place. False where another block comes later.
     __device__ __forceinline__ static bool combine(Acc& acc, const ScheduleParams& schedule, const Place& at) {
-        if (!Splits || schedule.splits == 1) {
+        if (schedule.splits == 1) {
             return true;
         }
         constexpr int kQuads = WarpM / 16 * (WarpN / 8);  // float4 per thread

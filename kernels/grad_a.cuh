@@ -94,7 +94,7 @@ struct GradA : GradColumns<T, RankTile> {
         static constexpr int kPasses = kRows / kRowsPerPass;
         static constexpr int kAhead = kTensorCore<T> ? 8 / kPasses : RankTile == 16 ? 2 : 0;  // as registers allow
 
-        const float* from;  // of this thread's first row of the current block; null beyond the ranks
+        const float* from;  // of this thread's first row of the current block; not read beyond the ranks
         T* to;              // the same of T; null in blocks that don't store it
         int r_pad, partials;
         float4 ahead[kPasses][kAhead > 0 ? kAhead : 1];
@@ -126,8 +126,8 @@ struct GradA : GradColumns<T, RankTile> {
                 for (int i = 0; i < kAhead; ++i) {
                     ahead[pass][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                     if (i < partials && row(pass) < rows) {
-                        ahead[pass][i] = *reinterpret_cast<const float4*>(from + pass * kRowsPerPass * r_pad +
-                                                                          i * partial_stride(p));
+                        ahead[pass][i] = *reinterpret_cast<const float4*>(
+                            from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad + i * partial_stride(p));
                     }
                 }
             }
@@ -146,22 +146,23 @@ struct GradA : GradColumns<T, RankTile> {
                     add(ahead[pass][i]);
                 }
                 if (row(pass) < rows) {
-                    const float* rest = from + pass * kRowsPerPass * r_pad + kAhead * partial_stride(p);
+                    const float* rest =
+                        from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad + kAhead * partial_stride(p);
 #pragma unroll 4
                     for (int i = kAhead; i < partials; ++i) {
                         add(*reinterpret_cast<const float4*>(rest));
                         rest += partial_stride(p);
                     }
                     if (to != nullptr) {
-                        store_quad(to + pass * kRowsPerPass * p.ranks, sum);
+                        store_quad(to + static_cast<int64_t>(pass * kRowsPerPass) * p.ranks, sum);
                     }
                 }
                 store_shared_quad<T>(
                     tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
                     sum);
             }
-            from += kRows * r_pad;
-            to = to != nullptr ? to + kRows * p.ranks : nullptr;
+            from += static_cast<int64_t>(kRows) * r_pad;
+            to = to != nullptr ? to + static_cast<int64_t>(kRows) * p.ranks : nullptr;
         }
     };
 

@@ -26,9 +26,7 @@ struct GradB : GradColumns<T, RankTile> {
 
     template <bool Vectorised>
     __device__ static void run(const GradBParams& p) {
-        for (int i = blockIdx.x * kThreads + threadIdx.x; i < p.counter_count; i += gridDim.x * kThreads) {
-            p.counters[i] = 0;
-        }
+        zero_counters<kThreads>(p.counters, p.counter_count);
         int found = 0;
         for (int i = 1; i < p.projections; ++i) {
             found = static_cast<int>(blockIdx.x) >= p.projection[i].first_block ? i : found;

@@ -52,8 +52,9 @@ struct GradColumns {
             turn = kRows * z_stride - (kSteps - 1) * kColumns;
 #pragma unroll
             for (int pass = 0; pass < ZCopy::kPasses; ++pass) {
-                copy.from[pass] =
-                    static_cast<const T*>(z) + (row0 + ZCopy::row(pass)) * z_stride + column0 + ZCopy::column();
+                // A matrix of one row may have any stride: not even the address of a copy of nothing may follow it.
+                const int row = min(row0 + ZCopy::row(pass), row_end - 1);
+                copy.from[pass] = static_cast<const T*>(z) + row * z_stride + column0 + ZCopy::column();
             }
         }
         __device__ __forceinline__ int steps() const { return (row_end - row0 + kRows - 1) / kRows * kSteps; }

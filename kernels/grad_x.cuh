@@ -15,7 +15,7 @@ struct GradX {
 
     __device__ __forceinline__ static Place place_of(const GradXParams& p, uint32_t item) {
         int column;
-        Place at = ::place_of<G::kBlockM, G::kSplits>(p.schedule, item, blocks(p), column);
+        Place at = ::place_of<G::kBlockM>(p.schedule, item, blocks(p), column);
         at.column0 = column * G::kBlockN;
         return at;
     }
@@ -113,15 +113,6 @@ struct GradX {
             reduce_partials<T, G::kThreads>(p.reduce_a, blockIdx.x - blocks(p));
             return;
         }
-        if constexpr (!G::kFits) {
-            __trap();
-        } else {
-            run_turns(p);
-        }
-    }
-
-   private:
-    __device__ __forceinline__ static void run_turns(const GradXParams& p) {
         Loop loop;
         Feed feed{p, blockIdx.x};
         for (;; feed.item += blocks(p)) {
@@ -149,6 +140,7 @@ struct GradX {
         }
     }
 
+   private:
     __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc, const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;

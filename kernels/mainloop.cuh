@@ -2,7 +2,7 @@
 // `Stages` buffers in shared memory that cp.async fills ahead.
 //
 // A step waits once and meets at one barrier. Fragments of the next 16 of the depth are read while the tensor cores work on the last ones, also
-// across the barrier, so that they never wait for shared memory.
+// across the barrier, so that these seldom wait for shared memory.
 #pragma once
 #include "warp_mma.cuh"
 
@@ -30,14 +30,6 @@ struct FragmentAddress {
     }
 };
 
-// Whether fragments are read ahead. On compute capability 12.x the code around the loop needs two registers more than there are, and a tensor core has
-// a quarter of the rate per multiprocessor: shared memory keeps up without.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-inline constexpr bool kReadsAhead = false;
-#else
-inline constexpr bool kReadsAhead = true;
-#endif
-
 template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor>
 struct MainLoop {
     static constexpr int kDepthSteps = BlockK / kDepthStep;
@@ -48,8 +40,7 @@ struct MainLoop {
     static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>, "fragments alternate between two sets of registers");
 
     Accumulator<WarpM, WarpN> acc;
-    uint32_t read;   // bytes to the stage that is read next
-    uint32_t write;  // and to the one that was filled last
+    uint32_t read;  // bytes to the stage that is read next
     FragmentAddress<Major::kDepth, ATile> a_address;
     FragmentAddress<BMajor, BTile> b_address;
     uint32_t a[2][WarpM / 16][4];  // fragments, of this 16 of the depth and of the next
@@ -86,18 +77,18 @@ struct MainLoop {
     template <typename Issue>
     __device__ __forceinline__ void prologue(Issue&& issue) {
         read = 0;
-        write = (Stages - 1) * kStageBytes;
 #pragma unroll 1
-        for (int i = 0; i < Stages - 1; ++i) {
-            fill(issue);
+        for (uint32_t stage = 0; stage < (Stages - 1) * kStageBytes; stage += kStageBytes) {
+            issue(stage);
+            ptx::cp_async_commit();
         }
     }
 
-    // Fills the next stage. One group is committed per step, empty ones at the end too, so the count of pending groups always names a step's.
+    // Fills the stage that was read last. One group is committed per step, empty ones at the end too, so the count of pending groups always names a
+    // step's.
     template <typename Issue>
     __device__ __forceinline__ void fill(Issue&& issue) {
-        next(write);
-        issue(write);
+        issue(read == 0 ? (Stages - 1) * kStageBytes : read - kStageBytes);
         ptx::cp_async_commit();
     }
 
@@ -109,7 +100,7 @@ struct MainLoop {
 
     // Before the first of a run of whole steps.
     __device__ __forceinline__ void begin() {
-        if constexpr (kTensorCore<T> && kReadsAhead) {
+        if constexpr (kTensorCore<T>) {
             arrive();
             load(0, 0, b_address);
         }
@@ -119,7 +110,7 @@ struct MainLoop {
     // them.
     template <typename Issue>
     __device__ __forceinline__ void whole_step(Issue&& issue) {
-        if constexpr (kTensorCore<T> && kReadsAhead) {
+        if constexpr (kTensorCore<T>) {
 #pragma unroll
             for (int k = 0; k < kDepthSteps; ++k) {
                 if (k == kDepthSteps - 1) {
@@ -148,7 +139,7 @@ struct MainLoop {
         if constexpr (!kTensorCore<T>) {
 #pragma unroll 1
             for (int k = 0; k < depth; k += kDepthStep) {
-                warp_mma<T, Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read), warp_column(), k);
+                warp_fma<Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read), warp_column(), k);
             }
         } else if constexpr (Layout == BMajor) {
             multiply_steps(depth, b_address);

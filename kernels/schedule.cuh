@@ -19,10 +19,10 @@ __device__ __forceinline__ uint32_t turns(const ScheduleParams& schedule) {
 // Tile columns come in bands of `group_n`; within a band tiles go along the columns first, then to the next row. A wave of blocks then covers a
 // part of the output whose operands are about as wide as high, in bytes. `column` is the tile's column among those of all projections; the
 // caller makes it one of a projection's.
-template <int BlockM, bool Splits>
+template <int BlockM>
 __device__ __forceinline__ Place place_of(const ScheduleParams& schedule, uint32_t item, uint32_t blocks, int& column) {
-    const int tile = static_cast<int>(Splits ? item / schedule.splits : item);
-    const int split = static_cast<int>(Splits ? item % schedule.splits : 0);
+    const int tile = static_cast<int>(item / schedule.splits);
+    const int split = static_cast<int>(item % schedule.splits);
     const int band_tiles = schedule.group_n * schedule.tiles_m;
     const int first = tile / band_tiles * schedule.group_n;
     const int width = min(schedule.group_n, schedule.tiles_n - first);

@@ -26,9 +26,7 @@ struct Shrink {
 
     template <bool Vectorised>
     __device__ static void run(const ShrinkParams& p) {
-        for (int i = blockIdx.x * kThreads + threadIdx.x; i < p.counter_count; i += gridDim.x * kThreads) {
-            p.counters[i] = 0;
-        }
+        zero_counters<kThreads>(p.counters, p.counter_count);
         const int rank_tiles = (p.ranks + RankTile - 1) / RankTile;
         const int row0 = static_cast<int>(blockIdx.x) / rank_tiles * Rows;
         const int rank0 = static_cast<int>(blockIdx.x) % rank_tiles * RankTile;

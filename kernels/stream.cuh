@@ -10,9 +10,18 @@ __device__ __forceinline__ uint8_t* stream_memory() {
     return stream_shared;
 }
 
+// What the blocks of a later launch of the same call count arrivals with. Unsigned: grids may have more threads than an int.
+template <int Threads>
+__device__ __forceinline__ void zero_counters(uint32_t* counters, int count) {
+    for (uint32_t i = blockIdx.x * Threads + threadIdx.x; i < static_cast<uint32_t>(count); i += gridDim.x * Threads) {
+        counters[i] = 0;
+    }
+}
+
 // `Stages` buffers in shared memory, filled ahead of use, one barrier and one wait per step. Calls fetch(step, stage) ahead of
-// compute(step, stage), for steps 0 .. steps. fetch starts cp.async copies, or loads into registers what place(step, stage) stores to shared
-// memory once compute has hidden the wait. On return all copies have landed and every thread has finished reading.
+// compute(step, stage), for steps 0 .. steps. fetch starts cp.async copies, stores what it gathers element by element, or loads into registers what
+// place(step, stage) stores to shared memory once compute has hidden the wait. On return all copies have landed and every thread has finished
+// reading.
 template <int Stages, typename Fetch, typename Place, typename Compute>
 __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, Compute&& compute) {
     static_assert(Stages >= 2, "one buffer is read while another is filled");

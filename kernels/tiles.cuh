@@ -7,17 +7,17 @@
 template <typename T>
 struct GemmTiles {
     template <Major BMajor, bool Vectorised = true>
-    using Large = Gemm<T, 128, 256, 64, 64, 64, 3, true, BMajor, Vectorised>;
+    using Large = Gemm<T, 128, 256, 64, 64, 64, 3, BMajor, Vectorised>;
     template <Major BMajor, bool Vectorised = true>
-    using Wide = Gemm<T, 128, 128, 32, 64, 64, 4, true, BMajor, Vectorised>;
+    using Wide = Gemm<T, 128, 128, 32, 64, 64, 4, BMajor, Vectorised>;
     template <Major BMajor, bool Vectorised = true>
-    using Small = Gemm<T, 64, 64, 64, 32, 32, 3, true, BMajor, Vectorised>;
+    using Small = Gemm<T, 64, 64, 64, 32, 32, 3, BMajor, Vectorised>;
 };
 
 template <>
 struct GemmTiles<float> {
     template <Major BMajor, bool Vectorised = true>
-    using Wide = Gemm<float, 128, 128, 16, 64, 32, 3, true, BMajor, Vectorised>;
+    using Wide = Gemm<float, 128, 128, 16, 64, 32, 3, BMajor, Vectorised>;
     template <Major BMajor, bool Vectorised = true>
-    using Small = Gemm<float, 64, 64, 32, 32, 32, 3, true, BMajor, Vectorised>;
+    using Small = Gemm<float, 64, 64, 32, 32, 32, 3, BMajor, Vectorised>;
 };

@@ -185,8 +185,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B, which the
-    /// kernels read or write element by element, need no more than an element's alignment.
+    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B,
+    /// for which the kernels look at the addresses themselves, need no more than an element's alignment.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].

@@ -13,7 +13,8 @@ use lora_kernels::Tensor;
 /// One far matrix takes 17 GB in f32: a GPU with 24 GB holds one, and not those of several tests.
 static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
 
-/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are: the kernels stay the same.
+/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are. Rows of x, dy and the weight that lie so far apart
+/// take the gathering kernels of the GEMM.
 fn cases() -> Vec<Case> {
     let case = Case::new(5, 64, 8, 8).bias(false).dropout(0.25);
     vec![

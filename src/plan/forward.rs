@@ -84,17 +84,6 @@ impl ForwardPlan {
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
-
-    /// Whether every operand is read 16 bytes at a time.
-    pub fn is_vectorised(&self) -> bool {
-        let adapters = || self.problem.adapted();
-        self.launches.iter().all(|launch| launch.variant.access != Access::Any)
-            && adapters().all(|(projection, _)| {
-                [Tensor::LoraA, Tensor::LoraB]
-                    .iter()
-                    .all(|&tensor| access::adapter_aligned(&self.problem, projection, tensor))
-            })
-    }
 }
 
 fn shrink_params(problem: &Problem, saved: &SavedLayout, split: Option<&SplitRegions>) -> ShrinkParams {

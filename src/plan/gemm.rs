@@ -129,7 +129,7 @@ impl Choice {
         let usage = items as f64 / multiprocessors as f64 / time;
         let inside = product.rows as f64 * product.columns.iter().map(|&n| n as f64).sum::<f64>();
         let fill = inside / (tiles as f64 * (block_m * block_n) as f64);
-        let slab_bytes = items * (block_m * block_n * size_of::<f32>()) as u64;
+        let slab_bytes = items.saturating_mul((block_m * block_n * size_of::<f32>()) as u64);
         if splits > 1 && slab_bytes > MAX_SLABS {
             return None;
         }

@@ -47,11 +47,16 @@ impl Kernels {
             };
             let function = load_function(&loaded, &variant.symbol())?;
             let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             // A device with less shared memory can still run the other variants; the plan refuses this one.
             if variant.shared_bytes() <= props.shared_per_block() {
                 function
                     .set_attribute(limit, variant.shared_bytes() as i32)
                     .map_err(|error| driver_error(format!("raising the shared memory of {variant}"), error))?;
+                // Plans count on as many resident blocks as all of a multiprocessor's shared memory holds.
+                function
+                    .set_attribute(carveout, 100)
+                    .map_err(|error| driver_error(format!("the shared memory carve-out of {variant}"), error))?;
             }
             functions.push(function);
             module = Some((name, loaded));
