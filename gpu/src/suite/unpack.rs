@@ -7,13 +7,10 @@ use std::path::Path;
 
 use lora_kernels_gpu::bundle::{BLOBS, Manifest, Program};
 
-/// Leaves alone what an earlier run has unpacked.
+/// Every time anew: what an earlier run has unpacked may be another bundle's.
 pub fn unpack(bundle: &Path, manifest: &Manifest) -> Result<(), String> {
     for program in &manifest.programs {
         let path = bundle.join(&program.path);
-        if path.metadata().is_ok_and(|file| file.len() == program.bytes) {
-            continue;
-        }
         write(bundle, program, &path).map_err(|error| format!("can't unpack {}: {error}", path.display()))?;
     }
     Ok(())
