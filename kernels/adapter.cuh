@@ -20,14 +20,8 @@ __device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile, c
         load_tile<Threads>(tile, matrix, row0, column0, source.vectorised);
         return;
     }
-    constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
     const float* const data = static_cast<const float*>(source.data);
-    uint32_t thread = threadIdx.x;
-    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
-#pragma unroll 1
-    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
-        const int row = index / kChunksPerRow;
-        const int chunk = index % kChunksPerRow;
+    for_each_chunk<Threads>(tile, [&](int row, int chunk) {
         const int column = column0 + chunk * kChunk<T>;
         const int valid = row0 + row < source.rows ? source.columns - column : 0;
         alignas(16) T values[kChunk<T>];
@@ -36,5 +30,5 @@ __device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile, c
             values[i] = from_float<T>(i < valid ? data[(row0 + row) * source.stride + column + i] : 0.0f);
         }
         *reinterpret_cast<uint4*>(tile.chunk(row, chunk)) = *reinterpret_cast<const uint4*>(values);
-    }
+    });
 }

@@ -30,13 +30,7 @@ struct Operand {
 template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const Operand<T>& operand, int outer0,
                                             int depth0) {
-    constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
-    uint32_t thread = threadIdx.x;
-    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
-#pragma unroll 1
-    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
-        const int row = index / kChunksPerRow;
-        const int chunk = index % kChunksPerRow;
+    for_each_chunk<Threads>(tile, [&](int row, int chunk) {
         const int depth = depth0 + chunk * kChunk<T>;
         alignas(16) T values[kChunk<T>];
 #pragma unroll
@@ -45,7 +39,7 @@ __device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const O
             values[i] = inside ? *operand.at(outer0 + row, depth + i) : from_float<T>(0.0f);
         }
         *reinterpret_cast<uint4*>(tile.chunk(row, chunk)) = *reinterpret_cast<const uint4*>(values);
-    }
+    });
 }
 
 // `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run time only, and tiles are Major::kDepth.

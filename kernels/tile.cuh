@@ -38,6 +38,18 @@ struct Tile {
     }
 };
 
+// Calls f(row, chunk) for this thread's chunks of a tile, of a few tiles only: nothing of it is worth a register in a main loop.
+template <int Threads, typename T, int Rows, int Columns, typename F>
+__device__ __forceinline__ void for_each_chunk(Tile<T, Rows, Columns>, F&& f) {
+    constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
+    uint32_t thread = threadIdx.x;
+    pin(thread);
+#pragma unroll 1
+    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
+        f(index / kChunksPerRow, index % kChunksPerRow);
+    }
+}
+
 // A matrix in global memory with contiguous columns. Reads outside (rows, columns) give zero.
 template <typename T>
 struct Source {
@@ -62,13 +74,7 @@ __device__ __forceinline__ uint4 gather_chunk(const T* from, int valid) {
 template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source, int row0, int column0,
                                           bool vectorised) {
-    constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
-    uint32_t thread = threadIdx.x;
-    pin(thread);  // of a few steps per tile: nothing of it is worth a register in the main loop
-#pragma unroll 1
-    for (int index = thread; index < Rows * kChunksPerRow; index += Threads) {
-        const int row = index / kChunksPerRow;
-        const int chunk = index % kChunksPerRow;
+    for_each_chunk<Threads>(tile, [&](int row, int chunk) {
         const int column = column0 + chunk * kChunk<T>;
         int valid = row0 + row < source.rows ? source.columns - column : 0;
         valid = max(0, min(valid, kChunk<T>));
@@ -79,5 +85,5 @@ __device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Sou
         } else {
             *reinterpret_cast<uint4*>(tile.chunk(row, chunk)) = gather_chunk(from, valid);
         }
-    }
+    });
 }
