@@ -7,6 +7,7 @@ mod gpu;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
+mod peft;
 mod report;
 mod steps;
 mod toolchain;
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long)]
         regenerate: bool,
     },
+    /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
+    Peft,
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Emulator => client::emulator(&mut session),
         Command::Client => client::client(&mut session),
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
+        Command::Peft => peft::peft(&mut session),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
