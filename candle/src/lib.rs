@@ -1,4 +1,4 @@
-//! Linear layers with LoRA adapters for candle, on the kernels of `lora-kernels`.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 

@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod candle;
 mod client;
 mod commands;
 mod conformance;
@@ -50,6 +51,12 @@ enum Command {
     },
     /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
     Peft,
+    /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take some minutes
+    Finetune {
+        /// Passed on, e.g. --steps 2, --dtype bf16, --out FOLDER, --json or --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
@@ -84,6 +91,7 @@ fn main() -> ExitCode {
         Command::Client => client::client(&mut session),
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
         Command::Peft => peft::peft(&mut session),
+        Command::Finetune { arguments } => candle::finetune(&mut session, &arguments),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
