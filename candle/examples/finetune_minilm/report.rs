@@ -10,11 +10,24 @@ use crate::adapter::{Deviation, Trained};
 use crate::train::Step;
 use crate::{Failure, Type, curve};
 
-/// The losses are sums of f32 rounded in another order than PEFT's: what 6 layers and 24 steps make of that.
-const F32_BOUND: f64 = 1e-3;
-/// What goes in and out of 30 layers is rounded by up to 2⁻⁹ of itself, cosines are off by some 2⁻⁹ then, the loss takes them times 20, and its
-/// gradients' signs decide AdamW's first steps.
-const BF16_BOUND: f64 = 0.1;
+/// How far losses may be from PEFT's, and the trained adapter: of what training has changed, relative to its norm.
+#[derive(Clone, Copy, Serialize)]
+struct Bounds {
+    loss: f64,
+    adapter: f64,
+}
+
+/// Everything is in f32 as it was there, but sums are taken in another order: some 1e-6 of each value, which 24 steps of AdamW carry on.
+const F32: Bounds = Bounds {
+    loss: 1e-3,
+    adapter: 1e-3,
+};
+/// What goes in and out of each of 30 layers is rounded by up to 2⁻⁹ of itself, some of it at random against the rest. The loss takes cosines, off by some
+/// 2⁻⁹ / 4 then, times 20. Of the gradients, small ones are noise, and AdamW's first steps go by their signs.
+const BF16: Bounds = Bounds {
+    loss: 0.02,
+    adapter: 0.1,
+};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -22,7 +35,7 @@ pub struct Report {
     device: String,
     steps: Vec<Step>,
     largest_difference: f64,
-    bound: f64,
+    bounds: Bounds,
     /// After all recorded steps.
     adapter: Option<Deviation>,
 }
@@ -37,9 +50,9 @@ pub fn line(step: &Step) -> String {
 
 impl Report {
     pub fn new(dtype: Type, device: String, steps: Vec<Step>, adapter: Option<Deviation>) -> Self {
-        let (dtype, bound) = match dtype {
-            Type::F32 => ("f32", F32_BOUND),
-            Type::Bf16 => ("bf16", BF16_BOUND),
+        let (dtype, bounds) = match dtype {
+            Type::F32 => ("f32", F32),
+            Type::Bf16 => ("bf16", BF16),
         };
         // A NaN must not be lost, as f64::max would.
         let differences = steps.iter().map(|step| step.difference.abs());
@@ -48,14 +61,22 @@ impl Report {
             dtype,
             device,
             largest_difference: largest,
-            bound,
+            bounds,
             steps,
             adapter,
         }
     }
 
     pub fn within(&self) -> bool {
-        self.largest_difference <= self.bound
+        self.losses_within() && self.adapter.as_ref().is_none_or(|adapter| self.adapter_within(adapter))
+    }
+
+    fn losses_within(&self) -> bool {
+        self.largest_difference <= self.bounds.loss
+    }
+
+    fn adapter_within(&self, adapter: &Deviation) -> bool {
+        adapter.relative_error_of_change <= self.bounds.adapter
     }
 
     pub fn print(&self, json: bool) -> Result<(), Failure> {
@@ -69,15 +90,21 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let (largest, bound) = (self.largest_difference, self.bound);
-        let verdict = if self.within() { "within" } else { "BEYOND" };
-        let count = self.steps.len();
+        let verdict = |within| if within { "within" } else { "BEYOND" };
         let mut text = format!(
-            "{count} steps in {}: the largest difference from PEFT's losses is {largest:.1e}, {verdict} the bound of {bound:.0e}",
-            self.dtype
+            "{} steps in {}: the largest difference from PEFT's losses is {:.1e}, {} the bound of {:.0e}",
+            self.steps.len(),
+            self.dtype,
+            self.largest_difference,
+            verdict(self.losses_within()),
+            self.bounds.loss
         );
         if let Some(adapter) = &self.adapter {
-            text += &format!("\n{adapter}");
+            let verdict = verdict(self.adapter_within(adapter));
+            text += &format!(
+                "\n{adapter}: {verdict} the bound of {:.0e} of the change",
+                self.bounds.adapter
+            );
         }
         text
     }

@@ -92,11 +92,12 @@ impl Case {
     }
 
     pub fn options(&self, backend: &Backend) -> Options {
-        let mut options = Options::default();
-        options.dropout = self.dropout;
-        options.weight_layout = self.weight_layout;
-        options.backend = backend.clone();
-        options
+        Options {
+            dropout: self.dropout,
+            weight_layout: self.weight_layout,
+            backend: backend.clone(),
+            ..Options::default()
+        }
     }
 
     /// What each element of x is multiplied with on its way to the adapters, in f64.

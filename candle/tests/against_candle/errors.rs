@@ -32,8 +32,10 @@ fn with_lora(layer: &Projection, change: impl Fn(&mut Lora)) -> Projection {
 /// On every backend the same words.
 fn refused(x: &Tensor, layers: &[Projection], change: impl Fn(&mut Options)) -> String {
     let mut messages = backends().map(|(_, backend)| {
-        let mut options = Options::default();
-        options.backend = backend;
+        let mut options = Options {
+            backend,
+            ..Options::default()
+        };
         change(&mut options);
         lora_linears(x, layers, &options).expect_err("a refusal").to_string()
     });
@@ -46,6 +48,7 @@ fn refused(x: &Tensor, layers: &[Projection], change: impl Fn(&mut Options)) -> 
 #[test]
 fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
     let (x, one) = (tensor(&[5, 8]), layer(6, 8, 3));
+    let alone = std::slice::from_ref(&one);
     let same = |_: &mut Options| {};
     let base_only = Projection {
         lora: None,
@@ -61,7 +64,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
     };
     for (message, words) in [
         (
-            refused(&tensor(&[5, 9]), &[one.clone()], same),
+            refused(&tensor(&[5, 9]), alone, same),
             vec!["weight is [6, 8]", "in_features 9"],
         ),
         (
@@ -101,7 +104,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
         ),
         (refused(&x, &[wide], same), vec!["weight is F64", "F32, as x is"]),
         (
-            refused(&x.to_dtype(DType::U32)?, &[one.clone()], same),
+            refused(&x.to_dtype(DType::U32)?, alone, same),
             vec!["x is U32", "F32, F16 or BF16"],
         ),
         (
@@ -116,13 +119,13 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
         ),
         (refused(&x, &[base_only], same), vec!["no projection has a rank"]),
         (refused(&x, &[], same), vec!["0 projections"]),
-        (refused(&tensor(&[0, 8]), &[one.clone()], same), vec!["tokens is 0"]),
+        (refused(&tensor(&[0, 8]), alone, same), vec!["tokens is 0"]),
         (
-            refused(&tensor(&[8, 5]).t()?, &[one.clone()], same),
+            refused(&tensor(&[8, 5]).t()?, alone, same),
             vec!["x with dimensions [5, 8]", "strides [1, 5]", "x.contiguous()"],
         ),
         (
-            refused(&tensor(&[1, 8]).broadcast_as((5, 8))?, &[one.clone()], same),
+            refused(&tensor(&[1, 8]).broadcast_as((5, 8))?, alone, same),
             vec!["x.contiguous()"],
         ),
         (
@@ -136,9 +139,9 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             ),
             vec!["weight with dimensions [6, 8]", "weight.contiguous()"],
         ),
-        (refused(&tensor(&[8]).get(0)?, &[one.clone()], same), vec!["x is []"]),
+        (refused(&tensor(&[8]).get(0)?, alone, same), vec!["x is []"]),
         (
-            refused(&x, &[one.clone()], |options| {
+            refused(&x, alone, |options| {
                 options.dropout = Some(Dropout {
                     p: 1.0,
                     seed: 0,
@@ -148,7 +151,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             vec!["dropout probability 1", "below 1"],
         ),
         (
-            refused(&x, &[one.clone()], |options| {
+            refused(&x, alone, |options| {
                 options.weight_layout = lora_kernels::WeightLayout::InOut
             }),
             vec!["weight is [6, 8]", "(in_features, out_features)"],
