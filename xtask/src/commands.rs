@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::steps::{Failure, Session};
-use crate::{candle, toolchain};
+use crate::toolchain;
 
 const FIXTURES: &str = "tests/fixtures";
 
@@ -109,7 +109,6 @@ pub fn lint(session: &mut Session) -> Result<(), Failure> {
     setup(session)?;
     session.run(session.cargo("fmt --all -- --check"))?;
     session.run(session.cargo("clippy --workspace --all-targets -- -D warnings"))?;
-    candle::check_cuda(session)?;
     let mut documentation = session.cargo("doc --workspace --no-deps");
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     session.run(documentation)?;

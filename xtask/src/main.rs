@@ -1,5 +1,8 @@
 //! Developer commands: `cargo xtask --help`.
 
+#[path = "../../build/archs.rs"]
+#[expect(dead_code, reason = "shared with the build script, which needs more of it")]
+mod archs;
 mod candle;
 mod client;
 mod commands;
@@ -57,6 +60,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the candle crate on candle's CUDA device, the emulated one, without CUDA's libraries
+    CandleCuda,
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
         Command::Peft => peft::peft(&mut session),
         Command::Finetune { arguments } => candle::finetune(&mut session, &arguments),
+        Command::CandleCuda => candle::cuda(&mut session),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
