@@ -1,6 +1,5 @@
 //! Tensors of candle's CUDA device: the same bits as from the same tensors carried to that device, in candle's own memory and on its own stream.
 //! `cargo xtask candle-cuda` runs it on the emulated device.
-#![cfg(feature = "cuda")]
 
 #[path = "against_candle/data.rs"]
 #[allow(dead_code)]
