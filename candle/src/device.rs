@@ -12,7 +12,7 @@ use lora_kernels::{
 use crate::Projection;
 use crate::backend::Engine;
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{Error, Result, memory};
+use crate::error::{BACKWARD, Error, Result, memory};
 use crate::matrix::Matrix;
 use crate::number::Number;
 
@@ -75,7 +75,7 @@ pub(crate) fn device_backward<T: Number, A: Number>(
     saved: &Saved,
 ) -> Result<Gradients> {
     let Saved::Device(saved) = saved else {
-        return Err(Error::Order { what: "the backward" });
+        return Err(Error::Unexpected { what: BACKWARD });
     };
     let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
     let plan = &engine.plans(problem)?.backward;

@@ -74,8 +74,8 @@ impl<'a> Operand<'a> {
     /// From the first element to the last.
     fn elements<T: Number>(&self) -> Result<&[T]> {
         let Storage::Cpu(storage) = &*self.storage else {
-            return Err(Error::Order {
-                what: "a tensor of the CPU",
+            return Err(Error::Unexpected {
+                what: "a tensor of the CPU had its memory elsewhere",
             });
         };
         let elements = cpu_slice::<T>(storage)?;
