@@ -237,12 +237,12 @@ mod tests {
             number: 1,
             wide: 2,
         };
-        let mut small = [8, !0];
+        let mut small = [8_u64, !0];
         // SAFETY: 16 bytes, of which 8 are said to be there.
         unsafe { write(small.as_mut_ptr().cast(), &value, "two") }.unwrap();
         assert_eq!(small, [8 | 1 << 32, !0]);
 
-        let mut large = [24, !0, !0];
+        let mut large = [24_u64, !0, !0];
         // SAFETY: 24 bytes.
         unsafe { write(large.as_mut_ptr().cast(), &value, "two") }.unwrap();
         assert_eq!(large, [24 | 1 << 32, 2, 0]);
