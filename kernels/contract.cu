@@ -5,6 +5,7 @@
 #include "grad_a.cuh"
 #include "grad_b.cuh"
 #include "grad_x.cuh"
+#include "merge.cuh"
 #include "shrink.cuh"
 #include "tiles.cuh"
 
@@ -33,6 +34,10 @@ struct Writer {
     template <typename K>
     __device__ void shrink(uint32_t ranks) {
         words({K::kRows, ranks, K::kThreads, K::kSharedBytes});
+    }
+    template <typename K>
+    __device__ void matrix() {
+        words({K::kRows, K::kColumns, K::kThreads, K::kSharedBytes});
     }
     template <typename K>
     __device__ void columns() {
@@ -112,6 +117,22 @@ struct GradXFields : GradXParams {
                               reduce_a);
     }
 };
+struct MergeAdapterFields : MergeAdapter {
+    __device__ void write(Writer& w) {
+        w.layout<MergeAdapter>(*this, lora_a, lora_b, lora_a_stride, lora_b_stride, r, scaling);
+    }
+};
+struct MergeFields : MergeParams {
+    __device__ void write(Writer& w) {
+        w.layout<MergeParams>(*this, weight, merged, partial, totals, weight_stride, merged_stride, rows, columns,
+                              adapters, adapter_f32, weight_transposed, partials, writing, pad, adapter);
+    }
+};
+struct MergeTotalsFields : MergeTotals {
+    __device__ void write(Writer& w) {
+        w.layout<MergeTotals>(*this, delta_squares, error_squares, elements, nonzero, unchanged, non_finite);
+    }
+};
 
 // In the order of src/plan/params.rs
 template <typename... Fields>
@@ -152,10 +173,11 @@ extern "C" __global__ void lora_contract(uint32_t* out) {
     Writer w{out};
     write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields, ForwardProjectionFields, ForwardFields,
                   GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields, GradAFields,
-                  GradXProjectionFields, GradXFields>(w);
+                  GradXProjectionFields, GradXFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
     write_shrink<__half>(w), write_shrink<__nv_bfloat16>(w), write_shrink<float>(w);
     write_gemm<__half>(w), write_gemm<__nv_bfloat16>(w), write_gemm<float>(w);  // forward
     write_grad<GradB, __half>(w), write_grad<GradB, __nv_bfloat16>(w), write_grad<GradB, float>(w);
     write_grad<GradA, __half>(w), write_grad<GradA, __nv_bfloat16>(w), write_grad<GradA, float>(w);
     write_gemm<__half>(w), write_gemm<__nv_bfloat16>(w), write_gemm<float>(w);  // grad_x
+    w.matrix<Merge<__half>>(), w.matrix<Merge<__nv_bfloat16>>(), w.matrix<Merge<float>>();
 }

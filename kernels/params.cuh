@@ -191,3 +191,44 @@ struct GradXParams {
     GradXProjection projection[kMaxProjections];
     ReduceParams reduce_a;
 };
+
+// What merging changes and what storing the result loses, of a block's elements or of all
+struct MergeTotals {
+    double delta_squares;  // sum of delta^2; this and the next over elements that stay finite
+    double error_squares;  // sum of (what the stored weight changed by - delta)^2
+    uint64_t elements;
+    uint64_t nonzero;     // elements whose delta is not 0
+    uint64_t unchanged;   // of those, such whose stored weight is the old one
+    uint64_t non_finite;  // elements whose merged value is a NaN or an infinity
+};
+
+// When merged weights are written: not yet, or at once, or if the totals know of none that is not finite.
+enum class MergeWrite : int32_t { kNever, kAlways, kIfFinite };
+
+// Both matrices of one adapter: lora_A (r, k), lora_B (n, r)
+struct MergeAdapter {
+    const void* lora_a;
+    const void* lora_b;
+    int64_t lora_a_stride;
+    int64_t lora_b_stride;
+    int32_t r;
+    float scaling;
+};
+
+// merged = weight + sum over adapters of scaling * lora_B * lora_A, or its transpose. `merged` may be `weight`.
+struct MergeParams {
+    const void* weight;
+    void* merged;
+    MergeTotals* partial;  // (blocks), null where nothing is counted
+    MergeTotals* totals;   // null where nothing is counted
+    int64_t weight_stride;
+    int64_t merged_stride;
+    int32_t rows, columns;  // of the weight as it is stored
+    int32_t adapters;
+    int32_t adapter_f32;
+    int32_t weight_transposed;  // W is (k, n)
+    int32_t partials;
+    MergeWrite writing;
+    int32_t pad;
+    MergeAdapter adapter[kMaxProjections];
+};

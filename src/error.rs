@@ -17,6 +17,10 @@ pub enum Argument {
     Lora(Option<usize>),
     /// The gradients of an adapter.
     Gradients(Option<usize>),
+    /// A matrix of one of several adapters that are merged.
+    Adapter(Tensor, usize),
+    /// The report of a merge.
+    Report,
     /// The dropout.
     Dropout,
     /// The buffer from forward to backward.
@@ -30,6 +34,8 @@ pub enum Argument {
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, projection) = match *self {
+            Argument::Adapter(tensor, adapter) => return write!(f, "{tensor} of adapter {adapter}"),
+            Argument::Report => ("report", None),
             Argument::Tensor(tensor, projection) => (tensor.name(), projection),
             Argument::Lora(projection) => ("lora", projection),
             Argument::Gradients(projection) => ("gradients", projection),
@@ -70,6 +76,47 @@ pub enum Error {
     /// Projections of which none has an adapter.
     #[error("no projection has a rank: at least one must be adapted; without adapters, use a matrix product")]
     NotAdapted,
+    /// No adapter to merge, or more than one call merges.
+    #[error(
+        "{given} adapters: there must be between 1 and {}; merge more by several calls, or concatenate their ranks",
+        crate::MergeProblem::MAX_ADAPTERS
+    )]
+    Adapters {
+        /// How many were given.
+        given: usize,
+    },
+    /// An adapter that a problem doesn't have.
+    #[error("adapter {given}: the problem has {count}, counted from 0")]
+    NoAdapter {
+        /// The index given.
+        given: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A tensor that has no part in a merge.
+    #[error("{tensor} has no part in a merge: its tensors are weight, merged, lora_A and lora_B")]
+    NotMerged {
+        /// Which tensor.
+        tensor: Tensor,
+    },
+    /// A merge in place of a plan that has another layout for the result.
+    #[error(
+        "merging in place, but the plan was made for a weight with a row stride of {weight} elements and a merged one with {merged}: give both the same layout"
+    )]
+    InPlace {
+        /// Row stride of the weight, in elements.
+        weight: i64,
+        /// Row stride of the merged weight, in elements.
+        merged: i64,
+    },
+    /// A call that merges another number of adapters than its plan.
+    #[error("{given} adapters were given, the plan was made for {planned}")]
+    AdapterCount {
+        /// How many were given.
+        given: usize,
+        /// How many the plan has.
+        planned: usize,
+    },
     /// A projection that a problem doesn't have.
     #[error("projection {given}: the problem has {count}, counted from 0")]
     NoProjection {
@@ -222,23 +269,23 @@ pub enum Error {
         /// How many the plan has.
         planned: usize,
     },
-    /// A `saved` or `workspace` buffer that is too small.
+    /// A `saved`, `workspace` or `report` buffer that is too small.
     #[error("the {buffer} buffer has {given} bytes, the plan needs {needed}")]
     Buffer {
-        /// `saved` or `workspace`.
+        /// `saved`, `workspace` or `report`.
         buffer: Argument,
         /// Bytes given.
         given: usize,
         /// Bytes needed.
         needed: usize,
     },
-    /// A `saved` or `workspace` buffer at a misaligned address.
+    /// A `saved`, `workspace` or `report` buffer at a misaligned address.
     #[error(
         "the {buffer} buffer starts at an address that is a multiple of {given} bytes only: it must be a multiple of {}",
         crate::plan::BUFFER_ALIGNMENT
     )]
     BufferAlignment {
-        /// `saved` or `workspace`.
+        /// `saved`, `workspace` or `report`.
         buffer: Argument,
         /// Largest power of two that divides the address.
         given: usize,

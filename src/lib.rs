@@ -4,6 +4,7 @@
 
 mod dtype;
 mod error;
+mod merge;
 pub mod plan;
 mod problem;
 #[cfg(feature = "cuda")]
@@ -16,9 +17,12 @@ mod typed;
 pub use cudarc;
 pub use dtype::{DType, Element};
 pub use error::{Argument, Error, Result};
-pub use plan::{BackwardPlan, DeviceProps, ForwardPlan};
+pub use merge::{MergeProblem, MergeReport};
+pub use plan::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan};
 pub use problem::{Dropout, Layout, Mask, Problem, Projection, Tensor, WeightLayout};
 #[cfg(feature = "cuda")]
 pub use raw::{Kernels, context};
 #[cfg(feature = "cuda")]
-pub use typed::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef};
+pub use typed::{
+    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Merge, MergeWeight,
+};

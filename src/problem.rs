@@ -29,11 +29,13 @@ pub enum Tensor {
     DLoraB = 8,
     /// Bias, (N): a single row.
     Bias = 9,
+    /// Merged weight W + Σ scaling·B·A, in the shape of the weight.
+    Merged = 10,
 }
 
 impl Tensor {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Tensor; 10] = [
+    pub const ALL: [Tensor; 11] = [
         Tensor::X,
         Tensor::Weight,
         Tensor::LoraA,
@@ -44,6 +46,7 @@ impl Tensor {
         Tensor::DLoraA,
         Tensor::DLoraB,
         Tensor::Bias,
+        Tensor::Merged,
     ];
 
     /// The name used in error messages and, where PEFT has one, there.
@@ -59,6 +62,7 @@ impl Tensor {
             Tensor::DLoraA => "d_lora_A",
             Tensor::DLoraB => "d_lora_B",
             Tensor::Bias => "bias",
+            Tensor::Merged => "merged",
         }
     }
 }
@@ -77,6 +81,38 @@ pub struct Layout {
     /// What the address of the first element is a multiple of, in bytes: a power of two, at least the element's size. A plan made for 16
     /// can choose the fast kernels; an address that turns out less aligned is an error.
     pub alignment: usize,
+}
+
+impl Layout {
+    /// Whether a tensor of that shape can lie so.
+    pub(crate) fn check(&self, tensor: Tensor, (rows, columns): (usize, usize), dtype: DType) -> Result<()> {
+        let bytes = self
+            .row_stride
+            .checked_mul(rows as i64)
+            .and_then(|n| n.checked_mul(dtype.size() as i64));
+        if self.row_stride < columns as i64 || bytes.is_none() {
+            return Err(Error::Stride {
+                tensor,
+                given: self.row_stride,
+                columns,
+            });
+        }
+        if !self.alignment.is_power_of_two() || self.alignment < dtype.size() {
+            return Err(Error::LayoutAlignment {
+                tensor,
+                given: self.alignment,
+                element: dtype.size(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether every row starts at a multiple of `bytes`.
+    pub(crate) fn rows_aligned(&self, rows: usize, dtype: DType, bytes: u64) -> bool {
+        let row_bytes = self.row_stride as u64 * dtype.size() as u64;
+        // A single row has no second one to be misaligned.
+        self.alignment as u64 >= bytes && (rows == 1 || row_bytes.is_multiple_of(bytes))
+    }
 }
 
 /// Dropout on the adapter's input: each element of x is zeroed with probability `p`, the others divided by 1 - p. The base product sees x
@@ -135,6 +171,16 @@ pub enum WeightLayout {
     OutIn = 0,
     /// (in_features, out_features), as GPT-2's `Conv1D` has it: PEFT's `fan_in_fan_out`.
     InOut = 1,
+}
+
+impl WeightLayout {
+    /// (rows, columns) of a weight as it is stored.
+    pub(crate) fn shape(self, out_features: usize, in_features: usize) -> (usize, usize) {
+        match self {
+            WeightLayout::OutIn => (out_features, in_features),
+            WeightLayout::InOut => (in_features, out_features),
+        }
+    }
 }
 
 /// One linear layer of those that share x.
@@ -334,26 +380,7 @@ impl Problem {
                 count: self.projections.len(),
             });
         }
-        let (rows, columns) = self.shape_of(projection, tensor);
-        let size = self.dtype_of(tensor).size();
-        let bytes = layout
-            .row_stride
-            .checked_mul(rows as i64)
-            .and_then(|n| n.checked_mul(size as i64));
-        if layout.row_stride < columns as i64 || bytes.is_none() {
-            return Err(Error::Stride {
-                tensor,
-                given: layout.row_stride,
-                columns,
-            });
-        }
-        if !layout.alignment.is_power_of_two() || layout.alignment < size {
-            return Err(Error::LayoutAlignment {
-                tensor,
-                given: layout.alignment,
-                element: size,
-            });
-        }
+        layout.check(tensor, self.shape_of(projection, tensor), self.dtype_of(tensor))?;
         self.layouts[home(projection, tensor)][tensor as usize] = layout;
         Ok(self)
     }
@@ -444,8 +471,7 @@ impl Problem {
         let Projection { out_features, rank } = self.projections.get(projection).copied().unwrap_or_default();
         match tensor {
             Tensor::X | Tensor::DX => (self.tokens, self.in_features),
-            Tensor::Weight if self.weight_layout == WeightLayout::InOut => (self.in_features, out_features),
-            Tensor::Weight => (out_features, self.in_features),
+            Tensor::Weight | Tensor::Merged => self.weight_layout.shape(out_features, self.in_features),
             Tensor::LoraA | Tensor::DLoraA => (rank, self.in_features),
             Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
             Tensor::Y | Tensor::DY => (self.tokens, out_features),
@@ -484,7 +510,7 @@ impl Problem {
     }
 }
 
-fn check_dimension(name: &'static str, given: usize) -> Result<()> {
+pub(crate) fn check_dimension(name: &'static str, given: usize) -> Result<()> {
     if given == 0 || given > Problem::MAX_DIMENSION {
         return Err(Error::Dimension { name, given });
     }

@@ -6,8 +6,8 @@ mod common;
 use common::device::{Number, gpu};
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
-use lora_kernels::DType;
 use lora_kernels::plan::Operation;
+use lora_kernels::{DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight};
 use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 use lora_kernels_emulator::select::{Selection, select};
 
@@ -76,6 +76,46 @@ fn main_loops<T: Number>(control: Control) {
     assert!(tiles[0] > tiles[1], "one wide, one small");
 }
 
+/// Merging reads the weight once and writes it once, in whole sectors, and multiplies without bank conflicts.
+fn merges<T: Number>(control: Control) {
+    let (n, k, rank) = (128, 256, 16);
+    let (stream, kernels) = (&gpu().stream, &gpu().kernels);
+    let problem = MergeProblem::new(n, k, &[rank], T::DTYPE).expect("a problem");
+    let plan = MergePlan::new(&problem, kernels.props()).expect("a plan");
+    let zeros = |elements| stream.alloc_zeros::<T>(elements).expect("memory");
+    let (mut weight, a, b) = (zeros(n * k), zeros(rank * k), zeros(n * rank));
+    let mut none = stream.alloc_zeros::<u8>(1).expect("memory");
+    let args = Merge {
+        weight: MergeWeight::InPlace(MatMut::new(weight.as_view_mut(), n, k)),
+        adapters: vec![Lora {
+            a: MatRef::new(a.as_view(), rank, k),
+            b: MatRef::new(b.as_view(), n, rank),
+            scaling: 2.0,
+        }],
+        report: None,
+        workspace: none.as_view_mut(),
+    };
+    control.reset().expect("counters");
+    control.count(true).expect("counters");
+    kernels.merge(stream, &plan, args).expect("a merge");
+    stream.synchronize().expect("it runs");
+    control.count(false).expect("counters");
+    let counters = control.read().expect("counters");
+    let counted = |kind| sum(&counters, "merge", kind);
+    let size = size_of::<T>();
+    // Each of the two rows of tiles reads lora_A, each of the two columns lora_B.
+    let read = (n * k + 2 * rank * (k + n)) * size;
+    let (loads, stores) = (counted(Kind::LoadGlobal), counted(Kind::StoreGlobal));
+    assert_eq!((32 * loads.sectors, loads.sectors), (read as u64, loads.ideal_sectors));
+    assert_eq!(
+        (32 * stores.sectors, stores.sectors),
+        ((n * k * size) as u64, stores.ideal_sectors)
+    );
+    assert_eq!(counted(Kind::LoadShared).bank_conflicts(), 0);
+    let stores = counted(Kind::StoreShared);
+    assert!(stores.wavefronts <= 2 * stores.ideal_wavefronts, "{stores:?}");
+}
+
 /// A sample of like blocks, scaled, is the whole.
 fn samples<T: Number>(control: Control) {
     let case = Case::new(512, 128, 1024, 16).multiprocessors(16);
@@ -121,5 +161,7 @@ fn counters_of_the_kernels() {
     main_loops::<bf16>(control);
     main_loops::<f16>(control);
     main_loops::<f32>(control);
+    merges::<bf16>(control);
+    merges::<f32>(control);
     samples::<bf16>(control);
 }

@@ -75,6 +75,8 @@ fn planned(launch: &Launch, problem: &Problem, device: &DeviceModel, saved: u64,
         Operation::GradB => (None, size * (m * n + r * n) + s + workspace, workspace),
         Operation::GradA => (None, size * m * k + mask, size * r * n),
         Operation::GradX => (product(k, n), mask + size * r * k, size * r * k),
+        // No layer's pass merges.
+        Operation::Merge => (None, 0, 0),
     };
     Planned {
         symbol: launch.variant.symbol(),

@@ -3,17 +3,16 @@
 use super::Access;
 use crate::{Problem, Tensor, WeightLayout};
 
-const VECTOR: u64 = 16;
+pub(super) const VECTOR: u64 = 16;
 /// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits then hold a row's place in a tile, in vectors.
 const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
 pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
-    let layout = problem.layout_of(projection, tensor);
-    let row_bytes = layout.row_stride as u64 * problem.dtype_of(tensor).size() as u64;
-    // A single row has no second one to be misaligned.
-    let one_row = problem.shape_of(projection, tensor).0 == 1;
-    layout.alignment as u64 >= VECTOR && (one_row || row_bytes.is_multiple_of(VECTOR))
+    let rows = problem.shape_of(projection, tensor).0;
+    problem
+        .layout_of(projection, tensor)
+        .rows_aligned(rows, problem.dtype_of(tensor), VECTOR)
 }
 
 /// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower tensors are converted one by one.

@@ -345,7 +345,7 @@ impl fmt::Display for BackwardPlan {
             "backward",
             &self.problem,
             &self.launches,
-            self.saved.bytes(),
+            Some(self.saved.bytes()),
             self.workspace_bytes,
         )
     }

@@ -159,7 +159,7 @@ impl fmt::Display for ForwardPlan {
             "forward",
             &self.problem,
             &self.launches,
-            self.saved.bytes(),
+            Some(self.saved.bytes()),
             self.workspace_bytes,
         )
     }

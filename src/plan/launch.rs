@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{DeviceProps, Tile, Variant};
-use crate::{Error, Problem, Result};
+use crate::{Error, Result};
 
 /// One kernel launch of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Launch {
         blocks: u64,
         schedule: Option<Schedule>,
         reason: String,
-        problem: &Problem,
+        problem: &dyn fmt::Display,
         device: &DeviceProps,
     ) -> Result<Self> {
         // CUDA C++ Programming Guide, "Compute Capabilities": 2^31 - 1 blocks along x.
@@ -116,7 +116,7 @@ impl Launch {
 }
 
 /// A count of blocks or of a GEMM's items that a launch can have.
-pub(super) fn checked_count(blocks: u64, limit: u64, problem: &Problem) -> Result<u32> {
+pub(super) fn checked_count(blocks: u64, limit: u64, problem: &dyn fmt::Display) -> Result<u32> {
     u32::try_from(blocks)
         .ok()
         .filter(|&blocks| u64::from(blocks) <= limit)

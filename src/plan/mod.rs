@@ -9,6 +9,7 @@ mod device;
 mod forward;
 mod gemm;
 mod launch;
+mod merge;
 pub(crate) mod params;
 mod raster;
 mod stream;
@@ -21,6 +22,7 @@ pub use buffer::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use device::DeviceProps;
 pub use forward::ForwardPlan;
 pub use launch::{Launch, Schedule};
+pub use merge::MergePlan;
 pub use variant::{Access, Operation, Tile, Variant};
 
 use crate::{Mask, Problem, Tensor};
@@ -29,16 +31,20 @@ use params::{AdapterParams, ScheduleParams, mask_source};
 fn fmt_plan(
     f: &mut fmt::Formatter<'_>,
     name: &str,
-    problem: &Problem,
+    problem: &dyn fmt::Display,
     launches: &[Launch],
-    saved: usize,
+    saved: Option<usize>,
     workspace: usize,
 ) -> fmt::Result {
     writeln!(f, "{name} of {problem}")?;
     for (index, launch) in launches.iter().enumerate() {
         writeln!(f, "  {}. {launch}", index + 1)?;
     }
-    write!(f, "  saved {saved} B, workspace {workspace} B")
+    f.write_str("  ")?;
+    if let Some(saved) = saved {
+        write!(f, "saved {saved} B, ")?;
+    }
+    write!(f, "workspace {workspace} B")
 }
 
 /// Memory of a GEMM whose tiles are split: slabs f32 (tiles, splits, elements of a tile) and counters u32 (tiles).

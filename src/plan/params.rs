@@ -38,6 +38,13 @@ pub mod mask_source {
     pub const DRAWN: i32 = 2;
 }
 
+/// `MergeWrite` of `params.cuh`.
+pub mod merge_write {
+    pub const NEVER: i32 = 0;
+    pub const ALWAYS: i32 = 1;
+    pub const IF_FINITE: i32 = 2;
+}
+
 parameters! {
     struct DropoutParams {
         seed: u64,
@@ -219,5 +226,41 @@ parameters! {
         schedule: ScheduleParams,
         projection: [GradXProjection; PROJECTIONS],
         reduce_a: ReduceParams,
+    }
+
+    struct MergeAdapter {
+        lora_a: Address,
+        lora_b: Address,
+        lora_a_stride: i64,
+        lora_b_stride: i64,
+        r: i32,
+        scaling: f32,
+    }
+
+    struct MergeParams {
+        weight: Address,
+        merged: Address,
+        partial: Address,
+        totals: Address,
+        weight_stride: i64,
+        merged_stride: i64,
+        rows: i32,
+        columns: i32,
+        adapters: i32,
+        adapter_f32: i32,
+        weight_transposed: i32,
+        partials: i32,
+        writing: i32,
+        pad: i32,
+        adapter: [MergeAdapter; PROJECTIONS],
+    }
+
+    struct MergeTotals {
+        delta_squares: f64,
+        error_squares: f64,
+        elements: u64,
+        nonzero: u64,
+        unchanged: u64,
+        non_finite: u64,
     }
 }

@@ -21,6 +21,8 @@ pub enum Operation {
     GradA,
     /// dx = dy · W + mask ∘ (T · A) / (1 - p); sums dA.
     GradX,
+    /// merged = W + Σ scaling · B·A, and the totals of what storing it loses.
+    Merge,
 }
 
 /// The tile a block works on. M: rows; N: columns of the output; K: depth of a step; R: columns of S or T.
@@ -48,6 +50,10 @@ pub enum Tile {
     R16,
     /// Of grad_b and grad_a.
     R64,
+    /// Of merge.
+    N64K128,
+    /// Of merge: one block, which sums what the others counted.
+    Totals,
 }
 
 /// How the streamed operands are read.
@@ -76,12 +82,13 @@ pub struct Variant {
 }
 
 impl Variant {
-    const OPERATIONS: [Operation; 5] = [
+    const OPERATIONS: [Operation; 6] = [
         Operation::Shrink,
         Operation::Forward,
         Operation::GradB,
         Operation::GradA,
         Operation::GradX,
+        Operation::Merge,
     ];
 
     /// All of them. Those of one image follow each other.
@@ -120,7 +127,7 @@ impl Variant {
         )
     }
 
-    /// Rows and columns that one block covers: of the output for a GEMM, of the streamed matrix for grad_b and grad_a (rows: per step), and
+    /// Rows and columns that one block covers: of the output for a GEMM and merge, of the streamed matrix for grad_b and grad_a (rows: per step), and
     /// rows of x and columns of S for shrink.
     pub fn block(self) -> (usize, usize) {
         match self.tile {
@@ -133,13 +140,15 @@ impl Variant {
             Tile::M16R64 => (16, 64),
             Tile::R16 => (64, 4 * self.line()),
             Tile::R64 => (32, 4 * self.line()),
+            Tile::N64K128 => (64, 128),
+            Tile::Totals => (1, 1),
         }
     }
 
     /// Threads per block.
     pub fn threads(self) -> u32 {
         match self.tile {
-            Tile::M128N256K64 | Tile::M128N128K16 => 256,
+            Tile::M128N256K64 | Tile::M128N128K16 | Tile::N64K128 | Tile::Totals => 256,
             Tile::R64 if self.dtype != DType::F32 => 256,
             _ => 128,
         }
@@ -152,6 +161,7 @@ impl Variant {
             Operation::Shrink => self.shrink_shared(),
             Operation::GradB => self.grad_b_shared(),
             Operation::GradA => self.grad_a_shared(),
+            Operation::Merge => 0,
         };
         bytes as u32
     }
@@ -241,6 +251,8 @@ impl Tile {
             Tile::M16R64 => "m16r64",
             Tile::R16 => "r16",
             Tile::R64 => "r64",
+            Tile::N64K128 => "n64k128",
+            Tile::Totals => "totals",
         }
     }
 }
@@ -269,6 +281,7 @@ impl Operation {
             Operation::GradB => "grad_b",
             Operation::GradA => "grad_a",
             Operation::GradX => "grad_x",
+            Operation::Merge => "merge",
         }
     }
 }
@@ -293,6 +306,7 @@ fn built(operation: Operation, dtype: DType) -> &'static [(Tile, &'static [Acces
             (Tile::M16R64, &[Vectorised, Any]),
         ],
         Operation::GradB | Operation::GradA => &[(Tile::R16, &[Vectorised]), (Tile::R64, &[Vectorised, Any])],
+        Operation::Merge => &[(Tile::N64K128, &[Vectorised, Any]), (Tile::Totals, &[Any])],
     }
 }
 

@@ -62,10 +62,16 @@ fn alignment(pointer: DevicePointer) -> usize {
 #[inline]
 pub(super) fn pointer(problem: &Problem, projection: usize, tensor: Tensor, pointer: DevicePointer) -> Result<()> {
     let planned = problem.layout_of(projection, tensor).alignment;
+    address(|| argument(problem, projection, tensor), planned, pointer)
+}
+
+/// An address that must be there, and aligned as planned. `what` is called for a message alone.
+#[inline]
+pub(super) fn address(what: impl FnOnce() -> Argument, planned: usize, pointer: DevicePointer) -> Result<()> {
     if pointer != 0 && pointer & (planned as u64 - 1) == 0 {
         return Ok(());
     }
-    let what = argument(problem, projection, tensor);
+    let what = what();
     Err(if pointer == 0 {
         Error::Null { what }
     } else {

@@ -9,6 +9,7 @@ mod check;
 mod driver;
 mod images;
 mod kernels;
+mod merge;
 
 #[doc(hidden)]
 pub use bare::BareLaunch;
@@ -16,6 +17,7 @@ pub(crate) use check::{argument, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;
 pub use kernels::Kernels;
+pub use merge::{MergeAdapterArgs, MergeArgs};
 
 use crate::Dropout;
 

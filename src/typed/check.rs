@@ -7,7 +7,7 @@ use cudarc::driver::{CudaStream, CudaView, DeviceSlice};
 use super::calls::{Lora, LoraGradients};
 use super::matrix::{Geometry, MatMut, MatRef};
 use crate::raw::{argument, driver_error, which};
-use crate::{Argument, Element, Error, Kernels, Problem, Result, Tensor};
+use crate::{Argument, DType, Element, Error, Kernels, Problem, Result, Tensor};
 
 /// One call's problem and context.
 pub(super) struct Checks<'a> {
@@ -23,14 +23,7 @@ impl<'a> Checks<'a> {
         problem: &'a Problem,
         projections: usize,
     ) -> Result<Self> {
-        for (what, given, planned) in [
-            ("tensors", T::DTYPE, problem.dtype()),
-            ("adapters", A::DTYPE, problem.adapter_dtype()),
-        ] {
-            if given != planned {
-                return Err(Error::PlannedDType { what, given, planned });
-            }
-        }
+        types::<T, A>(problem.dtype(), problem.adapter_dtype())?;
         let planned = problem.projections().len();
         if projections != planned {
             return Err(Error::ProjectionCount {
@@ -38,11 +31,8 @@ impl<'a> Checks<'a> {
                 planned,
             });
         }
-        let checks = Self { kernels, problem };
-        checks.home(Argument::Stream, stream)?;
-        let bound = kernels.context().bind_to_thread();
-        bound.map_err(|error| driver_error("making the context current", error))?;
-        Ok(checks)
+        bind(kernels, stream)?;
+        Ok(Self { kernels, problem })
     }
 
     pub fn read<E>(&self, projection: usize, tensor: Tensor, matrix: &MatRef<'_, E>) -> Result<()> {
@@ -92,21 +82,11 @@ impl<'a> Checks<'a> {
     }
 
     pub fn bytes(&self, what: Argument, buffer: &impl DeviceSlice<u8>, needed: usize) -> Result<()> {
-        let given = buffer.len();
-        if given < needed {
-            return Err(Error::Buffer {
-                buffer: what,
-                given,
-                needed,
-            });
-        }
-        self.home(what, buffer.stream())
+        bytes(self.kernels, what, buffer, needed)
     }
 
-    /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
     pub fn waits(&self) -> Result<()> {
-        let failed = self.kernels.context().check_err();
-        failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
+        waits(self.kernels)
     }
 
     fn adapted(&self, what: Argument, projection: usize, given: bool) -> Result<()> {
@@ -118,40 +98,99 @@ impl<'a> Checks<'a> {
     }
 
     fn home(&self, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
-        if stream.context().cu_ctx() == self.kernels.context().cu_ctx() {
-            Ok(())
-        } else {
-            Err(Error::Context { what })
-        }
+        home(self.kernels, what, stream)
     }
 
     fn matrix(&self, projection: usize, tensor: Tensor, given: Geometry, available: usize) -> Result<()> {
-        let name = || argument(self.problem, projection, tensor);
-        let expected = self.problem.shape_of(projection, tensor);
-        if (given.rows, given.columns) != expected {
-            return Err(Error::Shape {
-                tensor: name(),
-                given: (given.rows, given.columns),
-                expected,
-            });
-        }
-        let planned = self.problem.layout_of(projection, tensor).row_stride;
-        if given.row_stride != planned {
-            return Err(Error::PlannedStride {
-                tensor: name(),
-                given: given.row_stride,
-                planned,
-            });
-        }
-        // `Problem` has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
-        let needed = (given.rows - 1) * planned as usize + given.columns;
-        if needed > available {
-            return Err(Error::Bounds {
-                tensor: name(),
-                needed,
-                available,
-            });
-        }
-        Ok(())
+        let expected = Expected {
+            shape: self.problem.shape_of(projection, tensor),
+            row_stride: self.problem.layout_of(projection, tensor).row_stride,
+        };
+        matrix(
+            || argument(self.problem, projection, tensor),
+            expected,
+            given,
+            available,
+        )
     }
+}
+
+/// What a plan says of a matrix.
+pub(super) struct Expected {
+    /// (rows, columns)
+    pub shape: (usize, usize),
+    pub row_stride: i64,
+}
+
+/// A matrix with as many elements of memory. `name` is called for a message alone.
+pub(super) fn matrix(name: impl Fn() -> Argument, expected: Expected, given: Geometry, available: usize) -> Result<()> {
+    if (given.rows, given.columns) != expected.shape {
+        return Err(Error::Shape {
+            tensor: name(),
+            given: (given.rows, given.columns),
+            expected: expected.shape,
+        });
+    }
+    let planned = expected.row_stride;
+    if given.row_stride != planned {
+        return Err(Error::PlannedStride {
+            tensor: name(),
+            given: given.row_stride,
+            planned,
+        });
+    }
+    // The problem has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
+    let needed = (given.rows - 1) * planned as usize + given.columns;
+    if needed > available {
+        return Err(Error::Bounds {
+            tensor: name(),
+            needed,
+            available,
+        });
+    }
+    Ok(())
+}
+
+/// The types of a call, against those of its plan.
+pub(super) fn types<T: Element, A: Element>(tensors: DType, adapters: DType) -> Result<()> {
+    for (what, given, planned) in [("tensors", T::DTYPE, tensors), ("adapters", A::DTYPE, adapters)] {
+        if given != planned {
+            return Err(Error::PlannedDType { what, given, planned });
+        }
+    }
+    Ok(())
+}
+
+/// Makes the kernels' context current, if the stream is of it.
+pub(super) fn bind(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<()> {
+    home(kernels, Argument::Stream, stream)?;
+    let bound = kernels.context().bind_to_thread();
+    bound.map_err(|error| driver_error("making the context current", error))
+}
+
+/// Whether the memory of a stream is of the kernels' context.
+pub(super) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
+    if stream.context().cu_ctx() == kernels.context().cu_ctx() {
+        Ok(())
+    } else {
+        Err(Error::Context { what })
+    }
+}
+
+pub(super) fn bytes(kernels: &Kernels, what: Argument, buffer: &impl DeviceSlice<u8>, needed: usize) -> Result<()> {
+    let given = buffer.len();
+    if given < needed {
+        return Err(Error::Buffer {
+            buffer: what,
+            given,
+            needed,
+        });
+    }
+    home(kernels, what, buffer.stream())
+}
+
+/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
+pub(super) fn waits(kernels: &Kernels) -> Result<()> {
+    let failed = kernels.context().check_err();
+    failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
 }

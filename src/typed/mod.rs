@@ -3,6 +3,8 @@
 mod calls;
 mod check;
 mod matrix;
+mod merge;
 
 pub use calls::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients};
 pub use matrix::{MatMut, MatRef};
+pub use merge::{Merge, MergeWeight};

@@ -142,8 +142,8 @@ impl Case {
         let (tokens, in_features) = (self.tokens, self.in_features);
         match tensor {
             Tensor::X | Tensor::DX => (tokens, in_features),
-            Tensor::Weight if self.transposed => (in_features, out_features),
-            Tensor::Weight => (out_features, in_features),
+            Tensor::Weight | Tensor::Merged if self.transposed => (in_features, out_features),
+            Tensor::Weight | Tensor::Merged => (out_features, in_features),
             Tensor::LoraA | Tensor::DLoraA => (rank, in_features),
             Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
             Tensor::Y | Tensor::DY => (tokens, out_features),
@@ -184,6 +184,7 @@ impl Case {
             Tensor::X | Tensor::DX => projection == 0,
             Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => self.projections[projection].rank > 0,
             Tensor::Weight | Tensor::Y | Tensor::DY | Tensor::Bias => true,
+            Tensor::Merged => false,
         };
         let placed = |tensor: &Tensor| self.placement_of(projection, *tensor) != Placement::Dense;
         let tensors = Tensor::ALL.into_iter().filter(exists).filter(placed);

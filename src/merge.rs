@@ -1,0 +1,333 @@
+//! What is to be merged: a base weight and the adapters that are added to it. Pure data, no CUDA.
+
+use std::fmt;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::problem::check_dimension;
+use crate::{DType, Error, Layout, Problem, Result, Tensor, WeightLayout};
+
+/// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A negative scaling takes an adapter out again.
+///
+/// Shapes: W and merged (out_features, in_features), or transposed as the [`WeightLayout`] says; of each adapter lora_A (rank, in_features) and
+/// lora_B (out_features, rank).
+///
+/// ```
+/// use lora_kernels::{DType, MergeProblem};
+/// let problem = MergeProblem::new(4096, 11008, &[16, 64], DType::BF16)?
+///     .with_adapter_dtype(DType::F32)?
+///     .with_safe(true);
+/// # Ok::<(), lora_kernels::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MergeProblem {
+    out_features: usize,
+    in_features: usize,
+    dtype: DType,
+    adapter_dtype: DType,
+    weight_layout: WeightLayout,
+    safe: bool,
+    report: bool,
+    weight: Layout,
+    merged: Layout,
+    adapters: Vec<MergedAdapter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct MergedAdapter {
+    rank: usize,
+    lora_a: Layout,
+    lora_b: Layout,
+}
+
+impl MergeProblem {
+    /// As many adapters as one call merges.
+    pub const MAX_ADAPTERS: usize = Problem::MAX_PROJECTIONS;
+
+    /// One adapter per rank, of the weight's type; all matrices contiguous, the weight and the merged one 16-byte aligned. lora_A and lora_B need
+    /// no more than an element's alignment.
+    ///
+    /// # Errors
+    /// [`Error::Adapters`] unless there are between 1 and [`MergeProblem::MAX_ADAPTERS`], [`Error::Dimension`] unless every size is between 1 and
+    /// [`Problem::MAX_DIMENSION`].
+    pub fn new(out_features: usize, in_features: usize, ranks: &[usize], dtype: DType) -> Result<Self> {
+        check_dimension("out_features", out_features)?;
+        check_dimension("in_features", in_features)?;
+        if ranks.is_empty() || ranks.len() > Self::MAX_ADAPTERS {
+            return Err(Error::Adapters { given: ranks.len() });
+        }
+        for &rank in ranks {
+            check_dimension("rank", rank)?;
+        }
+        let contiguous = Layout {
+            row_stride: 0,
+            alignment: 16,
+        };
+        let adapter = |&rank| MergedAdapter {
+            rank,
+            lora_a: contiguous,
+            lora_b: contiguous,
+        };
+        let mut problem = Self {
+            out_features,
+            in_features,
+            dtype,
+            adapter_dtype: dtype,
+            weight_layout: WeightLayout::default(),
+            safe: false,
+            report: false,
+            weight: contiguous,
+            merged: contiguous,
+            adapters: ranks.iter().map(adapter).collect(),
+        };
+        problem.lay_out_adapters();
+        Ok(problem.with_weight_layout(WeightLayout::default()))
+    }
+
+    /// With adapters in f32 over a weight of 16 bits, PEFT's default, or in the weight's own type; contiguous again, until
+    /// [`MergeProblem::with_adapter_layout`] says otherwise. f32 elements are used as they are.
+    ///
+    /// # Errors
+    /// [`Error::AdapterDType`] for any other type.
+    pub fn with_adapter_dtype(mut self, dtype: DType) -> Result<Self> {
+        if dtype != self.dtype && dtype != DType::F32 {
+            return Err(Error::AdapterDType {
+                given: dtype,
+                dtype: self.dtype,
+            });
+        }
+        self.adapter_dtype = dtype;
+        self.lay_out_adapters();
+        Ok(self)
+    }
+
+    /// Which way round the weight and the merged one are stored; contiguous and 16-byte aligned again, until [`MergeProblem::with_layout`] says
+    /// otherwise.
+    pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
+        self.weight_layout = layout;
+        self.weight = Layout {
+            row_stride: self.shape(Tensor::Weight).1 as i64,
+            alignment: 16,
+        };
+        self.merged = self.weight;
+        self
+    }
+
+    /// Whether nothing is written if a merged element would be a NaN or an infinity. It takes two more launches, and a report, which tells.
+    pub fn with_safe(mut self, safe: bool) -> Self {
+        self.safe = safe;
+        self
+    }
+
+    /// Whether a [`MergeReport`] is written, by one more launch. A safe merge has one always.
+    pub fn with_report(mut self, report: bool) -> Self {
+        self.report = report;
+        self
+    }
+
+    /// With another layout of the weight, which the merged one then has as well, or of the merged weight alone.
+    ///
+    /// # Errors
+    /// [`Error::NotMerged`] for another tensor, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the
+    /// alignment is no power of two or less than an element.
+    pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
+        layout.check(tensor, self.shape(tensor), self.dtype)?;
+        match tensor {
+            Tensor::Weight => (self.weight, self.merged) = (layout, layout),
+            Tensor::Merged => self.merged = layout,
+            _ => return Err(Error::NotMerged { tensor }),
+        }
+        Ok(self)
+    }
+
+    /// With another layout of lora_A or lora_B of one adapter.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NotMerged`] for another tensor, and those of [`MergeProblem::with_layout`].
+    pub fn with_adapter_layout(mut self, adapter: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
+        let (shape, count) = (self.adapter_shape(adapter, tensor), self.adapters.len());
+        let Some(found) = self.adapters.get_mut(adapter) else {
+            return Err(Error::NoAdapter { given: adapter, count });
+        };
+        layout.check(tensor, shape, self.adapter_dtype)?;
+        match tensor {
+            Tensor::LoraA => found.lora_a = layout,
+            Tensor::LoraB => found.lora_b = layout,
+            _ => return Err(Error::NotMerged { tensor }),
+        }
+        Ok(self)
+    }
+
+    /// Outputs of the layer: N.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Inputs of the layer: K.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Ranks of the adapters, in their order.
+    pub fn ranks(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
+        self.adapters.iter().map(|adapter| adapter.rank)
+    }
+
+    /// Type of the weight and the merged one.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Type of the adapters.
+    pub fn adapter_dtype(&self) -> DType {
+        self.adapter_dtype
+    }
+
+    /// Which way round the weight is stored.
+    pub fn weight_layout(&self) -> WeightLayout {
+        self.weight_layout
+    }
+
+    /// Whether nothing is written if a merged element would be a NaN or an infinity.
+    pub fn is_safe(&self) -> bool {
+        self.safe
+    }
+
+    /// Whether a report is written.
+    pub fn has_report(&self) -> bool {
+        self.report || self.safe
+    }
+
+    /// (rows, columns) of the weight and of the merged one, as they are stored.
+    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+        match tensor {
+            Tensor::Weight | Tensor::Merged => self.weight_layout.shape(self.out_features, self.in_features),
+            _ => (0, 0),
+        }
+    }
+
+    /// (rows, columns) of lora_A or lora_B of an adapter; of one that does not exist as if it had no rank.
+    pub fn adapter_shape(&self, adapter: usize, tensor: Tensor) -> (usize, usize) {
+        let rank = self.adapters.get(adapter).map_or(0, |adapter| adapter.rank);
+        match tensor {
+            Tensor::LoraA => (rank, self.in_features),
+            Tensor::LoraB => (self.out_features, rank),
+            _ => (0, 0),
+        }
+    }
+
+    /// The layout of the weight, or of the merged one.
+    pub fn layout(&self, tensor: Tensor) -> Layout {
+        if tensor == Tensor::Merged {
+            self.merged
+        } else {
+            self.weight
+        }
+    }
+
+    /// The layout of lora_A or lora_B of an adapter; `None` if it does not exist.
+    pub fn adapter_layout(&self, adapter: usize, tensor: Tensor) -> Option<Layout> {
+        let adapter = self.adapters.get(adapter)?;
+        match tensor {
+            Tensor::LoraA => Some(adapter.lora_a),
+            Tensor::LoraB => Some(adapter.lora_b),
+            _ => None,
+        }
+    }
+
+    fn lay_out_adapters(&mut self) {
+        let (in_features, alignment) = (self.in_features, self.adapter_dtype.size());
+        let contiguous = |columns: usize| Layout {
+            row_stride: columns as i64,
+            alignment,
+        };
+        for adapter in &mut self.adapters {
+            adapter.lora_a = contiguous(in_features);
+            adapter.lora_b = contiguous(adapter.rank);
+        }
+    }
+}
+
+impl fmt::Display for MergeProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "out_features {}, in_features {}, ",
+            self.out_features, self.in_features
+        )?;
+        f.write_str(if self.adapters.len() == 1 { "rank" } else { "ranks" })?;
+        for rank in self.ranks() {
+            write!(f, " {rank}")?;
+        }
+        write!(f, ", {}", self.dtype)?;
+        if self.adapter_dtype != self.dtype {
+            write!(f, ", {} adapters", self.adapter_dtype)?;
+        }
+        if self.weight_layout == WeightLayout::InOut {
+            f.write_str(", weight (in, out)")?;
+        }
+        if self.safe {
+            f.write_str(", safe")?;
+        } else if self.report {
+            f.write_str(", report")?;
+        }
+        Ok(())
+    }
+}
+
+/// What merging changed, and what storing the result in the weight's type lost of it.
+///
+/// bf16 keeps 8 bits of a weight: of a delta a thousandth of the weight's size, most elements are rounded away. Bits of the sums depend on nothing
+/// but the arguments and the tile size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct MergeReport {
+    /// Σ delta², of elements whose merged value is finite.
+    pub delta_squares: f64,
+    /// Σ (stored merged - W - delta)², of elements whose merged value is finite.
+    pub error_squares: f64,
+    /// Elements of the weight.
+    pub elements: u64,
+    /// Elements whose delta is not 0.
+    pub nonzero: u64,
+    /// Of those, elements that the merge leaves as they were: the delta was rounded away.
+    pub unchanged: u64,
+    /// Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    pub non_finite: u64,
+}
+
+impl MergeReport {
+    /// Bytes of a report in device memory.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// A report as the kernels wrote it; `None` unless there are [`MergeReport::BYTES`] bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytemuck::try_pod_read_unaligned(bytes).ok()
+    }
+
+    /// Of the elements with a delta, the share that did not change: between 0 and 1, 0 where there are none.
+    pub fn unchanged_share(&self) -> f64 {
+        if self.nonzero == 0 {
+            return 0.0;
+        }
+        self.unchanged as f64 / self.nonzero as f64
+    }
+
+    /// ‖stored change - delta‖ / ‖delta‖: 0 is exact, 1 as if nothing had been merged; 0 where there is no delta.
+    pub fn relative_error(&self) -> f64 {
+        if self.delta_squares == 0.0 {
+            return 0.0;
+        }
+        (self.error_squares / self.delta_squares).sqrt()
+    }
+
+    /// Adds the report of another weight, for figures over a whole model.
+    pub fn add(&mut self, other: &MergeReport) {
+        self.delta_squares += other.delta_squares;
+        self.error_squares += other.error_squares;
+        self.elements += other.elements;
+        self.nonzero += other.nonzero;
+        self.unchanged += other.unchanged;
+        self.non_finite += other.non_finite;
+    }
+}

@@ -1,0 +1,122 @@
+//! Merging on the CPU, bit for bit as the kernels do it.
+
+use super::layer::Adapter;
+use super::view::{ShapeError, View};
+use crate::{Element, MergeReport, WeightLayout};
+
+/// A merged weight.
+#[derive(Debug, Clone)]
+pub struct Merged<T> {
+    /// Row-major, rows one after the other, in the layout of the weight.
+    pub weight: Vec<T>,
+    /// What storing it loses. Its sums are in another order than the kernels'.
+    pub report: MergeReport,
+}
+
+/// merged = W + Σ scaling·B·A: for each element, sums over the rank in f32 by fused multiply-adds, multiplied by the scaling, summed over the
+/// adapters in their order, added to W in f32 and rounded once. Nothing is written, so what is not finite is for the caller to look at in the
+/// report.
+///
+/// W is (out_features, in_features), or transposed as `layout` says; lora_A (rank, in_features), lora_B (out_features, rank).
+///
+/// # Errors
+/// [`ShapeError::Mismatch`] if an adapter does not fit the weight.
+pub fn merge<T, A>(
+    weight: View<'_, T>,
+    layout: WeightLayout,
+    adapters: &[Adapter<'_, A>],
+) -> Result<Merged<T>, ShapeError>
+where
+    T: Element + Into<f64>,
+    A: Element + Into<f64>,
+{
+    let operands = adapters
+        .iter()
+        .map(|adapter| Operands::new(weight, layout, adapter))
+        .collect::<Result<Vec<_>, _>>()?;
+    let columns = weight.cols();
+    let mut merged = Merged {
+        weight: Vec::with_capacity(weight.rows() * columns),
+        report: MergeReport::default(),
+    };
+    let (mut product, mut delta) = (vec![0.0; columns], vec![0.0; columns]);
+    for row in 0..weight.rows() {
+        delta.fill(0.0);
+        for operand in &operands {
+            product.fill(0.0);
+            for (rank, across) in operand.across.iter().enumerate() {
+                let down = operand.down.at(row, rank) as f32;
+                for (sum, &across) in product.iter_mut().zip(across) {
+                    *sum = down.mul_add(across, *sum);
+                }
+            }
+            for (delta, &product) in delta.iter_mut().zip(&product) {
+                *delta = operand.scaling.mul_add(product, *delta);
+            }
+        }
+        for (column, &delta) in delta.iter().enumerate() {
+            let old = weight.at(row, column) as f32;
+            let new = T::from_f64((old + delta).into());
+            count(&mut merged.report, old, delta, new.to_f64() as f32);
+            merged.weight.push(new);
+        }
+    }
+    Ok(merged)
+}
+
+/// An adapter as the weight's layout sees it: the delta is scaling · down (rows, r) · across (r, columns).
+struct Operands<'a, A> {
+    down: View<'a, A>,
+    across: Vec<Vec<f32>>,
+    scaling: f32,
+}
+
+impl<'a, A: Element + Into<f64>> Operands<'a, A> {
+    fn new<T: Element + Into<f64>>(
+        weight: View<'_, T>,
+        layout: WeightLayout,
+        adapter: &Adapter<'a, A>,
+    ) -> Result<Self, ShapeError> {
+        let (out_features, in_features) = match layout {
+            WeightLayout::OutIn => (weight.rows(), weight.cols()),
+            WeightLayout::InOut => (weight.cols(), weight.rows()),
+        };
+        let rank = adapter.a.rows();
+        for (tensor, view, expected) in [
+            ("lora_A", adapter.a, (rank, in_features)),
+            ("lora_B", adapter.b, (out_features, rank)),
+        ] {
+            let given = (view.rows(), view.cols());
+            if given != expected {
+                return Err(ShapeError::Mismatch {
+                    tensor,
+                    given,
+                    expected,
+                });
+            }
+        }
+        let (down, across) = match layout {
+            WeightLayout::OutIn => (adapter.b, adapter.a),
+            WeightLayout::InOut => (adapter.a.transposed(), adapter.b.transposed()),
+        };
+        let line = |row| (0..across.cols()).map(|column| across.at(row, column) as f32).collect();
+        Ok(Self {
+            down,
+            across: (0..across.rows()).map(line).collect(),
+            scaling: adapter.scaling,
+        })
+    }
+}
+
+fn count(report: &mut MergeReport, old: f32, delta: f32, merged: f32) {
+    report.elements += 1;
+    if !merged.is_finite() {
+        report.non_finite += 1;
+        return;
+    }
+    report.nonzero += u64::from(delta != 0.0);
+    report.unchanged += u64::from(delta != 0.0 && merged == old);
+    let error = f64::from((merged - old) - delta);
+    report.delta_squares += f64::from(delta) * f64::from(delta);
+    report.error_squares += error * error;
+}
