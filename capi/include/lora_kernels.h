@@ -34,8 +34,14 @@
 // As many projections as can share x.
 #define LORA_MAX_PROJECTIONS 8
 
-// What the addresses of saved and workspace must be a multiple of, in bytes.
+// What the addresses of saved, workspace and report must be a multiple of, in bytes.
 #define LORA_BUFFER_ALIGNMENT 16
+
+// As many adapters as one call merges.
+#define LORA_MAX_ADAPTERS 8
+
+// Bytes of a report in device memory.
+#define LORA_MERGE_REPORT_BYTES 48
 
 // What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below are of the library's computations.
 enum lora_status
@@ -83,9 +89,9 @@ enum lora_status
     LORA_STATUS_OPTIONAL = 18,
     // Another number of projections than the plan's.
     LORA_STATUS_PROJECTION_COUNT = 19,
-    // A saved or workspace buffer that is too small.
+    // A saved, workspace or report buffer that is too small.
     LORA_STATUS_BUFFER = 20,
-    // A saved or workspace buffer at a misaligned address.
+    // A saved, workspace or report buffer at a misaligned address.
     LORA_STATUS_BUFFER_ALIGNMENT = 21,
     // A device address of 0.
     LORA_STATUS_NULL = 22,
@@ -97,6 +103,16 @@ enum lora_status
     LORA_STATUS_KERNELS_NOT_BUILT = 25,
     // A CUDA driver call failed: see lora_last_cuda_result().
     LORA_STATUS_DRIVER = 26,
+    // No adapter to merge, or more than LORA_MAX_ADAPTERS.
+    LORA_STATUS_ADAPTERS = 27,
+    // An adapter that the merge doesn't have.
+    LORA_STATUS_NO_ADAPTER = 28,
+    // A tensor that has no part in a merge.
+    LORA_STATUS_NOT_MERGED = 29,
+    // A merge in place of a plan that has another layout for the result.
+    LORA_STATUS_IN_PLACE = 30,
+    // Another number of adapters than the plan's.
+    LORA_STATUS_ADAPTER_COUNT = 31,
     // An error of a kind that has no number of its own yet.
     LORA_STATUS_OTHER = 99,
     // A null pointer to host memory.
@@ -175,6 +191,8 @@ enum lora_tensor
     LORA_TENSOR_D_LORA_B = 8,
     // Bias, (N).
     LORA_TENSOR_BIAS = 9,
+    // Merged weight W + sum of scaling*B*A, in the shape of the weight.
+    LORA_TENSOR_MERGED = 10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -231,6 +249,9 @@ typedef struct lora_forward_plan lora_forward_plan;
 // All kernels, loaded into the primary context of a device. There may be several for one device.
 typedef struct lora_kernels lora_kernels;
 
+// What a merge launches, as lora_forward_plan.
+typedef struct lora_merge_plan lora_merge_plan;
+
 // What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by lora_device_named, or filled in by hand.
 typedef struct lora_device {
     // sizeof(lora_device)
@@ -267,13 +288,13 @@ typedef struct lora_layout {
     uint32_t struct_size;
     // A lora_tensor.
     uint32_t tensor;
-    // Which projection's, counted from 0; of no meaning for x and dx.
-    size_t projection;
+    // Which projection's, or in a merge which adapter's, counted from 0; of no meaning for x and dx, and in a merge for weight and merged.
+    size_t index;
     // Elements from the start of one row to the start of the next, at least the number of columns. 0: the number of columns.
     int64_t row_stride;
     // What the address of the first element is a multiple of, in bytes: a power of two, at least the element's size. 0: 16, but an element's size
-    // for bias, d_lora_A and d_lora_B, where more is of no use. A plan made for 16 can choose the fast kernels; an address that turns out
-    // less aligned is refused.
+    // for bias, d_lora_A and d_lora_B, and in a merge for lora_A and lora_B, where more is of no use. A plan made for 16 can choose the
+    // fast kernels; an address that turns out less aligned is refused.
     size_t alignment;
 } lora_layout;
 
@@ -323,7 +344,7 @@ typedef struct lora_plan_info {
     uint32_t struct_size;
     // Kernels that a call launches.
     uint32_t launches;
-    // Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too.
+    // Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too, a merge has none.
     size_t saved_bytes;
     // Bytes of scratch memory; may be 0. Neither buffer needs initialising, and nothing of this one is needed after.
     size_t workspace_bytes;
@@ -442,6 +463,95 @@ typedef struct lora_backward_args {
     size_t workspace_bytes;
 } lora_backward_args;
 
+// Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded once. A negative scaling takes an adapter out again.
+typedef struct lora_merge_problem {
+    // sizeof(lora_merge_problem)
+    uint32_t struct_size;
+    // A lora_dtype: of the weight and the merged one. It has no default.
+    uint32_t dtype;
+    // Outputs of the layer: N.
+    size_t out_features;
+    // Inputs of the layer: K.
+    size_t in_features;
+    // The adapters' ranks.
+    const size_t *ranks;
+    // How many adapters: 1 to LORA_MAX_ADAPTERS.
+    size_t adapter_count;
+    // A lora_dtype: of lora_A and lora_B, dtype or LORA_DTYPE_F32. 0: as dtype.
+    uint32_t adapter_dtype;
+    // A lora_weight_layout, of the weight and the merged one.
+    uint32_t weight_layout;
+    // 1: nothing is written if a merged element would be a NaN or an infinity. It takes two more launches, and a report, which tells.
+    uint32_t safe;
+    // 1: a report is written, by one more launch. A safe merge has one always.
+    uint32_t report;
+    // Layouts of weight, merged, lora_A or lora_B that aren't contiguous and 16-byte aligned. The weight's is the merged one's too, unless a later
+    // one says otherwise.
+    const struct lora_layout *layouts;
+    // How many; may be 0.
+    size_t layout_count;
+} lora_merge_problem;
+
+// One adapter of lora_merge_args.
+typedef struct lora_merge_adapter {
+    // sizeof(lora_merge_adapter)
+    uint32_t struct_size;
+    // lora_alpha / rank or lora_alpha / sqrt(rank), times the adapter's own weight among several; negative to take it out.
+    float scaling;
+    // (rank, in_features).
+    uint64_t lora_a;
+    // (out_features, rank).
+    uint64_t lora_b;
+} lora_merge_adapter;
+
+// Device addresses and numbers of a merge. Shapes, strides and alignments are those of the plan's problem.
+typedef struct lora_merge_args {
+    // sizeof(lora_merge_args)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // (out_features, in_features), or transposed as the problem says.
+    uint64_t weight;
+    // Out: as the weight; the weight's own address to merge in place, else apart from it.
+    uint64_t merged;
+    // As many as the problem has.
+    const struct lora_merge_adapter *adapters;
+    // How many.
+    size_t adapter_count;
+    // Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no report.
+    uint64_t report;
+    // What there is at report: at least LORA_MERGE_REPORT_BYTES.
+    size_t report_bytes;
+    // Scratch; may be 0 where the plan's workspace_bytes is.
+    uint64_t workspace;
+    // What there is at workspace: at least the plan's workspace_bytes.
+    size_t workspace_bytes;
+} lora_merge_args;
+
+// What merging changed, and what storing the result in the weight's type lost of it.
+typedef struct lora_merge_report {
+    // sizeof(lora_merge_report)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // Elements of the weight.
+    uint64_t elements;
+    // Elements whose delta, sum of scaling*B*A, is not 0.
+    uint64_t nonzero;
+    // Of those, elements that the merge leaves as they were: the delta was rounded away.
+    uint64_t unchanged;
+    // Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    uint64_t non_finite;
+    // Sum of delta^2, of elements whose merged value is finite.
+    double delta_squares;
+    // Sum of (stored merged - W - delta)^2, of elements whose merged value is finite.
+    double error_squares;
+    // unchanged / nonzero; 0 where there are none.
+    double unchanged_share;
+    // |stored change - delta| / |delta|: 0 is exact, 1 as if nothing had been merged; 0 where there is no delta.
+    double relative_error;
+} lora_merge_report;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -542,6 +652,38 @@ lora_status lora_backward(const struct lora_kernels *kernels,
                           const struct lora_backward_plan *plan,
                           const struct lora_backward_args *args,
                           void *stream);
+
+// Plans a merge. No driver and no GPU are needed.
+//
+// problem: what is to be merged; nothing of it is needed after.
+// device: what it is to run on.
+// plan: out, to be freed by lora_merge_plan_free; untouched on failure.
+lora_status lora_merge_plan_new(const struct lora_merge_problem *problem, const struct lora_device *device, struct lora_merge_plan **plan);
+
+// The scratch memory that a merge needs: workspace_bytes. What a lora_plan_info has of saved is 0.
+//
+// info: out, its struct_size set.
+lora_status lora_merge_plan_info(const struct lora_merge_plan *plan, struct lora_plan_info *info);
+
+// The plan in words, as lora_forward_plan_description.
+const char *lora_merge_plan_description(const struct lora_merge_plan *plan);
+
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+void lora_merge_plan_free(struct lora_merge_plan *plan);
+
+// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A, every bit determined.
+//
+// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
+lora_status lora_merge(const struct lora_kernels *kernels,
+                       const struct lora_merge_plan *plan,
+                       const struct lora_merge_args *args,
+                       void *stream);
+
+// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the host.
+//
+// bytes: the copy, of any alignment.
+// report: out, its struct_size set.
+lora_status lora_merge_report_read(const void *bytes, struct lora_merge_report *report);
 
 #ifdef __cplusplus
 }  // extern "C"

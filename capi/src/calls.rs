@@ -159,7 +159,7 @@ unsafe fn dropout(pointer: *const lora_dropout) -> Result<Option<Dropout>> {
     }))
 }
 
-fn room(buffer: Argument, given: usize, needed: usize) -> Result<()> {
+pub fn room(buffer: Argument, given: usize, needed: usize) -> Result<()> {
     if given < needed {
         return Err(kernels::Error::Buffer { buffer, given, needed }.into());
     }

@@ -76,7 +76,7 @@ pub enum Error {
     },
     #[error("{place}.reserved is {given}: it must be 0")]
     Reserved { place: Place, given: u32 },
-    #[error("{given} layouts: there must be at most {limit}, one for each tensor of each projection")]
+    #[error("{given} layouts: there must be at most {limit}, one for each tensor of each projection or adapter")]
     Layouts { given: usize, limit: usize },
     #[error("device {given}: ordinals count from 0")]
     Ordinal { given: i32 },

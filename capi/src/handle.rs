@@ -33,7 +33,9 @@ fn load(device: i32) -> Result<Kernels> {
 pub unsafe extern "C" fn lora_kernels_load(device: i32, kernels: *mut *mut lora_kernels) -> lora_status {
     run(|| {
         if kernels.is_null() {
-            return Err(Error::NullArgument { place: "kernels".into() });
+            return Err(Error::NullArgument {
+                place: "kernels".into(),
+            });
         }
         let _restored = Restored::new();
         let loaded = Box::new(lora_kernels { inner: load(device)? });
@@ -62,7 +64,13 @@ pub unsafe extern "C" fn lora_kernels_free(kernels: *mut lora_kernels) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_kernels_device(kernels: *const lora_kernels, device: *mut lora_device) -> lora_status {
     // SAFETY: the caller's promise: null or valid.
-    run(|| unsafe { write(device, &lora_device::from(borrow(kernels, "kernels")?.inner.props()), "device") })
+    run(|| unsafe {
+        write(
+            device,
+            &lora_device::from(borrow(kernels, "kernels")?.inner.props()),
+            "device",
+        )
+    })
 }
 
 /// The CUcontext of the handle: streams and device addresses given to calls with it are of this context.
@@ -71,5 +79,11 @@ pub unsafe extern "C" fn lora_kernels_device(kernels: *const lora_kernels, devic
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_kernels_context(kernels: *const lora_kernels, context: *mut *mut c_void) -> lora_status {
     // SAFETY: the caller's promise: null or valid.
-    run(|| unsafe { put(context, borrow(kernels, "kernels")?.inner.context().cu_ctx().cast(), "context") })
+    run(|| unsafe {
+        put(
+            context,
+            borrow(kernels, "kernels")?.inner.context().cu_ctx().cast(),
+            "context",
+        )
+    })
 }

@@ -12,7 +12,7 @@ use crate::problem::{lora_problem, problem};
 use crate::status::{attempt, lora_status, run};
 use crate::structs::{Versioned, borrow, put, write};
 
-/// What the addresses of saved and workspace must be a multiple of, in bytes.
+/// What the addresses of saved, workspace and report must be a multiple of, in bytes.
 pub const LORA_BUFFER_ALIGNMENT: usize = 16;
 
 const _: () = assert!(LORA_BUFFER_ALIGNMENT == kernels::plan::BUFFER_ALIGNMENT);
@@ -37,7 +37,7 @@ pub struct lora_plan_info {
     pub struct_size: u32,
     /// Kernels that a call launches.
     pub launches: u32,
-    /// Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too.
+    /// Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too, a merge has none.
     pub saved_bytes: usize,
     /// Bytes of scratch memory; may be 0. Neither buffer needs initialising, and nothing of this one is needed after.
     pub workspace_bytes: usize,
@@ -73,11 +73,11 @@ fn info(launches: usize, saved: &SavedLayout, workspace_bytes: usize, padded_ran
     }
 }
 
-fn text(plan: &impl std::fmt::Display) -> CString {
+pub fn text(plan: &impl std::fmt::Display) -> CString {
     CString::new(plan.to_string()).unwrap_or_default()
 }
 
-fn none_is_null<T>(pointer: *mut *mut T) -> Result<()> {
+pub fn none_is_null<T>(pointer: *mut *mut T) -> Result<()> {
     if pointer.is_null() {
         return Err(Error::NullArgument { place: "plan".into() });
     }

@@ -51,9 +51,9 @@ pub enum lora_status {
     Optional = 18,
     /// Another number of projections than the plan's.
     ProjectionCount = 19,
-    /// A saved or workspace buffer that is too small.
+    /// A saved, workspace or report buffer that is too small.
     Buffer = 20,
-    /// A saved or workspace buffer at a misaligned address.
+    /// A saved, workspace or report buffer at a misaligned address.
     BufferAlignment = 21,
     /// A device address of 0.
     Null = 22,
@@ -65,6 +65,16 @@ pub enum lora_status {
     KernelsNotBuilt = 25,
     /// A CUDA driver call failed: see lora_last_cuda_result().
     Driver = 26,
+    /// No adapter to merge, or more than LORA_MAX_ADAPTERS.
+    Adapters = 27,
+    /// An adapter that the merge doesn't have.
+    NoAdapter = 28,
+    /// A tensor that has no part in a merge.
+    NotMerged = 29,
+    /// A merge in place of a plan that has another layout for the result.
+    InPlace = 30,
+    /// Another number of adapters than the plan's.
+    AdapterCount = 31,
     /// An error of a kind that has no number of its own yet.
     Other = 99,
     /// A null pointer to host memory.
@@ -118,6 +128,11 @@ impl lora_status {
         (Self::NoDriver, c"LORA_STATUS_NO_DRIVER"),
         (Self::KernelsNotBuilt, c"LORA_STATUS_KERNELS_NOT_BUILT"),
         (Self::Driver, c"LORA_STATUS_DRIVER"),
+        (Self::Adapters, c"LORA_STATUS_ADAPTERS"),
+        (Self::NoAdapter, c"LORA_STATUS_NO_ADAPTER"),
+        (Self::NotMerged, c"LORA_STATUS_NOT_MERGED"),
+        (Self::InPlace, c"LORA_STATUS_IN_PLACE"),
+        (Self::AdapterCount, c"LORA_STATUS_ADAPTER_COUNT"),
         (Self::Other, c"LORA_STATUS_OTHER"),
         (Self::NullArgument, c"LORA_STATUS_NULL_ARGUMENT"),
         (Self::StructSize, c"LORA_STATUS_STRUCT_SIZE"),
@@ -176,6 +191,11 @@ impl lora_status {
             Core::NoDriver => Self::NoDriver,
             Core::KernelsNotBuilt => Self::KernelsNotBuilt,
             Core::Driver { .. } => Self::Driver,
+            Core::Adapters { .. } => Self::Adapters,
+            Core::NoAdapter { .. } => Self::NoAdapter,
+            Core::NotMerged { .. } => Self::NotMerged,
+            Core::InPlace { .. } => Self::InPlace,
+            Core::AdapterCount { .. } => Self::AdapterCount,
             _ => Self::Other,
         }
     }
@@ -293,7 +313,7 @@ mod tests {
             );
             count += 1;
         }
-        assert!(count >= 26, "only {count} were found");
+        assert!(count >= 31, "only {count} were found");
     }
 
     #[test]
@@ -302,6 +322,9 @@ mod tests {
         assert_eq!(status, lora_status::Internal);
         // SAFETY: always a string.
         let text = unsafe { CStr::from_ptr(lora_last_error()) }.to_string_lossy();
-        assert!(text.contains("number 7") && text.contains("bug in the library"), "{text}");
+        assert!(
+            text.contains("number 7") && text.contains("bug in the library"),
+            "{text}"
+        );
     }
 }

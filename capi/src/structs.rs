@@ -203,7 +203,17 @@ mod tests {
         memory[2] = 1 << 63;
         // SAFETY: 24 bytes.
         let error = unsafe { read(place(&memory), "two") }.unwrap_err();
-        assert!(matches!(error, Error::UnknownFields { given: 24, known: 16, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::UnknownFields {
+                    given: 24,
+                    known: 16,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -212,7 +222,10 @@ mod tests {
             let memory = [u64::from(given), 0];
             // SAFETY: nothing is read beyond an impossible size.
             let error = unsafe { read(place(&memory), "two") }.unwrap_err();
-            assert!(matches!(error, Error::StructSize { expected: 16, .. }), "{given}: {error}");
+            assert!(
+                matches!(error, Error::StructSize { expected: 16, .. }),
+                "{given}: {error}"
+            );
         }
     }
 
@@ -227,7 +240,15 @@ mod tests {
         let differing = [16, 0, 8, 0];
         // SAFETY: two elements of which each has at least its size.
         let second = unsafe { elements(place(&differing), 2, "array") }.unwrap().nth(1);
-        assert!(matches!(second, Some(Err(Error::ElementSize { element: 1, given: 8, first: 16, .. }))));
+        assert!(matches!(
+            second,
+            Some(Err(Error::ElementSize {
+                element: 1,
+                given: 8,
+                first: 16,
+                ..
+            }))
+        ));
     }
 
     #[test]

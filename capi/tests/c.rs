@@ -70,7 +70,11 @@ fn succeed(mut command: Command) -> Output {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{stdout}\n{stderr}",
+        output.status
+    );
     output
 }
 
@@ -90,7 +94,9 @@ fn compile(compiler: &str, source: &Path, linked: Linked, flags: &[&str], librar
     );
     let path = folders.out.join(name);
     let mut command = Command::new(compiler);
-    command.args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]).args(flags);
+    command
+        .args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"])
+        .args(flags);
     command.arg("-I").arg(here("include")).arg("-I").arg(here("tests/c"));
     command.arg(source).arg("-o").arg(&path);
     command.arg("-L").arg(&folders.libraries);
@@ -128,7 +134,10 @@ fn both_ways(source: &str) {
     let source = here(source);
     let driver = folders().driver.as_deref();
     run(&compile("gcc", &source, Linked::Shared, &C, &["-lcuda"]), driver);
-    run(&compile("gcc", &source, Linked::Static, &sanitized_c(), &["-lcuda"]), driver);
+    run(
+        &compile("gcc", &source, Linked::Static, &sanitized_c(), &["-lcuda"]),
+        driver,
+    );
 }
 
 #[test]
@@ -138,8 +147,19 @@ fn layers_are_right() {
 
 #[test]
 fn layers_leave_nothing_behind_in_the_shared_library() {
-    let program = compile("gcc", &here("tests/c/layer.c"), Linked::Shared, &sanitized_c(), &["-lcuda"]);
+    let program = compile(
+        "gcc",
+        &here("tests/c/layer.c"),
+        Linked::Shared,
+        &sanitized_c(),
+        &["-lcuda"],
+    );
     assert_eq!(run(&program, folders().driver.as_deref()).lines().count(), 3);
+}
+
+#[test]
+fn merges_are_right() {
+    both_ways("tests/c/merge.c");
 }
 
 #[test]
@@ -199,7 +219,9 @@ fn the_shared_library_exports_the_api_and_nothing_else() {
     symbols.sort_unstable();
 
     let header = std::fs::read_to_string(here("include/lora_kernels.h")).unwrap();
-    let lines = header.lines().filter(|line| !line.starts_with("//") && !line.starts_with(' '));
+    let lines = header
+        .lines()
+        .filter(|line| !line.starts_with("//") && !line.starts_with(' '));
     let called = lines.filter_map(|line| line.split('(').next().filter(|before| *before != line));
     let mut declared: Vec<&str> = called
         .filter_map(|before| before.rsplit([' ', '*']).next())

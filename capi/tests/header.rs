@@ -10,15 +10,30 @@ const UPDATE: &str = "LORA_KERNELS_UPDATE_HEADER";
 const HEADER: &str = "include/lora_kernels.h";
 
 /// In the order in which a reader wants them.
-const SOURCES: [&str; 8] = ["version", "status", "device", "problem", "plan", "handle", "arguments", "calls"];
+const SOURCES: [&str; 12] = [
+    "version",
+    "status",
+    "enumerations",
+    "device",
+    "layout",
+    "problem",
+    "plan",
+    "handle",
+    "arguments",
+    "calls",
+    "merge_plan",
+    "merge",
+];
 
 #[test]
 fn the_header_is_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = Config::from_file(folder.join("cbindgen.toml")).expect("cbindgen.toml");
-    let builder = SOURCES.into_iter().fold(Builder::new().with_config(config), |builder, name| {
-        builder.with_src(folder.join("src").join(name).with_extension("rs"))
-    });
+    let builder = SOURCES
+        .into_iter()
+        .fold(Builder::new().with_config(config), |builder, name| {
+            builder.with_src(folder.join("src").join(name).with_extension("rs"))
+        });
     let mut made = Vec::new();
     builder.generate().expect("the sources parse").write(&mut made);
     let made = String::from_utf8(made).expect("a text");

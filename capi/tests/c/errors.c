@@ -114,8 +114,8 @@ static void plans(void) {
     lora_problem laid_out = good;
     laid_out.layouts = &layout;
     laid_out.layout_count = 1;
-    layout.tensor = 10;
-    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].tensor is 10", &laid_out, &it.device);
+    layout.tensor = 11;
+    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].tensor is 11", &laid_out, &it.device);
     layout = wide;
     layout.row_stride = IN - 1;
     refused(LORA_STATUS_STRIDE, "x has 24 columns and a row stride of 23", &laid_out, &it.device);
@@ -127,7 +127,7 @@ static void plans(void) {
     refused(LORA_STATUS_LAYOUT_ALIGNMENT, "power of two", &laid_out, &it.device);
     layout = wide;
     layout.tensor = LORA_TENSOR_WEIGHT;
-    layout.projection = 1;
+    layout.index = 1;
     refused(LORA_STATUS_NO_PROJECTION, "projection 1: the problem has 1", &laid_out, &it.device);
 
     lora_device old = it.device;

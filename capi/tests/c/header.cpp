@@ -10,6 +10,10 @@ int main() {
     lora_device device = {};
     device.struct_size = sizeof device;
     lora_problem problem = {};
+    problem.struct_size = sizeof problem;
     problem.dtype = LORA_DTYPE_BF16;
-    return lora_device_named("a100", &device) == LORA_STATUS_OK && lora_version() == LORA_VERSION ? 0 : 1;
+    problem.tokens = problem.in_features = 1;
+    lora_forward_plan *plan = nullptr;
+    bool known = lora_device_named("a100", &device) == LORA_STATUS_OK;
+    return known && lora_forward_plan_new(&problem, &device, &plan) == LORA_STATUS_PROJECTIONS && plan == nullptr ? 0 : 1;
 }
