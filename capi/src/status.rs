@@ -229,10 +229,31 @@ pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lo
         };
         // Both fail only in a thread that is ending, which can't ask any more.
         let _ = LAST_CUDA_RESULT.try_with(|last| last.set(cuda_result));
-        let text = CString::new(error.to_string().replace('\0', "\u{FFFD}")).unwrap_or_default();
+        let text = CString::new(in_c(&error).replace('\0', "\u{FFFD}")).unwrap_or_default();
         let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(text));
         lora_status::of(&error)
     })
+}
+
+/// What the core's hints name, as C names it.
+const NAMES: [(&str, &str); 6] = [
+    (
+        "MergeProblem::with_report and with_safe",
+        "report and safe of lora_merge_problem",
+    ),
+    ("Problem::with_bias", "bias of lora_problem"),
+    ("Problem::with_dropout", "dropout of lora_problem"),
+    ("Problem::with_input_gradient", "no_input_gradient of lora_problem"),
+    ("the rank in Problem::sharing_x", "rank of lora_projection"),
+    ("Problem::with_layout", "lora_layout"),
+];
+
+fn in_c(error: &Error) -> String {
+    let text = error.to_string();
+    if !text.contains("::") {
+        return text;
+    }
+    NAMES.iter().fold(text, |text, (rust, c)| text.replace(rust, c))
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

@@ -19,7 +19,7 @@ pub unsafe trait Versioned: Copy {
 const LARGEST: u32 = 4096;
 
 fn check_size<T: Versioned>(place: Place, given: u32) -> Result<usize> {
-    let possible = given >= 8 && given <= LARGEST && given.is_multiple_of(8);
+    let possible = (8..=LARGEST).contains(&given) && given.is_multiple_of(8);
     if !possible {
         return Err(Error::StructSize {
             place,

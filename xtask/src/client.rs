@@ -86,8 +86,13 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
     session.run(python)
 }
 
-/// Installs the packages of a list into a folder of the target folder, if they are not there yet.
+/// Installs the packages of a list, and nothing else, into a folder of the target folder, if they are not there yet.
 pub fn install(session: &mut Session, list: &str, folder: &str) -> Result<PathBuf, Failure> {
+    install_with(session, list, folder, &["--no-deps"])
+}
+
+/// As [`install`], with other options of pip's.
+pub fn install_with(session: &mut Session, list: &str, folder: &str, options: &[&str]) -> Result<PathBuf, Failure> {
     let path = session.root().join(list);
     let pinned = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let folder = session.target().join(folder);
@@ -99,7 +104,8 @@ pub fn install(session: &mut Session, list: &str, folder: &str) -> Result<PathBu
         fs::remove_dir_all(&folder).map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
     }
     let mut pip = Command::new("python3");
-    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
+    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '));
+    pip.args(options);
     pip.args(["--only-binary", ":all:", "-r", list, "--target"])
         .arg(&folder);
     pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])

@@ -76,7 +76,7 @@ enum Command {
     },
     /// Test the Python package on the emulated device (installs NumPy and pytest from PyPI)
     Python {
-        /// Also against PyTorch (installs it, 200 MB)
+        /// Also against PyTorch's autograd (installs it where there is none, 5 GB)
         #[arg(long)]
         torch: bool,
         /// Also check its types with mypy (installs it)

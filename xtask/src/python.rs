@@ -52,11 +52,11 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     let libraries = build(session)?;
     let mut packages = vec![session.root().join("python")];
     packages.push(client::install(session, PACKAGES, "python/packages")?);
-    if choices.torch {
-        packages.push(client::install(session, TORCH, "python/torch")?);
+    if choices.torch && !has_torch() {
+        packages.push(client::install_with(session, TORCH, "python/torch", &[])?);
     }
     if choices.types {
-        let mypy = client::install(session, MYPY, "python/mypy")?;
+        let mypy = client::install_with(session, MYPY, "python/mypy", &[])?;
         let mut check = module("mypy", session, &[mypy]);
         check.args(["--strict", "--no-error-summary", "--cache-dir"]);
         check.arg(session.target().join("python/mypy-cache"));
@@ -80,6 +80,13 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     session.run(tests)
 }
 
+/// Whether this machine's Python has PyTorch, of whatever version.
+fn has_torch() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import torch"]);
+    python.output().is_ok_and(|output| output.status.success())
+}
+
 /// The folder, before those that are searched anyway.
 fn searched(folder: &Path) -> OsString {
     let mut all = folder.as_os_str().to_owned();
@@ -93,6 +100,9 @@ fn searched(folder: &Path) -> OsString {
 fn module(name: &str, session: &Session, packages: &[PathBuf]) -> Command {
     let mut python = Command::new("python3");
     python.args(["-B", "-m", name]).current_dir(session.root());
-    python.env("PYTHONPATH", std::env::join_paths(packages).unwrap_or_default());
+    let others = std::env::var_os("PYTHONPATH").unwrap_or_default();
+    let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
+    let all = packages.iter().cloned().chain(others);
+    python.env("PYTHONPATH", std::env::join_paths(all).unwrap_or_default());
     python
 }
