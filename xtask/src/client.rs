@@ -54,6 +54,11 @@ fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     fs::copy(library, link).map(|_| ())
 }
 
+/// Builds the driver, and gives a folder that programs find it in.
+pub fn driver(session: &mut Session) -> Result<PathBuf, Failure> {
+    named(&build(session)?)
+}
+
 pub fn emulator(session: &mut Session) -> Result<(), Failure> {
     let library = build(session)?;
     let folder = named(&library)?;
@@ -67,8 +72,7 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
 }
 
 pub fn client(session: &mut Session) -> Result<(), Failure> {
-    let library = build(session)?;
-    let folder = named(&library)?;
+    let folder = driver(session)?;
     let packages = install(session)?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::program::Program;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 
 const FIXTURES: &str = "tests/fixtures";
 
 /// The test programs that compare what kernels compute with references.
-const KERNEL_TESTS: [&str; 13] = [
+const KERNEL_TESTS: [&str; 12] = [
     "shapes",
     "forward",
     "backward",
@@ -22,7 +23,6 @@ const KERNEL_TESTS: [&str; 13] = [
     "large_offsets",
     "capture",
     "peft",
-    "replay_cli",
 ];
 
 /// The clang-format whose output the kernels have; other versions differ in details.
@@ -37,10 +37,11 @@ pub fn setup(session: &mut Session) -> Result<(), Failure> {
 
 pub fn demo(session: &mut Session) -> Result<(), Failure> {
     setup(session)?;
+    let program = Program::build(session)?;
     for case in recorded_layers(session)? {
         for dtype in ["f32", "bf16", "f16"] {
-            let mut replay = session.cargo("run --quiet --release --example replay --");
-            replay.arg(&case).args(["--dtype", dtype]);
+            let mut replay = program.command(session);
+            replay.arg("replay").arg(&case).args(["--dtype", dtype]);
             session.run(replay)?;
         }
     }
@@ -85,6 +86,9 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
             kernels.args(["--", "--skip", "in_f32"]);
             kernels.env("LORA_EMULATOR_NUMERICS", numerics);
             session.run(kernels)?;
+            let mut replay = session.cargo("test --package lora-kernels-cli --test replay");
+            replay.env("LORA_EMULATOR_NUMERICS", numerics);
+            session.run(replay)?;
         }
     }
 
@@ -94,7 +98,7 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     stub.arg(target.join("stub")).env("LORA_KERNELS_STUB", "1");
     session.run(stub)?;
 
-    session.run(session.cargo("check --no-default-features"))
+    session.run(session.cargo("check --no-default-features --package lora-kernels --package lora-kernels-adapters"))
 }
 
 pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ mod gpu;
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
 mod peft;
+mod program;
 mod report;
 mod steps;
 mod toolchain;
