@@ -9,9 +9,9 @@ use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "emulator/client/requirements.txt";
 const PROGRAM: &str = "emulator/client/test_bindings.py";
-pub const LIBRARY: &str = "liblora_kernels_emulator.so";
+const LIBRARY: &str = "liblora_kernels_emulator.so";
 /// The names under which programs look for the driver.
-pub const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
+const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// Builds the driver and gives its path.
 fn build(session: &mut Session) -> Result<PathBuf, Failure> {
@@ -63,6 +63,13 @@ fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     fs::copy(library, link).map(|_| ())
 }
 
+/// A folder that programs find the driver in which a build of tests has left.
+pub fn driver_of_tests(session: &Session) -> Result<PathBuf, Failure> {
+    let folder = session.target().join("debug/cuda");
+    link_as(&session.target().join("debug/deps").join(LIBRARY), &folder, &NAMES)?;
+    Ok(folder)
+}
+
 pub fn emulator(session: &mut Session) -> Result<(), Failure> {
     let library = build(session)?;
     let folder = named(&library)?;
@@ -76,8 +83,7 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
 }
 
 pub fn client(session: &mut Session) -> Result<(), Failure> {
-    let library = build(session)?;
-    let folder = named(&library)?;
+    let folder = named(&build(session)?)?;
     let packages = install(session, PACKAGES, "client")?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());

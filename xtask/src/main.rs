@@ -1,10 +1,10 @@
 //! Developer commands: `cargo xtask --help`.
 
-mod capi;
 #[path = "../../build/archs.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod archs;
 mod candle;
+mod capi;
 mod client;
 mod commands;
 mod conformance;
@@ -13,6 +13,7 @@ mod gpu;
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
 mod peft;
+mod program;
 mod python;
 mod report;
 mod steps;

@@ -37,14 +37,12 @@ fn build(session: &mut Session) -> Result<Libraries, Failure> {
     let mut cargo = session.cargo("test --workspace --test c --no-run --target-dir");
     cargo.arg(&target);
     session.run(cargo)?;
-    let deps = target.join("debug/deps");
+    let library = target.join("debug/deps/liblora_kernels_capi.so");
     let folder = target.join("python/lib");
-    client::link_as(&deps.join("liblora_kernels_capi.so"), &folder, &["liblora_kernels.so"])?;
-    let driver = target.join("python/cuda");
-    client::link_as(&deps.join(client::LIBRARY), &driver, &client::NAMES)?;
+    client::link_as(&library, &folder, &["liblora_kernels.so"])?;
     Ok(Libraries {
         kernels: folder.join("liblora_kernels.so"),
-        driver,
+        driver: client::driver_of_tests(session)?,
     })
 }
 

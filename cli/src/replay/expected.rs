@@ -2,9 +2,9 @@
 
 use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
-use crate::case::Case;
-use crate::inputs::{Inputs, Number};
-use crate::report::Reference;
+use super::case::Case;
+use super::inputs::{Inputs, Number};
+use super::report::Reference;
 
 /// The right results of a case: the file's where it holds them, the f64 reference's otherwise.
 pub struct Expected<'a, T> {

@@ -3,8 +3,8 @@
 use lora_kernels::Element;
 use lora_kernels::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
-use crate::case::{Case, Defect};
-use crate::scale::gradient_scale;
+use super::case::{Case, Defect};
+use super::scale::gradient_scale;
 
 /// A type that the kernels, the device's memory and the reference all know.
 pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}

@@ -1,18 +1,4 @@
-//! Replays a recorded layer on the device: forward, and backward where there is a dy.
-//!
-//! ```text
-//! cargo run --release --example replay -- CASE.safetensors [--dtype f32|bf16|f16] [--out OUT.safetensors]
-//! ```
-//!
-//! The file holds `x`, `weight`, `lora_A`, `lora_B`, and may hold `bias` and `dy`, in F32, F16 or BF16; `scaling` is
-//! text in its metadata. Where it also holds `y`, `dx`, `d_lora_A` or `d_lora_B`, the results are compared with those,
-//! else with the f64 reference.
-//!
-//! OUT holds the results as the file would: y in the type of the run, and the gradients, too, unless f16 needed a dy
-//! times a power of two. Then they are divided by it and in F32.
-//!
-//! Exit status: 0 where all relative errors ‖out − ref‖ / ‖ref‖ are within their bound, 1 where one is not, 2 where the
-//! case, the output or the arguments are unusable, 3 where the device is.
+//! `replay`: a recorded layer on the device, forward, and backward where there is a dy.
 
 mod bound;
 mod case;
@@ -24,30 +10,48 @@ mod run;
 mod scale;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 use lora_kernels::DType;
-use lora_kernels_emulator::select::{SelectError, select};
+
+use crate::device::Gpu;
+use crate::failure::Failure;
+use crate::show;
 
 use bound::bound;
 use case::{Case, CaseError};
-use inputs::{Inputs, Number};
+use inputs::Inputs;
+pub use inputs::Number;
 use output::{OutputError, OutputFile};
 use report::Outcome;
-use run::{Device, RunError};
+use run::RunError;
 
-/// Replays a recorded LoRA layer on the device and compares the results.
-#[derive(Parser)]
-struct Arguments {
+const AFTER_HELP: &str = "\
+Example:
+  lora-kernels replay tests/fixtures/encoder.layer.0.attention.self.query.safetensors --dtype bf16
+
+CASE holds x, weight, lora_A and lora_B, and may hold bias and dy, in F32, F16 or BF16; its metadata holds scaling, as text. Where it also holds y, dx, \
+d_lora_A or d_lora_B, the results are compared with those, else with an f64 reference.
+
+OUT holds the results as CASE would: y in the type of the run, and the gradients, too, unless f16 needed a dy times a power of two. Then they are divided \
+by it and in F32.
+
+Exit status: 0 where every relative error |out - ref| / |ref| is within its bound, 1 where one is not.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
     /// A safetensors file with x, weight, lora_A, lora_B, and where present bias and dy
     case: PathBuf,
     /// What to compute in; the inputs are rounded to it [default: the type of the file's x]
     #[arg(long)]
     dtype: Option<Type>,
     /// Where to write y, dx, d_lora_A and d_lora_B
-    #[arg(long)]
+    #[arg(long, value_name = "OUT")]
     out: Option<PathBuf>,
+    /// The number of the GPU
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    device: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,35 +61,33 @@ enum Type {
     F16,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Case(#[from] CaseError),
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    #[error(transparent)]
-    Driver(#[from] SelectError),
-    #[error(transparent)]
-    Run(#[from] RunError),
+impl From<CaseError> for Failure {
+    fn from(error: CaseError) -> Self {
+        Failure::Refused(error.to_string())
+    }
 }
 
-impl Failure {
-    fn status(&self) -> u8 {
-        match self {
-            Failure::Case(_) | Failure::Output(_) => 2,
-            Failure::Driver(_) | Failure::Run(_) => 3,
+impl From<OutputError> for Failure {
+    fn from(error: OutputError) -> Self {
+        Failure::Refused(error.to_string())
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Kernels(error) => error.into(),
+            RunError::Device(error) => error.into(),
+            other @ RunError::Reference(_) => Failure::Refused(other.to_string()),
         }
     }
 }
 
-fn main() -> ExitCode {
-    match replay(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(failure.status())
-        }
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if replay(arguments)? {
+        Ok(())
+    } else {
+        Err(Failure::Wrong("a result is beyond its bound, see above".into()))
     }
 }
 
@@ -107,40 +109,39 @@ fn replay(arguments: &Arguments) -> Result<bool, Failure> {
         .module
         .as_deref()
         .map_or(String::new(), |module| format!(" ({module})"));
-    println!(
+    show::line(&format!(
         "case {}{origin}, scaling {}, x recorded in {}",
         case.path.display(),
         case.scaling,
         case.dtype
-    );
+    ))?;
 
     match dtype {
-        DType::F32 => replay_as::<f32>(&case, output),
-        DType::BF16 => replay_as::<half::bf16>(&case, output),
-        DType::F16 => replay_as::<half::f16>(&case, output),
+        DType::F32 => replay_as::<f32>(arguments, &case, output),
+        DType::BF16 => replay_as::<half::bf16>(arguments, &case, output),
+        DType::F16 => replay_as::<half::f16>(arguments, &case, output),
     }
 }
 
-fn replay_as<T: Number>(case: &Case, output: Option<OutputFile>) -> Result<bool, Failure> {
+fn replay_as<T: Number>(arguments: &Arguments, case: &Case, output: Option<OutputFile>) -> Result<bool, Failure> {
     let inputs = Inputs::<T>::new(case).map_err(|defect| CaseError::Content {
         path: case.path.clone(),
         defect,
     })?;
-    let driver = select()?;
-    let device = Device::open()?;
-    println!("device {}: {driver}", device.name()?);
-    let outcomes = device.run(case, &inputs)?;
+    let device = Gpu::open(arguments.device)?;
+    show::line(&format!("device {}", device.name()?))?;
+    let outcomes = run::run(&device, case, &inputs)?;
     if inputs.gradient_scale != 1.0 {
-        println!(
+        show::line(&format!(
             "computed with dy times {}, without which numbers leave the range of {}; divided out of the gradients, which \
              --out writes in F32",
             inputs.gradient_scale,
             T::DTYPE
-        );
+        ))?;
     }
 
     let bound = bound(T::DTYPE);
-    report::print_table(&outcomes, bound);
+    show::line(&report::table(&outcomes, bound))?;
     if let Some(output) = output {
         write(output, &outcomes, &inputs, case.scaling)?;
     }

@@ -9,10 +9,13 @@ use lora_kernels::{
     LoraGradients, MatMut, MatRef, Problem,
 };
 
-use crate::case::{Case, Matrix};
-use crate::expected::Expected;
-use crate::inputs::{Inputs, Number};
-use crate::report::Outcome;
+use super::case::{Case, Matrix};
+use super::expected::Expected;
+use super::inputs::{Inputs, Number};
+use super::report::Outcome;
+use crate::device::Gpu;
+use crate::failure::Failure;
+use crate::show;
 
 /// Why a case could not be run. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -25,29 +28,22 @@ pub enum RunError {
     Reference(#[from] ShapeError),
 }
 
-/// A device with the kernels on it.
-pub struct Device {
-    stream: Arc<CudaStream>,
-    kernels: Kernels,
+/// Computes with `T`, prints the plans, and compares every result.
+pub fn run<T: Number>(gpu: &Gpu, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, Failure> {
+    Run {
+        stream: &gpu.stream,
+        kernels: &gpu.kernels,
+    }
+    .run(case, inputs)
 }
 
-impl Device {
-    /// The first device of whichever driver was selected.
-    pub fn open() -> Result<Self, RunError> {
-        let context = lora_kernels::context(0)?;
-        Ok(Self {
-            stream: context.default_stream(),
-            kernels: Kernels::load(&context)?,
-        })
-    }
+struct Run<'a> {
+    stream: &'a Arc<CudaStream>,
+    kernels: &'a Kernels,
+}
 
-    /// The name the driver gives it.
-    pub fn name(&self) -> Result<String, RunError> {
-        Ok(self.kernels.context().name()?)
-    }
-
-    /// Computes with `T`, prints the plans, and compares every result.
-    pub fn run<T: Number>(&self, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, RunError> {
+impl Run<'_> {
+    fn run<T: Number>(&self, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, Failure> {
         let problem = Problem::new(
             case.tokens(),
             case.in_features(),
@@ -59,17 +55,17 @@ impl Device {
         let on_device = OnDevice::new(self, case, inputs)?;
 
         let plan = ForwardPlan::new(&problem, self.kernels.props())?;
-        println!("{plan}");
+        show::line(&plan.to_string())?;
         let mut saved = self.stream.alloc_zeros::<u8>(plan.saved().bytes())?;
         let mut results = vec![self.forward(&plan, case, &on_device, &mut saved)?];
         let mut launches = plan.launches().len();
         if let Some(dy) = &on_device.dy {
             let plan = BackwardPlan::new(&problem, self.kernels.props())?;
-            println!("{plan}");
+            show::line(&plan.to_string())?;
             results.extend(self.backward(&plan, case, &on_device, dy, &saved)?);
             launches += plan.launches().len();
         }
-        println!("{launches} launches");
+        show::line(&format!("{launches} launches"))?;
 
         let mut expected = Expected::new(case, inputs);
         let mut outcomes = Vec::new();
@@ -77,7 +73,8 @@ impl Device {
             let values = self.stream.clone_dtoh(&result.data)?;
             let scale = if result.name == "y" { 1.0 } else { inputs.gradient_scale };
             let shape = (result.rows, result.cols);
-            outcomes.push(Outcome::new(result.name, shape, &values, scale, &mut expected)?);
+            let outcome = Outcome::new(result.name, shape, &values, scale, &mut expected);
+            outcomes.push(outcome.map_err(RunError::from)?);
         }
         Ok(outcomes)
     }
@@ -104,7 +101,7 @@ impl Device {
             saved: saved.as_view_mut(),
             workspace: workspace.as_view_mut(),
         };
-        self.kernels.forward(&self.stream, plan, arguments)?;
+        self.kernels.forward(self.stream, plan, arguments)?;
         Ok(y)
     }
 
@@ -137,7 +134,7 @@ impl Device {
             dx: Some(dx.writable()),
             workspace: workspace.as_view_mut(),
         };
-        self.kernels.backward(&self.stream, plan, arguments)?;
+        self.kernels.backward(self.stream, plan, arguments)?;
         Ok([dx, d_lora_a, d_lora_b])
     }
 
@@ -162,7 +159,7 @@ struct OnDevice<T> {
 }
 
 impl<T: Number> OnDevice<T> {
-    fn new(device: &Device, case: &Case, inputs: &Inputs<T>) -> Result<Self, DriverError> {
+    fn new(device: &Run<'_>, case: &Case, inputs: &Inputs<T>) -> Result<Self, DriverError> {
         let copy = |matrix: &Matrix, values: &Vec<T>| -> Result<_, DriverError> {
             let data = device.stream.clone_htod(values)?;
             Ok(DeviceMatrix {

@@ -5,8 +5,8 @@ use std::fmt;
 use lora_kernels::DType;
 use lora_kernels::reference::{ShapeError, relative_error};
 
-use crate::expected::Expected;
-use crate::inputs::Number;
+use super::expected::Expected;
+use super::inputs::Number;
 
 /// A tensor that the device computed.
 pub struct Outcome {
@@ -78,24 +78,26 @@ impl Outcome {
     }
 }
 
-pub fn print_table(outcomes: &[Outcome], bound: f64) {
-    println!(
+/// A line for each.
+pub fn table(outcomes: &[Outcome], bound: f64) -> String {
+    let mut lines = vec![format!(
         "{:<9} {:>12} {:>15} {:>8}   reference",
         "tensor", "shape", "relative error", "bound"
-    );
-    for outcome in outcomes {
+    )];
+    lines.extend(outcomes.iter().map(|outcome| {
         let verdict = if outcome.is_within(bound) {
             ""
         } else {
             "   BEYOND THE BOUND"
         };
-        println!(
+        format!(
             "{:<9} {:>12} {:>15} {:>8}   {}{verdict}",
             outcome.name,
             format!("{} x {}", outcome.rows, outcome.cols),
             format!("{:.2e}", outcome.relative_error),
             format!("{bound:.0e}"),
             outcome.reference,
-        );
-    }
+        )
+    }));
+    lines.join("\n")
 }

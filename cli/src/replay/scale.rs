@@ -5,7 +5,7 @@ use half::f16;
 use lora_kernels::DType;
 use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
-use crate::case::{Case, Matrix};
+use super::case::{Case, Matrix};
 
 /// What rounding to f16 changes of a number in its normal range, at most and relatively: half of its epsilon. Numbers
 /// that lose more have come too close to zero.
