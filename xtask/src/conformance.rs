@@ -103,7 +103,7 @@ fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Installs the packages of a list, if they are not there yet.
-fn install(session: &mut Session, list: &str, folder: &Path) -> Result<PathBuf, Failure> {
+pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<PathBuf, Failure> {
     let path = session.root().join(list);
     let pinned = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let stamp = folder.join("requirements.txt");

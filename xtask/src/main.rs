@@ -1,6 +1,10 @@
 //! Developer commands: `cargo xtask --help`.
 
 mod capi;
+#[path = "../../build/archs.rs"]
+#[expect(dead_code, reason = "shared with the build script, which needs more of it")]
+mod archs;
+mod candle;
 mod client;
 mod commands;
 mod conformance;
@@ -8,6 +12,7 @@ mod gpu;
 #[path = "../../build/nvcc.rs"]
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
+mod peft;
 mod python;
 mod report;
 mod steps;
@@ -50,6 +55,16 @@ enum Command {
         #[arg(long)]
         regenerate: bool,
     },
+    /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
+    Peft,
+    /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take some minutes
+    Finetune {
+        /// Passed on, e.g. --steps 2, --dtype bf16, --out FOLDER, --json or --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the candle crate on candle's CUDA device, the emulated one, without CUDA's libraries
+    CandleCuda,
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
@@ -101,6 +116,9 @@ fn main() -> ExitCode {
         Command::Emulator => client::emulator(&mut session),
         Command::Client => client::client(&mut session),
         Command::Conformance { regenerate } => conformance::conformance(&mut session, regenerate),
+        Command::Peft => peft::peft(&mut session),
+        Command::Finetune { arguments } => candle::finetune(&mut session, &arguments),
+        Command::CandleCuda => candle::cuda(&mut session),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),

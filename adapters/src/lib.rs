@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+mod adapter;
+pub mod base;
+mod config;
+mod error;
+mod header;
+mod mapped;
+pub mod output;
+mod read;
+mod shown;
+mod write;
+
+pub use adapter::{Adapter, Format, Kind, Module, Saved};
+pub use base::BaseModel;
+pub use config::{Bias, PeftConfig};
+pub use error::{Error, Result};
+pub use lora_kernels::DType;
+pub use mapped::{MappedFile, Tensor};
+pub use read::{ReadOptions, Scaling};
+pub use safetensors::Dtype;
+pub use write::PeftWriter;

@@ -1,0 +1,33 @@
+//! Adapters and base models as PEFT, loralib and others leave them on disk, and broken ones.
+
+mod base;
+mod fixtures;
+mod made;
+mod output;
+mod peft;
+mod refusals;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use lora_kernels_adapters::{Adapter, Error, ReadOptions, Result};
+
+/// Cargo runs tests in the package's folder.
+fn fixture(name: &str) -> PathBuf {
+    Path::new("tests/fixtures").join(name)
+}
+
+fn read(path: &Path) -> Result<Adapter> {
+    Adapter::read(path, &ReadOptions::default())
+}
+
+/// Refused in one line that holds all of `fragments`.
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T>, fragments: &[&str]) {
+    let error: Error = result.expect_err("refused");
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 1, "one line, not: {text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "`{fragment}` is not in: {text}");
+    }
+}
