@@ -28,8 +28,7 @@ pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failur
     put(&session.root().join(HEADER), &prefix.join("include/lora_kernels.h"))?;
     let description = prefix.join("lib/pkgconfig/lora_kernels.pc");
     make_parent(&description)?;
-    fs::write(&description, PKG_CONFIG)
-        .map_err(|error| format!("can't write {}: {error}", description.display()))?;
+    fs::write(&description, PKG_CONFIG).map_err(|error| format!("can't write {}: {error}", description.display()))?;
     session.summarise();
     writeln!(std::io::stdout(), "{}", prefix.display()).map_err(|error| format!("can't print the path: {error}"))?;
     Ok(())
