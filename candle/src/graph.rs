@@ -21,7 +21,7 @@ use std::thread::{self, ThreadId};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Shape, Storage, Tensor};
 
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{Error, Result};
+use crate::error::{BACKWARD, Error, FORWARD, Result};
 use crate::{Lora, Projection};
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -103,20 +103,20 @@ impl Once {
 
     fn take(&self) -> Result<Storage> {
         let mut storage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        storage.take().ok_or(Error::Order { what: "the forward" })
+        storage.take().ok_or(Error::Unexpected { what: FORWARD })
     }
 
     fn take_cpu(&self) -> Result<CpuStorage> {
         match self.take()? {
             Storage::Cpu(storage) => Ok(storage),
-            _ => Err(Error::Order { what: "the forward" }),
+            _ => Err(Error::Unexpected { what: FORWARD }),
         }
     }
 
     fn take_cuda(&self) -> Result<CudaStorage> {
         match self.take()? {
             Storage::Cuda(storage) => Ok(storage),
-            _ => Err(Error::Order { what: "the forward" }),
+            _ => Err(Error::Unexpected { what: FORWARD }),
         }
     }
 }
@@ -175,7 +175,7 @@ impl CustomOp3 for Single {
 impl Gradients {
     fn lora_of(&mut self, projection: usize) -> Result<[Tensor; 2]> {
         let gradients = self.lora.get_mut(projection).and_then(Option::take);
-        gradients.ok_or(Error::Order { what: "the backward" })
+        gradients.ok_or(Error::Unexpected { what: BACKWARD })
     }
 }
 
@@ -276,7 +276,7 @@ impl CustomOp3 for Link {
         } else {
             let pass = self.shared.passes().remove(&thread::current().id());
             let gradients = pass.and_then(|pass| pass.gradients);
-            gradients.ok_or(Error::Order { what: "the backward" })?
+            gradients.ok_or(Error::Unexpected { what: BACKWARD })?
         };
         let [a, b] = gradients.lora_of(self.projection)?;
         if self.first {
