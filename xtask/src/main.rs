@@ -49,7 +49,7 @@ enum Command {
         #[arg(long)]
         regenerate: bool,
     },
-    /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
+    /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and both merge to the same
     Peft,
     /// Put a million random cases each to the emulator's parser, fatbin reader and driver
     Fuzz {
