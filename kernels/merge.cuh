@@ -267,7 +267,7 @@ struct Merge {
     // One block: totals = sum of the partials, always in the same order
     __device__ __forceinline__ static void sum_totals(const MergeParams& p) {
         MergeTotals mine = {};
-        for (int index = threadIdx.x; index < p.partials; index += kThreads) {
+        for (uint32_t index = threadIdx.x; index < static_cast<uint32_t>(p.partials); index += kThreads) {
             const MergeTotals other = p.partial[index];
             mine.delta_squares += other.delta_squares;
             mine.error_squares += other.error_squares;

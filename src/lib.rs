@@ -26,3 +26,12 @@ pub use raw::{Kernels, context};
 pub use typed::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Merge, MergeWeight,
 };
+
+/// The guide's examples, compiled and run with the tests.
+#[cfg(all(doctest, feature = "cuda"))]
+mod guide {
+    #[doc = include_str!("../docs/linking.md")]
+    struct Linking;
+    #[doc = include_str!("../docs/merging.md")]
+    struct Merging;
+}

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::data::Placement::{self, AlignedView, Dense, OddView};
+use common::data::Placement::{self, AlignedView, Dense, Far, OddView};
 use common::data::{Placed, poison};
 use common::device::{Number, gpu};
 use common::memory::{Guarded, Input, Output};
+use half::bf16;
 use lora_kernels::cudarc::driver::DevicePtr;
 use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};
 use lora_kernels::reference::{self, Adapter, Merged};
@@ -336,6 +337,19 @@ for_each_dtype!(
     the_report_tells_what_storage_loses,
     unmerging_comes_back_to_within_two_roundings,
 );
+
+/// Rows of all matrices so far apart that the last begins beyond 2³² elements.
+#[test]
+fn rows_may_lie_far_apart() {
+    for case in [
+        Case::new(3, 130, &[(2, 0.5)]),
+        Case::new(130, 3, &[(2, 0.5)]).transposed(),
+    ] {
+        let tensors = Tensors::<bf16, bf16>::random(&case.placed(Far));
+        let (merged, _) = tensors.run(&tensors.problem, true);
+        assert!(merged.rows() == tensors.expected().weight, "{:?}", tensors.case);
+    }
+}
 
 #[test]
 fn problems_that_are_none_are_refused() {

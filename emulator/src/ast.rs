@@ -31,18 +31,26 @@ pub struct Module {
 /// A state space (PTX ISA section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Space {
+    /// Registers.
     Reg,
+    /// Parameters of a kernel or function.
     Param,
+    /// Memory of a block.
     Shared,
+    /// Memory of the device.
     Global,
+    /// Constant memory.
     Const,
+    /// Memory of a thread.
     Local,
 }
 
 /// A variable with storage: `.shared .align 16 .b8 tile[4096];`, a `.param`, a `.local` depot.
 #[derive(Debug, Clone)]
 pub struct Variable {
+    /// Its name, without brackets.
     pub name: String,
+    /// Where it lies.
     pub space: Space,
     /// Alignment in bytes.
     pub align: u32,
@@ -54,13 +62,16 @@ pub struct Variable {
     pub is_extern: bool,
     /// Initial bytes, zero-padded by the reader to `size`.
     pub init: Vec<u8>,
+    /// Where it is declared.
     pub place: Place,
 }
 
 /// `.entry` or `.func`.
 #[derive(Debug, Clone)]
 pub struct Function {
+    /// The symbol.
     pub name: String,
+    /// Whether it is a kernel.
     pub is_entry: bool,
     /// Return parameters of a `.func`, `space` = `Param`.
     pub returns: Vec<Variable>,
@@ -76,14 +87,18 @@ pub struct Function {
     pub registers: Vec<(String, String)>,
     /// `.shared`, `.local` and (for calls) `.param` variables declared in the body, names made unique.
     pub variables: Vec<Variable>,
+    /// Labels and instructions, in their order.
     pub body: Vec<Statement>,
+    /// Where it begins.
     pub place: Place,
 }
 
 /// One line of a body. Scoped labels and registers already carry their unique names.
 #[derive(Debug, Clone)]
 pub enum Statement {
+    /// A place to branch to.
     Label(String),
+    /// An instruction.
     Instruction(Instruction),
 }
 
@@ -100,6 +115,7 @@ pub struct Instruction {
     /// prototype's symbol if there is one. `brx.idx` has the labels as a `Vector` of symbols in place of its table.
     /// A tensor map with coordinates, `[map, {x, y}]`, is a `Vector` of an `Address` and a `Vector`.
     pub operands: Vec<Operand>,
+    /// Where it stands.
     pub place: Place,
 }
 

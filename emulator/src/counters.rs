@@ -16,6 +16,7 @@ pub const SCHEMA: u32 = 1;
 /// Everything that was counted since the start or the last reset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
+    /// Version of this form.
     pub schema: u32,
     /// The virtual device's key.
     pub device: String,
@@ -61,10 +62,18 @@ impl Counters {
 /// Why the loaded driver can't be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// The process has no emulated driver loaded.
     #[error("this process has not loaded the emulated driver: call select::emulated() first")]
     NotLoaded,
+    /// A call of the driver failed.
     #[error("{call} failed with CUDA error {code}; the driver says why on stderr")]
-    Refused { call: String, code: u32 },
+    Refused {
+        /// Which call.
+        call: String,
+        /// `CUresult`.
+        code: u32,
+    },
+    /// What was read is not what counters look like.
     #[error("the driver's counters can't be read: {0}")]
     Text(String),
 }

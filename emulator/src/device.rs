@@ -18,23 +18,35 @@ pub struct DeviceModel {
     pub key: &'static str,
     /// The name that `cuDeviceGetName` reports (the driver marks it as emulated).
     pub name: &'static str,
+    /// Major and minor.
     pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Shared memory that a block may use without opting in.
     pub max_shared_per_block: u32,
     /// Shared memory that a block may use after `cuFuncSetAttribute`.
     pub max_shared_optin: u32,
+    /// Bytes of shared memory on a multiprocessor.
     pub shared_per_multiprocessor: u32,
     /// Shared memory that the system takes from each resident block.
     pub reserved_shared_per_block: u32,
+    /// Bytes of L2.
     pub l2_bytes: u64,
+    /// Bytes of device memory.
     pub memory_bytes: u64,
+    /// Width of the memory bus.
     pub memory_bus_bits: u32,
+    /// Of the memory.
     pub memory_clock_khz: u32,
+    /// Of the multiprocessors.
     pub clock_khz: u32,
+    /// Threads that a block may have.
     pub max_threads_per_block: u32,
+    /// Threads on a multiprocessor at once.
     pub max_threads_per_multiprocessor: u32,
+    /// Blocks on a multiprocessor at once.
     pub max_blocks_per_multiprocessor: u32,
+    /// 32-bit registers of a multiprocessor.
     pub registers_per_multiprocessor: u32,
     /// The tensor-core model of this device.
     pub tensor_core: Numerics,

@@ -28,14 +28,34 @@ const LARGEST_ENTRY: u64 = 1 << 32;
 /// Why a fatbin can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FatbinError {
+    /// Another file than a fatbin.
     #[error("not a fatbin: it starts with {found:#010x} instead of {MAGIC:#010x}")]
-    Magic { found: u32 },
+    Magic {
+        /// Its first four bytes.
+        found: u32,
+    },
+    /// A part that ends beyond the image.
     #[error("the fatbin ends inside {part} at byte {at}")]
-    Truncated { part: &'static str, at: usize },
+    Truncated {
+        /// Which part.
+        part: &'static str,
+        /// Where it begins, bytes.
+        at: usize,
+    },
+    /// A compressed image that can't be unpacked.
     #[error("the PTX for sm_{sm} can't be decompressed: {reason}")]
-    Compression { sm: u32, reason: String },
+    Compression {
+        /// Its architecture.
+        sm: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// PTX that is no text.
     #[error("the PTX for sm_{sm} is not UTF-8 text")]
-    Text { sm: u32 },
+    Text {
+        /// Its architecture.
+        sm: u32,
+    },
 }
 
 /// A PTX entry of a fatbin.

@@ -36,6 +36,7 @@ pub struct LruCache<K> {
 }
 
 impl<K: Copy + Eq + Hash> LruCache<K> {
+    /// An empty cache of so many bytes.
     pub fn new(capacity: u64) -> Self {
         LruCache {
             capacity,
@@ -76,8 +77,11 @@ impl<K: Copy + Eq + Hash> LruCache<K> {
 /// `out (m, n) = A (m, k) * B (k, n)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Product {
+    /// Rows of the result.
     pub m: u64,
+    /// Columns of the result.
     pub n: u64,
+    /// Depth.
     pub k: u64,
     /// Of all three matrices.
     pub element_bytes: u64,
@@ -95,11 +99,15 @@ pub enum Raster {
 /// How the product is tiled and scheduled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
+    /// Rows of a tile.
     pub tile_m: u64,
+    /// Columns of a tile.
     pub tile_n: u64,
+    /// Depth of a step.
     pub tile_k: u64,
     /// Blocks that run at once.
     pub blocks: u64,
+    /// The order of the tiles.
     pub raster: Raster,
     /// Every other wave goes through k backwards, and so begins with what the last one used last.
     pub serpentine: bool,
@@ -108,11 +116,14 @@ pub struct Schedule {
 /// Bytes between L2 and DRAM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// Bytes from DRAM.
     pub read: u64,
+    /// Bytes to DRAM.
     pub written: u64,
 }
 
 impl Traffic {
+    /// Both together.
     pub fn total(self) -> u64 {
         self.read + self.written
     }

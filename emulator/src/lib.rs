@@ -1,5 +1,7 @@
 //! An emulated NVIDIA GPU: a CUDA driver over an interpreter of the PTX that nvcc made.
 
+#![warn(missing_docs)]
+
 pub mod ast;
 pub mod counters;
 pub mod decode;

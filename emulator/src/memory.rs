@@ -25,12 +25,30 @@ const GAP_GRANULES: u64 = 4;
 /// Why a memory call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
+    /// No room is left.
     #[error("out of device memory: {asked} bytes asked, {free} of {total} free")]
-    OutOfMemory { asked: u64, free: u64, total: u64 },
+    OutOfMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes of the device.
+        total: u64,
+    },
+    /// An access outside of every allocation.
     #[error("{bytes} bytes at {va:#x} do not lie inside one live allocation")]
-    Unmapped { va: u64, bytes: u64 },
+    Unmapped {
+        /// Its address.
+        va: u64,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// A free of what was not allocated.
     #[error("{va:#x} is not the start of a live allocation")]
-    NotAllocated { va: u64 },
+    NotAllocated {
+        /// Its address.
+        va: u64,
+    },
 }
 
 /// One live allocation. Clones share the bytes and keep them alive.

@@ -16,7 +16,10 @@ pub const VARIABLE: &str = "LORA_KERNELS_DEVICE";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// The emulated driver, loaded from this path.
-    Emulated { path: PathBuf },
+    Emulated {
+        /// The library.
+        path: PathBuf,
+    },
     /// The machine's own driver, with at least one device.
     Real,
 }
@@ -33,17 +36,37 @@ impl fmt::Display for Selection {
 /// Why there is no driver to use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
+    /// The variable has a value of no meaning.
     #[error("{VARIABLE}={value} is none of auto, emulated, real")]
-    Setting { value: String },
+    Setting {
+        /// The value.
+        value: String,
+    },
+    /// A real device was asked for and there is none.
     #[error("{VARIABLE}=real, but {reason}. Use auto or emulated to run on the emulated GPU")]
-    NoRealDevice { reason: String },
+    NoRealDevice {
+        /// What was found out.
+        reason: String,
+    },
+    /// The emulated driver's library is nowhere.
     #[error(
         "the emulated CUDA driver {file} was not found in {}. Cargo builds it with a program that has \
          lora-kernels-emulator among its dependencies", .looked_in.join(", ")
     )]
-    NotBuilt { file: String, looked_in: Vec<String> },
+    NotBuilt {
+        /// Its name.
+        file: String,
+        /// Folders that were searched.
+        looked_in: Vec<String>,
+    },
+    /// The emulated driver's library can't be loaded.
     #[error("the emulated CUDA driver {path} can't be loaded: {reason}")]
-    Load { path: String, reason: String },
+    Load {
+        /// Where it lies.
+        path: String,
+        /// What the loader said.
+        reason: String,
+    },
 }
 
 /// Makes the driver that [`VARIABLE`] asks for the one this process uses: `auto` (the default) takes a real device if there is one and

@@ -10,22 +10,31 @@ pub const MANIFEST: &str = "suite.json";
 /// The folder of blobs; each is named by its number.
 pub const BLOBS: &str = "blobs";
 
+/// What a bundle holds, as its manifest.json has it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Manifest {
+    /// The repository's commit.
     pub commit: String,
+    /// nvcc's version.
     pub nvcc: String,
+    /// Compute capabilities with machine code.
     pub archs: String,
     /// The C library that the programs need at least
     pub glibc: String,
+    /// In the order they run.
     pub programs: Vec<Program>,
 }
 
+/// One program of a bundle.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Program {
+    /// Its name, and that of its file.
     pub name: String,
+    /// What it is.
     pub kind: Kind,
     /// Where it is unpacked, in the bundle
     pub path: String,
+    /// Its size.
     pub bytes: u64,
     /// Blobs, in order
     pub parts: Vec<usize>,
@@ -33,10 +42,13 @@ pub struct Program {
     pub quick: Option<Vec<String>>,
 }
 
+/// What a program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// Part of the correctness suite.
     Test,
+    /// Times the layers.
     Bench,
     /// What tests start.
     Helper,

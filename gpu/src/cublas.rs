@@ -15,24 +15,53 @@ const NAMES: [&str; 4] = ["libcublas.so.13", "libcublas.so.12", "libcublas.so.11
 /// As much as PyTorch gives it on a Hopper GPU.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// Why there is no product by cuBLAS.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The library is nowhere.
     #[error("no cuBLAS found: {}. Set {VARIABLE} to the path of a libcublas.so", .tried.join("; "))]
-    NotFound { tried: Vec<String> },
+    NotFound {
+        /// Names that the loader was given.
+        tried: Vec<String>,
+    },
+    /// The library lacks a function.
     #[error("no cuBLAS of CUDA 11 or later, {path}: {reason}")]
-    Symbol { path: String, reason: String },
+    Symbol {
+        /// The library.
+        path: String,
+        /// What the loader said.
+        reason: String,
+    },
+    /// A call failed.
     #[error("{function} failed: {} ({status})", status_name(*.status))]
-    Call { function: &'static str, status: c_int },
+    Call {
+        /// Which call.
+        function: &'static str,
+        /// `cublasStatus_t`.
+        status: c_int,
+    },
+    /// A matrix beyond cuBLAS' 32-bit sizes.
     #[error("a matrix of {rows} by {columns} is too large for cublasGemmEx, which counts in 32 bits")]
-    Size { rows: usize, columns: usize },
+    Size {
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+    },
+    /// Factors that don't fit each other or the result.
     #[error("shapes that can't be multiplied: {product:?}")]
-    Shapes { product: Box<Product> },
+    Shapes {
+        /// What was asked for.
+        product: Box<Product>,
+    },
 }
 
 /// Element type of all three matrices; sums are in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
+    /// `CUDA_R_16F`.
     F16,
+    /// `CUDA_R_16BF`.
     Bf16,
     /// Without TF32, as cuBLAS does unless told otherwise.
     F32,

@@ -1,5 +1,7 @@
 //! What the bench of a layer and the program that runs it on another machine share: cuBLAS as the baseline, and what results look like.
 
+#![warn(missing_docs)]
+
 pub mod bundle;
 pub mod cublas;
 pub mod markdown;

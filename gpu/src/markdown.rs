@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::results::{Device, Layer, Outcome, Pass, Results, Row, TestRun, Way};
 
+/// The results as a page.
 pub fn write(results: &Results) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.

@@ -3,19 +3,25 @@
 /// A contiguous row-major matrix in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matrix {
+    /// Of the first element, on the device.
     pub address: u64,
+    /// As it lies in memory, row-major and contiguous.
     pub rows: usize,
+    /// As it lies in memory.
     pub columns: usize,
 }
 
 /// A factor of a product: a matrix, or its transpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Factor {
+    /// What lies in memory.
     pub stored: Matrix,
+    /// Whether the product takes its transpose.
     pub transposed: bool,
 }
 
 impl Factor {
+    /// Of the factor.
     pub fn rows(&self) -> usize {
         if self.transposed {
             self.stored.columns
@@ -24,6 +30,7 @@ impl Factor {
         }
     }
 
+    /// Of the factor.
     pub fn columns(&self) -> usize {
         if self.transposed {
             self.stored.rows
@@ -34,6 +41,7 @@ impl Factor {
 }
 
 impl Matrix {
+    /// The matrix as a factor.
     pub fn as_is(self) -> Factor {
         Factor {
             stored: self,
@@ -41,6 +49,7 @@ impl Matrix {
         }
     }
 
+    /// Its transpose as a factor.
     pub fn transposed(self) -> Factor {
         Factor {
             stored: self,
@@ -52,10 +61,15 @@ impl Matrix {
 /// c = alpha·a·b, or c += alpha·a·b
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Product {
+    /// On the left.
     pub a: Factor,
+    /// On the right.
     pub b: Factor,
+    /// The result.
     pub c: Matrix,
+    /// Of the product.
     pub alpha: f32,
+    /// Whether the product is added to the result's old values.
     pub add: bool,
 }
 
@@ -86,6 +100,7 @@ pub struct Layer {
     pub x: Matrix,
     /// (M, K)
     pub dx: Matrix,
+    /// Those that share x.
     pub projections: Vec<Projection>,
 }
 
@@ -98,6 +113,7 @@ pub struct Projection {
     pub lora_a: Matrix,
     /// (N, r)
     pub lora_b: Matrix,
+    /// Of the adapter.
     pub scaling: f32,
     /// (M, N)
     pub y: Matrix,

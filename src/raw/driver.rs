@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, DriverError, sys};
+use cudarc::driver::{CudaContext, DriverError};
 
 use crate::{Error, Result};
 
@@ -12,11 +12,23 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::NoDriver`] if libcuda can't be loaded, [`Error::Driver`] if the driver has no such device.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    // SAFETY: loads and closes the driver library, whose initialisers any CUDA program runs.
-    if !unsafe { sys::is_culib_present() } {
+    if !is_driver_present() {
         return Err(Error::NoDriver);
     }
     CudaContext::new(ordinal).map_err(|error| driver_error(format!("opening device {ordinal}"), error))
+}
+
+/// cudarc can tell, but only where it loads the driver itself: a program may have chosen to link it, as candle does.
+fn is_driver_present() -> bool {
+    let names = if cfg!(windows) {
+        ["nvcuda.dll", "cuda.dll"]
+    } else {
+        ["libcuda.so", "libcuda.so.1"]
+    };
+    // SAFETY: loads and closes the driver library, whose initialisers any CUDA program runs.
+    names
+        .iter()
+        .any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
 }
 
 pub(crate) fn driver_error(what: impl Into<String>, error: DriverError) -> Error {

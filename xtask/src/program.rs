@@ -16,11 +16,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// Builds it, and the emulated driver where that is asked for, or where no real device runs the kernels.
+    /// Builds it as its tests do, which leaves the emulated driver, too. That one is taken where it is asked for, and where no real device
+    /// runs the kernels.
     pub fn build(session: &mut Session) -> Result<Self, Failure> {
-        session.run(session.cargo("build --quiet --release --package lora-kernels-cli"))?;
+        session.run(session.cargo("test --quiet --workspace --test replay --no-run"))?;
         let mut program = Self {
-            path: session.target().join("release/lora-kernels"),
+            path: session.target().join("debug/lora-kernels"),
             driver: None,
         };
         let setting = std::env::var(DEVICE).unwrap_or_default();
@@ -31,7 +32,7 @@ impl Program {
             other => return Err(format!("{DEVICE}={other} is none of auto, emulated, real").into()),
         };
         if emulated {
-            program.driver = Some(client::driver(session)?);
+            program.driver = Some(client::driver_of_tests(session)?);
         }
         Ok(program)
     }

@@ -31,23 +31,29 @@ use crate::ast::{self, Place, Space, Statement};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {opcode}: {reason}")]
 pub struct DecodeError {
+    /// Line of the PTX, from 1.
     pub line: u32,
     /// The full opcode, or the name of what could not be resolved.
     pub opcode: String,
+    /// What it is that is not understood.
     pub reason: String,
 }
 
 /// One kernel parameter's place in the parameter space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamInfo {
+    /// Bytes from the start of the parameters.
     pub offset: u32,
+    /// Bytes.
     pub size: u32,
 }
 
 /// What a launch of a kernel needs to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelInfo {
+    /// The symbol.
     pub name: String,
+    /// Its parameters, in their order.
     pub params: Vec<ParamInfo>,
     /// Size of the parameter space.
     pub param_bytes: u32,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 /// Blocks by their number: x first, then y, then z.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Blocks {
+    /// Every block.
     #[default]
     All,
     /// Launches are checked and counted, nothing is run.

@@ -25,14 +25,19 @@ pub enum FaultKind {
 /// A launch that failed. `Display` gives the whole report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
+    /// What kind of fault.
     pub kind: FaultKind,
+    /// The kernel's symbol.
     pub kernel: String,
     /// Where in the PTX text, and in the CUDA source where a `.loc` says so.
     pub place: Place,
     /// The CUDA source file's path, where known.
     pub file: Option<String>,
+    /// `blockIdx`.
     pub block: [u32; 3],
+    /// `threadIdx`.
     pub thread: [u32; 3],
+    /// What happened, in a sentence.
     pub message: String,
     /// What ran until then, where counters were asked for.
     pub counters: Option<Box<KernelCounters>>,

@@ -64,14 +64,22 @@ pub struct LoadedModule {
 /// Why a module could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A module's variables have no room.
     #[error("no room for module variable {name}: {source}")]
-    Memory { name: String, source: MemoryError },
+    Memory {
+        /// The module's variable.
+        name: String,
+        /// Why not.
+        source: MemoryError,
+    },
 }
 
 /// What a launch is given.
 #[derive(Debug, Clone, Default)]
 pub struct LaunchConfig {
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
     pub block: [u32; 3],
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
@@ -120,6 +128,7 @@ impl Default for LaunchOptions {
 pub struct LaunchReport {
     /// Blocks that were run.
     pub blocks: u64,
+    /// Instructions, one for all lanes of a warp that run it together.
     pub warp_instructions: u64,
     /// Multiplications and additions of `mma` instructions.
     pub mma_flops: u64,

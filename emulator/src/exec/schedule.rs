@@ -18,6 +18,7 @@ pub enum Schedule {
     Fair,
     /// Everything drawn by lot from this seed: the order of blocks and warps, and how long a turn is.
     Seed(u64),
+    /// The block of the highest index always has its turn first.
     LastBlockFirst,
     /// The first block has turns thousands of times as long as the others'.
     OneAhead,

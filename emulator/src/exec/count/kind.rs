@@ -14,22 +14,35 @@ pub enum Kind {
     Float,
     /// Approximations: `ex2`, `rsqrt`, `rcp.approx` and their like.
     Special,
+    /// `cvt`.
     Convert,
     /// `mov`, packing and unpacking, special registers.
     Move,
     /// Branches, `exit`, `trap`, `nanosleep`.
     Control,
+    /// `ld.global`.
     LoadGlobal,
+    /// `ld.shared`.
     LoadShared,
+    /// `ld.local`.
     LoadLocal,
+    /// `ld.param`, and of constants.
     LoadParam,
+    /// `ld` of a generic address.
     LoadGeneric,
+    /// `st.global`.
     StoreGlobal,
+    /// `st.shared`.
     StoreShared,
+    /// `st.local`.
     StoreLocal,
+    /// `st` to a generic address.
     StoreGeneric,
+    /// `atom.global`, `red.global`.
     AtomicGlobal,
+    /// `atom.shared`, `red.shared`.
     AtomicShared,
+    /// `atom`, `red` of a generic address.
     AtomicGeneric,
     /// `cp.async` itself.
     CopyAsync,
@@ -37,13 +50,17 @@ pub enum Kind {
     CopyCommit,
     /// `cp.async.wait_group` and `wait_all`.
     CopyWait,
+    /// `ldmatrix`.
     LoadMatrix,
+    /// `stmatrix`.
     StoreMatrix,
+    /// `mma`.
     Mma,
     /// `bar`, `barrier`: one for each arrival of a warp.
     Barrier,
     /// `shfl`, `vote`, `match`, `redux`, `elect`, `activemask`, `movmatrix`, `bar.warp.sync`.
     Exchange,
+    /// `membar`, `fence`.
     Fence,
     /// No effect here: prefetches and the like.
     None,

@@ -62,11 +62,15 @@ impl Tally {
 /// One PTX line's counts. A line that holds several instructions has one entry for each kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PtxLine {
+    /// Line of the PTX, from 1.
     pub ptx_line: u32,
+    /// What the instruction is.
     pub kind: Kind,
     /// The CUDA source file and line, where the PTX has `.loc`.
     pub file: Option<String>,
+    /// Line of it, from 1.
     pub line: u32,
+    /// What was counted there.
     #[serde(flatten)]
     pub tally: Tally,
 }
@@ -76,17 +80,24 @@ pub struct PtxLine {
 pub struct Dram {
     /// Launches that the bytes are of; those before the model was switched on are not among them.
     pub launches: u64,
+    /// Read from DRAM.
     pub read_bytes: u64,
+    /// Written to DRAM.
     pub write_bytes: u64,
 }
 
 /// The counts of all launches of one kernel with one shape.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelCounters {
+    /// The symbol.
     pub kernel: String,
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
     pub block: [u32; 3],
+    /// Dynamic shared memory of a block, bytes.
     pub dynamic_shared: u32,
+    /// Launches with this grid, block and shared memory.
     pub launches: u64,
     /// Blocks of all these launches.
     pub blocks: u64,
@@ -96,16 +107,22 @@ pub struct KernelCounters {
     pub faulted: u64,
     /// Where the model of DRAM traffic was on.
     pub dram: Option<Dram>,
+    /// Of all instructions.
     pub total: Tally,
+    /// By kind of instruction.
     pub kinds: BTreeMap<Kind, Tally>,
+    /// By line of the PTX.
     pub ptx_lines: Vec<PtxLine>,
 }
 
 /// One line of CUDA source, all kinds together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceLine {
+    /// A source file, as the PTX names it.
     pub file: String,
+    /// Line of it, from 1.
     pub line: u32,
+    /// What was counted there.
     #[serde(flatten)]
     pub tally: Tally,
 }

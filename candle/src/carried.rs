@@ -1,0 +1,53 @@
+//! Tensors of candle's CPU device on a CUDA device for the time of a call.
+
+use std::sync::Arc;
+
+use candle_core::{Storage, Tensor};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView};
+
+use crate::backend::{Carrier, Engine};
+use crate::device::Resident;
+use crate::error::{Error, Result, memory};
+use crate::matrix::Matrix;
+use crate::number::{Number, cpu_slice};
+
+impl Resident for Carrier {
+    type Held<'a, T: Number> = CudaSlice<T>;
+
+    fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// With what lies between the rows: a view stays one.
+    fn hold<T: Number>(&self, tensor: &Tensor, matrix: Matrix) -> Result<CudaSlice<T>> {
+        let (storage, _) = tensor.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            return Err(Error::Order {
+                what: "a tensor of the CPU",
+            });
+        };
+        let elements = cpu_slice::<T>(storage)?;
+        let elements = elements
+            .get(matrix.offset..matrix.offset + matrix.span())
+            .unwrap_or_default();
+        let held = self.stream.clone_htod(elements);
+        held.map_err(memory("copying to the device"))
+    }
+
+    fn view<'h, T: Number>(held: &'h CudaSlice<T>) -> Result<CudaView<'h, T>> {
+        Ok(held.as_view())
+    }
+
+    /// Waits for the stream, as a copy to memory of the host's does.
+    fn give<T: Number>(&self, result: CudaSlice<T>) -> Result<Storage> {
+        let elements = self
+            .stream
+            .clone_dtoh(&result)
+            .map_err(memory("copying from the device"))?;
+        Ok(Storage::Cpu(T::to_cpu_storage_owned(elements)))
+    }
+}

@@ -1,0 +1,77 @@
+//! Layers made from variables and tensors, and trained.
+
+use candle_core::{DType, Device, ModuleT, Result, Tensor};
+use candle_nn::{AdamW, Linear, Module, Optimizer, VarBuilder, VarMap};
+use lora_kernels_candle::{Lora, LoraLinear, LoraLinears, Masks, Projection};
+
+use crate::compare::{Case, assert_close};
+use crate::data::{backends, numbers, values};
+
+fn linear(out_features: usize, in_features: usize) -> Result<Linear> {
+    let weight = numbers(&[out_features, in_features], 0.3, 2, DType::F32)?;
+    Ok(Linear::new(weight, Some(numbers(&[out_features], 1.0, 3, DType::F32)?)))
+}
+
+#[test]
+fn a_new_adapter_changes_nothing_and_has_pefts_names() -> Result<()> {
+    let (variables, base) = (VarMap::new(), linear(24, 40)?);
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let lora = Lora::load(40, 24, 3, 1.7, &vb.pp("query"))?;
+    let mut names: Vec<String> = variables.data().lock().unwrap().keys().cloned().collect();
+    names.sort();
+    assert_eq!(names, ["query.lora_A.weight", "query.lora_B.weight"]);
+    let a = values(&lora.a)?;
+    let bound = 1.0 / 40f64.sqrt();
+    assert!(a.iter().all(|value| value.abs() <= bound) && a.iter().any(|value| value.abs() > bound / 2.0));
+
+    let x = numbers(&[2, 5, 40], 1.0, 1, DType::F32)?;
+    for (name, backend) in backends() {
+        let layer = LoraLinear::new(&base, lora.clone()).with_backend(backend);
+        assert_close(&layer.forward(&x)?, &base.forward(&x)?, DType::F32, name)?;
+        assert_close(&x.apply_t(&layer, true)?, &base.forward(&x)?, DType::F32, name)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_layer_with_dropout_drops_in_training_only() -> Result<()> {
+    let case = Case::new(&[5, 40], &[(24, 3)]);
+    let layer = case.layers()?.swap_remove(0);
+    let base = Linear::new(layer.weight.clone(), layer.bias.clone());
+    let x = numbers(&case.x, 1.0, 1, DType::F32)?;
+    let layer = LoraLinear::new(&base, layer.lora.expect("an adapter")).with_dropout(Masks::new(0.5, 3));
+    let (eval, train) = (values(&layer.forward(&x)?)?, values(&layer.forward_t(&x, true)?)?);
+    assert_eq!(eval, values(&layer.forward_t(&x, false)?)?);
+    assert_ne!(eval, train);
+    Ok(())
+}
+
+/// Learns a change of rank 2 to one of two layers that share x.
+#[test]
+fn training_learns_a_low_rank_change() -> Result<()> {
+    let x = numbers(&[32, 24], 1.0, 1, DType::F32)?;
+    let bases = [linear(16, 24)?, linear(8, 24)?];
+    let change = numbers(&[24, 2], 0.5, 5, DType::F32)?.matmul(&numbers(&[2, 16], 0.5, 6, DType::F32)?)?;
+    let target = (bases[0].forward(&x)? + x.matmul(&change)?)?;
+    for (name, backend) in backends() {
+        let mut variables = VarMap::new();
+        let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+        let seeded = numbers(&[4, 24], 0.2, 7, DType::F32)?;
+        let lora = Lora::load(24, 16, 4, 2.0, &vb)?;
+        variables.set([("lora_A.weight", seeded)].into_iter())?;
+        let layers = LoraLinears::new(vec![
+            Projection::new(&bases[0], Some(lora)),
+            Projection::new(&bases[1], None),
+        ]);
+        let layers = layers.with_backend(backend);
+        let mut optimiser = AdamW::new_lr(variables.all_vars(), 0.05)?;
+        let mut losses = Vec::new();
+        for _ in 0..40 {
+            let loss: Tensor = (&layers.forward_t(&x, true)?[0] - &target)?.sqr()?.mean_all()?;
+            losses.push(loss.to_scalar::<f32>()?);
+            optimiser.backward_step(&loss)?;
+        }
+        assert!(losses[39] < losses[0] / 50.0, "{name}: {losses:?}");
+    }
+    Ok(())
+}
