@@ -108,7 +108,7 @@ fn minilm_merges_to_what_peft_merges() {
             BaseModel::open(&folder.join(name)).unwrap(),
             BaseModel::open(&out).unwrap(),
         );
-        assert!(base.shards().len() > 3);
+        assert!(base.shards().len() > 1);
         let theirs = MappedFile::open(&folder.join(name).with_extension("safetensors")).unwrap();
         let (mut changed, mut equal, mut elements) = (0, 0, 0);
         for theirs in theirs.tensors() {
