@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough of it.
         Err(Failure::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", show::one_line(&failure.to_string()));
             ExitCode::from(failure.status())
         }
     }

@@ -6,9 +6,26 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// A text, and a newline, to stdout.
+/// A text, and a newline, to stdout. Names come from files, which may hold a terminal's control sequences: those are escaped.
 pub fn line(text: &str) -> Result<(), Failure> {
+    let text = escaped(text, |c| c.is_control() && c != '\n');
     writeln!(std::io::stdout(), "{text}").map_err(Failure::Print)
+}
+
+/// One line.
+pub fn one_line(text: &str) -> String {
+    escaped(text, char::is_control)
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let escape = |c: char| {
+        if is_escaped(c) {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect()
 }
 
 /// A document to stdout.

@@ -56,7 +56,7 @@ enum Command {
         #[arg(long)]
         regenerate: bool,
     },
-    /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
+    /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and both merge to the same
     Peft,
     /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take some minutes
     Finetune {

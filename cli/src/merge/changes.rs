@@ -44,7 +44,6 @@ pub struct Change<'a> {
 pub struct LoraPart<'a> {
     pub rank: usize,
     pub in_features: usize,
-    pub out_features: usize,
     /// With the adapter's weight, and with the direction's sign.
     pub factor: f32,
     pub a: Tensor<'a>,
@@ -204,7 +203,6 @@ impl<'a> Finder<'a> {
         change.loras.push(LoraPart {
             rank: module.rank,
             in_features: module.in_features,
-            out_features: module.out_features,
             factor,
             a: module.a,
             b: module.b,

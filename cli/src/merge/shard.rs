@@ -1,10 +1,11 @@
 //! Shards, written again: the header as it was, the tensors that change changed.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
-use lora_kernels::WeightLayout;
+use lora_kernels::MergeReport;
 use lora_kernels_adapters::{MappedFile, Tensor};
 use serde_json::json;
 
@@ -17,6 +18,24 @@ use crate::failure::Failure;
 
 /// Bytes between two looks at whether the run goes on.
 const STEP: u64 = 64 << 20;
+
+/// Some bytes of a shard.
+struct Source<'a> {
+    file: &'a MappedFile,
+    bytes: Range<usize>,
+}
+
+/// A file in the making.
+struct Target<'a> {
+    file: &'a mut File,
+    path: &'a Path,
+}
+
+impl Target<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file.write_all(bytes).map_err(|error| unwritten(self.path, error))
+    }
+}
 
 impl Work<'_> {
     /// All shards, into a folder.
@@ -33,25 +52,29 @@ impl Work<'_> {
     pub fn shard(&mut self, at: usize, file: &mut File, path: &Path) -> Result<(), Failure> {
         let base = self.base;
         let shard = &base.shards()[at];
-        let failed = |error| unwritten(path, error);
+        let mut target = Target { file, path };
         let is_last = at + 1 == base.shards().len();
         let added = if is_last { self.changes.added.as_slice() } else { &[] };
         let header = match added {
             [] => shard.file.header().to_vec(),
             _ => with_added(&shard.file, added.iter().map(|saved| (saved.name, saved.tensor))),
         };
-        file.write_all(&header).map_err(failed)?;
+        target.write(&header)?;
         self.progress.inc(header.len() as u64);
-        for (tensor, range) in shard.file.in_file_order() {
+        for (tensor, bytes) in shard.file.in_file_order() {
+            let source = Source {
+                file: &shard.file,
+                bytes: bytes.clone(),
+            };
             match self.changes.of(at, tensor.name) {
-                Some(change) => self.changed(tensor, change, file, path)?,
-                None => self.copy(&shard.file, range.start as u64, range.len() as u64, file, path)?,
+                Some(change) => self.changed(tensor, change, source, &mut target)?,
+                None => self.copy(source, &mut target)?,
             }
-            shard.file.release(range);
+            shard.file.release(bytes);
         }
         for saved in added {
             self.finite(saved.name, non_finite(saved.tensor.data, saved.tensor.dtype))?;
-            file.write_all(saved.tensor.data).map_err(failed)?;
+            target.write(saved.tensor.data)?;
             self.report.added(saved.name);
         }
         // What any reader will check, before the file has its name.
@@ -66,20 +89,21 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn copy(&self, from: &MappedFile, start: u64, bytes: u64, to: &mut File, path: &Path) -> Result<(), Failure> {
-        let mut source = from.file();
+    fn copy(&self, from: Source<'_>, to: &mut Target<'_>) -> Result<(), Failure> {
+        let path = from.file.path();
+        let mut source = from.file.file();
         source
-            .seek(SeekFrom::Start(start))
-            .map_err(|error| unread(from.path(), error))?;
-        let mut left = bytes;
+            .seek(SeekFrom::Start(from.bytes.start as u64))
+            .map_err(|error| unread(path, error))?;
+        let mut left = from.bytes.len() as u64;
         while left > 0 {
             self.go_on()?;
             let step = left.min(STEP);
-            let copied = std::io::copy(&mut source.take(step), to).map_err(|error| unwritten(path, error))?;
+            let copied = std::io::copy(&mut source.take(step), to.file).map_err(|error| unwritten(to.path, error))?;
             if copied != step {
                 return Err(Failure::Refused(format!(
                     "{} ended early: it changes while it is read",
-                    from.path().display()
+                    path.display()
                 )));
             }
             self.progress.inc(step);
@@ -88,52 +112,61 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// A tensor that changes, from these bytes of the shard.
     fn changed(
         &mut self,
         tensor: Tensor<'_>,
         change: &Change<'_>,
-        file: &mut File,
-        path: &Path,
+        from: Source<'_>,
+        to: &mut Target<'_>,
     ) -> Result<(), Failure> {
         self.go_on()?;
         self.progress.set_message(tensor.name.to_owned());
         let replaced = change.replaced.map(|new| converted_bytes(&new, tensor.dtype));
-        let source = replaced.as_deref().unwrap_or(tensor.data);
+        let data = replaced.as_deref().unwrap_or(tensor.data);
         let mut entry = Entry::new(tensor, change);
-        if !change.loras.is_empty() {
-            let [rows, columns] = tensor.shape[..] else {
-                return Err(Failure::Refused(format!("{} is no matrix", tensor.name)));
-            };
-            let dtype = tensor
-                .element_type()
-                .ok_or_else(|| Failure::Refused(format!("{} is no float", tensor.name)))?;
-            debug_assert!(change.layout == WeightLayout::InOut || rows == change.loras[0].out_features);
-            let weight = Weight {
-                dtype,
-                rows,
-                columns,
-                layout: change.layout,
-                data: source,
-                loras: &change.loras,
-            };
-            let mut writer = BufWriter::new(&mut *file);
-            let report = self.engine.merge(weight, &mut |bytes| {
-                self.go_on()?;
-                self.progress.inc(bytes.len() as u64);
-                writer.write_all(bytes).map_err(|error| unwritten(path, error))
-            })?;
-            writer.flush().map_err(|error| unwritten(path, error))?;
-            drop(writer);
-            self.finite(tensor.name, report.non_finite)?;
-            entry.merged = Some(report);
-        } else {
-            let bytes = biased(tensor, source, change);
+        if change.loras.is_empty() {
+            let bytes = biased(tensor, data, change);
             self.finite(tensor.name, non_finite(&bytes, tensor.dtype))?;
-            file.write_all(&bytes).map_err(|error| unwritten(path, error))?;
+            to.write(&bytes)?;
             self.progress.inc(bytes.len() as u64);
+        } else {
+            entry.merged = Some(self.merged(tensor, data, change, from, to)?);
         }
         self.report.changed(entry);
         Ok(())
+    }
+
+    fn merged(
+        &mut self,
+        tensor: Tensor<'_>,
+        data: &[u8],
+        change: &Change<'_>,
+        from: Source<'_>,
+        to: &mut Target<'_>,
+    ) -> Result<MergeReport, Failure> {
+        let (&[rows, columns], Some(dtype)) = (tensor.shape, tensor.element_type()) else {
+            return Err(Failure::Refused(format!("{} is no matrix of floats", tensor.name)));
+        };
+        let weight = Weight {
+            dtype,
+            rows,
+            columns,
+            layout: change.layout,
+            data,
+            loras: &change.loras,
+        };
+        let mut done = from.bytes.start;
+        let report = self.engine.merge(weight, &mut |bytes| {
+            self.go_on()?;
+            to.write(bytes)?;
+            self.progress.inc(bytes.len() as u64);
+            from.file.release(done..done + bytes.len());
+            done += bytes.len();
+            Ok(())
+        })?;
+        self.finite(tensor.name, report.non_finite)?;
+        Ok(report)
     }
 
     fn finite(&mut self, name: &str, elements: u64) -> Result<(), Failure> {

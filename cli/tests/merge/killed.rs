@@ -47,6 +47,7 @@ fn begun(folder: &Path, base: &Path, adapter: &Path) -> Child {
 fn a_killed_run_leaves_no_output_and_the_next_one_cleans_up() {
     let folder = folder("killed");
     let (base, adapter) = prepared(&folder);
+    let mut killed = 0;
     for delay in [0, 5, 40] {
         let mut child = begun(&folder, &base, &adapter);
         std::thread::sleep(Duration::from_millis(delay));
@@ -57,10 +58,12 @@ fn a_killed_run_leaves_no_output_and_the_next_one_cleans_up() {
             std::fs::remove_dir_all(folder.join("out")).unwrap();
             continue;
         }
+        killed += 1;
         let left = names(&folder);
         assert!(!left.contains(&"out".to_owned()), "{left:?}");
         assert_eq!(left, [&format!(".out.partial-{}", child.id()), "adapter", "base"]);
     }
+    assert!(killed > 0, "every run was over before it was killed");
     assert_status(&merge(&base, &[&adapter], &folder.join("out"), &[]), 0);
     assert_eq!(names(&folder), ["adapter", "base", "out"], "leftovers are removed");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use lora_kernels_adapters::{BaseModel, MappedFile};
 
 use crate::common::assert_status;
-use crate::numbers::values;
+use crate::numbers::{half_ulp, values};
 use crate::{fixture, folder, merge};
 
 /// rsLoRA with patterns, lora_bias with modules_to_save, biases, Conv1D's transposed weights, an embedding.
@@ -83,4 +83,56 @@ fn a_head_that_the_base_lacks_is_added() {
     assert_eq!(after.shards()[1].file.metadata()["kept"], "yes");
     assert!(after.shards()[1].file.header().len().is_multiple_of(8));
     assert!(Path::new(&out).join("config.json").is_file());
+}
+
+/// A real model: f32 within one rounding of what PEFT merges, bf16 within the two that PEFT rounds.
+#[test]
+#[ignore = "needs the packages of adapters/tests/peft/requirements.txt: cargo xtask peft installs them and runs it"]
+fn minilm_merges_to_what_peft_merges() {
+    let folder = folder("minilm");
+    let mut python = std::process::Command::new("python3");
+    python.args(["-B", "tests/peft/minilm.py"]).arg(&folder);
+    assert!(python.status().unwrap().success());
+    for name in ["float32", "bfloat16"] {
+        let out = folder.join("out");
+        let output = merge(&folder.join(name), &[&folder.join("adapter")], &out, &["--force"]);
+        assert_status(&output, 0);
+        println!(
+            "{name}: {}",
+            crate::common::stdout(&output)
+                .lines()
+                .find(|line| line.starts_with("in all"))
+                .unwrap()
+        );
+        let (base, ours) = (
+            BaseModel::open(&folder.join(name)).unwrap(),
+            BaseModel::open(&out).unwrap(),
+        );
+        assert!(base.shards().len() > 1);
+        let theirs = MappedFile::open(&folder.join(name).with_extension("safetensors")).unwrap();
+        let (mut changed, mut equal, mut elements) = (0, 0, 0);
+        for theirs in theirs.tensors() {
+            let (before, after) = (base.tensor(theirs.name).unwrap().1, ours.tensor(theirs.name).unwrap().1);
+            if before.data == theirs.data {
+                assert!(after.data == theirs.data, "{}", theirs.name);
+                continue;
+            }
+            changed += 1;
+            let dtype = theirs.element_type().unwrap();
+            let (before, after) = (values(&before), values(&after));
+            for ((before, ours), theirs) in before.into_iter().zip(after).zip(values(&theirs)) {
+                let of_delta = if dtype == lora_kernels_adapters::DType::F32 {
+                    0.0
+                } else {
+                    half_ulp(dtype, ours - before)
+                };
+                let bound = 2.0 * half_ulp(dtype, ours.abs().max(theirs.abs())) + of_delta;
+                assert!((ours - theirs).abs() <= bound, "{ours}, not {theirs}");
+                equal += u64::from(ours == theirs);
+                elements += 1;
+            }
+        }
+        assert_eq!(changed, 30);
+        println!("{name}: {equal} of {elements} elements of {changed} weights are PEFT's to the bit");
+    }
 }

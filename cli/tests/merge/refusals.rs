@@ -80,6 +80,25 @@ fn a_base_that_is_not_the_adapters_is_told() {
     refused(&[("a.q", 3, 7, 5)], &["a.q.weight", "I8", "quantised"]);
 }
 
+/// A file's names reach the terminal, and must not command it.
+#[test]
+fn control_characters_in_names_are_escaped() {
+    let folder = folder("control");
+    let (base, _) = prepared(&folder);
+    let config = PeftConfig::new(3, 4.0, &["q"]).unwrap();
+    let modules = [("a.\u{1b}[31m\nq", 3, 7, 5)];
+    let adapter = adapter(&folder.join("other"), DType::F32, 1, config, &modules);
+    let output = merge(&base, &[&adapter], &folder.join("out"), &[]);
+    assert_refused(&output, 2, &["a.\\u{1b}[31m\\nq.weight"]);
+    let output = crate::common::lora_kernels()
+        .arg("inspect")
+        .arg(&adapter)
+        .output()
+        .unwrap();
+    assert_status(&output, 0);
+    assert!(!crate::common::stdout(&output).contains('\u{1b}'));
+}
+
 #[test]
 fn outputs_that_would_destroy_something_are_refused() {
     let folder = folder("outputs");
