@@ -1,6 +1,6 @@
 //! Compiles the CUDA kernels and embeds them; see CONTRIBUTING.md for the environment variables.
 //!
-//! Writes `$OUT_DIR/images.rs` with `IMAGES`, one (name of the .cu file, fatbin) per unit.
+//! Writes `$OUT_DIR/images.rs` with `IMAGES`, one (name of the .cu file, fatbin) per unit, and `ARCHITECTURES`, what they have machine code for.
 
 use std::env;
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ fn run() -> Result<(), String> {
     }
     if stub()? {
         println!("cargo::rustc-cfg=kernels_stub");
-        return write_images(&out, &[]);
+        return write_images(&out, &[], &[]);
     }
 
     for name in nvcc::VARIABLES {
@@ -44,8 +44,9 @@ fn run() -> Result<(), String> {
     }
     let nvcc = nvcc::find(&nvcc::Here, &root)?;
     println!("cargo::rerun-if-changed={}", nvcc.path.display());
+    let architectures = architectures(&nvcc)?;
     let compiler = units::Compiler {
-        args: arguments(&nvcc)?,
+        args: arguments(&architectures)?,
         nvcc: nvcc.path,
         version: nvcc.version,
         store: variable("LORA_KERNELS_CACHE").map_or_else(|| out.join("units"), PathBuf::from),
@@ -74,7 +75,7 @@ fn run() -> Result<(), String> {
     for warning in &warnings {
         println!("cargo::warning={warning}");
     }
-    write_images(&out, &images)
+    write_images(&out, &images, &architectures)
 }
 
 /// Whether to build without kernels: docs.rs has no nvcc, and `LORA_KERNELS_STUB=1` asks for it.
@@ -95,7 +96,7 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
+fn arguments(architectures: &[archs::Arch]) -> Result<Vec<String>, String> {
     // -fmad=false: a multiply and an add are fused where the source says fmaf() and nowhere else.
     // --no-compress: the emulated GPU reads the PTX out of the image.
     let common = "-std=c++17 -O3 -lineinfo -fmad=false --no-compress -Ikernels -Xptxas --warn-on-spills";
@@ -110,7 +111,7 @@ fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
             ));
         }
     }
-    args.extend(archs::gencode(&architectures(nvcc)?));
+    args.extend(archs::gencode(architectures));
     if let Some(host_compiler) = variable("NVCC_CCBIN") {
         args.extend(["-ccbin".to_owned(), host_compiler]);
     }
@@ -145,7 +146,7 @@ fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     }
 }
 
-fn write_images(out: &Path, images: &[units::Image]) -> Result<(), String> {
+fn write_images(out: &Path, images: &[units::Image], architectures: &[archs::Arch]) -> Result<(), String> {
     let mut rows = String::new();
     for image in images {
         let name = format!("{}.fatbin", image.stem);
@@ -154,7 +155,10 @@ fn write_images(out: &Path, images: &[units::Image]) -> Result<(), String> {
         write_if_changed(&out.join(&name), &bytes)?;
         let _ = writeln!(rows, "    ({:?}, include_bytes!({name:?})),", image.stem);
     }
-    let source = format!("pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n{rows}];\n");
+    let architectures: Vec<String> = architectures.iter().map(ToString::to_string).collect();
+    let source = format!(
+        "pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n{rows}];\npub(crate) static ARCHITECTURES: &[&str] = &{architectures:?};\n"
+    );
     write_if_changed(&out.join("images.rs"), source.as_bytes())
 }
 

@@ -2,16 +2,16 @@
 
 mod common;
 
-#[path = "../examples/replay/bound.rs"]
+#[path = "../cli/src/replay/bound.rs"]
 mod bound;
-// The example uses all of these two.
+// The command line uses all of these two.
 #[allow(dead_code)]
-#[path = "../examples/replay/case.rs"]
+#[path = "../cli/src/replay/case.rs"]
 mod case;
 #[allow(dead_code)]
-#[path = "../examples/replay/inputs.rs"]
+#[path = "../cli/src/replay/inputs.rs"]
 mod inputs;
-#[path = "../examples/replay/scale.rs"]
+#[path = "../cli/src/replay/scale.rs"]
 mod scale;
 
 use std::io::{ErrorKind, Write};

@@ -26,7 +26,9 @@ fn is_driver_present() -> bool {
         ["libcuda.so", "libcuda.so.1"]
     };
     // SAFETY: loads and closes the driver library, whose initialisers any CUDA program runs.
-    names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
+    names
+        .iter()
+        .any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
 }
 
 pub(crate) fn driver_error(what: impl Into<String>, error: DriverError) -> Error {

@@ -16,6 +16,7 @@ pub use bare::BareLaunch;
 pub(crate) use check::{argument, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;
+pub use images::built_architectures;
 pub use kernels::Kernels;
 pub use merge::{MergeAdapterArgs, MergeArgs};
 

@@ -7,13 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::archs;
+use crate::client;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 
 const NVCC: &str = "xtask/stand-in/nvcc";
 const SOURCES: [&str; 2] = ["xtask/stand-in/libraries.c", "xtask/stand-in/missing.c"];
 /// The libraries that candle links with its CUDA feature.
-const LIBRARIES: [&str; 5] = ["cublas", "cublasLt", "curand", "nvrtc", "cudart"];
+const LIBRARIES: [&str; 5] = [
+    "libcublas.so",
+    "libcublasLt.so",
+    "libcurand.so",
+    "libnvrtc.so",
+    "libcudart.so",
+];
+/// Where the tests' build leaves the emulated driver.
+const DRIVER: &str = "debug/deps/liblora_kernels_emulator.so";
 /// Where their functions are declared: package, file, and what stands before each name.
 const DECLARATIONS: [(&str, &str, &str); 5] = [
     ("cudarc", "src/cublas/sys/mod.rs", "pub unsafe fn "),
@@ -71,11 +80,8 @@ fn libraries(session: &mut Session) -> Result<PathBuf, Failure> {
         .arg(&all)
         .args(SOURCES.map(|source| session.root().join(source)));
     session.run(compiler)?;
-    for name in LIBRARIES {
-        link(&all, &folder.join(format!("lib{name}.so"))).map_err(failed)?;
-    }
-    let driver = session.target().join("debug/deps/liblora_kernels_emulator.so");
-    link(&driver, &folder.join("libcuda.so")).map_err(failed)?;
+    client::link_as(&all, &folder, &LIBRARIES)?;
+    client::link_as(&session.target().join(DRIVER), &folder, &["libcuda.so"])?;
     Ok(folder)
 }
 
@@ -104,17 +110,4 @@ fn declared(session: &mut Session) -> Result<String, Failure> {
         let _ = writeln!(text, "FUNCTION({name})");
     }
     Ok(text)
-}
-
-#[cfg(unix)]
-fn link(to: &Path, at: &Path) -> std::io::Result<()> {
-    if at.symlink_metadata().is_ok() {
-        fs::remove_file(at)?;
-    }
-    std::os::unix::fs::symlink(to, at)
-}
-
-#[cfg(not(unix))]
-fn link(to: &Path, at: &Path) -> std::io::Result<()> {
-    fs::copy(to, at).map(|_| ())
 }

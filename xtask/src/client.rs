@@ -1,4 +1,4 @@
-//! The emulated driver by itself: building it, other programs on it, and random input to it.
+//! The emulated driver by itself: building it, other programs on it, and random input to it. Python packages for programs on it.
 
 use std::fs;
 use std::io::Write;
@@ -29,9 +29,18 @@ fn build(session: &mut Session) -> Result<PathBuf, Failure> {
 /// A folder in which the library has the names that programs look for.
 fn named(library: &Path) -> Result<PathBuf, Failure> {
     let folder = library.with_file_name("cuda");
+    link_as(library, &folder, &NAMES)?;
+    Ok(folder)
+}
+
+/// Gives a library other names, in a folder of their own.
+pub fn link_as(library: &Path, folder: &Path, names: &[&str]) -> Result<(), Failure> {
+    if !library.is_file() {
+        return Err(format!("cargo made no {}: it is for Linux", library.display()).into());
+    }
     let failed = |error: std::io::Error| format!("can't fill {}: {error}", folder.display());
-    fs::create_dir_all(&folder).map_err(failed)?;
-    for name in NAMES {
+    fs::create_dir_all(folder).map_err(failed)?;
+    for name in names {
         let link = folder.join(name);
         if fs::read_link(&link).is_ok_and(|to| to == library) {
             continue;
@@ -41,7 +50,7 @@ fn named(library: &Path) -> Result<PathBuf, Failure> {
         }
         make_link(library, &link).map_err(failed)?;
     }
-    Ok(folder)
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -52,6 +61,13 @@ fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     fs::copy(library, link).map(|_| ())
+}
+
+/// A folder that programs find the driver in which a build of tests has left.
+pub fn driver_of_tests(session: &Session) -> Result<PathBuf, Failure> {
+    let folder = session.target().join("debug/cuda");
+    link_as(&session.target().join("debug/deps").join(LIBRARY), &folder, &NAMES)?;
+    Ok(folder)
 }
 
 pub fn emulator(session: &mut Session) -> Result<(), Failure> {
@@ -67,9 +83,8 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
 }
 
 pub fn client(session: &mut Session) -> Result<(), Failure> {
-    let library = build(session)?;
-    let folder = named(&library)?;
-    let packages = install(session)?;
+    let folder = named(&build(session)?)?;
+    let packages = install(session, PACKAGES, "client")?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());
     python.env("PYTHONPATH", packages).env("LD_LIBRARY_PATH", folder);
@@ -77,11 +92,16 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
     session.run(python)
 }
 
-/// Installs the pinned packages into the target folder, if they are not there yet.
-fn install(session: &mut Session) -> Result<PathBuf, Failure> {
-    let list = session.root().join(PACKAGES);
-    let pinned = fs::read_to_string(&list).map_err(|error| format!("can't read {}: {error}", list.display()))?;
-    let folder = session.target().join("client");
+/// Installs the packages of a list, and nothing else, into a folder of the target folder, if they are not there yet.
+pub fn install(session: &mut Session, list: &str, folder: &str) -> Result<PathBuf, Failure> {
+    install_with(session, list, folder, &["--no-deps"])
+}
+
+/// As [`install`], with other options of pip's.
+pub fn install_with(session: &mut Session, list: &str, folder: &str, options: &[&str]) -> Result<PathBuf, Failure> {
+    let path = session.root().join(list);
+    let pinned = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let folder = session.target().join(folder);
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
         return Ok(folder);
@@ -90,14 +110,15 @@ fn install(session: &mut Session) -> Result<PathBuf, Failure> {
         fs::remove_dir_all(&folder).map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
     }
     let mut pip = Command::new("python3");
-    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
-    pip.args(["--only-binary", ":all:", "-r", PACKAGES, "--target"])
+    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '));
+    pip.args(options);
+    pip.args(["--only-binary", ":all:", "-r", list, "--target"])
         .arg(&folder);
     pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
         .current_dir(session.root());
     session.run(pip).map_err(|failure| Failure {
         message: format!(
-            "{failure}\npip could not install the Python bindings (its own words are above): they need PyPI or a mirror \
+            "{failure}\npip could not install the packages of {list} (its own words are above): they need PyPI or a mirror \
              of it, and Python 3.10 to 3.13 on x86_64 or aarch64"
         ),
         ..failure

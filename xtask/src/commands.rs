@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::program::Program;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 
@@ -33,10 +34,11 @@ pub fn setup(session: &mut Session) -> Result<(), Failure> {
 
 pub fn demo(session: &mut Session) -> Result<(), Failure> {
     setup(session)?;
+    let program = Program::build(session)?;
     for case in recorded_layers(session)? {
         for dtype in ["f32", "bf16", "f16"] {
-            let mut replay = session.cargo("run --quiet --release --example replay --");
-            replay.arg(&case).args(["--dtype", dtype]);
+            let mut replay = program.command(session);
+            replay.arg("replay").arg(&case).args(["--dtype", dtype]);
             session.run(replay)?;
         }
     }
@@ -91,7 +93,7 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     stub.env("LORA_KERNELS_STUB", "1");
     session.run(stub)?;
 
-    session.run(session.cargo("check --no-default-features"))
+    session.run(session.cargo("check --no-default-features --package lora-kernels --package lora-kernels-adapters"))
 }
 
 pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {

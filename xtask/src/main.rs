@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod archs;
 mod candle;
+mod capi;
 mod client;
 mod commands;
 mod conformance;
@@ -12,10 +13,13 @@ mod gpu;
 #[expect(dead_code, reason = "shared with the build script, which needs more of it")]
 mod nvcc;
 mod peft;
+mod program;
+mod python;
 mod report;
 mod steps;
 mod toolchain;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -52,7 +56,7 @@ enum Command {
         #[arg(long)]
         regenerate: bool,
     },
-    /// Let PEFT, installed from PyPI, load what the adapters crate writes, and the other way round
+    /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and both merge to the same
     Peft,
     /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take some minutes
     Finetune {
@@ -80,6 +84,24 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Build the C library, shared and static; the last line on stdout is the folder that it, its header and its pkg-config file are in
+    Capi {
+        /// Put them below this folder instead of one of the target folder
+        #[arg(long)]
+        prefix: Option<PathBuf>,
+    },
+    /// Test the Python package on the emulated device (installs NumPy and pytest from PyPI)
+    Python {
+        /// Also against PyTorch's autograd (installs it where there is none, 5 GB)
+        #[arg(long)]
+        torch: bool,
+        /// Also check its types with mypy (installs it)
+        #[arg(long)]
+        types: bool,
+        /// Passed on to pytest, e.g. -k and a part of a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check formatting, clippy and the documentation; warnings are errors
     Lint,
 }
@@ -101,6 +123,19 @@ fn main() -> ExitCode {
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
+        Command::Capi { prefix } => capi::capi(&mut session, prefix),
+        Command::Python {
+            torch,
+            types,
+            arguments,
+        } => {
+            let choices = python::Choices {
+                torch,
+                types,
+                arguments,
+            };
+            python::python(&mut session, &choices)
+        }
         Command::Lint => commands::lint(&mut session),
     };
     session.summarise();

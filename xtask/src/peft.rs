@@ -1,6 +1,4 @@
-//! Hugging Face PEFT beside the adapters crate: what one writes, the other reads.
-
-use std::path::Path;
+//! Hugging Face PEFT beside ours: what one writes, the other reads, and what one merges, the other merges to.
 
 use crate::conformance::install;
 use crate::steps::{Failure, Session};
@@ -9,14 +7,20 @@ const PACKAGES: &str = "adapters/tests/peft/requirements.txt";
 
 pub fn peft(session: &mut Session) -> Result<(), Failure> {
     let folder = session.target().join("peft");
-    if !Path::new(&folder).exists() {
+    if !folder.exists() {
         eprintln!(
             "installing PEFT and PyTorch from PyPI into {}, about 5 GB unpacked",
             folder.display()
         );
     }
     let packages = install(session, PACKAGES, &folder)?;
-    let mut cargo = session.cargo("test --package lora-kernels-adapters --test files -- --ignored --show-output peft");
-    cargo.env("PYTHONPATH", packages);
-    session.run(cargo)
+    for tests in [
+        "--package lora-kernels-adapters --test files",
+        "--package lora-kernels-cli --test merge",
+    ] {
+        let mut cargo = session.cargo(&format!("test {tests} -- --ignored --show-output peft"));
+        cargo.env("PYTHONPATH", &packages);
+        session.run(cargo)?;
+    }
+    Ok(())
 }

@@ -46,6 +46,19 @@ pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathB
         return refuse("must be the name of a .safetensors file in the same folder, without any path");
     }
     let path = folder.join(name);
+    if stays_inside(folder, &path)? {
+        Ok(path)
+    } else {
+        refuse("is a link that leads out of the folder; put the file itself there")
+    }
+}
+
+/// Whether a path below a model's folder leads to something below it, or to the `blobs` of the Hugging Face cache that the folder is a snapshot in:
+/// there, every file of a model is a link to one of them.
+///
+/// # Errors
+/// [`Error::Io`] if one of the two can't be followed.
+pub fn stays_inside(folder: &Path, path: &Path) -> Result<bool> {
     let resolved = |path: &Path| {
         path.canonicalize().map_err(|source| Error::Io {
             doing: "read",
@@ -53,14 +66,9 @@ pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathB
             source,
         })
     };
-    let (home, file) = (resolved(folder)?, resolved(&path)?);
-    // Hugging Face's cache: <model>/snapshots/<revision>/<name> links to <model>/blobs/<hash>.
+    let (home, file) = (resolved(folder)?, resolved(path)?);
+    // <model>/snapshots/<revision>/<name> links to <model>/blobs/<hash>.
     let snapshots = home.parent().filter(|parent| parent.ends_with("snapshots"));
     let blobs = snapshots.and_then(Path::parent).map(|model| model.join("blobs"));
-    let parent = file.parent();
-    if parent == Some(home.as_path()) || (blobs.is_some() && parent == blobs.as_deref()) {
-        Ok(path)
-    } else {
-        refuse("is a link that leads out of the folder; put the file itself there")
-    }
+    Ok(file.starts_with(&home) || blobs.is_some_and(|blobs| file.parent() == Some(&blobs)))
 }

@@ -10,6 +10,7 @@ use crate::mapped::{MappedFile, Tensor};
 use crate::shown::shown;
 use crate::{Error, Result};
 
+pub use index::stays_inside;
 pub use resolve::{Resolved, Resolver};
 
 /// The index of a sharded model.

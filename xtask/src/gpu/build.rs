@@ -6,12 +6,16 @@ use serde_json::Value;
 
 use crate::steps::{Failure, Session};
 
+/// The name of the command line.
+pub const PROGRAM: &str = "lora-kernels";
+
 /// Paths of what was built.
 #[derive(Default)]
 pub struct Built {
     /// By name
     pub tests: Vec<(String, PathBuf)>,
-    pub examples: Vec<(String, PathBuf)>,
+    /// The command line, which tests start
+    pub program: PathBuf,
     pub bench: PathBuf,
     pub suite: PathBuf,
     /// The compiled kernels that the tests, or the bench, carry
@@ -24,6 +28,9 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
     let mut built = Built::default();
     // The profile of `cargo test`, whose overflow checks are worth having there, too.
     for artifact in cargo(session, "test --no-run --package lora-kernels")? {
+        built.add_of_tests(&artifact);
+    }
+    for artifact in cargo(session, "test --no-run --package lora-kernels-cli --test replay")? {
         built.add_of_tests(&artifact);
     }
     for artifact in cargo(session, "bench --no-run --package lora-kernels --bench layer")? {
@@ -40,6 +47,7 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
     built.tests.sort();
     built.images.sort();
     let missing = [
+        ("command line", &built.program),
         ("bench", &built.bench),
         ("suite", &built.suite),
         ("emulator", &built.emulator),
@@ -68,8 +76,8 @@ impl Built {
         let name = message["target"]["name"].as_str().unwrap_or_default();
         if is(message, "test", name) {
             self.tests.push((name.to_owned(), executable(message)));
-        } else if is(message, "example", name) && message["profile"]["test"] == false {
-            self.examples.push((name.to_owned(), executable(message)));
+        } else if is(message, "bin", PROGRAM) && message["profile"]["test"] == false {
+            self.program = executable(message);
         }
         let files = message["filenames"].as_array().into_iter().flatten();
         let mut libraries = files.filter_map(Value::as_str).map(Path::new);

@@ -44,7 +44,7 @@ const QUICK: [(&str, &[&str]); 8] = [
     // These need files, or start another program.
     ("peft", &["in_bf16"]),
     ("no_driver", &[]),
-    ("replay_cli", &["the_device_is_named"]),
+    ("replay", &["the_device_is_named"]),
 ];
 
 pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
@@ -89,11 +89,9 @@ fn fill(session: &Session, folder: &Path, built: &Built, mut manifest: Manifest)
         program.quick = quick.map(|(_, filters)| filters.iter().map(|&filter| filter.to_owned()).collect());
         manifest.programs.push(program);
     }
-    for (name, path) in &built.examples {
-        // Tests look for examples where cargo puts them: beside the folder that they themselves lie in.
-        let program = packer.pack(Kind::Helper, name, path, "bin/examples")?;
-        manifest.programs.push(program);
-    }
+    // Tests look for it where cargo puts it: beside the folder that they themselves lie in.
+    let program = packer.pack(Kind::Helper, build::PROGRAM, &built.program, "bin")?;
+    manifest.programs.push(program);
     let program = packer.pack(Kind::Bench, "layer", &built.bench, "bin/deps")?;
     manifest.programs.push(program);
     packer.strip(&built.suite, &folder.join("bin/suite"))?;

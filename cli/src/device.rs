@@ -1,0 +1,63 @@
+//! The device a command runs on.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use lora_kernels::cudarc::driver::CudaStream;
+use lora_kernels::{Error, Kernels};
+
+use crate::failure::Failure;
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    Gpu(usize),
+    /// The reference, which gives the same bits, on the CPU.
+    Cpu,
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(Choice::Cpu),
+            number => number
+                .parse()
+                .map(Choice::Gpu)
+                .map_err(|_| "a device is the number of a GPU, counted from 0, or cpu".into()),
+        }
+    }
+}
+
+/// A GPU with the kernels on it.
+pub struct Gpu {
+    pub stream: Arc<CudaStream>,
+    pub kernels: Kernels,
+}
+
+impl Gpu {
+    pub fn open(ordinal: usize) -> Result<Self, Failure> {
+        let context = lora_kernels::context(ordinal)?;
+        Ok(Self {
+            stream: context.new_stream()?,
+            kernels: Kernels::load(&context)?,
+        })
+    }
+
+    /// The name the driver gives it. Whoever emulates one says so there.
+    pub fn name(&self) -> Result<String, Failure> {
+        Ok(self.kernels.context().name()?)
+    }
+}
+
+/// A failure to open a GPU, with the other way there is for a command that has one.
+pub fn or_cpu(failure: Failure) -> Failure {
+    match failure {
+        Failure::Kernels(Error::NoDriver) => Failure::NoDevice(format!(
+            "{}; --device cpu computes the same on the CPU",
+            Error::NoDriver
+        )),
+        other => other,
+    }
+}

@@ -1,0 +1,89 @@
+//! What each result is compared with.
+
+use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
+
+use super::case::Case;
+use super::inputs::{Inputs, Number};
+use super::report::Reference;
+
+/// The right results of a case: the file's where it holds them, the f64 reference's otherwise.
+pub struct Expected<'a, T> {
+    case: &'a Case,
+    inputs: &'a Inputs<T>,
+    backward: Option<reference::Backward>,
+}
+
+impl<'a, T: Number> Expected<'a, T> {
+    pub fn new(case: &'a Case, inputs: &'a Inputs<T>) -> Self {
+        Self {
+            case,
+            inputs,
+            backward: None,
+        }
+    }
+
+    /// The tensor of this name, row-major.
+    pub fn tensor(&mut self, name: &str) -> Result<(Vec<f64>, Reference), ShapeError> {
+        let recorded = &self.case.recorded;
+        let recorded = match name {
+            "y" => &recorded.y,
+            "dx" => &recorded.dx,
+            "d_lora_A" => &recorded.d_lora_a,
+            _ => &recorded.d_lora_b,
+        };
+        if let Some(matrix) = recorded {
+            let values = matrix.data.iter().map(|&value| f64::from(value)).collect();
+            return Ok((values, Reference::Recorded));
+        }
+        if name == "y" {
+            let y = reference::forward(&self.layer()?, Intermediates::Exact)?.y;
+            let values = y.into_iter().flat_map(|y| y.value).collect();
+            return Ok((values, Reference::Computed));
+        }
+        let scale = self.inputs.gradient_scale;
+        let gradients = self.backward()?;
+        let scaled = match (name, gradients.adapters.iter().flatten().next()) {
+            ("d_lora_A", Some(adapter)) => &adapter.d_lora_a,
+            ("d_lora_B", Some(adapter)) => &adapter.d_lora_b,
+            _ => &gradients.dx,
+        };
+        let values = scaled.value.iter().map(|value| value / scale).collect();
+        Ok((values, Reference::Computed))
+    }
+
+    /// The gradients of the scaled dy.
+    fn backward(&mut self) -> Result<&reference::Backward, ShapeError> {
+        let gradients = match self.backward.take() {
+            Some(gradients) => gradients,
+            None => {
+                let dy = self.inputs.dy.as_deref().unwrap_or_default();
+                let dy = View::new(dy, self.case.tokens(), self.case.out_features())?;
+                reference::backward(&self.layer()?, &[dy], Intermediates::Exact)?
+            }
+        };
+        Ok(self.backward.insert(gradients))
+    }
+
+    fn layer(&self) -> Result<Layer<'a, T>, ShapeError> {
+        let Case {
+            x,
+            weight,
+            lora_a,
+            lora_b,
+            ..
+        } = self.case;
+        Ok(Layer {
+            x: View::new(&self.inputs.x, x.rows, x.cols)?,
+            projections: vec![Projection {
+                weight: View::new(&self.inputs.weight, weight.rows, weight.cols)?,
+                bias: self.inputs.bias.as_deref(),
+                adapter: Some(Adapter {
+                    a: View::new(&self.inputs.lora_a, lora_a.rows, lora_a.cols)?,
+                    b: View::new(&self.inputs.lora_b, lora_b.rows, lora_b.cols)?,
+                    scaling: self.case.scaling,
+                }),
+            }],
+            dropout: None,
+        })
+    }
+}

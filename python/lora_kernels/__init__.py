@@ -1,0 +1,48 @@
+"""CUDA kernels for linear layers with low-rank adapters (LoRA), over the C ABI of lora-kernels.
+
+    forward    y  = x*W^T + bias + s*drop(x)*A^T*B^T
+    backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)    dA = (s*dy*B)^T*drop(x)    dB = s*dy^T*(drop(x)*A^T)
+    merge      W += sum of s*B*A
+
+A `Problem` (plain values) becomes a plan for a `Device`; `Kernels` runs it on arrays of any library that speaks `__cuda_array_interface__` or
+DLPack. For PyTorch there is `lora_kernels.torch`, with autograd.
+"""
+
+from .arrays import Array, array
+from .described import problem_of
+from .errors import CudaError, LibraryNotFound, LoraError
+from .kernels import Adapter, Allocator, BackwardResult, ForwardResult, Kernels, Layer, MergeReport
+from .plans import BackwardPlan, Device, ForwardPlan, MergePlan, Region
+from .types import Dropout, DType, Layout, Mask, MergeProblem, Problem, Projection, Tensor, WeightLayout
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "Allocator",
+    "Array",
+    "BackwardPlan",
+    "BackwardResult",
+    "CudaError",
+    "DType",
+    "Device",
+    "Dropout",
+    "ForwardPlan",
+    "ForwardResult",
+    "Kernels",
+    "Layer",
+    "Layout",
+    "LibraryNotFound",
+    "LoraError",
+    "Mask",
+    "MergePlan",
+    "MergeProblem",
+    "MergeReport",
+    "Problem",
+    "Projection",
+    "Region",
+    "Tensor",
+    "WeightLayout",
+    "array",
+    "problem_of",
+]

@@ -1,0 +1,133 @@
+"""What is checked of a call's arrays before the library is called, which sees addresses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .arrays import Array, array
+from .types import DType, MergeProblem, Problem, Tensor
+
+Problems = Problem | MergeProblem
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Arrays that are written, and their addresses; None and 0 where there is none."""
+
+    arrays: list[Any]
+    addresses: list[int]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes of device memory."""
+
+    source: Any
+    address: int
+    bytes: int
+
+
+class Call:
+    """One call's device, stream and allocator."""
+
+    def __init__(self, device: int, stream: int, allocate: Callable[[tuple[int, ...], DType | None], Any] | None) -> None:
+        self._device = device
+        self._stream = stream
+        self._allocate = allocate
+        # Arrays made on the way must live until the call is enqueued.
+        self._alive: list[Array] = []
+
+    def count(self, name: str, given: Sequence[Any], wanted: int) -> None:
+        """There are as many as the problem has."""
+        if len(given) != wanted:
+            raise ValueError(f"{len(given)} {name} were given, the plan was made for {wanted}")
+
+    def read(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> int:
+        """The address of a tensor that is read; 0 for None."""
+        if source is None:
+            # The library knows whether it is needed.
+            return 0
+        return self._matrix(problem, tensor, index, source).address
+
+    def write(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> int:
+        """The address of a tensor that is written."""
+        found = self._matrix(problem, tensor, index, source)
+        if found.read_only:
+            raise ValueError(f"{_name(problem, tensor, index)} is read-only, and would be written")
+        return found.address
+
+    def outputs(self, problem: Problem, tensor: Tensor, given: Sequence[Any] | None, wanted: Sequence[bool]) -> Outputs:
+        """Outputs as given or, where they aren't, allocated: contiguous, so the plan must have been made for that."""
+        if given is not None:
+            self.count(tensor.text, given, len(wanted))
+        result = Outputs([], [])
+        for index, is_wanted in enumerate(wanted):
+            one = given[index] if given is not None else None
+            if one is None and is_wanted:
+                if tensor in problem.accumulate:
+                    raise ValueError(f"{_name(problem, tensor, index)} is added to, so it must be given")
+                one = self._new(_name(problem, tensor, index), problem.shape(tensor, index), problem.dtype_of(tensor))
+            result.arrays.append(one)
+            result.addresses.append(0 if one is None else self.write(problem, tensor, index, one))
+        return result
+
+    def buffer(self, name: str, given: Any, needed: int, written: bool = True) -> Buffer:
+        """A buffer of bytes, of whatever type, as given or allocated; none where none is needed."""
+        if given is None:
+            if needed == 0:
+                return Buffer(None, 0, 0)
+            if not written:
+                raise ValueError(f"{name} is None: it is what forward left")
+            given = self._new(name, (needed,), None)
+        found = self._array(name, given)
+        if not found.is_contiguous:
+            raise ValueError(f"{name} is not contiguous")
+        if written and found.read_only:
+            raise ValueError(f"{name} is read-only, and would be written")
+        count = found.dtype.size if found.dtype else 1
+        for size in found.shape:
+            count *= size
+        return Buffer(given, found.address, count)
+
+    def _new(self, name: str, shape: tuple[int, ...], dtype: DType | None) -> Any:
+        if self._allocate is None:
+            raise ValueError(f"{name} was not given: give it, or an allocate function that makes it")
+        return self._allocate(shape, dtype)
+
+    def _array(self, name: str, source: Any) -> Array:
+        try:
+            found = array(source, stream=self._stream, device=self._device)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if found.device != self._device:
+            raise ValueError(f"{name} is on device {found.device}, the kernels were loaded on device {self._device}")
+        self._alive.append(found)
+        return found
+
+    def _matrix(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> Array:
+        name = _name(problem, tensor, index)
+        found = self._array(name, source)
+        shape, dtype = problem.shape(tensor, index), problem.dtype_of(tensor)
+        if found.dtype is not dtype:
+            given = found.dtype.name if found.dtype else "bytes"
+            raise TypeError(f"{name} is {given}, the plan was made for {dtype.name}")
+        if found.shape != shape:
+            raise ValueError(f"{name} has the shape {found.shape}, the plan was made for {shape}")
+        if not found.has_contiguous_columns:
+            raise ValueError(f"{name} has a stride of {found.strides[-1]} elements between columns: they must be contiguous")
+        planned = problem.row_stride(tensor, index) if len(shape) == 2 else shape[0]
+        if len(shape) == 2 and shape[0] > 1 and found.row_stride != planned:
+            raise ValueError(
+                f"{name} has a row stride of {found.row_stride} elements, the plan was made for {planned}: "
+                "give the problem a Layout with this row stride"
+            )
+        return found
+
+
+def _name(problem: Problems, tensor: Tensor, index: int) -> str:
+    if isinstance(problem, MergeProblem):
+        return f"{tensor.text} of adapter {index}" if tensor in (Tensor.LORA_A, Tensor.LORA_B) else tensor.text
+    shared = tensor in (Tensor.X, Tensor.DX) or len(problem.projections) == 1
+    return tensor.text if shared else f"{tensor.text} of layer {index}"

@@ -1,0 +1,167 @@
+"""Devices and plans. Neither needs a driver or a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from . import _abi
+from ._library import check, library
+from .types import Layout, MergeProblem, Problem, Tensor
+
+
+@dataclass(frozen=True)
+class Device:
+    """What plans need to know of a device. `Kernels.device` asks a real one; sizes are in bytes."""
+
+    compute_major: int
+    compute_minor: int
+    multiprocessors: int
+    shared_per_block: int
+    shared_per_multiprocessor: int
+    l2_bytes: int
+
+    @staticmethod
+    def named(name: str) -> Device:
+        """A GPU that the library knows: a100, rtx3090, rtx4090, l40s, h100, b200, rtx5090."""
+        struct = _abi.Device()
+        check(library().lora_device_named(name.encode(), ctypes.byref(struct)))
+        return Device._of(struct)
+
+    @staticmethod
+    def _of(struct: _abi.Device) -> Device:
+        return Device(*(getattr(struct, one[0]) for one in struct._fields_[1:]))
+
+    def _struct(self) -> _abi.Device:
+        return _abi.Device(**self.__dict__)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a buffer, in bytes."""
+
+    offset: int
+    bytes: int
+
+
+class _Plan:
+    """A plan of the library, freed with this object. Its text says which kernels run, on which grid, and why."""
+
+    _KIND: ClassVar[str]
+
+    def __init__(self, problem: Any, struct: Any, device: Device) -> None:
+        self.problem = problem
+        self._handle = ctypes.c_void_p()
+        check(self._function("new")(ctypes.byref(struct), ctypes.byref(device._struct()), ctypes.byref(self._handle)))
+        info = _abi.PlanInfo()
+        check(self._function("info")(self._handle, ctypes.byref(info)))
+        self._info = info
+        #: Bytes of scratch memory that a call needs, uninitialised; may be 0.
+        self.workspace_bytes: int = info.workspace_bytes
+        #: Kernels that a call launches.
+        self.launches: int = info.launches
+
+    def _function(self, name: str) -> Any:
+        return getattr(library(), f"lora_{self._KIND}_plan_{name}")
+
+    def __str__(self) -> str:
+        text: bytes = self._function("description")(self._handle)
+        return text.decode()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._function("free")(self._handle)
+            self._handle = ctypes.c_void_p()
+
+
+class _LayerPlan(_Plan):
+    problem: Problem
+
+    def __init__(self, problem: Problem, device: Device) -> None:
+        super().__init__(problem, _problem(problem), device)
+        info = self._info
+        #: Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward alone needs it too.
+        self.saved_bytes: int = info.saved_bytes
+        #: Columns of S: the ranks, each rounded up to 16.
+        self.padded_ranks: int = info.padded_ranks
+        #: S = scaling*drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's dtype.
+        self.s = Region(info.s_offset, info.s_bytes)
+        #: The mask in the saved buffer: 64-bit words (ceil(in_features / 64), tokens), bit c of word (b, row) for x (row, 64*b + c).
+        self.mask = Region(info.mask_offset, info.mask_bytes) if info.mask_bytes else None
+
+
+class ForwardPlan(_LayerPlan):
+    """What a forward launches: y = x*W^T + bias + scaling*drop(x)*A^T*B^T of every projection."""
+
+    _KIND = "forward"
+
+
+class BackwardPlan(_LayerPlan):
+    """What a backward launches: dx, and dA and dB of every adapted projection, from every dy."""
+
+    _KIND = "backward"
+
+
+class MergePlan(_Plan):
+    """What a merge launches: merged = W + sum of scaling*B*A."""
+
+    _KIND = "merge"
+    problem: MergeProblem
+
+    def __init__(self, problem: MergeProblem, device: Device) -> None:
+        super().__init__(problem, _merge_problem(problem), device)
+
+
+def _layouts(layouts: Sequence[Layout]) -> Any:
+    structs = [
+        _abi.Layout(tensor=int(one.tensor), index=one.index, row_stride=one.row_stride, alignment=one.alignment) for one in layouts
+    ]
+    return (_abi.Layout * len(structs))(*structs)
+
+
+def _problem(problem: Problem) -> _abi.Problem:
+    projections = [_abi.Projection(out_features=_size("out_features", one.out_features), rank=_size("rank", one.rank)) for one in problem.projections]
+    return _abi.Problem(
+        dtype=int(problem.dtype),
+        tokens=_size("tokens", problem.tokens),
+        in_features=_size("in_features", problem.in_features),
+        projections=(_abi.Projection * len(projections))(*projections),
+        projection_count=len(projections),
+        adapter_dtype=int(problem.adapter_dtype or 0),
+        weight_layout=int(problem.weight_layout),
+        bias=problem.bias,
+        dropout=problem.dropout,
+        mask=int(problem.mask),
+        no_input_gradient=not problem.input_gradient,
+        accumulate_y=Tensor.Y in problem.accumulate,
+        accumulate_dx=Tensor.DX in problem.accumulate,
+        accumulate_d_lora_a=Tensor.D_LORA_A in problem.accumulate,
+        accumulate_d_lora_b=Tensor.D_LORA_B in problem.accumulate,
+        layouts=_layouts(problem.layouts),
+        layout_count=len(problem.layouts),
+    )
+
+
+def _merge_problem(problem: MergeProblem) -> _abi.MergeProblem:
+    return _abi.MergeProblem(
+        dtype=int(problem.dtype),
+        out_features=_size("out_features", problem.out_features),
+        in_features=_size("in_features", problem.in_features),
+        ranks=(ctypes.c_size_t * len(problem.ranks))(*(_size("rank", rank) for rank in problem.ranks)),
+        adapter_count=len(problem.ranks),
+        adapter_dtype=int(problem.adapter_dtype or 0),
+        weight_layout=int(problem.weight_layout),
+        safe=problem.safe,
+        report=problem.report,
+        layouts=_layouts(problem.layouts),
+        layout_count=len(problem.layouts),
+    )
+
+
+def _size(name: str, value: int) -> int:
+    if value < 0:
+        # ctypes would take it modulo 2**64.
+        raise ValueError(f"{name} is {value}: it must not be negative")
+    return value

@@ -1,0 +1,117 @@
+"""What calls refuse, before anything is launched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from host import Strided
+
+from lora_kernels import BackwardPlan, Dropout, DType, ForwardPlan, Kernels, Layer, LoraError, cuda, problem_of
+
+M, K, N, R = 5, 24, 16, 3
+
+
+class Made:
+    def __init__(self) -> None:
+        def matrix(*shape: int) -> Strided:
+            return Strided(shape, DType.F32).put(np.ones(shape))
+
+        self.x, self.dy, self.y = matrix(M, K), matrix(M, N), Strided((M, N), DType.F32)
+        self.layer = Layer(matrix(N, K), matrix(R, K), matrix(N, R), 2.0, matrix(N))
+
+
+@pytest.fixture
+def made(kernels: Kernels) -> Made:
+    return Made()
+
+
+@pytest.fixture
+def plan(kernels: Kernels, made: Made) -> ForwardPlan:
+    return ForwardPlan(problem_of(made.x, [made.layer]), kernels.device)
+
+
+class ReadOnly:
+    def __init__(self, matrix: Strided) -> None:
+        interface = matrix.__cuda_array_interface__
+        self.__cuda_array_interface__ = interface | {"data": (interface["data"][0], True)}
+
+
+def forward(kernels: Kernels, plan: ForwardPlan, made: Made, **changes: Any) -> None:
+    arguments: dict[str, Any] = {"x": made.x, "layers": [made.layer], "y": [made.y], "allocate": cuda.allocate} | changes
+    kernels.forward(plan, **arguments)
+
+
+CASES: list[tuple[str, type[Exception], str]] = [
+    ("layers", ValueError, "2 layers were given, the plan was made for 1"),
+    ("shape", ValueError, r"x has the shape \(5, 16\), the plan was made for \(5, 24\)"),
+    ("dtype", TypeError, "weight is F16, the plan was made for F32"),
+    ("stride", ValueError, "x has a row stride of 26 elements, the plan was made for 24: give the problem a Layout"),
+    ("alignment", LoraError, "x starts at an address that is a multiple of 4 bytes only"),
+    ("host", ValueError, "x: an array on DLPack device type 1"),
+    ("none", LoraError, "weight is a null pointer"),
+    ("bias", LoraError, "bias was not given, but the plan was made with it"),
+    ("dropout", LoraError, "dropout was given, but the plan was made without it"),
+    ("read-only", ValueError, "y is read-only, and would be written"),
+    ("saved", LoraError, "the saved buffer has 8 bytes, the plan needs"),
+    ("allocate", ValueError, "saved was not given: give it, or an allocate function that makes it"),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "text"), CASES, ids=[name for name, *_ in CASES])
+def test_bad_input_is_refused(kernels: Kernels, made: Made, plan: ForwardPlan, name: str, error: type[Exception], text: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "layers": {"layers": [made.layer] * 2},
+        "shape": {"x": made.dy},
+        "dtype": {"layers": [replace(made.layer, weight=Strided((N, K), DType.F16))]},
+        "stride": {"x": Strided((M, K), DType.F32, padding=2)},
+        "alignment": {"x": Strided((M, K), DType.F32, skipped=1)},
+        "host": {"x": np.zeros((M, K), np.float32)},
+        "none": {"layers": [replace(made.layer, weight=None)]},
+        "bias": {"layers": [replace(made.layer, bias=None)]},
+        "dropout": {"dropout": Dropout(0.5, 1)},
+        "read-only": {"y": [ReadOnly(made.y)]},
+        "saved": {"saved": cuda.allocate((8,), None)},
+        "allocate": {"allocate": None},
+    }
+    before = made.y.memory.to_bytes()
+    with pytest.raises(error, match=text):
+        forward(kernels, plan, made, **changes[name])
+    cuda.synchronize()
+    assert made.y.memory.to_bytes() == before
+
+
+def test_backward_needs_what_forward_left(kernels: Kernels, made: Made) -> None:
+    plan = BackwardPlan(problem_of(made.x, [made.layer]), kernels.device)
+    with pytest.raises(ValueError, match="saved is None: it is what forward left"):
+        kernels.backward(plan, made.x, [made.layer], [made.dy], None, allocate=cuda.allocate)
+    with pytest.raises(ValueError, match="0 dy were given"):
+        kernels.backward(plan, made.x, [made.layer], [], None, allocate=cuda.allocate)
+
+
+def test_arrays_that_pose_no_problem(made: Made) -> None:
+    with pytest.raises(ValueError, match="the weight of layer 0 takes 24 features, x has 16"):
+        problem_of(made.dy, [made.layer])
+    with pytest.raises(ValueError, match="layer 0 has one of lora_a and lora_b"):
+        problem_of(made.x, [replace(made.layer, lora_a=None)])
+    with pytest.raises(ValueError, match="give all of them one, of zeros"):
+        problem_of(made.x, [made.layer, replace(made.layer, bias=None)])
+    with pytest.raises(TypeError, match="the adapters have several types"):
+        problem_of(made.x, [replace(made.layer, lora_a=Strided((R, K), DType.F16))])
+    with pytest.raises(ValueError, match=r"x has the shape \(16,\): it must have two dimensions"):
+        problem_of(made.layer.bias, [made.layer])
+
+
+def test_no_such_device() -> None:
+    with pytest.raises(LoraError, match="opening device 77") as caught:
+        Kernels(77)
+    assert (caught.value.name, caught.value.cuda_result) == ("LORA_STATUS_DRIVER", 101)
+
+
+def test_closed_kernels_say_so(made: Made, plan: ForwardPlan) -> None:
+    kernels = Kernels(0)
+    kernels.close()
+    with pytest.raises(ValueError, match="these kernels are closed"):
+        forward(kernels, plan, made)

@@ -1,0 +1,211 @@
+"""Forward and backward on raw device memory, against NumPy in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import reference
+from host import ByDLPack, Strided, decode, encode, random
+from reference import Values, close
+
+from lora_kernels import (
+    BackwardPlan,
+    Dropout,
+    DType,
+    ForwardPlan,
+    Kernels,
+    Layer,
+    Mask,
+    Tensor,
+    WeightLayout,
+    cuda,
+    problem_of,
+)
+
+DROPOUT = Dropout(0.3, seed=0x0123456789ABCDEF, offset=0xFEDCBA9876543210)
+
+
+@dataclass
+class Case:
+    tokens: int
+    in_features: int
+    projections: list[tuple[int, int, float]]  # out_features, rank, scaling
+    dropout: Dropout | None = None
+    bias: bool = False
+    f32_adapters: bool = False
+    weight_layout: WeightLayout = WeightLayout.OUT_IN
+    mask: Mask = Mask.STORED
+    input_gradient: bool = True
+    padding: int = 0
+    skipped: int = 0
+    accumulate: frozenset[Tensor] = field(default_factory=frozenset)
+
+
+CASES = {
+    "odd sizes, rank 3, bias, dropout": Case(5, 37, [(23, 3, 1.7)], DROPOUT, bias=True),
+    "one token, no dropout, no dx": Case(1, 72, [(40, 8, 2.0)], input_gradient=False),
+    "q, k, v of different widths and ranks, one without": Case(33, 64, [(48, 16, 0.5), (17, 0, 0.0), (24, 5, -1.3)], DROPOUT, bias=True),
+    "misaligned rows, (in, out) weights, f32 adapters, mask redrawn": Case(
+        19,
+        70,
+        [(40, 20, 0.6)],
+        DROPOUT,
+        f32_adapters=True,
+        weight_layout=WeightLayout.IN_OUT,
+        mask=Mask.REDRAWN,
+        padding=3,
+        skipped=1,
+    ),
+    "outputs added to": Case(
+        9, 40, [(24, 4, 1.5)], bias=True, padding=8, accumulate=frozenset({Tensor.Y, Tensor.DX, Tensor.D_LORA_A, Tensor.D_LORA_B})
+    ),
+}
+
+
+class Made:
+    """A case's numbers on both sides."""
+
+    def __init__(self, case: Case, dtype: DType) -> None:
+        rng = np.random.default_rng(7)
+        adapter = DType.F32 if case.f32_adapters else dtype
+
+        def both(shape: tuple[int, ...], scale: float, dtype: DType) -> tuple[np.ndarray, Strided]:
+            values = random(rng, shape, dtype, scale)
+            padding = case.padding if len(shape) == 2 else 0
+            return values, Strided(shape, dtype, padding, case.skipped).put(values)
+
+        self.case, self.dtype = case, dtype
+        m, k = case.tokens, case.in_features
+        self.x, self.x_there = both((m, k), 1.0, dtype)
+        self.before: dict[tuple[Tensor, int], np.ndarray] = {}
+        self.values: list[Values] = []
+        self.layers: list[Layer] = []
+        self.dys: list[Strided] = []
+        outputs: dict[Tensor, list[Strided | None]] = {tensor: [] for tensor in (Tensor.Y, Tensor.D_LORA_A, Tensor.D_LORA_B)}
+
+        def output(tensor: Tensor, index: int, shape: tuple[int, ...], dtype: DType) -> Strided:
+            if tensor in case.accumulate:
+                self.before[tensor, index], there = both(shape, 2.0, dtype)
+                return there
+            return Strided(shape, dtype, case.padding, case.skipped)
+
+        for index, (n, r, scaling) in enumerate(case.projections):
+            stored = (n, k) if case.weight_layout is WeightLayout.OUT_IN else (k, n)
+            weight, weight_there = both(stored, 0.3, dtype)
+            bias, bias_there = both((n,), 1.0, dtype) if case.bias else (None, None)
+            lora_a, a_there = both((r, k), 0.5, adapter) if r else (None, None)
+            lora_b, b_there = both((n, r), 0.5, adapter) if r else (None, None)
+            dy, dy_there = both((m, n), 1.0, dtype)
+            # Kernels round f32 adapters to the tensors' type before they use them.
+            if case.f32_adapters and lora_a is not None and lora_b is not None:
+                lora_a, lora_b = (decode(encode(one, dtype), dtype) for one in (lora_a, lora_b))
+            weight = weight if case.weight_layout is WeightLayout.OUT_IN else weight.T
+            self.values.append(Values(weight, bias, lora_a, lora_b, scaling, dy))
+            self.layers.append(Layer(weight_there, a_there, b_there, scaling, bias_there))
+            self.dys.append(dy_there)
+            outputs[Tensor.Y].append(output(Tensor.Y, index, (m, n), dtype))
+            outputs[Tensor.D_LORA_A].append(output(Tensor.D_LORA_A, index, (r, k), adapter) if r else None)
+            outputs[Tensor.D_LORA_B].append(output(Tensor.D_LORA_B, index, (n, r), adapter) if r else None)
+        self.y, self.d_lora_a, self.d_lora_b = outputs.values()
+        self.dx = output(Tensor.DX, 0, (m, k), dtype) if case.input_gradient else None
+
+    def known(self, source: Strided | None) -> object:
+        """bf16 arrays have no name in the array interface; all come by DLPack here."""
+        return None if source is None else ByDLPack(source)
+
+    def check(self, tensor: Tensor, index: int, given: Strided, wanted: reference.Sum, depth: int) -> None:
+        if (before := self.before.get((tensor, index))) is not None:
+            wanted += reference.exact(before)
+        close(given.get(), wanted, self.dtype, depth)
+
+
+def layers_by_dlpack(made: Made) -> list[Layer]:
+    known = made.known
+    return [Layer(known(one.weight), known(one.lora_a), known(one.lora_b), one.scaling, known(one.bias)) for one in made.layers]
+
+
+@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("name", CASES)
+def test_layers_are_right(kernels: Kernels, name: str, dtype: DType) -> None:
+    case = CASES[name]
+    made = Made(case, dtype)
+    known, layers = made.known, layers_by_dlpack(made)
+    lists = {tensor: [known(one) for one in made.__dict__[tensor]] for tensor in ("y", "d_lora_a", "d_lora_b")}
+    dys, dx, x = [known(dy) for dy in made.dys], known(made.dx), known(made.x_there)
+    problem = problem_of(
+        x,
+        layers,
+        dropout=case.dropout is not None,
+        mask=case.mask,
+        weight_layout=case.weight_layout,
+        input_gradient=case.input_gradient,
+        accumulate=case.accumulate,
+        dy=dys,
+        dx=dx,
+        **lists,
+    )
+    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
+    stream = cuda.Stream()
+    result = kernels.forward(
+        forward, x, layers, y=lists["y"], dropout=case.dropout, stream=stream.handle, allocate=cuda.allocate
+    )
+    kernels.backward(
+        backward,
+        x,
+        layers,
+        dys,
+        result.saved,
+        dx=dx,
+        d_lora_a=lists["d_lora_a"],
+        d_lora_b=lists["d_lora_b"],
+        dropout=case.dropout,
+        stream=stream.handle,
+        allocate=cuda.allocate,
+    )
+    stream.synchronize()
+
+    for index, one in enumerate(made.values):
+        made.check(Tensor.Y, index, made.y[index], reference.forward(made.x, one, case.dropout), case.in_features)
+        if one.lora_a is not None:
+            d_lora_a, d_lora_b = reference.adapter_gradients(made.x, one, case.dropout)
+            made.check(Tensor.D_LORA_A, index, made.d_lora_a[index], d_lora_a, case.tokens + one.dy.shape[1])
+            made.check(Tensor.D_LORA_B, index, made.d_lora_b[index], d_lora_b, case.tokens + case.in_features)
+    if made.dx is not None:
+        depth = sum(n + r for n, r, _ in case.projections)
+        made.check(Tensor.DX, 0, made.dx, reference.input_gradient(made.x, made.values, case.dropout), depth)
+    if case.dropout is not None and case.mask is Mask.STORED:
+        assert forward.mask is not None
+        region = result.saved.to_bytes()[forward.mask.offset :][: forward.mask.bytes]
+        wanted = reference.mask_words(reference.keep_mask(case.tokens, case.in_features, case.dropout))
+        assert (np.frombuffer(region, np.uint64).reshape(wanted.shape) == wanted).all()
+
+
+def test_outputs_come_from_the_allocator_where_they_are_not_given(kernels: Kernels) -> None:
+    made = Made(CASES["odd sizes, rank 3, bias, dropout"], DType.F32)
+    problem = problem_of(made.x_there, made.layers, dropout=True)
+    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
+    asked: list[tuple[tuple[int, ...], DType | None]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: DType | None) -> cuda.DeviceArray:
+        asked.append((shape, dtype))
+        return cuda.allocate(shape, dtype)
+
+    result = kernels.forward(forward, made.x_there, made.layers, dropout=DROPOUT, allocate=allocate)
+    assert asked == [((5, 23), DType.F32), ((forward.saved_bytes,), None)]
+    asked.clear()
+    back = kernels.backward(backward, made.x_there, made.layers, made.dys, result.saved, dropout=DROPOUT, allocate=allocate)
+    assert asked == [
+        ((5, 37), DType.F32),
+        ((3, 37), DType.F32),
+        ((23, 3), DType.F32),
+        ((backward.workspace_bytes,), None),
+    ]
+    dx = np.frombuffer(back.dx.to_bytes(), np.float32).reshape(5, 37).astype(np.float64)
+    close(dx, reference.input_gradient(made.x, made.values, DROPOUT), DType.F32, 26)
+
+
+def test_the_published_answers_of_philox() -> None:
+    zero = reference.philox(np.zeros((4, 1), np.uint32), (0, 0))
+    assert [hex(word) for word in zero[:, 0]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]

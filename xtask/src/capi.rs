@@ -1,0 +1,62 @@
+//! The C ABI as other programs get it: libraries, header and pkg-config file in one folder.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::commands;
+use crate::steps::{Failure, Session};
+
+/// What cargo calls the library; two packages can't both build a liblora_kernels.
+const BUILT: &str = "liblora_kernels_capi";
+const INSTALLED: &str = "liblora_kernels";
+const HEADER: &str = "capi/include/lora_kernels.h";
+
+/// Builds the libraries and fills `prefix`, or a folder of the target folder.
+pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failure> {
+    commands::setup(session)?;
+    let target = session.target();
+    let mut cargo = session.cargo("build --release --package lora-kernels-capi --target-dir");
+    cargo.arg(&target);
+    session.run(cargo)?;
+
+    let prefix = std::path::absolute(prefix.unwrap_or_else(|| target.join("capi")))
+        .map_err(|error| format!("no such folder: {error}"))?;
+    let library = |suffix: &str| target.join("release").join(BUILT).with_extension(suffix);
+    put(&library("so"), &prefix.join("lib").join(INSTALLED).with_extension("so"))?;
+    put(&library("a"), &prefix.join("lib").join(INSTALLED).with_extension("a"))?;
+    put(&session.root().join(HEADER), &prefix.join("include/lora_kernels.h"))?;
+    let description = prefix.join("lib/pkgconfig/lora_kernels.pc");
+    make_parent(&description)?;
+    fs::write(&description, PKG_CONFIG).map_err(|error| format!("can't write {}: {error}", description.display()))?;
+    session.summarise();
+    writeln!(std::io::stdout(), "{}", prefix.display()).map_err(|error| format!("can't print the path: {error}"))?;
+    Ok(())
+}
+
+fn make_parent(file: &Path) -> Result<(), Failure> {
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).map_err(|error| format!("can't make {}: {error}", folder.display()).into())
+}
+
+fn put(from: &Path, to: &Path) -> Result<(), Failure> {
+    make_parent(to)?;
+    // A program may have the old file open: it keeps it, where an overwritten one would change under it.
+    let _ = fs::remove_file(to);
+    let copied = fs::copy(from, to).map(|_| ());
+    copied.map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()).into())
+}
+
+/// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard library needs where it is linked statically
+/// (`rustc --print native-static-libs`).
+const PKG_CONFIG: &str = concat!(
+    "prefix=${pcfiledir}/../..\n\n",
+    "Name: lora_kernels\n",
+    "Description: CUDA kernels for linear layers with low-rank adapters (LoRA)\n",
+    "Version: ",
+    env!("CARGO_PKG_VERSION"),
+    "\n",
+    "Cflags: -I${prefix}/include\n",
+    "Libs: -L${prefix}/lib -llora_kernels\n",
+    "Libs.private: -lgcc_s -lutil -lrt -lpthread -lm -ldl\n",
+);

@@ -1,0 +1,106 @@
+//! The Python package's tests, on the device that tests run on.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::client;
+use crate::commands;
+use crate::steps::{Failure, Session};
+
+const PACKAGES: &str = "python/tests/requirements.txt";
+const TORCH: &str = "python/tests/requirements-torch.txt";
+const MYPY: &str = "python/tests/requirements-types.txt";
+
+/// What to do besides the tests.
+#[derive(Default)]
+pub struct Choices {
+    /// Also against PyTorch.
+    pub torch: bool,
+    /// Also mypy.
+    pub types: bool,
+    /// Passed on to pytest.
+    pub arguments: Vec<String>,
+}
+
+/// The libraries that a build of the tests of the C ABI leaves, under the names that programs look for.
+struct Libraries {
+    kernels: PathBuf,
+    /// A folder with the emulated driver in it.
+    driver: PathBuf,
+}
+
+/// With the same features and profile as `cargo xtask test` builds them: nothing is compiled again where that has run.
+fn build(session: &mut Session) -> Result<Libraries, Failure> {
+    commands::setup(session)?;
+    let target = session.target();
+    let mut cargo = session.cargo("test --workspace --test c --no-run --target-dir");
+    cargo.arg(&target);
+    session.run(cargo)?;
+    let library = target.join("debug/deps/liblora_kernels_capi.so");
+    let folder = target.join("python/lib");
+    client::link_as(&library, &folder, &["liblora_kernels.so"])?;
+    Ok(Libraries {
+        kernels: folder.join("liblora_kernels.so"),
+        driver: client::driver_of_tests(session)?,
+    })
+}
+
+pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
+    let libraries = build(session)?;
+    let mut packages = vec![session.root().join("python")];
+    packages.push(client::install(session, PACKAGES, "python/packages")?);
+    if choices.torch && !has_torch() {
+        packages.push(client::install_with(session, TORCH, "python/torch", &[])?);
+    }
+    if choices.types {
+        let mypy = client::install_with(session, MYPY, "python/mypy", &[])?;
+        let mut check = module("mypy", session, &[mypy]);
+        check.args(["--strict", "--no-error-summary", "--cache-dir"]);
+        check.arg(session.target().join("python/mypy-cache"));
+        check
+            .args(["-p", "lora_kernels"])
+            .current_dir(session.root().join("python"));
+        session.run(check)?;
+    }
+    let mut tests = module("pytest", session, &packages);
+    tests
+        .args(["-q", "-p", "no:cacheprovider", "python/tests"])
+        .args(&choices.arguments);
+    tests.env("LORA_KERNELS_LIBRARY", &libraries.kernels);
+    if choices.torch {
+        tests.env("LORA_KERNELS_TEST_TORCH", "1");
+    }
+    if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
+        tests.env("LD_LIBRARY_PATH", searched(&libraries.driver));
+        tests.env("LORA_EMULATOR_DEVICE", "a100");
+    }
+    session.run(tests)
+}
+
+/// Whether this machine's Python has PyTorch, of whatever version.
+fn has_torch() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import torch"]);
+    python.output().is_ok_and(|output| output.status.success())
+}
+
+/// The folder, before those that are searched anyway.
+fn searched(folder: &Path) -> OsString {
+    let mut all = folder.as_os_str().to_owned();
+    if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {
+        all.push(":");
+        all.push(others);
+    }
+    all
+}
+
+fn module(name: &str, session: &Session, packages: &[PathBuf]) -> Command {
+    let mut python = Command::new("python3");
+    python.args(["-B", "-m", name]).current_dir(session.root());
+    let others = std::env::var_os("PYTHONPATH").unwrap_or_default();
+    let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
+    let all = packages.iter().cloned().chain(others);
+    python.env("PYTHONPATH", std::env::join_paths(all).unwrap_or_default());
+    python
+}
