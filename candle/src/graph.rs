@@ -208,9 +208,13 @@ impl Shared {
         }
     }
 
-    /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a gradient of zeros.
-    fn backward(&self) -> Result<Gradients> {
+    /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a gradient of zeros. Each output adds one to the token's
+    /// gradient: on the CPU that is a look at how many there were in this pass, on a CUDA device it would be a synchronisation.
+    fn backward(&self, arrivals: &Tensor) -> Result<Gradients> {
         let mut dy = self.passes().remove(&thread::current().id()).unwrap_or_default().dy;
+        if arrivals.device().is_cpu() && arrivals.to_vec1::<f32>()? != [dy.len() as f32] {
+            return Err(Error::UnfinishedBackward);
+        }
         let all = (0..self.call.projections.len()).map(|projection| match dy.remove(&projection) {
             Some(dy) => Ok(dy),
             None => Ok(Tensor::zeros(
@@ -269,10 +273,10 @@ impl CustomOp3 for Link {
         _a: &Tensor,
         _b: &Tensor,
         token: &Tensor,
-        _: &Tensor,
+        arrivals: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let mut gradients = if self.last {
-            self.shared.backward()?
+            self.shared.backward(arrivals)?
         } else {
             let pass = self.shared.passes().remove(&thread::current().id());
             let gradients = pass.and_then(|pass| pass.gradients);
@@ -317,6 +321,6 @@ impl CustomOp1 for Output {
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
         self.shared.arrived(self.projection, dy)?;
-        Ok(Some(token.zeros_like()?))
+        Ok(Some(token.ones_like()?))
     }
 }
