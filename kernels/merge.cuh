@@ -182,7 +182,7 @@ struct Merge {
     // What storing `merged` for `old` + `delta` loses.
     struct Counter {
         uint32_t nonzero = 0, unchanged = 0, non_finite = 0;
-        float delta_squares = 0.0f, error_squares = 0.0f;
+        double delta_squares = 0.0, error_squares = 0.0;  // squares leave the range of f32 where deltas don't
 
         __device__ __forceinline__ void count(float old, float delta, float merged) {
             if (!isfinite(merged)) {
@@ -191,9 +191,9 @@ struct Merge {
             }
             nonzero += delta != 0.0f;
             unchanged += delta != 0.0f && merged == old;
-            const float error = (merged - old) - delta;
-            delta_squares = fmaf(delta, delta, delta_squares);
-            error_squares = fmaf(error, error, error_squares);
+            const double change = delta, error = (merged - old) - delta;
+            delta_squares = fma(change, change, delta_squares);
+            error_squares = fma(error, error, error_squares);
         }
         __device__ __forceinline__ MergeTotals totals() const {
             return {delta_squares, error_squares, 0, nonzero, unchanged, non_finite};
@@ -232,6 +232,7 @@ struct Merge {
             }
         }
 
+        const bool counts = p.partial != nullptr;
         Counter counter;
 #pragma unroll
         for (int i = 0; i < kThreadRows; ++i) {
@@ -246,7 +247,7 @@ struct Merge {
                 for (int e = 0; e < kChunk<T>; ++e) {
                     const float change = delta[i][chunk * kChunk<T> + e];
                     merged[e] = from_float<T>(to_float(before[e]) + change);
-                    if (e < valid) {
+                    if (counts && e < valid) {
                         counter.count(to_float(before[e]), change, to_float(merged[e]));
                     }
                 }
@@ -256,7 +257,7 @@ struct Merge {
                 }
             }
         }
-        if (p.partial != nullptr) {
+        if (counts) {
             const MergeTotals sum = block_sum<kThreads>(counter.totals());
             if (threadIdx.x == 0) {
                 p.partial[blockIdx.x] = sum;

@@ -191,7 +191,7 @@ pub enum Error {
     },
     /// A grid larger than a launch can have.
     #[error(
-        "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split the tokens over several calls"
+        "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split a layer's tokens, or the rows of a weight to merge, over several calls"
     )]
     Grid {
         /// The problem.

@@ -131,7 +131,9 @@ impl MergeProblem {
     /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the
     /// alignment is no power of two or less than an element.
     pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
-        layout.check(tensor, self.shape(tensor), self.dtype)?;
+        if matches!(tensor, Tensor::Weight | Tensor::Merged) {
+            layout.check(tensor, self.shape(tensor), self.dtype)?;
+        }
         match tensor {
             Tensor::Weight => (self.weight, self.merged) = (layout, layout),
             Tensor::Merged => self.merged = layout,
@@ -149,7 +151,9 @@ impl MergeProblem {
         let Some(found) = self.adapters.get_mut(adapter) else {
             return Err(Error::NoAdapter { given: adapter, count });
         };
-        layout.check(tensor, shape, self.adapter_dtype)?;
+        if matches!(tensor, Tensor::LoraA | Tensor::LoraB) {
+            layout.check(tensor, shape, self.adapter_dtype)?;
+        }
         match tensor {
             Tensor::LoraA => found.lora_a = layout,
             Tensor::LoraB => found.lora_b = layout,

@@ -7,7 +7,7 @@ use common::device::{Number, gpu};
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
 use lora_kernels::plan::Operation;
-use lora_kernels::{DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight};
+use lora_kernels::{DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight, WeightLayout};
 use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 use lora_kernels_emulator::select::{Selection, select};
 
@@ -77,10 +77,11 @@ fn main_loops<T: Number>(control: Control) {
 }
 
 /// Merging reads the weight once and writes it once, in whole sectors, and multiplies without bank conflicts.
-fn merges<T: Number>(control: Control) {
-    let (n, k, rank) = (128, 256, 16);
+fn merges<T: Number>(control: Control, layout: WeightLayout) {
+    let (n, k, rank) = (256, 256, 16);
     let (stream, kernels) = (&gpu().stream, &gpu().kernels);
     let problem = MergeProblem::new(n, k, &[rank], T::DTYPE).expect("a problem");
+    let problem = problem.with_weight_layout(layout);
     let plan = MergePlan::new(&problem, kernels.props()).expect("a plan");
     let zeros = |elements| stream.alloc_zeros::<T>(elements).expect("memory");
     let (mut weight, a, b) = (zeros(n * k), zeros(rank * k), zeros(n * rank));
@@ -103,8 +104,8 @@ fn merges<T: Number>(control: Control) {
     let counters = control.read().expect("counters");
     let counted = |kind| sum(&counters, "merge", kind);
     let size = size_of::<T>();
-    // Each of the two rows of tiles reads lora_A, each of the two columns lora_B.
-    let read = (n * k + 2 * rank * (k + n)) * size;
+    // Tiles have 64 rows and 128 columns: each of the four rows of tiles reads the matrix along its columns, each of the two columns the other.
+    let read = (n * k + rank * (4 * k + 2 * n)) * size;
     let (loads, stores) = (counted(Kind::LoadGlobal), counted(Kind::StoreGlobal));
     assert_eq!((32 * loads.sectors, loads.sectors), (read as u64, loads.ideal_sectors));
     assert_eq!(
@@ -161,7 +162,9 @@ fn counters_of_the_kernels() {
     main_loops::<bf16>(control);
     main_loops::<f16>(control);
     main_loops::<f32>(control);
-    merges::<bf16>(control);
-    merges::<f32>(control);
+    for layout in [WeightLayout::OutIn, WeightLayout::InOut] {
+        merges::<bf16>(control, layout);
+        merges::<f32>(control, layout);
+    }
     samples::<bf16>(control);
 }

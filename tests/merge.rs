@@ -169,7 +169,6 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// `what` is checked of f32 adapters over any weight, and of adapters in the weight's type.
 fn gives_the_bits_of<T: Number, A: Number>() {
     for case in cases() {
         let tensors = Tensors::<T, A>::random(&case);
@@ -193,7 +192,7 @@ fn gives_the_bits_of<T: Number, A: Number>() {
     }
 }
 
-/// The counts are equal; the sums are of f32 partial sums in another order.
+/// The counts are equal, the sums in another order.
 fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &Case) {
     let counts = |report: &MergeReport| (report.elements, report.nonzero, report.unchanged, report.non_finite);
     assert_eq!(counts(given), counts(expected), "{case:?}");
@@ -201,16 +200,14 @@ fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &Case
         ("delta", given.delta_squares, expected.delta_squares),
         ("error", given.error_squares, expected.error_squares),
     ] {
-        let close = (given - expected).abs() <= 1e-5 * expected;
+        let close = (given - expected).abs() <= 1e-12 * expected;
         assert!(close, "Σ {name}²: {given:e} for {expected:e}, {case:?}");
     }
 }
 
+/// Adapters in the weight's type, and in f32.
 fn merges<T: Number>() {
     gives_the_bits_of::<T, T>();
-}
-
-fn merges_adapters_in_f32<T: Number>() {
     if T::DTYPE != DType::F32 {
         gives_the_bits_of::<T, f32>();
     }
@@ -310,6 +307,25 @@ fn the_report_tells_what_storage_loses<T: Number>() {
     }
 }
 
+/// Deltas whose squares f32 doesn't hold: ones that a weight of 1 hides, and ones that hide the weight.
+fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
+    for (scaling, is_lost) in [(1e-25, true), (1e25, false)] {
+        let case = Case::new(20, 30, &[(4, scaling)]);
+        let mut tensors = Tensors::<T, f32>::random(&case);
+        tensors.weight = tensors.weight.map(|_, _, old| 1.0 + old.abs());
+        let (_, report) = tensors.run(&tensors.problem.clone().with_report(true), false);
+        let report = report.expect("a report");
+        assert_reports_agree(&report, &tensors.expected().report, &case);
+        if T::DTYPE == DType::F16 && !is_lost {
+            assert_eq!(report.non_finite, report.elements, "f16 ends at 65504: {report:?}");
+            continue;
+        }
+        let error = report.relative_error();
+        assert_eq!(report.unchanged_share(), if is_lost { 1.0 } else { 0.0 }, "{report:?}");
+        assert!(if is_lost { error == 1.0 } else { error < 0.01 }, "{error}");
+    }
+}
+
 /// Taking an adapter out again: exact to the roundings of two merges.
 fn unmerging_comes_back_to_within_two_roundings<T: Number>() {
     let case = Case::new(100, 60, &[(8, 2.0)]);
@@ -331,10 +347,10 @@ fn unmerging_comes_back_to_within_two_roundings<T: Number>() {
 
 for_each_dtype!(
     merges,
-    merges_adapters_in_f32,
     the_reference_is_right,
     a_safe_merge_leaves_the_weight_alone,
     the_report_tells_what_storage_loses,
+    the_report_reaches_as_far_as_deltas_do,
     unmerging_comes_back_to_within_two_roundings,
 );
 

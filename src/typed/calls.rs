@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 
-use super::check::Checks;
+use super::check::{self, Checks};
 use super::matrix::{MatMut, MatRef};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
 use crate::{Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Tensor};
@@ -136,7 +136,7 @@ impl Kernels {
         }
         let saved = address!(args.saved.device_ptr_mut(stream));
         let workspace = address!(args.workspace.device_ptr_mut(stream));
-        checks.waits()?;
+        check::waits(stream)?;
         let raw = ForwardArgs {
             x,
             projections: &projections[..count],
@@ -206,7 +206,7 @@ impl Kernels {
             None => 0,
         };
         let workspace = address!(args.workspace.device_ptr_mut(stream));
-        checks.waits()?;
+        check::waits(stream)?;
         let raw = BackwardArgs {
             x,
             projections: &projections[..count],

@@ -85,10 +85,6 @@ impl<'a> Checks<'a> {
         bytes(self.kernels, what, buffer, needed)
     }
 
-    pub fn waits(&self) -> Result<()> {
-        waits(self.kernels)
-    }
-
     fn adapted(&self, what: Argument, projection: usize, given: bool) -> Result<()> {
         if given == self.problem.projections()[projection].is_adapted() {
             return Ok(());
@@ -189,8 +185,9 @@ pub(super) fn bytes(kernels: &Kernels, what: Argument, buffer: &impl DeviceSlice
     home(kernels, what, buffer.stream())
 }
 
-/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the context.
-pub(super) fn waits(kernels: &Kernels) -> Result<()> {
-    let failed = kernels.context().check_err();
+/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the stream's context object, which need not
+/// be the one that the kernels were loaded with.
+pub(super) fn waits(stream: &CudaStream) -> Result<()> {
+    let failed = stream.context().check_err();
     failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
 }

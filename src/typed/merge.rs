@@ -16,9 +16,9 @@ pub struct Merge<'a, T, A = T> {
     pub weight: MergeWeight<'a, T>,
     /// As many as the problem has. `scaling` times the adapter's own weight among several; negative to take it out.
     pub adapters: Vec<Lora<'a, A>>,
-    /// Out: at least [`MergeReport::BYTES`] bytes, exactly if the problem has a report
+    /// Out: at least [`MergeReport::BYTES`] bytes at a multiple of [`crate::plan::BUFFER_ALIGNMENT`], exactly if the problem has a report
     pub report: Option<CudaViewMut<'a, u8>>,
-    /// At least `plan.workspace_bytes()` bytes of scratch
+    /// At least `plan.workspace_bytes()` bytes of scratch at a multiple of [`crate::plan::BUFFER_ALIGNMENT`]
     pub workspace: CudaViewMut<'a, u8>,
 }
 
@@ -30,7 +30,7 @@ pub enum MergeWeight<'a, T> {
     Apart {
         /// The base weight
         weight: MatRef<'a, T>,
-        /// Out: the merged weight
+        /// Out: the merged weight; as it was where a safe merge writes nothing
         merged: MatMut<'a, T>,
     },
 }
@@ -82,7 +82,7 @@ impl Kernels {
             None => 0,
         };
         let workspace = address!(args.workspace.device_ptr_mut(stream));
-        check::waits(self)?;
+        check::waits(stream)?;
         let raw = MergeArgs {
             weight,
             adapters: &adapters[..count],

@@ -191,12 +191,12 @@ fn problems_larger_than_a_grid_get_no_plan() {
     assert_error!(
         ForwardPlan::new(&wide, &DeviceProps::a100()),
         Error::Grid { .. },
-        "split the tokens"
+        "split a layer's tokens"
     );
     let back = Problem::new(most, most, 16, 16, DType::F16).unwrap();
     assert_error!(
         BackwardPlan::new(&back, &DeviceProps::a100()),
         Error::Grid { .. },
-        "split the tokens"
+        "split a layer's tokens"
     );
 }
