@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::output::{OutputFile, OutputFolder};
-use lora_kernels_adapters::{Adapter, BaseModel};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         allow_non_finite: arguments.allow_non_finite,
         interrupted: interruptions(),
         progress: progress(&base),
-        report: Report::new(engine.name()?, direction, arguments, &adapters),
+        report: Report::new(engine.name()?, direction, arguments),
     };
     match base.folder() {
         None => {
@@ -177,12 +177,4 @@ fn progress(base: &BaseModel) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-/// What every adapter of a run is told by.
-fn names(adapters: &[Adapter]) -> Vec<String> {
-    adapters
-        .iter()
-        .map(|adapter| adapter.file().path().display().to_string())
-        .collect()
 }
