@@ -34,8 +34,8 @@ BASE is a safetensors file, or a Hugging Face folder, sharded or not; OUT is wha
 weights are not. OUT has its name only when it is complete: what a killed run leaves is called .OUT.partial-<process>, and the next run that writes \
 OUT removes it.
 
-Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. DoRA \
-and convolutions can't be merged yet, and are refused.
+Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. What \
+unmerge gives is the base within two roundings: keep the base. DoRA and convolutions can't be merged yet, and are refused.
 
 What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
 were, and how far the stored change is from the adapter's.";
