@@ -93,11 +93,15 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
-    /// A tensor that has no part in a merge.
-    #[error("{tensor} has no part in a merge: its tensors are weight, merged, lora_A and lora_B")]
-    NotMerged {
+    /// A tensor that a problem doesn't have.
+    #[error("{tensor} has no part in {problem}: {hint}")]
+    NoPart {
         /// Which tensor.
         tensor: Tensor,
+        /// What it has no part in.
+        problem: &'static str,
+        /// What has.
+        hint: &'static str,
     },
     /// A merge in place of a plan that has another layout for the result.
     #[error(

@@ -128,14 +128,14 @@ impl MergeProblem {
     /// With another layout of the weight, which the merged one then has as well, or of the merged weight alone.
     ///
     /// # Errors
-    /// [`Error::NotMerged`] for another tensor, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the
+    /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the
     /// alignment is no power of two or less than an element.
     pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
         layout.check(tensor, self.shape(tensor), self.dtype)?;
         match tensor {
             Tensor::Weight => (self.weight, self.merged) = (layout, layout),
             Tensor::Merged => self.merged = layout,
-            _ => return Err(Error::NotMerged { tensor }),
+            _ => return Err(no_part(tensor)),
         }
         Ok(self)
     }
@@ -143,7 +143,7 @@ impl MergeProblem {
     /// With another layout of lora_A or lora_B of one adapter.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NotMerged`] for another tensor, and those of [`MergeProblem::with_layout`].
+    /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NoPart`] for another tensor, and those of [`MergeProblem::with_layout`].
     pub fn with_adapter_layout(mut self, adapter: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
         let (shape, count) = (self.adapter_shape(adapter, tensor), self.adapters.len());
         let Some(found) = self.adapters.get_mut(adapter) else {
@@ -153,7 +153,7 @@ impl MergeProblem {
         match tensor {
             Tensor::LoraA => found.lora_a = layout,
             Tensor::LoraB => found.lora_b = layout,
-            _ => return Err(Error::NotMerged { tensor }),
+            _ => return Err(no_part(tensor)),
         }
         Ok(self)
     }
@@ -272,6 +272,14 @@ impl fmt::Display for MergeProblem {
             f.write_str(", report")?;
         }
         Ok(())
+    }
+}
+
+fn no_part(tensor: Tensor) -> Error {
+    Error::NoPart {
+        tensor,
+        problem: "a merge",
+        hint: "its tensors are weight and merged, and of each adapter lora_A and lora_B",
     }
 }
 

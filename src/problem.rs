@@ -371,13 +371,20 @@ impl Problem {
     /// With another layout of one tensor of one projection. x and dx are the same in all.
     ///
     /// # Errors
-    /// [`Error::NoProjection`] if there is no such projection, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
+    /// [`Error::NoProjection`] if there is no such projection, [`Error::NoPart`] for the merged weight, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
     /// [`Error::LayoutAlignment`] if the alignment is no power of two or less than an element.
     pub fn with_layout_of(mut self, projection: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
         if projection >= self.projections.len() {
             return Err(Error::NoProjection {
                 given: projection,
                 count: self.projections.len(),
+            });
+        }
+        if tensor == Tensor::Merged {
+            return Err(Error::NoPart {
+                tensor,
+                problem: "a layer",
+                hint: "weights are merged by a MergeProblem",
             });
         }
         layout.check(tensor, self.shape_of(projection, tensor), self.dtype_of(tensor))?;

@@ -18,8 +18,9 @@ use crate::{Options, Projection};
 #[non_exhaustive]
 pub enum Backend {
     /// Where the tensors are. On a CUDA device (feature `cuda`) the kernels run on candle's own stream and memory, without a copy and without
-    /// a synchronisation. On candle's CPU device it is the core crate's reference: sums in f64, every stored value rounded where the
-    /// kernels round it; right, slow (it computes error bounds on the side) and meant for tests and small models.
+    /// a synchronisation; the first call for a device loads them, so make it outside of a graph capture. On candle's CPU device it is the core
+    /// crate's reference: sums in f64, every stored value rounded where the kernels round it; right, slow (it computes error bounds on the side)
+    /// and meant for tests and small models.
     #[default]
     Local,
     /// Tensors of candle's CPU device are carried to a CUDA device and the results back, in every call: for models of which candle computes

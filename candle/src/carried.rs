@@ -26,8 +26,8 @@ impl Resident for Carrier {
     fn hold<T: Number>(&self, tensor: &Tensor, matrix: Matrix) -> Result<CudaSlice<T>> {
         let (storage, _) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
-            return Err(Error::Order {
-                what: "a tensor of the CPU",
+            return Err(Error::Unexpected {
+                what: "a tensor of the CPU had its memory elsewhere",
             });
         };
         let elements = cpu_slice::<T>(storage)?;

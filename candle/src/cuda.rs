@@ -73,14 +73,16 @@ impl Resident for Local {
 
     fn view<'h, T: Number>(held: &'h Held<'_>) -> Result<CudaView<'h, T>> {
         let Storage::Cuda(storage) = &*held.storage else {
-            return Err(Error::Order {
-                what: "a tensor of a CUDA device",
+            return Err(Error::Unexpected {
+                what: "a tensor of a CUDA device had its memory elsewhere",
             });
         };
         let Matrix { offset, .. } = held.matrix;
         let elements = storage.as_cuda_slice::<T>()?;
         let view = elements.try_slice(offset..offset + held.matrix.span());
-        view.ok_or(Error::Order { what: "a view" })
+        view.ok_or(Error::Unexpected {
+            what: "a view reached beyond its memory",
+        })
     }
 
     fn give<T: Number>(&self, result: CudaSlice<T>) -> Result<Storage> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
 use lora_kernels::{
-    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Tensor as Role,
+    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Merge, MergePlan,
+    MergeProblem, MergeWeight, Tensor as Role,
 };
 
 use crate::Projection;
 use crate::backend::Engine;
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{Error, Result, memory};
+use crate::error::{BACKWARD, Error, Result, memory};
 use crate::matrix::Matrix;
 use crate::number::Number;
 
@@ -74,7 +75,7 @@ pub(crate) fn device_backward<T: Number, A: Number>(
     saved: &Saved,
 ) -> Result<Gradients> {
     let Saved::Device(saved) = saved else {
-        return Err(Error::Order { what: "the backward" });
+        return Err(Error::Unexpected { what: BACKWARD });
     };
     let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
     let plan = &engine.plans(problem)?.backward;
@@ -139,6 +140,30 @@ pub(crate) fn device_backward<T: Number, A: Number>(
         x: dx.transpose()?,
         lora: lora.collect::<Result<_>>()?,
     })
+}
+
+pub(crate) fn device_merge<T: Number, A: Number>(
+    resident: &impl Resident,
+    problem: &MergeProblem,
+    projection: &Projection,
+) -> Result<Storage> {
+    let (engine, stream) = (resident.engine(), resident.stream());
+    let plan = MergePlan::new(problem, engine.kernels.props())?;
+    let inputs = ProjectionInputs::<_, T, A>::new(resident, projection)?;
+    let (rows, columns) = problem.shape(Role::Merged);
+    let mut merged = uninitialised(stream, rows * columns)?;
+    let mut workspace = uninitialised(stream, plan.workspace_bytes())?;
+    let arguments = Merge {
+        weight: MergeWeight::Apart {
+            weight: inputs.weight.matrix()?,
+            merged: MatMut::new(merged.as_view_mut(), rows, columns),
+        },
+        adapters: inputs.lora()?.into_iter().collect(),
+        report: None,
+        workspace: workspace.as_view_mut(),
+    };
+    engine.kernels.merge(stream, &plan, arguments)?;
+    resident.give(merged)
 }
 
 /// Memory in the stream's order, at least one element: CUDA has no empty allocations.

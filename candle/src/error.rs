@@ -93,10 +93,10 @@ pub enum Error {
         /// CUDA's words.
         error: String,
     },
-    /// Something that candle asked of an operation in another order than it ever does.
-    #[error("candle ran {what} of an operation twice or out of order")]
-    Order {
-        /// Which part.
+    /// candle did something that it never does.
+    #[error("{what}: candle never does this, so please report it")]
+    Unexpected {
+        /// What it did.
         what: &'static str,
     },
 }
@@ -119,3 +119,7 @@ pub(crate) fn memory<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Er
         error: format!("{error:?}"),
     }
 }
+
+/// What [`Error::Unexpected`] says of operations.
+pub(crate) const FORWARD: &str = "an operation's forward ran twice, or on another device";
+pub(crate) const BACKWARD: &str = "an operation's backward ran out of order";

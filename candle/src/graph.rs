@@ -21,7 +21,7 @@ use std::thread::{self, ThreadId};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Shape, Storage, Tensor};
 
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{Error, Result};
+use crate::error::{BACKWARD, Error, FORWARD, Result};
 use crate::{Lora, Projection};
 
 type CandleResult<T> = candle_core::Result<T>;
@@ -103,20 +103,20 @@ impl Once {
 
     fn take(&self) -> Result<Storage> {
         let mut storage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        storage.take().ok_or(Error::Order { what: "the forward" })
+        storage.take().ok_or(Error::Unexpected { what: FORWARD })
     }
 
     fn take_cpu(&self) -> Result<CpuStorage> {
         match self.take()? {
             Storage::Cpu(storage) => Ok(storage),
-            _ => Err(Error::Order { what: "the forward" }),
+            _ => Err(Error::Unexpected { what: FORWARD }),
         }
     }
 
     fn take_cuda(&self) -> Result<CudaStorage> {
         match self.take()? {
             Storage::Cuda(storage) => Ok(storage),
-            _ => Err(Error::Order { what: "the forward" }),
+            _ => Err(Error::Unexpected { what: FORWARD }),
         }
     }
 }
@@ -175,7 +175,7 @@ impl CustomOp3 for Single {
 impl Gradients {
     fn lora_of(&mut self, projection: usize) -> Result<[Tensor; 2]> {
         let gradients = self.lora.get_mut(projection).and_then(Option::take);
-        gradients.ok_or(Error::Order { what: "the backward" })
+        gradients.ok_or(Error::Unexpected { what: BACKWARD })
     }
 }
 
@@ -208,9 +208,13 @@ impl Shared {
         }
     }
 
-    /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a gradient of zeros.
-    fn backward(&self) -> Result<Gradients> {
+    /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a gradient of zeros. Each output adds one to the token's
+    /// gradient: on the CPU that is a look at how many there were in this pass, on a CUDA device it would be a synchronisation.
+    fn backward(&self, arrivals: &Tensor) -> Result<Gradients> {
         let mut dy = self.passes().remove(&thread::current().id()).unwrap_or_default().dy;
+        if arrivals.device().is_cpu() && arrivals.to_vec1::<f32>()? != [dy.len() as f32] {
+            return Err(Error::UnfinishedBackward);
+        }
         let all = (0..self.call.projections.len()).map(|projection| match dy.remove(&projection) {
             Some(dy) => Ok(dy),
             None => Ok(Tensor::zeros(
@@ -269,14 +273,14 @@ impl CustomOp3 for Link {
         _a: &Tensor,
         _b: &Tensor,
         token: &Tensor,
-        _: &Tensor,
+        arrivals: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let mut gradients = if self.last {
-            self.shared.backward()?
+            self.shared.backward(arrivals)?
         } else {
             let pass = self.shared.passes().remove(&thread::current().id());
             let gradients = pass.and_then(|pass| pass.gradients);
-            gradients.ok_or(Error::Order { what: "the backward" })?
+            gradients.ok_or(Error::Unexpected { what: BACKWARD })?
         };
         let [a, b] = gradients.lora_of(self.projection)?;
         if self.first {
@@ -317,6 +321,6 @@ impl CustomOp1 for Output {
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
         self.shared.arrived(self.projection, dy)?;
-        Ok(Some(token.zeros_like()?))
+        Ok(Some(token.ones_like()?))
     }
 }

@@ -127,6 +127,14 @@ impl LoraLinears {
         &self.projections
     }
 
+    /// candle's layers with the adapters added to their weights, see [`Projection::merged_weight`].
+    ///
+    /// # Errors
+    /// As [`lora_linears`].
+    pub fn merged(&self) -> Result<Vec<Linear>> {
+        self.projections.iter().map(|one| one.merged(&self.options)).collect()
+    }
+
     /// y of each projection, in their order, of x (..., in_features), without dropout.
     ///
     /// # Errors
@@ -186,6 +194,14 @@ impl LoraLinear {
     /// As [`lora_linears`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_t(x, false)
+    }
+
+    /// candle's layer with the adapter added to its weight, see [`Projection::merged_weight`].
+    ///
+    /// # Errors
+    /// As [`lora_linears`].
+    pub fn merged(&self) -> Result<Linear> {
+        self.projection().merged(&self.0.options)
     }
 
     /// Weight, bias and adapter.

@@ -12,6 +12,7 @@ mod error;
 mod graph;
 mod layer;
 mod matrix;
+mod merge;
 mod number;
 mod problem;
 mod projection;

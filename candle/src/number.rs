@@ -33,7 +33,7 @@ macro_rules! with_types {
     ($problem:expr, $function:ident($($argument:expr),* $(,)?)) => {{
         use half::{bf16, f16};
         use lora_kernels::DType::{BF16, F16, F32};
-        let problem: &lora_kernels::Problem = $problem;
+        let problem = $problem;
         match (problem.dtype(), problem.adapter_dtype()) {
             (F32, _) => $function::<f32, f32>($($argument),*),
             (F16, F32) => $function::<f16, f32>($($argument),*),

@@ -1,7 +1,7 @@
 //! From candle's tensors to the core's problem: shapes, types and layouts are checked here, before anything is computed.
 
 use candle_core::Tensor;
-use lora_kernels::{DType, Layout, Problem, Tensor as Role, WeightLayout};
+use lora_kernels::{DType, Layout, MergeProblem, Problem, Tensor as Role, WeightLayout};
 
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
@@ -19,21 +19,19 @@ pub(crate) fn problem(x: &Tensor, projections: &[Projection], options: &Options,
     {
         return Err(Error::DropoutProbability { given: dropout.p });
     }
-    let dtype = element_type(&|| "x".to_owned(), x)?;
+    let dtype = element_type(&|| "x".to_owned(), x.dtype())?;
+    let like_x = Like {
+        dtype: x.dtype(),
+        whose: "x",
+    };
     let x_matrix = Matrix::of(&|| "x".to_owned(), x)?;
     let names = Names {
         count: projections.len(),
     };
     let mut sizes = Vec::new();
     for (index, projection) in projections.iter().enumerate() {
-        sizes.push(check(
-            &names,
-            index,
-            projection,
-            x_matrix.columns,
-            x,
-            options.weight_layout,
-        )?);
+        let like = (&like_x, x_matrix.columns, options.weight_layout);
+        sizes.push(check(&names, index, projection, like)?);
     }
     let with_bias = projections.iter().filter(|one| one.bias.is_some()).count();
     if with_bias != 0
@@ -42,25 +40,17 @@ pub(crate) fn problem(x: &Tensor, projections: &[Projection], options: &Options,
         return Err(Error::Bias { without });
     }
     let mut problem = Problem::sharing_x(x_matrix.rows, x_matrix.columns, &sizes, dtype)?
-        .with_adapter_dtype(adapter_type(&names, projections, x)?)?
+        .with_adapter_dtype(adapter_type(&names, projections, &like_x)?)?
         .with_bias(with_bias != 0)
         .with_dropout(options.dropout.is_some())
         .with_mask(options.mask)
         .with_weight_layout(options.weight_layout)
         .with_input_gradient(x.track_op());
-    let aligned = |tensor: &Tensor, matrix: Matrix| Layout {
-        row_stride: matrix.row_stride as i64,
-        alignment: if whole {
-            alignment(matrix.offset * tensor.dtype().size_in_bytes())
-        } else {
-            ALIGNMENT
-        },
-    };
-    problem = problem.with_layout(Role::X, aligned(x, x_matrix))?;
+    problem = problem.with_layout(Role::X, layout(x, x_matrix, whole))?;
     for (index, projection) in projections.iter().enumerate() {
         for (role, tensor) in operands(projection) {
             let matrix = Matrix::of(&|| names.of(role, index), tensor)?;
-            let mut layout = aligned(tensor, matrix);
+            let mut layout = layout(tensor, matrix, whole);
             if role == Role::Bias {
                 // The kernels look at its address themselves.
                 layout.alignment = tensor.dtype().size_in_bytes();
@@ -69,6 +59,70 @@ pub(crate) fn problem(x: &Tensor, projections: &[Projection], options: &Options,
         }
     }
     Ok(problem)
+}
+
+/// The problem of merging a projection's adapter into a weight of its own; `whole` as above.
+pub(crate) fn merge_problem(
+    projection: &Projection,
+    lora: &Lora,
+    options: &Options,
+    whole: bool,
+) -> Result<MergeProblem> {
+    let weight = &projection.weight;
+    let dtype = element_type(&|| Role::Weight.to_string(), weight.dtype())?;
+    let like_weight = Like {
+        dtype: weight.dtype(),
+        whose: "the weight",
+    };
+    let names = Names { count: 1 };
+    let &[_, in_features] = lora.a.dims() else {
+        return Err(Error::Shape {
+            tensor: Role::LoraA.to_string(),
+            given: lora.a.dims().to_vec(),
+            expected: "[rank, in_features]".to_owned(),
+        });
+    };
+    let sizes = check(
+        &names,
+        0,
+        projection,
+        (&like_weight, in_features, options.weight_layout),
+    )?;
+    let adapter_dtype = adapter_type(&names, std::slice::from_ref(projection), &like_weight)?;
+    let of = |role: Role, tensor: &Tensor| {
+        let matrix = Matrix::of(&|| role.to_string(), tensor)?;
+        Ok::<_, Error>(layout(tensor, matrix, whole))
+    };
+    let merged = Layout {
+        row_stride: weight.dims()[1] as i64,
+        alignment: ALIGNMENT,
+    };
+    Ok(
+        MergeProblem::new(sizes.out_features, in_features, &[sizes.rank], dtype)?
+            .with_adapter_dtype(adapter_dtype)?
+            .with_weight_layout(options.weight_layout)
+            .with_layout(Role::Weight, of(Role::Weight, weight)?)?
+            .with_layout(Role::Merged, merged)?
+            .with_adapter_layout(0, Role::LoraA, of(Role::LoraA, &lora.a)?)?
+            .with_adapter_layout(0, Role::LoraB, of(Role::LoraB, &lora.b)?)?,
+    )
+}
+
+fn layout(tensor: &Tensor, matrix: Matrix, whole: bool) -> Layout {
+    Layout {
+        row_stride: matrix.row_stride as i64,
+        alignment: if whole {
+            alignment(matrix.offset * tensor.dtype().size_in_bytes())
+        } else {
+            ALIGNMENT
+        },
+    }
+}
+
+/// The tensor whose type the others have.
+struct Like {
+    dtype: candle_core::DType,
+    whose: &'static str,
 }
 
 /// A projection's tensors.
@@ -109,9 +163,7 @@ fn check(
     names: &Names,
     index: usize,
     projection: &Projection,
-    in_features: usize,
-    x: &Tensor,
-    weight_layout: WeightLayout,
+    (like, in_features, weight_layout): (&Like, usize, WeightLayout),
 ) -> Result<lora_kernels::Projection> {
     let shape = |role: Role, tensor: &Tensor, expected: String| Error::Shape {
         tensor: names.of(role, index),
@@ -136,12 +188,12 @@ fn check(
     }
     for (role, tensor) in [(Role::Weight, Some(weight)), (Role::Bias, bias.as_ref())] {
         if let Some(tensor) = tensor
-            && tensor.dtype() != x.dtype()
+            && tensor.dtype() != like.dtype
         {
             return Err(Error::DType {
                 tensor: names.of(role, index),
                 given: tensor.dtype(),
-                expected: format!("{:?}, as x is", x.dtype()),
+                expected: format!("{:?}, as {} is", like.dtype, like.whose),
             });
         }
     }
@@ -170,8 +222,8 @@ fn check(
     Ok(lora_kernels::Projection { out_features, rank })
 }
 
-fn element_type(name: &dyn Fn() -> String, tensor: &Tensor) -> Result<DType> {
-    match tensor.dtype() {
+fn element_type(name: &dyn Fn() -> String, given: candle_core::DType) -> Result<DType> {
+    match given {
         candle_core::DType::F32 => Ok(DType::F32),
         candle_core::DType::F16 => Ok(DType::F16),
         candle_core::DType::BF16 => Ok(DType::BF16),
@@ -183,26 +235,25 @@ fn element_type(name: &dyn Fn() -> String, tensor: &Tensor) -> Result<DType> {
     }
 }
 
-/// The one type of all adapters; x's where there is none, which the core then refuses.
-fn adapter_type(names: &Names, projections: &[Projection], x: &Tensor) -> Result<DType> {
+/// The one type of all adapters; the other tensors' where there is none, which the core then refuses.
+fn adapter_type(names: &Names, projections: &[Projection], like: &Like) -> Result<DType> {
     let mut first = None;
     for (index, projection) in projections.iter().enumerate() {
         let Some(lora) = &projection.lora else { continue };
         for (role, tensor) in [(Role::LoraA, &lora.a), (Role::LoraB, &lora.b)] {
             let first = *first.get_or_insert(tensor.dtype());
-            let allowed = tensor.dtype() == x.dtype() || tensor.dtype() == candle_core::DType::F32;
+            let allowed = tensor.dtype() == like.dtype || tensor.dtype() == candle_core::DType::F32;
             if tensor.dtype() != first || !allowed {
                 return Err(Error::DType {
                     tensor: names.of(role, index),
                     given: tensor.dtype(),
                     expected: format!(
-                        "{:?} as x is, or F32, and the same for all adapters of a call",
-                        x.dtype()
+                        "{:?} as {} is, or F32, and the same for all adapters of a call",
+                        like.dtype, like.whose
                     ),
                 });
             }
         }
     }
-    let adapters = projections.iter().find_map(|one| one.lora.as_ref());
-    element_type(&|| "lora_A".to_owned(), adapters.map_or(x, |lora| &lora.a))
+    element_type(&|| Role::LoraA.to_string(), first.unwrap_or(like.dtype))
 }

@@ -1,8 +1,8 @@
 //! Calls on candle's CPU device, by the core crate's reference.
 
 use candle_core::{Storage, StorageRef, Tensor};
-use lora_kernels::WeightLayout;
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Layer, View};
+use lora_kernels::{MergeProblem, WeightLayout};
 
 use crate::Projection;
 use crate::call::{Call, Gradients, Saved};
@@ -38,6 +38,17 @@ pub(crate) fn reference_backward<T: Number, A: Number>(call: &Call, dy: &[Tensor
     })
 }
 
+pub(crate) fn reference_merge<T: Number, A: Number>(
+    problem: &MergeProblem,
+    projection: &Projection,
+) -> Result<Storage> {
+    let operands = ProjectionOperands::new(projection)?;
+    let adapter = operands.adapter::<A>().transpose()?;
+    let adapters: Vec<Adapter<'_, A>> = adapter.into_iter().collect();
+    let merged = reference::merge(operands.weight.view::<T>()?, problem.weight_layout(), &adapters)?;
+    Ok(Storage::Cpu(T::to_cpu_storage_owned(merged.weight)))
+}
+
 fn storage<T: Number>(matrix: &Bounded) -> Storage {
     let rounded = matrix
         .value
@@ -63,8 +74,8 @@ impl<'a> Operand<'a> {
     /// From the first element to the last.
     fn elements<T: Number>(&self) -> Result<&[T]> {
         let Storage::Cpu(storage) = &*self.storage else {
-            return Err(Error::Order {
-                what: "a tensor of the CPU",
+            return Err(Error::Unexpected {
+                what: "a tensor of the CPU had its memory elsewhere",
             });
         };
         let elements = cpu_slice::<T>(storage)?;
@@ -110,20 +121,13 @@ impl<'a> Operands<'a> {
     fn layer<T: Number, A: Number>(&self, call: &Call) -> Result<Layer<'_, T, A>> {
         let projections = self.projections.iter().map(|one| {
             let weight = one.weight.view()?;
-            let adapter = one.lora.as_ref().map(|(a, b, scaling)| {
-                Ok::<_, Error>(Adapter {
-                    a: a.view()?,
-                    b: b.view()?,
-                    scaling: *scaling,
-                })
-            });
             Ok(reference::Projection {
                 weight: match call.problem.weight_layout() {
                     WeightLayout::OutIn => weight,
                     WeightLayout::InOut => weight.transposed(),
                 },
                 bias: one.bias.as_ref().map(Operand::elements).transpose()?,
-                adapter: adapter.transpose()?,
+                adapter: one.adapter().transpose()?,
             })
         });
         Ok(Layer {
@@ -149,5 +153,15 @@ impl<'a> ProjectionOperands<'a> {
                 .transpose()?,
             lora: lora.transpose()?,
         })
+    }
+
+    fn adapter<A: Number>(&self) -> Option<Result<Adapter<'_, A>>> {
+        let (a, b, scaling) = self.lora.as_ref()?;
+        let views = a.view().and_then(|a| Ok((a, b.view()?)));
+        Some(views.map(|(a, b)| Adapter {
+            a,
+            b,
+            scaling: *scaling,
+        }))
     }
 }

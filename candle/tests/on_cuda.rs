@@ -18,7 +18,7 @@ struct Case {
     dropout: Option<Dropout>,
 }
 
-/// y of each projection, dx, and the gradients of each adapter, as f32 on the CPU.
+/// y of each projection, dx, the gradients of each adapter, and the merged weights, as f32 on the CPU.
 fn run(case: &Case, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> {
     let there = |dims: &[usize], seed, dtype| numbers(dims, 0.5, seed, dtype)?.to_device(device);
     let in_features = case.x[case.x.len() - 1];
@@ -44,6 +44,8 @@ fn run(case: &Case, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> 
         backend,
         ..Options::default()
     };
+    let merged = layers.iter().map(|layer| layer.merged_weight(&options));
+    let merged = merged.collect::<Result<Vec<_>>>()?;
     let ys = lora_linears(&x, &layers, &options)?;
     let squares = ys.iter().map(|y| y.to_dtype(DType::F32)?.sqr()?.sum_all());
     let loss = squares.reduce(|sum, one| sum? + one?).expect("a projection")?;
@@ -51,7 +53,7 @@ fn run(case: &Case, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> 
     let adapters = layers.iter().filter_map(|layer| layer.lora.as_ref());
     let leaves = std::iter::once(x.as_tensor()).chain(adapters.flat_map(|lora| [&lora.a, &lora.b]));
     let leaves = leaves.map(|leaf| gradients.get(leaf).cloned().expect("a gradient"));
-    let results: Vec<Tensor> = ys.iter().cloned().chain(leaves).collect();
+    let results: Vec<Tensor> = ys.iter().cloned().chain(leaves).chain(merged).collect();
     let on_cpu = results.iter().map(|tensor| {
         tensor
             .to_device(&Device::Cpu)?

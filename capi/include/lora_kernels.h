@@ -107,8 +107,8 @@ enum lora_status
     LORA_STATUS_ADAPTERS = 27,
     // An adapter that the merge doesn't have.
     LORA_STATUS_NO_ADAPTER = 28,
-    // A tensor that has no part in a merge.
-    LORA_STATUS_NOT_MERGED = 29,
+    // A tensor that the problem does not have.
+    LORA_STATUS_NO_PART = 29,
     // A merge in place of a plan that has another layout for the result.
     LORA_STATUS_IN_PLACE = 30,
     // Another number of adapters than the plan's.

@@ -15,6 +15,15 @@ pub struct lora_kernels {
     pub(crate) inner: Kernels,
 }
 
+// The header says that threads may share handles and plans.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<lora_kernels>();
+    shared::<crate::plan::lora_forward_plan>();
+    shared::<crate::plan::lora_backward_plan>();
+    shared::<crate::merge_plan::lora_merge_plan>();
+};
+
 fn load(device: i32) -> Result<Kernels> {
     let ordinal = usize::try_from(device).map_err(|_| Error::Ordinal { given: device })?;
     let context = kernels::context(ordinal)?;

@@ -69,8 +69,8 @@ pub enum lora_status {
     Adapters = 27,
     /// An adapter that the merge doesn't have.
     NoAdapter = 28,
-    /// A tensor that has no part in a merge.
-    NotMerged = 29,
+    /// A tensor that the problem does not have.
+    NoPart = 29,
     /// A merge in place of a plan that has another layout for the result.
     InPlace = 30,
     /// Another number of adapters than the plan's.
@@ -130,7 +130,7 @@ impl lora_status {
         (Self::Driver, c"LORA_STATUS_DRIVER"),
         (Self::Adapters, c"LORA_STATUS_ADAPTERS"),
         (Self::NoAdapter, c"LORA_STATUS_NO_ADAPTER"),
-        (Self::NotMerged, c"LORA_STATUS_NOT_MERGED"),
+        (Self::NoPart, c"LORA_STATUS_NO_PART"),
         (Self::InPlace, c"LORA_STATUS_IN_PLACE"),
         (Self::AdapterCount, c"LORA_STATUS_ADAPTER_COUNT"),
         (Self::Other, c"LORA_STATUS_OTHER"),
@@ -193,7 +193,7 @@ impl lora_status {
             Core::Driver { .. } => Self::Driver,
             Core::Adapters { .. } => Self::Adapters,
             Core::NoAdapter { .. } => Self::NoAdapter,
-            Core::NotMerged { .. } => Self::NotMerged,
+            Core::NoPart { .. } => Self::NoPart,
             Core::InPlace { .. } => Self::InPlace,
             Core::AdapterCount { .. } => Self::AdapterCount,
             _ => Self::Other,

@@ -98,7 +98,7 @@ class Call:
 
     def _array(self, name: str, source: Any) -> Array:
         try:
-            found = array(source, stream=self._stream)
+            found = array(source, stream=self._stream, device=self._device)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         if found.device != self._device:

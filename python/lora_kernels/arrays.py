@@ -64,12 +64,13 @@ def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def array(source: Any, dtype: DType | None = None, stream: int = 0) -> Array:
+def array(source: Any, dtype: DType | None = None, stream: int = 0, device: int = 0) -> Array:
     """What `source` is to the kernels.
 
     dtype: overrides what the source says, for bf16 that is said to be uint16 or void.
     stream: the CUstream that will use it, 0 being the default stream. Where the source tells which stream its content comes from, this one is
     made to wait for that; nothing waits on the host.
+    device: of that stream. The driver is asked through its context which device an address is of, where the source doesn't say.
     """
     if isinstance(source, Array):
         return source
@@ -79,7 +80,7 @@ def array(source: Any, dtype: DType | None = None, stream: int = 0) -> Array:
         return Array(source.address, source.shape, strides, dtype or source.dtype, source.device, False, source)
     interface = getattr(source, "__cuda_array_interface__", None)
     if interface is not None and (dtype is not None or interface["typestr"] in _TYPESTRS):
-        return _from_interface(source, interface, dtype, stream)
+        return _from_interface(source, interface, dtype, stream, device)
     if hasattr(source, "__dlpack__") and hasattr(source, "__dlpack_device__"):
         return _from_dlpack(source, dtype, stream)
     if interface is not None:
@@ -90,7 +91,7 @@ def array(source: Any, dtype: DType | None = None, stream: int = 0) -> Array:
     raise TypeError(f"{type(source).__name__} is no device array: it has neither __cuda_array_interface__ nor __dlpack__ with __dlpack_device__")
 
 
-def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None, stream: int) -> Array:
+def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None, stream: int, device: int) -> Array:
     if interface.get("mask") is not None:
         raise TypeError("a masked array: the kernels take none")
     typestr = interface["typestr"]
@@ -101,13 +102,13 @@ def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None,
     address, read_only = interface["data"]
     given = interface.get("strides")
     strides = _compact(shape) if given is None else tuple(_elements(one, size) for one in given)
-    device = _checked_device(address) if address else 0
+    home = _checked_device(address, device) if address else device
     producer = interface.get("stream")
     if producer is not None:
         # 1 and 2 are the default streams, of the process and of the thread, as in the driver API; 0 is not allowed.
         if producer != stream and not (producer == 1 and stream == 0):
-            cuda.wait_for(stream, producer, device)
-    return Array(int(address or 0), shape, strides, dtype or _TYPESTRS[typestr], device, bool(read_only), source)
+            cuda.wait_for(stream, producer, home)
+    return Array(int(address or 0), shape, strides, dtype or _TYPESTRS[typestr], home, bool(read_only), source)
 
 
 def _elements(stride: int, size: int) -> int:
@@ -116,11 +117,11 @@ def _elements(stride: int, size: int) -> int:
     return int(stride) // size
 
 
-def _checked_device(address: int) -> int:
-    device = cuda.device_of(address)
-    if device is None:
+def _checked_device(address: int, device: int) -> int:
+    found = cuda.device_of(address, device)
+    if found is None:
         raise ValueError(f"0x{address:x} is no device address: the driver doesn't know it")
-    return device
+    return found
 
 
 class _DLTensor(ctypes.Structure):

@@ -88,10 +88,11 @@ def current(device: int) -> Iterator[None]:
         call("cuCtxPopCurrent_v2", ctypes.byref(popped))
 
 
-def device_of(address: int) -> int | None:
-    """The ordinal of the device that an address is of; None if it is none of a device that this process uses."""
+def device_of(address: int, device: int = 0) -> int | None:
+    """The ordinal of the device that an address is of; None if it is none of a device that this process uses. `device` is the one whose context
+    the driver is asked through."""
     ordinal = c_int(-1)
-    with current(0):
+    with current(device):
         try:
             call("cuPointerGetAttribute", ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, address)
         except CudaError:

@@ -24,15 +24,16 @@ def problem_of(
     dx: Any = None,
     d_lora_a: Sequence[Any] | None = None,
     d_lora_b: Sequence[Any] | None = None,
+    device: int = 0,
 ) -> Problem:
     """The problem that these arrays pose: sizes, types, row strides and alignments are theirs. Outputs that aren't given are contiguous.
 
-    The arrays are not kept; others with the same layout, or one with larger alignments, may be given to calls.
+    device: where the arrays are. They are not kept; others with the same layout, or one with larger alignments, may be given to calls.
     """
-    of_x = _matrix("x", x)
+    of_x = _matrix("x", x, device)
     projections, layouts, types = [], _layout(Tensor.X, 0, of_x), set()
     for index, layer in enumerate(layers):
-        weight = _matrix(f"weight of layer {index}", layer.weight)
+        weight = _matrix(f"weight of layer {index}", layer.weight, device)
         rows, columns = weight.shape if weight_layout is WeightLayout.OUT_IN else weight.shape[::-1]
         if columns != of_x.shape[1]:
             raise ValueError(f"the weight of layer {index} takes {columns} features, x has {of_x.shape[1]}")
@@ -41,7 +42,7 @@ def problem_of(
         if (layer.lora_a is None) != (layer.lora_b is None):
             raise ValueError(f"layer {index} has one of lora_a and lora_b: it must have both, or none")
         if layer.lora_a is not None:
-            lora_a, lora_b = _matrix(f"lora_A of layer {index}", layer.lora_a), _matrix(f"lora_B of layer {index}", layer.lora_b)
+            lora_a, lora_b = _matrix(f"lora_A of layer {index}", layer.lora_a, device), _matrix(f"lora_B of layer {index}", layer.lora_b, device)
             rank = lora_a.shape[0]
             types |= {lora_a.dtype, lora_b.dtype}
             layouts += _layout(Tensor.LORA_A, index, lora_a) + _layout(Tensor.LORA_B, index, lora_b)
@@ -53,9 +54,9 @@ def problem_of(
     for tensor, given in ((Tensor.Y, y), (Tensor.DY, dy), (Tensor.D_LORA_A, d_lora_a), (Tensor.D_LORA_B, d_lora_b)):
         for index, one in enumerate(given or ()):
             if one is not None:
-                layouts += _layout(tensor, index, _matrix(tensor.text, one))
+                layouts += _layout(tensor, index, _matrix(tensor.text, one, device))
     if dx is not None:
-        layouts += _layout(Tensor.DX, 0, _matrix("dx", dx))
+        layouts += _layout(Tensor.DX, 0, _matrix("dx", dx, device))
     return Problem(
         tokens=of_x.shape[0],
         in_features=of_x.shape[1],
@@ -72,8 +73,8 @@ def problem_of(
     )
 
 
-def _matrix(name: str, source: Any) -> Array:
-    found = array(source)
+def _matrix(name: str, source: Any, device: int) -> Array:
+    found = array(source, device=device)
     if len(found.shape) != 2:
         raise ValueError(f"{name} has the shape {found.shape}: it must have two dimensions")
     if not found.has_contiguous_columns:

@@ -7,7 +7,8 @@ which takes no time on the GPU; plans are kept. x, and dy in backward, are copie
 else is. S and the dropout mask live from forward to backward, like the saved tensors. Autocast does not reach these functions: cast x yourself.
 
 Tensors on the CPU are refused, unless `carry=True`: then they are copied to device 0 through the driver, computed there, and copied back. That is
-slow; it is there so that code can be tried on the emulated device.
+slow; it is there so that code can be tried on the emulated device, and how the tests compare with PyTorch's own autograd. Tensors of a CUDA device
+have not been tried: no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ class _LoraLinears(torch.autograd.Function):
         x = _rows(x)
         taken = place.take(x)
         layers = how.layers([place.take(tensor) for tensor in tensors])
-        problem = problem_of(taken, layers, dropout=how.dropout is not None, mask=how.mask, weight_layout=how.weight_layout)
+        problem = problem_of(taken, layers, dropout=how.dropout is not None, mask=how.mask, weight_layout=how.weight_layout, device=place.ordinal)
         plan = _forward_plan(problem, place.ordinal)
         result = _kernels(place.ordinal).forward(
             plan, taken, layers, dropout=how.dropout, stream=place.stream, allocate=place.allocate
@@ -268,6 +269,7 @@ class _LoraLinears(torch.autograd.Function):
             weight_layout=how.weight_layout,
             input_gradient=needed[1],
             dy=taken_dys,
+            device=place.ordinal,
         )
         plan = _backward_plan(problem, place.ordinal)
         result = _kernels(place.ordinal).backward(
@@ -320,9 +322,9 @@ class LoraLinear(nn.Module):
         self.carry = carry
         self.register_buffer("weight", base.weight.detach())
         self.register_buffer("bias", None if base.bias is None else base.bias.detach())
-        options = {"dtype": adapter_dtype or base.weight.dtype, "device": base.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, **options))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, **options))
+        dtype, device = adapter_dtype or base.weight.dtype, base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, dtype=dtype, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=dtype, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def adapted(self) -> Adapted:

@@ -110,6 +110,8 @@ fn only_projections_that_exist_have_layouts() {
     };
     let result = problem().with_layout_of(1, Tensor::Y, good);
     assert_error!(result, Error::NoProjection { .. }, "projection 1", "has 1");
+    let result = problem().with_layout(Tensor::Merged, good);
+    assert_error!(result, Error::NoPart { .. }, "merged has no part in a layer");
 }
 
 /// What fits in two bytes per element may not in four.
@@ -127,7 +129,7 @@ fn wider_adapters_are_checked_against_layouts_given_before() {
 #[test]
 fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
     let layout = |row_stride, alignment| Layout { row_stride, alignment };
-    for tensor in Tensor::ALL {
+    for tensor in Tensor::ALL.into_iter().filter(|&tensor| tensor != Tensor::Merged) {
         let (_, cols) = problem().shape(tensor);
         for stride in [cols as i64 - 1, 0, -(cols as i64), i64::MAX] {
             let result = problem().with_layout(tensor, layout(stride, 16));

@@ -28,8 +28,7 @@ pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failur
     put(&session.root().join(HEADER), &prefix.join("include/lora_kernels.h"))?;
     let description = prefix.join("lib/pkgconfig/lora_kernels.pc");
     make_parent(&description)?;
-    fs::write(&description, pkg_config(&prefix))
-        .map_err(|error| format!("can't write {}: {error}", description.display()))?;
+    fs::write(&description, PKG_CONFIG).map_err(|error| format!("can't write {}: {error}", description.display()))?;
     session.summarise();
     writeln!(std::io::stdout(), "{}", prefix.display()).map_err(|error| format!("can't print the path: {error}"))?;
     Ok(())
@@ -48,18 +47,16 @@ fn put(from: &Path, to: &Path) -> Result<(), Failure> {
     copied.map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()).into())
 }
 
-/// The last line is what Rust's standard library needs where it is linked statically (`rustc --print native-static-libs`).
-fn pkg_config(prefix: &Path) -> String {
-    let lines = [
-        &format!("prefix={}", prefix.display()),
-        "",
-        "Name: lora_kernels",
-        "Description: CUDA kernels for linear layers with low-rank adapters (LoRA)",
-        concat!("Version: ", env!("CARGO_PKG_VERSION")),
-        "Cflags: -I${prefix}/include",
-        "Libs: -L${prefix}/lib -llora_kernels",
-        "Libs.private: -lgcc_s -lutil -lrt -lpthread -lm -ldl",
-        "",
-    ];
-    lines.join("\n")
-}
+/// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard library needs where it is linked statically
+/// (`rustc --print native-static-libs`).
+const PKG_CONFIG: &str = concat!(
+    "prefix=${pcfiledir}/../..\n\n",
+    "Name: lora_kernels\n",
+    "Description: CUDA kernels for linear layers with low-rank adapters (LoRA)\n",
+    "Version: ",
+    env!("CARGO_PKG_VERSION"),
+    "\n",
+    "Cflags: -I${prefix}/include\n",
+    "Libs: -L${prefix}/lib -llora_kernels\n",
+    "Libs.private: -lgcc_s -lutil -lrt -lpthread -lm -ldl\n",
+);

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, ModuleT, Result, Tensor};
 use candle_nn::{AdamW, Linear, Module, Optimizer, VarBuilder, VarMap};
-use lora_kernels_candle::{Lora, LoraLinear, LoraLinears, Masks, Projection};
+use lora_kernels_candle::{Lora, LoraLinear, LoraLinears, Masks, Projection, lora_linears};
 
 use crate::compare::{Case, assert_close};
 use crate::data::{backends, numbers, values};
@@ -72,6 +72,47 @@ fn training_learns_a_low_rank_change() -> Result<()> {
             optimiser.backward_step(&loss)?;
         }
         assert!(losses[39] < losses[0] / 50.0, "{name}: {losses:?}");
+    }
+    Ok(())
+}
+
+/// By both backends the same bits, and y as without merging.
+#[test]
+fn a_merged_layer_computes_what_the_adapted_one_does() -> Result<()> {
+    for (dtype, adapter_dtype) in [
+        (DType::F32, DType::F32),
+        (DType::BF16, DType::F32),
+        (DType::F16, DType::F16),
+    ] {
+        for case in [
+            Case::new(&[5, 40], &[(24, 3), (17, 0), (9, 12)]),
+            Case::new(&[5, 33], &[(24, 3)]).transposed(),
+        ] {
+            let case = case.dtypes(dtype, adapter_dtype);
+            let (x, layers) = (numbers(&case.x, 1.0, 1, dtype)?, case.layers()?);
+            let mut weights = Vec::new();
+            for (name, backend) in backends() {
+                let options = case.options(&backend);
+                let adapted = lora_linears(&x, &layers, &options)?;
+                for (layer, y) in layers.iter().zip(&adapted) {
+                    let linear = layer.merged(&options)?;
+                    let exact = Linear::new(
+                        linear.weight().to_dtype(DType::F32)?,
+                        linear.bias().map(|bias| bias.to_dtype(DType::F32)).transpose()?,
+                    );
+                    assert_eq!((linear.weight().dtype(), linear.weight().track_op()), (dtype, false));
+                    assert_close(
+                        &exact.forward(&x.to_dtype(DType::F32)?)?,
+                        y,
+                        dtype,
+                        &format!("{name}: {case:?}"),
+                    )?;
+                    weights.push(values(linear.weight())?);
+                }
+            }
+            let (first, second) = weights.split_at(layers.len());
+            assert!(first == second, "{case:?}");
+        }
     }
     Ok(())
 }

@@ -157,7 +157,7 @@ static void problems(void) {
     WITH(report, 2, LORA_STATUS_FLAG, "problem.report is 2");
     WITH(layout_count, 1, LORA_STATUS_NO_ADAPTER, "adapter 2: the problem has 2");
     layout = (lora_layout){sizeof layout, LORA_TENSOR_Y, 0, 40, 16};
-    WITH(layout_count, 1, LORA_STATUS_NOT_MERGED, "has no part in a merge");
+    WITH(layout_count, 1, LORA_STATUS_NO_PART, "has no part in a merge");
 #undef WITH
     CHECK(none == NULL);
     FAILS(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer", lora_merge_plan_new(NULL, &it.device, &none));
