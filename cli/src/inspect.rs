@@ -128,7 +128,7 @@ fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
         .collect();
     let config = adapter.config();
     let document = Document {
-        path: adapter.file().path().display().to_string(),
+        path: arguments.adapter.display().to_string(),
         format: adapter.format().to_string(),
         bytes: adapter.file().bytes(),
         parameters,

@@ -18,15 +18,16 @@ use failure::Failure;
 
 const AFTER_HELP: &str = "\
 Examples:
-  lora-kernels doctor                                  is there a device, and will the kernels run on it?
-  lora-kernels inspect my-adapter                      ranks, scalings and norms of an adapter
-  lora-kernels merge my-model my-adapter -o merged     the model with the adapter in its weights
+  lora-kernels doctor                                 do the kernels run here?
+  lora-kernels inspect my-adapter                     ranks, scalings, norms
+  lora-kernels merge my-model my-adapter -o merged    the adapter in the weights
   lora-kernels plan -m 4096 -k 4096 -n 4096 -r 16 --on h100
 
 Exit status:
   0  done
-  1  it ran, and the answer is no: a result beyond its bound (replay), a merged weight that is not finite (merge, unmerge)
-  2  nothing was done: an argument, a file, or an output that can't be used
+  1  the answer is no: a result beyond its bound (replay), a merged weight that
+     is not finite (merge, unmerge)
+  2  nothing was done: an argument, a file or an output can't be used
   3  no device that can be used, or it failed
   130  interrupted";
 

@@ -14,9 +14,11 @@ use crate::show;
 const AFTER_HELP: &str = "\
 Examples:
   lora-kernels plan -m 4096 -k 4096 -n 4096 -r 16 --on h100
-  lora-kernels plan -m 8 -k 2048 -n 2048,512,512 -r 8,0,8 --dtype bf16 --adapter-dtype f32    q, k and v, of which k has no adapter
   lora-kernels plan -m 192 -k 384 -n 1536 -r 8 --dropout --bias --what backward
-  lora-kernels plan -k 4096 -n 4096 -r 16,64 --what merge                                     two adapters into one weight
+q, k and v, of which k has no adapter, with f32 adapters:
+  lora-kernels plan -m 8 -k 2048 -n 2048,512,512 -r 8,0,8 --adapter-dtype f32
+two adapters into one weight:
+  lora-kernels plan -k 4096 -n 4096 -r 16,64 --what merge
 
 Without --on, the plan is for the device that is there. What it prints is what the library would launch: nothing here asks for a GPU when a name is given.";
 

@@ -9,19 +9,8 @@ use serde_json::Value;
 use super::changes::Changes;
 use crate::failure::Failure;
 
-/// Weights in other formats, or of other files: they would still be the base's.
-const WEIGHTS: [&str; 10] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "gguf",
-    "ggml",
-    "h5",
-    "msgpack",
-    "onnx",
-];
+/// Weights in other formats: they would still be the base's.
+const WEIGHTS: [&str; 9] = ["bin", "pt", "pth", "ckpt", "gguf", "ggml", "h5", "msgpack", "onnx"];
 
 /// Copies what isn't weights, and gives what was left out.
 pub fn copy_others(folder: &Path, base: &BaseModel, changes: &Changes<'_>, to: &Path) -> Result<Vec<String>, Failure> {
@@ -52,7 +41,7 @@ fn copy(root: &Path, from: &Path, to: &Path, base: &BaseModel, left_out: &mut Ve
         if kind.is_dir() {
             std::fs::create_dir(&target).map_err(|error| unread(&target, error))?;
             copy(root, &path, &target, base, left_out)?;
-        } else if is_weights(&path) {
+        } else if is_weights(&path, from == root) {
             left_out.push(below);
         } else if !stays_inside(root, &path).unwrap_or(false) || !path.is_file() {
             left_out.push(format!("{below} (a link out of the folder, or no file)"));
@@ -63,12 +52,12 @@ fn copy(root: &Path, from: &Path, to: &Path, base: &BaseModel, left_out: &mut Ve
     Ok(())
 }
 
-/// By the name, or by the name before `.index.json`.
-fn is_weights(path: &Path) -> bool {
+/// By the name, or by the name before `.index.json`. safetensors in a folder below are of another module, as sentence-transformers has them.
+fn is_weights(path: &Path, in_root: bool) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let name = PathBuf::from(name.strip_suffix(".index.json").unwrap_or(&name));
     let extension = name.extension().unwrap_or_default().to_string_lossy().into_owned();
-    WEIGHTS.contains(&extension.as_str())
+    WEIGHTS.contains(&extension.as_str()) || (in_root && extension == "safetensors")
 }
 
 /// The index as it was, with the tensors that the base didn't have.

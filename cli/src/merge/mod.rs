@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::output::{OutputFile, OutputFolder};
-use lora_kernels_adapters::{Adapter, BaseModel};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -34,8 +34,8 @@ BASE is a safetensors file, or a Hugging Face folder, sharded or not; OUT is wha
 weights are not. OUT has its name only when it is complete: what a killed run leaves is called .OUT.partial-<process>, and the next run that writes \
 OUT removes it.
 
-Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. DoRA \
-and convolutions can't be merged yet, and are refused.
+Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. What \
+unmerge gives is the base within two roundings: keep the base. DoRA and convolutions can't be merged yet, and are refused.
 
 What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
 were, and how far the stored change is from the adapter's.";
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         allow_non_finite: arguments.allow_non_finite,
         interrupted: interruptions(),
         progress: progress(&base),
-        report: Report::new(engine.name()?, direction, arguments, &adapters),
+        report: Report::new(engine.name()?, direction, arguments),
     };
     match base.folder() {
         None => {
@@ -177,12 +177,4 @@ fn progress(base: &BaseModel) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-/// What every adapter of a run is told by.
-fn names(adapters: &[Adapter]) -> Vec<String> {
-    adapters
-        .iter()
-        .map(|adapter| adapter.file().path().display().to_string())
-        .collect()
 }

@@ -1,11 +1,11 @@
 //! What a run tells: what became of the model, and what storing it lost.
 
 use lora_kernels::MergeReport;
-use lora_kernels_adapters::{Adapter, Tensor};
+use lora_kernels_adapters::Tensor;
 use serde::Serialize;
 
 use super::changes::Change;
-use super::{Arguments, Direction, names};
+use super::{Arguments, Direction};
 use crate::failure::Failure;
 use crate::show;
 
@@ -103,14 +103,18 @@ impl Entry {
 }
 
 impl Report {
-    pub fn new(device: String, direction: Direction, arguments: &Arguments, adapters: &[Adapter]) -> Self {
+    pub fn new(device: String, direction: Direction, arguments: &Arguments) -> Self {
         Self {
             command: match direction {
                 Direction::Merge => "merge",
                 Direction::Unmerge => "unmerge",
             },
             base: arguments.base.display().to_string(),
-            adapters: names(adapters),
+            adapters: arguments
+                .adapters
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
             output: arguments.output.display().to_string(),
             device,
             merged: Vec::new(),

@@ -53,6 +53,8 @@ pub fn sharded(folder: &Path, dtype: DType, shards: &[Shapes<'_>]) {
     std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
     std::fs::write(folder.join("config.json"), "{}").unwrap();
     std::fs::write(folder.join("1_Pooling/config.json"), "{}").unwrap();
+    std::fs::write(folder.join("1_Pooling/model.safetensors"), "another module").unwrap();
+    std::fs::write(folder.join("old.safetensors"), "old").unwrap();
     std::fs::write(folder.join("pytorch_model.bin"), "old").unwrap();
     std::fs::write(folder.join("pytorch_model.bin.index.json"), "old").unwrap();
     std::fs::write(folder.join(".gitattributes"), "x").unwrap();

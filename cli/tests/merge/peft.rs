@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lora_kernels_adapters::{BaseModel, MappedFile};
+use lora_kernels_adapters::{Adapter, BaseModel, DType, MappedFile, ReadOptions};
 
 use crate::common::assert_status;
 use crate::numbers::{half_ulp, values};
@@ -50,7 +50,7 @@ fn a_head_that_the_base_lacks_is_added() {
     let base = folder.join("base");
     crate::model::sharded(
         &base,
-        lora_kernels_adapters::DType::F32,
+        DType::F32,
         &[
             &[("blocks.0.attn.q.weight", &[10, 12]), ("blocks.0.attn.q.bias", &[10])],
             &[
@@ -121,7 +121,7 @@ fn minilm_merges_to_what_peft_merges() {
             let dtype = theirs.element_type().unwrap();
             let (before, after) = (values(&before), values(&after));
             for ((before, ours), theirs) in before.into_iter().zip(after).zip(values(&theirs)) {
-                let of_delta = if dtype == lora_kernels_adapters::DType::F32 {
+                let of_delta = if dtype == DType::F32 {
                     0.0
                 } else {
                     half_ulp(dtype, ours - before)
@@ -134,5 +134,44 @@ fn minilm_merges_to_what_peft_merges() {
         }
         assert_eq!(changed, 30);
         println!("{name}: {equal} of {elements} elements of {changed} weights are PEFT's to the bit");
+    }
+}
+
+/// As PEFT loads an adapter in f32 over a model in bf16.
+#[test]
+fn what_was_trained_whole_and_biases_take_the_types_of_the_base() {
+    let folder = folder("narrow");
+    let (base, out) = (folder.join("base.safetensors"), folder.join("out.safetensors"));
+    let shapes: &[(&str, &[usize])] = &[
+        ("blocks.0.attn.q.weight", &[10, 12]),
+        ("blocks.0.attn.q.bias", &[10]),
+        ("blocks.0.attn.k.weight", &[6, 12]),
+        ("blocks.0.attn.k.bias", &[6]),
+        ("blocks.1.attn.q.weight", &[10, 12]),
+        ("blocks.1.attn.q.bias", &[10]),
+        ("blocks.1.attn.k.weight", &[6, 12]),
+        ("blocks.1.attn.k.bias", &[6]),
+        ("classifier.weight", &[3, 12]),
+        ("classifier.bias", &[3]),
+    ];
+    crate::model::write(&base, DType::BF16, shapes);
+    assert_status(&merge(&base, &[&fixture("lora_bias")], &out, &[]), 0);
+    let (before, after) = (MappedFile::open(&base).unwrap(), MappedFile::open(&out).unwrap());
+    let adapter = Adapter::read(&fixture("lora_bias"), &ReadOptions::default()).unwrap();
+    for saved in adapter.saved() {
+        let expected = crate::numbers::bytes(DType::BF16, &values(&saved.tensor));
+        assert_eq!(after.tensor(saved.name).unwrap().data, expected, "{}", saved.name);
+    }
+    for module in adapter.modules() {
+        let of = |file: &MappedFile| values(&file.tensor(&format!("{}.bias", module.path)).unwrap());
+        let (old, new, added) = (of(&before), of(&after), values(&module.bias.unwrap()));
+        for ((old, new), added) in old.into_iter().zip(new).zip(added) {
+            let exact = old + f64::from(module.scaling) * added;
+            assert!(
+                (new - exact).abs() <= half_ulp(DType::BF16, exact) + 1e-6,
+                "{}: {new}, not {exact}",
+                module.path
+            );
+        }
     }
 }

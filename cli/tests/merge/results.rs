@@ -125,10 +125,15 @@ fn a_folder_comes_with_its_other_files_and_without_old_weights() {
             "model.safetensors.index.json"
         ]
     );
-    assert_eq!(names(&out.join("1_Pooling")), ["config.json"]);
+    assert_eq!(names(&out.join("1_Pooling")), ["config.json", "model.safetensors"]);
     assert!(!out.join("also.json").is_symlink());
     let text = stdout(&output);
-    for left_out in ["link.json (a link", "pytorch_model.bin", "pytorch_model.bin.index.json"] {
+    for left_out in [
+        "link.json (a link",
+        "old.safetensors",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ] {
         assert!(text.contains(left_out), "{text}");
     }
     let same = |name: &str| std::fs::read(base.join(name)).unwrap() == std::fs::read(out.join(name)).unwrap();

