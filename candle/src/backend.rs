@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
-use lora_kernels::{BackwardPlan, ForwardPlan, Kernels, Problem, Tensor as Role};
+use lora_kernels::{BackwardPlan, DeviceProps, ForwardPlan, Kernels, Problem, Tensor as Role};
 use lru::LruCache;
 
 use crate::error::{Error, Result};
@@ -17,10 +17,17 @@ use crate::{Options, Projection};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Where the tensors are. On a CUDA device (feature `cuda`) the kernels run on candle's own stream and memory, without a copy and without
-    /// a synchronisation; the first call for a device loads them, so make it outside of a graph capture. On candle's CPU device it is the core
-    /// crate's reference: sums in f64, every stored value rounded where the kernels round it; right, slow (it computes error bounds on the side)
-    /// and meant for tests and small models.
+    /// Where the tensors are.
+    ///
+    /// On a CUDA device (feature `cuda`) the kernels run on candle's own stream and memory, without a copy; the first call for a device loads them,
+    /// so make it outside of a graph capture. Nothing waits for the device where it has memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`);
+    /// on one without, cudarc waits for the stream whenever it frees memory, and a call frees its scratch memory.
+    ///
+    /// The stream of `Device::new_cuda` is each thread's own, so nothing orders what two threads do with the same tensors: forward, backward and
+    /// the drop of a graph and its tensors belong in one thread. `Device::new_cuda_with_stream` has one stream, in whose order all threads work.
+    ///
+    /// On candle's CPU device it is the core crate's reference: sums in f64, every stored value rounded where the kernels round it; right, slow (it
+    /// computes error bounds on the side) and meant for tests and small models.
     #[default]
     Local,
     /// Tensors of candle's CPU device are carried to a CUDA device and the results back, in every call: for models of which candle computes
@@ -64,7 +71,18 @@ pub(crate) struct Engine {
 /// What a problem's calls launch.
 pub(crate) struct Plans {
     pub forward: ForwardPlan,
-    pub backward: BackwardPlan,
+    backward: OnceLock<BackwardPlan>,
+}
+
+impl Plans {
+    /// Made when it is first asked for: inference needs none.
+    pub fn backward(&self, props: &DeviceProps) -> Result<&BackwardPlan> {
+        if let Some(plan) = self.backward.get() {
+            return Ok(plan);
+        }
+        let plan = BackwardPlan::new(self.forward.problem(), props)?;
+        Ok(self.backward.get_or_init(|| plan))
+    }
 }
 
 /// Problems whose plans are kept, some kilobytes each: the layers of a large model at a few batch sizes.
@@ -86,7 +104,7 @@ impl Engine {
         }
         let made = Arc::new(Plans {
             forward: ForwardPlan::new(problem, self.kernels.props())?,
-            backward: BackwardPlan::new(problem, self.kernels.props())?,
+            backward: OnceLock::new(),
         });
         plans.put(problem.clone(), made.clone());
         Ok(made)
@@ -103,28 +121,31 @@ pub(crate) enum Place {
 
 impl Place {
     /// # Errors
-    /// [`Error::Device`] where tensors are on several devices, or on one that the options don't take.
-    pub fn of(x: &Tensor, projections: &[Projection], options: &Options) -> Result<Self> {
+    /// [`Error::Device`] where tensors are on several devices, or on one that the options don't take: all must be where `first` is, which `role` names.
+    pub fn of(role: Role, first: &Tensor, projections: &[Projection], options: &Options) -> Result<Self> {
         let names = Names {
             count: projections.len(),
         };
         for (index, projection) in projections.iter().enumerate() {
-            for (role, tensor) in operands(projection) {
-                if !tensor.device().same_device(x.device()) {
+            for (other, tensor) in operands(projection) {
+                if !tensor.device().same_device(first.device()) {
                     return Err(Error::Device {
-                        tensor: names.of(role, index),
+                        tensor: names.of(other, index),
                         given: describe(tensor.device()),
-                        hint: format!("x is on {}, and all must be on one device", describe(x.device())),
+                        hint: format!(
+                            "{role} is on {}, and all must be on one device",
+                            describe(first.device())
+                        ),
                     });
                 }
             }
         }
         let refuse = |hint: &str| Error::Device {
-            tensor: Role::X.to_string(),
-            given: describe(x.device()),
+            tensor: role.to_string(),
+            given: describe(first.device()),
             hint: hint.to_owned(),
         };
-        match (x.device(), &options.backend) {
+        match (first.device(), &options.backend) {
             (Device::Cpu, Backend::Local) => Ok(Self::Reference),
             (Device::Cpu, Backend::Carried(carrier)) => Ok(Self::Carried(carrier.clone())),
             #[cfg(feature = "cuda")]

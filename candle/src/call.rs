@@ -2,7 +2,7 @@
 
 use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::{Dropout, Problem};
+use lora_kernels::{Dropout, Problem, Tensor as Role};
 
 use crate::backend::Place;
 use crate::device::{device_backward, device_forward};
@@ -19,6 +19,8 @@ pub(crate) struct Call {
     pub x: Tensor,
     pub projections: Vec<Projection>,
     pub dropout: Option<Dropout>,
+    /// Whether x or an adapter is part of a graph, so that backward may come.
+    pub tracked: bool,
 }
 
 /// What forward leaves for backward.
@@ -39,8 +41,10 @@ pub(crate) struct Gradients {
 
 impl Call {
     pub fn new(x: &Tensor, projections: &[Projection], options: &Options) -> Result<Self> {
-        let place = Place::of(x, projections, options)?;
+        let place = Place::of(Role::X, x, projections, options)?;
         let problem = problem(x, projections, options, !matches!(place, Place::Carried(_)))?;
+        let mut adapters = projections.iter().filter_map(|one| one.lora.as_ref());
+        let tracked = x.track_op() || adapters.any(crate::Lora::is_tracked);
         let detached = projections.iter().map(|Projection { weight, bias, lora }| Projection {
             weight: weight.detach(),
             bias: bias.as_ref().map(Tensor::detach),
@@ -56,6 +60,7 @@ impl Call {
             x: x.detach(),
             projections: detached.collect(),
             dropout: options.dropout,
+            tracked,
         })
     }
 

@@ -35,7 +35,7 @@ impl Resident for Carrier {
             .get(matrix.offset..matrix.offset + matrix.span())
             .unwrap_or_default();
         let held = self.stream.clone_htod(elements);
-        held.map_err(memory("copying to the device"))
+        held.map_err(memory("copying to the device", size_of_val(elements)))
     }
 
     fn view<'h, T: Number>(held: &'h CudaSlice<T>) -> Result<CudaView<'h, T>> {
@@ -47,7 +47,7 @@ impl Resident for Carrier {
         let elements = self
             .stream
             .clone_dtoh(&result)
-            .map_err(memory("copying from the device"))?;
+            .map_err(memory("copying from the device", result.num_bytes()))?;
         Ok(Storage::Cpu(T::to_cpu_storage_owned(elements)))
     }
 }

@@ -47,7 +47,8 @@ impl Local {
     }
 }
 
-/// A tensor whose storage stays while the kernels are enqueued; the stream's order keeps its memory after.
+/// A tensor whose storage stays while the kernels are enqueued. After that the stream's order keeps its memory, if it is freed in the order of the
+/// same stream: with candle's per-thread streams, by the same thread.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,
     matrix: Matrix,

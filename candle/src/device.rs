@@ -6,13 +6,13 @@ use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
 use lora_kernels::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Merge, MergePlan,
-    MergeProblem, MergeWeight, Tensor as Role,
+    MergeProblem, MergeReport, MergeWeight, Tensor as Role,
 };
 
 use crate::Projection;
 use crate::backend::Engine;
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{BACKWARD, Error, Result, memory};
+use crate::error::{BACKWARD, Error, Result, memory, non_finite};
 use crate::matrix::Matrix;
 use crate::number::Number;
 
@@ -40,7 +40,12 @@ pub(crate) fn device_forward<T: Number, A: Number>(
     call: &Call,
 ) -> Result<(Vec<Storage>, Saved)> {
     let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
-    let plan = &engine.plans(problem)?.forward;
+    let plans = engine.plans(problem)?;
+    let plan = &plans.forward;
+    if call.tracked {
+        // What backward would refuse is refused now.
+        plans.backward(engine.kernels.props())?;
+    }
     let inputs = Inputs::<_, T, A>::new(resident, call)?;
     let (tokens, sizes) = (problem.tokens(), problem.projections());
     let y = sizes.iter().map(|one| uninitialised(stream, tokens * one.out_features));
@@ -78,7 +83,8 @@ pub(crate) fn device_backward<T: Number, A: Number>(
         return Err(Error::Unexpected { what: BACKWARD });
     };
     let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
-    let plan = &engine.plans(problem)?.backward;
+    let plans = engine.plans(problem)?;
+    let plan = plans.backward(engine.kernels.props())?;
     let inputs = Inputs::<_, T, A>::new(resident, call)?;
     let dy = dy.iter().map(|dy| Input::<_, T>::new(resident, Role::DY, dy));
     let dy: Vec<_> = dy.collect::<Result<_>>()?;
@@ -146,12 +152,16 @@ pub(crate) fn device_merge<T: Number, A: Number>(
     resident: &impl Resident,
     problem: &MergeProblem,
     projection: &Projection,
-) -> Result<Storage> {
+) -> Result<(Storage, MergeReport)> {
     let (engine, stream) = (resident.engine(), resident.stream());
     let plan = MergePlan::new(problem, engine.kernels.props())?;
     let inputs = ProjectionInputs::<_, T, A>::new(resident, projection)?;
     let (rows, columns) = problem.shape(Role::Merged);
     let mut merged = uninitialised(stream, rows * columns)?;
+    let mut report = problem
+        .has_report()
+        .then(|| uninitialised(stream, MergeReport::BYTES))
+        .transpose()?;
     let mut workspace = uninitialised(stream, plan.workspace_bytes())?;
     let arguments = Merge {
         weight: MergeWeight::Apart {
@@ -159,18 +169,31 @@ pub(crate) fn device_merge<T: Number, A: Number>(
             merged: MatMut::new(merged.as_view_mut(), rows, columns),
         },
         adapters: inputs.lora()?.into_iter().collect(),
-        report: None,
+        report: report.as_mut().map(CudaSlice::as_view_mut),
         workspace: workspace.as_view_mut(),
     };
     engine.kernels.merge(stream, &plan, arguments)?;
-    resident.give(merged)
+    let report = report.map(|report| {
+        let bytes = stream
+            .clone_dtoh(&report)
+            .map_err(memory("copying from the device", MergeReport::BYTES))?;
+        MergeReport::from_bytes(&bytes).ok_or(Error::Unexpected {
+            what: "a merge's report had another size",
+        })
+    });
+    let report = report.transpose()?.unwrap_or_default();
+    if problem.is_safe() && report.non_finite > 0 {
+        return Err(non_finite(projection, &report));
+    }
+    Ok((resident.give(merged)?, report))
 }
 
 /// Memory in the stream's order, at least one element: CUDA has no empty allocations.
 fn uninitialised<T: DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>> {
-    // SAFETY: every bit pattern is a value of these types, and the kernels write each element of an output before anyone reads it; scratch
-    // memory may hold anything.
-    unsafe { stream.alloc(elements.max(1)) }.map_err(memory("allocating on the device"))
+    let elements = elements.max(1);
+    // SAFETY: every bit pattern is a value of these types, and the kernels write each element of an output before anyone reads it (of a refused
+    // merge's nobody does); scratch memory may hold anything.
+    unsafe { stream.alloc(elements) }.map_err(memory("allocating on the device", elements * size_of::<T>()))
 }
 
 /// A tensor on the device.

@@ -1,6 +1,9 @@
 //! What can go wrong here, beyond what the core crate says.
 
 use candle_core::DType;
+use lora_kernels::MergeReport;
+
+use crate::Projection;
 
 /// Why a call was refused. Functions of this crate return it inside of [`candle_core::Error::Wrapped`], so that `?` works in candle's code.
 #[derive(Debug, thiserror::Error)]
@@ -80,16 +83,25 @@ pub enum Error {
         /// The scaling given.
         given: f32,
     },
-    /// A backward pass over projections that an earlier, failed one had begun.
+    /// Some elements of a merged weight would be NaNs or infinities.
     #[error(
-        "an earlier backward pass through these projections did not finish: compute their forward again before another backward"
+        "{count} elements of the merged weight would be NaNs or infinities in {dtype:?}: keep the adapter apart, or merge into a weight of a wider type"
     )]
-    UnfinishedBackward,
+    NonFinite {
+        /// How many.
+        count: u64,
+        /// The weight's type.
+        dtype: DType,
+    },
     /// CUDA refused memory or a copy.
-    #[error("{what} failed: {error}")]
+    #[error(
+        "{what} failed, {bytes} bytes: {error}; where memory ran out, free some of the device's or give fewer rows of x at once"
+    )]
     Memory {
         /// What was tried.
         what: &'static str,
+        /// How many bytes it was for.
+        bytes: usize,
         /// CUDA's words.
         error: String,
     },
@@ -113,10 +125,19 @@ impl From<Error> for candle_core::Error {
 /// The result of this crate's inner functions.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-pub(crate) fn memory<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Error {
+pub(crate) fn memory<E: std::fmt::Debug>(what: &'static str, bytes: usize) -> impl Fn(E) -> Error {
     move |error| Error::Memory {
         what,
+        bytes,
         error: format!("{error:?}"),
+    }
+}
+
+/// What a safe merge says instead of giving a weight.
+pub(crate) fn non_finite(projection: &Projection, report: &MergeReport) -> Error {
+    Error::NonFinite {
+        count: report.non_finite,
+        dtype: projection.weight.dtype(),
     }
 }
 

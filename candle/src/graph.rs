@@ -13,12 +13,16 @@
 //! candle walks the graph backwards from the loss, each node after all that use its result. So every output's backward leaves its dy with
 //! the call, then the last link's computes everything at once, and each link takes what is its own. No tensor is copied or packed for
 //! this; tokens and their gradients cost an element each.
+//!
+//! What is under way of a backward pass waits with the call, by thread. A pass that fails leaves it there; candle drops its gradients then, those
+//! of the token with them, and by their receipt the next pass knows that what it finds isn't its own.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Shape, Storage, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Storage, Tensor};
 
 use crate::call::{Call, Gradients, Saved};
 use crate::error::{BACKWARD, Error, FORWARD, Result};
@@ -29,8 +33,7 @@ type CandleResult<T> = candle_core::Result<T>;
 /// The results of a call as tensors: parts of candle's graph if x or an adapter is part of one.
 pub(crate) fn outputs(x: &Tensor, projections: &[Projection], call: Call) -> CandleResult<Vec<Tensor>> {
     let (results, saved) = call.forward()?;
-    let tracked = |lora: &Lora| lora.a.track_op() || lora.b.track_op();
-    if !x.track_op() && !projections.iter().filter_map(|one| one.lora.as_ref()).any(tracked) {
+    if !call.tracked {
         let results = results.into_iter().enumerate();
         return Ok(results.map(|(i, y)| Tensor::from((y, call.y_dims(i)))).collect());
     }
@@ -72,12 +75,18 @@ fn several(
     });
     let adapted = projections.iter().enumerate();
     let adapted: Vec<_> = adapted.filter_map(|(i, one)| Some((i, one.lora.as_ref()?))).collect();
+    // Earlier links are no part of the graph: their backward is never called.
+    let first = if x.track_op() {
+        Some(0)
+    } else {
+        adapted.iter().position(|(_, lora)| lora.is_tracked())
+    };
     let mut token = x.clone();
     for (place, (projection, lora)) in adapted.iter().enumerate() {
         let link = Link {
             shared: shared.clone(),
             projection: *projection,
-            first: place == 0,
+            first: Some(place) == first,
             last: place + 1 == adapted.len(),
         };
         token = token.apply_op3(&lora.a, &lora.b, link)?;
@@ -190,6 +199,8 @@ struct Shared {
 /// A backward pass under way.
 #[derive(Default)]
 struct Pass {
+    /// Lives as long as the pass has a gradient of the token, from the first y's to the last link.
+    receipt: Weak<()>,
     dy: HashMap<usize, Tensor>,
     gradients: Option<Gradients>,
 }
@@ -199,21 +210,31 @@ impl Shared {
         self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrived(&self, projection: usize, dy: &Tensor) -> Result<()> {
+    /// Keeps a dy for the chain. The pass has to hold the receipt meanwhile.
+    fn arrived(&self, projection: usize, dy: &Tensor) -> Result<Arc<()>> {
         let mut passes = self.passes();
         let pass = passes.entry(thread::current().id()).or_default();
+        let receipt = pass.receipt.upgrade().unwrap_or_else(|| {
+            // A new pass: what lies here, if anything, is of one that failed.
+            let receipt = Arc::new(());
+            *pass = Pass {
+                receipt: Arc::downgrade(&receipt),
+                ..Pass::default()
+            };
+            receipt
+        });
         match pass.dy.insert(projection, dy.clone()) {
-            None => Ok(()),
-            Some(_) => Err(Error::UnfinishedBackward),
+            None => Ok(receipt),
+            Some(_) => Err(Error::Unexpected { what: BACKWARD }),
         }
     }
 
     /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a gradient of zeros. Each output adds one to the token's
-    /// gradient: on the CPU that is a look at how many there were in this pass, on a CUDA device it would be a synchronisation.
+    /// gradient: on the CPU a look at it tells whether all dy are this pass's, on a CUDA device it would be a synchronisation.
     fn backward(&self, arrivals: &Tensor) -> Result<Gradients> {
         let mut dy = self.passes().remove(&thread::current().id()).unwrap_or_default().dy;
         if arrivals.device().is_cpu() && arrivals.to_vec1::<f32>()? != [dy.len() as f32] {
-            return Err(Error::UnfinishedBackward);
+            return Err(Error::Unexpected { what: BACKWARD });
         }
         let all = (0..self.call.projections.len()).map(|projection| match dy.remove(&projection) {
             Some(dy) => Ok(dy),
@@ -262,7 +283,7 @@ impl CustomOp3 for Link {
         _: &CudaStorage,
         _: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
-        use candle_core::backend::{BackendDevice, BackendStorage};
+        use candle_core::backend::BackendDevice;
         let token = x.device().zeros_impl(&token_shape(), candle_core::DType::F32)?;
         Ok((token, token_shape()))
     }
@@ -320,7 +341,32 @@ impl CustomOp1 for Output {
     }
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        self.shared.arrived(self.projection, dy)?;
-        Ok(Some(token.ones_like()?))
+        let receipt = self.shared.arrived(self.projection, dy)?;
+        Ok(Some(token.apply_op2(&token.ones_like()?, Receipt { _pass: receipt })?))
+    }
+}
+
+/// The second argument, for as long as which, or a sum with it, is there, the pass goes on: candle keeps operations with their results.
+struct Receipt {
+    _pass: Arc<()>,
+}
+
+impl CustomOp2 for Receipt {
+    fn name(&self) -> &'static str {
+        "lora_linears_receipt"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, one: &CpuStorage, _: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        Ok((one.clone(), token_shape()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        one: &CudaStorage,
+        layout: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        Ok((one.try_clone(layout)?, token_shape()))
     }
 }

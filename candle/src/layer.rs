@@ -42,10 +42,12 @@ impl Masks {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// With this offset for the next call.
+    /// The same masks from this offset on, as a sequence of its own: what it was cloned from goes on with the other.
     pub fn starting_at(self, offset: u64) -> Self {
-        self.next.store(offset, Ordering::Relaxed);
-        self
+        Self {
+            next: Arc::new(AtomicU64::new(offset)),
+            ..self
+        }
     }
 }
 

@@ -36,11 +36,13 @@ pub use projection::{Lora, Options, Projection};
 /// adapters (shared, not copied), and on a CUDA device S = scaling·drop(x)·Aᵀ (tokens, ranks rounded up to 16) and one bit per element of x for
 /// a stored dropout mask.
 ///
+/// A backward pass that fails half way leaves nothing to the next. Where two threads use one graph on a CUDA device, see [`Backend::Local`].
+///
 /// Deterministic: the same bits on every run on the same device. Sums are in f32 (in f64 by the CPU reference), each stored value rounded once.
 ///
 /// # Errors
 /// [`Error`], inside of [`candle_core::Error::Wrapped`], before anything is computed: for shapes, types, layouts and devices that don't fit, and
-/// [`lora_kernels::Error`] for what the kernels don't take. [`Error::UnfinishedBackward`] comes from a backward pass.
+/// [`lora_kernels::Error`] for what the kernels don't take.
 pub fn lora_linears(x: &Tensor, projections: &[Projection], options: &Options) -> candle_core::Result<Vec<Tensor>> {
     let call = call::Call::new(x, projections, options)?;
     graph::outputs(x, projections, call)

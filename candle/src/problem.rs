@@ -75,12 +75,15 @@ pub(crate) fn merge_problem(
         whose: "the weight",
     };
     let names = Names { count: 1 };
-    let &[_, in_features] = lora.a.dims() else {
-        return Err(Error::Shape {
-            tensor: Role::LoraA.to_string(),
-            given: lora.a.dims().to_vec(),
-            expected: "[rank, in_features]".to_owned(),
-        });
+    let in_features = match (options.weight_layout, weight.dims()) {
+        (WeightLayout::OutIn, &[_, within]) | (WeightLayout::InOut, &[within, _]) => within,
+        (layout, given) => {
+            return Err(Error::Shape {
+                tensor: Role::Weight.to_string(),
+                given: given.to_vec(),
+                expected: format!("{}, as Options::weight_layout says", order(layout)),
+            });
+        }
     };
     let sizes = check(
         &names,
@@ -158,6 +161,13 @@ impl Names {
     }
 }
 
+fn order(layout: WeightLayout) -> &'static str {
+    match layout {
+        WeightLayout::OutIn => "(out_features, in_features)",
+        WeightLayout::InOut => "(in_features, out_features)",
+    }
+}
+
 /// out_features and rank.
 fn check(
     names: &Names,
@@ -171,15 +181,13 @@ fn check(
         expected,
     };
     let Projection { weight, bias, lora } = projection;
-    let (order, out_features) = match (weight_layout, weight.dims()) {
-        (WeightLayout::OutIn, &[out, within]) if within == in_features => ("", Some(out)),
-        (WeightLayout::InOut, &[within, out]) if within == in_features => ("", Some(out)),
-        (WeightLayout::OutIn, _) => ("(out_features, in_features)", None),
-        (WeightLayout::InOut, _) => ("(in_features, out_features)", None),
-    };
-    let Some(out_features) = out_features else {
-        let expected = format!("{order} with in_features {in_features}, as Options::weight_layout says");
-        return Err(shape(Role::Weight, weight, expected));
+    let out_features = match (weight_layout, weight.dims()) {
+        (WeightLayout::OutIn, &[out, within]) | (WeightLayout::InOut, &[within, out]) if within == in_features => out,
+        (layout, _) => {
+            let order = order(layout);
+            let expected = format!("{order} with in_features {in_features}, as Options::weight_layout says");
+            return Err(shape(Role::Weight, weight, expected));
+        }
     };
     if let Some(bias) = bias
         && bias.dims() != [out_features]

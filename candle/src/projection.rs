@@ -28,6 +28,13 @@ pub struct Lora {
     pub scaling: f32,
 }
 
+impl Lora {
+    /// Whether it is part of a graph.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.a.track_op() || self.b.track_op()
+    }
+}
+
 /// How a call computes.
 #[derive(Debug, Clone, Default)]
 pub struct Options {

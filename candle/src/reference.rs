@@ -2,11 +2,11 @@
 
 use candle_core::{Storage, StorageRef, Tensor};
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Layer, View};
-use lora_kernels::{MergeProblem, WeightLayout};
+use lora_kernels::{MergeProblem, MergeReport, WeightLayout};
 
 use crate::Projection;
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, non_finite};
 use crate::matrix::Matrix;
 use crate::number::{Number, cpu_slice};
 
@@ -41,12 +41,15 @@ pub(crate) fn reference_backward<T: Number, A: Number>(call: &Call, dy: &[Tensor
 pub(crate) fn reference_merge<T: Number, A: Number>(
     problem: &MergeProblem,
     projection: &Projection,
-) -> Result<Storage> {
+) -> Result<(Storage, MergeReport)> {
     let operands = ProjectionOperands::new(projection)?;
     let adapter = operands.adapter::<A>().transpose()?;
     let adapters: Vec<Adapter<'_, A>> = adapter.into_iter().collect();
     let merged = reference::merge(operands.weight.view::<T>()?, problem.weight_layout(), &adapters)?;
-    Ok(Storage::Cpu(T::to_cpu_storage_owned(merged.weight)))
+    if problem.is_safe() && merged.report.non_finite > 0 {
+        return Err(non_finite(projection, &merged.report));
+    }
+    Ok((Storage::Cpu(T::to_cpu_storage_owned(merged.weight)), merged.report))
 }
 
 fn storage<T: Number>(matrix: &Bounded) -> Storage {

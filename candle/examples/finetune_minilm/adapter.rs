@@ -1,6 +1,6 @@
 //! The adapter that is trained: from PEFT's files to variables and back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -106,15 +106,31 @@ impl Trained {
         Ok(writer.write(folder, Overwrite::Never)?)
     }
 
-    /// With an adapter of the same modules.
+    /// With an adapter of the same modules and shapes.
     pub fn compare(&self, folder: &Path) -> Result<Deviation, Failure> {
         let adapter = Adapter::read(folder, &ReadOptions::default())?;
         let (mut ours, mut theirs, mut before) = (Vec::<f32>::new(), Vec::<f32>::new(), Vec::<f32>::new());
+        let known: HashSet<&str> = adapter.modules().map(|module| module.path).collect();
+        if let Some(path) = self.modules.keys().find(|path| !known.contains(path.as_str())) {
+            return Err(Failure::file(
+                folder,
+                format!("{path}, which was trained, is not there"),
+            ));
+        }
         for module in adapter.modules() {
             let (Some(lora), Some(initial)) = (self.modules.get(module.path), self.initial.get(module.path)) else {
                 return Err(Failure::file(folder, format!("{} was not trained here", module.path)));
             };
             for ((tensor, recorded), initial) in [&lora.a, &lora.b].into_iter().zip([module.a, module.b]).zip(initial) {
+                if tensor.dims() != recorded.shape {
+                    let reason = format!(
+                        "{} is {:?}, trained was {:?}",
+                        recorded.name,
+                        recorded.shape,
+                        tensor.dims()
+                    );
+                    return Err(Failure::file(folder, reason));
+                }
                 ours.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
                 theirs.extend(values(folder, &recorded)?);
                 before.extend(initial);
@@ -147,4 +163,55 @@ fn values(folder: &Path, tensor: &lora_kernels_adapters::Tensor<'_>) -> Result<V
     Ok(elements
         .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/finetune_minilm/recorded")
+            .join(name)
+    }
+
+    /// PEFT's trained adapter stands for ours.
+    #[test]
+    fn what_is_written_is_read_again_as_the_same_adapter() -> Result<(), Failure> {
+        let trained = Trained::read(&recorded("adapter_final"), &Device::Cpu)?;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let written = folder.path().join("adapter");
+        trained.write(&written)?;
+        let again = Trained::read(&written, &Device::Cpu)?;
+        assert_eq!(again.initial, trained.initial);
+        for (path, lora) in &trained.modules {
+            assert_eq!(again.modules[path].scaling, lora.scaling, "{path}");
+        }
+        assert_eq!(again.compare(&recorded("adapter_final"))?.largest_difference, 0.0);
+        let change = Trained::read(&recorded("adapter_init"), &Device::Cpu)?.compare(&written)?;
+        assert_eq!(change.relative_error_of_change, 1.0, "nothing was trained");
+        Ok(())
+    }
+
+    #[test]
+    fn adapters_of_other_modules_or_shapes_are_not_compared() -> Result<(), Failure> {
+        let folder = recorded("adapter_final");
+        let read = || Trained::read(&folder, &Device::Cpu);
+        let path = "encoder.layer.0.output.dense";
+        let refused = |trained: Trained| trained.compare(&folder).expect_err("a refusal").to_string();
+
+        let mut fewer = read()?;
+        fewer.modules.remove(path);
+        assert!(refused(fewer).contains("was not trained here"));
+
+        let mut more = read()?;
+        more.modules.insert("another".to_owned(), more.modules[path].clone());
+        assert!(refused(more).contains("another, which was trained, is not there"));
+
+        let mut narrow = read()?;
+        let lora = narrow.modules.get_mut(path).expect("a module");
+        lora.a = lora.a.narrow(1, 0, 7)?;
+        assert!(refused(narrow).contains("trained was [8, 7]"));
+        Ok(())
+    }
 }

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Tensor, bail};
 use candle_nn::{Embedding, Linear, Module, ops};
 use lora_kernels_candle::{Backend, Lora, LoraLinear, LoraLinears, Projection};
 
+use crate::Failure;
 use crate::weights::Config;
 
 /// What the model is made of and how its adapted layers compute.
@@ -23,42 +24,54 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn weight(&self, name: &str) -> Result<Tensor> {
+    fn weight(&self, name: &str, dims: &[usize]) -> Result<Tensor, Failure> {
         match self.weights.get(name) {
-            Some(tensor) => Ok(tensor.clone()),
-            None => bail!("the model's file has no tensor {name}"),
+            Some(tensor) if tensor.dims() == dims => Ok(tensor.to_dtype(DType::F32)?),
+            Some(tensor) => Err(Failure::Model(format!(
+                "the model's {name} is {:?}, by config.json it must be {dims:?}",
+                tensor.dims()
+            ))),
+            None => Err(Failure::Model(format!("the model's file has no tensor {name}"))),
         }
     }
 
-    /// In the type of the adapted layers.
-    fn projection(&self, path: &str) -> Result<Projection> {
-        let weight = self.weight(&format!("{path}.weight"))?.to_dtype(self.dtype)?;
-        let bias = self.weight(&format!("{path}.bias"))?.to_dtype(self.dtype)?;
-        Ok(Projection::new(
-            &Linear::new(weight, Some(bias)),
-            self.adapters.get(path).cloned(),
-        ))
+    /// Of a layer with so many (outputs, inputs), in the type of the adapted ones.
+    fn projection(&self, path: &str, (outputs, inputs): (usize, usize)) -> Result<Projection, Failure> {
+        let weight = self.weight(&format!("{path}.weight"), &[outputs, inputs])?;
+        let bias = self.weight(&format!("{path}.bias"), &[outputs])?;
+        let lora = self.adapters.get(path).cloned();
+        if let Some(Lora { a, b, .. }) = &lora
+            && (a.dim(1)?, b.dim(0)?) != (inputs, outputs)
+        {
+            return Err(Failure::Model(format!(
+                "the model's {path} has {inputs} inputs and {outputs} outputs, the recorded adapter's is {} and {}",
+                a.dim(1)?,
+                b.dim(0)?
+            )));
+        }
+        let linear = Linear::new(weight.to_dtype(self.dtype)?, Some(bias.to_dtype(self.dtype)?));
+        Ok(Projection::new(&linear, lora))
     }
 
-    fn linears(&self, paths: &[String]) -> Result<LoraLinears> {
-        let projections = paths.iter().map(|path| self.projection(path)).collect::<Result<_>>()?;
-        Ok(LoraLinears::new(projections).with_backend(self.backend.clone()))
+    fn linears(&self, paths: &[String], size: (usize, usize)) -> Result<LoraLinears, Failure> {
+        let projections = paths.iter().map(|path| self.projection(path, size));
+        Ok(LoraLinears::new(projections.collect::<Result<_, Failure>>()?).with_backend(self.backend.clone()))
     }
 
-    fn linear(&self, path: &str) -> Result<LoraLinear> {
-        let projection = self.projection(path)?;
+    fn linear(&self, path: &str, size: (usize, usize)) -> Result<LoraLinear, Failure> {
+        let projection = self.projection(path, size)?;
         let Some(lora) = projection.lora else {
-            bail!("the adapter has no module {path}")
+            return Err(Failure::Model(format!("the recorded adapter has no module {path}")));
         };
         let base = Linear::new(projection.weight, projection.bias);
         Ok(LoraLinear::new(&base, lora).with_backend(self.backend.clone()))
     }
 
-    fn norm(&self, path: &str, eps: f64) -> Result<Norm> {
+    fn norm(&self, path: &str, config: &Config) -> Result<Norm, Failure> {
         Ok(Norm {
-            weight: self.weight(&format!("{path}.weight"))?,
-            bias: self.weight(&format!("{path}.bias"))?,
-            eps: eps as f32,
+            weight: self.weight(&format!("{path}.weight"), &[config.hidden_size])?,
+            bias: self.weight(&format!("{path}.bias"), &[config.hidden_size])?,
+            eps: config.layer_norm_eps as f32,
         })
     }
 }
@@ -71,7 +84,7 @@ struct Norm {
 }
 
 impl Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         ops::layer_norm_slow(x, &self.weight, &self.bias, self.eps)
     }
 }
@@ -97,23 +110,28 @@ struct Layer {
 }
 
 impl Model {
-    pub fn new(config: &Config, parts: &Parts<'_>) -> Result<Self> {
-        let words = parts.weight("embeddings.word_embeddings.weight")?;
+    pub fn new(config: &Config, parts: &Parts<'_>) -> Result<Self, Failure> {
+        let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+        if heads == 0 || !hidden.is_multiple_of(heads) || config.type_vocab_size == 0 {
+            return Err(Failure::Model(format!(
+                "the model's config.json has hidden_size {hidden}, num_attention_heads {heads} and type_vocab_size {}",
+                config.type_vocab_size
+            )));
+        }
+        let table = |name: &str, rows| parts.weight(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden]);
         let layers = (0..config.num_hidden_layers).map(|index| Layer::new(config, parts, index));
         Ok(Self {
-            words: Embedding::new(words, config.hidden_size),
-            positions: parts.weight("embeddings.position_embeddings.weight")?,
-            token_type: parts
-                .weight("embeddings.token_type_embeddings.weight")?
-                .narrow(0, 0, 1)?,
-            norm: parts.norm("embeddings.LayerNorm", config.layer_norm_eps)?,
-            layers: layers.collect::<Result<_>>()?,
+            words: Embedding::new(table("word", config.vocab_size)?, hidden),
+            positions: table("position", config.max_position_embeddings)?,
+            token_type: table("token_type", config.type_vocab_size)?.narrow(0, 0, 1)?,
+            norm: parts.norm("embeddings.LayerNorm", config)?,
+            layers: layers.collect::<Result<_, Failure>>()?,
             dtype: parts.dtype,
         })
     }
 
     /// The last hidden state (sequences, tokens, hidden) of ids and a mask that is 1 where there is a token, both (sequences, tokens).
-    pub fn forward(&self, ids: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, ids: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
         let positions = self.positions.narrow(0, 0, ids.dim(1)?)?;
         let embedded = self
             .words
@@ -133,22 +151,22 @@ impl Model {
 }
 
 impl Layer {
-    fn new(config: &Config, parts: &Parts<'_>, index: usize) -> Result<Self> {
+    fn new(config: &Config, parts: &Parts<'_>, index: usize) -> Result<Self, Failure> {
         let path = format!("encoder.layer.{index}");
-        let eps = config.layer_norm_eps;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let qkv = ["query", "key", "value"].map(|name| format!("{path}.attention.self.{name}"));
         Ok(Self {
-            qkv: parts.linears(&qkv)?,
+            qkv: parts.linears(&qkv, (hidden, hidden))?,
             heads: config.num_attention_heads,
-            attention_output: parts.linear(&format!("{path}.attention.output.dense"))?,
-            attention_norm: parts.norm(&format!("{path}.attention.output.LayerNorm"), eps)?,
-            intermediate: parts.linear(&format!("{path}.intermediate.dense"))?,
-            output: parts.linear(&format!("{path}.output.dense"))?,
-            output_norm: parts.norm(&format!("{path}.output.LayerNorm"), eps)?,
+            attention_output: parts.linear(&format!("{path}.attention.output.dense"), (hidden, hidden))?,
+            attention_norm: parts.norm(&format!("{path}.attention.output.LayerNorm"), config)?,
+            intermediate: parts.linear(&format!("{path}.intermediate.dense"), (inner, hidden))?,
+            output: parts.linear(&format!("{path}.output.dense"), (hidden, inner))?,
+            output_norm: parts.norm(&format!("{path}.output.LayerNorm"), config)?,
         })
     }
 
-    fn forward(&self, hidden: &Tensor, unattended: &Tensor, dtype: DType) -> Result<Tensor> {
+    fn forward(&self, hidden: &Tensor, unattended: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
         let apply = |layer: &LoraLinear, x: &Tensor| layer.forward(&x.to_dtype(dtype)?)?.to_dtype(DType::F32);
         let attended = self.attend(&self.qkv.forward(&hidden.to_dtype(dtype)?)?, unattended)?;
         let hidden = self
@@ -159,7 +177,7 @@ impl Layer {
     }
 
     /// (sequences, tokens, hidden)
-    fn attend(&self, qkv: &[Tensor], unattended: &Tensor) -> Result<Tensor> {
+    fn attend(&self, qkv: &[Tensor], unattended: &Tensor) -> candle_core::Result<Tensor> {
         let [query, key, value] = qkv else {
             bail!("query, key and value are three")
         };

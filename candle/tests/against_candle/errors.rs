@@ -1,7 +1,7 @@
 //! What is refused, in which words, before anything is computed.
 
 use candle_core::{DType, Result, Tensor};
-use lora_kernels::Dropout;
+use lora_kernels::{Dropout, WeightLayout};
 use lora_kernels_candle::{Lora, Options, Projection, lora_linears};
 
 use crate::compare::Case;
@@ -27,6 +27,21 @@ fn with_lora(layer: &Projection, change: impl Fn(&mut Lora)) -> Projection {
     let mut layer = layer.clone();
     change(layer.lora.as_mut().expect("an adapter"));
     layer
+}
+
+/// On every backend the same words.
+fn refused_merge(layer: &Projection, layout: WeightLayout) -> String {
+    let messages = backends().map(|(_, backend)| {
+        let options = Options {
+            backend,
+            weight_layout: layout,
+            ..Options::default()
+        };
+        layer.merged_weight(&options).expect_err("a refusal").to_string()
+    });
+    assert_eq!(messages[0], messages[1]);
+    let [message, _] = messages;
+    message
 }
 
 /// On every backend the same words.
@@ -151,9 +166,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             vec!["dropout probability 1", "below 1"],
         ),
         (
-            refused(&x, alone, |options| {
-                options.weight_layout = lora_kernels::WeightLayout::InOut
-            }),
+            refused(&x, alone, |options| options.weight_layout = WeightLayout::InOut),
             vec!["weight is [6, 8]", "(in_features, out_features)"],
         ),
         (
@@ -161,6 +174,68 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             vec!["9 projections", "between 1 and 8"],
         ),
     ] {
+        for word in words {
+            assert!(message.contains(word), "{word:?} is missing from: {message}");
+        }
+    }
+    Ok(())
+}
+
+/// The weight decides; without an x nothing speaks of one.
+#[test]
+fn refusals_of_a_merge_name_the_tensor_that_is_wrong() -> Result<()> {
+    let one = layer(6, 8, 3);
+    let with_weight = |weight: Tensor| Projection { weight, ..one.clone() };
+    let (usual, transposed) = (WeightLayout::OutIn, WeightLayout::InOut);
+    for (layer, layout, words) in [
+        (
+            with_lora(&one, |lora| lora.a = tensor(&[3, 7])),
+            usual,
+            ["lora_A is [3, 7]", "[rank, 8]"],
+        ),
+        (
+            with_lora(&one, |lora| lora.a = tensor(&[24])),
+            usual,
+            ["lora_A is [24]", "[rank, 8]"],
+        ),
+        (
+            with_lora(&one, |lora| lora.b = tensor(&[6, 4])),
+            usual,
+            ["lora_B is [6, 4]", "[6, 3]"],
+        ),
+        (one.clone(), transposed, ["lora_A is [3, 8]", "[rank, 6]"]),
+        (
+            with_weight(tensor(&[48])),
+            usual,
+            ["weight is [48]", "(out_features, in_features)"],
+        ),
+        (
+            with_weight(tensor(&[48])),
+            transposed,
+            ["weight is [48]", "(in_features, out_features)"],
+        ),
+        (
+            with_weight(tensor(&[6, 8]).to_dtype(DType::F64)?),
+            usual,
+            ["weight is F64", "F32, F16 or BF16"],
+        ),
+        (
+            with_lora(&one, |lora| lora.b = lora.b.to_dtype(DType::F16).expect("a cast")),
+            usual,
+            ["lora_B is F16", "F32 as the weight is"],
+        ),
+        (
+            with_weight(tensor(&[8, 6]).t()?),
+            usual,
+            ["weight with dimensions [6, 8]", "weight.contiguous()"],
+        ),
+        (
+            with_lora(&one, |lora| lora.scaling = f32::INFINITY),
+            usual,
+            ["scaling inf", "finite"],
+        ),
+    ] {
+        let message = refused_merge(&layer, layout);
         for word in words {
             assert!(message.contains(word), "{word:?} is missing from: {message}");
         }

@@ -76,6 +76,56 @@ fn training_learns_a_low_rank_change() -> Result<()> {
     Ok(())
 }
 
+/// bf16 keeps nothing of an adapter that is small beside the weight; f16 has no number above 65504.
+#[test]
+fn a_merge_with_a_report_tells_what_is_lost_and_refuses_what_overflows() -> Result<()> {
+    for (name, backend) in backends() {
+        let options = lora_kernels_candle::Options {
+            backend,
+            ..Default::default()
+        };
+        let layer = |weight: f64, lora: f64, dtype| -> Result<Projection> {
+            let tensor = |value, dims: (usize, usize)| Tensor::full(value, dims, &Device::Cpu)?.to_dtype(dtype);
+            Ok(Projection {
+                weight: tensor(weight, (5, 7))?,
+                bias: None,
+                lora: Some(Lora {
+                    a: tensor(lora, (3, 7))?,
+                    b: tensor(1.0, (5, 3))?,
+                    scaling: 2.0,
+                }),
+            })
+        };
+        // 6 · 2⁻¹² beside 1, of which bf16 keeps 2⁻⁸
+        let lossy = layer(1.0, 2f64.powi(-12), DType::BF16)?;
+        let (weight, report) = lossy.merged_weight_with_report(&options)?;
+        assert_eq!(values(&weight)?, values(&lossy.merged_weight(&options)?)?, "{name}");
+        assert_eq!(
+            (report.elements, report.nonzero, report.unchanged),
+            (35, 35, 35),
+            "{name}"
+        );
+
+        let overflowing = layer(65000.0, 200.0, DType::F16)?;
+        let error = overflowing.merged_weight_with_report(&options).expect_err("a refusal");
+        let error = error.to_string();
+        assert!(
+            error.contains("35 elements") && error.contains("F16"),
+            "{name}: {error}"
+        );
+        let unchecked = values(&overflowing.merged_weight(&options)?)?;
+        assert!(unchecked.iter().all(|value| value.is_infinite()), "{name}");
+
+        let base = Projection {
+            lora: None,
+            ..overflowing
+        };
+        let (_, report) = base.merged_weight_with_report(&options)?;
+        assert_eq!(report, lora_kernels::MergeReport::default(), "{name}");
+    }
+    Ok(())
+}
+
 /// By both backends the same bits, and y as without merging.
 #[test]
 fn a_merged_layer_computes_what_the_adapted_one_does() -> Result<()> {
