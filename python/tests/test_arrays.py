@@ -85,7 +85,7 @@ def test_a_call_waits_for_arrays_that_were_made_ahead_of_it(kernels: Kernels, mo
     ahead = Adapter(array(by_dlpack), array(lora_b, dtype=DType.F32), 1.0)
     weight_ahead = array(by_interface, dtype=DType.F32)
     assert waits == [(0, theirs.handle)]
-    by_interface.__cuda_array_interface__["stream"] = others.handle
+    by_interface.__cuda_array_interface__ = by_interface.__cuda_array_interface__ | {"stream": others.handle}
     waits.clear()
     plan = MergePlan(MergeProblem(4, 8, (2,), DType.F32), kernels.device)
     merged = Strided((4, 8), DType.F32)
