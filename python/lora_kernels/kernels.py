@@ -118,7 +118,10 @@ class Kernels:
         self.device = Device._of(properties)
 
     def close(self) -> None:
-        """Waits for all work of the device and unloads the kernels; the object can't be used after. It happens with the last reference, too."""
+        """Waits for all work of the device and unloads the kernels; the object can't be used after. It happens with the last reference, too.
+
+        Not while a stream of the device is being captured, in whatever thread: that would invalidate the capture.
+        """
         if getattr(self, "_handle", None):
             library().lora_kernels_free(self._handle)
             self._handle = ctypes.c_void_p()
