@@ -7,9 +7,13 @@
 // Made by cbindgen from capi/src, checked by capi/tests/header.rs. How to build, link and use it: capi/README.md.
 //
 // Structs. Each starts with struct_size: set it to sizeof of the struct, and everything you don't need to zero, which is the default of every
-// field that has one. A program compiled with an older header gives a smaller struct: what it lacks counts as zero. One compiled with a newer
-// header gives a larger one: it is refused unless what this library doesn't know is zero. Elements of an array all have the same struct_size,
-// and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything else is refused.
+// field that has one. A program compiled with an older header gives a smaller struct: what it lacks counts as zero. Smaller than in the first
+// published header it is refused. One compiled with a newer header gives a larger one: it is refused unless what this library doesn't know is
+// zero. Elements of an array all have the same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything else is
+// refused.
+//
+// Versions. A program runs with every library whose LORA_VERSION agrees with that of its header in major and minor; between patches, structs only
+// grow. The shared library's soname is liblora_kernels.so.MAJOR.MINOR: the loader gives a program no other.
 //
 // Errors. A function that returns lora_status returns LORA_STATUS_OK, which is 0, or a number that never changes its meaning; lora_last_error()
 // then has a sentence on what was given, what is allowed and what to do. Every argument is checked before anything is launched. What is pointed
@@ -133,7 +137,7 @@ enum lora_status
     LORA_STATUS_ORDINAL = 107,
     // A device name that is not known.
     LORA_STATUS_DEVICE_NAME = 108,
-    // A bug in the library. Nothing was written to what the call would have made.
+    // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part may have been launched.
     LORA_STATUS_INTERNAL = 199,
 };
 #ifndef __cplusplus
@@ -621,6 +625,9 @@ lora_status lora_kernels_load(int32_t device,
 
 // Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph that was captured from calls with this handle
 // must not be launched any more. Null is nothing to do.
+//
+// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none is under way. Where nothing else retains the
+// primary context, it ends with its last handle: no thread may have it current then, the calling one included. The CUDA runtime retains it.
 void lora_kernels_free(struct lora_kernels *kernels);
 
 // What plans need to know of the handle's device.
@@ -638,9 +645,9 @@ lora_status lora_kernels_context(const struct lora_kernels *kernels, void **cont
 //
 // stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 //
-// Any status but LORA_STATUS_DRIVER means that nothing was launched. What goes wrong on the device, say by a device address with too little
-// memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory stays valid until the
-// stream has run the call.
+// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What goes wrong on the device, say by a device
+// address with too little memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory
+// stays valid until the stream has run the call.
 lora_status lora_forward(const struct lora_kernels *kernels,
                          const struct lora_forward_plan *plan,
                          const struct lora_forward_args *args,

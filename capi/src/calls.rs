@@ -20,9 +20,9 @@ const PLACE: &str = "args";
 ///
 /// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 ///
-/// Any status but LORA_STATUS_DRIVER means that nothing was launched. What goes wrong on the device, say by a device address with too little
-/// memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory stays valid until the
-/// stream has run the call.
+/// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What goes wrong on the device, say by a device
+/// address with too little memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory
+/// stays valid until the stream has run the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_forward(
     kernels: *const lora_kernels,

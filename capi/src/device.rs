@@ -31,6 +31,7 @@ pub struct lora_device {
 // SAFETY: repr(C), plain integers: 6 of 4 bytes, one of 8.
 unsafe impl Versioned for lora_device {
     const NAME: &'static str = "lora_device";
+    const FIRST_SIZE: u32 = 32;
 }
 
 impl From<&DeviceProps> for lora_device {

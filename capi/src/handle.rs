@@ -55,6 +55,9 @@ pub unsafe extern "C" fn lora_kernels_load(device: i32, kernels: *mut *mut lora_
 
 /// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph that was captured from calls with this handle
 /// must not be launched any more. Null is nothing to do.
+///
+/// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none is under way. Where nothing else retains the
+/// primary context, it ends with its last handle: no thread may have it current then, the calling one included. The CUDA runtime retains it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_kernels_free(kernels: *mut lora_kernels) {
     run(|| {

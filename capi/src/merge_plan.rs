@@ -52,6 +52,7 @@ pub struct lora_merge_problem {
 // SAFETY: repr(C), integers and pointers: between those of 8 bytes an even number of 4.
 unsafe impl Versioned for lora_merge_problem {
     const NAME: &'static str = "lora_merge_problem";
+    const FIRST_SIZE: u32 = 72;
 }
 
 /// What a merge launches, as lora_forward_plan.

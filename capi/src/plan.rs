@@ -57,6 +57,7 @@ pub struct lora_plan_info {
 // SAFETY: repr(C), plain integers: two of 4 bytes, the others of 8.
 unsafe impl Versioned for lora_plan_info {
     const NAME: &'static str = "lora_plan_info";
+    const FIRST_SIZE: u32 = 64;
 }
 
 fn info(launches: usize, saved: &SavedLayout, workspace_bytes: usize, padded_ranks: usize) -> lora_plan_info {

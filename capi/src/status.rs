@@ -95,7 +95,7 @@ pub enum lora_status {
     Ordinal = 107,
     /// A device name that is not known.
     DeviceName = 108,
-    /// A bug in the library. Nothing was written to what the call would have made.
+    /// A bug in the library. No handle or plan was made; of a forward, backward or merge, a part may have been launched.
     Internal = 199,
 }
 
@@ -206,6 +206,35 @@ thread_local! {
     static LAST_CUDA_RESULT: Cell<i32> = const { Cell::new(0) };
 }
 
+/// What is told of an error.
+struct Told {
+    status: lora_status,
+    cuda_result: i32,
+    text: CString,
+}
+
+impl Told {
+    fn of(error: &Error) -> Self {
+        let cuda_result = match error {
+            Error::Core(kernels::Error::Driver { code, .. }) => *code,
+            _ => 0,
+        };
+        Self {
+            status: lora_status::of(error),
+            cuda_result,
+            text: CString::new(in_c(error).replace('\0', "\u{FFFD}")).unwrap_or_default(),
+        }
+    }
+
+    /// Makes it the thread's last error.
+    fn keep(self) -> lora_status {
+        // Both fail only in a thread that is ending, which can't ask any more.
+        let _ = LAST_CUDA_RESULT.try_with(|last| last.set(self.cuda_result));
+        let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(self.text));
+        self.status
+    }
+}
+
 /// Runs what a function of the ABI does. Its error, or panic, becomes a status and the thread's last error.
 pub fn run(call: impl FnOnce() -> Result<()>) -> lora_status {
     match attempt(call) {
@@ -217,22 +246,13 @@ pub fn run(call: impl FnOnce() -> Result<()>) -> lora_status {
 /// As [`run`], for functions that return something else than a status.
 pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lora_status> {
     // What a panic may leave behind half done is the call's own: handles and plans don't change once they are made.
-    let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        Err(Error::Internal {
-            message: message(&*payload),
-        })
+    // An error's text is made inside too: that is code of other crates as much as the call is.
+    let outcome = catch_unwind(AssertUnwindSafe(|| call().map_err(|error| Told::of(&error))));
+    let outcome = outcome.unwrap_or_else(|payload| {
+        let message = message(&*payload);
+        Err(Told::of(&Error::Internal { message }))
     });
-    outcome.map_err(|error| {
-        let cuda_result = match &error {
-            Error::Core(kernels::Error::Driver { code, .. }) => *code,
-            _ => 0,
-        };
-        // Both fail only in a thread that is ending, which can't ask any more.
-        let _ = LAST_CUDA_RESULT.try_with(|last| last.set(cuda_result));
-        let text = CString::new(in_c(&error).replace('\0', "\u{FFFD}")).unwrap_or_default();
-        let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(text));
-        lora_status::of(&error)
-    })
+    outcome.map_err(Told::keep)
 }
 
 /// What the core's hints name, as C names it.

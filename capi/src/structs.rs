@@ -13,13 +13,21 @@ use crate::error::{Error, Place, Result};
 pub unsafe trait Versioned: Copy {
     /// The name in C.
     const NAME: &'static str;
+    /// Its size in the first published header that has it, which never changes: no program has a smaller one.
+    const FIRST_SIZE: u32;
 }
+
+const _: () = assert!(
+    size_of::<usize>() == 8,
+    "the structs have no padding, and the sizes they were published with, where pointers have 64 bits"
+);
 
 /// No struct grows beyond this: a larger struct_size is one that was never set.
 const LARGEST: u32 = 4096;
 
 fn check_size<T: Versioned>(place: Place, given: u32) -> Result<usize> {
-    let possible = (8..=LARGEST).contains(&given) && given.is_multiple_of(8);
+    const { assert!(size_of::<T>() >= T::FIRST_SIZE as usize && size_of::<T>().is_multiple_of(8)) };
+    let possible = (T::FIRST_SIZE..=LARGEST).contains(&given) && given.is_multiple_of(8);
     if !possible {
         return Err(Error::StructSize {
             place,
@@ -179,6 +187,7 @@ mod tests {
     // SAFETY: repr(C), plain integers, no padding.
     unsafe impl Versioned for Two {
         const NAME: &'static str = "two";
+        const FIRST_SIZE: u32 = 8;
     }
 
     /// Words of memory that a struct may lie in.
@@ -227,6 +236,38 @@ mod tests {
                 "{given}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn sizes_that_no_header_had_are_refused() {
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy)]
+        struct Grown(u32, u32, u64, u64);
+
+        // SAFETY: repr(C), plain integers, no padding.
+        unsafe impl Versioned for Grown {
+            const NAME: &'static str = "grown";
+            const FIRST_SIZE: u32 = 16;
+        }
+
+        let mut memory = [8_u64, !0, !0];
+        // SAFETY: 24 bytes.
+        let error = unsafe { read(memory.as_ptr().cast::<Grown>(), "grown") }.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::StructSize {
+                    given: 8,
+                    expected: 24,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        memory[0] = 16;
+        // SAFETY: 24 bytes, of which 16 are said to be there.
+        let grown = unsafe { read(memory.as_ptr().cast::<Grown>(), "grown") }.unwrap();
+        assert_eq!((grown.2, grown.3), (!0, 0));
     }
 
     #[test]

@@ -8,6 +8,13 @@ use std::sync::OnceLock;
 use lora_kernels_emulator::select::{Selection, select};
 
 const SANITIZE: [&str; 3] = ["-fsanitize=address", "-g", "-fno-omit-frame-pointer"];
+/// What programs that are linked with the shared library look for.
+const SONAME: &str = concat!(
+    "liblora_kernels.so.",
+    env!("CARGO_PKG_VERSION_MAJOR"),
+    ".",
+    env!("CARGO_PKG_VERSION_MINOR")
+);
 /// What Rust's standard library needs where it is linked statically (`rustc --print native-static-libs`).
 const SYSTEM: [&str; 6] = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"];
 
@@ -21,7 +28,7 @@ enum Linked {
 struct Folders {
     /// Of the programs.
     out: PathBuf,
-    /// `liblora_kernels.so` and `.a`, named as installed.
+    /// `liblora_kernels.so`, which is also there by its soname, and `.a`, named as installed.
     libraries: PathBuf,
     /// The emulated driver under the names that programs look for; none where the machine's own is used.
     driver: Option<PathBuf>,
@@ -33,9 +40,9 @@ fn folders() -> &'static Folders {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c");
         let libraries = out.join("lib");
         let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-        for suffix in ["so", "a"] {
+        for (suffix, name) in [("so", SONAME), ("so", "liblora_kernels.so"), ("a", "liblora_kernels.a")] {
             let built = deps.join("liblora_kernels_capi").with_extension(suffix);
-            link(&built, &libraries.join("liblora_kernels").with_extension(suffix));
+            link(&built, &libraries.join(name));
         }
         let driver = match select().expect("a device, real or emulated") {
             Selection::Emulated { path } => {
@@ -207,6 +214,14 @@ fn the_example_of_the_readme_runs() {
     let program = compile("gcc", &source, Linked::Shared, &C, &["-lcuda"]);
     let printed = run(&program, folders().driver.as_deref());
     assert!(printed.contains("y[0] = 6.75"), "{printed}");
+}
+
+#[test]
+fn the_shared_library_is_looked_for_by_its_version() {
+    let mut readelf = Command::new("readelf");
+    readelf.arg("-d").arg(folders().libraries.join("liblora_kernels.so"));
+    let printed = String::from_utf8(succeed(readelf).stdout).unwrap();
+    assert!(printed.contains(&format!("[{SONAME}]")), "{printed}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ DLPack. For PyTorch there is `lora_kernels.torch`, with autograd.
 from .arrays import Array, array
 from .described import problem_of
 from .errors import CudaError, LibraryNotFound, LoraError
-from .kernels import Adapter, Allocator, BackwardResult, ForwardResult, Kernels, Layer, MergeReport
+from .kernels import Adapter, Allocator, BackwardResult, ForwardResult, Kernels, Layer, MergeReport, MergeResult
 from .plans import BackwardPlan, Device, ForwardPlan, MergePlan, Region
 from .types import Dropout, DType, Layout, Mask, MergeProblem, Problem, Projection, Tensor, WeightLayout
 
@@ -38,6 +38,7 @@ __all__ = [
     "MergePlan",
     "MergeProblem",
     "MergeReport",
+    "MergeResult",
     "Problem",
     "Projection",
     "Region",

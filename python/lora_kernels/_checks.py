@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .arrays import Array, array
+from .arrays import Array, named
 from .types import DType, MergeProblem, Problem, Tensor
 
 Problems = Problem | MergeProblem
@@ -97,10 +97,7 @@ class Call:
         return self._allocate(shape, dtype)
 
     def _array(self, name: str, source: Any) -> Array:
-        try:
-            found = array(source, stream=self._stream, device=self._device)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from error
+        found = named(name, source, self._stream, self._device)
         if found.device != self._device:
             raise ValueError(f"{name} is on device {found.device}, the kernels were loaded on device {self._device}")
         self._alive.append(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -11,6 +12,8 @@ from . import _abi
 from .errors import LibraryNotFound, LoraError
 
 FILE = "liblora_kernels.so"
+# By which the system's loader knows an installed library; the other name is for linking, and may be missing.
+SONAME = f"{FILE}.{_abi.VERSION >> 16}.{_abi.VERSION >> 8 & 0xFF}"
 VARIABLE = "LORA_KERNELS_LIBRARY"
 
 _HOW = f"build it with `cargo xtask capi` and set {VARIABLE} to its path, or put {FILE} beside this package or where the system's loader looks"
@@ -53,6 +56,8 @@ def _load() -> ctypes.CDLL:
             return ctypes.CDLL(str(beside))
         except OSError as error:
             raise LibraryNotFound(f"{beside} can't be loaded: {error}") from error
+    with contextlib.suppress(OSError):
+        return ctypes.CDLL(SONAME)
     try:
         return ctypes.CDLL(FILE)
     except OSError as error:

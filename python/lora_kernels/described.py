@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .arrays import Array, array
+from .arrays import NO_STREAM, Array, named
 from .kernels import Layer
 from .types import DType, Layout, Mask, Problem, Projection, Tensor, WeightLayout
 
@@ -74,7 +74,7 @@ def problem_of(
 
 
 def _matrix(name: str, source: Any, device: int) -> Array:
-    found = array(source, device=device)
+    found = named(name, source, NO_STREAM, device)
     if len(found.shape) != 2:
         raise ValueError(f"{name} has the shape {found.shape}: it must have two dimensions")
     if not found.has_contiguous_columns:

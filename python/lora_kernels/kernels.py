@@ -15,6 +15,7 @@ from .plans import BackwardPlan, Device, ForwardPlan, MergePlan
 from .types import DType, Dropout, Tensor
 
 #: Makes device memory of a shape and type, None being bytes: anything that `lora_kernels.array` takes. `lora_kernels.cuda.allocate` is one.
+#: The memory is used on the call's stream: an allocator that hands out freed memory again in the order of a stream must do so in that of this one.
 Allocator = Callable[[tuple[int, ...], DType | None], Any]
 
 
@@ -40,19 +41,32 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """y of every projection, and what backward needs."""
+    """y of every projection, what backward needs, and the scratch memory, None where none is needed: to be kept until the stream has run."""
 
     y: tuple[Any, ...]
     saved: Any
+    workspace: Any
 
 
 @dataclass(frozen=True)
 class BackwardResult:
-    """dx, None where the problem has no input gradient, and the adapters' gradients, None where a projection has no adapter."""
+    """dx, None where the problem has no input gradient, the adapters' gradients, None where a projection has no adapter, and the scratch memory,
+    None where none is needed: to be kept until the stream has run."""
 
     dx: Any
     d_lora_a: tuple[Any, ...]
     d_lora_b: tuple[Any, ...]
+    workspace: Any
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The merged weight, the report as bytes on the device, None where the problem has none, and the scratch memory, None where none is needed: to
+    be kept until the stream has run."""
+
+    merged: Any
+    report: Any
+    workspace: Any
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,8 @@ class MergeReport:
 class Kernels:
     """All kernels, loaded into the primary context of a device: the context that the CUDA runtime, PyTorch and CuPy use.
 
-    Arrays stay the caller's: they have to live until the stream has run what was enqueued. A call allocates nothing on the device but what it is
+    Arrays stay the caller's: they have to live until the stream has run what was enqueued. So does a call's result, which holds all that
+    `allocate` made. A call allocates nothing on the device but what it is
     told to by `allocate`, waits for nothing, and may be captured in a CUDA graph. Threads may share an object.
     """
 
@@ -103,7 +118,10 @@ class Kernels:
         self.device = Device._of(properties)
 
     def close(self) -> None:
-        """Waits for all work of the device and unloads the kernels; the object can't be used after. It happens with the last reference, too."""
+        """Waits for all work of the device and unloads the kernels; the object can't be used after. It happens with the last reference, too.
+
+        Not while a stream of the device is being captured, in whatever thread: that would invalidate the capture.
+        """
         if getattr(self, "_handle", None):
             library().lora_kernels_free(self._handle)
             self._handle = ctypes.c_void_p()
@@ -165,7 +183,7 @@ class Kernels:
             workspace_bytes=workspace.bytes,
         )
         check(library().lora_forward(self._open(), plan._handle, ctypes.byref(args), stream))
-        return ForwardResult(tuple(outputs.arrays), saved.source)
+        return ForwardResult(tuple(outputs.arrays), saved.source, workspace.source)
 
     def backward(
         self,
@@ -223,7 +241,7 @@ class Kernels:
             workspace_bytes=workspace.bytes,
         )
         check(library().lora_backward(self._open(), plan._handle, ctypes.byref(args), stream))
-        return BackwardResult(of_x.arrays[0], tuple(of_a.arrays), tuple(of_b.arrays))
+        return BackwardResult(of_x.arrays[0], tuple(of_a.arrays), tuple(of_b.arrays), workspace.source)
 
     def merge(
         self,
@@ -236,12 +254,12 @@ class Kernels:
         workspace: Any = None,
         stream: int = 0,
         allocate: Allocator | None = None,
-    ) -> Any:
+    ) -> MergeResult:
         """Enqueues a merge on a stream: merged = weight + sum of scaling*B*A.
 
         merged: where the result goes; None: in place. report (`MergeReport.BYTES` bytes, exactly if the problem has one) and workspace
-        (plan.workspace_bytes bytes) come from `allocate` where they aren't given. Returns the report's array, for `MergeReport.from_bytes`
-        once the stream has run and it is copied to the host; None without one.
+        (plan.workspace_bytes bytes) come from `allocate` where they aren't given. The result's report is for `MergeReport.from_bytes` once the
+        stream has run and it is copied to the host.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
@@ -269,7 +287,7 @@ class Kernels:
             workspace_bytes=workspace.bytes,
         )
         check(library().lora_merge(self._open(), plan._handle, ctypes.byref(args), stream))
-        return of_report.source
+        return MergeResult(merged, of_report.source, workspace.source)
 
     def _open(self) -> ctypes.c_void_p:
         if not self._handle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,9 +72,11 @@ class _Plan:
         return text.decode()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._function("free")(self._handle)
-            self._handle = ctypes.c_void_p()
+        # At the interpreter's exit what this needs may be gone.
+        with contextlib.suppress(Exception):
+            if self._handle:
+                self._function("free")(self._handle)
+                self._handle = ctypes.c_void_p()
 
 
 class _LayerPlan(_Plan):
@@ -116,7 +119,13 @@ class MergePlan(_Plan):
 
 def _layouts(layouts: Sequence[Layout]) -> Any:
     structs = [
-        _abi.Layout(tensor=int(one.tensor), index=one.index, row_stride=one.row_stride, alignment=one.alignment) for one in layouts
+        _abi.Layout(
+            tensor=int(one.tensor),
+            index=_size("index of a layout", one.index),
+            row_stride=_stride(one.row_stride),
+            alignment=_size("alignment of a layout", one.alignment),
+        )
+        for one in layouts
     ]
     return (_abi.Layout * len(structs))(*structs)
 
@@ -160,8 +169,16 @@ def _merge_problem(problem: MergeProblem) -> _abi.MergeProblem:
     )
 
 
+def _stride(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"row_stride of a layout is {value}: it must be a signed 64-bit number")
+    return value
+
+
 def _size(name: str, value: int) -> int:
+    # ctypes would take it modulo 2**64.
     if value < 0:
-        # ctypes would take it modulo 2**64.
         raise ValueError(f"{name} is {value}: it must not be negative")
+    if value >= 1 << 64:
+        raise ValueError(f"{name} is {value}: it must be below 2**64")
     return value

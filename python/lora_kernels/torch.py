@@ -99,6 +99,7 @@ def lora_linears(
 ) -> tuple[torch.Tensor, ...]:
     """As `lora_linear`, of up to 8 projections of the same x (q, k and v, or gate and up): x is read once for all their adapters, and all of
     them see it under the same dropout mask. At least one has an adapter."""
+    _check_probability(dropout_p)
     if dropout is None and dropout_p > 0.0:
         dropout = draw_dropout(dropout_p, generator)
     if all(one.lora_a is None for one in projections):
@@ -109,6 +110,12 @@ def lora_linears(
     rows = x.reshape(-1, x.shape[-1])
     ys: tuple[torch.Tensor, ...] = _LoraLinears.apply(how, rows, *tensors)
     return tuple(y.reshape(*x.shape[:-1], y.shape[-1]) for y in ys)
+
+
+def _check_probability(dropout_p: float) -> None:
+    # Not so for a NaN either.
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p is {dropout_p}: it must be at least 0 and below 1")
 
 
 def _check(x: torch.Tensor, tensors: Sequence[torch.Tensor | None], carry: bool) -> None:
@@ -314,8 +321,7 @@ class LoraLinear(nn.Module):
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank is {rank}: it must be at least 1")
-        if not 0.0 <= dropout_p < 1.0:
-            raise ValueError(f"dropout_p is {dropout_p}: it must be at least 0 and below 1")
+        _check_probability(dropout_p)
         self.in_features, self.out_features, self.rank = base.in_features, base.out_features, rank
         self.scaling = lora_alpha / (math.sqrt(rank) if use_rslora else rank)
         self.dropout_p = dropout_p

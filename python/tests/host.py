@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -99,6 +99,18 @@ class Tensor(ctypes.Structure):
     ]
 
 
+class Versioned(ctypes.Structure):
+    """DLManagedTensorVersioned of dlpack.h."""
+
+    _fields_ = [
+        ("version", ctypes.c_uint32 * 2),
+        ("manager", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", Tensor),
+    ]
+
+
 _new = ctypes.pythonapi.PyCapsule_New
 _new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _new.restype = ctypes.py_object
@@ -106,19 +118,22 @@ _new.restype = ctypes.py_object
 
 @dataclass
 class ByDLPack:
-    """A DLPack producer over a `Strided`, with the address in the byte offset in part."""
+    """A DLPack producer over a `Strided`, with the address in the byte offset in part. As the protocol has it, it gives the capsule of DLPack 1.0,
+    which alone can be read-only, to those who say that they know it."""
 
     matrix: Strided
     device: tuple[int, int] = (2, 0)
     code: int | None = None
     with_strides: bool = True
-    asked: int | None = None
+    read_only: bool = False
+    version: tuple[int, int] = (1, 0)
+    asked: list[int | None] = field(default_factory=list)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
-    def __dlpack__(self, stream: int | None = None) -> object:
-        self.asked = stream
+    def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None) -> object:
+        self.asked.append(stream)
         matrix = self.matrix
         size = matrix.dtype.size
         dimensions = len(matrix.shape)
@@ -137,4 +152,14 @@ class ByDLPack:
             self.strides if self.with_strides else None,
             matrix.skipped * size,
         )
-        return _new(ctypes.addressof(self.tensor), b"dltensor", None)
+        if max_version is None or max_version[0] < 1:
+            return _new(ctypes.addressof(self.tensor), b"dltensor", None)
+        self.versioned = Versioned(self.version, None, None, int(self.read_only), self.tensor)
+        return _new(ctypes.addressof(self.versioned), b"dltensor_versioned", None)
+
+
+class ByOldDLPack(ByDLPack):
+    """A producer from before DLPack 1.0."""
+
+    def __dlpack__(self, stream: int | None = None) -> object:  # type: ignore[override]
+        return super().__dlpack__(stream=stream)

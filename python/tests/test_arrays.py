@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
-import host
 import numpy as np
 import pytest
-from host import ByDLPack, Strided
+from host import ByDLPack, ByOldDLPack, Strided
 
-from lora_kernels import DType, Kernels, array, cuda
+from lora_kernels import Adapter, DType, Kernels, Layer, MergePlan, MergeProblem, array, cuda, problem_of
+from lora_kernels.arrays import NO_STREAM
 
 
 class Interface:
@@ -60,6 +59,8 @@ def test_bf16_is_what_one_says_it_is(kernels: Kernels) -> None:
     assert array(ByDLPack(narrow)).dtype is DType.BF16
     with pytest.raises(TypeError, match="<V2 is not F32, whose elements have 4 bytes"):
         array(narrow, dtype=DType.F32)
+    with pytest.raises(TypeError, match=">u2: the kernels take little-endian elements"):
+        array(Interface(narrow, typestr=">u2"), dtype=DType.BF16)
 
 
 def test_a_stream_waits_for_the_one_that_an_array_comes_from(matrix: Strided, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,17 +72,68 @@ def test_a_stream_waits_for_the_one_that_an_array_comes_from(matrix: Strided, mo
     array(Interface(matrix, stream=mine.handle), stream=mine.handle)
     array(Interface(matrix, stream=1), stream=0)
     array(Interface(matrix, stream=None), stream=mine.handle)
+    array(Interface(matrix, stream=theirs.handle), stream=NO_STREAM)
     assert waits == [(mine.handle, theirs.handle)]
+
+
+def test_a_call_waits_for_arrays_that_were_made_ahead_of_it(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[tuple[int, int]] = []
+    monkeypatch.setattr(cuda, "wait_for", lambda stream, producer, device: waits.append((stream, producer)))
+    mine, theirs, others = cuda.Stream(), cuda.Stream(), cuda.Stream()
+    weight, lora_a, lora_b = (Strided(shape, DType.F32).put(np.zeros(shape)) for shape in ((4, 8), (2, 8), (4, 2)))
+    by_interface, by_dlpack = Interface(weight, stream=theirs.handle), ByDLPack(lora_a)
+    ahead = Adapter(array(by_dlpack), array(lora_b, dtype=DType.F32), 1.0)
+    weight_ahead = array(by_interface, dtype=DType.F32)
+    assert waits == [(0, theirs.handle)]
+    by_interface.__cuda_array_interface__ = by_interface.__cuda_array_interface__ | {"stream": others.handle}
+    waits.clear()
+    plan = MergePlan(MergeProblem(4, 8, (2,), DType.F32), kernels.device)
+    merged = Strided((4, 8), DType.F32)
+    kernels.merge(plan, weight_ahead, [ahead], merged=merged, stream=mine.handle, allocate=cuda.allocate)
+    mine.synchronize()
+    assert waits == [(mine.handle, others.handle)]
+    assert by_dlpack.asked == [1, mine.handle]
+
+
+def test_dlpack_goes_before_an_interface_that_tells_no_stream(matrix: Strided) -> None:
+    class Both(ByDLPack):
+        def __init__(self, matrix: Strided, version: int) -> None:
+            super().__init__(matrix)
+            self.__cuda_array_interface__ = matrix.__cuda_array_interface__ | {"version": version}
+
+    for version, asked in ((2, [0x1230]), (3, [])):
+        both = Both(matrix, version)
+        assert array(both, stream=0x1230).strides == (7, 1)
+        assert both.asked == asked
+    assert array(Interface(matrix, version=2)).strides == (7, 1)
+
+
+def test_what_a_library_says_of_its_own_array_has_the_name_of_the_argument(kernels: Kernels, matrix: Strided) -> None:
+    class Tracked:
+        @property
+        def __cuda_array_interface__(self) -> dict[str, Any]:
+            raise RuntimeError("it requires a gradient")
+
+    with pytest.raises(ValueError, match="^x: it requires a gradient"):
+        problem_of(Tracked(), [])
+    plan = MergePlan(MergeProblem(*MATRIX_SHAPE, (2,), DType.F32), kernels.device)
+    with pytest.raises(ValueError, match="^lora_A of adapter 0: it requires a gradient"):
+        kernels.merge(plan, matrix, [Adapter(Tracked(), Tracked(), 1.0)], allocate=cuda.allocate)
+
+
+def test_a_problem_made_of_arrays_makes_no_stream_wait(matrix: Strided) -> None:
+    x = ByDLPack(matrix)
+    problem_of(x, [Layer(ByDLPack(matrix))])
+    assert x.asked == [NO_STREAM]
 
 
 def test_dlpack_gives_strides_offset_and_device(matrix: Strided) -> None:
     source = ByDLPack(matrix)
     found = array(source, stream=0)
     assert (found.address, found.shape, found.strides, found.device) == (matrix.memory.address + 4, MATRIX_SHAPE, (7, 1), 0)
-    # 0 is no stream to DLPack: the default one is 1.
-    assert source.asked == 1
     array(source, stream=0x1230)
-    assert source.asked == 0x1230
+    # 0 is no stream to DLPack: the default one is 1.
+    assert source.asked == [1, 0x1230]
     assert array(ByDLPack(matrix, with_strides=False)).strides == (5, 1)
 
 
@@ -93,38 +145,26 @@ def test_dlpack_that_can_not_be(matrix: Strided) -> None:
     with pytest.raises(TypeError, match="list is no device array"):
         array([1.0])
 
+    with pytest.raises(TypeError, match="16 bits is not F32, whose elements have 4 bytes"):
+        array(ByDLPack(Strided(MATRIX_SHAPE, DType.BF16)), dtype=DType.F32)
+
     class NoCapsule(ByDLPack):
-        def __dlpack__(self, stream: int | None = None) -> object:
+        def __dlpack__(self, **_: Any) -> object:
             return object()
 
     with pytest.raises(TypeError, match="gave no DLPack capsule"):
         array(NoCapsule(matrix))
 
 
-def test_versioned_dlpack_can_be_read_only(matrix: Strided) -> None:
-    class Versioned(ctypes.Structure):
-        _fields_ = [
-            ("version", ctypes.c_uint32 * 2),
-            ("manager", ctypes.c_void_p),
-            ("deleter", ctypes.c_void_p),
-            ("flags", ctypes.c_uint64),
-            ("tensor", host.Tensor),
-        ]
-
-    class Producer(ByDLPack):
-        major = 1
-
-        def __dlpack__(self, stream: int | None = None) -> object:
-            super().__dlpack__(stream)
-            self.versioned = Versioned((self.major, 0), None, None, 1, self.tensor)
-            return host._new(ctypes.addressof(self.versioned), b"dltensor_versioned", None)
-
-    found = array(Producer(matrix))
+def test_dlpack_of_both_generations(matrix: Strided) -> None:
+    found = array(ByDLPack(matrix, read_only=True))
     assert (found.read_only, found.strides) == (True, (7, 1))
-    newer = Producer(matrix)
-    newer.major = 2
+    assert not array(ByDLPack(matrix)).read_only
+    old = array(ByOldDLPack(matrix, read_only=True), stream=0x1230)
+    # It has no way to say so.
+    assert (old.read_only, old.strides, old.owner[0].asked) == (False, (7, 1), [0x1230])
     with pytest.raises(TypeError, match="DLPack 2.0: this package knows version 1"):
-        array(newer)
+        array(ByDLPack(matrix, version=(2, 0)))
 
 
 def test_alignment_is_what_divides_the_address() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from host import ByDLPack, Strided, decode, encode, random
 from reference import Values, close
 
 from lora_kernels import (
+    Adapter,
     BackwardPlan,
     Dropout,
     DType,
@@ -18,6 +20,8 @@ from lora_kernels import (
     Kernels,
     Layer,
     Mask,
+    MergePlan,
+    MergeProblem,
     Tensor,
     WeightLayout,
     cuda,
@@ -204,6 +208,32 @@ def test_outputs_come_from_the_allocator_where_they_are_not_given(kernels: Kerne
     ]
     dx = np.frombuffer(back.dx.to_bytes(), np.float32).reshape(5, 37).astype(np.float64)
     close(dx, reference.input_gradient(made.x, made.values, DROPOUT), DType.F32, 26)
+
+
+def test_results_hold_all_that_was_allocated(kernels: Kernels) -> None:
+    # What a call enqueued may still be to run: scratch memory must not be free for others before.
+    # One token and many features: forward's sums are split, so it has some as well.
+    made = Made(Case(1, 4096, [(48, 16, 1.0)]), DType.BF16)
+    x, layers = made.known(made.x_there), layers_by_dlpack(made)
+    dys = [made.known(dy) for dy in made.dys]
+    problem = problem_of(x, layers)
+    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
+    merge = MergePlan(MergeProblem(48, 4096, (16,), DType.BF16, safe=True), kernels.device)
+    asked: list[weakref.ref[cuda.DeviceArray]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: DType | None) -> cuda.DeviceArray:
+        one = cuda.allocate(shape, dtype)
+        asked.append(weakref.ref(one))
+        return one
+
+    result = kernels.forward(forward, x, layers, allocate=allocate)
+    back = kernels.backward(backward, x, layers, dys, result.saved, allocate=allocate)
+    adapter = Adapter(layers[0].lora_a, layers[0].lora_b, 1.0)
+    merged = kernels.merge(merge, layers[0].weight, [adapter], allocate=allocate)
+    assert all(plan.workspace_bytes > 0 for plan in (forward, backward, merge))
+    assert len(asked) == 9 and None not in [one() for one in asked]
+    assert [result.workspace, back.workspace, merged.workspace] == [asked[index]() for index in (2, 6, 8)]
+    cuda.synchronize()
 
 
 def test_the_published_answers_of_philox() -> None:

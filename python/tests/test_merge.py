@@ -37,13 +37,13 @@ def test_two_adapters_are_merged(kernels: Kernels, dtype: DType, layout: WeightL
     problem = MergeProblem(OUT, IN, RANKS, dtype, DType.F32, layout, report=True, layouts=tuple(layouts))
     plan = MergePlan(problem, kernels.device)
     merged = None if in_place else ByDLPack(target)
-    report = kernels.merge(plan, ByDLPack(weight), there, merged=merged, allocate=cuda.allocate)
+    result = kernels.merge(plan, ByDLPack(weight), there, merged=merged, allocate=cuda.allocate)
     cuda.synchronize()
 
     wanted = merged_by_numpy(base, adapters, layout)
     unit = {DType.F32: 2.0**-22, DType.F16: 2.0**-11, DType.BF16: 2.0**-8}[dtype]
     assert (np.abs(target.get() - wanted) <= unit * np.abs(wanted) + 2.0**-22).all()
-    told = MergeReport.from_bytes(report.to_bytes())
+    told = MergeReport.from_bytes(result.report.to_bytes())
     assert (told.elements, told.non_finite) == (OUT * IN, 0)
     assert told.unchanged == np.count_nonzero(target.get() == base)
     assert told.delta_squares == pytest.approx(np.square(wanted - base).sum(), rel=1e-4)
@@ -57,7 +57,8 @@ def test_taking_an_adapter_out_gives_f32_weights_back(kernels: Kernels) -> None:
     a, b = (Strided(shape, DType.F32).put(random(rng, shape, DType.F32)) for shape in ((3, IN), (OUT, 3)))
     plan = MergePlan(MergeProblem(OUT, IN, (3,), DType.F32), kernels.device)
     for scaling in (0.75, -0.75):
-        assert kernels.merge(plan, weight, [Adapter(a, b, scaling)]) is None
+        result = kernels.merge(plan, weight, [Adapter(a, b, scaling)])
+        assert (result.merged, result.report, result.workspace) == (weight, None, None)
     cuda.synchronize()
     assert np.abs(weight.get() - base).max() < 1e-6
 
@@ -67,8 +68,8 @@ def test_a_safe_merge_leaves_a_weight_that_would_overflow(kernels: Kernels) -> N
     weight = Strided((OUT, IN), DType.F16).put(base)
     a, b = Strided((1, IN), DType.F16).put(np.full((1, IN), 100.0)), Strided((OUT, 1), DType.F16).put(np.full((OUT, 1), 100.0))
     plan = MergePlan(MergeProblem(OUT, IN, (1,), DType.F16, safe=True), kernels.device)
-    report = kernels.merge(plan, weight, [Adapter(a, b, 1.0)], allocate=cuda.allocate)
-    told = MergeReport.from_bytes(report.to_bytes())
+    result = kernels.merge(plan, weight, [Adapter(a, b, 1.0)], allocate=cuda.allocate)
+    told = MergeReport.from_bytes(result.report.to_bytes())
     assert told.non_finite == OUT * IN
     assert (weight.get() == decode(encode(base, DType.F16), DType.F16)).all()
 

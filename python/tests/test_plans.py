@@ -54,6 +54,11 @@ def test_the_library_refuses_what_can_not_be(change: dict[str, object], status: 
 def test_python_refuses_what_c_could_not_see() -> None:
     with pytest.raises(ValueError, match="tokens is -1: it must not be negative"):
         ForwardPlan(Problem(-1, 8, (Projection(8, 2),), DType.F32), Device.named("a100"))
+    # ctypes would make a 1 of it.
+    with pytest.raises(ValueError, match=r"tokens is 18446744073709551617: it must be below 2\*\*64"):
+        ForwardPlan(Problem(2**64 + 1, 8, (Projection(8, 2),), DType.F32), Device.named("a100"))
+    with pytest.raises(ValueError, match="row_stride of a layout is 18446744073709551624: it must be a signed 64-bit number"):
+        ForwardPlan(Problem(1, 8, (Projection(8, 2),), DType.F32, layouts=(Layout(Tensor.X, 0, 2**64 + 8),)), Device.named("a100"))
     with pytest.raises(ValueError, match="x can't be accumulated into"):
         Problem(1, 8, (Projection(8, 2),), DType.F32, accumulate=frozenset({Tensor.X}))
     with pytest.raises(ValueError, match="seed -1: it must be an unsigned 64-bit number"):

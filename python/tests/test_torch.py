@@ -177,6 +177,9 @@ def test_what_torch_users_are_told() -> None:
 
     with pytest.raises(ValueError, match="the tensors are on the CPU: move them to a CUDA device, or say carry=True"):
         call(carry=False)
+    for dropout_p in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="it must be at least 0 and below 1"):
+            call(dropout_p=dropout_p)
     with pytest.raises(TypeError, match="a tensor of torch.float64"):
         call(x.double())
     with pytest.raises(ValueError, match="it must be frozen"):

@@ -4,12 +4,21 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::client;
 use crate::commands;
 use crate::steps::{Failure, Session};
 
 /// What cargo calls the library; two packages can't both build a liblora_kernels.
 const BUILT: &str = "liblora_kernels_capi";
-const INSTALLED: &str = "liblora_kernels";
+const SHARED: &str = "liblora_kernels.so";
+/// What programs look for when they run, as capi/build.rs says.
+const SONAME: &str = concat!(
+    "liblora_kernels.so.",
+    env!("CARGO_PKG_VERSION_MAJOR"),
+    ".",
+    env!("CARGO_PKG_VERSION_MINOR")
+);
+const STATIC: &str = "liblora_kernels.a";
 const HEADER: &str = "capi/include/lora_kernels.h";
 
 /// Builds the libraries and fills `prefix`, or a folder of the target folder.
@@ -23,8 +32,9 @@ pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failur
     let prefix = std::path::absolute(prefix.unwrap_or_else(|| target.join("capi")))
         .map_err(|error| format!("no such folder: {error}"))?;
     let library = |suffix: &str| target.join("release").join(BUILT).with_extension(suffix);
-    put(&library("so"), &prefix.join("lib").join(INSTALLED).with_extension("so"))?;
-    put(&library("a"), &prefix.join("lib").join(INSTALLED).with_extension("a"))?;
+    put(&library("so"), &prefix.join("lib").join(SONAME))?;
+    put_link(SONAME, &prefix.join("lib").join(SHARED))?;
+    put(&library("a"), &prefix.join("lib").join(STATIC))?;
     put(&session.root().join(HEADER), &prefix.join("include/lora_kernels.h"))?;
     let description = prefix.join("lib/pkgconfig/lora_kernels.pc");
     make_parent(&description)?;
@@ -45,6 +55,12 @@ fn put(from: &Path, to: &Path) -> Result<(), Failure> {
     let _ = fs::remove_file(to);
     let copied = fs::copy(from, to).map(|_| ());
     copied.map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()).into())
+}
+
+/// To a file beside it, so that the folder can be moved.
+fn put_link(to: &str, at: &Path) -> Result<(), Failure> {
+    let _ = fs::remove_file(at);
+    client::make_link(Path::new(to), at).map_err(|error| format!("can't link {} to {to}: {error}", at.display()).into())
 }
 
 /// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard library needs where it is linked statically

@@ -53,13 +53,14 @@ pub fn link_as(library: &Path, folder: &Path, names: &[&str]) -> Result<(), Fail
     Ok(())
 }
 
+/// A link at a path to another, which is relative to the link's folder or absolute.
 #[cfg(unix)]
-fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
+pub fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(library, link)
 }
 
 #[cfg(not(unix))]
-fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
+pub fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     fs::copy(library, link).map(|_| ())
 }
 

@@ -71,7 +71,8 @@ static void plans(void) {
     WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE, "problem has struct_size 0: set it to sizeof(lora_problem)");
     WITH(struct_size, 12, LORA_STATUS_STRUCT_SIZE, "struct_size 12");
     WITH(struct_size, 0xFFFFFFFF, LORA_STATUS_STRUCT_SIZE, "struct_size 4294967295");
-    WITH(struct_size, offsetof(lora_problem, projections), LORA_STATUS_PROJECTIONS, "0 projections");
+    WITH(struct_size, sizeof(lora_problem *), LORA_STATUS_STRUCT_SIZE, "struct_size 8");
+    WITH(struct_size, offsetof(lora_problem, layouts), LORA_STATUS_STRUCT_SIZE, "sizeof(lora_problem), which is 96");
     WITH(dtype, 0, LORA_STATUS_ENUMERATION, "problem.dtype is 0: it must be one of LORA_DTYPE_F16 (1)");
     WITH(dtype, 4, LORA_STATUS_ENUMERATION, "problem.dtype is 4");
     WITH(adapter_dtype, 9, LORA_STATUS_ENUMERATION, "problem.adapter_dtype is 9");
@@ -137,7 +138,7 @@ static void plans(void) {
     lora_problem huge = problem(&most);
     huge.tokens = 2147418112;
     lora_forward_plan *none = NULL;
-    FAILS(LORA_STATUS_GRID, "split the tokens", lora_forward_plan_new(&huge, &it.device, &none));
+    FAILS(LORA_STATUS_GRID, "split a layer's tokens", lora_forward_plan_new(&huge, &it.device, &none));
 
     lora_plan_info info = {.struct_size = sizeof info};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_forward_plan_info(NULL, &info));
@@ -178,7 +179,8 @@ static void forwards(void) {
         FAILS(status, text, lora_forward(it.kernels, plan, &bad_, it.stream));  \
     } while (0)
     WITH(struct_size, 3, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_forward_args)");
-    WITH(struct_size, 8, LORA_STATUS_PROJECTION_COUNT, "0 projections were given, the plan was made for 1");
+    WITH(struct_size, 8, LORA_STATUS_STRUCT_SIZE, "args has struct_size 8");
+    WITH(projection_count, 0, LORA_STATUS_PROJECTION_COUNT, "0 projections were given, the plan was made for 1");
     WITH(reserved, 9, LORA_STATUS_RESERVED, "args.reserved is 9");
     WITH(x, 0, LORA_STATUS_NULL, "x is a null pointer");
     WITH(x, args.x + 2, LORA_STATUS_ALIGNMENT, "x starts at an address that is a multiple of 2 bytes only");
@@ -220,8 +222,10 @@ static void forwards(void) {
     dropping.dropout = &all;
     all.p = 1.0f;
     FAILS(LORA_STATUS_DROPOUT_PROBABILITY, "dropout probability 1", lora_forward(it.kernels, with_dropout, &dropping, it.stream));
-    all.struct_size = 1;
-    FAILS(LORA_STATUS_STRUCT_SIZE, "args->dropout has struct_size 1", lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+    // The size of a pointer to it: the seed would be 0.
+    all.struct_size = sizeof(lora_dropout *);
+    FAILS(LORA_STATUS_STRUCT_SIZE, "args->dropout has struct_size 8: set it to sizeof(lora_dropout)",
+          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
 
     lora_forward_plan_free(plan);
     lora_forward_plan_free(with_dropout);
