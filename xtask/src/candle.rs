@@ -50,7 +50,7 @@ pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     let libraries = libraries(session)?;
     // The setting makes cargo keep this build of our kernels, with another nvcc to ask, beside the others'.
     let mut tests = session.cargo(
-        "test --package lora-kernels-candle --features cuda --test on_cuda \
+        "test --workspace --features lora-kernels-candle/cuda --test on_cuda \
          --config profile.dev.package.lora-kernels.codegen-units=14",
     );
     tests.env("NVCC", session.root().join(NVCC)).env("REAL_NVCC", nvcc.path);
