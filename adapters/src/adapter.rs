@@ -76,7 +76,7 @@ pub struct Module<'a> {
     pub magnitude: Option<Tensor<'a>>,
 }
 
-/// A tensor of the base model that was trained whole, by `modules_to_save` or `bias`, or kept with a resized embedding.
+/// A tensor of the base model that was trained whole, by `modules_to_save` or `bias`, or saved as it was.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
     /// Its name in the base model, such as `classifier.weight`: without PEFT's `base_model.model.` and `base_layer.`.
@@ -104,6 +104,8 @@ pub struct Adapter {
     pub(crate) modules: Vec<Parts>,
     /// Names in the base model and in the file.
     pub(crate) saved: Vec<(String, String)>,
+    /// As `saved`.
+    pub(crate) base_weights: Vec<(String, String)>,
     /// Names in the file.
     pub(crate) unknown: Vec<String>,
 }
@@ -161,7 +163,17 @@ impl Adapter {
 
     /// What was saved beside the modules, by name.
     pub fn saved(&self) -> impl Iterator<Item = Saved<'_>> {
-        self.saved.iter().filter_map(|(name, key)| {
+        self.named(&self.saved)
+    }
+
+    /// Weights of the adapted modules themselves, by name, which the adapter doesn't change: PEFT saves those of adapted embeddings and heads
+    /// (`save_embedding_layers`), in case that they were resized.
+    pub fn base_weights(&self) -> impl Iterator<Item = Saved<'_>> {
+        self.named(&self.base_weights)
+    }
+
+    fn named<'a>(&'a self, names: &'a [(String, String)]) -> impl Iterator<Item = Saved<'a>> {
+        names.iter().filter_map(|(name, key)| {
             Some(Saved {
                 name,
                 tensor: self.file.tensor(key)?,

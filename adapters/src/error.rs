@@ -171,6 +171,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An output that is complete and can't get its name.
+    #[error("can't give {} its name: {source}; it is complete, and lies in {}: move it from there, or the next run that writes this removes it", path.display(), kept.display())]
+    NotPlaced {
+        /// The name it should have.
+        path: PathBuf,
+        /// The one it has.
+        kept: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// An output that exists.
     #[error("{} exists: {hint}", path.display())]
     Exists {

@@ -53,7 +53,8 @@ impl<'a> Tensor<'a> {
 
 /// A safetensors file, its header read and checked, its tensors left on disk until they are looked at.
 ///
-/// Nobody may change or truncate the file meanwhile: what is read would change with it, and reading beyond a new end ends the process.
+/// Nobody may change or truncate the file meanwhile: Rust takes what it reads here for unchanging, so that a change is undefined behaviour, and
+/// reading beyond a new end ends the process.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,

@@ -1,10 +1,12 @@
 //! Files and folders that are there whole or not at all.
 //!
 //! What is written lies under a temporary name beside its target, `.<name>.partial-<process>`, until it is complete and on the disk; then it is
-//! renamed. A process that is killed leaves that name behind: the next one that writes the same target removes it.
+//! renamed. A process that is killed leaves that name behind: the next one that writes the same target removes it. What is complete and can't be
+//! renamed is kept under that name, and the error says so.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -64,7 +66,7 @@ impl OutputFile {
     /// Brings it to the disk and gives it its name.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Exists`] if the target has come into being meanwhile.
+    /// [`Error::Io`], or [`Error::NotPlaced`], as where the target has come into being meanwhile.
     pub fn finish(mut self) -> Result<()> {
         sync(&self.partial.path, &self.partial.lock)?;
         self.partial.put_in_place()
@@ -95,10 +97,11 @@ impl OutputFolder {
         &self.partial.path
     }
 
-    /// Brings every file in it to the disk and gives it its name. A folder that was there is exchanged for it in one step and then removed.
+    /// Brings every file in it to the disk and gives it its name. A folder that was there is exchanged for it in one step and then removed; on a
+    /// file system that can't exchange, it is first renamed to `.<name>.replaced-<process>`.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Exists`] if the target has come into being meanwhile.
+    /// [`Error::Io`], or [`Error::NotPlaced`], as where the target has come into being meanwhile.
     pub fn finish(mut self) -> Result<()> {
         sync_folder(&self.partial.path)?;
         self.partial.put_in_place()
@@ -116,7 +119,11 @@ struct Partial {
 }
 
 impl Partial {
-    fn new(target: &Path, overwrite: Overwrite, create: impl FnOnce(&Path) -> std::io::Result<File>) -> Result<Self> {
+    fn new(
+        target: &Path,
+        overwrite: Overwrite,
+        mut create: impl FnMut(&Path) -> std::io::Result<File>,
+    ) -> Result<Self> {
         let name = target.file_name().ok_or_else(|| Error::Io {
             doing: "write",
             path: target.into(),
@@ -133,9 +140,14 @@ impl Partial {
         let mut temporary = prefix;
         temporary.push(std::process::id().to_string());
         let path = target.with_file_name(temporary);
-        let lock = create(&path).map_err(failed("write", target))?;
-        // Until here another process may take it for a leftover; it holds the lock meanwhile.
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed("lock", &path)(error.into()))?;
+        let lock = loop {
+            let lock = create(&path).map_err(failed("write", target))?;
+            // Until here another process may take it for a leftover: it holds the lock while it removes it.
+            flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed("lock", &path)(error.into()))?;
+            if lies_at(&path, &lock) {
+                break lock;
+            }
+        };
         Ok(Self {
             target: target.into(),
             path,
@@ -145,32 +157,63 @@ impl Partial {
         })
     }
 
+    /// What is complete is not removed, whatever happens here.
     fn put_in_place(&mut self) -> Result<()> {
-        let rename = |flags| renameat_with(CWD, &self.path, CWD, &self.target, flags);
-        let plain = || std::fs::rename(&self.path, &self.target);
-        let there = self.target.symlink_metadata().is_ok();
-        let old_folder = there && self.target.is_dir();
+        self.finished = true;
+        let replaced = self.rename().map_err(|source| Error::NotPlaced {
+            path: self.target.clone(),
+            kept: self.path.clone(),
+            source,
+        })?;
+        sync_parent(&self.target)?;
+        match replaced {
+            Some(old) => std::fs::remove_dir_all(&old).map_err(failed("remove the old", &old)),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the folder lies that was there before.
+    fn rename(&self) -> std::io::Result<Option<PathBuf>> {
+        let (new, target) = (&self.path, &self.target);
+        let rename = |flags| renameat_with(CWD, new, CWD, target, flags);
+        let there = target.symlink_metadata().is_ok();
         match self.overwrite {
-            Overwrite::Replace if old_folder => match rename(RenameFlags::EXCHANGE) {
-                Ok(()) => {
-                    self.finished = true;
-                    sync_parent(&self.target)?;
-                    // What has the temporary name now is the old folder.
-                    return std::fs::remove_dir_all(&self.path).map_err(failed("remove the old", &self.path));
-                }
-                Err(error) => return Err(failed("replace", &self.target)(error.into())),
+            Overwrite::Replace if there && target.is_dir() => match rename(RenameFlags::EXCHANGE) {
+                // What has the temporary name now is the old folder.
+                Ok(()) => Ok(Some(new.clone())),
+                // A file system, or a system, without this flag.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => replace_in_two_steps(new, target).map(Some),
+                Err(error) => Err(error.into()),
             },
-            Overwrite::Replace => plain().map_err(failed("write", &self.target))?,
+            Overwrite::Replace => std::fs::rename(new, target).map(|()| None),
             Overwrite::Never => match rename(RenameFlags::NOREPLACE) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Err(exists(&self.target)),
-                // A file system without this flag: the check from the beginning, once more.
-                Err(Errno::INVAL | Errno::NOSYS) if !there => plain().map_err(failed("write", &self.target))?,
-                Err(error) => return Err(failed("write", &self.target)(error.into())),
+                Ok(()) => Ok(None),
+                // The check from the beginning, once more.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if !there => {
+                    std::fs::rename(new, target).map(|()| None)
+                }
+                Err(error) => Err(error.into()),
             },
         }
-        self.finished = true;
-        sync_parent(&self.target)
+    }
+}
+
+/// Renames the old folder aside and the new one to its place, and gives where the old one lies. If the second fails, the first is undone.
+fn replace_in_two_steps(new: &Path, target: &Path) -> std::io::Result<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".replaced-{}", std::process::id()));
+    let aside = target.with_file_name(name);
+    std::fs::rename(target, &aside)?;
+    match std::fs::rename(new, target) {
+        Ok(()) => Ok(aside),
+        Err(error) => match std::fs::rename(&aside, target) {
+            Ok(()) => Err(error),
+            Err(undo) => {
+                let text = format!("{error}; what was there lies in {} ({undo})", aside.display());
+                Err(std::io::Error::new(error.kind(), text))
+            }
+        },
     }
 }
 
@@ -217,10 +260,18 @@ fn remove_leftovers(target: &Path, prefix: &OsStr) {
         let Ok(leftover) = File::open(entry.path()) else {
             continue;
         };
-        if flock(&leftover, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let is_locked = flock(&leftover, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if is_locked && lies_at(&entry.path(), &leftover) {
             remove(&entry.path());
         }
     }
+}
+
+/// Whether this path still leads to the open file or folder.
+fn lies_at(path: &Path, open: &File) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let there = path.symlink_metadata().map(place).ok();
+    there.is_some() && there == open.metadata().map(place).ok()
 }
 
 /// Nothing better can be done about what can't be removed: its name says what it is.
@@ -259,4 +310,41 @@ fn sync_folder(folder: &Path) -> Result<()> {
         }
     }
     sync(folder, &File::open(folder).map_err(failed("open", folder))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What file systems without an exchange get.
+    #[test]
+    fn a_folder_is_replaced_in_two_steps_or_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (new, target) = (at("new"), at("target"));
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("old"), "").unwrap();
+        assert!(replace_in_two_steps(&new, &target).is_err(), "there is no new one");
+        assert!(target.join("old").exists());
+        std::fs::create_dir(&new).unwrap();
+        let aside = replace_in_two_steps(&new, &target).unwrap();
+        assert!(aside.join("old").exists() && !target.join("old").exists() && !new.exists());
+    }
+
+    /// Another process that took it for a leftover before it was locked.
+    #[test]
+    fn what_was_removed_before_it_was_locked_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        let partial = Partial::new(&folder.path().join("out"), Overwrite::Never, |path| {
+            made += 1;
+            let file = File::create_new(path)?;
+            if made == 1 {
+                std::fs::remove_file(path)?;
+            }
+            Ok(file)
+        });
+        let partial = partial.unwrap();
+        assert!(made == 2 && lies_at(&partial.path, &partial.lock));
+    }
 }

@@ -1,6 +1,6 @@
 //! PEFT folders, written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
@@ -67,9 +67,12 @@ impl<'a> PeftWriter<'a> {
     /// # Errors
     /// [`Error::Unwritable`] if the name is there already.
     pub fn tensor(&mut self, name: &str, tensor: Tensor<'a>) -> Result<()> {
-        match self.tensors.insert(name.to_owned(), tensor) {
-            None => Ok(()),
-            Some(_) => Err(unwritable(format!("tensor {name} was added twice"))),
+        match self.tensors.entry(name.to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(tensor);
+                Ok(())
+            }
+            Entry::Occupied(_) => Err(unwritable(format!("tensor {name} was added twice"))),
         }
     }
 

@@ -152,7 +152,7 @@ fn elements(tensor: &Tensor<'_>) -> u64 {
 
 fn norms(module: &Module<'_>) -> Norms {
     with_type!(module.a.element_type().unwrap_or(DType::F32), T => {
-        let wide = |tensor: &Tensor<'_>| -> Vec<f64> { converted::<T>(tensor).into_iter().map(f64::from).collect() };
+        let wide = |tensor: &Tensor<'_>| -> Vec<f64> { converted::<T>(tensor).iter().map(|value| f64::from(*value)).collect() };
         let (a, b, r) = (wide(&module.a), wide(&module.b), module.rank);
         // Both (r, r): ‖B·A‖² = tr((BᵀB)(AAᵀ)), without a matrix of the weight's size.
         let (rows, columns) = (gram_of_rows(&a, r), gram_of_columns(&b, r));

@@ -32,6 +32,8 @@ pub struct Resolved<'a> {
 /// How a path of the adapter becomes a name of the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Prefix {
+    /// It is the name.
+    None,
     Added(String),
     Removed(String),
 }
@@ -50,12 +52,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// The tensor of this name, such as `encoder.layer.0.attention.self.query.weight`: that of exactly this name, else the only one that has more
-    /// in front (`bert.encoder...`), or less. All tensors of an adapter must differ by the same prefix, if by any.
+    /// in front (`bert.encoder...`), or less. All tensors of an adapter must differ by the same prefix, or all by none.
     ///
     /// # Errors
     /// [`Error::Unresolved`] where there is none or more than one, [`Error::Prefixes`] where it differs by another prefix than an earlier one.
     pub fn resolve(&self, wanted: &str) -> Result<Resolved<'a>> {
         if let Some((name, &shard)) = self.base.homes.get_key_value(wanted) {
+            self.same_prefix(wanted, name)?;
             return Ok(Resolved { name, shard });
         }
         let same_end = self.by_end.get(end(wanted)).map_or(&[][..], Vec::as_slice);
@@ -86,12 +89,14 @@ impl<'a> Resolver<'a> {
         Ok(Resolved { name, shard })
     }
 
-    /// Whether a tensor of exactly this name, or one with more or less in front, is there.
+    /// Whether a tensor of exactly this name is there, or one with more or less in front: the same prefix, where one was found before.
     pub fn contains(&self, wanted: &str) -> bool {
+        let earlier = self.prefix.borrow();
+        let same_as_earlier = |found| earlier.as_ref().is_none_or(|(prefix, ..)| *prefix == found);
         let same_end = self.by_end.get(end(wanted)).map_or(&[][..], Vec::as_slice);
         same_end
             .iter()
-            .any(|name| *name == wanted || prefix(wanted, name).is_some())
+            .any(|name| *name == wanted || prefix(wanted, name).is_some_and(same_as_earlier))
     }
 
     fn same_prefix(&self, wanted: &str, name: &str) -> Result<()> {
@@ -125,6 +130,9 @@ fn end(name: &str) -> &str {
 
 /// What one has in front of the other, at a dot; `None` where neither is the other's end.
 fn prefix(wanted: &str, name: &str) -> Option<Prefix> {
+    if wanted == name {
+        return Some(Prefix::None);
+    }
     let in_front = |long: &str, short: &str| {
         let before = long.strip_suffix(short)?;
         before.ends_with('.').then(|| before.to_owned())

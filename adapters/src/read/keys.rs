@@ -58,6 +58,12 @@ pub(super) fn parse(name: &str, format: Format) -> Key<'_> {
     Key::Saved(path.replace(".base_layer.", "."))
 }
 
+/// The path of the module that this is the weight of, inside of PEFT's wrapping.
+pub(super) fn module_of_base_weight(name: &str) -> Option<&str> {
+    let path = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
+    without(path, "base_layer.weight")
+}
+
 /// What stands before `.suffix`, or nothing before a `suffix` alone.
 fn without<'a>(path: &'a str, suffix: &str) -> Option<&'a str> {
     let before = path.strip_suffix(suffix)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lora_kernels::Problem;
 
-use super::keys::{Key, Part, parse};
+use super::keys::{Key, Part, module_of_base_weight, parse};
 use crate::adapter::Parts;
 use crate::mapped::{MappedFile, Tensor};
 use crate::shown::{shape, shown};
@@ -66,11 +66,15 @@ pub(super) fn adapter(
             reason: format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
         });
     }
+    let (base_weights, saved) = saved
+        .into_iter()
+        .partition(|(_, key)| module_of_base_weight(key).is_some_and(|path| found.contains_key(path)));
     Ok(Adapter {
         format,
         config,
         modules,
-        saved: saved.into_iter().collect(),
+        saved,
+        base_weights,
         unknown,
         file,
     })

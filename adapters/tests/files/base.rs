@@ -154,6 +154,8 @@ fn a_prefix_that_one_of_the_two_lacks_is_found() {
         names.resolve("bert.encoder.0.q.weight").unwrap().name,
         "bert.encoder.0.q.weight"
     );
+    assert_refused(names.resolve("encoder.1.q.weight"), &["in one way"]);
+    let names = base.resolver();
     assert_eq!(
         names.resolve("encoder.0.q.weight").unwrap().name,
         "bert.encoder.0.q.weight"
@@ -162,7 +164,7 @@ fn a_prefix_that_one_of_the_two_lacks_is_found() {
         names.resolve("encoder.1.q.weight").unwrap().name,
         "bert.encoder.1.q.weight"
     );
-    assert_eq!(names.resolve("classifier.weight").unwrap().name, "classifier.weight");
+    assert_refused(names.resolve("classifier.weight"), &["in one way"]);
     assert_refused(
         names.resolve("encoder.2.q.weight"),
         &["encoder.2.q.weight", "bert.encoder.1.q.weight"],
@@ -183,6 +185,17 @@ fn a_prefix_that_one_of_the_two_lacks_is_found() {
         names.resolve("other.encoder.1.q.weight"),
         &["in one way", "bert.encoder.0.q.weight", "encoder.1.q.weight"],
     );
+
+    // Another module of the same paths, for the one layer that it has alone.
+    let base = open(&["layers.0.q.weight", "vision.layers.1.q.weight", "vision.head.weight"]);
+    let names = base.resolver();
+    assert!(names.contains("head.weight"));
+    assert_eq!(names.resolve("layers.0.q.weight").unwrap().name, "layers.0.q.weight");
+    assert_refused(
+        names.resolve("layers.1.q.weight"),
+        &["in one way", "vision.layers.1.q.weight"],
+    );
+    assert!(!names.contains("head.weight"));
 
     let base = open(&["a.0.q.weight", "b.0.q.weight"]);
     assert_refused(

@@ -91,7 +91,8 @@ fn what_exists_is_replaced_only_if_allowed() {
     let late = folder.path().join("late");
     let output = OutputFile::create(&late, Overwrite::Never).unwrap();
     std::fs::write(&late, "theirs").unwrap();
-    assert_refused(output.finish(), &["exists"]);
+    let kept = format!(".late.partial-{}", std::process::id());
+    assert_refused(output.finish(), &["exists", "it is complete", &kept]);
     assert_eq!(std::fs::read(&late).unwrap(), b"theirs");
-    assert_eq!(names(folder.path()), ["dir", "file", "late"]);
+    assert_eq!(names(folder.path()), [&kept, "dir", "file", "late"]);
 }

@@ -1,14 +1,14 @@
 //! What a merge changes of a model, found out and checked before anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lora_kernels::{DType, MergeProblem, WeightLayout};
 use lora_kernels_adapters::base::Resolver;
 use lora_kernels_adapters::{Adapter, BaseModel, Kind, Module, Saved, Tensor};
 
-use super::Direction;
-use super::numbers::is_float;
+use super::numbers::{is_float, same_within_types};
+use super::{Direction, layout};
 use crate::failure::Failure;
 use crate::show::{count, few};
 
@@ -51,7 +51,13 @@ pub struct LoraPart<'a> {
 }
 
 impl<'a> Changes<'a> {
-    pub fn new(base: &'a BaseModel, adapters: &[Weighted<'a>], direction: Direction) -> Result<Self, Failure> {
+    /// `fan_in_fan_out` is how square weights are stored, where the adapters don't tell.
+    pub fn new(
+        base: &'a BaseModel,
+        adapters: &[Weighted<'a>],
+        direction: Direction,
+        fan_in_fan_out: Option<bool>,
+    ) -> Result<Self, Failure> {
         for weighted in adapters {
             check_adapter(weighted, direction)?;
         }
@@ -59,15 +65,23 @@ impl<'a> Changes<'a> {
             base,
             // One for each adapter: their prefixes may differ.
             resolver: base.resolver(),
+            square: WeightLayout::default(),
+            adapted: BTreeSet::new(),
             changes: Changes::default(),
         };
         for weighted in adapters {
             finder.resolver = base.resolver();
+            finder.square = layout::of_squares(base, &finder.resolver, weighted, fan_in_fan_out)?;
+            finder.adapted.clear();
+            // These tell the prefix of the paths, if there is one.
+            for module in weighted.adapter.modules() {
+                finder.module(&module, weighted, direction)?;
+            }
             for saved in weighted.adapter.saved() {
                 finder.saved(saved)?;
             }
-            for module in weighted.adapter.modules() {
-                finder.module(&module, weighted, direction)?;
+            for weight in weighted.adapter.base_weights() {
+                finder.base_weight(weight, direction)?;
             }
         }
         Ok(finder.changes)
@@ -142,6 +156,9 @@ fn check_adapter(weighted: &Weighted<'_>, direction: Direction) -> Result<(), Fa
 struct Finder<'a> {
     base: &'a BaseModel,
     resolver: Resolver<'a>,
+    square: WeightLayout,
+    /// Weights of the adapter's modules so far.
+    adapted: BTreeSet<&'a str>,
     changes: Changes<'a>,
 }
 
@@ -174,6 +191,22 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// A weight that the adapter has as its base's, unchanged.
+    fn base_weight(&mut self, weight: Saved<'a>, direction: Direction) -> Result<(), Failure> {
+        let (name, old, _) = self.change(weight.name)?;
+        // What is unmerged has the adapter in it.
+        let same = weight.tensor.shape == old.shape
+            && (direction == Direction::Unmerge || same_within_types(&weight.tensor, &old));
+        match same {
+            true => Ok(()),
+            false => Err(Failure::Refused(format!(
+                "the adapter has the weight of its base that it was trained on for {name}, with shape {:?}, and this base's, with shape {:?}, is \
+                 another: a model with resized embeddings, or another base",
+                weight.tensor.shape, old.shape
+            ))),
+        }
+    }
+
     fn module(&mut self, module: &Module<'a>, weighted: &Weighted<'_>, direction: Direction) -> Result<(), Failure> {
         let sign = match direction {
             Direction::Merge => 1.0,
@@ -190,10 +223,10 @@ impl<'a> Finder<'a> {
             "" => of.to_owned(),
             path => format!("{path}.{of}"),
         };
-        let fan_in_fan_out = weighted.adapter.config().is_some_and(|config| config.fan_in_fan_out());
+        let square = self.square;
         let (name, target, change) = self.change(&path("weight"))?;
         float(name, target)?;
-        let layout = layout(name, target.shape, module, fan_in_fan_out)?;
+        let layout = layout::of(name, target.shape, module, square)?;
         if !change.loras.is_empty() && change.layout != layout {
             return Err(Failure::Refused(format!(
                 "the adapters disagree on which way round {name} is stored (fan_in_fan_out)"
@@ -211,6 +244,12 @@ impl<'a> Finder<'a> {
             return Err(Failure::Refused(format!(
                 "{name}: more than {} adapters at once; merge the rest into the result",
                 MergeProblem::MAX_ADAPTERS
+            )));
+        }
+        if !self.adapted.insert(name) {
+            return Err(Failure::Refused(format!(
+                "more than one module of the adapter is {name} in the base model; {} is the second: is this its base model?",
+                module.path
             )));
         }
         let Some(bias) = module.bias else { return Ok(()) };
@@ -266,19 +305,4 @@ fn float(name: &str, tensor: Tensor<'_>) -> Result<DType, Failure> {
             tensor.dtype
         ))
     })
-}
-
-/// Which way round the weight lies. Where it is square, the config alone can tell; else its shape does, as in PEFT, which goes by the layer's class.
-fn layout(name: &str, shape: &[usize], module: &Module<'_>, fan_in_fan_out: bool) -> Result<WeightLayout, Failure> {
-    let (n, k) = (module.out_features, module.in_features);
-    let is = |expected: [usize; 2]| shape == expected;
-    let transposed = module.kind == Kind::Embedding || (n == k && fan_in_fan_out);
-    match (is([n, k]), is([k, n])) {
-        (true, _) if !transposed => Ok(WeightLayout::OutIn),
-        (_, true) => Ok(WeightLayout::InOut),
-        _ => Err(Failure::Refused(format!(
-            "{name} has shape {shape:?}, and the adapter's module {} has {n} out_features and {k} in_features ({}): is this its base model?",
-            module.path, module.kind
-        ))),
-    }
 }

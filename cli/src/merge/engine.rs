@@ -1,13 +1,17 @@
 //! Where a weight is merged: on the device, or, where that was asked for, by the reference on the CPU.
 
+use std::borrow::Cow;
+
 use lora_kernels::reference::{self, Adapter, View};
 use lora_kernels::{
     DType, Layout, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor as Role,
     WeightLayout,
 };
 
+use lora_kernels_adapters::Tensor;
+
 use super::changes::LoraPart;
-use super::numbers::{converted, elements, with_type};
+use super::numbers::{converted, part, with_type};
 use crate::device::{Choice, Gpu, or_cpu};
 use crate::failure::Failure;
 use crate::replay::Number;
@@ -27,10 +31,13 @@ pub struct Weight<'a> {
     pub rows: usize,
     pub columns: usize,
     pub layout: WeightLayout,
-    /// Little-endian elements.
-    pub data: &'a [u8],
+    /// Its elements, in this type or another float type.
+    pub data: Tensor<'a>,
     pub loras: &'a [LoraPart<'a>],
 }
+
+/// lora_A and lora_B.
+type Pair<'a, A> = (Cow<'a, [A]>, Cow<'a, [A]>);
 
 /// Takes merged rows, in their order.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
@@ -71,11 +78,12 @@ impl Engine {
             .loras
             .iter()
             .map(|lora| (converted::<A>(&lora.a), converted::<A>(&lora.b)));
-        let matrices: Vec<(Vec<A>, Vec<A>)> = matrices.collect();
+        let matrices: Vec<Pair<'_, A>> = matrices.collect();
         let on_device = match self {
             Engine::Cpu => Vec::new(),
             Engine::Gpu(gpu) => {
-                let upload = |(a, b): &(Vec<A>, Vec<A>)| Ok((gpu.stream.clone_htod(a)?, gpu.stream.clone_htod(b)?));
+                let upload =
+                    |(a, b): &Pair<'_, A>| Ok((gpu.stream.clone_htod(&a[..])?, gpu.stream.clone_htod(&b[..])?));
                 matrices.iter().map(upload).collect::<Result<Vec<_>, Failure>>()?
             }
         };
@@ -85,7 +93,8 @@ impl Engine {
         for first in (0..weight.rows).step_by(rows_at_once) {
             let rows = rows_at_once.min(weight.rows - first);
             let piece = Piece { weight, first, rows };
-            let values: Vec<T> = elements(&weight.data[first * row_bytes..(first + rows) * row_bytes]);
+            let elements = first * weight.columns..(first + rows) * weight.columns;
+            let values = converted::<T>(&part(&weight.data, elements));
             let (merged, report) = match self {
                 Engine::Cpu => piece.on_cpu(&values, &matrices)?,
                 Engine::Gpu(gpu) => piece.on_gpu(gpu, &values, &on_device)?,
@@ -124,7 +133,7 @@ impl Piece<'_> {
     fn on_cpu<T: Number, A: Number>(
         &self,
         values: &[T],
-        matrices: &[(Vec<A>, Vec<A>)],
+        matrices: &[Pair<'_, A>],
     ) -> Result<(Vec<T>, MergeReport), Failure> {
         let (out_features, in_features) = self.features();
         let failed =

@@ -3,6 +3,7 @@
 mod changes;
 mod engine;
 mod folder;
+mod layout;
 pub mod numbers;
 mod report;
 mod shard;
@@ -60,6 +61,9 @@ pub struct Arguments {
     /// Where to compute: the number of a GPU, or cpu for the reference, which gives the same bits
     #[arg(long, default_value = "0", value_name = "N|cpu")]
     device: Choice,
+    /// Whether square weights are stored transposed, (in_features, out_features), where the adapters don't tell; others' shapes do
+    #[arg(long, value_enum, value_name = "yes|no")]
+    fan_in_fan_out: Option<YesNo>,
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
@@ -69,6 +73,12 @@ pub struct Arguments {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum YesNo {
+    Yes,
+    No,
 }
 
 /// Whether adapters are put in or taken out.
@@ -89,7 +99,8 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         .zip(weights)
         .map(|((adapter, path), weight)| Weighted { adapter, path, weight })
         .collect();
-    let changes = Changes::new(&base, &weighted, direction)?;
+    let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
+    let changes = Changes::new(&base, &weighted, direction, fan_in_fan_out)?;
     let engine = Engine::open(arguments.device)?;
 
     let mut work = Work {

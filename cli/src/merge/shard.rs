@@ -1,5 +1,6 @@
 //! Shards, written again: the header as it was, the tensors that change changed.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -12,12 +13,14 @@ use serde_json::json;
 use super::Work;
 use super::changes::Change;
 use super::engine::Weight;
-use super::numbers::{converted, converted_bytes, elements, non_finite, with_type};
+use super::numbers::{converted, converted_bytes, non_finite, part, with_type};
 use super::report::Entry;
 use crate::failure::Failure;
 
 /// Bytes between two looks at whether the run goes on.
 const STEP: u64 = 64 << 20;
+/// Elements that are converted at a time: what that needs of memory doesn't depend on the model.
+const PIECE: usize = 8 << 20;
 
 /// Some bytes of a shard.
 struct Source<'a> {
@@ -74,7 +77,10 @@ impl Work<'_> {
         }
         for saved in added {
             self.finite(saved.name, non_finite(saved.tensor.data, saved.tensor.dtype))?;
-            target.write(saved.tensor.data)?;
+            for bytes in saved.tensor.data.chunks(STEP as usize) {
+                self.go_on()?;
+                target.write(bytes)?;
+            }
             self.report.added(saved.name);
         }
         // What any reader will check, before the file has its name.
@@ -122,14 +128,10 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         self.go_on()?;
         self.progress.set_message(tensor.name.to_owned());
-        let replaced = change.replaced.map(|new| converted_bytes(&new, tensor.dtype));
-        let data = replaced.as_deref().unwrap_or(tensor.data);
+        let data = change.replaced.unwrap_or(tensor);
         let mut entry = Entry::new(tensor, change);
         if change.loras.is_empty() {
-            let bytes = biased(tensor, data, change);
-            self.finite(tensor.name, non_finite(&bytes, tensor.dtype))?;
-            to.write(&bytes)?;
-            self.progress.inc(bytes.len() as u64);
+            self.converted(tensor, data, change, to)?;
         } else {
             entry.merged = Some(self.merged(tensor, data, change, from, to)?);
         }
@@ -137,10 +139,41 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Writes `data` in the tensor's type, with biases added where there are such.
+    fn converted(
+        &mut self,
+        tensor: Tensor<'_>,
+        data: Tensor<'_>,
+        change: &Change<'_>,
+        to: &mut Target<'_>,
+    ) -> Result<(), Failure> {
+        let elements = tensor.shape.iter().product();
+        // Types of less than a byte are written as they are.
+        if data.dtype == tensor.dtype && change.biases.is_empty() {
+            self.finite(tensor.name, non_finite(data.data, data.dtype))?;
+            for bytes in data.data.chunks(STEP as usize) {
+                self.go_on()?;
+                to.write(bytes)?;
+                self.progress.inc(bytes.len() as u64);
+            }
+            return Ok(());
+        }
+        let mut unusable = 0;
+        for first in (0..elements).step_by(PIECE) {
+            self.go_on()?;
+            let range = first..elements.min(first + PIECE);
+            let bytes = biased(tensor, &part(&data, range.clone()), change, range);
+            unusable += non_finite(&bytes, tensor.dtype);
+            to.write(&bytes)?;
+            self.progress.inc(bytes.len() as u64);
+        }
+        self.finite(tensor.name, unusable)
+    }
+
     fn merged(
         &mut self,
         tensor: Tensor<'_>,
-        data: &[u8],
+        data: Tensor<'_>,
         change: &Change<'_>,
         from: Source<'_>,
         to: &mut Target<'_>,
@@ -181,20 +214,20 @@ impl Work<'_> {
     }
 }
 
-/// A tensor with lora_B's biases added in f32, in the adapters' order, and rounded once; as it is where there are none.
-fn biased(tensor: Tensor<'_>, source: &[u8], change: &Change<'_>) -> Vec<u8> {
+/// Elements of a tensor, in its type, with lora_B's biases added in f32, in the adapters' order, and rounded once.
+fn biased<'a>(tensor: Tensor<'_>, source: &Tensor<'a>, change: &Change<'_>, range: Range<usize>) -> Cow<'a, [u8]> {
     let Some(dtype) = tensor.element_type().filter(|_| !change.biases.is_empty()) else {
-        return source.to_vec();
+        return converted_bytes(source, tensor.dtype);
     };
     with_type!(dtype, T => {
-        let mut sums: Vec<f32> = elements::<T>(source).into_iter().map(|value| lora_kernels::Element::to_f64(value) as f32).collect();
+        let mut sums: Vec<f32> = converted::<T>(source).iter().map(|value| lora_kernels::Element::to_f64(*value) as f32).collect();
         for (factor, bias) in &change.biases {
-            for (sum, value) in sums.iter_mut().zip(converted::<f32>(bias)) {
-                *sum = factor.mul_add(value, *sum);
+            for (sum, value) in sums.iter_mut().zip(&*converted::<f32>(&part(bias, range.clone()))) {
+                *sum = factor.mul_add(*value, *sum);
             }
         }
         let rounded = sums.into_iter().map(|sum| <T as lora_kernels::Element>::from_f64(f64::from(sum)));
-        bytemuck::cast_slice(&rounded.collect::<Vec<T>>()).to_vec()
+        Cow::Owned(bytemuck::cast_slice(&rounded.collect::<Vec<T>>()).to_vec())
     })
 }
 
