@@ -26,27 +26,37 @@ pub fn copy_others(folder: &Path, base: &BaseModel, changes: &Changes<'_>, to: &
 fn copy(root: &Path, from: &Path, to: &Path, base: &BaseModel, left_out: &mut Vec<String>) -> Result<(), Failure> {
     let unread =
         |path: &Path, error: std::io::Error| Failure::Refused(format!("can't read {}: {error}", path.display()));
+    let unwritten =
+        |path: &Path, error: std::io::Error| Failure::Refused(format!("can't write {}: {error}", path.display()));
     for entry in from.read_dir().map_err(|error| unread(from, error))? {
         let entry = entry.map_err(|error| unread(from, error))?;
         let (path, name) = (entry.path(), entry.file_name());
         let target = to.join(&name);
         let is_written =
             from == root && (name == INDEX || base.shards().iter().any(|shard| name == shard.name.as_str()));
-        // Names that begin with a dot are tools' own: .git, .cache.
-        if is_written || name.as_encoded_bytes().starts_with(b".") {
+        if is_written {
             continue;
         }
         let below = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        // Names that begin with a dot are tools' own: .git, .cache. An adapter's config without its tensors would be loaded as an adapter.
+        if name.as_encoded_bytes().starts_with(b".") || (from == root && name == "adapter_config.json") {
+            left_out.push(below);
+            continue;
+        }
         let kind = entry.file_type().map_err(|error| unread(&path, error))?;
         if kind.is_dir() {
-            std::fs::create_dir(&target).map_err(|error| unread(&target, error))?;
+            std::fs::create_dir(&target).map_err(|error| unwritten(&target, error))?;
             copy(root, &path, &target, base, left_out)?;
         } else if is_weights(&path, from == root) {
             left_out.push(below);
         } else if !stays_inside(root, &path).unwrap_or(false) || !path.is_file() {
             left_out.push(format!("{below} (a link out of the folder, or no file)"));
         } else {
-            std::fs::copy(&path, &target).map_err(|error| unread(&path, error))?;
+            let failed = |error: std::io::Error| {
+                let (from, to) = (path.display(), target.display());
+                Failure::Refused(format!("can't copy {from} to {to}: {error}"))
+            };
+            std::fs::copy(&path, &target).map_err(failed)?;
         }
     }
     Ok(())
