@@ -45,6 +45,8 @@ struct Document {
     modules: Vec<Row>,
     /// Tensors of the base that were trained whole.
     saved: Vec<Whole>,
+    /// Weights of adapted modules as the base has them.
+    base_weights: Vec<String>,
     /// Tensors of other methods than LoRA.
     unknown: Vec<String>,
     /// What makes the adapter more than B·A added to a weight of the original base.
@@ -135,6 +137,7 @@ fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
         dora: modules.iter().any(|module| module.magnitude),
         modules,
         saved,
+        base_weights: adapter.base_weights().map(|weight| weight.name.to_owned()).collect(),
         unknown: adapter.unknown().map(|tensor| tensor.name.to_owned()).collect(),
         variants: config.map(|config| config.variants()).unwrap_or_default(),
         config: config.and_then(|config| RawValue::from_string(config.to_json()).ok()),
@@ -249,6 +252,9 @@ fn print(document: &Document, adapter: &Adapter) -> Result<(), Failure> {
             "trained whole: {} {} {:?}",
             whole.name, whole.dtype, whole.shape
         ))?;
+    }
+    for name in &document.base_weights {
+        show::line(&format!("the base's, saved beside its adapter: {name}"))?;
     }
     for name in &document.unknown {
         show::line(&format!("not understood: {name}"))?;

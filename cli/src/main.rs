@@ -14,8 +14,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
-
 const AFTER_HELP: &str = "\
 Examples:
   lora-kernels doctor                                 do the kernels run here?

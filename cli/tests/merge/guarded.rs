@@ -99,3 +99,30 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
         assert_refused(&refused, 2, &["lm_head.weight", "resized", "another base"]);
     }
 }
+
+/// A model that ties its head to its embeddings has none of its own.
+#[test]
+fn a_head_added_to_a_model_that_may_tie_it_is_warned_of() {
+    let folder = folder("tied");
+    let (base, out) = (folder.join("base"), folder.join("out"));
+    crate::model::sharded(&base, DType::F32, &[&[("a.q.weight", &[5, 7])]]);
+    let config = PeftConfig::new(3, 4.0, &["q"]).unwrap();
+    let plain = adapter(&folder.join("plain"), DType::F32, 1, config, &[("a.q", 3, 7, 5)]);
+    let plain = Adapter::read(&plain, &ReadOptions::default()).unwrap();
+    let mut writer = PeftWriter::from_adapter(&plain).unwrap();
+    let head = lora_kernels_adapters::Tensor::new(DType::F32, &[2, 3], &[0; 24]);
+    writer.tensor("base_model.model.lm_head.weight", head).unwrap();
+    let with_head = folder.join("head");
+    writer.write(&with_head, Overwrite::Never).unwrap();
+    for (config, warned) in [
+        ("{}", true),
+        (r#"{"tie_word_embeddings": true}"#, true),
+        (r#"{"tie_word_embeddings": false}"#, false),
+    ] {
+        std::fs::write(base.join("config.json"), config).unwrap();
+        let output = merge(&base, &[&with_head], &out, &["--force"]);
+        assert_status(&output, 0);
+        let text = crate::common::stdout(&output);
+        assert_eq!(text.contains("warning: lm_head.weight"), warned, "{config}: {text}");
+    }
+}
