@@ -31,9 +31,20 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Failure::Wrong(_) => 1,
-            Failure::Refused(_) | Failure::Files(_) | Failure::Print(_) => 2,
+            Failure::Refused(_) | Failure::Files(_) => 2,
+            Failure::Kernels(error) if !is_of_a_device(error) => 2,
             Failure::Kernels(_) | Failure::Device(_) | Failure::NoDevice(_) => 3,
+            Failure::Print(_) => 4,
             Failure::Interrupted => 130,
         }
     }
+}
+
+/// Whether it is the device or its driver that can't, and not an argument that is wrong.
+fn is_of_a_device(error: &lora_kernels::Error) -> bool {
+    use lora_kernels::Error;
+    matches!(
+        error,
+        Error::Device { .. } | Error::Context { .. } | Error::NoDriver | Error::KernelsNotBuilt | Error::Driver { .. }
+    )
 }

@@ -45,6 +45,8 @@ struct Document {
     modules: Vec<Row>,
     /// Tensors of the base that were trained whole.
     saved: Vec<Whole>,
+    /// Weights of adapted modules as the base has them.
+    base_weights: Vec<String>,
     /// Tensors of other methods than LoRA.
     unknown: Vec<String>,
     /// What makes the adapter more than B·A added to a weight of the original base.
@@ -135,6 +137,7 @@ fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
         dora: modules.iter().any(|module| module.magnitude),
         modules,
         saved,
+        base_weights: adapter.base_weights().map(|weight| weight.name.to_owned()).collect(),
         unknown: adapter.unknown().map(|tensor| tensor.name.to_owned()).collect(),
         variants: config.map(|config| config.variants()).unwrap_or_default(),
         config: config.and_then(|config| RawValue::from_string(config.to_json()).ok()),
@@ -154,16 +157,34 @@ fn norms(module: &Module<'_>) -> Norms {
     with_type!(module.a.element_type().unwrap_or(DType::F32), T => {
         let wide = |tensor: &Tensor<'_>| -> Vec<f64> { converted::<T>(tensor).iter().map(|value| f64::from(*value)).collect() };
         let (a, b, r) = (wide(&module.a), wide(&module.b), module.rank);
-        // Both (r, r): ‖B·A‖² = tr((BᵀB)(AAᵀ)), without a matrix of the weight's size.
-        let (rows, columns) = (gram_of_rows(&a, r), gram_of_columns(&b, r));
         let norm = |matrix: &[f64]| matrix.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let trace: f64 = rows.iter().zip(&columns).map(|(x, y)| x * y).sum();
+        let square = if r > module.in_features.min(module.out_features) {
+            square_by_rows(&a, &b, r)
+        } else {
+            // Both (r, r): ‖B·A‖² = tr((BᵀB)(AAᵀ)), without a matrix of the weight's size.
+            gram_of_rows(&a, r).iter().zip(&gram_of_columns(&b, r)).map(|(x, y)| x * y).sum()
+        };
         Norms {
             norm_a: norm(&a),
             norm_b: norm(&b),
-            norm_delta: f64::from(module.scaling).abs() * trace.max(0.0).sqrt(),
+            norm_delta: f64::from(module.scaling).abs() * square.max(0.0).sqrt(),
         }
     })
+}
+
+/// ‖B·A‖², a row of B·A at a time: for ranks so large that (r, r) is more than A or B.
+fn square_by_rows(a: &[f64], b: &[f64], r: usize) -> f64 {
+    let mut row = vec![0.0; a.len() / r];
+    let square_of = |factors: &[f64]| {
+        row.fill(0.0);
+        for (factor, of_a) in factors.iter().zip(a.chunks_exact(a.len() / r)) {
+            for (sum, value) in row.iter_mut().zip(of_a) {
+                *sum += factor * value;
+            }
+        }
+        row.iter().map(|value| value * value).sum::<f64>()
+    };
+    b.chunks_exact(r).map(square_of).sum()
 }
 
 /// A·Aᵀ of (r, anything).
@@ -232,6 +253,9 @@ fn print(document: &Document, adapter: &Adapter) -> Result<(), Failure> {
             whole.name, whole.dtype, whole.shape
         ))?;
     }
+    for name in &document.base_weights {
+        show::line(&format!("the base's, saved beside its adapter: {name}"))?;
+    }
     for name in &document.unknown {
         show::line(&format!("not understood: {name}"))?;
     }
@@ -272,5 +296,23 @@ impl Row {
                 .join(" "),
         );
         cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (3, 4) and (5, 3).
+    #[test]
+    fn both_ways_give_one_norm() {
+        let made = |count: usize| (0..count).map(|i| (i * 37 % 11) as f64 - 5.0).collect::<Vec<f64>>();
+        let (a, b) = (made(12), made(15));
+        let grams: f64 = gram_of_rows(&a, 3)
+            .iter()
+            .zip(&gram_of_columns(&b, 3))
+            .map(|(x, y)| x * y)
+            .sum();
+        assert_eq!(square_by_rows(&a, &b, 3), grams);
     }
 }

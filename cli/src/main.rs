@@ -14,8 +14,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
-
 const AFTER_HELP: &str = "\
 Examples:
   lora-kernels doctor                                 do the kernels run here?
@@ -29,6 +27,7 @@ Exit status:
      is not finite (merge, unmerge)
   2  nothing was done: an argument, a file or an output can't be used
   3  no device that can be used, or it failed
+  4  the result can't be printed; OUT is complete (merge, unmerge)
   130  interrupted";
 
 /// LoRA adapters on NVIDIA GPUs: merge them into models, look into them, and see what the kernels of lora-kernels would do.
@@ -66,8 +65,6 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has seen enough of it.
-        Err(Failure::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", show::one_line(&failure.to_string()));
             ExitCode::from(failure.status())

@@ -9,7 +9,15 @@ use crate::failure::Failure;
 /// A text, and a newline, to stdout. Names come from files, which may hold a terminal's control sequences: those are escaped.
 pub fn line(text: &str) -> Result<(), Failure> {
     let text = escaped(text, |c| c.is_control() && c != '\n');
-    writeln!(std::io::stdout(), "{text}").map_err(Failure::Print)
+    printed(&text)
+}
+
+/// Whoever reads our output may have seen enough of it: the command's result, and its exit status, are the same.
+fn printed(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
+        _ => Ok(()),
+    }
 }
 
 /// One line.
@@ -31,7 +39,12 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
 /// A document to stdout.
 pub fn json(document: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(document).map_err(|error| Failure::Print(error.into()))?;
-    line(&text)
+    // JSON escapes some control characters itself, and lets others be escaped.
+    let escape = |c: char| match c {
+        c if c.is_control() && c != '\n' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    printed(&text.chars().map(escape).collect::<String>())
 }
 
 /// Rows with columns as wide as they need; the first is aligned to the left, the others to the right.

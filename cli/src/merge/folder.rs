@@ -6,6 +6,7 @@ use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::base::{INDEX, stays_inside};
 use serde_json::Value;
 
+use super::Work;
 use super::changes::Changes;
 use crate::failure::Failure;
 
@@ -13,9 +14,10 @@ use crate::failure::Failure;
 const WEIGHTS: [&str; 9] = ["bin", "pt", "pth", "ckpt", "gguf", "ggml", "h5", "msgpack", "onnx"];
 
 /// Copies what isn't weights, and gives what was left out.
-pub fn copy_others(folder: &Path, base: &BaseModel, changes: &Changes<'_>, to: &Path) -> Result<Vec<String>, Failure> {
+pub fn copy_others(work: &Work<'_>, folder: &Path, to: &Path) -> Result<Vec<String>, Failure> {
+    let Work { base, changes, .. } = work;
     let mut left_out = Vec::new();
-    copy(folder, folder, to, base, &mut left_out)?;
+    copy(work, folder, folder, to, &mut left_out)?;
     if let Some(index) = base.index() {
         write_index(index, base, changes, &to.join(INDEX))?;
     }
@@ -23,30 +25,41 @@ pub fn copy_others(folder: &Path, base: &BaseModel, changes: &Changes<'_>, to: &
     Ok(left_out)
 }
 
-fn copy(root: &Path, from: &Path, to: &Path, base: &BaseModel, left_out: &mut Vec<String>) -> Result<(), Failure> {
+fn copy(work: &Work<'_>, root: &Path, from: &Path, to: &Path, left_out: &mut Vec<String>) -> Result<(), Failure> {
     let unread =
         |path: &Path, error: std::io::Error| Failure::Refused(format!("can't read {}: {error}", path.display()));
+    let unwritten =
+        |path: &Path, error: std::io::Error| Failure::Refused(format!("can't write {}: {error}", path.display()));
     for entry in from.read_dir().map_err(|error| unread(from, error))? {
+        work.go_on()?;
         let entry = entry.map_err(|error| unread(from, error))?;
         let (path, name) = (entry.path(), entry.file_name());
         let target = to.join(&name);
         let is_written =
-            from == root && (name == INDEX || base.shards().iter().any(|shard| name == shard.name.as_str()));
-        // Names that begin with a dot are tools' own: .git, .cache.
-        if is_written || name.as_encoded_bytes().starts_with(b".") {
+            from == root && (name == INDEX || work.base.shards().iter().any(|shard| name == shard.name.as_str()));
+        if is_written {
             continue;
         }
         let below = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        // Names that begin with a dot are tools' own: .git, .cache. An adapter's config without its tensors would be loaded as an adapter.
+        if name.as_encoded_bytes().starts_with(b".") || (from == root && name == "adapter_config.json") {
+            left_out.push(below);
+            continue;
+        }
         let kind = entry.file_type().map_err(|error| unread(&path, error))?;
         if kind.is_dir() {
-            std::fs::create_dir(&target).map_err(|error| unread(&target, error))?;
-            copy(root, &path, &target, base, left_out)?;
+            std::fs::create_dir(&target).map_err(|error| unwritten(&target, error))?;
+            copy(work, root, &path, &target, left_out)?;
         } else if is_weights(&path, from == root) {
             left_out.push(below);
         } else if !stays_inside(root, &path).unwrap_or(false) || !path.is_file() {
             left_out.push(format!("{below} (a link out of the folder, or no file)"));
         } else {
-            std::fs::copy(&path, &target).map_err(|error| unread(&path, error))?;
+            let failed = |error: std::io::Error| {
+                let (from, to) = (path.display(), target.display());
+                Failure::Refused(format!("can't copy {from} to {to}: {error}"))
+            };
+            std::fs::copy(&path, &target).map_err(failed)?;
         }
     }
     Ok(())
@@ -58,6 +71,14 @@ fn is_weights(path: &Path, in_root: bool) -> bool {
     let name = PathBuf::from(name.strip_suffix(".index.json").unwrap_or(&name));
     let extension = name.extension().unwrap_or_default().to_string_lossy().into_owned();
     WEIGHTS.contains(&extension.as_str()) || (in_root && extension == "safetensors")
+}
+
+/// Whether the head of this model may be its embeddings: transformers takes it so where the config doesn't say otherwise.
+pub fn ties_embeddings(folder: &Path) -> bool {
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    let says = |config: &Value| config["tie_word_embeddings"].as_bool();
+    says(&config).or_else(|| says(&config["text_config"])).unwrap_or(true)
 }
 
 /// The index as it was, with the tensors that the base didn't have.

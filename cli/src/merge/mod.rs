@@ -122,8 +122,19 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         Some(folder) => {
             let output = OutputFolder::create(&arguments.output, overwrite)?;
             work.shards(output.path())?;
-            let left_out = folder::copy_others(folder, &base, &changes, output.path())?;
+            let left_out = folder::copy_others(&work, folder, output.path())?;
             work.report.left_out(left_out);
+            let mut heads = changes
+                .added
+                .iter()
+                .filter(|saved| saved.name.ends_with("lm_head.weight"));
+            if let Some(head) = heads.next().filter(|_| folder::ties_embeddings(folder)) {
+                work.report.warn(format!(
+                    "{} was added, and config.json doesn't say that tie_word_embeddings is false: unless it is set so, a reader may take the embeddings \
+                     in its place",
+                    head.name
+                ));
+            }
             output.finish()?;
         }
     }

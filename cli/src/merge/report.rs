@@ -25,6 +25,8 @@ pub struct Report {
     added: Vec<String>,
     /// Biases that lora_B's were added to.
     biases: Vec<String>,
+    /// What the user should look at.
+    warnings: Vec<String>,
     /// Files of the folder that were not copied.
     left_out: Vec<String>,
     #[serde(skip)]
@@ -122,6 +124,7 @@ impl Report {
             replaced: Vec::new(),
             added: Vec::new(),
             biases: Vec::new(),
+            warnings: Vec::new(),
             left_out: Vec::new(),
             sum: MergeReport::default(),
         }
@@ -149,6 +152,10 @@ impl Report {
 
     pub fn added(&mut self, name: &str) {
         self.added.push(name.to_owned());
+    }
+
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
     }
 
     pub fn left_out(&mut self, names: Vec<String>) {
@@ -198,6 +205,9 @@ impl Report {
             if !names.is_empty() {
                 show::line(&format!("{what}: {}", names.join(", ")))?;
             }
+        }
+        for warning in &self.warnings {
+            show::line(&format!("warning: {warning}"))?;
         }
         if total.non_finite > 0 {
             show::line(&format!("NaN or infinite: {} elements", total.non_finite))?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::BaseModel;
+use lora_kernels_adapters::base::INDEX;
 use lora_kernels_adapters::output::Overwrite;
 
 use super::Arguments;
@@ -55,13 +56,16 @@ fn resolved(path: &Path) -> Result<PathBuf, String> {
     Ok(parent.join(name))
 }
 
+/// Whether it is empty, or has weights where a model's folder has them and either a model's config or nothing but weights.
 fn looks_like_a_model(folder: &Path) -> bool {
-    let names: Vec<PathBuf> = match folder.read_dir() {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(_) => return false,
-    };
+    let Ok(entries) = folder.read_dir() else { return false };
+    let names: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let has = |among: &[&str]| names.iter().any(|name| among.contains(&name.as_str()));
+    let is_weights = |name: &String| name.ends_with(".safetensors") || name == INDEX;
     names.is_empty()
-        || names
-            .iter()
-            .any(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        || (has(&["model.safetensors", "consolidated.safetensors", INDEX])
+            && (has(&["config.json", "params.json"]) || names.iter().all(is_weights)))
 }

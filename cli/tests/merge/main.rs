@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
+mod guarded;
 mod killed;
 mod model;
 mod numbers;

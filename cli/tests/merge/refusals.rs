@@ -32,7 +32,8 @@ fn what_cannot_be_merged_is_named() {
     assert_refused(&unmerge("lora_bias"), 2, &["can't be unmerged", "classifier.weight"]);
     let weighed = merge(&base, &[&fixture("bias_all")], &out, &["--weights", "0.5"]);
     assert_refused(&weighed, 2, &["trained whole", "0.5"]);
-    let both = merge(&base, &[&fixture("bias_all"), &fixture("bias_lora_only")], &out, &[]);
+    let adapters = [&*fixture("bias_all"), &fixture("bias_lora_only")];
+    let both = merge(&base, &adapters, &out, &["--fan-in-fan-out", "no"]);
     assert_refused(&both, 2, &["more than one of the adapters", "blocks.0.attn.q.bias"]);
     let config = PeftConfig::new(3, 4.0, &["q"]).unwrap();
     for (field, value, fragment) in [
@@ -86,10 +87,18 @@ fn control_characters_in_names_are_escaped() {
     let folder = folder("control");
     let (base, _) = prepared(&folder);
     let config = PeftConfig::new(3, 4.0, &["q"]).unwrap();
-    let modules = [("a.\u{1b}[31m\nq", 3, 7, 5)];
+    let modules = [("a.\u{1b}[31m\n\u{7f}q", 3, 7, 5)];
     let adapter = adapter(&folder.join("other"), DType::F32, 1, config, &modules);
     let output = merge(&base, &[&adapter], &folder.join("out"), &[]);
-    assert_refused(&output, 2, &["a.\\u{1b}[31m\\nq.weight"]);
+    assert_refused(&output, 2, &["a.\\u{1b}[31m\\n\\u{7f}q.weight"]);
+    let output = crate::common::lora_kernels()
+        .args(["inspect", "--json"])
+        .arg(&adapter)
+        .output()
+        .unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["modules"][0]["path"], modules[0].0);
+    assert!(!crate::common::stdout(&output).contains('\u{7f}'));
     let output = crate::common::lora_kernels()
         .arg("inspect")
         .arg(&adapter)
@@ -108,6 +117,11 @@ fn outputs_that_would_destroy_something_are_refused() {
     let valuable = folder.join("valuable");
     std::fs::create_dir(&valuable).unwrap();
     std::fs::write(valuable.join("thesis.txt"), "").unwrap();
+    let mixed = folder.join("mixed");
+    std::fs::create_dir(&mixed).unwrap();
+    for name in ["thesis.txt", "model.safetensors"] {
+        std::fs::write(mixed.join(name), "").unwrap();
+    }
     std::os::unix::fs::symlink("model", folder.join("link")).unwrap();
     let existing = folder.join("existing.safetensors");
     std::fs::write(&existing, "").unwrap();
@@ -121,6 +135,7 @@ fn outputs_that_would_destroy_something_are_refused() {
         (&model, folder.clone(), &["--force"], &["lies there"]),
         (&model, adapter.clone(), &["--force"], &["lies there"]),
         (&model, valuable.clone(), &["--force"], &["without a model"]),
+        (&model, mixed.clone(), &["--force"], &["without a model"]),
         (&model, existing.clone(), &["--force"], &["it is a file"]),
         (&base, valuable.clone(), &["--force"], &["it is a folder"]),
         (&base, folder.join("absent/out"), &[], &["absent"]),
@@ -179,7 +194,7 @@ fn without_a_driver_nothing_is_computed_unless_the_cpu_is_asked_for() {
             .unwrap()
     };
     if std::path::Path::new("/usr/lib/x86_64-linux-gnu/libcuda.so.1").exists() {
-        // A machine with a driver has it on the loader's own path.
+        println!("not tried: a machine with a driver has it on the loader's own path");
         return;
     }
     assert_refused(&run(&[]), 3, &["no CUDA driver", "--device cpu"]);

@@ -110,6 +110,7 @@ fn a_folder_comes_with_its_other_files_and_without_old_weights() {
     let (base, out) = (folder.join("base"), folder.join("out"));
     sharded(&base, DType::BF16, &[FIRST, SECOND]);
     std::os::unix::fs::symlink("/etc/passwd", base.join("link.json")).unwrap();
+    std::fs::write(base.join("adapter_config.json"), "{}").unwrap();
     std::os::unix::fs::symlink("config.json", base.join("also.json")).unwrap();
     let adapter = adapter(&folder.join("adapter"), DType::F32, 1, config(7.0), MODULES);
     let output = merge(&base, &[&adapter], &out, &[]);
@@ -130,6 +131,8 @@ fn a_folder_comes_with_its_other_files_and_without_old_weights() {
     let text = stdout(&output);
     for left_out in [
         "link.json (a link",
+        ".gitattributes",
+        "adapter_config.json",
         "old.safetensors",
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
