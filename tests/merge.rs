@@ -8,6 +8,7 @@ use common::device::{Number, gpu};
 use common::memory::{Guarded, Input, Output};
 use half::bf16;
 use lora_kernels::cudarc::driver::DevicePtr;
+use lora_kernels::plan::{Operation, Variant};
 use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};
 use lora_kernels::reference::{self, Adapter, Merged};
 use lora_kernels::{
@@ -353,6 +354,22 @@ for_each_dtype!(
     the_report_reaches_as_far_as_deltas_do,
     unmerging_comes_back_to_within_two_roundings,
 );
+
+#[test]
+fn the_cases_launch_every_kernel_of_a_merge() {
+    fn launched<T: Number>() -> Vec<Variant> {
+        let problems = cases().into_iter().map(|case| case.problem::<T, T>().with_report(true));
+        let plans = problems.map(|problem| MergePlan::new(&problem, gpu().kernels.props()).expect("a plan"));
+        plans
+            .flat_map(|plan| plan.launches().to_vec())
+            .map(|launch| launch.variant)
+            .collect()
+    }
+    let launched = [launched::<bf16>(), launched::<half::f16>(), launched::<f32>()].concat();
+    for variant in Variant::all().filter(|variant| variant.operation == Operation::Merge) {
+        assert!(launched.contains(&variant), "no case launches {variant}");
+    }
+}
 
 /// Rows of all matrices so far apart that the last begins beyond 2³² elements.
 #[test]
