@@ -34,8 +34,10 @@ const DECLARATIONS: [(&str, &str, &str); 5] = [
 
 pub fn finetune(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
     toolchain::ensure(session)?;
-    let mut example = session.cargo("run --quiet --package lora-kernels-candle --example finetune_minilm --");
-    example.args(arguments);
+    // With the features of the whole workspace, as the tests' build has them: nothing is compiled again where that has run.
+    session.run(session.cargo("build --quiet --workspace --example finetune_minilm"))?;
+    let mut example = Command::new(session.target().join("debug/examples/finetune_minilm"));
+    example.args(arguments).current_dir(session.root());
     // They make a step six times as slow, and the tests run every kernel with them.
     if std::env::var_os("LORA_EMULATOR_CHECKS").is_none() {
         example.env("LORA_EMULATOR_CHECKS", "off");

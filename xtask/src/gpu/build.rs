@@ -30,7 +30,7 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
     for artifact in cargo(session, "test --no-run --package lora-kernels")? {
         built.add_of_tests(&artifact);
     }
-    for artifact in cargo(session, "test --no-run --package lora-kernels-cli --test replay")? {
+    for artifact in cargo(session, "test --no-run --workspace --test replay")? {
         built.add_of_tests(&artifact);
     }
     for artifact in cargo(session, "bench --no-run --package lora-kernels --bench layer")? {
