@@ -21,8 +21,6 @@ const LIBRARIES: [&str; 5] = [
     "libnvrtc.so",
     "libcudart.so",
 ];
-/// Where the tests' build leaves the emulated driver.
-const DRIVER: &str = "debug/deps/liblora_kernels_emulator.so";
 /// Where their functions are declared: package, file, and what stands before each name.
 const DECLARATIONS: [(&str, &str, &str); 5] = [
     ("cudarc", "src/cublas/sys/mod.rs", "pub unsafe fn "),
@@ -49,7 +47,10 @@ pub fn finetune(session: &mut Session, arguments: &[String]) -> Result<(), Failu
 /// that end the program when they are asked for more than a handle.
 pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
-    let libraries = libraries(session)?;
+    // A test of the emulator's own: with it comes the driver, which candle links.
+    session.run(session.cargo("test --quiet --workspace --test wrong_use --no-run"))?;
+    let folders = [libraries(session)?, client::driver_of_tests(session)?];
+    let libraries = std::env::join_paths(folders).map_err(|error| format!("a folder's name: {error}"))?;
     // The setting makes cargo keep this build of our kernels, with another nvcc to ask, beside the others'.
     let mut tests = session.cargo(
         "test --workspace --features lora-kernels-candle/cuda --test on_cuda \
@@ -65,7 +66,7 @@ pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     session.run(tests)
 }
 
-/// A folder with the libraries that candle links, and the emulated driver as libcuda.so.
+/// A folder with the libraries that candle links, but for the driver.
 fn libraries(session: &mut Session) -> Result<PathBuf, Failure> {
     let folder = session.target().join("stand-in");
     let failed = |error: std::io::Error| format!("can't fill {}: {error}", folder.display());
@@ -83,7 +84,6 @@ fn libraries(session: &mut Session) -> Result<PathBuf, Failure> {
         .args(SOURCES.map(|source| session.root().join(source)));
     session.run(compiler)?;
     client::link_as(&all, &folder, &LIBRARIES)?;
-    client::link_as(&session.target().join(DRIVER), &folder, &["libcuda.so"])?;
     Ok(folder)
 }
 
