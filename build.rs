@@ -1,18 +1,14 @@
 //! Compiles the CUDA kernels and embeds them; see CONTRIBUTING.md for the environment variables.
 //!
-//! Writes `$OUT_DIR/images.rs` with `IMAGES`, one (name of the .cu file, fatbin) per unit, and `ARCHITECTURES`, what they have machine code for.
+//! Writes `$OUT_DIR/images.rs` with `IMAGES`, one (name of the .cu file, fatbin) per unit, and
+//! `ARCHITECTURES`, what they have machine code for.
 
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "build/archs.rs"]
-mod archs;
-#[path = "build/nvcc.rs"]
-mod nvcc;
-#[path = "build/units.rs"]
-mod units;
+use lora_kernels_build::{archs, nvcc, units};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(kernels_stub)");
@@ -28,10 +24,12 @@ fn main() {
 }
 
 fn run() -> Result<(), String> {
-    let root =
-        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set: run through cargo")?);
+    let root = PathBuf::from(
+        env::var_os("CARGO_MANIFEST_DIR")
+            .ok_or("CARGO_MANIFEST_DIR is not set: run through cargo")?,
+    );
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run through cargo")?);
-    for path in ["build.rs", "build", "kernels"] {
+    for path in ["build.rs", "kernels"] {
         println!("cargo::rerun-if-changed={path}");
     }
     if stub()? {
@@ -66,7 +64,10 @@ fn run() -> Result<(), String> {
     let strict = variable("LORA_KERNELS_STRICT").is_some();
     let mut warnings = Vec::new();
     for image in &images {
-        let lines = image.warnings.lines().filter(|line| !line.trim().is_empty());
+        let lines = image
+            .warnings
+            .lines()
+            .filter(|line| !line.trim().is_empty());
         warnings.extend(lines.map(|line| format!("kernels/{}.cu: {line}", image.stem)));
     }
     if strict && !warnings.is_empty() {
@@ -99,9 +100,11 @@ fn variable(name: &str) -> Option<String> {
 fn arguments(architectures: &[archs::Arch]) -> Result<Vec<String>, String> {
     // -fmad=false: a multiply and an add are fused where the source says fmaf() and nowhere else.
     // --no-compress: the emulated GPU reads the PTX out of the image.
-    let common = "-std=c++17 -O3 -lineinfo -fmad=false --no-compress -Ikernels -Xptxas --warn-on-spills";
+    let common =
+        "-std=c++17 -O3 -lineinfo -fmad=false --no-compress -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
-    // Line tables in the machine code make the images two and a half times as big. The PTX has its lines always.
+    // Line tables in the machine code make the images two and a half times as big. The PTX has its
+    // lines always.
     match variable("LORA_KERNELS_LINEINFO").as_deref() {
         None | Some("0") => args.extend(["-Xptxas", "--suppress-debug-info"].map(str::to_owned)),
         Some("1") => {}
@@ -123,14 +126,19 @@ fn arguments(architectures: &[archs::Arch]) -> Result<Vec<String>, String> {
 
 /// What to make machine code for. The GPU of the building machine, if it has one, is never asked.
 fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
-    let asked = ["LORA_KERNELS_CUDA_ARCHS", "CUDA_COMPUTE_CAP"].map(|name| Some((name, variable(name)?)));
+    let asked =
+        ["LORA_KERNELS_CUDA_ARCHS", "CUDA_COMPUTE_CAP"].map(|name| Some((name, variable(name)?)));
     let asked = asked.into_iter().flatten().next();
     let (name, list) = asked
         .as_ref()
-        .map_or(("the default", archs::DEFAULT), |(name, list)| (*name, list.as_str()));
+        .map_or(("the default", archs::DEFAULT), |(name, list)| {
+            (*name, list.as_str())
+        });
     let wanted = archs::parse_list(name, list)?;
 
-    let listing = std::process::Command::new(&nvcc.path).arg("--list-gpu-code").output();
+    let listing = std::process::Command::new(&nvcc.path)
+        .arg("--list-gpu-code")
+        .output();
     let listing = listing.map_err(|error| format!("can't run {}: {error}", nvcc.path.display()))?;
     let listing = String::from_utf8_lossy(&listing.stdout);
     let (known, unknown) = archs::known_to(&listing, &wanted);
@@ -146,12 +154,16 @@ fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     }
 }
 
-fn write_images(out: &Path, images: &[units::Image], architectures: &[archs::Arch]) -> Result<(), String> {
+fn write_images(
+    out: &Path,
+    images: &[units::Image],
+    architectures: &[archs::Arch],
+) -> Result<(), String> {
     let mut rows = String::new();
     for image in images {
         let name = format!("{}.fatbin", image.stem);
-        let bytes =
-            fs::read(&image.fatbin).map_err(|error| format!("can't read {}: {error}", image.fatbin.display()))?;
+        let bytes = fs::read(&image.fatbin)
+            .map_err(|error| format!("can't read {}: {error}", image.fatbin.display()))?;
         write_if_changed(&out.join(&name), &bytes)?;
         let _ = writeln!(rows, "    ({:?}, include_bytes!({name:?})),", image.stem);
     }

@@ -13,10 +13,12 @@ struct AdapterSource {
 
 // As load_tile. An f32 element is rounded once to the tensors' type.
 template <int Threads, typename T, int Rows, int Columns>
-__device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile, const AdapterSource& source, int row0,
+__device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile,
+                                                  const AdapterSource& source, int row0,
                                                   int column0) {
     if (!source.is_f32) {
-        const Source<T> matrix{static_cast<const T*>(source.data), source.stride, source.rows, source.columns};
+        const Source<T> matrix{static_cast<const T*>(source.data), source.stride, source.rows,
+                               source.columns};
         load_tile<Threads>(tile, matrix, row0, column0, source.vectorised);
         return;
     }
@@ -27,7 +29,8 @@ __device__ __forceinline__ void load_adapter_tile(Tile<T, Rows, Columns> tile, c
         alignas(16) T values[kChunk<T>];
 #pragma unroll
         for (int i = 0; i < kChunk<T>; ++i) {
-            values[i] = from_float<T>(i < valid ? data[(row0 + row) * source.stride + column + i] : 0.0f);
+            values[i] =
+                from_float<T>(i < valid ? data[(row0 + row) * source.stride + column + i] : 0.0f);
         }
         *reinterpret_cast<uint4*>(tile.chunk(row, chunk)) = *reinterpret_cast<const uint4*>(values);
     });

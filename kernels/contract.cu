@@ -1,6 +1,6 @@
-// Writes what the host must know of the kernels, so that a test can compare it with what the host believes: of every parameter struct its size
-// and the offset of each field (src/plan/params.rs), then block rows, block columns, threads and shared bytes of every tile
-// (src/plan/variant.rs).
+// Writes what the host must know of the kernels, so that a test can compare it with what the host
+// believes: of every parameter struct its size and the offset of each field (src/plan/params.rs),
+// then block rows, block columns, threads and shared bytes of every tile (src/plan/variant.rs).
 #include "forward.cuh"
 #include "grad_a.cuh"
 #include "grad_b.cuh"
@@ -23,7 +23,8 @@ struct Writer {
     template <typename P, typename... Fields>
     __device__ void layout(const P& params, const Fields&... fields) {
         const auto offset = [&](const void* field) {
-            return static_cast<uint32_t>(static_cast<const char*>(field) - reinterpret_cast<const char*>(&params));
+            return static_cast<uint32_t>(static_cast<const char*>(field) -
+                                         reinterpret_cast<const char*>(&params));
         };
         words({static_cast<uint32_t>(sizeof(P)), offset(&fields)...});
     }
@@ -47,15 +48,19 @@ struct Writer {
 
 // Within a struct derived from another, fields go by their names alone.
 struct DropoutFields : DropoutParams {
-    __device__ void write(Writer& w) { w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale); }
+    __device__ void write(Writer& w) {
+        w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale);
+    }
 };
 struct AdapterFields : AdapterParams {
-    __device__ void write(Writer& w) { w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling); }
+    __device__ void write(Writer& w) {
+        w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling);
+    }
 };
 struct ShrinkFields : ShrinkParams {
     __device__ void write(Writer& w) {
-        w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters, adapter_f32, mask_source,
-                               counter_count, pad, dropout, lora_a);
+        w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters,
+                               adapter_f32, mask_source, counter_count, pad, dropout, lora_a);
     }
 };
 struct ScheduleFields : ScheduleParams {
@@ -65,56 +70,63 @@ struct ScheduleFields : ScheduleParams {
 };
 struct ForwardProjectionFields : ForwardProjection {
     __device__ void write(Writer& w) {
-        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride, y_stride, n, r, rank0,
-                                    first_tile, lora_vectorised, output_vectorised);
+        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride,
+                                    y_stride, n, r, rank0, first_tile, lora_vectorised,
+                                    output_vectorised);
     }
 };
 struct ForwardFields : ForwardParams {
     __device__ void write(Writer& w) {
-        w.layout<ForwardParams>(*this, x, s, x_stride, m, k, ranks, projections, adapter_f32, accumulate,
-                                weight_transposed, pad, schedule, projection);
+        w.layout<ForwardParams>(*this, x, s, x_stride, m, k, ranks, projections, adapter_f32,
+                                accumulate, weight_transposed, pad, schedule, projection);
     }
 };
 struct GradBProjectionFields : GradBProjection {
     __device__ void write(Writer& w) {
-        w.layout<GradBProjection>(*this, dy, t_partial, lora_b_partial, dy_stride, n, column_groups, rows_per_split,
-                                  m_splits, first_block, pad, lora_b);
+        w.layout<GradBProjection>(*this, dy, t_partial, lora_b_partial, dy_stride, n, column_groups,
+                                  rows_per_split, m_splits, first_block, pad, lora_b);
     }
 };
 struct GradBFields : GradBParams {
     __device__ void write(Writer& w) {
-        w.layout<GradBParams>(*this, s, counters, m, ranks, projections, adapter_f32, counter_count, pad, projection);
+        w.layout<GradBParams>(*this, s, counters, m, ranks, projections, adapter_f32, counter_count,
+                              pad, projection);
     }
 };
 struct ReduceJobFields : ReduceJob {
     __device__ void write(Writer& w) {
-        w.layout<ReduceJob>(*this, partial, out, out_stride, partial_stride, split_stride, splits, rows, columns,
-                            first_block);
+        w.layout<ReduceJob>(*this, partial, out, out_stride, partial_stride, split_stride, splits,
+                            rows, columns, first_block);
     }
 };
 struct ReduceFields : ReduceParams {
-    __device__ void write(Writer& w) { w.layout<ReduceParams>(*this, blocks, jobs, out_f32, accumulate, job); }
+    __device__ void write(Writer& w) {
+        w.layout<ReduceParams>(*this, blocks, jobs, out_f32, accumulate, job);
+    }
 };
 struct TSourceFields : TSource {
-    __device__ void write(Writer& w) { w.layout<TSource>(*this, partial, partials, rank0, r_pad, pad); }
+    __device__ void write(Writer& w) {
+        w.layout<TSource>(*this, partial, partials, rank0, r_pad, pad);
+    }
 };
 struct GradAFields : GradAParams {
     __device__ void write(Writer& w) {
-        w.layout<GradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks, adapters, rows_per_split,
-                              column_groups, m_splits, mask_source, dropout, t_source, reduce_b);
+        w.layout<GradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks, adapters,
+                              rows_per_split, column_groups, m_splits, mask_source, dropout,
+                              t_source, reduce_b);
     }
 };
 struct GradXProjectionFields : GradXProjection {
     __device__ void write(Writer& w) {
-        w.layout<GradXProjection>(*this, dy, weight, lora_a, dy_stride, weight_stride, lora_a_stride, n, r, rank0,
-                                  lora_vectorised);
+        w.layout<GradXProjection>(*this, dy, weight, lora_a, dy_stride, weight_stride,
+                                  lora_a_stride, n, r, rank0, lora_vectorised);
     }
 };
 struct GradXFields : GradXParams {
     __device__ void write(Writer& w) {
-        w.layout<GradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections, adapter_f32, accumulate,
-                              weight_transposed, output_vectorised, mask_source, pad, dropout, schedule, projection,
-                              reduce_a);
+        w.layout<GradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections, adapter_f32,
+                              accumulate, weight_transposed, output_vectorised, mask_source, pad,
+                              dropout, schedule, projection, reduce_a);
     }
 };
 struct MergeAdapterFields : MergeAdapter {
@@ -124,13 +136,15 @@ struct MergeAdapterFields : MergeAdapter {
 };
 struct MergeFields : MergeParams {
     __device__ void write(Writer& w) {
-        w.layout<MergeParams>(*this, weight, merged, partial, totals, weight_stride, merged_stride, rows, columns,
-                              adapters, adapter_f32, weight_transposed, partials, writing, pad, adapter);
+        w.layout<MergeParams>(*this, weight, merged, partial, totals, weight_stride, merged_stride,
+                              rows, columns, adapters, adapter_f32, weight_transposed, partials,
+                              writing, pad, adapter);
     }
 };
 struct MergeTotalsFields : MergeTotals {
     __device__ void write(Writer& w) {
-        w.layout<MergeTotals>(*this, delta_squares, error_squares, elements, nonzero, unchanged, non_finite);
+        w.layout<MergeTotals>(*this, delta_squares, error_squares, elements, nonzero, unchanged,
+                              non_finite);
     }
 };
 
@@ -171,9 +185,10 @@ __device__ void write_grad(Writer& w) {
 
 extern "C" __global__ void lora_contract(uint32_t* out) {
     Writer w{out};
-    write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields, ForwardProjectionFields, ForwardFields,
-                  GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields, GradAFields,
-                  GradXProjectionFields, GradXFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
+    write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields,
+                  ForwardProjectionFields, ForwardFields, GradBProjectionFields, GradBFields,
+                  ReduceJobFields, ReduceFields, TSourceFields, GradAFields, GradXProjectionFields,
+                  GradXFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
     write_shrink<__half>(w), write_shrink<__nv_bfloat16>(w), write_shrink<float>(w);
     write_gemm<__half>(w), write_gemm<__nv_bfloat16>(w), write_gemm<float>(w);  // forward
     write_grad<GradB, __half>(w), write_grad<GradB, __nv_bfloat16>(w), write_grad<GradB, float>(w);

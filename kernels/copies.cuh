@@ -1,7 +1,9 @@
-// What one thread copies of an operand's tile in every step of a main loop: always the same chunks, each a fixed way further along the depth.
+// What one thread copies of an operand's tile in every step of a main loop: always the same chunks,
+// each a fixed way further along the depth.
 //
-// Rows and columns outside of the matrix are clamped to its last: what they bring ends in rows and columns of the product that nobody stores. So
-// a step tests nothing. The depth must be whole steps, and in a tile of Major::kOuter the matrix a whole number of chunks wide.
+// Rows and columns outside of the matrix are clamped to its last: what they bring ends in rows and
+// columns of the product that nobody stores. So a step tests nothing. The depth must be whole
+// steps, and in a tile of Major::kOuter the matrix a whole number of chunks wide.
 #pragma once
 #include "tile.cuh"
 
@@ -35,7 +37,8 @@ struct StepCopies<Threads, Major::kDepth, TileType, T> {
     const T* from;                   // the tile's first row, at the depth of the step before
     uint32_t offset[Shape::kCount];  // from there to this thread's chunks, in chunks
 
-    __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0, int direction) {
+    __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0,
+                                          int direction) {
         from = source.data + outer0 * source.stride + depth0 - direction * TileType::kColumns;
 #pragma unroll
         for (int i = 0; i < Shape::kCount; ++i) {
@@ -63,7 +66,8 @@ struct StepCopies<Threads, Major::kOuter, TileType, T> {
 
     __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0, int) {
         const int outer = min(outer0 + Shape::chunk() * kChunk<T>, source.columns - kChunk<T>);
-        from = reinterpret_cast<const uint4*>(source.data + (depth0 + Shape::row()) * source.stride + outer);
+        from = reinterpret_cast<const uint4*>(source.data +
+                                              (depth0 + Shape::row()) * source.stride + outer);
         row_step = Shape::kRowStep * static_cast<int>(source.stride / kChunk<T>);
     }
 

@@ -12,7 +12,8 @@ inline constexpr int kChunk = 16 / static_cast<int>(sizeof(T));  // elements per
 template <typename T>
 inline constexpr bool kTensorCore = !std::is_same_v<T, float>;
 
-// Makes the compiler keep a value in a register where it would rather compute it again in every turn of a loop.
+// Makes the compiler keep a value in a register where it would rather compute it again in every
+// turn of a loop.
 __device__ __forceinline__ void pin(uint32_t& value) { asm volatile("" : "+r"(value)); }
 
 template <typename T>
@@ -56,6 +57,7 @@ __device__ __forceinline__ void store_quad(T* out, float4 value) {
     if constexpr (std::is_same_v<T, float>) {
         *reinterpret_cast<float4*>(out) = value;
     } else {
-        *reinterpret_cast<uint2*>(out) = make_uint2(pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w));
+        *reinterpret_cast<uint2*>(out) =
+            make_uint2(pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w));
     }
 }

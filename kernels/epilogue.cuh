@@ -1,10 +1,12 @@
-// From accumulators to the output: each warp turns eight rows at a time from the layout of mma into whole lines, through shared memory of its own, so that
-// every access to global memory is of 16 bytes and of whole sectors.
+// From accumulators to the output: each warp turns eight rows at a time from the layout of mma into
+// whole lines, through shared memory of its own, so that every access to global memory is of 16
+// bytes and of whole sectors.
 #pragma once
 #include "ptx/shared.cuh"
 #include "warp_mma.cuh"
 
-// Neighbouring elements of an output row, as f32: 16 bytes of the output, which a lane finishes at once.
+// Neighbouring elements of an output row, as f32: 16 bytes of the output, which a lane finishes at
+// once.
 template <typename T>
 using Span = float[kChunk<T>];
 
@@ -43,17 +45,22 @@ struct Epilogue {
     static constexpr int kStagingBytes = kRows * WarpN * 4;  // of one warp
     static constexpr int kSpansPerRow = WarpN / kChunk<T>;
     static constexpr int kSpansPerLane = kRows * kSpansPerRow / 32;
-    static_assert(kSpansPerLane >= 1 && 32 % kSpansPerRow == 0, "a lane finishes the same columns of several rows");
+    static_assert(kSpansPerLane >= 1 && 32 % kSpansPerRow == 0,
+                  "a lane finishes the same columns of several rows");
 
-    // out (m, n) = acc + bias, rounded once, or that added to out. The warp's part begins at (row0, column0); `bias` (n) may be null.
-    __device__ __forceinline__ static void store(const Accumulator<WarpM, WarpN>& acc, uint32_t staging,
-                                                 const Output<T>& out, int row0, int column0, const T* bias) {
+    // out (m, n) = acc + bias, rounded once, or that added to out. The warp's part begins at (row0,
+    // column0); `bias` (n) may be null.
+    __device__ __forceinline__ static void store(const Accumulator<WarpM, WarpN>& acc,
+                                                 uint32_t staging, const Output<T>& out, int row0,
+                                                 int column0, const T* bias) {
         uint32_t lane = threadIdx.x % 32;
-        // What follows from it is computed here, once per tile, not before the main loop, which has no registers for it.
+        // What follows from it is computed here, once per tile, not before the main loop, which has
+        // no registers for it.
         pin(lane);
         const int span = lane % kSpansPerRow;
         const int column = column0 + span * kChunk<T>;
-        const int columns = min(out.columns - column, kChunk<T>);  // of this lane's spans; none outside of the matrix
+        const int columns = min(out.columns - column,
+                                kChunk<T>);  // of this lane's spans; none outside of the matrix
         const bool whole = out.vectorised && columns == kChunk<T>;
         Span<T> shift = {};
         if (bias != nullptr && whole) {
@@ -66,8 +73,9 @@ struct Epilogue {
 #pragma unroll
                 for (int j = 0; j < WarpN / 8; ++j) {
                     // As one access: two of four bytes would meet in a bank.
-                    ptx::store_shared(chunk(staging, lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 8,
-                                      make_float2(acc.value[i][j][2 * half], acc.value[i][j][2 * half + 1]));
+                    ptx::store_shared(
+                        chunk(staging, lane / 4, 2 * j + lane % 4 / 2) + lane % 2 * 8,
+                        make_float2(acc.value[i][j][2 * half], acc.value[i][j][2 * half + 1]));
                 }
                 __syncwarp();
 #pragma unroll 1
@@ -81,8 +89,8 @@ struct Epilogue {
                     if (whole) {
                         finish(to, staging, tile_row, span, shift, out.accumulate);
                     } else {
-                        finish_elements(to, staging, tile_row, span, columns, bias == nullptr ? nullptr : bias + column,
-                                        out.accumulate);
+                        finish_elements(to, staging, tile_row, span, columns,
+                                        bias == nullptr ? nullptr : bias + column, out.accumulate);
                     }
                 }
                 __syncwarp();
@@ -91,7 +99,8 @@ struct Epilogue {
     }
 
    private:
-    // The staging (8, WarpN) of f32 in chunks of four, swizzled by pairs: what the lanes of half a warp write falls into different banks.
+    // The staging (8, WarpN) of f32 in chunks of four, swizzled by pairs: what the lanes of half a
+    // warp write falls into different banks.
     __device__ __forceinline__ static uint32_t chunk(uint32_t staging, int row, int chunk) {
         return staging + row * WarpN * 4 + (chunk ^ (row % 4 * 2)) * 16;
     }
@@ -99,7 +108,8 @@ struct Epilogue {
         return ptx::load_shared_quad(chunk(staging, row, index));
     }
 
-    __device__ __forceinline__ static void load_staged(Span<T>& values, uint32_t staging, int row, int span) {
+    __device__ __forceinline__ static void load_staged(Span<T>& values, uint32_t staging, int row,
+                                                       int span) {
         float4 low, high;
         if constexpr (kChunk<T> == 8) {
             // Lanes that would meet in a bank take the halves of their spans in opposite order.
@@ -126,8 +136,8 @@ struct Epilogue {
         }
     }
 
-    __device__ __forceinline__ static void finish(T* to, uint32_t staging, int row, int span, const Span<T>& shift,
-                                                  bool accumulate) {
+    __device__ __forceinline__ static void finish(T* to, uint32_t staging, int row, int span,
+                                                  const Span<T>& shift, bool accumulate) {
         Span<T> values;
         load_staged(values, staging, row, span);
 #pragma unroll
@@ -146,11 +156,13 @@ struct Epilogue {
     }
 
     // As finish, for spans that no access of 16 bytes may touch.
-    __device__ __forceinline__ static void finish_elements(T* to, uint32_t staging, int row, int span, int columns,
-                                                           const T* bias, bool accumulate) {
+    __device__ __forceinline__ static void finish_elements(T* to, uint32_t staging, int row,
+                                                           int span, int columns, const T* bias,
+                                                           bool accumulate) {
 #pragma unroll 1
         for (int i = 0; i < columns; ++i) {
-            float value = ptx::load_shared_float(chunk(staging, row, (span * kChunk<T> + i) / 4) + i % 4 * 4);
+            float value =
+                ptx::load_shared_float(chunk(staging, row, (span * kChunk<T> + i) / 4) + i % 4 * 4);
             value += bias != nullptr ? to_float(bias[i]) : 0.0f;
             value += accumulate ? to_float(to[i]) : 0.0f;
             to[i] = from_float<T>(value);

@@ -1,4 +1,5 @@
-// y = x * W^T + bias + S * B^T for every projection: one GEMM over [x | S] * [W | B]^T, the low-rank steps last.
+// y = x * W^T + bias + S * B^T for every projection: one GEMM over [x | S] * [W | B]^T, the
+// low-rank steps last.
 #pragma once
 #include "gemm.cuh"
 
@@ -11,7 +12,8 @@ struct Forward {
     __device__ __forceinline__ static Place place_of(const ForwardParams& p, uint32_t item) {
         int column;
         Place at = ::place_of<G::kBlockM>(p.schedule, item, gridDim.x, column);
-        while (at.projection + 1 < p.projections && column >= p.projection[at.projection + 1].first_tile) {
+        while (at.projection + 1 < p.projections &&
+               column >= p.projection[at.projection + 1].first_tile) {
             ++at.projection;
         }
         at.column0 = (column - p.projection[at.projection].first_tile) * G::kBlockN;
@@ -60,11 +62,14 @@ struct Forward {
                 return;
             }
             const ForwardProjection& layer = p.projection[at.projection];
-            const Source<T> s{static_cast<const T*>(p.s) + layer.rank0, p.ranks, p.m, depth};  // (m, r_pad)
-            const AdapterSource lora_b{layer.lora_b, layer.lora_b_stride, layer.n,
-                                       layer.r,      p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (n, r)
+            const Source<T> s{static_cast<const T*>(p.s) + layer.rank0, p.ranks, p.m,
+                              depth};  // (m, r_pad)
+            const AdapterSource lora_b{
+                layer.lora_b, layer.lora_b_stride, layer.n,
+                layer.r,      p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (n, r)
             load_tile<G::kThreads>(Loop::a_tile(stage), s, at.row0, lora_next, true);
-            load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_b, at.column0, lora_next);
+            load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_b,
+                                           at.column0, lora_next);
             lora_next += G::kBlockK;
         }
     };
@@ -80,7 +85,8 @@ struct Forward {
                 base_steps = feed.steps.count();
                 loop.prologue(feed);
             }
-            // The tile before waits in the accumulators to be stored, while the first steps of this one are already under way.
+            // The tile before waits in the accumulators to be stored, while the first steps of this
+            // one are already under way.
             if (feed.item >= gridDim.x) {
                 store(p, loop.acc, place_of(p, feed.item - gridDim.x));
             }
@@ -98,14 +104,15 @@ struct Forward {
     }
 
    private:
-    __device__ __forceinline__ static void store(const ForwardParams& p, typename G::Acc& acc, const Place& at) {
+    __device__ __forceinline__ static void store(const ForwardParams& p, typename G::Acc& acc,
+                                                 const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;
         }
         const ForwardProjection& layer = p.projection[at.projection];
         const Output<T> y{static_cast<T*>(layer.y),     layer.y_stride,   p.m, layer.n,
                           layer.output_vectorised != 0, p.accumulate != 0};  // (m, n)
-        G::Finish::store(acc, G::staging(), y, at.row0 + Loop::warp_row(), at.column0 + Loop::warp_column(),
-                         static_cast<const T*>(layer.bias));
+        G::Finish::store(acc, G::staging(), y, at.row0 + Loop::warp_row(),
+                         at.column0 + Loop::warp_column(), static_cast<const T*>(layer.bias));
     }
 };

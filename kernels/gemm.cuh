@@ -1,5 +1,5 @@
-// A tile product with its operands in global memory: which steps there are, who issues them, and how the parts of a tile become one.
-// forward and grad_x are the two users.
+// A tile product with its operands in global memory: which steps there are, who issues them, and
+// how the parts of a tile become one. forward and grad_x are the two users.
 #pragma once
 #include "adapter.cuh"
 #include "copies.cuh"
@@ -8,7 +8,9 @@
 #include "ptx/load.cuh"
 #include "schedule.cuh"
 
-__device__ __forceinline__ int round_up(int value, int step) { return (value + step - 1) / step * step; }
+__device__ __forceinline__ int round_up(int value, int step) {
+    return (value + step - 1) / step * step;
+}
 
 // An operand in global memory. Its contiguous index is the depth, or the outer one.
 template <typename T>
@@ -22,14 +24,15 @@ struct Operand {
         return data + (depth_contiguous ? o * stride + d : d * stride + o);
     }
     __device__ __forceinline__ Source<T> source() const {
-        return depth_contiguous ? Source<T>{data, stride, outer, depth} : Source<T>{data, stride, depth, outer};
+        return depth_contiguous ? Source<T>{data, stride, outer, depth}
+                                : Source<T>{data, stride, depth, outer};
     }
 };
 
 // An operand of any alignment and either layout, element by element, into a tile (outer, depth).
 template <int Threads, typename T, int Rows, int Columns>
-__device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const Operand<T>& operand, int outer0,
-                                            int depth0) {
+__device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const Operand<T>& operand,
+                                            int outer0, int depth0) {
     for_each_chunk<Threads>(tile, [&](int row, int chunk) {
         const int depth = depth0 + chunk * kChunk<T>;
         alignas(16) T values[kChunk<T>];
@@ -42,9 +45,10 @@ __device__ __forceinline__ void gather_tile(Tile<T, Rows, Columns> tile, const O
     });
 }
 
-// `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run time only, and tiles are Major::kDepth.
-template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor,
-          bool Vectorised>
+// `Vectorised`: 16 bytes at a time. Then the layout of B is `BMajor`; otherwise it is known at run
+// time only, and tiles are Major::kDepth.
+template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages,
+          Major BMajor, bool Vectorised>
 struct Gemm {
     using Element = T;
     static constexpr int kBlockM = BlockM;
@@ -53,24 +57,28 @@ struct Gemm {
     static constexpr int kWarps = BlockM / WarpM * (BlockN / WarpN);
     static constexpr int kThreads = 32 * kWarps;
 
-    using Loop = MainLoop<T, BlockM, BlockN, BlockK, WarpM, WarpN, Stages, Vectorised ? BMajor : Major::kDepth>;
+    using Loop = MainLoop<T, BlockM, BlockN, BlockK, WarpM, WarpN, Stages,
+                          Vectorised ? BMajor : Major::kDepth>;
     using Finish = Epilogue<T, WarpM, WarpN>;
     using Acc = Accumulator<WarpM, WarpN>;
     static constexpr int kStagesBytes = Stages * static_cast<int>(Loop::kStageBytes);
     static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
 
-    // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run time.
+    // Whether B's depth is contiguous. Only where tiles are gathered is that a question at run
+    // time.
     __device__ __forceinline__ static bool depth_contiguous(bool given) {
         return Vectorised ? BMajor == Major::kDepth : given;
     }
 
     // Address of this warp's part of the staging in shared memory.
     __device__ __forceinline__ static uint32_t staging() {
-        return ptx::shared_address(Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
+        return ptx::shared_address(
+            Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
     }
 
-    // The steps of one product A (m, depth) * B (depth, n) of a tile: first what the depth has over, within bounds, then whole steps, of which each
-    // split takes a part. Only what a whole step needs is kept; registers are scarce.
+    // The steps of one product A (m, depth) * B (depth, n) of a tile: first what the depth has
+    // over, within bounds, then whole steps, of which each split takes a part. Only what a whole
+    // step needs is kept; registers are scarce.
     struct Steps {
         int next;       // the whole step that is issued next
         int direction;  // 1 or -1
@@ -79,9 +87,12 @@ struct Gemm {
         StepCopies<kThreads, Major::kDepth, typename Loop::ATile, T> a_copies;
         StepCopies<kThreads, BMajor, typename Loop::BTile, T> b_copies;
 
-        __device__ __forceinline__ void start(const Operand<T>& a, const Operand<T>& b, const Place& at, int splits) {
+        __device__ __forceinline__ void start(const Operand<T>& a, const Operand<T>& b,
+                                              const Place& at, int splits) {
             const int steps = a.depth / BlockK;
-            const auto part = [&](int split) { return static_cast<int>(static_cast<int64_t>(steps) * split / splits); };
+            const auto part = [&](int split) {
+                return static_cast<int>(static_cast<int64_t>(steps) * split / splits);
+            };
             const int begin = part(at.split);
             const int end = part(at.split + 1);
             whole = end - begin;
@@ -96,7 +107,8 @@ struct Gemm {
 
         __device__ __forceinline__ int count() const { return whole + (over ? 1 : 0); }
 
-        // The next whole step. `place()` and `operands(place, a, b)` are asked where tiles are gathered.
+        // The next whole step. `place()` and `operands(place, a, b)` are asked where tiles are
+        // gathered.
         template <typename Feed>
         __device__ __forceinline__ void issue_whole(const Feed& feed, uint32_t stage) {
             if constexpr (Vectorised) {
@@ -137,14 +149,16 @@ struct Gemm {
 
        private:
         template <typename Feed>
-        __device__ __forceinline__ static void gather(const Feed& feed, uint32_t stage, int depth0) {
+        __device__ __forceinline__ static void gather(const Feed& feed, uint32_t stage,
+                                                      int depth0) {
             const Place at = feed.place();
             gather_tile<kThreads>(Loop::a_tile(stage), feed.a(at), at.row0, depth0);
             gather_tile<kThreads>(Loop::b_tile(stage), feed.b(at), at.column0, depth0);
         }
     };
 
-    // `count` steps of the base product. While whole ones are left to issue, nothing else is in the loop.
+    // `count` steps of the base product. While whole ones are left to issue, nothing else is in the
+    // loop.
     template <typename Feed>
     __device__ __forceinline__ static void run(Loop& loop, Feed& feed, int count) {
         while (count > 0) {
@@ -160,9 +174,11 @@ struct Gemm {
         }
     }
 
-    // With several splits of a tile: leaves this block's part in memory, and in the block that comes last puts their sum, in the order of the splits,
-    // in its place. False where another block comes later.
-    __device__ __forceinline__ static bool combine(Acc& acc, const ScheduleParams& schedule, const Place& at) {
+    // With several splits of a tile: leaves this block's part in memory, and in the block that
+    // comes last puts their sum, in the order of the splits, in its place. False where another
+    // block comes later.
+    __device__ __forceinline__ static bool combine(Acc& acc, const ScheduleParams& schedule,
+                                                   const Place& at) {
         if (schedule.splits == 1) {
             return true;
         }
@@ -170,14 +186,18 @@ struct Gemm {
         uint32_t thread = threadIdx.x;
         pin(thread);
         float4* const parts = reinterpret_cast<float4*>(schedule.partial) +
-                              static_cast<int64_t>(at.tile) * schedule.splits * kQuads * kThreads + thread;
-        const auto part = [&](int split, int quad) { return parts + (split * kQuads + quad) * kThreads; };
+                              static_cast<int64_t>(at.tile) * schedule.splits * kQuads * kThreads +
+                              thread;
+        const auto part = [&](int split, int quad) {
+            return parts + (split * kQuads + quad) * kThreads;
+        };
         acc.for_each_quad([&](int quad, float(&value)[4]) {
             *part(at.split, quad) = make_float4(value[0], value[1], value[2], value[3]);
         });
         __threadfence();
         __syncthreads();
-        const bool last = threadIdx.x == 0 && atomicAdd(schedule.arrived + at.tile, 1u) + 1 == schedule.splits;
+        const bool last =
+            threadIdx.x == 0 && atomicAdd(schedule.arrived + at.tile, 1u) + 1 == schedule.splits;
         if (!__syncthreads_or(last)) {
             return false;
         }

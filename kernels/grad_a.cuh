@@ -1,5 +1,6 @@
-// One pass over x gives dA = T^T * drop(x) of all adapters as f32 partials, one per row split. T is summed from its partials on the way and
-// stored for grad_x. The last blocks of the grid sum dB, whose partials grad_b left.
+// One pass over x gives dA = T^T * drop(x) of all adapters as f32 partials, one per row split. T is
+// summed from its partials on the way and stored for grad_x. The last blocks of the grid sum dB,
+// whose partials grad_b left.
 #pragma once
 #include "grad_columns.cuh"
 #include "reduce.cuh"
@@ -12,12 +13,15 @@ struct GradA : GradColumns<T, RankTile> {
     using typename Base::QTile;
     using typename Base::Stream;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads, Base::kWarps;
+    using Base::kColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads,
+        Base::kWarps;
 
     static constexpr int kStages = RankTile == 16 ? 4 : 5;
-    static constexpr int kMaskBlocks = kColumns / dropout::kBlock;  // words of the mask per row of a step
-    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;      // block after block
-    static constexpr int kSharedBytes = kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
+    static constexpr int kMaskBlocks =
+        kColumns / dropout::kBlock;  // words of the mask per row of a step
+    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;  // block after block
+    static constexpr int kSharedBytes =
+        kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
 
     template <bool Vectorised>
     __device__ static void run(const GradAParams& p) {
@@ -32,7 +36,8 @@ struct GradA : GradColumns<T, RankTile> {
 
         const Position at(blockIdx.x, p.ranks, p.column_groups);
         const int row0 = at.split * p.rows_per_split;
-        Stream x(p.x, p.x_stride, row0, min(p.m, row0 + p.rows_per_split), at.column0(), p.k);  // (m, k)
+        Stream x(p.x, p.x_stride, row0, min(p.m, row0 + p.rows_per_split), at.column0(),
+                 p.k);  // (m, k)
         TSum t(p, at, row0);
 
         Acc grad[kSteps];  // dA^T (columns, RankTile)
@@ -52,13 +57,15 @@ struct GradA : GradColumns<T, RankTile> {
         };
         const auto place = [&](int step, int) {
             if (Base::column_step(step) == 0) {
-                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, x.row_end - x.row_of(step));
+                t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
+                        x.row_end - x.row_of(step));
             }
         };
         const ProductOfColumns<T, ZTile, QTile> product(Base::warp_column());
         const int word_column = Base::warp_column() % 64;
-        const KeepColumns keep_at(mask_tiles + Base::warp_column() / 64 * kRows * 8 + word_column / 32 * 4,
-                                  word_column % 32 / 8, kTensorCore<T>);
+        const KeepColumns keep_at(
+            mask_tiles + Base::warp_column() / 64 * kRows * 8 + word_column / 32 * 4,
+            word_column % 32 / 8, kTensorCore<T>);
         const auto compute = [&](int step, int stage) {
             if (!x.holds(step)) {
                 return;
@@ -76,7 +83,8 @@ struct GradA : GradColumns<T, RankTile> {
         stream<kStages>(x.steps(), fetch, place, compute);
 
         const float scale = p.mask_source == MaskSource::kNone ? 1.0f : p.dropout.keep_scale;
-        float* const partial = p.lora_a_partial + static_cast<int64_t>(at.split) * p.ranks * p.k;  // (ranks, k)
+        float* const partial =
+            p.lora_a_partial + static_cast<int64_t>(at.split) * p.ranks * p.k;  // (ranks, k)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
             if (column < p.k && rank < p.ranks) {
                 partial[static_cast<int64_t>(rank) * p.k + column] = scale * first;
@@ -86,20 +94,26 @@ struct GradA : GradColumns<T, RankTile> {
     }
 
    private:
-    // T tile (kRows, RankTile) = sum of T partials in their order, rounded to T. A thread sums the same four columns in each of its rows. The
-    // first few partials are on their way while something else is computed.
+    // T tile (kRows, RankTile) = sum of T partials in their order, rounded to T. A thread sums the
+    // same four columns in each of its rows. The first few partials are on their way while
+    // something else is computed.
     struct TSum {
         static constexpr int kQuads = RankTile / 4;
         static constexpr int kRowsPerPass = kThreads / kQuads;
         static constexpr int kPasses = kRows / kRowsPerPass;
-        static constexpr int kAhead = kTensorCore<T> ? 8 / kPasses : RankTile == 16 ? 2 : 0;  // as registers allow
+        static constexpr int kAhead = kTensorCore<T>   ? 8 / kPasses
+                                      : RankTile == 16 ? 2
+                                                       : 0;  // as registers allow
 
-        const float* from;  // of this thread's first row of the current block; not read beyond the ranks
-        T* to;              // the same of T; null in blocks that don't store it
+        const float*
+            from;  // of this thread's first row of the current block; not read beyond the ranks
+        T* to;     // the same of T; null in blocks that don't store it
         int r_pad, partials;
         float4 ahead[kPasses][kAhead > 0 ? kAhead : 1];
 
-        __device__ __forceinline__ static int row(int pass) { return threadIdx.x / kQuads + pass * kRowsPerPass; }
+        __device__ __forceinline__ static int row(int pass) {
+            return threadIdx.x / kQuads + pass * kRowsPerPass;
+        }
 
         __device__ __forceinline__ TSum(const GradAParams& p, Position at, int row0) {
             const int rank = at.rank0 + threadIdx.x % kQuads * 4;
@@ -111,9 +125,11 @@ struct GradA : GradColumns<T, RankTile> {
             const bool inside = rank < p.ranks;
             partials = inside ? source.partials : 0;
             r_pad = source.r_pad;
-            from = source.partial + static_cast<int64_t>(row0 + row(0)) * r_pad + (rank - source.rank0);
-            to = inside && at.group == 0 ? static_cast<T*>(p.t) + static_cast<int64_t>(row0 + row(0)) * p.ranks + rank
-                                         : nullptr;
+            from = source.partial + static_cast<int64_t>(row0 + row(0)) * r_pad +
+                   (rank - source.rank0);
+            to = inside && at.group == 0
+                     ? static_cast<T*>(p.t) + static_cast<int64_t>(row0 + row(0)) * p.ranks + rank
+                     : nullptr;
         }
         __device__ __forceinline__ int64_t partial_stride(const GradAParams& p) const {
             return static_cast<int64_t>(p.m) * r_pad;
@@ -127,7 +143,8 @@ struct GradA : GradColumns<T, RankTile> {
                     ahead[pass][i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                     if (i < partials && row(pass) < rows) {
                         ahead[pass][i] = *reinterpret_cast<const float4*>(
-                            from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad + i * partial_stride(p));
+                            from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad +
+                            i * partial_stride(p));
                     }
                 }
             }
@@ -139,15 +156,16 @@ struct GradA : GradColumns<T, RankTile> {
             for (int pass = 0; pass < kPasses; ++pass) {
                 float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                 const auto add = [&](float4 more) {
-                    sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
+                    sum =
+                        make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
                 };
 #pragma unroll
                 for (int i = 0; i < kAhead; ++i) {
                     add(ahead[pass][i]);
                 }
                 if (row(pass) < rows) {
-                    const float* rest =
-                        from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad + kAhead * partial_stride(p);
+                    const float* rest = from + static_cast<int64_t>(pass * kRowsPerPass) * r_pad +
+                                        kAhead * partial_stride(p);
 #pragma unroll 4
                     for (int i = kAhead; i < partials; ++i) {
                         add(*reinterpret_cast<const float4*>(rest));
@@ -158,7 +176,8 @@ struct GradA : GradColumns<T, RankTile> {
                     }
                 }
                 store_shared_quad<T>(
-                    tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
+                    tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
+                        quad % kQuadsPerChunk * 8,
                     sum);
             }
             from += static_cast<int64_t>(kRows) * r_pad;
@@ -166,9 +185,10 @@ struct GradA : GradColumns<T, RankTile> {
         }
     };
 
-    // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or drawn again.
-    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0, int row_end,
-                                                      int block) {
+    // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or
+    // drawn again.
+    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0,
+                                                      int row_end, int block) {
         if (p.mask_source == MaskSource::kStored) {
             const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;
             for (int i = threadIdx.x; i < kMaskBlocks * kRows; i += kThreads) {
@@ -183,10 +203,12 @@ struct GradA : GradColumns<T, RankTile> {
             for (int i = threadIdx.x / 32; i < kMaskBlocks * kRows / 16; i += kWarps) {
                 const int word_block = i / (kRows / 16);
                 const int tile_row = i % (kRows / 16) * 16;
-                const dropout::KeepBits keep = dropout::draw(p.dropout, row0 + tile_row, block + word_block);
+                const dropout::KeepBits keep =
+                    dropout::draw(p.dropout, row0 + tile_row, block + word_block);
                 if (lane % 4 < 2) {
-                    ptx::store_shared(to + (word_block * kRows + tile_row + lane / 4 + lane % 4 * 8) * 8,
-                                      lane % 4 == 0 ? keep.upper : keep.lower);
+                    ptx::store_shared(
+                        to + (word_block * kRows + tile_row + lane / 4 + lane % 4 * 8) * 8,
+                        lane % 4 == 0 ? keep.upper : keep.lower);
                 }
             }
         }

@@ -1,5 +1,6 @@
-// One pass over dy gives both T = scaling * dy * B and dB = dy^T * S, as f32 partials: T one per column group, dB one per row split.
-// Whoever reads them next sums them in order. The projections follow each other in the grid.
+// One pass over dy gives both T = scaling * dy * B and dB = dy^T * S, as f32 partials: T one per
+// column group, dB one per row split. Whoever reads them next sums them in order. The projections
+// follow each other in the grid.
 #pragma once
 #include "adapter_rows.cuh"
 #include "grad_columns.cuh"
@@ -12,15 +13,18 @@ struct GradB : GradColumns<T, RankTile> {
     using typename Base::QTile;
     using typename Base::Stream;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kGroupColumns, Base::kQTiles, Base::kRows, Base::kSize, Base::kSteps, Base::kThreads,
-        Base::kWarps;
+    using Base::kColumns, Base::kGroupColumns, Base::kQTiles, Base::kRows, Base::kSize,
+        Base::kSteps, Base::kThreads, Base::kWarps;
 
-    using BTile = Tile<T, kGroupColumns, RankTile>;  // (n, r): this group's rows of lora_B, loaded once
+    using BTile =
+        Tile<T, kGroupColumns, RankTile>;  // (n, r): this group's rows of lora_B, loaded once
     using SCopy = TileCopy<kThreads, T, kRows, RankTile>;
     static constexpr int kStages = RankTile == 16 ? 4 : kTensorCore<T> ? 3 : 2;
-    static constexpr int kSharedBytes = BTile::kBytes + kStages * ZTile::kBytes + kQTiles * QTile::kBytes;
+    static constexpr int kSharedBytes =
+        BTile::kBytes + kStages * ZTile::kBytes + kQTiles * QTile::kBytes;
 
-    // The warps share T (kRows, RankTile): 16 rows each, and where there are more warps a part of the columns.
+    // The warps share T (kRows, RankTile): 16 rows each, and where there are more warps a part of
+    // the columns.
     static constexpr int kRowWarps = kRows / 16;
     static constexpr int kWarpRanks = RankTile * kRowWarps / kWarps;
 
@@ -36,7 +40,8 @@ struct GradB : GradColumns<T, RankTile> {
 
    private:
     template <bool Vectorised>
-    __device__ __forceinline__ static void run_projection(const GradBParams& p, const GradBProjection& q) {
+    __device__ __forceinline__ static void run_projection(const GradBParams& p,
+                                                          const GradBProjection& q) {
         const uint32_t memory = ptx::shared_address(stream_memory());
         const uint32_t dy_tiles = memory + BTile::kBytes;  // lora_B's rows come first
         const uint32_t s_tiles = dy_tiles + kStages * ZTile::kBytes;
@@ -44,11 +49,13 @@ struct GradB : GradColumns<T, RankTile> {
         const int r_pad = (q.lora_b.r + 15) / 16 * 16;
         const Position at(static_cast<int>(blockIdx.x) - q.first_block, r_pad, q.column_groups);
         const int row0 = at.split * q.rows_per_split;
-        Stream dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(), q.n);  // (m, n)
-        SCopy s;                                                                                   // (m, ranks)
+        Stream dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(),
+                  q.n);  // (m, n)
+        SCopy s;         // (m, ranks)
 #pragma unroll
         for (int pass = 0; pass < SCopy::kPasses; ++pass) {
-            s.from[pass] = static_cast<const T*>(p.s) + static_cast<int64_t>(row0 + SCopy::row(pass)) * p.ranks +
+            s.from[pass] = static_cast<const T*>(p.s) +
+                           static_cast<int64_t>(row0 + SCopy::row(pass)) * p.ranks +
                            q.lora_b.rank0 + at.rank0 + SCopy::column();
         }
         load_b<Vectorised>(q, at, memory, p.adapter_f32 != 0);
@@ -70,7 +77,8 @@ struct GradB : GradColumns<T, RankTile> {
             dy.template fetch<Vectorised>(dy_tiles + stage * ZTile::kBytes, step);
             if (Base::column_step(step) == 0) {
                 const int rows = dy.row_end - dy.row_of(step);
-                s.template part<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes, [&](int pass) {
+                s.template part<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
+                                      [&](int pass) {
                     return SCopy::row(pass) < rows ? r_pad - at.rank0 - SCopy::column() : 0;
                 });
                 s.advance(static_cast<int64_t>(kRows) * p.ranks);
@@ -80,19 +88,22 @@ struct GradB : GradColumns<T, RankTile> {
             if (dy.holds(step)) {
                 const uint32_t dy_tile = dy_tiles + stage * ZTile::kBytes;
                 const uint32_t s_tile = s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
-                Base::with_columns_of(grad, step,
-                                      [&](Acc& acc) { grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{}); });
+                Base::with_columns_of(grad, step, [&](Acc& acc) {
+                    grad_product.add_to(acc, dy_tile, s_tile, KeepAllColumns{});
+                });
                 // lora_B's rows for these columns of dy (kColumns, RankTile)
-                t_product.add_to(t, dy_tile, memory + Base::column_step(step) * kColumns * RankTile * kSize);
+                t_product.add_to(t, dy_tile,
+                                 memory + Base::column_step(step) * kColumns * RankTile * kSize);
             }
             if (Base::column_step(step) == kSteps - 1) {
-                float* const partial = q.t_partial + static_cast<int64_t>(at.group) * p.m * r_pad;  // (m, r_pad)
+                float* const partial =
+                    q.t_partial + static_cast<int64_t>(at.group) * p.m * r_pad;  // (m, r_pad)
                 t.for_each_pair([&](int row, int rank, float first, float second) {
                     row += dy.row_of(step) + t_row;
                     rank += at.rank0 + t_rank;
                     if (row < dy.row_end && rank < r_pad) {
-                        store_pair(partial + static_cast<int64_t>(row) * r_pad + rank, q.lora_b.scaling * first,
-                                   q.lora_b.scaling * second);
+                        store_pair(partial + static_cast<int64_t>(row) * r_pad + rank,
+                                   q.lora_b.scaling * first, q.lora_b.scaling * second);
                     }
                 });
                 t.clear();
@@ -100,7 +111,8 @@ struct GradB : GradColumns<T, RankTile> {
         };
         stream<kStages>(dy.steps(), fetch, [](int, int) {}, compute);
 
-        float* const partial = q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
+        float* const partial =
+            q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
             if (column < q.n && rank < r_pad) {
                 store_pair(partial + static_cast<int64_t>(column) * r_pad + rank, first, second);
@@ -108,9 +120,11 @@ struct GradB : GradColumns<T, RankTile> {
         });
     }
 
-    // This group's rows of lora_B, zeros beyond them and beyond r. Copies are waited for with the pipeline's first ones.
+    // This group's rows of lora_B, zeros beyond them and beyond r. Copies are waited for with the
+    // pipeline's first ones.
     template <bool Vectorised>
-    __device__ __forceinline__ static void load_b(const GradBProjection& q, Position at, uint32_t to, bool f32) {
+    __device__ __forceinline__ static void load_b(const GradBProjection& q, Position at,
+                                                  uint32_t to, bool f32) {
         const auto row_at = [&](int row) {
             // Nothing is read of a row beyond n, but its address must still be a good one.
             const int64_t offset = min(at.column0() + row, q.n - 1) * q.lora_b.stride + at.rank0;
@@ -125,7 +139,8 @@ struct GradB : GradColumns<T, RankTile> {
                 const int row = i / kChunks, column = i % kChunks * kChunk<T>;
                 const int valid = max(0, min(valid_at(row, column), kChunk<T>));
                 ptx::cp_async_16(to + BTile::chunk_offset(row, i % kChunks) * kSize,
-                                 reinterpret_cast<const T*>(row_at(row)) + (valid > 0 ? column : 0), valid * kSize);
+                                 reinterpret_cast<const T*>(row_at(row)) + (valid > 0 ? column : 0),
+                                 valid * kSize);
             }
             return;
         }
@@ -135,9 +150,10 @@ struct GradB : GradColumns<T, RankTile> {
 #pragma unroll 4
         for (int i = threadIdx.x; i < kGroupColumns * kQuads; i += kThreads) {
             const int row = i / kQuads, quad = i % kQuads;
-            store_shared_quad<T>(
-                to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8,
-                load_adapter_quad<T>(row_at(row), quad * 4, valid_at(row, quad * 4), f32, vectorised));
+            store_shared_quad<T>(to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize +
+                                     quad % kQuadsPerChunk * 8,
+                                 load_adapter_quad<T>(row_at(row), quad * 4,
+                                                      valid_at(row, quad * 4), f32, vectorised));
         }
     }
 };

@@ -1,5 +1,6 @@
-// dx = sum over projections of dy * W + keep_scale * mask o (T * A): the low-rank steps first, masked in the accumulator, then the main loops on top.
-// The last blocks of the grid sum dA, whose partials grad_a left.
+// dx = sum over projections of dy * W + keep_scale * mask o (T * A): the low-rank steps first,
+// masked in the accumulator, then the main loops on top. The last blocks of the grid sum dA, whose
+// partials grad_a left.
 #pragma once
 #include "dropout.cuh"
 #include "gemm.cuh"
@@ -11,7 +12,9 @@ struct GradX {
     using Loop = typename G::Loop;
     using LoraTile = Tile<T, G::kBlockK, G::kBlockN>;  // lora_A (r, k)
 
-    __device__ __forceinline__ static uint32_t blocks(const GradXParams& p) { return gridDim.x - p.reduce_a.blocks; }
+    __device__ __forceinline__ static uint32_t blocks(const GradXParams& p) {
+        return gridDim.x - p.reduce_a.blocks;
+    }
 
     __device__ __forceinline__ static Place place_of(const GradXParams& p, uint32_t item) {
         int column;
@@ -24,7 +27,8 @@ struct GradX {
         return round_up(layer.r, G::kBlockK) / G::kBlockK;
     }
 
-    // What the pipeline is fed of one turn: the steps of T * A of every projection, then those of dy * W of every projection.
+    // What the pipeline is fed of one turn: the steps of T * A of every projection, then those of
+    // dy * W of every projection.
     struct Feed {
         const GradXParams& p;
         uint32_t item;
@@ -97,10 +101,12 @@ struct GradX {
                 }
                 const Source<T> t{static_cast<const T*>(p.t) + layer.rank0, p.ranks, p.m,
                                   round_up(layer.r, kDepthStep)};  // (m, r_pad)
-                const AdapterSource lora_a{layer.lora_a, layer.lora_a_stride, layer.r,
-                                           p.k,          p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (r, k)
+                const AdapterSource lora_a{
+                    layer.lora_a, layer.lora_a_stride, layer.r,
+                    p.k,          p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (r, k)
                 load_tile<G::kThreads>(Loop::a_tile(stage), t, at.row0, rank, true);
-                load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_a, rank, at.column0);
+                load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_a, rank,
+                                               at.column0);
                 ++lora_next;
                 return true;
             }
@@ -122,7 +128,8 @@ struct GradX {
                 base_steps = feed.start();
                 loop.prologue(feed);
             }
-            // The tile before waits in the accumulators to be stored, while the first steps of this one are already under way.
+            // The tile before waits in the accumulators to be stored, while the first steps of this
+            // one are already under way.
             if (feed.item >= blocks(p)) {
                 store(p, loop.acc, place_of(p, feed.item - blocks(p)));
             }
@@ -141,13 +148,15 @@ struct GradX {
     }
 
    private:
-    __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc, const Place& at) {
+    __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc,
+                                                 const Place& at) {
         if (!G::combine(acc, p.schedule, at)) {
             return;
         }
         const Output<T> dx{static_cast<T*>(p.dx),    p.dx_stride,      p.m, p.k,
                            p.output_vectorised != 0, p.accumulate != 0};  // (m, k)
-        G::Finish::store(acc, G::staging(), dx, at.row0 + Loop::warp_row(), at.column0 + Loop::warp_column(), nullptr);
+        G::Finish::store(acc, G::staging(), dx, at.row0 + Loop::warp_row(),
+                         at.column0 + Loop::warp_column(), nullptr);
     }
 
     // acc = sum over projections of T * A
@@ -155,14 +164,16 @@ struct GradX {
 #pragma unroll 1
         for (int i = 0; i < p.projections; ++i) {
 #pragma unroll 1
-            for (int depth = round_up(p.projection[i].r, kDepthStep); depth > 0; depth -= G::kBlockK) {
+            for (int depth = round_up(p.projection[i].r, kDepthStep); depth > 0;
+                 depth -= G::kBlockK) {
                 loop.template plain_step<Major::kOuter, LoraTile>(min(depth, G::kBlockK), feed);
             }
         }
     }
 
     // acc = keep_scale * mask o acc, for the warp's part of dx that begins at (row0, column0)
-    __device__ __forceinline__ static void drop(const GradXParams& p, typename G::Acc& acc, int row0, int column0) {
+    __device__ __forceinline__ static void drop(const GradXParams& p, typename G::Acc& acc,
+                                                int row0, int column0) {
         if (p.mask_source == MaskSource::kNone) {
             return;
         }
@@ -175,9 +186,10 @@ struct GradX {
         };
         acc.for_each_row_pair([&](int row, auto&& for_each_column_pair) {
             const int upper_row = row0 + row + lane / 4;
-            const dropout::KeepBits keep = p.mask_source == MaskSource::kStored
-                                               ? dropout::KeepBits{stored(upper_row), stored(upper_row + 8)}
-                                               : dropout::draw(p.dropout, row0 + row, word);
+            const dropout::KeepBits keep =
+                p.mask_source == MaskSource::kStored
+                    ? dropout::KeepBits{stored(upper_row), stored(upper_row + 8)}
+                    : dropout::draw(p.dropout, row0 + row, word);
             for_each_column_pair([&](int column, float(&value)[4]) {
                 const uint32_t upper = static_cast<uint32_t>(keep.upper >> (shift + column));
                 const uint32_t lower = static_cast<uint32_t>(keep.lower >> (shift + column));

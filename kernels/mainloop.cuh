@@ -1,20 +1,25 @@
-// The main loop that forward and grad_x share: acc (BlockM, BlockN) += A (BlockM, depth) * B (depth, BlockN), BlockK of the depth per step, through
-// `Stages` buffers in shared memory that cp.async fills ahead.
+// The main loop that forward and grad_x share: acc (BlockM, BlockN) += A (BlockM, depth) * B
+// (depth, BlockN), BlockK of the depth per step, through `Stages` buffers in shared memory that
+// cp.async fills ahead.
 //
-// A step waits once and meets at one barrier. Fragments of the next 16 of the depth are read while the tensor cores work on the last ones, also
-// across the barrier, so that these seldom wait for shared memory.
+// A step waits once and meets at one barrier. Fragments of the next 16 of the depth are read while
+// the tensor cores work on the last ones, also across the barrier, so that these seldom wait for
+// shared memory.
 #pragma once
 #include "warp_mma.cuh"
 
-// Where a lane's rows of ldmatrix lie in the tiles of an operand. All its addresses differ from the first by a constant: the swizzle of a lane
-// is the same for every fragment, so what selects a chunk is XORed and what selects 16 rows is added.
+// Where a lane's rows of ldmatrix lie in the tiles of an operand. All its addresses differ from the
+// first by a constant: the swizzle of a lane is the same for every fragment, so what selects a
+// chunk is XORed and what selects 16 rows is added.
 template <Major Layout, typename TileType>
 struct FragmentAddress {
     uint32_t first;
     static constexpr int kRowBytes = TileType::kColumns * 2;
 
-    // `outer0` is where the warp begins. `lane_outer`, `lane_chunk`: the row of the outer index, and the chunk of the depth, that the lane's address is for.
-    __device__ __forceinline__ void start(const TileType& tile, int outer0, int lane_outer, int lane_depth) {
+    // `outer0` is where the warp begins. `lane_outer`, `lane_chunk`: the row of the outer index,
+    // and the chunk of the depth, that the lane's address is for.
+    __device__ __forceinline__ void start(const TileType& tile, int outer0, int lane_outer,
+                                          int lane_depth) {
         if constexpr (Layout == Major::kDepth) {  // tile (outer, depth)
             first = tile.chunk_address(outer0 + lane_outer, lane_depth / 8);
         } else {  // tile (depth, outer)
@@ -30,14 +35,17 @@ struct FragmentAddress {
     }
 };
 
-template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages, Major BMajor>
+template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages,
+          Major BMajor>
 struct MainLoop {
     static constexpr int kDepthSteps = BlockK / kDepthStep;
     static constexpr Major kBMajor = BMajor;
     using ATile = Tile<T, BlockM, BlockK>;
-    using BTile = std::conditional_t<BMajor == Major::kDepth, Tile<T, BlockN, BlockK>, Tile<T, BlockK, BlockN>>;
+    using BTile = std::conditional_t<BMajor == Major::kDepth, Tile<T, BlockN, BlockK>,
+                                     Tile<T, BlockK, BlockN>>;
     static constexpr uint32_t kStageBytes = ATile::kBytes + BTile::kBytes;
-    static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>, "fragments alternate between two sets of registers");
+    static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>,
+                  "fragments alternate between two sets of registers");
 
     Accumulator<WarpM, WarpN> acc;
     uint32_t read;  // bytes to the stage that is read next
@@ -50,7 +58,9 @@ struct MainLoop {
         extern __shared__ __align__(128) unsigned char stages[];
         return stages + stage;
     }
-    __device__ __forceinline__ static ATile a_tile(uint32_t stage) { return {reinterpret_cast<T*>(stage_data(stage))}; }
+    __device__ __forceinline__ static ATile a_tile(uint32_t stage) {
+        return {reinterpret_cast<T*>(stage_data(stage))};
+    }
     template <typename Tile = BTile>
     __device__ __forceinline__ static Tile b_tile(uint32_t stage) {
         return {reinterpret_cast<T*>(stage_data(stage + ATile::kBytes))};
@@ -59,7 +69,9 @@ struct MainLoop {
     static constexpr int kWarpsM = BlockM / WarpM;
     // First row and column of this warp in the block's tile.
     __device__ __forceinline__ static int warp_row() { return threadIdx.x / 32 % kWarpsM * WarpM; }
-    __device__ __forceinline__ static int warp_column() { return threadIdx.x / 32 / kWarpsM * WarpN; }
+    __device__ __forceinline__ static int warp_column() {
+        return threadIdx.x / 32 / kWarpsM * WarpN;
+    }
 
     __device__ __forceinline__ MainLoop() {
         if constexpr (kTensorCore<T>) {
@@ -73,7 +85,8 @@ struct MainLoop {
         stage = stage == (Stages - 1) * kStageBytes ? 0 : stage + kStageBytes;
     }
 
-    // Calls issue(stage) for as many steps as there are stages less one: what a tile begins with. The buffers must be free.
+    // Calls issue(stage) for as many steps as there are stages less one: what a tile begins with.
+    // The buffers must be free.
     template <typename Issue>
     __device__ __forceinline__ void prologue(Issue&& issue) {
         read = 0;
@@ -84,15 +97,16 @@ struct MainLoop {
         }
     }
 
-    // Fills the stage that was read last. One group is committed per step, empty ones at the end too, so the count of pending groups always names a
-    // step's.
+    // Fills the stage that was read last. One group is committed per step, empty ones at the end
+    // too, so the count of pending groups always names a step's.
     template <typename Issue>
     __device__ __forceinline__ void fill(Issue&& issue) {
         issue(read == 0 ? (Stages - 1) * kStageBytes : read - kStageBytes);
         ptx::cp_async_commit();
     }
 
-    // After it the tiles of the next step are visible to all, and all have done with the stage that is filled next.
+    // After it the tiles of the next step are visible to all, and all have done with the stage that
+    // is filled next.
     __device__ __forceinline__ static void arrive() {
         ptx::cp_async_wait<Stages - 2>();
         __syncthreads();
@@ -106,8 +120,8 @@ struct MainLoop {
         }
     }
 
-    // One whole step, and the next stage filled. It leaves the first fragments of the step that follows in registers; a plain step has no use for
-    // them.
+    // One whole step, and the next stage filled. It leaves the first fragments of the step that
+    // follows in registers; a plain step has no use for them.
     template <typename Issue>
     __device__ __forceinline__ void whole_step(Issue&& issue) {
         if constexpr (kTensorCore<T>) {
@@ -130,8 +144,8 @@ struct MainLoop {
         }
     }
 
-    // One step of which `depth` is used, and the next stage filled: a few of each tile, so it is short instead of fast. B may lie in shared memory another
-    // way than the weight does.
+    // One step of which `depth` is used, and the next stage filled: a few of each tile, so it is
+    // short instead of fast. B may lie in shared memory another way than the weight does.
     template <Major Layout, typename Tile, typename Issue>
     __device__ __forceinline__ void plain_step(int depth, Issue&& issue) {
         arrive();
@@ -139,7 +153,8 @@ struct MainLoop {
         if constexpr (!kTensorCore<T>) {
 #pragma unroll 1
             for (int k = 0; k < depth; k += kDepthStep) {
-                warp_fma<Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read), warp_column(), k);
+                warp_fma<Major::kDepth, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read),
+                                                warp_column(), k);
             }
         } else if constexpr (Layout == BMajor) {
             multiply_steps(depth, b_address);
@@ -161,9 +176,11 @@ struct MainLoop {
 
    private:
     template <Major Layout, typename Tile>
-    __device__ __forceinline__ static void start_b(FragmentAddress<Layout, Tile>& address, int lane) {
+    __device__ __forceinline__ static void start_b(FragmentAddress<Layout, Tile>& address,
+                                                   int lane) {
         if constexpr (Layout == Major::kDepth) {
-            address.start(b_tile<Tile>(0), warp_column(), lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
+            address.start(b_tile<Tile>(0), warp_column(), lane % 8 + lane / 16 * 8,
+                          lane / 8 % 2 * 8);
         } else {
             address.start(b_tile<Tile>(0), warp_column(), lane / 16 * 8, lane % 16);
         }
@@ -171,7 +188,8 @@ struct MainLoop {
 
     // The fragments of 16 of the depth, the k-th of a stage.
     template <Major Layout, typename Tile>
-    __device__ __forceinline__ void load(int set, int k, const FragmentAddress<Layout, Tile>& b_at) {
+    __device__ __forceinline__ void load(int set, int k,
+                                         const FragmentAddress<Layout, Tile>& b_at) {
 #pragma unroll
         for (int i = 0; i < WarpM / 16; ++i) {
             ptx::ldmatrix_x4(a[set][i], a_address.at(read, 16 * i, kDepthStep * k));
@@ -201,7 +219,8 @@ struct MainLoop {
 #pragma unroll
             for (int i = 0; i < WarpM / 16; ++i) {
                 ptx::mma_m16n8k16<T>(acc.value[i][2 * j], a[set][i], b[set][j][0], b[set][j][1]);
-                ptx::mma_m16n8k16<T>(acc.value[i][2 * j + 1], a[set][i], b[set][j][2], b[set][j][3]);
+                ptx::mma_m16n8k16<T>(acc.value[i][2 * j + 1], a[set][i], b[set][j][2],
+                                     b[set][j][3]);
             }
         }
     }

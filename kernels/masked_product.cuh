@@ -1,8 +1,10 @@
-// Products of one warp with the operands in shared memory, whose A operand passes a dropout mask on its way to the multiplier. 16-bit elements go
-// through ldmatrix and mma.sync, f32 through fused multiply-adds; accumulators are laid out as warp_mma's.
+// Products of one warp with the operands in shared memory, whose A operand passes a dropout mask on
+// its way to the multiplier. 16-bit elements go through ldmatrix and mma.sync, f32 through fused
+// multiply-adds; accumulators are laid out as warp_mma's.
 //
-// Each product keeps where this lane's operands are in the tiles A and B, in bytes; the addresses of later steps are these with some bits flipped:
-// tiles lie on multiples of their rows, and swizzles repeat every eight rows.
+// Each product keeps where this lane's operands are in the tiles A and B, in bytes; the addresses
+// of later steps are these with some bits flipped: tiles lie on multiples of their rows, and
+// swizzles repeat every eight rows.
 #pragma once
 #include "dropout.cuh"
 #include "ptx/shared.cuh"
@@ -47,7 +49,8 @@ struct KeepRows {
     }
 };
 
-// acc (16, WarpN) += A (16, 32) * B (WarpN, 32)^T: rows a_row.. and b_row.. of the tiles, from byte `start` of their rows on.
+// acc (16, WarpN) += A (16, 32) * B (WarpN, 32)^T: rows a_row.. and b_row.. of the tiles, from byte
+// `start` of their rows on.
 template <typename T, typename A, typename B>
 struct ProductByRows {
     static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
@@ -70,8 +73,8 @@ struct ProductByRows {
     }
 
     template <int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile, int start,
-                                           const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile,
+                                           uint32_t b_tile, int start, const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at[2] = {b_tile + b_offset[0], b_tile + b_offset[1]};
         if constexpr (kTensorCore<T>) {
@@ -94,13 +97,16 @@ struct ProductByRows {
                 float4 a[2];
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    a[half] = mask.quad(ptx::load_shared_quad((a_at ^ (start + 4 * k)) + half * 8 * kARow), half, k);
+                    a[half] = mask.quad(
+                        ptx::load_shared_quad((a_at ^ (start + 4 * k)) + half * 8 * kARow), half,
+                        k);
                 }
 #pragma unroll
                 for (int j = 0; j < WarpN / 8; ++j) {
 #pragma unroll
                     for (int e = 0; e < 2; ++e) {
-                        const float4 b = ptx::load_shared_quad((b_at[e] ^ (start + 4 * k)) + j * 8 * kBRow);
+                        const float4 b =
+                            ptx::load_shared_quad((b_at[e] ^ (start + 4 * k)) + j * 8 * kBRow);
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
                             float& sum = acc.value[0][j][2 * half + e];
@@ -116,7 +122,8 @@ struct ProductByRows {
     }
 };
 
-// acc (16, WarpN) += A (16, depth) * B (depth, WarpN): rows a_row.. of one tile, all its columns, and columns b_column.. of as many rows of another.
+// acc (16, WarpN) += A (16, depth) * B (depth, WarpN): rows a_row.. of one tile, all its columns,
+// and columns b_column.. of as many rows of another.
 template <typename T, typename A, typename B>
 struct ProductOfRows {
     static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
@@ -137,7 +144,8 @@ struct ProductOfRows {
     }
 
     template <int WarpN>
-    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile, uint32_t b_tile) const {
+    __device__ __forceinline__ void add_to(Accumulator<16, WarpN>& acc, uint32_t a_tile,
+                                           uint32_t b_tile) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at = b_tile + b_offset;
         if constexpr (kTensorCore<T>) {
@@ -161,13 +169,15 @@ struct ProductOfRows {
                     float4 a[2];
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
-                        a[half] = ptx::load_shared_quad((a_at ^ (4 * k + 4 * q)) + half * 8 * kARow);
+                        a[half] =
+                            ptx::load_shared_quad((a_at ^ (4 * k + 4 * q)) + half * 8 * kARow);
                     }
 #pragma unroll
                     for (int d = q; d < q + 4; ++d) {
 #pragma unroll
                         for (int j = 0; j < WarpN / 8; ++j) {
-                            const float2 b = ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
+                            const float2 b =
+                                ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
 #pragma unroll
                             for (int half = 0; half < 2; ++half) {
                                 const float4& four = a[half];
@@ -175,8 +185,10 @@ struct ProductOfRows {
                                                     : d % 4 == 1 ? four.y
                                                     : d % 4 == 2 ? four.z
                                                                  : four.w;
-                                acc.value[0][j][2 * half] = fmaf(value, b.x, acc.value[0][j][2 * half]);
-                                acc.value[0][j][2 * half + 1] = fmaf(value, b.y, acc.value[0][j][2 * half + 1]);
+                                acc.value[0][j][2 * half] =
+                                    fmaf(value, b.x, acc.value[0][j][2 * half]);
+                                acc.value[0][j][2 * half + 1] =
+                                    fmaf(value, b.y, acc.value[0][j][2 * half + 1]);
                             }
                         }
                     }
@@ -196,8 +208,9 @@ struct KeepAllColumns {
     __device__ __forceinline__ Step row(int) const { return {}; }
 };
 
-// Keep bits of A (depth, columns): shared memory holds a 64-bit word per row, one row after the other. `words` is the address of the 32 bits of
-// row 0 that this warp's columns are in, `first` the byte there of its first column.
+// Keep bits of A (depth, columns): shared memory holds a 64-bit word per row, one row after the
+// other. `words` is the address of the 32 bits of row 0 that this warp's columns are in, `first`
+// the byte there of its first column.
 struct KeepColumns {
     uint32_t words;  // for mma of row 2 * (lane % 4), this lane's first
     int first;
@@ -213,7 +226,8 @@ struct KeepColumns {
         return moved;
     }
 
-    // Sixteen rows as mma takes them: this lane holds column lane / 4 of every eight, of the rows `even` + 1 in the other half of a register
+    // Sixteen rows as mma takes them: this lane holds column lane / 4 of every eight, of the rows
+    // `even` + 1 in the other half of a register
     struct Step {
         uint32_t even[2], odd[2];
         int first;
@@ -251,7 +265,8 @@ struct KeepColumns {
     }
 };
 
-// acc (WarpM, WarpN) += A^T * B: columns a_column.. of one tile, all its rows, and the columns of as many rows of another.
+// acc (WarpM, WarpN) += A^T * B: columns a_column.. of one tile, all its rows, and the columns of
+// as many rows of another.
 template <typename T, typename A, typename B>
 struct ProductOfColumns {
     static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
@@ -272,8 +287,8 @@ struct ProductOfColumns {
     }
 
     template <int WarpM, int WarpN, typename Mask>
-    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile, uint32_t b_tile,
-                                           const Mask& mask) const {
+    __device__ __forceinline__ void add_to(Accumulator<WarpM, WarpN>& acc, uint32_t a_tile,
+                                           uint32_t b_tile, const Mask& mask) const {
         const uint32_t a_at = a_tile + a_offset;
         const uint32_t b_at = b_tile + b_offset;
         if constexpr (kTensorCore<T>) {
@@ -306,11 +321,14 @@ struct ProductOfColumns {
                     float a[WarpM / 8];
 #pragma unroll
                     for (int i = 0; i < WarpM / 8; ++i) {
-                        a[i] = keep.element(ptx::load_shared_float(row_below<A>(a_at ^ (32 * i), d) + k * kARow), i);
+                        a[i] = keep.element(
+                            ptx::load_shared_float(row_below<A>(a_at ^ (32 * i), d) + k * kARow),
+                            i);
                     }
 #pragma unroll
                     for (int j = 0; j < WarpN / 8; ++j) {
-                        const float2 b = ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
+                        const float2 b =
+                            ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
 #pragma unroll
                         for (int i = 0; i < WarpM / 8; ++i) {
                             float(&sum)[4] = acc.value[i / 2][j];

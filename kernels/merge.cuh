@@ -3,7 +3,8 @@
 #include "element.cuh"
 #include "params.cuh"
 
-// The sum over a block's threads, in an order that depends on the block's size alone. Only thread 0 gets it.
+// The sum over a block's threads, in an order that depends on the block's size alone. Only thread 0
+// gets it.
 template <int Threads>
 __device__ __forceinline__ MergeTotals block_sum(MergeTotals mine) {
     constexpr int kWarps = Threads / 32;
@@ -37,9 +38,10 @@ __device__ __forceinline__ MergeTotals block_sum(MergeTotals mine) {
     return mine;
 }
 
-// One block per tile of the weight as it is stored: merged (rows, columns) = weight + sum over adapters of scaling * down * across, where down
-// (rows, r) and across (r, columns) are lora_B and lora_A or, of a weight that is (k, n), their transposes. A thread has four rows and two quads
-// of neighbouring columns.
+// One block per tile of the weight as it is stored: merged (rows, columns) = weight + sum over
+// adapters of scaling * down * across, where down (rows, r) and across (r, columns) are lora_B and
+// lora_A or, of a weight that is (k, n), their transposes. A thread has four rows and two quads of
+// neighbouring columns.
 template <typename T>
 struct Merge {
     static constexpr int kThreads = 256;
@@ -53,23 +55,28 @@ struct Merge {
     static constexpr int kThreadChunks = kThreadColumns / kChunk<T>;
     static constexpr int kColumnThreads = kColumns / kThreadColumns;
 
-    // Strides at which lanes along the rank and lanes along the rows or columns meet few bank conflicts, and quads stay aligned.
+    // Strides at which lanes along the rank and lanes along the rows or columns meet few bank
+    // conflicts, and quads stay aligned.
     static constexpr int kDownStride = kRows + 4;
     static constexpr int kQuadStride = kColumns / 2 + 16;
     static constexpr int kAcrossStride = 2 * kQuadStride - 12;
 
     struct Shared {
         float down[kDepth * kDownStride];      // (kDepth, kRows)
-        float across[kDepth * kAcrossStride];  // (kDepth, kColumns): first quads of all threads, then second ones
+        float across[kDepth * kAcrossStride];  // (kDepth, kColumns): first quads of all threads,
+                                               // then second ones
     };
 
     using Block = float[kThreadRows][kThreadColumns];
 
-    // The first column of a thread's chunk, within the tile: neighbouring threads have neighbouring chunks.
+    // The first column of a thread's chunk, within the tile: neighbouring threads have neighbouring
+    // chunks.
     __device__ __forceinline__ static int chunk_column(int chunk) {
         return (chunk * kColumnThreads + threadIdx.x % kColumnThreads) * kChunk<T>;
     }
-    __device__ __forceinline__ static int first_row() { return threadIdx.x / kColumnThreads * kThreadRows; }
+    __device__ __forceinline__ static int first_row() {
+        return threadIdx.x / kColumnThreads * kThreadRows;
+    }
 
     // Where a column of `across` lies in its row.
     __device__ __forceinline__ static int across_place(int column) {
@@ -79,13 +86,14 @@ struct Merge {
     }
 
     __device__ __forceinline__ static float element(const void* data, int64_t index, bool is_f32) {
-        return is_f32 ? static_cast<const float*>(data)[index] : to_float(static_cast<const T*>(data)[index]);
+        return is_f32 ? static_cast<const float*>(data)[index]
+                      : to_float(static_cast<const T*>(data)[index]);
     }
 
     // lora_A (r, outers) from `outer0` on, lanes along its rows; put(rank, outer, value) stores it.
     template <int Outer, typename Put>
-    __device__ __forceinline__ static void load_a(const MergeAdapter& adapter, bool is_f32, int rank0, int outer0,
-                                                  int outers, Put&& put) {
+    __device__ __forceinline__ static void load_a(const MergeAdapter& adapter, bool is_f32,
+                                                  int rank0, int outer0, int outers, Put&& put) {
 #pragma unroll 2
         for (int index = threadIdx.x; index < kDepth * Outer; index += kThreads) {
             const int rank = index / Outer, outer = index % Outer;
@@ -97,8 +105,8 @@ struct Merge {
 
     // lora_B (outers, r) from `outer0` on, lanes along its rows
     template <int Outer, typename Put>
-    __device__ __forceinline__ static void load_b(const MergeAdapter& adapter, bool is_f32, int rank0, int outer0,
-                                                  int outers, Put&& put) {
+    __device__ __forceinline__ static void load_b(const MergeAdapter& adapter, bool is_f32,
+                                                  int rank0, int outer0, int outers, Put&& put) {
 #pragma unroll 2
         for (int index = threadIdx.x; index < kDepth * Outer; index += kThreads) {
             const int rank = index % kDepth, outer = index / kDepth;
@@ -108,9 +116,12 @@ struct Merge {
         }
     }
 
-    __device__ __forceinline__ static void load(Shared& shared, const MergeParams& p, const MergeAdapter& adapter,
-                                                int rank0, int row0, int column0) {
-        const auto down = [&](int rank, int row, float value) { shared.down[rank * kDownStride + row] = value; };
+    __device__ __forceinline__ static void load(Shared& shared, const MergeParams& p,
+                                                const MergeAdapter& adapter, int rank0, int row0,
+                                                int column0) {
+        const auto down = [&](int rank, int row, float value) {
+            shared.down[rank * kDownStride + row] = value;
+        };
         const auto across = [&](int rank, int column, float value) {
             shared.across[rank * kAcrossStride + across_place(column)] = value;
         };
@@ -125,7 +136,8 @@ struct Merge {
     }
 
     // product += down * across
-    __device__ __forceinline__ static void multiply(const Shared& shared, int ranks, Block& product) {
+    __device__ __forceinline__ static void multiply(const Shared& shared, int ranks,
+                                                    Block& product) {
         const float* down = shared.down + first_row();
         const float* across = shared.across + threadIdx.x % kColumnThreads * 4;
 #pragma unroll 2
@@ -134,7 +146,8 @@ struct Merge {
             const float4 quad0 = *reinterpret_cast<const float4*>(across);
             const float4 quad1 = *reinterpret_cast<const float4*>(across + kQuadStride);
             const float row[] = {rows.x, rows.y, rows.z, rows.w};
-            const float column[] = {quad0.x, quad0.y, quad0.z, quad0.w, quad1.x, quad1.y, quad1.z, quad1.w};
+            const float column[] = {quad0.x, quad0.y, quad0.z, quad0.w,
+                                    quad1.x, quad1.y, quad1.z, quad1.w};
 #pragma unroll
             for (int i = 0; i < kThreadRows; ++i) {
 #pragma unroll
@@ -148,7 +161,8 @@ struct Merge {
     }
 
     // How many elements of a chunk are inside of the weight.
-    __device__ __forceinline__ static int valid_elements(const MergeParams& p, int row, int column) {
+    __device__ __forceinline__ static int valid_elements(const MergeParams& p, int row,
+                                                         int column) {
         return row < p.rows ? max(0, min(p.columns - column, kChunk<T>)) : 0;
     }
 
@@ -182,7 +196,8 @@ struct Merge {
     // What storing `merged` for `old` + `delta` loses.
     struct Counter {
         uint32_t nonzero = 0, unchanged = 0, non_finite = 0;
-        double delta_squares = 0.0, error_squares = 0.0;  // squares leave the range of f32 where deltas don't
+        double delta_squares = 0.0,
+               error_squares = 0.0;  // squares leave the range of f32 where deltas don't
 
         __device__ __forceinline__ void count(float old, float delta, float merged) {
             if (!isfinite(merged)) {
@@ -203,8 +218,8 @@ struct Merge {
     template <bool Vectorised>
     __device__ __forceinline__ static void run(const MergeParams& p) {
         alignas(16) __shared__ Shared shared;
-        const bool writes =
-            p.writing == MergeWrite::kAlways || (p.writing == MergeWrite::kIfFinite && p.totals->non_finite == 0);
+        const bool writes = p.writing == MergeWrite::kAlways ||
+                            (p.writing == MergeWrite::kIfFinite && p.totals->non_finite == 0);
         if (!writes && p.partial == nullptr) {
             return;
         }
@@ -268,7 +283,8 @@ struct Merge {
     // One block: totals = sum of the partials, always in the same order
     __device__ __forceinline__ static void sum_totals(const MergeParams& p) {
         MergeTotals mine = {};
-        for (uint32_t index = threadIdx.x; index < static_cast<uint32_t>(p.partials); index += kThreads) {
+        for (uint32_t index = threadIdx.x; index < static_cast<uint32_t>(p.partials);
+             index += kThreads) {
             const MergeTotals other = p.partial[index];
             mine.delta_squares += other.delta_squares;
             mine.error_squares += other.error_squares;

@@ -1,13 +1,15 @@
-// What a launch is told: one struct per kernel, passed by value. src/plan/params.rs mirrors each field for field, and the
-// kernel `lora_contract` lets a test compare sizes and offsets.
+// What a launch is told: one struct per kernel, passed by value. src/plan/params.rs mirrors each
+// field for field, and the kernel `lora_contract` lets a test compare sizes and offsets.
 //
-// A call computes one or more projections of the same x, each with its own weight and, where r > 0, its own adapter. Shapes: x and dx (m, k);
-// of projection i: W (n, k) or, transposed, (k, n); lora_A (r, k), lora_B (n, r), y and dy (m, n). S and T hold the adapted projections side by
-// side, (m, ranks): columns rank0 .. rank0 + r_pad are projection i's, r_pad being r rounded up to 16, and zero from rank0 + r on. Strides are
-// row strides in elements; columns are contiguous.
+// A call computes one or more projections of the same x, each with its own weight and, where r > 0,
+// its own adapter. Shapes: x and dx (m, k); of projection i: W (n, k) or, transposed, (k, n);
+// lora_A (r, k), lora_B (n, r), y and dy (m, n). S and T hold the adapted projections side by side,
+// (m, ranks): columns rank0 .. rank0 + r_pad are projection i's, r_pad being r rounded up to 16,
+// and zero from rank0 + r on. Strides are row strides in elements; columns are contiguous.
 //
-// The dropout mask has a 64-bit word for 64 columns of a row, words of the same columns one below the other: mask (ceil(k / 64), m). Bit c of
-// word (b, row) is set where x (row, 64 * b + c) is kept; bits beyond k are zero.
+// The dropout mask has a 64-bit word for 64 columns of a row, words of the same columns one below
+// the other: mask (ceil(k / 64), m). Bit c of word (b, row) is set where x (row, 64 * b + c) is
+// kept; bits beyond k are zero.
 #pragma once
 #include <cstdint>
 
@@ -24,7 +26,8 @@ struct DropoutParams {
 // Where the bits come from: there is no dropout, the mask in memory, or Philox once more.
 enum class MaskSource : int32_t { kNone, kStored, kDrawn };
 
-// One adapter's matrix, lora_A or lora_B. Its elements are of the tensors' type, or f32 where `adapter_f32` is set.
+// One adapter's matrix, lora_A or lora_B. Its elements are of the tensors' type, or f32 where
+// `adapter_f32` is set.
 struct AdapterParams {
     const void* data;
     int64_t stride;
@@ -53,7 +56,8 @@ struct ShrinkParams {
 // How the persistent blocks of a product go through the tiles of its output.
 struct ScheduleParams {
     int32_t tiles_m, tiles_n;
-    int32_t group_n;    // tile columns of a band; within one, along the columns first, then to the next row
+    int32_t group_n;    // tile columns of a band; within one, along the columns first, then to the
+                        // next row
     int32_t splits;     // blocks that share a tile, each with a part of the depth
     float* partial;     // (tiles, splits, elements of a tile), where splits > 1
     uint32_t* arrived;  // (tiles), zero at first, where splits > 1
@@ -102,7 +106,8 @@ struct GradBProjection {
     AdapterParams lora_b;
 };
 
-// T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over every dy. Zeroes `counters` for the launches that follow.
+// T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over every dy. Zeroes
+// `counters` for the launches that follow.
 struct GradBParams {
     const void* s;  // (m, ranks)
     uint32_t* counters;
@@ -114,7 +119,8 @@ struct GradBParams {
     GradBProjection projection[kMaxProjections];
 };
 
-// A sum over `splits` partial matrices, in the order of their index: out (rows, columns) = sum of partial (splits, rows, partial_stride)
+// A sum over `splits` partial matrices, in the order of their index: out (rows, columns) = sum of
+// partial (splits, rows, partial_stride)
 struct ReduceJob {
     const float* partial;
     void* out;
@@ -172,7 +178,8 @@ struct GradXProjection {
     int32_t lora_vectorised;  // lora_A is of the tensors' type and may be read 16 bytes at a time
 };
 
-// dx = sum over projections of dy * W + keep_scale * mask o (T * A), or added to dx; the last blocks sum dA
+// dx = sum over projections of dy * W + keep_scale * mask o (T * A), or added to dx; the last
+// blocks sum dA
 struct GradXParams {
     const void* t;         // (m, ranks)
     const uint64_t* mask;  // null where it is drawn again
@@ -202,7 +209,8 @@ struct MergeTotals {
     uint64_t non_finite;  // elements whose merged value is a NaN or an infinity
 };
 
-// When merged weights are written: not yet, or at once, or if the totals know of none that is not finite.
+// When merged weights are written: not yet, or at once, or if the totals know of none that is not
+// finite.
 enum class MergeWrite : int32_t { kNever, kAlways, kIfFinite };
 
 // Both matrices of one adapter: lora_A (r, k), lora_B (n, r)
@@ -215,7 +223,8 @@ struct MergeAdapter {
     float scaling;
 };
 
-// merged = weight + sum over adapters of scaling * lora_B * lora_A, or its transpose. `merged` may be `weight`.
+// merged = weight + sum over adapters of scaling * lora_B * lora_A, or its transpose. `merged` may
+// be `weight`.
 struct MergeParams {
     const void* weight;
     void* merged;

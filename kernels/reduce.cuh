@@ -1,11 +1,14 @@
-// Sums partial matrices in the order of their index, so that the result does not depend on which block finished first.
+// Sums partial matrices in the order of their index, so that the result does not depend on which
+// block finished first.
 #pragma once
 #include "element.cuh"
 #include "params.cuh"
 
-// Width neighbours of a row at once: out = sum of partials, or added to what is there; in f32, rounded once to Out.
+// Width neighbours of a row at once: out = sum of partials, or added to what is there; in f32,
+// rounded once to Out.
 template <typename Out, int Width>
-__device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumulate, int64_t row, int64_t column) {
+__device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumulate, int64_t row,
+                                             int64_t column) {
     const float* from = job.partial + row * job.partial_stride + column;
     Out* const to = static_cast<Out*>(job.out) + row * job.out_stride + column;
     float sum[Width];
@@ -41,9 +44,11 @@ __device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumula
     *reinterpret_cast<Group*>(to) = group;
 }
 
-// Every thread of a job's blocks takes Width neighbours, and again those a whole round of the blocks further on.
+// Every thread of a job's blocks takes Width neighbours, and again those a whole round of the
+// blocks further on.
 template <typename Out, int Threads, int Width>
-__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block, int blocks) {
+__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block,
+                                           int blocks) {
     const int columns = job.columns / Width;
     const int64_t first = static_cast<int64_t>(block) * Threads + threadIdx.x;
     const int64_t round = static_cast<int64_t>(blocks) * Threads;
@@ -64,7 +69,8 @@ __device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate
 
 // Four neighbours at once where rows and addresses allow it
 template <typename Out, int Threads>
-__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block, int blocks) {
+__device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block,
+                                           int blocks) {
     const int64_t strides = job.columns | job.out_stride | job.partial_stride | job.split_stride;
     const bool aligned = reinterpret_cast<uintptr_t>(job.out) % (4 * sizeof(Out)) == 0 &&
                          reinterpret_cast<uintptr_t>(job.partial) % 16 == 0;
@@ -85,8 +91,10 @@ __device__ __forceinline__ void reduce_partials(const ReduceParams& p, int block
     const ReduceJob& job = p.job[found];
     const int end = found + 1 < p.jobs ? p.job[found + 1].first_block : p.blocks;
     if (p.out_f32 != 0) {
-        reduce_job<float, Threads>(job, p.accumulate != 0, block - job.first_block, end - job.first_block);
+        reduce_job<float, Threads>(job, p.accumulate != 0, block - job.first_block,
+                                   end - job.first_block);
     } else {
-        reduce_job<T, Threads>(job, p.accumulate != 0, block - job.first_block, end - job.first_block);
+        reduce_job<T, Threads>(job, p.accumulate != 0, block - job.first_block,
+                               end - job.first_block);
     }
 }

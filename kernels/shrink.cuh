@@ -1,5 +1,5 @@
-// S = scaling * keep_scale * drop(x) * A^T of all adapters: one block per kRows rows of x and RankTile columns of S. Draws the dropout mask, in
-// registers, and stores it.
+// S = scaling * keep_scale * drop(x) * A^T of all adapters: one block per kRows rows of x and
+// RankTile columns of S. Draws the dropout mask, in registers, and stores it.
 #pragma once
 #include "adapter_rows.cuh"
 #include "masked_product.cuh"
@@ -10,7 +10,8 @@ template <typename T, int Rows, int RankTile>
 struct Shrink {
     static constexpr int kThreads = 128;
     static constexpr int kWarps = kThreads / 32;
-    static constexpr int kRows = Rows;  // of x: 16 per warp, or 16 that the warps share, each with a part of the depth
+    static constexpr int kRows =
+        Rows;  // of x: 16 per warp, or 16 that the warps share, each with a part of the depth
     static constexpr int kParts = kWarps * 16 / Rows;
     static constexpr int kDepth = kParts == 1 ? 64 : 32;  // of a part of a step
     static constexpr int kSize = static_cast<int>(sizeof(T));
@@ -20,7 +21,10 @@ struct Shrink {
     using XCopy = TileCopy<kThreads, T, kParts * Rows, kDepth>;
     using ACopy = TileCopy<kThreads, T, kParts * RankTile, kDepth>;
     static constexpr int kStageBytes = XTile::kBytes + ATile::kBytes;
-    static constexpr int kStages = kStageBytes > 32768 ? 2 : kStageBytes > 24576 ? 3 : kStageBytes > 16384 ? 4 : 6;
+    static constexpr int kStages = kStageBytes > 32768   ? 2
+                                   : kStageBytes > 24576 ? 3
+                                   : kStageBytes > 16384 ? 4
+                                                         : 6;
     static constexpr int kTableBytes = RankTile * 8;  // where each row of lora_A starts
     static constexpr int kSharedBytes = kStages * kStageBytes + kTableBytes;
 
@@ -48,28 +52,35 @@ struct Shrink {
     }
 
    private:
-    // First column of this step of a part. Two steps of half a mask word follow each other, so that it is drawn once.
+    // First column of this step of a part. Two steps of half a mask word follow each other, so that
+    // it is drawn once.
     __device__ __forceinline__ static int step_column(int step, int part) {
-        return kParts == 1 ? step * kDepth : step / 2 * (kParts * 2 * kDepth) + part * 2 * kDepth + step % 2 * kDepth;
+        return kParts == 1
+                   ? step * kDepth
+                   : step / 2 * (kParts * 2 * kDepth) + part * 2 * kDepth + step % 2 * kDepth;
     }
     __device__ __forceinline__ static int advance_after(int step) {
         return kParts == 1 || step % 2 == 0 ? kDepth : (kParts * 2 - 1) * kDepth;
     }
-    // Rows of x from the last on are read again in place of those beyond; nobody looks at what they give.
+    // Rows of x from the last on are read again in place of those beyond; nobody looks at what they
+    // give.
     template <typename Source>
     __device__ __forceinline__ static const T* x_start(const Source& p, int row0, int pass) {
         const int tile_row = XCopy::row(pass);
         const int row = min(row0 + tile_row % Rows, p.m - 1);
-        return static_cast<const T*>(p.x) + row * p.x_stride + step_column(0, tile_row / Rows) + XCopy::column();
+        return static_cast<const T*>(p.x) + row * p.x_stride + step_column(0, tile_row / Rows) +
+               XCopy::column();
     }
 
     template <bool Vectorised, bool ByCopy>
-    __device__ __forceinline__ static void accumulate(const ShrinkParams& p, Accumulator<16, RankTile>& acc, int row0,
+    __device__ __forceinline__ static void accumulate(const ShrinkParams& p,
+                                                      Accumulator<16, RankTile>& acc, int row0,
                                                       int rank0) {
         const uint32_t memory = ptx::shared_address(stream_memory());
         const auto x_at = [&](int stage) { return memory + stage * kStageBytes; };
         const auto a_at = [&](int stage) { return x_at(stage) + XTile::kBytes; };
-        const void** const table = reinterpret_cast<const void**>(stream_memory() + kStages * kStageBytes);
+        const void** const table =
+            reinterpret_cast<const void**>(stream_memory() + kStages * kStageBytes);
 
         XCopy x;  // (m, k)
 #pragma unroll
@@ -82,8 +93,9 @@ struct Shrink {
 #pragma unroll
             for (int pass = 0; pass < ACopy::kPasses; ++pass) {
                 const int tile_row = ACopy::row(pass);
-                a.from[pass] = static_cast<const T*>(adapter_row(p, rank0 + tile_row % RankTile, kSize)) +
-                               step_column(0, tile_row / RankTile) + ACopy::column();
+                a.from[pass] =
+                    static_cast<const T*>(adapter_row(p, rank0 + tile_row % RankTile, kSize)) +
+                    step_column(0, tile_row / RankTile) + ACopy::column();
             }
         } else {
             quads.prepare(p, table, rank0);
@@ -106,7 +118,8 @@ struct Shrink {
                     a.whole(a_at(stage));
                 } else {
                     a.template part<true>(a_at(stage), [&](int pass) {
-                        return p.k - step_column(step, ACopy::row(pass) / RankTile) - ACopy::column();
+                        return p.k - step_column(step, ACopy::row(pass) / RankTile) -
+                               ACopy::column();
                     });
                 }
                 a.advance(advance_after(step));
@@ -152,16 +165,19 @@ struct Shrink {
         stream<kStages>(steps, fetch, place, compute);
     }
 
-    // The blocks of every rank tile draw the same bits; those of the first one store them. Of a quad's lanes two hold different rows.
+    // The blocks of every rank tile draw the same bits; those of the first one store them. Of a
+    // quad's lanes two hold different rows.
     struct MaskStore {
         uint64_t* row;  // null where this lane stores nothing
 
         __device__ __forceinline__ MaskStore(const ShrinkParams& p, int row0, int rank0) {
             const int lane = threadIdx.x % 32;
             const int at = row0 + lane / 4 + lane % 4 * 8;
-            row = p.mask != nullptr && rank0 == 0 && lane % 4 < 2 && at < p.m ? p.mask + at : nullptr;
+            row =
+                p.mask != nullptr && rank0 == 0 && lane % 4 < 2 && at < p.m ? p.mask + at : nullptr;
         }
-        __device__ __forceinline__ void store(const ShrinkParams& p, const dropout::KeepBits& keep, int block) const {
+        __device__ __forceinline__ void store(const ShrinkParams& p, const dropout::KeepBits& keep,
+                                              int block) const {
             if (row != nullptr && block * dropout::kBlock < p.k) {
                 const uint64_t bits = threadIdx.x % 4 == 0 ? keep.upper : keep.lower;
                 row[static_cast<int64_t>(block) * p.m] = bits & dropout::inside(p.k, block);
@@ -169,14 +185,17 @@ struct Shrink {
         }
     };
 
-    // Row of lora_A that gives column `rank` of S. A row of the padding is another's copy: store() drops what it gives.
-    __device__ __forceinline__ static const void* adapter_row(const ShrinkParams& p, int rank, int size) {
+    // Row of lora_A that gives column `rank` of S. A row of the padding is another's copy: store()
+    // drops what it gives.
+    __device__ __forceinline__ static const void* adapter_row(const ShrinkParams& p, int rank,
+                                                              int size) {
         const AdapterParams& adapter = adapter_at(p.lora_a, p.adapters, rank);
         const int row = min(rank - adapter.rank0, adapter.r - 1);
         return static_cast<const uint8_t*>(adapter.data) + row * adapter.stride * size;
     }
 
-    // lora_A through registers, four elements at a time: f32 adapters, and such as no 16-byte copy may touch.
+    // lora_A through registers, four elements at a time: f32 adapters, and such as no 16-byte copy
+    // may touch.
     struct AdapterQuads {
         static constexpr int kPerRow = kDepth / 4;
         static constexpr int kRowsPerPass = kThreads / kPerRow;
@@ -184,7 +203,8 @@ struct Shrink {
         float4 value[kPasses];
         bool f32, vectorised;
 
-        __device__ __forceinline__ void prepare(const ShrinkParams& p, const void** table, int rank0) {
+        __device__ __forceinline__ void prepare(const ShrinkParams& p, const void** table,
+                                                int rank0) {
             f32 = p.adapter_f32 != 0 || std::is_same_v<T, float>;
             vectorised = f32;
             for (int i = 0; i < p.adapters; ++i) {
@@ -199,8 +219,10 @@ struct Shrink {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
-                const int column = step_column(step, tile_row / RankTile) + threadIdx.x % kPerRow * 4;
-                value[pass] = load_adapter_quad<T>(table[tile_row % RankTile], column, p.k - column, f32, vectorised);
+                const int column =
+                    step_column(step, tile_row / RankTile) + threadIdx.x % kPerRow * 4;
+                value[pass] = load_adapter_quad<T>(table[tile_row % RankTile], column, p.k - column,
+                                                   f32, vectorised);
             }
         }
         __device__ __forceinline__ void store(uint32_t tile) const {
@@ -209,8 +231,9 @@ struct Shrink {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
-                const uint32_t at =
-                    tile + ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize + quad % kQuadsPerChunk * 8;
+                const uint32_t at = tile +
+                                    ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize +
+                                    quad % kQuadsPerChunk * 8;
                 store_shared_quad<T>(at, value[pass]);
             }
         }
@@ -237,7 +260,8 @@ struct Shrink {
 #pragma unroll
                 for (int part = 1; part < kParts; ++part) {
                     const float4 more = ptx::load_shared_quad(at(part, 2 * warp + j));
-                    sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
+                    sum =
+                        make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
                 }
                 float(&v)[4] = acc.value[0][j];
                 v[0] = sum.x, v[1] = sum.y, v[2] = sum.z, v[3] = sum.w;
@@ -245,7 +269,8 @@ struct Shrink {
         }
     }
 
-    __device__ __forceinline__ static void store(const ShrinkParams& p, Accumulator<16, RankTile>& acc, int row0,
+    __device__ __forceinline__ static void store(const ShrinkParams& p,
+                                                 Accumulator<16, RankTile>& acc, int row0,
                                                  int rank0) {
         const int warp = threadIdx.x / 32;
         const float keep_scale = p.mask_source == MaskSource::kDrawn ? p.dropout.keep_scale : 1.0f;
@@ -270,7 +295,8 @@ struct Shrink {
                 }
             }
             const int first_row = row0 + (kParts == 1 ? 16 * warp : 0);
-            store_block(s + static_cast<int64_t>(first_row) * p.ranks + rank, p.ranks, p.m - first_row, value);
+            store_block(s + static_cast<int64_t>(first_row) * p.ranks + rank, p.ranks,
+                        p.m - first_row, value);
         }
     }
 };

@@ -1,10 +1,13 @@
-// A 16x16 block of an accumulator to global memory, 16 bytes per lane and whole sectors, after a transposition within each quad of lanes.
+// A 16x16 block of an accumulator to global memory, 16 bytes per lane and whole sectors, after a
+// transposition within each quad of lanes.
 #pragma once
 #include "element.cuh"
 
-// `out` is the block's first element, 16-byte aligned as its rows are; rows from `rows` on are left alone. value[j][e] as in Accumulator.
+// `out` is the block's first element, 16-byte aligned as its rows are; rows from `rows` on are left
+// alone. value[j][e] as in Accumulator.
 template <typename T>
-__device__ __forceinline__ void store_block(T* out, int64_t stride, int rows, const float (&value)[2][4]) {
+__device__ __forceinline__ void store_block(T* out, int64_t stride, int rows,
+                                            const float (&value)[2][4]) {
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
     if constexpr (std::is_same_v<T, float>) {
@@ -21,9 +24,11 @@ __device__ __forceinline__ void store_block(T* out, int64_t stride, int rows, co
             }
         }
     } else {
-        // Lane t of a quad collects the words[t] of all four: row g + 8 * (t / 2), columns 8 * (t % 2) to + 7.
-        const uint32_t words[4] = {pack_pair<T>(value[0][0], value[0][1]), pack_pair<T>(value[1][0], value[1][1]),
-                                   pack_pair<T>(value[0][2], value[0][3]), pack_pair<T>(value[1][2], value[1][3])};
+        // Lane t of a quad collects the words[t] of all four: row g + 8 * (t / 2), columns 8 * (t %
+        // 2) to + 7.
+        const uint32_t words[4] = {
+            pack_pair<T>(value[0][0], value[0][1]), pack_pair<T>(value[1][0], value[1][1]),
+            pack_pair<T>(value[0][2], value[0][3]), pack_pair<T>(value[1][2], value[1][3])};
         uint32_t pairs[2][2];  // words[t % 2] and words[t % 2 + 2] of this lane and its neighbour
 #pragma unroll
         for (int i = 0; i < 2; ++i) {

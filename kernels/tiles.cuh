@@ -2,8 +2,9 @@
 #pragma once
 #include "gemm.cuh"
 
-// <BMajor: which index of the weight is contiguous, as the product sees it; Vectorised: 16 bytes at a time>. One block on a multiprocessor keeps Large's
-// accumulators; two of Wide and three of Small fit.
+// <BMajor: which index of the weight is contiguous, as the product sees it; Vectorised: 16 bytes at
+// a time>. One block on a multiprocessor keeps Large's accumulators; two of Wide and three of Small
+// fit.
 template <typename T>
 struct GemmTiles {
     template <Major BMajor, bool Vectorised = true>

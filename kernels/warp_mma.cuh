@@ -1,8 +1,9 @@
 // One warp's accumulator, (WarpM, WarpN), and its products in f32.
 //
-// 16-bit elements go through mma.sync; f32 through fused multiply-adds, so that plain f32 keeps f32's accuracy. Both keep the accumulator in the
-// layout of mma.m16n8k16: with g = lane / 4, t = lane % 4, acc[i][j][e] is row 16 * i + g + 8 * (e / 2), column 8 * j + 2 * t + e % 2.
-// Epilogues need to know no more.
+// 16-bit elements go through mma.sync; f32 through fused multiply-adds, so that plain f32 keeps
+// f32's accuracy. Both keep the accumulator in the layout of mma.m16n8k16: with g = lane / 4, t =
+// lane % 4, acc[i][j][e] is row 16 * i + g + 8 * (e / 2), column 8 * j + 2 * t + e % 2. Epilogues
+// need to know no more.
 #pragma once
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
@@ -40,7 +41,8 @@ struct Accumulator {
         }
     }
 
-    // Calls f(row, each) for every 16 rows; each(g) calls g(column, values) for every eight columns of them.
+    // Calls f(row, each) for every 16 rows; each(g) calls g(column, values) for every eight columns
+    // of them.
     template <typename F>
     __device__ __forceinline__ void for_each_row_pair(F&& f) {
 #pragma unroll
@@ -77,10 +79,11 @@ __device__ __forceinline__ float element(const Tile& tile, int outer, int depth)
     return Layout == Major::kDepth ? *tile.at(outer, depth) : *tile.at(depth, outer);
 }
 
-// acc += A[a_outer.., depth..] * B[depth.., b_outer..] over kDepthStep, of f32 by fused multiply-adds.
+// acc += A[a_outer.., depth..] * B[depth.., b_outer..] over kDepthStep, of f32 by fused
+// multiply-adds.
 template <Major ALayout, Major BLayout, int WarpM, int WarpN, typename A, typename B>
-__device__ __forceinline__ void warp_fma(Accumulator<WarpM, WarpN>& acc, const A& a_tile, int a_outer, const B& b_tile,
-                                         int b_outer, int depth) {
+__device__ __forceinline__ void warp_fma(Accumulator<WarpM, WarpN>& acc, const A& a_tile,
+                                         int a_outer, const B& b_tile, int b_outer, int depth) {
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
 #pragma unroll 2

@@ -52,7 +52,9 @@ mod sealed {
 }
 
 /// A Rust type that the kernels compute with: [`half::f16`], [`half::bf16`] or `f32`.
-pub trait Element: sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static {
+pub trait Element:
+    sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static
+{
     /// The matching [`DType`].
     const DTYPE: DType;
     /// Exact.
@@ -61,8 +63,9 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Sen
     fn from_f64(value: f64) -> Self;
 }
 
-/// f64 to f32, rounded to odd: a result that a second rounding to a narrower type can't spoil (Boldo and Melquiond, "Emulation of FMA and
-/// correctly rounded sums: proved algorithms using rounding to odd", 2008).
+/// f64 to f32, rounded to odd: a result that a second rounding to a narrower type can't spoil
+/// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
+/// rounding to odd", 2008).
 fn to_f32_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let back = f64::from(nearest);
@@ -116,16 +119,22 @@ mod tests {
 
     #[test]
     fn narrow_conversions_round_once() {
-        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle in f32: going through f32 to nearest,
-        // as half's own conversion does, loses it.
+        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle
+        // in f32: going through f32 to nearest, as half's own conversion does, loses it.
         let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         assert_eq!(<f16 as Element>::from_f64(above).to_bits(), 0x3C01);
-        assert_eq!(<f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_bits(), 0x3C00);
+        assert_eq!(
+            <f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_bits(),
+            0x3C00
+        );
         assert_eq!(
             <bf16 as Element>::from_f64(-(1.0 + 2f64.powi(-8) + 2f64.powi(-40))).to_bits(),
             0xBF81
         );
-        assert_eq!(<bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)).to_bits(), 0x3F80);
+        assert_eq!(
+            <bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)).to_bits(),
+            0x3F80
+        );
     }
 
     #[test]
@@ -134,6 +143,9 @@ mod tests {
         assert_eq!(<f16 as Element>::from_f64(1e-300).to_bits(), 0);
         assert_eq!(<f16 as Element>::from_f64(-1e-300).to_bits(), 0x8000);
         assert!(<bf16 as Element>::from_f64(f64::NAN).is_nan());
-        assert_eq!(<bf16 as Element>::from_f64(f64::from(f32::MAX)), bf16::INFINITY);
+        assert_eq!(
+            <bf16 as Element>::from_f64(f64::from(f32::MAX)),
+            bf16::INFINITY
+        );
     }
 }

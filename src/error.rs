@@ -34,7 +34,9 @@ pub enum Argument {
 impl fmt::Display for Argument {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, projection) = match *self {
-            Argument::Adapter(tensor, adapter) => return write!(f, "{tensor} of adapter {adapter}"),
+            Argument::Adapter(tensor, adapter) => {
+                return write!(f, "{tensor} of adapter {adapter}");
+            }
             Argument::Report => ("report", None),
             Argument::Tensor(tensor, projection) => (tensor.name(), projection),
             Argument::Lora(projection) => ("lora", projection),
@@ -52,12 +54,16 @@ impl fmt::Display for Argument {
     }
 }
 
-/// Why a problem, plan or call was refused. Nothing was launched or written when one is returned, [`Error::Driver`] excepted.
+/// Why a problem, plan or call was refused. Nothing was launched or written when one is returned,
+/// [`Error::Driver`] excepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A size of zero or beyond [`Problem::MAX_DIMENSION`].
-    #[error("{name} is {given}: it must be between 1 and {}", Problem::MAX_DIMENSION)]
+    #[error(
+        "{name} is {given}: it must be between 1 and {}",
+        Problem::MAX_DIMENSION
+    )]
     Dimension {
         /// Which size.
         name: &'static str,
@@ -74,7 +80,9 @@ pub enum Error {
         given: usize,
     },
     /// Projections of which none has an adapter.
-    #[error("no projection has a rank: at least one must be adapted; without adapters, use a matrix product")]
+    #[error(
+        "no projection has a rank: at least one must be adapted; without adapters, use a matrix product"
+    )]
     NotAdapted,
     /// No adapter to merge, or more than one call merges.
     #[error(
@@ -174,7 +182,9 @@ pub enum Error {
         given: f32,
     },
     /// A scaling that is not finite.
-    #[error("scaling {given}: it must be finite (lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA)")]
+    #[error(
+        "scaling {given}: it must be finite (lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA)"
+    )]
     Scaling {
         /// The scaling given.
         given: f32,
@@ -196,7 +206,8 @@ pub enum Error {
     Grid {
         /// The problem.
         problem: String,
-        /// Blocks needed along one axis of the grid, or tiles that persistent blocks would take turns at.
+        /// Blocks needed along one axis of the grid, or tiles that persistent blocks would take
+        /// turns at.
         blocks: u64,
         /// The driver's limit, or the kernels'.
         limit: u64,

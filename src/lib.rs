@@ -24,7 +24,8 @@ pub use problem::{Dropout, Layout, Mask, Problem, Projection, Tensor, WeightLayo
 pub use raw::{Kernels, context};
 #[cfg(feature = "cuda")]
 pub use typed::{
-    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Merge, MergeWeight,
+    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
+    Merge, MergeWeight,
 };
 
 /// The guide's examples, compiled and run with the tests.

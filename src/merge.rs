@@ -7,10 +7,11 @@ use bytemuck::{Pod, Zeroable};
 use crate::problem::check_dimension;
 use crate::{DType, Error, Layout, Problem, Result, Tensor, WeightLayout};
 
-/// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A negative scaling takes an adapter out again.
+/// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A
+/// negative scaling takes an adapter out again.
 ///
-/// Shapes: W and merged (out_features, in_features), or transposed as the [`WeightLayout`] says; of each adapter lora_A (rank, in_features) and
-/// lora_B (out_features, rank).
+/// Shapes: W and merged (out_features, in_features), or transposed as the [`WeightLayout`] says; of
+/// each adapter lora_A (rank, in_features) and lora_B (out_features, rank).
 ///
 /// ```
 /// use lora_kernels::{DType, MergeProblem};
@@ -44,13 +45,18 @@ impl MergeProblem {
     /// As many adapters as one call merges.
     pub const MAX_ADAPTERS: usize = Problem::MAX_PROJECTIONS;
 
-    /// One adapter per rank, of the weight's type; all matrices contiguous, the weight and the merged one 16-byte aligned. lora_A and lora_B need
-    /// no more than an element's alignment.
+    /// One adapter per rank, of the weight's type; all matrices contiguous, the weight and the
+    /// merged one 16-byte aligned. lora_A and lora_B need no more than an element's alignment.
     ///
     /// # Errors
-    /// [`Error::Adapters`] unless there are between 1 and [`MergeProblem::MAX_ADAPTERS`], [`Error::Dimension`] unless every size is between 1 and
-    /// [`Problem::MAX_DIMENSION`].
-    pub fn new(out_features: usize, in_features: usize, ranks: &[usize], dtype: DType) -> Result<Self> {
+    /// [`Error::Adapters`] unless there are between 1 and [`MergeProblem::MAX_ADAPTERS`],
+    /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
+    pub fn new(
+        out_features: usize,
+        in_features: usize,
+        ranks: &[usize],
+        dtype: DType,
+    ) -> Result<Self> {
         check_dimension("out_features", out_features)?;
         check_dimension("in_features", in_features)?;
         if ranks.is_empty() || ranks.len() > Self::MAX_ADAPTERS {
@@ -84,8 +90,9 @@ impl MergeProblem {
         Ok(problem.with_weight_layout(WeightLayout::default()))
     }
 
-    /// With adapters in f32 over a weight of 16 bits, PEFT's default, or in the weight's own type; contiguous again, until
-    /// [`MergeProblem::with_adapter_layout`] says otherwise. f32 elements are used as they are.
+    /// With adapters in f32 over a weight of 16 bits, PEFT's default, or in the weight's own type;
+    /// contiguous again, until [`MergeProblem::with_adapter_layout`] says otherwise. f32 elements
+    /// are used as they are.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] for any other type.
@@ -101,8 +108,8 @@ impl MergeProblem {
         Ok(self)
     }
 
-    /// Which way round the weight and the merged one are stored; contiguous and 16-byte aligned again, until [`MergeProblem::with_layout`] says
-    /// otherwise.
+    /// Which way round the weight and the merged one are stored; contiguous and 16-byte aligned
+    /// again, until [`MergeProblem::with_layout`] says otherwise.
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         self.weight = Layout {
@@ -113,7 +120,8 @@ impl MergeProblem {
         self
     }
 
-    /// Whether nothing is written if a merged element would be a NaN or an infinity. It takes two more launches, and a report, which tells.
+    /// Whether nothing is written if a merged element would be a NaN or an infinity. It takes two
+    /// more launches, and a report, which tells.
     pub fn with_safe(mut self, safe: bool) -> Self {
         self.safe = safe;
         self
@@ -125,11 +133,13 @@ impl MergeProblem {
         self
     }
 
-    /// With another layout of the weight, which the merged one then has as well, or of the merged weight alone.
+    /// With another layout of the weight, which the merged one then has as well, or of the merged
+    /// weight alone.
     ///
     /// # Errors
-    /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the
-    /// alignment is no power of two or less than an element.
+    /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach
+    /// beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the alignment is no power of two or less
+    /// than an element.
     pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
         if matches!(tensor, Tensor::Weight | Tensor::Merged) {
             layout.check(tensor, self.shape(tensor), self.dtype)?;
@@ -145,11 +155,20 @@ impl MergeProblem {
     /// With another layout of lora_A or lora_B of one adapter.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NoPart`] for another tensor, and those of [`MergeProblem::with_layout`].
-    pub fn with_adapter_layout(mut self, adapter: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
+    /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NoPart`] for another tensor, and
+    /// those of [`MergeProblem::with_layout`].
+    pub fn with_adapter_layout(
+        mut self,
+        adapter: usize,
+        tensor: Tensor,
+        layout: Layout,
+    ) -> Result<Self> {
         let (shape, count) = (self.adapter_shape(adapter, tensor), self.adapters.len());
         let Some(found) = self.adapters.get_mut(adapter) else {
-            return Err(Error::NoAdapter { given: adapter, count });
+            return Err(Error::NoAdapter {
+                given: adapter,
+                count,
+            });
         };
         if matches!(tensor, Tensor::LoraA | Tensor::LoraB) {
             layout.check(tensor, shape, self.adapter_dtype)?;
@@ -205,12 +224,15 @@ impl MergeProblem {
     /// (rows, columns) of the weight and of the merged one, as they are stored.
     pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
         match tensor {
-            Tensor::Weight | Tensor::Merged => self.weight_layout.shape(self.out_features, self.in_features),
+            Tensor::Weight | Tensor::Merged => self
+                .weight_layout
+                .shape(self.out_features, self.in_features),
             _ => (0, 0),
         }
     }
 
-    /// (rows, columns) of lora_A or lora_B of an adapter; of one that does not exist as if it had no rank.
+    /// (rows, columns) of lora_A or lora_B of an adapter; of one that does not exist as if it had
+    /// no rank.
     pub fn adapter_shape(&self, adapter: usize, tensor: Tensor) -> (usize, usize) {
         let rank = self.adapters.get(adapter).map_or(0, |adapter| adapter.rank);
         match tensor {
@@ -259,7 +281,11 @@ impl fmt::Display for MergeProblem {
             "out_features {}, in_features {}, ",
             self.out_features, self.in_features
         )?;
-        f.write_str(if self.adapters.len() == 1 { "rank" } else { "ranks" })?;
+        f.write_str(if self.adapters.len() == 1 {
+            "rank"
+        } else {
+            "ranks"
+        })?;
         for rank in self.ranks() {
             write!(f, " {rank}")?;
         }
@@ -289,8 +315,8 @@ fn no_part(tensor: Tensor) -> Error {
 
 /// What merging changed, and what storing the result in the weight's type lost of it.
 ///
-/// bf16 keeps 8 bits of a weight: of a delta a thousandth of the weight's size, most elements are rounded away. Bits of the sums depend on nothing
-/// but the arguments and the tile size.
+/// bf16 keeps 8 bits of a weight: of a delta a thousandth of the weight's size, most elements are
+/// rounded away. Bits of the sums depend on nothing but the arguments and the tile size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct MergeReport {
@@ -317,7 +343,8 @@ impl MergeReport {
         bytemuck::try_pod_read_unaligned(bytes).ok()
     }
 
-    /// Of the elements with a delta, the share that did not change: between 0 and 1, 0 where there are none.
+    /// Of the elements with a delta, the share that did not change: between 0 and 1, 0 where there
+    /// are none.
     pub fn unchanged_share(&self) -> f64 {
         if self.nonzero == 0 {
             return 0.0;
@@ -325,7 +352,8 @@ impl MergeReport {
         self.unchanged as f64 / self.nonzero as f64
     }
 
-    /// ‖stored change - delta‖ / ‖delta‖: 0 is exact, 1 as if nothing had been merged; 0 where there is no delta.
+    /// ‖stored change - delta‖ / ‖delta‖: 0 is exact, 1 as if nothing had been merged; 0 where
+    /// there is no delta.
     pub fn relative_error(&self) -> f64 {
         if self.delta_squares == 0.0 {
             return 0.0;

@@ -1,11 +1,12 @@
-//! What is to be computed: sizes, element types and memory layouts of adapted linear layers that share their input. Pure data, no CUDA.
+//! What is to be computed: sizes, element types and memory layouts of adapted linear layers that
+//! share their input. Pure data, no CUDA.
 
 use std::fmt;
 
 use crate::{DType, Error, Result};
 
-/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N = out_features, r = rank. Projections share x and
-/// dx; each has the others for itself.
+/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N =
+/// out_features, r = rank. Projections share x and dx; each has the others for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Tensor {
@@ -78,14 +79,20 @@ impl fmt::Display for Tensor {
 pub struct Layout {
     /// Elements from the start of one row to the start of the next; at least the number of columns.
     pub row_stride: i64,
-    /// What the address of the first element is a multiple of, in bytes: a power of two, at least the element's size. A plan made for 16
-    /// can choose the fast kernels; an address that turns out less aligned is an error.
+    /// What the address of the first element is a multiple of, in bytes: a power of two, at least
+    /// the element's size. A plan made for 16 can choose the fast kernels; an address that turns
+    /// out less aligned is an error.
     pub alignment: usize,
 }
 
 impl Layout {
     /// Whether a tensor of that shape can lie so.
-    pub(crate) fn check(&self, tensor: Tensor, (rows, columns): (usize, usize), dtype: DType) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        tensor: Tensor,
+        (rows, columns): (usize, usize),
+        dtype: DType,
+    ) -> Result<()> {
         let bytes = self
             .row_stride
             .checked_mul(rows as i64)
@@ -115,14 +122,16 @@ impl Layout {
     }
 }
 
-/// Dropout on the adapter's input: each element of x is zeroed with probability `p`, the others divided by 1 - p. The base product sees x
-/// undropped, as in PEFT.
+/// Dropout on the adapter's input: each element of x is zeroed with probability `p`, the others
+/// divided by 1 - p. The base product sees x undropped, as in PEFT.
 ///
-/// The mask is a function of `seed`, `offset`, row and column alone (Philox4x32-10, see [`crate::reference::philox`]): the same on every
-/// run, device and tiling. Draw a new one by changing `offset`, say to the training step.
+/// The mask is a function of `seed`, `offset`, row and column alone (Philox4x32-10, see
+/// [`crate::reference::philox`]): the same on every run, device and tiling. Draw a new one by
+/// changing `offset`, say to the training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Probability in [0, 1). Rounded to a multiple of 2⁻¹⁶, and 1 / (1 - p) is taken of the rounded value.
+    /// Probability in [0, 1). Rounded to a multiple of 2⁻¹⁶, and 1 / (1 - p) is taken of the
+    /// rounded value.
     pub p: f32,
     /// Philox key.
     pub seed: u64,
@@ -131,7 +140,8 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// An element is dropped where its 16 random bits are below this: `p` in units of 2⁻¹⁶, at most 65535.
+    /// An element is dropped where its 16 random bits are below this: `p` in units of 2⁻¹⁶, at
+    /// most 65535.
     pub fn threshold(&self) -> u32 {
         ((f64::from(self.p) * 65536.0).round() as u32).min(65535)
     }
@@ -162,7 +172,8 @@ pub enum Mask {
     Redrawn = 1,
 }
 
-/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in either case.
+/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in
+/// either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u32)]
 pub enum WeightLayout {
@@ -203,7 +214,8 @@ impl Projection {
     }
 }
 
-/// Adapted linear layers applied to a batch of tokens: one, or several that share x, as q, k and v do, or gate and up.
+/// Adapted linear layers applied to a batch of tokens: one, or several that share x, as q, k and v
+/// do, or gate and up.
 ///
 /// ```
 /// use lora_kernels::{DType, Problem, Projection};
@@ -231,22 +243,41 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout. Bias, d_lora_A and d_lora_B,
-    /// for which the kernels look at the addresses themselves, need no more than an element's alignment.
+    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout.
+    /// Bias, d_lora_A and d_lora_B, for which the kernels look at the addresses themselves, need no
+    /// more than an element's alignment.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
-    pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize, dtype: DType) -> Result<Self> {
+    pub fn new(
+        tokens: usize,
+        in_features: usize,
+        out_features: usize,
+        rank: usize,
+        dtype: DType,
+    ) -> Result<Self> {
         check_dimension("rank", rank)?;
-        Self::sharing_x(tokens, in_features, &[Projection { out_features, rank }], dtype)
+        Self::sharing_x(
+            tokens,
+            in_features,
+            &[Projection { out_features, rank }],
+            dtype,
+        )
     }
 
-    /// Several projections of the same x, tensors as in [`Problem::new`]. A rank of 0 means no adapter; at least one projection has one.
+    /// Several projections of the same x, tensors as in [`Problem::new`]. A rank of 0 means no
+    /// adapter; at least one projection has one.
     ///
     /// # Errors
-    /// [`Error::Projections`] unless there are between 1 and [`Problem::MAX_PROJECTIONS`], [`Error::NotAdapted`] if none has a rank,
-    /// [`Error::Dimension`] unless every other size, and the sum of the padded ranks, is between 1 and [`Problem::MAX_DIMENSION`].
-    pub fn sharing_x(tokens: usize, in_features: usize, projections: &[Projection], dtype: DType) -> Result<Self> {
+    /// [`Error::Projections`] unless there are between 1 and [`Problem::MAX_PROJECTIONS`],
+    /// [`Error::NotAdapted`] if none has a rank, [`Error::Dimension`] unless every other size, and
+    /// the sum of the padded ranks, is between 1 and [`Problem::MAX_DIMENSION`].
+    pub fn sharing_x(
+        tokens: usize,
+        in_features: usize,
+        projections: &[Projection],
+        dtype: DType,
+    ) -> Result<Self> {
         check_dimension("tokens", tokens)?;
         check_dimension("in_features", in_features)?;
         if projections.is_empty() || projections.len() > Self::MAX_PROJECTIONS {
@@ -277,14 +308,18 @@ impl Problem {
             accumulate: [false; Tensor::ALL.len()],
             layouts: Vec::new(),
         };
-        check_dimension("the sum of the ranks, each rounded up to 16,", problem.padded_ranks())?;
-        let contiguous = |projection| Tensor::ALL.map(|tensor| problem.contiguous(projection, tensor));
+        check_dimension(
+            "the sum of the ranks, each rounded up to 16,",
+            problem.padded_ranks(),
+        )?;
+        let contiguous =
+            |projection| Tensor::ALL.map(|tensor| problem.contiguous(projection, tensor));
         problem.layouts = (0..projections.len()).map(contiguous).collect();
         Ok(problem)
     }
 
-    /// The largest size of any dimension: the kernels' 32-bit indices must not overflow on the last, partly filled tile either. Offsets into
-    /// a tensor may go far beyond: they are 64-bit.
+    /// The largest size of any dimension: the kernels' 32-bit indices must not overflow on the
+    /// last, partly filled tile either. Offsets into a tensor may go far beyond: they are 64-bit.
     pub const MAX_DIMENSION: usize = i32::MAX as usize - 0xFFFF;
 
     /// As many projections as can share x.
@@ -302,17 +337,20 @@ impl Problem {
         self
     }
 
-    /// Where backward finds the dropout's mask. It makes no difference without dropout, and none in any result.
+    /// Where backward finds the dropout's mask. It makes no difference without dropout, and none in
+    /// any result.
     pub fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
         self
     }
 
-    /// With adapters and their gradients in f32 over tensors of 16 bits, PEFT's default, or in the tensors' own type. An f32 element of lora_A
-    /// or lora_B is rounded to the tensors' type before it is used, as autocast does; d_lora_A and d_lora_B are not.
+    /// With adapters and their gradients in f32 over tensors of 16 bits, PEFT's default, or in the
+    /// tensors' own type. An f32 element of lora_A or lora_B is rounded to the tensors' type before
+    /// it is used, as autocast does; d_lora_A and d_lora_B are not.
     ///
     /// # Errors
-    /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier reaches beyond 2⁶³ bytes in f32.
+    /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier
+    /// reaches beyond 2⁶³ bytes in f32.
     pub fn with_adapter_dtype(mut self, dtype: DType) -> Result<Self> {
         if dtype != self.dtype && dtype != DType::F32 {
             return Err(Error::AdapterDType {
@@ -331,12 +369,13 @@ impl Problem {
         Ok(self)
     }
 
-    /// Which way round the weights of all projections are stored; contiguous and 16-byte aligned again, until
-    /// [`Problem::with_layout`] says otherwise.
+    /// Which way round the weights of all projections are stored; contiguous and 16-byte aligned
+    /// again, until [`Problem::with_layout`] says otherwise.
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         for projection in 0..self.projections.len() {
-            self.layouts[projection][Tensor::Weight as usize] = self.contiguous(projection, Tensor::Weight);
+            self.layouts[projection][Tensor::Weight as usize] =
+                self.contiguous(projection, Tensor::Weight);
         }
         self
     }
@@ -347,13 +386,16 @@ impl Problem {
         self
     }
 
-    /// Whether an output is added to what its memory holds, in f32 and rounded once, or overwrites it, as all do unless told otherwise.
-    /// It holds for all projections.
+    /// Whether an output is added to what its memory holds, in f32 and rounded once, or overwrites
+    /// it, as all do unless told otherwise. It holds for all projections.
     ///
     /// # Errors
     /// [`Error::Accumulate`] unless the tensor is y, dx, d_lora_A or d_lora_B.
     pub fn with_accumulate(mut self, tensor: Tensor, accumulate: bool) -> Result<Self> {
-        if !matches!(tensor, Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB) {
+        if !matches!(
+            tensor,
+            Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
+        ) {
             return Err(Error::Accumulate { tensor });
         }
         self.accumulate[tensor as usize] = accumulate;
@@ -371,9 +413,15 @@ impl Problem {
     /// With another layout of one tensor of one projection. x and dx are the same in all.
     ///
     /// # Errors
-    /// [`Error::NoProjection`] if there is no such projection, [`Error::NoPart`] for the merged weight, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
+    /// [`Error::NoProjection`] if there is no such projection, [`Error::NoPart`] for the merged
+    /// weight, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
     /// [`Error::LayoutAlignment`] if the alignment is no power of two or less than an element.
-    pub fn with_layout_of(mut self, projection: usize, tensor: Tensor, layout: Layout) -> Result<Self> {
+    pub fn with_layout_of(
+        mut self,
+        projection: usize,
+        tensor: Tensor,
+        layout: Layout,
+    ) -> Result<Self> {
         if projection >= self.projections.len() {
             return Err(Error::NoProjection {
                 given: projection,
@@ -387,7 +435,11 @@ impl Problem {
                 hint: "weights are merged by a MergeProblem",
             });
         }
-        layout.check(tensor, self.shape_of(projection, tensor), self.dtype_of(tensor))?;
+        layout.check(
+            tensor,
+            self.shape_of(projection, tensor),
+            self.dtype_of(tensor),
+        )?;
         self.layouts[home(projection, tensor)][tensor as usize] = layout;
         Ok(self)
     }
@@ -473,12 +525,19 @@ impl Problem {
         self.shape_of(0, tensor)
     }
 
-    /// (rows, columns) of a tensor of a projection; of one that does not exist as if it had no features and no rank.
+    /// (rows, columns) of a tensor of a projection; of one that does not exist as if it had no
+    /// features and no rank.
     pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
-        let Projection { out_features, rank } = self.projections.get(projection).copied().unwrap_or_default();
+        let Projection { out_features, rank } = self
+            .projections
+            .get(projection)
+            .copied()
+            .unwrap_or_default();
         match tensor {
             Tensor::X | Tensor::DX => (self.tokens, self.in_features),
-            Tensor::Weight | Tensor::Merged => self.weight_layout.shape(out_features, self.in_features),
+            Tensor::Weight | Tensor::Merged => {
+                self.weight_layout.shape(out_features, self.in_features)
+            }
             Tensor::LoraA | Tensor::DLoraA => (rank, self.in_features),
             Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
             Tensor::Y | Tensor::DY => (self.tokens, out_features),
@@ -535,7 +594,11 @@ fn home(projection: usize, tensor: Tensor) -> usize {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tokens {}, in_features {}, ", self.tokens, self.in_features)?;
+        write!(
+            f,
+            "tokens {}, in_features {}, ",
+            self.tokens, self.in_features
+        )?;
         match self.projections.as_slice() {
             [one] => write!(f, "out_features {}, rank {}", one.out_features, one.rank)?,
             several => {
@@ -564,7 +627,10 @@ impl fmt::Display for Problem {
         if !self.input_gradient {
             f.write_str(", no dx")?;
         }
-        for tensor in Tensor::ALL.into_iter().filter(|&tensor| self.accumulates(tensor)) {
+        for tensor in Tensor::ALL
+            .into_iter()
+            .filter(|&tensor| self.accumulates(tensor))
+        {
             write!(f, ", {tensor} +=")?;
         }
         Ok(())

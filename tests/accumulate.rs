@@ -32,9 +32,15 @@ fn results_are_added_to_what_was_there<T: Number>() {
             case().placed(OddView),
             case().placed(AlignedView).multiprocessors(1),
             shared().multiprocessors(1000).dropout(0.1),
-            shared().placed(OddView).multiprocessors(1000).transposed(true),
+            shared()
+                .placed(OddView)
+                .multiprocessors(1000)
+                .transposed(true),
             wide().multiprocessors(1000),
-            wide().multiprocessors(1000).placed(AlignedView).dropout(0.2),
+            wide()
+                .multiprocessors(1000)
+                .placed(AlignedView)
+                .dropout(0.2),
         ] {
             Layer::<T>::random(&case.accumulate(&tensors)).check();
         }
@@ -51,7 +57,8 @@ fn gradients_in_f32_are_added_in_f32<T: Number>() {
 /// Small integers, with which every sum is exact.
 fn integers<T: Number>(case: &Case) -> Layer<T> {
     let mut layer = Layer::random(case);
-    let whole = |matrix: &Placed<T>| matrix.map(|row, col, _| ((row * 5 + col * 7) % 3) as f64 - 1.0);
+    let whole =
+        |matrix: &Placed<T>| matrix.map(|row, col, _| ((row * 5 + col * 7) % 3) as f64 - 1.0);
     let selecting = |matrix: &Placed<T>| {
         let cols = matrix.cols;
         matrix.map(|row, col, _| if row % cols == col { 1.0 } else { 0.0 })
@@ -84,7 +91,9 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
         wide().placed(OddView).multiprocessors(1000),
     ] {
         let mut case = case.bias(false);
-        case.projections.iter_mut().for_each(|sizes| sizes.scaling = 2.0);
+        case.projections
+            .iter_mut()
+            .for_each(|sizes| sizes.scaling = 2.0);
         let run = |layer: &Layer<T>| {
             let forward = layer.forward();
             let backward = layer.backward(&forward.saved);
@@ -107,7 +116,10 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
             go_on(&mut layer, &forward, &backward);
             let times = |matrix: &Placed<T>| matrix.map(|_, _, value| factor * value).rows();
             for (i, y) in forward.y.iter().enumerate() {
-                assert!(y.rows() == times(&once.0.y[i]), "y {i}, {factor} times: {case:?}");
+                assert!(
+                    y.rows() == times(&once.0.y[i]),
+                    "y {i}, {factor} times: {case:?}"
+                );
             }
             assert!(
                 backward.dx().rows() == times(once.1.dx()),
@@ -133,7 +145,13 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
 fn only_the_element_itself_is_added_to<T: Number>() {
     let mut layer = Layer::<T>::random(&case().accumulate(&[Tensor::Y]));
     let clean = layer.forward().y[0].rows();
-    let nan = |row, col, value| if (row, col) == (33, 71) { f64::NAN } else { value };
+    let nan = |row, col, value| {
+        if (row, col) == (33, 71) {
+            f64::NAN
+        } else {
+            value
+        }
+    };
     layer.first().y = layer.first().y.map(nan);
     let given = layer.forward().y[0].rows();
     for (i, (given, clean)) in given.iter().zip(&clean).enumerate() {

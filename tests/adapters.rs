@@ -1,4 +1,5 @@
-//! Adapters in f32 over a layer in 16 bits, as PEFT keeps them: used as rounded once, their gradients not rounded.
+//! Adapters in f32 over a layer in 16 bits, as PEFT keeps them: used as rounded once, their
+//! gradients not rounded.
 
 mod common;
 
@@ -36,17 +37,38 @@ fn agree_with_the_reference<T: Number>() {
     }
 }
 
-/// An adapter whose elements the narrow type holds gives the bits of one in that type, and gradients that round to that one's.
+/// An adapter whose elements the narrow type holds gives the bits of one in that type, and
+/// gradients that round to that one's.
 fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
     for case in cases() {
         let narrow = Layer::<T>::random(&case);
         let widened = |matrix: &Placed<T>, tensor, i| {
-            let values: Vec<f32> = matrix.rows().iter().map(|value| value.to_f64() as f32).collect();
-            Placed::from_rows(&values, matrix.rows, matrix.cols, case.placement_of(i, tensor))
+            let values: Vec<f32> = matrix
+                .rows()
+                .iter()
+                .map(|value| value.to_f64() as f32)
+                .collect();
+            Placed::from_rows(
+                &values,
+                matrix.rows,
+                matrix.cols,
+                case.placement_of(i, tensor),
+            )
         };
         let mut wide = Layer::<T, f32>::random(&case);
-        for (i, (wide, narrow)) in wide.projections.iter_mut().zip(&narrow.projections).enumerate() {
-            if let (Some(wide), Projection { lora: Some(narrow), .. }) = (&mut wide.lora, narrow) {
+        for (i, (wide, narrow)) in wide
+            .projections
+            .iter_mut()
+            .zip(&narrow.projections)
+            .enumerate()
+        {
+            if let (
+                Some(wide),
+                Projection {
+                    lora: Some(narrow), ..
+                },
+            ) = (&mut wide.lora, narrow)
+            {
                 *wide = Lora {
                     a: widened(&narrow.a, Tensor::LoraA, i),
                     b: widened(&narrow.b, Tensor::LoraB, i),
@@ -54,14 +76,25 @@ fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
             }
         }
         let (narrow_forward, wide_forward) = (narrow.forward(), wide.forward());
-        assert_same_bits(&wide_forward.bits(), &narrow_forward.bits(), &format!("{case:?}"));
+        assert_same_bits(
+            &wide_forward.bits(),
+            &narrow_forward.bits(),
+            &format!("{case:?}"),
+        );
         let narrow = narrow.backward(&narrow_forward.saved);
         let wide = wide.backward(&narrow_forward.saved);
         assert!(bits(wide.dx()) == bits(narrow.dx()), "dx: {case:?}");
         for (wide, narrow) in wide.gradients.iter().zip(&narrow.gradients) {
             if let (Some(wide), Some(narrow)) = (wide, narrow) {
-                for (name, wide, narrow) in [("d_lora_A", &wide.a, &narrow.a), ("d_lora_B", &wide.b, &narrow.b)] {
-                    let rounded: Vec<T> = wide.rows().iter().map(|&value| T::from_f64(value.into())).collect();
+                for (name, wide, narrow) in [
+                    ("d_lora_A", &wide.a, &narrow.a),
+                    ("d_lora_B", &wide.b, &narrow.b),
+                ] {
+                    let rounded: Vec<T> = wide
+                        .rows()
+                        .iter()
+                        .map(|&value| T::from_f64(value.into()))
+                        .collect();
                     assert!(rounded == narrow.rows(), "{name}: {case:?}");
                     let exact = wide
                         .rows()

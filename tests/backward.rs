@@ -1,5 +1,5 @@
-//! What backward promises beyond single sizes: repeatable bits, exact special cases, gradients that are overwritten and
-//! not added to, and no dx where none is wanted.
+//! What backward promises beyond single sizes: repeatable bits, exact special cases, gradients that
+//! are overwritten and not added to, and no dx where none is wanted.
 
 mod common;
 
@@ -37,7 +37,8 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// Nothing of the workspace has to be restored between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer = Layer::<T>::random(&Case::new(130, 72, 1032, 8).multiprocessors(multiprocessors));
+        let layer =
+            Layer::<T>::random(&Case::new(130, 72, 1032, 8).multiprocessors(multiprocessors));
         let (plan, saved) = (layer.backward_plan(), layer.forward().saved);
         let mut call = BackwardCall::new(&layer, &plan, &saved);
         let mut run = || {
@@ -57,18 +58,29 @@ fn placement_does_not_change_the_bits<T: Number>() {
         let moved = layer.moved(Placement::Dense);
         let variants = |layer: &Layer<T>| -> Vec<_> {
             let plan = layer.backward_plan();
-            plan.launches().iter().map(|launch| launch.variant).collect()
+            plan.launches()
+                .iter()
+                .map(|launch| launch.variant)
+                .collect()
         };
         assert_eq!(variants(&layer), variants(&moved));
         let saved = layer.forward().saved;
         let expected = layer.backward(&saved).bits();
-        assert_same_bits(&moved.backward(&saved).bits(), &expected, &format!("rank {rank}"));
+        assert_same_bits(
+            &moved.backward(&saved).bits(),
+            &expected,
+            &format!("rank {rank}"),
+        );
     }
 }
 
 /// The other gradients do not change where dx is not wanted: they take the same kernels.
 fn without_dx_the_others_are_the_same<T: Number>() {
-    for case in [case(), case().placed(Placement::OddView), case().multiprocessors(1000)] {
+    for case in [
+        case(),
+        case().placed(Placement::OddView),
+        case().multiprocessors(1000),
+    ] {
         let layer = Layer::<T>::random(&case);
         let saved = layer.forward().saved;
         let with = layer.backward(&saved).bits();
@@ -90,8 +102,8 @@ fn no_gradient_in_means_none_out<T: Number>() {
     assert!(all_zero(run.dx()) && all_zero(&run.lora().a) && all_zero(&run.lora().b));
 }
 
-/// Gradients are linear in dy, and doubling is exact in every type, as long as no number is subnormal: hence the large
-/// dy.
+/// Gradients are linear in dy, and doubling is exact in every type, as long as no number is
+/// subnormal: hence the large dy.
 fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     let times = |factor: f64, matrix: &Placed<T>| matrix.map(|_, _, value| factor * value);
     let with_dy = |factor: f64| -> BackwardRun<T> {
@@ -109,23 +121,33 @@ fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     }
 }
 
-/// Where lora_B is zero, as at the start of a training, T is: only lora_B has a gradient, and dx is the base layer's.
+/// Where lora_B is zero, as at the start of a training, T is: only lora_B has a gradient, and dx is
+/// the base layer's.
 fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
     let mut layer = Layer::<T>::random(&case());
     layer.lora().b = layer.lora().b.map(|_, _, _| 0.0);
     let (_, run) = layer.check();
     assert!(all_zero(&run.lora().a));
-    assert!(run.lora().b.rows().iter().all(|value| value.to_f64() != 0.0));
+    assert!(
+        run.lora()
+            .b
+            .rows()
+            .iter()
+            .all(|value| value.to_f64() != 0.0)
+    );
 }
 
-/// With small integers every sum is exact, whatever its order and however it is split: the result is right to the last
-/// bit or wrong.
+/// With small integers every sum is exact, whatever its order and however it is split: the result
+/// is right to the last bit or wrong.
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
-            let case = Case::new(100, 70, 90, r).scaling(2.0).transposed(transposed);
+            let case = Case::new(100, 70, 90, r)
+                .scaling(2.0)
+                .transposed(transposed);
             let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
-            // One element per row: S and T hold small integers that every type keeps, and so does everything after.
+            // One element per row: S and T hold small integers that every type keeps, and so does
+            // everything after.
             let selecting = |matrix: &Placed<T>| {
                 let cols = matrix.cols;
                 matrix.map(|row, col, _| if row % cols == col { 1.0 } else { 0.0 })

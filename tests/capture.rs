@@ -1,5 +1,5 @@
-//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. Alone in its program, since a
-//! capture is felt by the whole process.
+//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. Alone in
+//! its program, since a capture is felt by the whole process.
 
 mod common;
 
@@ -12,7 +12,10 @@ use lora_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptur
 /// A layer whose weights are the same for every `seed`, while x and dy are not.
 fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
     let mut layer = Layer::random(case);
-    let dys = layer.projections.iter_mut().map(|projection| &mut projection.dy);
+    let dys = layer
+        .projections
+        .iter_mut()
+        .map(|projection| &mut projection.dy);
     for matrix in dys.chain([&mut layer.x]) {
         let range = matrix.range();
         matrix.buffer[range].rotate_left(seed);
@@ -20,7 +23,8 @@ fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
     layer
 }
 
-/// One projection, and several of which tiles are split: the counters of a replay are those of the run before.
+/// One projection, and several of which tiles are split: the counters of a replay are those of the
+/// run before.
 fn cases() -> [Case; 3] {
     let shared = Case::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
     [
@@ -52,10 +56,16 @@ fn a_captured_layer_replays_with_the_numbers_it_finds() {
         forward.run(&stream, &forward_plan).unwrap();
         let mut arguments = backward.arguments();
         arguments.saved = forward.saved.view();
-        kernels.backward(&stream, &backward_plan, arguments).unwrap();
+        kernels
+            .backward(&stream, &backward_plan, arguments)
+            .unwrap();
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = stream.end_capture(flags).unwrap().expect("a graph");
-        assert_same_bits(&forward.read_back().bits(), &poisoned, "a capture runs nothing");
+        assert_same_bits(
+            &forward.read_back().bits(),
+            &poisoned,
+            "a capture runs nothing",
+        );
 
         for layer in [layer(&case, 1), layer(&case, 2), layer(&case, 0)] {
             forward.x.replace(&layer.x);

@@ -1,5 +1,6 @@
-//! What the kernels do on an emulated device, counted: no bank conflicts where kernels/tile.cuh promises none, whole sectors, and the matrix
-//! work that the problem asks for. Counters belong to the process, so this is one test.
+//! What the kernels do on an emulated device, counted: no bank conflicts where kernels/tile.cuh
+//! promises none, whole sectors, and the matrix work that the problem asks for. Counters belong to
+//! the process, so this is one test.
 
 mod common;
 
@@ -7,9 +8,11 @@ use common::device::{Number, gpu};
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
 use lora_kernels::plan::Operation;
-use lora_kernels::{DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight, WeightLayout};
-use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
-use lora_kernels_emulator::select::{Selection, select};
+use lora_kernels::{
+    DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight, WeightLayout,
+};
+use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
+use ptx_emulator::select::{Selection, select};
 
 /// Forward and backward, counted.
 fn count<T: Number>(control: Control, case: &Case) -> Counters {
@@ -37,9 +40,11 @@ fn sum(counters: &Counters, part: &str, kind: Kind) -> Tally {
     })
 }
 
-/// kernels/tile.cuh promises that ldmatrix and cp.async meet no bank conflicts, and the GEMM's work and traffic follow from its tiles.
+/// kernels/tile.cuh promises that ldmatrix and cp.async meet no bank conflicts, and the GEMM's work
+/// and traffic follow from its tiles.
 fn main_loops<T: Number>(control: Control) {
-    // Every tile divides them: a copy of nothing beyond an edge is counted as the sector that it names.
+    // Every tile divides them: a copy of nothing beyond an edge is counted as the sector that it
+    // names.
     let (m, k, n, rank) = (256, 192, 256, 16);
     // One multiprocessor takes wide tiles, a thousand take small ones.
     let mut tiles = Vec::new();
@@ -51,12 +56,20 @@ fn main_loops<T: Number>(control: Control) {
         let (tile_m, tile_n) = gemm.expect("a GEMM").variant.block();
         tiles.push(tile_m);
         let counters = count::<T>(control, &case);
-        assert!(counters.kernels.len() >= 5, "{} kernels", counters.kernels.len());
+        assert!(
+            counters.kernels.len() >= 5,
+            "{} kernels",
+            counters.kernels.len()
+        );
         for kernel in &counters.kernels {
             for kind in [Kind::LoadMatrix, Kind::CopyAsync, Kind::LoadShared] {
                 let tally = kernel.kind(kind);
                 assert_eq!(tally.bank_conflicts(), 0, "{} {kind:?}", kernel.kernel);
-                assert_eq!(tally.sectors, tally.ideal_sectors, "{} {kind:?}", kernel.kernel);
+                assert_eq!(
+                    tally.sectors, tally.ideal_sectors,
+                    "{} {kind:?}",
+                    kernel.kernel
+                );
             }
             let loads = kernel.kind(Kind::LoadGlobal);
             assert_eq!(loads.sectors, loads.ideal_sectors, "{}", kernel.kernel);
@@ -65,18 +78,27 @@ fn main_loops<T: Number>(control: Control) {
         let (rows, columns) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
         let size = size_of::<T>();
         let read = sum(&counters, "forward", Kind::CopyAsync);
-        assert_eq!(32 * read.sectors, ((columns * m + rows * n) * (k + rank) * size) as u64);
+        assert_eq!(
+            32 * read.sectors,
+            ((columns * m + rows * n) * (k + rank) * size) as u64
+        );
         let written = sum(&counters, "forward", Kind::StoreGlobal);
         assert_eq!(32 * written.ideal_sectors, (m * n * size) as u64);
         let products = sum(&counters, "forward", Kind::Mma).mma_flops;
         let work = 2 * (rows * tile_m) * (columns * tile_n) * (k + rank);
         let expected = if T::DTYPE == DType::F32 { 0 } else { work };
-        assert_eq!(products, expected as u64, "{} {tile_m} x {tile_n}", T::DTYPE);
+        assert_eq!(
+            products,
+            expected as u64,
+            "{} {tile_m} x {tile_n}",
+            T::DTYPE
+        );
     }
     assert!(tiles[0] > tiles[1], "one wide, one small");
 }
 
-/// Merging reads the weight once and writes it once, in whole sectors, and multiplies without bank conflicts.
+/// Merging reads the weight once and writes it once, in whole sectors, and multiplies without bank
+/// conflicts.
 fn merges<T: Number>(control: Control, layout: WeightLayout) {
     let (n, k, rank) = (256, 256, 16);
     let (stream, kernels) = (&gpu().stream, &gpu().kernels);
@@ -104,17 +126,24 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
     let counters = control.read().expect("counters");
     let counted = |kind| sum(&counters, "merge", kind);
     let size = size_of::<T>();
-    // Tiles have 64 rows and 128 columns: each of the four rows of tiles reads the matrix along its columns, each of the two columns the other.
+    // Tiles have 64 rows and 128 columns: each of the four rows of tiles reads the matrix along its
+    // columns, each of the two columns the other.
     let read = (n * k + rank * (4 * k + 2 * n)) * size;
     let (loads, stores) = (counted(Kind::LoadGlobal), counted(Kind::StoreGlobal));
-    assert_eq!((32 * loads.sectors, loads.sectors), (read as u64, loads.ideal_sectors));
+    assert_eq!(
+        (32 * loads.sectors, loads.sectors),
+        (read as u64, loads.ideal_sectors)
+    );
     assert_eq!(
         (32 * stores.sectors, stores.sectors),
         ((n * k * size) as u64, stores.ideal_sectors)
     );
     assert_eq!(counted(Kind::LoadShared).bank_conflicts(), 0);
     let stores = counted(Kind::StoreShared);
-    assert!(stores.wavefronts <= 2 * stores.ideal_wavefronts, "{stores:?}");
+    assert!(
+        stores.wavefronts <= 2 * stores.ideal_wavefronts,
+        "{stores:?}"
+    );
 }
 
 /// A sample of like blocks, scaled, is the whole.
@@ -132,7 +161,10 @@ fn samples<T: Number>(control: Control) {
         counters.of("forward").next().expect("the GEMM").clone()
     };
     let (whole, sample) = (forward(&Blocks::All), forward(&Blocks::Every(4)));
-    assert_eq!((whole.blocks, whole.blocks_run, sample.blocks_run), (16, 16, 4));
+    assert_eq!(
+        (whole.blocks, whole.blocks_run, sample.blocks_run),
+        (16, 16, 4)
+    );
     for (kind, tally) in &whole.kinds {
         let part = sample.kind(*kind);
         for (all, some) in [

@@ -21,8 +21,8 @@ fn mask_of<T: Number>(case: &Case) -> Vec<u64> {
     words.map(bytemuck::pod_read_unaligned).collect()
 }
 
-/// Fails if `count` of `trials` is further from `probability` than one run in ten million would be. The seeds are
-/// fixed: it is always the same run.
+/// Fails if `count` of `trials` is further from `probability` than one run in ten million would be.
+/// The seeds are fixed: it is always the same run.
 #[track_caller]
 fn assert_binomial(count: f64, trials: f64, probability: f64) {
     let deviation = (trials * probability * (1.0 - probability)).sqrt();
@@ -76,7 +76,11 @@ fn neighbours_seeds_and_offsets_are_independent() {
     };
     let pairs = (rows * (cols - 8)) as f64;
     for distance in 1..=8 {
-        assert_binomial(agreements(&|row, col| mask.keeps(row, col + distance)), pairs, 0.5);
+        assert_binomial(
+            agreements(&|row, col| mask.keeps(row, col + distance)),
+            pairs,
+            0.5,
+        );
     }
     for other in [
         with(0.5, 8, 9),
@@ -150,7 +154,10 @@ fn a_redrawn_mask_is_the_stored_one<T: Number>() {
         // `saved` begins with S.
         let s = stored.forward_plan().saved().s;
         assert_eq!(redrawn.forward_plan().saved().s, s);
-        assert!(stored_forward.saved[s.offset..][..s.bytes] == redrawn_forward.saved[s.offset..][..s.bytes]);
+        assert!(
+            stored_forward.saved[s.offset..][..s.bytes]
+                == redrawn_forward.saved[s.offset..][..s.bytes]
+        );
         assert!(redrawn_forward.saved.len() < stored_forward.saved.len());
 
         let expected = stored.backward(&stored_forward.saved).bits();
@@ -182,15 +189,24 @@ fn dropping_nearly_everything<T: Number>() {
     }
 }
 
-/// A dropped element is zero to the adapter even where it is a NaN, which multiplying by zero would keep.
+/// A dropped element is zero to the adapter even where it is a NaN, which multiplying by zero would
+/// keep.
 fn a_dropped_nan_does_not_reach_the_adapter<T: Number>() {
     for redrawn in [false, true] {
         let case = Case::new(30, 96, 32, 8).dropout(0.5).redrawn(redrawn);
         let mut layer = Layer::<T>::random(&case);
         let mask = KeepMask::new(30, 96, &case.dropout.unwrap());
         let clean = layer.forward().saved;
-        let dropped = (0..96).find(|&col| !mask.keeps(11, col)).expect("something is dropped");
-        let nan = |row, col, value| if (row, col) == (11, dropped) { f64::NAN } else { value };
+        let dropped = (0..96)
+            .find(|&col| !mask.keeps(11, col))
+            .expect("something is dropped");
+        let nan = |row, col, value| {
+            if (row, col) == (11, dropped) {
+                f64::NAN
+            } else {
+                value
+            }
+        };
         layer.x = layer.x.map(nan);
         assert!(layer.forward().saved == clean);
         let d_lora_a = layer.backward(&clean).lora().a.rows();

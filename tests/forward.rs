@@ -1,5 +1,5 @@
-//! What forward promises beyond single sizes: repeatable bits, exact special cases, nothing taken from memory it was
-//! not given.
+//! What forward promises beyond single sizes: repeatable bits, exact special cases, nothing taken
+//! from memory it was not given.
 
 mod common;
 
@@ -32,7 +32,8 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// Nothing of the workspace has to be restored between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer = Layer::<T>::random(&Case::new(130, 1032, 72, 8).multiprocessors(multiprocessors));
+        let layer =
+            Layer::<T>::random(&Case::new(130, 1032, 72, 8).multiprocessors(multiprocessors));
         let plan = layer.forward_plan();
         assert_eq!(
             plan.workspace_bytes() > 0,
@@ -56,7 +57,10 @@ fn placement_does_not_change_the_bits<T: Number>() {
         let moved = layer.moved(Placement::Dense);
         let variants = |layer: &Layer<T>| -> Vec<_> {
             let plan = layer.forward_plan();
-            plan.launches().iter().map(|launch| launch.variant).collect()
+            plan.launches()
+                .iter()
+                .map(|launch| launch.variant)
+                .collect()
         };
         assert_eq!(variants(&layer), variants(&moved));
         assert_same_bits(
@@ -72,9 +76,15 @@ fn a_row_does_not_depend_on_the_others<T: Number>() {
     let y = layer.forward().y[0].rows();
     for row in [0, 63, 76] {
         let mut others = layer.clone();
-        others.x = layer.x.map(|r, _, value| if r == row { value } else { 2.0 - value });
+        others.x = layer
+            .x
+            .map(|r, _, value| if r == row { value } else { 2.0 - value });
         let given = others.forward().y[0].rows();
-        assert_eq!(given[row * 150..][..150], y[row * 150..][..150], "row {row}");
+        assert_eq!(
+            given[row * 150..][..150],
+            y[row * 150..][..150],
+            "row {row}"
+        );
         assert_ne!(given, y);
     }
 }
@@ -97,15 +107,19 @@ fn scalings_of_both_signs_and_many_sizes<T: Number>() {
     }
 }
 
-/// With small integers every sum is exact, whatever its order and however it is split: the result is right to the last
-/// bit or wrong.
+/// With small integers every sum is exact, whatever its order and however it is split: the result
+/// is right to the last bit or wrong.
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
-            let case = Case::new(50, 150, 90, r).scaling(2.0).transposed(transposed);
+            let case = Case::new(50, 150, 90, r)
+                .scaling(2.0)
+                .transposed(transposed);
             let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
             let whole = |matrix: &Placed<T>, largest: usize| {
-                matrix.map(|row, col, _| ((row * 31 + col * 7919) % (2 * largest + 1)) as f64 - largest as f64)
+                matrix.map(|row, col, _| {
+                    ((row * 31 + col * 7919) % (2 * largest + 1)) as f64 - largest as f64
+                })
             };
             layer.x = whole(&layer.x, 1);
             let projection = layer.first();
@@ -120,7 +134,11 @@ fn integers_are_exact<T: Number>() {
                 expected.value.iter().all(|value| value.abs() <= 256.0),
                 "every type holds the results exactly"
             );
-            let given: Vec<f64> = layer.forward().y[0].rows().into_iter().map(T::to_f64).collect();
+            let given: Vec<f64> = layer.forward().y[0]
+                .rows()
+                .into_iter()
+                .map(T::to_f64)
+                .collect();
             assert_eq!(given, expected.value, "{:?}", layer.case);
         }
     }
@@ -130,10 +148,20 @@ fn integers_are_exact<T: Number>() {
 fn a_nan_stays_in_its_row<T: Number>() {
     let mut layer = Layer::<T>::random(&Case::new(70, 100, 60, 8));
     let clean = layer.forward().y[0].rows();
-    let nan = |row, col, value| if (row, col) == (65, 99) { f64::NAN } else { value };
+    let nan = |row, col, value| {
+        if (row, col) == (65, 99) {
+            f64::NAN
+        } else {
+            value
+        }
+    };
     layer.x = layer.x.map(nan);
     let y = layer.forward().y[0].rows();
-    assert!(y[65 * 60..66 * 60].iter().all(|value| value.to_f64().is_nan()));
+    assert!(
+        y[65 * 60..66 * 60]
+            .iter()
+            .all(|value| value.to_f64().is_nan())
+    );
     assert_eq!(y[..65 * 60], clean[..65 * 60]);
     assert_eq!(y[66 * 60..], clean[66 * 60..]);
 }

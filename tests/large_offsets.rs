@@ -1,5 +1,6 @@
-//! Offsets beyond 2³² elements: the rows of one matrix at a time so far apart that any 32-bit index wraps. Only the
-//! rows themselves are ever touched, so a device that commits memory on use needs little of it.
+//! Offsets beyond 2³² elements: the rows of one matrix at a time so far apart that any 32-bit index
+//! wraps. Only the rows themselves are ever touched, so a device that commits memory on use needs
+//! little of it.
 
 mod common;
 
@@ -13,8 +14,8 @@ use lora_kernels::Tensor;
 /// One far matrix takes 17 GB in f32: a GPU with 24 GB holds one, and not those of several tests.
 static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
 
-/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are. Rows of x, dy and the weight that lie so far apart
-/// take the gathering kernels of the GEMM.
+/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are. Rows
+/// of x, dy and the weight that lie so far apart take the gathering kernels of the GEMM.
 fn cases() -> Vec<Case> {
     let case = Case::new(5, 64, 8, 8).bias(false).dropout(0.25);
     vec![
@@ -30,11 +31,21 @@ fn rows_beyond_32_bits_give_the_bits_of_a_dense_layer<T: Number>() {
         let layer = Layer::<T>::random(&case.clone().placed(Dense));
         let (forward, last) = (layer.forward(), case.projections.len() - 1);
         let (expected_forward, expected) = (forward.bits(), layer.backward(&forward.saved).bits());
-        for far in Tensor::ALL.into_iter().filter(|&tensor| tensor != Tensor::Bias) {
-            let projection = if matches!(far, Tensor::X | Tensor::DX) { 0 } else { last };
+        for far in Tensor::ALL
+            .into_iter()
+            .filter(|&tensor| tensor != Tensor::Bias)
+        {
+            let projection = if matches!(far, Tensor::X | Tensor::DX) {
+                0
+            } else {
+                last
+            };
             let moved = layer.placed_as(case.clone().with_placement_of(projection, far, Far));
             let what = format!("{far} far apart: {case:?}");
-            if !matches!(far, Tensor::DY | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB) {
+            if !matches!(
+                far,
+                Tensor::DY | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
+            ) {
                 assert_same_bits(&moved.forward().bits(), &expected_forward, &what);
             }
             if far != Tensor::Y {

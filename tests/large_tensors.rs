@@ -1,5 +1,6 @@
-//! Tensors of more than 2³¹ elements on the emulated device: only the blocks of their last corner are run, and only what these touch is in the
-//! host's memory. Elements elsewhere are zero, as the emulated device gives them. Settings belong to the process, so this is one test.
+//! Tensors of more than 2³¹ elements on the emulated device: only the blocks of their last corner
+//! are run, and only what these touch is in the host's memory. Elements elsewhere are zero, as the
+//! emulated device gives them. Settings belong to the process, so this is one test.
 
 mod common;
 
@@ -13,11 +14,11 @@ use lora_kernels::cudarc::driver::CudaSlice;
 use lora_kernels::plan::Launch;
 use lora_kernels::reference::{self, Bounded, Intermediates};
 use lora_kernels::{
-    Backward, BackwardPlan, BackwardProjection, DeviceProps, Forward, ForwardPlan, ForwardProjection, Lora,
-    LoraGradients, MatMut, MatRef, Problem,
+    Backward, BackwardPlan, BackwardProjection, DeviceProps, Forward, ForwardPlan,
+    ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
-use lora_kernels_emulator::counters::{Blocks, Control};
-use lora_kernels_emulator::select::{Selection, select};
+use ptx_emulator::counters::{Blocks, Control};
+use ptx_emulator::select::{Selection, select};
 
 /// Rows of the wide tensors; the last few begin beyond 2³¹ elements.
 const M: usize = 4100;
@@ -44,10 +45,17 @@ impl<T: Number> Corner<T> {
         // SAFETY: the emulated device gives zeros.
         let data = unsafe { gpu().stream.alloc::<T>(shape.0 * shape.1) }.expect("device memory");
         let corner = (numbers.rows, numbers.cols);
-        let mut matrix = Self { shape, corner, data };
+        let mut matrix = Self {
+            shape,
+            corner,
+            data,
+        };
         for (line, range) in numbers.rows().chunks(corner.1).zip(matrix.lines()) {
             let mut to = matrix.data.slice_mut(range);
-            gpu().stream.memcpy_htod(line, &mut to).expect("writing a row");
+            gpu()
+                .stream
+                .memcpy_htod(line, &mut to)
+                .expect("writing a row");
         }
         matrix
     }
@@ -77,7 +85,12 @@ impl<T: Number> Corner<T> {
 
     /// Every element from this row of the corner on is the reference's.
     fn check(&self, name: &str, expected: &Bounded, first_row: usize) {
-        let read = |range| gpu().stream.clone_dtoh(&self.data.slice(range)).expect("reading a row");
+        let read = |range| {
+            gpu()
+                .stream
+                .clone_dtoh(&self.data.slice(range))
+                .expect("reading a row")
+        };
         let given: Vec<T> = self.lines().into_iter().flat_map(read).collect();
         let from = first_row * self.corner.1;
         for (i, given) in given.iter().enumerate().skip(from) {
@@ -128,11 +141,16 @@ fn forward<T: Number>(
     let plan = ForwardPlan::new(&problem::<T>(m, k, n), &device()).expect("a plan");
     let projection = &corner.projections[0];
     let lora = projection.lora.as_ref().expect("an adapter");
-    let (x, weight) = (Corner::of((m, k), &corner.x), Corner::of((n, k), &projection.weight));
+    let (x, weight) = (
+        Corner::of((m, k), &corner.x),
+        Corner::of((n, k), &projection.weight),
+    );
     let (a, b) = (Corner::of((R, k), &lora.a), Corner::of((n, R), &lora.b));
     let mut y = Corner::output((m, n), (projection.y.rows, projection.y.cols));
     let stream = &gpu().stream;
-    let mut saved = stream.alloc_zeros::<u8>(plan.saved().bytes()).expect("device memory");
+    let mut saved = stream
+        .alloc_zeros::<u8>(plan.saved().bytes())
+        .expect("device memory");
     let mut workspace = stream
         .alloc_zeros::<u8>(plan.workspace_bytes().max(1))
         .expect("device memory");
@@ -174,16 +192,22 @@ fn backward<T: Number>(
     let plan = BackwardPlan::new(&problem, &device()).expect("a plan");
     let projection = &corner.projections[0];
     let lora = projection.lora.as_ref().expect("an adapter");
-    let (x, weight) = (Corner::of((m, k), &corner.x), Corner::of((n, k), &projection.weight));
+    let (x, weight) = (
+        Corner::of((m, k), &corner.x),
+        Corner::of((n, k), &projection.weight),
+    );
     let (a, b) = (Corner::of((R, k), &lora.a), Corner::of((n, R), &lora.b));
     let dy = Corner::of((m, n), &projection.dy);
     let mut dx = Corner::output((m, k), (corner.x.rows, corner.x.cols));
     let mut d_lora_a = Corner::output((R, k), (R, lora.a.cols));
     let mut d_lora_b = Corner::output((n, R), (lora.b.rows, R));
     let stream = &gpu().stream;
-    let zeros = stream.alloc_zeros::<u8>(plan.saved().bytes()).expect("device memory");
+    let zeros = stream
+        .alloc_zeros::<u8>(plan.saved().bytes())
+        .expect("device memory");
     // SAFETY: the emulated device gives zeros.
-    let mut workspace = unsafe { stream.alloc::<u8>(plan.workspace_bytes()) }.expect("device memory");
+    let mut workspace =
+        unsafe { stream.alloc::<u8>(plan.workspace_bytes()) }.expect("device memory");
     let call = Backward {
         x: x.read(),
         projections: vec![BackwardProjection {

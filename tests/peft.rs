@@ -2,16 +2,16 @@
 
 mod common;
 
-#[path = "../cli/src/replay/bound.rs"]
+#[path = "../crates/lora-kernels-cli/src/replay/bound.rs"]
 mod bound;
 // The command line uses all of these two.
 #[allow(dead_code)]
-#[path = "../cli/src/replay/case.rs"]
+#[path = "../crates/lora-kernels-cli/src/replay/case.rs"]
 mod case;
 #[allow(dead_code)]
-#[path = "../cli/src/replay/inputs.rs"]
+#[path = "../crates/lora-kernels-cli/src/replay/inputs.rs"]
 mod inputs;
-#[path = "../cli/src/replay/scale.rs"]
+#[path = "../crates/lora-kernels-cli/src/replay/scale.rs"]
 mod scale;
 
 use std::io::{ErrorKind, Write};
@@ -29,7 +29,8 @@ const HERE: &str = "tests/fixtures";
 /// More of them lie beside some checkouts.
 const BESIDE: &str = "../shared/fixtures/peft-minilm";
 
-/// The recorded layers in a folder below this crate's, which cargo runs tests in. None where there is no such folder.
+/// The recorded layers in a folder below this crate's, which cargo runs tests in. None where there
+/// is no such folder.
 fn recordings(folder: &str) -> Option<Vec<PathBuf>> {
     let path = Path::new(folder);
     let entries = match std::fs::read_dir(path) {
@@ -39,19 +40,29 @@ fn recordings(folder: &str) -> Option<Vec<PathBuf>> {
     };
     let paths = entries.map(|entry| entry.unwrap().path());
     let mut paths: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "safetensors")
+        })
         .collect();
     paths.sort();
     Some(paths)
 }
 
 fn layer_of<T: Number>(case: &Case, inputs: &Inputs<T>, placement: Placement) -> Layer<T> {
-    let placed = |matrix: &Matrix, values: &[T]| Placed::from_rows(values, matrix.rows, matrix.cols, placement);
+    let placed = |matrix: &Matrix, values: &[T]| {
+        Placed::from_rows(values, matrix.rows, matrix.cols, placement)
+    };
     let result = |rows, cols| Placed::poisoned(rows, cols, placement);
     let dy = case.dy.as_ref().zip(inputs.dy.as_ref());
     let dy = dy.expect("recorded layers have a dy");
     let bias = case.bias.as_ref().zip(inputs.bias.as_ref());
-    let sizes = layer::Case::new(case.tokens(), case.in_features(), case.out_features(), case.rank());
+    let sizes = layer::Case::new(
+        case.tokens(),
+        case.in_features(),
+        case.out_features(),
+        case.rank(),
+    );
     let projection = Projection {
         weight: placed(&case.weight, &inputs.weight),
         bias: bias.map(|(bias, values)| placed(bias, values)),
@@ -67,7 +78,10 @@ fn layer_of<T: Number>(case: &Case, inputs: &Inputs<T>, placement: Placement) ->
         }),
     };
     Layer {
-        case: sizes.scaling(case.scaling).bias(bias.is_some()).placed(placement),
+        case: sizes
+            .scaling(case.scaling)
+            .bias(bias.is_some())
+            .placed(placement),
         x: placed(&case.x, &inputs.x),
         projections: vec![projection],
         dx: Some(result(case.tokens(), case.in_features())),
@@ -83,13 +97,30 @@ fn check<T: Number>(path: &Path) {
         for (given, recorded, scale) in [
             (&forward.y[0], &case.recorded.y, 1.0),
             (backward.dx(), &case.recorded.dx, inputs.gradient_scale),
-            (&backward.lora().a, &case.recorded.d_lora_a, inputs.gradient_scale),
-            (&backward.lora().b, &case.recorded.d_lora_b, inputs.gradient_scale),
+            (
+                &backward.lora().a,
+                &case.recorded.d_lora_a,
+                inputs.gradient_scale,
+            ),
+            (
+                &backward.lora().b,
+                &case.recorded.d_lora_b,
+                inputs.gradient_scale,
+            ),
         ] {
             let Some(recorded) = recorded else { continue };
-            let expected: Vec<f64> = recorded.data.iter().map(|&value| f64::from(value) * scale).collect();
+            let expected: Vec<f64> = recorded
+                .data
+                .iter()
+                .map(|&value| f64::from(value) * scale)
+                .collect();
             let error = relative_error(&given.rows(), &expected);
-            println!("{} {} {}: {error:.2e}", path.display(), T::DTYPE, recorded.name);
+            println!(
+                "{} {} {}: {error:.2e}",
+                path.display(),
+                T::DTYPE,
+                recorded.name
+            );
             assert!(
                 error <= bound(T::DTYPE),
                 "{} of {} is off by {error:e}",
@@ -104,8 +135,17 @@ fn recorded_layers_give_pefts_results<T: Number>() {
     let mut layers = recordings(HERE).expect("the repository has recorded layers");
     assert_eq!(layers.len(), 2, "{layers:?}");
     let beside = recordings(BESIDE);
-    let is_new = |path: &PathBuf| layers.iter().all(|other| other.file_name() != path.file_name());
-    let more: Vec<_> = beside.iter().flatten().filter(|path| is_new(path)).cloned().collect();
+    let is_new = |path: &PathBuf| {
+        layers
+            .iter()
+            .all(|other| other.file_name() != path.file_name())
+    };
+    let more: Vec<_> = beside
+        .iter()
+        .flatten()
+        .filter(|path| is_new(path))
+        .cloned()
+        .collect();
     let found = match (&beside, more.len()) {
         (None, _) => format!("there is no {BESIDE}"),
         (Some(_), more) => format!("{more} more in {BESIDE}"),

@@ -1,13 +1,20 @@
-//! Plans in full, with their reasons: a change of heuristics or of wording shows as a change of these snapshots. `plans_models` has a line for each of
-//! many more.
+//! Plans in full, with their reasons: a change of heuristics or of wording shows as a change of
+//! these snapshots. `plans_models` has a line for each of many more.
 
 use std::fmt::Write;
 
 use lora_kernels::{
-    BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Mask, Problem, Projection, Tensor, WeightLayout,
+    BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Mask, Problem, Projection, Tensor,
+    WeightLayout,
 };
 
-fn problem(tokens: usize, in_features: usize, out_features: usize, rank: usize, dtype: DType) -> Problem {
+fn problem(
+    tokens: usize,
+    in_features: usize,
+    out_features: usize,
+    rank: usize,
+    dtype: DType,
+) -> Problem {
     Problem::new(tokens, in_features, out_features, rank, dtype).unwrap()
 }
 
@@ -67,16 +74,22 @@ fn sizes_at_the_edges() {
 #[test]
 fn layouts_that_cost_wide_loads() {
     let base = || problem(256, 1024, 1024, 16, DType::BF16);
-    let layout = |row_stride, alignment| Layout { row_stride, alignment };
+    let layout = |row_stride, alignment| Layout {
+        row_stride,
+        alignment,
+    };
     let problems = [
         problem(256, 1023, 1024, 16, DType::BF16),
         base().with_layout(Tensor::X, layout(1024, 2)).unwrap(),
         base().with_layout(Tensor::X, layout(1025, 16)).unwrap(),
-        base().with_layout(Tensor::Weight, layout(1028, 16)).unwrap(),
+        base()
+            .with_layout(Tensor::Weight, layout(1028, 16))
+            .unwrap(),
         base().with_layout(Tensor::DY, layout(2048, 8)).unwrap(),
         base().with_layout(Tensor::X, layout(4096, 16)).unwrap(),
         base().with_weight_layout(WeightLayout::InOut),
-        // Rows of the weight start at 16 bytes, and end off them: forward reads along n, backward does not.
+        // Rows of the weight start at 16 bytes, and end off them: forward reads along n, backward
+        // does not.
         problem(256, 1024, 1020, 16, DType::BF16)
             .with_weight_layout(WeightLayout::InOut)
             .with_layout(Tensor::Weight, layout(1024, 16))
@@ -106,19 +119,30 @@ fn forward_and_backward_agree_on_what_is_saved() {
 fn a_redrawn_mask_takes_no_memory() {
     let stored = problem(300, 1000, 2000, 24, DType::F16).with_dropout(true);
     let redrawn = stored.clone().with_mask(Mask::Redrawn);
-    let saved = |problem| *ForwardPlan::new(problem, &DeviceProps::a100()).unwrap().saved();
-    assert_eq!(saved(&stored).mask.unwrap().bytes, 1000_usize.div_ceil(64) * 300 * 8);
+    let saved = |problem| {
+        *ForwardPlan::new(problem, &DeviceProps::a100())
+            .unwrap()
+            .saved()
+    };
+    assert_eq!(
+        saved(&stored).mask.unwrap().bytes,
+        1000_usize.div_ceil(64) * 300 * 8
+    );
     assert_eq!(saved(&redrawn).mask, None);
     assert!(saved(&redrawn).bytes() < saved(&stored).bytes());
 }
 
-/// What the traffic model of the emulator finds best for a layer of Llama: 128 of 132 multiprocessors, and bands of eight tiles.
+/// What the traffic model of the emulator finds best for a layer of Llama: 128 of 132
+/// multiprocessors, and bands of eight tiles.
 #[test]
 fn a_training_layer_on_an_h100_runs_in_square_turns() {
     let problem = problem(8192, 4096, 4096, 16, DType::BF16);
     let forward = ForwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
     let schedule = forward.launches()[1].schedule.unwrap();
-    assert_eq!((schedule.blocks, schedule.group_n, schedule.splits), (128, 8, 1));
+    assert_eq!(
+        (schedule.blocks, schedule.group_n, schedule.splits),
+        (128, 8, 1)
+    );
     assert!(schedule.serpentine && schedule.wave_efficiency() > 0.96);
 }
 

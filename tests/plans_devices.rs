@@ -1,5 +1,5 @@
-//! Layers on every virtual device, under the plans made for it: each device in a process of its own, since the first CUDA call decides for
-//! the whole process.
+//! Layers on every virtual device, under the plans made for it: each device in a process of its
+//! own, since the first CUDA call decides for the whole process.
 
 mod common;
 
@@ -35,7 +35,10 @@ fn child() {
     let Ok(key) = std::env::var("CASE") else {
         return;
     };
-    let (_, expected) = devices().into_iter().find(|(name, _)| *name == key).expect("a device");
+    let (_, expected) = devices()
+        .into_iter()
+        .find(|(name, _)| *name == key)
+        .expect("a device");
     assert_eq!(gpu().kernels.props(), &expected);
     let mut tiles = HashSet::new();
     let small = Case::new(70, 136, 200, 24).dropout(0.1);
@@ -53,12 +56,15 @@ fn child() {
 fn layers_run_under_the_plans_of_every_virtual_device() {
     for (key, _) in devices() {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.args(["--exact", "child", "--nocapture"]).env("CASE", key);
+        command
+            .args(["--exact", "child", "--nocapture"])
+            .env("CASE", key);
         let command = command
             .env("LORA_KERNELS_DEVICE", "emulated")
-            .env("LORA_EMULATOR_DEVICE", key);
+            .env("PTX_EMULATOR_DEVICE", key);
         let output = command.output().expect("a process");
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         assert!(output.status.success(), "{key}: {}", text.concat());
     }
 }

@@ -1,4 +1,5 @@
-//! Random layers: sizes, ranks, projections, placements of each tensor, dropout, scalings, types and devices that no table thought of.
+//! Random layers: sizes, ranks, projections, placements of each tensor, dropout, scalings, types
+//! and devices that no table thought of.
 
 mod common;
 
@@ -11,9 +12,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Of each type. `cargo xtask test` repeats some of the 16-bit ones under the other models of a tensor core.
+/// Of each type. `cargo xtask test` repeats some of the 16-bit ones under the other models of a
+/// tensor core.
 fn cases() -> u32 {
-    if std::env::var_os("LORA_EMULATOR_NUMERICS").is_some() {
+    if std::env::var_os("PTX_EMULATOR_NUMERICS").is_some() {
         250
     } else {
         700
@@ -33,18 +35,25 @@ fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let rank = || prop_oneof![3 => 1usize..20, 1 => 1usize..100];
     let adapted = || (size(), rank());
     let more = prop::collection::vec((size(), prop_oneof![1 => Just(0), 3 => rank()]), 1..4);
-    let several = (adapted(), more, any::<prop::sample::Index>()).prop_map(|(adapted, mut all, at)| {
-        all.insert(at.index(all.len() + 1), adapted);
-        all.iter_mut()
-            .for_each(|(out_features, _)| *out_features = (*out_features).min(72));
-        all
-    });
+    let several =
+        (adapted(), more, any::<prop::sample::Index>()).prop_map(|(adapted, mut all, at)| {
+            all.insert(at.index(all.len() + 1), adapted);
+            all.iter_mut()
+                .for_each(|(out_features, _)| *out_features = (*out_features).min(72));
+            all
+        });
     prop_oneof![2 => adapted().prop_map(|one| vec![one]), 1 => several]
 }
 
 /// All tensors in the same place, or each in one of its own.
 fn placements(count: usize) -> impl Strategy<Value = Vec<Placement>> {
-    let any_place = || select(vec![Placement::Dense, Placement::AlignedView, Placement::OddView]);
+    let any_place = || {
+        select(vec![
+            Placement::Dense,
+            Placement::AlignedView,
+            Placement::OddView,
+        ])
+    };
     let mixed = prop::collection::vec(any_place(), count);
     prop_oneof![2 => any_place().prop_map(move |placement| vec![placement; count]), 1 => mixed]
 }
@@ -64,7 +73,13 @@ fn case() -> impl Strategy<Value = Case> {
         (Just(sizes), placements(count))
     });
     (placed, rest).prop_map(|(((m, k, projections), placements), rest)| {
-        let (scalings, (dropout, redrawn), accumulate, multiprocessors, (bias, transposed, input_gradient)) = rest;
+        let (
+            scalings,
+            (dropout, redrawn),
+            accumulate,
+            multiprocessors,
+            (bias, transposed, input_gradient),
+        ) = rest;
         let mut case = Case::sharing_x(m, k, &projections)
             .bias(bias)
             .transposed(transposed)
@@ -91,7 +106,8 @@ fn agree_with_the_reference<T: Number>() {
         failure_persistence: None,
         ..Config::default()
     };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     // A third of the 16-bit layers have adapters in f32.
     let wide = prop::bool::weighted(0.33).prop_map(|wide| wide && T::DTYPE != DType::F32);
     let result = runner.run(&(case(), wide), |(case, wide)| {

@@ -1,5 +1,5 @@
-//! A Llama layer at a training batch on the emulated device: a sample of the blocks stands for all, and the host holds only what they touch.
-//! Settings belong to the process, so this is one test.
+//! A Llama layer at a training batch on the emulated device: a sample of the blocks stands for all,
+//! and the host holds only what they touch. Settings belong to the process, so this is one test.
 
 mod common;
 
@@ -7,16 +7,19 @@ use common::device::gpu;
 use common::layer::Case;
 use half::bf16;
 use lora_kernels::cudarc::driver::{CudaSlice, DeviceRepr};
-use lora_kernels::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef};
-use lora_kernels_emulator::counters::{Blocks, Control, Counters, Kind};
-use lora_kernels_emulator::select::{Selection, select};
+use lora_kernels::{
+    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
+};
+use ptx_emulator::counters::{Blocks, Control, Counters, Kind};
+use ptx_emulator::select::{Selection, select};
 
 const M: usize = 8192;
 const K: usize = 4096;
 const N: usize = 4096;
 const R: usize = 16;
 
-/// Memory that nobody has written. What blocks compute from it does not matter here, and neither does what left-out blocks would have.
+/// Memory that nobody has written. What blocks compute from it does not matter here, and neither
+/// does what left-out blocks would have.
 fn memory<T: DeviceRepr>(count: usize) -> CudaSlice<T> {
     // SAFETY: the emulated device gives zeros, and every bit pattern is a number.
     unsafe { gpu().stream.alloc(count) }.expect("device memory")
@@ -24,15 +27,22 @@ fn memory<T: DeviceRepr>(count: usize) -> CudaSlice<T> {
 
 fn sampled(control: Control) -> Counters {
     // As many persistent blocks as divide the tiles: each has the same work.
-    let case = Case::new(M, K, N, R).dropout(0.1).bias(false).multiprocessors(128);
+    let case = Case::new(M, K, N, R)
+        .dropout(0.1)
+        .bias(false)
+        .multiprocessors(128);
     let (forward, backward) = (case.forward_plan::<bf16>(), case.backward_plan::<bf16>());
     let [x, weight, lora_a, lora_b, dy] = [M * K, N * K, R * K, N * R, M * N].map(memory::<bf16>);
-    let [mut y, mut dx, mut d_lora_a, mut d_lora_b] = [M * N, M * K, R * K, N * R].map(memory::<bf16>);
+    let [mut y, mut dx, mut d_lora_a, mut d_lora_b] =
+        [M * N, M * K, R * K, N * R].map(memory::<bf16>);
     let mut saved = memory::<u8>(forward.saved().bytes());
     let mut workspace = memory::<u8>(backward.workspace_bytes());
     let mut forward_workspace = memory::<u8>(forward.workspace_bytes().max(1));
     let dropout = case.dropout;
-    let (x, weight) = (MatRef::new(x.as_view(), M, K), MatRef::new(weight.as_view(), N, K));
+    let (x, weight) = (
+        MatRef::new(x.as_view(), M, K),
+        MatRef::new(weight.as_view(), N, K),
+    );
     let lora = || Lora {
         a: MatRef::new(lora_a.as_view(), R, K),
         b: MatRef::new(lora_b.as_view(), N, R),
@@ -56,7 +66,9 @@ fn sampled(control: Control) -> Counters {
         workspace: forward_workspace.as_view_mut(),
     };
     let (kernels, stream) = (&gpu().kernels, &gpu().stream);
-    kernels.forward(stream, &forward, call).expect("forward runs");
+    kernels
+        .forward(stream, &forward, call)
+        .expect("forward runs");
     let projection = BackwardProjection {
         dy: MatRef::new(dy.as_view(), M, N),
         weight,
@@ -74,7 +86,9 @@ fn sampled(control: Control) -> Counters {
         dx: Some(MatMut::new(dx.as_view_mut(), M, K)),
         workspace: workspace.as_view_mut(),
     };
-    kernels.backward(stream, &backward, call).expect("backward runs");
+    kernels
+        .backward(stream, &backward, call)
+        .expect("backward runs");
     control.run_blocks(&Blocks::All).expect("a setting");
     control.count(false).expect("a setting");
     control.read().expect("counters")
@@ -95,12 +109,23 @@ fn a_llama_layer_is_sampled() {
 
     assert!(counters.kernels.len() >= 4, "forward and backward");
     for kernel in &counters.kernels {
-        assert!(kernel.is_sampled() && kernel.blocks_run > 0, "{}", kernel.kernel);
+        assert!(
+            kernel.is_sampled() && kernel.blocks_run > 0,
+            "{}",
+            kernel.kernel
+        );
     }
-    // Every block of the product does the same: scaled, the sample is exactly what the layer asks for.
-    let product = counters.of("forward").next().expect("the product of forward");
+    // Every block of the product does the same: scaled, the sample is exactly what the layer asks
+    // for.
+    let product = counters
+        .of("forward")
+        .next()
+        .expect("the product of forward");
     let whole = |count: u64| product.estimate(count);
-    assert_eq!(whole(product.total.mma_flops), Some((2 * M * N * (K + R)) as f64));
+    assert_eq!(
+        whole(product.total.mma_flops),
+        Some((2 * M * N * (K + R)) as f64)
+    );
     let written = product.kind(Kind::StoreGlobal);
     assert_eq!(
         whole(32 * written.ideal_sectors),

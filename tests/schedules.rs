@@ -1,5 +1,6 @@
-//! The order in which blocks and warps run, and the moment at which an asynchronous copy lands, are the GPU's choice: results keep their
-//! bits through all of them. The emulated device takes each order that it is told; a real one is asked for the same result several times.
+//! The order in which blocks and warps run, and the moment at which an asynchronous copy lands, are
+//! the GPU's choice: results keep their bits through all of them. The emulated device takes each
+//! order that it is told; a real one is asked for the same result several times.
 
 mod common;
 
@@ -9,8 +10,8 @@ use common::case::OUTPUTS;
 use common::data::Placement::{AlignedView, OddView};
 use common::device::{Number, gpu};
 use common::layer::{Case, Layer, assert_same_bits};
-use lora_kernels_emulator::counters::Control;
-use lora_kernels_emulator::select::{Selection, select};
+use ptx_emulator::counters::Control;
+use ptx_emulator::select::{Selection, select};
 
 /// Orders of turns, and whether copies land when they are issued.
 const ORDERS: [(&str, bool); 9] = [
@@ -28,7 +29,8 @@ const ORDERS: [(&str, bool); 9] = [
 /// Schedules belong to the process, and tests run side by side.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Aligned and odd layers, ranks with and without kernels of their own, wide tiles with one split and small tiles with many.
+/// Aligned and odd layers, ranks with and without kernels of their own, wide tiles with one split
+/// and small tiles with many.
 fn cases() -> Vec<Case> {
     let aligned = Case::new(130, 200, 136, 24).dropout(0.2);
     let odd = Case::new(67, 131, 77, 5).placed(OddView);
@@ -63,8 +65,13 @@ fn no_order_changes_a_bit<T: Number>() {
     for case in cases() {
         let layer = Layer::<T>::random(&case);
         let expected = layer.written();
-        let assert_same =
-            |how: &str| assert_same_bits(&layer.written(), &expected, &format!("{how}: {:?}", layer.case));
+        let assert_same = |how: &str| {
+            assert_same_bits(
+                &layer.written(),
+                &expected,
+                &format!("{how}: {:?}", layer.case),
+            )
+        };
         let Some(control) = emulated else {
             (0..10).for_each(|_| assert_same("from one run to the next"));
             continue;

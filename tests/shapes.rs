@@ -1,4 +1,5 @@
-//! Forward and backward against the f64 reference over sizes, ranks, types and placements in memory.
+//! Forward and backward against the f64 reference over sizes, ranks, types and placements in
+//! memory.
 
 mod common;
 
@@ -18,7 +19,8 @@ fn ranks() -> Vec<Case> {
     let cases = sizes
         .into_iter()
         .flat_map(|(m, k, n)| ranks.map(|r| Case::new(m, k, n, r)));
-    // Half of them with dropout, each rank once with and once without; a third of the weights the other way round.
+    // Half of them with dropout, each rank once with and once without; a third of the weights the
+    // other way round.
     let cases = cases.enumerate().map(|(i, case)| {
         let case = case.transposed(i % 3 == 2);
         if i % 2 == 0 { case.dropout(0.1) } else { case }
@@ -54,16 +56,20 @@ fn edges() -> Vec<Case> {
     cases
 }
 
-/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps kernels from wide
-/// loads or stores.
+/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps
+/// kernels from wide loads or stores.
 fn placements() -> Vec<Case> {
     let case = Case::new(130, 200, 136, 24).dropout(0.2);
-    let of_layers = Tensor::ALL.into_iter().filter(|&tensor| tensor != Tensor::Merged);
+    let of_layers = Tensor::ALL
+        .into_iter()
+        .filter(|&tensor| tensor != Tensor::Merged);
     let alone = of_layers.flat_map(|tensor| {
         let case = &case;
         [
             case.clone().with_placement(tensor, OddView),
-            case.clone().placed(OddView).with_placement(tensor, AlignedView),
+            case.clone()
+                .placed(OddView)
+                .with_placement(tensor, AlignedView),
         ]
     });
     [Dense, AlignedView, OddView]
@@ -73,14 +79,18 @@ fn placements() -> Vec<Case> {
         .collect()
 }
 
-/// Plans for devices of other sizes: with one multiprocessor the blocks of a large tile take many turns, with a thousand there are small tiles,
-/// many splits of the rows and of the depth.
+/// Plans for devices of other sizes: with one multiprocessor the blocks of a large tile take many
+/// turns, with a thousand there are small tiles, many splits of the rows and of the depth.
 fn devices() -> Vec<Case> {
     let mut cases = Vec::new();
     for multiprocessors in [1, 1000] {
         for (m, k, n, r) in [(200, 136, 512, 8), (128, 384, 128, 40), (140, 392, 328, 24)] {
-            for (placement, transposed) in [(AlignedView, false), (AlignedView, true), (OddView, false)] {
-                let case = Case::new(m, k, n, r).placed(placement).transposed(transposed);
+            for (placement, transposed) in
+                [(AlignedView, false), (AlignedView, true), (OddView, false)]
+            {
+                let case = Case::new(m, k, n, r)
+                    .placed(placement)
+                    .transposed(transposed);
                 cases.push(case.dropout(0.25).multiprocessors(multiprocessors));
             }
         }
@@ -108,12 +118,17 @@ fn split_depth() -> Vec<Case> {
     }
     // More parts than the blocks that are there at a time: some take a second part.
     for placement in [AlignedView, OddView] {
-        cases.push(Case::new(40, 4096, 264, 8).placed(placement).multiprocessors(3));
+        cases.push(
+            Case::new(40, 4096, 264, 8)
+                .placed(placement)
+                .multiprocessors(3),
+        );
     }
     cases
 }
 
-/// Sizes that real models have, one or two large ones at a time: all of them at once would take minutes.
+/// Sizes that real models have, one or two large ones at a time: all of them at once would take
+/// minutes.
 fn large() -> Vec<Case> {
     vec![
         Case::new(1, 4096, 896, 320).dropout(0.5),
@@ -123,7 +138,9 @@ fn large() -> Vec<Case> {
         Case::new(4097, 72, 200, 24).bias(false),
         Case::new(4097, 40, 1000, 3).placed(OddView).dropout(0.1),
         Case::new(17, 64, 50257, 8).bias(false),
-        Case::new(65, 40, 50257, 24).placed(AlignedView).dropout(0.1),
+        Case::new(65, 40, 50257, 24)
+            .placed(AlignedView)
+            .dropout(0.1),
     ]
 }
 
@@ -211,7 +228,11 @@ fn the_cases_take_turns_and_split_the_depth() {
             .iter()
             .any(|schedule| schedule.serpentine && schedule.splits > 1)
     );
-    assert!(schedules.iter().any(|schedule| schedule.group_n < schedule.tiles_n));
+    assert!(
+        schedules
+            .iter()
+            .any(|schedule| schedule.group_n < schedule.tiles_n)
+    );
     for case in split_depth() {
         let splits = |launch: &Launch| launch.schedule.is_some_and(|schedule| schedule.splits > 1);
         assert!(launches::<bf16>(&case).iter().any(splits), "{case:?}");

@@ -1,5 +1,5 @@
-//! Several projections of the same x: the sizes of grouped-query attention, of a gated MLP, of fused weights of which a part is adapted, and the
-//! most there can be.
+//! Several projections of the same x: the sizes of grouped-query attention, of a gated MLP, of
+//! fused weights of which a part is adapted, and the most there can be.
 
 mod common;
 
@@ -23,7 +23,16 @@ fn merged_linear() -> Case {
 }
 
 fn eight() -> Case {
-    let sizes = [(8, 1), (24, 0), (72, 17), (16, 16), (40, 3), (8, 0), (136, 33), (64, 5)];
+    let sizes = [
+        (8, 1),
+        (24, 0),
+        (72, 17),
+        (16, 16),
+        (40, 3),
+        (8, 0),
+        (136, 33),
+        (64, 5),
+    ];
     Case::sharing_x(33, 72, &sizes)
 }
 
@@ -38,10 +47,16 @@ fn cases() -> Vec<Case> {
         [
             case.clone().dropout(0.1),
             case.clone().multiprocessors(1).transposed(true),
-            case.clone().dropout(0.2).redrawn(true).multiprocessors(1000),
+            case.clone()
+                .dropout(0.2)
+                .redrawn(true)
+                .multiprocessors(1000),
             case.clone().placed(AlignedView).dropout(0.3),
             case.clone().placed(OddView).bias(false),
-            case.placed(OddView).dropout(0.3).transposed(true).input_gradient(false),
+            case.placed(OddView)
+                .dropout(0.3)
+                .transposed(true)
+                .input_gradient(false),
         ]
     })
     .collect()
@@ -56,7 +71,9 @@ fn each_projection_is_the_references<T: Number>() {
 /// A projection that starts where no other one's alignment would have it.
 fn each_projection_has_a_place_of_its_own<T: Number>() {
     for tensor in Tensor::ALL {
-        let case = merged_linear().dropout(0.1).with_placement_of(2, tensor, OddView);
+        let case = merged_linear()
+            .dropout(0.1)
+            .with_placement_of(2, tensor, OddView);
         Layer::<T>::random(&case).check();
     }
 }
@@ -67,7 +84,12 @@ fn separate_calls_agree<T: Number>() {
         let layer = Layer::<T>::random(&case);
         let (forward, backward) = layer.check();
         let mut dx = vec![0.0; case.tokens * case.in_features];
-        for (i, sizes) in case.projections.iter().enumerate().filter(|(_, sizes)| sizes.rank > 0) {
+        for (i, sizes) in case
+            .projections
+            .iter()
+            .enumerate()
+            .filter(|(_, sizes)| sizes.rank > 0)
+        {
             let mut alone = layer.clone();
             alone.case.projections = vec![sizes.clone()];
             alone.projections = vec![layer.projections[i].clone()];
@@ -85,11 +107,17 @@ fn separate_calls_agree<T: Number>() {
                     &own_backward.lora().b,
                 ),
             ] {
-                let difference = lora_kernels::reference::cosine_difference(&given.rows(), &expected.rows());
-                assert!(difference < 1e-5, "{name} of projection {i}: {difference:e}");
+                let difference =
+                    lora_kernels::reference::cosine_difference(&given.rows(), &expected.rows());
+                assert!(
+                    difference < 1e-5,
+                    "{name} of projection {i}: {difference:e}"
+                );
             }
             let own = own_backward.dx().rows();
-            dx.iter_mut().zip(own).for_each(|(sum, value)| *sum += value.to_f64());
+            dx.iter_mut()
+                .zip(own)
+                .for_each(|(sum, value)| *sum += value.to_f64());
         }
         if case.projections.iter().all(|sizes| sizes.rank > 0) {
             let difference = lora_kernels::reference::cosine_difference(&backward.dx().rows(), &dx);
@@ -122,7 +150,9 @@ fn the_last_of_eight_alone_is_adapted<T: Number>() {
     sizes[7] = (40, 6);
     for case in [
         Case::sharing_x(40, 96, &sizes).dropout(0.2),
-        Case::sharing_x(40, 96, &sizes).multiprocessors(1000).placed(OddView),
+        Case::sharing_x(40, 96, &sizes)
+            .multiprocessors(1000)
+            .placed(OddView),
     ] {
         Layer::<T>::random(&case).check();
     }

@@ -8,7 +8,9 @@ use common::layer::{Case, Layer, assert_same_bits};
 
 /// Different sizes, and the same one twice: the same kernels with other arguments.
 fn pairs() -> Vec<[Case; 2]> {
-    let small = Case::new(70, 1032, 72, 8).multiprocessors(1000).dropout(0.1);
+    let small = Case::new(70, 1032, 72, 8)
+        .multiprocessors(1000)
+        .dropout(0.1);
     let shared = Case::sharing_x(130, 136, &[(72, 24), (40, 3)]).multiprocessors(1);
     vec![
         [small.clone(), shared],
@@ -22,15 +24,19 @@ fn two_streams_at_once_give_the_bits_of_one<T: Number>() {
     for cases in pairs() {
         let layers = cases.map(|case| Layer::<T>::random(&case));
         let alone = [0, 1].map(|i| layers[i].forward());
-        let expected = [0, 1].map(|i| [alone[i].bits(), layers[i].backward(&alone[i].saved).bits()].concat());
+        let expected =
+            [0, 1].map(|i| [alone[i].bits(), layers[i].backward(&alone[i].saved).bits()].concat());
 
         let plans = [0, 1].map(|i| (layers[i].forward_plan(), layers[i].backward_plan()));
         let mut forward = [0, 1].map(|i| ForwardCall::new(&layers[i], &plans[i].0));
-        let mut backward = [0, 1].map(|i| BackwardCall::new(&layers[i], &plans[i].1, &alone[i].saved));
+        let mut backward =
+            [0, 1].map(|i| BackwardCall::new(&layers[i], &plans[i].1, &alone[i].saved));
         gpu().stream.synchronize().expect("the device is well");
         for _ in 0..3 {
             for i in [0, 1] {
-                forward[i].run(&streams[i], &plans[i].0).expect("forward runs");
+                forward[i]
+                    .run(&streams[i], &plans[i].0)
+                    .expect("forward runs");
             }
             for i in [0, 1] {
                 let mut arguments = backward[i].arguments();
@@ -41,7 +47,11 @@ fn two_streams_at_once_give_the_bits_of_one<T: Number>() {
         }
         for (i, stream) in streams.iter().enumerate() {
             stream.synchronize().expect("the device is well");
-            let given = [forward[i].read_back().bits(), backward[i].read_back().bits()].concat();
+            let given = [
+                forward[i].read_back().bits(),
+                backward[i].read_back().bits(),
+            ]
+            .concat();
             assert_same_bits(&given, &expected[i], &format!("stream {i}"));
         }
     }

@@ -1,18 +1,21 @@
-//! What a call costs on the host beside the launches that it makes: raw forwards and backwards with their plan at hand, and the same
-//! cuLaunchKernel calls bare, with parameters prepared.
+//! What a call costs on the host beside the launches that it makes: raw forwards and backwards with
+//! their plan at hand, and the same cuLaunchKernel calls bare, with parameters prepared.
 //!
-//! On the emulated driver, told to run no block: what is left is that driver's own share of a launch. The ratios that are printed last compare
-//! the fastest of many short rounds of each, one after the other, so that what else the machine does matters less.
+//! On the emulated driver, told to run no block: what is left is that driver's own share of a
+//! launch. The ratios that are printed last compare the fastest of many short rounds of each, one
+//! after the other, so that what else the machine does matters less.
 
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use lora_kernels::cudarc::driver::sys::{CUresult, CUstream};
-use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, BareLaunch, ForwardArgs, ForwardProjectionArgs};
+use lora_kernels::raw::{
+    BackwardArgs, BackwardProjectionArgs, BareLaunch, ForwardArgs, ForwardProjectionArgs,
+};
 use lora_kernels::{BackwardPlan, DType, Dropout, ForwardPlan, Kernels, Problem, Projection};
-use lora_kernels_emulator::counters::{Blocks, Control};
-use lora_kernels_emulator::select;
+use ptx_emulator::counters::{Blocks, Control};
+use ptx_emulator::select;
 
 /// A benchmark can't go on without its device: any failure ends it with the error's own text.
 fn must<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
@@ -25,7 +28,10 @@ const ADDRESS: u64 = 1 << 20;
 fn problem(outputs: &[usize]) -> Problem {
     let projections: Vec<_> = outputs
         .iter()
-        .map(|&out_features| Projection { out_features, rank: 16 })
+        .map(|&out_features| Projection {
+            out_features,
+            rank: 16,
+        })
         .collect();
     must(Problem::sharing_x(8192, 4096, &projections, DType::BF16)).with_dropout(true)
 }
@@ -45,9 +51,16 @@ fn launch_all(launches: &[BareLaunch], stream: CUstream) {
 }
 
 /// Both ways of one call, and their ratio.
-fn compare(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut call: impl FnMut(), mut bare: impl FnMut()) {
+fn compare(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    mut call: impl FnMut(),
+    mut bare: impl FnMut(),
+) {
     group.bench_function(format!("{name}, call"), |bencher| bencher.iter(&mut call));
-    group.bench_function(format!("{name}, bare launches"), |bencher| bencher.iter(&mut bare));
+    group.bench_function(format!("{name}, bare launches"), |bencher| {
+        bencher.iter(&mut bare)
+    });
     let (mut of_call, mut of_bare) = (Duration::MAX, Duration::MAX);
     for _ in 0..2000 {
         of_call = of_call.min(round(&mut call));
@@ -55,7 +68,9 @@ fn compare(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut call: impl 
     }
     let ratio = of_call.as_secs_f64() / of_bare.as_secs_f64();
     let of_bare = of_bare.as_nanos() / u128::from(CALLS);
-    println!("emulated driver: {name} costs {ratio:.2} times its bare launches on the host, which take {of_bare} ns");
+    println!(
+        "emulated driver: {name} costs {ratio:.2} times its bare launches on the host, which take {of_bare} ns"
+    );
 }
 
 /// Of a round.
@@ -76,7 +91,10 @@ fn calls(criterion: &mut Criterion) {
     let stream = stream.cu_stream();
 
     let mut group = criterion.benchmark_group("host cost on the emulated driver, no block run");
-    for (name, outputs) in [("one projection", &[4096][..]), ("q, k and v", &[4096, 1024, 1024])] {
+    for (name, outputs) in [
+        ("one projection", &[4096][..]),
+        ("q, k and v", &[4096, 1024, 1024]),
+    ] {
         let problem = problem(outputs);
         let forward = must(ForwardPlan::new(&problem, kernels.props()));
         let backward = must(BackwardPlan::new(&problem, kernels.props()));

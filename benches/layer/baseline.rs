@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::reference::relative_error;
 use lora_kernels::{DType, Element, Problem};
-use lora_kernels_gpu::cublas::{Cublas, Type, WORKSPACE_BYTES};
-use lora_kernels_gpu::ways::{self, Matrix, Product};
+use lora_kernels_bundle::cublas::{Cublas, Type, WORKSPACE_BYTES};
+use lora_kernels_bundle::ways::{self, Matrix, Product};
 
 use crate::device::{Device, Noise, must};
 use crate::ours::Ours;
@@ -29,8 +29,10 @@ impl Baseline {
             Err(error) => return without(error),
         };
         let address = device.address(&workspace);
-        // SAFETY: the device's context was made current by what allocated; stream and workspace live as long as the bench.
-        let cublas = unsafe { Cublas::open(device.stream.cu_stream().cast(), address, WORKSPACE_BYTES) };
+        // SAFETY: the device's context was made current by what allocated; stream and workspace
+        // live as long as the bench.
+        let cublas =
+            unsafe { Cublas::open(device.stream.cu_stream().cast(), address, WORKSPACE_BYTES) };
         Self {
             cublas: cublas.map_err(|error| error.to_string()),
             _workspace: Some(workspace),
@@ -54,13 +56,15 @@ impl Baseline {
             DType::F32 => Type::F32,
         };
         for product in products {
-            // SAFETY: the sets own the matrices, which are of this type, and outlive the stream's work.
+            // SAFETY: the sets own the matrices, which are of this type, and outlive the stream's
+            // work.
             unsafe { cublas.product(product, of) }.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
-    /// Compares Unsloth's way with ours on a small layer; where they differ, cuBLAS is called wrongly, and no baseline.
+    /// Compares Unsloth's way with ours on a small layer; where they differ, cuBLAS is called
+    /// wrongly, and no baseline.
     pub fn verify<T: Element + DeviceRepr + Into<f64>>(&mut self, device: &Device) {
         if self.cublas.is_ok()
             && let Err(error) = self.compare::<T>(device)
@@ -71,7 +75,8 @@ impl Baseline {
 
     fn compare<T: Element + DeviceRepr + Into<f64>>(&self, device: &Device) -> Result<(), String> {
         let noise = &Noise::<T>::new(device);
-        let problem = Problem::new(192, 320, 448, 16, T::DTYPE).map_err(|error| error.to_string())?;
+        let problem =
+            Problem::new(192, 320, 448, 16, T::DTYPE).map_err(|error| error.to_string())?;
         let mut sets = Sets::new(device, &problem, noise)?;
         let ours = Ours::new(device, &problem, 0.0, &sets)?;
         let layer = sets.layers[0].clone();
@@ -90,7 +95,10 @@ impl Baseline {
             let error = relative_error(given, expected);
             // A few roundings to bf16.
             if error > 0.02 {
-                return Err(format!("its {name} in {} is off ours by {error:.3}", T::DTYPE));
+                return Err(format!(
+                    "its {name} in {} is off ours by {error:.3}",
+                    T::DTYPE
+                ));
             }
         }
         Ok(())
@@ -99,7 +107,9 @@ impl Baseline {
 
 /// For a table's cell.
 fn short(reason: &str) -> String {
-    let end = reason.find(':').filter(|_| reason.starts_with("no cuBLAS found"));
+    let end = reason
+        .find(':')
+        .filter(|_| reason.starts_with("no cuBLAS found"));
     reason[..end.unwrap_or(reason.len())].to_owned()
 }
 

@@ -62,7 +62,12 @@ impl ValueFormatter for Emulated {
             "s of emulation",
         ][index]
     }
-    fn scale_throughputs(&self, _typical: f64, _throughput: &Throughput, _values: &mut [f64]) -> &'static str {
+    fn scale_throughputs(
+        &self,
+        _typical: f64,
+        _throughput: &Throughput,
+        _values: &mut [f64],
+    ) -> &'static str {
         "no throughput: emulated"
     }
     fn scale_for_machines(&self, _values: &mut [f64]) -> &'static str {
@@ -78,7 +83,12 @@ impl ValueFormatter for Gpu {
         scale(values, factor);
         ["ns", "us", "ms", "s"][index]
     }
-    fn scale_throughputs(&self, _typical: f64, throughput: &Throughput, values: &mut [f64]) -> &'static str {
+    fn scale_throughputs(
+        &self,
+        _typical: f64,
+        throughput: &Throughput,
+        values: &mut [f64],
+    ) -> &'static str {
         let Throughput::Elements(flops) = throughput else {
             return "";
         };

@@ -35,7 +35,8 @@ impl Device {
         }
     }
 
-    /// How long `calls` calls take: between CUDA events on a GPU, on the CPU's clock where the device is the CPU.
+    /// How long `calls` calls take: between CUDA events on a GPU, on the CPU's clock where the
+    /// device is the CPU.
     pub fn time(&self, calls: u64, mut call: impl FnMut()) -> Duration {
         must(self.stream.synchronize());
         if self.emulated {
@@ -44,9 +45,15 @@ impl Device {
             must(self.stream.synchronize());
             return start.elapsed();
         }
-        let start = must(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)));
+        let start = must(
+            self.stream
+                .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)),
+        );
         (0..calls).for_each(|_| call());
-        let end = must(self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)));
+        let end = must(
+            self.stream
+                .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)),
+        );
         Duration::from_secs_f32(must(start.elapsed_ms(&end)) / 1e3)
     }
 
@@ -65,7 +72,8 @@ impl Device {
     }
 }
 
-/// Numbers between -1 and 1 on the device, to be copied from: a GPU draws less power, and clocks higher, on zeros.
+/// Numbers between -1 and 1 on the device, to be copied from: a GPU draws less power, and clocks
+/// higher, on zeros.
 pub struct Noise<T>(CudaSlice<T>);
 
 impl<T: Element + DeviceRepr> Noise<T> {
@@ -73,7 +81,9 @@ impl<T: Element + DeviceRepr> Noise<T> {
         // Odd: rows of a matrix made of it differ.
         let count = if device.emulated { 4099 } else { (1 << 20) + 7 };
         let mut rng = StdRng::seed_from_u64(7);
-        let data: Vec<T> = (0..count).map(|_| T::from_f64(rng.random_range(-1.0..1.0))).collect();
+        let data: Vec<T> = (0..count)
+            .map(|_| T::from_f64(rng.random_range(-1.0..1.0)))
+            .collect();
         Self(must(device.stream.clone_htod(&data)))
     }
 
@@ -82,7 +92,11 @@ impl<T: Element + DeviceRepr> Noise<T> {
         for start in (0..whole).step_by(step) {
             let end = (start + step).min(whole);
             let part = self.0.slice(..end - start);
-            must(device.stream.memcpy_dtod(&part, &mut memory.slice_mut(start..end)));
+            must(
+                device
+                    .stream
+                    .memcpy_dtod(&part, &mut memory.slice_mut(start..end)),
+            );
         }
     }
 }

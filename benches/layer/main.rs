@@ -1,7 +1,8 @@
 //! Forward and backward of adapted layers with random data, beside cuBLAS where there is one.
 //!
-//! On a GPU: time between CUDA events, and the FLOP/s of the whole layer. On the emulated device: how long the interpreter takes on this CPU, and
-//! every figure says so. That tells how long tests take, never how fast a kernel is.
+//! On a GPU: time between CUDA events, and the FLOP/s of the whole layer. On the emulated device:
+//! how long the interpreter takes on this CPU, and every figure says so. That tells how long tests
+//! take, never how fast a kernel is.
 
 mod baseline;
 mod clock;
@@ -19,10 +20,10 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 use lora_kernels::{Element, Problem, Projection};
-use lora_kernels_emulator::select::{Selection, select};
-use lora_kernels_gpu::QUICK;
-use lora_kernels_gpu::results::{Layer, Measurement, Pass, Time, Way};
-use lora_kernels_gpu::ways::{self, Product};
+use lora_kernels_bundle::QUICK;
+use lora_kernels_bundle::results::{Layer, Measurement, Pass, Time, Way};
+use lora_kernels_bundle::ways::{self, Product};
+use ptx_emulator::select::{Selection, select};
 
 use baseline::Baseline;
 use clock::Clock;
@@ -118,8 +119,18 @@ impl Bench<'_, '_> {
             self.cublas(&case, Pass::Forward, Way::Plain, ways::plain_forward);
             self.cublas(&case, Pass::Backward, Way::Plain, ways::plain_backward);
         }
-        self.cublas(&case, Pass::Forward, Way::Unsloth { rank }, ways::unsloth_forward);
-        self.cublas(&case, Pass::Backward, Way::Unsloth { rank }, ways::unsloth_backward);
+        self.cublas(
+            &case,
+            Pass::Forward,
+            Way::Unsloth { rank },
+            ways::unsloth_forward,
+        );
+        self.cublas(
+            &case,
+            Pass::Backward,
+            Way::Unsloth { rank },
+            ways::unsloth_backward,
+        );
         for &p in dropouts {
             let device = self.device;
             let ours = Ours::new(device, &problem, p, &sets)?;
@@ -185,7 +196,8 @@ impl Bench<'_, '_> {
     }
 }
 
-/// Criterion that compares with no earlier run: its lines on changes have no unit that could say what was timed.
+/// Criterion that compares with no earlier run: its lines on changes have no unit that could say
+/// what was timed.
 fn without_history() -> Criterion {
     let home = std::env::var_os("CRITERION_HOME").map(PathBuf::from);
     let folder = home.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned());

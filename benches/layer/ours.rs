@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
 use lora_kernels::{BackwardPlan, Dropout, Element, ForwardPlan, Problem};
-use lora_kernels_gpu::ways::{Layer, Projection};
+use lora_kernels_bundle::ways::{Layer, Projection};
 
 use crate::device::Device;
 use crate::sets::Sets;
@@ -36,7 +36,11 @@ impl Ours {
         p: f32,
         sets: &Sets<T>,
     ) -> Result<Self, String> {
-        let dropout = Dropout { p, seed: 42, offset: 0 };
+        let dropout = Dropout {
+            p,
+            seed: 42,
+            offset: 0,
+        };
         let dropout = Some(dropout).filter(|dropout| dropout.p > 0.0);
         let problem = problem.clone().with_dropout(dropout.is_some());
         let text = |error: lora_kernels::Error| error.to_string();
@@ -75,7 +79,8 @@ impl Ours {
             saved: call.saved,
             workspace: call.workspace,
         };
-        // SAFETY: the sets and `_memory` hold tensors and buffers of the plan's sizes, and outlive the stream's work.
+        // SAFETY: the sets and `_memory` hold tensors and buffers of the plan's sizes, and outlive
+        // the stream's work.
         unsafe {
             device
                 .kernels

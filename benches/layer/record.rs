@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use lora_kernels_gpu::BENCH_RESULTS;
-use lora_kernels_gpu::results::{Bench, Layer, Measurement, Pass, Way};
+use lora_kernels_bundle::BENCH_RESULTS;
+use lora_kernels_bundle::results::{Bench, Layer, Measurement, Pass, Way};
 
 pub struct Record {
     path: Option<PathBuf>,
@@ -30,7 +30,9 @@ impl Record {
     pub fn write(&self) {
         let Some(path) = &self.path else { return };
         let text = serde_json::to_string(&self.bench).map_err(|error| error.to_string());
-        if let Err(error) = text.and_then(|text| std::fs::write(path, text).map_err(|error| error.to_string())) {
+        if let Err(error) =
+            text.and_then(|text| std::fs::write(path, text).map_err(|error| error.to_string()))
+        {
             panic!("can't write {}: {error}", path.display());
         }
     }
@@ -39,7 +41,12 @@ impl Record {
 /// As filters name it.
 pub fn name(layer: &Layer, pass: Pass, way: Way) -> String {
     let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
-    let shape = format!("{}x{}x{}", layer.tokens, layer.in_features, outputs.join("+"));
+    let shape = format!(
+        "{}x{}x{}",
+        layer.tokens,
+        layer.in_features,
+        outputs.join("+")
+    );
     let (dtype, pass) = (&layer.dtype, pass.name());
     match way {
         Way::Plain => format!("{dtype} {shape} {pass} plain"),

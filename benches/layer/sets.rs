@@ -1,8 +1,9 @@
-//! The tensors of a layer, several times over. Calls take them in turn, so that none finds in the L2 cache what an earlier one has left there.
+//! The tensors of a layer, several times over. Calls take them in turn, so that none finds in the
+//! L2 cache what an earlier one has left there.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{Element, Problem, Tensor};
-use lora_kernels_gpu::ways::{Layer, Matrix, Projection};
+use lora_kernels_bundle::ways::{Layer, Matrix, Projection};
 
 use crate::device::{Device, Noise};
 
@@ -24,7 +25,11 @@ impl<T: Element + DeviceRepr> Sets<T> {
             noise.fill(device, &mut tensor);
             let address = device.address(&tensor);
             memory.push(tensor);
-            Ok(Matrix { address, rows, columns })
+            Ok(Matrix {
+                address,
+                rows,
+                columns,
+            })
         };
         let mut layers = Vec::new();
         for _ in 0..count(device, problem) {
@@ -74,15 +79,19 @@ impl<T: Element + DeviceRepr> Sets<T> {
     }
 }
 
-/// So many that the others take more than twice the L2 cache, by what the plain product touches of them: any call touches more.
+/// So many that the others take more than twice the L2 cache, by what the plain product touches of
+/// them: any call touches more.
 fn count(device: &Device, problem: &Problem) -> usize {
     if device.emulated {
         return 2;
     }
     let elements = |(rows, columns): (usize, usize)| rows * columns;
-    let outputs = (0..problem.projections().len())
-        .map(|index| elements(problem.shape_of(index, Tensor::Weight)) + elements(problem.shape_of(index, Tensor::Y)));
-    let bytes = (elements(problem.shape(Tensor::X)) + outputs.sum::<usize>()) * problem.dtype().size();
+    let outputs = (0..problem.projections().len()).map(|index| {
+        elements(problem.shape_of(index, Tensor::Weight))
+            + elements(problem.shape_of(index, Tensor::Y))
+    });
+    let bytes =
+        (elements(problem.shape(Tensor::X)) + outputs.sum::<usize>()) * problem.dtype().size();
     let l2 = device.kernels.props().l2_bytes() as usize;
     1 + (2 * l2).div_ceil(bytes)
 }

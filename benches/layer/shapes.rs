@@ -13,7 +13,13 @@ pub struct Shape {
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outputs: Vec<_> = self.out_features.iter().map(usize::to_string).collect();
-        write!(f, "{}x{}x{}", self.tokens, self.in_features, outputs.join("+"))
+        write!(
+            f,
+            "{}x{}x{}",
+            self.tokens,
+            self.in_features,
+            outputs.join("+")
+        )
     }
 }
 
@@ -35,7 +41,8 @@ const fn shape(tokens: usize, in_features: usize, out_features: &'static [usize]
     }
 }
 
-/// What the interpreter gets through in a second: a MiniLM layer, one whose sizes divide nothing, and three that share x.
+/// What the interpreter gets through in a second: a MiniLM layer, one whose sizes divide nothing,
+/// and three that share x.
 const EMULATED: [Shape; 3] = [
     shape(192, 384, &[384]),
     shape(37, 203, &[131]),
@@ -81,7 +88,9 @@ impl Plan {
     }
 
     pub fn full() -> Self {
-        let at = |tokens| LAYERS.map(|(in_features, out_features)| shape(tokens, in_features, out_features));
+        let at = |tokens| {
+            LAYERS.map(|(in_features, out_features)| shape(tokens, in_features, out_features))
+        };
         let mut shapes: Vec<_> = TOKENS.into_iter().flat_map(at).collect();
         shapes.push(shape(4096, 4096, &[4096]));
         Self {

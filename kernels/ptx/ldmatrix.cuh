@@ -1,5 +1,6 @@
-// ldmatrix: four 8x8 matrices of 16-bit elements from shared memory into fragments (PTX ISA, "Warp-level matrix load instruction: ldmatrix").
-// Lane l gives the address of row l % 8 of matrix l / 8 and receives row l / 4, columns 2 * (l % 4) and + 1 of each matrix.
+// ldmatrix: four 8x8 matrices of 16-bit elements from shared memory into fragments (PTX ISA,
+// "Warp-level matrix load instruction: ldmatrix"). Lane l gives the address of row l % 8 of matrix
+// l / 8 and receives row l / 4, columns 2 * (l % 4) and + 1 of each matrix.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,6 @@
-// prmt: any four bytes of two registers (PTX ISA, "Data Movement and Conversion Instructions: prmt"). Nibble i of the selector names the byte
-// that becomes byte i: 0-3 of `low`, 4-7 of `high`; with 8 added, eight copies of its highest bit.
+// prmt: any four bytes of two registers (PTX ISA, "Data Movement and Conversion Instructions:
+// prmt"). Nibble i of the selector names the byte that becomes byte i: 0-3 of `low`, 4-7 of `high`;
+// with 8 added, eight copies of its highest bit.
 #pragma once
 #include <cstdint>
 

@@ -1,17 +1,19 @@
-// Plain accesses to shared memory by 32-bit address (PTX ISA, "Data Movement and Conversion Instructions: ld, st").
+// Plain accesses to shared memory by 32-bit address (PTX ISA, "Data Movement and Conversion
+// Instructions: ld, st").
 #pragma once
 #include <cstdint>
 
 namespace ptx {
 
 __device__ __forceinline__ void store_shared(uint32_t shared, uint4 value) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(shared), "r"(value.x), "r"(value.y), "r"(value.z),
-                 "r"(value.w)
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(shared), "r"(value.x),
+                 "r"(value.y), "r"(value.z), "r"(value.w)
                  : "memory");
 }
 
 __device__ __forceinline__ void store_shared(uint32_t shared, uint2 value) {
-    asm volatile("st.shared.v2.b32 [%0], {%1, %2};\n" ::"r"(shared), "r"(value.x), "r"(value.y) : "memory");
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};\n" ::"r"(shared), "r"(value.x), "r"(value.y)
+                 : "memory");
 }
 
 __device__ __forceinline__ void store_shared(uint32_t shared, uint64_t value) {
@@ -19,13 +21,14 @@ __device__ __forceinline__ void store_shared(uint32_t shared, uint64_t value) {
 }
 
 __device__ __forceinline__ void store_shared(uint32_t shared, float4 value) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"r"(shared), "f"(value.x), "f"(value.y), "f"(value.z),
-                 "f"(value.w)
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"r"(shared), "f"(value.x),
+                 "f"(value.y), "f"(value.z), "f"(value.w)
                  : "memory");
 }
 
 __device__ __forceinline__ void store_shared(uint32_t shared, float2 value) {
-    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(shared), "f"(value.x), "f"(value.y) : "memory");
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(shared), "f"(value.x), "f"(value.y)
+                 : "memory");
 }
 
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared) {
@@ -42,7 +45,10 @@ __device__ __forceinline__ float load_shared_float(uint32_t shared) {
 
 __device__ __forceinline__ float2 load_shared_pair(uint32_t shared) {
     float2 value;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n" : "=f"(value.x), "=f"(value.y) : "r"(shared) : "memory");
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n"
+                 : "=f"(value.x), "=f"(value.y)
+                 : "r"(shared)
+                 : "memory");
     return value;
 }
 

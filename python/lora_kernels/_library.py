@@ -12,7 +12,8 @@ from . import _abi
 from .errors import LibraryNotFound, LoraError
 
 FILE = "liblora_kernels.so"
-# By which the system's loader knows an installed library; the other name is for linking, and may be missing.
+# By which the system's loader knows an installed library; the other name is for linking, and may be
+# missing.
 SONAME = f"{FILE}.{_abi.VERSION >> 16}.{_abi.VERSION >> 8 & 0xFF}"
 VARIABLE = "LORA_KERNELS_LIBRARY"
 

@@ -114,7 +114,8 @@ def named(name: str, source: Any, stream: int, device: int) -> Array:
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
     except (RuntimeError, BufferError) as error:
-        # Of a library that doesn't give its array away, such as PyTorch a tensor that requires a gradient.
+        # Of a library that doesn't give its array away, such as PyTorch a tensor that requires a
+        # gradient.
         raise ValueError(f"{name}: {error}") from error
 
 
@@ -143,7 +144,8 @@ def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None,
 
 
 def _wait_for(producer: int | None, stream: int, device: int) -> None:
-    # 1 and 2 are the default streams, of the process and of the thread, as in the driver API; 0 is not allowed.
+    # 1 and 2 are the default streams, of the process and of the thread, as in the driver API; 0 is
+    # not allowed.
     if producer is not None and producer != stream and not (producer == 1 and stream == 0):
         cuda.wait_for(stream, producer, device)
 

@@ -14,8 +14,9 @@ from ._library import check, library
 from .plans import BackwardPlan, Device, ForwardPlan, MergePlan
 from .types import DType, Dropout, Tensor
 
-#: Makes device memory of a shape and type, None being bytes: anything that `lora_kernels.array` takes. `lora_kernels.cuda.allocate` is one.
-#: The memory is used on the call's stream: an allocator that hands out freed memory again in the order of a stream must do so in that of this one.
+#: Makes device memory of a shape and type, None being bytes: anything that `lora_kernels.array`
+#: takes. `lora_kernels.cuda.allocate` is one. The memory is used on the call's stream: an allocator
+#: that hands out freed memory again in the order of a stream must do so in that of this one.
 Allocator = Callable[[tuple[int, ...], DType | None], Any]
 
 

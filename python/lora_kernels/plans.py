@@ -85,13 +85,16 @@ class _LayerPlan(_Plan):
     def __init__(self, problem: Problem, device: Device) -> None:
         super().__init__(problem, _problem(problem), device)
         info = self._info
-        #: Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward alone needs it too.
+        #: Bytes of the buffer that carries S and the dropout mask from forward to backward. A
+        #: forward alone needs it too.
         self.saved_bytes: int = info.saved_bytes
         #: Columns of S: the ranks, each rounded up to 16.
         self.padded_ranks: int = info.padded_ranks
-        #: S = scaling*drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's dtype.
+        #: S = scaling*drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's
+        #: dtype.
         self.s = Region(info.s_offset, info.s_bytes)
-        #: The mask in the saved buffer: 64-bit words (ceil(in_features / 64), tokens), bit c of word (b, row) for x (row, 64*b + c).
+        #: The mask in the saved buffer: 64-bit words (ceil(in_features / 64), tokens), bit c of
+        #: word (b, row) for x (row, 64*b + c).
         self.mask = Region(info.mask_offset, info.mask_bytes) if info.mask_bytes else None
 
 

@@ -13,7 +13,7 @@ import pytest
 from lora_kernels import DType, Mask, Tensor, WeightLayout, _abi
 from lora_kernels._library import library
 
-INCLUDE = Path(__file__).parents[2] / "capi" / "include"
+INCLUDE = Path(__file__).parents[2] / "crates" / "lora-kernels-capi" / "include"
 HEADER = (INCLUDE / "lora_kernels.h").read_text()
 
 CONSTANTS = {

@@ -4,7 +4,8 @@ use super::Access;
 use crate::{Problem, Tensor, WeightLayout};
 
 pub(super) const VECTOR: u64 = 16;
-/// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits then hold a row's place in a tile, in vectors.
+/// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits
+/// then hold a row's place in a tile, in vectors.
 const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
@@ -15,7 +16,8 @@ pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor)
         .rows_aligned(rows, problem.dtype_of(tensor), VECTOR)
 }
 
-/// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower tensors are converted one by one.
+/// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower
+/// tensors are converted one by one.
 pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
 }
@@ -34,7 +36,8 @@ pub(super) fn streamed<'a>(
     }
 }
 
-/// The access of a GEMM: `stream` is x or dy. A weight that is contiguous along the output must have whole vectors there.
+/// The access of a GEMM: `stream` is x or dy. A weight that is contiguous along the output must
+/// have whole vectors there.
 pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
     let along_output = match stream {
         Tensor::X => problem.weight_layout() == WeightLayout::InOut,
@@ -58,8 +61,9 @@ pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
         let row_bytes = columns as u64 * problem.dtype().size() as u64;
         if along_output && !row_bytes.is_multiple_of(VECTOR) {
             let which = of(problem, projection);
-            let reason =
-                format!("element-wise loads, since rows of weight{which} ({columns} elements) end off 16 bytes");
+            let reason = format!(
+                "element-wise loads, since rows of weight{which} ({columns} elements) end off 16 bytes"
+            );
             return (Access::Any, reason);
         }
     }

@@ -1,5 +1,6 @@
-//! The backward: one pass over every dy (T and dB), one over x (dA), one GEMM (dx). Partial sums of one launch are added up by the next, in
-//! the order of their index: no float atomics, the same bits on every run.
+//! The backward: one pass over every dy (T and dB), one over x (dA), one GEMM (dx). Partial sums of
+//! one launch are added up by the next, in the order of their index: no float atomics, the same
+//! bits on every run.
 
 use std::fmt;
 
@@ -8,10 +9,14 @@ use bytemuck::Zeroable;
 use super::buffer::Carver;
 use super::gemm::{self, Product};
 use super::params::{
-    GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, ReduceJob, ReduceParams, TSource,
+    GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, ReduceJob,
+    ReduceParams, TSource,
 };
 use super::stream::{Split, column_groups, rank_tile, reduce_blocks};
-use super::{Access, DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access, fmt_plan};
+use super::{
+    Access, DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access,
+    fmt_plan,
+};
 use crate::{Problem, Result, Tensor, WeightLayout};
 
 /// What a backward call launches: dx, and dA and dB of every adapted projection, from every dy.
@@ -21,7 +26,8 @@ pub struct BackwardPlan {
     pub(crate) launches: [Launch; 3],
     saved: SavedLayout,
     workspace_bytes: usize,
-    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the workspace; scalings and dropout are the call's.
+    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the
+    /// workspace; scalings and dropout are the call's.
     pub(crate) grad_b: GradBParams,
     pub(crate) grad_a: GradAParams,
     pub(crate) grad_x: GradXParams,
@@ -57,13 +63,20 @@ impl BackwardPlan {
     /// Plans a backward.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
+    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`]
+    /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let dtype = problem.dtype();
 
-        let most_ranks = problem.adapted().map(|(_, one)| one.rank).max().unwrap_or_default();
-        let streams = problem.adapted().map(|(projection, _)| (projection, Tensor::DY));
+        let most_ranks = problem
+            .adapted()
+            .map(|(_, one)| one.rank)
+            .max()
+            .unwrap_or_default();
+        let streams = problem
+            .adapted()
+            .map(|(projection, _)| (projection, Tensor::DY));
         let (dy_access, access_reason) = access::streamed(problem, streams);
         let grad_b = Variant {
             operation: Operation::GradB,
@@ -143,7 +156,8 @@ impl BackwardPlan {
         &self.saved
     }
 
-    /// Bytes of scratch memory. Its content before the call does not matter, and nothing of it is needed after.
+    /// Bytes of scratch memory. Its content before the call does not matter, and nothing of it is
+    /// needed after.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
@@ -164,7 +178,11 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
         operation: Operation::GradX,
         rows: problem.tokens(),
         columns: vec![problem.in_features()],
-        depth: problem.projections().iter().map(|one| one.out_features).sum(),
+        depth: problem
+            .projections()
+            .iter()
+            .map(|one| one.out_features)
+            .sum(),
     };
     gemm::launch_and_reduce(&product, access, problem, device)
 }
@@ -181,7 +199,12 @@ fn carve(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usize
         .collect();
     let lora_b_partial = problem
         .adapted()
-        .map(|(_, one)| carver.take(&[splits.dy.row_splits, one.out_features, one.padded_rank()], float))
+        .map(|(_, one)| {
+            carver.take(
+                &[splits.dy.row_splits, one.out_features, one.padded_rank()],
+                float,
+            )
+        })
         .collect();
     let regions = Regions {
         t_partial,
@@ -202,7 +225,9 @@ fn grad_b_params(
 ) -> GradBParams {
     let mut params = GradBParams {
         s: saved.s.offset as u64,
-        counters: regions.split.map_or(0, |split| split.counters.offset as u64),
+        counters: regions
+            .split
+            .map_or(0, |split| split.counters.offset as u64),
         m: problem.tokens() as i32,
         ranks: problem.padded_ranks() as i32,
         projections: problem.adapted().count() as i32,
@@ -226,12 +251,18 @@ fn grad_b_params(
             pad: 0,
             lora_b: super::adapter_params(problem, projection, Tensor::LoraB),
         };
-        first_block += groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks());
+        first_block +=
+            groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks());
     }
     params
 }
 
-fn grad_a_params(problem: &Problem, saved: &SavedLayout, splits: &Splits, regions: &Regions) -> GradAParams {
+fn grad_a_params(
+    problem: &Problem,
+    saved: &SavedLayout,
+    splits: &Splits,
+    regions: &Regions,
+) -> GradAParams {
     let mut params = GradAParams {
         mask: saved.mask.map_or(0, |mask| mask.offset as u64),
         t: regions.t.offset as u64,
@@ -314,7 +345,8 @@ fn grad_x_params(
     params
 }
 
-/// The sums of one gradient for every adapted projection, by so many blocks each; where the partial sums lie is left to the caller.
+/// The sums of one gradient for every adapted projection, by so many blocks each; where the partial
+/// sums lie is left to the caller.
 fn reduce_params(problem: &Problem, gradient: Tensor, blocks: &[u32]) -> ReduceParams {
     let mut params = ReduceParams {
         blocks: blocks.iter().sum::<u32>() as i32,

@@ -22,10 +22,12 @@ pub(crate) struct Carver {
 }
 
 impl Carver {
-    /// Regions start on lines of 256 bytes, so that none shares a DRAM page's burst or an L2 line with another.
+    /// Regions start on lines of 256 bytes, so that none shares a DRAM page's burst or an L2 line
+    /// with another.
     const LINE: usize = 256;
 
-    /// A region of `count` elements of `size` bytes. Saturates where the sizes overflow: no allocation of that size can succeed.
+    /// A region of `count` elements of `size` bytes. Saturates where the sizes overflow: no
+    /// allocation of that size can succeed.
     pub fn take(&mut self, count: &[usize], size: usize) -> Region {
         let bytes = count.iter().fold(size, |bytes, &n| bytes.saturating_mul(n));
         let region = Region {
@@ -49,10 +51,12 @@ impl Carver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedLayout {
-    /// S = scaling · drop(x) · Aᵀ of all adapted projections side by side, (tokens, [`Problem::padded_ranks`]) in the problem's dtype, rows
-    /// contiguous; projection i's columns start at [`Problem::rank_offset`] and are zero from its rank on.
+    /// S = scaling · drop(x) · Aᵀ of all adapted projections side by side, (tokens,
+    /// [`Problem::padded_ranks`]) in the problem's dtype, rows contiguous; projection i's columns
+    /// start at [`Problem::rank_offset`] and are zero from its rank on.
     pub s: Region,
-    /// 64-bit words (⌈in_features / 64⌉, tokens): bit c of word (b, row) is set where x (row, 64·b + c) is kept, and clear beyond the last column.
+    /// 64-bit words (⌈in_features / 64⌉, tokens): bit c of word (b, row) is set where x (row,
+    /// 64·b + c) is kept, and clear beyond the last column.
     pub mask: Option<Region>,
     bytes: usize,
 }
@@ -60,7 +64,10 @@ pub struct SavedLayout {
 impl SavedLayout {
     pub(crate) fn new(problem: &Problem) -> Self {
         let mut carver = Carver::default();
-        let s = carver.take(&[problem.tokens(), problem.padded_ranks()], problem.dtype().size());
+        let s = carver.take(
+            &[problem.tokens(), problem.padded_ranks()],
+            problem.dtype().size(),
+        );
         let stored = problem.has_dropout() && problem.mask() == Mask::Stored;
         let mask = stored.then(|| {
             let words = problem.in_features().div_ceil(64);

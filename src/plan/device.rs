@@ -13,8 +13,9 @@ pub struct DeviceProps {
 }
 
 impl DeviceProps {
-    /// A device of this compute capability (major, minor) with so many multiprocessors (at least 1). One block may use `shared_per_block` bytes
-    /// of shared memory after opting in, all blocks of a multiprocessor together `shared_per_multiprocessor`; the L2 cache has `l2_bytes`.
+    /// A device of this compute capability (major, minor) with so many multiprocessors (at least
+    /// 1). One block may use `shared_per_block` bytes of shared memory after opting in, all blocks
+    /// of a multiprocessor together `shared_per_multiprocessor`; the L2 cache has `l2_bytes`.
     /// [`crate::Kernels::props`] asks a real one.
     pub fn new(
         compute_capability: (u32, u32),
@@ -42,7 +43,8 @@ impl DeviceProps {
         Self::new((8, 6), 82, 99 << 10, 100 << 10, 6 << 20)
     }
 
-    /// NVIDIA GeForce RTX 4090: 128 multiprocessors, 99 KiB of shared memory per block, 72 MiB of L2.
+    /// NVIDIA GeForce RTX 4090: 128 multiprocessors, 99 KiB of shared memory per block, 72 MiB of
+    /// L2.
     pub fn rtx4090() -> Self {
         Self::new((8, 9), 128, 99 << 10, 100 << 10, 72 << 20)
     }
@@ -62,7 +64,8 @@ impl DeviceProps {
         Self::new((10, 0), 148, 227 << 10, 228 << 10, 126 << 20)
     }
 
-    /// NVIDIA GeForce RTX 5090: 170 multiprocessors, 99 KiB of shared memory per block, 96 MiB of L2.
+    /// NVIDIA GeForce RTX 5090: 170 multiprocessors, 99 KiB of shared memory per block, 96 MiB of
+    /// L2.
     pub fn rtx5090() -> Self {
         Self::new((12, 0), 170, 99 << 10, 100 << 10, 96 << 20)
     }
@@ -105,7 +108,8 @@ impl DeviceProps {
         self.l2_bytes
     }
 
-    /// The same device with another number of multiprocessors (at least 1): a part of a GPU, or a plan to look at.
+    /// The same device with another number of multiprocessors (at least 1): a part of a GPU, or a
+    /// plan to look at.
     pub fn with_multiprocessors(self, multiprocessors: u32) -> Self {
         Self {
             multiprocessors: multiprocessors.max(1),
@@ -125,8 +129,8 @@ impl DeviceProps {
         Ok(())
     }
 
-    /// Blocks of so much dynamic shared memory that a multiprocessor holds at once. CUDA takes 1 KiB for itself from each (CUDA C++ Programming Guide,
-    /// "Compute Capabilities").
+    /// Blocks of so much dynamic shared memory that a multiprocessor holds at once. CUDA takes 1
+    /// KiB for itself from each (CUDA C++ Programming Guide, "Compute Capabilities").
     pub(crate) fn blocks_by_shared(&self, shared_bytes: u32) -> u32 {
         self.shared_per_multiprocessor / (shared_bytes + 1024)
     }

@@ -8,7 +8,9 @@ use super::buffer::Carver;
 use super::gemm::{self, Product};
 use super::params::{ForwardParams, ForwardProjection, ShrinkParams, mask_source};
 use super::stream::shrink_tile;
-use super::{Access, DeviceProps, Launch, Operation, SavedLayout, SplitRegions, Variant, access, fmt_plan};
+use super::{
+    Access, DeviceProps, Launch, Operation, SavedLayout, SplitRegions, Variant, access, fmt_plan,
+};
 use crate::{Problem, Result, Tensor, WeightLayout};
 
 /// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ of every projection.
@@ -18,7 +20,8 @@ pub struct ForwardPlan {
     pub(crate) launches: [Launch; 2],
     saved: SavedLayout,
     workspace_bytes: usize,
-    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the workspace; scalings and dropout are the call's.
+    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the
+    /// workspace; scalings and dropout are the call's.
     pub(crate) shrink: ShrinkParams,
     pub(crate) forward: ForwardParams,
 }
@@ -27,7 +30,8 @@ impl ForwardPlan {
     /// Plans a forward.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
+    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`]
+    /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let (x_access, x_reason) = access::streamed(problem, [(0, Tensor::X)]);
@@ -39,14 +43,19 @@ impl ForwardPlan {
             access: x_access,
         };
         let (rows, ranks) = shrink.block();
-        let blocks = problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
+        let blocks =
+            problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
         let reason = format!("{tile_reason}; {x_reason}");
         let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
 
         let product = Product {
             operation: Operation::Forward,
             rows: problem.tokens(),
-            columns: problem.projections().iter().map(|one| one.out_features).collect(),
+            columns: problem
+                .projections()
+                .iter()
+                .map(|one| one.out_features)
+                .collect(),
             depth: problem.in_features(),
         };
         let forward = gemm::launch(&product, access::gemm(problem, Tensor::X), problem, device)?;
@@ -74,19 +83,25 @@ impl ForwardPlan {
         &self.launches
     }
 
-    /// What the call leaves in the `saved` buffer for backward, and how many bytes that takes. Needed without a backward too: the second
-    /// kernel reads S there. Its content before the call does not matter.
+    /// What the call leaves in the `saved` buffer for backward, and how many bytes that takes.
+    /// Needed without a backward too: the second kernel reads S there. Its content before the call
+    /// does not matter.
     pub fn saved(&self) -> &SavedLayout {
         &self.saved
     }
 
-    /// Bytes of scratch memory; none where no tile is split. Its content before the call does not matter, and nothing of it is needed after.
+    /// Bytes of scratch memory; none where no tile is split. Its content before the call does not
+    /// matter, and nothing of it is needed after.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
 }
 
-fn shrink_params(problem: &Problem, saved: &SavedLayout, split: Option<&SplitRegions>) -> ShrinkParams {
+fn shrink_params(
+    problem: &Problem,
+    saved: &SavedLayout,
+    split: Option<&SplitRegions>,
+) -> ShrinkParams {
     let mut params = ShrinkParams {
         s: saved.s.offset as u64,
         mask: saved.mask.map_or(0, |mask| mask.offset as u64),

@@ -1,14 +1,16 @@
 //! Tile, split and order of a GEMM, by a cost model.
 //!
-//! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The persistent blocks take turns at items =
-//! tiles · splits, the busiest multiprocessor at ⌈items / P⌉ of them:
+//! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The
+//! persistent blocks take turns at items = tiles · splits, the busiest multiprocessor at ⌈items /
+//! P⌉ of them:
 //!
 //! ```text
 //! wave efficiency = items / (P · ⌈items / P⌉)
 //! ```
 //!
-//! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all of them, since fewer warps hide less of each
-//! other's waiting. So the last turn, with a = ⌈rest / P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
+//! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all
+//! of them, since fewer warps hide less of each other's waiting. So the last turn, with a = ⌈rest /
+//! P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
 //!
 //! ```text
 //! use     = items / P / (R · full turns + (a+1) · R/(R+1))
@@ -17,9 +19,9 @@
 //! score   = use · fill · split · quality
 //! ```
 //!
-//! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands per product and has fewer products per
-//! barrier. The best score wins, among equals the larger tile. Where tiles fill the output, that is the largest one whose wave efficiency is
-//! high.
+//! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands
+//! per product and has fewer products per barrier. The best score wins, among equals the larger
+//! tile. Where tiles fill the output, that is the largest one whose wave efficiency is high.
 
 use super::launch::checked_count;
 use super::raster::Grid;
@@ -27,7 +29,8 @@ use super::stream::reduce_blocks;
 use super::{Access, DeviceProps, Launch, Operation, Schedule, Tile, Variant};
 use crate::{DType, Problem, Result, Tensor};
 
-/// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each element is.
+/// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each
+/// element is.
 pub(super) struct Product {
     pub operation: Operation,
     pub rows: usize,
@@ -44,7 +47,8 @@ struct Candidate {
     quality: f64,
 }
 
-/// Largest first. The qualities are of the order of the tiles' shares of mma among the instructions of their main loops.
+/// Largest first. The qualities are of the order of the tiles' shares of mma among the instructions
+/// of their main loops.
 fn candidates(dtype: DType) -> &'static [Candidate] {
     const fn tile(tile: Tile, resident: u32, quality: f64) -> Candidate {
         Candidate {
@@ -58,7 +62,10 @@ fn candidates(dtype: DType) -> &'static [Candidate] {
         tile(Tile::M128N128K32, 2, 0.9),
         tile(Tile::M64N64K64, 3, 0.65),
     ];
-    const FLOAT: [Candidate; 2] = [tile(Tile::M128N128K16, 1, 1.0), tile(Tile::M64N64K32, 3, 0.75)];
+    const FLOAT: [Candidate; 2] = [
+        tile(Tile::M128N128K16, 1, 1.0),
+        tile(Tile::M64N64K32, 3, 0.75),
+    ];
     match dtype {
         DType::F16 | DType::BF16 => &HALF,
         DType::F32 => &FLOAT,
@@ -71,8 +78,8 @@ const MAX_SPLITS: u64 = 16;
 const MIN_STEPS: u64 = 4;
 /// Memory for partial sums that a small gain may cost, bytes.
 const MAX_SLABS: u64 = 64 << 20;
-/// Eight bytes of a slab for each element, over the bandwidth of L2 or of DRAM, times half the FLOP/s of the tensor cores: about this on A100, H100
-/// and RTX 4090.
+/// Eight bytes of a slab for each element, over the bandwidth of L2 or of DRAM, times half the
+/// FLOP/s of the tensor cores: about this on A100, H100 and RTX 4090.
 const SLAB_IN_L2: f64 = 384.0;
 const SLAB_IN_DRAM: f64 = 768.0;
 
@@ -101,11 +108,16 @@ impl Choice {
         let places = resident * multiprocessors;
         let (block_m, block_n) = variant.block();
         let tiles_m = product.rows.div_ceil(block_m) as u64;
-        let tiles_n = product.columns.iter().map(|n| n.div_ceil(block_n) as u64).sum::<u64>();
+        let tiles_n = product
+            .columns
+            .iter()
+            .map(|n| n.div_ceil(block_n) as u64)
+            .sum::<u64>();
         let tiles = tiles_m * tiles_n;
         let items = tiles * splits;
-        // Where a multiprocessor holds one block, as few as need no more turns than a full device: fewer blocks at a time share more of their
-        // operands in L2. Where it holds several, fewer would leave some with one and others with all.
+        // Where a multiprocessor holds one block, as few as need no more turns than a full device:
+        // fewer blocks at a time share more of their operands in L2. Where it holds several, fewer
+        // would leave some with one and others with all.
         let blocks = match resident {
             1 => items.div_ceil(items.div_ceil(places)),
             _ => items.min(places),
@@ -162,9 +174,16 @@ fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps
         }
         let steps = product.depth.div_ceil(candidate.tile.depth()) as u64;
         let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
-        let of_splits = splits.filter_map(|splits| Choice::new(product, variant, candidate, splits, device));
+        let of_splits =
+            splits.filter_map(|splits| Choice::new(product, variant, candidate, splits, device));
         // The first of equals: the fewest splits.
-        choices.extend(of_splits.reduce(|best, other| if other.score > best.score { other } else { best }));
+        choices.extend(of_splits.reduce(|best, other| {
+            if other.score > best.score {
+                other
+            } else {
+                best
+            }
+        }));
     }
     // Stable: the larger of equals first.
     choices.sort_by(|one, other| other.score.total_cmp(&one.score));
@@ -256,5 +275,12 @@ fn launch_with(
         best.score,
     );
     let blocks = u64::from(schedule.blocks) + u64::from(more);
-    Launch::new(best.variant, blocks, Some(schedule), reason, problem, device)
+    Launch::new(
+        best.variant,
+        blocks,
+        Some(schedule),
+        reason,
+        problem,
+        device,
+    )
 }

@@ -25,7 +25,8 @@ pub struct Launch {
     pub(crate) index: usize,
 }
 
-/// How the persistent blocks of a GEMM go through the tiles of its output: block b takes items b, b + blocks, ... of tiles x splits.
+/// How the persistent blocks of a GEMM go through the tiles of its output: block b takes items b,
+/// b + blocks, ... of tiles x splits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Schedule {
@@ -41,7 +42,8 @@ pub struct Schedule {
     pub splits: u32,
     /// Of the device.
     pub multiprocessors: u32,
-    /// Tile columns of a band: tiles are taken along the columns of a band first, then down its rows, band after band.
+    /// Tile columns of a band: tiles are taken along the columns of a band first, then down its
+    /// rows, band after band.
     pub group_n: u32,
     /// Whether there is more than one turn, of which every other walks the depth backwards.
     pub serpentine: bool,

@@ -15,7 +15,8 @@ pub struct MergePlan {
     problem: MergeProblem,
     pub(crate) launches: Vec<Launch>,
     workspace_bytes: usize,
-    /// What the kernels are told. Addresses are 0, or count from the start of the workspace; scalings are the call's.
+    /// What the kernels are told. Addresses are 0, or count from the start of the workspace;
+    /// scalings are the call's.
     pub(crate) params: MergeParams,
 }
 
@@ -23,7 +24,8 @@ impl MergePlan {
     /// Plans a merge.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`] if a launch would be too large.
+    /// [`crate::Error::Device`] if the device lacks what the kernels need, [`crate::Error::Grid`]
+    /// if a launch would be too large.
     pub fn new(problem: &MergeProblem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let (access, reason) = access(problem);
@@ -37,12 +39,34 @@ impl MergePlan {
         let (rows, columns) = problem.shape(Tensor::Weight);
         let (tile_rows, tile_columns) = tiled.block();
         let blocks = rows.div_ceil(tile_rows) as u64 * columns.div_ceil(tile_columns) as u64;
-        let tiles = |what: &str| Launch::new(tiled, blocks, None, format!("{what}; {reason}"), problem, device);
+        let tiles = |what: &str| {
+            Launch::new(
+                tiled,
+                blocks,
+                None,
+                format!("{what}; {reason}"),
+                problem,
+                device,
+            )
+        };
         let totals = variant(Tile::Totals, Access::Any);
-        let totals = || Launch::new(totals, 1, None, "sums what the blocks counted".into(), problem, device);
+        let totals = || {
+            Launch::new(
+                totals,
+                1,
+                None,
+                "sums what the blocks counted".into(),
+                problem,
+                device,
+            )
+        };
 
         let launches = match (problem.is_safe(), problem.has_report()) {
-            (true, _) => vec![tiles("only counts")?, totals()?, tiles("writes if all is finite")?],
+            (true, _) => vec![
+                tiles("only counts")?,
+                totals()?,
+                tiles("writes if all is finite")?,
+            ],
             (false, true) => vec![tiles("writes and counts")?, totals()?],
             (false, false) => vec![tiles("writes")?],
         };
@@ -68,7 +92,8 @@ impl MergePlan {
         &self.launches
     }
 
-    /// Bytes of scratch memory; none without a report. Its content before the call does not matter, and nothing of it is needed after.
+    /// Bytes of scratch memory; none without a report. Its content before the call does not matter,
+    /// and nothing of it is needed after.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
@@ -122,6 +147,13 @@ fn params(problem: &MergeProblem, partial: Option<Region>, blocks: u64) -> Merge
 
 impl fmt::Display for MergePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt_plan(f, "merge", &self.problem, &self.launches, None, self.workspace_bytes)
+        fmt_plan(
+            f,
+            "merge",
+            &self.problem,
+            &self.launches,
+            None,
+            self.workspace_bytes,
+        )
     }
 }

@@ -1,6 +1,8 @@
-//! Which kernels will run for a problem, on which grid, with which memory: pure functions of the problem and the device's properties.
+//! Which kernels will run for a problem, on which grid, with which memory: pure functions of the
+//! problem and the device's properties.
 //!
-//! A plan can be made on a machine without a GPU, printed (`{}`) and compared. It is made once and used for any number of calls.
+//! A plan can be made on a machine without a GPU, printed (`{}`) and compared. It is made once and
+//! used for any number of calls.
 
 mod access;
 mod backward;
@@ -47,7 +49,8 @@ fn fmt_plan(
     write!(f, "workspace {workspace} B")
 }
 
-/// Memory of a GEMM whose tiles are split: slabs f32 (tiles, splits, elements of a tile) and counters u32 (tiles).
+/// Memory of a GEMM whose tiles are split: slabs f32 (tiles, splits, elements of a tile) and
+/// counters u32 (tiles).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SplitRegions {
     slabs: Region,
@@ -61,7 +64,10 @@ impl SplitRegions {
         let schedule = launch.schedule.filter(|schedule| schedule.splits > 1)?;
         let (tiles, (rows, columns)) = (schedule.tiles() as usize, launch.variant.block());
         Some(Self {
-            slabs: carver.take(&[tiles, schedule.splits as usize, rows, columns], size_of::<f32>()),
+            slabs: carver.take(
+                &[tiles, schedule.splits as usize, rows, columns],
+                size_of::<f32>(),
+            ),
             counters: carver.take(&[tiles], size_of::<u32>()),
             // Items, which are more, are counted in 32 bits.
             count: tiles as i32,

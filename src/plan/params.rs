@@ -1,5 +1,6 @@
-//! The kernels' parameter structs, field for field as in `kernels/params.cuh`, which says what each field means. The kernel `lora_contract`
-//! writes out the size and the offset of every field as nvcc laid them out, and a test compares.
+//! The kernels' parameter structs, field for field as in `kernels/params.cuh`, which says what each
+//! field means. The kernel `lora_contract` writes out the size and the offset of every field as
+//! nvcc laid them out, and a test compares.
 
 use bytemuck::{Pod, Zeroable};
 

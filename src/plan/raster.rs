@@ -1,14 +1,17 @@
 //! In which order a GEMM's tiles are taken: how wide its bands are.
 //!
-//! A band is `group` tile columns wide; tiles are taken along its columns first, then down its rows, band after band. Each band reads the rows of
-//! x (or dy) once, and its own columns of the weight once per turn of the blocks, but for what the turn before has left in L2. Every other turn
-//! walks the depth backwards, so it begins with what was used last: while it finds the weight's part there, it lets in rows of its own, and so finds
+//! A band is `group` tile columns wide; tiles are taken along its columns first, then down its
+//! rows, band after band. Each band reads the rows of x (or dy) once, and its own columns of the
+//! weight once per turn of the blocks, but for what the turn before has left in L2. Every other
+//! turn walks the depth backwards, so it begins with what was used last: while it finds the
+//! weight's part there, it lets in rows of its own, and so finds
 //!
 //! ```text
 //! kept = min(1, L2 / (2 · rows of a turn + columns of a band))        in bytes
 //! ```
 //!
-//! of it. The width that reads least is taken. It makes a turn about square in bytes, wider where L2 holds the band from turn to turn.
+//! of it. The width that reads least is taken. It makes a turn about square in bytes, wider where
+//! L2 holds the band from turn to turn.
 
 /// What a raster goes through.
 pub(super) struct Grid {
@@ -23,7 +26,8 @@ pub(super) struct Grid {
     pub l2_bytes: f64,
 }
 
-/// Of L2, what the streams of a product have for themselves: outputs pass through it too, and lines are not evicted strictly by age.
+/// Of L2, what the streams of a product have for themselves: outputs pass through it too, and lines
+/// are not evicted strictly by age.
 const USABLE: f64 = 0.4;
 
 impl Grid {
@@ -31,11 +35,9 @@ impl Grid {
     pub fn group(&self) -> u64 {
         let widths = 1..=self.tiles_n.min(self.turn).max(1);
         // Of equals the widest: it has fewer bands.
-        let best = widths.map(|width| (width, self.reads(width))).reduce(
-            |best, other| {
-                if other.1 <= best.1 { other } else { best }
-            },
-        );
+        let best = widths
+            .map(|width| (width, self.reads(width)))
+            .reduce(|best, other| if other.1 <= best.1 { other } else { best });
         best.map_or(1, |(width, _)| width)
     }
 

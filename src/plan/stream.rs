@@ -3,8 +3,13 @@
 use super::{DeviceProps, Tile, Variant};
 use crate::{Problem, Tensor};
 
-/// The tile of shrink for S (tokens, ranks): 64 rows of x, or 16 where few tokens would leave multiprocessors idle.
-pub(super) fn shrink_tile(problem: &Problem, vectorised: bool, device: &DeviceProps) -> (Tile, String) {
+/// The tile of shrink for S (tokens, ranks): 64 rows of x, or 16 where few tokens would leave
+/// multiprocessors idle.
+pub(super) fn shrink_tile(
+    problem: &Problem,
+    vectorised: bool,
+    device: &DeviceProps,
+) -> (Tile, String) {
     let (tokens, ranks) = (problem.tokens(), problem.padded_ranks());
     if !vectorised {
         return (Tile::M16R64, format!("{ranks} ranks in tiles of 64"));
@@ -24,7 +29,10 @@ pub(super) fn shrink_tile(problem: &Problem, vectorised: bool, device: &DevicePr
     } else {
         "16 rows, since blocks of 64 would not fill the device"
     };
-    (tile, format!("{ranks} ranks in tiles of {}; {rows}", tile.ranks()))
+    (
+        tile,
+        format!("{ranks} ranks in tiles of {}; {rows}", tile.ranks()),
+    )
 }
 
 /// The tile of grad_b and grad_a: 16 columns of S or T, or 64.
@@ -49,8 +57,9 @@ impl Split {
     /// Of every tile's row blocks a whole number, so that sums do not depend on the tile.
     const ROWS: usize = 64;
 
-    /// With so many blocks side by side, one per column group and rank tile, about one block per multiprocessor: partial sums are written and
-    /// read once per split, and one block keeps enough copies in flight.
+    /// With so many blocks side by side, one per column group and rank tile, about one block per
+    /// multiprocessor: partial sums are written and read once per split, and one block keeps enough
+    /// copies in flight.
     pub(super) fn new(tokens: usize, side_by_side: usize, device: &DeviceProps) -> Self {
         let multiprocessors = device.multiprocessors() as usize;
         let fewer = (multiprocessors / side_by_side).max(1);
@@ -74,8 +83,14 @@ pub(super) fn column_groups(variant: Variant, columns: usize) -> usize {
     columns.div_ceil(variant.block().1)
 }
 
-/// Blocks that sum the partial gradients of each adapted projection: eight elements per thread, at most a block per multiprocessor in all.
-pub(super) fn reduce_blocks(problem: &Problem, tensor: Tensor, threads: u32, device: &DeviceProps) -> Vec<u32> {
+/// Blocks that sum the partial gradients of each adapted projection: eight elements per thread, at
+/// most a block per multiprocessor in all.
+pub(super) fn reduce_blocks(
+    problem: &Problem,
+    tensor: Tensor,
+    threads: u32,
+    device: &DeviceProps,
+) -> Vec<u32> {
     let adapted = problem.adapted().count() as u64;
     let most = (u64::from(device.multiprocessors()) / adapted).max(1);
     let blocks = |(projection, _)| {

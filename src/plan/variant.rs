@@ -1,7 +1,7 @@
 //! The kernels that are built: operation x dtype x tile x access, and the constants of each.
 //!
-//! The same numbers stand in `kernels/tiles.cuh`, `shrink.cuh` and `grad_columns.cuh`; the kernel `lora_contract` writes those out and a test
-//! compares them.
+//! The same numbers stand in `kernels/tiles.cuh`, `shrink.cuh` and `grad_columns.cuh`; the kernel
+//! `lora_contract` writes those out and a test compares them.
 
 use std::fmt;
 
@@ -25,7 +25,8 @@ pub enum Operation {
     Merge,
 }
 
-/// The tile a block works on. M: rows; N: columns of the output; K: depth of a step; R: columns of S or T.
+/// The tile a block works on. M: rows; N: columns of the output; K: depth of a step; R: columns of
+/// S or T.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tile {
     /// Of a GEMM, 16-bit.
@@ -59,7 +60,8 @@ pub enum Tile {
 /// How the streamed operands are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// 16 bytes at a time, asynchronously: rows must start at multiples of 16 bytes. A weight is (N, K).
+    /// 16 bytes at a time, asynchronously: rows must start at multiples of 16 bytes. A weight is
+    /// (N, K).
     Vectorised,
     /// The same with a weight that is (K, N).
     VectorisedKn,
@@ -95,14 +97,16 @@ impl Variant {
     pub fn all() -> impl Iterator<Item = Variant> {
         Self::OPERATIONS.into_iter().flat_map(|operation| {
             DType::ALL.into_iter().flat_map(move |dtype| {
-                built(operation, dtype).iter().flat_map(move |&(tile, accesses)| {
-                    accesses.iter().map(move |&access| Variant {
-                        operation,
-                        dtype,
-                        tile,
-                        access,
+                built(operation, dtype)
+                    .iter()
+                    .flat_map(move |&(tile, accesses)| {
+                        accesses.iter().map(move |&access| Variant {
+                            operation,
+                            dtype,
+                            tile,
+                            access,
+                        })
                     })
-                })
             })
         })
     }
@@ -127,8 +131,8 @@ impl Variant {
         )
     }
 
-    /// Rows and columns that one block covers: of the output for a GEMM and merge, of the streamed matrix for grad_b and grad_a (rows: per step), and
-    /// rows of x and columns of S for shrink.
+    /// Rows and columns that one block covers: of the output for a GEMM and merge, of the streamed
+    /// matrix for grad_b and grad_a (rows: per step), and rows of x and columns of S for shrink.
     pub fn block(self) -> (usize, usize) {
         match self.tile {
             Tile::M128N256K64 => (128, 256),
@@ -175,10 +179,12 @@ impl Variant {
             _ => (3, 32),
         };
         let warps = self.threads() as usize / 32;
-        stages * (rows + columns) * self.tile.depth() * self.dtype.size() + warps * 8 * warp_columns * size_of::<f32>()
+        stages * (rows + columns) * self.tile.depth() * self.dtype.size()
+            + warps * 8 * warp_columns * size_of::<f32>()
     }
 
-    /// Stages of x and lora_A, of 16 rows in four parts of the depth, and where each row of lora_A starts.
+    /// Stages of x and lora_A, of 16 rows in four parts of the depth, and where each row of lora_A
+    /// starts.
     fn shrink_shared(self) -> usize {
         let (rows, ranks) = self.block();
         let (parts, depth) = if rows == 16 { (4, 32) } else { (1, 64) };
@@ -305,7 +311,9 @@ fn built(operation: Operation, dtype: DType) -> &'static [(Tile, &'static [Acces
             (Tile::M16R16, &[Vectorised]),
             (Tile::M16R64, &[Vectorised, Any]),
         ],
-        Operation::GradB | Operation::GradA => &[(Tile::R16, &[Vectorised]), (Tile::R64, &[Vectorised, Any])],
+        Operation::GradB | Operation::GradA => {
+            &[(Tile::R16, &[Vectorised]), (Tile::R64, &[Vectorised, Any])]
+        }
         Operation::Merge => &[(Tile::N64K128, &[Vectorised, Any]), (Tile::Totals, &[Any])],
     }
 }

@@ -27,7 +27,8 @@ impl BareLaunch {
     #[inline]
     pub unsafe fn launch(&self, stream: CUstream) -> CUresult {
         let mut arguments = [self.params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the driver copies the parameters during the call and does not write to them; the rest is the caller's promise.
+        // SAFETY: the driver copies the parameters during the call and does not write to them; the
+        // rest is the caller's promise.
         unsafe {
             sys::cuLaunchKernel(
                 self.function,
@@ -49,7 +50,11 @@ impl BareLaunch {
 impl Kernels {
     /// The launches that [`Kernels::forward_raw`] makes.
     #[doc(hidden)]
-    pub fn bare_forward(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Result<Vec<BareLaunch>> {
+    pub fn bare_forward(
+        &self,
+        plan: &ForwardPlan,
+        args: &ForwardArgs<'_>,
+    ) -> Result<Vec<BareLaunch>> {
         let dropout = calls::check_forward(plan, args)?;
         let [shrink, forward] = &plan.launches;
         Ok(vec![
@@ -60,7 +65,11 @@ impl Kernels {
 
     /// The launches that [`Kernels::backward_raw`] makes.
     #[doc(hidden)]
-    pub fn bare_backward(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<Vec<BareLaunch>> {
+    pub fn bare_backward(
+        &self,
+        plan: &BackwardPlan,
+        args: &BackwardArgs<'_>,
+    ) -> Result<Vec<BareLaunch>> {
         let dropout = calls::check_backward(plan, args)?;
         let [grad_b, grad_a, grad_x] = &plan.launches;
         Ok(vec![

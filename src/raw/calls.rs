@@ -1,27 +1,37 @@
-//! Forward and backward on raw pointers. All that does not depend on an address, a scaling or the dropout stands in the plan already.
+//! Forward and backward on raw pointers. All that does not depend on an address, a scaling or the
+//! dropout stands in the plan already.
 
 use cudarc::driver::sys::CUstream;
 
 use super::{BackwardArgs, DevicePointer, ForwardArgs, Kernels, check};
-use crate::plan::params::{DropoutParams, ForwardParams, GradAParams, GradBParams, GradXParams, ShrinkParams};
+use crate::plan::params::{
+    DropoutParams, ForwardParams, GradAParams, GradBParams, GradXParams, ShrinkParams,
+};
 use crate::{Argument, BackwardPlan, ForwardPlan, Problem, Result, Tensor};
 
 impl Kernels {
     /// Enqueues a forward: the plan's two launches.
     ///
     /// # Errors
-    /// [`crate::Error::ProjectionCount`], [`crate::Error::Null`], [`crate::Error::Alignment`], [`crate::Error::BufferAlignment`],
-    /// [`crate::Error::Optional`], [`crate::Error::Scaling`] or [`crate::Error::DropoutProbability`] before anything is launched;
-    /// [`crate::Error::Driver`] if a launch fails.
+    /// [`crate::Error::ProjectionCount`], [`crate::Error::Null`], [`crate::Error::Alignment`],
+    /// [`crate::Error::BufferAlignment`], [`crate::Error::Optional`], [`crate::Error::Scaling`] or
+    /// [`crate::Error::DropoutProbability`] before anything is launched; [`crate::Error::Driver`]
+    /// if a launch fails.
     ///
     /// # Safety
-    /// The context is current on this thread and `stream` belongs to it. Every pointer is a device address of that context with the extent
-    /// that the plan's problem gives it; outputs, `saved` and the workspace overlap nothing else; all stay valid until the stream has run
-    /// the call.
-    pub unsafe fn forward_raw(&self, plan: &ForwardPlan, args: &ForwardArgs<'_>, stream: CUstream) -> Result<()> {
+    /// The context is current on this thread and `stream` belongs to it. Every pointer is a device
+    /// address of that context with the extent that the plan's problem gives it; outputs, `saved`
+    /// and the workspace overlap nothing else; all stay valid until the stream has run the call.
+    pub unsafe fn forward_raw(
+        &self,
+        plan: &ForwardPlan,
+        args: &ForwardArgs<'_>,
+        stream: CUstream,
+    ) -> Result<()> {
         let dropout = check_forward(plan, args)?;
         let [shrink, forward] = &plan.launches;
-        // SAFETY: the caller vouches for the pointers, the plan for grids and shared memory, and each kernel takes the struct it is given.
+        // SAFETY: the caller vouches for the pointers, the plan for grids and shared memory, and
+        // each kernel takes the struct it is given.
         unsafe {
             self.launch(shrink, &shrink_params(plan, args, dropout), stream)?;
             self.launch(forward, &forward_params(plan, args), stream)
@@ -34,8 +44,14 @@ impl Kernels {
     /// As [`Kernels::forward_raw`].
     ///
     /// # Safety
-    /// As [`Kernels::forward_raw`]; `saved` is what the forward of the same problem and inputs left.
-    pub unsafe fn backward_raw(&self, plan: &BackwardPlan, args: &BackwardArgs<'_>, stream: CUstream) -> Result<()> {
+    /// As [`Kernels::forward_raw`]; `saved` is what the forward of the same problem and inputs
+    /// left.
+    pub unsafe fn backward_raw(
+        &self,
+        plan: &BackwardPlan,
+        args: &BackwardArgs<'_>,
+        stream: CUstream,
+    ) -> Result<()> {
         let dropout = check_backward(plan, args)?;
         let [grad_b, grad_a, grad_x] = &plan.launches;
         // SAFETY: as in forward.
@@ -50,14 +66,22 @@ impl Kernels {
 // The functions below copy what the plan has prepared, once, and fill in the rest.
 
 #[inline(always)]
-pub(super) fn shrink_params(plan: &ForwardPlan, args: &ForwardArgs<'_>, dropout: DropoutParams) -> ShrinkParams {
+pub(super) fn shrink_params(
+    plan: &ForwardPlan,
+    args: &ForwardArgs<'_>,
+    dropout: DropoutParams,
+) -> ShrinkParams {
     let mut params = plan.shrink;
     params.x = args.x;
     params.s += args.saved;
     params.mask = stored(params.mask, args.saved);
     params.counters += args.workspace;
     params.dropout = dropout;
-    for (lora_a, projection) in params.lora_a.iter_mut().zip(adapted(plan.problem(), args.projections)) {
+    for (lora_a, projection) in params
+        .lora_a
+        .iter_mut()
+        .zip(adapted(plan.problem(), args.projections))
+    {
         lora_a.data = projection.lora_a;
         lora_a.scaling = projection.scaling;
     }
@@ -97,7 +121,11 @@ pub(super) fn grad_b_params(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Gra
 }
 
 #[inline(always)]
-pub(super) fn grad_a_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropout: DropoutParams) -> GradAParams {
+pub(super) fn grad_a_params(
+    plan: &BackwardPlan,
+    args: &BackwardArgs<'_>,
+    dropout: DropoutParams,
+) -> GradAParams {
     let mut params = plan.grad_a;
     params.x = args.x;
     params.mask = stored(params.mask, args.saved);
@@ -114,7 +142,11 @@ pub(super) fn grad_a_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropou
 }
 
 #[inline(always)]
-pub(super) fn grad_x_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropout: DropoutParams) -> GradXParams {
+pub(super) fn grad_x_params(
+    plan: &BackwardPlan,
+    args: &BackwardArgs<'_>,
+    dropout: DropoutParams,
+) -> GradXParams {
     let mut params = plan.grad_x;
     params.t += args.workspace;
     params.mask = stored(params.mask, args.saved);
@@ -138,7 +170,8 @@ pub(super) fn grad_x_params(plan: &BackwardPlan, args: &BackwardArgs<'_>, dropou
 /// Those of the projections that have an adapter: kernels list them alone.
 fn adapted<'a, P>(problem: &'a Problem, projections: &'a [P]) -> impl Iterator<Item = &'a P> {
     let both = projections.iter().zip(problem.projections());
-    both.filter(|(_, planned)| planned.is_adapted()).map(|(given, _)| given)
+    both.filter(|(_, planned)| planned.is_adapted())
+        .map(|(given, _)| given)
 }
 
 /// The address of a mask, whose offset in `saved` is never 0: S comes first.
@@ -153,11 +186,21 @@ pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Resul
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
     check::pointer(problem, 0, Tensor::X, args.x)?;
-    for (index, (given, planned)) in args.projections.iter().zip(problem.projections()).enumerate() {
+    for (index, (given, planned)) in args
+        .projections
+        .iter()
+        .zip(problem.projections())
+        .enumerate()
+    {
         check::pointer(problem, index, Tensor::Weight, given.weight)?;
         check::pointer(problem, index, Tensor::Y, given.y)?;
         let bias = check::argument(problem, index, Tensor::Bias);
-        check::optional(bias, given.bias != 0, problem.has_bias(), "see Problem::with_bias")?;
+        check::optional(
+            bias,
+            given.bias != 0,
+            problem.has_bias(),
+            "see Problem::with_bias",
+        )?;
         if problem.has_bias() {
             check::pointer(problem, index, Tensor::Bias, given.bias)?;
         }
@@ -167,7 +210,12 @@ pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Resul
             check::pointer(problem, index, Tensor::LoraB, given.lora_b)?;
         } else {
             let lora = Argument::Lora(check::which(problem, index));
-            check::optional(lora, given.lora_a != 0 || given.lora_b != 0, false, ADAPTED_HINT)?;
+            check::optional(
+                lora,
+                given.lora_a != 0 || given.lora_b != 0,
+                false,
+                ADAPTED_HINT,
+            )?;
         }
     }
     check::buffer(Argument::Saved, args.saved, plan.saved().bytes())?;
@@ -175,7 +223,10 @@ pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Resul
     Ok(dropout)
 }
 
-pub(super) fn check_backward(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Result<DropoutParams> {
+pub(super) fn check_backward(
+    plan: &BackwardPlan,
+    args: &BackwardArgs<'_>,
+) -> Result<DropoutParams> {
     let problem = plan.problem();
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
@@ -186,7 +237,12 @@ pub(super) fn check_backward(plan: &BackwardPlan, args: &BackwardArgs<'_>) -> Re
     if wanted {
         check::pointer(problem, 0, Tensor::DX, args.dx)?;
     }
-    for (index, (given, planned)) in args.projections.iter().zip(problem.projections()).enumerate() {
+    for (index, (given, planned)) in args
+        .projections
+        .iter()
+        .zip(problem.projections())
+        .enumerate()
+    {
         check::pointer(problem, index, Tensor::DY, given.dy)?;
         check::pointer(problem, index, Tensor::Weight, given.weight)?;
         if planned.is_adapted() {

@@ -22,7 +22,12 @@ pub(super) fn count(problem: &Problem, given: usize) -> Result<()> {
 }
 
 /// An optional argument that takes part exactly where it is planned to.
-pub(super) fn optional(what: Argument, given: bool, planned: bool, hint: &'static str) -> Result<()> {
+pub(super) fn optional(
+    what: Argument,
+    given: bool,
+    planned: bool,
+    hint: &'static str,
+) -> Result<()> {
     if given == planned {
         Ok(())
     } else {
@@ -60,14 +65,23 @@ fn alignment(pointer: DevicePointer) -> usize {
 }
 
 #[inline]
-pub(super) fn pointer(problem: &Problem, projection: usize, tensor: Tensor, pointer: DevicePointer) -> Result<()> {
+pub(super) fn pointer(
+    problem: &Problem,
+    projection: usize,
+    tensor: Tensor,
+    pointer: DevicePointer,
+) -> Result<()> {
     let planned = problem.layout_of(projection, tensor).alignment;
     address(|| argument(problem, projection, tensor), planned, pointer)
 }
 
 /// An address that must be there, and aligned as planned. `what` is called for a message alone.
 #[inline]
-pub(super) fn address(what: impl FnOnce() -> Argument, planned: usize, pointer: DevicePointer) -> Result<()> {
+pub(super) fn address(
+    what: impl FnOnce() -> Argument,
+    planned: usize,
+    pointer: DevicePointer,
+) -> Result<()> {
     if pointer != 0 && pointer & (planned as u64 - 1) == 0 {
         return Ok(());
     }

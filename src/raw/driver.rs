@@ -10,15 +10,18 @@ use crate::{Error, Result};
 /// The primary context of a device, or an error where cudarc would panic for want of a driver.
 ///
 /// # Errors
-/// [`Error::NoDriver`] if libcuda can't be loaded, [`Error::Driver`] if the driver has no such device.
+/// [`Error::NoDriver`] if libcuda can't be loaded, [`Error::Driver`] if the driver has no such
+/// device.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     if !is_driver_present() {
         return Err(Error::NoDriver);
     }
-    CudaContext::new(ordinal).map_err(|error| driver_error(format!("opening device {ordinal}"), error))
+    CudaContext::new(ordinal)
+        .map_err(|error| driver_error(format!("opening device {ordinal}"), error))
 }
 
-/// cudarc can tell, but only where it loads the driver itself: a program may have chosen to link it, as candle does.
+/// cudarc can tell, but only where it loads the driver itself: a program may have chosen to link
+/// it, as candle does.
 fn is_driver_present() -> bool {
     let names = if cfg!(windows) {
         ["nvcuda.dll", "cuda.dll"]

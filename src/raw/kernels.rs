@@ -15,7 +15,8 @@ use crate::{Error, Result};
 
 /// Every kernel of this crate, loaded into one CUDA context.
 ///
-/// Dropping it waits for all work of the context and unloads the kernels: a CUDA graph that was captured from its calls must not be launched after.
+/// Dropping it waits for all work of the context and unloads the kernels: a CUDA graph that was
+/// captured from its calls must not be launched after.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<CudaContext>,
@@ -26,11 +27,12 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Loads all kernels into a context and raises their shared-memory limits. Do it once per context, outside any graph capture.
+    /// Loads all kernels into a context and raises their shared-memory limits. Do it once per
+    /// context, outside any graph capture.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`] in a build without kernels, [`Error::Device`] on a GPU before compute capability 8.0, [`Error::Driver`] if
-    /// the driver refuses the images.
+    /// [`Error::KernelsNotBuilt`] in a build without kernels, [`Error::Device`] on a GPU before
+    /// compute capability 8.0, [`Error::Driver`] if the driver refuses the images.
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let contract_image = image("contract").ok_or(Error::KernelsNotBuilt)?;
         let props = query(context)?;
@@ -48,20 +50,27 @@ impl Kernels {
             let function = load_function(&loaded, &variant.symbol())?;
             let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            // A device with less shared memory can still run the other variants; the plan refuses this one.
+            // A device with less shared memory can still run the other variants; the plan refuses
+            // this one.
             if variant.shared_bytes() <= props.shared_per_block() {
                 function
                     .set_attribute(limit, variant.shared_bytes() as i32)
-                    .map_err(|error| driver_error(format!("raising the shared memory of {variant}"), error))?;
-                // Plans count on as many resident blocks as all of a multiprocessor's shared memory holds.
-                function
-                    .set_attribute(carveout, 100)
-                    .map_err(|error| driver_error(format!("the shared memory carve-out of {variant}"), error))?;
+                    .map_err(|error| {
+                        driver_error(format!("raising the shared memory of {variant}"), error)
+                    })?;
+                // Plans count on as many resident blocks as all of a multiprocessor's shared memory
+                // holds.
+                function.set_attribute(carveout, 100).map_err(|error| {
+                    driver_error(format!("the shared memory carve-out of {variant}"), error)
+                })?;
             }
             functions.push(function);
             module = Some((name, loaded));
         }
-        let contract = load_function(&load_image(context, "contract", contract_image)?, "lora_contract")?;
+        let contract = load_function(
+            &load_image(context, "contract", contract_image)?,
+            "lora_contract",
+        )?;
         Ok(Self {
             context: context.clone(),
             props,
@@ -82,15 +91,24 @@ impl Kernels {
 
     /// `None` only for a variant that no plan has.
     pub(super) fn function(&self, launch: &Launch) -> Option<CUfunction> {
-        self.functions.get(launch.index).map(CudaFunction::cu_function)
+        self.functions
+            .get(launch.index)
+            .map(CudaFunction::cu_function)
     }
 
     /// # Safety
-    /// `params` is the struct that the kernel takes, and what it points to is as the kernel expects.
-    pub(super) unsafe fn launch<P: Pod>(&self, launch: &Launch, params: &P, stream: CUstream) -> Result<()> {
+    /// `params` is the struct that the kernel takes, and what it points to is as the kernel
+    /// expects.
+    pub(super) unsafe fn launch<P: Pod>(
+        &self,
+        launch: &Launch,
+        params: &P,
+        stream: CUstream,
+    ) -> Result<()> {
         let function = self.function(launch).ok_or(Error::KernelsNotBuilt)?;
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        // SAFETY: the driver copies the parameters during the call and does not write to them; the rest is the caller's promise.
+        // SAFETY: the driver copies the parameters during the call and does not write to them; the
+        // rest is the caller's promise.
         unsafe {
             sys::cuLaunchKernel(
                 function,
@@ -110,7 +128,8 @@ impl Kernels {
         .map_err(|error| driver_error(format!("launching {}", launch.variant), error))
     }
 
-    /// What the kernels were compiled with, as the device reports it: parameter layouts, then tile constants. For tests.
+    /// What the kernels were compiled with, as the device reports it: parameter layouts, then tile
+    /// constants. For tests.
     #[doc(hidden)]
     pub fn contract(&self) -> Result<Vec<u32>> {
         let words = Self::expected_contract().len();
@@ -131,7 +150,9 @@ impl Kernels {
             // SAFETY: the kernel takes one pointer and writes `words` words there.
             unsafe { builder.launch(one) }.map_err(what("launching lora_contract"))?;
         }
-        stream.clone_dtoh(&out).map_err(what("reading the contract"))
+        stream
+            .clone_dtoh(&out)
+            .map_err(what("reading the contract"))
     }
 
     /// The contract as the host believes it.
@@ -141,7 +162,12 @@ impl Kernels {
         // Every tile is built for this access, with the same constants as for others.
         for variant in Variant::all().filter(|variant| variant.access == Access::Vectorised) {
             let (rows, columns) = variant.block();
-            words.extend([rows as u32, columns as u32, variant.threads(), variant.shared_bytes()]);
+            words.extend([
+                rows as u32,
+                columns as u32,
+                variant.threads(),
+                variant.shared_bytes(),
+            ]);
         }
         words
     }
@@ -149,7 +175,8 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        // A kernel must not be unloaded while it is still to run. Where waiting is impossible, say on a context that has faulted, nothing runs.
+        // A kernel must not be unloaded while it is still to run. Where waiting is impossible, say
+        // on a context that has faulted, nothing runs.
         let _ = self.context.synchronize();
     }
 }

@@ -7,7 +7,8 @@ use crate::plan::params::{MergeParams, merge_write};
 use crate::plan::{MergePlan, Tile};
 use crate::{Argument, Error, MergeReport, Result, Tensor};
 
-/// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's problem.
+/// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's
+/// problem.
 #[derive(Debug, Clone, Copy)]
 pub struct MergeArgs<'a> {
     /// (out_features, in_features), or transposed as the problem says
@@ -29,7 +30,8 @@ pub struct MergeAdapterArgs {
     pub lora_a: DevicePointer,
     /// (out_features, rank)
     pub lora_b: DevicePointer,
-    /// lora_alpha / rank or lora_alpha / √rank, times the adapter's own weight among several; negative to take it out
+    /// lora_alpha / rank or lora_alpha / √rank, times the adapter's own weight among several;
+    /// negative to take it out
     pub scaling: f32,
 }
 
@@ -37,14 +39,21 @@ impl Kernels {
     /// Enqueues a merge: one launch; two with a report; three if it is safe.
     ///
     /// # Errors
-    /// [`Error::AdapterCount`], [`Error::Null`], [`Error::Alignment`], [`Error::BufferAlignment`], [`Error::Optional`], [`Error::InPlace`] or
-    /// [`Error::Scaling`] before anything is launched; [`Error::Driver`] if a launch fails.
+    /// [`Error::AdapterCount`], [`Error::Null`], [`Error::Alignment`], [`Error::BufferAlignment`],
+    /// [`Error::Optional`], [`Error::InPlace`] or [`Error::Scaling`] before anything is launched;
+    /// [`Error::Driver`] if a launch fails.
     ///
     /// # Safety
-    /// The context is current on this thread and `stream` belongs to it. Every pointer is a device address of that context with the extent
-    /// that the plan's problem gives it; the report, the workspace and, unless it is the weight, the merged weight overlap nothing else; all stay
+    /// The context is current on this thread and `stream` belongs to it. Every pointer is a device
+    /// address of that context with the extent that the plan's problem gives it; the report, the
+    /// workspace and, unless it is the weight, the merged weight overlap nothing else; all stay
     /// valid until the stream has run the call.
-    pub unsafe fn merge_raw(&self, plan: &MergePlan, args: &MergeArgs<'_>, stream: CUstream) -> Result<()> {
+    pub unsafe fn merge_raw(
+        &self,
+        plan: &MergePlan,
+        args: &MergeArgs<'_>,
+        stream: CUstream,
+    ) -> Result<()> {
         check(plan, args)?;
         let mut params = params(plan, args);
         let last = plan.launches.len() - 1;
@@ -60,7 +69,8 @@ impl Kernels {
                     params.partial = 0;
                 }
             }
-            // SAFETY: the caller vouches for the pointers, the plan for the grid, and all three launches take this struct.
+            // SAFETY: the caller vouches for the pointers, the plan for the grid, and all three
+            // launches take this struct.
             unsafe { self.launch(launch, &params, stream) }?;
         }
         Ok(())
@@ -104,7 +114,10 @@ fn check(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
     }
     for (index, adapter) in args.adapters.iter().enumerate() {
         check::scaling(adapter.scaling)?;
-        for (tensor, pointer) in [(Tensor::LoraA, adapter.lora_a), (Tensor::LoraB, adapter.lora_b)] {
+        for (tensor, pointer) in [
+            (Tensor::LoraA, adapter.lora_a),
+            (Tensor::LoraB, adapter.lora_b),
+        ] {
             let alignment = problem
                 .adapter_layout(index, tensor)
                 .map_or(1, |layout| layout.alignment);
@@ -112,7 +125,12 @@ fn check(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
         }
     }
     let hint = "see MergeProblem::with_report and with_safe";
-    check::optional(Argument::Report, args.report != 0, problem.has_report(), hint)?;
+    check::optional(
+        Argument::Report,
+        args.report != 0,
+        problem.has_report(),
+        hint,
+    )?;
     if problem.has_report() {
         check::buffer(Argument::Report, args.report, MergeReport::BYTES)?;
     }

@@ -1,7 +1,9 @@
-//! Launches on plain pointers and a plain stream: the layer for frameworks, C and anything with memory of its own.
+//! Launches on plain pointers and a plain stream: the layer for frameworks, C and anything with
+//! memory of its own.
 //!
-//! A call enqueues its kernels and returns: no allocation, no synchronisation, no host read, no lock, no event. All kernels are resolved and
-//! their shared memory raised when [`Kernels`] is loaded, so a call can be captured in a CUDA graph.
+//! A call enqueues its kernels and returns: no allocation, no synchronisation, no host read, no
+//! lock, no event. All kernels are resolved and their shared memory raised when [`Kernels`] is
+//! loaded, so a call can be captured in a CUDA graph.
 
 mod bare;
 mod calls;
@@ -25,7 +27,8 @@ use crate::Dropout;
 /// A device address, as `CUdeviceptr`.
 pub type DevicePointer = u64;
 
-/// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's problem.
+/// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's
+/// problem.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardArgs<'a> {
     /// (tokens, in_features)
@@ -57,7 +60,8 @@ pub struct ForwardProjectionArgs {
     pub y: DevicePointer,
 }
 
-/// Arguments of [`Kernels::backward_raw`]. Shapes, strides and alignments are those of the plan's problem.
+/// Arguments of [`Kernels::backward_raw`]. Shapes, strides and alignments are those of the plan's
+/// problem.
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardArgs<'a> {
     /// (tokens, in_features)

@@ -29,7 +29,8 @@ pub struct AdapterGradients {
     pub d_lora_b: Bounded,
 }
 
-/// The gradients that follow from `dy`, which has a matrix (tokens, out_features) for each projection.
+/// The gradients that follow from `dy`, which has a matrix (tokens, out_features) for each
+/// projection.
 ///
 /// # Errors
 /// Tensors that do not fit each other.
@@ -154,7 +155,12 @@ impl InputGradient {
         self.terms += dy.cols();
     }
 
-    fn add_adapter<A: Element + Into<f64>>(&mut self, t: &Bounded, adapter: Adapter<'_, A>, precision: Precision) {
+    fn add_adapter<A: Element + Into<f64>>(
+        &mut self,
+        t: &Bounded,
+        adapter: Adapter<'_, A>,
+        precision: Precision,
+    ) {
         let elements = rounded(adapter.a, precision);
         let a = View::dense(&elements, adapter.a.rows(), adapter.a.cols());
         let sums = Operand::of(t).times(a.transposed());

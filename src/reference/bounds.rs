@@ -33,8 +33,8 @@ pub struct Bounded {
     precision: Precision,
 }
 
-/// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value, multiplied by `scalars`
-/// numbers after.
+/// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value,
+/// multiplied by `scalars` numbers after.
 pub(super) fn reduction_error(terms: usize, scalars: usize, magnitude: f64) -> f64 {
     (1.5 * terms as f64 + scalars as f64) * F32_ROUNDING * magnitude
 }
@@ -65,7 +65,8 @@ impl Bounded {
     ) -> Self {
         let elements = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
         let (value, error): (Vec<f64>, Vec<f64>) = elements.map(|(row, col)| sum(row, col)).unzip();
-        let stored = |(value, error): (&f64, &f64)| error + precision.rounding_error(value.abs() + error);
+        let stored =
+            |(value, error): (&f64, &f64)| error + precision.rounding_error(value.abs() + error);
         Self {
             rows,
             cols,
@@ -86,7 +87,12 @@ impl Bounded {
         let mut matrix = Self::output(rows, cols, store.precision, sum);
         if store.intermediates == Intermediates::Rounded {
             let round = |value| store.precision.round(value);
-            for ((value, bound), error) in matrix.value.iter_mut().zip(&mut matrix.bound).zip(&matrix.error) {
+            for ((value, bound), error) in matrix
+                .value
+                .iter_mut()
+                .zip(&mut matrix.bound)
+                .zip(&matrix.error)
+            {
                 let rounded = round(*value);
                 *bound = (round(*value + error) - rounded).max(rounded - round(*value - error));
                 *value = rounded;
@@ -95,13 +101,18 @@ impl Bounded {
         matrix
     }
 
-    /// The result of a kernel that adds to what lies in the output's place: in f32, and rounded once.
+    /// The result of a kernel that adds to what lies in the output's place: in f32, and rounded
+    /// once.
     ///
     /// # Panics
     /// If `previous` has another shape.
     pub fn added_to<T: Copy + Into<f64>>(&self, previous: View<'_, T>) -> Self {
         let shape = (previous.rows(), previous.cols());
-        assert_eq!(shape, (self.rows, self.cols), "what is added to has another shape");
+        assert_eq!(
+            shape,
+            (self.rows, self.cols),
+            "what is added to has another shape"
+        );
         Self::output(self.rows, self.cols, self.precision, |row, col| {
             let i = row * self.cols + col;
             let value = self.value[i] + previous.at(row, col);
@@ -144,7 +155,11 @@ impl<'a> Operand<'a> {
 
     fn view(&self, data: &'a [f64]) -> View<'a, f64> {
         let view = View::dense(data, self.matrix.rows, self.matrix.cols);
-        if self.transposed { view.transposed() } else { view }
+        if self.transposed {
+            view.transposed()
+        } else {
+            view
+        }
     }
 
     pub(super) fn times<T: Copy + Into<f64> + Sync>(self, right: View<'_, T>) -> OperandProduct {

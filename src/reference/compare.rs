@@ -1,4 +1,5 @@
-//! How far a result is from the reference. A NaN or an infinity in a result is never close to anything.
+//! How far a result is from the reference. A NaN or an infinity in a result is never close to
+//! anything.
 
 use super::bounds::Bounded;
 
@@ -39,7 +40,11 @@ impl Comparison {
 
 impl std::fmt::Display for Comparison {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} elements beyond their bound", self.beyond, self.elements)?;
+        write!(
+            f,
+            "{} of {} elements beyond their bound",
+            self.beyond, self.elements
+        )?;
         if let Some(Worst {
             row,
             col,
@@ -107,12 +112,15 @@ pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Compari
     comparison
 }
 
-/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where the reference is zero
-/// and `given` is not.
+/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where
+/// the reference is zero and `given` is not.
 ///
 /// # Panics
 /// If the two have not as many elements.
-pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], reference: &[B]) -> f64 {
+pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> f64 {
     let mut difference = 0.0;
     let mut norm = 0.0;
     for (given, reference) in pairs(given, reference) {
@@ -129,12 +137,15 @@ pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], ref
     )
 }
 
-/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared relative error. Infinite
-/// where either holds a NaN or an infinity.
+/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared
+/// relative error. Infinite where either holds a NaN or an infinity.
 ///
 /// # Panics
 /// If the two have not as many elements.
-pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], reference: &[B]) -> f64 {
+pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> f64 {
     // |x - y|² / (|x|² + |y|²) is the same number without the cancellation.
     let mut difference = 0.0;
     let mut norms = 0.0;
@@ -142,10 +153,20 @@ pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], 
         difference += (given - reference).powi(2);
         norms += given * given + reference * reference;
     }
-    finite_or_infinite(if difference == 0.0 { 0.0 } else { difference / norms }, norms)
+    finite_or_infinite(
+        if difference == 0.0 {
+            0.0
+        } else {
+            difference / norms
+        },
+        norms,
+    )
 }
 
-fn pairs<A: Copy + Into<f64>, B: Copy + Into<f64>>(given: &[A], reference: &[B]) -> impl Iterator<Item = (f64, f64)> {
+fn pairs<A: Copy + Into<f64>, B: Copy + Into<f64>>(
+    given: &[A],
+    reference: &[B],
+) -> impl Iterator<Item = (f64, f64)> {
     assert_eq!(
         given.len(),
         reference.len(),
@@ -194,7 +215,10 @@ mod tests {
 
     #[test]
     fn the_worst_element_is_the_one_with_the_largest_share_of_its_bound() {
-        let comparison = compare(&[1.5f32, 2.0, 3.3], &bounded(&[1.0, 2.0, 3.0], &[1.0, 0.0, 0.1]));
+        let comparison = compare(
+            &[1.5f32, 2.0, 3.3],
+            &bounded(&[1.0, 2.0, 3.0], &[1.0, 0.0, 0.1]),
+        );
         assert_eq!(comparison.beyond, 1);
         assert_eq!(comparison.worst.unwrap().col, 2);
         assert!(compare::<f64>(&[], &bounded(&[], &[])).is_within());

@@ -19,7 +19,10 @@ pub struct Forward {
 ///
 /// # Errors
 /// Tensors that do not fit each other.
-pub fn forward<T, A>(layer: &Layer<'_, T, A>, intermediates: Intermediates) -> Result<Forward, ShapeError>
+pub fn forward<T, A>(
+    layer: &Layer<'_, T, A>,
+    intermediates: Intermediates,
+) -> Result<Forward, ShapeError>
 where
     T: Element + Into<f64>,
     A: Element + Into<f64>,
@@ -61,7 +64,9 @@ where
     let bias = |col: usize| projection.bias.map_or(0.0, |bias| bias[col].to_f64());
     Bounded::output(layer.tokens(), out_features, store.precision, |row, col| {
         let i = row * out_features + col;
-        let (sum, magnitude, inherited) = adapter.as_ref().map_or((0.0, 0.0, 0.0), |product| product.at(i));
+        let (sum, magnitude, inherited) = adapter
+            .as_ref()
+            .map_or((0.0, 0.0, 0.0), |product| product.at(i));
         let magnitude = base.magnitude[i] + magnitude + bias(col).abs();
         let error = reduction_error(layer.in_features() + rank + 1, 0, magnitude) + inherited;
         (base.sum[i] + sum + bias(col), error)
@@ -69,7 +74,12 @@ where
 }
 
 /// S (tokens, rank)
-pub(super) fn shrink<T, A>(layer: &Layer<'_, T, A>, adapter: Adapter<'_, A>, dropped: &[f64], store: Store) -> Bounded
+pub(super) fn shrink<T, A>(
+    layer: &Layer<'_, T, A>,
+    adapter: Adapter<'_, A>,
+    dropped: &[f64],
+    store: Store,
+) -> Bounded
 where
     T: Element + Into<f64>,
     A: Element + Into<f64>,
@@ -92,6 +102,10 @@ where
 impl OperandProduct {
     /// Sum, magnitude and inherited error of an element.
     pub(super) fn at(&self, index: usize) -> (f64, f64, f64) {
-        (self.sum[index], self.magnitude[index], self.inherited[index])
+        (
+            self.sum[index],
+            self.magnitude[index],
+            self.inherited[index],
+        )
     }
 }

@@ -5,7 +5,8 @@ use super::rounding::Precision;
 use super::view::{ShapeError, View};
 use crate::{Dropout, Element};
 
-/// Projections of the same x, and the x that goes in. Shapes as in the [module](super)'s description.
+/// Projections of the same x, and the x that goes in. Shapes as in the [module](super)'s
+/// description.
 #[derive(Debug, Clone)]
 pub struct Layer<'a, T, A = T> {
     /// x (tokens, in_features)
@@ -19,7 +20,8 @@ pub struct Layer<'a, T, A = T> {
 /// One linear layer, adapted or not.
 #[derive(Debug, Clone, Copy)]
 pub struct Projection<'a, T, A = T> {
-    /// W (out_features, in_features). One that is stored the other way round goes in [transposed](View::transposed).
+    /// W (out_features, in_features). One that is stored the other way round goes in
+    /// [transposed](View::transposed).
     pub weight: View<'a, T>,
     /// bias (out_features)
     pub bias: Option<&'a [T]>,
@@ -27,7 +29,8 @@ pub struct Projection<'a, T, A = T> {
     pub adapter: Option<Adapter<'a, A>>,
 }
 
-/// lora_A, lora_B and what their product is multiplied with. Elements are used as rounded to the type of x.
+/// lora_A, lora_B and what their product is multiplied with. Elements are used as rounded to the
+/// type of x.
 #[derive(Debug, Clone, Copy)]
 pub struct Adapter<'a, A> {
     /// lora_A (rank, in_features)
@@ -48,7 +51,8 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Layer<'_, T, A> {
     }
 
     pub(super) fn keep_scale(&self) -> f64 {
-        self.dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()))
+        self.dropout
+            .map_or(1.0, |dropout| f64::from(dropout.keep_scale()))
     }
 
     pub(super) fn mask(&self) -> Option<KeepMask> {
@@ -58,15 +62,27 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Layer<'_, T, A> {
 
     /// mask∘x (tokens, in_features)
     pub(super) fn dropped_x(&self, mask: Option<&KeepMask>) -> Vec<f64> {
-        let elements = (0..self.tokens()).flat_map(|row| (0..self.in_features()).map(move |col| (row, col)));
+        let elements =
+            (0..self.tokens()).flat_map(|row| (0..self.in_features()).map(move |col| (row, col)));
         let kept = |row, col| mask.is_none_or(|mask| mask.keeps(row, col));
         elements
-            .map(|(row, col)| if kept(row, col) { self.x.at(row, col) } else { 0.0 })
+            .map(|(row, col)| {
+                if kept(row, col) {
+                    self.x.at(row, col)
+                } else {
+                    0.0
+                }
+            })
             .collect()
     }
 
     pub(super) fn check(&self) -> Result<(), ShapeError> {
-        for Projection { weight, bias, adapter } in &self.projections {
+        for Projection {
+            weight,
+            bias,
+            adapter,
+        } in &self.projections
+        {
             let out_features = weight.rows();
             expect("weight", *weight, (out_features, self.in_features()))?;
             if let Some(bias) = bias {
@@ -97,7 +113,11 @@ pub(super) fn expect<T: Copy + Into<f64>>(
     expect_shape(tensor, (given.rows(), given.cols()), expected)
 }
 
-fn expect_shape(tensor: &'static str, given: (usize, usize), expected: (usize, usize)) -> Result<(), ShapeError> {
+fn expect_shape(
+    tensor: &'static str,
+    given: (usize, usize),
+    expected: (usize, usize),
+) -> Result<(), ShapeError> {
     if given == expected {
         Ok(())
     } else {

@@ -13,11 +13,13 @@ pub struct Merged<T> {
     pub report: MergeReport,
 }
 
-/// merged = W + Σ scaling·B·A: for each element, sums over the rank in f32 by fused multiply-adds, multiplied by the scaling, summed over the
-/// adapters in their order, added to W in f32 and rounded once. Nothing is written, so what is not finite is for the caller to look at in the
+/// merged = W + Σ scaling·B·A: for each element, sums over the rank in f32 by fused multiply-adds,
+/// multiplied by the scaling, summed over the adapters in their order, added to W in f32 and
+/// rounded once. Nothing is written, so what is not finite is for the caller to look at in the
 /// report.
 ///
-/// W is (out_features, in_features), or transposed as `layout` says; lora_A (rank, in_features), lora_B (out_features, rank).
+/// W is (out_features, in_features), or transposed as `layout` says; lora_A (rank, in_features),
+/// lora_B (out_features, rank).
 ///
 /// # Errors
 /// [`ShapeError::Mismatch`] if an adapter does not fit the weight.
@@ -64,7 +66,8 @@ where
     Ok(merged)
 }
 
-/// An adapter as the weight's layout sees it: the delta is scaling · down (rows, r) · across (r, columns).
+/// An adapter as the weight's layout sees it: the delta is scaling · down (rows, r) · across (r,
+/// columns).
 struct Operands<'a, A> {
     down: View<'a, A>,
     across: Vec<Vec<f32>>,
@@ -99,7 +102,11 @@ impl<'a, A: Element + Into<f64>> Operands<'a, A> {
             WeightLayout::OutIn => (adapter.b, adapter.a),
             WeightLayout::InOut => (adapter.a.transposed(), adapter.b.transposed()),
         };
-        let line = |row| (0..across.cols()).map(|column| across.at(row, column) as f32).collect();
+        let line = |row| {
+            (0..across.cols())
+                .map(|column| across.at(row, column) as f32)
+                .collect()
+        };
         Ok(Self {
             down,
             across: (0..across.rows()).map(line).collect(),

@@ -13,20 +13,29 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let (high0, low0) = wide(0xD251_1F53, counter[0]);
         let (high1, low1) = wide(0xCD9E_8D57, counter[2]);
-        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        counter = [
+            high1 ^ counter[1] ^ key[0],
+            low1,
+            high0 ^ counter[3] ^ key[1],
+            low0,
+        ];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
     }
     counter
 }
 
 /// The kept elements of x (rows, cols), one bit each, as the forward pass saves them.
 ///
-/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row, offset low, offset
-/// high) and key (seed low, seed high): lane j is the low half of word j / 2 where j is even, the high half where it is
-/// odd. The element is kept where they are at least the threshold.
+/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row,
+/// offset low, offset high) and key (seed low, seed high): lane j is the low half of word j / 2
+/// where j is even, the high half where it is odd. The element is kept where they are at least the
+/// threshold.
 ///
-/// Its bit is bit col % 64 of word (col / 64, row) of the mask, whose words are (⌈cols / 64⌉, rows): those of the same
-/// columns lie one after the other. Bits past the last column are 0.
+/// Its bit is bit col % 64 of word (col / 64, row) of the mask, whose words are (⌈cols / 64⌉,
+/// rows): those of the same columns lie one after the other. Bits past the last column are 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepMask {
     first_row: usize,
@@ -50,7 +59,8 @@ impl KeepMask {
                 bits | u64::from(byte) << (8 * (group % 8))
             })
         };
-        let all = (0..cols.div_ceil(64)).flat_map(|column| rows.clone().map(move |row| (column, row)));
+        let all =
+            (0..cols.div_ceil(64)).flat_map(|column| rows.clone().map(move |row| (column, row)));
         Self {
             first_row: rows.start,
             rows: rows.len(),
@@ -64,7 +74,11 @@ impl KeepMask {
     /// # Panics
     /// If (row, col) is outside of the mask.
     pub fn keeps(&self, row: usize, col: usize) -> bool {
-        assert!(col < self.cols, "column {col} of a mask with {} columns", self.cols);
+        assert!(
+            col < self.cols,
+            "column {col} of a mask with {} columns",
+            self.cols
+        );
         self.words[col / 64 * self.rows + (row - self.first_row)] >> (col % 64) & 1 != 0
     }
 
@@ -136,7 +150,10 @@ mod tests {
                 40 + lane
             );
         }
-        assert_eq!(KeepMask::of_rows(2..3, 43, &dropout).words(), &mask.words()[2..]);
+        assert_eq!(
+            KeepMask::of_rows(2..3, 43, &dropout).words(),
+            &mask.words()[2..]
+        );
     }
 
     #[test]
@@ -150,7 +167,11 @@ mod tests {
         assert_eq!(mask.words().len(), 2 * 3);
         for (row, col) in (0..3).flat_map(|row| (0..107).map(move |col| (row, col))) {
             let word = mask.words()[(col / 64) * 3 + row];
-            assert_eq!(mask.keeps(row, col), word >> (col % 64) & 1 == 1, "({row}, {col})");
+            assert_eq!(
+                mask.keeps(row, col),
+                word >> (col % 64) & 1 == 1,
+                "({row}, {col})"
+            );
         }
         assert!(mask.words()[3..].iter().all(|word| word >> (107 - 64) == 0));
     }

@@ -2,7 +2,8 @@
 
 use super::view::View;
 
-/// Rows and columns of C that one pass of the inner loop computes; with the magnitudes they fill the vector registers.
+/// Rows and columns of C that one pass of the inner loop computes; with the magnitudes they fill
+/// the vector registers.
 const TILE_ROWS: usize = 2;
 const TILE_COLS: usize = 8;
 /// Rows of `a` packed together, and the depth of a panel: 256 KiB of `a` and 32 KiB of `b`.
@@ -68,8 +69,13 @@ where
 }
 
 /// The rows of C from `first_row` on that `sum` and `magnitude` have room for.
-fn rows_of_product<A, B>(a: View<'_, A>, b: View<'_, B>, first_row: usize, sum: &mut [f64], magnitude: &mut [f64])
-where
+fn rows_of_product<A, B>(
+    a: View<'_, A>,
+    b: View<'_, B>,
+    first_row: usize,
+    sum: &mut [f64],
+    magnitude: &mut [f64],
+) where
     A: Copy + Into<f64>,
     B: Copy + Into<f64>,
 {
@@ -93,7 +99,8 @@ where
                 pack::<TILE_COLS, B>(b, col, depth_begin, b_panel);
                 for tile_row in (0..block_rows).step_by(TILE_ROWS) {
                     let panel = tile_row / TILE_ROWS * TILE_ROWS * panel_depth;
-                    let (tile_sum, tile_magnitude) = tile(&a_panels[panel..panel + TILE_ROWS * panel_depth], b_panel);
+                    let (tile_sum, tile_magnitude) =
+                        tile(&a_panels[panel..panel + TILE_ROWS * panel_depth], b_panel);
                     for i in 0..TILE_ROWS.min(block_rows - tile_row) {
                         let to = (block + tile_row + i) * cols + col;
                         for j in 0..TILE_COLS.min(cols - col) {
@@ -107,7 +114,8 @@ where
     }
 }
 
-/// `WIDTH` rows of `from`, side by side: `panel[k][i] = from[first_row + i][depth_begin + k]`, zero past the last row.
+/// `WIDTH` rows of `from`, side by side: `panel[k][i] = from[first_row + i][depth_begin + k]`, zero
+/// past the last row.
 fn pack<const WIDTH: usize, T: Copy + Into<f64>>(
     from: View<'_, T>,
     first_row: usize,
@@ -131,7 +139,10 @@ type TileSums = [[f64; TILE_COLS]; TILE_ROWS];
 fn tile(a_panel: &[f64], b_panel: &[f64]) -> (TileSums, TileSums) {
     let mut sum = [[0.0; TILE_COLS]; TILE_ROWS];
     let mut magnitude = [[0.0; TILE_COLS]; TILE_ROWS];
-    for (a, b) in a_panel.chunks_exact(TILE_ROWS).zip(b_panel.chunks_exact(TILE_COLS)) {
+    for (a, b) in a_panel
+        .chunks_exact(TILE_ROWS)
+        .zip(b_panel.chunks_exact(TILE_COLS))
+    {
         for i in 0..TILE_ROWS {
             for j in 0..TILE_COLS {
                 let term = a[i] * b[j];
@@ -165,10 +176,21 @@ mod tests {
 
     #[test]
     fn agrees_with_the_plain_triple_loop_on_every_edge() {
-        for (rows, cols, depth) in [(1, 1, 1), (3, 9, 5), (9, 3, 513), (131, 17, 1025), (2, 70, 0)] {
-            let (a, b) = (numbers(rows * (depth + 3), 1), numbers(depth * (cols + 1), 2));
+        for (rows, cols, depth) in [
+            (1, 1, 1),
+            (3, 9, 5),
+            (9, 3, 513),
+            (131, 17, 1025),
+            (2, 70, 0),
+        ] {
+            let (a, b) = (
+                numbers(rows * (depth + 3), 1),
+                numbers(depth * (cols + 1), 2),
+            );
             let a = View::with_row_stride(&a, rows, depth, depth + 3).unwrap();
-            let b = View::with_row_stride(&b, depth, cols, cols + 1).unwrap().transposed();
+            let b = View::with_row_stride(&b, depth, cols, cols + 1)
+                .unwrap()
+                .transposed();
             let result = product(a, b);
             for row in 0..rows {
                 for col in 0..cols {

@@ -13,7 +13,8 @@ pub struct Precision {
 impl Precision {
     /// The precision of `dtype`.
     pub fn of(dtype: DType) -> Self {
-        // Significand bits with the hidden one, and the exponents of the smallest and the largest normal number.
+        // Significand bits with the hidden one, and the exponents of the smallest and the largest
+        // normal number.
         let (significand_bits, min_exponent, max_exponent) = match dtype {
             DType::F16 => (11, -14, 15),
             DType::BF16 => (8, -126, 127),
@@ -48,8 +49,8 @@ impl Precision {
     }
 }
 
-/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal ones count as -1023, which is below every type's
-/// range here.
+/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal ones count as -1023, which is
+/// below every type's range here.
 fn exponent(value: f64) -> i32 {
     ((value.to_bits() >> 52) & 0x7FF) as i32 - 1023
 }
@@ -79,10 +80,16 @@ mod tests {
         let midpoint = 1.0 + 2f64.powi(-11);
         assert_eq!(f16.round(midpoint), 1.0);
         assert_eq!(f16.round(midpoint + 2f64.powi(-50)), 1.0 + 2f64.powi(-10));
-        assert_eq!(f16.round(-(midpoint + 2f64.powi(-10))), -(1.0 + 2f64.powi(-9)));
+        assert_eq!(
+            f16.round(-(midpoint + 2f64.powi(-10))),
+            -(1.0 + 2f64.powi(-9))
+        );
         let bf16 = Precision::of(DType::BF16);
         assert_eq!(bf16.round(1.0 + 2f64.powi(-8)), 1.0);
-        assert_eq!(bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-52)), 1.0 + 2f64.powi(-7));
+        assert_eq!(
+            bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-52)),
+            1.0 + 2f64.powi(-7)
+        );
     }
 
     #[test]
@@ -99,8 +106,19 @@ mod tests {
     #[test]
     fn f32_rounds_as_the_language_does() {
         let f32_precision = Precision::of(DType::F32);
-        for value in [1.0 / 3.0, -2.5e-45, 1e-40, 3.402_823_5e38, 0.1, -7.000_000_1e-46] {
-            assert_eq!(f32_precision.round(value), f64::from(value as f32), "{value:e}");
+        for value in [
+            1.0 / 3.0,
+            -2.5e-45,
+            1e-40,
+            3.402_823_5e38,
+            0.1,
+            -7.000_000_1e-46,
+        ] {
+            assert_eq!(
+                f32_precision.round(value),
+                f64::from(value as f32),
+                "{value:e}"
+            );
         }
     }
 }

@@ -50,7 +50,9 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Numbers<T, A> {
         let projection = |i: usize| {
             let (out_features, rank, scaling) = QKV[i];
             Projection {
-                weight: View::new(&self.weight[i], IN, out_features).unwrap().transposed(),
+                weight: View::new(&self.weight[i], IN, out_features)
+                    .unwrap()
+                    .transposed(),
                 bias: (i != 1).then_some(&self.bias[i][..]),
                 adapter: (rank > 0).then(|| Adapter {
                     a: View::new(&self.lora_a[i], rank, IN).unwrap(),
@@ -68,7 +70,9 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Numbers<T, A> {
 
     fn dy(&self) -> Vec<View<'_, T>> {
         let sized = self.dy.iter().zip(QKV);
-        sized.map(|(dy, (n, ..))| View::new(dy, TOKENS, n).unwrap()).collect()
+        sized
+            .map(|(dy, (n, ..))| View::new(dy, TOKENS, n).unwrap())
+            .collect()
     }
 
     fn forward(&self, intermediates: Intermediates) -> Forward {
@@ -82,12 +86,21 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Numbers<T, A> {
     /// Σ y∘dy as a function of everything: its derivatives are what backward must give.
     fn objective(&self) -> f64 {
         let y = self.forward(Intermediates::Exact).y;
-        let terms = y.iter().zip(&self.dy).flat_map(|(y, dy)| y.value.iter().zip(dy));
+        let terms = y
+            .iter()
+            .zip(&self.dy)
+            .flat_map(|(y, dy)| y.value.iter().zip(dy));
         terms.map(|(y, &dy)| y * dy.to_f64()).sum()
     }
 
-    /// The objective is linear in each tensor by itself, so a central difference over any step is the derivative.
-    fn check_derivatives<E: Element>(&self, name: &str, given: &Bounded, tensor: impl Fn(&mut Self) -> &mut Vec<E>) {
+    /// The objective is linear in each tensor by itself, so a central difference over any step is
+    /// the derivative.
+    fn check_derivatives<E: Element>(
+        &self,
+        name: &str,
+        given: &Bounded,
+        tensor: impl Fn(&mut Self) -> &mut Vec<E>,
+    ) {
         assert!(!given.value.is_empty());
         for (index, value) in given.value.iter().enumerate() {
             let (mut below, mut above) = (self.clone(), self.clone());
@@ -142,7 +155,8 @@ fn forward_is_the_formula() {
                 let sum: f64 = (0..a.rows()).map(|r| s(r) * b.at(col, r)).sum();
                 f64::from(scaling) * f64::from(DROPOUT.keep_scale()) * sum
             });
-            let expected = base + adapter + projection.bias.map_or(0.0, |bias| f64::from(bias[col]));
+            let expected =
+                base + adapter + projection.bias.map_or(0.0, |bias| f64::from(bias[col]));
             let given = y.value[row * y.cols + col];
             assert!(
                 (given - expected).abs() < 1e-12,
@@ -169,16 +183,28 @@ fn both_forms_lie_within_the_other_ones_bound_and_the_rounded_one_is_sharper() {
         }
         assert!(rounded.bound.iter().sum::<f64>() < exact.bound.iter().sum::<f64>());
     }
-    assert!(rounded_s.bound.iter().filter(|&&bound| bound == 0.0).count() > 2 * rounded_s.bound.len() / 3);
+    assert!(
+        rounded_s
+            .bound
+            .iter()
+            .filter(|&&bound| bound == 0.0)
+            .count()
+            > 2 * rounded_s.bound.len() / 3
+    );
 }
 
-/// What a kernel does, in f32 and in the plainest order, must be inside of the bounds, and a term left out must not.
+/// What a kernel does, in f32 and in the plainest order, must be inside of the bounds, and a term
+/// left out must not.
 #[test]
 fn an_f32_evaluation_is_within_the_bound_and_a_lost_term_is_not() {
     let numbers = Numbers::<f32, f32>::new();
     let mut layer = numbers.layer();
     layer.dropout = None;
-    let Projection { weight, bias, adapter } = layer.projections[0];
+    let Projection {
+        weight,
+        bias,
+        adapter,
+    } = layer.projections[0];
     let (bias, adapter) = (bias.unwrap(), adapter.unwrap());
     let at = |matrix: View<'_, f32>, row, col| matrix.at(row, col) as f32;
     let sum = |terms: usize, term: &dyn Fn(usize) -> (f32, f32)| {
@@ -205,16 +231,28 @@ fn an_f32_evaluation_is_within_the_bound_and_a_lost_term_is_not() {
 fn a_wider_adapter_is_rounded_where_it_is_used_and_its_gradients_are_not() {
     let wide = Numbers::<bf16, f32>::new();
     let mut rounded = wide.clone();
-    for value in rounded.lora_a.iter_mut().chain(&mut rounded.lora_b).flatten() {
+    for value in rounded
+        .lora_a
+        .iter_mut()
+        .chain(&mut rounded.lora_b)
+        .flatten()
+    {
         *value = bf16::from_f32(*value).to_f32();
     }
     assert_ne!(wide.lora_a, rounded.lora_a);
     let [y, expected] = [&wide, &rounded].map(|numbers| numbers.forward(Intermediates::Rounded).y);
     assert_eq!(y[2].value, expected[2].value);
 
-    let gradients = wide.backward(Intermediates::Exact).adapters[0].clone().unwrap();
-    let narrow =
-        |gradient: &Bounded| -> Vec<bf16> { gradient.value.iter().map(|&value| bf16::from_f64(value)).collect() };
+    let gradients = wide.backward(Intermediates::Exact).adapters[0]
+        .clone()
+        .unwrap();
+    let narrow = |gradient: &Bounded| -> Vec<bf16> {
+        gradient
+            .value
+            .iter()
+            .map(|&value| bf16::from_f64(value))
+            .collect()
+    };
     let t = &gradients.t;
     assert!(compare(&narrow(t), t).is_within());
     let wide_b = wide.backward(Intermediates::Rounded).adapters[0]
@@ -227,7 +265,9 @@ fn a_wider_adapter_is_rounded_where_it_is_used_and_its_gradients_are_not() {
 /// Where a result is added to what was there, one rounding is allowed and a second is not.
 #[test]
 fn what_is_added_to_is_rounded_once() {
-    let y = &Numbers::<bf16, bf16>::new().forward(Intermediates::Rounded).y[0];
+    let y = &Numbers::<bf16, bf16>::new()
+        .forward(Intermediates::Rounded)
+        .y[0];
     let previous = numbers::<bf16>(y.value.len(), 9);
     let sum = y.added_to(View::new(&previous, y.rows, y.cols).unwrap());
     let added = |first: fn(f64) -> f64| -> Vec<bf16> {

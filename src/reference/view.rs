@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum ShapeError {
     /// The slice ends before the matrix does.
-    #[error("a {rows}x{cols} matrix with row stride {row_stride} needs {needed} elements; the slice has {given}")]
+    #[error(
+        "a {rows}x{cols} matrix with row stride {row_stride} needs {needed} elements; the slice has {given}"
+    )]
     TooShort {
         /// Rows asked for.
         rows: usize,
@@ -19,7 +21,9 @@ pub enum ShapeError {
         given: usize,
     },
     /// Rows that overlap.
-    #[error("the row stride is {row_stride}, but a row has {cols} columns; it must be at least that")]
+    #[error(
+        "the row stride is {row_stride}, but a row has {cols} columns; it must be at least that"
+    )]
     RowStride {
         /// Elements from one row to the next.
         row_stride: usize,
@@ -71,7 +75,12 @@ impl<'a, T: Copy + Into<f64>> View<'a, T> {
     }
 
     /// `rows` x `cols` with `row_stride` elements from one row to the next.
-    pub fn with_row_stride(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Result<Self, ShapeError> {
+    pub fn with_row_stride(
+        data: &'a [T],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self, ShapeError> {
         if row_stride < cols {
             return Err(ShapeError::RowStride { row_stride, cols });
         }

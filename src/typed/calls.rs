@@ -7,7 +7,9 @@ use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut}
 use super::check::{self, Checks};
 use super::matrix::{MatMut, MatRef};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
-use crate::{Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Tensor};
+use crate::{
+    Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Tensor,
+};
 
 /// One adapter.
 pub struct Lora<'a, A> {
@@ -27,8 +29,8 @@ pub struct LoraGradients<'a, A> {
     pub b: MatMut<'a, A>,
 }
 
-/// Arguments of [`Kernels::forward`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every projection. `T` is the type of the tensors, `A`
-/// that of the adapters.
+/// Arguments of [`Kernels::forward`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every projection.
+/// `T` is the type of the tensors, `A` that of the adapters.
 pub struct Forward<'a, T, A = T> {
     /// (tokens, in_features)
     pub x: MatRef<'a, T>,
@@ -54,8 +56,8 @@ pub struct ForwardProjection<'a, T, A = T> {
     pub y: MatMut<'a, T>,
 }
 
-/// Arguments of [`Kernels::backward`]: with T = scaling·dy·B of every projection, dx = Σ dy·W + mask∘(Σ T·A)/(1-p), dA = Tᵀ·drop(x),
-/// dB = scaling·dyᵀ·(drop(x)·Aᵀ).
+/// Arguments of [`Kernels::backward`]: with T = scaling·dy·B of every projection, dx = Σ dy·W +
+/// mask∘(Σ T·A)/(1-p), dA = Tᵀ·drop(x), dB = scaling·dyᵀ·(drop(x)·Aᵀ).
 pub struct Backward<'a, T, A = T> {
     /// (tokens, in_features), as in forward
     pub x: MatRef<'a, T>,
@@ -86,11 +88,13 @@ pub struct BackwardProjection<'a, T, A = T> {
 impl Kernels {
     /// Enqueues a forward on `stream`.
     ///
-    /// The result is a function of the arguments and the plan alone: the same bits on every run. Sums are in f32 (for f32 tensors with fused
-    /// multiply-adds, not TF32), rounded once per stored value; S is stored in the tensors' dtype, as PEFT does.
+    /// The result is a function of the arguments and the plan alone: the same bits on every run.
+    /// Sums are in f32 (for f32 tensors with fused multiply-adds, not TF32), rounded once per
+    /// stored value; S is stored in the tensors' dtype, as PEFT does.
     ///
     /// # Errors
-    /// Any of [`crate::Error`]'s argument errors before anything is launched, [`crate::Error::Driver`] if a launch fails.
+    /// Any of [`crate::Error`]'s argument errors before anything is launched,
+    /// [`crate::Error::Driver`] if a launch fails.
     pub fn forward<T: Element, A: Element>(
         &self,
         stream: &Arc<CudaStream>,
@@ -110,7 +114,8 @@ impl Kernels {
         checks.bytes(Argument::Saved, &args.saved, plan.saved().bytes())?;
         checks.bytes(Argument::Workspace, &args.workspace, plan.workspace_bytes())?;
 
-        // The guards record on `stream` that the memory is in use; they live until both kernels are enqueued.
+        // The guards record on `stream` that the memory is in use; they live until both kernels are
+        // enqueued.
         let mut guards = Vec::new();
         macro_rules! address {
             ($taken:expr) => {{
@@ -144,8 +149,9 @@ impl Kernels {
             saved,
             workspace,
         };
-        // SAFETY: the context was made current; every matrix lies in a live slice of it at the plan's strides; borrows keep the slices alive
-        // and the outputs apart until the call is enqueued, cudarc's stream order after.
+        // SAFETY: the context was made current; every matrix lies in a live slice of it at the
+        // plan's strides; borrows keep the slices alive and the outputs apart until the call is
+        // enqueued, cudarc's stream order after.
         unsafe { self.forward_raw(plan, &raw, stream.cu_stream()) }
     }
 
@@ -154,7 +160,8 @@ impl Kernels {
     /// Deterministic as [`Kernels::forward`].
     ///
     /// # Errors
-    /// Any of [`crate::Error`]'s argument errors before anything is launched, [`crate::Error::Driver`] if a launch fails.
+    /// Any of [`crate::Error`]'s argument errors before anything is launched,
+    /// [`crate::Error::Driver`] if a launch fails.
     pub fn backward<T: Element, A: Element>(
         &self,
         stream: &Arc<CudaStream>,

@@ -41,7 +41,12 @@ impl<'a> Checks<'a> {
         self.home(argument(self.problem, projection, tensor), matrix.home())
     }
 
-    pub fn write<E>(&self, projection: usize, tensor: Tensor, matrix: &MatMut<'_, E>) -> Result<()> {
+    pub fn write<E>(
+        &self,
+        projection: usize,
+        tensor: Tensor,
+        matrix: &MatMut<'_, E>,
+    ) -> Result<()> {
         let (geometry, elements) = matrix.geometry();
         self.matrix(projection, tensor, geometry, elements)?;
         self.home(argument(self.problem, projection, tensor), matrix.home())
@@ -73,15 +78,26 @@ impl<'a> Checks<'a> {
         self.read(projection, Tensor::LoraB, &lora.b)
     }
 
-    pub fn gradients<A>(&self, projection: usize, gradients: Option<&LoraGradients<'_, A>>) -> Result<()> {
+    pub fn gradients<A>(
+        &self,
+        projection: usize,
+        gradients: Option<&LoraGradients<'_, A>>,
+    ) -> Result<()> {
         let what = Argument::Gradients(which(self.problem, projection));
         self.adapted(what, projection, gradients.is_some())?;
-        let Some(gradients) = gradients else { return Ok(()) };
+        let Some(gradients) = gradients else {
+            return Ok(());
+        };
         self.write(projection, Tensor::DLoraA, &gradients.a)?;
         self.write(projection, Tensor::DLoraB, &gradients.b)
     }
 
-    pub fn bytes(&self, what: Argument, buffer: &impl DeviceSlice<u8>, needed: usize) -> Result<()> {
+    pub fn bytes(
+        &self,
+        what: Argument,
+        buffer: &impl DeviceSlice<u8>,
+        needed: usize,
+    ) -> Result<()> {
         bytes(self.kernels, what, buffer, needed)
     }
 
@@ -97,7 +113,13 @@ impl<'a> Checks<'a> {
         home(self.kernels, what, stream)
     }
 
-    fn matrix(&self, projection: usize, tensor: Tensor, given: Geometry, available: usize) -> Result<()> {
+    fn matrix(
+        &self,
+        projection: usize,
+        tensor: Tensor,
+        given: Geometry,
+        available: usize,
+    ) -> Result<()> {
         let expected = Expected {
             shape: self.problem.shape_of(projection, tensor),
             row_stride: self.problem.layout_of(projection, tensor).row_stride,
@@ -119,7 +141,12 @@ pub(super) struct Expected {
 }
 
 /// A matrix with as many elements of memory. `name` is called for a message alone.
-pub(super) fn matrix(name: impl Fn() -> Argument, expected: Expected, given: Geometry, available: usize) -> Result<()> {
+pub(super) fn matrix(
+    name: impl Fn() -> Argument,
+    expected: Expected,
+    given: Geometry,
+    available: usize,
+) -> Result<()> {
     if (given.rows, given.columns) != expected.shape {
         return Err(Error::Shape {
             tensor: name(),
@@ -135,7 +162,8 @@ pub(super) fn matrix(name: impl Fn() -> Argument, expected: Expected, given: Geo
             planned,
         });
     }
-    // The problem has checked that there is a row, that the stride is positive and that all rows fit in 63 bits.
+    // The problem has checked that there is a row, that the stride is positive and that all rows
+    // fit in 63 bits.
     let needed = (given.rows - 1) * planned as usize + given.columns;
     if needed > available {
         return Err(Error::Bounds {
@@ -149,9 +177,16 @@ pub(super) fn matrix(name: impl Fn() -> Argument, expected: Expected, given: Geo
 
 /// The types of a call, against those of its plan.
 pub(super) fn types<T: Element, A: Element>(tensors: DType, adapters: DType) -> Result<()> {
-    for (what, given, planned) in [("tensors", T::DTYPE, tensors), ("adapters", A::DTYPE, adapters)] {
+    for (what, given, planned) in [
+        ("tensors", T::DTYPE, tensors),
+        ("adapters", A::DTYPE, adapters),
+    ] {
         if given != planned {
-            return Err(Error::PlannedDType { what, given, planned });
+            return Err(Error::PlannedDType {
+                what,
+                given,
+                planned,
+            });
         }
     }
     Ok(())
@@ -173,7 +208,12 @@ pub(super) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) 
     }
 }
 
-pub(super) fn bytes(kernels: &Kernels, what: Argument, buffer: &impl DeviceSlice<u8>, needed: usize) -> Result<()> {
+pub(super) fn bytes(
+    kernels: &Kernels,
+    what: Argument,
+    buffer: &impl DeviceSlice<u8>,
+    needed: usize,
+) -> Result<()> {
     let given = buffer.len();
     if given < needed {
         return Err(Error::Buffer {
@@ -185,8 +225,9 @@ pub(super) fn bytes(kernels: &Kernels, what: Argument, buffer: &impl DeviceSlice
     home(kernels, what, buffer.stream())
 }
 
-/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of that in the stream's context object, which need not
-/// be the one that the kernels were loaded with.
+/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of
+/// that in the stream's context object, which need not be the one that the kernels were loaded
+/// with.
 pub(super) fn waits(stream: &CudaStream) -> Result<()> {
     let failed = stream.context().check_err();
     failed.map_err(|error| driver_error("waiting for the arguments' other users", error))

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{
+    CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop,
+};
 
-/// A matrix in device memory to read from, row-major with contiguous columns. Nothing is checked until it is used.
+/// A matrix in device memory to read from, row-major with contiguous columns. Nothing is checked
+/// until it is used.
 pub struct MatRef<'a, T> {
     data: CudaView<'a, T>,
     geometry: Geometry,
 }
 
-/// A matrix in device memory to write to, row-major with contiguous columns. Nothing is checked until it is used.
+/// A matrix in device memory to write to, row-major with contiguous columns. Nothing is checked
+/// until it is used.
 pub struct MatMut<'a, T> {
     data: CudaViewMut<'a, T>,
     geometry: Geometry,
@@ -34,7 +38,8 @@ impl<T> Clone for MatRef<'_, T> {
 }
 
 impl<'a, T> MatRef<'a, T> {
-    /// The (rows, columns) matrix whose first element is the view's first, rows following each other without gaps.
+    /// The (rows, columns) matrix whose first element is the view's first, rows following each
+    /// other without gaps.
     pub fn new(data: CudaView<'a, T>, rows: usize, columns: usize) -> Self {
         Self {
             data,
@@ -67,7 +72,8 @@ impl<'a, T> MatRef<'a, T> {
 }
 
 impl<'a, T> MatMut<'a, T> {
-    /// The (rows, columns) matrix whose first element is the view's first, rows following each other without gaps.
+    /// The (rows, columns) matrix whose first element is the view's first, rows following each
+    /// other without gaps.
     pub fn new(data: CudaViewMut<'a, T>, rows: usize, columns: usize) -> Self {
         Self {
             data,
@@ -79,7 +85,8 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// With `row_stride` elements from the start of one row to the start of the next. What lies between the rows is not written.
+    /// With `row_stride` elements from the start of one row to the start of the next. What lies
+    /// between the rows is not written.
     pub fn with_row_stride(mut self, row_stride: i64) -> Self {
         self.geometry.row_stride = row_stride;
         self

@@ -8,17 +8,23 @@ use super::calls::Lora;
 use super::check::{self, Expected};
 use super::matrix::{Geometry, MatMut, MatRef};
 use crate::raw::{MergeAdapterArgs, MergeArgs};
-use crate::{Argument, Element, Error, Kernels, MergePlan, MergeProblem, MergeReport, Result, Tensor};
+use crate::{
+    Argument, Element, Error, Kernels, MergePlan, MergeProblem, MergeReport, Result, Tensor,
+};
 
-/// Arguments of [`Kernels::merge`]: merged = W + Σ scaling·B·A. `T` is the type of the weight, `A` that of the adapters.
+/// Arguments of [`Kernels::merge`]: merged = W + Σ scaling·B·A. `T` is the type of the weight, `A`
+/// that of the adapters.
 pub struct Merge<'a, T, A = T> {
     /// W, and where the merged weight goes
     pub weight: MergeWeight<'a, T>,
-    /// As many as the problem has. `scaling` times the adapter's own weight among several; negative to take it out.
+    /// As many as the problem has. `scaling` times the adapter's own weight among several; negative
+    /// to take it out.
     pub adapters: Vec<Lora<'a, A>>,
-    /// Out: at least [`MergeReport::BYTES`] bytes at a multiple of [`crate::plan::BUFFER_ALIGNMENT`], exactly if the problem has a report
+    /// Out: at least [`MergeReport::BYTES`] bytes at a multiple of
+    /// [`crate::plan::BUFFER_ALIGNMENT`], exactly if the problem has a report
     pub report: Option<CudaViewMut<'a, u8>>,
-    /// At least `plan.workspace_bytes()` bytes of scratch at a multiple of [`crate::plan::BUFFER_ALIGNMENT`]
+    /// At least `plan.workspace_bytes()` bytes of scratch at a multiple of
+    /// [`crate::plan::BUFFER_ALIGNMENT`]
     pub workspace: CudaViewMut<'a, u8>,
 }
 
@@ -38,12 +44,14 @@ pub enum MergeWeight<'a, T> {
 impl Kernels {
     /// Enqueues a merge on `stream`.
     ///
-    /// B·A is summed over the rank in f32 by fused multiply-adds, multiplied by the scaling, summed over the adapters in their order, added to W in
-    /// f32 and rounded once: every bit is determined, and [`crate::reference::merge`] gives the same. A safe merge whose report tells of elements
-    /// that are not finite has written nothing but the report.
+    /// B·A is summed over the rank in f32 by fused multiply-adds, multiplied by the scaling, summed
+    /// over the adapters in their order, added to W in f32 and rounded once: every bit is
+    /// determined, and [`crate::reference::merge`] gives the same. A safe merge whose report tells
+    /// of elements that are not finite has written nothing but the report.
     ///
     /// # Errors
-    /// Any of [`crate::Error`]'s argument errors before anything is launched, [`crate::Error::Driver`] if a launch fails.
+    /// Any of [`crate::Error`]'s argument errors before anything is launched,
+    /// [`crate::Error::Driver`] if a launch fails.
     pub fn merge<T: Element, A: Element>(
         &self,
         stream: &Arc<CudaStream>,
@@ -52,7 +60,8 @@ impl Kernels {
     ) -> Result<()> {
         self.check_merge::<T, A>(stream, plan, &args)?;
 
-        // The guards record on `stream` that the memory is in use; they live until all kernels are enqueued.
+        // The guards record on `stream` that the memory is in use; they live until all kernels are
+        // enqueued.
         let mut guards = Vec::new();
         macro_rules! address {
             ($taken:expr) => {{
@@ -73,9 +82,10 @@ impl Kernels {
                 let pointer = address!(weight.pointer(stream));
                 (pointer, pointer)
             }
-            MergeWeight::Apart { weight, merged } => {
-                (address!(weight.pointer(stream)), address!(merged.pointer(stream)))
-            }
+            MergeWeight::Apart { weight, merged } => (
+                address!(weight.pointer(stream)),
+                address!(merged.pointer(stream)),
+            ),
         };
         let report = match &mut args.report {
             Some(report) => address!(report.device_ptr_mut(stream)),
@@ -90,8 +100,9 @@ impl Kernels {
             report,
             workspace,
         };
-        // SAFETY: the context was made current; every matrix lies in a live slice of it at the plan's strides; borrows keep the slices alive
-        // and the outputs apart until the call is enqueued, cudarc's stream order after.
+        // SAFETY: the context was made current; every matrix lies in a live slice of it at the
+        // plan's strides; borrows keep the slices alive and the outputs apart until the call is
+        // enqueued, cudarc's stream order after.
         unsafe { self.merge_raw(plan, &raw, stream.cu_stream()) }
     }
 
@@ -118,7 +129,9 @@ impl Kernels {
             check::home(self, what(), home)
         };
         match &args.weight {
-            MergeWeight::InPlace(weight) => of_weight(Tensor::Weight, weight.geometry(), weight.home())?,
+            MergeWeight::InPlace(weight) => {
+                of_weight(Tensor::Weight, weight.geometry(), weight.home())?
+            }
             MergeWeight::Apart { weight, merged } => {
                 of_weight(Tensor::Weight, weight.geometry(), weight.home())?;
                 of_weight(Tensor::Merged, merged.geometry(), merged.home())?;
@@ -141,6 +154,11 @@ impl Kernels {
         if let Some(report) = &args.report {
             check::bytes(self, Argument::Report, report, MergeReport::BYTES)?;
         }
-        check::bytes(self, Argument::Workspace, &args.workspace, plan.workspace_bytes())
+        check::bytes(
+            self,
+            Argument::Workspace,
+            &args.workspace,
+            plan.workspace_bytes(),
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! Safe calls on cudarc's slices and streams: every shape, stride, bound, alignment, type and context is checked before the first launch.
+//! Safe calls on cudarc's slices and streams: every shape, stride, bound, alignment, type and
+//! context is checked before the first launch.
 
 mod calls;
 mod check;

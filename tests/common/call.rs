@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::CudaStream;
 use lora_kernels::{
-    Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection, LoraGradients,
+    Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection,
+    LoraGradients,
 };
 
 use super::device::{Number, gpu};
@@ -94,7 +95,8 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
         self.workspace.read_back("forward's workspace");
         let y = self.projections.iter().enumerate();
         ForwardRun {
-            y: y.map(|(i, memory)| memory.y.read_back(&format!("y {i}"))).collect(),
+            y: y.map(|(i, memory)| memory.y.read_back(&format!("y {i}")))
+                .collect(),
             saved: self.saved.read_back("saved"),
         }
     }
@@ -123,7 +125,8 @@ impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
             dy: Input::new(&projection.dy),
             weight: Input::new(&projection.weight),
             lora: LoraMemory::new(projection.lora.as_ref(), sizes.scaling),
-            gradients: (projection.gradients.as_ref()).map(|Lora { a, b }| [Output::new(a), Output::new(b)]),
+            gradients: (projection.gradients.as_ref())
+                .map(|Lora { a, b }| [Output::new(a), Output::new(b)]),
         });
         Self {
             layer,
@@ -136,15 +139,18 @@ impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
     }
 
     pub fn arguments(&mut self) -> Backward<'_, T, A> {
-        let projections = self.projections.iter_mut().map(|memory| BackwardProjection {
-            dy: memory.dy.matrix(),
-            weight: memory.weight.matrix(),
-            lora: memory.lora.as_ref().map(LoraMemory::arguments),
-            gradients: memory.gradients.as_mut().map(|[a, b]| LoraGradients {
-                a: a.matrix(),
-                b: b.matrix(),
-            }),
-        });
+        let projections = self
+            .projections
+            .iter_mut()
+            .map(|memory| BackwardProjection {
+                dy: memory.dy.matrix(),
+                weight: memory.weight.matrix(),
+                lora: memory.lora.as_ref().map(LoraMemory::arguments),
+                gradients: memory.gradients.as_mut().map(|[a, b]| LoraGradients {
+                    a: a.matrix(),
+                    b: b.matrix(),
+                }),
+            });
         Backward {
             x: self.x.matrix(),
             projections: projections.collect(),

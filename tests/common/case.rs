@@ -1,14 +1,15 @@
 //! What is to be computed, and where it lies.
 
 use lora_kernels::{
-    BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Tensor, WeightLayout,
+    BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Tensor,
+    WeightLayout,
 };
 
 use super::data::{Placed, Placement};
 use super::device::{Number, gpu};
 
-/// Projections that share x, a place in memory for each of their tensors, and what is asked of the call. What an adapter's elements are is up to
-/// whoever runs the case.
+/// Projections that share x, a place in memory for each of their tensors, and what is asked of the
+/// call. What an adapter's elements are is up to whoever runs the case.
 #[derive(Debug, Clone)]
 pub struct Case {
     pub tokens: usize,
@@ -24,7 +25,8 @@ pub struct Case {
     pub input_gradient: bool,
     /// Outputs that are added to.
     pub accumulate: Vec<Tensor>,
-    /// Plans are made for a device of this many multiprocessors: they choose other tiles and splits.
+    /// Plans are made for a device of this many multiprocessors: they choose other tiles and
+    /// splits.
     pub multiprocessors: Option<u32>,
 }
 
@@ -100,7 +102,10 @@ impl Case {
     }
 
     pub fn input_gradient(self, input_gradient: bool) -> Self {
-        Self { input_gradient, ..self }
+        Self {
+            input_gradient,
+            ..self
+        }
     }
 
     pub fn accumulate(self, tensors: &[Tensor]) -> Self {
@@ -127,7 +132,12 @@ impl Case {
         all.fold(self, |case, i| case.with_placement_of(i, tensor, placement))
     }
 
-    pub fn with_placement_of(mut self, projection: usize, tensor: Tensor, placement: Placement) -> Self {
+    pub fn with_placement_of(
+        mut self,
+        projection: usize,
+        tensor: Tensor,
+        placement: Placement,
+    ) -> Self {
         self.projections[projection].placements[tensor as usize] = placement;
         self
     }
@@ -138,7 +148,9 @@ impl Case {
 
     /// (rows, columns) as stored.
     pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
-        let Sizes { out_features, rank, .. } = self.projections[projection];
+        let Sizes {
+            out_features, rank, ..
+        } = self.projections[projection];
         let (tokens, in_features) = (self.tokens, self.in_features);
         match tensor {
             Tensor::X | Tensor::DX => (tokens, in_features),
@@ -162,7 +174,11 @@ impl Case {
         } else {
             WeightLayout::OutIn
         };
-        let mask = if self.redrawn { Mask::Redrawn } else { Mask::Stored };
+        let mask = if self.redrawn {
+            Mask::Redrawn
+        } else {
+            Mask::Stored
+        };
         let projections: Vec<_> = self.projections.iter().map(Sizes::projection).collect();
         let problem = Problem::sharing_x(self.tokens, self.in_features, &projections, T::DTYPE)
             .and_then(|problem| problem.with_adapter_dtype(A::DTYPE))
@@ -178,11 +194,14 @@ impl Case {
         (0..projections.len()).fold(problem, |problem, i| self.with_layouts::<T, A>(problem, i))
     }
 
-    /// Dense and aligned is what problems start from, with no more alignment than each tensor needs.
+    /// Dense and aligned is what problems start from, with no more alignment than each tensor
+    /// needs.
     fn with_layouts<T: Number, A: Number>(&self, problem: Problem, projection: usize) -> Problem {
         let exists = |tensor: &Tensor| match tensor {
             Tensor::X | Tensor::DX => projection == 0,
-            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => self.projections[projection].rank > 0,
+            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => {
+                self.projections[projection].rank > 0
+            }
             Tensor::Weight | Tensor::Y | Tensor::DY | Tensor::Bias => true,
             Tensor::Merged => false,
         };
@@ -199,7 +218,9 @@ impl Case {
         let placement = self.placement_of(projection, tensor);
         let (rows, cols) = self.shape_of(projection, tensor);
         match tensor {
-            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => placement.layout::<A>(rows, cols),
+            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => {
+                placement.layout::<A>(rows, cols)
+            }
             _ => placement.layout::<T>(rows, cols),
         }
     }
@@ -233,12 +254,23 @@ impl Case {
     }
 
     /// Random numbers of this variance.
-    pub(super) fn random<E: Number>(&self, projection: usize, tensor: Tensor, variance: f32) -> Placed<E> {
+    pub(super) fn random<E: Number>(
+        &self,
+        projection: usize,
+        tensor: Tensor,
+        variance: f32,
+    ) -> Placed<E> {
         let (rows, cols) = self.shape_of(projection, tensor);
         // A number evenly distributed in [-m, m) has the variance m²/3.
         let magnitude = (3.0 * variance).sqrt();
         let seed = 0x10 + tensor as u64 + 0x100 * projection as u64;
-        Placed::random(rows, cols, self.placement_of(projection, tensor), magnitude, seed)
+        Placed::random(
+            rows,
+            cols,
+            self.placement_of(projection, tensor),
+            magnitude,
+            seed,
+        )
     }
 
     /// What lies where a result goes: numbers where it is added, else NaN.
@@ -253,7 +285,9 @@ impl Case {
 
 impl Sizes {
     fn projection(&self) -> Projection {
-        let Sizes { out_features, rank, .. } = *self;
+        let Sizes {
+            out_features, rank, ..
+        } = *self;
         Projection { out_features, rank }
     }
 }

@@ -1,4 +1,5 @@
-//! Results of a run against the reference: every element within its bound, the whole close, the mask bit for bit.
+//! Results of a run against the reference: every element within its bound, the whole close, the
+//! mask bit for bit.
 
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, KeepMask, View};
 use lora_kernels::{DType, Tensor};
@@ -7,9 +8,9 @@ use super::data::Placed;
 use super::device::Number;
 use super::layer::{BackwardRun, Case, ForwardRun, Layer, Lora};
 
-/// The largest difference, 1 - 2<x,y> / (|x|² + |y|²), of a whole tensor: about half the squared relative error. An
-/// output rounded once has around 4e-7 in bf16, 5e-9 in f16 and 1e-15 in f32; f32's sums of tens of thousands of terms
-/// take it to 1e-11.
+/// The largest difference, 1 - 2<x,y> / (|x|² + |y|²), of a whole tensor: about half the squared
+/// relative error. An output rounded once has around 4e-7 in bf16, 5e-9 in f16 and 1e-15 in f32;
+/// f32's sums of tens of thousands of terms take it to 1e-11.
 fn largest_difference(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1e-5,
@@ -18,7 +19,8 @@ fn largest_difference(dtype: DType) -> f64 {
     }
 }
 
-/// As a whole, only a tensor of some size is as close as that: of a few elements, one that is rounded the other way is too much.
+/// As a whole, only a tensor of some size is as close as that: of a few elements, one that is
+/// rounded the other way is too much.
 const ENOUGH: usize = 64;
 
 impl<T: Number, A: Number> Layer<T, A> {
@@ -49,11 +51,16 @@ impl<T: Number, A: Number> Layer<T, A> {
     }
 
     pub fn expected_backward(&self, intermediates: Intermediates) -> reference::Backward {
-        let dy: Vec<View<'_, T>> = self.projections.iter().map(|projection| projection.dy.view()).collect();
+        let dy: Vec<View<'_, T>> = self
+            .projections
+            .iter()
+            .map(|projection| projection.dy.view())
+            .collect();
         reference::backward(&self.reference(), &dy, intermediates).expect("shapes fit")
     }
 
-    /// Runs forward and backward, compares everything with the reference, and gives what they wrote.
+    /// Runs forward and backward, compares everything with the reference, and gives what they
+    /// wrote.
     pub fn check(&self) -> (ForwardRun<T>, BackwardRun<T, A>) {
         let forward = self.forward();
         self.check_forward(&forward);
@@ -106,22 +113,36 @@ impl<T: Number, A: Number> Layer<T, A> {
             for (row, line) in s.chunks_exact(padded).enumerate() {
                 let padding = &line[first + rank..first + rank.next_multiple_of(16)];
                 let zeros = padding.iter().all(|value| value.to_f64() == 0.0);
-                assert!(zeros, "S's padding in row {row} is {padding:?}: {:?}", self.case);
+                assert!(
+                    zeros,
+                    "S's padding in row {row} is {padding:?}: {:?}",
+                    self.case
+                );
             }
         }
     }
 
     fn check_mask(&self, saved: &[u8]) {
         let Case {
-            tokens, in_features, ..
+            tokens,
+            in_features,
+            ..
         } = self.case;
         let stored = self.case.dropout.filter(|_| !self.case.redrawn);
         let expected = stored.map(|dropout| KeepMask::new(tokens, in_features, &dropout));
         let mask = self.forward_plan().saved().mask;
         let mask = mask.map(|mask| &saved[mask.offset..][..mask.bytes]);
-        assert_eq!(mask.is_some(), expected.is_some(), "a mask is kept: {:?}", self.case);
+        assert_eq!(
+            mask.is_some(),
+            expected.is_some(),
+            "a mask is kept: {:?}",
+            self.case
+        );
         if let (Some(mask), Some(expected)) = (mask, expected) {
-            let words: Vec<u64> = mask.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+            let words: Vec<u64> = mask
+                .chunks_exact(8)
+                .map(bytemuck::pod_read_unaligned)
+                .collect();
             assert_eq!(words.len(), expected.words().len(), "{:?}", self.case);
             let pairs = words.iter().zip(expected.words());
             for (word, (given, expected)) in pairs.enumerate() {
@@ -156,7 +177,10 @@ impl<T: Number, A: Number> Layer<T, A> {
     fn assert_values_close<E: Number>(&self, name: &str, given: &[E], expected: &Bounded) {
         let (types, case) = (format!("{} over {}", A::DTYPE, T::DTYPE), &self.case);
         let comparison = reference::compare(given, expected);
-        assert!(comparison.is_within(), "{name} ({types}): {comparison}\n{case:?}");
+        assert!(
+            comparison.is_within(),
+            "{name} ({types}): {comparison}\n{case:?}"
+        );
         let difference = reference::cosine_difference(given, &expected.value);
         let largest = largest_difference(T::DTYPE);
         assert!(

@@ -1,5 +1,5 @@
-//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer, surrounded by numbers
-//! that must not matter.
+//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer,
+//! surrounded by numbers that must not matter.
 
 use lora_kernels::reference::View;
 use lora_kernels::{Element, Layout};
@@ -13,11 +13,13 @@ const GUARD: usize = 256;
 pub enum Placement {
     /// Aligned, rows one after the other.
     Dense,
-    /// A view into a larger matrix whose rows all start at multiples of 16 bytes, whatever the number of columns.
+    /// A view into a larger matrix whose rows all start at multiples of 16 bytes, whatever the
+    /// number of columns.
     AlignedView,
     /// An odd offset and an odd row stride: aligned to one element only.
     OddView,
-    /// Rows as aligned as dense ones, so far apart that the last starts beyond 2³² elements. Host memory holds them one after the other.
+    /// Rows as aligned as dense ones, so far apart that the last starts beyond 2³² elements. Host
+    /// memory holds them one after the other.
     Far,
 }
 
@@ -40,9 +42,18 @@ impl Placement {
             Placement::Dense => cols,
             Placement::AlignedView => cols.next_multiple_of(16 / element) + 32 / element,
             Placement::OddView => cols + 1 + cols % 2,
-            Placement::Far => (1usize << 32).div_ceil((rows - 1).max(1)).next_multiple_of(64) + FAR_GUARD,
+            Placement::Far => {
+                (1usize << 32)
+                    .div_ceil((rows - 1).max(1))
+                    .next_multiple_of(64)
+                    + FAR_GUARD
+            }
         };
-        let alignment = if self == Placement::OddView { element } else { 16 };
+        let alignment = if self == Placement::OddView {
+            element
+        } else {
+            16
+        };
         Layout {
             row_stride: row_stride as i64,
             alignment,
@@ -50,14 +61,15 @@ impl Placement {
     }
 }
 
-/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it spoils its result, and
-/// one that writes it is found out.
+/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it
+/// spoils its result, and one that writes it is found out.
 #[derive(Debug, Clone)]
 pub struct Placed<T> {
     pub rows: usize,
     pub cols: usize,
     pub row_stride: usize,
-    /// Of the matrix on the device. Where it differs, only rows go there, each with what lies between it and the next.
+    /// Of the matrix on the device. Where it differs, only rows go there, each with what lies
+    /// between it and the next.
     pub device_stride: usize,
     /// Index of the first element in `buffer`.
     pub start: usize,
@@ -86,7 +98,13 @@ impl<T: Element + Into<f64>> Placed<T> {
     }
 
     /// Evenly distributed numbers in [-magnitude, magnitude), rounded to `T`.
-    pub fn random(rows: usize, cols: usize, placement: Placement, magnitude: f32, seed: u64) -> Self {
+    pub fn random(
+        rows: usize,
+        cols: usize,
+        placement: Placement,
+        magnitude: f32,
+        seed: u64,
+    ) -> Self {
         let mut matrix = Self::poisoned(rows, cols, placement);
         let mut random = SmallRng::seed_from_u64(seed);
         for row in 0..rows {
@@ -129,8 +147,13 @@ impl<T: Element + Into<f64>> Placed<T> {
     }
 
     pub fn view(&self) -> View<'_, T> {
-        View::with_row_stride(&self.buffer[self.start..], self.rows, self.cols, self.row_stride)
-            .expect("the buffer holds the matrix")
+        View::with_row_stride(
+            &self.buffer[self.start..],
+            self.rows,
+            self.cols,
+            self.row_stride,
+        )
+        .expect("the buffer holds the matrix")
     }
 
     /// The elements of a matrix with one row.
@@ -149,7 +172,8 @@ impl<T: Element + Into<f64>> Placed<T> {
     pub fn assert_surroundings_untouched(&self, name: &str) {
         let is_inside = |index: usize| {
             let from_start = index.checked_sub(self.start);
-            from_start.is_some_and(|i| i / self.row_stride < self.rows && i % self.row_stride < self.cols)
+            from_start
+                .is_some_and(|i| i / self.row_stride < self.rows && i % self.row_stride < self.cols)
         };
         let poison = poison::<T>();
         for (index, value) in self.buffer.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use lora_kernels::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{Element, Kernels};
-use lora_kernels_emulator::select::select;
+use ptx_emulator::select::select;
 
 /// What the kernels, the device's memory and the reference all know.
 pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}

@@ -50,8 +50,8 @@ pub struct BackwardRun<T, A = T> {
 }
 
 impl<T: Number, A: Number> Layer<T, A> {
-    /// Random numbers of which every sum stays around 1, whatever the sizes: nothing overflows in f16 or vanishes
-    /// beside another term.
+    /// Random numbers of which every sum stays around 1, whatever the sizes: nothing overflows in
+    /// f16 or vanishes beside another term.
     pub fn random(case: &Case) -> Self {
         let per = |count: usize| 1.0 / count as f32;
         let projection = |i: usize| {
@@ -90,16 +90,26 @@ impl<T: Number, A: Number> Layer<T, A> {
             Projection {
                 weight: from.weight.moved(to(Tensor::Weight)),
                 bias: from.bias.as_ref().map(|bias| bias.moved(to(Tensor::Bias))),
-                lora: (from.lora.as_ref()).map(|from| lora(i, from, [Tensor::LoraA, Tensor::LoraB])),
+                lora: (from.lora.as_ref())
+                    .map(|from| lora(i, from, [Tensor::LoraA, Tensor::LoraB])),
                 dy: from.dy.moved(to(Tensor::DY)),
                 y: from.y.moved(to(Tensor::Y)),
-                gradients: (from.gradients.as_ref()).map(|from| lora(i, from, [Tensor::DLoraA, Tensor::DLoraB])),
+                gradients: (from.gradients.as_ref())
+                    .map(|from| lora(i, from, [Tensor::DLoraA, Tensor::DLoraB])),
             }
         };
         Self {
             x: self.x.moved(case.placement_of(0, Tensor::X)),
-            projections: self.projections.iter().enumerate().map(projection).collect(),
-            dx: self.dx.as_ref().map(|dx| dx.moved(case.placement_of(0, Tensor::DX))),
+            projections: self
+                .projections
+                .iter()
+                .enumerate()
+                .map(projection)
+                .collect(),
+            dx: self
+                .dx
+                .as_ref()
+                .map(|dx| dx.moved(case.placement_of(0, Tensor::DX))),
             case,
         }
     }
@@ -129,11 +139,13 @@ impl<T: Number, A: Number> Layer<T, A> {
     }
 
     pub fn forward(&self) -> ForwardRun<T> {
-        self.try_forward(&self.forward_plan()).expect("forward runs")
+        self.try_forward(&self.forward_plan())
+            .expect("forward runs")
     }
 
     pub fn backward(&self, saved: &[u8]) -> BackwardRun<T, A> {
-        self.try_backward(&self.backward_plan(), saved).expect("backward runs")
+        self.try_backward(&self.backward_plan(), saved)
+            .expect("backward runs")
     }
 
     pub fn try_forward(&self, plan: &ForwardPlan) -> Result<ForwardRun<T>, Error> {
@@ -142,7 +154,11 @@ impl<T: Number, A: Number> Layer<T, A> {
         Ok(call.read_back())
     }
 
-    pub fn try_backward(&self, plan: &BackwardPlan, saved: &[u8]) -> Result<BackwardRun<T, A>, Error> {
+    pub fn try_backward(
+        &self,
+        plan: &BackwardPlan,
+        saved: &[u8],
+    ) -> Result<BackwardRun<T, A>, Error> {
         let mut call = BackwardCall::new(self, plan, saved);
         call.run(&gpu().stream, plan)?;
         let run = call.read_back();
@@ -163,8 +179,13 @@ impl<T: Number, A: Number> Layer<T, A> {
 
 impl<T: Number> ForwardRun<T> {
     pub fn bits(&self) -> Vec<(String, Vec<u8>)> {
-        let y = self.y.iter().enumerate().map(|(i, y)| (format!("y {i}"), bits(y)));
-        y.chain([("saved".to_owned(), self.saved.clone())]).collect()
+        let y = self
+            .y
+            .iter()
+            .enumerate()
+            .map(|(i, y)| (format!("y {i}"), bits(y)));
+        y.chain([("saved".to_owned(), self.saved.clone())])
+            .collect()
     }
 }
 
@@ -175,15 +196,21 @@ impl<T: Number, A: Number> BackwardRun<T, A> {
 
     /// The gradients of the first projection.
     pub fn lora(&self) -> &Lora<A> {
-        self.gradients[0].as_ref().expect("the first projection is adapted")
+        self.gradients[0]
+            .as_ref()
+            .expect("the first projection is adapted")
     }
 
     pub fn bits(&self) -> Vec<(String, Vec<u8>)> {
         let dx = self.dx.iter().map(|dx| ("dx".to_owned(), bits(dx)));
         let adapted = self.gradients.iter().enumerate();
         let adapted = adapted.filter_map(|(i, gradients)| Some((i, gradients.as_ref()?)));
-        let gradients = adapted
-            .flat_map(|(i, Lora { a, b })| [(format!("d_lora_A {i}"), bits(a)), (format!("d_lora_B {i}"), bits(b))]);
+        let gradients = adapted.flat_map(|(i, Lora { a, b })| {
+            [
+                (format!("d_lora_A {i}"), bits(a)),
+                (format!("d_lora_B {i}"), bits(b)),
+            ]
+        });
         dx.chain(gradients).collect()
     }
 }

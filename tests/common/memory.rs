@@ -54,7 +54,9 @@ impl<T: Number> Placed<T> {
         let stream = &gpu().stream;
         let mut now = self.clone();
         if !self.is_far() {
-            stream.memcpy_dtoh(device, &mut now.buffer).expect("reading back");
+            stream
+                .memcpy_dtoh(device, &mut now.buffer)
+                .expect("reading back");
             return now;
         }
         for (here, there) in self.far_rows() {
@@ -84,7 +86,8 @@ impl<'a, T: Number> Input<'a, T> {
     }
 
     pub fn matrix(&self) -> MatRef<'_, T> {
-        MatRef::new(self.span(), self.host.rows, self.host.cols).with_row_stride(self.host.device_stride as i64)
+        MatRef::new(self.span(), self.host.rows, self.host.cols)
+            .with_row_stride(self.host.device_stride as i64)
     }
 
     /// Other numbers in the same place.
@@ -168,7 +171,11 @@ impl Guarded {
     pub fn read_back(&self, name: &str) -> Vec<u8> {
         let all = gpu().stream.clone_dtoh(&self.device).expect("reading back");
         let content = Self::GUARD..Self::GUARD + self.bytes;
-        for (index, &byte) in all.iter().enumerate().filter(|(index, _)| !content.contains(index)) {
+        for (index, &byte) in all
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !content.contains(index))
+        {
             let offset = index as i64 - Self::GUARD as i64;
             assert_eq!(
                 byte,

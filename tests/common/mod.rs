@@ -1,4 +1,5 @@
-//! What the kernel tests share: a device, layers placed in awkward memory, and the comparison with the reference.
+//! What the kernel tests share: a device, layers placed in awkward memory, and the comparison with
+//! the reference.
 
 // Each test program uses a part of it.
 #![allow(dead_code)]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Cargo's folder for them, or, where this runs far from where it was built, the machine's folder for temporary files.
+/// Cargo's folder for them, or, where this runs far from where it was built, the machine's folder
+/// for temporary files.
 pub fn scratch() -> PathBuf {
     let cargo = Path::new(env!("CARGO_TARGET_TMPDIR"));
     if cargo.is_dir() {

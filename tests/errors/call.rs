@@ -48,12 +48,16 @@ impl Geometry {
 
 impl<'a> Spare<'a> {
     pub fn readable(self, matrix: Geometry) -> MatRef<'a, bf16> {
-        MatRef::new(self.read.slice(matrix.range()), matrix.rows, matrix.cols).with_row_stride(matrix.row_stride)
+        MatRef::new(self.read.slice(matrix.range()), matrix.rows, matrix.cols)
+            .with_row_stride(matrix.row_stride)
     }
 
     pub fn writable(self, matrix: Geometry) -> MatMut<'a, bf16> {
         let Geometry {
-            rows, cols, row_stride, ..
+            rows,
+            cols,
+            row_stride,
+            ..
         } = matrix;
         MatMut::new(self.write.slice_mut(matrix.range()), rows, cols).with_row_stride(row_stride)
     }
@@ -104,7 +108,10 @@ impl SpareMemory {
 }
 
 /// A forward with one thing changed. Nothing may be written if it fails.
-pub fn forward(case: &Case, change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>)) -> Result<(), Error> {
+pub fn forward(
+    case: &Case,
+    change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>),
+) -> Result<(), Error> {
     forward_on(&gpu().stream, case, change)
 }
 
@@ -126,14 +133,20 @@ pub fn forward_on(
         for (y, projection) in now.y.iter().zip(&layer.projections) {
             assert_eq!(bits(y), bits(&projection.y), "y was written");
         }
-        assert!(now.saved.iter().all(|&byte| byte == 0xFF), "saved was written");
+        assert!(
+            now.saved.iter().all(|&byte| byte == 0xFF),
+            "saved was written"
+        );
         spare.assert_untouched();
     }
     result
 }
 
 /// A backward with one thing changed. Nothing may be written if it fails.
-pub fn backward(case: &Case, change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>)) -> Result<(), Error> {
+pub fn backward(
+    case: &Case,
+    change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>),
+) -> Result<(), Error> {
     backward_on(&gpu().stream, case, change)
 }
 
@@ -157,7 +170,9 @@ pub fn backward_on(
         }
         for (gradients, projection) in now.gradients.iter().zip(&layer.projections) {
             let pairs = gradients.iter().zip(&projection.gradients);
-            for (now, before) in pairs.flat_map(|(now, before)| [(&now.a, &before.a), (&now.b, &before.b)]) {
+            for (now, before) in
+                pairs.flat_map(|(now, before)| [(&now.a, &before.a), (&now.b, &before.b)])
+            {
                 assert_eq!(bits(now), bits(before), "a gradient was written");
             }
         }
@@ -176,7 +191,13 @@ pub fn three() -> Case {
 }
 
 pub const FORWARD_INPUTS: [Tensor; 4] = [Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
-pub const BACKWARD_INPUTS: [Tensor; 5] = [Tensor::DY, Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
+pub const BACKWARD_INPUTS: [Tensor; 5] = [
+    Tensor::DY,
+    Tensor::X,
+    Tensor::Weight,
+    Tensor::LoraA,
+    Tensor::LoraB,
+];
 pub const BACKWARD_OUTPUTS: [Tensor; 3] = [Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
 
 const ADAPTED: &str = "an adapted projection";
@@ -226,7 +247,8 @@ pub fn backward_output<'c, 'a>(
     }
 }
 
-/// Replaces one tensor of the only projection, whichever call and side it is on, by one of another geometry in spare memory.
+/// Replaces one tensor of the only projection, whichever call and side it is on, by one of another
+/// geometry in spare memory.
 pub fn replaced(tensor: Tensor, other: Geometry) -> impl Iterator<Item = Result<(), Error>> {
     replaced_of(&case(), 0, tensor, other)
 }
@@ -247,9 +269,11 @@ pub fn replaced_of(
         })
     });
     let backward = is_backward.then(|| {
-        backward(case, |call, spare| match BACKWARD_OUTPUTS.contains(&tensor) {
-            true => *backward_output(call, projection, tensor) = spare.writable(other),
-            false => *backward_input(call, projection, tensor) = spare.readable(other),
+        backward(case, |call, spare| {
+            match BACKWARD_OUTPUTS.contains(&tensor) {
+                true => *backward_output(call, projection, tensor) = spare.writable(other),
+                false => *backward_input(call, projection, tensor) = spare.readable(other),
+            }
         })
     });
     forward.into_iter().chain(backward)
@@ -257,5 +281,7 @@ pub fn replaced_of(
 
 /// All tensors that are matrices.
 pub fn matrices() -> impl Iterator<Item = Tensor> {
-    Tensor::ALL.into_iter().filter(|&tensor| tensor != Tensor::Bias)
+    Tensor::ALL
+        .into_iter()
+        .filter(|&tensor| tensor != Tensor::Bias)
 }

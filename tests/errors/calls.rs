@@ -30,7 +30,11 @@ fn every_matrix_must_have_the_shape_of_the_plan() {
                 continue;
             }
             for result in replaced(tensor, Geometry::dense(rows, cols)) {
-                assert_error!(result, Error::Shape { .. }, &format!("{tensor} is {rows} x {cols}"));
+                assert_error!(
+                    result,
+                    Error::Shape { .. },
+                    &format!("{tensor} is {rows} x {cols}")
+                );
             }
         }
     }
@@ -72,7 +76,10 @@ fn every_matrix_must_lie_within_its_buffer() {
                 ..Geometry::dense(rows, cols)
             },
         ) {
-            let fragments = [format!("needs {elements} elements"), format!("has {}", elements - 1)];
+            let fragments = [
+                format!("needs {elements} elements"),
+                format!("has {}", elements - 1),
+            ];
             assert_error!(
                 result,
                 Error::Bounds { .. },
@@ -100,7 +107,13 @@ fn every_matrix_must_be_aligned_as_planned() {
                     result.unwrap();
                 } else {
                     let given = format!("a multiple of {alignment} bytes");
-                    assert_error!(result, Error::Alignment { .. }, tensor.name(), &given, "made for 16");
+                    assert_error!(
+                        result,
+                        Error::Alignment { .. },
+                        tensor.name(),
+                        &given,
+                        "made for 16"
+                    );
                 }
             }
         }
@@ -119,7 +132,12 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
     let result = forward(&case().bias(false), |call, spare| {
         call.projections[0].bias = Some(spare.read.slice(..N))
     });
-    assert_error!(result, Error::Optional { .. }, "bias was given", "with_bias");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "bias was given",
+        "with_bias"
+    );
     for length in [0, N - 1, N + 1] {
         let result = forward(&case(), |call, spare| {
             call.projections[0].bias = Some(spare.read.slice(..length))
@@ -153,7 +171,13 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
 
 #[test]
 fn dropout_is_given_exactly_if_planned_and_is_a_probability() {
-    let some = |p| Some(Dropout { p, seed: 1, offset: 2 });
+    let some = |p| {
+        Some(Dropout {
+            p,
+            seed: 1,
+            offset: 2,
+        })
+    };
     let (with, without) = (case().dropout(0.1), case());
     assert_error!(
         forward(&with, |call, _| call.dropout = None),
@@ -177,9 +201,19 @@ fn dropout_is_given_exactly_if_planned_and_is_a_probability() {
     );
     for p in [1.0, -0.1, 2.0, f32::NAN, f32::INFINITY] {
         let forward = forward(&with, |call, _| call.dropout = some(p));
-        assert_error!(forward, Error::DropoutProbability { .. }, &p.to_string(), "below 1");
+        assert_error!(
+            forward,
+            Error::DropoutProbability { .. },
+            &p.to_string(),
+            "below 1"
+        );
         let backward = backward(&with, |call, _| call.dropout = some(p));
-        assert_error!(backward, Error::DropoutProbability { .. }, &p.to_string(), "below 1");
+        assert_error!(
+            backward,
+            Error::DropoutProbability { .. },
+            &p.to_string(),
+            "below 1"
+        );
     }
 }
 
@@ -191,13 +225,19 @@ fn scaling_of(lora: &mut Option<Lora<'_, bf16>>, scaling: f32) {
 fn the_scaling_is_finite() {
     for scaling in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         assert_error!(
-            forward(&case(), |call, _| scaling_of(&mut call.projections[0].lora, scaling)),
+            forward(&case(), |call, _| scaling_of(
+                &mut call.projections[0].lora,
+                scaling
+            )),
             Error::Scaling { .. },
             "finite",
             &scaling.to_string()
         );
         assert_error!(
-            backward(&case(), |call, _| scaling_of(&mut call.projections[0].lora, scaling)),
+            backward(&case(), |call, _| scaling_of(
+                &mut call.projections[0].lora,
+                scaling
+            )),
             Error::Scaling { .. },
             "finite"
         );
@@ -215,10 +255,26 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
             |bytes: usize| format!("needs {bytes}"),
         );
         let result = forward(case, |call, spare| call.saved = spare.bytes(0, saved - 1));
-        assert_error!(result, Error::Buffer { .. }, "saved", &given(saved), &needed(saved));
-        let result = backward(case, |call, spare| call.saved = spare.read_bytes.slice(..saved - 1));
-        assert_error!(result, Error::Buffer { .. }, "saved", &given(saved), &needed(saved));
-        let result = backward(case, |call, spare| call.workspace = spare.bytes(0, workspace - 1));
+        assert_error!(
+            result,
+            Error::Buffer { .. },
+            "saved",
+            &given(saved),
+            &needed(saved)
+        );
+        let result = backward(case, |call, spare| {
+            call.saved = spare.read_bytes.slice(..saved - 1)
+        });
+        assert_error!(
+            result,
+            Error::Buffer { .. },
+            "saved",
+            &given(saved),
+            &needed(saved)
+        );
+        let result = backward(case, |call, spare| {
+            call.workspace = spare.bytes(0, workspace - 1)
+        });
         assert_error!(
             result,
             Error::Buffer { .. },
@@ -228,10 +284,24 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
         );
 
         let result = forward(case, |call, spare| call.saved = spare.bytes(8, saved));
-        assert_error!(result, Error::BufferAlignment { .. }, "saved", "a multiple of 8 bytes");
-        let result = backward(case, |call, spare| call.saved = spare.read_bytes.slice(8..8 + saved));
-        assert_error!(result, Error::BufferAlignment { .. }, "saved", "a multiple of 8 bytes");
-        let result = backward(case, |call, spare| call.workspace = spare.bytes(8, workspace));
+        assert_error!(
+            result,
+            Error::BufferAlignment { .. },
+            "saved",
+            "a multiple of 8 bytes"
+        );
+        let result = backward(case, |call, spare| {
+            call.saved = spare.read_bytes.slice(8..8 + saved)
+        });
+        assert_error!(
+            result,
+            Error::BufferAlignment { .. },
+            "saved",
+            "a multiple of 8 bytes"
+        );
+        let result = backward(case, |call, spare| {
+            call.workspace = spare.bytes(8, workspace)
+        });
         assert_error!(
             result,
             Error::BufferAlignment { .. },
@@ -243,7 +313,10 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
 
 #[test]
 fn the_elements_are_of_the_types_of_the_plan() {
-    let plans = (case().forward_plan::<bf16>(), case().backward_plan::<bf16>());
+    let plans = (
+        case().forward_plan::<bf16>(),
+        case().backward_plan::<bf16>(),
+    );
     let layer = Layer::<f16>::random(&case());
     let tensors = ["tensors are f16", "made for bf16"];
     let result = layer.try_forward(&plans.0);
@@ -266,7 +339,9 @@ fn the_workspace_of_a_forward_is_checked_too() {
     let bytes = deep.forward_plan::<bf16>().workspace_bytes();
     assert!(bytes > 0);
     forward(&deep, |_, _| ()).unwrap();
-    let result = forward(&deep, |call, spare| call.workspace = spare.bytes(0, bytes - 1));
+    let result = forward(&deep, |call, spare| {
+        call.workspace = spare.bytes(0, bytes - 1)
+    });
     let (given, needed) = (format!("has {} bytes", bytes - 1), format!("needs {bytes}"));
     assert_error!(result, Error::Buffer { .. }, "workspace", &given, &needed);
     let result = forward(&deep, |call, spare| call.workspace = spare.bytes(8, bytes));

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 
 use half::bf16;
 use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
-use lora_kernels::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use lora_kernels::cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
+};
 use lora_kernels::{Error, MatMut, MatRef, Tensor};
 
 use crate::call::{
-    BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on, backward_output, case,
-    forward, forward_input, forward_on,
+    BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on,
+    backward_output, case, forward, forward_input, forward_on,
 };
 use crate::common::device::gpu;
 
@@ -20,21 +22,30 @@ fn elsewhere() -> &'static Arc<CudaStream> {
     STREAM.get_or_init(|| {
         type Create = unsafe extern "C" fn(*mut CUcontext, c_uint, CUdevice) -> CUresult;
         let home = gpu().kernels.context();
-        let (mut address, mut context): (*mut c_void, CUcontext) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // The bindings declare a different cuCtxCreate for each version of the headers; the driver has kept that of 3.2.
-        // SAFETY: the arguments are as the driver API describes them, and cuCtxCreate of version 3.2 has this signature.
-        // The new context belongs to nobody else.
+        let (mut address, mut context): (*mut c_void, CUcontext) =
+            (std::ptr::null_mut(), std::ptr::null_mut());
+        // The bindings declare a different cuCtxCreate for each version of the headers; the driver
+        // has kept that of 3.2.
+        // SAFETY: the arguments are as the driver API describes them, and cuCtxCreate of version
+        // 3.2 has this signature. The new context belongs to nobody else.
         let context = unsafe {
             let status = std::ptr::null_mut();
-            sys::cuGetProcAddress_v2(c"cuCtxCreate".as_ptr(), &mut address, 3020 as c_int, 0, status)
-                .result()
-                .expect("the driver creates contexts");
+            sys::cuGetProcAddress_v2(
+                c"cuCtxCreate".as_ptr(),
+                &mut address,
+                3020 as c_int,
+                0,
+                status,
+            )
+            .result()
+            .expect("the driver creates contexts");
             assert!(!address.is_null());
             let create = std::mem::transmute::<*mut c_void, Create>(address);
             create(&mut context, 0, home.cu_device())
                 .result()
                 .expect("a second context");
-            CudaContext::from_raw_context(home.ordinal(), home.cu_device(), context).expect("a second context")
+            CudaContext::from_raw_context(home.ordinal(), home.cu_device(), context)
+                .expect("a second context")
         };
         context.new_stream().expect("a stream")
     })
@@ -42,7 +53,9 @@ fn elsewhere() -> &'static Arc<CudaStream> {
 
 /// Memory there, which nothing frees.
 fn memory<T: DeviceRepr + ValidAsZeroBits>(elements: usize) -> &'static mut CudaSlice<T> {
-    Box::leak(Box::new(elsewhere().alloc_zeros(elements).expect("device memory")))
+    Box::leak(Box::new(
+        elsewhere().alloc_zeros(elements).expect("device memory"),
+    ))
 }
 
 fn readable(tensor: Tensor) -> MatRef<'static, bf16> {
@@ -58,18 +71,37 @@ fn writable(tensor: Tensor) -> MatMut<'static, bf16> {
 #[test]
 fn a_stream_of_another_context_is_refused() {
     let result = forward_on(elsewhere(), &case(), |_, _| ());
-    assert_error!(result, Error::Context { .. }, "the stream", "another CUDA context");
+    assert_error!(
+        result,
+        Error::Context { .. },
+        "the stream",
+        "another CUDA context"
+    );
     let result = backward_on(elsewhere(), &case(), |_, _| ());
-    assert_error!(result, Error::Context { .. }, "the stream", "another CUDA context");
+    assert_error!(
+        result,
+        Error::Context { .. },
+        "the stream",
+        "another CUDA context"
+    );
 }
 
 #[test]
 fn memory_of_another_context_is_refused_in_forward() {
     for tensor in FORWARD_INPUTS {
-        let result = forward(&case(), |call, _| *forward_input(call, 0, tensor) = readable(tensor));
-        assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
+        let result = forward(&case(), |call, _| {
+            *forward_input(call, 0, tensor) = readable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
     }
-    let result = forward(&case(), |call, _| call.projections[0].y = writable(Tensor::Y));
+    let result = forward(&case(), |call, _| {
+        call.projections[0].y = writable(Tensor::Y)
+    });
     assert_error!(result, Error::Context { .. }, "y belongs");
     let elements = case().shape(Tensor::Bias).1;
     let result = forward(&case(), |call, _| {
@@ -84,15 +116,31 @@ fn memory_of_another_context_is_refused_in_forward() {
 #[test]
 fn memory_of_another_context_is_refused_in_backward() {
     for tensor in BACKWARD_INPUTS {
-        let result = backward(&case(), |call, _| *backward_input(call, 0, tensor) = readable(tensor));
-        assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
+        let result = backward(&case(), |call, _| {
+            *backward_input(call, 0, tensor) = readable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
     }
     for tensor in BACKWARD_OUTPUTS {
-        let result = backward(&case(), |call, _| *backward_output(call, 0, tensor) = writable(tensor));
-        assert_error!(result, Error::Context { .. }, tensor.name(), "another CUDA context");
+        let result = backward(&case(), |call, _| {
+            *backward_output(call, 0, tensor) = writable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
     }
     let plan = case().backward_plan::<bf16>();
-    let result = backward(&case(), |call, _| call.saved = memory(plan.saved().bytes()).as_view());
+    let result = backward(&case(), |call, _| {
+        call.saved = memory(plan.saved().bytes()).as_view()
+    });
     assert_error!(result, Error::Context { .. }, "saved belongs");
     let result = backward(&case(), |call, _| {
         call.workspace = memory(plan.workspace_bytes()).as_view_mut()

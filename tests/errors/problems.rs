@@ -1,16 +1,25 @@
 //! Problems and plans, which need no device.
 
-use lora_kernels::{BackwardPlan, DType, DeviceProps, Error, ForwardPlan, Layout, Problem, Projection, Tensor};
+use lora_kernels::{
+    BackwardPlan, DType, DeviceProps, Error, ForwardPlan, Layout, Problem, Projection, Tensor,
+};
 
 use crate::{K, M, N, R};
 
 fn problem() -> Problem {
-    Problem::new(M, K, N, R, DType::BF16).unwrap().with_bias(true)
+    Problem::new(M, K, N, R, DType::BF16)
+        .unwrap()
+        .with_bias(true)
 }
 
 #[test]
 fn sizes_are_between_one_and_31_bits() {
-    let sizes = [("tokens", 0), ("in_features", 1), ("out_features", 2), ("rank", 3)];
+    let sizes = [
+        ("tokens", 0),
+        ("in_features", 1),
+        ("out_features", 2),
+        ("rank", 3),
+    ];
     for (name, position) in sizes {
         for wrong in [0, Problem::MAX_DIMENSION + 1, usize::MAX] {
             let mut sizes = [M, K, N, R];
@@ -59,7 +68,11 @@ fn at_least_one_projection_is_adapted() {
 #[test]
 fn sizes_of_every_projection_are_checked() {
     let of = |last| Problem::sharing_x(M, K, &[layer(N, R), last], DType::BF16);
-    assert_error!(of(layer(0, R)), Error::Dimension { .. }, "out_features is 0");
+    assert_error!(
+        of(layer(0, R)),
+        Error::Dimension { .. },
+        "out_features is 0"
+    );
     let most = Problem::MAX_DIMENSION;
     assert_error!(
         of(layer(N, most + 1)),
@@ -79,12 +92,22 @@ fn adapters_are_of_the_tensors_type_or_f32() {
         (DType::F16, DType::BF16),
         (DType::F32, DType::F16),
     ] {
-        let result = Problem::new(M, K, N, R, dtype).unwrap().with_adapter_dtype(other);
-        assert_error!(result, Error::AdapterDType { .. }, other.name(), dtype.name(), "or f32");
+        let result = Problem::new(M, K, N, R, dtype)
+            .unwrap()
+            .with_adapter_dtype(other);
+        assert_error!(
+            result,
+            Error::AdapterDType { .. },
+            other.name(),
+            dtype.name(),
+            "or f32"
+        );
     }
     for dtype in DType::ALL {
         for adapters in [dtype, DType::F32] {
-            let problem = Problem::new(M, K, N, R, dtype).unwrap().with_adapter_dtype(adapters);
+            let problem = Problem::new(M, K, N, R, dtype)
+                .unwrap()
+                .with_adapter_dtype(adapters);
             assert_eq!(problem.unwrap().adapter_dtype(), adapters);
         }
     }
@@ -94,10 +117,18 @@ fn adapters_are_of_the_tensors_type_or_f32() {
 fn only_outputs_accumulate() {
     for tensor in Tensor::ALL {
         let result = problem().with_accumulate(tensor, true);
-        if matches!(tensor, Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB) {
+        if matches!(
+            tensor,
+            Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
+        ) {
             assert!(result.unwrap().accumulates(tensor));
         } else {
-            assert_error!(result, Error::Accumulate { .. }, tensor.name(), "only y, dx");
+            assert_error!(
+                result,
+                Error::Accumulate { .. },
+                tensor.name(),
+                "only y, dx"
+            );
         }
     }
 }
@@ -111,7 +142,11 @@ fn only_projections_that_exist_have_layouts() {
     let result = problem().with_layout_of(1, Tensor::Y, good);
     assert_error!(result, Error::NoProjection { .. }, "projection 1", "has 1");
     let result = problem().with_layout(Tensor::Merged, good);
-    assert_error!(result, Error::NoPart { .. }, "merged has no part in a layer");
+    assert_error!(
+        result,
+        Error::NoPart { .. },
+        "merged has no part in a layer"
+    );
 }
 
 /// What fits in two bytes per element may not in four.
@@ -123,13 +158,23 @@ fn wider_adapters_are_checked_against_layouts_given_before() {
     };
     let problem = Problem::new(M, K, N, R, DType::BF16).unwrap();
     let problem = problem.with_layout(Tensor::LoraA, layout).unwrap();
-    assert_error!(problem.with_adapter_dtype(DType::F32), Error::Stride { .. }, "lora_A");
+    assert_error!(
+        problem.with_adapter_dtype(DType::F32),
+        Error::Stride { .. },
+        "lora_A"
+    );
 }
 
 #[test]
 fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
-    let layout = |row_stride, alignment| Layout { row_stride, alignment };
-    for tensor in Tensor::ALL.into_iter().filter(|&tensor| tensor != Tensor::Merged) {
+    let layout = |row_stride, alignment| Layout {
+        row_stride,
+        alignment,
+    };
+    for tensor in Tensor::ALL
+        .into_iter()
+        .filter(|&tensor| tensor != Tensor::Merged)
+    {
         let (_, cols) = problem().shape(tensor);
         for stride in [cols as i64 - 1, 0, -(cols as i64), i64::MAX] {
             let result = problem().with_layout(tensor, layout(stride, 16));
@@ -137,7 +182,12 @@ fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
             if stride == i64::MAX && problem().shape(tensor).0 == 1 {
                 continue;
             }
-            assert_error!(result, Error::Stride { .. }, tensor.name(), &stride.to_string());
+            assert_error!(
+                result,
+                Error::Stride { .. },
+                tensor.name(),
+                &stride.to_string()
+            );
         }
         for alignment in [0, 1, 3, 24] {
             let result = problem().with_layout(tensor, layout(cols as i64, alignment));
@@ -148,7 +198,9 @@ fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
                 &alignment.to_string()
             );
         }
-        problem().with_layout(tensor, layout(cols as i64 + 1, 2)).unwrap();
+        problem()
+            .with_layout(tensor, layout(cols as i64 + 1, 2))
+            .unwrap();
     }
 }
 

@@ -15,13 +15,43 @@ fn calls_without_a_change_run() {
 fn there_are_as_many_projections_as_planned() {
     let few = ["2 projections", "made for 3"];
     let result = forward(&three(), |call, _| call.projections.truncate(2));
-    assert_error!(result, Error::ProjectionCount { given: 2, planned: 3 }, few[0], few[1]);
+    assert_error!(
+        result,
+        Error::ProjectionCount {
+            given: 2,
+            planned: 3
+        },
+        few[0],
+        few[1]
+    );
     let result = backward(&three(), |call, _| call.projections.truncate(2));
-    assert_error!(result, Error::ProjectionCount { given: 2, planned: 3 }, few[0], few[1]);
+    assert_error!(
+        result,
+        Error::ProjectionCount {
+            given: 2,
+            planned: 3
+        },
+        few[0],
+        few[1]
+    );
     let result = forward(&three(), |call, _| call.projections.clear());
-    assert_error!(result, Error::ProjectionCount { given: 0, planned: 3 }, "0 projections");
+    assert_error!(
+        result,
+        Error::ProjectionCount {
+            given: 0,
+            planned: 3
+        },
+        "0 projections"
+    );
     let result = backward(&three(), |call, _| call.projections.clear());
-    assert_error!(result, Error::ProjectionCount { given: 0, planned: 3 }, "0 projections");
+    assert_error!(
+        result,
+        Error::ProjectionCount {
+            given: 0,
+            planned: 3
+        },
+        "0 projections"
+    );
 }
 
 #[test]
@@ -37,7 +67,11 @@ fn a_projection_has_an_adapter_exactly_if_planned() {
         call.projections[1].lora = call.projections[0].lora.take()
     });
     // The first one misses it, and comes first.
-    assert_error!(result, Error::Optional { .. }, "lora of projection 0 was not given");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "lora of projection 0 was not given"
+    );
     let result = forward(&three(), |call, _| {
         call.projections[1].lora = call.projections[2].lora.take()
     });
@@ -69,7 +103,11 @@ fn gradients_are_given_exactly_where_there_is_an_adapter() {
     let result = backward(&three(), |call, _| {
         call.projections[1].gradients = call.projections[2].gradients.take()
     });
-    assert_error!(result, Error::Optional { .. }, "gradients of projection 1 was given");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "gradients of projection 1 was given"
+    );
 }
 
 #[test]
@@ -86,7 +124,12 @@ fn the_gradient_of_x_is_given_exactly_if_planned() {
     let result = backward(&without, |call, spare| {
         call.dx = Some(spare.writable(Geometry::dense(M, K)))
     });
-    assert_error!(result, Error::Optional { .. }, "dx was given", "with_input_gradient");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "dx was given",
+        "with_input_gradient"
+    );
 }
 
 #[test]
@@ -106,7 +149,11 @@ fn a_wrong_matrix_is_named_with_its_projection() {
 #[test]
 fn every_projection_has_its_bias() {
     let result = forward(&three(), |call, _| call.projections[1].bias = None);
-    assert_error!(result, Error::Optional { .. }, "bias of projection 1 was not given");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "bias of projection 1 was not given"
+    );
 }
 
 /// Transposed gradients of an adapter are not taken for it.

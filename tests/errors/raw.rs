@@ -10,7 +10,10 @@ use crate::common::layer::Case;
 
 const ADDRESS: u64 = 256;
 
-fn forward(case: &Case, change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardProjectionArgs])) -> Result<(), Error> {
+fn forward(
+    case: &Case,
+    change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardProjectionArgs]),
+) -> Result<(), Error> {
     let plan = case.forward_plan::<bf16>();
     let one = |adapted: bool| ForwardProjectionArgs {
         weight: ADDRESS,
@@ -20,7 +23,11 @@ fn forward(case: &Case, change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardP
         scaling: 1.0,
         y: ADDRESS,
     };
-    let mut projections: Vec<_> = case.projections.iter().map(|sizes| one(sizes.rank > 0)).collect();
+    let mut projections: Vec<_> = case
+        .projections
+        .iter()
+        .map(|sizes| one(sizes.rank > 0))
+        .collect();
     let mut args = ForwardArgs {
         x: ADDRESS,
         projections: &[],
@@ -31,7 +38,11 @@ fn forward(case: &Case, change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardP
     change(&mut args, &mut projections);
     args.projections = &projections;
     // SAFETY: the call returns before it launches anything, so no pointer is followed.
-    unsafe { gpu().kernels.forward_raw(&plan, &args, gpu().stream.cu_stream()) }
+    unsafe {
+        gpu()
+            .kernels
+            .forward_raw(&plan, &args, gpu().stream.cu_stream())
+    }
 }
 
 fn backward(
@@ -51,7 +62,11 @@ fn backward(
             d_lora_b: lora,
         }
     };
-    let mut projections: Vec<_> = case.projections.iter().map(|sizes| one(sizes.rank > 0)).collect();
+    let mut projections: Vec<_> = case
+        .projections
+        .iter()
+        .map(|sizes| one(sizes.rank > 0))
+        .collect();
     let mut args = BackwardArgs {
         x: ADDRESS,
         projections: &[],
@@ -63,7 +78,11 @@ fn backward(
     change(&mut args, &mut projections);
     args.projections = &projections;
     // SAFETY: the call returns before it launches anything, so no pointer is followed.
-    unsafe { gpu().kernels.backward_raw(&plan, &args, gpu().stream.cu_stream()) }
+    unsafe {
+        gpu()
+            .kernels
+            .backward_raw(&plan, &args, gpu().stream.cu_stream())
+    }
 }
 
 #[test]
@@ -77,7 +96,11 @@ fn forwards_refuse_null_pointers() {
     ];
     for (name, field) in fields {
         let result = forward(&case(), |_, projections| *field(&mut projections[0]) = 0);
-        assert_error!(result, Error::Null { .. }, &format!("{name} is a null pointer"));
+        assert_error!(
+            result,
+            Error::Null { .. },
+            &format!("{name} is a null pointer")
+        );
         let result = forward(&three(), |_, projections| *field(&mut projections[2]) = 0);
         assert_error!(
             result,
@@ -113,7 +136,11 @@ fn backwards_refuse_null_pointers() {
     ];
     for (name, field) in fields {
         let result = backward(&case(), |_, projections| *field(&mut projections[0]) = 0);
-        assert_error!(result, Error::Null { .. }, &format!("{name} is a null pointer"));
+        assert_error!(
+            result,
+            Error::Null { .. },
+            &format!("{name} is a null pointer")
+        );
         let result = backward(&three(), |_, projections| *field(&mut projections[2]) = 0);
         assert_error!(
             result,
@@ -147,12 +174,24 @@ fn a_projection_without_an_adapter_has_no_pointers_of_one() {
         |args: &mut ForwardProjectionArgs| args.lora_b = ADDRESS,
     ] {
         let result = forward(&three(), |_, projections| second(&mut projections[1]));
-        assert_error!(result, Error::Optional { .. }, "lora of projection 1 was given");
+        assert_error!(
+            result,
+            Error::Optional { .. },
+            "lora of projection 1 was given"
+        );
     }
     let result = backward(&three(), |_, projections| projections[1].lora_a = ADDRESS);
-    assert_error!(result, Error::Optional { .. }, "lora of projection 1 was given");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "lora of projection 1 was given"
+    );
     let result = backward(&three(), |_, projections| projections[1].d_lora_b = ADDRESS);
-    assert_error!(result, Error::Optional { .. }, "gradients of projection 1 was given");
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "gradients of projection 1 was given"
+    );
     // Nor has its scaling a meaning, but the others' have.
     let result = forward(&three(), |_, projections| {
         projections[1].scaling = f32::NAN;
@@ -171,7 +210,12 @@ fn misaligned_pointers_are_refused() {
         "a multiple of 2 bytes"
     );
     let result = backward(&three(), |args, _| args.dx = ADDRESS + 8);
-    assert_error!(result, Error::Alignment { .. }, "dx starts", "a multiple of 8 bytes");
+    assert_error!(
+        result,
+        Error::Alignment { .. },
+        "dx starts",
+        "a multiple of 8 bytes"
+    );
     let result = backward(&three(), |args, _| args.workspace = ADDRESS + 8);
     assert_error!(
         result,

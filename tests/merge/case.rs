@@ -1,7 +1,9 @@
 //! Adapters and a weight to merge them into, somewhere in memory.
 
 use lora_kernels::reference::{self, Adapter, Merged};
-use lora_kernels::{Lora, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor, WeightLayout};
+use lora_kernels::{
+    Lora, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor, WeightLayout,
+};
 
 use crate::common::data::Placement::{self, AlignedView, Dense, OddView};
 use crate::common::data::{Placed, poison};
@@ -42,7 +44,8 @@ impl Case {
 
     pub fn problem<T: Number, A: Number>(&self) -> MergeProblem {
         let ranks: Vec<usize> = self.adapters.iter().map(|&(rank, _)| rank).collect();
-        let problem = MergeProblem::new(self.out_features, self.in_features, &ranks, T::DTYPE).unwrap();
+        let problem =
+            MergeProblem::new(self.out_features, self.in_features, &ranks, T::DTYPE).unwrap();
         let problem = problem
             .with_adapter_dtype(A::DTYPE)
             .unwrap()
@@ -72,13 +75,27 @@ impl<T: Number, A: Number> Tensors<T, A> {
     pub fn random(case: &Case) -> Self {
         let problem = case.problem::<T, A>();
         let (rows, columns) = problem.shape(Tensor::Weight);
-        let adapters = case.adapters.iter().enumerate().map(|(index, &(_, scaling))| {
-            let matrix = |tensor, magnitude, seed| {
-                let (rows, columns) = problem.adapter_shape(index, tensor);
-                Placed::random(rows, columns, case.placement, magnitude, seed + index as u64)
-            };
-            (matrix(Tensor::LoraA, 0.5, 20), matrix(Tensor::LoraB, 0.02, 40), scaling)
-        });
+        let adapters = case
+            .adapters
+            .iter()
+            .enumerate()
+            .map(|(index, &(_, scaling))| {
+                let matrix = |tensor, magnitude, seed| {
+                    let (rows, columns) = problem.adapter_shape(index, tensor);
+                    Placed::random(
+                        rows,
+                        columns,
+                        case.placement,
+                        magnitude,
+                        seed + index as u64,
+                    )
+                };
+                (
+                    matrix(Tensor::LoraA, 0.5, 20),
+                    matrix(Tensor::LoraB, 0.02, 40),
+                    scaling,
+                )
+            });
         Self {
             adapters: adapters.collect(),
             weight: Placed::random(rows, columns, case.placement, 1.0, 1),
@@ -109,11 +126,14 @@ impl<T: Number, A: Number> Tensors<T, A> {
             .iter()
             .map(|(a, b, _)| (Input::new(a), Input::new(b)))
             .collect();
-        let adapters = inputs.iter().zip(&self.adapters).map(|((a, b), (_, _, scaling))| Lora {
-            a: a.matrix(),
-            b: b.matrix(),
-            scaling: *scaling,
-        });
+        let adapters = inputs
+            .iter()
+            .zip(&self.adapters)
+            .map(|((a, b), (_, _, scaling))| Lora {
+                a: a.matrix(),
+                b: b.matrix(),
+                scaling: *scaling,
+            });
         let mut report = Guarded::new(MergeReport::BYTES);
         let mut workspace = Guarded::new(plan.workspace_bytes());
         let base = Input::new(&self.weight);

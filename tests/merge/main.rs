@@ -1,4 +1,5 @@
-//! Merging: the bits of the CPU reference in every layout, the report, and a weight left alone where it must be.
+//! Merging: the bits of the CPU reference in every layout, the report, and a weight left alone
+//! where it must be.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -25,8 +26,8 @@ fn gives_the_bits_of<T: Number, A: Number>() {
                 tensors.problem.clone().with_safe(true),
             ] {
                 let (merged, report) = tensors.run(&problem, in_place);
-                let same =
-                    bytemuck::cast_slice::<T, u8>(&merged.rows()) == bytemuck::cast_slice::<T, u8>(&expected.weight);
+                let same = bytemuck::cast_slice::<T, u8>(&merged.rows())
+                    == bytemuck::cast_slice::<T, u8>(&expected.weight);
                 assert!(same, "{case:?}, in place {in_place}, {problem}");
                 assert_eq!(report.is_some(), problem.has_report());
                 if let Some(report) = report {
@@ -39,7 +40,14 @@ fn gives_the_bits_of<T: Number, A: Number>() {
 
 /// The counts are equal, the sums in another order.
 fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &Case) {
-    let counts = |report: &MergeReport| (report.elements, report.nonzero, report.unchanged, report.non_finite);
+    let counts = |report: &MergeReport| {
+        (
+            report.elements,
+            report.nonzero,
+            report.unchanged,
+            report.non_finite,
+        )
+    };
     assert_eq!(counts(given), counts(expected), "{case:?}");
     for (name, given, expected) in [
         ("delta", given.delta_squares, expected.delta_squares),
@@ -58,7 +66,8 @@ fn merges<T: Number>() {
     }
 }
 
-/// The reference itself, against a sum in f64: rounded once, and the sum in f32 off by no more than its terms allow.
+/// The reference itself, against a sum in f64: rounded once, and the sum in f32 off by no more than
+/// its terms allow.
 fn the_reference_is_right<T: Number>() {
     for case in cases() {
         let tensors = Tensors::<T, f32>::random(&case);
@@ -70,7 +79,8 @@ fn the_reference_is_right<T: Number>() {
                 WeightLayout::OutIn => (row, column),
                 WeightLayout::InOut => (column, row),
             };
-            let (mut sum, mut magnitude, mut terms) = (tensors.weight.view().at(row, column), 0.0, 2.0);
+            let (mut sum, mut magnitude, mut terms) =
+                (tensors.weight.view().at(row, column), 0.0, 2.0);
             magnitude += f64::abs(sum);
             for (a, b, scaling) in &tensors.adapters {
                 for rank in 0..a.rows {
@@ -91,7 +101,8 @@ fn the_reference_is_right<T: Number>() {
     }
 }
 
-/// A weight whose merged elements would not all be finite: one overflow in f16 and f32, one NaN that was there before.
+/// A weight whose merged elements would not all be finite: one overflow in f16 and f32, one NaN
+/// that was there before.
 fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
     let case = Case::new(70, 150, &[(4, 2.0)]);
     for element in [Some(f64::NAN), None] {
@@ -117,18 +128,21 @@ fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
                 vec![poison::<T>(); left.rows * left.cols]
             };
             assert!(
-                bytemuck::cast_slice::<T, u8>(&left.rows()) == bytemuck::cast_slice::<T, u8>(&untouched),
+                bytemuck::cast_slice::<T, u8>(&left.rows())
+                    == bytemuck::cast_slice::<T, u8>(&untouched),
                 "in place {in_place}"
             );
 
-            let (written, report) = tensors.run(&tensors.problem.clone().with_report(true), in_place);
+            let (written, report) =
+                tensors.run(&tensors.problem.clone().with_report(true), in_place);
             assert_eq!(
                 report.map(|report| report.non_finite),
                 Some(tensors.expected().report.non_finite)
             );
             let expected = tensors.expected().weight;
             let alike = |(given, expected): (&T, &T)| {
-                given.to_f64() == expected.to_f64() || (given.to_f64().is_nan() && expected.to_f64().is_nan())
+                given.to_f64() == expected.to_f64()
+                    || (given.to_f64().is_nan() && expected.to_f64().is_nan())
             };
             assert!(
                 written.rows().iter().zip(&expected).all(alike),
@@ -138,7 +152,8 @@ fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
     }
 }
 
-/// bf16 keeps 8 bits: a small delta vanishes in most elements, which is what the report is for. f32 keeps it.
+/// bf16 keeps 8 bits: a small delta vanishes in most elements, which is what the report is for. f32
+/// keeps it.
 fn the_report_tells_what_storage_loses<T: Number>() {
     let case = Case::new(96, 200, &[(8, 0.01)]);
     let tensors = Tensors::<T, f32>::random(&case);
@@ -147,12 +162,16 @@ fn the_report_tells_what_storage_loses<T: Number>() {
     let (share, error) = (report.unchanged_share(), report.relative_error());
     match T::DTYPE {
         DType::BF16 => assert!(share > 0.5 && error > 0.5, "{share} {error}"),
-        DType::F16 => assert!(share > 0.05 && share < 0.9 && error > 0.05, "{share} {error}"),
+        DType::F16 => assert!(
+            share > 0.05 && share < 0.9 && error > 0.05,
+            "{share} {error}"
+        ),
         DType::F32 => assert!(share < 1e-3 && error < 1e-3, "{share} {error}"),
     }
 }
 
-/// Deltas whose squares f32 doesn't hold: ones that a weight of 1 hides, and ones that hide the weight.
+/// Deltas whose squares f32 doesn't hold: ones that a weight of 1 hides, and ones that hide the
+/// weight.
 fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
     for (scaling, is_lost) in [(1e-25, true), (1e25, false)] {
         let case = Case::new(20, 30, &[(4, scaling)]);
@@ -162,11 +181,18 @@ fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
         let report = report.expect("a report");
         assert_reports_agree(&report, &tensors.expected().report, &case);
         if T::DTYPE == DType::F16 && !is_lost {
-            assert_eq!(report.non_finite, report.elements, "f16 ends at 65504: {report:?}");
+            assert_eq!(
+                report.non_finite, report.elements,
+                "f16 ends at 65504: {report:?}"
+            );
             continue;
         }
         let error = report.relative_error();
-        assert_eq!(report.unchanged_share(), if is_lost { 1.0 } else { 0.0 }, "{report:?}");
+        assert_eq!(
+            report.unchanged_share(),
+            if is_lost { 1.0 } else { 0.0 },
+            "{report:?}"
+        );
         assert!(if is_lost { error == 1.0 } else { error < 0.01 }, "{error}");
     }
 }
@@ -177,7 +203,10 @@ fn unmerging_comes_back_to_within_two_roundings<T: Number>() {
     let mut tensors = Tensors::<T, f32>::random(&case);
     let before = tensors.weight.clone();
     (tensors.weight, _) = tensors.run(&tensors.problem, true);
-    assert!(tensors.weight.rows() != before.rows(), "merging changed nothing");
+    assert!(
+        tensors.weight.rows() != before.rows(),
+        "merging changed nothing"
+    );
     tensors.adapters[0].2 = -2.0;
     let (after, _) = tensors.run(&tensors.problem, true);
     let precision = reference::Precision::of(T::DTYPE);
@@ -202,14 +231,22 @@ for_each_dtype!(
 #[test]
 fn the_cases_launch_every_kernel_of_a_merge() {
     fn launched<T: Number>() -> Vec<Variant> {
-        let problems = cases().into_iter().map(|case| case.problem::<T, T>().with_report(true));
-        let plans = problems.map(|problem| MergePlan::new(&problem, gpu().kernels.props()).expect("a plan"));
+        let problems = cases()
+            .into_iter()
+            .map(|case| case.problem::<T, T>().with_report(true));
+        let plans = problems
+            .map(|problem| MergePlan::new(&problem, gpu().kernels.props()).expect("a plan"));
         plans
             .flat_map(|plan| plan.launches().to_vec())
             .map(|launch| launch.variant)
             .collect()
     }
-    let launched = [launched::<bf16>(), launched::<half::f16>(), launched::<f32>()].concat();
+    let launched = [
+        launched::<bf16>(),
+        launched::<half::f16>(),
+        launched::<f32>(),
+    ]
+    .concat();
     for variant in Variant::all().filter(|variant| variant.operation == Operation::Merge) {
         assert!(launched.contains(&variant), "no case launches {variant}");
     }
@@ -224,7 +261,11 @@ fn rows_may_lie_far_apart() {
     ] {
         let tensors = Tensors::<bf16, bf16>::random(&case.placed(Far));
         let (merged, _) = tensors.run(&tensors.problem, true);
-        assert!(merged.rows() == tensors.expected().weight, "{:?}", tensors.case);
+        assert!(
+            merged.rows() == tensors.expected().weight,
+            "{:?}",
+            tensors.case
+        );
     }
 }
 

@@ -3,7 +3,8 @@
 use lora_kernels::cudarc::driver::DevicePtr;
 use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};
 use lora_kernels::{
-    DType, Error, Layout, Lora, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor,
+    DType, Error, Layout, Lora, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
+    Tensor,
 };
 
 use crate::common::device::gpu;
@@ -21,20 +22,29 @@ fn problems_that_are_none_are_refused() {
         row_stride: 7,
         alignment: 2,
     };
-    assert!(message(new(&[4]).unwrap().with_layout(Tensor::Weight, layout)).contains("row stride of 7"));
+    assert!(
+        message(new(&[4]).unwrap().with_layout(Tensor::Weight, layout)).contains("row stride of 7")
+    );
     let layout = Layout {
         row_stride: 8,
         alignment: 16,
     };
-    assert!(message(new(&[4]).unwrap().with_layout(Tensor::X, layout)).contains("x has no part in a merge"));
-    let refused = new(&[4]).unwrap().with_adapter_layout(1, Tensor::LoraA, layout);
+    assert!(
+        message(new(&[4]).unwrap().with_layout(Tensor::X, layout))
+            .contains("x has no part in a merge")
+    );
+    let refused = new(&[4])
+        .unwrap()
+        .with_adapter_layout(1, Tensor::LoraA, layout);
     assert!(message(refused).contains("adapter 1: the problem has 1"));
 }
 
 #[test]
 fn calls_that_disagree_with_their_plan_are_refused_and_write_nothing() {
     let (stream, kernels) = (&gpu().stream, &gpu().kernels);
-    let problem = MergeProblem::new(16, 24, &[2], DType::F32).unwrap().with_safe(true);
+    let problem = MergeProblem::new(16, 24, &[2], DType::F32)
+        .unwrap()
+        .with_safe(true);
     let plan = MergePlan::new(&problem, kernels.props()).unwrap();
     let ones = |elements: usize| stream.clone_htod(&vec![1f32; elements]).unwrap();
     let (mut weight, a, b) = (ones(16 * 24), ones(2 * 24), ones(2 * 16));
@@ -54,10 +64,18 @@ fn calls_that_disagree_with_their_plan_are_refused_and_write_nothing() {
             report: reports.then(|| report.as_view_mut()),
             workspace: bytes.as_view_mut(),
         };
-        let message = kernels.merge(stream, &plan, args).expect_err("refused").to_string();
+        let message = kernels
+            .merge(stream, &plan, args)
+            .expect_err("refused")
+            .to_string();
         assert!(message.contains(expected), "{message}");
     };
-    refused(vec![], true, false, "0 adapters were given, the plan was made for 1");
+    refused(
+        vec![],
+        true,
+        false,
+        "0 adapters were given, the plan was made for 1",
+    );
     refused(vec![lora(1.0)], false, false, "report was not given");
     refused(vec![lora(f32::NAN)], true, false, "scaling NaN");
     refused(

@@ -1,4 +1,5 @@
-//! The plans of the layers of real models on every named device, one line each: a change of heuristics shows as a change of these snapshots.
+//! The plans of the layers of real models on every named device, one line each: a change of
+//! heuristics shows as a change of these snapshots.
 
 mod models;
 
@@ -12,7 +13,10 @@ fn problem(layer: &Layer, tokens: usize, dtype: DType) -> Problem {
     let projections: Vec<_> = layer
         .outputs
         .iter()
-        .map(|&out_features| Projection { out_features, rank: 16 })
+        .map(|&out_features| Projection {
+            out_features,
+            rank: 16,
+        })
         .collect();
     let problem = Problem::sharing_x(tokens, layer.input, &projections, dtype).unwrap();
     problem.with_dropout(true)
@@ -109,7 +113,12 @@ fn few_tokens_and_narrow_outputs() {
             let layer = Layer::new("", 768, &[2304]);
             for tokens in [64, 512, 16384] {
                 let problem = problem(&layer, tokens, dtype);
-                writeln!(text, "{layer} {dtype}, {tokens} | {}", line(&problem, &device)).unwrap();
+                writeln!(
+                    text,
+                    "{layer} {dtype}, {tokens} | {}",
+                    line(&problem, &device)
+                )
+                .unwrap();
             }
         }
         insta::assert_snapshot!(format!("small_{name}"), text);

@@ -24,7 +24,13 @@ impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outputs: Vec<_> = self.outputs.iter().map(usize::to_string).collect();
         let space = if self.model.is_empty() { "" } else { " " };
-        write!(f, "{}{space}{}->{}", self.model, self.input, outputs.join("+"))
+        write!(
+            f,
+            "{}{space}{}->{}",
+            self.model,
+            self.input,
+            outputs.join("+")
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! The candle crate: its fine-tune, and its tests on candle's CUDA device, which is the emulated one here.
+//! The candle crate: its fine-tune, and its tests on candle's CUDA device, which is the emulated
+//! one here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -6,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::archs;
 use crate::client;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
+use lora_kernels_build::archs;
 
 const NVCC: &str = "xtask/stand-in/nvcc";
 const SOURCES: [&str; 2] = ["xtask/stand-in/libraries.c", "xtask/stand-in/missing.c"];
@@ -32,37 +33,45 @@ const DECLARATIONS: [(&str, &str, &str); 5] = [
 
 pub fn finetune(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
     toolchain::ensure(session)?;
-    // With the features of the whole workspace, as the tests' build has them: nothing is compiled again where that has run.
+    // With the features of the whole workspace, as the tests' build has them: nothing is compiled
+    // again where that has run.
     session.run(session.cargo("build --quiet --workspace --example finetune_minilm"))?;
     let mut example = Command::new(session.target().join("debug/examples/finetune_minilm"));
     example.args(arguments).current_dir(session.root());
     // They make a step six times as slow, and the tests run every kernel with them.
-    if std::env::var_os("LORA_EMULATOR_CHECKS").is_none() {
-        example.env("LORA_EMULATOR_CHECKS", "off");
+    if std::env::var_os("PTX_EMULATOR_CHECKS").is_none() {
+        example.env("PTX_EMULATOR_CHECKS", "off");
     }
     session.run(example)
 }
 
-/// Runs the tests with candle's `cuda` feature. candle's own kernels are compiled as far as they need them; cuBLAS, cuRAND and the others are stand-ins
-/// that end the program when they are asked for more than a handle.
+/// Runs the tests with candle's `cuda` feature. candle's own kernels are compiled as far as they
+/// need them; cuBLAS, cuRAND and the others are stand-ins that end the program when they are asked
+/// for more than a handle.
 pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
     // A test of the emulator's own: with it comes the driver, which candle links.
     session.run(session.cargo("test --quiet --workspace --test wrong_use --no-run"))?;
     let folders = [libraries(session)?, client::driver_of_tests(session)?];
-    let libraries = std::env::join_paths(folders).map_err(|error| format!("a folder's name: {error}"))?;
-    // The setting makes cargo keep this build of our kernels, with another nvcc to ask, beside the others'.
+    let libraries =
+        std::env::join_paths(folders).map_err(|error| format!("a folder's name: {error}"))?;
+    // The setting makes cargo keep this build of our kernels, with another nvcc to ask, beside the
+    // others'.
     let mut tests = session.cargo(
         "test --workspace --features lora-kernels-candle/cuda --test on_cuda \
          --config profile.dev.package.lora-kernels.codegen-units=14",
     );
-    tests.env("NVCC", session.root().join(NVCC)).env("REAL_NVCC", nvcc.path);
+    tests
+        .env("NVCC", session.root().join(NVCC))
+        .env("REAL_NVCC", nvcc.path);
     tests.env("CUDA_COMPUTE_CAP", "80");
     // Our own kernels are not to be compiled anew for that one.
     if std::env::var_os("LORA_KERNELS_CUDA_ARCHS").is_none() {
         tests.env("LORA_KERNELS_CUDA_ARCHS", archs::DEFAULT);
     }
-    tests.env("LIBRARY_PATH", &libraries).env("LD_LIBRARY_PATH", &libraries);
+    tests
+        .env("LIBRARY_PATH", &libraries)
+        .env("LD_LIBRARY_PATH", &libraries);
     session.run(tests)
 }
 
@@ -95,17 +104,23 @@ fn declared(session: &mut Session) -> Result<String, Failure> {
     let folder = |package: &str| {
         let mut packages = metadata["packages"].as_array().into_iter().flatten();
         let found = packages.find(|one| one["name"] == package);
-        let manifest = found.and_then(|one| one["manifest_path"].as_str()).map(Path::new);
+        let manifest = found
+            .and_then(|one| one["manifest_path"].as_str())
+            .map(Path::new);
         let folder = manifest.and_then(Path::parent);
-        folder.ok_or_else(|| format!("{package} is not among the packages of candle's CUDA feature"))
+        folder
+            .ok_or_else(|| format!("{package} is not among the packages of candle's CUDA feature"))
     };
     let mut names = BTreeSet::new();
     for (package, file, before) in DECLARATIONS {
         let path = folder(package)?.join(file);
-        let text = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+        let text = fs::read_to_string(&path)
+            .map_err(|error| format!("can't read {}: {error}", path.display()))?;
         let declarations = text.split(before).skip(1);
         let functions = declarations.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned()));
-        names.extend(functions.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')));
+        names.extend(
+            functions.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')),
+        );
     }
     let mut text = String::new();
     for name in names {

@@ -19,7 +19,7 @@ const SONAME: &str = concat!(
     env!("CARGO_PKG_VERSION_MINOR")
 );
 const STATIC: &str = "liblora_kernels.a";
-const HEADER: &str = "capi/include/lora_kernels.h";
+const HEADER: &str = "crates/lora-kernels-capi/include/lora_kernels.h";
 
 /// Builds the libraries and fills `prefix`, or a folder of the target folder.
 pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failure> {
@@ -35,36 +35,46 @@ pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failur
     put(&library("so"), &prefix.join("lib").join(SONAME))?;
     put_link(SONAME, &prefix.join("lib").join(SHARED))?;
     put(&library("a"), &prefix.join("lib").join(STATIC))?;
-    put(&session.root().join(HEADER), &prefix.join("include/lora_kernels.h"))?;
+    put(
+        &session.root().join(HEADER),
+        &prefix.join("include/lora_kernels.h"),
+    )?;
     let description = prefix.join("lib/pkgconfig/lora_kernels.pc");
     make_parent(&description)?;
-    fs::write(&description, PKG_CONFIG).map_err(|error| format!("can't write {}: {error}", description.display()))?;
+    fs::write(&description, PKG_CONFIG)
+        .map_err(|error| format!("can't write {}: {error}", description.display()))?;
     session.summarise();
-    writeln!(std::io::stdout(), "{}", prefix.display()).map_err(|error| format!("can't print the path: {error}"))?;
+    writeln!(std::io::stdout(), "{}", prefix.display())
+        .map_err(|error| format!("can't print the path: {error}"))?;
     Ok(())
 }
 
 fn make_parent(file: &Path) -> Result<(), Failure> {
     let folder = file.parent().unwrap_or(file);
-    fs::create_dir_all(folder).map_err(|error| format!("can't make {}: {error}", folder.display()).into())
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("can't make {}: {error}", folder.display()).into())
 }
 
 fn put(from: &Path, to: &Path) -> Result<(), Failure> {
     make_parent(to)?;
-    // A program may have the old file open: it keeps it, where an overwritten one would change under it.
+    // A program may have the old file open: it keeps it, where an overwritten one would change
+    // under it.
     let _ = fs::remove_file(to);
     let copied = fs::copy(from, to).map(|_| ());
-    copied.map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()).into())
+    copied.map_err(|error| {
+        format!("can't copy {} to {}: {error}", from.display(), to.display()).into()
+    })
 }
 
 /// To a file beside it, so that the folder can be moved.
 fn put_link(to: &str, at: &Path) -> Result<(), Failure> {
     let _ = fs::remove_file(at);
-    client::make_link(Path::new(to), at).map_err(|error| format!("can't link {} to {to}: {error}", at.display()).into())
+    client::make_link(Path::new(to), at)
+        .map_err(|error| format!("can't link {} to {to}: {error}", at.display()).into())
 }
 
-/// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard library needs where it is linked statically
-/// (`rustc --print native-static-libs`).
+/// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard
+/// library needs where it is linked statically (`rustc --print native-static-libs`).
 const PKG_CONFIG: &str = concat!(
     "prefix=${pcfiledir}/../..\n\n",
     "Name: lora_kernels\n",

@@ -1,4 +1,5 @@
-//! The emulated driver by itself: building it, other programs on it, and random input to it. Python packages for programs on it.
+//! The emulated driver by itself: building it, other programs on it, and random input to it. Python
+//! packages for programs on it.
 
 use std::fs;
 use std::io::Write;
@@ -7,21 +8,25 @@ use std::process::Command;
 
 use crate::steps::{Failure, Session};
 
-const PACKAGES: &str = "emulator/client/requirements.txt";
-const PROGRAM: &str = "emulator/client/test_bindings.py";
-const LIBRARY: &str = "liblora_kernels_emulator.so";
+const PACKAGES: &str = "crates/ptx-emulator/client/requirements.txt";
+const PROGRAM: &str = "crates/ptx-emulator/client/test_bindings.py";
+const LIBRARY: &str = "libptx_emulator.so";
 /// The names under which programs look for the driver.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// Builds the driver and gives its path.
 fn build(session: &mut Session) -> Result<PathBuf, Failure> {
     let target = session.target();
-    let mut cargo = session.cargo("build --release --package lora-kernels-emulator --lib --target-dir");
+    let mut cargo = session.cargo("build --release --package ptx-emulator --lib --target-dir");
     cargo.arg(&target);
     session.run(cargo)?;
     let library = target.join("release").join(LIBRARY);
     if !library.is_file() {
-        return Err(format!("cargo made no {}: the emulated driver is for Linux", library.display()).into());
+        return Err(format!(
+            "cargo made no {}: the emulated driver is for Linux",
+            library.display()
+        )
+        .into());
     }
     Ok(library)
 }
@@ -67,7 +72,11 @@ pub fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
 /// A folder that programs find the driver in which a build of tests has left.
 pub fn driver_of_tests(session: &Session) -> Result<PathBuf, Failure> {
     let folder = session.target().join("debug/cuda");
-    link_as(&session.target().join("debug/deps").join(LIBRARY), &folder, &NAMES)?;
+    link_as(
+        &session.target().join("debug/deps").join(LIBRARY),
+        &folder,
+        &NAMES,
+    )?;
     Ok(folder)
 }
 
@@ -79,7 +88,8 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
         "\nfor programs that load libcuda.so.1 by name: LD_LIBRARY_PATH={}",
         folder.display()
     );
-    writeln!(std::io::stdout(), "{}", library.display()).map_err(|error| format!("can't print the path: {error}"))?;
+    writeln!(std::io::stdout(), "{}", library.display())
+        .map_err(|error| format!("can't print the path: {error}"))?;
     Ok(())
 }
 
@@ -88,30 +98,42 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
     let packages = install(session, PACKAGES, "client")?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());
-    python.env("PYTHONPATH", packages).env("LD_LIBRARY_PATH", folder);
-    python.env("LORA_EMULATOR_DEVICE", "a100");
+    python
+        .env("PYTHONPATH", packages)
+        .env("LD_LIBRARY_PATH", folder);
+    python.env("PTX_EMULATOR_DEVICE", "a100");
     session.run(python)
 }
 
-/// Installs the packages of a list, and nothing else, into a folder of the target folder, if they are not there yet.
+/// Installs the packages of a list, and nothing else, into a folder of the target folder, if they
+/// are not there yet.
 pub fn install(session: &mut Session, list: &str, folder: &str) -> Result<PathBuf, Failure> {
     install_with(session, list, folder, &["--no-deps"])
 }
 
 /// As [`install`], with other options of pip's.
-pub fn install_with(session: &mut Session, list: &str, folder: &str, options: &[&str]) -> Result<PathBuf, Failure> {
+pub fn install_with(
+    session: &mut Session,
+    list: &str,
+    folder: &str,
+    options: &[&str],
+) -> Result<PathBuf, Failure> {
     let path = session.root().join(list);
-    let pinned = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let pinned = fs::read_to_string(&path)
+        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let folder = session.target().join(folder);
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
         return Ok(folder);
     }
     if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
+        fs::remove_dir_all(&folder)
+            .map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
     }
     let mut pip = Command::new("python3");
-    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '));
+    pip.args(
+        "-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '),
+    );
     pip.args(options);
     pip.args(["--only-binary", ":all:", "-r", list, "--target"])
         .arg(&folder);
@@ -124,12 +146,14 @@ pub fn install_with(session: &mut Session, list: &str, folder: &str, options: &[
         ),
         ..failure
     })?;
-    fs::write(&stamp, pinned).map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
+    fs::write(&stamp, pinned)
+        .map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
     Ok(folder)
 }
 
 pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
-    let mut cargo = session.cargo("test --release --package lora-kernels-emulator --test fuzz -- --show-output");
-    cargo.env("LORA_EMULATOR_FUZZ_CASES", cases.to_string());
+    let mut cargo =
+        session.cargo("test --release --package ptx-emulator --test fuzz -- --show-output");
+    cargo.env("PTX_EMULATOR_FUZZ_CASES", cases.to_string());
     session.run(cargo)
 }

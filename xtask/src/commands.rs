@@ -57,7 +57,10 @@ fn recorded_layers(session: &Session) -> Result<Vec<PathBuf>, Failure> {
             .map_err(|error| format!("can't list {}: {error}", folder.display()))?
             .file_name();
         let case = PathBuf::from(FIXTURES).join(name);
-        if case.extension().is_some_and(|extension| extension == "safetensors") {
+        if case
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
             cases.push(case);
         }
     }
@@ -72,8 +75,9 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     setup(session)?;
     session.run(session.cargo("test --workspace"))?;
 
-    // The emulated A100 sums as its tensor cores do; a test's bound must hold for the others as well. Kernels for f32 use none, so their tests
-    // would only repeat themselves. A real GPU has no such choice.
+    // The emulated A100 sums as its tensor cores do; a test's bound must hold for the others as
+    // well. Kernels for f32 use none, so their tests would only repeat themselves. A real GPU has
+    // no such choice.
     if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
         for numerics in ["hopper", "f32fma"] {
             let mut kernels = session.cargo("test");
@@ -82,26 +86,33 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
             }
             // Large sizes are more sums, not deeper ones.
             kernels.args(["--", "--skip", "in_f32", "--skip", "every_large_size"]);
-            kernels.env("LORA_EMULATOR_NUMERICS", numerics);
+            kernels.env("PTX_EMULATOR_NUMERICS", numerics);
             session.run(kernels)?;
         }
     }
 
-    // A setting of its own makes cargo keep this build of the one package beside the other: they would otherwise undo each other's work on
-    // every run.
-    let mut stub =
-        session.cargo("test --test missing_kernels --config profile.dev.package.lora-kernels.codegen-units=15");
+    // A setting of its own makes cargo keep this build of the one package beside the other: they
+    // would otherwise undo each other's work on every run.
+    let mut stub = session.cargo(
+        "test --test missing_kernels --config profile.dev.package.lora-kernels.codegen-units=15",
+    );
     stub.env("LORA_KERNELS_STUB", "1");
     session.run(stub)?;
 
-    session.run(session.cargo("check --no-default-features --package lora-kernels --package lora-kernels-adapters"))
+    session.run(session.cargo(
+        "check --no-default-features --package lora-kernels --package lora-kernels-adapters",
+    ))
 }
 
 pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
     setup(session)?;
     // Without timing anything the tests' build will do.
     let only_once = arguments == ["--test"];
-    let mut bench = session.cargo(if only_once { "test --bench *" } else { "bench --bench *" });
+    let mut bench = session.cargo(if only_once {
+        "test --bench *"
+    } else {
+        "bench --bench *"
+    });
     if !arguments.is_empty() && !only_once {
         bench.arg("--").args(arguments);
     }

@@ -1,17 +1,18 @@
-//! Programs that nobody here wrote, on the emulated GPU: gets their sources, compiles them and runs them.
+//! Programs that nobody here wrote, on the emulated GPU: gets their sources, compiles them and runs
+//! them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::nvcc::Nvcc;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
+use lora_kernels_build::nvcc::Nvcc;
 
-const CUTLASS: &str = "emulator/conformance/requirements.txt";
-const TRITON: &str = "emulator/conformance/triton/requirements.txt";
-const TRITON_FOLDER: &str = "emulator/conformance/triton";
-const GEMM: &str = "emulator/conformance/cutlass/gemm.cu";
+const CUTLASS: &str = "crates/ptx-emulator/conformance/requirements.txt";
+const TRITON: &str = "crates/ptx-emulator/conformance/triton/requirements.txt";
+const TRITON_FOLDER: &str = "crates/ptx-emulator/conformance/triton";
+const GEMM: &str = "crates/ptx-emulator/conformance/cutlass/gemm.cu";
 const CANDLE_KERNELS: &str = "0.11.1";
 /// The sources of candle-kernels whose kernels are run.
 const CANDLE_FILES: [&str; 10] = [
@@ -19,7 +20,8 @@ const CANDLE_FILES: [&str; 10] = [
 ];
 
 pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failure> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let folder = session.root().join(target).join("conformance");
     if regenerate {
         let packages = install(session, TRITON, &folder.join("triton"))?;
@@ -39,7 +41,7 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     let compiled = folder.join("ptx");
     cutlass(session, &nvcc, &folder, &compiled.join("cutlass"))?;
     candle(session, &nvcc, &folder, &compiled.join("candle"))?;
-    let mut run = session.cargo("run --quiet --package lora-kernels-emulator --example conformance --");
+    let mut run = session.cargo("run --quiet --package ptx-emulator --example conformance --");
     run.arg(compiled);
     session.run(run)
 }
@@ -47,7 +49,10 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
 /// nvcc with what all programs are compiled with.
 fn compiler(nvcc: &Nvcc) -> Command {
     let mut command = Command::new(&nvcc.path);
-    command.args("-ptx -arch=compute_80 -std=c++17 -O3 --expt-relaxed-constexpr --disable-warnings".split(' '));
+    command.args(
+        "-ptx -arch=compute_80 -std=c++17 -O3 --expt-relaxed-constexpr --disable-warnings"
+            .split(' '),
+    );
     command
 }
 
@@ -56,7 +61,9 @@ fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resu
     make_folder(to)?;
     for (name, define) in [("f16", "GEMM_F16"), ("bf16", "GEMM_BF16")] {
         let mut command = compiler(nvcc);
-        command.arg("-I").arg(packages.join("cutlass_library/source/include"));
+        command
+            .arg("-I")
+            .arg(packages.join("cutlass_library/source/include"));
         command.arg(format!("-D{define}")).arg("-o");
         command.arg(to.join(format!("gemm_{name}.ptx"))).arg(GEMM);
         command.current_dir(session.root());
@@ -78,12 +85,15 @@ fn candle(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resul
 }
 
 fn make_folder(folder: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(folder).map_err(|error| format!("can't make {}: {error}", folder.display()).into())
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("can't make {}: {error}", folder.display()).into())
 }
 
 /// The sources of candle-kernels, as crates.io has them; nothing of the crate is built.
 fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
-    let sources = folder.join("vendor").join(format!("candle-kernels-{CANDLE_KERNELS}"));
+    let sources = folder
+        .join("vendor")
+        .join(format!("candle-kernels-{CANDLE_KERNELS}"));
     if !sources.is_dir() {
         make_folder(&folder.join("src"))?;
         // A workspace of its own: this folder may lie below this project's.
@@ -93,10 +103,13 @@ fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
         );
         for (file, text) in [("Cargo.toml", manifest.as_str()), ("src/lib.rs", "")] {
             let path = folder.join(file);
-            fs::write(&path, text).map_err(|error| format!("can't write {}: {error}", path.display()))?;
+            fs::write(&path, text)
+                .map_err(|error| format!("can't write {}: {error}", path.display()))?;
         }
         let mut cargo = session.cargo("vendor --quiet --versioned-dirs vendor");
-        cargo.current_dir(folder).stdout(std::process::Stdio::null());
+        cargo
+            .current_dir(folder)
+            .stdout(std::process::Stdio::null());
         session.run(cargo)?;
     }
     Ok(sources.join("src"))
@@ -105,17 +118,23 @@ fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
 /// Installs the packages of a list, if they are not there yet.
 pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<PathBuf, Failure> {
     let path = session.root().join(list);
-    let pinned = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let pinned = fs::read_to_string(&path)
+        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let stamp = folder.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
         return Ok(folder.to_owned());
     }
     if folder.exists() {
-        fs::remove_dir_all(folder).map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
+        fs::remove_dir_all(folder)
+            .map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
     }
     let mut pip = Command::new("python3");
-    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
-    pip.args(["--only-binary", ":all:", "-r", list, "--target"]).arg(folder);
+    pip.args(
+        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
+            .split(' '),
+    );
+    pip.args(["--only-binary", ":all:", "-r", list, "--target"])
+        .arg(folder);
     pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
         .current_dir(session.root());
     session.run(pip).map_err(|failure| Failure {
@@ -124,6 +143,7 @@ pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<PathB
         ),
         ..failure
     })?;
-    fs::write(&stamp, pinned).map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
+    fs::write(&stamp, pinned)
+        .map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
     Ok(folder.to_owned())
 }

@@ -1,17 +1,11 @@
 //! Developer commands: `cargo xtask --help`.
 
-#[path = "../../build/archs.rs"]
-#[expect(dead_code, reason = "shared with the build script, which needs more of it")]
-mod archs;
 mod candle;
 mod capi;
 mod client;
 mod commands;
 mod conformance;
 mod gpu;
-#[path = "../../build/nvcc.rs"]
-#[expect(dead_code, reason = "shared with the build script, which needs more of it")]
-mod nvcc;
 mod peft;
 mod program;
 mod python;
@@ -24,7 +18,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Developer commands of lora-kernels; none needs a GPU. Those that compile kernels run `setup` first.
+/// Developer commands of lora-kernels; none needs a GPU. Those that compile kernels run `setup`
+/// first.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -52,13 +47,16 @@ enum Command {
     Client,
     /// Compile CUTLASS's and candle's kernels and run them, and Triton's, on the emulated GPU
     Conformance {
-        /// Compile Triton's kernels anew, too, and replace the committed PTX (installs Triton, 280 MB)
+        /// Compile Triton's kernels anew, too, and replace the committed PTX (installs Triton, 280
+        /// MB)
         #[arg(long)]
         regenerate: bool,
     },
-    /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and both merge to the same
+    /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and
+    /// both merge to the same
     Peft,
-    /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take some minutes
+    /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take
+    /// some minutes
     Finetune {
         /// Passed on, e.g. --steps 2, --dtype bf16, --out FOLDER, --json or --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -72,19 +70,23 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         cases: u64,
     },
-    /// Write docs/report.md and docs/report.json: the machine code, what the emulated device counts, and traffic under its L2 model, beside goals
+    /// Write docs/report.md and docs/report.json: the machine code, what the emulated device
+    /// counts, and traffic under its L2 model, beside goals
     Report {
-        /// Compare a quick form with the committed docs/report.json instead, and fail where a figure got worse
+        /// Compare a quick form with the committed docs/report.json instead, and fail where a
+        /// figure got worse
         #[arg(long)]
         check: bool,
     },
-    /// Build a folder that tests and benches the kernels on any CUDA machine; the last line on stdout is its path
+    /// Build a folder that tests and benches the kernels on any CUDA machine; the last line on
+    /// stdout is its path
     Gpu {
         /// Run the folder's quick form on the emulated device as well
         #[arg(long)]
         check: bool,
     },
-    /// Build the C library, shared and static; the last line on stdout is the folder that it, its header and its pkg-config file are in
+    /// Build the C library, shared and static; the last line on stdout is the folder that it, its
+    /// header and its pkg-config file are in
     Capi {
         /// Put them below this folder instead of one of the target folder
         #[arg(long)]

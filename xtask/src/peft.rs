@@ -1,9 +1,10 @@
-//! Hugging Face PEFT beside ours: what one writes, the other reads, and what one merges, the other merges to.
+//! Hugging Face PEFT beside ours: what one writes, the other reads, and what one merges, the other
+//! merges to.
 
 use crate::conformance::install;
 use crate::steps::{Failure, Session};
 
-const PACKAGES: &str = "adapters/tests/peft/requirements.txt";
+const PACKAGES: &str = "crates/lora-kernels-adapters/tests/peft/requirements.txt";
 
 pub fn peft(session: &mut Session) -> Result<(), Failure> {
     let folder = session.target().join("peft");

@@ -1,4 +1,5 @@
-//! The command line as a user has it: a program that looks for libcuda and knows nothing of the emulator.
+//! The command line as a user has it: a program that looks for libcuda and knows nothing of the
+//! emulator.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -6,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::client;
 use crate::steps::{Failure, Session};
 
-/// What tests and commands choose the device by, see `emulator/README.md`.
+/// What tests and commands choose the device by, see `crates/ptx-emulator/README.md`.
 const DEVICE: &str = "LORA_KERNELS_DEVICE";
 
 /// `lora-kernels`, and where it finds a driver that isn't the machine's own.
@@ -16,8 +17,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Builds it as its tests do, which leaves the emulated driver, too. That one is taken where it is asked for, and where no real device
-    /// runs the kernels.
+    /// Builds it as its tests do, which leaves the emulated driver, too. That one is taken where it
+    /// is asked for, and where no real device runs the kernels.
     pub fn build(session: &mut Session) -> Result<Self, Failure> {
         session.run(session.cargo("test --quiet --workspace --test replay --no-run"))?;
         let mut program = Self {
@@ -49,7 +50,10 @@ impl Program {
 
     fn finds_a_device(&self, session: &Session) -> bool {
         let mut doctor = self.command(session);
-        doctor.arg("doctor").stdout(Stdio::null()).stderr(Stdio::null());
+        doctor
+            .arg("doctor")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         doctor.status().is_ok_and(|status| status.success())
     }
 }

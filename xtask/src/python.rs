@@ -23,14 +23,16 @@ pub struct Choices {
     pub arguments: Vec<String>,
 }
 
-/// The libraries that a build of the tests of the C ABI leaves, under the names that programs look for.
+/// The libraries that a build of the tests of the C ABI leaves, under the names that programs look
+/// for.
 struct Libraries {
     kernels: PathBuf,
     /// A folder with the emulated driver in it.
     driver: PathBuf,
 }
 
-/// With the same features and profile as `cargo xtask test` builds them: nothing is compiled again where that has run.
+/// With the same features and profile as `cargo xtask test` builds them: nothing is compiled again
+/// where that has run.
 fn build(session: &mut Session) -> Result<Libraries, Failure> {
     commands::setup(session)?;
     let target = session.target();
@@ -73,7 +75,7 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     }
     if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
         tests.env("LD_LIBRARY_PATH", searched(&libraries.driver));
-        tests.env("LORA_EMULATOR_DEVICE", "a100");
+        tests.env("PTX_EMULATOR_DEVICE", "a100");
     }
     session.run(tests)
 }

@@ -47,7 +47,8 @@ impl Session {
 
     /// Cargo's folder for what it builds.
     pub fn target(&self) -> PathBuf {
-        let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let folder = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| PathBuf::from("target"), PathBuf::from);
         self.root.join(folder)
     }
 
@@ -80,7 +81,8 @@ impl Session {
         })
     }
 
-    /// Runs a program to its end and gives what it printed; what it says on stderr goes where ours goes.
+    /// Runs a program to its end and gives what it printed; what it says on stderr goes where ours
+    /// goes.
     pub fn capture(&mut self, mut command: Command) -> Result<String, Failure> {
         let name = describe(&command);
         let started = Instant::now();
@@ -92,7 +94,8 @@ impl Session {
         if !output.status.success() {
             return Err(format!("`{name}` failed: {}", output.status).into());
         }
-        String::from_utf8(output.stdout).map_err(|error| format!("what `{name}` printed is no text: {error}").into())
+        String::from_utf8(output.stdout)
+            .map_err(|error| format!("what `{name}` printed is no text: {error}").into())
     }
 
     /// What was run since the last summary and how long it took.
@@ -129,7 +132,11 @@ pub fn describe(command: &Command) -> String {
     let arguments = command.get_args().map(|argument| {
         let argument = argument.display().to_string();
         let plain = !argument.is_empty() && !argument.contains([' ', '*', '\'', '"', '$']);
-        if plain { argument } else { format!("'{argument}'") }
+        if plain {
+            argument
+        } else {
+            format!("'{argument}'")
+        }
     });
     variables
         .chain([program])

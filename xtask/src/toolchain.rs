@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::nvcc::{self, Here, Machine, Nvcc};
 use crate::steps::{Failure, Session};
+use lora_kernels_build::nvcc::{self, Here, Machine, Nvcc};
 
 const FOLDER: &str = ".toolchain";
 /// Installations in the making are `.toolchain-partial-<process>`; only a complete one is renamed.
@@ -15,7 +15,8 @@ const PACKAGES: &str = include_str!("../toolchain.txt");
 /// The list of packages, kept in what was installed from it.
 const STAMP: &str = "toolchain.txt";
 
-/// Finds nvcc, or installs it where there is none or where .toolchain holds other versions than the pinned ones.
+/// Finds nvcc, or installs it where there is none or where .toolchain holds other versions than the
+/// pinned ones.
 pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
     let root = session.root().to_owned();
     if Here.var("NVCC").is_some() {
@@ -23,7 +24,10 @@ pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
     }
     if let Ok(nvcc) = nvcc::find(&Here, &root) {
         let ours = nvcc.path.starts_with(root.join(FOLDER));
-        if !ours || fs::read_to_string(root.join(FOLDER).join(STAMP)).is_ok_and(|stamp| stamp == PACKAGES) {
+        if !ours
+            || fs::read_to_string(root.join(FOLDER).join(STAMP))
+                .is_ok_and(|stamp| stamp == PACKAGES)
+        {
             return Ok(nvcc);
         }
         eprintln!("{FOLDER} holds other versions than the pinned ones: installing them anew");
@@ -82,11 +86,21 @@ fn check_tools() -> Result<(), Failure> {
 }
 
 fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failure> {
-    // Packages go into the one folder and no Python environment is touched, so an externally managed one allows it.
+    // Packages go into the one folder and no Python environment is touched, so an externally
+    // managed one allows it.
     let mut pip = Command::new("python3");
-    pip.args("-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile".split(' '));
-    pip.args(["--only-binary", ":all:", "-r", "xtask/toolchain.txt", "--target"])
-        .arg(partial);
+    pip.args(
+        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
+            .split(' '),
+    );
+    pip.args([
+        "--only-binary",
+        ":all:",
+        "-r",
+        "xtask/toolchain.txt",
+        "--target",
+    ])
+    .arg(partial);
     pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
         .current_dir(root);
     session.run(pip).map_err(|failure| Failure {
@@ -97,11 +111,15 @@ fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failur
         ..failure
     })?;
 
-    // One kernel through the whole compiler: the versions match, and the host compiler is one that nvcc takes.
+    // One kernel through the whole compiler: the versions match, and the host compiler is one that
+    // nvcc takes.
     let folder = partial.join(nvcc::INSTALLED.trim_start_matches(&format!("{FOLDER}/")));
     let (source, image) = (partial.join("try.cu"), partial.join("try.fatbin"));
-    fs::write(&source, "extern \"C\" __global__ void one(float* p) { *p = 1.0f; }\n")
-        .map_err(|error| format!("can't write {}: {error}", source.display()))?;
+    fs::write(
+        &source,
+        "extern \"C\" __global__ void one(float* p) { *p = 1.0f; }\n",
+    )
+    .map_err(|error| format!("can't write {}: {error}", source.display()))?;
     let mut compiler = Command::new(nvcc::in_toolkit(&folder));
     compiler
         .args(["--fatbin", "-std=c++17", "-arch=sm_80", "-o"])
@@ -110,7 +128,9 @@ fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failur
         compiler.arg("-ccbin").arg(host);
     }
     session.run(compiler).map_err(|failure| Failure {
-        message: format!("{failure}\nthe nvcc that was just installed can't compile a kernel here, see above"),
+        message: format!(
+            "{failure}\nthe nvcc that was just installed can't compile a kernel here, see above"
+        ),
         ..failure
     })?;
     let stamp = partial.join(STAMP);
@@ -122,7 +142,13 @@ fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failur
 
 fn put_in_place(root: &Path, partial: &Path) -> Result<(), Failure> {
     let folder = root.join(FOLDER);
-    let failed = |error| format!("can't rename {} to {}: {error}", partial.display(), folder.display());
+    let failed = |error| {
+        format!(
+            "can't rename {} to {}: {error}",
+            partial.display(),
+            folder.display()
+        )
+    };
     let old = root.join(format!("{PARTIAL}{}-old", std::process::id()));
     if folder.exists() {
         fs::rename(&folder, &old).map_err(failed)?;
@@ -134,7 +160,9 @@ fn put_in_place(root: &Path, partial: &Path) -> Result<(), Failure> {
 
 /// Removes what interrupted installations left. One of the last hour may still be running.
 fn remove_leftovers(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
+    let Ok(entries) = fs::read_dir(root) else {
+        return;
+    };
     for entry in entries
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL))

@@ -1,4 +1,5 @@
-// Every other function of the libraries that candle's CUDA feature links: calling one ends the program.
+// Every other function of the libraries that candle's CUDA feature links: calling one ends the
+// program.
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -33,13 +33,16 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
     for artifact in cargo(session, "test --no-run --workspace --test replay")? {
         built.add_of_tests(&artifact);
     }
-    for artifact in cargo(session, "bench --no-run --package lora-kernels --bench layer")? {
+    for artifact in cargo(
+        session,
+        "bench --no-run --package lora-kernels --bench layer",
+    )? {
         built.add_images(&artifact);
         if is(&artifact, "bench", "layer") {
             built.bench = executable(&artifact);
         }
     }
-    for artifact in cargo(session, "build --package lora-kernels-gpu --bin suite")? {
+    for artifact in cargo(session, "build --package lora-kernels-bundle --bin suite")? {
         if is(&artifact, "bin", "suite") {
             built.suite = executable(&artifact);
         }
@@ -53,17 +56,24 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
         ("emulator", &built.emulator),
     ];
     if let Some((what, _)) = missing.iter().find(|(_, path)| !path.is_file()) {
-        return Err(format!("cargo does not say where it has put the {what}: the bundle is for Linux").into());
+        return Err(format!(
+            "cargo does not say where it has put the {what}: the bundle is for Linux"
+        )
+        .into());
     }
     if built.images.is_empty() {
-        return Err("this build has no kernels; unset LORA_KERNELS_STUB".to_owned().into());
+        return Err("this build has no kernels; unset LORA_KERNELS_STUB"
+            .to_owned()
+            .into());
     }
     Ok(built)
 }
 
 fn cargo(session: &mut Session, arguments: &str) -> Result<Vec<Value>, Failure> {
     eprintln!("\n$ cargo {arguments}");
-    let command = session.cargo(&format!("{arguments} --message-format json-render-diagnostics"));
+    let command = session.cargo(&format!(
+        "{arguments} --message-format json-render-diagnostics"
+    ));
     let output = session.capture(command)?;
     let messages = output.lines().filter(|line| line.starts_with('{'));
     let parsed: Result<Vec<Value>, _> = messages.map(serde_json::from_str).collect();
@@ -81,8 +91,9 @@ impl Built {
         }
         let files = message["filenames"].as_array().into_iter().flatten();
         let mut libraries = files.filter_map(Value::as_str).map(Path::new);
-        if name == "lora_kernels_emulator"
-            && let Some(library) = libraries.find(|path| path.extension().is_some_and(|extension| extension == "so"))
+        if name == "ptx_emulator"
+            && let Some(library) =
+                libraries.find(|path| path.extension().is_some_and(|extension| extension == "so"))
         {
             self.emulator = library.to_owned();
         }
@@ -95,7 +106,10 @@ impl Built {
         };
         let files = Path::new(folder).read_dir().into_iter().flatten().flatten();
         let paths = files.map(|entry| entry.path());
-        let is_image = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "fatbin");
+        let is_image = |path: &PathBuf| {
+            path.extension()
+                .is_some_and(|extension| extension == "fatbin")
+        };
         self.images.extend(paths.filter(is_image));
     }
 }

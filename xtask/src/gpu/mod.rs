@@ -1,7 +1,8 @@
-//! `cargo xtask gpu`: a folder that tests and benches this crate on a CUDA machine without Rust, nvcc or a network.
+//! `cargo xtask gpu`: a folder that tests and benches this crate on a CUDA machine without Rust,
+//! nvcc or a network.
 
 mod build;
-#[path = "../../../gpu/src/bundle.rs"]
+#[path = "../../../crates/lora-kernels-bundle/src/bundle.rs"]
 mod bundle;
 mod check;
 mod pack;
@@ -19,7 +20,7 @@ use pack::Packer;
 const NAME: &str = "lora-kernels-gpu";
 const FIXTURES: &str = "tests/fixtures";
 /// Written for this folder, in the checkout.
-const OWN_FILES: &str = "gpu/bundle";
+const OWN_FILES: &str = "crates/lora-kernels-bundle/bundle";
 
 /// Test programs that have nothing to do there.
 const LEFT_OUT: [(&str, &str); 9] = [
@@ -34,7 +35,8 @@ const LEFT_OUT: [(&str, &str); 9] = [
     ("schedules", "sets the emulated device's schedule"),
 ];
 
-/// The quick form: these programs, and of their tests those whose names hold one of these; all where there is none.
+/// The quick form: these programs, and of their tests those whose names hold one of these; all
+/// where there is none.
 const QUICK: [(&str, &[&str]); 8] = [
     ("contract", &[]),
     ("missing_kernels", &[]),
@@ -54,7 +56,8 @@ pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
     let manifest = Manifest {
         commit: commit(session),
         nvcc: format!("{}.{}", nvcc.release.0, nvcc.release.1),
-        archs: std::env::var("LORA_KERNELS_CUDA_ARCHS").unwrap_or_else(|_| "the default architectures".to_owned()),
+        archs: std::env::var("LORA_KERNELS_CUDA_ARCHS")
+            .unwrap_or_else(|_| "the default architectures".to_owned()),
         ..Manifest::default()
     };
     let manifest = fill(session, &folder, &built, manifest)?;
@@ -63,19 +66,26 @@ pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
     if check {
         check::check(session, &folder, &built)?;
     }
-    writeln!(std::io::stdout(), "{}", folder.display()).map_err(|error| format!("can't print the path: {error}").into())
+    writeln!(std::io::stdout(), "{}", folder.display())
+        .map_err(|error| format!("can't print the path: {error}").into())
 }
 
-fn fill(session: &Session, folder: &Path, built: &Built, mut manifest: Manifest) -> Result<Manifest, Failure> {
+fn fill(
+    session: &Session,
+    folder: &Path,
+    built: &Built,
+    mut manifest: Manifest,
+) -> Result<Manifest, Failure> {
     let listed = LEFT_OUT
         .map(|(name, _)| name)
         .into_iter()
         .chain(QUICK.map(|(name, _)| name));
     for name in listed {
         if built.tests.iter().all(|(test, _)| test != name) {
-            return Err(
-                format!("there is no test program {name} any more: take it off the lists in xtask/src/gpu").into(),
-            );
+            return Err(format!(
+                "there is no test program {name} any more: take it off the lists in xtask/src/gpu"
+            )
+            .into());
         }
     }
     empty(folder)?;
@@ -86,7 +96,8 @@ fn fill(session: &Session, folder: &Path, built: &Built, mut manifest: Manifest)
         }
         let mut program = packer.pack(Kind::Test, name, path, "bin/deps")?;
         let quick = QUICK.iter().find(|(quick, _)| quick == name);
-        program.quick = quick.map(|(_, filters)| filters.iter().map(|&filter| filter.to_owned()).collect());
+        program.quick =
+            quick.map(|(_, filters)| filters.iter().map(|&filter| filter.to_owned()).collect());
         manifest.programs.push(program);
     }
     // Tests look for it where cargo puts it: beside the folder that they themselves lie in.
@@ -99,15 +110,19 @@ fn fill(session: &Session, folder: &Path, built: &Built, mut manifest: Manifest)
 
     copy(&session.root().join(OWN_FILES), folder)?;
     copy(&session.root().join(FIXTURES), &folder.join(FIXTURES))?;
-    let text = serde_json::to_string_pretty(&manifest).map_err(|error| format!("{MANIFEST}: {error}"))?;
+    let text =
+        serde_json::to_string_pretty(&manifest).map_err(|error| format!("{MANIFEST}: {error}"))?;
     let path = folder.join(MANIFEST);
-    fs::write(&path, text + "\n").map_err(|error| format!("can't write {}: {error}", path.display()))?;
+    fs::write(&path, text + "\n")
+        .map_err(|error| format!("can't write {}: {error}", path.display()))?;
     Ok(manifest)
 }
 
 /// A folder with all that is in it, with permissions.
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| format!("can't copy {} to {}: {error}", from.display(), to.display());
+    let failed = |error: std::io::Error| {
+        format!("can't copy {} to {}: {error}", from.display(), to.display())
+    };
     fs::create_dir_all(to).map_err(failed)?;
     for entry in from.read_dir().map_err(failed)? {
         let entry = entry.map_err(failed)?;

@@ -1,5 +1,5 @@
-//! Programs without what they need not carry twice: debug information is stripped, and the kernels' images, which every program holds, are cut
-//! out and kept once.
+//! Programs without what they need not carry twice: debug information is stripped, and the kernels'
+//! images, which every program holds, are cut out and kept once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,7 +24,8 @@ pub struct Packer {
 impl Packer {
     pub fn new(folder: &Path, images: &[PathBuf]) -> Result<Self, Failure> {
         let blobs = folder.join(BLOBS);
-        fs::create_dir_all(&blobs).map_err(|error| format!("can't make {}: {error}", blobs.display()))?;
+        fs::create_dir_all(&blobs)
+            .map_err(|error| format!("can't make {}: {error}", blobs.display()))?;
         let mut contents: Vec<Vec<u8>> = Vec::new();
         for path in images {
             let image = read(path)?;
@@ -41,10 +42,17 @@ impl Packer {
     }
 
     /// `below` is the folder in the bundle where it is unpacked.
-    pub fn pack(&mut self, kind: Kind, name: &str, path: &Path, below: &str) -> Result<Program, Failure> {
+    pub fn pack(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        path: &Path,
+        below: &str,
+    ) -> Result<Program, Failure> {
         let stripped = self.folder.join("stripped");
         let bytes = self.strip(path, &stripped)?;
-        fs::remove_file(&stripped).map_err(|error| format!("can't remove {}: {error}", stripped.display()))?;
+        fs::remove_file(&stripped)
+            .map_err(|error| format!("can't remove {}: {error}", stripped.display()))?;
         let mut parts = Vec::new();
         for part in cut(&bytes, &self.images) {
             parts.push(self.blob(part)?);
@@ -62,7 +70,8 @@ impl Packer {
     /// Copies a program without its symbols, and gives its contents.
     pub fn strip(&mut self, from: &Path, to: &Path) -> Result<Vec<u8>, Failure> {
         if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder).map_err(|error| format!("can't make {}: {error}", folder.display()))?;
+            fs::create_dir_all(folder)
+                .map_err(|error| format!("can't make {}: {error}", folder.display()))?;
         }
         let strip = Command::new("strip")
             .args(["--strip-all", "-o"])
@@ -164,13 +173,23 @@ mod tests {
         .concat();
         let parts = cut(&program, &images);
         assert_eq!(parts.concat(), program);
-        let expected: [&[u8]; 6] = [b"code", &images[1], &image(b"none"), &images[0], &images[0], b"end"];
+        let expected: [&[u8]; 6] = [
+            b"code",
+            &images[1],
+            &image(b"none"),
+            &images[0],
+            &images[0],
+            b"end",
+        ];
         assert_eq!(parts, expected);
         assert_eq!(cut(b"no image", &images), [b"no image"]);
     }
 
     #[test]
     fn the_newest_version_of_the_c_library_counts() {
-        assert_eq!(newest_glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0"), (2, 34));
+        assert_eq!(
+            newest_glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0"),
+            (2, 34)
+        );
     }
 }

@@ -75,25 +75,28 @@ pub fn kernel_row(kernel: &Compiled) -> (String, Vec<Value>) {
     let mix = kernel.main_loop.as_ref().map(|(_, mix)| mix);
     let in_loop = |of: fn(&super::loops::Mix) -> u32| json!(mix.map(of));
     let ratio = |part: u32, whole: u32| rounded(f64::from(part) / f64::from(whole.max(1)));
-    let row = vec![
-        json!(kernel.resources.registers),
-        json!(kernel.resources.local_bytes),
-        json!(kernel.resources.static_shared),
-        json!(kernel.host.as_ref().map(|host| host.dynamic_shared)),
-        json!(kernel.blocks),
-        in_loop(|mix| mix.instructions),
-        in_loop(|mix| mix.math),
-        json!(mix.map(|mix| rounded(100.0 * f64::from(mix.math) / f64::from(mix.instructions.max(1))))),
-        in_loop(|mix| mix.ldsm),
-        json!(mix.map(|mix| ratio(mix.ldsm, mix.math))),
-        in_loop(|mix| mix.lds),
-        in_loop(|mix| mix.ldgsts),
-        in_loop(|mix| mix.barriers),
-        in_loop(|mix| mix.waits),
-        json!(kernel.steps.map(rounded)),
-        in_loop(|mix| mix.other + mix.local),
-        json!(kernel.float_atomics),
-    ];
+    let row =
+        vec![
+            json!(kernel.resources.registers),
+            json!(kernel.resources.local_bytes),
+            json!(kernel.resources.static_shared),
+            json!(kernel.host.as_ref().map(|host| host.dynamic_shared)),
+            json!(kernel.blocks),
+            in_loop(|mix| mix.instructions),
+            in_loop(|mix| mix.math),
+            json!(mix.map(|mix| rounded(
+                100.0 * f64::from(mix.math) / f64::from(mix.instructions.max(1))
+            ))),
+            in_loop(|mix| mix.ldsm),
+            json!(mix.map(|mix| ratio(mix.ldsm, mix.math))),
+            in_loop(|mix| mix.lds),
+            in_loop(|mix| mix.ldgsts),
+            in_loop(|mix| mix.barriers),
+            in_loop(|mix| mix.waits),
+            json!(kernel.steps.map(rounded)),
+            in_loop(|mix| mix.other + mix.local),
+            json!(kernel.float_atomics),
+        ];
     (key, row)
 }
 
@@ -119,7 +122,8 @@ impl Run {
         self.launches.iter().map(of).sum()
     }
 
-    /// MMA work beyond the formulas', in per cent of the product with the weight. None where no tensor core works.
+    /// MMA work beyond the formulas', in per cent of the product with the weight. None where no
+    /// tensor core works.
     pub fn extra_mma_percent(&self) -> Option<f64> {
         let done = self.sum(|launch| launch.mma_flops);
         (done > 0.0).then(|| 100.0 * (done - self.algorithm_flops as f64) / self.base_flops as f64)
@@ -141,7 +145,10 @@ impl Plan {
     }
 
     pub fn bytes(&self) -> u64 {
-        self.launches.iter().map(|launch| launch.read + launch.written).sum()
+        self.launches
+            .iter()
+            .map(|launch| launch.read + launch.written)
+            .sum()
     }
 
     /// The launch with the product with the weight.
@@ -157,7 +164,8 @@ impl Product {
         self.read as f64 / self.compulsory_read as f64
     }
 
-    /// Tiles over those that all multiprocessors could do while the one with most does its own, per cent.
+    /// Tiles over those that all multiprocessors could do while the one with most does its own, per
+    /// cent.
     pub fn wave_efficiency(&self) -> f64 {
         let busy = self.multiprocessors.min(self.blocks).max(1);
         let most = self.tiles.div_ceil(busy);
@@ -179,11 +187,17 @@ pub fn figures(document: &Document) -> BTreeMap<String, f64> {
     let mut add = |name: String, value: f64| figures.insert(name, rounded(value));
     for run in &document.runs {
         let name = format!("{}executed/{}", prefix(&run.who), run.name());
-        add(format!("{name}/launches"), run.sum(|launch| launch.launches as f64));
+        add(
+            format!("{name}/launches"),
+            run.sum(|launch| launch.launches as f64),
+        );
         if let Some(extra) = run.extra_mma_percent() {
             add(format!("{name}/extra_mma_percent"), extra);
         }
-        add(format!("{name}/sectors_over_minimum"), run.sectors_over_minimum());
+        add(
+            format!("{name}/sectors_over_minimum"),
+            run.sectors_over_minimum(),
+        );
         for launch in &run.launches {
             let name = format!("{name}/{}", launch.symbol);
             add(format!("{name}/mma_flops"), launch.mma_flops);
@@ -215,7 +229,10 @@ pub fn figures(document: &Document) -> BTreeMap<String, f64> {
                 format!("{name}/product_reads_over_compulsory"),
                 product.reads_over_compulsory(),
             );
-            add(format!("{name}/wave_efficiency_percent"), product.wave_efficiency());
+            add(
+                format!("{name}/wave_efficiency_percent"),
+                product.wave_efficiency(),
+            );
         }
     }
     figures
@@ -233,7 +250,10 @@ mod tests {
     #[test]
     fn the_direction_of_a_figure_is_that_of_its_last_part() {
         assert_eq!(better("80/lora_forward/local_bytes"), Some(Better::Lower));
-        assert_eq!(better("a/b/sector_efficiency_percent"), Some(Better::Higher));
+        assert_eq!(
+            better("a/b/sector_efficiency_percent"),
+            Some(Better::Higher)
+        );
         assert_eq!(better("80/lora_forward/registers"), None);
         assert_eq!(better("peers/PEFT/executed/launches"), None);
     }

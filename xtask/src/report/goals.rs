@@ -62,7 +62,13 @@ impl Outcome {
 }
 
 /// A goal without values yet.
-fn goal(what: &'static str, better: Better, bar: f64, aim: Option<f64>, unit: &'static str) -> Goal {
+fn goal(
+    what: &'static str,
+    better: Better,
+    bar: f64,
+    aim: Option<f64>,
+    unit: &'static str,
+) -> Goal {
     Goal {
         what,
         worst: None,
@@ -92,7 +98,13 @@ impl Goal {
             Better::Higher => b.0.total_cmp(&a.0),
         };
         // Of equals, the first.
-        let worst = values.reduce(|worst, next| if worse(&next, &worst).is_gt() { next } else { worst });
+        let worst = values.reduce(|worst, next| {
+            if worse(&next, &worst).is_gt() {
+                next
+            } else {
+                worst
+            }
+        });
         self.worst = worst.map(|(value, at)| Worst {
             value: rounded(value),
             at,
@@ -117,9 +129,11 @@ const SQUARE: Tile = (128, 128, 32);
 /// What the machine code shows.
 fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
     use Better::{Higher, Lower};
-    let at = |kernel: &Compiled| format!("{} sm_{}", kernel.resources.symbol, kernel.resources.arch);
+    let at =
+        |kernel: &Compiled| format!("{} sm_{}", kernel.resources.symbol, kernel.resources.arch);
     let all = |of: fn(&Compiled) -> f64| kernels.iter().map(move |kernel| (of(kernel), at(kernel)));
-    // Loads of any alignment are for odd shapes; the goals are for the others. The comparisons were measured for sm_80.
+    // Loads of any alignment are for odd shapes; the goals are for the others. The comparisons were
+    // measured for sm_80.
     let of_tile = |wanted: Tile, of: fn(&Compiled) -> Option<f64>| {
         let fast = kernels.iter().filter(move |kernel| {
             let symbol = &kernel.resources.symbol;
@@ -130,8 +144,12 @@ fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
     // The main loops of products on tensor cores, of whatever tile and architecture.
     let products = |of: fn(&Compiled) -> Option<f64>| {
         let products = kernels.iter().filter(|kernel| {
-            let mma = kernel.main_loop.as_ref().is_some_and(|(math, _)| *math == Math::Mma);
-            mma && kernel.resources.symbol.ends_with("_vec") && tile(&kernel.resources.symbol).is_some()
+            let mma = kernel
+                .main_loop
+                .as_ref()
+                .is_some_and(|(math, _)| *math == Math::Mma);
+            mma && kernel.resources.symbol.ends_with("_vec")
+                && tile(&kernel.resources.symbol).is_some()
         });
         products.filter_map(move |kernel| Some((of(kernel)?, at(kernel))))
     };
@@ -140,21 +158,41 @@ fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
         Some(100.0 * over(f64::from(mix.math), f64::from(mix.instructions)))
     };
     vec![
-        goal("Local memory, spills included, any kernel", Lower, 0.0, None, "B")
-            .from("every kernel of CUTLASS, Marlin and DeepGEMM that was looked at")
-            .worst(all(|kernel| f64::from(kernel.resources.local_bytes))),
+        goal(
+            "Local memory, spills included, any kernel",
+            Lower,
+            0.0,
+            None,
+            "B",
+        )
+        .from("every kernel of CUTLASS, Marlin and DeepGEMM that was looked at")
+        .worst(all(|kernel| f64::from(kernel.resources.local_bytes))),
         goal("Float atomics in any kernel", Lower, 0.0, None, "")
             .from("bitwise equal results in every run")
             .worst(all(|kernel| kernel.float_atomics as f64)),
         goal("Registers, 128x256x64", Lower, 255.0, Some(242.0), "")
             .from("CUTLASS 128x256x64, warps of 64x64: 242")
-            .worst(of_tile(LARGE, |kernel| Some(f64::from(kernel.resources.registers)))),
-        goal("MMA share of the main loop, 128x256x64", Higher, 42.0, Some(47.0), "%")
-            .from("CUTLASS, same tile: 46.9 %")
-            .worst(of_tile(LARGE, share)),
-        goal("MMA share of the main loop, 128x128x32", Higher, 36.0, Some(40.0), "%")
-            .from("CUTLASS, same tile: 39.0 %")
-            .worst(of_tile(SQUARE, share)),
+            .worst(of_tile(LARGE, |kernel| {
+                Some(f64::from(kernel.resources.registers))
+            })),
+        goal(
+            "MMA share of the main loop, 128x256x64",
+            Higher,
+            42.0,
+            Some(47.0),
+            "%",
+        )
+        .from("CUTLASS, same tile: 46.9 %")
+        .worst(of_tile(LARGE, share)),
+        goal(
+            "MMA share of the main loop, 128x128x32",
+            Higher,
+            36.0,
+            Some(40.0),
+            "%",
+        )
+        .from("CUTLASS, same tile: 39.0 %")
+        .worst(of_tile(SQUARE, share)),
         goal("LDSM per HMMA, 128x256x64", Lower, 0.25, None, "")
             .from("CUTLASS, warps of 64x64: 0.25")
             .worst(of_tile(LARGE, ldsm_per_mma)),
@@ -233,7 +271,9 @@ fn executed(document: &Document) -> Vec<Goal> {
             "%",
         )
         .from("whole sectors of 32 bytes")
-        .worst(of_launches(|launch| 100.0 * over(launch.ideal_sectors, launch.sectors))),
+        .worst(of_launches(|launch| {
+            100.0 * over(launch.ideal_sectors, launch.sectors)
+        })),
         goal(
             "Bank conflicts of ldmatrix and cp.async",
             Lower,
@@ -268,7 +308,12 @@ fn modelled(document: &Document) -> Vec<Goal> {
         let shape = &plan.shape;
         plan.device == "h100"
             && shape.dropout
-            && (shape.tokens, shape.in_features, shape.out_features, shape.rank) == (8192, 4096, 4096, 16)
+            && (
+                shape.tokens,
+                shape.in_features,
+                shape.out_features,
+                shape.rank,
+            ) == (8192, 4096, 4096, 16)
     };
     let reads = plans().filter(layer).filter_map(|plan| {
         let (_, product) = plan.product()?;

@@ -16,7 +16,8 @@ pub struct Compiled {
     /// Blocks that one multiprocessor holds at once.
     pub blocks: Option<u32>,
     pub main_loop: Option<(Math, Mix)>,
-    /// Steps of depth in one turn of the main loop, where the symbol names its tile; 0.5 and the like mean that there is other math in it.
+    /// Steps of depth in one turn of the main loop, where the symbol names its tile; 0.5 and the
+    /// like mean that there is other math in it.
     pub steps: Option<f64>,
     pub float_atomics: usize,
 }
@@ -30,9 +31,10 @@ pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled
     let mut all = Vec::new();
     for resources in resources::parse(usage) {
         let key = (resources.arch.clone(), resources.symbol.clone());
-        let function = code
-            .remove(&key)
-            .ok_or(format!("cuobjdump lists {} for sm_{} without its code", key.1, key.0))?;
+        let function = code.remove(&key).ok_or(format!(
+            "cuobjdump lists {} for sm_{} without its code",
+            key.1, key.0
+        ))?;
         all.push(one(resources, &function, host));
     }
     match code.into_keys().next() {
@@ -44,10 +46,13 @@ pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled
 }
 
 fn one(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
-    let host = host.iter().find(|kernel| kernel.symbol == resources.symbol).cloned();
-    let blocks = host
-        .as_ref()
-        .and_then(|host| resources::blocks_per_multiprocessor(&resources, host.threads, host.dynamic_shared));
+    let host = host
+        .iter()
+        .find(|kernel| kernel.symbol == resources.symbol)
+        .cloned();
+    let blocks = host.as_ref().and_then(|host| {
+        resources::blocks_per_multiprocessor(&resources, host.threads, host.dynamic_shared)
+    });
     let main_loop = loops::main_loop(function);
     let steps = (|| {
         let (math, mix) = main_loop.as_ref()?;
@@ -68,7 +73,8 @@ fn one(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
     }
 }
 
-/// Instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`) that one step of a tile takes.
+/// Instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`) that one step
+/// of a tile takes.
 fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
     let products = f64::from(m) * f64::from(n) * f64::from(k) / f64::from(threads.max(1));
     match math {

@@ -1,7 +1,7 @@
 //! The main loop of a kernel, and what it consists of.
 //!
-//! A loop is what lies between a backward branch and its target. Code that ptxas placed elsewhere, to be jumped to and back from, is not in
-//! it: in the loops that matter there is none.
+//! A loop is what lies between a backward branch and its target. Code that ptxas placed elsewhere,
+//! to be jumped to and back from, is not in it: in the loops that matter there is none.
 
 use super::sass::{Function, Instruction};
 
@@ -34,15 +34,23 @@ pub struct Mix {
     pub other: u32,
 }
 
-/// The math of a kernel and its main loop: of the innermost loops with math, the one with most; of equals the
-/// shortest, since what fills or drains a pipeline has the same math and more around it. None if there is no such loop.
+/// The math of a kernel and its main loop: of the innermost loops with math, the one with most; of
+/// equals the shortest, since what fills or drains a pipeline has the same math and more around it.
+/// None if there is no such loop.
 pub fn main_loop(function: &Function) -> Option<(Math, Mix)> {
     let instructions = &function.instructions;
     let count = |name| instructions.iter().filter(|i| i.name() == name).count();
-    let math = if count("HMMA") > 0 { Math::Mma } else { Math::Fma };
+    let math = if count("HMMA") > 0 {
+        Math::Mma
+    } else {
+        Math::Fma
+    };
     let of = |body: &[Instruction]| body.iter().filter(|i| i.name() == math.opcode()).count();
 
-    let with_math: Vec<&[Instruction]> = loops(instructions).into_iter().filter(|body| of(body) > 0).collect();
+    let with_math: Vec<&[Instruction]> = loops(instructions)
+        .into_iter()
+        .filter(|body| of(body) > 0)
+        .collect();
     let innermost = with_math.iter().filter(|body| {
         let inside = |other: &&[Instruction]| {
             let (outer, inner) = (body.as_ptr_range(), other.as_ptr_range());
@@ -63,14 +71,19 @@ impl Math {
     }
 }
 
-/// The bodies of all loops, branches included. Several branches to one target are one loop. A branch to itself ends a kernel and is none.
+/// The bodies of all loops, branches included. Several branches to one target are one loop. A
+/// branch to itself ends a kernel and is none.
 fn loops(instructions: &[Instruction]) -> Vec<&[Instruction]> {
     let mut ends = std::collections::BTreeMap::new();
     for (end, instruction) in instructions.iter().enumerate() {
         let start = instruction
             .target
             .filter(|target| *target < instruction.address)
-            .and_then(|target| instructions.binary_search_by_key(&target, |i| i.address).ok());
+            .and_then(|target| {
+                instructions
+                    .binary_search_by_key(&target, |i| i.address)
+                    .ok()
+            });
         if let Some(start) = start {
             ends.insert(start, end);
         }
@@ -103,7 +116,8 @@ fn mix(body: &[Instruction], math: Math) -> Mix {
 mod tests {
     use super::*;
 
-    /// One instruction per word, 16 bytes apart: an opcode, or an opcode and the number of the instruction that it goes to.
+    /// One instruction per word, 16 bytes apart: an opcode, or an opcode and the number of the
+    /// instruction that it goes to.
     fn function(code: &str) -> Function {
         let instructions = code.split_whitespace().enumerate().map(|(index, word)| {
             let (opcode, target) = word.split_once(':').unwrap_or((word, ""));
@@ -122,10 +136,14 @@ mod tests {
 
     #[test]
     fn the_innermost_loop_with_most_math() {
-        // An outer loop over tiles (0), a main loop (1), one without math inside the tile loop, a small one with math.
+        // An outer loop over tiles (0), a main loop (1), one without math inside the tile loop, a
+        // small one with math.
         let f = function("MOV LDSM HMMA HMMA BAR BRA:1 IADD BRA:6 HMMA BRA:8 BRA:0 EXIT BRA:12");
         let (math, mix) = main_loop(&f).expect("a loop");
-        assert_eq!((math, mix.instructions, mix.math, mix.ldsm), (Math::Mma, 5, 2, 1));
+        assert_eq!(
+            (math, mix.instructions, mix.math, mix.ldsm),
+            (Math::Mma, 5, 2, 1)
+        );
         assert_eq!((mix.barriers, mix.other), (1, 1));
     }
 
@@ -138,7 +156,8 @@ mod tests {
 
     #[test]
     fn kernels_without_mma_have_the_loop_with_most_ffma() {
-        let (math, mix) = main_loop(&function("FFMA BRA:0 FFMA FFMA LDS BRA:2 EXIT")).expect("a loop");
+        let (math, mix) =
+            main_loop(&function("FFMA BRA:0 FFMA FFMA LDS BRA:2 EXIT")).expect("a loop");
         assert_eq!((math, mix.math, mix.lds), (Math::Fma, 2, 1));
     }
 

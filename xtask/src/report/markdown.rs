@@ -12,7 +12,7 @@ use super::peers;
 const INTRODUCTION: &str = "# What the kernels cost, without a clock
 
 No GPU was used and nothing here is a time. Registers, shared memory and instructions are of the machine code that nvcc made; launches, sectors,
-wavefronts and matrix work were counted on the emulated device; DRAM bytes come from its L2 model (`emulator/README.md`, \"DRAM traffic\").
+wavefronts and matrix work were counted on the emulated device; DRAM bytes come from its L2 model (`crates/ptx-emulator/README.md`, \"DRAM traffic\").
 
 `cargo xtask report` writes this page and `report.json`; `cargo xtask report --check` compares a quick form of it with the committed one and fails
 where a figure got worse.
@@ -49,7 +49,11 @@ pub fn markdown(nvcc: &str, kernels: &[Compiled], document: &Document, goals: &[
 /// A table with the first column to the left and the others to the right.
 pub fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let _ = writeln!(text, "\n| {} |", head.join(" | "));
-    let _ = writeln!(text, "|---|{}", "---:|".repeat(head.len().saturating_sub(1)));
+    let _ = writeln!(
+        text,
+        "|---|{}",
+        "---:|".repeat(head.len().saturating_sub(1))
+    );
     for row in rows {
         let _ = writeln!(text, "| {} |", row.join(" | "));
     }
@@ -57,20 +61,26 @@ pub fn table(text: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<St
 
 fn goal_table(text: &mut String, goals: &[Goal]) {
     text.push_str("\n## Goals\n\nThe worst value of what each speaks of.\n\n");
-    text.push_str("| | bar | aim | worst | | where | compared with |\n|---|---:|---:|---:|---|---|---|\n");
+    text.push_str(
+        "| | bar | aim | worst | | where | compared with |\n|---|---:|---:|---:|---|---|---|\n",
+    );
     for goal in goals {
         let sign = match goal.better {
             Better::Lower => "≤",
             Better::Higher => "≥",
         };
-        let unit = |value: f64| format!("{} {}", rounded(value), goal.unit).trim_end().to_owned();
-        let (worst, at) = goal
-            .worst
-            .as_ref()
-            .map_or(("–".to_owned(), "nothing built or run".to_owned()), |worst| {
-                (unit((worst.value * 1e3).round() / 1e3), worst.at.clone())
-            });
-        let aim = goal.aim.map_or(String::new(), |aim| format!("{sign} {}", unit(aim)));
+        let unit = |value: f64| {
+            format!("{} {}", rounded(value), goal.unit)
+                .trim_end()
+                .to_owned()
+        };
+        let (worst, at) = goal.worst.as_ref().map_or(
+            ("–".to_owned(), "nothing built or run".to_owned()),
+            |worst| (unit((worst.value * 1e3).round() / 1e3), worst.at.clone()),
+        );
+        let aim = goal
+            .aim
+            .map_or(String::new(), |aim| format!("{sign} {}", unit(aim)));
         let _ = writeln!(
             text,
             "| {} | {sign} {} | {aim} | {worst} | {} | {at} | {} |",
@@ -80,7 +90,10 @@ fn goal_table(text: &mut String, goals: &[Goal]) {
             goal.source
         );
     }
-    let mut missed = goals.iter().filter(|goal| goal.outcome() == Outcome::NotMet).peekable();
+    let mut missed = goals
+        .iter()
+        .filter(|goal| goal.outcome() == Outcome::NotMet)
+        .peekable();
     if missed.peek().is_some() {
         text.push_str("\nNot met, and why:\n\n");
     }
@@ -95,10 +108,17 @@ fn kernel_tables(text: &mut String, nvcc: &str, kernels: &[Compiled]) {
         "\n## Kernels\n\nCompiled by nvcc {nvcc}. Shared memory: static + dynamic bytes. The columns from \"loop\" on count instructions of the main loop; \
          \"math\" is `HMMA`, or `FFMA` for f32; steps are steps of depth in one turn of it.\n"
     );
-    let mut archs: Vec<&str> = kernels.iter().map(|kernel| kernel.resources.arch.as_str()).collect();
+    let mut archs: Vec<&str> = kernels
+        .iter()
+        .map(|kernel| kernel.resources.arch.as_str())
+        .collect();
     archs.dedup();
     for arch in archs {
-        let of_arch = || kernels.iter().filter(|kernel| kernel.resources.arch == arch);
+        let of_arch = || {
+            kernels
+                .iter()
+                .filter(|kernel| kernel.resources.arch == arch)
+        };
         let _ = write!(
             text,
             "\n<details{}>\n<summary>sm_{arch}</summary>\n",
@@ -138,20 +158,28 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
         resources.registers.to_string(),
         resources.local_bytes.to_string(),
         format!("{} + {dynamic}", resources.static_shared),
-        kernel.blocks.map_or(String::new(), |blocks| blocks.to_string()),
+        kernel
+            .blocks
+            .map_or(String::new(), |blocks| blocks.to_string()),
     ];
     match &kernel.main_loop {
         None => row.extend((0..10).map(|_| String::new())),
         Some((math, mix)) => row.extend([
             mix.instructions.to_string(),
-            format!("{}{}", mix.math, if *math == Math::Fma { " FFMA" } else { "" }),
+            format!(
+                "{}{}",
+                mix.math,
+                if *math == Math::Fma { " FFMA" } else { "" }
+            ),
             percent(over(f64::from(mix.math), f64::from(mix.instructions))),
             format!("{:.3}", over(f64::from(mix.ldsm), f64::from(mix.math))),
             mix.lds.to_string(),
             mix.ldgsts.to_string(),
             mix.barriers.to_string(),
             mix.waits.to_string(),
-            kernel.steps.map_or(String::new(), |steps| rounded(steps).to_string()),
+            kernel
+                .steps
+                .map_or(String::new(), |steps| rounded(steps).to_string()),
             (mix.other + mix.local).to_string(),
         ]),
     }
@@ -161,7 +189,9 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
 
 /// Without what all symbols share.
 fn short(symbol: &str) -> String {
-    let parts = symbol.split('_').filter(|part| !["", "lora", "sm80"].contains(part));
+    let parts = symbol
+        .split('_')
+        .filter(|part| !["", "lora", "sm80"].contains(part));
     parts.collect::<Vec<_>>().join(" ")
 }
 
@@ -209,7 +239,10 @@ fn executed(text: &mut String, document: &Document) {
                 .to_string(),
             format!(
                 "{:.3}",
-                over(run.sum(|l| l.other_wavefronts), run.sum(|l| l.other_ideal_wavefronts))
+                over(
+                    run.sum(|l| l.other_wavefronts),
+                    run.sum(|l| l.other_ideal_wavefronts)
+                )
             ),
         ]);
         for launch in &run.launches {
@@ -222,7 +255,10 @@ fn executed(text: &mut String, document: &Document) {
                 String::new(),
                 percent(over(launch.ideal_sectors, launch.sectors)),
                 (launch.tile_wavefronts - launch.tile_ideal_wavefronts).to_string(),
-                format!("{:.3}", over(launch.other_wavefronts, launch.other_ideal_wavefronts)),
+                format!(
+                    "{:.3}",
+                    over(launch.other_wavefronts, launch.other_ideal_wavefronts)
+                ),
             ]);
         }
     }
@@ -246,12 +282,21 @@ fn modelled(text: &mut String, document: &Document) {
         "wave efficiency",
         "reads over compulsory",
     ];
-    let plans: Vec<&Plan> = document.plans.iter().filter(|plan| plan.who == OURS).collect();
+    let plans: Vec<&Plan> = document
+        .plans
+        .iter()
+        .filter(|plan| plan.who == OURS)
+        .collect();
     let products = plans.iter().filter_map(|plan| {
         let (launch, product) = plan.product()?;
         let (m, n, k) = product.tile;
         Some(vec![
-            format!("{} {} {}", plan.device, shape_name(&plan.shape), short(&launch.symbol)),
+            format!(
+                "{} {} {}",
+                plan.device,
+                shape_name(&plan.shape),
+                short(&launch.symbol)
+            ),
             format!("{m}x{n}x{k}"),
             product.tiles.to_string(),
             product.blocks.to_string(),
@@ -263,7 +308,9 @@ fn modelled(text: &mut String, document: &Document) {
     });
     table(text, &head, products);
 
-    text.push_str("\nDRAM traffic of whole passes, in MiB, and of forward and backward together.\n");
+    text.push_str(
+        "\nDRAM traffic of whole passes, in MiB, and of forward and backward together.\n",
+    );
     let mut rows = Vec::new();
     for pair in plans.chunks(2) {
         for plan in pair {
@@ -281,7 +328,11 @@ fn modelled(text: &mut String, document: &Document) {
             rows.push(vec![
                 format!("**{} {}**", forward.device, shape_name(&forward.shape)),
                 (forward.launches.len() + backward.launches.len()).to_string(),
-                format!("**{:.1}** ({:.3} GiB)", bytes as f64 / MIB, bytes as f64 / MIB / 1024.0),
+                format!(
+                    "**{:.1}** ({:.3} GiB)",
+                    bytes as f64 / MIB,
+                    bytes as f64 / MIB / 1024.0
+                ),
                 format!("{:.2}", bytes as f64 / compulsory as f64),
                 String::new(),
             ]);
@@ -289,7 +340,13 @@ fn modelled(text: &mut String, document: &Document) {
     }
     table(
         text,
-        &["", "launches", "MiB", "over compulsory", "read + written by launch"],
+        &[
+            "",
+            "launches",
+            "MiB",
+            "over compulsory",
+            "read + written by launch",
+        ],
         rows.into_iter(),
     );
 }

@@ -1,11 +1,12 @@
-//! docs/report.md and docs/report.json: what the kernels cost as far as that can be known without a GPU, beside the goals.
+//! docs/report.md and docs/report.json: what the kernels cost as far as that can be known without a
+//! GPU, beside the goals.
 
 mod figures;
 mod goals;
 mod kernels;
 mod loops;
 mod markdown;
-#[path = "../../../report/src/document.rs"]
+#[path = "../../../crates/lora-kernels-report/src/document.rs"]
 mod measured;
 mod peers;
 mod resources;
@@ -18,10 +19,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::nvcc::Nvcc;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 use kernels::Compiled;
+use lora_kernels_build::nvcc::Nvcc;
 use measured::Document;
 use store::Report;
 
@@ -62,7 +63,8 @@ fn write(session: &Session, file: &str, text: &str) -> Result<(), Failure> {
 
 fn compare(session: &Session, report: &Report<'_>) -> Result<(), Failure> {
     let path = session.root().join(JSON);
-    let committed = fs::read_to_string(&path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let committed = fs::read_to_string(&path)
+        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let worse = report
         .regressions(&committed, QUICK_ARCH)
         .map_err(|error| format!("can't compare with {JSON}: {error}"))?;
@@ -104,7 +106,8 @@ fn build(session: &mut Session) -> Result<Built, Failure> {
         .map(|folder| folder.join("images.rs"))
         .find(|list| list.is_file())
         .ok_or("no build script of this workspace wrote an images.rs".to_owned())?;
-    let source = fs::read_to_string(&list).map_err(|error| format!("can't read {}: {error}", list.display()))?;
+    let source = fs::read_to_string(&list)
+        .map_err(|error| format!("can't read {}: {error}", list.display()))?;
     Ok(Built {
         program,
         images: embedded(&source)
@@ -117,7 +120,9 @@ fn build(session: &mut Session) -> Result<Built, Failure> {
 /// The files that `images.rs` embeds: others in its folder may be of earlier builds.
 fn embedded(source: &str) -> Vec<&str> {
     let names = source.split("include_bytes!(\"").skip(1);
-    names.filter_map(|rest| Some(rest.split_once('"')?.0)).collect()
+    names
+        .filter_map(|rest| Some(rest.split_once('"')?.0))
+        .collect()
 }
 
 fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Document, Failure> {
@@ -125,10 +130,11 @@ fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Documen
     if quick {
         command.arg("--quick");
     }
-    // The virtual device with the largest limits; how products round is not counted, and every launch is checked by the tests.
-    command.env("LORA_EMULATOR_DEVICE", "h100");
-    command.env("LORA_EMULATOR_NUMERICS", "f32fma");
-    command.env("LORA_EMULATOR_CHECKS", "off");
+    // The virtual device with the largest limits; how products round is not counted, and every
+    // launch is checked by the tests.
+    command.env("PTX_EMULATOR_DEVICE", "h100");
+    command.env("PTX_EMULATOR_NUMERICS", "f32fma");
+    command.env("PTX_EMULATOR_CHECKS", "off");
     let text = session.capture(command)?;
     let document = serde_json::from_str(&text);
     document.map_err(|error| format!("can't read what {PACKAGE} printed: {error}").into())
@@ -141,7 +147,10 @@ fn version(nvcc: &Nvcc) -> String {
         word.strip_prefix('V')
             .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     });
-    version.map_or_else(|| format!("{}.{}", nvcc.release.0, nvcc.release.1), str::to_owned)
+    version.map_or_else(
+        || format!("{}.{}", nvcc.release.0, nvcc.release.1),
+        str::to_owned,
+    )
 }
 
 fn disassemble(
@@ -175,11 +184,10 @@ fn disassemble(
         let (sass, usage) = (list("-sass")?, list("-res-usage")?);
         all.extend(kernels::compiled(&sass, &usage, &document.variants)?);
     }
-    if let Some(missing) = document
-        .variants
-        .iter()
-        .find(|variant| !all.iter().any(|kernel| kernel.resources.symbol == variant.symbol))
-    {
+    if let Some(missing) = document.variants.iter().find(|variant| {
+        !all.iter()
+            .any(|kernel| kernel.resources.symbol == variant.symbol)
+    }) {
         let archs = if quick {
             format!(" for sm_{QUICK_ARCH}")
         } else {

@@ -7,7 +7,7 @@ use super::measured::{Document, OURS, Plan, Run, Shape};
 const INTRODUCTION: &str = "
 ## Side by side
 
-The peers are written anew from their published structure, as kernels of decent quality: `benches/peers/README.md` says what each does. MMA work and
+The peers are written anew from their published structure, as kernels of decent quality: `crates/lora-kernels-baselines/README.md` says what each does. MMA work and
 sectors were counted on the emulated device, DRAM traffic is of the same model as ours.
 ";
 
@@ -30,7 +30,11 @@ pub fn table(text: &mut String, document: &Document) {
     }
     text.push_str(INTRODUCTION);
     for (shape, device) in shapes {
-        let same = || entries.iter().filter(move |entry| entry.plans[0].shape == *shape);
+        let same = || {
+            entries
+                .iter()
+                .filter(move |entry| entry.plans[0].shape == *shape)
+        };
         let Some(executed) = same().next().map(|entry| &entry.runs[0].shape) else {
             continue;
         };
@@ -39,7 +43,10 @@ pub fn table(text: &mut String, document: &Document) {
             shape_name(shape),
             shape_name(executed)
         ));
-        let ours: f64 = same().filter(|entry| entry.who == OURS).map(Entry::bytes).sum();
+        let ours: f64 = same()
+            .filter(|entry| entry.who == OURS)
+            .map(Entry::bytes)
+            .sum();
         let head = [
             "",
             "launches, forward",
@@ -62,7 +69,9 @@ fn entries(document: &Document) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry> = Vec::new();
     for pair in document.plans.chunks(2) {
         let [forward, backward] = pair else { continue };
-        let compared = |plan: &&Plan| plan.who != OURS && plan.shape == forward.shape && plan.device == forward.device;
+        let compared = |plan: &&Plan| {
+            plan.who != OURS && plan.shape == forward.shape && plan.device == forward.device
+        };
         if !document.plans.iter().any(|plan| compared(&plan)) {
             continue;
         }
@@ -70,9 +79,15 @@ fn entries(document: &Document) -> Vec<Entry<'_>> {
         let of_pass = |pass: &str| {
             let like = |run: &&Run| {
                 let (a, b) = (&run.shape, &forward.shape);
-                run.who == forward.who && run.pass == pass && (&a.dtype, a.dropout) == (&b.dtype, b.dropout)
+                run.who == forward.who
+                    && run.pass == pass
+                    && (&a.dtype, a.dropout) == (&b.dtype, b.dropout)
             };
-            document.runs.iter().filter(like).max_by_key(|run| run.base_flops)
+            document
+                .runs
+                .iter()
+                .filter(like)
+                .max_by_key(|run| run.base_flops)
         };
         if let (Some(first), Some(second)) = (of_pass("forward"), of_pass("backward")) {
             entries.push(Entry {
@@ -98,11 +113,20 @@ impl Entry<'_> {
             self.who.to_owned()
         }];
         row.extend(self.plans.map(|plan| plan.launches.len().to_string()));
-        row.extend(self.plans.map(|plan| format!("{:.1}", plan.bytes() as f64 / MIB)));
+        row.extend(
+            self.plans
+                .map(|plan| format!("{:.1}", plan.bytes() as f64 / MIB)),
+        );
         row.push(format!("{:.1}", self.bytes() / MIB));
         row.push(format!("{:.2}", over(self.bytes(), ours)));
-        row.extend(self.runs.map(|run| format!("{:.2}", run.sectors_over_minimum())));
-        row.extend(self.runs.map(|run| format!("{:.4}", run.mma_over_formulas())));
+        row.extend(
+            self.runs
+                .map(|run| format!("{:.2}", run.sectors_over_minimum())),
+        );
+        row.extend(
+            self.runs
+                .map(|run| format!("{:.4}", run.mma_over_formulas())),
+        );
         row
     }
 }

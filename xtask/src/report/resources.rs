@@ -13,7 +13,8 @@ pub struct Resources {
     pub static_shared: u32,
 }
 
-/// Shared memory that the system takes from each block, which some architectures list as the kernel's own.
+/// Shared memory that the system takes from each block, which some architectures list as the
+/// kernel's own.
 const RESERVED_SHARED: u32 = 1 << 10;
 
 pub fn parse(listing: &str) -> Vec<Resources> {
@@ -22,11 +23,18 @@ pub fn parse(listing: &str) -> Vec<Resources> {
     for line in listing.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("arch = sm_") {
             name.clone_into(&mut arch);
-        } else if let Some(name) = line.strip_prefix("Function ").and_then(|name| name.strip_suffix(':')) {
+        } else if let Some(name) = line
+            .strip_prefix("Function ")
+            .and_then(|name| name.strip_suffix(':'))
+        {
             symbol = Some(name.to_owned());
         } else if let (Some(registers), Some(name)) = (value(line, "REG"), &symbol) {
             let bytes = |name| value(line, name).unwrap_or(0);
-            let reserved = if number(&arch) >= 90 { RESERVED_SHARED } else { 0 };
+            let reserved = if number(&arch) >= 90 {
+                RESERVED_SHARED
+            } else {
+                0
+            };
             found.push(Resources {
                 arch: arch.clone(),
                 symbol: name.clone(),
@@ -53,7 +61,8 @@ pub fn number(arch: &str) -> u32 {
         .unwrap_or(0)
 }
 
-/// What a multiprocessor has: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+/// What a multiprocessor has: CUDA C++ Programming Guide, "Technical Specifications per Compute
+/// Capability".
 struct Limits {
     threads: u32,
     blocks: u32,
@@ -78,10 +87,16 @@ fn limits(arch: &str) -> Option<Limits> {
     })
 }
 
-/// Blocks of a kernel that one multiprocessor holds at once: 0 if not even one fits. None where the architecture is not known here.
+/// Blocks of a kernel that one multiprocessor holds at once: 0 if not even one fits. None where the
+/// architecture is not known here.
 ///
-/// Registers are given to warps by the 256, a quarter of them to each of the four schedulers, and shared memory to blocks by the 128 bytes.
-pub fn blocks_per_multiprocessor(kernel: &Resources, threads: u32, dynamic_shared: u32) -> Option<u32> {
+/// Registers are given to warps by the 256, a quarter of them to each of the four schedulers, and
+/// shared memory to blocks by the 128 bytes.
+pub fn blocks_per_multiprocessor(
+    kernel: &Resources,
+    threads: u32,
+    dynamic_shared: u32,
+) -> Option<u32> {
     let limits = limits(&kernel.arch)?;
     let warps = threads.div_ceil(32).max(1);
     let per_warp = (32 * kernel.registers).next_multiple_of(256).max(256);

@@ -26,9 +26,15 @@ impl Instruction {
 
     /// A sum of floats in memory in whatever order its lanes come.
     pub fn is_float_atomic(&self) -> bool {
-        let reduces = self.opcode.starts_with("ATOM") || self.name() == "RED" || self.name() == "REDG";
+        let reduces =
+            self.opcode.starts_with("ATOM") || self.name() == "RED" || self.name() == "REDG";
         let floats = ["F16", "F16x2", "BF16", "BF16x2", "BF16_V2", "F32", "F64"];
-        self.name() == "UTMAREDG" || (reduces && self.opcode.split('.').any(|modifier| floats.contains(&modifier)))
+        self.name() == "UTMAREDG"
+            || (reduces
+                && self
+                    .opcode
+                    .split('.')
+                    .any(|modifier| floats.contains(&modifier)))
     }
 }
 
@@ -45,21 +51,28 @@ pub fn parse(listing: &str) -> Vec<Function> {
                 symbol: symbol.to_owned(),
                 instructions: Vec::new(),
             });
-        } else if let (Some(function), Some(instruction)) = (functions.last_mut(), instruction(line)) {
+        } else if let (Some(function), Some(instruction)) =
+            (functions.last_mut(), instruction(line))
+        {
             function.instructions.push(instruction);
         }
     }
     functions
 }
 
-/// `/*5eb0*/  @!P0 BRA 0x5a00 ;  /* encoding */`; the second half of an encoding stands on a line of its own.
+/// `/*5eb0*/  @!P0 BRA 0x5a00 ;  /* encoding */`; the second half of an encoding stands on a line
+/// of its own.
 fn instruction(line: &str) -> Option<Instruction> {
     let (address, rest) = line.strip_prefix("/*")?.split_once("*/")?;
     let address = u64::from_str_radix(address, 16).ok()?;
     let (text, _) = rest.split_once(';')?;
     let mut words = text.split_whitespace();
     let first = words.next()?;
-    let opcode = if first.starts_with('@') { words.next()? } else { first };
+    let opcode = if first.starts_with('@') {
+        words.next()?
+    } else {
+        first
+    };
     let branches = opcode.split('.').next() == Some("BRA");
     let target = words
         .next_back()
@@ -95,9 +108,16 @@ mod tests {
     #[test]
     fn functions_instructions_and_targets() {
         let functions = parse(LISTING);
-        let names: Vec<_> = functions.iter().map(|f| (f.arch.as_str(), f.symbol.as_str())).collect();
+        let names: Vec<_> = functions
+            .iter()
+            .map(|f| (f.arch.as_str(), f.symbol.as_str()))
+            .collect();
         assert_eq!(names, [("80", "first"), ("90a", "second")]);
-        let targets: Vec<_> = functions[0].instructions.iter().map(|i| (i.name(), i.target)).collect();
+        let targets: Vec<_> = functions[0]
+            .instructions
+            .iter()
+            .map(|i| (i.name(), i.target))
+            .collect();
         let expected = [
             ("IMAD", None),
             ("BRA", Some(0x30)),
@@ -112,8 +132,16 @@ mod tests {
     fn float_atomics_are_told_from_integer_ones() {
         let found: Vec<Vec<bool>> = parse(LISTING)
             .iter()
-            .map(|f| f.instructions.iter().map(Instruction::is_float_atomic).collect())
+            .map(|f| {
+                f.instructions
+                    .iter()
+                    .map(Instruction::is_float_atomic)
+                    .collect()
+            })
             .collect();
-        assert_eq!(found, [vec![false, false, false, true, false], vec![false, false]]);
+        assert_eq!(
+            found,
+            [vec![false, false, false, true, false], vec![false, false]]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! docs/report.json: every figure, one to a line, so that changes can be read; and the comparison with what is committed.
+//! docs/report.json: every figure, one to a line, so that changes can be read; and the comparison
+//! with what is committed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,21 +23,32 @@ pub struct Report<'a> {
 impl Report<'_> {
     pub fn to_json(&self) -> String {
         let columns: Vec<&str> = KERNEL_COLUMNS.iter().map(|(name, _)| *name).collect();
-        let mut text = format!("{{\n\"schema\": {SCHEMA},\n\"nvcc\": {},\n", json!(self.nvcc));
+        let mut text = format!(
+            "{{\n\"schema\": {SCHEMA},\n\"nvcc\": {},\n",
+            json!(self.nvcc)
+        );
         let _ = writeln!(text, "\"kernel_columns\": {},", json!(columns));
         let rows = self.kernels.iter().map(kernel_row);
-        section(&mut text, "kernels", rows.map(|(key, row)| (key, Value::from(row))));
+        section(
+            &mut text,
+            "kernels",
+            rows.map(|(key, row)| (key, Value::from(row))),
+        );
         text.push_str(",\n");
         section(
             &mut text,
             "figures",
-            self.figures.iter().map(|(key, &value)| (key.clone(), number(value))),
+            self.figures
+                .iter()
+                .map(|(key, &value)| (key.clone(), number(value))),
         );
         text.push_str(",\n");
         section(
             &mut text,
             "goals",
-            self.goals.iter().map(|goal| (goal.what.to_owned(), goal_json(goal))),
+            self.goals
+                .iter()
+                .map(|goal| (goal.what.to_owned(), goal_json(goal))),
         );
         text.push_str("\n}\n");
         text
@@ -44,20 +56,34 @@ impl Report<'_> {
 
     /// What is worse than in the committed document, or can't be compared with it; one line each.
     ///
-    /// The quick form has the kernels of fewer architectures and fewer figures. What it has must be committed; kernels of `arch` and figures
-    /// of the shapes that it ran must be here if they are committed.
+    /// The quick form has the kernels of fewer architectures and fewer figures. What it has must be
+    /// committed; kernels of `arch` and figures of the shapes that it ran must be here if they are
+    /// committed.
     pub fn regressions(&self, committed: &str, arch: &str) -> Result<Vec<String>, String> {
-        let committed: Map<String, Value> = serde_json::from_str(committed).map_err(|error| error.to_string())?;
+        let committed: Map<String, Value> =
+            serde_json::from_str(committed).map_err(|error| error.to_string())?;
         let mut found = Vec::new();
         let columns: Vec<&str> = KERNEL_COLUMNS.iter().map(|(name, _)| *name).collect();
-        if committed.get("schema") != Some(&json!(SCHEMA)) || committed.get("kernel_columns") != Some(&json!(columns)) {
+        if committed.get("schema") != Some(&json!(SCHEMA))
+            || committed.get("kernel_columns") != Some(&json!(columns))
+        {
             return Err("it has other columns than this version of xtask writes".to_owned());
         }
-        let old_nvcc = committed.get("nvcc").and_then(Value::as_str).unwrap_or_default();
+        let old_nvcc = committed
+            .get("nvcc")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if old_nvcc == self.nvcc {
             let rows: BTreeMap<String, Vec<Value>> = self.kernels.iter().map(kernel_row).collect();
-            let rows = rows.into_iter().filter(|(key, _)| key.split('/').next() == Some(arch));
-            compare_kernels(&rows.collect(), object(&committed, "kernels")?, arch, &mut found);
+            let rows = rows
+                .into_iter()
+                .filter(|(key, _)| key.split('/').next() == Some(arch));
+            compare_kernels(
+                &rows.collect(),
+                object(&committed, "kernels")?,
+                arch,
+                &mut found,
+            );
         } else {
             eprintln!(
                 "note: the kernels were compiled by nvcc {}, those of the committed report by {old_nvcc}: their code is not compared",
@@ -71,7 +97,9 @@ impl Report<'_> {
 }
 
 fn section(text: &mut String, name: &str, entries: impl Iterator<Item = (String, Value)>) {
-    let lines: Vec<String> = entries.map(|(key, value)| format!("{}: {value}", json!(key))).collect();
+    let lines: Vec<String> = entries
+        .map(|(key, value)| format!("{}: {value}", json!(key)))
+        .collect();
     let _ = write!(text, "\"{name}\": {{\n{}\n}}", lines.join(",\n"));
 }
 
@@ -102,7 +130,10 @@ fn outcome_name(outcome: Outcome) -> &'static str {
     }
 }
 
-fn object<'a>(document: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String, Value>, String> {
+fn object<'a>(
+    document: &'a Map<String, Value>,
+    name: &str,
+) -> Result<&'a Map<String, Value>, String> {
     document
         .get(name)
         .and_then(Value::as_object)
@@ -127,19 +158,27 @@ fn compare_kernels(
                 (Some(new), Some(old), Some(better)) if worse(new, old, *better) => {
                     found.push(format!("{key} {name}: {new}, committed {old}"));
                 }
-                (None, Some(old), Some(_)) => found.push(format!("{key} {name}: none, committed {old}")),
+                (None, Some(old), Some(_)) => {
+                    found.push(format!("{key} {name}: none, committed {old}"))
+                }
                 _ => {}
             }
         }
     }
     for key in committed.keys() {
         if key.split('/').next() == Some(arch) && !now.contains_key(key) {
-            found.push(format!("{key} is in the committed report and not built: {AGAIN}"));
+            found.push(format!(
+                "{key} is in the committed report and not built: {AGAIN}"
+            ));
         }
     }
 }
 
-fn compare_figures(now: &BTreeMap<String, f64>, committed: &Map<String, Value>, found: &mut Vec<String>) {
+fn compare_figures(
+    now: &BTreeMap<String, f64>,
+    committed: &Map<String, Value>,
+    found: &mut Vec<String>,
+) {
     for (key, &new) in now {
         match (committed.get(key).and_then(Value::as_f64), better(key)) {
             (None, _) => found.push(format!("{key} is not in the committed report: {AGAIN}")),
@@ -159,9 +198,12 @@ fn compare_goals(now: &[Goal], committed: &Map<String, Value>, found: &mut Vec<S
             .and_then(Value::as_str);
         let met = old.is_some_and(|old| old != outcome_name(Outcome::NotMet));
         if met && goal.outcome() == Outcome::NotMet {
-            let now = goal.worst.as_ref().map_or("nothing to look at".to_owned(), |worst| {
-                format!("{} by {}", worst.value, worst.at)
-            });
+            let now = goal
+                .worst
+                .as_ref()
+                .map_or("nothing to look at".to_owned(), |worst| {
+                    format!("{} by {}", worst.value, worst.at)
+                });
             found.push(format!("goal no longer met: {}: {now}", goal.what));
         }
     }
@@ -189,7 +231,10 @@ mod tests {
     }
 
     fn figures(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
-        values.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
+        values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), *value))
+            .collect()
     }
 
     #[test]
@@ -202,7 +247,10 @@ mod tests {
         let committed = report(&committed).to_json();
         let check = |values: &[(&str, f64)]| report(&figures(values)).regressions(&committed, "80");
         assert_eq!(check(&[("a/launches", 2.0)]), Ok(vec![]));
-        assert_eq!(check(&[("a/launches", 1.0), ("a/mma_flops", 9.0)]), Ok(vec![]));
+        assert_eq!(
+            check(&[("a/launches", 1.0), ("a/mma_flops", 9.0)]),
+            Ok(vec![])
+        );
         assert_eq!(
             check(&[("a/launches", 3.0)]),
             Ok(vec!["a/launches: 3, committed 2".to_owned()])
@@ -210,7 +258,9 @@ mod tests {
         let found = check(&[("b/wave_efficiency_percent", 97.4)]);
         assert_eq!(
             found,
-            Ok(vec!["b/wave_efficiency_percent: 97.4, committed 97.5".to_owned()])
+            Ok(vec![
+                "b/wave_efficiency_percent: 97.4, committed 97.5".to_owned()
+            ])
         );
     }
 
@@ -218,7 +268,11 @@ mod tests {
     fn figures_that_are_not_committed_are_named() {
         let committed = report(&figures(&[])).to_json();
         let found = report(&figures(&[("new/launches", 1.0)])).regressions(&committed, "80");
-        assert!(found.is_ok_and(|found| found.len() == 1 && found[0].starts_with("new/launches is not in")));
+        assert!(
+            found.is_ok_and(
+                |found| found.len() == 1 && found[0].starts_with("new/launches is not in")
+            )
+        );
     }
 
     #[test]
@@ -241,7 +295,11 @@ mod tests {
 
     #[test]
     fn other_columns_are_refused() {
-        assert!(report(&figures(&[])).regressions("{\"schema\": 0}", "80").is_err());
+        assert!(
+            report(&figures(&[]))
+                .regressions("{\"schema\": 0}", "80")
+                .is_err()
+        );
         assert!(report(&figures(&[])).regressions("no json", "80").is_err());
     }
 }

@@ -1,0 +1,345 @@
+//! `adapter_config.json`.
+
+mod fields;
+mod pattern;
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub(crate) use fields::Fields;
+use pattern::Patterns;
+
+use crate::mapped::read_text;
+use crate::shown::shown;
+use crate::{Error, Result};
+
+/// Real ones have a few kilobytes, and one for thousands of experts with a rank each some hundreds.
+const LARGEST: u64 = 16 << 20;
+
+/// Which biases of the base model were trained with the adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bias {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// Those of the adapted modules.
+    LoraOnly,
+}
+
+/// A PEFT config of type LORA: `adapter_config.json`. Fields that this crate knows are checked; all
+/// others are kept as they stand.
+///
+/// Where a field is missing, it is what PEFT would take it for.
+#[derive(Debug, Clone)]
+pub struct PeftConfig {
+    fields: Fields,
+    rank: usize,
+    lora_alpha: f64,
+    use_rslora: bool,
+    use_dora: bool,
+    lora_bias: bool,
+    fan_in_fan_out: bool,
+    bias: Bias,
+    modules_to_save: Vec<String>,
+    ranks: Patterns<usize>,
+    alphas: Patterns<f64>,
+}
+
+impl PeftConfig {
+    /// One for a new adapter: PEFT's defaults, and `target_modules` as PEFT matches them (the ends
+    /// of the modules' paths).
+    ///
+    /// # Errors
+    /// [`Error::Field`] if the rank is 0, or `lora_alpha` not a finite number above 0.
+    pub fn new(rank: usize, lora_alpha: f64, target_modules: &[&str]) -> Result<Self> {
+        let mut config = Self::parse(r#"{"peft_type": "LORA"}"#, Path::new("adapter_config.json"))?;
+        let text = |value: Value| value.to_string();
+        let alpha = match lora_alpha {
+            whole if whole.fract() == 0.0 && whole.abs() < 1e15 => text((whole as i64).into()),
+            // JSON has no name for NaN and infinity; the reader refuses them by this one.
+            other if !other.is_finite() => text(other.to_string().into()),
+            other => text(other.into()),
+        };
+        for (field, value) in [
+            ("r", text(rank.into())),
+            ("lora_alpha", alpha),
+            ("target_modules", text(target_modules.into())),
+            ("lora_dropout", "0.0".into()),
+            ("bias", "\"none\"".into()),
+            ("fan_in_fan_out", "false".into()),
+            ("use_rslora", "false".into()),
+            ("use_dora", "false".into()),
+            ("inference_mode", "true".into()),
+        ] {
+            config = config.with_field(field, &value)?;
+        }
+        Ok(config)
+    }
+
+    /// Reads a config's file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Json`],
+    /// [`Error::NoAdapter`] if it isn't LoRA's, [`Error::Field`] where a field holds something
+    /// impossible.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::parse(&read_text(path, LARGEST)?, path)
+    }
+
+    /// Reads a config's text. `path` is named in errors.
+    ///
+    /// # Errors
+    /// As [`PeftConfig::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let fields = Fields::parse(text, path)?;
+        let reader = Reader {
+            fields: &fields,
+            path,
+        };
+        let peft_type: Option<String> = reader.field("peft_type", "text")?;
+        if let Some(other) = peft_type.filter(|kind| kind != "LORA") {
+            return Err(Error::NoAdapter {
+                path: path.into(),
+                reason: format!(
+                    "its peft_type is {}, and LORA alone is supported",
+                    shown(&other)
+                ),
+            });
+        }
+        let flag = |name| Ok::<bool, Error>(reader.field(name, "true or false")?.unwrap_or(false));
+        const POSITIVE: &str = "a finite number above 0";
+        let lora_alpha: f64 = reader.field("lora_alpha", POSITIVE)?.unwrap_or(8.0);
+        reader.check(
+            "lora_alpha",
+            lora_alpha > 0.0 && lora_alpha.is_finite(),
+            POSITIVE,
+        )?;
+        const RANK: &str = "a whole number from 1 to 2147418112";
+        let rank: u64 = reader.field("r", RANK)?.unwrap_or(8);
+        let is_rank = |rank: u64| rank > 0 && rank <= lora_kernels::Problem::MAX_DIMENSION as u64;
+        reader.check("r", is_rank(rank), RANK)?;
+        const BIAS: &str = "\"none\", \"all\" or \"lora_only\"";
+        let bias: Option<String> = reader.field("bias", BIAS)?;
+        let bias = match bias.as_deref() {
+            None | Some("none") => Bias::None,
+            Some("all") => Bias::All,
+            Some("lora_only") => Bias::LoraOnly,
+            Some(_) => return Err(reader.refused("bias", BIAS)),
+        };
+        let ranks = reader.patterns("rank_pattern", |&rank: &u64| is_rank(rank), RANK)?;
+        let alphas = reader.patterns(
+            "alpha_pattern",
+            |alpha: &f64| *alpha > 0.0 && alpha.is_finite(),
+            POSITIVE,
+        )?;
+        let modules_to_save: Option<Vec<String>> =
+            reader.field("modules_to_save", "a list of names")?;
+        Ok(Self {
+            rank: rank as usize,
+            lora_alpha,
+            use_rslora: flag("use_rslora")?,
+            use_dora: flag("use_dora")?,
+            lora_bias: flag("lora_bias")?,
+            fan_in_fan_out: flag("fan_in_fan_out")?,
+            bias,
+            modules_to_save: modules_to_save.unwrap_or_default(),
+            ranks: ranks.map(|rank| rank as usize),
+            alphas,
+            fields,
+        })
+    }
+
+    /// With a field set to a JSON text, whether this crate knows the field or not.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if the text is no JSON, [`Error::Field`] if the field can't hold that.
+    pub fn with_field(&self, name: &str, json: &str) -> Result<Self> {
+        let path = Path::new("adapter_config.json");
+        let fields = self.fields.with(name, json, path)?;
+        Self::parse(&fields.to_text(), path)
+    }
+
+    /// A field as it stands, as JSON; `None` where there is none.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)
+    }
+
+    /// The whole config as JSON, fields in the order in which they were read.
+    pub fn to_json(&self) -> String {
+        self.fields.to_text()
+    }
+
+    /// r, without regard to `rank_pattern`.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// lora_alpha, without regard to `alpha_pattern`.
+    pub fn lora_alpha(&self) -> f64 {
+        self.lora_alpha
+    }
+
+    /// The rank of a module, by its path below the base model: what `rank_pattern` has for the
+    /// first key that matches (`re.match(rf"(.*\.)?({key})$", path)`), else r.
+    pub fn rank_of(&self, path: &str) -> usize {
+        self.ranks.get(path).unwrap_or(self.rank)
+    }
+
+    /// lora_alpha of a module; `alpha_pattern` counts as `rank_pattern` does.
+    pub fn lora_alpha_of(&self, path: &str) -> f64 {
+        self.alphas.get(path).unwrap_or(self.lora_alpha)
+    }
+
+    /// The scaling of a module: lora_alpha / r, or lora_alpha / √r with rsLoRA, in f64 as PEFT
+    /// computes it, then rounded to f32.
+    pub fn scaling_of(&self, path: &str) -> f32 {
+        let (rank, alpha) = (self.rank_of(path) as f64, self.lora_alpha_of(path));
+        let divisor = if self.use_rslora { rank.sqrt() } else { rank };
+        (alpha / divisor) as f32
+    }
+
+    /// Whether scalings are lora_alpha / √r.
+    pub fn use_rslora(&self) -> bool {
+        self.use_rslora
+    }
+
+    /// Whether modules have magnitude vectors (DoRA).
+    pub fn use_dora(&self) -> bool {
+        self.use_dora
+    }
+
+    /// Whether lora_B has a bias.
+    pub fn lora_bias(&self) -> bool {
+        self.lora_bias
+    }
+
+    /// Whether the adapted weights are stored (in_features, out_features), as GPT-2's `Conv1D` has
+    /// them.
+    pub fn fan_in_fan_out(&self) -> bool {
+        self.fan_in_fan_out
+    }
+
+    /// Which biases of the base were trained.
+    pub fn bias(&self) -> Bias {
+        self.bias
+    }
+
+    /// Modules that were trained whole.
+    pub fn modules_to_save(&self) -> &[String] {
+        &self.modules_to_save
+    }
+
+    /// Features of the adapter that make it something else than B·A added to a weight of the
+    /// original base, by their fields in the config: aLoRA, QA-LoRA, adapters on bare parameters,
+    /// replicated layers, and the like, and initialisations such as PiSSA's, which change the base.
+    /// DoRA is not among them: [`PeftConfig::use_dora`] tells.
+    pub fn variants(&self) -> Vec<String> {
+        let set = |name: &str| {
+            let value = self
+                .field(name)
+                .and_then(|json| serde_json::from_str::<Value>(json).ok());
+            !matches!(value, None | Some(Value::Null | Value::Bool(false)))
+                && value != Some(Value::Array(Vec::new()))
+                && value != Some(Value::Object(serde_json::Map::new()))
+        };
+        const FIELDS: [&str; 10] = [
+            "alora_invocation_tokens",
+            "arrow_config",
+            "kasa_config",
+            "layer_replication",
+            "monteclora_config",
+            "target_parameters",
+            "trainable_token_indices",
+            "use_bdlora",
+            "use_qalora",
+            "velora_config",
+        ];
+        let mut found: Vec<String> = FIELDS
+            .into_iter()
+            .filter(|name| set(name))
+            .map(str::to_owned)
+            .collect();
+        let init = self
+            .field("init_lora_weights")
+            .unwrap_or_default()
+            .trim_matches('"');
+        let changes_base = ["pissa", "corda", "olora", "loftq", "lora_ga"];
+        if changes_base
+            .iter()
+            .any(|name| init.to_lowercase().starts_with(name))
+        {
+            found.push(format!("init_lora_weights = {}", shown(init)));
+        }
+        found
+    }
+}
+
+/// Typed reading of fields.
+struct Reader<'a> {
+    fields: &'a Fields,
+    path: &'a Path,
+}
+
+impl Reader<'_> {
+    /// `None` where the field is missing or null.
+    fn field<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        allowed: &'static str,
+    ) -> Result<Option<T>> {
+        let Some(json) = self.fields.get(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str(json).map_err(|_| self.refused(name, allowed))
+    }
+
+    fn check(&self, name: &'static str, holds: bool, allowed: &'static str) -> Result<()> {
+        if holds {
+            Ok(())
+        } else {
+            Err(self.refused(name, allowed))
+        }
+    }
+
+    fn refused(&self, name: &str, allowed: &'static str) -> Error {
+        let given = self.fields.get(name).unwrap_or("missing");
+        refused(self.path, name.to_owned(), given, allowed)
+    }
+
+    fn patterns<T: DeserializeOwned + Copy>(
+        &self,
+        name: &'static str,
+        holds: impl Fn(&T) -> bool,
+        allowed: &'static str,
+    ) -> Result<Patterns<T>> {
+        let Some(json) = self.fields.get(name).filter(|json| *json != "null") else {
+            return Ok(Patterns::default());
+        };
+        const OBJECT: &str = "an object of names or regular expressions";
+        let fields = Fields::parse(json, self.path).map_err(|_| self.refused(name, OBJECT))?;
+        let mut patterns = Vec::new();
+        for (key, value) in fields.iter() {
+            let field = || format!("{name}[{}]", shown(key));
+            match serde_json::from_str::<T>(value) {
+                Ok(number) if holds(&number) => patterns.push((key, number)),
+                _ => return Err(refused(self.path, field(), value, allowed)),
+            }
+        }
+        Patterns::new(&patterns).map_err(|pattern::Refused { key, allowed }| {
+            refused(self.path, format!("a key of {name}"), &key, allowed)
+        })
+    }
+}
+
+fn refused(path: &Path, field: String, given: &str, allowed: &'static str) -> Error {
+    Error::Field {
+        path: PathBuf::from(path),
+        field,
+        given: shown(given),
+        allowed,
+    }
+}

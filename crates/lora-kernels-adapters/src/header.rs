@@ -1,0 +1,123 @@
+//! The header of a safetensors file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::shown::shown;
+
+/// The longest header that is read, bytes: the format's own limit.
+const LONGEST: u64 = 100_000_000;
+const LENGTH: usize = 8;
+
+pub(crate) struct Header {
+    /// Bytes before the first tensor's.
+    pub data: usize,
+    pub metadata: BTreeMap<String, String>,
+    pub tensors: Metadata,
+}
+
+impl Header {
+    /// Of a whole file. What is wrong with it is said in a sentence that `it` begins.
+    pub fn read(file: &[u8]) -> Result<Self, String> {
+        let bytes = file.len();
+        let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
+            return Err(format!(
+                "it has {bytes} bytes, too few for the length of a header"
+            ));
+        };
+        let length = u64::from_le_bytes(*length);
+        if length > LONGEST {
+            return Err(format!(
+                "its header claims {length} bytes, and {LONGEST} are the most; an older .bin or .pt file looks like that, too"
+            ));
+        }
+        let Some(text) = rest.get(..length as usize) else {
+            return Err(format!(
+                "it has {bytes} bytes and its header claims {length}: it is truncated, or no safetensors file"
+            ));
+        };
+        let parsed: Parsed = serde_json::from_slice(text).map_err(|error| {
+            format!(
+                "its header is not the JSON it should be: {}",
+                shown(&error.to_string())
+            )
+        })?;
+        let mut tensors: Vec<_> = parsed.tensors.into_iter().collect();
+        tensors.sort_by(|(one, a), (other, b)| (a.data_offsets, one).cmp(&(b.data_offsets, other)));
+        // Checks every tensor; where the last one may end is left to us.
+        let tensors = Metadata::new(None, tensors).map_err(|error| reason(&error))?;
+        let data = LENGTH + length as usize;
+        if tensors.data_len() != bytes - data {
+            return Err(format!(
+                "its tensors have {} bytes, but {} follow the header: it is truncated, or something was appended to it",
+                tensors.data_len(),
+                bytes - data
+            ));
+        }
+        Ok(Self {
+            data,
+            metadata: parsed.metadata,
+            tensors,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Parsed {
+    metadata: BTreeMap<String, String>,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Parsed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parsed, A::Error> {
+                let mut parsed = Parsed::default();
+                while let Some(name) = entries.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        parsed.metadata = entries.next_value::<Option<_>>()?.unwrap_or_default();
+                    } else if let Some((twice, _)) = parsed.tensors.remove_entry(&name) {
+                        return Err(A::Error::custom(format!(
+                            "tensor {} stands there twice",
+                            shown(&twice)
+                        )));
+                    } else {
+                        parsed.tensors.insert(name, entries.next_value()?);
+                    }
+                }
+                Ok(parsed)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+fn reason(error: &SafeTensorError) -> String {
+    match error {
+        SafeTensorError::InvalidOffset(name) => format!(
+            "the bytes of tensor {} don't begin where another tensor's end: offsets overlap or leave gaps",
+            shown(name)
+        ),
+        SafeTensorError::TensorInvalidInfo => {
+            "a tensor has more or fewer bytes than its type and shape say".into()
+        }
+        SafeTensorError::ValidationOverflow => {
+            "a tensor's dimensions multiply to more than 64 bits hold".into()
+        }
+        SafeTensorError::MisalignedSlice => {
+            "a tensor of less than a byte per element doesn't fill its last byte".into()
+        }
+        other => shown(&other.to_string()),
+    }
+}

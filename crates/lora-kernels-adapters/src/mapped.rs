@@ -1,0 +1,246 @@
+//! safetensors files, mapped into memory.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+
+use lora_kernels::DType;
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::Dtype;
+
+use crate::header::Header;
+use crate::{Error, Result};
+
+/// A tensor of a mapped file: its bytes are the file's.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    /// Its type, which may be one that the kernels don't know.
+    pub dtype: Dtype,
+    /// Its shape, row-major.
+    pub shape: &'a [usize],
+    /// Its elements, little-endian. Their address has no alignment to rely on.
+    pub data: &'a [u8],
+}
+
+impl<'a> Tensor<'a> {
+    /// One without a name, to be written.
+    pub fn new(dtype: DType, shape: &'a [usize], data: &'a [u8]) -> Self {
+        let dtype = match dtype {
+            DType::F16 => Dtype::F16,
+            DType::BF16 => Dtype::BF16,
+            DType::F32 => Dtype::F32,
+        };
+        Self {
+            name: "",
+            dtype,
+            shape,
+            data,
+        }
+    }
+
+    /// The type as the kernels name it; `None` for one that they don't compute with.
+    pub fn element_type(&self) -> Option<DType> {
+        match self.dtype {
+            Dtype::F16 => Some(DType::F16),
+            Dtype::BF16 => Some(DType::BF16),
+            Dtype::F32 => Some(DType::F32),
+            _ => None,
+        }
+    }
+}
+
+/// A safetensors file, its header read and checked, its tensors left on disk until they are looked
+/// at.
+///
+/// Nobody may change or truncate the file meanwhile: Rust takes what it reads here for unchanging,
+/// so that a change is undefined behaviour, and reading beyond a new end ends the process.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+    /// Where the tensors begin.
+    data: usize,
+    tensors: BTreeMap<String, Place>,
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Place {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Counted from `data`.
+    bytes: std::ops::Range<usize>,
+}
+
+impl MappedFile {
+    /// Maps a file and checks its header: that it is JSON of at most 100 MB, that the tensors'
+    /// bytes follow one another without gaps, as many as type and shape say, up to the end of the
+    /// file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotAFile`] or [`Error::Safetensors`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = open_regular(path)?;
+        // SAFETY: a private mapping of a regular file that was opened to be read; that nobody
+        // changes it meanwhile is what the type asks for.
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io {
+            doing: "map",
+            path: path.into(),
+            source,
+        })?;
+        let header = Header::read(&map).map_err(|reason| Error::Safetensors {
+            path: path.into(),
+            reason,
+        })?;
+        let tensors = header.tensors.tensors().into_iter().map(|(name, info)| {
+            let place = Place {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: info.data_offsets.0..info.data_offsets.1,
+            };
+            (name, place)
+        });
+        Ok(Self {
+            path: path.into(),
+            tensors: tensors.collect(),
+            data: header.data,
+            metadata: header.metadata,
+            file,
+            map,
+        })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Bytes of the whole file.
+    pub fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// What stands before the tensors: the header's length, and the header.
+    pub fn header(&self) -> &[u8] {
+        &self.map[..self.data]
+    }
+
+    /// The header's `__metadata__`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// A tensor by its name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.tensors
+            .get_key_value(name)
+            .map(|(name, place)| self.view(name, place))
+    }
+
+    /// Every tensor, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.tensors
+            .iter()
+            .map(|(name, place)| self.view(name, place))
+    }
+
+    /// Every tensor and where in the file its bytes lie, in that order: from the end of the header
+    /// to the end of the file without gaps.
+    pub fn in_file_order(&self) -> Vec<(Tensor<'_>, std::ops::Range<usize>)> {
+        let mut all: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(name, place)| {
+                let range = self.data + place.bytes.start..self.data + place.bytes.end;
+                (self.view(name, place), range)
+            })
+            .collect();
+        all.sort_by_key(|(_, range)| (range.start, range.end));
+        all
+    }
+
+    /// Lets the system drop the pages of these bytes of the file. They are read again where they
+    /// are needed again.
+    pub fn release(&self, bytes: std::ops::Range<usize>) {
+        let end = bytes.end.min(self.map.len());
+        if bytes.start < end {
+            // SAFETY: pages of a file's read-only mapping hold nothing that isn't in the file. A
+            // refusal costs memory and nothing else.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(
+                    UncheckedAdvice::DontNeed,
+                    bytes.start,
+                    end - bytes.start,
+                )
+            };
+        }
+    }
+
+    fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
+        Tensor {
+            name,
+            dtype: place.dtype,
+            shape: &place.shape,
+            data: &self.map[self.data + place.bytes.start..self.data + place.bytes.end],
+        }
+    }
+}
+
+/// Opens what is a file: a pipe would never end, a device never begin.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
+    let failed = |doing| {
+        move |source| Error::Io {
+            doing,
+            path: path.into(),
+            source,
+        }
+    };
+    let check = |metadata: Metadata| match () {
+        () if metadata.is_file() => Ok(()),
+        () => Err(Error::NotAFile {
+            path: path.into(),
+            what: if metadata.is_dir() {
+                "a folder"
+            } else {
+                "a pipe, socket or device"
+            },
+        }),
+    };
+    check(std::fs::metadata(path).map_err(failed("read"))?)?;
+    let file = File::open(path).map_err(failed("read"))?;
+    check(file.metadata().map_err(failed("read"))?)?;
+    Ok(file)
+}
+
+/// A whole text file of at most `limit` bytes.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+    use std::io::Read;
+    let file = open_regular(path)?;
+    let failed = |source| Error::Io {
+        doing: "read",
+        path: path.into(),
+        source,
+    };
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes > limit {
+        return Err(Error::TooLarge {
+            path: path.into(),
+            bytes,
+            limit,
+        });
+    }
+    let mut content = Vec::new();
+    file.take(limit).read_to_end(&mut content).map_err(failed)?;
+    String::from_utf8(content).map_err(|error| Error::Json {
+        path: path.into(),
+        reason: format!("it is no UTF-8 text ({})", error.utf8_error()),
+    })
+}

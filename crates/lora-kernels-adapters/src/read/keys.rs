@@ -1,0 +1,191 @@
+//! Names of tensors, taken apart.
+
+use std::path::Path;
+
+use crate::mapped::MappedFile;
+use crate::{Error, Format, Kind, Result};
+
+/// What PEFT puts before the path of every module.
+const PEFT_PREFIX: &str = "base_model.model.";
+
+/// What a tensor of an adapter's file is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Key<'a> {
+    /// A part of the module at this path.
+    Part(&'a str, Part),
+    /// A tensor of the base model, by its name there.
+    Saved(String),
+    /// Something else.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    A(Kind),
+    B(Kind),
+    Bias,
+    Magnitude,
+}
+
+/// Suffixes of PEFT's and of Mistral's names, without the dot before them.
+const PARTS: [(&str, Part); 7] = [
+    ("lora_A.weight", Part::A(Kind::Linear)),
+    ("lora_B.weight", Part::B(Kind::Linear)),
+    ("lora_B.bias", Part::Bias),
+    ("lora_embedding_A", Part::A(Kind::Embedding)),
+    ("lora_embedding_B", Part::B(Kind::Embedding)),
+    ("lora_magnitude_vector", Part::Magnitude),
+    ("lora_magnitude_vector.weight", Part::Magnitude),
+];
+
+const LORALIB_PARTS: [(&str, Part); 2] = [
+    ("lora_A", Part::A(Kind::Linear)),
+    ("lora_B", Part::B(Kind::Linear)),
+];
+
+pub(super) fn parse(name: &str, format: Format) -> Key<'_> {
+    let (path, parts) = match format {
+        Format::Peft => (name.strip_prefix(PEFT_PREFIX).unwrap_or(name), &PARTS[..]),
+        Format::Mistral => (name, &PARTS[..]),
+        Format::Loralib => (name, &LORALIB_PARTS[..]),
+    };
+    for &(suffix, part) in parts {
+        if let Some(module) = without(path, suffix) {
+            return Key::Part(module, part);
+        }
+    }
+    if path.contains("lora_") || path.contains("trainable_tokens") {
+        return Key::Unknown;
+    }
+    // PEFT wraps an adapted layer, and the trained bias of one is saved by its name in there.
+    Key::Saved(path.replace(".base_layer.", "."))
+}
+
+/// The path of the module that this is the weight of, inside of PEFT's wrapping.
+pub(super) fn module_of_base_weight(name: &str) -> Option<&str> {
+    let path = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
+    without(path, "base_layer.weight")
+}
+
+/// What stands before `.suffix`, or nothing before a `suffix` alone.
+fn without<'a>(path: &'a str, suffix: &str) -> Option<&'a str> {
+    let before = path.strip_suffix(suffix)?;
+    if before.is_empty() {
+        Some(before)
+    } else {
+        before.strip_suffix('.')
+    }
+}
+
+/// The format of a file without a config.
+pub(super) fn format_of(file: &MappedFile) -> Result<Format> {
+    let ends = |name: &str, suffix| without(name, suffix).is_some();
+    let mut format = None;
+    for tensor in file.tensors() {
+        let found = if ends(tensor.name, "lora_A.weight") || ends(tensor.name, "lora_embedding_A") {
+            let is_peft =
+                tensor.name.starts_with("base_model.") || ends(tensor.name, "lora_embedding_A");
+            if is_peft {
+                Format::Peft
+            } else {
+                Format::Mistral
+            }
+        } else if ends(tensor.name, "lora_A") {
+            Format::Loralib
+        } else {
+            continue;
+        };
+        if format.is_some_and(|other| other != found) {
+            return Err(no_adapter(
+                file.path(),
+                "its tensors have names of more than one format",
+            ));
+        }
+        format = Some(found);
+    }
+    format.ok_or_else(|| {
+        no_adapter(
+            file.path(),
+            "it has no lora_A, in no format's way of naming it",
+        )
+    })
+}
+
+fn no_adapter(path: &Path, reason: &str) -> Error {
+    Error::NoAdapter {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_every_format_come_apart() {
+        let linear = Kind::Linear;
+        for (name, format, key) in [
+            (
+                "base_model.model.a.q.lora_A.weight",
+                Format::Peft,
+                Key::Part("a.q", Part::A(linear)),
+            ),
+            (
+                "base_model.model.a.q.lora_B.bias",
+                Format::Peft,
+                Key::Part("a.q", Part::Bias),
+            ),
+            (
+                "base_model.model.lora_B.weight",
+                Format::Peft,
+                Key::Part("", Part::B(linear)),
+            ),
+            (
+                "a.q.lora_magnitude_vector",
+                Format::Peft,
+                Key::Part("a.q", Part::Magnitude),
+            ),
+            (
+                "base_model.model.e.lora_embedding_A",
+                Format::Peft,
+                Key::Part("e", Part::A(Kind::Embedding)),
+            ),
+            (
+                "base_model.model.a.q.base_layer.bias",
+                Format::Peft,
+                Key::Saved("a.q.bias".into()),
+            ),
+            (
+                "base_model.model.classifier.weight",
+                Format::Peft,
+                Key::Saved("classifier.weight".into()),
+            ),
+            (
+                "base_model.model.a.q.lora_A.default.weight",
+                Format::Peft,
+                Key::Unknown,
+            ),
+            (
+                "base_model.model.e.token_adapter.trainable_tokens_delta",
+                Format::Peft,
+                Key::Unknown,
+            ),
+            ("xlora_A.weight", Format::Mistral, Key::Unknown),
+            (
+                "layers.0.attention.wq.lora_A.weight",
+                Format::Mistral,
+                Key::Part("layers.0.attention.wq", Part::A(linear)),
+            ),
+            (
+                "a.q.lora_A",
+                Format::Loralib,
+                Key::Part("a.q", Part::A(linear)),
+            ),
+            ("a.q.bias", Format::Loralib, Key::Saved("a.q.bias".into())),
+            ("a.q.lora_A.weight", Format::Loralib, Key::Unknown),
+        ] {
+            assert_eq!(parse(name, format), key, "{name}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Base models: shards, the names they may have, and finding an adapter's modules.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use lora_kernels_adapters::BaseModel;
+use lora_kernels_adapters::base::INDEX;
+use serde_json::json;
+
+use crate::assert_refused;
+use crate::made::Tensors;
+
+fn index(folder: &Path, map: &[(&str, &str)]) {
+    let map: serde_json::Map<String, serde_json::Value> = map
+        .iter()
+        .map(|(k, v)| ((*k).into(), (*v).into()))
+        .collect();
+    let text = json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string();
+    std::fs::write(folder.join(INDEX), text).unwrap();
+}
+
+fn weight(name: &str) -> Tensors {
+    Tensors::default().with(name, &[2, 3])
+}
+
+#[test]
+fn shards_are_found_by_their_index() {
+    let folder = tempfile::tempdir().unwrap();
+    weight("a.weight").write(&folder.path().join("one.safetensors"));
+    weight("b.weight").write(&folder.path().join("two.safetensors"));
+    index(
+        folder.path(),
+        &[
+            ("a.weight", "one.safetensors"),
+            ("b.weight", "two.safetensors"),
+        ],
+    );
+    let base = BaseModel::open(folder.path()).unwrap();
+    assert_eq!(base.shards().len(), 2);
+    let (shard, tensor) = base.tensor("b.weight").unwrap();
+    assert_eq!(
+        (base.shards()[shard].name.as_str(), tensor.shape),
+        ("two.safetensors", &[2, 3][..])
+    );
+    // A whole model goes before its shards, as in transformers.
+    weight("c.weight").write(&folder.path().join("model.safetensors"));
+    assert!(
+        BaseModel::open(folder.path())
+            .unwrap()
+            .tensor("c.weight")
+            .is_some()
+    );
+}
+
+#[test]
+fn an_index_cannot_lead_out_of_its_folder() {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("model");
+    std::fs::create_dir_all(folder.join("sub")).unwrap();
+    for path in ["secret.safetensors", "model/sub/x.safetensors"] {
+        weight("a.weight").write(&outer.path().join(path));
+    }
+    symlink("../secret.safetensors", folder.join("link.safetensors")).unwrap();
+    symlink(outer.path(), folder.join("out.safetensors")).unwrap();
+    let absolute = outer.path().join("secret.safetensors");
+    for name in [
+        "../secret.safetensors",
+        absolute.to_str().unwrap(),
+        "./../secret.safetensors",
+        "sub/x.safetensors",
+        "sub\\x.safetensors",
+        "./x.safetensors",
+        "link.safetensors",
+        "out.safetensors",
+        "..",
+        ".",
+        "",
+        "x.safetensors\u{0}",
+        "C:x.safetensors",
+        "pickle.bin",
+    ] {
+        index(&folder, &[("a.weight", name)]);
+        assert_refused(BaseModel::open(&folder), &[INDEX, "shard"]);
+    }
+    index(&folder, &[("a.weight", "absent.safetensors")]);
+    assert_refused(BaseModel::open(&folder), &["absent.safetensors"]);
+    symlink("../secret.safetensors", folder.join("model.safetensors")).unwrap();
+    assert_refused(
+        BaseModel::open(&folder),
+        &["model.safetensors", "a link that leads out of the folder"],
+    );
+}
+
+/// There, every file of a model is a link to ../../blobs.
+#[test]
+fn snapshots_of_the_hugging_face_cache_are_read() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--me--model");
+    let snapshot = model.join("snapshots/0123abcd");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(model.join("blobs")).unwrap();
+    weight("a.weight").write(&model.join("blobs/ffff"));
+    symlink("../../blobs/ffff", snapshot.join("model.safetensors")).unwrap();
+    assert!(
+        BaseModel::open(&snapshot)
+            .unwrap()
+            .tensor("a.weight")
+            .is_some()
+    );
+    std::fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+    symlink(
+        "../../../elsewhere.safetensors",
+        snapshot.join("model.safetensors"),
+    )
+    .unwrap();
+    weight("a.weight").write(&cache.path().join("elsewhere.safetensors"));
+    assert_refused(BaseModel::open(&snapshot), &["leads out"]);
+}
+
+#[test]
+fn shards_and_index_must_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    weight("a.weight").write(&folder.path().join("one.safetensors"));
+    weight("a.weight")
+        .with("b.weight", &[2])
+        .write(&folder.path().join("two.safetensors"));
+    index(
+        folder.path(),
+        &[
+            ("a.weight", "one.safetensors"),
+            ("c.weight", "two.safetensors"),
+        ],
+    );
+    assert_refused(
+        BaseModel::open(folder.path()),
+        &["two.safetensors", "doesn't hold", "c.weight"],
+    );
+    index(
+        folder.path(),
+        &[
+            ("a.weight", "one.safetensors"),
+            ("b.weight", "two.safetensors"),
+        ],
+    );
+    assert_refused(
+        BaseModel::open(folder.path()),
+        &["a.weight", "one.safetensors", "two.safetensors"],
+    );
+    for (text, fragment) in [
+        ("{}", "weight_map"),
+        (r#"{"weight_map": {}}"#, "no tensor"),
+        (r#"{"weight_map": {"a": 1}}"#, "JSON"),
+        ("[", "JSON"),
+    ] {
+        std::fs::write(folder.path().join(INDEX), text).unwrap();
+        assert_refused(BaseModel::open(folder.path()), &[INDEX, fragment]);
+    }
+    std::fs::remove_file(folder.path().join(INDEX)).unwrap();
+    assert_refused(
+        BaseModel::open(folder.path()),
+        &["model.safetensors", INDEX, "pickles"],
+    );
+}
+
+#[test]
+fn a_prefix_that_one_of_the_two_lacks_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let open = |names: &[&str]| {
+        let tensors = names
+            .iter()
+            .fold(Tensors::default(), |tensors, name| tensors.with(name, &[2]));
+        tensors.write(&path);
+        BaseModel::open(&path).unwrap()
+    };
+    let base = open(&[
+        "bert.encoder.0.q.weight",
+        "bert.encoder.1.q.weight",
+        "classifier.weight",
+    ]);
+    let names = base.resolver();
+    assert_eq!(
+        names.resolve("bert.encoder.0.q.weight").unwrap().name,
+        "bert.encoder.0.q.weight"
+    );
+    assert_refused(names.resolve("encoder.1.q.weight"), &["in one way"]);
+    let names = base.resolver();
+    assert_eq!(
+        names.resolve("encoder.0.q.weight").unwrap().name,
+        "bert.encoder.0.q.weight"
+    );
+    assert_eq!(
+        names.resolve("encoder.1.q.weight").unwrap().name,
+        "bert.encoder.1.q.weight"
+    );
+    assert_refused(names.resolve("classifier.weight"), &["in one way"]);
+    assert_refused(
+        names.resolve("encoder.2.q.weight"),
+        &["encoder.2.q.weight", "bert.encoder.1.q.weight"],
+    );
+    assert_refused(
+        names.resolve("encoder.0.out.weight"),
+        &["encoder.0.out.weight", "base model?"],
+    );
+    assert_refused(names.resolve("er.0.q.weight"), &["not in the base model"]);
+
+    let base = open(&["encoder.0.q.weight", "encoder.1.q.weight"]);
+    let names = base.resolver();
+    assert_eq!(
+        names.resolve("bert.encoder.0.q.weight").unwrap().name,
+        "encoder.0.q.weight"
+    );
+    assert_refused(
+        names.resolve("other.encoder.1.q.weight"),
+        &[
+            "in one way",
+            "bert.encoder.0.q.weight",
+            "encoder.1.q.weight",
+        ],
+    );
+
+    // Another module of the same paths, for the one layer that it has alone.
+    let base = open(&[
+        "layers.0.q.weight",
+        "vision.layers.1.q.weight",
+        "vision.head.weight",
+    ]);
+    let names = base.resolver();
+    assert!(names.contains("head.weight"));
+    assert_eq!(
+        names.resolve("layers.0.q.weight").unwrap().name,
+        "layers.0.q.weight"
+    );
+    assert_refused(
+        names.resolve("layers.1.q.weight"),
+        &["in one way", "vision.layers.1.q.weight"],
+    );
+    assert!(!names.contains("head.weight"));
+
+    let base = open(&["a.0.q.weight", "b.0.q.weight"]);
+    assert_refused(
+        base.resolver().resolve("0.q.weight"),
+        &["more than one", "a.0.q.weight, b.0.q.weight"],
+    );
+    assert_refused(base.resolver().resolve("q.weight"), &["more than one"]);
+}

@@ -1,0 +1,95 @@
+//! The compiled kernels.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lora_kernels_build::nvcc;
+
+use super::Result;
+
+/// Names an image to take instead of compiling one.
+pub const VARIABLE: &str = "LORA_PEERS_FATBIN";
+
+/// PTX only: the emulated device interprets it, and a driver compiles it for the GPU that is there.
+/// Fused multiply-adds as the source says.
+const ARGUMENTS: [&str; 9] = [
+    "--fatbin",
+    "-std=c++17",
+    "-O3",
+    "-lineinfo",
+    "-fmad=false",
+    "--no-compress",
+    "-Ikernels",
+    "-gencode",
+    "arch=compute_80,code=compute_80",
+];
+const UNIT: &str = "crates/lora-kernels-baselines/kernels/peers.cu";
+const SOURCES: [&str; 2] = ["crates/lora-kernels-baselines/kernels", "kernels/ptx"];
+
+/// The image that `LORA_PEERS_FATBIN` names, or the one that nvcc makes of `checkout`'s
+/// benches/peers/kernels and leaves in `folder`, where it is found again while the sources, the
+/// compiler and its arguments are the same.
+///
+/// # Errors
+/// Where nvcc is missing or fails, or a file can't be read or written.
+pub fn fatbin(checkout: &Path, folder: &Path) -> Result<Vec<u8>> {
+    if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        return Ok(
+            fs::read(&path).map_err(|error| format!("{VARIABLE}={}: {error}", path.display()))?
+        );
+    }
+    let nvcc = nvcc::find(&nvcc::Here, checkout)?;
+    let image = folder.join(format!("peers-{:016x}.fatbin", key(checkout, &nvcc)?));
+    if !image.exists() {
+        compile(checkout, &nvcc.path, &image)?;
+    }
+    Ok(fs::read(&image).map_err(|error| format!("can't read {}: {error}", image.display()))?)
+}
+
+fn compile(checkout: &Path, nvcc: &Path, image: &Path) -> Result<()> {
+    // Several programs may do this at once: each writes a file of its own, and the last one stays.
+    let partial = image.with_extension(format!("{}.partial", std::process::id()));
+    let mut compiler = Command::new(nvcc);
+    compiler
+        .args(ARGUMENTS)
+        .arg("-o")
+        .arg(&partial)
+        .arg(UNIT)
+        .current_dir(checkout);
+    if let Some(host) = std::env::var_os("NVCC_CCBIN").filter(|host| !host.is_empty()) {
+        compiler.arg("-ccbin").arg(host);
+    }
+    let output = compiler
+        .output()
+        .map_err(|error| format!("can't run {}: {error}", nvcc.display()))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{} could not compile {UNIT}:\n{words}", nvcc.display()).into());
+    }
+    Ok(fs::rename(&partial, image)
+        .map_err(|error| format!("can't make {}: {error}", image.display()))?)
+}
+
+/// Changes with everything that the image is made from.
+fn key(checkout: &Path, nvcc: &nvcc::Nvcc) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    (ARGUMENTS, &nvcc.version).hash(&mut hasher);
+    for folder in SOURCES {
+        let path = checkout.join(folder);
+        let failed = |error| format!("can't read {}: {error}", path.display());
+        let mut files = Vec::new();
+        for entry in path.read_dir().map_err(failed)? {
+            files.push(entry.map_err(failed)?.path());
+        }
+        files.sort();
+        for file in files {
+            let source = fs::read(&file)
+                .map_err(|error| format!("can't read {}: {error}", file.display()))?;
+            (file.file_name(), source).hash(&mut hasher);
+        }
+    }
+    Ok(hasher.finish())
+}

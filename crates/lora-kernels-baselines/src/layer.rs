@@ -1,0 +1,184 @@
+//! What is computed, and the tensors that it takes.
+
+use lora_kernels::Dropout;
+
+use super::Result;
+
+/// Ranks that the kernels are built for.
+const RANKS: [usize; 4] = [16, 32, 64, 128];
+
+/// Every other size is a multiple of it: the peers' kernels have no edges.
+const MULTIPLE: usize = 128;
+
+/// An adapted linear layer in bf16, all tensors dense, no bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// M
+    pub tokens: usize,
+    /// K
+    pub in_features: usize,
+    /// N
+    pub out_features: usize,
+    /// r
+    pub rank: usize,
+    /// s
+    pub scaling: f32,
+    /// Which elements of x the adapter sees.
+    pub dropout: Option<Dropout>,
+    /// Shared memory that a block of the device may have. The tiles of the products with W depend
+    /// on it.
+    pub shared_per_block: usize,
+}
+
+impl Layer {
+    /// A layer without dropout on a device with as much shared memory as an A100.
+    ///
+    /// # Errors
+    /// For sizes that the peers' kernels don't take.
+    pub fn new(
+        tokens: usize,
+        in_features: usize,
+        out_features: usize,
+        rank: usize,
+        scaling: f32,
+    ) -> Result<Self> {
+        for (name, size) in [
+            ("tokens", tokens),
+            ("in_features", in_features),
+            ("out_features", out_features),
+        ] {
+            if size == 0 || !size.is_multiple_of(MULTIPLE) || i32::try_from(size).is_err() {
+                return Err(format!(
+                    "{name} = {size}: the peers' kernels take multiples of {MULTIPLE}"
+                )
+                .into());
+            }
+        }
+        if !RANKS.contains(&rank) {
+            return Err(format!("rank {rank}: the peers' kernels take {RANKS:?}").into());
+        }
+        Ok(Self {
+            tokens,
+            in_features,
+            out_features,
+            rank,
+            scaling,
+            dropout: None,
+            shared_per_block: 163 << 10,
+        })
+    }
+
+    /// With dropout.
+    pub fn with_dropout(self, dropout: Option<Dropout>) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// On a device whose blocks may have this much shared memory.
+    pub fn on_device_with(self, shared_per_block: usize) -> Self {
+        Self {
+            shared_per_block,
+            ..self
+        }
+    }
+
+    /// 1 / (1 - p)
+    pub(super) fn keep_scale(&self) -> f32 {
+        self.dropout.map_or(1.0, |dropout| dropout.keep_scale())
+    }
+
+    /// Rows and columns of a tensor.
+    pub fn shape(&self, buffer: Buffer) -> (usize, usize) {
+        let &Self {
+            tokens: m,
+            in_features: k,
+            out_features: n,
+            rank: r,
+            ..
+        } = self;
+        match buffer {
+            Buffer::X
+            | Buffer::Dx
+            | Buffer::XHat
+            | Buffer::Mask
+            | Buffer::DxHat
+            | Buffer::DxLora
+            | Buffer::DxBase => (m, k),
+            Buffer::Weight => (n, k),
+            Buffer::LoraA | Buffer::DLoraA => (r, k),
+            Buffer::LoraB | Buffer::DLoraB | Buffer::DLoraBSum => (n, r),
+            Buffer::Y
+            | Buffer::Dy
+            | Buffer::YBase
+            | Buffer::YLora
+            | Buffer::YScaled
+            | Buffer::DyScaled => (m, n),
+            Buffer::S | Buffer::Ds | Buffer::DsSum => (m, r),
+        }
+    }
+
+    /// Bytes of a tensor.
+    pub fn bytes(&self, buffer: Buffer) -> usize {
+        let (rows, columns) = self.shape(buffer);
+        rows * columns * buffer.element_bytes()
+    }
+}
+
+/// A tensor in device memory. bf16 where nothing else is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Buffer {
+    /// x (M, K), given.
+    X,
+    /// W (N, K), given.
+    Weight,
+    /// lora_A (r, K), given.
+    LoraA,
+    /// lora_B (N, r), given.
+    LoraB,
+    /// dy (M, N), given to backward.
+    Dy,
+    /// y (M, N), the result of forward.
+    Y,
+    /// dx (M, K), a result of backward.
+    Dx,
+    /// The gradient of lora_A (r, K), a result of backward.
+    DLoraA,
+    /// The gradient of lora_B (N, r), a result of backward.
+    DLoraB,
+    /// drop(x) · Aᵀ (M, r)
+    S,
+    /// drop(x) / (1 - p) (M, K)
+    XHat,
+    /// Kept elements of x (M, K), a byte each.
+    Mask,
+    /// x · Wᵀ (M, N)
+    YBase,
+    /// S · Bᵀ (M, N)
+    YLora,
+    /// s · S · Bᵀ (M, N)
+    YScaled,
+    /// s · dy (M, N)
+    DyScaled,
+    /// The gradient of S (M, r).
+    Ds,
+    /// The gradient of x_hat (M, K).
+    DxHat,
+    /// The adapter's part of dx (M, K).
+    DxLora,
+    /// dy · W (M, K)
+    DxBase,
+    /// The gradient of S (M, r), in f32.
+    DsSum,
+    /// The gradient of lora_B (N, r), in f32.
+    DLoraBSum,
+}
+
+impl Buffer {
+    /// Bytes of an element.
+    pub const fn element_bytes(self) -> usize {
+        match self {
+            Buffer::Mask => 1,
+            Buffer::DsSum | Buffer::DLoraBSum => 4,
+            _ => 2,
+        }
+    }
+}

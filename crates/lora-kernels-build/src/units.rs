@@ -1,0 +1,293 @@
+//! Compiles every kernels/*.cu to a fatbin, and only those whose compiler, arguments or sources
+//! changed.
+//!
+//! A store holds, for each unit, the list of files that it was last made from, and fatbins named by
+//! a key over all that went into them. Files are replaced whole, by renaming, so builds that run at
+//! once can share a store.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+/// How many fatbins of one unit a store keeps: going back and forth between branches or settings
+/// recompiles nothing.
+const KEPT: usize = 6;
+
+/// What is the same for every unit.
+pub struct Compiler {
+    pub nvcc: PathBuf,
+    /// All that `nvcc --version` prints.
+    pub version: String,
+    pub args: Vec<String>,
+    /// nvcc runs here, and the paths it is given are relative to it.
+    pub root: PathBuf,
+    pub store: PathBuf,
+}
+
+/// The result of one unit.
+#[derive(Debug)]
+pub struct Image {
+    pub stem: String,
+    pub fatbin: PathBuf,
+    /// What nvcc said when it made the image.
+    pub warnings: String,
+    /// Whether nvcc ran, or the store had it.
+    pub compiled: bool,
+}
+
+/// The units in `folder` (relative to `root`), by name.
+pub fn list(root: &Path, folder: &str) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: io::Error| format!("can't list {}: {error}", root.join(folder).display());
+    let mut units = Vec::new();
+    for entry in fs::read_dir(root.join(folder)).map_err(failed)? {
+        let path = Path::new(folder).join(entry.map_err(failed)?.file_name());
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            units.push(path);
+        }
+    }
+    units.sort();
+    Ok(units)
+}
+
+impl Compiler {
+    /// Compiles `units` on `jobs` threads; after a failure no further unit is begun.
+    pub fn build(&self, units: &[PathBuf], jobs: usize) -> Result<Vec<Image>, String> {
+        fs::create_dir_all(&self.store)
+            .map_err(|error| format!("can't create {}: {error}", self.store.display()))?;
+        let contents = Contents::default();
+        let next = AtomicUsize::new(0);
+        let images = Mutex::new(Vec::new());
+        let errors = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.clamp(1, units.len().max(1)) {
+                scope.spawn(|| {
+                    while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match self.image(unit, &contents) {
+                            Ok(image) => lock(&images).push(image),
+                            Err(error) => {
+                                lock(&errors).push(error);
+                                next.store(units.len(), Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let errors = errors.into_inner().unwrap_or_default();
+        if !errors.is_empty() {
+            return Err(errors.join("\n"));
+        }
+        let mut images = images.into_inner().unwrap_or_default();
+        images.sort_by(|a: &Image, b: &Image| a.stem.cmp(&b.stem));
+        Ok(images)
+    }
+
+    fn image(&self, unit: &Path, contents: &Contents) -> Result<Image, String> {
+        let stem = unit
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let settings = hex(&(&self.version, &self.args, unit));
+        let depfile = self.store.join(format!("{stem}.{settings}.d"));
+        if let Some(key) = self.key(&depfile, contents) {
+            let fatbin = self.store.join(format!("{stem}.{settings}.{key}.fatbin"));
+            if let Ok(warnings) = fs::read_to_string(fatbin.with_extension("log"))
+                && fatbin.exists()
+            {
+                return Ok(Image {
+                    stem,
+                    fatbin,
+                    warnings,
+                    compiled: false,
+                });
+            }
+        }
+
+        let started = SystemTime::now();
+        let temporary = self
+            .store
+            .join(format!("{stem}.{settings}.{}.tmp", std::process::id()));
+        let temporary_depfile = temporary.with_extension("tmp.d");
+        let warnings = self
+            .compile(unit, &temporary, &temporary_depfile)
+            .inspect_err(|_| {
+                let _ = fs::remove_file(&temporary_depfile);
+            })?;
+
+        // A file edited meanwhile may be newer than what was read: then the image gets a name that
+        // no key finds.
+        let current = self.dependencies(&temporary_depfile).is_some_and(|files| {
+            files.iter().all(|file| {
+                fs::metadata(file)
+                    .and_then(|m| m.modified())
+                    .is_ok_and(|time| time <= started)
+            })
+        });
+        let key = current
+            .then(|| self.key(&temporary_depfile, &Contents::default()))
+            .flatten();
+        let key = key.unwrap_or_else(|| "unkeyed".to_owned());
+        let fatbin = self.store.join(format!("{stem}.{settings}.{key}.fatbin"));
+        fs::write(fatbin.with_extension("log"), &warnings)
+            .and_then(|()| fs::rename(&temporary, &fatbin))
+            .and_then(|()| fs::rename(&temporary_depfile, &depfile))
+            .map_err(|error| format!("can't store {}: {error}", fatbin.display()))?;
+        self.prune(&stem, &fatbin);
+        Ok(Image {
+            stem,
+            fatbin,
+            warnings,
+            compiled: true,
+        })
+    }
+
+    fn compile(&self, unit: &Path, fatbin: &Path, depfile: &Path) -> Result<String, String> {
+        let mut command = Command::new(&self.nvcc);
+        command
+            .current_dir(&self.root)
+            .args(&self.args)
+            .arg("--fatbin");
+        // nvcc would add their content to the arguments, which the key then did not know;
+        // LORA_KERNELS_NVCC_FLAGS it knows.
+        command
+            .env_remove("NVCC_APPEND_FLAGS")
+            .env_remove("NVCC_PREPEND_FLAGS");
+        command
+            .arg(unit)
+            .arg("-o")
+            .arg(fatbin)
+            .arg("-MD")
+            .arg("-MF")
+            .arg(depfile);
+        let output = command
+            .output()
+            .map_err(|error| format!("can't run {}: {error}", self.nvcc.display()))?;
+        let said = [
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        ]
+        .concat();
+        if output.status.success() {
+            return Ok(said);
+        }
+        Err(format!(
+            "nvcc failed on {} ({})\n{}\nthe command was {command:?}",
+            unit.display(),
+            output.status,
+            said.trim_end()
+        ))
+    }
+
+    /// The key over all files that `depfile` lists, or none if it or one of them can't be read.
+    fn key(&self, depfile: &Path, contents: &Contents) -> Option<String> {
+        let files = self.dependencies(depfile)?;
+        let hashes = files
+            .iter()
+            .map(|file| Some((file, contents.hash(file)?)))
+            .collect::<Option<Vec<_>>>()?;
+        Some(hex(&hashes))
+    }
+
+    fn dependencies(&self, depfile: &Path) -> Option<Vec<PathBuf>> {
+        let text = fs::read_to_string(depfile).ok()?;
+        let files: Vec<PathBuf> = dependencies(&text)
+            .into_iter()
+            .map(|file| self.root.join(file))
+            .collect();
+        (!files.is_empty()).then_some(files)
+    }
+
+    /// Removes the oldest fatbins of a unit, never `newest`. What can't be removed stays: it is
+    /// only space.
+    fn prune(&self, stem: &str, newest: &Path) {
+        let Ok(entries) = fs::read_dir(&self.store) else {
+            return;
+        };
+        let mut fatbins: Vec<(SystemTime, PathBuf)> = entries
+            .flatten()
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with(&format!("{stem}."))
+            })
+            .filter(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "fatbin")
+            })
+            .filter(|entry| entry.path() != newest)
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        fatbins.sort();
+        let surplus = (fatbins.len() + 1).saturating_sub(KEPT);
+        for (_, fatbin) in fatbins.into_iter().take(surplus) {
+            let _ = fs::remove_file(&fatbin);
+            let _ = fs::remove_file(fatbin.with_extension("log"));
+        }
+    }
+}
+
+/// The files of a makefile rule, `target : file file \`, as `-MD` writes it.
+pub fn dependencies(rule: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut file = String::new();
+    let mut characters = rule
+        .split_once(": ")
+        .map_or("", |(_, files)| files)
+        .chars()
+        .peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' if characters.peek().is_some_and(|next| " #\\".contains(*next)) => {
+                file.extend(characters.next())
+            }
+            '\\' if characters.peek().is_some_and(|next| "\r\n".contains(*next)) => {}
+            '$' if characters.peek() == Some(&'$') => file.extend(characters.next()),
+            c if c.is_whitespace() => {
+                files.extend((!file.is_empty()).then(|| std::mem::take(&mut file)))
+            }
+            c => file.push(c),
+        }
+    }
+    files.extend((!file.is_empty()).then_some(file));
+    files
+}
+
+/// File contents by hash, each file read once: the units share nearly all of their several hundred
+/// headers.
+#[derive(Default)]
+struct Contents(Mutex<HashMap<PathBuf, Option<u64>>>);
+
+impl Contents {
+    fn hash(&self, file: &Path) -> Option<u64> {
+        *lock(&self.0)
+            .entry(file.to_owned())
+            .or_insert_with(|| fs::read(file).ok().map(|bytes| digest(&bytes)))
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn hex(value: &impl Hash) -> String {
+    format!("{:016x}", digest(value))
+}
+
+/// The data behind these locks is never left half changed, so a panic elsewhere doesn't spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Runs lora-kernels' correctness suite and benches on this machine's GPU; README.md beside this file
+# says more.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: run.sh [--quick] [--tests-only | --bench-only] [--output FOLDER] [--timeout SECONDS] [-- FILTER]
+
+  --quick       few tests, few shapes: some minutes
+  --tests-only  no benches
+  --bench-only  no tests
+  --output      where results.json, results.md and logs/ go (default: results/ beside this script)
+  --timeout     seconds for any one test program, and for the benches (default: 3600)
+  FILTER        passed on to criterion: only benches whose names match, e.g. 'bf16 8192x4096x4096'
+
+environment: CUDA_VISIBLE_DEVICES chooses the GPU, LORA_KERNELS_CUBLAS is the path of a libcublas.so that is not found otherwise.
+exit status: 0 if all that was asked for ran and passed; results are written in any case.
+TEXT
+}
+
+for argument in "$@"; do
+    case "$argument" in
+        --) break ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+    esac
+done
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "the programs here are for Linux on x86-64, this is $(uname -sm)"
+for flag in avx2 fma bmi2; do
+    grep -qw "$flag" /proc/cpuinfo || fail "the programs here need a CPU with $flag (x86-64-v3: Haswell, Zen or newer)"
+done
+
+export LORA_KERNELS_DEVICE="${LORA_KERNELS_DEVICE:-real}"
+if [ "$LORA_KERNELS_DEVICE" = real ]; then
+    # The loader's cache has it where a driver is installed, containers add a folder to
+    # LD_LIBRARY_PATH; the suite itself looks again.
+    if ! command -v nvidia-smi >/dev/null; then
+        echo "note: nvidia-smi is not on PATH; the driver's version may stay unknown" >&2
+    elif ! nvidia-smi --list-gpus; then
+        fail "nvidia-smi finds no GPU"
+    fi
+fi
+
+# Where PyTorch is installed, cuBLAS may lie among Python's packages and nowhere else.
+if [ -z "${LORA_KERNELS_CUBLAS:-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libcublas\.so' && command -v python3 >/dev/null; then
+    LORA_KERNELS_CUBLAS=$(python3 - <<'PYTHON' 2>/dev/null || true
+import glob, os, sys
+found = [path for folder in sys.path for path in glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublas.so.1[123]"))]
+print(found[0] if found else "")
+PYTHON
+    )
+    export LORA_KERNELS_CUBLAS
+fi
+
+date=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+exec "$here/bin/suite" --bundle "$here" --date "$date" "$@"

@@ -1,0 +1,335 @@
+//! results.md: the same for people.
+
+use std::fmt::Write as _;
+
+use crate::results::{Device, Layer, Outcome, Pass, Results, Row, TestRun, Way};
+
+/// The results as a page.
+pub fn write(results: &Results) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = head(&mut text, results);
+    let _ = tests(&mut text, &results.tests);
+    let _ = if results.device.emulated {
+        untimed(&mut text, results)
+    } else {
+        timed(&mut text, results)
+    };
+    text
+}
+
+fn head(text: &mut String, results: &Results) -> std::fmt::Result {
+    let Results {
+        date,
+        form,
+        build,
+        device,
+        ..
+    } = results;
+    let Device {
+        name,
+        cuda,
+        compute_capability,
+        multiprocessors,
+        ..
+    } = device;
+    writeln!(text, "# {name}, {date}\n")?;
+    let driver = device.driver.as_deref().unwrap_or("unknown");
+    let (l2, memory) = (device.l2_bytes >> 20, device.memory_bytes >> 30);
+    writeln!(
+        text,
+        "- compute capability {compute_capability}, {multiprocessors} multiprocessors, {l2} MiB of L2, {memory} GiB"
+    )?;
+    writeln!(text, "- driver {driver}, which supports CUDA {cuda}")?;
+    writeln!(
+        text,
+        "- commit {}, nvcc {}, machine code for {}; the {form} form",
+        build.commit, build.nvcc, build.archs
+    )?;
+    if let Some(cublas) = &results.cublas {
+        writeln!(text, "- {cublas}")?;
+    }
+    Ok(())
+}
+
+fn tests(text: &mut String, tests: &[TestRun]) -> std::fmt::Result {
+    if tests.is_empty() {
+        return writeln!(text, "\nThe correctness suite was not run.");
+    }
+    let passed: u32 = tests.iter().map(|run| run.passed).sum();
+    let bad: Vec<_> = tests
+        .iter()
+        .filter(|run| run.outcome != Outcome::Passed)
+        .collect();
+    writeln!(text, "\n## Correctness\n")?;
+    writeln!(
+        text,
+        "{} of {} programs passed, {passed} tests in all.\n",
+        tests.len() - bad.len(),
+        tests.len()
+    )?;
+    writeln!(
+        text,
+        "| program | outcome | passed | failed | ignored |\n|---|---|---|---|---|"
+    )?;
+    for run in tests {
+        let outcome = match run.outcome {
+            Outcome::Passed => "passed",
+            Outcome::Failed => "**failed**",
+            Outcome::TimedOut => "**ran out of time**",
+            Outcome::NothingRun => "**ran no test**",
+        };
+        let TestRun {
+            program,
+            passed,
+            failed,
+            ignored,
+            ..
+        } = run;
+        writeln!(
+            text,
+            "| {program} | {outcome} | {passed} | {failed} | {ignored} |"
+        )?;
+    }
+    for run in bad.iter().filter(|run| !run.failures.is_empty()) {
+        writeln!(text, "\nFailed in {}:\n", run.program)?;
+        for name in &run.failures {
+            writeln!(text, "- `{name}`")?;
+        }
+    }
+    Ok(())
+}
+
+/// What ran, in no unit of time.
+fn untimed(text: &mut String, results: &Results) -> std::fmt::Result {
+    bench_head(text, results)?;
+    if results.timings.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        text,
+        "\n| layer | type | pass | way | |\n|---|---|---|---|---|"
+    )?;
+    for row in &results.timings {
+        let (layer, dtype, pass) = (shape(&row.layer), &row.layer.dtype, row.pass.name());
+        let note = row.note.as_deref().unwrap_or_default();
+        writeln!(
+            text,
+            "| {layer} | {dtype} | {pass} | {} | {note} |",
+            way(row.way)
+        )?;
+    }
+    Ok(())
+}
+
+fn bench_head(text: &mut String, results: &Results) -> std::fmt::Result {
+    if results.bench_failure.is_some() || !results.timings.is_empty() {
+        writeln!(text, "\n## Benches")?;
+    }
+    if let Some(failure) = &results.bench_failure {
+        writeln!(text, "\n**{failure}**")?;
+    }
+    Ok(())
+}
+
+fn timed(text: &mut String, results: &Results) -> std::fmt::Result {
+    bench_head(text, results)?;
+    if results.timings.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        text,
+        "\nMedian time of a call between CUDA events; TFLOP/s of what is asked for, the adapter's share included where there is one. Every call has \
+         other tensors than the one before, and these come round again only after more than twice the L2 cache. × is the time over that of the \
+         plain cuBLAS product of the same pass, x·Wᵀ or dy·W, one for each projection."
+    )?;
+    for pass in [Pass::Forward, Pass::Backward] {
+        let rows: Vec<_> = results
+            .timings
+            .iter()
+            .filter(|row| row.pass == pass)
+            .collect();
+        if !rows.is_empty() {
+            table(text, pass, &rows)?;
+        }
+    }
+    Ok(())
+}
+
+fn table(text: &mut String, pass: Pass, rows: &[&Row]) -> std::fmt::Result {
+    let title = if pass == Pass::Forward {
+        "Forward"
+    } else {
+        "Backward"
+    };
+    writeln!(text, "\n### {title}\n")?;
+    writeln!(
+        text,
+        "| layer | type | r | way | µs | TFLOP/s | × plain |\n|---|---|---|---|---|---|---|"
+    )?;
+    for row in rows {
+        let (layer, dtype) = (shape(&row.layer), &row.layer.dtype);
+        let rank = match row.way {
+            Way::Plain => String::new(),
+            Way::Unsloth { rank } | Way::Ours { rank, .. } => rank.to_string(),
+        };
+        let number = |value: Option<f64>, digits: usize| {
+            value.map_or_else(String::new, |value| format!("{value:.digits$}"))
+        };
+        let time = row
+            .note
+            .clone()
+            .unwrap_or_else(|| number(row.microseconds, 1));
+        let (tflops, ratio) = (number(row.tflops, 1), number(row.time_over_cublas, 3));
+        writeln!(
+            text,
+            "| {layer} | {dtype} | {rank} | {} | {time} | {tflops} | {ratio} |",
+            name(row.way)
+        )?;
+    }
+    means(text, rows)
+}
+
+/// Geometric means of the ratios, by way.
+fn means(text: &mut String, rows: &[&Row]) -> std::fmt::Result {
+    let mut names: Vec<String> = Vec::new();
+    for row in rows.iter().filter(|row| row.way != Way::Plain) {
+        if !names.contains(&name(row.way)) {
+            names.push(name(row.way));
+        }
+    }
+    for way in names {
+        let of_way = rows.iter().filter(|row| name(row.way) == way);
+        let logarithms: Vec<f64> = of_way
+            .filter_map(|row| Some(row.time_over_cublas?.ln()))
+            .collect();
+        if !logarithms.is_empty() {
+            let mean = (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp();
+            writeln!(
+                text,
+                "\n{way}: × {mean:.3} in the geometric mean of {}.",
+                logarithms.len()
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// M x K → N
+fn shape(layer: &Layer) -> String {
+    let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
+    format!(
+        "{} x {} → {}",
+        layer.tokens,
+        layer.in_features,
+        outputs.join(" + ")
+    )
+}
+
+fn name(way: Way) -> String {
+    match way {
+        Way::Plain => "plain cuBLAS".to_owned(),
+        Way::Unsloth { .. } => "Unsloth's way".to_owned(),
+        Way::Ours { p: 0.0, .. } => "ours".to_owned(),
+        Way::Ours { p, .. } => format!("ours, dropout {p}"),
+    }
+}
+
+fn way(way: Way) -> String {
+    match way {
+        Way::Plain => name(way),
+        Way::Unsloth { rank } | Way::Ours { rank, .. } => format!("{}, r = {rank}", name(way)),
+    }
+}
+
+#[cfg(test)]
+mod tests_of_text {
+    use super::*;
+    use crate::results::tests::{device, measurement, nanoseconds};
+    use crate::results::{Bench, Build, Time, rows};
+
+    fn results(emulated: bool, measurements: Vec<crate::results::Measurement>) -> Results {
+        let device = device(emulated);
+        let bench = Bench {
+            emulated,
+            measurements,
+            ..Bench::default()
+        };
+        Results {
+            date: "2026-01-02T03:04:05Z".to_owned(),
+            form: "full".to_owned(),
+            build: Build::default(),
+            tests: Vec::new(),
+            bench_failure: None,
+            cublas: Some("cuBLAS 13.0.2 (libcublas.so.13)".to_owned()),
+            timings: rows(&bench, &device).unwrap(),
+            device,
+        }
+    }
+
+    #[test]
+    fn a_gpus_table_has_times_throughputs_and_ratios() {
+        let ours = Way::Ours { rank: 16, p: 0.1 };
+        let text = write(&results(
+            false,
+            vec![
+                measurement(Way::Plain, Pass::Forward, nanoseconds(1e6)),
+                measurement(ours, Pass::Forward, nanoseconds(1.25e6)),
+            ],
+        ));
+        assert!(
+            text.contains(
+                "| 8192 x 4096 → 4096 | bf16 | 16 | ours, dropout 0.1 | 1250.0 | 219.9 | 1.250 |"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("ours, dropout 0.1: × 1.250 in the geometric mean of 1."),
+            "{text}"
+        );
+        assert!(
+            text.contains("The correctness suite was not run."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_emulated_devices_table_names_no_unit_of_time() {
+        let ours = Way::Ours { rank: 16, p: 0.0 };
+        let text = write(&results(
+            true,
+            vec![measurement(ours, Pass::Forward, Time::Emulated)],
+        ));
+        assert!(
+            text.contains("| ours, r = 16 | emulated: not timed |"),
+            "{text}"
+        );
+        assert!(!text.contains("µs") && !text.contains("FLOP"), "{text}");
+    }
+
+    #[test]
+    fn failures_are_listed_by_name() {
+        let mut results = results(false, Vec::new());
+        results.tests.push(TestRun {
+            program: "shapes".to_owned(),
+            outcome: Outcome::Failed,
+            passed: 4,
+            failed: 1,
+            ignored: 0,
+            failures: vec!["in_bf16::odd".to_owned()],
+            seconds: 3,
+        });
+        results.bench_failure = Some("not benched: tests failed".to_owned());
+        let text = write(&results);
+        assert!(
+            text.contains("0 of 1 programs passed, 4 tests in all."),
+            "{text}"
+        );
+        assert!(
+            text.contains("| shapes | **failed** | 4 | 1 | 0 |"),
+            "{text}"
+        );
+        assert!(text.contains("- `in_bf16::odd`"), "{text}");
+        assert!(text.contains("**not benched: tests failed**"), "{text}");
+    }
+}

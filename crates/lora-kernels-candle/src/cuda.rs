@@ -1,0 +1,97 @@
+//! Tensors of candle's CUDA devices: on candle's stream, in candle's memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CudaDevice, CudaStorage, Storage, StorageRef, Tensor};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView};
+
+use crate::backend::Engine;
+use crate::device::Resident;
+use crate::error::{Error, Result};
+use crate::matrix::Matrix;
+use crate::number::Number;
+
+/// A candle device with the kernels loaded into its context.
+pub(crate) struct Local {
+    engine: Arc<Engine>,
+    stream: Arc<CudaStream>,
+    device: CudaDevice,
+}
+
+/// By the address of the context. An engine keeps its context alive, so an address stays that
+/// context's.
+static ENGINES: Mutex<Option<HashMap<usize, Arc<Engine>>>> = Mutex::new(None);
+
+impl Local {
+    /// The first call for a context loads the kernels.
+    pub fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        // A panic elsewhere leaves nothing half done here.
+        let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
+        let engines = engines.get_or_insert_default();
+        let context = stream.context();
+        let address = context.cu_ctx() as usize;
+        let engine = match engines.get(&address) {
+            Some(engine) => engine.clone(),
+            None => {
+                let engine = Arc::new(Engine::load(context)?);
+                engines.insert(address, engine.clone());
+                engine
+            }
+        };
+        Ok(Self {
+            engine,
+            stream,
+            device: device.clone(),
+        })
+    }
+}
+
+/// A tensor whose storage stays while the kernels are enqueued. After that the stream's order keeps
+/// its memory, if it is freed in the order of the same stream: with candle's per-thread streams, by
+/// the same thread.
+pub(crate) struct Held<'a> {
+    storage: StorageRef<'a>,
+    matrix: Matrix,
+}
+
+impl Resident for Local {
+    type Held<'a, T: Number> = Held<'a>;
+
+    fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    fn hold<'a, T: Number>(&self, tensor: &'a Tensor, matrix: Matrix) -> Result<Held<'a>> {
+        Ok(Held {
+            storage: tensor.storage_and_layout().0,
+            matrix,
+        })
+    }
+
+    fn view<'h, T: Number>(held: &'h Held<'_>) -> Result<CudaView<'h, T>> {
+        let Storage::Cuda(storage) = &*held.storage else {
+            return Err(Error::Unexpected {
+                what: "a tensor of a CUDA device had its memory elsewhere",
+            });
+        };
+        let Matrix { offset, .. } = held.matrix;
+        let elements = storage.as_cuda_slice::<T>()?;
+        let view = elements.try_slice(offset..offset + held.matrix.span());
+        view.ok_or(Error::Unexpected {
+            what: "a view reached beyond its memory",
+        })
+    }
+
+    fn give<T: Number>(&self, result: CudaSlice<T>) -> Result<Storage> {
+        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(
+            result,
+            self.device.clone(),
+        )))
+    }
+}

@@ -1,0 +1,699 @@
+// C ABI of lora-kernels: CUDA kernels for linear layers with low-rank adapters (LoRA).
+//
+//   forward    y  = x*W^T + bias + s*drop(x)*A^T*B^T
+//   backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)    dA = (s*dy*B)^T*drop(x)    dB = s*dy^T*(drop(x)*A^T)
+//   merge      W += sum of s*B*A
+//
+// Made by cbindgen from src/, checked by tests/header.rs. How to build, link and use it: README.md.
+//
+// Structs. Each starts with struct_size: set it to sizeof of the struct, and everything you don't need to zero, which is the default of every
+// field that has one. A program compiled with an older header gives a smaller struct: what it lacks counts as zero. Smaller than in the first
+// published header it is refused. One compiled with a newer header gives a larger one: it is refused unless what this library doesn't know is
+// zero. Elements of an array all have the same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything else is
+// refused.
+//
+// Versions. A program runs with every library whose LORA_VERSION agrees with that of its header in major and minor; between patches, structs only
+// grow. The shared library's soname is liblora_kernels.so.MAJOR.MINOR: the loader gives a program no other.
+//
+// Errors. A function that returns lora_status returns LORA_STATUS_OK, which is 0, or a number that never changes its meaning; lora_last_error()
+// then has a sentence on what was given, what is allowed and what to do. Every argument is checked before anything is launched. What is pointed
+// to can't be: a pointer that isn't null must be valid.
+//
+// Memory on the device is the caller's: no function allocates any after lora_kernels_load. Matrices are row-major, columns contiguous.
+// Device addresses are uint64_t, as CUdeviceptr; from a pointer of the CUDA runtime, (uint64_t)(uintptr_t)pointer.
+//
+// Threads. All functions may be called from any thread at any time, also with the same handle or plan; only what is being freed must not be in
+// use. lora_last_error() is the calling thread's. Every function leaves the calling thread's current CUDA context as it was.
+
+
+#ifndef LORA_KERNELS_H
+#define LORA_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Of this header: major << 16 | minor << 8 | patch. Numbers and layouts stay as they are where major and minor do.
+#define LORA_VERSION 256
+
+// As many projections as can share x.
+#define LORA_MAX_PROJECTIONS 8
+
+// What the addresses of saved, workspace and report must be a multiple of, in bytes.
+#define LORA_BUFFER_ALIGNMENT 16
+
+// As many adapters as one call merges.
+#define LORA_MAX_ADAPTERS 8
+
+// Bytes of a report in device memory.
+#define LORA_MERGE_REPORT_BYTES 48
+
+// What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below are of the library's computations.
+enum lora_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Done, or enqueued.
+    LORA_STATUS_OK = 0,
+    // A size of zero or too large.
+    LORA_STATUS_DIMENSION = 1,
+    // No projection, or more than LORA_MAX_PROJECTIONS.
+    LORA_STATUS_PROJECTIONS = 2,
+    // No projection has a rank.
+    LORA_STATUS_NOT_ADAPTED = 3,
+    // A projection that the problem doesn't have.
+    LORA_STATUS_NO_PROJECTION = 4,
+    // A type that the adapters can't have.
+    LORA_STATUS_ADAPTER_DTYPE = 5,
+    // A tensor that can't be accumulated into.
+    LORA_STATUS_ACCUMULATE = 6,
+    // A row stride that makes rows overlap or offsets overflow.
+    LORA_STATUS_STRIDE = 7,
+    // A layout with an impossible alignment.
+    LORA_STATUS_LAYOUT_ALIGNMENT = 8,
+    // A dropout probability outside [0, 1).
+    LORA_STATUS_DROPOUT_PROBABILITY = 9,
+    // A scaling that is not finite.
+    LORA_STATUS_SCALING = 10,
+    // The device lacks what the kernels need.
+    LORA_STATUS_DEVICE = 11,
+    // A grid larger than a launch can have.
+    LORA_STATUS_GRID = 12,
+    // A matrix of another shape than the plan's.
+    LORA_STATUS_SHAPE = 13,
+    // A row stride other than the plan's.
+    LORA_STATUS_PLANNED_STRIDE = 14,
+    // A buffer too small for its matrix.
+    LORA_STATUS_BOUNDS = 15,
+    // A device address less aligned than the plan was made for.
+    LORA_STATUS_ALIGNMENT = 16,
+    // Elements of another type than the plan's.
+    LORA_STATUS_PLANNED_DTYPE = 17,
+    // An optional argument that disagrees with the plan: given without being planned, or planned and not given.
+    LORA_STATUS_OPTIONAL = 18,
+    // Another number of projections than the plan's.
+    LORA_STATUS_PROJECTION_COUNT = 19,
+    // A saved, workspace or report buffer that is too small.
+    LORA_STATUS_BUFFER = 20,
+    // A saved, workspace or report buffer at a misaligned address.
+    LORA_STATUS_BUFFER_ALIGNMENT = 21,
+    // A device address of 0.
+    LORA_STATUS_NULL = 22,
+    // A stream or buffer of another CUDA context.
+    LORA_STATUS_CONTEXT = 23,
+    // No CUDA driver on this machine.
+    LORA_STATUS_NO_DRIVER = 24,
+    // The library was built without its kernels.
+    LORA_STATUS_KERNELS_NOT_BUILT = 25,
+    // A CUDA driver call failed: see lora_last_cuda_result().
+    LORA_STATUS_DRIVER = 26,
+    // No adapter to merge, or more than LORA_MAX_ADAPTERS.
+    LORA_STATUS_ADAPTERS = 27,
+    // An adapter that the merge doesn't have.
+    LORA_STATUS_NO_ADAPTER = 28,
+    // A tensor that the problem does not have.
+    LORA_STATUS_NO_PART = 29,
+    // A merge in place of a plan that has another layout for the result.
+    LORA_STATUS_IN_PLACE = 30,
+    // Another number of adapters than the plan's.
+    LORA_STATUS_ADAPTER_COUNT = 31,
+    // An error of a kind that has no number of its own yet.
+    LORA_STATUS_OTHER = 99,
+    // A null pointer to host memory.
+    LORA_STATUS_NULL_ARGUMENT = 100,
+    // A struct_size that can't be right, or differs between the elements of an array.
+    LORA_STATUS_STRUCT_SIZE = 101,
+    // A struct larger than this library's, with something in what it doesn't know.
+    LORA_STATUS_UNKNOWN_FIELDS = 102,
+    // A number that is none of an enum's.
+    LORA_STATUS_ENUMERATION = 103,
+    // A yes or no that is neither 1 nor 0.
+    LORA_STATUS_FLAG = 104,
+    // Something other than 0 in a reserved field.
+    LORA_STATUS_RESERVED = 105,
+    // More layouts than there are tensors.
+    LORA_STATUS_LAYOUTS = 106,
+    // A negative device ordinal.
+    LORA_STATUS_ORDINAL = 107,
+    // A device name that is not known.
+    LORA_STATUS_DEVICE_NAME = 108,
+    // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part may have been launched.
+    LORA_STATUS_INTERNAL = 199,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lora_status lora_status;
+#else
+typedef int32_t lora_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// An element type.
+enum lora_dtype
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // IEEE 754 binary16.
+    LORA_DTYPE_F16 = 1,
+    // bfloat16: f32's exponent, 8 bits of significand.
+    LORA_DTYPE_BF16 = 2,
+    // IEEE 754 binary32.
+    LORA_DTYPE_F32 = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lora_dtype lora_dtype;
+#else
+typedef uint32_t lora_dtype;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// The tensors of a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features, r = rank.
+enum lora_tensor
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // Input, (M, K).
+    LORA_TENSOR_X = 0,
+    // Base weight W, (N, K), or (K, N) as LORA_WEIGHT_LAYOUT_IN_OUT.
+    LORA_TENSOR_WEIGHT = 1,
+    // lora_A, (r, K).
+    LORA_TENSOR_LORA_A = 2,
+    // lora_B, (N, r).
+    LORA_TENSOR_LORA_B = 3,
+    // Output, (M, N).
+    LORA_TENSOR_Y = 4,
+    // Gradient of the output, (M, N).
+    LORA_TENSOR_DY = 5,
+    // Gradient of the input, (M, K).
+    LORA_TENSOR_DX = 6,
+    // Gradient of lora_A, (r, K).
+    LORA_TENSOR_D_LORA_A = 7,
+    // Gradient of lora_B, (N, r).
+    LORA_TENSOR_D_LORA_B = 8,
+    // Bias, (N).
+    LORA_TENSOR_BIAS = 9,
+    // Merged weight W + sum of scaling*B*A, in the shape of the weight.
+    LORA_TENSOR_MERGED = 10,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lora_tensor lora_tensor;
+#else
+typedef uint32_t lora_tensor;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Where backward finds which elements of x the dropout has kept.
+enum lora_mask
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // In saved, one bit per element of x, where forward has stored it.
+    LORA_MASK_STORED = 0,
+    // Nowhere: it is drawn again, for arithmetic instead of memory.
+    LORA_MASK_REDRAWN = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lora_mask lora_mask;
+#else
+typedef uint32_t lora_mask;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in either case.
+enum lora_weight_layout
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    // (out_features, in_features), as torch.nn.Linear has it.
+    LORA_WEIGHT_LAYOUT_OUT_IN = 0,
+    // (in_features, out_features), as GPT-2's Conv1D has it: PEFT's fan_in_fan_out.
+    LORA_WEIGHT_LAYOUT_IN_OUT = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lora_weight_layout lora_weight_layout;
+#else
+typedef uint32_t lora_weight_layout;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What a backward launches, as lora_forward_plan.
+typedef struct lora_backward_plan lora_backward_plan;
+
+// What a forward launches. It is made once, for any number of calls, and belongs to no handle.
+typedef struct lora_forward_plan lora_forward_plan;
+
+// All kernels, loaded into the primary context of a device. There may be several for one device.
+typedef struct lora_kernels lora_kernels;
+
+// What a merge launches, as lora_forward_plan.
+typedef struct lora_merge_plan lora_merge_plan;
+
+// What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by lora_device_named, or filled in by hand.
+typedef struct lora_device {
+    // sizeof(lora_device)
+    uint32_t struct_size;
+    // Major compute capability, at least 8.
+    uint32_t compute_major;
+    // Minor compute capability.
+    uint32_t compute_minor;
+    // Streaming multiprocessors; 0 counts as 1.
+    uint32_t multiprocessors;
+    // Shared memory that one block may use after opting in, bytes.
+    uint32_t shared_per_block;
+    // Shared memory that the blocks of a multiprocessor have together, bytes.
+    uint32_t shared_per_multiprocessor;
+    // Size of the L2 cache, bytes.
+    uint64_t l2_bytes;
+} lora_device;
+
+// One linear layer of those that share x.
+typedef struct lora_projection {
+    // sizeof(lora_projection)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // Columns of y: N.
+    size_t out_features;
+    // Rank of the adapter: r. 0 where the layer has none; at least one layer has one.
+    size_t rank;
+} lora_projection;
+
+// How one matrix lies in memory, where it isn't contiguous and 16-byte aligned.
+typedef struct lora_layout {
+    // sizeof(lora_layout)
+    uint32_t struct_size;
+    // A lora_tensor.
+    uint32_t tensor;
+    // Which projection's, or in a merge which adapter's, counted from 0; of no meaning for x and dx, and in a merge for weight and merged.
+    size_t index;
+    // Elements from the start of one row to the start of the next, at least the number of columns. 0: the number of columns.
+    int64_t row_stride;
+    // What the address of the first element is a multiple of, in bytes: a power of two, at least the element's size. 0: 16, but an element's size
+    // for bias, d_lora_A and d_lora_B, and in a merge for lora_A and lora_B, where more is of no use. A plan made for 16 can choose the
+    // fast kernels; an address that turns out less aligned is refused.
+    size_t alignment;
+} lora_layout;
+
+// Adapted linear layers applied to a batch of tokens: one, or several that share x.
+typedef struct lora_problem {
+    // sizeof(lora_problem)
+    uint32_t struct_size;
+    // A lora_dtype: of every tensor but the adapters' matrices and gradients. It has no default.
+    uint32_t dtype;
+    // Rows of x: M.
+    size_t tokens;
+    // Columns of x: K.
+    size_t in_features;
+    // The layers that share x.
+    const struct lora_projection *projections;
+    // How many: 1 to LORA_MAX_PROJECTIONS.
+    size_t projection_count;
+    // A lora_dtype: of lora_A, lora_B and their gradients, dtype or LORA_DTYPE_F32. 0: as dtype.
+    uint32_t adapter_dtype;
+    // A lora_weight_layout, of all weights.
+    uint32_t weight_layout;
+    // 1: a bias is added to every y.
+    uint32_t bias;
+    // 1: the adapters' input goes through dropout, all of them under the same mask.
+    uint32_t dropout;
+    // A lora_mask.
+    uint32_t mask;
+    // 1: backward computes no dx.
+    uint32_t no_input_gradient;
+    // 1: y is added to what its memory holds, in f32 and rounded once. 0: it is overwritten.
+    uint32_t accumulate_y;
+    // 1: dx is added to.
+    uint32_t accumulate_dx;
+    // 1: d_lora_A is added to, in all projections.
+    uint32_t accumulate_d_lora_a;
+    // 1: d_lora_B is added to, in all projections.
+    uint32_t accumulate_d_lora_b;
+    // Layouts of matrices that aren't contiguous and 16-byte aligned. Of two for the same matrix, the later one holds.
+    const struct lora_layout *layouts;
+    // How many; may be 0.
+    size_t layout_count;
+} lora_problem;
+
+// The memory that calls with a plan need.
+typedef struct lora_plan_info {
+    // sizeof(lora_plan_info)
+    uint32_t struct_size;
+    // Kernels that a call launches.
+    uint32_t launches;
+    // Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too, a merge has none.
+    size_t saved_bytes;
+    // Bytes of scratch memory; may be 0. Neither buffer needs initialising, and nothing of this one is needed after.
+    size_t workspace_bytes;
+    // Columns of S: the ranks of all projections, each rounded up to 16.
+    size_t padded_ranks;
+    // Where in saved S = scaling*drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the problem's dtype, rows contiguous.
+    size_t s_offset;
+    // Bytes of S.
+    size_t s_bytes;
+    // Where in saved the dropout mask lies, in bytes: 64-bit words (ceil(in_features / 64), tokens); bit c of word (b, row) is set where
+    // x (row, 64*b + c) is kept, and clear beyond the last column.
+    size_t mask_offset;
+    // Bytes of the mask; 0 if none is stored.
+    size_t mask_bytes;
+} lora_plan_info;
+
+// One projection of lora_forward_args.
+typedef struct lora_forward_projection {
+    // sizeof(lora_forward_projection)
+    uint32_t struct_size;
+    // lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA; of no meaning where the rank is 0.
+    float scaling;
+    // (out_features, in_features), or transposed as the problem says.
+    uint64_t weight;
+    // (out_features), 0 where the problem has none.
+    uint64_t bias;
+    // (rank, in_features), 0 where the rank is.
+    uint64_t lora_a;
+    // (out_features, rank), 0 where the rank is.
+    uint64_t lora_b;
+    // Out: (tokens, out_features).
+    uint64_t y;
+} lora_forward_projection;
+
+// Dropout on the adapters' input: each element of x is zeroed with probability p, the others divided by 1 - p. The base product sees x undropped.
+// The mask is a function of seed, offset, row and column alone (Philox4x32-10): the same on every run, device and tiling. Draw a new one by
+// changing offset, say to the training step.
+typedef struct lora_dropout {
+    // sizeof(lora_dropout)
+    uint32_t struct_size;
+    // Probability in [0, 1). Rounded to a multiple of 2^-16, and 1 / (1 - p) is taken of the rounded value.
+    float p;
+    // Philox key.
+    uint64_t seed;
+    // High half of the Philox counter.
+    uint64_t offset;
+} lora_dropout;
+
+// Device addresses and numbers of a forward. Shapes, strides and alignments are those of the plan's problem.
+typedef struct lora_forward_args {
+    // sizeof(lora_forward_args)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // (tokens, in_features).
+    uint64_t x;
+    // As many as the problem has.
+    const struct lora_forward_projection *projections;
+    // How many.
+    size_t projection_count;
+    // Null exactly if the problem has no dropout.
+    const struct lora_dropout *dropout;
+    // Out: for backward.
+    uint64_t saved;
+    // What there is at saved: at least the plan's saved_bytes.
+    size_t saved_bytes;
+    // Scratch; may be 0 where the plan's workspace_bytes is.
+    uint64_t workspace;
+    // What there is at workspace: at least the plan's workspace_bytes.
+    size_t workspace_bytes;
+} lora_forward_args;
+
+// One projection of lora_backward_args.
+typedef struct lora_backward_projection {
+    // sizeof(lora_backward_projection)
+    uint32_t struct_size;
+    // As in forward.
+    float scaling;
+    // (tokens, out_features).
+    uint64_t dy;
+    // (out_features, in_features), or transposed as the problem says.
+    uint64_t weight;
+    // (rank, in_features), 0 where the rank is.
+    uint64_t lora_a;
+    // (out_features, rank), 0 where the rank is.
+    uint64_t lora_b;
+    // Out: (rank, in_features), 0 where the rank is.
+    uint64_t d_lora_a;
+    // Out: (out_features, rank), 0 where the rank is.
+    uint64_t d_lora_b;
+} lora_backward_projection;
+
+// Device addresses and numbers of a backward. Shapes, strides and alignments are those of the plan's problem.
+typedef struct lora_backward_args {
+    // sizeof(lora_backward_args)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // (tokens, in_features).
+    uint64_t x;
+    // As many as the problem has.
+    const struct lora_backward_projection *projections;
+    // How many.
+    size_t projection_count;
+    // As in forward.
+    const struct lora_dropout *dropout;
+    // What the forward of the same problem and inputs saved.
+    uint64_t saved;
+    // What there is at saved: at least the plan's saved_bytes.
+    size_t saved_bytes;
+    // Out: (tokens, in_features), 0 where the problem has no input gradient.
+    uint64_t dx;
+    // Scratch.
+    uint64_t workspace;
+    // What there is at workspace: at least the plan's workspace_bytes.
+    size_t workspace_bytes;
+} lora_backward_args;
+
+// Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded once. A negative scaling takes an adapter out again.
+typedef struct lora_merge_problem {
+    // sizeof(lora_merge_problem)
+    uint32_t struct_size;
+    // A lora_dtype: of the weight and the merged one. It has no default.
+    uint32_t dtype;
+    // Outputs of the layer: N.
+    size_t out_features;
+    // Inputs of the layer: K.
+    size_t in_features;
+    // The adapters' ranks.
+    const size_t *ranks;
+    // How many adapters: 1 to LORA_MAX_ADAPTERS.
+    size_t adapter_count;
+    // A lora_dtype: of lora_A and lora_B, dtype or LORA_DTYPE_F32. 0: as dtype.
+    uint32_t adapter_dtype;
+    // A lora_weight_layout, of the weight and the merged one.
+    uint32_t weight_layout;
+    // 1: nothing is written if a merged element would be a NaN or an infinity. It takes two more launches, and a report, which tells.
+    uint32_t safe;
+    // 1: a report is written, by one more launch. A safe merge has one always.
+    uint32_t report;
+    // Layouts of weight, merged, lora_A or lora_B that aren't contiguous and 16-byte aligned. The weight's is the merged one's too, unless a later
+    // one says otherwise.
+    const struct lora_layout *layouts;
+    // How many; may be 0.
+    size_t layout_count;
+} lora_merge_problem;
+
+// One adapter of lora_merge_args.
+typedef struct lora_merge_adapter {
+    // sizeof(lora_merge_adapter)
+    uint32_t struct_size;
+    // lora_alpha / rank or lora_alpha / sqrt(rank), times the adapter's own weight among several; negative to take it out.
+    float scaling;
+    // (rank, in_features).
+    uint64_t lora_a;
+    // (out_features, rank).
+    uint64_t lora_b;
+} lora_merge_adapter;
+
+// Device addresses and numbers of a merge. Shapes, strides and alignments are those of the plan's problem.
+typedef struct lora_merge_args {
+    // sizeof(lora_merge_args)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // (out_features, in_features), or transposed as the problem says.
+    uint64_t weight;
+    // Out: as the weight; the weight's own address to merge in place, else apart from it.
+    uint64_t merged;
+    // As many as the problem has.
+    const struct lora_merge_adapter *adapters;
+    // How many.
+    size_t adapter_count;
+    // Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no report.
+    uint64_t report;
+    // What there is at report: at least LORA_MERGE_REPORT_BYTES.
+    size_t report_bytes;
+    // Scratch; may be 0 where the plan's workspace_bytes is.
+    uint64_t workspace;
+    // What there is at workspace: at least the plan's workspace_bytes.
+    size_t workspace_bytes;
+} lora_merge_args;
+
+// What merging changed, and what storing the result in the weight's type lost of it.
+typedef struct lora_merge_report {
+    // sizeof(lora_merge_report)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // Elements of the weight.
+    uint64_t elements;
+    // Elements whose delta, sum of scaling*B*A, is not 0.
+    uint64_t nonzero;
+    // Of those, elements that the merge leaves as they were: the delta was rounded away.
+    uint64_t unchanged;
+    // Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    uint64_t non_finite;
+    // Sum of delta^2, of elements whose merged value is finite.
+    double delta_squares;
+    // Sum of (stored merged - W - delta)^2, of elements whose merged value is finite.
+    double error_squares;
+    // unchanged / nonzero; 0 where there are none.
+    double unchanged_share;
+    // |stored change - delta| / |delta|: 0 is exact, 1 as if nothing had been merged; 0 where there is no delta.
+    double relative_error;
+} lora_merge_report;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// LORA_VERSION of the library, which a program can compare with that of the header it was compiled with.
+uint32_t lora_version(void);
+
+// What went wrong in the last call of this thread that failed, in a sentence; empty if none has. Valid until the thread's next call that fails.
+const char *lora_last_error(void);
+
+// The CUresult of the last call of this thread that failed, if its status was LORA_STATUS_DRIVER; else 0.
+int32_t lora_last_cuda_result(void);
+
+// The name of a lora_status, such as "LORA_STATUS_STRIDE"; "unknown" for a number that is none. Always valid.
+const char *lora_status_name(int32_t status);
+
+// The properties of a GPU that the library knows, for plans on a machine without it.
+//
+// name: "a100", "rtx3090", "rtx4090", "l40s", "h100", "b200" or "rtx5090".
+// device: out, its struct_size set.
+lora_status lora_device_named(const char *name, struct lora_device *device);
+
+// Plans a forward. No driver and no GPU are needed.
+//
+// problem: what is to be computed; nothing of it is needed after.
+// device: what it is to run on.
+// plan: out, to be freed by lora_forward_plan_free; untouched on failure.
+lora_status lora_forward_plan_new(const struct lora_problem *problem, const struct lora_device *device, struct lora_forward_plan **plan);
+
+// The memory that a forward needs.
+//
+// info: out, its struct_size set.
+lora_status lora_forward_plan_info(const struct lora_forward_plan *plan, struct lora_plan_info *info);
+
+// The plan in words: its kernels, their grids, and why. It lives as long as the plan. Null, and an error, if the plan is null.
+const char *lora_forward_plan_description(const struct lora_forward_plan *plan);
+
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+void lora_forward_plan_free(struct lora_forward_plan *plan);
+
+// Plans a backward, as lora_forward_plan_new plans a forward.
+//
+// plan: out, to be freed by lora_backward_plan_free; untouched on failure.
+lora_status lora_backward_plan_new(const struct lora_problem *problem, const struct lora_device *device, struct lora_backward_plan **plan);
+
+// The memory that a backward needs; saved is the forward's.
+//
+// info: out, its struct_size set.
+lora_status lora_backward_plan_info(const struct lora_backward_plan *plan, struct lora_plan_info *info);
+
+// The plan in words, as lora_forward_plan_description.
+const char *lora_backward_plan_description(const struct lora_backward_plan *plan);
+
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+void lora_backward_plan_free(struct lora_backward_plan *plan);
+
+// Retains the primary context of a device, the one that the CUDA runtime uses too, and loads the kernels into it. Do it once, not while a stream
+// is being captured; lora_kernels_free undoes it.
+//
+// device: its ordinal, from 0.
+// kernels: out, the handle; untouched on failure.
+//
+// LORA_STATUS_NO_DRIVER without a driver, LORA_STATUS_KERNELS_NOT_BUILT if the library was built without its kernels, LORA_STATUS_DEVICE on a
+// GPU before compute capability 8.0, LORA_STATUS_DRIVER if the driver has no such device or refuses the kernels.
+lora_status lora_kernels_load(int32_t device,
+                              struct lora_kernels **kernels);
+
+// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph that was captured from calls with this handle
+// must not be launched any more. Null is nothing to do.
+//
+// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none is under way. Where nothing else retains the
+// primary context, it ends with its last handle: no thread may have it current then, the calling one included. The CUDA runtime retains it.
+void lora_kernels_free(struct lora_kernels *kernels);
+
+// What plans need to know of the handle's device.
+//
+// device: out, its struct_size set.
+lora_status lora_kernels_device(const struct lora_kernels *kernels, struct lora_device *device);
+
+// The CUcontext of the handle: streams and device addresses given to calls with it are of this context.
+//
+// context: out.
+lora_status lora_kernels_context(const struct lora_kernels *kernels, void **context);
+
+// Enqueues a forward on a stream: y = x*W^T + bias + scaling*drop(x)*A^T*B^T for every projection. Nothing on the device is allocated or waited
+// for, so the stream may be capturing. The same bits on every run.
+//
+// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
+//
+// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What goes wrong on the device, say by a device
+// address with too little memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory
+// stays valid until the stream has run the call.
+lora_status lora_forward(const struct lora_kernels *kernels,
+                         const struct lora_forward_plan *plan,
+                         const struct lora_forward_args *args,
+                         void *stream);
+
+// Enqueues a backward on a stream, as lora_forward does a forward: with T = scaling*dy*B of every projection, dx = sum of dy*W +
+// mask o (sum of T*A)/(1-p), d_lora_A = T^T*drop(x), d_lora_B = scaling*dy^T*(drop(x)*A^T).
+lora_status lora_backward(const struct lora_kernels *kernels,
+                          const struct lora_backward_plan *plan,
+                          const struct lora_backward_args *args,
+                          void *stream);
+
+// Plans a merge. No driver and no GPU are needed.
+//
+// problem: what is to be merged; nothing of it is needed after.
+// device: what it is to run on.
+// plan: out, to be freed by lora_merge_plan_free; untouched on failure.
+lora_status lora_merge_plan_new(const struct lora_merge_problem *problem, const struct lora_device *device, struct lora_merge_plan **plan);
+
+// The scratch memory that a merge needs: workspace_bytes. What a lora_plan_info has of saved is 0.
+//
+// info: out, its struct_size set.
+lora_status lora_merge_plan_info(const struct lora_merge_plan *plan, struct lora_plan_info *info);
+
+// The plan in words, as lora_forward_plan_description.
+const char *lora_merge_plan_description(const struct lora_merge_plan *plan);
+
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+void lora_merge_plan_free(struct lora_merge_plan *plan);
+
+// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A, every bit determined.
+//
+// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
+lora_status lora_merge(const struct lora_kernels *kernels,
+                       const struct lora_merge_plan *plan,
+                       const struct lora_merge_args *args,
+                       void *stream);
+
+// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the host.
+//
+// bytes: the copy, of any alignment.
+// report: out, its struct_size set.
+lora_status lora_merge_report_read(const void *bytes, struct lora_merge_report *report);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LORA_KERNELS_H */

@@ -1,0 +1,149 @@
+//! The arguments of forward and backward: device addresses, scalings, dropout.
+
+use crate::structs::Versioned;
+
+/// Dropout on the adapters' input: each element of x is zeroed with probability p, the others
+/// divided by 1 - p. The base product sees x undropped. The mask is a function of seed, offset, row
+/// and column alone (Philox4x32-10): the same on every run, device and tiling. Draw a new one by
+/// changing offset, say to the training step.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_dropout {
+    /// sizeof(lora_dropout)
+    pub struct_size: u32,
+    /// Probability in [0, 1). Rounded to a multiple of 2^-16, and 1 / (1 - p) is taken of the
+    /// rounded value.
+    pub p: f32,
+    /// Philox key.
+    pub seed: u64,
+    /// High half of the Philox counter.
+    pub offset: u64,
+}
+
+/// One projection of lora_forward_args.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_forward_projection {
+    /// sizeof(lora_forward_projection)
+    pub struct_size: u32,
+    /// lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA; of no meaning where the rank is 0.
+    pub scaling: f32,
+    /// (out_features, in_features), or transposed as the problem says.
+    pub weight: u64,
+    /// (out_features), 0 where the problem has none.
+    pub bias: u64,
+    /// (rank, in_features), 0 where the rank is.
+    pub lora_a: u64,
+    /// (out_features, rank), 0 where the rank is.
+    pub lora_b: u64,
+    /// Out: (tokens, out_features).
+    pub y: u64,
+}
+
+/// Device addresses and numbers of a forward. Shapes, strides and alignments are those of the
+/// plan's problem.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_forward_args {
+    /// sizeof(lora_forward_args)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// (tokens, in_features).
+    pub x: u64,
+    /// As many as the problem has.
+    pub projections: *const lora_forward_projection,
+    /// How many.
+    pub projection_count: usize,
+    /// Null exactly if the problem has no dropout.
+    pub dropout: *const lora_dropout,
+    /// Out: for backward.
+    pub saved: u64,
+    /// What there is at saved: at least the plan's saved_bytes.
+    pub saved_bytes: usize,
+    /// Scratch; may be 0 where the plan's workspace_bytes is.
+    pub workspace: u64,
+    /// What there is at workspace: at least the plan's workspace_bytes.
+    pub workspace_bytes: usize,
+}
+
+/// One projection of lora_backward_args.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_backward_projection {
+    /// sizeof(lora_backward_projection)
+    pub struct_size: u32,
+    /// As in forward.
+    pub scaling: f32,
+    /// (tokens, out_features).
+    pub dy: u64,
+    /// (out_features, in_features), or transposed as the problem says.
+    pub weight: u64,
+    /// (rank, in_features), 0 where the rank is.
+    pub lora_a: u64,
+    /// (out_features, rank), 0 where the rank is.
+    pub lora_b: u64,
+    /// Out: (rank, in_features), 0 where the rank is.
+    pub d_lora_a: u64,
+    /// Out: (out_features, rank), 0 where the rank is.
+    pub d_lora_b: u64,
+}
+
+/// Device addresses and numbers of a backward. Shapes, strides and alignments are those of the
+/// plan's problem.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_backward_args {
+    /// sizeof(lora_backward_args)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// (tokens, in_features).
+    pub x: u64,
+    /// As many as the problem has.
+    pub projections: *const lora_backward_projection,
+    /// How many.
+    pub projection_count: usize,
+    /// As in forward.
+    pub dropout: *const lora_dropout,
+    /// What the forward of the same problem and inputs saved.
+    pub saved: u64,
+    /// What there is at saved: at least the plan's saved_bytes.
+    pub saved_bytes: usize,
+    /// Out: (tokens, in_features), 0 where the problem has no input gradient.
+    pub dx: u64,
+    /// Scratch.
+    pub workspace: u64,
+    /// What there is at workspace: at least the plan's workspace_bytes.
+    pub workspace_bytes: usize,
+}
+
+// SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
+unsafe impl Versioned for lora_dropout {
+    const NAME: &'static str = "lora_dropout";
+    const FIRST_SIZE: u32 = 24;
+}
+
+// SAFETY: as lora_dropout.
+unsafe impl Versioned for lora_forward_projection {
+    const NAME: &'static str = "lora_forward_projection";
+    const FIRST_SIZE: u32 = 48;
+}
+
+// SAFETY: as lora_dropout.
+unsafe impl Versioned for lora_backward_projection {
+    const NAME: &'static str = "lora_backward_projection";
+    const FIRST_SIZE: u32 = 56;
+}
+
+// SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
+unsafe impl Versioned for lora_forward_args {
+    const NAME: &'static str = "lora_forward_args";
+    const FIRST_SIZE: u32 = 72;
+}
+
+// SAFETY: as lora_forward_args.
+unsafe impl Versioned for lora_backward_args {
+    const NAME: &'static str = "lora_backward_args";
+    const FIRST_SIZE: u32 = 80;
+}

@@ -1,0 +1,136 @@
+//! Numbers that stand for something, and what they stand for.
+
+use kernels::{DType, Mask, Tensor, WeightLayout};
+
+use crate::error::{Error, Place, Result};
+
+/// An element type.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy)]
+pub enum lora_dtype {
+    /// IEEE 754 binary16.
+    F16 = 1,
+    /// bfloat16: f32's exponent, 8 bits of significand.
+    Bf16 = 2,
+    /// IEEE 754 binary32.
+    F32 = 3,
+}
+
+/// The tensors of a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features, r =
+/// rank.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy)]
+pub enum lora_tensor {
+    /// Input, (M, K).
+    X = 0,
+    /// Base weight W, (N, K), or (K, N) as LORA_WEIGHT_LAYOUT_IN_OUT.
+    Weight = 1,
+    /// lora_A, (r, K).
+    LoraA = 2,
+    /// lora_B, (N, r).
+    LoraB = 3,
+    /// Output, (M, N).
+    Y = 4,
+    /// Gradient of the output, (M, N).
+    Dy = 5,
+    /// Gradient of the input, (M, K).
+    Dx = 6,
+    /// Gradient of lora_A, (r, K).
+    DLoraA = 7,
+    /// Gradient of lora_B, (N, r).
+    DLoraB = 8,
+    /// Bias, (N).
+    Bias = 9,
+    /// Merged weight W + sum of scaling*B*A, in the shape of the weight.
+    Merged = 10,
+}
+
+/// Where backward finds which elements of x the dropout has kept.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy)]
+pub enum lora_mask {
+    /// In saved, one bit per element of x, where forward has stored it.
+    Stored = 0,
+    /// Nowhere: it is drawn again, for arithmetic instead of memory.
+    Redrawn = 1,
+}
+
+/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in
+/// either case.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy)]
+pub enum lora_weight_layout {
+    /// (out_features, in_features), as torch.nn.Linear has it.
+    OutIn = 0,
+    /// (in_features, out_features), as GPT-2's Conv1D has it: PEFT's fan_in_fan_out.
+    InOut = 1,
+}
+
+const _: () = {
+    assert!(lora_dtype::F16 as u32 == DType::F16 as u32);
+    assert!(lora_dtype::Bf16 as u32 == DType::BF16 as u32);
+    assert!(lora_dtype::F32 as u32 == DType::F32 as u32);
+    assert!(lora_tensor::X as u32 == Tensor::X as u32);
+    assert!(lora_tensor::Weight as u32 == Tensor::Weight as u32);
+    assert!(lora_tensor::LoraA as u32 == Tensor::LoraA as u32);
+    assert!(lora_tensor::LoraB as u32 == Tensor::LoraB as u32);
+    assert!(lora_tensor::Y as u32 == Tensor::Y as u32);
+    assert!(lora_tensor::Dy as u32 == Tensor::DY as u32);
+    assert!(lora_tensor::Dx as u32 == Tensor::DX as u32);
+    assert!(lora_tensor::DLoraA as u32 == Tensor::DLoraA as u32);
+    assert!(lora_tensor::DLoraB as u32 == Tensor::DLoraB as u32);
+    assert!(lora_tensor::Bias as u32 == Tensor::Bias as u32);
+    assert!(lora_tensor::Merged as u32 == Tensor::Merged as u32);
+    assert!(lora_mask::Stored as u32 == Mask::Stored as u32);
+    assert!(lora_mask::Redrawn as u32 == Mask::Redrawn as u32);
+    assert!(lora_weight_layout::OutIn as u32 == WeightLayout::OutIn as u32);
+    assert!(lora_weight_layout::InOut as u32 == WeightLayout::InOut as u32);
+};
+
+fn unknown<T>(
+    place: impl Into<Place>,
+    field: &'static str,
+    given: u32,
+    allowed: &'static str,
+) -> Result<T> {
+    Err(Error::Enumeration {
+        place: place.into(),
+        field,
+        given,
+        allowed,
+    })
+}
+
+pub fn dtype(place: &'static str, field: &'static str, given: u32) -> Result<DType> {
+    let found = DType::ALL.into_iter().find(|one| *one as u32 == given);
+    let allowed = "LORA_DTYPE_F16 (1), LORA_DTYPE_BF16 (2), LORA_DTYPE_F32 (3)";
+    found.map_or_else(|| unknown(place, field, given, allowed), Ok)
+}
+
+pub fn tensor(place: Place, given: u32) -> Result<Tensor> {
+    let found = Tensor::ALL.into_iter().find(|one| *one as u32 == given);
+    let allowed = "LORA_TENSOR_X (0) to LORA_TENSOR_MERGED (10)";
+    found.map_or_else(|| unknown(place, "tensor", given, allowed), Ok)
+}
+
+pub fn mask(place: &'static str, given: u32) -> Result<Mask> {
+    match given {
+        0 => Ok(Mask::Stored),
+        1 => Ok(Mask::Redrawn),
+        _ => unknown(
+            place,
+            "mask",
+            given,
+            "LORA_MASK_STORED (0), LORA_MASK_REDRAWN (1)",
+        ),
+    }
+}
+
+pub fn weight_layout(place: &'static str, given: u32) -> Result<WeightLayout> {
+    let allowed = "LORA_WEIGHT_LAYOUT_OUT_IN (0), LORA_WEIGHT_LAYOUT_IN_OUT (1)";
+    match given {
+        0 => Ok(WeightLayout::OutIn),
+        1 => Ok(WeightLayout::InOut),
+        _ => unknown(place, "weight_layout", given, allowed),
+    }
+}

@@ -1,0 +1,116 @@
+//! The loaded kernels.
+
+use std::ffi::c_void;
+
+use kernels::Kernels;
+
+use crate::context::Restored;
+use crate::device::lora_device;
+use crate::error::{Error, Result};
+use crate::status::{lora_status, run};
+use crate::structs::{borrow, put, write};
+
+/// All kernels, loaded into the primary context of a device. There may be several for one device.
+pub struct lora_kernels {
+    pub(crate) inner: Kernels,
+}
+
+// The header says that threads may share handles and plans.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<lora_kernels>();
+    shared::<crate::plan::lora_forward_plan>();
+    shared::<crate::plan::lora_backward_plan>();
+    shared::<crate::merge_plan::lora_merge_plan>();
+};
+
+fn load(device: i32) -> Result<Kernels> {
+    let ordinal = usize::try_from(device).map_err(|_| Error::Ordinal { given: device })?;
+    let context = kernels::context(ordinal)?;
+    Ok(Kernels::load(&context)?)
+}
+
+/// Retains the primary context of a device, the one that the CUDA runtime uses too, and loads the
+/// kernels into it. Do it once, not while a stream is being captured; lora_kernels_free undoes it.
+///
+/// device: its ordinal, from 0.
+/// kernels: out, the handle; untouched on failure.
+///
+/// LORA_STATUS_NO_DRIVER without a driver, LORA_STATUS_KERNELS_NOT_BUILT if the library was built
+/// without its kernels, LORA_STATUS_DEVICE on a GPU before compute capability 8.0,
+/// LORA_STATUS_DRIVER if the driver has no such device or refuses the kernels.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_kernels_load(
+    device: i32,
+    kernels: *mut *mut lora_kernels,
+) -> lora_status {
+    run(|| {
+        if kernels.is_null() {
+            return Err(Error::NullArgument {
+                place: "kernels".into(),
+            });
+        }
+        let _restored = Restored::new();
+        let loaded = Box::new(lora_kernels {
+            inner: load(device)?,
+        });
+        // SAFETY: not null, and valid by the caller's promise.
+        unsafe { put(kernels, Box::into_raw(loaded), "kernels") }
+    })
+}
+
+/// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph
+/// that was captured from calls with this handle must not be launched any more. Null is nothing to
+/// do.
+///
+/// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none
+/// is under way. Where nothing else retains the primary context, it ends with its last handle: no
+/// thread may have it current then, the calling one included. The CUDA runtime retains it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_kernels_free(kernels: *mut lora_kernels) {
+    run(|| {
+        if !kernels.is_null() {
+            let _restored = Restored::new();
+            // SAFETY: made by lora_kernels_load and not freed before, by the caller's promise.
+            drop(unsafe { Box::from_raw(kernels) });
+        }
+        Ok(())
+    });
+}
+
+/// What plans need to know of the handle's device.
+///
+/// device: out, its struct_size set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_kernels_device(
+    kernels: *const lora_kernels,
+    device: *mut lora_device,
+) -> lora_status {
+    // SAFETY: the caller's promise: null or valid.
+    run(|| unsafe {
+        write(
+            device,
+            &lora_device::from(borrow(kernels, "kernels")?.inner.props()),
+            "device",
+        )
+    })
+}
+
+/// The CUcontext of the handle: streams and device addresses given to calls with it are of this
+/// context.
+///
+/// context: out.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_kernels_context(
+    kernels: *const lora_kernels,
+    context: *mut *mut c_void,
+) -> lora_status {
+    // SAFETY: the caller's promise: null or valid.
+    run(|| unsafe {
+        put(
+            context,
+            borrow(kernels, "kernels")?.inner.context().cu_ctx().cast(),
+            "context",
+        )
+    })
+}

@@ -1,0 +1,215 @@
+//! Merging, and what it reports.
+
+use std::ffi::c_void;
+
+use kernels::raw::{MergeAdapterArgs, MergeArgs};
+use kernels::{Argument, MergeProblem, MergeReport};
+
+use crate::calls::room;
+use crate::context::Pushed;
+use crate::error::{Error, Result};
+use crate::handle::lora_kernels;
+use crate::merge_plan::lora_merge_plan;
+use crate::status::{lora_status, run};
+use crate::structs::{Versioned, borrow, elements, read, reserved, write};
+
+/// Bytes of a report in device memory.
+pub const LORA_MERGE_REPORT_BYTES: usize = 48;
+
+const _: () = assert!(LORA_MERGE_REPORT_BYTES == MergeReport::BYTES);
+
+/// One adapter of lora_merge_args.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_merge_adapter {
+    /// sizeof(lora_merge_adapter)
+    pub struct_size: u32,
+    /// lora_alpha / rank or lora_alpha / sqrt(rank), times the adapter's own weight among several;
+    /// negative to take it out.
+    pub scaling: f32,
+    /// (rank, in_features).
+    pub lora_a: u64,
+    /// (out_features, rank).
+    pub lora_b: u64,
+}
+
+/// Device addresses and numbers of a merge. Shapes, strides and alignments are those of the plan's
+/// problem.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_merge_args {
+    /// sizeof(lora_merge_args)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// (out_features, in_features), or transposed as the problem says.
+    pub weight: u64,
+    /// Out: as the weight; the weight's own address to merge in place, else apart from it.
+    pub merged: u64,
+    /// As many as the problem has.
+    pub adapters: *const lora_merge_adapter,
+    /// How many.
+    pub adapter_count: usize,
+    /// Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no
+    /// report.
+    pub report: u64,
+    /// What there is at report: at least LORA_MERGE_REPORT_BYTES.
+    pub report_bytes: usize,
+    /// Scratch; may be 0 where the plan's workspace_bytes is.
+    pub workspace: u64,
+    /// What there is at workspace: at least the plan's workspace_bytes.
+    pub workspace_bytes: usize,
+}
+
+/// What merging changed, and what storing the result in the weight's type lost of it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_merge_report {
+    /// sizeof(lora_merge_report)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// Elements of the weight.
+    pub elements: u64,
+    /// Elements whose delta, sum of scaling*B*A, is not 0.
+    pub nonzero: u64,
+    /// Of those, elements that the merge leaves as they were: the delta was rounded away.
+    pub unchanged: u64,
+    /// Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    pub non_finite: u64,
+    /// Sum of delta^2, of elements whose merged value is finite.
+    pub delta_squares: f64,
+    /// Sum of (stored merged - W - delta)^2, of elements whose merged value is finite.
+    pub error_squares: f64,
+    /// unchanged / nonzero; 0 where there are none.
+    pub unchanged_share: f64,
+    /// |stored change - delta| / |delta|: 0 is exact, 1 as if nothing had been merged; 0 where
+    /// there is no delta.
+    pub relative_error: f64,
+}
+
+// SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
+unsafe impl Versioned for lora_merge_adapter {
+    const NAME: &'static str = "lora_merge_adapter";
+    const FIRST_SIZE: u32 = 24;
+}
+
+// SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
+unsafe impl Versioned for lora_merge_args {
+    const NAME: &'static str = "lora_merge_args";
+    const FIRST_SIZE: u32 = 72;
+}
+
+// SAFETY: repr(C), two integers of 4 bytes, integers and floats of 8.
+unsafe impl Versioned for lora_merge_report {
+    const NAME: &'static str = "lora_merge_report";
+    const FIRST_SIZE: u32 = 72;
+}
+
+const PLACE: &str = "args";
+
+/// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,
+/// every bit determined.
+///
+/// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_merge(
+    kernels: *const lora_kernels,
+    plan: *const lora_merge_plan,
+    args: *const lora_merge_args,
+    stream: *mut c_void,
+) -> lora_status {
+    run(|| {
+        // SAFETY: the caller's promise: null or valid.
+        let (kernels, plan, args) = unsafe {
+            (
+                &borrow(kernels, "kernels")?.inner,
+                &borrow(plan, "plan")?.inner,
+                read(args, PLACE)?,
+            )
+        };
+        reserved(PLACE, args.reserved)?;
+        // SAFETY: the caller's promise: null or valid.
+        let adapters = unsafe { adapters(&args, plan.problem()) }?;
+        if args.report != 0 && plan.problem().has_report() {
+            room(Argument::Report, args.report_bytes, MergeReport::BYTES)?;
+        }
+        room(
+            Argument::Workspace,
+            args.workspace_bytes,
+            plan.workspace_bytes(),
+        )?;
+        let raw = MergeArgs {
+            weight: args.weight,
+            adapters: &adapters[..args.adapter_count],
+            merged: args.merged,
+            report: args.report,
+            workspace: args.workspace,
+        };
+        let _pushed = Pushed::new(kernels.context().cu_ctx())?;
+        // SAFETY: the context is current; the caller vouches for the addresses and the stream.
+        Ok(unsafe { kernels.merge_raw(plan, &raw, stream.cast()) }?)
+    })
+}
+
+/// As many adapters as the plan has, without an allocation.
+///
+/// # Safety
+/// As [`elements`].
+unsafe fn adapters(
+    args: &lora_merge_args,
+    problem: &MergeProblem,
+) -> Result<[MergeAdapterArgs; MergeProblem::MAX_ADAPTERS]> {
+    let (given, planned) = (args.adapter_count, problem.ranks().len());
+    if given != planned {
+        return Err(kernels::Error::AdapterCount { given, planned }.into());
+    }
+    let mut filled = [MergeAdapterArgs::default(); MergeProblem::MAX_ADAPTERS];
+    // SAFETY: the caller's promise.
+    let all = unsafe { elements(args.adapters, given, "args->adapters") }?;
+    for (slot, one) in filled.iter_mut().zip(all) {
+        let one = one?;
+        *slot = MergeAdapterArgs {
+            lora_a: one.lora_a,
+            lora_b: one.lora_b,
+            scaling: one.scaling,
+        };
+    }
+    Ok(filled)
+}
+
+/// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the
+/// host.
+///
+/// bytes: the copy, of any alignment.
+/// report: out, its struct_size set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_merge_report_read(
+    bytes: *const c_void,
+    report: *mut lora_merge_report,
+) -> lora_status {
+    run(|| {
+        if bytes.is_null() {
+            return Err(Error::NullArgument {
+                place: "bytes".into(),
+            });
+        }
+        // SAFETY: not null, so that many by the caller's promise.
+        let written = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), MergeReport::BYTES) };
+        let read = MergeReport::from_bytes(written).unwrap_or_default();
+        let value = lora_merge_report {
+            struct_size: size_of::<lora_merge_report>() as u32,
+            reserved: 0,
+            elements: read.elements,
+            nonzero: read.nonzero,
+            unchanged: read.unchanged,
+            non_finite: read.non_finite,
+            delta_squares: read.delta_squares,
+            error_squares: read.error_squares,
+            unchanged_share: read.unchanged_share(),
+            relative_error: read.relative_error(),
+        };
+        // SAFETY: the caller's promise: null or valid.
+        unsafe { write(report, &value, "report") }
+    })
+}

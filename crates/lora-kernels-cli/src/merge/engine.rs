@@ -1,0 +1,244 @@
+//! Where a weight is merged: on the device, or, where that was asked for, by the reference on the
+//! CPU.
+
+use std::borrow::Cow;
+
+use lora_kernels::reference::{self, Adapter, View};
+use lora_kernels::{
+    DType, Layout, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
+    Tensor as Role, WeightLayout,
+};
+
+use lora_kernels_adapters::Tensor;
+
+use super::changes::LoraPart;
+use super::numbers::{converted, part, with_type};
+use crate::device::{Choice, Gpu, or_cpu};
+use crate::failure::Failure;
+use crate::replay::Number;
+
+/// Bytes of a weight that are merged at a time: what a run needs of memory, on the host and on the
+/// device, doesn't depend on the model.
+const PIECE: usize = 64 << 20;
+
+pub enum Engine {
+    Gpu(Gpu),
+    Cpu,
+}
+
+/// A weight to merge: rows of `columns` elements, one after the other.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    pub dtype: DType,
+    pub rows: usize,
+    pub columns: usize,
+    pub layout: WeightLayout,
+    /// Its elements, in this type or another float type.
+    pub data: Tensor<'a>,
+    pub loras: &'a [LoraPart<'a>],
+}
+
+/// lora_A and lora_B.
+type Pair<'a, A> = (Cow<'a, [A]>, Cow<'a, [A]>);
+
+/// Takes merged rows, in their order.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
+
+impl Engine {
+    pub fn open(choice: Choice) -> Result<Self, Failure> {
+        match choice {
+            Choice::Cpu => Ok(Engine::Cpu),
+            Choice::Gpu(ordinal) => Ok(Engine::Gpu(Gpu::open(ordinal).map_err(or_cpu)?)),
+        }
+    }
+
+    pub fn name(&self) -> Result<String, Failure> {
+        match self {
+            Engine::Cpu => Ok("CPU (the reference)".into()),
+            Engine::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// Merges piece by piece.
+    pub fn merge(&self, weight: Weight<'_>, sink: &mut Sink<'_>) -> Result<MergeReport, Failure> {
+        // Adapters of one call have one type: the weight's, or f32, to which any other converts
+        // exactly.
+        let same = weight
+            .loras
+            .iter()
+            .all(|lora| lora.a.element_type() == Some(weight.dtype));
+        with_type!(weight.dtype, T => {
+            if same {
+                self.merge_as::<T, T>(weight, sink)
+            } else {
+                self.merge_as::<T, f32>(weight, sink)
+            }
+        })
+    }
+
+    fn merge_as<T: Number, A: Number>(
+        &self,
+        weight: Weight<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<MergeReport, Failure> {
+        let matrices = weight
+            .loras
+            .iter()
+            .map(|lora| (converted::<A>(&lora.a), converted::<A>(&lora.b)));
+        let matrices: Vec<Pair<'_, A>> = matrices.collect();
+        let on_device = match self {
+            Engine::Cpu => Vec::new(),
+            Engine::Gpu(gpu) => {
+                let upload = |(a, b): &Pair<'_, A>| {
+                    Ok((
+                        gpu.stream.clone_htod(&a[..])?,
+                        gpu.stream.clone_htod(&b[..])?,
+                    ))
+                };
+                matrices
+                    .iter()
+                    .map(upload)
+                    .collect::<Result<Vec<_>, Failure>>()?
+            }
+        };
+        let mut total = MergeReport::default();
+        let row_bytes = weight.columns * size_of::<T>();
+        let rows_at_once = (PIECE / row_bytes).max(1);
+        for first in (0..weight.rows).step_by(rows_at_once) {
+            let rows = rows_at_once.min(weight.rows - first);
+            let piece = Piece {
+                weight,
+                first,
+                rows,
+            };
+            let elements = first * weight.columns..(first + rows) * weight.columns;
+            let values = converted::<T>(&part(&weight.data, elements));
+            let (merged, report) = match self {
+                Engine::Cpu => piece.on_cpu(&values, &matrices)?,
+                Engine::Gpu(gpu) => piece.on_gpu(gpu, &values, &on_device)?,
+            };
+            total.add(&report);
+            sink(bytemuck::cast_slice(&merged))?;
+        }
+        Ok(total)
+    }
+}
+
+/// Some rows of a weight.
+struct Piece<'a> {
+    weight: Weight<'a>,
+    first: usize,
+    rows: usize,
+}
+
+impl Piece<'_> {
+    /// Where in A the piece's columns begin, and where in B its rows: a row of the weight is an
+    /// output, or, transposed, an input.
+    fn offsets(&self, lora: &LoraPart<'_>) -> (usize, usize) {
+        match self.weight.layout {
+            WeightLayout::OutIn => (0, self.first * lora.rank),
+            WeightLayout::InOut => (self.first, 0),
+        }
+    }
+
+    /// (out_features, in_features) of the piece.
+    fn features(&self) -> (usize, usize) {
+        match self.weight.layout {
+            WeightLayout::OutIn => (self.rows, self.weight.columns),
+            WeightLayout::InOut => (self.weight.columns, self.rows),
+        }
+    }
+
+    fn on_cpu<T: Number, A: Number>(
+        &self,
+        values: &[T],
+        matrices: &[Pair<'_, A>],
+    ) -> Result<(Vec<T>, MergeReport), Failure> {
+        let (out_features, in_features) = self.features();
+        let failed = |error: reference::ShapeError| {
+            Failure::Refused(format!("the reference refused a weight: {error}"))
+        };
+        let adapters = self
+            .weight
+            .loras
+            .iter()
+            .zip(matrices)
+            .map(|(lora, (a, b))| {
+                let (at_a, at_b) = self.offsets(lora);
+                Ok(Adapter {
+                    a: View::with_row_stride(&a[at_a..], lora.rank, in_features, lora.in_features)?,
+                    b: View::new(&b[at_b..], out_features, lora.rank)?,
+                    scaling: lora.factor,
+                })
+            });
+        let adapters = adapters.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let weight = View::new(values, self.rows, self.weight.columns).map_err(failed)?;
+        let merged = reference::merge(weight, self.weight.layout, &adapters).map_err(failed)?;
+        Ok((merged.weight, merged.report))
+    }
+
+    fn on_gpu<T: Number, A: Number>(
+        &self,
+        gpu: &Gpu,
+        values: &[T],
+        matrices: &[(
+            lora_kernels::cudarc::driver::CudaSlice<A>,
+            lora_kernels::cudarc::driver::CudaSlice<A>,
+        )],
+    ) -> Result<(Vec<T>, MergeReport), Failure> {
+        let plan = MergePlan::new(&self.problem::<A>()?, gpu.kernels.props())?;
+        let (out_features, in_features) = self.features();
+        let mut weight = gpu.stream.clone_htod(values)?;
+        let mut report = gpu.stream.alloc_zeros::<u8>(MergeReport::BYTES)?;
+        let mut workspace = gpu.stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
+        let adapters = self
+            .weight
+            .loras
+            .iter()
+            .zip(matrices)
+            .map(|(lora, (a, b))| {
+                let (at_a, at_b) = self.offsets(lora);
+                let a = MatRef::new(a.slice(at_a..), lora.rank, in_features)
+                    .with_row_stride(lora.in_features as i64);
+                let b = MatRef::new(b.slice(at_b..), out_features, lora.rank);
+                Lora {
+                    a,
+                    b,
+                    scaling: lora.factor,
+                }
+            });
+        let call = Merge {
+            adapters: adapters.collect(),
+            weight: MergeWeight::InPlace(MatMut::new(
+                weight.as_view_mut(),
+                self.rows,
+                self.weight.columns,
+            )),
+            report: Some(report.as_view_mut()),
+            workspace: workspace.as_view_mut(),
+        };
+        gpu.kernels.merge(&gpu.stream, &plan, call)?;
+        let merged = gpu.stream.clone_dtoh(&weight)?;
+        let report = MergeReport::from_bytes(&gpu.stream.clone_dtoh(&report)?);
+        let report = report
+            .ok_or_else(|| Failure::NoDevice("the device gave no report of a merge".into()))?;
+        Ok((merged, report))
+    }
+
+    fn problem<A: Number>(&self) -> Result<MergeProblem, Failure> {
+        let (out_features, in_features) = self.features();
+        let ranks: Vec<usize> = self.weight.loras.iter().map(|lora| lora.rank).collect();
+        let mut problem = MergeProblem::new(out_features, in_features, &ranks, self.weight.dtype)?
+            .with_adapter_dtype(A::DTYPE)?
+            .with_weight_layout(self.weight.layout)
+            .with_report(true);
+        for (index, lora) in self.weight.loras.iter().enumerate() {
+            let layout = Layout {
+                row_stride: lora.in_features as i64,
+                alignment: A::DTYPE.size(),
+            };
+            problem = problem.with_adapter_layout(index, Role::LoraA, layout)?;
+        }
+        Ok(problem)
+    }
+}

@@ -1,0 +1,220 @@
+//! `merge` and `unmerge`.
+
+mod changes;
+mod engine;
+mod folder;
+mod layout;
+pub mod numbers;
+mod report;
+mod shard;
+mod target;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use lora_kernels_adapters::BaseModel;
+use lora_kernels_adapters::output::{OutputFile, OutputFolder};
+
+use crate::device::Choice;
+use crate::failure::Failure;
+use crate::read::Reading;
+use changes::{Changes, Weighted};
+use engine::Engine;
+use report::Report;
+
+const AFTER_HELP: &str = "\
+Examples:
+  lora-kernels merge my-model my-adapter -o merged
+  lora-kernels merge my-model style facts -o both --weights 0.7,0.3
+  lora-kernels merge my-model lora.safetensors -o merged --scaling 2
+  lora-kernels unmerge merged my-adapter -o my-model-again
+
+BASE is a safetensors file, or a Hugging Face folder, sharded or not; OUT is what BASE is. A folder's other files are copied, other formats of the \
+weights are not. OUT has its name only when it is complete: what a killed run leaves is called .OUT.partial-<process>, and the next run that writes \
+OUT removes it.
+
+Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. What \
+unmerge gives is the base within two roundings: keep the base. DoRA and convolutions can't be merged yet, and are refused.
+
+What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
+were, and how far the stored change is from the adapter's.";
+
+/// Both commands'.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// The model: a safetensors file or a Hugging Face folder
+    base: PathBuf,
+    /// The adapters: PEFT folders, or Mistral's or loralib's safetensors files
+    #[arg(required = true, value_name = "ADAPTER")]
+    adapters: Vec<PathBuf>,
+    /// Where the result goes
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// A factor for each adapter, in their order, on top of its scaling [default: 1 each]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_name = "W,W..."
+    )]
+    weights: Vec<f64>,
+    #[command(flatten)]
+    reading: Reading,
+    /// Where to compute: the number of a GPU, or cpu for the reference, which gives the same bits
+    #[arg(long, default_value = "0", value_name = "N|cpu")]
+    device: Choice,
+    /// Whether square weights are stored transposed, (in_features, out_features), where the
+    /// adapters don't tell; others' shapes do
+    #[arg(long, value_enum, value_name = "yes|no")]
+    fan_in_fan_out: Option<YesNo>,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    force: bool,
+    /// Write weights that are NaN or infinite, too, instead of stopping
+    #[arg(long)]
+    allow_non_finite: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum YesNo {
+    Yes,
+    No,
+}
+
+/// Whether adapters are put in or taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Merge,
+    Unmerge,
+}
+
+pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
+    let weights = weights(&arguments.weights, arguments.adapters.len())?;
+    let base = BaseModel::open(&arguments.base)?;
+    let adapters = arguments.reading.read(&arguments.adapters)?;
+    let overwrite = target::check(&base, arguments)?;
+    let weighted: Vec<Weighted<'_>> = adapters
+        .iter()
+        .zip(&arguments.adapters)
+        .zip(weights)
+        .map(|((adapter, path), weight)| Weighted {
+            adapter,
+            path,
+            weight,
+        })
+        .collect();
+    let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
+    let changes = Changes::new(&base, &weighted, direction, fan_in_fan_out)?;
+    let engine = Engine::open(arguments.device)?;
+
+    let mut work = Work {
+        base: &base,
+        changes: &changes,
+        engine: &engine,
+        allow_non_finite: arguments.allow_non_finite,
+        interrupted: interruptions(),
+        progress: progress(&base),
+        report: Report::new(engine.name()?, direction, arguments),
+    };
+    match base.folder() {
+        None => {
+            let mut output = OutputFile::create(&arguments.output, overwrite)?;
+            let path = output.path().to_owned();
+            work.shard(0, output.file(), &path)?;
+            output.finish()?;
+        }
+        Some(folder) => {
+            let output = OutputFolder::create(&arguments.output, overwrite)?;
+            work.shards(output.path())?;
+            let left_out = folder::copy_others(&work, folder, output.path())?;
+            work.report.left_out(left_out);
+            let mut heads = changes
+                .added
+                .iter()
+                .filter(|saved| saved.name.ends_with("lm_head.weight"));
+            if let Some(head) = heads.next().filter(|_| folder::ties_embeddings(folder)) {
+                work.report.warn(format!(
+                    "{} was added, and config.json doesn't say that tie_word_embeddings is false: unless it is set so, a reader may take the embeddings \
+                     in its place",
+                    head.name
+                ));
+            }
+            output.finish()?;
+        }
+    }
+    work.progress.finish_and_clear();
+    work.report.print(arguments.json)
+}
+
+/// One for each adapter.
+fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
+    let refuse = |text: String| Err(Failure::Refused(text));
+    match given {
+        [] => Ok(vec![1.0; adapters]),
+        _ if given.len() != adapters => refuse(format!(
+            "--weights has {} numbers and there are {adapters} adapters: give one for each, in their order",
+            given.len()
+        )),
+        _ => match given
+            .iter()
+            .find(|weight| !weight.is_finite() || **weight == 0.0)
+        {
+            Some(weight) => refuse(format!(
+                "--weights: {weight} is no factor for an adapter; it must be finite and not 0"
+            )),
+            None => Ok(given.to_vec()),
+        },
+    }
+}
+
+/// What a run goes by.
+struct Work<'a> {
+    base: &'a BaseModel,
+    changes: &'a Changes<'a>,
+    engine: &'a Engine,
+    allow_non_finite: bool,
+    interrupted: Arc<AtomicBool>,
+    progress: ProgressBar,
+    report: Report,
+}
+
+impl Work<'_> {
+    /// To be asked between pieces of work: an early end removes what was begun.
+    fn go_on(&self) -> Result<(), Failure> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            self.progress.abandon();
+            return Err(Failure::Interrupted);
+        }
+        Ok(())
+    }
+}
+
+fn interruptions() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = interrupted.clone();
+    // Without a handler an interruption leaves a file whose name says what it is.
+    let _ = ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed));
+    interrupted
+}
+
+/// On a terminal alone.
+fn progress(base: &BaseModel) -> ProgressBar {
+    let bytes = base
+        .shards()
+        .iter()
+        .map(|shard| shard.file.bytes() as u64)
+        .sum();
+    let style =
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+    let bar = ProgressBar::new(bytes);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,233 @@
+//! What a run tells: what became of the model, and what storing it lost.
+
+use lora_kernels::MergeReport;
+use lora_kernels_adapters::Tensor;
+use serde::Serialize;
+
+use super::changes::Change;
+use super::{Arguments, Direction};
+use crate::failure::Failure;
+use crate::show;
+
+#[derive(Serialize)]
+pub struct Report {
+    command: &'static str,
+    base: String,
+    adapters: Vec<String>,
+    output: String,
+    device: String,
+    /// Weights that adapters were added to.
+    merged: Vec<Figures>,
+    total: Option<Figures>,
+    /// Tensors that an adapter has whole.
+    replaced: Vec<String>,
+    /// Of these, the ones that the base didn't have.
+    added: Vec<String>,
+    /// Biases that lora_B's were added to.
+    biases: Vec<String>,
+    /// What the user should look at.
+    warnings: Vec<String>,
+    /// Files of the folder that were not copied.
+    left_out: Vec<String>,
+    #[serde(skip)]
+    sum: MergeReport,
+}
+
+/// A tensor's part.
+pub struct Entry {
+    figures: Figures,
+    replaced: bool,
+    biased: bool,
+    pub merged: Option<MergeReport>,
+}
+
+#[derive(Serialize, Clone)]
+struct Figures {
+    tensor: String,
+    dtype: String,
+    shape: Vec<usize>,
+    ranks: Vec<usize>,
+    scalings: Vec<f32>,
+    elements: u64,
+    /// Elements with a delta other than 0.
+    changed_by_adapters: u64,
+    /// Of those, elements that the stored weight has as before.
+    unchanged: u64,
+    unchanged_share: f64,
+    relative_error: f64,
+    non_finite: u64,
+}
+
+impl Figures {
+    fn fill(&mut self, report: &MergeReport) {
+        self.elements = report.elements;
+        self.changed_by_adapters = report.nonzero;
+        self.unchanged = report.unchanged;
+        self.unchanged_share = report.unchanged_share();
+        self.relative_error = report.relative_error();
+        self.non_finite = report.non_finite;
+    }
+
+    fn row(&self) -> Vec<String> {
+        let ranks: Vec<String> = self.ranks.iter().map(usize::to_string).collect();
+        vec![
+            self.tensor.clone(),
+            self.dtype.clone(),
+            ranks.join(","),
+            self.elements.to_string(),
+            format!("{:.2} %", 100.0 * self.unchanged_share),
+            format!("{:.1e}", self.relative_error),
+        ]
+    }
+}
+
+impl Entry {
+    pub fn new(tensor: Tensor<'_>, change: &Change<'_>) -> Self {
+        Self {
+            figures: Figures {
+                tensor: tensor.name.to_owned(),
+                dtype: format!("{:?}", tensor.dtype),
+                shape: tensor.shape.to_vec(),
+                ranks: change.loras.iter().map(|lora| lora.rank).collect(),
+                scalings: change.loras.iter().map(|lora| lora.factor).collect(),
+                elements: 0,
+                changed_by_adapters: 0,
+                unchanged: 0,
+                unchanged_share: 0.0,
+                relative_error: 0.0,
+                non_finite: 0,
+            },
+            replaced: change.replaced.is_some(),
+            biased: !change.biases.is_empty(),
+            merged: None,
+        }
+    }
+}
+
+impl Report {
+    pub fn new(device: String, direction: Direction, arguments: &Arguments) -> Self {
+        Self {
+            command: match direction {
+                Direction::Merge => "merge",
+                Direction::Unmerge => "unmerge",
+            },
+            base: arguments.base.display().to_string(),
+            adapters: arguments
+                .adapters
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            output: arguments.output.display().to_string(),
+            device,
+            merged: Vec::new(),
+            total: None,
+            replaced: Vec::new(),
+            added: Vec::new(),
+            biases: Vec::new(),
+            warnings: Vec::new(),
+            left_out: Vec::new(),
+            sum: MergeReport::default(),
+        }
+    }
+
+    pub fn changed(&mut self, entry: Entry) {
+        let Entry {
+            mut figures,
+            replaced,
+            biased,
+            merged,
+        } = entry;
+        if replaced {
+            self.replaced.push(figures.tensor.clone());
+        }
+        if biased {
+            self.biases.push(figures.tensor.clone());
+        }
+        if let Some(report) = merged {
+            figures.fill(&report);
+            self.sum.add(&report);
+            self.merged.push(figures);
+        }
+    }
+
+    pub fn added(&mut self, name: &str) {
+        self.added.push(name.to_owned());
+    }
+
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    pub fn left_out(&mut self, names: Vec<String>) {
+        self.left_out = names;
+    }
+
+    pub fn print(mut self, json: bool) -> Result<(), Failure> {
+        let mut dtypes: Vec<&str> = self
+            .merged
+            .iter()
+            .map(|figures| figures.dtype.as_str())
+            .collect();
+        dtypes.sort_unstable();
+        dtypes.dedup();
+        let mut total = Figures {
+            tensor: "in all".into(),
+            dtype: dtypes.join(","),
+            shape: Vec::new(),
+            ranks: Vec::new(),
+            scalings: Vec::new(),
+            elements: 0,
+            changed_by_adapters: 0,
+            unchanged: 0,
+            unchanged_share: 0.0,
+            relative_error: 0.0,
+            non_finite: 0,
+        };
+        total.fill(&self.sum);
+        self.merged
+            .sort_by(|one, other| one.tensor.cmp(&other.tensor));
+        if json {
+            self.total = Some(total);
+            return show::json(&self);
+        }
+        let head = [
+            "weight",
+            "type",
+            "rank",
+            "elements",
+            "unchanged",
+            "relative error",
+        ]
+        .map(str::to_owned);
+        let mut rows = vec![head.to_vec()];
+        rows.extend(self.merged.iter().map(Figures::row));
+        rows.push(total.row());
+        show::line(&show::table(&rows))?;
+        show::line(
+            "unchanged: of the weights that the adapters change, the share that storing rounds back to what it was",
+        )?;
+        show::line(
+            "relative error: how far the stored change is from the adapters', 0 is exact and 1 as if nothing were merged",
+        )?;
+        for (names, what) in [
+            (&self.biases, "lora_B's bias added to"),
+            (&self.replaced, "replaced by the adapter's"),
+            (&self.added, "added from the adapter"),
+            (&self.left_out, "not copied"),
+        ] {
+            if !names.is_empty() {
+                show::line(&format!("{what}: {}", names.join(", ")))?;
+            }
+        }
+        for warning in &self.warnings {
+            show::line(&format!("warning: {warning}"))?;
+        }
+        if total.non_finite > 0 {
+            show::line(&format!("NaN or infinite: {} elements", total.non_finite))?;
+        }
+        show::line(&format!(
+            "{} written, computed on {}",
+            self.output, self.device
+        ))
+    }
+}

@@ -1,0 +1,71 @@
+//! The file that `--out` writes: whole or not at all.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use lora_kernels_adapters::output::{self, Overwrite};
+use safetensors::{Dtype, tensor::TensorView};
+
+/// A file that takes its name when it is complete.
+pub struct OutputFile {
+    file: output::OutputFile,
+    path: PathBuf,
+}
+
+/// Why there is no output. One line that names the file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {reason}", path.display())]
+pub struct OutputError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl OutputFile {
+    /// Makes it under a temporary name, so that a path that can't be written is found out before
+    /// anything runs. `input` must not be `path`.
+    pub fn create(path: &Path, input: &Path) -> Result<Self, OutputError> {
+        let error = |reason: String| OutputError {
+            path: path.into(),
+            reason,
+        };
+        if let (Ok(path), Ok(input)) = (path.canonicalize(), input.canonicalize())
+            && path == input
+        {
+            return Err(error("it is the case itself, which would be lost".into()));
+        }
+        let file = output::OutputFile::create(path, Overwrite::Replace)
+            .map_err(|e| error(e.to_string()))?;
+        Ok(Self {
+            file,
+            path: path.into(),
+        })
+    }
+
+    /// Writes the tensors (name, type, shape, bytes) and gives the file its name.
+    pub fn finish<'a>(
+        mut self,
+        tensors: impl Iterator<Item = (&'static str, Dtype, [usize; 2], &'a [u8])>,
+        metadata: [(&str, String); 2],
+    ) -> Result<(), OutputError> {
+        let path = self.path.clone();
+        let error = |reason: String| OutputError { path, reason };
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+        let bytes = tensors
+            .map(|(name, dtype, shape, bytes)| {
+                Ok((name, TensorView::new(dtype, shape.to_vec(), bytes)?))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|tensors| safetensors::serialize(tensors, Some(metadata)));
+        let written = match bytes {
+            Ok(bytes) => self
+                .file
+                .file()
+                .write_all(&bytes)
+                .map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        written
+            .and_then(|()| self.file.finish().map_err(|e| e.to_string()))
+            .map_err(error)
+    }
+}

@@ -1,0 +1,104 @@
+//! The program under test, on whichever device tests run on.
+
+#[path = "../../../../tests/common/scratch.rs"]
+mod scratch;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ptx_emulator::select::{Selection, select};
+
+/// An empty folder that belongs to one test.
+pub fn folder(program: &str, test: &str) -> PathBuf {
+    let folder = scratch::scratch().join(program).join(test);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Whether the device is emulated.
+pub fn emulated() -> bool {
+    matches!(
+        select().expect("a device, real or emulated"),
+        Selection::Emulated { .. }
+    )
+}
+
+/// The program, which looks for libcuda as any other does: where tests run emulated, it finds the
+/// emulated one.
+pub fn lora_kernels() -> Command {
+    // Cargo builds tests into target/<profile>/deps and programs into target/<profile>.
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("lora-kernels");
+    assert!(
+        program.is_file(),
+        "{} is missing: build it with `cargo build --package lora-kernels-cli`",
+        program.display()
+    );
+    let mut command = Command::new(program);
+    if let Selection::Emulated { path } = select().expect("a device, real or emulated")
+        && path.is_absolute()
+    {
+        command.env("LD_LIBRARY_PATH", named(&path));
+    }
+    command
+}
+
+/// The program without any driver.
+pub fn without_driver() -> Command {
+    let mut command = lora_kernels();
+    let empty = scratch::scratch().join("no-driver");
+    std::fs::create_dir_all(&empty).unwrap();
+    command.env("LD_LIBRARY_PATH", empty);
+    command
+}
+
+/// A folder in which the emulated driver has the names that programs look for.
+fn named(library: &Path) -> PathBuf {
+    let folder = scratch::scratch().join("driver");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let link = folder.join(name);
+        if std::fs::read_link(&link).is_ok_and(|to| to == library) {
+            continue;
+        }
+        // Test programs run side by side: what has the name is whole at any time.
+        let new = folder.join(format!(
+            "{name}.{}.{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        std::os::unix::fs::symlink(library, &new).unwrap();
+        std::fs::rename(&new, &link).unwrap();
+    }
+    folder
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[track_caller]
+pub fn assert_status(output: &Output, status: i32) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "stdout:\n{}\nstderr:\n{stderr}",
+        stdout(output)
+    );
+}
+
+/// This status, and one line on stderr that holds all of `fragments`.
+#[track_caller]
+pub fn assert_refused(output: &Output, status: i32, fragments: &[&str]) {
+    assert_status(output, status);
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(stderr.lines().count(), 1, "one line, not:\n{stderr}");
+    for fragment in fragments {
+        assert!(
+            stderr.contains(fragment),
+            "`{fragment}` is not in: {stderr}"
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! `merge` and `unmerge` as their users meet them.
+
+#[allow(dead_code)]
+#[path = "../common/mod.rs"]
+mod common;
+mod guarded;
+mod killed;
+mod model;
+mod numbers;
+mod peft;
+mod refusals;
+mod results;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn folder(test: &str) -> PathBuf {
+    common::folder("merge", test)
+}
+
+/// What PEFT saved and merged: the adapters crate's fixtures.
+fn fixture(name: &str) -> PathBuf {
+    Path::new("../lora-kernels-adapters/tests/fixtures").join(name)
+}
+
+fn command(verb: &str, base: &Path, adapters: &[&Path], out: &Path) -> Command {
+    let mut command = common::lora_kernels();
+    command
+        .arg(verb)
+        .arg(base)
+        .args(adapters)
+        .arg("-o")
+        .arg(out);
+    command
+}
+
+fn merge(base: &Path, adapters: &[&Path], out: &Path, arguments: &[&str]) -> Output {
+    command("merge", base, adapters, out)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

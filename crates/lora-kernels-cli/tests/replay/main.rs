@@ -1,0 +1,54 @@
+//! `replay` as its users meet it: exit status, output and messages, on good files and on broken
+//! ones.
+
+mod case;
+#[allow(dead_code)]
+#[path = "../common/mod.rs"]
+mod common;
+mod refusals;
+mod results;
+mod scaled;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::{assert_status, stdout};
+
+const TOKENS: usize = 5;
+const IN: usize = 24;
+const OUT: usize = 17;
+const RANK: usize = 3;
+
+fn folder(test: &str) -> PathBuf {
+    common::folder("replay", test)
+}
+
+fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
+    let path = folder.join("case.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Cargo runs tests in the package's folder; elsewhere they run in one with the same fixtures.
+fn fixture(name: &str) -> PathBuf {
+    let folders = ["../tests/fixtures", "tests/fixtures"].map(Path::new);
+    folders
+        .into_iter()
+        .find(|folder| folder.is_dir())
+        .unwrap()
+        .join(name)
+}
+
+fn replay(case: &Path, arguments: &[&str]) -> Output {
+    common::lora_kernels()
+        .arg("replay")
+        .arg(case)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn assert_refused(output: &Output, fragments: &[&str]) {
+    common::assert_refused(output, 2, fragments);
+}

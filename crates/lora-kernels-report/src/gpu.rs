@@ -1,0 +1,64 @@
+//! The emulated device, and counting what is launched on it.
+
+use std::sync::Arc;
+
+use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
+use ptx_emulator::counters::{Control, KernelCounters, Kind, Tally};
+use ptx_emulator::select;
+
+use crate::Outcome;
+use crate::document::Counted;
+
+pub struct Gpu {
+    pub context: Arc<CudaContext>,
+    pub stream: Arc<CudaStream>,
+    control: Control,
+}
+
+impl Gpu {
+    pub fn open() -> Outcome<Self> {
+        select::emulated()?;
+        let context = lora_kernels::context(0)?;
+        Ok(Self {
+            stream: context.default_stream(),
+            control: Control::loaded()?,
+            context,
+        })
+    }
+
+    /// What `call` launches.
+    pub fn count(&self, call: impl FnOnce() -> Outcome<()>) -> Outcome<Vec<Counted>> {
+        self.control.reset()?;
+        self.control.count(true)?;
+        let result = call();
+        self.stream.synchronize()?;
+        self.control.count(false)?;
+        result?;
+        Ok(self.control.read()?.kernels.iter().map(counted).collect())
+    }
+}
+
+fn counted(kernel: &KernelCounters) -> Counted {
+    let scaled = |count: u64| kernel.estimate(count).unwrap_or_default();
+    let sum = |kinds: &[Kind], of: fn(Tally) -> u64| {
+        scaled(kinds.iter().map(|&kind| of(kernel.kind(kind))).sum())
+    };
+    let tile = [Kind::LoadMatrix, Kind::CopyAsync];
+    let (taken, ideal) = (
+        |tally: Tally| tally.wavefronts,
+        |tally: Tally| tally.ideal_wavefronts,
+    );
+    Counted {
+        symbol: kernel.kernel.clone(),
+        launches: kernel.launches,
+        blocks: kernel.blocks,
+        blocks_run: kernel.blocks_run,
+        mma_flops: scaled(kernel.total.mma_flops),
+        sectors: scaled(kernel.total.sectors),
+        ideal_sectors: scaled(kernel.total.ideal_sectors),
+        tile_wavefronts: sum(&tile, taken),
+        tile_ideal_wavefronts: sum(&tile, ideal),
+        other_wavefronts: scaled(kernel.total.wavefronts) - sum(&tile, taken),
+        other_ideal_wavefronts: scaled(kernel.total.ideal_wavefronts) - sum(&tile, ideal),
+    }
+}

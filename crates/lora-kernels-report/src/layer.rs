@@ -1,0 +1,176 @@
+//! This crate's kernels on the emulated device, counted.
+
+use std::sync::Arc;
+
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use lora_kernels::{
+    Backward, BackwardPlan, BackwardProjection, Dropout, Element, Forward, ForwardPlan,
+    ForwardProjection, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem, Tensor,
+};
+
+use crate::Outcome;
+use crate::document::{OURS, Run};
+use crate::gpu::Gpu;
+use crate::work::{SCALING, Sizes};
+
+pub struct Ours<'a> {
+    gpu: &'a Gpu,
+    kernels: Kernels,
+}
+
+impl<'a> Ours<'a> {
+    pub fn load(gpu: &'a Gpu) -> Outcome<Self> {
+        Ok(Self {
+            gpu,
+            kernels: Kernels::load(&gpu.context)?,
+        })
+    }
+
+    /// Forward and backward, every block of them. What a kernel does does not depend on the
+    /// numbers: they are all zero.
+    pub fn run<T: Element + DeviceRepr + ValidAsZeroBits>(
+        &self,
+        sizes: Sizes,
+        multiprocessors: u32,
+    ) -> Outcome<[Run; 2]> {
+        let Self { gpu, kernels } = self;
+        let problem = sizes.problem(T::DTYPE)?;
+        let props = kernels
+            .props()
+            .clone()
+            .with_multiprocessors(multiprocessors);
+        let forward = ForwardPlan::new(&problem, &props)?;
+        let backward = BackwardPlan::new(&problem, &props)?;
+        let mut layer = Layer::<T>::new(&gpu.stream, &problem, sizes.dropout())?;
+        let mut saved = gpu.stream.alloc_zeros::<u8>(forward.saved().bytes())?;
+        let workspace = forward.workspace_bytes().max(backward.workspace_bytes());
+        let mut workspace = gpu.stream.alloc_zeros::<u8>(workspace)?;
+
+        let work = sizes.work(T::DTYPE);
+        let run = |pass: &str, launches, asked: crate::work::Pass| Run {
+            who: OURS.to_owned(),
+            shape: sizes.shape(T::DTYPE),
+            multiprocessors: Some(multiprocessors),
+            pass: pass.to_owned(),
+            launches,
+            algorithm_flops: asked.flops,
+            base_flops: work.base_flops,
+            compulsory_bytes: asked.bytes,
+        };
+        let launches = gpu.count(|| layer.forward(self, &forward, &mut saved, &mut workspace))?;
+        let first = run("forward", launches, work.forward);
+        let launches = gpu.count(|| layer.backward(self, &backward, &saved, &mut workspace))?;
+        Ok([first, run("backward", launches, work.backward)])
+    }
+}
+
+/// The tensors of a layer on the device: all zero, contiguous.
+struct Layer<T> {
+    problem: Problem,
+    dropout: Option<Dropout>,
+    x: CudaSlice<T>,
+    weight: CudaSlice<T>,
+    lora_a: CudaSlice<T>,
+    lora_b: CudaSlice<T>,
+    dy: CudaSlice<T>,
+    y: CudaSlice<T>,
+    dx: CudaSlice<T>,
+    d_lora_a: CudaSlice<T>,
+    d_lora_b: CudaSlice<T>,
+}
+
+impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
+    fn new(stream: &Arc<CudaStream>, problem: &Problem, dropout: Option<Dropout>) -> Outcome<Self> {
+        let zeros = |tensor| {
+            let (rows, columns) = problem.shape(tensor);
+            stream.alloc_zeros(rows * columns)
+        };
+        Ok(Self {
+            x: zeros(Tensor::X)?,
+            weight: zeros(Tensor::Weight)?,
+            lora_a: zeros(Tensor::LoraA)?,
+            lora_b: zeros(Tensor::LoraB)?,
+            dy: zeros(Tensor::DY)?,
+            y: zeros(Tensor::Y)?,
+            dx: zeros(Tensor::DX)?,
+            d_lora_a: zeros(Tensor::DLoraA)?,
+            d_lora_b: zeros(Tensor::DLoraB)?,
+            problem: problem.clone(),
+            dropout,
+        })
+    }
+
+    fn forward(
+        &mut self,
+        device: &Ours,
+        plan: &ForwardPlan,
+        saved: &mut CudaSlice<u8>,
+        workspace: &mut CudaSlice<u8>,
+    ) -> Outcome<()> {
+        let problem = &self.problem;
+        let projection = ForwardProjection {
+            weight: input(problem, &self.weight, Tensor::Weight),
+            bias: None,
+            lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
+            y: output(problem, &mut self.y, Tensor::Y),
+        };
+        let arguments = Forward {
+            x: input(problem, &self.x, Tensor::X),
+            projections: vec![projection],
+            dropout: self.dropout,
+            saved: saved.as_view_mut(),
+            workspace: workspace.as_view_mut(),
+        };
+        Ok(device
+            .kernels
+            .forward(&device.gpu.stream, plan, arguments)?)
+    }
+
+    fn backward(
+        &mut self,
+        device: &Ours,
+        plan: &BackwardPlan,
+        saved: &CudaSlice<u8>,
+        workspace: &mut CudaSlice<u8>,
+    ) -> Outcome<()> {
+        let problem = &self.problem;
+        let projection = BackwardProjection {
+            dy: input(problem, &self.dy, Tensor::DY),
+            weight: input(problem, &self.weight, Tensor::Weight),
+            lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
+            gradients: Some(LoraGradients {
+                a: output(problem, &mut self.d_lora_a, Tensor::DLoraA),
+                b: output(problem, &mut self.d_lora_b, Tensor::DLoraB),
+            }),
+        };
+        let arguments = Backward {
+            x: input(problem, &self.x, Tensor::X),
+            projections: vec![projection],
+            dropout: self.dropout,
+            saved: saved.as_view(),
+            dx: Some(output(problem, &mut self.dx, Tensor::DX)),
+            workspace: workspace.as_view_mut(),
+        };
+        Ok(device
+            .kernels
+            .backward(&device.gpu.stream, plan, arguments)?)
+    }
+}
+
+fn lora<'a, T>(problem: &Problem, a: &'a CudaSlice<T>, b: &'a CudaSlice<T>) -> Lora<'a, T> {
+    Lora {
+        a: input(problem, a, Tensor::LoraA),
+        b: input(problem, b, Tensor::LoraB),
+        scaling: SCALING,
+    }
+}
+
+fn input<'a, T>(problem: &Problem, data: &'a CudaSlice<T>, tensor: Tensor) -> MatRef<'a, T> {
+    let (rows, columns) = problem.shape(tensor);
+    MatRef::new(data.as_view(), rows, columns)
+}
+
+fn output<'a, T>(problem: &Problem, data: &'a mut CudaSlice<T>, tensor: Tensor) -> MatMut<'a, T> {
+    let (rows, columns) = problem.shape(tensor);
+    MatMut::new(data.as_view_mut(), rows, columns)
+}

@@ -1,0 +1,107 @@
+//! Counts what the kernels do on the emulated device and models the traffic of what is too large to
+//! run; JSON on stdout. `cargo xtask report` calls it and makes docs/report.md of what it says.
+
+mod document;
+mod gpu;
+mod layer;
+mod model;
+mod peer;
+mod work;
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use half::{bf16, f16};
+use lora_kernels::DType;
+use lora_kernels::plan::Variant;
+use ptx_emulator::device::{DeviceModel, H100};
+
+use document::{Document, Kernel};
+use gpu::Gpu;
+use layer::Ours;
+use work::Sizes;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Executed whole, planned for a device of so few multiprocessors that large tiles are chosen and
+/// there are several waves.
+const EXECUTED: Sizes = Sizes::new(512, 512, 512, 16);
+const EXECUTED_LARGE: Sizes = Sizes::new(1024, 1024, 1024, 16);
+const MULTIPROCESSORS: u32 = 4;
+
+/// Planned and modelled on every virtual device.
+const MODELLED: [Sizes; 4] = [
+    Sizes::new(8192, 4096, 4096, 16),
+    Sizes::new(4096, 4096, 4096, 16),
+    Sizes::new(8192, 4096, 14336, 16),
+    Sizes::new(16384, 4096, 4096, 16),
+];
+
+/// Compared with the peers, with and without dropout.
+const COMPARED: Sizes = MODELLED[0];
+const COMPARED_ON: DeviceModel = H100;
+
+fn measure(quick: bool) -> Outcome<Document> {
+    let variants = Variant::all().map(|variant| Kernel {
+        symbol: variant.symbol(),
+        threads: variant.threads(),
+        dynamic_shared: variant.shared_bytes(),
+    });
+    let gpu = Gpu::open()?;
+    let ours = Ours::load(&gpu)?;
+    let mut runs = Vec::new();
+    for &sizes in if quick {
+        &[EXECUTED][..]
+    } else {
+        &[EXECUTED, EXECUTED_LARGE]
+    } {
+        let with_dropout = sizes.with_dropout(true);
+        runs.extend(ours.run::<bf16>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<f16>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<f32>(with_dropout, MULTIPROCESSORS)?);
+        runs.extend(ours.run::<bf16>(sizes, MULTIPROCESSORS)?);
+        runs.extend(peer::runs(&gpu, sizes)?);
+    }
+
+    let mut plans = Vec::new();
+    for sizes in MODELLED {
+        for device in DeviceModel::ALL {
+            plans.extend(model::plans(
+                sizes.with_dropout(true),
+                DType::BF16,
+                &device,
+            )?);
+        }
+    }
+    plans.extend(model::plans(COMPARED, DType::BF16, &COMPARED_ON)?);
+    plans.extend(peer::plans(COMPARED, &COMPARED_ON)?);
+    Ok(Document {
+        variants: variants.collect(),
+        runs,
+        plans,
+    })
+}
+
+fn main() -> ExitCode {
+    let quick = match std::env::args().nth(1).as_deref() {
+        None => false,
+        Some("--quick") => true,
+        Some(other) => {
+            eprintln!("{other}: the only argument is --quick");
+            return ExitCode::FAILURE;
+        }
+    };
+    let written = measure(quick).and_then(|document| {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer(&mut out, &document)?;
+        Ok(out.flush()?)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

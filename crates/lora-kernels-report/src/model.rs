@@ -1,0 +1,146 @@
+//! Plans for sizes that are too large to run, on every virtual device, and their DRAM traffic under
+//! the emulator's L2 model.
+//!
+//! A product with the weight goes through the model; everything else that a launch reads or writes
+//! is counted once, and nothing is taken to be left in L2 by the launch before.
+
+use lora_kernels::plan::{DeviceProps, Launch, Operation};
+use lora_kernels::{BackwardPlan, DType, ForwardPlan, Problem, Projection};
+use ptx_emulator::device::DeviceModel;
+use ptx_emulator::l2::{self, Raster, Schedule};
+
+use crate::document::{OURS, Plan, Planned, Product};
+use crate::work::Sizes;
+
+/// Forward and backward on a device.
+pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::Result<[Plan; 2]> {
+    let problem = sizes.problem(dtype)?;
+    let work = sizes.work(dtype);
+    let props = DeviceProps::new(
+        device.compute_capability,
+        device.multiprocessors,
+        device.max_shared_optin,
+        device.shared_per_multiprocessor,
+        device.l2_bytes,
+    );
+    let forward = ForwardPlan::new(&problem, &props)?;
+    let backward = BackwardPlan::new(&problem, &props)?;
+    let saved = forward.saved().bytes() as u64;
+    let plan = |pass: &str, launches: &[Launch], workspace: usize, compulsory_bytes| {
+        let launches = launches.iter();
+        Plan {
+            who: OURS.to_owned(),
+            device: device.key.to_owned(),
+            shape: sizes.shape(dtype),
+            pass: pass.to_owned(),
+            launches: launches
+                .map(|l| planned(l, &problem, device, saved, workspace as u64))
+                .collect(),
+            compulsory_bytes,
+        }
+    };
+    Ok([
+        plan(
+            "forward",
+            forward.launches(),
+            forward.workspace_bytes(),
+            work.forward.bytes,
+        ),
+        plan(
+            "backward",
+            backward.launches(),
+            backward.workspace_bytes(),
+            work.backward.bytes,
+        ),
+    ])
+}
+
+/// What a launch moves. `saved` holds S and the mask. `workspace` is of the launch's pass: all
+/// partial sums and, of a backward, T, each of which one launch writes and another reads. Of a
+/// backward both are put down to the launch that streams dy, where most of them come from.
+fn planned(
+    launch: &Launch,
+    problem: &Problem,
+    device: &DeviceModel,
+    saved: u64,
+    workspace: u64,
+) -> Planned {
+    let sum = |of: fn(&Projection) -> usize| problem.projections().iter().map(of).sum();
+    let [m, k, n, r] = [
+        problem.tokens(),
+        problem.in_features(),
+        sum(|one| one.out_features),
+        sum(|one| one.rank),
+    ]
+    .map(|size| size as u64);
+    let size = problem.dtype().size() as u64;
+    let s = m * problem.padded_ranks() as u64 * size;
+    let mask = saved - s.min(saved);
+    let product = |columns, depth| product(launch, (m, columns, depth), size, device);
+    let (product, read, written) = match launch.variant.operation {
+        Operation::Shrink => (None, size * (m * k + r * k), saved),
+        Operation::Forward => (product(n, k), s + size * r * n + workspace, workspace),
+        Operation::GradB => (None, size * (m * n + r * n) + s + workspace, workspace),
+        Operation::GradA => (None, size * m * k + mask, size * r * n),
+        Operation::GradX => (product(k, n), mask + size * r * k, size * r * k),
+        // No layer's pass merges.
+        Operation::Merge => (None, 0, 0),
+    };
+    Planned {
+        symbol: launch.variant.symbol(),
+        read: read + product.as_ref().map_or(0, |product| product.read),
+        written: written + product.as_ref().map_or(0, |product| product.written),
+        product,
+    }
+}
+
+/// The product (m, columns) = (m, depth) * (depth, columns) of a launch.
+fn product(
+    launch: &Launch,
+    (m, n, k): (u64, u64, u64),
+    element_bytes: u64,
+    device: &DeviceModel,
+) -> Option<Product> {
+    let schedule = schedule(launch)?;
+    let shape = l2::Product {
+        m,
+        n,
+        k,
+        element_bytes,
+    };
+    let traffic = shape.traffic(&schedule, l2::usable_bytes(device.l2_bytes));
+    let compulsory = shape.compulsory();
+    Some(Product {
+        tile: (schedule.tile_m, schedule.tile_n, schedule.tile_k),
+        tiles: m.div_ceil(schedule.tile_m) * n.div_ceil(schedule.tile_n),
+        blocks: schedule.blocks,
+        multiprocessors: device.multiprocessors.into(),
+        raster: format!(
+            "{:?}{}",
+            schedule.raster,
+            if schedule.serpentine {
+                ", serpentine"
+            } else {
+                ""
+            }
+        ),
+        read: traffic.read,
+        written: traffic.written,
+        compulsory_read: compulsory.read,
+        compulsory_written: compulsory.written,
+    })
+}
+
+/// How a launch goes through its tiles.
+fn schedule(launch: &Launch) -> Option<Schedule> {
+    let (tile_m, tile_n) = launch.variant.block();
+    let schedule = launch.schedule?;
+    Some(Schedule {
+        tile_m: tile_m as u64,
+        tile_n: tile_n as u64,
+        tile_k: schedule.tile.depth() as u64,
+        blocks: schedule.blocks.into(),
+        raster: Raster::GroupN(schedule.group_n.into()),
+        serpentine: schedule.serpentine,
+    })
+}

@@ -1,0 +1,95 @@
+//! A layer's sizes, and what its formulas ask for.
+
+use lora_kernels::{DType, Dropout, Problem};
+
+use crate::document::Shape;
+
+pub const SCALING: f32 = 2.0;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub tokens: usize,
+    pub in_features: usize,
+    pub out_features: usize,
+    pub rank: usize,
+    pub dropout: bool,
+}
+
+impl Sizes {
+    pub const fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize) -> Self {
+        Self {
+            tokens,
+            in_features,
+            out_features,
+            rank,
+            dropout: false,
+        }
+    }
+
+    pub fn with_dropout(self, dropout: bool) -> Self {
+        Self { dropout, ..self }
+    }
+
+    pub fn problem(self, dtype: DType) -> lora_kernels::Result<Problem> {
+        let Sizes {
+            tokens,
+            in_features,
+            out_features,
+            rank,
+            dropout,
+        } = self;
+        Ok(Problem::new(tokens, in_features, out_features, rank, dtype)?.with_dropout(dropout))
+    }
+
+    pub fn shape(self, dtype: DType) -> Shape {
+        Shape {
+            tokens: self.tokens,
+            in_features: self.in_features,
+            out_features: self.out_features,
+            rank: self.rank,
+            dtype: dtype.to_string(),
+            dropout: self.dropout,
+        }
+    }
+
+    pub fn dropout(self) -> Option<Dropout> {
+        self.dropout.then_some(Dropout {
+            p: 0.1,
+            seed: 42,
+            offset: 0,
+        })
+    }
+
+    /// Multiplications and additions, and bytes of the caller's tensors, each once.
+    pub fn work(self, dtype: DType) -> Work {
+        let [m, k, n, r] =
+            [self.tokens, self.in_features, self.out_features, self.rank].map(|size| size as u64);
+        let size = dtype.size() as u64;
+        let base = 2 * m * n * k;
+        let adapter = 2 * m * r * (n + k);
+        let given = m * k + n * k + r * (k + n);
+        Work {
+            base_flops: base,
+            forward: Pass {
+                flops: base + adapter,
+                bytes: size * (given + m * n),
+            },
+            backward: Pass {
+                flops: base + 2 * adapter,
+                bytes: size * (given + m * n + m * k + r * (k + n)),
+            },
+        }
+    }
+}
+
+pub struct Work {
+    /// The product with the weight.
+    pub base_flops: u64,
+    pub forward: Pass,
+    pub backward: Pass,
+}
+
+pub struct Pass {
+    pub flops: u64,
+    pub bytes: u64,
+}

@@ -1,0 +1,151 @@
+//! Last steps of decoding a kernel: labels become instruction indices, branches get their join
+//! points, registers their slots.
+
+use super::builder::{Builder, CONSTANT, Constant, refusal};
+use super::flow::Flow;
+use super::op::{Class, Control, Inst, NO_LIST, Op, Reg};
+use super::slots::{self, Assigned};
+use super::{DecodeError, Kernel, KernelInfo};
+
+pub(super) fn finish(
+    mut builder: Builder<'_>,
+    mut info: KernelInfo,
+) -> Result<Kernel, DecodeError> {
+    resolve_labels(&mut builder)?;
+    let flow = Flow::new(&builder.code, &builder.tables);
+    set_joins(&mut builder.code, &flow);
+    let (slots, unset) = give_slots(&mut builder, &flow);
+    info.static_shared = builder.shared_bytes;
+    info.local_bytes = builder.local_bytes.next_multiple_of(16);
+    let dynamic_shared_at = builder
+        .shared_bytes
+        .checked_next_multiple_of(builder.dynamic_align.max(1))
+        .filter(|&at| u64::from(at) <= super::WINDOW_BYTES)
+        .ok_or_else(|| {
+            let place = crate::ast::Place::default();
+            let reason = format!(
+                "dynamic shared memory aligned to {} bytes",
+                builder.dynamic_align
+            );
+            refusal(place, ".extern .shared", reason)
+        })?;
+    let constants = std::mem::take(&mut builder.constants);
+    let [words, wides] = constants.map(|values| values.into_iter());
+    let numbered = |values: std::vec::IntoIter<Constant>, total: u32| -> Vec<(u32, Constant)> {
+        let first = total - values.len() as u32;
+        (first..).zip(values).collect()
+    };
+    Ok(Kernel {
+        info,
+        code: builder.code,
+        places: builder.places,
+        lists: builder.lists,
+        tables: builder.tables,
+        constants: [numbered(words, slots[0]), numbered(wides, slots[1])],
+        slots,
+        unset,
+        dynamic_shared_at,
+    })
+}
+
+fn resolve_labels(builder: &mut Builder<'_>) -> Result<(), DecodeError> {
+    let positions = &builder.label_positions;
+    let position = |label: u32| positions.get(label as usize).copied().flatten();
+    for (inst, place) in builder.code.iter_mut().zip(&builder.places) {
+        if let Op::Control(Control::Branch) = inst.op {
+            match position(inst.imm.cast_unsigned()) {
+                Some(at) => inst.imm = at.cast_signed(),
+                None => {
+                    return Err(refusal(
+                        *place,
+                        "bra",
+                        "the label does not exist".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+    for table in &mut builder.tables {
+        for target in table {
+            match position(*target) {
+                Some(at) => *target = at,
+                None => {
+                    let place = crate::ast::Place::default();
+                    return Err(refusal(
+                        place,
+                        "brx.idx",
+                        "a label does not exist".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_joins(code: &mut [Inst], flow: &Flow) {
+    let joins = flow.joins();
+    for (block, join) in flow.blocks.iter().zip(joins) {
+        // Lanes that meet only to exit need not meet: waiting there would hold up a block barrier.
+        let at = join
+            .map(|join| flow.blocks[join].start)
+            .filter(|&start| {
+                !(code[start].op == Op::Control(Control::Exit) && code[start].guard == Reg::NONE)
+            })
+            .map_or(NO_LIST, |start| start as u32);
+        let last = &mut code[block.end - 1];
+        match last.op {
+            Op::Control(Control::Branch) => last.list = at,
+            Op::Control(Control::BranchIndexed) => last.imm = at.cast_signed(),
+            _ => {}
+        }
+    }
+}
+
+/// Replaces register numbers by slots, constants behind the registers. Returns the slots per class,
+/// and those that may be read before they are written.
+fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>) {
+    let counts = builder.register_counts;
+    let bases = [0, counts[0], counts[0] + counts[1]];
+    let number = |reg: Reg| -> Option<usize> {
+        let class = reg.class()? as usize;
+        let index = reg.index() as u32;
+        (index & CONSTANT == 0).then(|| (bases[class] + index) as usize)
+    };
+    let mut classes = Vec::new();
+    for (class, &count) in counts.iter().enumerate() {
+        classes.resize(classes.len() + count as usize, class);
+    }
+    let Assigned { slots, used, unset } =
+        slots::assign(&builder.code, &builder.lists, flow, &classes, number);
+    let renamed = |reg: Reg| -> Reg {
+        let Some(class) = reg.class() else {
+            return reg;
+        };
+        match number(reg) {
+            Some(n) => Reg::new(class, slots[n]),
+            None => Reg::new(
+                class,
+                used[class as usize] + (reg.index() as u32 & !CONSTANT),
+            ),
+        }
+    };
+    for inst in &mut builder.code {
+        inst.guard = renamed(inst.guard);
+        inst.d = inst.d.map(renamed);
+        inst.s = inst.s.map(renamed);
+    }
+    for list in &mut builder.lists {
+        list.defs.iter_mut().for_each(|r| *r = renamed(*r));
+        list.uses.iter_mut().for_each(|r| *r = renamed(*r));
+    }
+    let mut total = used;
+    total[Class::Word as usize] += builder.constants[0].len() as u32;
+    total[Class::Wide as usize] += builder.constants[1].len() as u32;
+    let class = |n: usize| [Class::Word, Class::Wide, Class::Pred][classes[n]];
+    let unset = unset
+        .into_iter()
+        .map(|n| Reg::new(class(n), slots[n]))
+        .collect();
+    (total, unset)
+}

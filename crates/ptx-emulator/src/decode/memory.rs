@@ -1,0 +1,490 @@
+//! Loads, stores, atomics and asynchronous copies (PTX ISA sections 9.7.9, 9.7.13).
+
+use super::DecodeError;
+use super::builder::{Home, bare};
+use super::form::Form;
+use super::op::{
+    Access, Async, Atomic, AtomicKind, AtomicOp, Class, Extend, Op, Reg, Width, Window,
+};
+use super::types::{Float, Int, Type};
+use crate::ast::Operand;
+
+type Decoded = Result<(), DecodeError>;
+
+const GLOBAL: (&str, Window) = ("global", Window::Global);
+const SHARED: [(&str, Window); 2] = [("shared", Window::Shared), ("shared::cta", Window::Shared)];
+const LOCAL: (&str, Window) = ("local", Window::Local);
+const PARAM: [(&str, Window); 3] = [
+    ("param", Window::Param),
+    ("param::entry", Window::Param),
+    ("param::func", Window::Param),
+];
+
+const SCOPES: [(&str, ()); 4] = [("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())];
+
+/// Takes the words of the memory model from a load or a store; `ordering` is the one that has its
+/// direction.
+fn strength(form: &mut Form<'_, '_>, ordering: &'static str) -> Result<Strength, DecodeError> {
+    if form.flag("mmio") {
+        form.need(&[("relaxed", ())])?;
+        form.need(&[("sys", ())])?;
+        return Ok(Strength::Strong);
+    }
+    let strength = form.one_of(&[
+        ("volatile", Strength::Volatile),
+        ("relaxed", Strength::Strong),
+        (ordering, Strength::Strong),
+        ("weak", Strength::Weak),
+    ]);
+    if strength == Some(Strength::Strong) {
+        form.need(&SCOPES)?;
+    }
+    Ok(strength.unwrap_or(Strength::Unsaid))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Strength {
+    Unsaid,
+    Weak,
+    Volatile,
+    Strong,
+}
+
+impl Strength {
+    /// True if another thread may be waiting on the access.
+    fn is_strong(self) -> bool {
+        matches!(self, Strength::Volatile | Strength::Strong)
+    }
+}
+
+/// Takes cache hints, which change nothing here. True if a cache-policy operand follows.
+fn cache_hints(
+    form: &mut Form<'_, '_>,
+    operators: &[(&'static str, ())],
+    strength: Strength,
+    is_global: bool,
+) -> bool {
+    if strength == Strength::Volatile {
+        return false;
+    }
+    let has_operator = strength != Strength::Strong && form.one_of(operators).is_some();
+    if is_global && !has_operator {
+        form.one_of(&[
+            ("L1::evict_normal", ()),
+            ("L1::evict_unchanged", ()),
+            ("L1::evict_first", ()),
+            ("L1::evict_last", ()),
+            ("L1::no_allocate", ()),
+        ]);
+    }
+    is_global && form.flag("L2::cache_hint")
+}
+
+const PREFETCHES: [(&str, ()); 3] = [("L2::64B", ()), ("L2::128B", ()), ("L2::256B", ())];
+
+/// The type of an element in memory, and how many there are.
+fn elements(form: &mut Form<'_, '_>) -> Result<(Type, Width, u8), DecodeError> {
+    let ty = form.ty()?;
+    let basic = super::compare::is_basic(ty) || ty.bits() == 8;
+    if !basic || ty == Type::Pred {
+        return Err(form.refuse_type());
+    }
+    let width = width(form, ty)?;
+    let count = form.one_of(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
+    if ty.bits() * u32::from(count) > 128 {
+        return Err(form.error(format!(
+            "{count} elements of {} bits are more than 128",
+            ty.bits()
+        )));
+    }
+    Ok((ty, width, count))
+}
+
+fn width(form: &Form<'_, '_>, ty: Type) -> Result<Width, DecodeError> {
+    Ok(match ty.bits() {
+        8 => Width::B8,
+        16 => Width::B16,
+        32 => Width::B32,
+        64 => Width::B64,
+        _ => return Err(form.refuse_type()),
+    })
+}
+
+pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
+    let strength = strength(form, "acquire")?;
+    let [shared, shared_cta] = SHARED;
+    let [param, entry, func] = PARAM;
+    let constant = ("const", Window::Global);
+    let stated = if strength.is_strong() {
+        form.one_of(&[GLOBAL, shared, shared_cta])
+    } else {
+        form.one_of(&[
+            GLOBAL, constant, shared, shared_cta, LOCAL, param, entry, func,
+        ])
+    };
+    let is_global = matches!(stated, None | Some(Window::Global));
+    let cached = stated.is_some() && is_global && strength == Strength::Unsaid && form.flag("nc");
+    let operators = [("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())];
+    let policy = cache_hints(
+        form,
+        &operators[..if cached { 3 } else { 5 }],
+        strength,
+        is_global,
+    );
+    if is_global {
+        form.one_of(&PREFETCHES);
+    }
+    load_elements(form, stated, policy, strength.is_strong())
+}
+
+/// `ldu`: a load from global memory with the same address in all lanes, which nobody checks.
+pub(super) fn load_uniform(form: &mut Form<'_, '_>) -> Decoded {
+    let stated = form.one_of(&[GLOBAL]);
+    load_elements(form, stated, false, false)
+}
+
+fn load_elements(
+    form: &mut Form<'_, '_>,
+    stated: Option<Window>,
+    policy: bool,
+    strong: bool,
+) -> Decoded {
+    let (ty, width, count) = elements(form)?;
+    form.expect_operands(2..=if policy { 3 } else { 2 })?;
+    let signed = matches!(ty, Type::Int(int) if int.signed()) || ty == Type::Int8(true);
+    let items = form.elements(0)?;
+    if items.len() != usize::from(count) {
+        return Err(form.error(format!("{} destinations for {count} elements", items.len())));
+    }
+    let mut defs = Vec::with_capacity(items.len());
+    let mut extend = None;
+    for item in items {
+        let (reg, declared) = form.relaxed_dst(item, ty)?;
+        let own = match declared {
+            _ if !signed || declared == ty.bits() => Extend::Zero,
+            16 => Extend::SignTo16,
+            _ => Extend::Sign,
+        };
+        if extend.is_some_and(|first| first != own) {
+            return Err(form.error("the destinations have different sizes"));
+        }
+        extend = Some(own);
+        defs.push(reg);
+    }
+    let extend = extend.unwrap_or(Extend::Zero);
+    let address = form.address(1)?;
+    let mut inst = bare(Op::Nop);
+    inst.list = form.builder.list(defs, Vec::new());
+    if stated == Some(Window::Param) && matches!(address.home, Some(Home::KernelParam(_))) {
+        let Some(Home::KernelParam(base)) = address.home else {
+            return Err(form.error("not a parameter"));
+        };
+        let offset = i64::from(base) + symbol_offset(form, 1)?;
+        inst.imm =
+            i32::try_from(offset).map_err(|_| form.error("parameter offset out of range"))?;
+        inst.op = Op::LoadParam(width, extend);
+        return form.emit(inst);
+    }
+    let window = resolve(form, stated, &address)?;
+    inst.op = Op::Load(Access {
+        window,
+        width,
+        extend,
+        count,
+        strong,
+    });
+    inst.s[0] = address.base;
+    inst.imm = address.offset;
+    form.emit(inst)
+}
+
+/// The constant part of `[symbol+a+b]`.
+fn symbol_offset(form: &Form<'_, '_>, index: usize) -> Result<i64, DecodeError> {
+    match form.operand(index)? {
+        Operand::Address(Some(base), offset) => match base.as_ref() {
+            Operand::Symbol(_, more) => Ok(offset.wrapping_add(*more)),
+            _ => Ok(*offset),
+        },
+        _ => Ok(0),
+    }
+}
+
+/// The window that the address is in: what the instruction says, corrected for `.param` of a call,
+/// which lives in local memory.
+fn resolve(
+    form: &Form<'_, '_>,
+    stated: Option<Window>,
+    address: &super::form::Address,
+) -> Result<Window, DecodeError> {
+    let own = form.window_of(address);
+    match (stated, own) {
+        (None, own) => Ok(own),
+        (Some(Window::Param), Window::Local) => Ok(Window::Local),
+        (Some(stated), Window::Generic) => Ok(stated),
+        (Some(stated), own) if stated == own => Ok(stated),
+        _ => Err(form.error("the variable is in another state space")),
+    }
+}
+
+pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
+    let strength = strength(form, "release")?;
+    let [shared, shared_cta] = SHARED;
+    let [param, _, func] = PARAM;
+    let stated = if strength.is_strong() {
+        form.one_of(&[GLOBAL, shared, shared_cta])
+    } else {
+        form.one_of(&[GLOBAL, shared, shared_cta, LOCAL, param, func])
+    };
+    let operators = [("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())];
+    let is_global = matches!(stated, None | Some(Window::Global));
+    let policy = cache_hints(form, &operators, strength, is_global);
+    let strong = strength.is_strong();
+    let (ty, width, count) = elements(form)?;
+    form.expect_operands(2..=if policy { 3 } else { 2 })?;
+    let items = form.elements(1)?;
+    if items.len() != usize::from(count) {
+        return Err(form.error(format!("{} sources for {count} elements", items.len())));
+    }
+    let mut uses = Vec::with_capacity(items.len());
+    for item in items {
+        uses.push(form.relaxed_src(item, ty)?);
+    }
+    let address = form.address(0)?;
+    let window = resolve(form, stated, &address)?;
+    if window == Window::Param {
+        return Err(form.error("kernel parameters can't be written"));
+    }
+    let mut inst = bare(Op::Store(Access {
+        window,
+        width,
+        extend: Extend::Zero,
+        count,
+        strong,
+    }));
+    inst.s[0] = address.base;
+    inst.imm = address.offset;
+    inst.list = form.builder.list(Vec::new(), uses);
+    form.emit(inst)
+}
+
+fn atomic_kind(ty: Type) -> Option<AtomicKind> {
+    Some(match ty {
+        Type::Bits(16) => AtomicKind::B16,
+        Type::Bits(32) | Type::Int(Int::U32) => AtomicKind::U32,
+        Type::Int(Int::S32) => AtomicKind::S32,
+        Type::Bits(64) | Type::Int(Int::U64) => AtomicKind::U64,
+        Type::Int(Int::S64) => AtomicKind::S64,
+        Type::Float(Float::F32) => AtomicKind::F32,
+        Type::Float(Float::F64) => AtomicKind::F64,
+        Type::Float(Float::F16) => AtomicKind::F16,
+        Type::Float(Float::Bf16) => AtomicKind::Bf16,
+        Type::Float(Float::F16x2) => AtomicKind::F16x2,
+        Type::Float(Float::Bf16x2) => AtomicKind::Bf16x2,
+        _ => return None,
+    })
+}
+
+/// Which types an atomic operation has; the 16-bit floats have `add` only.
+fn atomic_exists(op: AtomicOp, ty: Type, returns: bool) -> bool {
+    let is_half = matches!(ty, Type::Float(float) if super::float::half_type(float).is_some());
+    match op {
+        AtomicOp::Add => {
+            is_half
+                || matches!(
+                    ty,
+                    Type::Int(Int::U32 | Int::S32 | Int::U64)
+                        | Type::Float(Float::F32 | Float::F64)
+                )
+        }
+        AtomicOp::Min | AtomicOp::Max => matches!(ty, Type::Int(int) if int.bits() >= 32),
+        AtomicOp::Increment | AtomicOp::Decrement => ty == Type::Int(Int::U32),
+        AtomicOp::CompareSwap => returns && matches!(ty, Type::Bits(16 | 32 | 64)),
+        AtomicOp::Exchange => returns && matches!(ty, Type::Bits(32 | 64)),
+        AtomicOp::And | AtomicOp::Or | AtomicOp::Xor => matches!(ty, Type::Bits(32 | 64)),
+    }
+}
+
+/// `atom`, and `red`, which returns nothing.
+pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Decoded {
+    let ty = form.ty()?;
+    let op = form.need(&[
+        ("add", AtomicOp::Add),
+        ("min", AtomicOp::Min),
+        ("max", AtomicOp::Max),
+        ("and", AtomicOp::And),
+        ("or", AtomicOp::Or),
+        ("xor", AtomicOp::Xor),
+        ("exch", AtomicOp::Exchange),
+        ("cas", AtomicOp::CompareSwap),
+        ("inc", AtomicOp::Increment),
+        ("dec", AtomicOp::Decrement),
+    ])?;
+    let Some(kind) = atomic_kind(ty).filter(|_| atomic_exists(op, ty, returns)) else {
+        return Err(form.refuse_type());
+    };
+    let orders = [
+        ("relaxed", ()),
+        ("release", ()),
+        ("acquire", ()),
+        ("acq_rel", ()),
+    ];
+    form.one_of(&orders[..if returns { 4 } else { 2 }]);
+    form.one_of(&SCOPES);
+    let [shared, shared_cta] = SHARED;
+    let stated = form.one_of(&[GLOBAL, shared, shared_cta]);
+    if matches!(
+        ty,
+        Type::Float(Float::F16 | Float::Bf16 | Float::F16x2 | Float::Bf16x2)
+    ) {
+        form.need(&[("noftz", ())])?;
+    }
+    let policy = op != AtomicOp::CompareSwap
+        && stated != Some(Window::Shared)
+        && form.flag("L2::cache_hint");
+    let at = usize::from(returns);
+    let values = if op == AtomicOp::CompareSwap { 2 } else { 1 };
+    form.expect_operands(at + 1 + values..=at + 1 + values + usize::from(policy))?;
+    let address = form.address(at)?;
+    let mut inst = bare(Op::Nop);
+    for i in 0..values {
+        inst.s[1 + i] = form.src(at + 1 + i, ty)?;
+    }
+    if returns && *form.operand(0)? != Operand::Sink {
+        inst.d[0] = form.dst(0, ty)?;
+    }
+    let window = resolve(form, stated, &address)?;
+    if matches!(window, Window::Local | Window::Param) {
+        return Err(form.error("atomics work on global and shared memory only"));
+    }
+    inst.op = Op::Atomic(Atomic { window, op, kind });
+    inst.s[0] = address.base;
+    inst.imm = address.offset;
+    form.emit(inst)
+}
+
+/// `cp.async` and its groups. The bulk and mbarrier forms belong to later devices and are refused.
+pub(super) fn copy_async(form: &mut Form<'_, '_>) -> Decoded {
+    if !form.flag("async") {
+        return Err(form.error("only cp.async is supported"));
+    }
+    let group = form.one_of(&[
+        ("commit_group", Async::Commit),
+        ("wait_group", Async::WaitGroup),
+        ("wait_all", Async::WaitAll),
+    ]);
+    match group {
+        Some(Async::WaitGroup) => {
+            form.expect_operands(1..=1)?;
+            let Operand::Integer(count) = *form.operand(0)? else {
+                return Err(form.error("the number of groups must be an immediate"));
+            };
+            let mut inst = bare(Op::Async(Async::WaitGroup));
+            inst.imm = i32::try_from(count).map_err(|_| form.error("too many groups"))?;
+            form.emit(inst)
+        }
+        Some(op) => {
+            form.expect_operands(0..=0)?;
+            form.emit(bare(Op::Async(op)))
+        }
+        None => copy(form),
+    }
+}
+
+fn copy(form: &mut Form<'_, '_>) -> Decoded {
+    let bypasses_l1 = form.need(&[("ca", false), ("cg", true)])?;
+    form.need(&[("shared", ()), ("shared::cta", ())])?;
+    form.need(&[("global", ())])?;
+    let policy = form.flag("L2::cache_hint");
+    form.one_of(&PREFETCHES);
+    form.expect_operands(3..=4 + usize::from(policy))?;
+    let bytes = match *form.operand(2)? {
+        Operand::Integer(bytes @ (4 | 8)) if !bypasses_l1 => bytes as u8,
+        Operand::Integer(16) => 16,
+        _ => return Err(form.error("the size must be 4, 8 or 16 bytes, and 16 with .cg")),
+    };
+    let to = form.address(0)?;
+    let from = form.address(1)?;
+    if !matches!(form.window_of(&to), Window::Shared | Window::Generic)
+        || !matches!(form.window_of(&from), Window::Global | Window::Generic)
+    {
+        return Err(form.error("the variable is in another state space"));
+    }
+    let mut inst = bare(Op::Nop);
+    let mut ignore_negated = false;
+    let extra = form.operands() - usize::from(policy);
+    if extra == 4 {
+        let is_predicate = match form.operand(3)? {
+            Operand::NegatedPredicate(_) => true,
+            Operand::Register(name) => {
+                let found = form.builder.frame().registers.get(name);
+                matches!(found, Some((_, 1)))
+            }
+            _ => false,
+        };
+        if is_predicate {
+            (inst.s[3], ignore_negated) = form.predicate(3)?;
+        } else {
+            inst.s[2] = form.src(3, Type::Bits(32))?;
+        }
+    }
+    inst.op = Op::Async(Async::Copy {
+        bytes,
+        ignore_negated,
+    });
+    inst.s[0] = to.base;
+    inst.s[1] = from.base;
+    inst.imm = to.offset;
+    inst.list = from.offset.cast_unsigned();
+    form.emit(inst)
+}
+
+/// `membar`, `fence`, their modifiers taken.
+pub(super) fn fence(form: &mut Form<'_, '_>) -> Decoded {
+    form.expect_operands(0..=0)?;
+    form.emit(bare(Op::Fence))
+}
+
+/// `isspacep` compares the address with the space's window; done with unsigned comparisons.
+pub(super) fn is_space(form: &mut Form<'_, '_>) -> Decoded {
+    use super::builder::{Constant, WINDOW_BYTES};
+    use super::op::{Combine, Compare, CompareResult, IntOp, Operand as Kind, Relation};
+    let Some((space, base)) = [
+        "shared",
+        "shared::cta",
+        "local",
+        "param",
+        "param::entry",
+        "const",
+        "global",
+    ]
+    .into_iter()
+    .find(|space| form.flag(space))
+    .and_then(|space| Some((space, Form::window_base(space)?))) else {
+        return Err(form.error("a state space is expected"));
+    };
+    if space == "const" {
+        return Err(form.error("constant memory has no window of its own here"));
+    }
+    form.expect_operands(2..=2)?;
+    let ty = Type::Int(Int::U64);
+    let a = form.src(1, ty)?;
+    let d = form.dst(0, Type::Pred)?;
+    let (relation, first, limit) = if space == "global" {
+        (Relation::Ge, 0, crate::memory::FIRST_ADDRESS)
+    } else {
+        (Relation::Lt, base, WINDOW_BYTES)
+    };
+    let first = form.builder.constant(Class::Wide, Constant::Bits(first));
+    let limit = form.builder.constant(Class::Wide, Constant::Bits(limit));
+    let offset = form.builder.fresh(Class::Wide);
+    form.emit_simple(Op::Int(IntOp::Sub, Int::U64), offset, &[a, first])?;
+    let compare = Compare {
+        relation,
+        operand: Kind::Int(Int::U64),
+        combine: Combine::None,
+        negate_c: false,
+        ftz: false,
+        result: CompareResult::Pred,
+    };
+    form.emit_simple(Op::Compare(compare), d, &[offset, limit, Reg::NONE])
+}

@@ -1,0 +1,223 @@
+//! From parsed text to what the interpreter runs: opcodes with meaning, registers as slots, control
+//! flow with join points.
+
+mod builder;
+mod catalogue;
+mod compare;
+mod control;
+mod convert;
+mod finish;
+mod float;
+mod flow;
+mod form;
+mod hint;
+mod integer;
+mod memory;
+pub(crate) mod op;
+mod opcodes;
+mod slots;
+mod special;
+pub(crate) mod types;
+mod warp;
+mod wmma;
+
+use self::builder::{Builder, Home, refusal};
+pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+pub use self::catalogue::catalogue;
+use self::form::Form;
+use self::op::{Inst, Reg, RegList};
+use crate::ast::{self, Place, Space, Statement};
+
+/// Why a module can't be run: the instruction as written, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("PTX line {line}: {opcode}: {reason}")]
+pub struct DecodeError {
+    /// Line of the PTX, from 1.
+    pub line: u32,
+    /// The full opcode, or the name of what could not be resolved.
+    pub opcode: String,
+    /// What it is that is not understood.
+    pub reason: String,
+}
+
+/// One kernel parameter's place in the parameter space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamInfo {
+    /// Bytes from the start of the parameters.
+    pub offset: u32,
+    /// Bytes.
+    pub size: u32,
+}
+
+/// What a launch of a kernel needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// The symbol.
+    pub name: String,
+    /// Its parameters, in their order.
+    pub params: Vec<ParamInfo>,
+    /// Size of the parameter space.
+    pub param_bytes: u32,
+    /// Statically declared shared memory.
+    pub static_shared: u32,
+    /// Local memory of each thread.
+    pub local_bytes: u32,
+    /// `.maxntid`: no block of a launch may have more threads in total.
+    pub max_ntid: Option<[u32; 3]>,
+    /// `.reqntid`: the only allowed block shape.
+    pub req_ntid: Option<[u32; 3]>,
+}
+
+/// A kernel ready to run.
+pub(crate) struct Kernel {
+    pub info: KernelInfo,
+    pub code: Vec<Inst>,
+    pub places: Vec<Place>,
+    pub lists: Vec<RegList>,
+    pub tables: Vec<Vec<u32>>,
+    /// Slots of each class, constants included.
+    pub slots: [u32; 3],
+    /// Registers that may be read before they are written.
+    pub unset: Vec<Reg>,
+    /// (slot index, value) of the word and the wide constants.
+    pub constants: [Vec<(u32, Constant)>; 2],
+    /// Where dynamic shared memory starts.
+    pub dynamic_shared_at: u32,
+}
+
+impl Kernel {
+    /// A kernel without code or registers.
+    #[cfg(test)]
+    pub fn empty() -> Kernel {
+        Kernel {
+            info: KernelInfo::default(),
+            code: Vec::new(),
+            places: Vec::new(),
+            lists: Vec::new(),
+            tables: Vec::new(),
+            slots: [0; 3],
+            unset: Vec::new(),
+            constants: [Vec::new(), Vec::new()],
+            dynamic_shared_at: 0,
+        }
+    }
+}
+
+/// A module-scope variable that lives in device memory.
+pub(crate) struct Global {
+    pub name: String,
+    pub size: u64,
+    pub align: u64,
+    pub init: Vec<u8>,
+}
+
+/// A decoded module.
+pub struct Program {
+    pub(crate) kernels: Vec<Kernel>,
+    /// Indexed as the module's variables; `None` for shared ones.
+    pub(crate) globals: Vec<Option<Global>>,
+    pub(crate) files: Vec<(u32, String)>,
+}
+
+impl Program {
+    /// Gives meaning to a parsed module.
+    ///
+    /// # Errors
+    /// [`DecodeError`] at the first instruction, modifier or type that the emulator doesn't know.
+    pub fn decode(module: &ast::Module) -> Result<Program, DecodeError> {
+        let mut globals = Vec::with_capacity(module.variables.len());
+        for variable in &module.variables {
+            globals.push(match variable.space {
+                Space::Shared => None,
+                Space::Global | Space::Const if !variable.is_extern => Some(Global {
+                    name: variable.name.clone(),
+                    size: variable.size,
+                    align: u64::from(variable.align),
+                    init: variable.init.clone(),
+                }),
+                _ => {
+                    let reason = "external or misplaced variables are not supported".to_owned();
+                    return Err(refusal(variable.place, &variable.name, reason));
+                }
+            });
+        }
+        let mut kernels = Vec::new();
+        for function in module.functions.iter().filter(|f| f.is_entry) {
+            kernels.push(kernel(module, function)?);
+        }
+        Ok(Program {
+            kernels,
+            globals,
+            files: module.files.clone(),
+        })
+    }
+
+    /// Every kernel.
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelInfo> {
+        self.kernels.iter().map(|kernel| &kernel.info)
+    }
+}
+
+fn kernel(module: &ast::Module, function: &ast::Function) -> Result<Kernel, DecodeError> {
+    let mut builder = Builder::new(module);
+    builder.open_frame(function)?;
+    let mut params = Vec::with_capacity(function.params.len());
+    let mut end = 0_u64;
+    for param in &function.params {
+        let offset = end.next_multiple_of(u64::from(param.align.max(1)));
+        end = offset.saturating_add(param.size);
+        if end > 32_764 {
+            let reason = "the parameters exceed 32764 bytes".to_owned();
+            return Err(refusal(param.place, &param.name, reason));
+        }
+        params.push(ParamInfo {
+            offset: offset as u32,
+            size: param.size as u32,
+        });
+        let home = Home::KernelParam(offset as u32);
+        builder.frame().variables.insert(param.name.clone(), home);
+    }
+    body(&mut builder, function)?;
+    control::close(&mut builder, function.place)?;
+    let info = KernelInfo {
+        name: function.name.clone(),
+        params,
+        param_bytes: end as u32,
+        max_ntid: function.max_ntid,
+        req_ntid: function.req_ntid,
+        ..KernelInfo::default()
+    };
+    finish::finish(builder, info)
+}
+
+fn body<'m>(builder: &mut Builder<'m>, function: &'m ast::Function) -> Result<(), DecodeError> {
+    for statement in &function.body {
+        match statement {
+            Statement::Label(name) => {
+                let label = builder.label(name);
+                builder.place_label(label);
+            }
+            Statement::Instruction(inst) => opcodes::instruction(&mut Form::new(builder, inst))?,
+        }
+    }
+    Ok(())
+}
+
+/// Decodes a callee in the place of the call. Its parameters are the caller's `.param` variables.
+fn inline<'m>(
+    builder: &mut Builder<'m>,
+    function: &'m ast::Function,
+    homes: Vec<(String, Home)>,
+    after: u32,
+    place: Place,
+) -> Result<(), DecodeError> {
+    control::check_depth(&builder.frames, function, place)?;
+    builder.open_frame(function)?;
+    let frame = builder.frame();
+    frame.return_label = Some(after);
+    frame.variables.extend(homes);
+    body(builder, function)?;
+    builder.frames.pop();
+    builder.place_label(after);
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The virtual devices: the properties a driver reports and the limits a launch is held to.
+
+/// How tensor-core products are summed (`mma.sync` with a floating-point accumulator).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Numerics {
+    /// One f32 fused multiply-add per product, in order of k. Fast; no GPU does it.
+    F32Fma,
+    /// The truncating fused sum of compute capability 8.x: 24 fraction bits, K halves in sequence.
+    Ampere,
+    /// The truncating fused sum of compute capability 9.0: 25 fraction bits, all of K at once.
+    Hopper,
+}
+
+/// A virtual device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceModel {
+    /// The name under which [`DeviceModel::by_name`] finds it.
+    pub key: &'static str,
+    /// The name that `cuDeviceGetName` reports (the driver marks it as emulated).
+    pub name: &'static str,
+    /// Major and minor.
+    pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that a block may use without opting in.
+    pub max_shared_per_block: u32,
+    /// Shared memory that a block may use after `cuFuncSetAttribute`.
+    pub max_shared_optin: u32,
+    /// Bytes of shared memory on a multiprocessor.
+    pub shared_per_multiprocessor: u32,
+    /// Shared memory that the system takes from each resident block.
+    pub reserved_shared_per_block: u32,
+    /// Bytes of L2.
+    pub l2_bytes: u64,
+    /// Bytes of device memory.
+    pub memory_bytes: u64,
+    /// Width of the memory bus.
+    pub memory_bus_bits: u32,
+    /// Of the memory.
+    pub memory_clock_khz: u32,
+    /// Of the multiprocessors.
+    pub clock_khz: u32,
+    /// Threads that a block may have.
+    pub max_threads_per_block: u32,
+    /// Threads on a multiprocessor at once.
+    pub max_threads_per_multiprocessor: u32,
+    /// Blocks on a multiprocessor at once.
+    pub max_blocks_per_multiprocessor: u32,
+    /// 32-bit registers of a multiprocessor.
+    pub registers_per_multiprocessor: u32,
+    /// The tensor-core model of this device.
+    pub tensor_core: Numerics,
+}
+
+/// NVIDIA A100 SXM4 80 GB.
+pub const A100: DeviceModel = DeviceModel {
+    key: "a100",
+    name: "NVIDIA A100-SXM4-80GB",
+    compute_capability: (8, 0),
+    multiprocessors: 108,
+    max_shared_per_block: 48 << 10,
+    max_shared_optin: 163 << 10,
+    shared_per_multiprocessor: 164 << 10,
+    reserved_shared_per_block: 1 << 10,
+    l2_bytes: 40 << 20,
+    memory_bytes: 80 << 30,
+    memory_bus_bits: 5120,
+    memory_clock_khz: 1_593_000,
+    clock_khz: 1_410_000,
+    max_threads_per_block: 1024,
+    max_threads_per_multiprocessor: 2048,
+    max_blocks_per_multiprocessor: 32,
+    registers_per_multiprocessor: 65_536,
+    tensor_core: Numerics::Ampere,
+};
+
+/// NVIDIA GeForce RTX 4090.
+pub const RTX4090: DeviceModel = DeviceModel {
+    key: "rtx4090",
+    name: "NVIDIA GeForce RTX 4090",
+    compute_capability: (8, 9),
+    multiprocessors: 128,
+    max_shared_per_block: 48 << 10,
+    max_shared_optin: 99 << 10,
+    shared_per_multiprocessor: 100 << 10,
+    reserved_shared_per_block: 1 << 10,
+    l2_bytes: 72 << 20,
+    memory_bytes: 24 << 30,
+    memory_bus_bits: 384,
+    memory_clock_khz: 10_501_000,
+    clock_khz: 2_520_000,
+    max_threads_per_block: 1024,
+    max_threads_per_multiprocessor: 1536,
+    max_blocks_per_multiprocessor: 24,
+    registers_per_multiprocessor: 65_536,
+    tensor_core: Numerics::Ampere,
+};
+
+/// NVIDIA L40S.
+pub const L40S: DeviceModel = DeviceModel {
+    key: "l40s",
+    name: "NVIDIA L40S",
+    multiprocessors: 142,
+    l2_bytes: 96 << 20,
+    memory_bytes: 45 << 30,
+    memory_clock_khz: 9_001_000,
+    ..RTX4090
+};
+
+/// NVIDIA H100 SXM5 80 GB. Only what sm_80 code uses of it is emulated so far.
+pub const H100: DeviceModel = DeviceModel {
+    key: "h100",
+    name: "NVIDIA H100 80GB HBM3",
+    compute_capability: (9, 0),
+    multiprocessors: 132,
+    max_shared_optin: 227 << 10,
+    shared_per_multiprocessor: 228 << 10,
+    l2_bytes: 50 << 20,
+    memory_clock_khz: 2_619_000,
+    clock_khz: 1_980_000,
+    tensor_core: Numerics::Hopper,
+    ..A100
+};
+
+impl DeviceModel {
+    /// Every virtual device, the default one first.
+    pub const ALL: [DeviceModel; 4] = [A100, RTX4090, L40S, H100];
+
+    /// Finds a device by its key (`a100`, `rtx4090`, `l40s`, `h100`), in either case.
+    pub fn by_name(name: &str) -> Option<DeviceModel> {
+        Self::ALL
+            .into_iter()
+            .find(|model| model.key.eq_ignore_ascii_case(name.trim()))
+    }
+
+    /// Blocks of a kernel that one multiprocessor can hold, by threads, shared memory and block
+    /// slots.
+    pub fn blocks_per_multiprocessor(&self, threads: u32, shared_bytes: u32) -> u32 {
+        let warps = threads.max(1).div_ceil(32);
+        let by_threads = self.max_threads_per_multiprocessor / 32 / warps;
+        let by_shared =
+            self.shared_per_multiprocessor / (shared_bytes + self.reserved_shared_per_block);
+        by_threads
+            .min(by_shared)
+            .min(self.max_blocks_per_multiprocessor)
+    }
+}
+
+impl Default for DeviceModel {
+    fn default() -> Self {
+        A100
+    }
+}

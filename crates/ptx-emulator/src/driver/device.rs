@@ -1,0 +1,123 @@
+//! Initialisation and device queries.
+
+use std::ffi::c_char;
+
+use super::abi::{Out, report};
+use super::code::Code;
+use super::state::{driver, driver_of, initialise, is_initialised};
+use super::{Outcome, api, attributes, counters, running};
+use crate::device::DeviceModel;
+
+/// CUDA version that the driver reports: 13.0.
+pub(super) const VERSION: i32 = 13_000;
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads the environment; a name that means nothing is an error, not the default.
+fn configure() -> Outcome<DeviceModel> {
+    match variable("PTX_EMULATOR_DEVICE") {
+        None => Ok(DeviceModel::default()),
+        Some(name) => DeviceModel::by_name(&name).ok_or_else(|| {
+            let known: Vec<&str> = DeviceModel::ALL.iter().map(|model| model.key).collect();
+            report(format_args!(
+                "PTX_EMULATOR_DEVICE={name} is none of {}",
+                known.join(", ")
+            ));
+            Code::NO_DEVICE
+        }),
+    }
+}
+
+fn uuid(out: Out<[u8; 16]>, device: i32) -> Outcome {
+    let model = driver_of(device)?.model;
+    let mut bytes = *b"emulated\0\0\0\0\0\0\0\0";
+    for (byte, letter) in bytes.iter_mut().skip(8).zip(model.key.bytes()) {
+        *byte = letter;
+    }
+    out.set(bytes)
+}
+
+api! {
+    fn cuInit(flags: u32) {
+        if flags != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if !is_initialised() {
+            let model = configure()?;
+            let setting = |name: &str| variable(&format!("PTX_EMULATOR_{}", name.to_uppercase()));
+            running::configure(setting)?;
+            counters::configure(setting)?;
+            initialise(model, variable("PTX_EMULATOR_LOG").is_some());
+        }
+        Ok(())
+    }
+
+    fn cuDriverGetVersion(version: Out<i32>) {
+        version.set(VERSION)
+    }
+
+    fn cuDeviceGetCount(count: Out<i32>) {
+        driver()?;
+        count.set(1)
+    }
+
+    fn cuDeviceGet(device: Out<i32>, ordinal: i32) {
+        driver_of(ordinal)?;
+        device.set(ordinal)
+    }
+
+    fn cuDeviceGetName(name: Out<u8>, length: i32, device: i32) {
+        let driver = driver_of(device)?;
+        let room = usize::try_from(length).ok().and_then(|length| length.checked_sub(1));
+        let room = room.ok_or(Code::INVALID_VALUE)?;
+        let text = format!("Emulated {}", driver.model.name);
+        let mut bytes: Vec<u8> = text.bytes().take(room).collect();
+        bytes.push(0);
+        name.set_all(&bytes)
+    }
+
+    fn cuDeviceTotalMem_v2(bytes: Out<usize>, device: i32) {
+        bytes.set(driver_of(device)?.model.memory_bytes as usize)
+    }
+
+    fn cuDeviceGetAttribute(value: Out<i32>, attribute: u32, device: i32) {
+        let driver = driver_of(device)?;
+        value.set(attributes::value(&driver.model, attribute).ok_or(Code::INVALID_VALUE)?)
+    }
+
+    fn cuDeviceGetUuid(bytes: Out<[u8; 16]>, device: i32) {
+        uuid(bytes, device)
+    }
+
+    fn cuDeviceGetUuid_v2(bytes: Out<[u8; 16]>, device: i32) {
+        uuid(bytes, device)
+    }
+
+    fn cuDeviceGetPCIBusId(text: Out<u8>, length: i32, device: i32) {
+        driver_of(device)?;
+        let id = b"0000:00:00.0\0";
+        if usize::try_from(length).map_or(true, |length| length < id.len()) {
+            return Err(Code::INVALID_VALUE);
+        }
+        text.set_all(id)
+    }
+
+    fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, device: i32) {
+        let (first, second) = driver_of(device)?.model.compute_capability;
+        major.set(first.cast_signed())?;
+        minor.set(second.cast_signed())
+    }
+
+    fn cuDeviceCanAccessPeer(can: Out<i32>, device: i32, peer: i32) {
+        driver_of(device)?;
+        driver_of(peer)?;
+        can.set(0)
+    }
+
+    fn cuDeviceGetLuid(_luid: Out<c_char>, _mask: Out<u32>, device: i32) {
+        driver_of(device)?;
+        Err(Code::NOT_SUPPORTED)
+    }
+}

@@ -1,0 +1,125 @@
+//! Events. An emulated device has no time of its own: an event's time is the host's wall clock when
+//! it was recorded.
+
+use std::time::Instant;
+
+use super::abi::Out;
+use super::code::Code;
+use super::state::{Event, Handle, current, driver};
+use super::{Outcome, api, stream};
+
+const DISABLE_TIMING: u32 = 2;
+const INTERPROCESS: u32 = 4;
+
+/// Milliseconds of wall clock between two events: how long the emulation took, nothing about a GPU.
+fn elapsed(out: Out<f32>, start: Handle, end: Handle) -> Outcome {
+    let (driver, _) = current()?;
+    let state = driver.state();
+    let time = |event: Handle| {
+        let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
+        if event.captured.is_some() {
+            return Err(Code::CAPTURED_EVENT);
+        }
+        event
+            .recorded
+            .filter(|_| event.flags & DISABLE_TIMING == 0)
+            .ok_or(Code::INVALID_HANDLE)
+    };
+    let (start, end) = (time(start)?, time(end)?);
+    let milliseconds = if end >= start {
+        (end - start).as_secs_f64() * 1e3
+    } else {
+        -(start - end).as_secs_f64() * 1e3
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "the API's type is f32")]
+    out.set(milliseconds as f32)
+}
+
+fn record(event: Handle, stream: Handle) -> Outcome {
+    let (driver, context) = current()?;
+    if !driver.state().events.contains_key(&event) {
+        return Err(Code::INVALID_HANDLE);
+    }
+    let context = stream::context_of(driver, context, stream)?;
+    let capturing = stream::record(driver, context, stream, &[])?;
+    if !capturing {
+        driver.idle();
+    }
+    let mut state = driver.state();
+    let captured = if capturing {
+        let capture = state.streams.get(&stream).and_then(|stream| stream.capture);
+        let point = capture.and_then(|key| Some((key, state.captures.get(&key)?.point(stream))));
+        Some(point.ok_or(Code::CAPTURE_INVALIDATED)?)
+    } else {
+        None
+    };
+    let event = state.events.get_mut(&event).ok_or(Code::INVALID_HANDLE)?;
+    if event.context != context {
+        return Err(Code::INVALID_HANDLE);
+    }
+    event.recorded = captured.is_none().then(Instant::now);
+    event.captured = captured;
+    Ok(())
+}
+
+/// Everything recorded outside a capture is complete.
+fn complete(event: Handle) -> Outcome {
+    let (driver, _) = current()?;
+    let state = driver.state();
+    let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
+    state.usable(event.context)?;
+    if event.captured.is_some() {
+        Err(Code::CAPTURED_EVENT)
+    } else {
+        Ok(())
+    }
+}
+
+api! {
+    fn cuEventCreate(event: Out<Handle>, flags: u32) {
+        let (driver, context) = current()?;
+        if event.is_null() || flags & !7 != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        if flags & INTERPROCESS != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        let mut state = driver.state();
+        let handle = state.handle();
+        state.events.insert(handle, Event { context, flags, recorded: None, captured: None });
+        event.set(handle)
+    }
+
+    fn cuEventDestroy_v2(event: Handle) {
+        let mut state = driver()?.state();
+        let removed = state.events.remove(&event).ok_or(Code::INVALID_HANDLE)?;
+        state.usable(removed.context)
+    }
+
+    fn cuEventRecord(event: Handle, stream: Handle) {
+        record(event, stream)
+    }
+
+    fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) {
+        if flags != 0 {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        record(event, stream)
+    }
+
+    fn cuEventSynchronize(event: Handle) {
+        complete(event)
+    }
+
+    fn cuEventQuery(event: Handle) {
+        complete(event)
+    }
+
+    fn cuEventElapsedTime(milliseconds: Out<f32>, start: Handle, end: Handle) {
+        elapsed(milliseconds, start, end)
+    }
+
+    fn cuEventElapsedTime_v2(milliseconds: Out<f32>, start: Handle, end: Handle) {
+        elapsed(milliseconds, start, end)
+    }
+}

@@ -1,0 +1,214 @@
+//! Attributes of a kernel, and how many blocks of it fit on a multiprocessor.
+//!
+//! How many registers a kernel takes is ptxas' decision, which nothing here makes: asking for it is
+//! `CUDA_ERROR_NOT_SUPPORTED`, and occupancy is what threads, shared memory and block slots allow.
+
+use std::ffi::c_char;
+
+use super::abi::{In, Out};
+use super::code::Code;
+use super::state::{Driver, Function, Handle, current, driver};
+use super::{Outcome, api};
+use crate::decode::KernelInfo;
+
+impl Function {
+    pub fn info(&self) -> Outcome<&KernelInfo> {
+        self.loaded.kernel(&self.name).ok_or(Code::NOT_FOUND)
+    }
+
+    /// Threads that a block of this kernel may have.
+    pub fn max_threads(&self, driver: &Driver) -> Outcome<u32> {
+        let info = self.info()?;
+        let declared = info.req_ntid.or(info.max_ntid);
+        let product = declared.map(|sizes| {
+            sizes
+                .iter()
+                .fold(1_u32, |product, &size| product.saturating_mul(size))
+        });
+        let limit = driver.model.max_threads_per_block;
+        Ok(product.unwrap_or(limit).min(limit))
+    }
+
+    /// Dynamic shared memory that a launch may ask for.
+    pub fn max_dynamic_shared(&self, driver: &Driver) -> Outcome<u32> {
+        let without_opt_in = driver
+            .model
+            .max_shared_per_block
+            .saturating_sub(self.info()?.static_shared);
+        Ok(self.max_dynamic_shared.unwrap_or(without_opt_in))
+    }
+}
+
+fn find(driver: &Driver, function: Handle) -> Outcome<Function> {
+    driver
+        .state()
+        .functions
+        .get(&function)
+        .cloned()
+        .ok_or(Code::INVALID_VALUE)
+}
+
+/// For the calls whose documentation has a code for a bad function handle.
+fn find_or_invalid_handle(driver: &Driver, function: Handle) -> Outcome<Function> {
+    find(driver, function).map_err(|_| Code::INVALID_HANDLE)
+}
+
+fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
+    let (driver, _) = current()?;
+    let function = find_or_invalid_handle(driver, function)?;
+    let info = function.info()?;
+    let value = match attribute {
+        0 => function.max_threads(driver)?,
+        1 => info.static_shared,
+        2 | 7 | 10..=15 => 0, // CONST_SIZE_BYTES, CACHE_MODE_CA, clusters
+        3 => info.local_bytes,
+        4 => return Err(Code::NOT_SUPPORTED), // NUM_REGS
+        5 => function.ptx_version,
+        6 => function.target,
+        8 => function.max_dynamic_shared(driver)?,
+        9 => return Ok(function.carveout),
+        _ => return Err(Code::INVALID_VALUE),
+    };
+    Ok(value.cast_signed())
+}
+
+fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
+    let (driver, _) = current()?;
+    let shared = find_or_invalid_handle(driver, handle)?
+        .info()?
+        .static_shared;
+    let mut state = driver.state();
+    let function = state
+        .functions
+        .get_mut(&handle)
+        .ok_or(Code::INVALID_HANDLE)?;
+    match attribute {
+        8 => {
+            let bytes = u32::try_from(value).map_err(|_| Code::INVALID_VALUE)?;
+            if bytes > driver.model.max_shared_optin.saturating_sub(shared) {
+                return Err(Code::INVALID_VALUE);
+            }
+            function.max_dynamic_shared = Some(bytes);
+            Ok(())
+        }
+        9 if (-1..=100).contains(&value) => {
+            function.carveout = value;
+            Ok(())
+        }
+        10..=15 => Err(Code::NOT_SUPPORTED),
+        _ => Err(Code::INVALID_VALUE),
+    }
+}
+
+fn occupancy(blocks: Out<i32>, function: Handle, threads: i32, dynamic_shared: usize) -> Outcome {
+    let (driver, _) = current()?;
+    let function = find(driver, function)?;
+    let threads = u32::try_from(threads)
+        .ok()
+        .filter(|&threads| threads > 0)
+        .ok_or(Code::INVALID_VALUE)?;
+    let shared = u32::try_from(dynamic_shared).map_err(|_| Code::INVALID_VALUE)?;
+    blocks.set(resident_blocks(driver, &function, threads, shared)?.cast_signed())
+}
+
+/// Blocks of a kernel that one multiprocessor holds at once; 0 for a launch that is not possible.
+pub(super) fn resident_blocks(
+    driver: &Driver,
+    function: &Function,
+    threads: u32,
+    dynamic_shared: u32,
+) -> Outcome<u32> {
+    if threads > function.max_threads(driver)?
+        || dynamic_shared > function.max_dynamic_shared(driver)?
+    {
+        return Ok(0);
+    }
+    let shared = function
+        .info()?
+        .static_shared
+        .saturating_add(dynamic_shared);
+    Ok(driver.model.blocks_per_multiprocessor(threads, shared))
+}
+
+/// The most dynamic shared memory with which `blocks` blocks still fit on a multiprocessor.
+fn available_shared(function: &Function, driver: &Driver, blocks: i32) -> Outcome<usize> {
+    let blocks = u32::try_from(blocks)
+        .ok()
+        .filter(|&blocks| blocks > 0)
+        .ok_or(Code::INVALID_VALUE)?;
+    let each = driver.model.shared_per_multiprocessor / blocks;
+    let taken = driver.model.reserved_shared_per_block + function.info()?.static_shared;
+    let free = each
+        .saturating_sub(taken)
+        .min(function.max_dynamic_shared(driver)?);
+    Ok(free as usize)
+}
+
+api! {
+    fn cuFuncGetAttribute(value: Out<i32>, attribute: u32, function: Handle) {
+        value.set(self::attribute(function, attribute)?)
+    }
+
+    fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i32) {
+        set_attribute(function, attribute, value)
+    }
+
+    fn cuFuncSetCacheConfig(function: Handle, config: u32) {
+        let (driver, _) = current()?;
+        find(driver, function)?;
+        if config > 3 { Err(Code::INVALID_VALUE) } else { Ok(()) }
+    }
+
+    fn cuFuncGetModule(module: Out<Handle>, function: Handle) {
+        module.set(find(driver()?, function)?.module)
+    }
+
+    fn cuFuncGetName(name: Out<*const c_char>, function: Handle) {
+        let state = driver()?.state();
+        let function = state.functions.get(&function).ok_or(Code::INVALID_HANDLE)?;
+        name.set(function.c_name.as_ptr())
+    }
+
+    // CU_FUNCTION_LOADING_STATE_LOADED: a module is whole once it is loaded.
+    fn cuFuncIsLoaded(state: Out<u32>, function: Handle) {
+        find(driver()?, function)?;
+        state.set(1)
+    }
+
+    fn cuFuncLoad(function: Handle) {
+        find(driver()?, function)?;
+        Ok(())
+    }
+
+    fn cuFuncGetParamInfo(function: Handle, index: usize, offset: Out<usize>, bytes: Out<usize>) {
+        let function = find(driver()?, function)?;
+        let parameter = function.info()?.params.get(index).ok_or(Code::INVALID_VALUE)?;
+        offset.set(parameter.offset as usize)?;
+        bytes.set_if_wanted(parameter.size as usize);
+        Ok(())
+    }
+
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: Out<i32>, function: Handle, threads: i32, dynamic_shared: usize) {
+        occupancy(blocks, function, threads, dynamic_shared)
+    }
+
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks: Out<i32>, function: Handle, threads: i32, dynamic_shared: usize, flags: u32) {
+        if flags > 1 {
+            return Err(Code::INVALID_VALUE);
+        }
+        occupancy(blocks, function, threads, dynamic_shared)
+    }
+
+    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: Handle, blocks: i32, threads: i32) {
+        let (driver, _) = current()?;
+        let function = find(driver, function)?;
+        if threads <= 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        bytes.set(available_shared(&function, driver, blocks)?)
+    }
+
+    fn cuOccupancyMaxActiveClusters(_clusters: Out<i32>, _function: Handle, _config: In<u8>) {
+        Err(Code::NOT_SUPPORTED)
+    }
+}

@@ -1,0 +1,183 @@
+//! From an image that a program hands over (fatbin, PTX text) to a module that can run.
+
+use std::sync::Arc;
+
+use super::Outcome;
+use super::abi::{Host, report};
+use super::code::Code;
+use super::state::Driver;
+use crate::exec::LoadedModule;
+use crate::{decode::Program, fatbin, parse};
+
+/// A module ready to run, with what its functions report about it.
+pub(super) struct Image {
+    pub loaded: LoadedModule,
+    /// Architecture number of the PTX: 80 for `sm_80`.
+    pub target: u32,
+    /// PTX version as 10 * major + minor.
+    pub ptx_version: u32,
+}
+
+/// A refusal: the code, and the sentence for the log.
+pub(super) struct Refusal {
+    pub code: Code,
+    pub reason: String,
+}
+
+fn refuse<T>(code: Code, reason: impl ToString) -> Result<T, Refusal> {
+    Err(Refusal {
+        code,
+        reason: reason.to_string(),
+    })
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self {
+            code,
+            reason: "the image is a null pointer".to_owned(),
+        }
+    }
+}
+
+/// Loads what `image` points to; its size is in its own header, or it is NUL-terminated text.
+pub(super) fn load(driver: &Driver, image: Host) -> Outcome<Image> {
+    load_or_refuse(driver, image).map_err(|refusal| log(&refusal))
+}
+
+/// Puts a refusal on stderr.
+pub(super) fn log(refusal: &Refusal) -> Code {
+    report(format_args!("module refused: {}", refusal.reason));
+    refusal.code
+}
+
+pub(super) fn load_or_refuse(driver: &Driver, image: Host) -> Result<Image, Refusal> {
+    // Text may be shorter than four bytes: look no further than its terminator.
+    let mut start = [0_u8; 4];
+    for (index, byte) in start.iter_mut().enumerate() {
+        *byte = image.bytes(index + 1)?.last().copied().unwrap_or(0);
+        if *byte == 0 {
+            break;
+        }
+    }
+    if start == fatbin::MAGIC.to_le_bytes() {
+        let mut header = [0_u8; fatbin::HEADER_BYTES];
+        header.copy_from_slice(image.bytes(fatbin::HEADER_BYTES)?);
+        // A damaged header must not lead outside of the program's memory.
+        let checked = fatbin::check_entries(&header, |at| image.try_read(at));
+        return match checked.and_then(|()| fatbin::declared_bytes(&header)) {
+            Ok(size) => from_fatbin(driver, image.bytes(size)?),
+            Err(error) => refuse(Code::INVALID_IMAGE, error),
+        };
+    }
+    if start == *b"\x7fELF" {
+        return refuse(
+            Code::NO_BINARY_FOR_GPU,
+            "the image is a cubin (machine code); an emulated device runs PTX only. Compile with code=compute_XX as well",
+        );
+    }
+    match std::str::from_utf8(image.text_bytes()?) {
+        Ok(text) => from_text(driver, text),
+        Err(_) => refuse(
+            Code::INVALID_IMAGE,
+            "the image is neither a fatbin nor PTX text",
+        ),
+    }
+}
+
+/// Loads an image of known size: a file's contents.
+pub(super) fn load_bytes(driver: &Driver, bytes: &[u8]) -> Result<Image, Refusal> {
+    if bytes.starts_with(&fatbin::MAGIC.to_le_bytes()) {
+        return from_fatbin(driver, bytes);
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return refuse(
+            Code::NO_BINARY_FOR_GPU,
+            "the file is a cubin (machine code); an emulated device runs PTX only",
+        );
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => from_text(driver, text.trim_end_matches('\0')),
+        Err(_) => refuse(
+            Code::INVALID_IMAGE,
+            "the file is neither a fatbin nor PTX text",
+        ),
+    }
+}
+
+fn from_fatbin(driver: &Driver, bytes: &[u8]) -> Result<Image, Refusal> {
+    let images = match fatbin::ptx_images(bytes) {
+        Ok(images) => images,
+        Err(error) => return refuse(Code::INVALID_IMAGE, error),
+    };
+    let sm = driver.sm();
+    let Some(image) = fatbin::choose(&images, sm) else {
+        let has: Vec<String> = images
+            .iter()
+            .map(|image| format!("sm_{}{}", image.sm, if image.exact { "a" } else { "" }))
+            .collect();
+        let has = if has.is_empty() {
+            "no PTX".to_owned()
+        } else {
+            format!("PTX for {}", has.join(", "))
+        };
+        return refuse(
+            Code::NO_BINARY_FOR_GPU,
+            format!("the fatbin has {has}; an emulated sm_{sm} device can't run it"),
+        );
+    };
+    match image.text() {
+        Ok(text) => from_text(driver, &text),
+        Err(error) => refuse(Code::INVALID_IMAGE, error),
+    }
+}
+
+fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
+    let module = match parse::parse_module(text) {
+        Ok(module) => module,
+        Err(error) => return refuse(Code::INVALID_PTX, error),
+    };
+    let target = module.target.trim_start_matches("sm_");
+    let number = target.trim_end_matches(['a', 'f']);
+    let exact = number.len() < target.len();
+    let (number, sm) = (number.parse().unwrap_or(u32::MAX), driver.sm());
+    if number > sm || (exact && number != sm) {
+        return refuse(
+            Code::INVALID_PTX,
+            format!(
+                "PTX for {} does not run on an sm_{sm} device",
+                module.target
+            ),
+        );
+    }
+    let (major, minor) = module.version;
+    let program = match Program::decode(&module) {
+        Ok(program) => program,
+        Err(error) => return refuse(Code::INVALID_PTX, error),
+    };
+    let loaded = match LoadedModule::load(program, &driver.memory) {
+        Ok(loaded) => loaded,
+        Err(error) => return refuse(Code::OUT_OF_MEMORY, error),
+    };
+    let most = driver.model.max_shared_per_block;
+    if let Some(kernel) = loaded.kernels().find(|kernel| kernel.static_shared > most) {
+        let (name, bytes) = (&kernel.name, kernel.static_shared);
+        return refuse(
+            Code::INVALID_PTX,
+            format!(
+                "{name} declares {bytes} bytes of shared memory, at most {most} can be declared (more can be dynamic)"
+            ),
+        );
+    }
+    Ok(Image {
+        loaded,
+        target: number,
+        ptx_version: major.saturating_mul(10).saturating_add(minor),
+    })
+}
+
+impl Image {
+    pub fn share(self) -> (Arc<LoadedModule>, u32, u32) {
+        (Arc::new(self.loaded), self.target, self.ptx_version)
+    }
+}

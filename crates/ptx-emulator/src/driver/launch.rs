@@ -1,0 +1,280 @@
+//! Kernel launches: checking the shape against the device and the kernel, and collecting the
+//! parameters.
+
+use std::sync::{Arc, OnceLock};
+
+use super::abi::{Host, In, report};
+use super::code::Code;
+use super::function::resident_blocks;
+use super::state::{Driver, Function, Handle, current};
+use super::work::{Launch, Work, submit};
+use super::{Outcome, api, stream};
+use crate::decode::KernelInfo;
+use crate::exec::LaunchConfig;
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ExtendedConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    stream: Handle,
+    attributes: In<Attribute>,
+    attribute_count: u32,
+}
+
+/// `CUlaunchAttribute`: a number and a 64-byte union.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Attribute {
+    id: u32,
+    padding: u32,
+    value: [u32; 16],
+}
+
+pub(super) struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+    pub cooperative: bool,
+}
+
+/// Ends of the list that `extra` points to.
+const EXTRA_END: usize = 0;
+const EXTRA_POINTER: usize = 1;
+const EXTRA_BYTES: usize = 2;
+/// Kernel parameters are aligned to at most 128 bytes.
+const LARGEST_ALIGNMENT_LOG2: u32 = 7;
+
+fn check(driver: &Driver, function: &Function, shape: &Shape) -> Outcome {
+    let refuse = |code: Code, why: String| {
+        report(format_args!("launch of {} refused: {why}", function.name));
+        Err(code)
+    };
+    let ([gx, gy, gz], [bx, by, bz]) = (shape.grid, shape.block);
+    let product = |sizes: [u32; 3]| sizes.iter().map(|&size| u64::from(size)).product::<u64>();
+    let threads = product(shape.block);
+    if gx == 0 || gx > i32::MAX as u32 || gy == 0 || gy > 65_535 || gz == 0 || gz > 65_535 {
+        return refuse(
+            Code::INVALID_VALUE,
+            format!(
+                "grid {:?} is outside 1..=2147483647, 1..=65535, 1..=65535",
+                shape.grid
+            ),
+        );
+    }
+    let most = driver.model.max_threads_per_block;
+    if bx == 0
+        || bx > 1024
+        || by == 0
+        || by > 1024
+        || bz == 0
+        || bz > 64
+        || threads > u64::from(most)
+    {
+        return refuse(
+            Code::INVALID_VALUE,
+            format!(
+                "block {:?}: at most 1024, 1024, 64 and {most} threads",
+                shape.block
+            ),
+        );
+    }
+    let info = function.info()?;
+    if let Some(required) = info.req_ntid.filter(|&required| required != shape.block) {
+        return refuse(
+            Code::INVALID_VALUE,
+            format!(
+                "block {:?}, but the kernel requires {required:?}",
+                shape.block
+            ),
+        );
+    }
+    let most = function.max_threads(driver)?;
+    if threads > u64::from(most) {
+        return refuse(
+            Code::LAUNCH_OUT_OF_RESOURCES,
+            format!("{threads} threads; the kernel was compiled for at most {most}"),
+        );
+    }
+    let most = function.max_dynamic_shared(driver)?;
+    if shape.dynamic_shared > most {
+        return refuse(
+            Code::INVALID_VALUE,
+            format!(
+                "{} bytes of dynamic shared memory; the function is set to at most {most} (cuFuncSetAttribute raises it)",
+                shape.dynamic_shared
+            ),
+        );
+    }
+    if shape.cooperative {
+        // A block has at most 1024 threads.
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        let each = resident_blocks(driver, function, threads, shape.dynamic_shared)?;
+        let room = u64::from(each) * u64::from(driver.model.multiprocessors);
+        if product(shape.grid) > room {
+            return refuse(
+                Code::COOPERATIVE_LAUNCH_TOO_LARGE,
+                format!("only {room} blocks can be resident together"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The parameter space's bytes, from one pointer per parameter or from a whole buffer.
+fn parameters(info: &KernelInfo, pointers: In<Host>, extra: In<usize>) -> Outcome<Vec<u8>> {
+    let mut image = vec![0_u8; info.param_bytes as usize];
+    if !extra.is_null() {
+        if !pointers.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let bytes = extra_buffer(extra)?;
+        if bytes.len() < image.len() {
+            return Err(Code::INVALID_VALUE);
+        }
+        // A C structure of the parameters may end in padding; more than that are too many or too
+        // large arguments. A type's alignment divides its size.
+        let alignments = info
+            .params
+            .iter()
+            .map(|param| 1 << param.size.trailing_zeros().min(LARGEST_ALIGNMENT_LOG2));
+        if bytes.len() > image.len().next_multiple_of(alignments.max().unwrap_or(1)) {
+            return Err(Code::LAUNCH_OUT_OF_RESOURCES);
+        }
+        image
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, &from)| *to = from);
+        return Ok(image);
+    }
+    for (index, parameter) in info.params.iter().enumerate() {
+        let (start, size) = (parameter.offset as usize, parameter.size as usize);
+        let place = image.get_mut(start..start + size).ok_or(Code::UNKNOWN)?;
+        place.copy_from_slice(pointers.get(index)?.bytes(size)?);
+    }
+    Ok(image)
+}
+
+fn extra_buffer<'a>(extra: In<usize>) -> Outcome<&'a [u8]> {
+    let (mut pointer, mut size) = (None, None);
+    for pair in 0..3 {
+        match extra.get(pair * 2)? {
+            EXTRA_END => break,
+            EXTRA_POINTER => pointer = Some(extra.get(pair * 2 + 1)?),
+            EXTRA_BYTES => {
+                let place = In::<usize>::at(extra.get(pair * 2 + 1)?);
+                size = Some(place.get(0)?);
+            }
+            _ => return Err(Code::INVALID_VALUE),
+        }
+    }
+    let (pointer, size) = pointer.zip(size).ok_or(Code::INVALID_VALUE)?;
+    Host::new(std::ptr::with_exposed_provenance_mut(pointer)).bytes(size)
+}
+
+/// Checks a launch and copies its parameters.
+pub(super) fn prepare(
+    driver: &Driver,
+    handle: Handle,
+    function: &Function,
+    shape: &Shape,
+    pointers: In<Host>,
+    extra: In<usize>,
+) -> Outcome<Launch> {
+    check(driver, function, shape)?;
+    let params = parameters(function.info()?, pointers, extra)?;
+    Ok(Launch {
+        function: handle,
+        loaded: Arc::clone(&function.loaded),
+        kernel: Arc::clone(&function.name),
+        config: LaunchConfig {
+            grid: shape.grid,
+            block: shape.block,
+            dynamic_shared: shape.dynamic_shared,
+            params,
+        },
+        cooperative: shape.cooperative,
+        pointers: OnceLock::new(),
+    })
+}
+
+fn launch(
+    handle: Handle,
+    shape: &Shape,
+    stream: Handle,
+    pointers: In<Host>,
+    extra: In<usize>,
+) -> Outcome {
+    let (driver, context) = current()?;
+    let function = driver
+        .state()
+        .functions
+        .get(&handle)
+        .cloned()
+        .ok_or(Code::INVALID_HANDLE)?;
+    if function.context != stream::context_of(driver, context, stream)? {
+        return Err(Code::INVALID_HANDLE);
+    }
+    let launch = prepare(driver, handle, &function, shape, pointers, extra)?;
+    submit(
+        driver,
+        function.context,
+        stream,
+        Work::Launch(Arc::new(launch)),
+    )
+}
+
+/// Reads the launch attributes: whether the launch is cooperative. Those that only advise are taken
+/// and change nothing.
+fn cooperative(config: &ExtendedConfig) -> Outcome<bool> {
+    let mut cooperative = false;
+    for index in 0..config.attribute_count as usize {
+        let attribute = config.attributes.get(index)?;
+        let [first, second, third, ..] = attribute.value;
+        match attribute.id {
+            2 => cooperative = first != 0,
+            // Clusters of one block are no clusters.
+            4 if (first, second, third) == (1, 1, 1) => {}
+            // IGNORE, ACCESS_POLICY_WINDOW, SYNCHRONIZATION_POLICY,
+            // CLUSTER_SCHEDULING_POLICY_PREFERENCE, PROGRAMMATIC_STREAM_SERIALIZATION (a dependent
+            // kernel may start early, not must), PRIORITY, memory domains, carveout.
+            0 | 1 | 3 | 5 | 6 | 8 | 9 | 10 | 14 => {}
+            id => {
+                report(format_args!("launch attribute {id} is not supported"));
+                return Err(Code::NOT_SUPPORTED);
+            }
+        }
+    }
+    Ok(cooperative)
+}
+
+api! {
+    fn cuLaunchKernel(
+        function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
+        pointers: In<Host>, extra: In<usize>,
+    ) {
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false };
+        launch(function, &shape, stream, pointers, extra)
+    }
+
+    fn cuLaunchCooperativeKernel(
+        function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
+        pointers: In<Host>,
+    ) {
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: true };
+        launch(function, &shape, stream, pointers, In::at(0))
+    }
+
+    fn cuLaunchKernelEx(config: In<ExtendedConfig>, function: Handle, pointers: In<Host>, extra: In<usize>) {
+        let config = config.get(0)?;
+        let shape = Shape {
+            grid: config.grid,
+            block: config.block,
+            dynamic_shared: config.dynamic_shared,
+            cooperative: cooperative(&config)?,
+        };
+        launch(function, &shape, config.stream, pointers, extra)
+    }
+}

@@ -1,0 +1,129 @@
+//! `cuGetProcAddress`: entry points by name and CUDA version.
+
+use std::ffi::c_void;
+
+use super::abi::{Name, Out, Symbol};
+use super::code::Code;
+use super::device::VERSION;
+use super::{Outcome, api, versions};
+
+/// Every entry point of this driver.
+fn exported() -> impl Iterator<Item = &'static Symbol> {
+    let tables: [&[Symbol]; 16] = [
+        SYMBOLS,
+        super::capture::SYMBOLS,
+        super::code::SYMBOLS,
+        super::context::SYMBOLS,
+        super::copy::SYMBOLS,
+        super::device::SYMBOLS,
+        super::event::SYMBOLS,
+        super::function::SYMBOLS,
+        super::graph::SYMBOLS,
+        super::launch::SYMBOLS,
+        super::memory::SYMBOLS,
+        super::module::SYMBOLS,
+        super::node::SYMBOLS,
+        super::pool::SYMBOLS,
+        super::stream::SYMBOLS,
+        super::unsupported::SYMBOLS,
+    ];
+    tables.into_iter().flatten()
+}
+
+const FOUND: u32 = 0;
+const SYMBOL_NOT_FOUND: u32 = 1;
+const VERSION_NOT_SUFFICIENT: u32 = 2;
+
+/// The form of an entry point that a program written for `version` expects, or why there is none.
+fn find(name: &str, version: i32) -> Result<*const c_void, u32> {
+    let mut known = false;
+    let mut newest = None;
+    for (since, symbol) in versions::forms(name) {
+        let Some(symbol) = exported().find(|known| known.name == symbol) else {
+            continue;
+        };
+        known = true;
+        if since <= version && newest.is_none_or(|(newest, _)| newest < since) {
+            newest = Some((since, symbol.address));
+        }
+    }
+    let missing = if known {
+        VERSION_NOT_SUFFICIENT
+    } else {
+        SYMBOL_NOT_FOUND
+    };
+    newest.map(|(_, address)| address).ok_or(missing)
+}
+
+/// Flags choose forms for the legacy (1) or the per-thread (2) default stream; of the latter there
+/// are none, and then the documentation has the former returned.
+fn look_up(symbol: Name, version: i32, flags: u64) -> Outcome<Result<*const c_void, u32>> {
+    if version > VERSION || flags > 2 {
+        return Err(Code::INVALID_VALUE);
+    }
+    Ok(find(symbol.get()?, version))
+}
+
+api! {
+    fn cuGetProcAddress(symbol: Name, address: Out<*const c_void>, version: i32, flags: u64) {
+        let found = look_up(symbol, version, flags)?;
+        address.set(found.unwrap_or(std::ptr::null()))?;
+        found.map(|_| ()).map_err(|_| Code::NOT_FOUND)
+    }
+
+    // A symbol that is not there is no error of the call: the status and the null address tell.
+    fn cuGetProcAddress_v2(symbol: Name, address: Out<*const c_void>, version: i32, flags: u64, status: Out<u32>) {
+        let found = look_up(symbol, version, flags)?;
+        address.set(found.unwrap_or(std::ptr::null()))?;
+        status.set_if_wanted(found.err().unwrap_or(FOUND));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_point_has_a_version() {
+        for symbol in exported() {
+            assert!(
+                versions::ALL
+                    .iter()
+                    .any(|(_, names)| names.contains(&symbol.name)),
+                "{}",
+                symbol.name
+            );
+        }
+        for name in versions::ALL.iter().flat_map(|(_, names)| names.iter()) {
+            assert!(
+                exported().any(|symbol| symbol.name == *name),
+                "{name} is not exported"
+            );
+        }
+    }
+
+    #[test]
+    fn a_version_gets_the_form_that_it_knows() {
+        let address = |name| {
+            exported()
+                .find(|symbol| symbol.name == name)
+                .map(|symbol| symbol.address)
+        };
+        let found = |name, version| find(name, version).ok();
+        assert_eq!(found("cuCtxCreate", 13_000), address("cuCtxCreate_v4"));
+        assert_eq!(found("cuCtxCreate", 12_040), address("cuCtxCreate_v3"));
+        assert_eq!(found("cuCtxCreate", 3_020), address("cuCtxCreate_v2"));
+        assert_eq!(find("cuCtxCreate", 2_000), Err(VERSION_NOT_SUFFICIENT));
+        assert_eq!(
+            found("cuGraphInstantiate", 12_000),
+            address("cuGraphInstantiateWithFlags")
+        );
+        assert_eq!(find("cuTexRefCreate", 13_000), Err(SYMBOL_NOT_FOUND));
+        assert_eq!(
+            find("cuCtxCreate_v2", 13_000),
+            Err(SYMBOL_NOT_FOUND),
+            "names are without their version"
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! Entry points that exist so that a program can ask, and get `CUDA_ERROR_NOT_SUPPORTED`: managed
+//! memory, memory of other APIs, the occupancy calculator with a callback.
+
+use super::abi::{Host, Out};
+use super::api;
+use super::code::Code;
+use super::state::Handle;
+
+api! {
+    fn cuMemAllocManaged(_address: Out<u64>, _bytes: usize, _flags: u32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuMemAdvise_v2(_address: u64, _bytes: usize, _advice: u32, _location: u64) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuMemPrefetchAsync_v2(_address: u64, _bytes: usize, _location: u64, _flags: u32, _stream: Handle) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuStreamAttachMemAsync(_stream: Handle, _address: u64, _bytes: usize, _flags: u32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuMemHostRegister_v2(_pointer: Host, _bytes: usize, _flags: u32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuMemHostGetDevicePointer_v2(_address: Out<u64>, _pointer: Host, _flags: u32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuImportExternalMemory(_memory: Out<Handle>, _description: Host) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuDestroyExternalMemory(_memory: Handle) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuExternalMemoryGetMappedBuffer(_address: Out<u64>, _memory: Handle, _description: Host) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuOccupancyMaxPotentialBlockSize(_grid: Out<i32>, _block: Out<i32>, _function: Handle, _shared: Handle, _bytes: usize, _limit: i32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuOccupancyMaxPotentialBlockSizeWithFlags(_grid: Out<i32>, _block: Out<i32>, _function: Handle, _shared: Handle, _bytes: usize, _limit: i32, _flags: u32) {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuProfilerStart() {
+        Err(Code::NOT_SUPPORTED)
+    }
+    fn cuProfilerStop() {
+        Err(Code::NOT_SUPPORTED)
+    }
+}

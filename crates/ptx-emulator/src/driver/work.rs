@@ -1,0 +1,161 @@
+//! What a stream can be given to do: run now, or recorded by a capture and run with the graph.
+
+use std::ffi::c_void;
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use super::Outcome;
+use super::abi::{Host, report};
+use super::code::Code;
+use super::state::{Driver, Handle};
+use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
+use crate::memory::MemoryError;
+
+/// One piece of work.
+#[derive(Clone)]
+pub(super) enum Work {
+    ToDevice {
+        to: u64,
+        from: Host,
+        bytes: usize,
+    },
+    ToHost {
+        to: Host,
+        from: u64,
+        bytes: usize,
+    },
+    OnDevice {
+        to: u64,
+        from: u64,
+        bytes: u64,
+    },
+    OnHost {
+        to: Host,
+        from: Host,
+        bytes: usize,
+    },
+    Fill {
+        to: u64,
+        pattern: [u8; 4],
+        width: usize,
+        count: u64,
+    },
+    Launch(Arc<Launch>),
+    Call {
+        function: HostFunction,
+        argument: Host,
+    },
+}
+
+/// A function of the host program that a stream calls.
+pub(super) type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+pub(super) struct Launch {
+    pub function: Handle,
+    pub loaded: Arc<LoadedModule>,
+    pub kernel: Arc<str>,
+    pub config: LaunchConfig,
+    pub cooperative: bool,
+    /// Where each parameter lies in `config.params`, for a program that asks a graph's node.
+    pub pointers: OnceLock<Vec<usize>>,
+}
+
+/// Gives work to a stream: it is done when this returns, or recorded if the stream is capturing.
+pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
+    if super::stream::record(driver, context, stream, std::slice::from_ref(&work))? {
+        return Ok(());
+    }
+    run(driver, context, &work)
+}
+
+/// Does a piece of work now.
+pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
+    if let Work::Call { function, argument } = *work {
+        // SAFETY: the caller of `cuLaunchHostFunc` gave the function and its argument for exactly
+        // this call.
+        unsafe { function(std::ptr::with_exposed_provenance_mut(argument.address())) };
+        return Ok(());
+    }
+    let engine = driver.engine.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory = &driver.memory;
+    let done = match work {
+        Work::ToDevice { to, from, bytes } => memory.write(*to, from.bytes(*bytes)?),
+        Work::ToHost { to, from, bytes } => memory.read(*from, to.bytes_mut(*bytes)?),
+        Work::OnDevice { to, from, bytes } => memory.copy(*to, *from, *bytes),
+        Work::OnHost { to, from, bytes } => {
+            to.copy_from(*from, *bytes)?;
+            Ok(())
+        }
+        Work::Fill {
+            to,
+            pattern,
+            width,
+            count,
+        } => memory.fill(*to, pattern.get(..*width).unwrap_or_default(), *count),
+        Work::Launch(launch) => {
+            let options = super::counters::options(driver, launch.cooperative)?;
+            let result = launch.run(driver, &options);
+            drop(engine);
+            return result.map_err(|fault| fail(driver, context, &fault));
+        }
+        Work::Call { .. } => Ok(()),
+    };
+    done.map_err(refused)
+}
+
+impl Launch {
+    fn run(&self, driver: &Driver, options: &LaunchOptions) -> Result<(), Fault> {
+        let result = self
+            .loaded
+            .launch(&self.kernel, &self.config, &driver.model, options);
+        let counters = match &result {
+            Ok(done) => &done.counters,
+            Err(fault) => &fault.counters,
+        };
+        if let Some(counters) = counters {
+            super::counters::record(counters);
+        }
+        let done = result?;
+        if driver.log_launches {
+            let LaunchConfig {
+                grid,
+                block,
+                dynamic_shared,
+                ..
+            } = &self.config;
+            let kernel = &self.kernel;
+            report(format_args!(
+                "{kernel} grid {grid:?} block {block:?} dynamic shared {dynamic_shared}: {} blocks, {} warp instructions, \
+                 {} mma flops, {} barriers",
+                done.blocks, done.warp_instructions, done.mma_flops, done.barriers
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The code of a memory call that failed, with the reason on stderr.
+pub(super) fn refused(error: MemoryError) -> Code {
+    report(format_args!("{error}"));
+    match error {
+        MemoryError::OutOfMemory { .. } => Code::OUT_OF_MEMORY,
+        MemoryError::Unmapped { .. } | MemoryError::NotAllocated { .. } => Code::INVALID_VALUE,
+    }
+}
+
+/// A kernel's fault: the report on stderr; the context is unusable from here on, unless nothing
+/// ran.
+fn fail(driver: &Driver, context: Handle, fault: &Fault) -> Code {
+    report(format_args!("{fault}"));
+    let code = match fault.kind {
+        FaultKind::IllegalAddress => Code::ILLEGAL_ADDRESS,
+        FaultKind::Misaligned => Code::MISALIGNED_ADDRESS,
+        FaultKind::IllegalInstruction => Code::ILLEGAL_INSTRUCTION,
+        FaultKind::Assert => Code::ASSERT,
+        FaultKind::LaunchFailed => Code::LAUNCH_FAILED,
+        FaultKind::InvalidLaunch => return Code::INVALID_VALUE,
+    };
+    if let Some(context) = driver.state().contexts.get_mut(&context) {
+        context.failed = Some(code);
+    }
+    code
+}

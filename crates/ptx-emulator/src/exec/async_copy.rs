@@ -1,0 +1,199 @@
+//! `cp.async` and its groups (PTX ISA section 9.7.9.25). A copy is checked when issued, and its
+//! bytes are read and written at the latest legal moment: when the issuing thread waits for it. A
+//! kernel that forgets to wait sees what was there before.
+
+use super::registers::{LANES, Registers, lanes};
+use super::space::{Pointers, Spaces, addresses};
+use super::trap::Outcome;
+use crate::decode::op::{Inst, Window};
+
+/// One issued instruction's copies that have not landed.
+struct Pending {
+    mask: u32,
+    /// How many groups its threads had committed before it.
+    group: u32,
+    bytes: usize,
+    to: Pointers,
+    from: Pointers,
+    /// Bytes read from the source; the rest of the destination becomes zero.
+    source_bytes: [u8; LANES],
+}
+
+/// The copies in flight of one warp, oldest first.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pending: Vec<Pending>,
+    /// Groups each lane has committed.
+    committed: [u32; LANES],
+    /// Whether copies land when they are issued: the earliest legal moment.
+    pub early: bool,
+}
+
+impl Queue {
+    pub fn clear(&mut self) {
+        self.pending.clear();
+        self.committed = [0; LANES];
+    }
+
+    pub fn issue(
+        &mut self,
+        regs: &Registers,
+        spaces: &mut Spaces<'_, '_>,
+        inst: &Inst,
+        mask: u32,
+        bytes: u8,
+        ignore_negated: bool,
+    ) -> Outcome {
+        let size = u32::from(bytes);
+        let to = spaces.resolve(
+            Window::Shared,
+            addresses(regs, inst.s[0], inst.imm),
+            mask,
+            size,
+        )?;
+        let mut source_bytes = [bytes; LANES];
+        if inst.s[2].is_some() {
+            let sizes = regs.word(inst.s[2]);
+            for lane in 0..LANES {
+                // More than the copy's size is undefined; hardware copies no more than that.
+                source_bytes[lane] = sizes[lane].min(size) as u8;
+            }
+        }
+        if inst.s[3].is_some() {
+            let ignored = regs.pred(inst.s[3]);
+            let ignored = if ignore_negated { !ignored } else { ignored };
+            for lane in lanes(ignored) {
+                source_bytes[lane] = 0;
+            }
+        }
+        let reading = mask & super::registers::collect(|lane| source_bytes[lane] != 0);
+        let from = if reading == 0 {
+            [0; LANES]
+        } else {
+            let sources = addresses(regs, inst.s[1], inst.list.cast_signed());
+            self.check_sources(spaces, sources, reading, &source_bytes, size)?
+        };
+        let mut left = mask;
+        while left != 0 {
+            // Lanes that have committed different numbers of groups go into different entries.
+            let group = self.committed[left.trailing_zeros() as usize % LANES];
+            let same = left & super::registers::collect(|lane| self.committed[lane] == group);
+            left &= !same;
+            self.pending.push(Pending {
+                mask: same,
+                group,
+                bytes: usize::from(bytes),
+                to,
+                from,
+                source_bytes,
+            });
+            if self.early
+                && let Some(entry) = self.pending.last()
+            {
+                lanes(same).for_each(|lane| copy(entry, lane));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sources must be aligned to the copy's size, but only the bytes read need exist.
+    fn check_sources(
+        &self,
+        spaces: &mut Spaces<'_, '_>,
+        sources: [u64; LANES],
+        reading: u32,
+        source_bytes: &[u8; LANES],
+        size: u32,
+    ) -> Result<Pointers, Box<super::trap::Trap>> {
+        let partial =
+            reading & super::registers::collect(|lane| u32::from(source_bytes[lane]) < size);
+        if partial == 0 {
+            return spaces.resolve(Window::Global, sources, reading, size);
+        }
+        let mut out = [0; LANES];
+        for lane in lanes(reading) {
+            let mut single = [sources[lane]; LANES];
+            if !sources[lane].is_multiple_of(u64::from(size)) {
+                // For its report.
+                spaces.resolve(Window::Global, single, 1 << lane, size)?;
+            }
+            // The first and the last byte lie in the same allocation, or they are not both valid
+            // with the same host distance.
+            let last = u64::from(source_bytes[lane]) - 1;
+            let first = spaces.resolve(Window::Global, single, 1 << lane, 1)?[lane];
+            single[lane] += last;
+            let end = spaces.resolve(Window::Global, single, 1 << lane, 1)?[lane];
+            debug_assert_eq!(end - first, last as usize);
+            out[lane] = first;
+        }
+        Ok(out)
+    }
+
+    pub fn commit(&mut self, mask: u32) {
+        for lane in lanes(mask) {
+            self.committed[lane] += 1;
+        }
+    }
+
+    /// Lands all but the newest `keep` committed groups of each lane.
+    pub fn wait_group(&mut self, mask: u32, keep: u32) {
+        let committed = self.committed;
+        self.land(mask, |lane, group| {
+            let done = committed[lane].saturating_sub(keep);
+            group < done
+        });
+    }
+
+    /// Lands everything, committed or not.
+    pub fn wait_all(&mut self, mask: u32) {
+        self.land(mask, |_, _| true);
+    }
+
+    /// Calls `f` with lane, shared host address and size of each copy that a wait for all but
+    /// `keep` groups (`None`: for everything) lands.
+    pub fn each_due(&self, mask: u32, keep: Option<u32>, mut f: impl FnMut(usize, usize, usize)) {
+        for entry in &self.pending {
+            for lane in lanes(entry.mask & mask) {
+                if keep.is_none_or(|keep| entry.group < self.committed[lane].saturating_sub(keep)) {
+                    f(lane, entry.to[lane], entry.bytes);
+                }
+            }
+        }
+    }
+
+    /// A lane of `mask` with a copy in flight, and the copy's shared host address.
+    pub fn first_pending(&self, mask: u32) -> Option<(usize, usize)> {
+        let entry = self.pending.iter().find(|entry| entry.mask & mask != 0)?;
+        let lane = (entry.mask & mask).trailing_zeros() as usize % LANES;
+        Some((lane, entry.to[lane]))
+    }
+
+    fn land(&mut self, mask: u32, due: impl Fn(usize, u32) -> bool) {
+        for entry in &mut self.pending {
+            let landing =
+                entry.mask & mask & super::registers::collect(|lane| due(lane, entry.group));
+            if !self.early {
+                lanes(landing).for_each(|lane| copy(entry, lane));
+            }
+            entry.mask &= !landing;
+        }
+        self.pending.retain(|entry| entry.mask != 0);
+    }
+}
+
+fn copy(entry: &Pending, lane: usize) {
+    let read = usize::from(entry.source_bytes[lane]);
+    let to = entry.to[lane] as *mut u8;
+    // SAFETY: `issue` checked both ranges; shared memory and the snapshot of global memory outlive
+    // the block's copies.
+    unsafe {
+        if read == 16 {
+            std::ptr::copy_nonoverlapping(entry.from[lane] as *const [u8; 16], to.cast(), 1);
+            return;
+        }
+        if read > 0 {
+            std::ptr::copy_nonoverlapping(entry.from[lane] as *const u8, to, read);
+        }
+        std::ptr::write_bytes(to.add(read), 0, entry.bytes - read);
+    }
+}

@@ -1,0 +1,168 @@
+//! `atom` and `red` (PTX ISA section 9.7.13): atomic across all workers, lanes in order.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use super::registers::{LANES, Registers, lanes};
+use super::rounding::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use super::space::{Spaces, addresses};
+use super::trap::Trap;
+use crate::decode::op::{Atomic, AtomicKind, AtomicOp, Inst};
+
+pub(super) fn bytes(kind: AtomicKind) -> u32 {
+    match kind {
+        AtomicKind::B16 | AtomicKind::F16 | AtomicKind::Bf16 => 2,
+        AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,
+        _ => 4,
+    }
+}
+
+/// True if any value has changed.
+pub(super) fn atomic(
+    regs: &mut Registers,
+    spaces: &mut Spaces<'_, '_>,
+    inst: &Inst,
+    mask: u32,
+    atomic: Atomic,
+) -> Result<bool, Box<Trap>> {
+    let size = bytes(atomic.kind);
+    let pointers = spaces.resolve(
+        atomic.window,
+        addresses(regs, inst.s[0], inst.imm),
+        mask,
+        size,
+    )?;
+    let operand = regs.any(inst.s[1]);
+    let second = if inst.s[2].is_some() {
+        regs.any(inst.s[2])
+    } else {
+        [0; LANES]
+    };
+    let mut old = [0; LANES];
+    let mut changed = false;
+    for lane in lanes(mask) {
+        let update = |now: u64| apply(atomic, now, operand[lane], second[lane]);
+        // SAFETY: `resolve` found the address inside live memory of this launch, aligned for its
+        // size; all concurrent accesses go through atomics or are the kernel's own races.
+        old[lane] = unsafe {
+            match size {
+                2 => u64::from(exchange_16(
+                    AtomicU16::from_ptr(pointers[lane] as *mut u16),
+                    update,
+                )),
+                4 => u64::from(exchange_32(
+                    AtomicU32::from_ptr(pointers[lane] as *mut u32),
+                    update,
+                )),
+                _ => exchange_64(AtomicU64::from_ptr(pointers[lane] as *mut u64), update),
+            }
+        };
+        changed |= update(old[lane]) != old[lane];
+    }
+    if inst.d[0].is_some() {
+        regs.set_any(inst.d[0], mask, &old);
+    }
+    Ok(changed)
+}
+
+fn exchange_16(cell: &AtomicU16, update: impl Fn(u64) -> u64) -> u16 {
+    let mut now = cell.load(SeqCst);
+    while let Err(seen) =
+        cell.compare_exchange_weak(now, update(u64::from(now)) as u16, SeqCst, SeqCst)
+    {
+        now = seen;
+    }
+    now
+}
+
+fn exchange_32(cell: &AtomicU32, update: impl Fn(u64) -> u64) -> u32 {
+    let mut now = cell.load(SeqCst);
+    while let Err(seen) =
+        cell.compare_exchange_weak(now, update(u64::from(now)) as u32, SeqCst, SeqCst)
+    {
+        now = seen;
+    }
+    now
+}
+
+fn exchange_64(cell: &AtomicU64, update: impl Fn(u64) -> u64) -> u64 {
+    let mut now = cell.load(SeqCst);
+    while let Err(seen) = cell.compare_exchange_weak(now, update(now), SeqCst, SeqCst) {
+        now = seen;
+    }
+    now
+}
+
+/// The value that replaces `now`.
+fn apply(atomic: Atomic, now: u64, operand: u64, second: u64) -> u64 {
+    let smaller = match atomic.op {
+        AtomicOp::Min => true,
+        AtomicOp::Max => false,
+        AtomicOp::Add => return add(atomic.kind, now, operand),
+        AtomicOp::And => return now & operand,
+        AtomicOp::Or => return now | operand,
+        AtomicOp::Xor => return now ^ operand,
+        AtomicOp::Exchange => return operand,
+        AtomicOp::CompareSwap => return if now == operand { second } else { now },
+        AtomicOp::Increment => return if now >= operand { 0 } else { now + 1 },
+        AtomicOp::Decrement => {
+            return if now == 0 || now > operand {
+                operand
+            } else {
+                now - 1
+            };
+        }
+    };
+    match atomic.kind {
+        AtomicKind::S32 => pick(now, operand, (now as i32) < (operand as i32), smaller),
+        AtomicKind::S64 => pick(now, operand, (now as i64) < (operand as i64), smaller),
+        AtomicKind::F16 | AtomicKind::Bf16 => {
+            u64::from(pick_half(atomic.kind, now as u16, operand as u16, smaller))
+        }
+        AtomicKind::F16x2 | AtomicKind::Bf16x2 => {
+            let low = pick_half(atomic.kind, now as u16, operand as u16, smaller);
+            let high = pick_half(
+                atomic.kind,
+                (now >> 16) as u16,
+                (operand >> 16) as u16,
+                smaller,
+            );
+            u64::from(high) << 16 | u64::from(low)
+        }
+        _ => pick(now, operand, now < operand, smaller),
+    }
+}
+
+fn pick(now: u64, operand: u64, now_is_less: bool, smaller: bool) -> u64 {
+    if now_is_less == smaller { now } else { operand }
+}
+
+fn pick_half(kind: AtomicKind, now: u16, operand: u16, smaller: bool) -> u16 {
+    let value = |bits| match kind {
+        AtomicKind::F16 | AtomicKind::F16x2 => f16_to_f32(bits),
+        _ => bf16_to_f32(bits),
+    };
+    let (a, b) = (value(now), value(operand));
+    let keeps = b.is_nan() || (if smaller { a <= b } else { a >= b });
+    if keeps && !a.is_nan() { now } else { operand }
+}
+
+fn add(kind: AtomicKind, now: u64, operand: u64) -> u64 {
+    let f16 = |a: u16, b: u16| f32_to_f16(f16_to_f32(a) + f16_to_f32(b));
+    let bf16 = |a: u16, b: u16| f32_to_bf16(bf16_to_f32(a) + bf16_to_f32(b));
+    let halves = |f: &dyn Fn(u16, u16) -> u16| {
+        let high = f((now >> 16) as u16, (operand >> 16) as u16);
+        u64::from(high) << 16 | u64::from(f(now as u16, operand as u16))
+    };
+    match kind {
+        AtomicKind::F32 => {
+            u64::from((f32::from_bits(now as u32) + f32::from_bits(operand as u32)).to_bits())
+        }
+        AtomicKind::F64 => (f64::from_bits(now) + f64::from_bits(operand)).to_bits(),
+        AtomicKind::F16 => u64::from(f16(now as u16, operand as u16)),
+        AtomicKind::Bf16 => u64::from(bf16(now as u16, operand as u16)),
+        AtomicKind::F16x2 => halves(&f16),
+        AtomicKind::Bf16x2 => halves(&bf16),
+        AtomicKind::U64 | AtomicKind::S64 => now.wrapping_add(operand),
+        _ => u64::from((now as u32).wrapping_add(operand as u32)),
+    }
+}

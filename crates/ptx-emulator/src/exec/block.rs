@@ -1,0 +1,448 @@
+//! A block: its warps taking turns, its shared memory and its sixteen barriers.
+
+use super::check::{self, Checks};
+use super::cycle::{self, Cycle};
+use super::fault::{Fault, FaultKind};
+use super::interpret::{self, Worker};
+use super::launch::Launch;
+use super::registers::{FULL, LANES, lanes};
+use super::schedule::Turns;
+use super::space::Bytes;
+use super::special::thread;
+use super::warp::{State, Warp};
+use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
+
+/// Turns that a warp may use up while some of its lanes are parked at a join point. After that the
+/// parked ones go on: the running ones may be waiting for them.
+const PATIENCE: u32 = 64;
+
+/// Work within which a warp that waits for another thread looks at least once.
+const LOOK_WITHIN: i64 = 64 << 10;
+
+/// What tells a warp that waits from one that works.
+#[derive(Default)]
+struct Rest {
+    /// Work since the warp last looked at what another thread may change.
+    since_look: i64,
+    cycle: Cycle,
+}
+
+/// One of a block's barriers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Barrier {
+    arrived: u32,
+    /// Threads to wait for, where the instruction says; else all that have not exited.
+    stated: Option<u32>,
+    count_true: u32,
+    any_false: bool,
+}
+
+/// What happened in a launch, a block, a worker.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub warp_instructions: u64,
+    pub mma_flops: u64,
+    pub barriers: u64,
+    /// Blocks that were run to their end.
+    pub blocks: u64,
+}
+
+/// What the warps of a block share.
+pub(crate) struct Core {
+    pub shared: Bytes,
+    pub barriers: [Barrier; 16],
+    /// Barriers that may be complete, as a bit mask.
+    pub check: u32,
+    pub live_threads: u32,
+    pub index: [u32; 3],
+    pub linear: u64,
+    pub counts: Counts,
+    pub checks: Option<Box<Checks>>,
+    /// Warps whose registers hold undefined bits, as far as the checks know.
+    pub tainted: u32,
+    /// Operations that may have changed what another thread waits for.
+    pub changes: u64,
+    /// Whether a thread has looked at what another one may change.
+    pub looked: bool,
+}
+
+pub(crate) struct Block {
+    pub core: Core,
+    warps: Vec<Warp>,
+    /// Turns each warp has used up with parked lanes.
+    waited: Vec<u32>,
+    rests: Vec<Rest>,
+    turns: Turns,
+    /// Turns in a row in which nothing changed and no warp was at work.
+    pub idle_turns: u32,
+}
+
+pub(crate) enum Stop {
+    Done,
+    /// Other blocks may have a turn.
+    Yield,
+}
+
+impl Core {
+    /// Lanes arrive at a barrier. `whole` tells that they are all that is left of their warp.
+    pub fn arrive(&mut self, id: usize, threads: u32, whole: bool, stated: Option<u32>) {
+        let barrier = &mut self.barriers[id];
+        // With a stated count a warp counts as 32 threads, even where it has fewer (PTX ISA section
+        // 9.7.13.1).
+        barrier.arrived += if whole && stated.is_some() {
+            32
+        } else {
+            threads
+        };
+        barrier.stated = stated;
+        self.counts.barriers += 1;
+        self.check |= 1 << id;
+    }
+
+    pub fn contribute(&mut self, id: usize, threads: u32, true_lanes: u32) {
+        let barrier = &mut self.barriers[id];
+        barrier.count_true += (threads & true_lanes).count_ones();
+        barrier.any_false |= threads & !true_lanes != 0;
+    }
+
+    fn is_complete(&self, id: usize) -> bool {
+        let barrier = &self.barriers[id];
+        barrier.arrived > 0 && barrier.arrived >= barrier.stated.unwrap_or(self.live_threads)
+    }
+}
+
+impl Block {
+    pub fn new(launch: &Launch<'_>) -> Block {
+        let threads = launch.grid.threads();
+        let local = launch.kernel.info.local_bytes as usize * LANES;
+        let warps = (0..threads.div_ceil(32))
+            .map(|_| Warp::new(launch.start.clone(), local))
+            .collect();
+        Block {
+            core: Core {
+                shared: Bytes::new(launch.grid.shared_bytes as usize),
+                barriers: [Barrier::default(); 16],
+                check: 0,
+                live_threads: 0,
+                index: [0; 3],
+                linear: 0,
+                counts: Counts::default(),
+                checks: launch.checks.as_ref().map(|_| {
+                    Box::new(Checks::new(
+                        &launch.start,
+                        threads.div_ceil(32) as usize,
+                        launch.grid.shared_bytes as usize,
+                        launch.kernel.info.local_bytes as usize,
+                    ))
+                }),
+                tainted: 0,
+                changes: 0,
+                looked: false,
+            },
+            warps,
+            waited: vec![0; threads.div_ceil(32) as usize],
+            rests: (0..threads.div_ceil(32)).map(|_| Rest::default()).collect(),
+            turns: Turns::new(launch.schedule, 0),
+            idle_turns: 0,
+        }
+    }
+
+    /// Puts the block at the kernel's start.
+    pub fn begin(&mut self, launch: &Launch<'_>, linear: u64, recycled: bool) {
+        let threads = launch.grid.threads();
+        let [x, y, _] = launch.grid.grid.map(u64::from);
+        self.core.linear = linear;
+        self.core.index = [linear % x, linear / x % y, linear / x / y].map(|n| n as u32);
+        self.core.live_threads = threads;
+        self.core.barriers = [Barrier::default(); 16];
+        self.core.check = 0;
+        self.core.counts = Counts::default();
+        if recycled {
+            self.core.shared.clear();
+            if let Some(checks) = &mut self.core.checks {
+                checks.reset(self.core.tainted);
+            }
+        }
+        self.core.tainted = 0;
+        self.turns = Turns::new(launch.schedule, linear);
+        self.idle_turns = 0;
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            if recycled {
+                warp.regs.reset(&launch.start);
+            }
+            let left = threads - 32 * index as u32;
+            let lanes = if left >= 32 { FULL } else { (1 << left) - 1 };
+            warp.start(index as u32, lanes);
+            warp.copies.early = launch.early_copies;
+            let unset = launch.kernel.unset.as_slice();
+            if let Some(checks) = self.core.checks.as_mut().filter(|_| !unset.is_empty()) {
+                checks.unset(index, lanes, unset);
+                self.core.tainted |= 1 << index;
+            }
+        }
+        self.waited.fill(0);
+        self.rests.fill_with(Rest::default);
+    }
+
+    /// Runs the block's warps in turns until they have all exited or the block's turn is over.
+    pub fn run(
+        &mut self,
+        launch: &Launch<'_>,
+        worker: &mut Worker<'_>,
+    ) -> Result<Stop, Box<Fault>> {
+        // Those who look in vain give way sooner.
+        let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
+        let before = self.core.changes;
+        loop {
+            self.turns.next_round();
+            let mut progressed = false;
+            let count = self.warps.len();
+            let live = self.warps.iter().any(|warp| warp.live != 0);
+            for step in 0..count {
+                let Some(index) = self.turns.warp(step, count, progressed) else {
+                    continue;
+                };
+                let warp = &mut self.warps[index];
+                if !warp.groups.iter().any(|g| g.state == State::Ready) {
+                    continue;
+                }
+                progressed = true;
+                let given = self.turns.warp_turn();
+                let mut fuel = given;
+                let changes = self.core.changes;
+                self.core.looked = false;
+                let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
+                turn -= given - fuel;
+                if let Err(stopped) = result {
+                    return Err(self.fault(launch, index, stopped.pc, *stopped.trap));
+                }
+                let rest = &mut self.rests[index];
+                rest.since_look = if self.core.looked {
+                    0
+                } else {
+                    rest.since_look + given - fuel
+                };
+                if self.core.changes == changes {
+                    rest.cycle.turn(warp, given - fuel);
+                } else {
+                    rest.cycle.reset();
+                }
+                if fuel <= 0 && warp.has_parked() {
+                    self.waited[index] += 1;
+                    if self.waited[index] >= PATIENCE {
+                        self.waited[index] = 0;
+                        warp.release();
+                    }
+                }
+                if self.core.check != 0
+                    && self.complete_barriers(launch)?
+                    && let Some(counting) = &mut worker.counting
+                {
+                    counting.step();
+                }
+            }
+            if !live {
+                return Ok(Stop::Done);
+            }
+            if !progressed && self.core.checks.is_some() {
+                self.check_whole(launch, |warp| check::left_behind(launch, warp))?;
+            }
+            if !progressed
+                && self
+                    .warps
+                    .iter_mut()
+                    .filter_map(|warp| warp.release().then_some(()))
+                    .count()
+                    == 0
+            {
+                return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
+            }
+            if turn <= 0 {
+                let idle = self.core.changes == before && self.is_waiting(launch);
+                self.idle_turns = if idle {
+                    self.idle_turns.saturating_add(1)
+                } else {
+                    0
+                };
+                return Ok(Stop::Yield);
+            }
+        }
+    }
+
+    /// True if there was one.
+    /// Whether every warp that could run waits for somebody else, or for nothing in an endless
+    /// loop.
+    fn is_waiting(&self, launch: &Launch<'_>) -> bool {
+        let mut ready = self
+            .warps
+            .iter()
+            .zip(&self.rests)
+            .filter(|(warp, _)| warp.groups.iter().any(|g| g.state == State::Ready));
+        ready.all(|(_, rest)| {
+            rest.since_look < LOOK_WITHIN
+                || rest.cycle.is_closed() && !cycle::has_clock(launch.kernel)
+        })
+    }
+
+    fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
+        let check = std::mem::take(&mut self.core.check);
+        let mut completed = false;
+        for id in lanes(check) {
+            if !self.core.is_complete(id) {
+                continue;
+            }
+            completed = true;
+            self.core.changes += 1;
+            let barrier = std::mem::take(&mut self.core.barriers[id]);
+            if self.core.checks.is_some() {
+                self.check_whole(launch, |warp| check::parted(launch, warp, id as u8))?;
+            }
+            for warp in &mut self.warps {
+                if let Some(checks) = &mut self.core.checks
+                    && warp
+                        .groups
+                        .iter()
+                        .any(|g| g.state == State::Barrier(id as u8))
+                {
+                    checks.depart(warp.index, id);
+                }
+                for group in &mut warp.groups {
+                    if group.state != State::Barrier(id as u8) {
+                        continue;
+                    }
+                    let inst = &launch.kernel.code[group.pc as usize];
+                    if let Op::Barrier(BarrierOp::Reduce(reduce, _)) = inst.op {
+                        match reduce {
+                            BarrierReduce::Popc => {
+                                warp.regs.set_word(
+                                    inst.d[0],
+                                    group.mask,
+                                    &[barrier.count_true; LANES],
+                                );
+                            }
+                            BarrierReduce::And => {
+                                warp.regs.set_pred(
+                                    inst.d[0],
+                                    group.mask,
+                                    if barrier.any_false { 0 } else { FULL },
+                                );
+                            }
+                            BarrierReduce::Or => {
+                                warp.regs.set_pred(
+                                    inst.d[0],
+                                    group.mask,
+                                    if barrier.count_true > 0 { FULL } else { 0 },
+                                );
+                            }
+                        }
+                    }
+                    group.pc += 1;
+                    group.state = State::Ready;
+                }
+            }
+            if let Some(checks) = &mut self.core.checks {
+                checks.open(id);
+            }
+        }
+        Ok(completed)
+    }
+
+    /// Fails with what `look` finds in a warp.
+    fn check_whole(
+        &self,
+        launch: &Launch<'_>,
+        look: impl Fn(&Warp) -> Option<(usize, Box<super::trap::Trap>)>,
+    ) -> Result<(), Box<Fault>> {
+        for (index, warp) in self.warps.iter().enumerate() {
+            if let Some((pc, trap)) = look(warp) {
+                return Err(self.fault(launch, index, pc, *trap));
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(
+        &self,
+        launch: &Launch<'_>,
+        warp: usize,
+        pc: usize,
+        trap: super::trap::Trap,
+    ) -> Box<Fault> {
+        let linear = 32 * warp as u32 + trap.lane as u32;
+        let place = launch.kernel.places.get(pc).copied().unwrap_or_default();
+        Box::new(Fault {
+            kind: trap.kind,
+            kernel: launch.kernel.info.name.clone(),
+            place,
+            file: launch.file(place.file),
+            block: self.core.index,
+            thread: thread(launch.grid.block, linear),
+            message: trap.message,
+            counters: None,
+        })
+    }
+
+    /// Where each group of lanes is.
+    pub fn waiting(&self, launch: &Launch<'_>) -> Vec<String> {
+        let groups = self
+            .warps
+            .iter()
+            .flat_map(|w| w.groups.iter().map(|g| (w.index, g)));
+        groups
+            .map(|(warp, group)| {
+                let line = launch
+                    .kernel
+                    .places
+                    .get(group.pc as usize)
+                    .map_or(0, |p| p.ptx_line);
+                let what = match group.state {
+                    State::Barrier(id) => format!("for barrier {id}"),
+                    State::Rendezvous(mask) => format!("for lanes {mask:#010x}"),
+                    State::Ready if self.is_in_circles(warp) => "in an endless loop".to_owned(),
+                    State::Ready => "looking again and again".to_owned(),
+                };
+                format!(
+                    "warp {warp} lanes {:#010x} at PTX line {line} {what}",
+                    group.mask
+                )
+            })
+            .collect()
+    }
+
+    fn is_in_circles(&self, warp: u32) -> bool {
+        self.rests
+            .get(warp as usize)
+            .is_some_and(|rest| rest.cycle.is_closed())
+    }
+
+    /// No lane can go on, now or later.
+    pub fn deadlock(
+        &self,
+        launch: &Launch<'_>,
+        waiting: impl Iterator<Item = String>,
+    ) -> Box<Fault> {
+        const SHOWN: usize = 16;
+        let all: Vec<String> = waiting.collect();
+        let shown = &all[..all.len().min(SHOWN)];
+        let mut message = format!(
+            "deadlock: no thread can go on; waiting are {}",
+            shown.join("; ")
+        );
+        if all.len() > SHOWN {
+            message.push_str(&format!("; and {} more", all.len() - SHOWN));
+        }
+        let mut groups = self
+            .warps
+            .iter()
+            .flat_map(|w| w.groups.iter().map(move |g| (w.index, g)));
+        let (warp, pc, lane) = groups.next().map_or((0, 0, 0), |(warp, g)| {
+            (
+                warp as usize,
+                g.pc as usize,
+                g.mask.trailing_zeros() as usize % LANES,
+            )
+        });
+        let trap = super::trap::Trap::new(FaultKind::LaunchFailed, lane, message);
+        self.fault(launch, warp, pc, *trap)
+    }
+}

@@ -1,0 +1,71 @@
+//! Atomics.
+
+use super::spot::all;
+use super::{Action, Checks, Touch, report};
+use crate::decode::op::{Atomic, AtomicOp, Extend, Inst, Width};
+use crate::exec::interpret::Run;
+use crate::exec::registers::{LANES, lanes};
+use crate::exec::space::addresses;
+use crate::exec::trap::Outcome;
+
+impl Run<'_, '_, '_> {
+    pub(super) fn atomic_action(
+        &mut self,
+        checks: &mut Checks,
+        inst: &Inst,
+        active: u32,
+        atomic: Atomic,
+    ) -> Outcome {
+        self.address_defined(checks, inst.s[0], active)?;
+        let me = checks.me(self);
+        self.acquire(checks, &me);
+        let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
+        let bytes = crate::exec::atomic::bytes(atomic.kind);
+        let mut undefined = [0; LANES];
+        for lane in lanes(active) {
+            let spot = self.spot(atomic.window, targets[lane], lane, bytes);
+            let warp = &checks.warps[me.warp];
+            if self.tainted()
+                && inst.s[1..3]
+                    .iter()
+                    .any(|r| r.is_some() && warp.poison.lane(*r, lane) != 0)
+            {
+                return Err(report::undefined(self, checks, lane, "an atomic's operand"));
+            }
+            let missing = !self.defined(checks, &spot, bytes) & all(bytes);
+            if missing != 0 && atomic.op != AtomicOp::Exchange {
+                self.remember_unwritten(checks, &spot, lane);
+                return Err(report::undefined(
+                    self,
+                    checks,
+                    lane,
+                    "the old value of an atomic operation",
+                ));
+            }
+            undefined[lane] = missing;
+            let action = match atomic.op {
+                AtomicOp::CompareSwap => Action::Swap,
+                _ => Action::Atomic,
+            };
+            self.record(checks, &me, &spot, Touch::new(lane, bytes, action))?;
+            self.define(checks, &spot, bytes, all(bytes));
+        }
+        self.release(checks, &me);
+        if inst.d[0].is_some() {
+            let width = match bytes {
+                2 => Width::B16,
+                4 => Width::B32,
+                _ => Width::B64,
+            };
+            self.loaded(
+                checks,
+                &inst.d[..1],
+                active,
+                &undefined,
+                width,
+                Extend::Zero,
+            );
+        }
+        Ok(())
+    }
+}

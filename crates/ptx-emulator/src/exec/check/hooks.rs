@@ -1,0 +1,124 @@
+//! Where the interpreter meets the checks: before an access, at what orders threads, at exit.
+
+use super::Checks;
+use crate::decode::op::{Async, Inst, Op, Reg, Window};
+use crate::exec::interpret::{Run, list};
+use crate::exec::registers::{LANES, collect};
+use crate::exec::trap::{Outcome, Trap};
+
+impl Run<'_, '_, '_> {
+    /// Before an operation on memory.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::exec) fn check_memory(&mut self, inst: &Inst, active: u32) -> Outcome {
+        let Some(mut checks) = self.core.checks.take() else {
+            return Ok(());
+        };
+        let done = self.memory_action(&mut checks, inst, active);
+        self.core.checks = Some(checks);
+        done
+    }
+
+    fn memory_action(&mut self, checks: &mut Checks, inst: &Inst, active: u32) -> Outcome {
+        match inst.op {
+            Op::Load(access) => {
+                self.load_action(checks, inst, list(self.launch, inst), active, access)
+            }
+            Op::Store(access) => {
+                self.store_action(checks, inst, list(self.launch, inst), active, access)
+            }
+            Op::Atomic(atomic) => self.atomic_action(checks, inst, active, atomic),
+            Op::Async(Async::Copy {
+                bytes,
+                ignore_negated,
+            }) => self.copy_action(checks, inst, active, u32::from(bytes), ignore_negated),
+            Op::Async(Async::WaitGroup) => {
+                self.land(checks, active, Some(inst.imm.cast_unsigned()));
+                Ok(())
+            }
+            Op::Async(Async::WaitAll) => {
+                self.land(checks, active, None);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn tainted(&self) -> bool {
+        self.core.tainted >> self.warp.index & 1 == 1
+    }
+
+    /// `ldmatrix` (its 8 x 16 byte rows) or `stmatrix`.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::exec) fn check_matrix(
+        &mut self,
+        inst: &Inst,
+        transposed: bool,
+        window: Window,
+        load: bool,
+    ) -> Outcome {
+        let Some(mut checks) = self.core.checks.take() else {
+            return Ok(());
+        };
+        let done = self.matrix_action(&mut checks, inst, transposed, window, load);
+        self.core.checks = Some(checks);
+        done
+    }
+
+    /// A fence: it may order anything.
+    #[cold]
+    pub(in crate::exec) fn check_fence(&mut self) {
+        if let Some(mut checks) = self.core.checks.take() {
+            let me = checks.me(self);
+            self.acquire(&mut checks, &me);
+            self.release(&mut checks, &me);
+            self.core.checks = Some(checks);
+        }
+    }
+
+    /// Lanes exit: they must have waited for their copies.
+    #[cold]
+    pub(in crate::exec) fn check_exit(&mut self, active: u32) -> Outcome {
+        match self.warp.copies.first_pending(active) {
+            Some((lane, to)) => {
+                let offset = to.wrapping_sub(self.core.shared.pointer() as usize);
+                Err(Trap::new(
+                    crate::exec::fault::FaultKind::LaunchFailed,
+                    lane,
+                    format!(
+                        "cp.async in flight: the thread exits without having waited for its copy to shared memory at {offset:#x}"
+                    ),
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// An operation that the warp's lanes did together.
+    #[cold]
+    pub(in crate::exec) fn check_together(&mut self, inst: &Inst, mask: u32) -> Outcome {
+        let warp = self.warp.index as usize;
+        if let (Op::Warp(_), Some(checks)) = (inst.op, &mut self.core.checks) {
+            checks.clocks.step(warp);
+        }
+        if !self.tainted() {
+            return Ok(());
+        }
+        self.propagate(inst, mask)
+    }
+}
+
+/// Lanes whose predicate `reg` is undefined.
+pub(super) fn undefined_lanes(checks: &Checks, warp: usize, reg: Reg) -> u32 {
+    if reg.is_some() {
+        checks.warps[warp].poison.nonzero(reg)
+    } else {
+        0
+    }
+}
+
+/// Lanes of `words` that are not zero.
+pub(super) fn nonzero<T: Copy + Default + PartialEq>(words: &[T; LANES]) -> u32 {
+    collect(|lane| words[lane] != T::default())
+}

@@ -1,0 +1,169 @@
+//! Checks of a running kernel: reads of memory that was never written, races, copies in flight,
+//! divergent barriers. What they know of a block is here; of device memory in [`crate::shadow`].
+//! The interpreter calls the hooks in `hooks`; without checks nothing of this exists.
+
+mod access;
+mod atomic;
+mod barrier;
+mod clocks;
+mod copy;
+mod flow;
+mod global;
+mod hooks;
+mod load;
+mod matrix;
+mod poison;
+mod report;
+mod shared;
+mod spot;
+mod store;
+
+pub(super) use self::barrier::{left_behind, parted};
+use self::clocks::Clocks;
+pub(crate) use self::global::{Between, Shadows, TAGS};
+use self::shared::Shared;
+use super::registers::{LANES, Registers};
+use crate::decode::op::Reg;
+
+/// Warps of the largest block.
+pub(crate) const WARPS: usize = 32;
+
+/// What the checks know of one block.
+pub(crate) struct Checks {
+    clocks: Clocks,
+    shared: Shared,
+    warps: Vec<WarpState>,
+}
+
+struct WarpState {
+    /// The registers' undefined bits.
+    poison: Registers,
+    /// Instructions until the next look whether any are left.
+    until_look: u32,
+    /// A bit for each byte of the lanes' local memory: it has been written.
+    local: Vec<u64>,
+    /// What each lane read last that had never been written, for reports.
+    unwritten: [Option<Unwritten>; LANES],
+}
+
+/// A read of memory that was never written.
+#[derive(Clone, Copy)]
+struct Unwritten {
+    pc: usize,
+    space: &'static str,
+    /// Within shared memory or the lane's local memory, or global.
+    address: u64,
+}
+
+/// Who makes an access.
+#[derive(Clone, Copy)]
+struct Me {
+    block: u64,
+    warp: usize,
+    pc: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Read,
+    Write,
+    Atomic,
+    /// An atomic compare-and-swap. It and plain reads are no race: a loop of compare-and-swap often
+    /// reads its first old value plainly, and where that is stale the swap fails.
+    Swap,
+    /// The write of a `cp.async`.
+    Copy,
+}
+
+impl Action {
+    fn is_atomic(self) -> bool {
+        matches!(self, Action::Atomic | Action::Swap)
+    }
+}
+
+/// What a lane does to bytes.
+#[derive(Clone, Copy)]
+struct Touch {
+    lane: usize,
+    bytes: u32,
+    action: Action,
+    /// A write that changes nothing.
+    silent: bool,
+}
+
+impl Touch {
+    fn new(lane: usize, bytes: u32, action: Action) -> Self {
+        Touch {
+            lane,
+            bytes,
+            action,
+            silent: false,
+        }
+    }
+}
+
+/// Another access, for a report.
+#[derive(Clone, Copy)]
+struct Party {
+    /// `None`: the same block.
+    block: Option<u64>,
+    warp: usize,
+    lane: usize,
+    pc: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    ReadAfterWrite,
+    WriteAfterWrite,
+    WriteAfterRead,
+    /// The bytes are the destination of a `cp.async` that its thread has not waited for.
+    InFlight,
+    /// The copy's thread has waited, but no barrier lies between its wait and this lane's access.
+    Unsynchronised,
+}
+
+struct Conflict {
+    what: What,
+    /// Address of the four bytes concerned: within shared memory, or global.
+    offset: u64,
+    other: Party,
+}
+
+impl Checks {
+    pub fn new(start: &Registers, warps: usize, shared_bytes: usize, local_bytes: usize) -> Self {
+        Checks {
+            clocks: Clocks::new(warps),
+            shared: Shared::new(shared_bytes),
+            warps: (0..warps)
+                .map(|_| WarpState {
+                    poison: start.zeroed(),
+                    until_look: 0,
+                    local: vec![0; (local_bytes * LANES).div_ceil(64)],
+                    unwritten: [None; LANES],
+                })
+                .collect(),
+        }
+    }
+
+    /// Registers of a warp at its start that hold nothing yet.
+    pub fn unset(&mut self, warp: usize, lanes: u32, regs: &[Reg]) {
+        let poison = &mut self.warps[warp].poison;
+        for &reg in regs {
+            poison.taint(reg, lanes, lanes);
+        }
+    }
+
+    /// For a new block. `tainted`: the warps whose registers hold undefined bits.
+    pub fn reset(&mut self, tainted: u32) {
+        self.clocks.reset();
+        self.shared.reset();
+        for (index, warp) in self.warps.iter_mut().enumerate() {
+            if tainted >> index & 1 == 1 {
+                warp.poison.clear();
+                warp.unwritten = [None; LANES];
+            }
+            warp.local.fill(0);
+        }
+    }
+}

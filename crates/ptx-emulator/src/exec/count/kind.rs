@@ -1,0 +1,119 @@
+//! What sort of work an operation is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::op::{Async, Move, Op, WarpOp, Window};
+
+/// The sort of a warp instruction. Generic addresses are counted as such, whatever space they lead
+/// to at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Integer and logic operations, comparisons and selections of any type.
+    Integer,
+    /// Float arithmetic, packed halves included.
+    Float,
+    /// Approximations: `ex2`, `rsqrt`, `rcp.approx` and their like.
+    Special,
+    /// `cvt`.
+    Convert,
+    /// `mov`, packing and unpacking, special registers.
+    Move,
+    /// Branches, `exit`, `trap`, `nanosleep`.
+    Control,
+    /// `ld.global`.
+    LoadGlobal,
+    /// `ld.shared`.
+    LoadShared,
+    /// `ld.local`.
+    LoadLocal,
+    /// `ld.param`, and of constants.
+    LoadParam,
+    /// `ld` of a generic address.
+    LoadGeneric,
+    /// `st.global`.
+    StoreGlobal,
+    /// `st.shared`.
+    StoreShared,
+    /// `st.local`.
+    StoreLocal,
+    /// `st` to a generic address.
+    StoreGeneric,
+    /// `atom.global`, `red.global`.
+    AtomicGlobal,
+    /// `atom.shared`, `red.shared`.
+    AtomicShared,
+    /// `atom`, `red` of a generic address.
+    AtomicGeneric,
+    /// `cp.async` itself.
+    CopyAsync,
+    /// `cp.async.commit_group`.
+    CopyCommit,
+    /// `cp.async.wait_group` and `wait_all`.
+    CopyWait,
+    /// `ldmatrix`.
+    LoadMatrix,
+    /// `stmatrix`.
+    StoreMatrix,
+    /// `mma`.
+    Mma,
+    /// `bar`, `barrier`: one for each arrival of a warp.
+    Barrier,
+    /// `shfl`, `vote`, `match`, `redux`, `elect`, `activemask`, `movmatrix`, `bar.warp.sync`.
+    Exchange,
+    /// `membar`, `fence`.
+    Fence,
+    /// No effect here: prefetches and the like.
+    None,
+}
+
+impl Kind {
+    pub(super) fn of(op: &Op) -> Kind {
+        match op {
+            Op::Nop => Kind::None,
+            Op::Fence => Kind::Fence,
+            Op::Control(_) => Kind::Control,
+            Op::Move(
+                Move::Word
+                | Move::Wide
+                | Move::Pred
+                | Move::Special(_)
+                | Move::Pack(_)
+                | Move::Unpack(_),
+            ) => Kind::Move,
+            Op::Int(..) | Op::Carry(..) | Op::Bits(..) | Op::Lop3(_) => Kind::Integer,
+            Op::Compare(_) | Op::Select(_) | Op::PredLogic(_) => Kind::Integer,
+            Op::F32(..) | Op::F64(..) | Op::Half(..) => Kind::Float,
+            Op::Approx(..) => Kind::Special,
+            Op::Convert(_) => Kind::Convert,
+            Op::LoadParam(..) => Kind::LoadParam,
+            Op::Load(access) => match access.window {
+                Window::Global => Kind::LoadGlobal,
+                Window::Shared => Kind::LoadShared,
+                Window::Local => Kind::LoadLocal,
+                Window::Param => Kind::LoadParam,
+                Window::Generic => Kind::LoadGeneric,
+            },
+            Op::Store(access) => match access.window {
+                Window::Global => Kind::StoreGlobal,
+                Window::Shared => Kind::StoreShared,
+                Window::Local | Window::Param => Kind::StoreLocal,
+                Window::Generic => Kind::StoreGeneric,
+            },
+            Op::Atomic(atomic) => match atomic.window {
+                Window::Shared => Kind::AtomicShared,
+                Window::Generic => Kind::AtomicGeneric,
+                Window::Global | Window::Local | Window::Param => Kind::AtomicGlobal,
+            },
+            Op::Async(Async::Copy { .. }) => Kind::CopyAsync,
+            Op::Async(Async::Commit) => Kind::CopyCommit,
+            Op::Async(Async::WaitGroup | Async::WaitAll) => Kind::CopyWait,
+            Op::Warp(WarpOp::LoadMatrix { .. }) => Kind::LoadMatrix,
+            Op::Warp(WarpOp::StoreMatrix { .. }) => Kind::StoreMatrix,
+            Op::Warp(WarpOp::Pause) => Kind::Control,
+            Op::Warp(_) => Kind::Exchange,
+            Op::Barrier(_) => Kind::Barrier,
+            Op::Mma(_) => Kind::Mma,
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Running decoded kernels: modules with their variables, launches, faults.
+
+// Loops over lanes index several arrays alike: they stand for one vector operation.
+#![allow(clippy::needless_range_loop)]
+
+mod async_copy;
+mod atomic;
+mod bits;
+mod block;
+mod check;
+mod chosen;
+mod compare;
+mod convert;
+pub mod count;
+mod cycle;
+mod exchange;
+mod fault;
+mod float;
+mod half;
+mod int;
+mod interpret;
+mod launch;
+mod load_store;
+mod matrix;
+mod meeting;
+mod mma;
+mod moves;
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+mod narrow;
+mod registers;
+mod rounding;
+mod row;
+mod schedule;
+mod space;
+mod special;
+mod tensor_core;
+mod trap;
+mod warp;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) use self::check::TAGS as RACE_TAGS;
+pub use self::chosen::{Blocks, BlocksError};
+use self::count::KernelCounters;
+pub use self::fault::{Fault, FaultKind};
+use self::launch::{AlignedParams, Grid, Launch};
+use self::registers::Registers;
+pub use self::schedule::{Schedule, ScheduleError};
+use crate::decode::{Constant, KernelInfo, Program};
+use crate::device::{DeviceModel, Numerics};
+use crate::l2::DramModel;
+use crate::memory::{DeviceMemory, MemoryError};
+
+/// A program with its module-scope variables in device memory. Dropping it frees them.
+pub struct LoadedModule {
+    program: Program,
+    memory: Arc<DeviceMemory>,
+    /// Address of each module variable, 0 for shared ones.
+    homes: Vec<u64>,
+}
+
+/// Why a module could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A module's variables have no room.
+    #[error("no room for module variable {name}: {source}")]
+    Memory {
+        /// The module's variable.
+        name: String,
+        /// Why not.
+        source: MemoryError,
+    },
+}
+
+/// What a launch is given.
+#[derive(Debug, Clone, Default)]
+pub struct LaunchConfig {
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// The parameter space's bytes, laid out by the offsets in [`KernelInfo::params`].
+    pub params: Vec<u8>,
+}
+
+/// How a launch is run.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// How `mma.sync` sums its products.
+    pub numerics: Numerics,
+    /// Threads that run blocks; 0 for one per core.
+    pub workers: usize,
+    /// The blocks to run.
+    pub blocks: Blocks,
+    /// Whether to count what each instruction does.
+    pub count: bool,
+    /// Where DRAM traffic is to be counted, too: what it goes through.
+    pub dram: Option<DramModel>,
+    /// Whether to look for races, reads of memory that was never written, divergent barriers and
+    /// copies in flight.
+    pub checks: bool,
+    /// In which order blocks and warps have their turns.
+    pub schedule: Schedule,
+    /// Whether a `cp.async` lands when it is issued, not when it is waited for.
+    pub early_copies: bool,
+}
+
+impl Default for LaunchOptions {
+    fn default() -> Self {
+        LaunchOptions {
+            numerics: Numerics::F32Fma,
+            workers: 0,
+            blocks: Blocks::All,
+            count: false,
+            dram: None,
+            checks: true,
+            schedule: Schedule::Fair,
+            early_copies: false,
+        }
+    }
+}
+
+/// What a launch did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LaunchReport {
+    /// Blocks that were run.
+    pub blocks: u64,
+    /// Instructions, one for all lanes of a warp that run it together.
+    pub warp_instructions: u64,
+    /// Multiplications and additions of `mma` instructions.
+    pub mma_flops: u64,
+    /// Warps' arrivals at block barriers.
+    pub barriers: u64,
+    /// Where [`LaunchOptions::count`] asked for them.
+    pub counters: Option<Box<KernelCounters>>,
+}
+
+impl LoadedModule {
+    /// Places the module's variables in `memory`.
+    ///
+    /// # Errors
+    /// [`LoadError`] where they don't fit.
+    pub fn load(program: Program, memory: &Arc<DeviceMemory>) -> Result<Self, LoadError> {
+        let mut module = LoadedModule {
+            program,
+            memory: Arc::clone(memory),
+            homes: Vec::new(),
+        };
+        for global in &module.program.globals {
+            let Some(global) = global else {
+                module.homes.push(0);
+                continue;
+            };
+            let fail = |source| LoadError::Memory {
+                name: global.name.clone(),
+                source,
+            };
+            let va = memory
+                .alloc_aligned(global.size, global.align)
+                .map_err(fail)?;
+            module.homes.push(va);
+            memory.write(va, &global.init).map_err(fail)?;
+            // What has no initial value is zero.
+            memory.define(va, global.size);
+        }
+        Ok(module)
+    }
+
+    /// What a launch of `name` needs to know.
+    pub fn kernel(&self, name: &str) -> Option<&KernelInfo> {
+        self.program.kernels().find(|kernel| kernel.name == name)
+    }
+
+    /// Every kernel of the module.
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelInfo> {
+        self.program.kernels()
+    }
+
+    /// Address and size of a `.global` or `.const` variable.
+    pub fn module_global(&self, name: &str) -> Option<(u64, u64)> {
+        let globals = self.program.globals.iter().zip(&self.homes);
+        globals
+            .filter_map(|(global, &va)| Some((global.as_ref()?, va)))
+            .find(|(global, _)| global.name == name)
+            .map(|(global, va)| (va, global.size))
+    }
+
+    /// Runs a kernel to its end.
+    ///
+    /// # Errors
+    /// The first [`Fault`] that a thread ran into.
+    pub fn launch(
+        &self,
+        kernel: &str,
+        config: &LaunchConfig,
+        device: &DeviceModel,
+        options: &LaunchOptions,
+    ) -> Result<LaunchReport, Fault> {
+        let found = self.program.kernels.iter().find(|k| k.info.name == kernel);
+        let refused = |message: String| Fault {
+            kind: FaultKind::InvalidLaunch,
+            kernel: kernel.to_owned(),
+            place: Default::default(),
+            file: None,
+            block: [0; 3],
+            thread: [0; 3],
+            message,
+            counters: None,
+        };
+        let found = found.ok_or_else(|| refused("the module has no such kernel".to_owned()))?;
+        check(&found.info, config, device).map_err(refused)?;
+        let described = |counters: KernelCounters| KernelCounters {
+            kernel: kernel.to_owned(),
+            grid: config.grid,
+            block: config.block,
+            dynamic_shared: config.dynamic_shared,
+            launches: 1,
+            blocks: config.grid.iter().map(|&n| u64::from(n)).product(),
+            ..counters
+        };
+        let map = self.memory.snapshot();
+        let checked = options.checks && options.blocks == Blocks::All;
+        if !checked {
+            // Nobody will know what this launch writes.
+            map.allocations().iter().for_each(|a| a.shadow.trust());
+        }
+        if options.blocks == Blocks::None {
+            let counters = options
+                .count
+                .then(|| Box::new(described(KernelCounters::default())));
+            return Ok(LaunchReport {
+                counters,
+                ..LaunchReport::default()
+            });
+        }
+        let shared_bytes = found.dynamic_shared_at + config.dynamic_shared;
+        let value = |constant: Constant| match constant {
+            Constant::Bits(bits) => bits,
+            Constant::Variable(index, offset) => {
+                let home = self.homes.get(index).copied().unwrap_or(0);
+                home.wrapping_add(offset.cast_unsigned())
+            }
+            Constant::DynamicShared(offset) => {
+                u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned())
+            }
+        };
+        let grid_blocks = config.grid.iter().map(|&n| u64::from(n)).product();
+        let launch = Launch {
+            kernel: found,
+            files: &self.program.files,
+            grid: Grid {
+                grid: config.grid,
+                block: config.block,
+                dynamic_shared: config.dynamic_shared,
+                shared_bytes,
+                multiprocessors: device.multiprocessors.max(1),
+                started: Instant::now(),
+            },
+            params: AlignedParams::new(&config.params),
+            start: Registers::new(found, value),
+            numerics: options.numerics,
+            memory: &self.memory,
+            map,
+            schedule: options.schedule,
+            early_copies: options.early_copies,
+            checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
+            chosen: &options.blocks,
+            count: options.count,
+            dram: options.dram.as_ref(),
+        };
+        let described =
+            |counters: Option<Box<_>>| counters.map(|counters| Box::new(described(*counters)));
+        match launch.run(device, options) {
+            Ok(report) => Ok(LaunchReport {
+                counters: described(report.counters),
+                ..report
+            }),
+            Err(fault) => Err(Fault {
+                counters: described(fault.counters).map(|counters| {
+                    Box::new(KernelCounters {
+                        faulted: 1,
+                        ..*counters
+                    })
+                }),
+                ..*fault
+            }),
+        }
+    }
+}
+
+impl Drop for LoadedModule {
+    fn drop(&mut self) {
+        for &va in self.homes.iter().filter(|&&va| va != 0) {
+            // It was allocated by `load`; nobody else frees module variables, and if somebody did,
+            // nothing is left to do.
+            let _ = self.memory.free(va);
+        }
+    }
+}
+
+/// Why a launch is impossible.
+fn check(info: &KernelInfo, config: &LaunchConfig, device: &DeviceModel) -> Result<(), String> {
+    let product = |shape: [u32; 3]| shape.iter().map(|&n| u64::from(n)).product::<u64>();
+    let threads = product(config.block);
+    let [bx, by, bz] = config.block;
+    if threads == 0 || threads > u64::from(device.max_threads_per_block) || bz > 64 {
+        return Err(format!(
+            "a block of {bx} x {by} x {bz} threads; 1 to {} are allowed, 64 in z",
+            device.max_threads_per_block
+        ));
+    }
+    let [gx, gy, gz] = config.grid;
+    if product(config.grid) == 0 || gx > i32::MAX as u32 || gy > 65_535 || gz > 65_535 {
+        return Err(format!(
+            "a grid of {gx} x {gy} x {gz} blocks; 1 to 2147483647 x 65535 x 65535 are allowed"
+        ));
+    }
+    if info.max_ntid.is_some_and(|most| threads > product(most)) {
+        return Err(format!(
+            "{threads} threads in a block; the kernel was compiled for at most {:?}",
+            info.max_ntid
+        ));
+    }
+    if info.req_ntid.is_some_and(|only| only != config.block) {
+        return Err(format!(
+            "a block of {:?} threads; the kernel requires {:?}",
+            config.block, info.req_ntid
+        ));
+    }
+    let shared = u64::from(info.static_shared) + u64::from(config.dynamic_shared);
+    if shared > u64::from(device.max_shared_optin) {
+        return Err(format!(
+            "{shared} bytes of shared memory; {} are allowed",
+            device.max_shared_optin
+        ));
+    }
+    if config.params.len() != info.param_bytes as usize {
+        return Err(format!(
+            "{} bytes of parameters; the kernel has {}",
+            config.params.len(),
+            info.param_bytes
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! Planted bugs: each must be found, in the right place, and its repaired twin must run without a
+//! finding.
+//!
+//! The kernels are in the text files beside this one. A header line gives a name, words of the
+//! report, and the numbers of blocks and of threads. Lines with `-` belong to the bug, lines with
+//! `+` to the repaired twin. `<<` marks the line that the report must name, `<-` the other party's.
+
+use std::sync::Arc;
+
+use ptx_emulator::decode::Program;
+use ptx_emulator::device::A100;
+use ptx_emulator::exec::{Fault, LaunchConfig, LaunchOptions, LoadedModule, Schedule};
+use ptx_emulator::memory::DeviceMemory;
+use ptx_emulator::parse::parse_module;
+
+/// Registers: thread %t, block %b, both together %g; shared %tb (start), %s (own word), %n (own
+/// word of the neighbouring warp); global %o (own word of the output), %q (its start), %i (own word
+/// of the input), %w (own word of memory that nobody has written).
+const PROLOGUE: &str = "\
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 out, .param .u64 in, .param .u64 raw)
+{
+.shared .align 16 .b8 tile[4096];
+.local .align 16 .b8 stack[64];
+.reg .pred %p<9>;
+.reg .b16 %h<9>;
+.reg .b32 %r<40>, %f<9>, %t, %b, %g, %s, %n, %tb;
+.reg .b64 %rd<9>, %o, %i, %w, %q;
+mov.u32 %t, %tid.x;
+mov.u32 %b, %ctaid.x;
+mov.u32 %r1, %ntid.x;
+mad.lo.u32 %g, %b, %r1, %t;
+mov.u32 %tb, tile;
+mad.lo.u32 %s, %t, 4, %tb;
+xor.b32 %r1, %t, 32;
+mad.lo.u32 %n, %r1, 4, %tb;
+ld.param.u64 %q, [out];
+mad.wide.u32 %o, %g, 4, %q;
+ld.param.u64 %rd1, [in];
+mad.wide.u32 %i, %g, 4, %rd1;
+ld.param.u64 %rd1, [raw];
+mad.wide.u32 %w, %g, 4, %rd1;
+";
+
+struct Pair<'a> {
+    name: &'a str,
+    report: &'a str,
+    grid: u32,
+    block: u32,
+    lines: Vec<&'a str>,
+}
+
+fn pairs(text: &str) -> Vec<Pair<'_>> {
+    let mut out: Vec<Pair<'_>> = Vec::new();
+    for line in text.lines() {
+        if let Some(header) = line.strip_prefix("=== ") {
+            let mut parts = header.split(" ; ");
+            let mut next = || parts.next().expect("four parts").trim();
+            out.push(Pair {
+                name: next(),
+                report: next(),
+                grid: next().parse().expect("a number of blocks"),
+                block: next().parse().expect("a number of threads"),
+                lines: Vec::new(),
+            });
+        } else if let Some(pair) = out.last_mut() {
+            pair.lines.push(line);
+        }
+    }
+    out
+}
+
+/// The PTX of one of the two, and the lines marked `<<` and `<-`.
+fn source(pair: &Pair<'_>, other: char) -> (String, Option<usize>, Option<usize>) {
+    let mut ptx = PROLOGUE.to_owned();
+    let (mut place, mut party) = (None, None);
+    for line in pair.lines.iter().filter(|line| !line.starts_with(other)) {
+        let number = ptx.lines().count() + 1;
+        let line = line.trim_start_matches(['-', '+']);
+        if line.contains("<<") {
+            place = Some(number);
+        }
+        if line.contains("<-") {
+            party = Some(number);
+        }
+        ptx.push_str(line.trim_end_matches("<<").trim_end_matches("<-"));
+        ptx.push('\n');
+    }
+    ptx.push_str("ret;\n}\n");
+    (ptx, place, party)
+}
+
+/// Runs a kernel and returns the output's bytes.
+fn launch(pair: &Pair<'_>, ptx: &str, options: &LaunchOptions) -> Result<Vec<u8>, Fault> {
+    let memory = Arc::new(DeviceMemory::new(1 << 30));
+    let parsed = parse_module(ptx).unwrap_or_else(|error| panic!("{}: {error}\n{ptx}", pair.name));
+    let program =
+        Program::decode(&parsed).unwrap_or_else(|error| panic!("{}: {error}\n{ptx}", pair.name));
+    let module = LoadedModule::load(program, &memory).expect("the variables fit");
+    let words = 1024_u32;
+    let buffer = |values: &[u32]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let va = memory.alloc(bytes.len() as u64).expect("room");
+        memory.write(va, &bytes).expect("in bounds");
+        va
+    };
+    let out = buffer(&vec![0; words as usize]);
+    let input = buffer(&(1..=words).collect::<Vec<_>>());
+    let raw = memory.alloc(4 * u64::from(words)).expect("room");
+    let config = LaunchConfig {
+        grid: [pair.grid, 1, 1],
+        block: [pair.block, 1, 1],
+        dynamic_shared: 0,
+        params: [out, input, raw]
+            .iter()
+            .flat_map(|va| va.to_le_bytes())
+            .collect(),
+    };
+    module.launch("k", &config, &A100, options)?;
+    let mut bytes = vec![0; 4 * words as usize];
+    memory.read(out, &mut bytes).expect("in bounds");
+    Ok(bytes)
+}
+
+fn one_worker() -> LaunchOptions {
+    LaunchOptions {
+        workers: 1,
+        ..LaunchOptions::default()
+    }
+}
+
+fn check(text: &str) -> usize {
+    let pairs = pairs(text);
+    let mut wrong = Vec::new();
+    for pair in &pairs {
+        let (buggy, place, party) = source(pair, '+');
+        match launch(pair, &buggy, &one_worker()) {
+            Ok(_) => wrong.push(format!("{}: not found in\n{buggy}", pair.name)),
+            Err(fault) => {
+                // A spinning thread is somewhere in its loop, at most two lines before the mark.
+                let near = if pair.report == "deadlock" { 2 } else { 0 };
+                let line = fault.place.ptx_line as usize;
+                let found = fault.message.contains(pair.report)
+                    && place.is_some_and(|place| (place - near..=place).contains(&line))
+                    && party.is_none_or(|line| fault.message.contains(&format!("PTX line {line}")));
+                if !found {
+                    wrong.push(format!(
+                        "{}: expected {place:?} {party:?}, got {fault}",
+                        pair.name
+                    ));
+                }
+            }
+        }
+        let (repaired, ..) = source(pair, '-');
+        if let Err(fault) = launch(pair, &repaired, &one_worker()) {
+            wrong.push(format!("{}, repaired: {fault}", pair.name));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    pairs.len()
+}
+
+#[test]
+fn reads_of_memory_never_written_and_wrong_addresses_are_found() {
+    assert!(check(include_str!("memory.txt")) >= 15);
+}
+
+#[test]
+fn races_are_found() {
+    assert!(check(include_str!("races.txt")) >= 15);
+}
+
+#[test]
+fn missing_waits_and_divergent_barriers_are_found() {
+    assert!(check(include_str!("waits.txt")) >= 10);
+}
+
+#[test]
+fn right_kernels_give_the_same_in_every_order() {
+    let texts = [
+        include_str!("memory.txt"),
+        include_str!("races.txt"),
+        include_str!("waits.txt"),
+    ];
+    let schedules = [
+        "fair",
+        "seed:1",
+        "seed:2",
+        "seed:3",
+        "last-block-first",
+        "one-ahead",
+        "starve-warp",
+    ];
+    let schedules = schedules.map(|text| text.parse::<Schedule>().expect("a schedule"));
+    for pair in texts.iter().flat_map(|text| pairs(text)) {
+        let (repaired, ..) = source(&pair, '-');
+        let fair = launch(&pair, &repaired, &one_worker());
+        for (schedule, early_copies) in schedules.into_iter().flat_map(|s| [(s, false), (s, true)])
+        {
+            let options = LaunchOptions {
+                schedule,
+                early_copies,
+                ..LaunchOptions::default()
+            };
+            assert_eq!(
+                launch(&pair, &repaired, &options),
+                fair,
+                "{} in order {schedule:?}, early copies: {early_copies}",
+                pair.name
+            );
+        }
+    }
+}

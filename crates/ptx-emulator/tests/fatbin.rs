@@ -1,0 +1,75 @@
+//! Fatbins as nvcc writes them, in each of its compression modes.
+
+use ptx_emulator::fatbin::{FatbinError, choose, ptx_images};
+use ptx_emulator::parse::parse_module;
+
+const PLAIN: &[u8] = include_bytes!("fixtures/driver.none.fatbin");
+const LZ4: &[u8] = include_bytes!("fixtures/driver.speed.fatbin");
+const ZSTD: &[u8] = include_bytes!("fixtures/driver.balance.fatbin");
+
+fn texts(bytes: &[u8]) -> Vec<(u32, String)> {
+    let images = ptx_images(bytes).expect("a fatbin");
+    images
+        .iter()
+        .map(|image| (image.sm, image.text().expect("text")))
+        .collect()
+}
+
+#[test]
+fn every_compression_gives_the_same_ptx() {
+    let plain = texts(PLAIN);
+    assert_eq!(
+        plain.iter().map(|(sm, _)| *sm).collect::<Vec<_>>(),
+        [80, 90]
+    );
+    for (sm, text) in &plain {
+        let module = parse_module(text).expect("PTX");
+        assert_eq!(module.target, format!("sm_{sm}"));
+        assert!(
+            module
+                .functions
+                .iter()
+                .any(|function| function.name == "reverse")
+        );
+    }
+    assert_eq!(texts(LZ4), plain);
+    assert_eq!(texts(ZSTD), plain);
+}
+
+#[test]
+fn the_highest_target_that_the_device_runs_is_chosen() {
+    let images = ptx_images(PLAIN).expect("a fatbin");
+    let chosen = |sm| choose(&images, sm).map(|image| image.sm);
+    assert_eq!(
+        [75, 80, 89, 90, 120].map(chosen),
+        [None, Some(80), Some(80), Some(90), Some(90)]
+    );
+}
+
+#[test]
+fn damaged_fatbins_are_refused() {
+    assert_eq!(
+        ptx_images(b"#include <stdio.h>").err(),
+        Some(FatbinError::Magic { found: 0x636e_6923 })
+    );
+    for bytes in [PLAIN, LZ4, ZSTD] {
+        for end in 0..bytes.len() {
+            assert!(ptx_images(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+}
+
+#[test]
+fn damaged_entries_never_panic() {
+    for bytes in [LZ4, ZSTD] {
+        for at in (0..bytes.len()).step_by(7) {
+            for value in [0, 0xff] {
+                let mut damaged = bytes.to_vec();
+                damaged[at] = value;
+                for image in ptx_images(&damaged).unwrap_or_default() {
+                    let _ = image.text();
+                }
+            }
+        }
+    }
+}
