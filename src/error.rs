@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{DType, Problem, Tensor};
+use crate::{DType, Problem, Role};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -12,13 +12,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Argument {
     /// A tensor, with the projection it is of where there are several.
-    Tensor(Tensor, Option<usize>),
+    Tensor(Role, Option<usize>),
     /// The adapter of a projection.
     Lora(Option<usize>),
     /// The gradients of an adapter.
     Gradients(Option<usize>),
     /// A matrix of one of several adapters that are merged.
-    Adapter(Tensor, usize),
+    Adapter(Role, usize),
     /// The report of a merge.
     Report,
     /// The dropout.
@@ -105,7 +105,7 @@ pub enum Error {
     #[error("{tensor} has no part in {problem}: {hint}")]
     NoPart {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Role,
         /// What it has no part in.
         problem: &'static str,
         /// What has.
@@ -149,7 +149,7 @@ pub enum Error {
     #[error("{tensor} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are outputs")]
     Accumulate {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Role,
     },
     /// A row stride that makes rows overlap or offsets overflow.
     #[error(
@@ -157,7 +157,7 @@ pub enum Error {
     )]
     Stride {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Role,
         /// The stride given, in elements.
         given: i64,
         /// The tensor's columns.
@@ -169,7 +169,7 @@ pub enum Error {
     )]
     LayoutAlignment {
         /// Which tensor.
-        tensor: Tensor,
+        tensor: Role,
         /// The alignment given, in bytes.
         given: usize,
         /// Bytes of an element.

@@ -19,7 +19,7 @@ pub use dtype::{DType, Element};
 pub use error::{Argument, Error, Result};
 pub use merge::{MergeProblem, MergeReport};
 pub use plan::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan};
-pub use problem::{Dropout, Layout, Mask, Problem, Projection, Tensor, WeightLayout};
+pub use problem::{Dropout, Layout, Mask, Problem, Projection, Role, WeightLayout};
 #[cfg(feature = "cuda")]
 pub use raw::{Kernels, context};
 #[cfg(feature = "cuda")]

@@ -5,7 +5,7 @@ use std::fmt;
 use bytemuck::{Pod, Zeroable};
 
 use crate::problem::check_dimension;
-use crate::{DType, Error, Layout, Problem, Result, Tensor, WeightLayout};
+use crate::{DType, Error, Layout, Problem, Result, Role, WeightLayout};
 
 /// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A
 /// negative scaling takes an adapter out again.
@@ -113,7 +113,7 @@ impl MergeProblem {
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         self.weight = Layout {
-            row_stride: self.shape(Tensor::Weight).1 as i64,
+            row_stride: self.shape(Role::Weight).1 as i64,
             alignment: 16,
         };
         self.merged = self.weight;
@@ -140,13 +140,13 @@ impl MergeProblem {
     /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach
     /// beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the alignment is no power of two or less
     /// than an element.
-    pub fn with_layout(mut self, tensor: Tensor, layout: Layout) -> Result<Self> {
-        if matches!(tensor, Tensor::Weight | Tensor::Merged) {
+    pub fn with_layout(mut self, tensor: Role, layout: Layout) -> Result<Self> {
+        if matches!(tensor, Role::Weight | Role::Merged) {
             layout.check(tensor, self.shape(tensor), self.dtype)?;
         }
         match tensor {
-            Tensor::Weight => (self.weight, self.merged) = (layout, layout),
-            Tensor::Merged => self.merged = layout,
+            Role::Weight => (self.weight, self.merged) = (layout, layout),
+            Role::Merged => self.merged = layout,
             _ => return Err(no_part(tensor)),
         }
         Ok(self)
@@ -160,7 +160,7 @@ impl MergeProblem {
     pub fn with_adapter_layout(
         mut self,
         adapter: usize,
-        tensor: Tensor,
+        tensor: Role,
         layout: Layout,
     ) -> Result<Self> {
         let (shape, count) = (self.adapter_shape(adapter, tensor), self.adapters.len());
@@ -170,12 +170,12 @@ impl MergeProblem {
                 count,
             });
         };
-        if matches!(tensor, Tensor::LoraA | Tensor::LoraB) {
+        if matches!(tensor, Role::LoraA | Role::LoraB) {
             layout.check(tensor, shape, self.adapter_dtype)?;
         }
         match tensor {
-            Tensor::LoraA => found.lora_a = layout,
-            Tensor::LoraB => found.lora_b = layout,
+            Role::LoraA => found.lora_a = layout,
+            Role::LoraB => found.lora_b = layout,
             _ => return Err(no_part(tensor)),
         }
         Ok(self)
@@ -222,9 +222,9 @@ impl MergeProblem {
     }
 
     /// (rows, columns) of the weight and of the merged one, as they are stored.
-    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+    pub fn shape(&self, tensor: Role) -> (usize, usize) {
         match tensor {
-            Tensor::Weight | Tensor::Merged => self
+            Role::Weight | Role::Merged => self
                 .weight_layout
                 .shape(self.out_features, self.in_features),
             _ => (0, 0),
@@ -233,18 +233,18 @@ impl MergeProblem {
 
     /// (rows, columns) of lora_A or lora_B of an adapter; of one that does not exist as if it had
     /// no rank.
-    pub fn adapter_shape(&self, adapter: usize, tensor: Tensor) -> (usize, usize) {
+    pub fn adapter_shape(&self, adapter: usize, tensor: Role) -> (usize, usize) {
         let rank = self.adapters.get(adapter).map_or(0, |adapter| adapter.rank);
         match tensor {
-            Tensor::LoraA => (rank, self.in_features),
-            Tensor::LoraB => (self.out_features, rank),
+            Role::LoraA => (rank, self.in_features),
+            Role::LoraB => (self.out_features, rank),
             _ => (0, 0),
         }
     }
 
     /// The layout of the weight, or of the merged one.
-    pub fn layout(&self, tensor: Tensor) -> Layout {
-        if tensor == Tensor::Merged {
+    pub fn layout(&self, tensor: Role) -> Layout {
+        if tensor == Role::Merged {
             self.merged
         } else {
             self.weight
@@ -252,11 +252,11 @@ impl MergeProblem {
     }
 
     /// The layout of lora_A or lora_B of an adapter; `None` if it does not exist.
-    pub fn adapter_layout(&self, adapter: usize, tensor: Tensor) -> Option<Layout> {
+    pub fn adapter_layout(&self, adapter: usize, tensor: Role) -> Option<Layout> {
         let adapter = self.adapters.get(adapter)?;
         match tensor {
-            Tensor::LoraA => Some(adapter.lora_a),
-            Tensor::LoraB => Some(adapter.lora_b),
+            Role::LoraA => Some(adapter.lora_a),
+            Role::LoraB => Some(adapter.lora_b),
             _ => None,
         }
     }
@@ -305,7 +305,7 @@ impl fmt::Display for MergeProblem {
     }
 }
 
-fn no_part(tensor: Tensor) -> Error {
+fn no_part(tensor: Role) -> Error {
     Error::NoPart {
         tensor,
         problem: "a merge",

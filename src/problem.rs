@@ -9,7 +9,7 @@ use crate::{DType, Error, Result};
 /// out_features, r = rank. Projections share x and dx; each has the others for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Tensor {
+pub enum Role {
     /// Input, (M, K).
     X = 0,
     /// Base weight W, (N, K), or (K, N) as [`WeightLayout::InOut`].
@@ -34,41 +34,41 @@ pub enum Tensor {
     Merged = 10,
 }
 
-impl Tensor {
+impl Role {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Tensor; 11] = [
-        Tensor::X,
-        Tensor::Weight,
-        Tensor::LoraA,
-        Tensor::LoraB,
-        Tensor::Y,
-        Tensor::DY,
-        Tensor::DX,
-        Tensor::DLoraA,
-        Tensor::DLoraB,
-        Tensor::Bias,
-        Tensor::Merged,
+    pub const ALL: [Role; 11] = [
+        Role::X,
+        Role::Weight,
+        Role::LoraA,
+        Role::LoraB,
+        Role::Y,
+        Role::DY,
+        Role::DX,
+        Role::DLoraA,
+        Role::DLoraB,
+        Role::Bias,
+        Role::Merged,
     ];
 
     /// The name used in error messages and, where PEFT has one, there.
     pub const fn name(self) -> &'static str {
         match self {
-            Tensor::X => "x",
-            Tensor::Weight => "weight",
-            Tensor::LoraA => "lora_A",
-            Tensor::LoraB => "lora_B",
-            Tensor::Y => "y",
-            Tensor::DY => "dy",
-            Tensor::DX => "dx",
-            Tensor::DLoraA => "d_lora_A",
-            Tensor::DLoraB => "d_lora_B",
-            Tensor::Bias => "bias",
-            Tensor::Merged => "merged",
+            Role::X => "x",
+            Role::Weight => "weight",
+            Role::LoraA => "lora_A",
+            Role::LoraB => "lora_B",
+            Role::Y => "y",
+            Role::DY => "dy",
+            Role::DX => "dx",
+            Role::DLoraA => "d_lora_A",
+            Role::DLoraB => "d_lora_B",
+            Role::Bias => "bias",
+            Role::Merged => "merged",
         }
     }
 }
 
-impl fmt::Display for Tensor {
+impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -89,7 +89,7 @@ impl Layout {
     /// Whether a tensor of that shape can lie so.
     pub(crate) fn check(
         &self,
-        tensor: Tensor,
+        tensor: Role,
         (rows, columns): (usize, usize),
         dtype: DType,
     ) -> Result<()> {
@@ -237,9 +237,9 @@ pub struct Problem {
     weight_layout: WeightLayout,
     input_gradient: bool,
     /// By tensor.
-    accumulate: [bool; Tensor::ALL.len()],
+    accumulate: [bool; Role::ALL.len()],
     /// By projection and tensor; those of x and dx stand with projection 0.
-    layouts: Vec<[Layout; Tensor::ALL.len()]>,
+    layouts: Vec<[Layout; Role::ALL.len()]>,
 }
 
 impl Problem {
@@ -305,7 +305,7 @@ impl Problem {
             mask: Mask::default(),
             weight_layout: WeightLayout::default(),
             input_gradient: true,
-            accumulate: [false; Tensor::ALL.len()],
+            accumulate: [false; Role::ALL.len()],
             layouts: Vec::new(),
         };
         check_dimension(
@@ -313,7 +313,7 @@ impl Problem {
             problem.padded_ranks(),
         )?;
         let contiguous =
-            |projection| Tensor::ALL.map(|tensor| problem.contiguous(projection, tensor));
+            |projection| Role::ALL.map(|tensor| problem.contiguous(projection, tensor));
         problem.layouts = (0..projections.len()).map(contiguous).collect();
         Ok(problem)
     }
@@ -360,7 +360,7 @@ impl Problem {
         }
         self.adapter_dtype = dtype;
         for projection in 0..self.projections.len() {
-            for tensor in [Tensor::LoraA, Tensor::LoraB, Tensor::DLoraA, Tensor::DLoraB] {
+            for tensor in [Role::LoraA, Role::LoraB, Role::DLoraA, Role::DLoraB] {
                 let mut layout = self.layout_of(projection, tensor);
                 layout.alignment = layout.alignment.max(dtype.size());
                 self = self.with_layout_of(projection, tensor, layout)?;
@@ -374,8 +374,8 @@ impl Problem {
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         for projection in 0..self.projections.len() {
-            self.layouts[projection][Tensor::Weight as usize] =
-                self.contiguous(projection, Tensor::Weight);
+            self.layouts[projection][Role::Weight as usize] =
+                self.contiguous(projection, Role::Weight);
         }
         self
     }
@@ -391,11 +391,8 @@ impl Problem {
     ///
     /// # Errors
     /// [`Error::Accumulate`] unless the tensor is y, dx, d_lora_A or d_lora_B.
-    pub fn with_accumulate(mut self, tensor: Tensor, accumulate: bool) -> Result<Self> {
-        if !matches!(
-            tensor,
-            Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
-        ) {
+    pub fn with_accumulate(mut self, tensor: Role, accumulate: bool) -> Result<Self> {
+        if !matches!(tensor, Role::Y | Role::DX | Role::DLoraA | Role::DLoraB) {
             return Err(Error::Accumulate { tensor });
         }
         self.accumulate[tensor as usize] = accumulate;
@@ -406,7 +403,7 @@ impl Problem {
     ///
     /// # Errors
     /// As [`Problem::with_layout_of`].
-    pub fn with_layout(self, tensor: Tensor, layout: Layout) -> Result<Self> {
+    pub fn with_layout(self, tensor: Role, layout: Layout) -> Result<Self> {
         self.with_layout_of(0, tensor, layout)
     }
 
@@ -419,7 +416,7 @@ impl Problem {
     pub fn with_layout_of(
         mut self,
         projection: usize,
-        tensor: Tensor,
+        tensor: Role,
         layout: Layout,
     ) -> Result<Self> {
         if projection >= self.projections.len() {
@@ -428,7 +425,7 @@ impl Problem {
                 count: self.projections.len(),
             });
         }
-        if tensor == Tensor::Merged {
+        if tensor == Role::Merged {
             return Err(Error::NoPart {
                 tensor,
                 problem: "a layer",
@@ -470,9 +467,9 @@ impl Problem {
     }
 
     /// Type of a tensor.
-    pub fn dtype_of(&self, tensor: Tensor) -> DType {
+    pub fn dtype_of(&self, tensor: Role) -> DType {
         match tensor {
-            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => self.adapter_dtype,
+            Role::LoraA | Role::LoraB | Role::DLoraA | Role::DLoraB => self.adapter_dtype,
             _ => self.dtype,
         }
     }
@@ -503,17 +500,17 @@ impl Problem {
     }
 
     /// Whether an output is added to what its memory holds.
-    pub fn accumulates(&self, tensor: Tensor) -> bool {
+    pub fn accumulates(&self, tensor: Role) -> bool {
         self.accumulate[tensor as usize]
     }
 
     /// The layout of x, dx, or a tensor of the first projection.
-    pub fn layout(&self, tensor: Tensor) -> Layout {
+    pub fn layout(&self, tensor: Role) -> Layout {
         self.layout_of(0, tensor)
     }
 
     /// The layout of a tensor of a projection.
-    pub fn layout_of(&self, projection: usize, tensor: Tensor) -> Layout {
+    pub fn layout_of(&self, projection: usize, tensor: Role) -> Layout {
         match self.layouts.get(home(projection, tensor)) {
             Some(layouts) => layouts[tensor as usize],
             None => self.contiguous(projection, tensor),
@@ -521,27 +518,25 @@ impl Problem {
     }
 
     /// (rows, columns) of x, dx, or a tensor of the first projection.
-    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+    pub fn shape(&self, tensor: Role) -> (usize, usize) {
         self.shape_of(0, tensor)
     }
 
     /// (rows, columns) of a tensor of a projection; of one that does not exist as if it had no
     /// features and no rank.
-    pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
+    pub fn shape_of(&self, projection: usize, tensor: Role) -> (usize, usize) {
         let Projection { out_features, rank } = self
             .projections
             .get(projection)
             .copied()
             .unwrap_or_default();
         match tensor {
-            Tensor::X | Tensor::DX => (self.tokens, self.in_features),
-            Tensor::Weight | Tensor::Merged => {
-                self.weight_layout.shape(out_features, self.in_features)
-            }
-            Tensor::LoraA | Tensor::DLoraA => (rank, self.in_features),
-            Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
-            Tensor::Y | Tensor::DY => (self.tokens, out_features),
-            Tensor::Bias => (1, out_features),
+            Role::X | Role::DX => (self.tokens, self.in_features),
+            Role::Weight | Role::Merged => self.weight_layout.shape(out_features, self.in_features),
+            Role::LoraA | Role::DLoraA => (rank, self.in_features),
+            Role::LoraB | Role::DLoraB => (out_features, rank),
+            Role::Y | Role::DY => (self.tokens, out_features),
+            Role::Bias => (1, out_features),
         }
     }
 
@@ -565,11 +560,11 @@ impl Problem {
         all.filter(|(_, projection)| projection.is_adapted())
     }
 
-    fn contiguous(&self, projection: usize, tensor: Tensor) -> Layout {
+    fn contiguous(&self, projection: usize, tensor: Role) -> Layout {
         Layout {
             row_stride: self.shape_of(projection, tensor).1 as i64,
             alignment: match tensor {
-                Tensor::Bias | Tensor::DLoraA | Tensor::DLoraB => self.dtype_of(tensor).size(),
+                Role::Bias | Role::DLoraA | Role::DLoraB => self.dtype_of(tensor).size(),
                 _ => 16,
             },
         }
@@ -584,8 +579,8 @@ pub(crate) fn check_dimension(name: &'static str, given: usize) -> Result<()> {
 }
 
 /// The projection with which the layout of a tensor stands.
-fn home(projection: usize, tensor: Tensor) -> usize {
-    if matches!(tensor, Tensor::X | Tensor::DX) {
+fn home(projection: usize, tensor: Role) -> usize {
+    if matches!(tensor, Role::X | Role::DX) {
         0
     } else {
         projection
@@ -627,7 +622,7 @@ impl fmt::Display for Problem {
         if !self.input_gradient {
             f.write_str(", no dx")?;
         }
-        for tensor in Tensor::ALL
+        for tensor in Role::ALL
             .into_iter()
             .filter(|&tensor| self.accumulates(tensor))
         {

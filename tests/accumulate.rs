@@ -7,7 +7,7 @@ use common::data::Placed;
 use common::data::Placement::{AlignedView, Dense, OddView};
 use common::device::Number;
 use common::layer::{BackwardRun, Case, ForwardRun, Layer, Lora};
-use lora_kernels::Tensor;
+use lora_kernels::Role;
 
 fn case() -> Case {
     Case::new(70, 136, 104, 20)
@@ -143,7 +143,7 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
 
 /// A NaN that was there stays, and spreads nowhere: nothing but the element itself is read.
 fn only_the_element_itself_is_added_to<T: Number>() {
-    let mut layer = Layer::<T>::random(&case().accumulate(&[Tensor::Y]));
+    let mut layer = Layer::<T>::random(&case().accumulate(&[Role::Y]));
     let clean = layer.forward().y[0].rows();
     let nan = |row, col, value| {
         if (row, col) == (33, 71) {

@@ -8,11 +8,11 @@ use common::data::Placed;
 use common::data::Placement::{AlignedView, OddView};
 use common::device::Number;
 use common::layer::{Case, Layer, Lora, Projection, assert_same_bits};
-use lora_kernels::Tensor;
+use lora_kernels::Role;
 
 fn cases() -> Vec<Case> {
     let case = Case::new(70, 200, 136, 24).dropout(0.2);
-    let alone = [Tensor::LoraA, Tensor::LoraB, Tensor::DLoraA, Tensor::DLoraB];
+    let alone = [Role::LoraA, Role::LoraB, Role::DLoraA, Role::DLoraB];
     let alone = alone.map(|tensor| case.clone().with_placement(tensor, OddView));
     let mut cases = vec![
         case.clone(),
@@ -70,8 +70,8 @@ fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
             ) = (&mut wide.lora, narrow)
             {
                 *wide = Lora {
-                    a: widened(&narrow.a, Tensor::LoraA, i),
-                    b: widened(&narrow.b, Tensor::LoraB, i),
+                    a: widened(&narrow.a, Role::LoraA, i),
+                    b: widened(&narrow.b, Role::LoraB, i),
                 };
             }
         }

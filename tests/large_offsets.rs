@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use common::data::Placement::{Dense, Far};
 use common::device::{Number, gpu};
 use common::layer::{Case, Layer, assert_same_bits};
-use lora_kernels::Tensor;
+use lora_kernels::Role;
 
 /// One far matrix takes 17 GB in f32: a GPU with 24 GB holds one, and not those of several tests.
 static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
@@ -31,24 +31,18 @@ fn rows_beyond_32_bits_give_the_bits_of_a_dense_layer<T: Number>() {
         let layer = Layer::<T>::random(&case.clone().placed(Dense));
         let (forward, last) = (layer.forward(), case.projections.len() - 1);
         let (expected_forward, expected) = (forward.bits(), layer.backward(&forward.saved).bits());
-        for far in Tensor::ALL
-            .into_iter()
-            .filter(|&tensor| tensor != Tensor::Bias)
-        {
-            let projection = if matches!(far, Tensor::X | Tensor::DX) {
+        for far in Role::ALL.into_iter().filter(|&tensor| tensor != Role::Bias) {
+            let projection = if matches!(far, Role::X | Role::DX) {
                 0
             } else {
                 last
             };
             let moved = layer.placed_as(case.clone().with_placement_of(projection, far, Far));
             let what = format!("{far} far apart: {case:?}");
-            if !matches!(
-                far,
-                Tensor::DY | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
-            ) {
+            if !matches!(far, Role::DY | Role::DX | Role::DLoraA | Role::DLoraB) {
                 assert_same_bits(&moved.forward().bits(), &expected_forward, &what);
             }
-            if far != Tensor::Y {
+            if far != Role::Y {
                 assert_same_bits(&moved.backward(&forward.saved).bits(), &expected, &what);
             }
             // Frees what the calls above left.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use lora_kernels::{
-    BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Mask, Problem, Projection, Tensor,
+    BackwardPlan, DType, DeviceProps, ForwardPlan, Layout, Mask, Problem, Projection, Role,
     WeightLayout,
 };
 
@@ -80,23 +80,21 @@ fn layouts_that_cost_wide_loads() {
     };
     let problems = [
         problem(256, 1023, 1024, 16, DType::BF16),
-        base().with_layout(Tensor::X, layout(1024, 2)).unwrap(),
-        base().with_layout(Tensor::X, layout(1025, 16)).unwrap(),
-        base()
-            .with_layout(Tensor::Weight, layout(1028, 16))
-            .unwrap(),
-        base().with_layout(Tensor::DY, layout(2048, 8)).unwrap(),
-        base().with_layout(Tensor::X, layout(4096, 16)).unwrap(),
+        base().with_layout(Role::X, layout(1024, 2)).unwrap(),
+        base().with_layout(Role::X, layout(1025, 16)).unwrap(),
+        base().with_layout(Role::Weight, layout(1028, 16)).unwrap(),
+        base().with_layout(Role::DY, layout(2048, 8)).unwrap(),
+        base().with_layout(Role::X, layout(4096, 16)).unwrap(),
         base().with_weight_layout(WeightLayout::InOut),
         // Rows of the weight start at 16 bytes, and end off them: forward reads along n, backward
         // does not.
         problem(256, 1024, 1020, 16, DType::BF16)
             .with_weight_layout(WeightLayout::InOut)
-            .with_layout(Tensor::Weight, layout(1024, 16))
-            .and_then(|problem| problem.with_layout(Tensor::DY, layout(1024, 16)))
+            .with_layout(Role::Weight, layout(1024, 16))
+            .and_then(|problem| problem.with_layout(Role::DY, layout(1024, 16)))
             .unwrap(),
         sharing_x(256, 1024, &[(1024, 16), (1028, 16)])
-            .with_layout_of(1, Tensor::DY, layout(1028, 16))
+            .with_layout_of(1, Role::DY, layout(1028, 16))
             .unwrap(),
     ];
     insta::assert_snapshot!(plans(&DeviceProps::a100(), &problems));

@@ -7,7 +7,7 @@ use common::case::OUTPUTS;
 use common::data::Placement;
 use common::device::Number;
 use common::layer::{Case, Layer};
-use lora_kernels::{DType, Tensor};
+use lora_kernels::{DType, Role};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -69,7 +69,7 @@ fn case() -> impl Strategy<Value = Case> {
     let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.8));
     let rest = (scalings, dropout, accumulate, multiprocessors, flags);
     let placed = sizes.prop_flat_map(|sizes| {
-        let count = Tensor::ALL.len() * sizes.2.len();
+        let count = Role::ALL.len() * sizes.2.len();
         (Just(sizes), placements(count))
     });
     (placed, rest).prop_map(|(((m, k, projections), placements), rest)| {
@@ -90,8 +90,8 @@ fn case() -> impl Strategy<Value = Case> {
         for (sizes, scaling) in case.projections.iter_mut().zip(scalings) {
             sizes.scaling = scaling;
         }
-        for (i, placements) in placements.chunks(Tensor::ALL.len()).enumerate() {
-            for (tensor, &placement) in Tensor::ALL.into_iter().zip(placements) {
+        for (i, placements) in placements.chunks(Role::ALL.len()).enumerate() {
+            for (tensor, &placement) in Role::ALL.into_iter().zip(placements) {
                 case = case.with_placement_of(i, tensor, placement);
             }
         }

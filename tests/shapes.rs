@@ -10,7 +10,7 @@ use common::device::Number;
 use common::layer::{Case, Layer};
 use half::{bf16, f16};
 use lora_kernels::plan::{DeviceProps, Launch, Operation, Variant};
-use lora_kernels::{BackwardPlan, ForwardPlan, Tensor};
+use lora_kernels::{BackwardPlan, ForwardPlan, Role};
 
 /// Every rank that peers got wrong, on a layer of odd and even sizes.
 fn ranks() -> Vec<Case> {
@@ -60,9 +60,9 @@ fn edges() -> Vec<Case> {
 /// kernels from wide loads or stores.
 fn placements() -> Vec<Case> {
     let case = Case::new(130, 200, 136, 24).dropout(0.2);
-    let of_layers = Tensor::ALL
+    let of_layers = Role::ALL
         .into_iter()
-        .filter(|&tensor| tensor != Tensor::Merged);
+        .filter(|&tensor| tensor != Role::Merged);
     let alone = of_layers.flat_map(|tensor| {
         let case = &case;
         [

@@ -6,7 +6,7 @@ mod common;
 use common::data::Placement::{AlignedView, OddView};
 use common::device::Number;
 use common::layer::{Case, Layer, assert_same_bits};
-use lora_kernels::Tensor;
+use lora_kernels::Role;
 
 /// Query, key and value with a quarter of the heads, the key and value of another rank.
 fn qkv() -> Case {
@@ -70,7 +70,7 @@ fn each_projection_is_the_references<T: Number>() {
 
 /// A projection that starts where no other one's alignment would have it.
 fn each_projection_has_a_place_of_its_own<T: Number>() {
-    for tensor in Tensor::ALL {
+    for tensor in Role::ALL {
         let case = merged_linear()
             .dropout(0.1)
             .with_placement_of(2, tensor, OddView);

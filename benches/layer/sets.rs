@@ -2,7 +2,7 @@
 //! L2 cache what an earlier one has left there.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
-use lora_kernels::{Element, Problem, Tensor};
+use lora_kernels::{Element, Problem, Role};
 use lora_kernels_bundle::ways::{Layer, Matrix, Projection};
 
 use crate::device::{Device, Noise};
@@ -37,21 +37,21 @@ impl<T: Element + DeviceRepr> Sets<T> {
             for (index, sizes) in problem.projections().iter().enumerate() {
                 let shape = |tensor| problem.shape_of(index, tensor);
                 projections.push(Projection {
-                    weight: matrix(shape(Tensor::Weight))?,
-                    lora_a: matrix(shape(Tensor::LoraA))?,
-                    lora_b: matrix(shape(Tensor::LoraB))?,
+                    weight: matrix(shape(Role::Weight))?,
+                    lora_a: matrix(shape(Role::LoraA))?,
+                    lora_b: matrix(shape(Role::LoraB))?,
                     scaling: SCALING,
-                    y: matrix(shape(Tensor::Y))?,
-                    dy: matrix(shape(Tensor::DY))?,
-                    d_lora_a: matrix(shape(Tensor::DLoraA))?,
-                    d_lora_b: matrix(shape(Tensor::DLoraB))?,
+                    y: matrix(shape(Role::Y))?,
+                    dy: matrix(shape(Role::DY))?,
+                    d_lora_a: matrix(shape(Role::DLoraA))?,
+                    d_lora_b: matrix(shape(Role::DLoraB))?,
                     s: matrix((problem.tokens(), sizes.rank))?,
                     t: matrix((problem.tokens(), sizes.rank))?,
                 });
             }
             layers.push(Layer {
-                x: matrix(problem.shape(Tensor::X))?,
-                dx: matrix(problem.shape(Tensor::DX))?,
+                x: matrix(problem.shape(Role::X))?,
+                dx: matrix(problem.shape(Role::DX))?,
                 projections,
             });
         }
@@ -87,11 +87,10 @@ fn count(device: &Device, problem: &Problem) -> usize {
     }
     let elements = |(rows, columns): (usize, usize)| rows * columns;
     let outputs = (0..problem.projections().len()).map(|index| {
-        elements(problem.shape_of(index, Tensor::Weight))
-            + elements(problem.shape_of(index, Tensor::Y))
+        elements(problem.shape_of(index, Role::Weight)) + elements(problem.shape_of(index, Role::Y))
     });
     let bytes =
-        (elements(problem.shape(Tensor::X)) + outputs.sum::<usize>()) * problem.dtype().size();
+        (elements(problem.shape(Role::X)) + outputs.sum::<usize>()) * problem.dtype().size();
     let l2 = device.kernels.props().l2_bytes() as usize;
     1 + (2 * l2).div_ceil(bytes)
 }

@@ -1,7 +1,7 @@
 //! Which operands may be read or written 16 bytes at a time.
 
 use super::Access;
-use crate::{Problem, Tensor, WeightLayout};
+use crate::{Problem, Role, WeightLayout};
 
 pub(super) const VECTOR: u64 = 16;
 /// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits
@@ -9,7 +9,7 @@ pub(super) const VECTOR: u64 = 16;
 const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
-pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
+pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     let rows = problem.shape_of(projection, tensor).0;
     problem
         .layout_of(projection, tensor)
@@ -18,14 +18,14 @@ pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Tensor)
 
 /// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower
 /// tensors are converted one by one.
-pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Tensor) -> bool {
+pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
 }
 
 /// The access that matrices which are read along their rows allow, and the reason for it.
 pub(super) fn streamed<'a>(
     problem: &Problem,
-    tensors: impl IntoIterator<Item = (usize, Tensor)> + 'a,
+    tensors: impl IntoIterator<Item = (usize, Role)> + 'a,
 ) -> (Access, String) {
     let off = tensors
         .into_iter()
@@ -38,13 +38,13 @@ pub(super) fn streamed<'a>(
 
 /// The access of a GEMM: `stream` is x or dy. A weight that is contiguous along the output must
 /// have whole vectors there.
-pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
+pub(super) fn gemm(problem: &Problem, stream: Role) -> (Access, String) {
     let along_output = match stream {
-        Tensor::X => problem.weight_layout() == WeightLayout::InOut,
+        Role::X => problem.weight_layout() == WeightLayout::InOut,
         _ => problem.weight_layout() == WeightLayout::OutIn,
     };
     for projection in 0..problem.projections().len() {
-        for tensor in [stream, Tensor::Weight] {
+        for tensor in [stream, Role::Weight] {
             if !rows_aligned(problem, projection, tensor) {
                 return (Access::Any, off_vectors(problem, projection, tensor));
             }
@@ -57,7 +57,7 @@ pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
                 return (Access::Any, reason);
             }
         }
-        let columns = problem.shape_of(projection, Tensor::Weight).1;
+        let columns = problem.shape_of(projection, Role::Weight).1;
         let row_bytes = columns as u64 * problem.dtype().size() as u64;
         if along_output && !row_bytes.is_multiple_of(VECTOR) {
             let which = of(problem, projection);
@@ -74,7 +74,7 @@ pub(super) fn gemm(problem: &Problem, stream: Tensor) -> (Access, String) {
     (access, "16-byte copies".into())
 }
 
-fn off_vectors(problem: &Problem, projection: usize, tensor: Tensor) -> String {
+fn off_vectors(problem: &Problem, projection: usize, tensor: Role) -> String {
     let layout = problem.layout_of(projection, tensor);
     format!(
         "element-wise loads, since {tensor}{} (row stride {}, aligned to {} B) has rows off 16 bytes",

@@ -17,7 +17,7 @@ use super::{
     Access, DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access,
     fmt_plan,
 };
-use crate::{Problem, Result, Tensor, WeightLayout};
+use crate::{Problem, Result, Role, WeightLayout};
 
 /// What a backward call launches: dx, and dA and dB of every adapted projection, from every dy.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +76,7 @@ impl BackwardPlan {
             .unwrap_or_default();
         let streams = problem
             .adapted()
-            .map(|(projection, _)| (projection, Tensor::DY));
+            .map(|(projection, _)| (projection, Role::DY));
         let (dy_access, access_reason) = access::streamed(problem, streams);
         let grad_b = Variant {
             operation: Operation::GradB,
@@ -100,7 +100,7 @@ impl BackwardPlan {
         let blocks = side_by_side as u64 * dy.row_splits as u64;
         let grad_b = Launch::new(grad_b, blocks, None, reason, problem, device)?;
 
-        let (x_access, access_reason) = access::streamed(problem, [(0, Tensor::X)]);
+        let (x_access, access_reason) = access::streamed(problem, [(0, Role::X)]);
         let grad_a = Variant {
             operation: Operation::GradA,
             dtype,
@@ -110,7 +110,7 @@ impl BackwardPlan {
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
         let x = Split::new(problem.tokens(), side_by_side, device);
-        let reduce_b = reduce_blocks(problem, Tensor::DLoraB, grad_a.threads(), device);
+        let reduce_b = reduce_blocks(problem, Role::DLoraB, grad_a.threads(), device);
         let reducing = reduce_b.iter().sum::<u32>();
         let reason = format!(
             "{side_by_side} blocks side by side, {} row splits; {reducing} blocks sum d_lora_B; {access_reason}",
@@ -165,10 +165,10 @@ impl BackwardPlan {
 
 /// The GEMM for dx, and the blocks after it that sum dA: those alone where dx is not wanted.
 fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)> {
-    let access = access::gemm(problem, Tensor::DY);
+    let access = access::gemm(problem, Role::DY);
     if !problem.has_input_gradient() {
         let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0);
-        let reduce_a = reduce_blocks(problem, Tensor::DLoraA, variant.threads(), device);
+        let reduce_a = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
         let reason = format!("no dx; {blocks} blocks sum d_lora_A");
         let launch = Launch::new(variant, u64::from(blocks), None, reason, problem, device)?;
@@ -242,14 +242,14 @@ fn grad_b_params(
             dy: 0,
             t_partial: regions.t_partial[index].offset as u64,
             lora_b_partial: regions.lora_b_partial[index].offset as u64,
-            dy_stride: problem.layout_of(projection, Tensor::DY).row_stride,
+            dy_stride: problem.layout_of(projection, Role::DY).row_stride,
             n: one.out_features as i32,
             column_groups: groups as i32,
             rows_per_split: splits.dy.rows_per_split as i32,
             m_splits: splits.dy.row_splits as i32,
             first_block: first_block as i32,
             pad: 0,
-            lora_b: super::adapter_params(problem, projection, Tensor::LoraB),
+            lora_b: super::adapter_params(problem, projection, Role::LoraB),
         };
         first_block +=
             groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks());
@@ -267,7 +267,7 @@ fn grad_a_params(
         mask: saved.mask.map_or(0, |mask| mask.offset as u64),
         t: regions.t.offset as u64,
         lora_a_partial: regions.lora_a_partial.offset as u64,
-        x_stride: problem.layout(Tensor::X).row_stride,
+        x_stride: problem.layout(Role::X).row_stride,
         m: problem.tokens() as i32,
         k: problem.in_features() as i32,
         ranks: problem.padded_ranks() as i32,
@@ -276,7 +276,7 @@ fn grad_a_params(
         column_groups: splits.x_groups as i32,
         m_splits: splits.x.row_splits as i32,
         mask_source: super::backward_mask(problem),
-        reduce_b: reduce_params(problem, Tensor::DLoraB, &splits.reduce_b),
+        reduce_b: reduce_params(problem, Role::DLoraB, &splits.reduce_b),
         ..Zeroable::zeroed()
     };
     for (index, (projection, one)) in problem.adapted().enumerate() {
@@ -306,30 +306,30 @@ fn grad_x_params(
     let mut params = GradXParams {
         t: regions.t.offset as u64,
         mask: saved.mask.map_or(0, |mask| mask.offset as u64),
-        dx_stride: problem.layout(Tensor::DX).row_stride,
+        dx_stride: problem.layout(Role::DX).row_stride,
         m: problem.tokens() as i32,
         k: problem.in_features() as i32,
         ranks: problem.padded_ranks() as i32,
         projections: problem.projections().len() as i32,
         adapter_f32: super::adapter_f32(problem),
-        accumulate: problem.accumulates(Tensor::DX).into(),
+        accumulate: problem.accumulates(Role::DX).into(),
         weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
-        output_vectorised: access::rows_aligned(problem, 0, Tensor::DX).into(),
+        output_vectorised: access::rows_aligned(problem, 0, Role::DX).into(),
         mask_source: super::backward_mask(problem),
         schedule: super::schedule_params(launch, regions.split.as_ref()),
-        reduce_a: reduce_params(problem, Tensor::DLoraA, &splits.reduce_a),
+        reduce_a: reduce_params(problem, Role::DLoraA, &splits.reduce_a),
         ..Zeroable::zeroed()
     };
     for (index, one) in problem.projections().iter().enumerate() {
         let stride = |tensor| problem.layout_of(index, tensor).row_stride;
         params.projection[index] = GradXProjection {
-            dy_stride: stride(Tensor::DY),
-            weight_stride: stride(Tensor::Weight),
-            lora_a_stride: stride(Tensor::LoraA),
+            dy_stride: stride(Role::DY),
+            weight_stride: stride(Role::Weight),
+            lora_a_stride: stride(Role::LoraA),
             n: one.out_features as i32,
             r: one.rank as i32,
             rank0: problem.rank_offset(index) as i32,
-            lora_vectorised: access::adapter_aligned(problem, index, Tensor::LoraA).into(),
+            lora_vectorised: access::adapter_aligned(problem, index, Role::LoraA).into(),
             ..Zeroable::zeroed()
         };
     }
@@ -347,7 +347,7 @@ fn grad_x_params(
 
 /// The sums of one gradient for every adapted projection, by so many blocks each; where the partial
 /// sums lie is left to the caller.
-fn reduce_params(problem: &Problem, gradient: Tensor, blocks: &[u32]) -> ReduceParams {
+fn reduce_params(problem: &Problem, gradient: Role, blocks: &[u32]) -> ReduceParams {
     let mut params = ReduceParams {
         blocks: blocks.iter().sum::<u32>() as i32,
         jobs: blocks.len() as i32,

@@ -11,7 +11,7 @@ use super::stream::shrink_tile;
 use super::{
     Access, DeviceProps, Launch, Operation, SavedLayout, SplitRegions, Variant, access, fmt_plan,
 };
-use crate::{Problem, Result, Tensor, WeightLayout};
+use crate::{Problem, Result, Role, WeightLayout};
 
 /// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ of every projection.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +34,7 @@ impl ForwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
-        let (x_access, x_reason) = access::streamed(problem, [(0, Tensor::X)]);
+        let (x_access, x_reason) = access::streamed(problem, [(0, Role::X)]);
         let (tile, tile_reason) = shrink_tile(problem, x_access == Access::Vectorised, device);
         let shrink = Variant {
             operation: Operation::Shrink,
@@ -58,7 +58,7 @@ impl ForwardPlan {
                 .collect(),
             depth: problem.in_features(),
         };
-        let forward = gemm::launch(&product, access::gemm(problem, Tensor::X), problem, device)?;
+        let forward = gemm::launch(&product, access::gemm(problem, Role::X), problem, device)?;
 
         let mut carver = Carver::default();
         let split = SplitRegions::new(&forward, &mut carver);
@@ -106,7 +106,7 @@ fn shrink_params(
         s: saved.s.offset as u64,
         mask: saved.mask.map_or(0, |mask| mask.offset as u64),
         counters: split.map_or(0, |split| split.counters.offset as u64),
-        x_stride: problem.layout(Tensor::X).row_stride,
+        x_stride: problem.layout(Role::X).row_stride,
         m: problem.tokens() as i32,
         k: problem.in_features() as i32,
         ranks: problem.padded_ranks() as i32,
@@ -121,7 +121,7 @@ fn shrink_params(
         ..Zeroable::zeroed()
     };
     for (slot, (projection, _)) in params.lora_a.iter_mut().zip(problem.adapted()) {
-        *slot = super::adapter_params(problem, projection, Tensor::LoraA);
+        *slot = super::adapter_params(problem, projection, Role::LoraA);
     }
     params
 }
@@ -134,13 +134,13 @@ fn forward_params(
 ) -> ForwardParams {
     let mut params = ForwardParams {
         s: saved.s.offset as u64,
-        x_stride: problem.layout(Tensor::X).row_stride,
+        x_stride: problem.layout(Role::X).row_stride,
         m: problem.tokens() as i32,
         k: problem.in_features() as i32,
         ranks: problem.padded_ranks() as i32,
         projections: problem.projections().len() as i32,
         adapter_f32: super::adapter_f32(problem),
-        accumulate: problem.accumulates(Tensor::Y).into(),
+        accumulate: problem.accumulates(Role::Y).into(),
         weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
         schedule: super::schedule_params(launch, split),
         ..Zeroable::zeroed()
@@ -151,15 +151,15 @@ fn forward_params(
     for (index, (slot, projection)) in slots.enumerate() {
         let stride = |tensor| problem.layout_of(index, tensor).row_stride;
         *slot = ForwardProjection {
-            weight_stride: stride(Tensor::Weight),
-            lora_b_stride: stride(Tensor::LoraB),
-            y_stride: stride(Tensor::Y),
+            weight_stride: stride(Role::Weight),
+            lora_b_stride: stride(Role::LoraB),
+            y_stride: stride(Role::Y),
             n: projection.out_features as i32,
             r: projection.rank as i32,
             rank0: problem.rank_offset(index) as i32,
             first_tile,
-            lora_vectorised: access::adapter_aligned(problem, index, Tensor::LoraB).into(),
-            output_vectorised: access::rows_aligned(problem, index, Tensor::Y).into(),
+            lora_vectorised: access::adapter_aligned(problem, index, Role::LoraB).into(),
+            output_vectorised: access::rows_aligned(problem, index, Role::Y).into(),
             ..Zeroable::zeroed()
         };
         first_tile += projection.out_features.div_ceil(tile_columns) as i32;

@@ -27,7 +27,7 @@ use super::launch::checked_count;
 use super::raster::Grid;
 use super::stream::reduce_blocks;
 use super::{Access, DeviceProps, Launch, Operation, Schedule, Tile, Variant};
-use crate::{DType, Problem, Result, Tensor};
+use crate::{DType, Problem, Result, Role};
 
 /// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each
 /// element is.
@@ -226,7 +226,7 @@ pub(super) fn launch_and_reduce(
 ) -> Result<(Launch, Vec<u32>)> {
     let mut reduce = Vec::new();
     let launch = launch_with(product, access, problem, device, |variant| {
-        reduce = reduce_blocks(problem, Tensor::DLoraA, variant.threads(), device);
+        reduce = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce.iter().sum();
         (blocks, format!("; {blocks} blocks sum d_lora_A"))
     })?;

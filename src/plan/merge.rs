@@ -7,7 +7,7 @@ use bytemuck::Zeroable;
 use super::buffer::{Carver, Region};
 use super::params::{MergeAdapter, MergeParams, MergeTotals, merge_write};
 use super::{Access, DeviceProps, Launch, Operation, Tile, Variant, access, fmt_plan};
-use crate::{MergeProblem, Result, Tensor, WeightLayout};
+use crate::{MergeProblem, Result, Role, WeightLayout};
 
 /// What a merge launches: merged = W + Σ scaling·B·A.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,7 @@ impl MergePlan {
             access,
         };
         let tiled = variant(Tile::N64K128, access);
-        let (rows, columns) = problem.shape(Tensor::Weight);
+        let (rows, columns) = problem.shape(Role::Weight);
         let (tile_rows, tile_columns) = tiled.block();
         let blocks = rows.div_ceil(tile_rows) as u64 * columns.div_ceil(tile_columns) as u64;
         let tiles = |what: &str| {
@@ -100,7 +100,7 @@ impl MergePlan {
 }
 
 fn access(problem: &MergeProblem) -> (Access, String) {
-    for tensor in [Tensor::Weight, Tensor::Merged] {
+    for tensor in [Role::Weight, Role::Merged] {
         let layout = problem.layout(tensor);
         if !layout.rows_aligned(problem.shape(tensor).0, problem.dtype(), access::VECTOR) {
             let (stride, alignment) = (layout.row_stride, layout.alignment);
@@ -114,11 +114,11 @@ fn access(problem: &MergeProblem) -> (Access, String) {
 }
 
 fn params(problem: &MergeProblem, partial: Option<Region>, blocks: u64) -> MergeParams {
-    let (rows, columns) = problem.shape(Tensor::Weight);
+    let (rows, columns) = problem.shape(Role::Weight);
     let mut params = MergeParams {
         partial: partial.map_or(0, |partial| partial.offset as u64),
-        weight_stride: problem.layout(Tensor::Weight).row_stride,
-        merged_stride: problem.layout(Tensor::Merged).row_stride,
+        weight_stride: problem.layout(Role::Weight).row_stride,
+        merged_stride: problem.layout(Role::Merged).row_stride,
         rows: rows as i32,
         columns: columns as i32,
         adapters: problem.ranks().len() as i32,
@@ -136,8 +136,8 @@ fn params(problem: &MergeProblem, partial: Option<Region>, blocks: u64) -> Merge
                 .map_or(0, |layout| layout.row_stride)
         };
         *slot = MergeAdapter {
-            lora_a_stride: stride(Tensor::LoraA),
-            lora_b_stride: stride(Tensor::LoraB),
+            lora_a_stride: stride(Role::LoraA),
+            lora_b_stride: stride(Role::LoraB),
             r: rank as i32,
             ..Zeroable::zeroed()
         };

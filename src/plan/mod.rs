@@ -27,7 +27,7 @@ pub use launch::{Launch, Schedule};
 pub use merge::MergePlan;
 pub use variant::{Access, Operation, Tile, Variant};
 
-use crate::{Mask, Problem, Tensor};
+use crate::{Mask, Problem, Role};
 use params::{AdapterParams, ScheduleParams, mask_source};
 
 fn fmt_plan(
@@ -91,7 +91,7 @@ fn schedule_params(launch: &Launch, regions: Option<&SplitRegions>) -> ScheduleP
 }
 
 /// An adapter's matrix, without its address and scaling.
-fn adapter_params(problem: &Problem, projection: usize, tensor: Tensor) -> AdapterParams {
+fn adapter_params(problem: &Problem, projection: usize, tensor: Role) -> AdapterParams {
     AdapterParams {
         data: 0,
         stride: problem.layout_of(projection, tensor).row_stride,

@@ -1,7 +1,7 @@
 //! Tiles and splits of the kernels that stream one matrix: shrink, grad_b and grad_a.
 
 use super::{DeviceProps, Tile, Variant};
-use crate::{Problem, Tensor};
+use crate::{Problem, Role};
 
 /// The tile of shrink for S (tokens, ranks): 64 rows of x, or 16 where few tokens would leave
 /// multiprocessors idle.
@@ -87,7 +87,7 @@ pub(super) fn column_groups(variant: Variant, columns: usize) -> usize {
 /// most a block per multiprocessor in all.
 pub(super) fn reduce_blocks(
     problem: &Problem,
-    tensor: Tensor,
+    tensor: Role,
     threads: u32,
     device: &DeviceProps,
 ) -> Vec<u32> {

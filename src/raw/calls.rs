@@ -7,7 +7,7 @@ use super::{BackwardArgs, DevicePointer, ForwardArgs, Kernels, check};
 use crate::plan::params::{
     DropoutParams, ForwardParams, GradAParams, GradBParams, GradXParams, ShrinkParams,
 };
-use crate::{Argument, BackwardPlan, ForwardPlan, Problem, Result, Tensor};
+use crate::{Argument, BackwardPlan, ForwardPlan, Problem, Result, Role};
 
 impl Kernels {
     /// Enqueues a forward: the plan's two launches.
@@ -185,16 +185,16 @@ pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Resul
     let problem = plan.problem();
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
-    check::pointer(problem, 0, Tensor::X, args.x)?;
+    check::pointer(problem, 0, Role::X, args.x)?;
     for (index, (given, planned)) in args
         .projections
         .iter()
         .zip(problem.projections())
         .enumerate()
     {
-        check::pointer(problem, index, Tensor::Weight, given.weight)?;
-        check::pointer(problem, index, Tensor::Y, given.y)?;
-        let bias = check::argument(problem, index, Tensor::Bias);
+        check::pointer(problem, index, Role::Weight, given.weight)?;
+        check::pointer(problem, index, Role::Y, given.y)?;
+        let bias = check::argument(problem, index, Role::Bias);
         check::optional(
             bias,
             given.bias != 0,
@@ -202,12 +202,12 @@ pub(super) fn check_forward(plan: &ForwardPlan, args: &ForwardArgs<'_>) -> Resul
             "see Problem::with_bias",
         )?;
         if problem.has_bias() {
-            check::pointer(problem, index, Tensor::Bias, given.bias)?;
+            check::pointer(problem, index, Role::Bias, given.bias)?;
         }
         if planned.is_adapted() {
             check::scaling(given.scaling)?;
-            check::pointer(problem, index, Tensor::LoraA, given.lora_a)?;
-            check::pointer(problem, index, Tensor::LoraB, given.lora_b)?;
+            check::pointer(problem, index, Role::LoraA, given.lora_a)?;
+            check::pointer(problem, index, Role::LoraB, given.lora_b)?;
         } else {
             let lora = Argument::Lora(check::which(problem, index));
             check::optional(
@@ -230,12 +230,12 @@ pub(super) fn check_backward(
     let problem = plan.problem();
     check::count(problem, args.projections.len())?;
     let dropout = check::dropout(args.dropout, problem)?;
-    check::pointer(problem, 0, Tensor::X, args.x)?;
+    check::pointer(problem, 0, Role::X, args.x)?;
     let wanted = problem.has_input_gradient();
-    let dx = Argument::Tensor(Tensor::DX, None);
+    let dx = Argument::Tensor(Role::DX, None);
     check::optional(dx, args.dx != 0, wanted, "see Problem::with_input_gradient")?;
     if wanted {
-        check::pointer(problem, 0, Tensor::DX, args.dx)?;
+        check::pointer(problem, 0, Role::DX, args.dx)?;
     }
     for (index, (given, planned)) in args
         .projections
@@ -243,14 +243,14 @@ pub(super) fn check_backward(
         .zip(problem.projections())
         .enumerate()
     {
-        check::pointer(problem, index, Tensor::DY, given.dy)?;
-        check::pointer(problem, index, Tensor::Weight, given.weight)?;
+        check::pointer(problem, index, Role::DY, given.dy)?;
+        check::pointer(problem, index, Role::Weight, given.weight)?;
         if planned.is_adapted() {
             check::scaling(given.scaling)?;
-            check::pointer(problem, index, Tensor::LoraA, given.lora_a)?;
-            check::pointer(problem, index, Tensor::LoraB, given.lora_b)?;
-            check::pointer(problem, index, Tensor::DLoraA, given.d_lora_a)?;
-            check::pointer(problem, index, Tensor::DLoraB, given.d_lora_b)?;
+            check::pointer(problem, index, Role::LoraA, given.lora_a)?;
+            check::pointer(problem, index, Role::LoraB, given.lora_b)?;
+            check::pointer(problem, index, Role::DLoraA, given.d_lora_a)?;
+            check::pointer(problem, index, Role::DLoraB, given.d_lora_b)?;
         } else {
             let which = check::which(problem, index);
             let lora = given.lora_a != 0 || given.lora_b != 0;

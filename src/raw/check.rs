@@ -2,7 +2,7 @@
 
 use super::DevicePointer;
 use crate::plan::params::DropoutParams;
-use crate::{Argument, Dropout, Error, Problem, Result, Tensor};
+use crate::{Argument, Dropout, Error, Problem, Result, Role};
 
 pub(super) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -68,7 +68,7 @@ fn alignment(pointer: DevicePointer) -> usize {
 pub(super) fn pointer(
     problem: &Problem,
     projection: usize,
-    tensor: Tensor,
+    tensor: Role,
     pointer: DevicePointer,
 ) -> Result<()> {
     let planned = problem.layout_of(projection, tensor).alignment;
@@ -98,8 +98,8 @@ pub(super) fn address(
 }
 
 /// A tensor as messages name it: with its projection where there are several.
-pub(crate) fn argument(problem: &Problem, projection: usize, tensor: Tensor) -> Argument {
-    let shared = matches!(tensor, Tensor::X | Tensor::DX);
+pub(crate) fn argument(problem: &Problem, projection: usize, tensor: Role) -> Argument {
+    let shared = matches!(tensor, Role::X | Role::DX);
     Argument::Tensor(tensor, which(problem, projection).filter(|_| !shared))
 }
 

@@ -5,7 +5,7 @@ use cudarc::driver::sys::CUstream;
 use super::{DevicePointer, Kernels, check};
 use crate::plan::params::{MergeParams, merge_write};
 use crate::plan::{MergePlan, Tile};
-use crate::{Argument, Error, MergeReport, Result, Tensor};
+use crate::{Argument, Error, MergeReport, Result, Role};
 
 /// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's
 /// problem.
@@ -100,7 +100,7 @@ fn check(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
     if given != planned {
         return Err(Error::AdapterCount { given, planned });
     }
-    for (tensor, pointer) in [(Tensor::Weight, args.weight), (Tensor::Merged, args.merged)] {
+    for (tensor, pointer) in [(Role::Weight, args.weight), (Role::Merged, args.merged)] {
         check::address(
             || Argument::Tensor(tensor, None),
             problem.layout(tensor).alignment,
@@ -108,16 +108,13 @@ fn check(plan: &MergePlan, args: &MergeArgs<'_>) -> Result<()> {
         )?;
     }
     let stride = |tensor| problem.layout(tensor).row_stride;
-    let (weight, merged) = (stride(Tensor::Weight), stride(Tensor::Merged));
+    let (weight, merged) = (stride(Role::Weight), stride(Role::Merged));
     if args.weight == args.merged && weight != merged {
         return Err(Error::InPlace { weight, merged });
     }
     for (index, adapter) in args.adapters.iter().enumerate() {
         check::scaling(adapter.scaling)?;
-        for (tensor, pointer) in [
-            (Tensor::LoraA, adapter.lora_a),
-            (Tensor::LoraB, adapter.lora_b),
-        ] {
+        for (tensor, pointer) in [(Role::LoraA, adapter.lora_a), (Role::LoraB, adapter.lora_b)] {
             let alignment = problem
                 .adapter_layout(index, tensor)
                 .map_or(1, |layout| layout.alignment);

@@ -8,7 +8,7 @@ use super::check::{self, Checks};
 use super::matrix::{MatMut, MatRef};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
 use crate::{
-    Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Tensor,
+    Argument, BackwardPlan, Dropout, Element, ForwardPlan, Kernels, Problem, Result, Role,
 };
 
 /// One adapter.
@@ -102,10 +102,10 @@ impl Kernels {
         mut args: Forward<'_, T, A>,
     ) -> Result<()> {
         let checks = Checks::new::<T, A>(self, stream, plan.problem(), args.projections.len())?;
-        checks.read(0, Tensor::X, &args.x)?;
+        checks.read(0, Role::X, &args.x)?;
         for (index, projection) in args.projections.iter().enumerate() {
-            checks.read(index, Tensor::Weight, &projection.weight)?;
-            checks.write(index, Tensor::Y, &projection.y)?;
+            checks.read(index, Role::Weight, &projection.weight)?;
+            checks.write(index, Role::Y, &projection.y)?;
             if let Some(bias) = &projection.bias {
                 checks.bias(index, bias)?;
             }
@@ -169,13 +169,13 @@ impl Kernels {
         mut args: Backward<'_, T, A>,
     ) -> Result<()> {
         let checks = Checks::new::<T, A>(self, stream, plan.problem(), args.projections.len())?;
-        checks.read(0, Tensor::X, &args.x)?;
+        checks.read(0, Role::X, &args.x)?;
         if let Some(dx) = &args.dx {
-            checks.write(0, Tensor::DX, dx)?;
+            checks.write(0, Role::DX, dx)?;
         }
         for (index, projection) in args.projections.iter().enumerate() {
-            checks.read(index, Tensor::DY, &projection.dy)?;
-            checks.read(index, Tensor::Weight, &projection.weight)?;
+            checks.read(index, Role::DY, &projection.dy)?;
+            checks.read(index, Role::Weight, &projection.weight)?;
             checks.lora(index, projection.lora.as_ref())?;
             checks.gradients(index, projection.gradients.as_ref())?;
         }

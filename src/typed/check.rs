@@ -7,7 +7,7 @@ use cudarc::driver::{CudaStream, CudaView, DeviceSlice};
 use super::calls::{Lora, LoraGradients};
 use super::matrix::{Geometry, MatMut, MatRef};
 use crate::raw::{argument, driver_error, which};
-use crate::{Argument, DType, Element, Error, Kernels, Problem, Result, Tensor};
+use crate::{Argument, DType, Element, Error, Kernels, Problem, Result, Role};
 
 /// One call's problem and context.
 pub(super) struct Checks<'a> {
@@ -35,18 +35,13 @@ impl<'a> Checks<'a> {
         Ok(Self { kernels, problem })
     }
 
-    pub fn read<E>(&self, projection: usize, tensor: Tensor, matrix: &MatRef<'_, E>) -> Result<()> {
+    pub fn read<E>(&self, projection: usize, tensor: Role, matrix: &MatRef<'_, E>) -> Result<()> {
         let (geometry, elements) = matrix.geometry();
         self.matrix(projection, tensor, geometry, elements)?;
         self.home(argument(self.problem, projection, tensor), matrix.home())
     }
 
-    pub fn write<E>(
-        &self,
-        projection: usize,
-        tensor: Tensor,
-        matrix: &MatMut<'_, E>,
-    ) -> Result<()> {
+    pub fn write<E>(&self, projection: usize, tensor: Role, matrix: &MatMut<'_, E>) -> Result<()> {
         let (geometry, elements) = matrix.geometry();
         self.matrix(projection, tensor, geometry, elements)?;
         self.home(argument(self.problem, projection, tensor), matrix.home())
@@ -54,8 +49,8 @@ impl<'a> Checks<'a> {
 
     pub fn bias<E>(&self, projection: usize, bias: &CudaView<'_, E>) -> Result<()> {
         let (expected, what) = (
-            self.problem.shape_of(projection, Tensor::Bias),
-            argument(self.problem, projection, Tensor::Bias),
+            self.problem.shape_of(projection, Role::Bias),
+            argument(self.problem, projection, Role::Bias),
         );
         if bias.len() != expected.1 {
             return Err(Error::Shape {
@@ -74,8 +69,8 @@ impl<'a> Checks<'a> {
             lora.is_some(),
         )?;
         let Some(lora) = lora else { return Ok(()) };
-        self.read(projection, Tensor::LoraA, &lora.a)?;
-        self.read(projection, Tensor::LoraB, &lora.b)
+        self.read(projection, Role::LoraA, &lora.a)?;
+        self.read(projection, Role::LoraB, &lora.b)
     }
 
     pub fn gradients<A>(
@@ -88,8 +83,8 @@ impl<'a> Checks<'a> {
         let Some(gradients) = gradients else {
             return Ok(());
         };
-        self.write(projection, Tensor::DLoraA, &gradients.a)?;
-        self.write(projection, Tensor::DLoraB, &gradients.b)
+        self.write(projection, Role::DLoraA, &gradients.a)?;
+        self.write(projection, Role::DLoraB, &gradients.b)
     }
 
     pub fn bytes(
@@ -116,7 +111,7 @@ impl<'a> Checks<'a> {
     fn matrix(
         &self,
         projection: usize,
-        tensor: Tensor,
+        tensor: Role,
         given: Geometry,
         available: usize,
     ) -> Result<()> {

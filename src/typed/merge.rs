@@ -9,7 +9,7 @@ use super::check::{self, Expected};
 use super::matrix::{Geometry, MatMut, MatRef};
 use crate::raw::{MergeAdapterArgs, MergeArgs};
 use crate::{
-    Argument, Element, Error, Kernels, MergePlan, MergeProblem, MergeReport, Result, Tensor,
+    Argument, Element, Error, Kernels, MergePlan, MergeProblem, MergeReport, Result, Role,
 };
 
 /// Arguments of [`Kernels::merge`]: merged = W + Σ scaling·B·A. `T` is the type of the weight, `A`
@@ -130,15 +130,15 @@ impl Kernels {
         };
         match &args.weight {
             MergeWeight::InPlace(weight) => {
-                of_weight(Tensor::Weight, weight.geometry(), weight.home())?
+                of_weight(Role::Weight, weight.geometry(), weight.home())?
             }
             MergeWeight::Apart { weight, merged } => {
-                of_weight(Tensor::Weight, weight.geometry(), weight.home())?;
-                of_weight(Tensor::Merged, merged.geometry(), merged.home())?;
+                of_weight(Role::Weight, weight.geometry(), weight.home())?;
+                of_weight(Role::Merged, merged.geometry(), merged.home())?;
             }
         }
         for (index, adapter) in args.adapters.iter().enumerate() {
-            for (tensor, matrix) in [(Tensor::LoraA, &adapter.a), (Tensor::LoraB, &adapter.b)] {
+            for (tensor, matrix) in [(Role::LoraA, &adapter.a), (Role::LoraB, &adapter.b)] {
                 let expected = Expected {
                     shape: problem.adapter_shape(index, tensor),
                     row_stride: problem

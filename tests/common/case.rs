@@ -1,7 +1,7 @@
 //! What is to be computed, and where it lies.
 
 use lora_kernels::{
-    BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Tensor,
+    BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Role,
     WeightLayout,
 };
 
@@ -24,7 +24,7 @@ pub struct Case {
     /// dx is wanted.
     pub input_gradient: bool,
     /// Outputs that are added to.
-    pub accumulate: Vec<Tensor>,
+    pub accumulate: Vec<Role>,
     /// Plans are made for a device of this many multiprocessors: they choose other tiles and
     /// splits.
     pub multiprocessors: Option<u32>,
@@ -37,14 +37,14 @@ pub struct Sizes {
     /// 0 where there is no adapter.
     pub rank: usize,
     pub scaling: f32,
-    placements: [Placement; Tensor::ALL.len()],
+    placements: [Placement; Role::ALL.len()],
 }
 
 /// Neither 1 nor a power of two, nor alpha / rank of anything; each projection has its own.
 const SCALINGS: [f32; 8] = [1.7, -0.6, 2.3, 0.9, -1.3, 0.35, 1.1, -2.1];
 
 /// What can be added to.
-pub const OUTPUTS: [Tensor; 4] = [Tensor::Y, Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
+pub const OUTPUTS: [Role; 4] = [Role::Y, Role::DX, Role::DLoraA, Role::DLoraB];
 
 impl Case {
     /// A single projection with a bias and no dropout, contiguous in memory.
@@ -58,7 +58,7 @@ impl Case {
             out_features,
             rank,
             scaling,
-            placements: [Placement::Dense; Tensor::ALL.len()],
+            placements: [Placement::Dense; Role::ALL.len()],
         };
         Self {
             tokens,
@@ -108,7 +108,7 @@ impl Case {
         }
     }
 
-    pub fn accumulate(self, tensors: &[Tensor]) -> Self {
+    pub fn accumulate(self, tensors: &[Role]) -> Self {
         let accumulate = tensors.to_vec();
         Self { accumulate, ..self }
     }
@@ -122,12 +122,12 @@ impl Case {
     }
 
     pub fn placed(self, placement: Placement) -> Self {
-        let all = Tensor::ALL.into_iter();
+        let all = Role::ALL.into_iter();
         all.fold(self, |case, tensor| case.with_placement(tensor, placement))
     }
 
     /// In every projection.
-    pub fn with_placement(self, tensor: Tensor, placement: Placement) -> Self {
+    pub fn with_placement(self, tensor: Role, placement: Placement) -> Self {
         let all = 0..self.projections.len();
         all.fold(self, |case, i| case.with_placement_of(i, tensor, placement))
     }
@@ -135,35 +135,35 @@ impl Case {
     pub fn with_placement_of(
         mut self,
         projection: usize,
-        tensor: Tensor,
+        tensor: Role,
         placement: Placement,
     ) -> Self {
         self.projections[projection].placements[tensor as usize] = placement;
         self
     }
 
-    pub fn placement_of(&self, projection: usize, tensor: Tensor) -> Placement {
+    pub fn placement_of(&self, projection: usize, tensor: Role) -> Placement {
         self.projections[projection].placements[tensor as usize]
     }
 
     /// (rows, columns) as stored.
-    pub fn shape_of(&self, projection: usize, tensor: Tensor) -> (usize, usize) {
+    pub fn shape_of(&self, projection: usize, tensor: Role) -> (usize, usize) {
         let Sizes {
             out_features, rank, ..
         } = self.projections[projection];
         let (tokens, in_features) = (self.tokens, self.in_features);
         match tensor {
-            Tensor::X | Tensor::DX => (tokens, in_features),
-            Tensor::Weight | Tensor::Merged if self.transposed => (in_features, out_features),
-            Tensor::Weight | Tensor::Merged => (out_features, in_features),
-            Tensor::LoraA | Tensor::DLoraA => (rank, in_features),
-            Tensor::LoraB | Tensor::DLoraB => (out_features, rank),
-            Tensor::Y | Tensor::DY => (tokens, out_features),
-            Tensor::Bias => (1, out_features),
+            Role::X | Role::DX => (tokens, in_features),
+            Role::Weight | Role::Merged if self.transposed => (in_features, out_features),
+            Role::Weight | Role::Merged => (out_features, in_features),
+            Role::LoraA | Role::DLoraA => (rank, in_features),
+            Role::LoraB | Role::DLoraB => (out_features, rank),
+            Role::Y | Role::DY => (tokens, out_features),
+            Role::Bias => (1, out_features),
         }
     }
 
-    pub fn shape(&self, tensor: Tensor) -> (usize, usize) {
+    pub fn shape(&self, tensor: Role) -> (usize, usize) {
         self.shape_of(0, tensor)
     }
 
@@ -197,16 +197,16 @@ impl Case {
     /// Dense and aligned is what problems start from, with no more alignment than each tensor
     /// needs.
     fn with_layouts<T: Number, A: Number>(&self, problem: Problem, projection: usize) -> Problem {
-        let exists = |tensor: &Tensor| match tensor {
-            Tensor::X | Tensor::DX => projection == 0,
-            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => {
+        let exists = |tensor: &Role| match tensor {
+            Role::X | Role::DX => projection == 0,
+            Role::LoraA | Role::LoraB | Role::DLoraA | Role::DLoraB => {
                 self.projections[projection].rank > 0
             }
-            Tensor::Weight | Tensor::Y | Tensor::DY | Tensor::Bias => true,
-            Tensor::Merged => false,
+            Role::Weight | Role::Y | Role::DY | Role::Bias => true,
+            Role::Merged => false,
         };
-        let placed = |tensor: &Tensor| self.placement_of(projection, *tensor) != Placement::Dense;
-        let tensors = Tensor::ALL.into_iter().filter(exists).filter(placed);
+        let placed = |tensor: &Role| self.placement_of(projection, *tensor) != Placement::Dense;
+        let tensors = Role::ALL.into_iter().filter(exists).filter(placed);
         tensors.fold(problem, |problem, tensor| {
             let layout = self.layout_of::<T, A>(projection, tensor);
             let problem = problem.with_layout_of(projection, tensor, layout);
@@ -214,11 +214,11 @@ impl Case {
         })
     }
 
-    fn layout_of<T: Number, A: Number>(&self, projection: usize, tensor: Tensor) -> Layout {
+    fn layout_of<T: Number, A: Number>(&self, projection: usize, tensor: Role) -> Layout {
         let placement = self.placement_of(projection, tensor);
         let (rows, cols) = self.shape_of(projection, tensor);
         match tensor {
-            Tensor::LoraA | Tensor::LoraB | Tensor::DLoraA | Tensor::DLoraB => {
+            Role::LoraA | Role::LoraB | Role::DLoraA | Role::DLoraB => {
                 placement.layout::<A>(rows, cols)
             }
             _ => placement.layout::<T>(rows, cols),
@@ -257,7 +257,7 @@ impl Case {
     pub(super) fn random<E: Number>(
         &self,
         projection: usize,
-        tensor: Tensor,
+        tensor: Role,
         variance: f32,
     ) -> Placed<E> {
         let (rows, cols) = self.shape_of(projection, tensor);
@@ -274,7 +274,7 @@ impl Case {
     }
 
     /// What lies where a result goes: numbers where it is added, else NaN.
-    pub(super) fn output<E: Number>(&self, projection: usize, tensor: Tensor) -> Placed<E> {
+    pub(super) fn output<E: Number>(&self, projection: usize, tensor: Role) -> Placed<E> {
         if self.accumulate.contains(&tensor) {
             return self.random(projection, tensor, 1.0);
         }

@@ -2,7 +2,7 @@
 //! mask bit for bit.
 
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, KeepMask, View};
-use lora_kernels::{DType, Tensor};
+use lora_kernels::{DType, Role};
 
 use super::data::Placed;
 use super::device::Number;
@@ -72,7 +72,7 @@ impl<T: Number, A: Number> Layer<T, A> {
     pub fn check_forward(&self, run: &ForwardRun<T>) {
         let expected = self.expected_forward(Intermediates::Rounded);
         for (i, (given, expected)) in run.y.iter().zip(&expected.y).enumerate() {
-            self.assert_close(Tensor::Y, i, given, expected, &self.projections[i].y);
+            self.assert_close(Role::Y, i, given, expected, &self.projections[i].y);
         }
         self.check_s(&run.saved, &expected.s);
         self.check_mask(&run.saved);
@@ -82,14 +82,14 @@ impl<T: Number, A: Number> Layer<T, A> {
         let expected = self.expected_backward(Intermediates::Rounded);
         assert_eq!(run.dx.is_some(), self.case.input_gradient);
         if let (Some(given), Some(previous)) = (&run.dx, &self.dx) {
-            self.assert_close(Tensor::DX, 0, given, &expected.dx, previous);
+            self.assert_close(Role::DX, 0, given, &expected.dx, previous);
         }
         for (i, (given, expected)) in run.gradients.iter().zip(&expected.adapters).enumerate() {
             assert_eq!(given.is_some(), expected.is_some());
             let previous = self.projections[i].gradients.as_ref();
             if let (Some(given), Some(expected), Some(previous)) = (given, expected, previous) {
-                self.assert_close(Tensor::DLoraA, i, &given.a, &expected.d_lora_a, &previous.a);
-                self.assert_close(Tensor::DLoraB, i, &given.b, &expected.d_lora_b, &previous.b);
+                self.assert_close(Role::DLoraA, i, &given.a, &expected.d_lora_a, &previous.a);
+                self.assert_close(Role::DLoraB, i, &given.b, &expected.d_lora_b, &previous.b);
             }
         }
     }
@@ -158,7 +158,7 @@ impl<T: Number, A: Number> Layer<T, A> {
 
     fn assert_close<E: Number>(
         &self,
-        tensor: Tensor,
+        tensor: Role,
         projection: usize,
         given: &Placed<E>,
         expected: &Bounded,

@@ -1,6 +1,6 @@
 //! A case with numbers, and its runs on the device.
 
-use lora_kernels::{BackwardPlan, Error, ForwardPlan, Tensor};
+use lora_kernels::{BackwardPlan, Error, ForwardPlan, Role};
 
 use super::call::{BackwardCall, ForwardCall};
 pub use super::case::Case;
@@ -57,49 +57,48 @@ impl<T: Number, A: Number> Layer<T, A> {
         let projection = |i: usize| {
             let adapted = case.projections[i].rank > 0;
             Projection {
-                weight: case.random(i, Tensor::Weight, per(case.in_features)),
-                bias: case.bias.then(|| case.random(i, Tensor::Bias, 1.0)),
+                weight: case.random(i, Role::Weight, per(case.in_features)),
+                bias: case.bias.then(|| case.random(i, Role::Bias, 1.0)),
                 lora: adapted.then(|| Lora {
-                    a: case.random(i, Tensor::LoraA, per(case.in_features)),
-                    b: case.random(i, Tensor::LoraB, per(case.projections[i].rank)),
+                    a: case.random(i, Role::LoraA, per(case.in_features)),
+                    b: case.random(i, Role::LoraB, per(case.projections[i].rank)),
                 }),
-                dy: case.random(i, Tensor::DY, per(case.projections[i].out_features)),
-                y: case.output(i, Tensor::Y),
+                dy: case.random(i, Role::DY, per(case.projections[i].out_features)),
+                y: case.output(i, Role::Y),
                 gradients: adapted.then(|| Lora {
-                    a: case.output(i, Tensor::DLoraA),
-                    b: case.output(i, Tensor::DLoraB),
+                    a: case.output(i, Role::DLoraA),
+                    b: case.output(i, Role::DLoraB),
                 }),
             }
         };
         Self {
-            x: case.random(0, Tensor::X, 1.0),
+            x: case.random(0, Role::X, 1.0),
             projections: (0..case.projections.len()).map(projection).collect(),
-            dx: case.input_gradient.then(|| case.output(0, Tensor::DX)),
+            dx: case.input_gradient.then(|| case.output(0, Role::DX)),
             case: case.clone(),
         }
     }
 
     /// The same numbers elsewhere in memory.
     pub fn placed_as(&self, case: Case) -> Self {
-        let lora = |i: usize, lora: &Lora<A>, [a, b]: [Tensor; 2]| Lora {
+        let lora = |i: usize, lora: &Lora<A>, [a, b]: [Role; 2]| Lora {
             a: lora.a.moved(case.placement_of(i, a)),
             b: lora.b.moved(case.placement_of(i, b)),
         };
         let projection = |(i, from): (usize, &Projection<T, A>)| {
             let to = |tensor| case.placement_of(i, tensor);
             Projection {
-                weight: from.weight.moved(to(Tensor::Weight)),
-                bias: from.bias.as_ref().map(|bias| bias.moved(to(Tensor::Bias))),
-                lora: (from.lora.as_ref())
-                    .map(|from| lora(i, from, [Tensor::LoraA, Tensor::LoraB])),
-                dy: from.dy.moved(to(Tensor::DY)),
-                y: from.y.moved(to(Tensor::Y)),
+                weight: from.weight.moved(to(Role::Weight)),
+                bias: from.bias.as_ref().map(|bias| bias.moved(to(Role::Bias))),
+                lora: (from.lora.as_ref()).map(|from| lora(i, from, [Role::LoraA, Role::LoraB])),
+                dy: from.dy.moved(to(Role::DY)),
+                y: from.y.moved(to(Role::Y)),
                 gradients: (from.gradients.as_ref())
-                    .map(|from| lora(i, from, [Tensor::DLoraA, Tensor::DLoraB])),
+                    .map(|from| lora(i, from, [Role::DLoraA, Role::DLoraB])),
             }
         };
         Self {
-            x: self.x.moved(case.placement_of(0, Tensor::X)),
+            x: self.x.moved(case.placement_of(0, Role::X)),
             projections: self
                 .projections
                 .iter()
@@ -109,7 +108,7 @@ impl<T: Number, A: Number> Layer<T, A> {
             dx: self
                 .dx
                 .as_ref()
-                .map(|dx| dx.moved(case.placement_of(0, Tensor::DX))),
+                .map(|dx| dx.moved(case.placement_of(0, Role::DX))),
             case,
         }
     }

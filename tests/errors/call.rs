@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
-use lora_kernels::{Backward, Error, Forward, MatMut, MatRef, Tensor};
+use lora_kernels::{Backward, Error, Forward, MatMut, MatRef, Role};
 
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::check::bits;
@@ -190,29 +190,23 @@ pub fn three() -> Case {
     Case::sharing_x(M, K, &[(N, R), (N, 0), (2 * N, R)])
 }
 
-pub const FORWARD_INPUTS: [Tensor; 4] = [Tensor::X, Tensor::Weight, Tensor::LoraA, Tensor::LoraB];
-pub const BACKWARD_INPUTS: [Tensor; 5] = [
-    Tensor::DY,
-    Tensor::X,
-    Tensor::Weight,
-    Tensor::LoraA,
-    Tensor::LoraB,
-];
-pub const BACKWARD_OUTPUTS: [Tensor; 3] = [Tensor::DX, Tensor::DLoraA, Tensor::DLoraB];
+pub const FORWARD_INPUTS: [Role; 4] = [Role::X, Role::Weight, Role::LoraA, Role::LoraB];
+pub const BACKWARD_INPUTS: [Role; 5] = [Role::DY, Role::X, Role::Weight, Role::LoraA, Role::LoraB];
+pub const BACKWARD_OUTPUTS: [Role; 3] = [Role::DX, Role::DLoraA, Role::DLoraB];
 
 const ADAPTED: &str = "an adapted projection";
 
 pub fn forward_input<'c, 'a>(
     call: &'c mut Forward<'a, bf16>,
     projection: usize,
-    tensor: Tensor,
+    tensor: Role,
 ) -> &'c mut MatRef<'a, bf16> {
     let one = &mut call.projections[projection];
     match tensor {
-        Tensor::X => &mut call.x,
-        Tensor::Weight => &mut one.weight,
-        Tensor::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
-        Tensor::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
+        Role::X => &mut call.x,
+        Role::Weight => &mut one.weight,
+        Role::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
+        Role::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of forward"),
     }
 }
@@ -220,15 +214,15 @@ pub fn forward_input<'c, 'a>(
 pub fn backward_input<'c, 'a>(
     call: &'c mut Backward<'a, bf16>,
     projection: usize,
-    tensor: Tensor,
+    tensor: Role,
 ) -> &'c mut MatRef<'a, bf16> {
     let one = &mut call.projections[projection];
     match tensor {
-        Tensor::X => &mut call.x,
-        Tensor::DY => &mut one.dy,
-        Tensor::Weight => &mut one.weight,
-        Tensor::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
-        Tensor::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
+        Role::X => &mut call.x,
+        Role::DY => &mut one.dy,
+        Role::Weight => &mut one.weight,
+        Role::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
+        Role::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of backward"),
     }
 }
@@ -236,20 +230,20 @@ pub fn backward_input<'c, 'a>(
 pub fn backward_output<'c, 'a>(
     call: &'c mut Backward<'a, bf16>,
     projection: usize,
-    tensor: Tensor,
+    tensor: Role,
 ) -> &'c mut MatMut<'a, bf16> {
     let one = &mut call.projections[projection];
     match tensor {
-        Tensor::DX => call.dx.as_mut().expect("a call with dx"),
-        Tensor::DLoraA => &mut one.gradients.as_mut().expect(ADAPTED).a,
-        Tensor::DLoraB => &mut one.gradients.as_mut().expect(ADAPTED).b,
+        Role::DX => call.dx.as_mut().expect("a call with dx"),
+        Role::DLoraA => &mut one.gradients.as_mut().expect(ADAPTED).a,
+        Role::DLoraB => &mut one.gradients.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no output of backward"),
     }
 }
 
 /// Replaces one tensor of the only projection, whichever call and side it is on, by one of another
 /// geometry in spare memory.
-pub fn replaced(tensor: Tensor, other: Geometry) -> impl Iterator<Item = Result<(), Error>> {
+pub fn replaced(tensor: Role, other: Geometry) -> impl Iterator<Item = Result<(), Error>> {
     replaced_of(&case(), 0, tensor, other)
 }
 
@@ -257,14 +251,14 @@ pub fn replaced(tensor: Tensor, other: Geometry) -> impl Iterator<Item = Result<
 pub fn replaced_of(
     case: &Case,
     projection: usize,
-    tensor: Tensor,
+    tensor: Role,
     other: Geometry,
 ) -> impl Iterator<Item = Result<(), Error>> + use<> {
-    let is_forward = FORWARD_INPUTS.contains(&tensor) || tensor == Tensor::Y;
+    let is_forward = FORWARD_INPUTS.contains(&tensor) || tensor == Role::Y;
     let is_backward = BACKWARD_INPUTS.contains(&tensor) || BACKWARD_OUTPUTS.contains(&tensor);
     let forward = is_forward.then(|| {
         forward(case, |call, spare| match tensor {
-            Tensor::Y => call.projections[projection].y = spare.writable(other),
+            Role::Y => call.projections[projection].y = spare.writable(other),
             tensor => *forward_input(call, projection, tensor) = spare.readable(other),
         })
     });
@@ -280,8 +274,6 @@ pub fn replaced_of(
 }
 
 /// All tensors that are matrices.
-pub fn matrices() -> impl Iterator<Item = Tensor> {
-    Tensor::ALL
-        .into_iter()
-        .filter(|&tensor| tensor != Tensor::Bias)
+pub fn matrices() -> impl Iterator<Item = Role> {
+    Role::ALL.into_iter().filter(|&tensor| tensor != Role::Bias)
 }

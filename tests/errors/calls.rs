@@ -1,7 +1,7 @@
 //! Arguments that do not fit the plan.
 
 use half::{bf16, f16};
-use lora_kernels::{Argument, Dropout, Error, Lora, Tensor};
+use lora_kernels::{Argument, Dropout, Error, Lora, Role};
 
 use crate::N;
 use crate::call::{Geometry, backward, case, forward, matrices, replaced};
@@ -96,7 +96,7 @@ fn every_matrix_must_be_aligned_as_planned() {
     for tensor in matrices() {
         let (rows, cols) = case().shape(tensor);
         // The kernels write these two element by element.
-        let takes_any = matches!(tensor, Tensor::DLoraA | Tensor::DLoraB);
+        let takes_any = matches!(tensor, Role::DLoraA | Role::DLoraB);
         for (offset, alignment) in [(1, 2), (2, 4), (4, 8), (8, 16)] {
             let moved = Geometry {
                 offset,
@@ -145,7 +145,7 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
         assert_error!(
             result,
             Error::Shape {
-                tensor: Argument::Tensor(Tensor::Bias, None),
+                tensor: Argument::Tensor(Role::Bias, None),
                 ..
             },
             "bias",
@@ -158,11 +158,11 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
         })
     };
     off_by_one(case()).unwrap();
-    let result = off_by_one(case().with_placement(Tensor::Bias, Placement::AlignedView));
+    let result = off_by_one(case().with_placement(Role::Bias, Placement::AlignedView));
     assert_error!(
         result,
         Error::Alignment {
-            tensor: Argument::Tensor(Tensor::Bias, None),
+            tensor: Argument::Tensor(Role::Bias, None),
             ..
         },
         "a multiple of 2 bytes"

@@ -8,7 +8,7 @@ use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
 use lora_kernels::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
-use lora_kernels::{Error, MatMut, MatRef, Tensor};
+use lora_kernels::{Error, MatMut, MatRef, Role};
 
 use crate::call::{
     BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on,
@@ -58,12 +58,12 @@ fn memory<T: DeviceRepr + ValidAsZeroBits>(elements: usize) -> &'static mut Cuda
     ))
 }
 
-fn readable(tensor: Tensor) -> MatRef<'static, bf16> {
+fn readable(tensor: Role) -> MatRef<'static, bf16> {
     let (rows, cols) = case().shape(tensor);
     MatRef::new(memory(rows * cols).as_view(), rows, cols)
 }
 
-fn writable(tensor: Tensor) -> MatMut<'static, bf16> {
+fn writable(tensor: Role) -> MatMut<'static, bf16> {
     let (rows, cols) = case().shape(tensor);
     MatMut::new(memory(rows * cols).as_view_mut(), rows, cols)
 }
@@ -99,11 +99,9 @@ fn memory_of_another_context_is_refused_in_forward() {
             "another CUDA context"
         );
     }
-    let result = forward(&case(), |call, _| {
-        call.projections[0].y = writable(Tensor::Y)
-    });
+    let result = forward(&case(), |call, _| call.projections[0].y = writable(Role::Y));
     assert_error!(result, Error::Context { .. }, "y belongs");
-    let elements = case().shape(Tensor::Bias).1;
+    let elements = case().shape(Role::Bias).1;
     let result = forward(&case(), |call, _| {
         call.projections[0].bias = Some(memory(elements).as_view())
     });

@@ -1,7 +1,7 @@
 //! Problems and plans, which need no device.
 
 use lora_kernels::{
-    BackwardPlan, DType, DeviceProps, Error, ForwardPlan, Layout, Problem, Projection, Tensor,
+    BackwardPlan, DType, DeviceProps, Error, ForwardPlan, Layout, Problem, Projection, Role,
 };
 
 use crate::{K, M, N, R};
@@ -115,12 +115,9 @@ fn adapters_are_of_the_tensors_type_or_f32() {
 
 #[test]
 fn only_outputs_accumulate() {
-    for tensor in Tensor::ALL {
+    for tensor in Role::ALL {
         let result = problem().with_accumulate(tensor, true);
-        if matches!(
-            tensor,
-            Tensor::Y | Tensor::DX | Tensor::DLoraA | Tensor::DLoraB
-        ) {
+        if matches!(tensor, Role::Y | Role::DX | Role::DLoraA | Role::DLoraB) {
             assert!(result.unwrap().accumulates(tensor));
         } else {
             assert_error!(
@@ -139,9 +136,9 @@ fn only_projections_that_exist_have_layouts() {
         row_stride: 64,
         alignment: 16,
     };
-    let result = problem().with_layout_of(1, Tensor::Y, good);
+    let result = problem().with_layout_of(1, Role::Y, good);
     assert_error!(result, Error::NoProjection { .. }, "projection 1", "has 1");
-    let result = problem().with_layout(Tensor::Merged, good);
+    let result = problem().with_layout(Role::Merged, good);
     assert_error!(
         result,
         Error::NoPart { .. },
@@ -157,7 +154,7 @@ fn wider_adapters_are_checked_against_layouts_given_before() {
         alignment: 16,
     };
     let problem = Problem::new(M, K, N, R, DType::BF16).unwrap();
-    let problem = problem.with_layout(Tensor::LoraA, layout).unwrap();
+    let problem = problem.with_layout(Role::LoraA, layout).unwrap();
     assert_error!(
         problem.with_adapter_dtype(DType::F32),
         Error::Stride { .. },
@@ -171,9 +168,9 @@ fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
         row_stride,
         alignment,
     };
-    for tensor in Tensor::ALL
+    for tensor in Role::ALL
         .into_iter()
-        .filter(|&tensor| tensor != Tensor::Merged)
+        .filter(|&tensor| tensor != Role::Merged)
     {
         let (_, cols) = problem().shape(tensor);
         for stride in [cols as i64 - 1, 0, -(cols as i64), i64::MAX] {

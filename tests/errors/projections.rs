@@ -1,6 +1,6 @@
 //! Calls of several projections, and what is there only where the plan says so.
 
-use lora_kernels::{Argument, Error, LoraGradients, Tensor};
+use lora_kernels::{Argument, Error, LoraGradients, Role};
 
 use crate::call::{Geometry, backward, case, forward, matrices, replaced_of, three};
 use crate::{K, M};
@@ -137,7 +137,7 @@ fn a_wrong_matrix_is_named_with_its_projection() {
     for tensor in matrices() {
         let (rows, cols) = three().shape_of(2, tensor);
         let name = match tensor {
-            Tensor::X | Tensor::DX => format!("{tensor} is"),
+            Role::X | Role::DX => format!("{tensor} is"),
             _ => format!("{tensor} of projection 2 is"),
         };
         for result in replaced_of(&three(), 2, tensor, Geometry::dense(rows + 1, cols)) {

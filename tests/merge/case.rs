@@ -2,7 +2,7 @@
 
 use lora_kernels::reference::{self, Adapter, Merged};
 use lora_kernels::{
-    Lora, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor, WeightLayout,
+    Lora, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Role, WeightLayout,
 };
 
 use crate::common::data::Placement::{self, AlignedView, Dense, OddView};
@@ -50,11 +50,11 @@ impl Case {
             .with_adapter_dtype(A::DTYPE)
             .unwrap()
             .with_weight_layout(self.layout);
-        let (rows, columns) = problem.shape(Tensor::Weight);
+        let (rows, columns) = problem.shape(Role::Weight);
         let layout = self.placement.layout::<T>(rows, columns);
-        let mut problem = problem.with_layout(Tensor::Weight, layout).unwrap();
+        let mut problem = problem.with_layout(Role::Weight, layout).unwrap();
         for index in 0..ranks.len() {
-            for tensor in [Tensor::LoraA, Tensor::LoraB] {
+            for tensor in [Role::LoraA, Role::LoraB] {
                 let (rows, columns) = problem.adapter_shape(index, tensor);
                 let layout = self.placement.layout::<A>(rows, columns);
                 problem = problem.with_adapter_layout(index, tensor, layout).unwrap();
@@ -74,7 +74,7 @@ pub struct Tensors<T, A> {
 impl<T: Number, A: Number> Tensors<T, A> {
     pub fn random(case: &Case) -> Self {
         let problem = case.problem::<T, A>();
-        let (rows, columns) = problem.shape(Tensor::Weight);
+        let (rows, columns) = problem.shape(Role::Weight);
         let adapters = case
             .adapters
             .iter()
@@ -91,8 +91,8 @@ impl<T: Number, A: Number> Tensors<T, A> {
                     )
                 };
                 (
-                    matrix(Tensor::LoraA, 0.5, 20),
-                    matrix(Tensor::LoraB, 0.02, 40),
+                    matrix(Role::LoraA, 0.5, 20),
+                    matrix(Role::LoraB, 0.02, 40),
                     scaling,
                 )
             });

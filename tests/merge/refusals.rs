@@ -4,7 +4,7 @@ use lora_kernels::cudarc::driver::DevicePtr;
 use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};
 use lora_kernels::{
     DType, Error, Layout, Lora, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
-    Tensor,
+    Role,
 };
 
 use crate::common::device::gpu;
@@ -23,19 +23,19 @@ fn problems_that_are_none_are_refused() {
         alignment: 2,
     };
     assert!(
-        message(new(&[4]).unwrap().with_layout(Tensor::Weight, layout)).contains("row stride of 7")
+        message(new(&[4]).unwrap().with_layout(Role::Weight, layout)).contains("row stride of 7")
     );
     let layout = Layout {
         row_stride: 8,
         alignment: 16,
     };
     assert!(
-        message(new(&[4]).unwrap().with_layout(Tensor::X, layout))
+        message(new(&[4]).unwrap().with_layout(Role::X, layout))
             .contains("x has no part in a merge")
     );
     let refused = new(&[4])
         .unwrap()
-        .with_adapter_layout(1, Tensor::LoraA, layout);
+        .with_adapter_layout(1, Role::LoraA, layout);
     assert!(message(refused).contains("adapter 1: the problem has 1"));
 }
 

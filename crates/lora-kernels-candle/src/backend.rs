@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
-use lora_kernels::{BackwardPlan, DeviceProps, ForwardPlan, Kernels, Problem, Tensor as Role};
+use lora_kernels::{BackwardPlan, DeviceProps, ForwardPlan, Kernels, Problem, Role};
 use lru::LruCache;
 
 use crate::error::{Error, Result};

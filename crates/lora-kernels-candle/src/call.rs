@@ -2,7 +2,7 @@
 
 use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::{Dropout, Problem, Tensor as Role};
+use lora_kernels::{Dropout, Problem, Role};
 
 use crate::backend::Place;
 use crate::device::{device_backward, device_forward};

@@ -6,7 +6,7 @@ use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
 use lora_kernels::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
-    Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Tensor as Role,
+    Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Role,
 };
 
 use crate::Projection;

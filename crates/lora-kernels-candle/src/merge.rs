@@ -2,7 +2,7 @@
 
 use candle_core::{Storage, Tensor};
 use candle_nn::Linear;
-use lora_kernels::{MergeReport, Tensor as Role};
+use lora_kernels::{MergeReport, Role};
 
 use crate::backend::Place;
 use crate::device::device_merge;

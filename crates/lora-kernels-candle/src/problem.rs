@@ -2,7 +2,7 @@
 //! anything is computed.
 
 use candle_core::Tensor;
-use lora_kernels::{DType, Layout, MergeProblem, Problem, Tensor as Role, WeightLayout};
+use lora_kernels::{DType, Layout, MergeProblem, Problem, Role, WeightLayout};
 
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;

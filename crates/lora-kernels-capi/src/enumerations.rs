@@ -1,6 +1,6 @@
 //! Numbers that stand for something, and what they stand for.
 
-use kernels::{DType, Mask, Tensor, WeightLayout};
+use kernels::{DType, Mask, Role, WeightLayout};
 
 use crate::error::{Error, Place, Result};
 
@@ -70,17 +70,17 @@ const _: () = {
     assert!(lora_dtype::F16 as u32 == DType::F16 as u32);
     assert!(lora_dtype::Bf16 as u32 == DType::BF16 as u32);
     assert!(lora_dtype::F32 as u32 == DType::F32 as u32);
-    assert!(lora_tensor::X as u32 == Tensor::X as u32);
-    assert!(lora_tensor::Weight as u32 == Tensor::Weight as u32);
-    assert!(lora_tensor::LoraA as u32 == Tensor::LoraA as u32);
-    assert!(lora_tensor::LoraB as u32 == Tensor::LoraB as u32);
-    assert!(lora_tensor::Y as u32 == Tensor::Y as u32);
-    assert!(lora_tensor::Dy as u32 == Tensor::DY as u32);
-    assert!(lora_tensor::Dx as u32 == Tensor::DX as u32);
-    assert!(lora_tensor::DLoraA as u32 == Tensor::DLoraA as u32);
-    assert!(lora_tensor::DLoraB as u32 == Tensor::DLoraB as u32);
-    assert!(lora_tensor::Bias as u32 == Tensor::Bias as u32);
-    assert!(lora_tensor::Merged as u32 == Tensor::Merged as u32);
+    assert!(lora_tensor::X as u32 == Role::X as u32);
+    assert!(lora_tensor::Weight as u32 == Role::Weight as u32);
+    assert!(lora_tensor::LoraA as u32 == Role::LoraA as u32);
+    assert!(lora_tensor::LoraB as u32 == Role::LoraB as u32);
+    assert!(lora_tensor::Y as u32 == Role::Y as u32);
+    assert!(lora_tensor::Dy as u32 == Role::DY as u32);
+    assert!(lora_tensor::Dx as u32 == Role::DX as u32);
+    assert!(lora_tensor::DLoraA as u32 == Role::DLoraA as u32);
+    assert!(lora_tensor::DLoraB as u32 == Role::DLoraB as u32);
+    assert!(lora_tensor::Bias as u32 == Role::Bias as u32);
+    assert!(lora_tensor::Merged as u32 == Role::Merged as u32);
     assert!(lora_mask::Stored as u32 == Mask::Stored as u32);
     assert!(lora_mask::Redrawn as u32 == Mask::Redrawn as u32);
     assert!(lora_weight_layout::OutIn as u32 == WeightLayout::OutIn as u32);
@@ -107,8 +107,8 @@ pub fn dtype(place: &'static str, field: &'static str, given: u32) -> Result<DTy
     found.map_or_else(|| unknown(place, field, given, allowed), Ok)
 }
 
-pub fn tensor(place: Place, given: u32) -> Result<Tensor> {
-    let found = Tensor::ALL.into_iter().find(|one| *one as u32 == given);
+pub fn tensor(place: Place, given: u32) -> Result<Role> {
+    let found = Role::ALL.into_iter().find(|one| *one as u32 == given);
     let allowed = "LORA_TENSOR_X (0) to LORA_TENSOR_MERGED (10)";
     found.map_or_else(|| unknown(place, "tensor", given, allowed), Ok)
 }

@@ -1,6 +1,6 @@
 //! How matrices lie in memory.
 
-use kernels::{Layout, Problem, Tensor};
+use kernels::{Layout, Problem, Role};
 
 use crate::enumerations::tensor;
 use crate::error::{Error, Place, Result};
@@ -54,8 +54,8 @@ impl lora_layout {
 pub unsafe fn layouts(
     pointer: *const lora_layout,
     count: usize,
-) -> Result<impl Iterator<Item = Result<(Tensor, lora_layout)>>> {
-    let limit = Tensor::ALL.len() * Problem::MAX_PROJECTIONS;
+) -> Result<impl Iterator<Item = Result<(Role, lora_layout)>>> {
+    let limit = Role::ALL.len() * Problem::MAX_PROJECTIONS;
     if count > limit {
         return Err(Error::Layouts {
             given: count,

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 
-use kernels::{MergePlan, MergeProblem, Tensor};
+use kernels::{MergePlan, MergeProblem, Role};
 
 use crate::device::{lora_device, properties};
 use crate::enumerations::{dtype, weight_layout};
@@ -87,9 +87,9 @@ unsafe fn merge_problem(problem: *const lora_merge_problem) -> Result<MergeProbl
     // SAFETY: the caller's promise.
     for layout in unsafe { layouts(given.layouts, given.layout_count) }? {
         let (tensor, layout) = layout?;
-        problem = if matches!(tensor, Tensor::LoraA | Tensor::LoraB) {
+        problem = if matches!(tensor, Role::LoraA | Role::LoraB) {
             let planned = problem.adapter_layout(layout.index, tensor);
-            let planned = planned.unwrap_or(problem.layout(Tensor::Weight));
+            let planned = planned.unwrap_or(problem.layout(Role::Weight));
             problem.with_adapter_layout(layout.index, tensor, layout.over(planned))?
         } else {
             let planned = problem.layout(tensor);

@@ -1,6 +1,6 @@
 //! What is to be computed, as C describes it.
 
-use kernels::{Problem, Projection, Tensor};
+use kernels::{Problem, Projection, Role};
 
 use crate::enumerations::{self, dtype, mask, weight_layout};
 use crate::error::{Place, Result};
@@ -105,15 +105,15 @@ pub unsafe fn problem(problem: *const lora_problem) -> Result<Problem> {
         )?)?;
     }
     for (tensor, field, accumulate) in [
-        (Tensor::Y, "accumulate_y", given.accumulate_y),
-        (Tensor::DX, "accumulate_dx", given.accumulate_dx),
+        (Role::Y, "accumulate_y", given.accumulate_y),
+        (Role::DX, "accumulate_dx", given.accumulate_dx),
         (
-            Tensor::DLoraA,
+            Role::DLoraA,
             "accumulate_d_lora_a",
             given.accumulate_d_lora_a,
         ),
         (
-            Tensor::DLoraB,
+            Role::DLoraB,
             "accumulate_d_lora_b",
             given.accumulate_d_lora_b,
         ),
@@ -154,7 +154,7 @@ unsafe fn with_layouts(mut problem: Problem, given: &lora_problem) -> Result<Pro
     // SAFETY: the caller's promise.
     for layout in unsafe { layouts(given.layouts, given.layout_count) }? {
         let (tensor, layout) = layout?;
-        let shared = matches!(tensor, Tensor::X | Tensor::DX);
+        let shared = matches!(tensor, Role::X | Role::DX);
         let projection = if shared { 0 } else { layout.index };
         let planned = problem.layout_of(projection, tensor);
         problem = problem.with_layout_of(projection, tensor, layout.over(planned))?;

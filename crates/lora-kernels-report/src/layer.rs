@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, Dropout, Element, Forward, ForwardPlan,
-    ForwardProjection, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem, Tensor,
+    ForwardProjection, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem, Role,
 };
 
 use crate::Outcome;
@@ -86,15 +86,15 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
             stream.alloc_zeros(rows * columns)
         };
         Ok(Self {
-            x: zeros(Tensor::X)?,
-            weight: zeros(Tensor::Weight)?,
-            lora_a: zeros(Tensor::LoraA)?,
-            lora_b: zeros(Tensor::LoraB)?,
-            dy: zeros(Tensor::DY)?,
-            y: zeros(Tensor::Y)?,
-            dx: zeros(Tensor::DX)?,
-            d_lora_a: zeros(Tensor::DLoraA)?,
-            d_lora_b: zeros(Tensor::DLoraB)?,
+            x: zeros(Role::X)?,
+            weight: zeros(Role::Weight)?,
+            lora_a: zeros(Role::LoraA)?,
+            lora_b: zeros(Role::LoraB)?,
+            dy: zeros(Role::DY)?,
+            y: zeros(Role::Y)?,
+            dx: zeros(Role::DX)?,
+            d_lora_a: zeros(Role::DLoraA)?,
+            d_lora_b: zeros(Role::DLoraB)?,
             problem: problem.clone(),
             dropout,
         })
@@ -109,13 +109,13 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
     ) -> Outcome<()> {
         let problem = &self.problem;
         let projection = ForwardProjection {
-            weight: input(problem, &self.weight, Tensor::Weight),
+            weight: input(problem, &self.weight, Role::Weight),
             bias: None,
             lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
-            y: output(problem, &mut self.y, Tensor::Y),
+            y: output(problem, &mut self.y, Role::Y),
         };
         let arguments = Forward {
-            x: input(problem, &self.x, Tensor::X),
+            x: input(problem, &self.x, Role::X),
             projections: vec![projection],
             dropout: self.dropout,
             saved: saved.as_view_mut(),
@@ -135,20 +135,20 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
     ) -> Outcome<()> {
         let problem = &self.problem;
         let projection = BackwardProjection {
-            dy: input(problem, &self.dy, Tensor::DY),
-            weight: input(problem, &self.weight, Tensor::Weight),
+            dy: input(problem, &self.dy, Role::DY),
+            weight: input(problem, &self.weight, Role::Weight),
             lora: Some(lora(problem, &self.lora_a, &self.lora_b)),
             gradients: Some(LoraGradients {
-                a: output(problem, &mut self.d_lora_a, Tensor::DLoraA),
-                b: output(problem, &mut self.d_lora_b, Tensor::DLoraB),
+                a: output(problem, &mut self.d_lora_a, Role::DLoraA),
+                b: output(problem, &mut self.d_lora_b, Role::DLoraB),
             }),
         };
         let arguments = Backward {
-            x: input(problem, &self.x, Tensor::X),
+            x: input(problem, &self.x, Role::X),
             projections: vec![projection],
             dropout: self.dropout,
             saved: saved.as_view(),
-            dx: Some(output(problem, &mut self.dx, Tensor::DX)),
+            dx: Some(output(problem, &mut self.dx, Role::DX)),
             workspace: workspace.as_view_mut(),
         };
         Ok(device
@@ -159,18 +159,18 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
 
 fn lora<'a, T>(problem: &Problem, a: &'a CudaSlice<T>, b: &'a CudaSlice<T>) -> Lora<'a, T> {
     Lora {
-        a: input(problem, a, Tensor::LoraA),
-        b: input(problem, b, Tensor::LoraB),
+        a: input(problem, a, Role::LoraA),
+        b: input(problem, b, Role::LoraB),
         scaling: SCALING,
     }
 }
 
-fn input<'a, T>(problem: &Problem, data: &'a CudaSlice<T>, tensor: Tensor) -> MatRef<'a, T> {
+fn input<'a, T>(problem: &Problem, data: &'a CudaSlice<T>, tensor: Role) -> MatRef<'a, T> {
     let (rows, columns) = problem.shape(tensor);
     MatRef::new(data.as_view(), rows, columns)
 }
 
-fn output<'a, T>(problem: &Problem, data: &'a mut CudaSlice<T>, tensor: Tensor) -> MatMut<'a, T> {
+fn output<'a, T>(problem: &Problem, data: &'a mut CudaSlice<T>, tensor: Role) -> MatMut<'a, T> {
     let (rows, columns) = problem.shape(tensor);
     MatMut::new(data.as_view_mut(), rows, columns)
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use lora_kernels::reference::{self, Adapter, View};
 use lora_kernels::{
     DType, Layout, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
-    Tensor as Role, WeightLayout,
+    Role, WeightLayout,
 };
 
 use lora_kernels_adapters::Tensor;
