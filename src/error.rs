@@ -138,12 +138,27 @@ pub enum Error {
         count: usize,
     },
     /// A type that adapters of a problem can't have.
-    #[error("adapters in {given} over tensors in {dtype}: they must be in {dtype} or f32")]
+    #[error(
+        "adapters in {given} over tensors in {dtype}: they must be in {}",
+        adapter_types(*dtype)
+    )]
     AdapterDType {
         /// The type given.
         given: DType,
         /// The type of the other tensors.
         dtype: DType,
+    },
+    /// A type that a role can't have beside those of the others.
+    #[error("{what} is {given} and {other} {needed}: give both the same type")]
+    Format {
+        /// The role.
+        what: &'static str,
+        /// Its type.
+        given: DType,
+        /// The role whose type it must have.
+        other: &'static str,
+        /// The type of that one.
+        needed: DType,
     },
     /// A tensor that is no output, and can't be accumulated into.
     #[error("{tensor} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are outputs")]
@@ -341,4 +356,13 @@ pub enum Error {
         /// What to do, where that is known.
         hint: &'static str,
     },
+}
+
+/// What adapters over tensors of a type may be in.
+fn adapter_types(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "f16 or f32",
+        DType::BF16 => "bf16 or f32",
+        DType::F32 => "f32",
+    }
 }

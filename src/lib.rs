@@ -2,26 +2,34 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
+mod dropout;
 mod dtype;
 mod error;
+mod formats;
+mod layout;
 mod merge;
 pub mod plan;
 mod problem;
 #[cfg(feature = "cuda")]
 pub mod raw;
 pub mod reference;
+mod role;
 #[cfg(feature = "cuda")]
 mod typed;
 
 #[cfg(feature = "cuda")]
 pub use cudarc;
+pub use dropout::{Dropout, Mask};
 pub use dtype::{DType, Element};
 pub use error::{Argument, Error, Result};
+pub use formats::{Formats, RowAdapters, WeightFormat};
+pub use layout::{Layout, WeightLayout};
 pub use merge::{MergeProblem, MergeReport};
 pub use plan::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan};
-pub use problem::{Dropout, Layout, Mask, Problem, Projection, Role, WeightLayout};
+pub use problem::{Problem, Projection};
 #[cfg(feature = "cuda")]
 pub use raw::{Kernels, context};
+pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,

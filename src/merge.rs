@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::formats::check_adapters;
 use crate::problem::check_dimension;
 use crate::{DType, Error, Layout, Problem, Result, Role, WeightLayout};
 
@@ -97,12 +98,7 @@ impl MergeProblem {
     /// # Errors
     /// [`Error::AdapterDType`] for any other type.
     pub fn with_adapter_dtype(mut self, dtype: DType) -> Result<Self> {
-        if dtype != self.dtype && dtype != DType::F32 {
-            return Err(Error::AdapterDType {
-                given: dtype,
-                dtype: self.dtype,
-            });
-        }
+        check_adapters(dtype, self.dtype)?;
         self.adapter_dtype = dtype;
         self.lay_out_adapters();
         Ok(self)

@@ -1,198 +1,10 @@
-//! What is to be computed: sizes, element types and memory layouts of adapted linear layers that
-//! share their input. Pure data, no CUDA.
+//! What is to be computed: sizes, formats and memory layouts of adapted linear layers that share
+//! their input. Pure data, no CUDA.
 
 use std::fmt;
 
-use crate::{DType, Error, Result};
-
-/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N =
-/// out_features, r = rank. Projections share x and dx; each has the others for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Role {
-    /// Input, (M, K).
-    X = 0,
-    /// Base weight W, (N, K), or (K, N) as [`WeightLayout::InOut`].
-    Weight = 1,
-    /// lora_A, (r, K).
-    LoraA = 2,
-    /// lora_B, (N, r).
-    LoraB = 3,
-    /// Output, (M, N).
-    Y = 4,
-    /// Gradient of the output, (M, N).
-    DY = 5,
-    /// Gradient of the input, (M, K).
-    DX = 6,
-    /// Gradient of lora_A, (r, K).
-    DLoraA = 7,
-    /// Gradient of lora_B, (N, r).
-    DLoraB = 8,
-    /// Bias, (N): a single row.
-    Bias = 9,
-    /// Merged weight W + Σ scaling·B·A, in the shape of the weight.
-    Merged = 10,
-}
-
-impl Role {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Role; 11] = [
-        Role::X,
-        Role::Weight,
-        Role::LoraA,
-        Role::LoraB,
-        Role::Y,
-        Role::DY,
-        Role::DX,
-        Role::DLoraA,
-        Role::DLoraB,
-        Role::Bias,
-        Role::Merged,
-    ];
-
-    /// The name used in error messages and, where PEFT has one, there.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::X => "x",
-            Role::Weight => "weight",
-            Role::LoraA => "lora_A",
-            Role::LoraB => "lora_B",
-            Role::Y => "y",
-            Role::DY => "dy",
-            Role::DX => "dx",
-            Role::DLoraA => "d_lora_A",
-            Role::DLoraB => "d_lora_B",
-            Role::Bias => "bias",
-            Role::Merged => "merged",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How a matrix lies in memory. Columns are contiguous.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Layout {
-    /// Elements from the start of one row to the start of the next; at least the number of columns.
-    pub row_stride: i64,
-    /// What the address of the first element is a multiple of, in bytes: a power of two, at least
-    /// the element's size. A plan made for 16 can choose the fast kernels; an address that turns
-    /// out less aligned is an error.
-    pub alignment: usize,
-}
-
-impl Layout {
-    /// Whether a tensor of that shape can lie so.
-    pub(crate) fn check(
-        &self,
-        tensor: Role,
-        (rows, columns): (usize, usize),
-        dtype: DType,
-    ) -> Result<()> {
-        let bytes = self
-            .row_stride
-            .checked_mul(rows as i64)
-            .and_then(|n| n.checked_mul(dtype.size() as i64));
-        if self.row_stride < columns as i64 || bytes.is_none() {
-            return Err(Error::Stride {
-                tensor,
-                given: self.row_stride,
-                columns,
-            });
-        }
-        if !self.alignment.is_power_of_two() || self.alignment < dtype.size() {
-            return Err(Error::LayoutAlignment {
-                tensor,
-                given: self.alignment,
-                element: dtype.size(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Whether every row starts at a multiple of `bytes`.
-    pub(crate) fn rows_aligned(&self, rows: usize, dtype: DType, bytes: u64) -> bool {
-        let row_bytes = self.row_stride as u64 * dtype.size() as u64;
-        // A single row has no second one to be misaligned.
-        self.alignment as u64 >= bytes && (rows == 1 || row_bytes.is_multiple_of(bytes))
-    }
-}
-
-/// Dropout on the adapter's input: each element of x is zeroed with probability `p`, the others
-/// divided by 1 - p. The base product sees x undropped, as in PEFT.
-///
-/// The mask is a function of `seed`, `offset`, row and column alone (Philox4x32-10, see
-/// [`crate::reference::philox`]): the same on every run, device and tiling. Draw a new one by
-/// changing `offset`, say to the training step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dropout {
-    /// Probability in [0, 1). Rounded to a multiple of 2⁻¹⁶, and 1 / (1 - p) is taken of the
-    /// rounded value.
-    pub p: f32,
-    /// Philox key.
-    pub seed: u64,
-    /// High half of the Philox counter.
-    pub offset: u64,
-}
-
-impl Dropout {
-    /// An element is dropped where its 16 random bits are below this: `p` in units of 2⁻¹⁶, at
-    /// most 65535.
-    pub fn threshold(&self) -> u32 {
-        ((f64::from(self.p) * 65536.0).round() as u32).min(65535)
-    }
-
-    /// 1 / (1 - p) for the rounded `p`.
-    pub fn keep_scale(&self) -> f32 {
-        65536.0 / (65536 - self.threshold()) as f32
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.p >= 0.0 && self.p < 1.0 {
-            Ok(())
-        } else {
-            Err(Error::DropoutProbability { given: self.p })
-        }
-    }
-}
-
-/// Where the backward finds which elements of x the dropout has kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(u32)]
-pub enum Mask {
-    /// In `saved`, one bit per element of x, where forward has stored it.
-    #[default]
-    Stored = 0,
-    /// Nowhere: it is drawn again, for arithmetic instead of memory.
-    Redrawn = 1,
-}
-
-/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in
-/// either case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(u32)]
-pub enum WeightLayout {
-    /// (out_features, in_features), as `torch.nn.Linear` has it.
-    #[default]
-    OutIn = 0,
-    /// (in_features, out_features), as GPT-2's `Conv1D` has it: PEFT's `fan_in_fan_out`.
-    InOut = 1,
-}
-
-impl WeightLayout {
-    /// (rows, columns) of a weight as it is stored.
-    pub(crate) fn shape(self, out_features: usize, in_features: usize) -> (usize, usize) {
-        match self {
-            WeightLayout::OutIn => (out_features, in_features),
-            WeightLayout::InOut => (in_features, out_features),
-        }
-    }
-}
+use crate::formats::check_adapters;
+use crate::{DType, Error, Formats, Layout, Mask, Result, Role, RowAdapters, WeightLayout};
 
 /// One linear layer of those that share x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -229,8 +41,8 @@ pub struct Problem {
     tokens: usize,
     in_features: usize,
     projections: Vec<Projection>,
-    dtype: DType,
-    adapter_dtype: DType,
+    formats: Formats,
+    row_adapters: RowAdapters,
     bias: bool,
     dropout: bool,
     mask: Mask,
@@ -298,8 +110,8 @@ impl Problem {
             tokens,
             in_features,
             projections: projections.to_vec(),
-            dtype,
-            adapter_dtype: dtype,
+            formats: Formats::uniform(dtype),
+            row_adapters: RowAdapters::default(),
             bias: false,
             dropout: false,
             mask: Mask::default(),
@@ -351,22 +163,42 @@ impl Problem {
     /// # Errors
     /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier
     /// reaches beyond 2⁶³ bytes in f32.
-    pub fn with_adapter_dtype(mut self, dtype: DType) -> Result<Self> {
-        if dtype != self.dtype && dtype != DType::F32 {
-            return Err(Error::AdapterDType {
-                given: dtype,
-                dtype: self.dtype,
-            });
-        }
-        self.adapter_dtype = dtype;
+    pub fn with_adapter_dtype(self, dtype: DType) -> Result<Self> {
+        check_adapters(dtype, self.formats.activations)?;
+        let formats = Formats {
+            adapters: dtype,
+            gradients: dtype,
+            ..self.formats
+        };
+        self.with_formats(formats)
+    }
+
+    /// With another type of any role. Layouts given earlier stay, with an alignment of at least an
+    /// element.
+    ///
+    /// # Errors
+    /// [`Error::AdapterDType`] or [`Error::Format`] if there are no kernels for these types,
+    /// [`Error::Stride`] if a layout given earlier reaches beyond 2⁶³ bytes in the new type.
+    pub fn with_formats(mut self, formats: Formats) -> Result<Self> {
+        formats.check()?;
+        self.formats = formats;
         for projection in 0..self.projections.len() {
-            for tensor in [Role::LoraA, Role::LoraB, Role::DLoraA, Role::DLoraB] {
+            for tensor in Role::ALL
+                .into_iter()
+                .filter(|&tensor| tensor != Role::Merged)
+            {
                 let mut layout = self.layout_of(projection, tensor);
-                layout.alignment = layout.alignment.max(dtype.size());
+                layout.alignment = layout.alignment.max(self.dtype_of(tensor).size());
                 self = self.with_layout_of(projection, tensor, layout)?;
             }
         }
         Ok(self)
+    }
+
+    /// Which adapter each row of x goes through.
+    pub fn with_row_adapters(mut self, row_adapters: RowAdapters) -> Self {
+        self.row_adapters = row_adapters;
+        self
     }
 
     /// Which way round the weights of all projections are stored; contiguous and 16-byte aligned
@@ -456,22 +288,34 @@ impl Problem {
         &self.projections
     }
 
-    /// Type of every tensor but the adapters' matrices and gradients.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The type of each role.
+    pub fn formats(&self) -> &Formats {
+        &self.formats
     }
 
-    /// Type of lora_A, lora_B, d_lora_A and d_lora_B.
+    /// Type of the activations: x, y, dy, dx and the bias.
+    pub fn dtype(&self) -> DType {
+        self.formats.activations
+    }
+
+    /// Type of lora_A and lora_B.
     pub fn adapter_dtype(&self) -> DType {
-        self.adapter_dtype
+        self.formats.adapters
     }
 
     /// Type of a tensor.
     pub fn dtype_of(&self, tensor: Role) -> DType {
         match tensor {
-            Role::LoraA | Role::LoraB | Role::DLoraA | Role::DLoraB => self.adapter_dtype,
-            _ => self.dtype,
+            Role::X | Role::Y | Role::DY | Role::DX | Role::Bias => self.formats.activations,
+            Role::Weight | Role::Merged => self.formats.weight.dtype(),
+            Role::LoraA | Role::LoraB => self.formats.adapters,
+            Role::DLoraA | Role::DLoraB => self.formats.gradients,
         }
+    }
+
+    /// Which adapter each row of x goes through.
+    pub fn row_adapters(&self) -> RowAdapters {
+        self.row_adapters
     }
 
     /// Whether a bias is added to every y.
@@ -603,9 +447,9 @@ impl fmt::Display for Problem {
                 }
             }
         }
-        write!(f, ", {}", self.dtype)?;
-        if self.adapter_dtype != self.dtype {
-            write!(f, ", {} adapters", self.adapter_dtype)?;
+        write!(f, ", {}", self.dtype())?;
+        if self.adapter_dtype() != self.dtype() {
+            write!(f, ", {} adapters", self.adapter_dtype())?;
         }
         if self.weight_layout == WeightLayout::InOut {
             f.write_str(", weight (in, out)")?;
