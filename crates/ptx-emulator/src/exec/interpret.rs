@@ -11,7 +11,7 @@ use super::space::{GlobalView, Spaces};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
-use crate::decode::op::{Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
+use crate::decode::op::{Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
 /// don't hold up those they wait for.
@@ -205,9 +205,19 @@ impl Run<'_, '_, '_> {
     }
 
     fn memory(&mut self, inst: &Inst, active: u32) -> Outcome {
-        if self.core.checks.is_some() {
+        let checked = self.core.checks.is_some();
+        if checked {
             self.check_memory(inst, active)?;
         }
+        self.access(inst, active)?;
+        if checked && let Op::Load(Access { strong: true, .. }) | Op::Atomic(_) = inst.op {
+            self.check_observed();
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn access(&mut self, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
             Op::Load(access) => self.core.looked |= access.strong,
             Op::Store(_) | Op::Async(_) => self.core.changes += 1,

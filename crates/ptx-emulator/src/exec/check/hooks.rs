@@ -19,6 +19,16 @@ impl Run<'_, '_, '_> {
         done
     }
 
+    /// After a strong load or an atomic, which observe what other threads wrote: its time is noted
+    /// again. Another block may have released the observed value after [`Self::check_memory`]
+    /// noted the time, and everything before that release counts as ordered only by a later one.
+    #[cold]
+    pub(in crate::exec) fn check_observed(&self) {
+        if let Some(between) = &self.launch.checks {
+            between.order(self.core.linear);
+        }
+    }
+
     fn memory_action(&mut self, checks: &mut Checks, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
             Op::Load(access) => {
