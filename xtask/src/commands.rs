@@ -9,18 +9,8 @@ use crate::toolchain;
 
 const FIXTURES: &str = "tests/fixtures";
 
-/// The test programs that compare what tensor cores compute with references.
-const KERNEL_TESTS: [&str; 9] = [
-    "shapes",
-    "forward",
-    "backward",
-    "dropout",
-    "shared",
-    "adapters",
-    "accumulate",
-    "random_layers",
-    "peft",
-];
+/// The tests that compare what tensor cores compute with references, by their path.
+const LAYERS: &str = "layers::";
 
 /// The clang-format whose output the kernels have; other versions differ in details.
 const CLANG_FORMAT: &str = "version 19.";
@@ -80,12 +70,9 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     // no such choice.
     if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
         for numerics in ["hopper", "f32fma"] {
-            let mut kernels = session.cargo("test");
-            for program in KERNEL_TESTS {
-                kernels.args(["--test", program]);
-            }
             // Large sizes are more sums, not deeper ones.
-            kernels.args(["--", "--skip", "in_f32", "--skip", "every_large_size"]);
+            let mut kernels = session.cargo("test --workspace --test integration --");
+            kernels.args([LAYERS, "--skip", "in_f32", "--skip", "every_large_size"]);
             kernels.env("PTX_EMULATOR_NUMERICS", numerics);
             session.run(kernels)?;
         }

@@ -42,6 +42,8 @@ pub struct Program {
     /// In the quick form: the tests to run, as filters of their names; all where empty. `None`
     /// leaves the program out.
     pub quick: Option<Vec<String>>,
+    /// Tests that never run there, as parts of their names.
+    pub skip: Vec<String>,
 }
 
 /// What a program is.

@@ -23,29 +23,31 @@ const FIXTURES: &str = "tests/fixtures";
 const OWN_FILES: &str = "crates/lora-kernels-bundle/bundle";
 
 /// Test programs that have nothing to do there.
-const LEFT_OUT: [(&str, &str); 9] = [
+const LEFT_OUT: [(&str, &str); 2] = [
     ("build_script", "compiles with nvcc"),
     ("peers", "compiles with nvcc"),
-    ("plans", "runs no kernel"),
-    ("plans_devices", "runs no kernel"),
-    ("plans_models", "runs no kernel"),
-    ("counters", "reads the emulated device's counters"),
-    ("real_size", "runs chosen blocks on the emulated device"),
-    ("large_tensors", "runs chosen blocks on the emulated device"),
-    ("schedules", "sets the emulated device's schedule"),
+];
+
+/// Tests that have nothing to do there, by their path in their program.
+const SKIPPED: [(&str, &str); 2] = [
+    ("plans::", "run no kernel"),
+    ("emulated::", "set what a GPU leaves nobody to choose"),
 ];
 
 /// The quick form: these programs, and of their tests those whose names hold one of these; all
 /// where there is none.
-const QUICK: [(&str, &[&str]); 8] = [
-    ("contract", &[]),
+const QUICK: [(&str, &[&str]); 3] = [
+    (
+        "integration",
+        &[
+            "device::",
+            "layers::forward::in_bf16",
+            "layers::backward::in_bf16",
+            "layers::recorded::in_bf16",
+        ],
+    ),
     ("missing_kernels", &[]),
-    ("capture", &[]),
-    ("forward", &["in_bf16"]),
-    ("backward", &["in_bf16"]),
-    // These need files, or start another program.
-    ("peft", &["in_bf16"]),
-    ("no_driver", &[]),
+    // Starts another program.
     ("replay", &["the_device_is_named"]),
 ];
 
@@ -96,6 +98,7 @@ fn fill(
         }
         let mut program = packer.pack(Kind::Test, name, path, "bin/deps")?;
         let quick = QUICK.iter().find(|(quick, _)| quick == name);
+        program.skip = SKIPPED.map(|(tests, _)| tests.to_owned()).to_vec();
         program.quick =
             quick.map(|(_, filters)| filters.iter().map(|&filter| filter.to_owned()).collect());
         manifest.programs.push(program);
@@ -174,6 +177,7 @@ fn report(folder: &Path, manifest: &Manifest) -> Result<(), Failure> {
     );
     let left_out: Vec<_> = LEFT_OUT
         .iter()
+        .chain(&SKIPPED)
         .map(|(name, reason)| format!("{name} ({reason})"))
         .collect();
     eprintln!("left out: {}", left_out.join(", "));

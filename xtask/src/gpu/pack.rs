@@ -64,6 +64,7 @@ impl Packer {
             bytes: bytes.len() as u64,
             parts,
             quick: None,
+            skip: Vec::new(),
         })
     }
 

@@ -154,6 +154,9 @@ impl Suite {
             // Alone: a capture forbids other threads of the process to allocate, and tests of far
             // offsets want the memory for themselves.
             command.arg("--test-threads=1").args(filters);
+            for tests in &program.skip {
+                command.args(["--skip", tests]);
+            }
             let log = self.log(&program.name);
             let run = correctness::run(&program.name, command, &log, self.timeout())?;
             correctness::print(&run, &log);

@@ -1,16 +1,24 @@
 //! The program under test, on whichever device tests run on.
 
-#[path = "../../../../tests/common/scratch.rs"]
-mod scratch;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use ptx_emulator::select::{Selection, select};
 
+/// Where tests write: cargo's folder for that, or, where this runs far from where it was built, the
+/// machine's folder for temporary files.
+fn scratch() -> PathBuf {
+    let cargo = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    if cargo.is_dir() {
+        cargo.to_owned()
+    } else {
+        std::env::temp_dir().join("lora-kernels-tests")
+    }
+}
+
 /// An empty folder that belongs to one test.
 pub fn folder(program: &str, test: &str) -> PathBuf {
-    let folder = scratch::scratch().join(program).join(test);
+    let folder = scratch().join(program).join(test);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     folder
@@ -47,7 +55,7 @@ pub fn lora_kernels() -> Command {
 /// The program without any driver.
 pub fn without_driver() -> Command {
     let mut command = lora_kernels();
-    let empty = scratch::scratch().join("no-driver");
+    let empty = scratch().join("no-driver");
     std::fs::create_dir_all(&empty).unwrap();
     command.env("LD_LIBRARY_PATH", empty);
     command
@@ -55,7 +63,7 @@ pub fn without_driver() -> Command {
 
 /// A folder in which the emulated driver has the names that programs look for.
 fn named(library: &Path) -> PathBuf {
-    let folder = scratch::scratch().join("driver");
+    let folder = scratch().join("driver");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["libcuda.so", "libcuda.so.1"] {
         let link = folder.join(name);

@@ -1,0 +1,82 @@
+//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. In a process
+//! of its own, since the whole process feels a capture.
+
+use crate::common::call::{BackwardCall, ForwardCall};
+use crate::common::device::gpu;
+use crate::common::layer::{Case, Layer, assert_same_bits};
+use half::bf16;
+use lora_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+/// A layer whose weights are the same for every `seed`, while x and dy are not.
+fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
+    let mut layer = Layer::random(case);
+    let dys = layer
+        .projections
+        .iter_mut()
+        .map(|projection| &mut projection.dy);
+    for matrix in dys.chain([&mut layer.x]) {
+        let range = matrix.range();
+        matrix.buffer[range].rotate_left(seed);
+    }
+    layer
+}
+
+/// One projection, and several of which tiles are split: the counters of a replay are those of the
+/// run before.
+fn cases() -> [Case; 3] {
+    let shared = Case::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
+    [
+        Case::new(100, 136, 72, 20).dropout(0.2).bias(false),
+        shared.clone().multiprocessors(1000),
+        shared.redrawn(true).input_gradient(false),
+    ]
+}
+
+fn a_captured_layer_replays_with_the_numbers_it_finds() {
+    let kernels = &gpu().kernels;
+    // What cudarc records to order streams would tie the captured calls to events outside.
+    // SAFETY: this process uses one stream at a time and waits for it before it uses another.
+    unsafe { kernels.context().disable_event_tracking() };
+    let stream = kernels.context().new_stream().unwrap();
+    for case in cases() {
+        let first = layer(&case, 0);
+        let (forward_plan, backward_plan) = (first.forward_plan(), first.backward_plan());
+        let mut forward = ForwardCall::new(&first, &forward_plan);
+        let nothing = vec![0xFF; forward_plan.saved().bytes()];
+        let mut backward = BackwardCall::new(&first, &backward_plan, &nothing);
+        gpu().stream.synchronize().unwrap();
+        let poisoned = forward.read_back().bits();
+
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
+            .unwrap();
+        forward.run(&stream, &forward_plan).unwrap();
+        let mut arguments = backward.arguments();
+        arguments.saved = forward.saved.view();
+        kernels
+            .backward(&stream, &backward_plan, arguments)
+            .unwrap();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).unwrap().expect("a graph");
+        assert_same_bits(
+            &forward.read_back().bits(),
+            &poisoned,
+            "a capture runs nothing",
+        );
+
+        for layer in [layer(&case, 1), layer(&case, 2), layer(&case, 0)] {
+            forward.x.replace(&layer.x);
+            backward.x.replace(&layer.x);
+            for (memory, projection) in backward.projections.iter_mut().zip(&layer.projections) {
+                memory.dy.replace(&projection.dy);
+            }
+            gpu().stream.synchronize().unwrap();
+            graph.launch().unwrap();
+            stream.synchronize().unwrap();
+            let replayed = [forward.read_back().bits(), backward.read_back().bits()].concat();
+            assert_same_bits(&replayed, &layer.written(), "replayed");
+        }
+    }
+}
+
+alone!(a_captured_layer_replays_with_the_numbers_it_finds);

@@ -1,0 +1,68 @@
+//! Layers on every virtual device, under the plans made for it: each device in a process of its
+//! own, since the first CUDA call decides for the whole process.
+
+use std::collections::HashSet;
+
+use crate::common::device::{Number, gpu};
+use crate::common::layer::{Case, Layer};
+use crate::common::process;
+use half::{bf16, f16};
+use lora_kernels::DeviceProps;
+use lora_kernels::plan::Tile;
+
+/// What chooses the emulated device.
+const DEVICE: &str = "PTX_EMULATOR_DEVICE";
+
+/// The emulator's key of each device and what plans know of it.
+fn devices() -> [(&'static str, DeviceProps); 4] {
+    [
+        ("a100", DeviceProps::a100()),
+        ("rtx4090", DeviceProps::rtx4090()),
+        ("l40s", DeviceProps::l40s()),
+        ("h100", DeviceProps::h100()),
+    ]
+}
+
+/// Checks a layer against the reference, and notes the tiles of its forward.
+fn run<T: Number>(case: Case, tiles: &mut HashSet<Tile>) {
+    let plan = case.forward_plan::<T>();
+    tiles.extend(plan.launches().iter().map(|launch| launch.variant.tile));
+    Layer::<T>::random(&case).check();
+}
+
+/// On the device that this process was started for.
+fn on_the_device(key: &str) {
+    let mut all = devices().into_iter();
+    let (_, expected) = all.find(|(name, _)| *name == key).expect("a device");
+    assert_eq!(gpu().kernels.props(), &expected);
+    let mut tiles = HashSet::new();
+    let small = Case::new(70, 136, 200, 24).dropout(0.1);
+    run::<bf16>(small.clone(), &mut tiles);
+    run::<f16>(small.clone(), &mut tiles);
+    run::<f32>(small, &mut tiles);
+    // 8 x 16 tiles of the largest shape, 8 x 32 of the next.
+    run::<bf16>(Case::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
+    let large = [Tile::M128N256K64, Tile::M128N128K32];
+    assert!(large.iter().any(|tile| tiles.contains(tile)), "{tiles:?}");
+    assert!(tiles.contains(&Tile::M64N64K64), "{tiles:?}");
+}
+
+#[test]
+fn layers_run_under_the_plans_of_every_virtual_device() {
+    if let Ok(key) = std::env::var(DEVICE)
+        && process::is_alone()
+    {
+        return on_the_device(&key);
+    }
+    for (key, _) in devices() {
+        let test = concat!(
+            module_path!(),
+            "::layers_run_under_the_plans_of_every_virtual_device"
+        );
+        process::run_again(test, |command| {
+            command
+                .env("LORA_KERNELS_DEVICE", "emulated")
+                .env(DEVICE, key);
+        });
+    }
+}

@@ -1,0 +1,98 @@
+//! The order in which blocks and warps run, and the moment at which an asynchronous copy lands, are
+//! the GPU's choice: results keep their bits through all of them. The emulated device takes each
+//! order that it is told; a real one is asked for the same result several times.
+
+use crate::common::case::OUTPUTS;
+use crate::common::data::Placement::{AlignedView, OddView};
+use crate::common::device::{Number, gpu};
+use crate::common::layer::{Case, Layer, assert_same_bits};
+use half::{bf16, f16};
+use ptx_emulator::counters::Control;
+use ptx_emulator::select::{Selection, select};
+
+/// Orders of turns, and whether copies land when they are issued.
+const ORDERS: [(&str, bool); 9] = [
+    ("fair", true),
+    ("seed:1", false),
+    ("seed:2", true),
+    ("seed:3", false),
+    ("last-block-first", false),
+    ("last-block-first", true),
+    ("one-ahead", false),
+    ("starve-warp", false),
+    ("starve-warp", true),
+];
+
+/// Aligned and odd layers, ranks with and without kernels of their own, wide tiles with one split
+/// and small tiles with many.
+fn cases() -> Vec<Case> {
+    let aligned = Case::new(130, 200, 136, 24).dropout(0.2);
+    let odd = Case::new(67, 131, 77, 5).placed(OddView);
+    vec![
+        aligned.clone().multiprocessors(1),
+        aligned.clone().multiprocessors(1000),
+        aligned.placed(AlignedView).bias(false),
+        Case::new(70, 1032, 72, 8).multiprocessors(1000),
+        odd.clone().dropout(0.4).multiprocessors(1000),
+        odd.multiprocessors(1),
+        Case::new(1, 300, 40, 16).dropout(0.1),
+        Case::sharing_x(70, 264, &[(72, 8), (40, 0), (24, 17)])
+            .dropout(0.3)
+            .redrawn(true),
+        Case::sharing_x(66, 1032, &[(40, 8), (8, 3)])
+            .transposed(true)
+            .multiprocessors(1000),
+        Case::new(66, 136, 1032, 8)
+            .multiprocessors(1000)
+            .dropout(0.2)
+            .accumulate(&OUTPUTS),
+    ]
+}
+
+fn no_order_changes_a_bit<T: Number>() {
+    gpu();
+    let emulated = match select().expect("a device, real or emulated") {
+        Selection::Emulated { .. } => Some(Control::loaded().expect("the emulated driver")),
+        Selection::Real => None,
+    };
+    for case in cases() {
+        let layer = Layer::<T>::random(&case);
+        let expected = layer.written();
+        let assert_same = |how: &str| {
+            assert_same_bits(
+                &layer.written(),
+                &expected,
+                &format!("{how}: {:?}", layer.case),
+            )
+        };
+        let Some(control) = emulated else {
+            (0..10).for_each(|_| assert_same("from one run to the next"));
+            continue;
+        };
+        for (schedule, early) in ORDERS {
+            control.schedule(schedule).expect("a schedule");
+            control.early_copies(early).expect("a setting");
+            assert_same(&format!("under {schedule}, early copies: {early}"));
+        }
+        control.schedule("fair").expect("a schedule");
+        control.early_copies(false).expect("a setting");
+    }
+}
+
+fn no_order_changes_a_bit_in_bf16() {
+    no_order_changes_a_bit::<bf16>();
+}
+
+fn no_order_changes_a_bit_in_f16() {
+    no_order_changes_a_bit::<f16>();
+}
+
+fn no_order_changes_a_bit_in_f32() {
+    no_order_changes_a_bit::<f32>();
+}
+
+alone!(
+    no_order_changes_a_bit_in_bf16,
+    no_order_changes_a_bit_in_f16,
+    no_order_changes_a_bit_in_f32,
+);

@@ -1,0 +1,147 @@
+//! Streams and memory of another context than the one the kernels are in.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::sync::{Arc, OnceLock};
+
+use half::bf16;
+use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
+use lora_kernels::cudarc::driver::{
+    CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
+};
+use lora_kernels::{Error, MatMut, MatRef, Role};
+
+use super::call::{
+    BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on,
+    backward_output, case, forward, forward_input, forward_on,
+};
+use crate::common::device::gpu;
+
+/// A stream of a second context on the same device.
+fn elsewhere() -> &'static Arc<CudaStream> {
+    static STREAM: OnceLock<Arc<CudaStream>> = OnceLock::new();
+    STREAM.get_or_init(|| {
+        type Create = unsafe extern "C" fn(*mut CUcontext, c_uint, CUdevice) -> CUresult;
+        let home = gpu().kernels.context();
+        let (mut address, mut context): (*mut c_void, CUcontext) =
+            (std::ptr::null_mut(), std::ptr::null_mut());
+        // The bindings declare a different cuCtxCreate for each version of the headers; the driver
+        // has kept that of 3.2.
+        // SAFETY: the arguments are as the driver API describes them, and cuCtxCreate of version
+        // 3.2 has this signature. The new context belongs to nobody else.
+        let context = unsafe {
+            let status = std::ptr::null_mut();
+            sys::cuGetProcAddress_v2(
+                c"cuCtxCreate".as_ptr(),
+                &mut address,
+                3020 as c_int,
+                0,
+                status,
+            )
+            .result()
+            .expect("the driver creates contexts");
+            assert!(!address.is_null());
+            let create = std::mem::transmute::<*mut c_void, Create>(address);
+            create(&mut context, 0, home.cu_device())
+                .result()
+                .expect("a second context");
+            CudaContext::from_raw_context(home.ordinal(), home.cu_device(), context)
+                .expect("a second context")
+        };
+        context.new_stream().expect("a stream")
+    })
+}
+
+/// Memory there, which nothing frees.
+fn memory<T: DeviceRepr + ValidAsZeroBits>(elements: usize) -> &'static mut CudaSlice<T> {
+    Box::leak(Box::new(
+        elsewhere().alloc_zeros(elements).expect("device memory"),
+    ))
+}
+
+fn readable(tensor: Role) -> MatRef<'static, bf16> {
+    let (rows, cols) = case().shape(tensor);
+    MatRef::new(memory(rows * cols).as_view(), rows, cols)
+}
+
+fn writable(tensor: Role) -> MatMut<'static, bf16> {
+    let (rows, cols) = case().shape(tensor);
+    MatMut::new(memory(rows * cols).as_view_mut(), rows, cols)
+}
+
+#[test]
+fn a_stream_of_another_context_is_refused() {
+    let result = forward_on(elsewhere(), &case(), |_, _| ());
+    assert_error!(
+        result,
+        Error::Context { .. },
+        "the stream",
+        "another CUDA context"
+    );
+    let result = backward_on(elsewhere(), &case(), |_, _| ());
+    assert_error!(
+        result,
+        Error::Context { .. },
+        "the stream",
+        "another CUDA context"
+    );
+}
+
+#[test]
+fn memory_of_another_context_is_refused_in_forward() {
+    for tensor in FORWARD_INPUTS {
+        let result = forward(&case(), |call, _| {
+            *forward_input(call, 0, tensor) = readable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
+    }
+    let result = forward(&case(), |call, _| call.projections[0].y = writable(Role::Y));
+    assert_error!(result, Error::Context { .. }, "y belongs");
+    let elements = case().shape(Role::Bias).1;
+    let result = forward(&case(), |call, _| {
+        call.projections[0].bias = Some(memory(elements).as_view())
+    });
+    assert_error!(result, Error::Context { .. }, "bias belongs");
+    let saved = case().forward_plan::<bf16>().saved().bytes();
+    let result = forward(&case(), |call, _| call.saved = memory(saved).as_view_mut());
+    assert_error!(result, Error::Context { .. }, "saved belongs");
+}
+
+#[test]
+fn memory_of_another_context_is_refused_in_backward() {
+    for tensor in BACKWARD_INPUTS {
+        let result = backward(&case(), |call, _| {
+            *backward_input(call, 0, tensor) = readable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
+    }
+    for tensor in BACKWARD_OUTPUTS {
+        let result = backward(&case(), |call, _| {
+            *backward_output(call, 0, tensor) = writable(tensor)
+        });
+        assert_error!(
+            result,
+            Error::Context { .. },
+            tensor.name(),
+            "another CUDA context"
+        );
+    }
+    let plan = case().backward_plan::<bf16>();
+    let result = backward(&case(), |call, _| {
+        call.saved = memory(plan.saved().bytes()).as_view()
+    });
+    assert_error!(result, Error::Context { .. }, "saved belongs");
+    let result = backward(&case(), |call, _| {
+        call.workspace = memory(plan.workspace_bytes()).as_view_mut()
+    });
+    assert_error!(result, Error::Context { .. }, "workspace belongs");
+}

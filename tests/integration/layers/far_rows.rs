@@ -1,0 +1,52 @@
+//! Offsets beyond 2³² elements: the rows of one matrix at a time so far apart that any 32-bit index
+//! wraps. Only the rows themselves are ever touched, so a device that commits memory on use needs
+//! little of it.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::common::data::Placement::{Dense, Far};
+use crate::common::device::{Number, gpu};
+use crate::common::layer::{Case, Layer, assert_same_bits};
+use lora_kernels::Role;
+
+/// One far matrix takes 17 GB in f32: a GPU with 24 GB holds one, and not those of several tests.
+static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
+
+/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are. Rows
+/// of x, dy and the weight that lie so far apart take the gathering kernels of the GEMM.
+fn cases() -> Vec<Case> {
+    let case = Case::new(5, 64, 8, 8).bias(false).dropout(0.25);
+    vec![
+        case.clone(),
+        case.transposed(true),
+        Case::sharing_x(5, 64, &[(16, 0), (8, 8)]).bias(false),
+    ]
+}
+
+fn rows_beyond_32_bits_give_the_bits_of_a_dense_layer<T: Number>() {
+    let _turn = DEVICE_MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    for case in cases() {
+        let layer = Layer::<T>::random(&case.clone().placed(Dense));
+        let (forward, last) = (layer.forward(), case.projections.len() - 1);
+        let (expected_forward, expected) = (forward.bits(), layer.backward(&forward.saved).bits());
+        for far in Role::ALL.into_iter().filter(|&tensor| tensor != Role::Bias) {
+            let projection = if matches!(far, Role::X | Role::DX) {
+                0
+            } else {
+                last
+            };
+            let moved = layer.placed_as(case.clone().with_placement_of(projection, far, Far));
+            let what = format!("{far} far apart: {case:?}");
+            if !matches!(far, Role::DY | Role::DX | Role::DLoraA | Role::DLoraB) {
+                assert_same_bits(&moved.forward().bits(), &expected_forward, &what);
+            }
+            if far != Role::Y {
+                assert_same_bits(&moved.backward(&forward.saved).bits(), &expected, &what);
+            }
+            // Frees what the calls above left.
+            gpu().stream.synchronize().expect("the device is well");
+        }
+    }
+}
+
+for_each_dtype!(rows_beyond_32_bits_give_the_bits_of_a_dense_layer);

@@ -1,0 +1,238 @@
+//! Forward and backward against the f64 reference over sizes, ranks, types and placements in
+//! memory.
+
+use std::collections::HashSet;
+
+use crate::common::data::Placement::{AlignedView, Dense, OddView};
+use crate::common::device::Number;
+use crate::common::layer::{Case, Layer};
+use half::{bf16, f16};
+use lora_kernels::plan::{DeviceProps, Launch, Operation, Variant};
+use lora_kernels::{BackwardPlan, ForwardPlan, Role};
+
+/// Every rank that peers got wrong, on a layer of odd and even sizes.
+fn ranks() -> Vec<Case> {
+    let sizes = [(17, 896, 128), (128, 130, 71)];
+    let ranks = [1, 3, 8, 16, 24, 64, 320];
+    let cases = sizes
+        .into_iter()
+        .flat_map(|(m, k, n)| ranks.map(|r| Case::new(m, k, n, r)));
+    // Half of them with dropout, each rank once with and once without; a third of the weights the
+    // other way round.
+    let cases = cases.enumerate().map(|(i, case)| {
+        let case = case.transposed(i % 3 == 2);
+        if i % 2 == 0 { case.dropout(0.1) } else { case }
+    });
+    cases.collect()
+}
+
+/// All sizes from one element to just past a tile's or a vector's edge.
+fn edges() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (m, k, n, r) in [
+        (1, 1, 1, 1),
+        (1, 2, 1, 1),
+        (2, 1, 3, 2),
+        (1, 8, 7, 9),
+        (3, 15, 17, 5),
+        (63, 33, 65, 15),
+        (64, 64, 64, 16),
+        (65, 31, 63, 17),
+        (129, 129, 127, 63),
+        (127, 257, 129, 65),
+    ] {
+        for placement in [Dense, AlignedView, OddView] {
+            let transposed = cases.len() % 2 == 1;
+            cases.push(
+                Case::new(m, k, n, r)
+                    .placed(placement)
+                    .dropout(0.3)
+                    .transposed(transposed),
+            );
+        }
+    }
+    cases
+}
+
+/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps
+/// kernels from wide loads or stores.
+fn placements() -> Vec<Case> {
+    let case = Case::new(130, 200, 136, 24).dropout(0.2);
+    let of_layers = Role::ALL
+        .into_iter()
+        .filter(|&tensor| tensor != Role::Merged);
+    let alone = of_layers.flat_map(|tensor| {
+        let case = &case;
+        [
+            case.clone().with_placement(tensor, OddView),
+            case.clone()
+                .placed(OddView)
+                .with_placement(tensor, AlignedView),
+        ]
+    });
+    [Dense, AlignedView, OddView]
+        .map(|placement| case.clone().placed(placement))
+        .into_iter()
+        .chain(alone)
+        .collect()
+}
+
+/// Plans for devices of other sizes: with one multiprocessor the blocks of a large tile take many
+/// turns, with a thousand there are small tiles, many splits of the rows and of the depth.
+fn devices() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for multiprocessors in [1, 1000] {
+        for (m, k, n, r) in [(200, 136, 512, 8), (128, 384, 128, 40), (140, 392, 328, 24)] {
+            for (placement, transposed) in
+                [(AlignedView, false), (AlignedView, true), (OddView, false)]
+            {
+                let case = Case::new(m, k, n, r)
+                    .placed(placement)
+                    .transposed(transposed);
+                cases.push(case.dropout(0.25).multiprocessors(multiprocessors));
+            }
+        }
+    }
+    cases
+}
+
+/// A few tiles that are deep: blocks share them, and the last to arrive adds up.
+fn split_depth() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (m, k, n, r) in [
+        (65, 1024, 64, 8),
+        (128, 2048, 48, 16),
+        (300, 1040, 136, 24),
+        (1024, 1200, 24, 3),
+        (512, 1026, 77, 5),
+        (200, 72, 1500, 8),
+        (77, 45, 1201, 17),
+    ] {
+        let case = Case::new(m, k, n, r);
+        cases.push(match cases.len() % 2 {
+            0 => case.dropout(0.1),
+            _ => case.placed(AlignedView).transposed(true),
+        });
+    }
+    // More parts than the blocks that are there at a time: some take a second part.
+    for placement in [AlignedView, OddView] {
+        cases.push(
+            Case::new(40, 4096, 264, 8)
+                .placed(placement)
+                .multiprocessors(3),
+        );
+    }
+    cases
+}
+
+/// Sizes that real models have, one or two large ones at a time: all of them at once would take
+/// minutes.
+fn large() -> Vec<Case> {
+    vec![
+        Case::new(1, 4096, 896, 320).dropout(0.5),
+        Case::new(128, 4096, 128, 64),
+        Case::new(128, 130, 3696, 64).dropout(0.1),
+        Case::new(4097, 896, 128, 16).dropout(0.05),
+        Case::new(4097, 72, 200, 24).bias(false),
+        Case::new(4097, 40, 1000, 3).placed(OddView).dropout(0.1),
+        Case::new(17, 64, 50257, 8).bias(false),
+        Case::new(65, 40, 50257, 24)
+            .placed(AlignedView)
+            .dropout(0.1),
+    ]
+}
+
+fn check_all<T: Number>(cases: Vec<Case>) {
+    for case in cases {
+        Layer::<T>::random(&case).check();
+    }
+}
+
+fn every_rank<T: Number>() {
+    check_all::<T>(ranks());
+}
+
+fn every_edge<T: Number>() {
+    check_all::<T>(edges());
+}
+
+fn every_placement<T: Number>() {
+    check_all::<T>(placements());
+}
+
+fn every_device_size<T: Number>() {
+    check_all::<T>(devices());
+}
+
+fn every_split_of_the_depth<T: Number>() {
+    check_all::<T>(split_depth());
+}
+
+fn every_large_size<T: Number>() {
+    check_all::<T>(large());
+}
+
+for_each_dtype!(
+    every_rank,
+    every_edge,
+    every_placement,
+    every_device_size,
+    every_split_of_the_depth,
+    every_large_size
+);
+
+/// What a case launches on an A100, or on one of so many multiprocessors as it says.
+fn launches<T: Number>(case: &Case) -> Vec<Launch> {
+    let (problem, device) = (case.problem::<T>(), DeviceProps::a100());
+    let multiprocessors = case.multiprocessors.unwrap_or(device.multiprocessors());
+    let device = device.with_multiprocessors(multiprocessors);
+    let (forward, backward) = (
+        ForwardPlan::new(&problem, &device).expect("a plan"),
+        BackwardPlan::new(&problem, &device).expect("a plan"),
+    );
+    [forward.launches(), backward.launches()].concat()
+}
+
+#[test]
+fn the_cases_launch_every_kernel_of_a_layer() {
+    fn launched<T: Number>(to: &mut HashSet<Variant>) {
+        for case in [ranks(), edges(), placements(), devices(), split_depth()].concat() {
+            to.extend(launches::<T>(&case).iter().map(|launch| launch.variant));
+        }
+    }
+    let mut variants = HashSet::new();
+    launched::<bf16>(&mut variants);
+    launched::<f16>(&mut variants);
+    launched::<f32>(&mut variants);
+    // Merges have cases of their own.
+    let layers = Variant::all().filter(|variant| variant.operation != Operation::Merge);
+    let missing = layers.filter(|variant| !variants.contains(variant));
+    let missing: Vec<String> = missing.map(Variant::symbol).collect();
+    assert!(missing.is_empty(), "no case launches {missing:#?}");
+}
+
+/// Turns that walk the depth backwards, split depths, and both at once.
+#[test]
+fn the_cases_take_turns_and_split_the_depth() {
+    let all = [devices(), split_depth()].concat();
+    let schedules: Vec<_> = all
+        .iter()
+        .flat_map(|case| [launches::<bf16>(case), launches::<f32>(case)].concat())
+        .filter_map(|launch| launch.schedule)
+        .collect();
+    assert!(schedules.iter().any(|schedule| schedule.serpentine));
+    assert!(
+        schedules
+            .iter()
+            .any(|schedule| schedule.serpentine && schedule.splits > 1)
+    );
+    assert!(
+        schedules
+            .iter()
+            .any(|schedule| schedule.group_n < schedule.tiles_n)
+    );
+    for case in split_depth() {
+        let splits = |launch: &Launch| launch.schedule.is_some_and(|schedule| schedule.splits > 1);
+        assert!(launches::<bf16>(&case).iter().any(splits), "{case:?}");
+    }
+}
