@@ -1,4 +1,4 @@
-//! An adapter that was read: its modules, and what was saved beside them.
+//! An adapter read from disk: its modules and the tensors saved beside them.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::mapped::{MappedFile, Tensor};
 use crate::{PeftConfig, ReadOptions, Result, read};
 
-/// How an adapter lies on disk.
+/// The format of an adapter on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Hugging Face PEFT: a folder with `adapter_config.json` and `adapter_model.safetensors`.
@@ -29,9 +29,9 @@ impl fmt::Display for Format {
     }
 }
 
-/// What kind of layer a module adapts. The matrices of an embedding and those of a linear layer
-/// have the same names in loralib's format: there, all are [`Kind::Linear`], and the base weight's
-/// shape tells.
+/// The kind of layer that a module adapts. loralib's format names the matrices of an embedding and
+/// of a linear layer alike, so every module read from it is [`Kind::Linear`]; the shape of the base
+/// weight tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -40,8 +40,7 @@ pub enum Kind {
     /// An embedding: W (in_features, out_features) += scaling·(B·A)ᵀ, where in_features is the
     /// number of tokens.
     Embedding,
-    /// A convolution, of which lora_A has the kernel: in_features and out_features are its
-    /// channels.
+    /// A convolution. lora_A holds its kernel, and in_features and out_features are its channels.
     Convolution,
 }
 
@@ -59,12 +58,12 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Module<'a> {
-    /// Its path below the base model, such as `encoder.layer.0.attention.self.query`: without
-    /// PEFT's `base_model.model.`.
+    /// Its path in the base model, such as `encoder.layer.0.attention.self.query`, without PEFT's
+    /// prefix `base_model.model.`.
     pub path: &'a str,
-    /// What it adapts.
+    /// The kind of layer it adapts.
     pub kind: Kind,
-    /// r.
+    /// The rank r.
     pub rank: usize,
     /// Columns of A: K.
     pub in_features: usize,
@@ -72,30 +71,31 @@ pub struct Module<'a> {
     pub out_features: usize,
     /// lora_alpha / r, or lora_alpha / √r with rsLoRA.
     pub scaling: f32,
-    /// lora_A, (rank, in_features); of a convolution (rank, in_features, kernel ...). F32, F16 or
-    /// BF16.
+    /// lora_A, (rank, in_features), or (rank, in_features, kernel ...) for a convolution. F32, F16
+    /// or BF16.
     pub a: Tensor<'a>,
-    /// lora_B, (out_features, rank), of A's type; of a convolution with ones behind.
+    /// lora_B, (out_features, rank), with A's type. A convolution's has further dimensions of
+    /// size 1.
     pub b: Tensor<'a>,
-    /// lora_B's bias (out_features), which is added to y times the scaling, where PEFT's
-    /// `lora_bias` is set.
+    /// The bias of lora_B, (out_features), present where PEFT's `lora_bias` is set. scaling·bias is
+    /// added to y.
     pub bias: Option<Tensor<'a>>,
-    /// DoRA's magnitude vector, as many elements as out_features.
+    /// DoRA's magnitude vector, with out_features elements.
     pub magnitude: Option<Tensor<'a>>,
 }
 
-/// A tensor of the base model that was trained whole, by `modules_to_save` or `bias`, or saved as
-/// it was.
+/// A tensor of the base model that the adapter's files hold: trained in full (`modules_to_save`,
+/// `bias`), or saved unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
-    /// Its name in the base model, such as `classifier.weight`: without PEFT's `base_model.model.`
+    /// Its name in the base model, such as `classifier.weight`, without PEFT's `base_model.model.`
     /// and `base_layer.`.
     pub name: &'a str,
     /// Its value.
     pub tensor: Tensor<'a>,
 }
 
-/// An adapter on disk, checked and memory-mapped.
+/// A checked, memory-mapped adapter.
 ///
 /// ```no_run
 /// use lora_kernels_adapters::{Adapter, ReadOptions};
@@ -110,17 +110,17 @@ pub struct Adapter {
     pub(crate) format: Format,
     pub(crate) file: MappedFile,
     pub(crate) config: Option<PeftConfig>,
-    /// By path.
+    /// Sorted by path.
     pub(crate) modules: Vec<Parts>,
-    /// Names in the base model and in the file.
+    /// (name in the base model, name in the file).
     pub(crate) saved: Vec<(String, String)>,
-    /// As `saved`.
+    /// Pairs of names as in `saved`.
     pub(crate) base_weights: Vec<(String, String)>,
     /// Names in the file.
     pub(crate) unknown: Vec<String>,
 }
 
-/// A module, its tensors by their names in the file.
+/// A module whose tensors are given by their names in the file.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub path: String,
@@ -136,12 +136,12 @@ pub(crate) struct Parts {
 }
 
 impl Adapter {
-    /// Reads an adapter: a folder, or the safetensors file itself. The format is found from what is
-    /// there unless the options name it.
+    /// Reads an adapter from a folder or from the safetensors file itself. The format is detected
+    /// unless the options name it.
     ///
     /// # Errors
-    /// Any of [`crate::Error`]'s: what is not a whole, consistent adapter is refused. Numbers are
-    /// not looked at: a NaN in lora_A is found by whoever computes with it.
+    /// Any [`crate::Error`]: an incomplete or inconsistent adapter is refused. The values of the
+    /// tensors are not checked, so a NaN in lora_A passes.
     pub fn read(path: &Path, options: &ReadOptions) -> Result<Self> {
         read::read(path, options)
     }
@@ -151,7 +151,7 @@ impl Adapter {
         self.format
     }
 
-    /// The file with the tensors.
+    /// The file that holds the tensors.
     pub fn file(&self) -> &MappedFile {
         &self.file
     }
@@ -161,7 +161,7 @@ impl Adapter {
         self.config.as_ref()
     }
 
-    /// The adapted modules, by path.
+    /// The adapted modules, sorted by path.
     pub fn modules(&self) -> impl ExactSizeIterator<Item = Module<'_>> {
         self.modules.iter().map(|parts| self.module_of(parts))
     }
@@ -172,14 +172,14 @@ impl Adapter {
         Some(self.module_of(parts))
     }
 
-    /// What was saved beside the modules, by name.
+    /// The tensors saved beside the modules, sorted by name.
     pub fn saved(&self) -> impl Iterator<Item = Saved<'_>> {
         self.named(&self.saved)
     }
 
-    /// Weights of the adapted modules themselves, by name, which the adapter doesn't change: PEFT
-    /// saves those of adapted embeddings and heads (`save_embedding_layers`), in case that they
-    /// were resized.
+    /// Base weights of the adapted modules, sorted by name. The adapter doesn't change them: PEFT
+    /// saves those of adapted embeddings and heads (`save_embedding_layers`) in case they were
+    /// resized.
     pub fn base_weights(&self) -> impl Iterator<Item = Saved<'_>> {
         self.named(&self.base_weights)
     }
@@ -193,13 +193,13 @@ impl Adapter {
         })
     }
 
-    /// Tensors of other methods than LoRA, which this crate keeps and doesn't understand.
+    /// Tensors of methods other than LoRA, which this crate keeps without interpreting them.
     pub fn unknown(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.unknown.iter().filter_map(|key| self.file.tensor(key))
     }
 
     fn module_of<'a>(&'a self, parts: &'a Parts) -> Module<'a> {
-        // The names are the file's own.
+        // Every name in `Parts` was found in this file.
         let tensor = |key: &'a str| self.file.tensor(key);
         let named = |key: &'a str| {
             tensor(key).unwrap_or(Tensor {

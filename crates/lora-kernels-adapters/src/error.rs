@@ -1,4 +1,5 @@
-//! What can be wrong with files. Every message names the file, what it holds, and what is allowed.
+//! Errors of reading and writing files. A message names the file, what it holds, and what is
+//! allowed.
 
 use std::path::PathBuf;
 
@@ -19,12 +20,12 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// A path that leads to something else than a regular file.
+    /// A path that doesn't lead to a regular file.
     #[error("{} is {what}, not a file", path.display())]
     NotAFile {
-        /// Which path.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// What the path leads to.
         what: &'static str,
     },
     /// A file that isn't safetensors, or is damaged.
@@ -60,12 +61,12 @@ pub enum Error {
         path: PathBuf,
         /// The field.
         field: String,
-        /// What stands there.
+        /// Its value.
         given: String,
-        /// What may.
+        /// The values that are allowed.
         allowed: &'static str,
     },
-    /// A tensor whose type, shape or company is wrong.
+    /// A tensor whose type or shape is wrong, or that doesn't fit the module's other tensors.
     #[error("{}: tensor {name} {reason}", path.display())]
     Tensor {
         /// The file.
@@ -75,7 +76,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A rank in the file that isn't the config's.
+    /// A rank in the file that differs from the config's.
     #[error(
         "{}: module {module} has rank {given}, but adapter_config.json gives it {expected} (r, or rank_pattern where a key matches)",
         path.display()
@@ -85,7 +86,7 @@ pub enum Error {
         path: PathBuf,
         /// The module's path.
         module: String,
-        /// Rows of its lora_A.
+        /// The rank in the file: the rows of lora_A.
         given: usize,
         /// The config's rank.
         expected: usize,
@@ -98,7 +99,7 @@ pub enum Error {
         /// What was looked for, and what to do.
         reason: String,
     },
-    /// A format without a scaling of its own, and none given.
+    /// A format that holds no scaling, read without giving one.
     #[error("{} is in {format} format, which holds no scaling: give it, as lora_alpha or as the scaling itself", path.display())]
     NoScaling {
         /// The file.
@@ -106,7 +107,7 @@ pub enum Error {
         /// Its format.
         format: crate::Format,
     },
-    /// A scaling given for a format that has its own.
+    /// A scaling that was given although the format holds one.
     #[error(
         "{} is a PEFT folder, whose adapter_config.json has lora_alpha and r: a scaling given beside it would contradict them",
         path.display()
@@ -143,17 +144,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A module of the adapter to which no tensor, or more than one, of the base corresponds.
+    /// A module of the adapter that matches no tensor of the base model, or more than one.
     #[error("{wanted} is not in the base model{}", candidates_text(*.ambiguous, .candidates))]
     Unresolved {
         /// The tensor looked for, by the adapter's path.
         wanted: String,
         /// Whether several tensors fit, rather than none.
         ambiguous: bool,
-        /// Tensors that fit, or come close.
+        /// Tensors that fit, or have the most similar names.
         candidates: Vec<String>,
     },
-    /// Modules whose paths would have to be changed in different ways.
+    /// Modules whose paths differ from the base model's by different prefixes.
     #[error(
         "the adapter's paths don't lie in the base model in one way: {first} corresponds to {first_tensor}, but {second} to {second_tensor}; is this the adapter's base model?"
     )]
@@ -167,23 +168,23 @@ pub enum Error {
         /// And its tensor.
         second_tensor: String,
     },
-    /// Something to be written that a reader would refuse.
+    /// An adapter that a reader would refuse, so it isn't written.
     #[error("can't write the adapter: {reason}")]
     Unwritable {
         /// What is wrong with it.
         reason: String,
     },
-    /// An output that is complete and can't get its name.
+    /// A complete output that can't be renamed to its final name.
     #[error("can't give {} its name: {source}; it is complete, and lies in {}: move it from there, or the next run that writes this removes it", path.display(), kept.display())]
     NotPlaced {
-        /// The name it should have.
+        /// The final name.
         path: PathBuf,
-        /// The one it has.
+        /// The temporary name under which it was kept.
         kept: PathBuf,
         /// The system's reason.
         source: std::io::Error,
     },
-    /// An output that exists.
+    /// An output that already exists.
     #[error("{} exists: {hint}", path.display())]
     Exists {
         /// The path.

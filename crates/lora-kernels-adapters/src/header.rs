@@ -9,19 +9,20 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::shown::shown;
 
-/// The longest header that is read, bytes: the format's own limit.
+/// The longest header that is read, in bytes: the format's limit.
 const LONGEST: u64 = 100_000_000;
 const LENGTH: usize = 8;
 
 pub(crate) struct Header {
-    /// Bytes before the first tensor's.
+    /// The offset of the tensors' bytes in the file.
     pub data: usize,
     pub metadata: BTreeMap<String, String>,
     pub tensors: Metadata,
 }
 
 impl Header {
-    /// Of a whole file. What is wrong with it is said in a sentence that `it` begins.
+    /// Reads the header from the bytes of a whole file. An error is a sentence that begins with
+    /// "it" or "its".
     pub fn read(file: &[u8]) -> Result<Self, String> {
         let bytes = file.len();
         let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
@@ -47,8 +48,10 @@ impl Header {
             )
         })?;
         let mut tensors: Vec<_> = parsed.tensors.into_iter().collect();
-        tensors.sort_by(|(one, a), (other, b)| (a.data_offsets, one).cmp(&(b.data_offsets, other)));
-        // Checks every tensor; where the last one may end is left to us.
+        tensors.sort_by(|(name_a, a), (name_b, b)| {
+            (a.data_offsets, name_a).cmp(&(b.data_offsets, name_b))
+        });
+        // `Metadata::new` checks every tensor except that the last one ends with the file.
         let tensors = Metadata::new(None, tensors).map_err(|error| reason(&error))?;
         let data = LENGTH + length as usize;
         if tensors.data_len() != bytes - data {

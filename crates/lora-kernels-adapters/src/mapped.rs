@@ -1,4 +1,4 @@
-//! safetensors files, mapped into memory.
+//! Memory-mapped safetensors files.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -11,21 +11,21 @@ use safetensors::Dtype;
 use crate::header::Header;
 use crate::{Error, Result};
 
-/// A tensor of a mapped file: its bytes are the file's.
+/// A tensor of a mapped file. Its bytes are borrowed from the mapping.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
     /// Its name in the file.
     pub name: &'a str,
-    /// Its type, which may be one that the kernels don't know.
+    /// Its element type, which may be one that the kernels don't support.
     pub dtype: Dtype,
     /// Its shape, row-major.
     pub shape: &'a [usize],
-    /// Its elements, little-endian. Their address has no alignment to rely on.
+    /// Its elements, little-endian. The address may be unaligned.
     pub data: &'a [u8],
 }
 
 impl<'a> Tensor<'a> {
-    /// One without a name, to be written.
+    /// A tensor without a name, to be written.
     pub fn new(dtype: DType, shape: &'a [usize], data: &'a [u8]) -> Self {
         let dtype = match dtype {
             DType::F16 => Dtype::F16,
@@ -40,7 +40,7 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The type as the kernels name it; `None` for one that they don't compute with.
+    /// The element type in the kernels' terms; `None` for a type that they don't support.
     pub fn element_type(&self) -> Option<DType> {
         match self.dtype {
             Dtype::F16 => Some(DType::F16),
@@ -51,17 +51,18 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// A safetensors file, its header read and checked, its tensors left on disk until they are looked
-/// at.
+/// A memory-mapped safetensors file with a checked header. A tensor's bytes are read from disk when
+/// they are first used.
 ///
-/// Nobody may change or truncate the file meanwhile: Rust takes what it reads here for unchanging,
-/// so that a change is undefined behaviour, and reading beyond a new end ends the process.
+/// Nobody may change or truncate the file while it is mapped. Rust assumes that the mapped bytes
+/// don't change, so a change is undefined behaviour, and a read beyond a new end of the file kills
+/// the process.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
     file: File,
     map: Mmap,
-    /// Where the tensors begin.
+    /// The offset of the tensors' bytes in the file.
     data: usize,
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
@@ -71,21 +72,20 @@ pub struct MappedFile {
 struct Place {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Counted from `data`.
+    /// Relative to `data`.
     bytes: std::ops::Range<usize>,
 }
 
 impl MappedFile {
-    /// Maps a file and checks its header: that it is JSON of at most 100 MB, that the tensors'
-    /// bytes follow one another without gaps, as many as type and shape say, up to the end of the
-    /// file.
+    /// Maps a file and checks its header: it is JSON of at most 100 MB, each tensor has as many
+    /// bytes as its type and shape need, and the tensors fill the rest of the file without gaps.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::NotAFile`] or [`Error::Safetensors`].
     pub fn open(path: &Path) -> Result<Self> {
         let file = open_regular(path)?;
-        // SAFETY: a private mapping of a regular file that was opened to be read; that nobody
-        // changes it meanwhile is what the type asks for.
+        // SAFETY: this is a private mapping of a regular file opened for reading. The type's
+        // documentation requires that nobody changes the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io {
             doing: "map",
             path: path.into(),
@@ -113,7 +113,7 @@ impl MappedFile {
         })
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -123,12 +123,12 @@ impl MappedFile {
         &self.file
     }
 
-    /// Bytes of the whole file.
+    /// The size of the whole file in bytes.
     pub fn bytes(&self) -> usize {
         self.map.len()
     }
 
-    /// What stands before the tensors: the header's length, and the header.
+    /// The bytes before the tensors: the header's length and the header.
     pub fn header(&self) -> &[u8] {
         &self.map[..self.data]
     }
@@ -145,15 +145,15 @@ impl MappedFile {
             .map(|(name, place)| self.view(name, place))
     }
 
-    /// Every tensor, by name.
+    /// Every tensor, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.tensors
             .iter()
             .map(|(name, place)| self.view(name, place))
     }
 
-    /// Every tensor and where in the file its bytes lie, in that order: from the end of the header
-    /// to the end of the file without gaps.
+    /// Every tensor and the range of its bytes in the file, in the order of the ranges. They cover
+    /// the file from the end of the header to its end without gaps.
     pub fn in_file_order(&self) -> Vec<(Tensor<'_>, std::ops::Range<usize>)> {
         let mut all: Vec<_> = self
             .tensors
@@ -167,13 +167,13 @@ impl MappedFile {
         all
     }
 
-    /// Lets the system drop the pages of these bytes of the file. They are read again where they
-    /// are needed again.
+    /// Allows the system to drop the pages of this range of the file. They are read again when they
+    /// are used again.
     pub fn release(&self, bytes: std::ops::Range<usize>) {
         let end = bytes.end.min(self.map.len());
         if bytes.start < end {
-            // SAFETY: pages of a file's read-only mapping hold nothing that isn't in the file. A
-            // refusal costs memory and nothing else.
+            // SAFETY: the pages of a read-only file mapping hold nothing that isn't in the file. If
+            // the system refuses, only memory is lost.
             let _ = unsafe {
                 self.map.unchecked_advise_range(
                     UncheckedAdvice::DontNeed,
@@ -194,7 +194,7 @@ impl MappedFile {
     }
 }
 
-/// Opens what is a file: a pipe would never end, a device never begin.
+/// Opens a regular file. Others are refused, because reading a pipe or a device may block for ever.
 pub(crate) fn open_regular(path: &Path) -> Result<File> {
     let failed = |doing| {
         move |source| Error::Io {
@@ -220,7 +220,7 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// A whole text file of at most `limit` bytes.
+/// Reads a text file of at most `limit` bytes.
 pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     use std::io::Read;
     let file = open_regular(path)?;

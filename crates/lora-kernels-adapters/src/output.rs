@@ -1,9 +1,9 @@
-//! Files and folders that are there whole or not at all.
+//! Files and folders that appear complete or not at all.
 //!
-//! What is written lies under a temporary name beside its target, `.<name>.partial-<process>`,
-//! until it is complete and on the disk; then it is renamed. A process that is killed leaves that
-//! name behind: the next one that writes the same target removes it. What is complete and can't be
-//! renamed is kept under that name, and the error says so.
+//! An output is written under a temporary name beside its target, `.<name>.partial-<process>`, and
+//! renamed when it is complete and on disk. A killed process leaves the temporary name behind; the
+//! next process that writes the same target removes it. A complete output that can't be renamed is
+//! kept under its temporary name, and the error says so.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -15,35 +15,35 @@ use rustix::io::Errno;
 
 use crate::{Error, Result};
 
-/// Whether something that exists may be replaced.
+/// Whether an existing target may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// No: it is an error.
+    /// An existing target is an error.
     Never,
-    /// Yes.
+    /// An existing target is replaced.
     Replace,
 }
 
-/// A file in the making. Dropped before [`OutputFile::finish`], it is removed.
+/// A file being written. It is removed if it is dropped before [`OutputFile::finish`].
 #[derive(Debug)]
 pub struct OutputFile {
     partial: Partial,
 }
 
-/// A folder in the making. Dropped before [`OutputFolder::finish`], it is removed with everything
-/// in it.
+/// A folder being written. It is removed with its contents if it is dropped before
+/// [`OutputFolder::finish`].
 #[derive(Debug)]
 pub struct OutputFolder {
     partial: Partial,
 }
 
 impl OutputFile {
-    /// Makes the temporary file, so that a target that can't be written is found out before any
-    /// work.
+    /// Creates the temporary file, so that a target that can't be written is found before any work
+    /// is done.
     ///
     /// # Errors
-    /// [`Error::Exists`] if there is a folder, or anything and `overwrite` doesn't allow it;
-    /// [`Error::Io`].
+    /// [`Error::Exists`] if the target is a folder, or exists and `overwrite` doesn't allow
+    /// replacing it; [`Error::Io`].
     pub fn create(target: &Path, overwrite: Overwrite) -> Result<Self> {
         if target.is_dir() {
             return Err(Error::Exists {
@@ -61,20 +61,20 @@ impl OutputFile {
         Ok(Self { partial })
     }
 
-    /// To write to.
+    /// The temporary file, to write to.
     pub fn file(&mut self) -> &mut File {
         &mut self.partial.lock
     }
 
-    /// The temporary name.
+    /// The temporary path.
     pub fn path(&self) -> &Path {
         &self.partial.path
     }
 
-    /// Brings it to the disk and gives it its name.
+    /// Flushes the file to disk and renames it to the target.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::NotPlaced`], as where the target has come into being meanwhile.
+    /// [`Error::Io`], or [`Error::NotPlaced`], for example if the target was created meanwhile.
     pub fn finish(mut self) -> Result<()> {
         sync(&self.partial.path, &self.partial.lock)?;
         self.partial.put_in_place()
@@ -82,11 +82,11 @@ impl OutputFile {
 }
 
 impl OutputFolder {
-    /// Makes the temporary folder.
+    /// Creates the temporary folder.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the target does and `overwrite` doesn't allow it, or if it isn't a
-    /// folder; [`Error::Io`].
+    /// [`Error::Exists`] if the target exists and `overwrite` doesn't allow replacing it, or if it
+    /// isn't a folder; [`Error::Io`].
     pub fn create(target: &Path, overwrite: Overwrite) -> Result<Self> {
         if target.exists() && !target.is_dir() {
             return Err(Error::Exists {
@@ -101,24 +101,24 @@ impl OutputFolder {
         Ok(Self { partial })
     }
 
-    /// The temporary folder, to write files to.
+    /// The temporary folder, to write files into.
     pub fn path(&self) -> &Path {
         &self.partial.path
     }
 
-    /// Brings every file in it to the disk and gives it its name. A folder that was there is
-    /// exchanged for it in one step and then removed; on a file system that can't exchange, it is
-    /// first renamed to `.<name>.replaced-<process>`.
+    /// Flushes every file in it to disk and renames it to the target. An existing folder is
+    /// exchanged with the new one in one step and then removed. On a file system that can't
+    /// exchange, the existing folder is first renamed to `.<name>.replaced-<process>`.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::NotPlaced`], as where the target has come into being meanwhile.
+    /// [`Error::Io`], or [`Error::NotPlaced`], for example if the target was created meanwhile.
     pub fn finish(mut self) -> Result<()> {
         sync_folder(&self.partial.path)?;
         self.partial.put_in_place()
     }
 }
 
-/// Something with a temporary name, locked as long as its process lives.
+/// A file or folder under a temporary name, locked while its process lives.
 #[derive(Debug)]
 struct Partial {
     target: PathBuf,
@@ -152,8 +152,8 @@ impl Partial {
         let path = target.with_file_name(temporary);
         let lock = loop {
             let lock = create(&path).map_err(failed("write", target))?;
-            // Until here another process may take it for a leftover: it holds the lock while it
-            // removes it.
+            // Before it is locked, another process may take it for a leftover, and removes it while
+            // holding the lock.
             flock(&lock, FlockOperation::LockExclusive)
                 .map_err(|error| failed("lock", &path)(error.into()))?;
             if lies_at(&path, &lock) {
@@ -169,7 +169,7 @@ impl Partial {
         })
     }
 
-    /// What is complete is not removed, whatever happens here.
+    /// Renames the complete output. It is never removed, whatever fails here.
     fn put_in_place(&mut self) -> Result<()> {
         self.finished = true;
         let replaced = self.rename().map_err(|source| Error::NotPlaced {
@@ -184,16 +184,17 @@ impl Partial {
         }
     }
 
-    /// Where the folder lies that was there before.
+    /// Renames it to the target, and returns the path where the replaced folder now lies, if there
+    /// was one.
     fn rename(&self) -> std::io::Result<Option<PathBuf>> {
         let (new, target) = (&self.path, &self.target);
         let rename = |flags| renameat_with(CWD, new, CWD, target, flags);
         let there = target.symlink_metadata().is_ok();
         match self.overwrite {
             Overwrite::Replace if there && target.is_dir() => match rename(RenameFlags::EXCHANGE) {
-                // What has the temporary name now is the old folder.
+                // The temporary name now belongs to the old folder.
                 Ok(()) => Ok(Some(new.clone())),
-                // A file system, or a system, without this flag.
+                // The file system or the kernel lacks this flag.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                     replace_in_two_steps(new, target).map(Some)
                 }
@@ -202,7 +203,7 @@ impl Partial {
             Overwrite::Replace => std::fs::rename(new, target).map(|()| None),
             Overwrite::Never => match rename(RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(None),
-                // The check from the beginning, once more.
+                // The target's absence was checked above; this system can't check it atomically.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if !there => {
                     std::fs::rename(new, target).map(|()| None)
                 }
@@ -212,8 +213,8 @@ impl Partial {
     }
 }
 
-/// Renames the old folder aside and the new one to its place, and gives where the old one lies. If
-/// the second fails, the first is undone.
+/// Renames the old folder aside and the new one to the target, and returns where the old one lies.
+/// If the second rename fails, the first is undone.
 fn replace_in_two_steps(new: &Path, target: &Path) -> std::io::Result<PathBuf> {
     let mut name = OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
@@ -266,7 +267,8 @@ fn partial_prefix(name: &OsStr) -> OsString {
     prefix
 }
 
-/// Removes what earlier processes left of this target; those that still run hold their locks.
+/// Removes what earlier processes left beside this target. A process that still runs holds its
+/// lock.
 fn remove_leftovers(target: &Path, prefix: &OsStr) {
     let Ok(entries) = std::fs::read_dir(parent(target)) else {
         return;
@@ -301,7 +303,7 @@ fn lies_at(path: &Path, open: &File) -> bool {
     there.is_some() && there == open.metadata().map(place).ok()
 }
 
-/// Nothing better can be done about what can't be removed: its name says what it is.
+/// Errors are ignored: the leftover's name says what it is.
 fn remove(path: &Path) {
     let _ = match path.is_dir() {
         true => std::fs::remove_dir_all(path),
@@ -343,7 +345,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What file systems without an exchange get.
+    /// The path taken on file systems without an exchange.
     #[test]
     fn a_folder_is_replaced_in_two_steps_or_stays() {
         let folder = tempfile::tempdir().unwrap();
@@ -361,7 +363,7 @@ mod tests {
         assert!(aside.join("old").exists() && !target.join("old").exists() && !new.exists());
     }
 
-    /// Another process that took it for a leftover before it was locked.
+    /// As if another process took it for a leftover before it was locked.
     #[test]
     fn what_was_removed_before_it_was_locked_is_made_again() {
         let folder = tempfile::tempdir().unwrap();

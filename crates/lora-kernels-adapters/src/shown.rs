@@ -1,16 +1,17 @@
-//! Text of files in messages: a hostile one may be long, or hold a terminal's control sequences.
+//! Text from files as messages show it. A hostile file's text may be long or hold terminal control
+//! sequences.
 
 use std::fmt;
 
 const LONGEST: usize = 120;
 
-/// Text as messages show it: escaped, and shortened in the middle.
+/// Displays text escaped, with the middle of a long text left out.
 pub(crate) struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escaped = |f: &mut fmt::Formatter<'_>, text: &str| {
-            // Quotes stand inside of messages as they are.
+            // `escape_debug` would escape quotes too; messages show them unescaped.
             text.chars().try_for_each(|c| match c {
                 '\'' | '"' => write!(f, "{c}"),
                 other => write!(f, "{}", other.escape_debug()),
@@ -34,12 +35,12 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// [`Shown`] as a string.
+/// The text of [`Shown`].
 pub(crate) fn shown(text: &str) -> String {
     Shown(text).to_string()
 }
 
-/// A shape as messages show it, however many dimensions a file gives it.
+/// A shape as messages show it, shortened if a file gives it many dimensions.
 pub(crate) fn shape(shape: &[usize]) -> String {
     shown(&format!("{:?}", &shape[..shape.len().min(16)]))
 }

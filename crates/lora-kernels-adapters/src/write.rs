@@ -1,4 +1,4 @@
-//! PEFT folders, written.
+//! Writing PEFT folders.
 
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 use std::path::Path;
@@ -9,14 +9,15 @@ use crate::mapped::Tensor;
 use crate::output::{OutputFolder, Overwrite};
 use crate::{Adapter, Error, PeftConfig, ReadOptions, Result};
 
-/// An adapter to be written as PEFT's folder.
+/// Writes an adapter as a PEFT folder.
 ///
 /// ```no_run
 /// use lora_kernels_adapters::{DType, PeftConfig, PeftWriter, Tensor, output::Overwrite};
 /// # let (a, b) = (vec![0u8; 8 * 384 * 4], vec![0u8; 384 * 8 * 4]);
 /// let mut writer = PeftWriter::new(PeftConfig::new(8, 16.0, &["query"])?);
 /// let tensor = |shape, data| Tensor::new(DType::F32, shape, data);
-/// writer.module("encoder.layer.0.attention.self.query", tensor(&[8, 384], &a), tensor(&[384, 8], &b))?;
+/// let path = "encoder.layer.0.attention.self.query";
+/// writer.module(path, tensor(&[8, 384], &a), tensor(&[384, 8], &b))?;
 /// writer.write("my-adapter".as_ref(), Overwrite::Never)?;
 /// # Ok::<(), lora_kernels_adapters::Error>(())
 /// ```
@@ -27,7 +28,7 @@ pub struct PeftWriter<'a> {
 }
 
 impl<'a> PeftWriter<'a> {
-    /// An adapter without modules yet.
+    /// A writer without modules.
     pub fn new(config: PeftConfig) -> Self {
         Self {
             config,
@@ -35,11 +36,11 @@ impl<'a> PeftWriter<'a> {
         }
     }
 
-    /// An adapter that was read from a PEFT folder, every tensor and every field of its config,
-    /// known or not.
+    /// A writer with every tensor and every config field of an adapter read from a PEFT folder,
+    /// including those that this crate doesn't know.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if it has no config, because it was read from another format.
+    /// [`Error::Unwritable`] if the adapter has no config because it was read from another format.
     pub fn from_adapter(adapter: &'a Adapter) -> Result<Self> {
         let Some(config) = adapter.config() else {
             return Err(unwritable(format!(
@@ -57,21 +58,21 @@ impl<'a> PeftWriter<'a> {
         })
     }
 
-    /// Adds a linear module: its path below the base model, A (rank, in_features), B (out_features,
-    /// rank). The tensors' names don't count.
+    /// Adds a linear module at `path` in the base model, with A (rank, in_features) and B
+    /// (out_features, rank). The tensors' own names are ignored.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if the path is there already.
+    /// [`Error::Unwritable`] if the path was added before.
     pub fn module(&mut self, path: &str, a: Tensor<'a>, b: Tensor<'a>) -> Result<()> {
         self.tensor(&format!("base_model.model.{path}.lora_A.weight"), a)?;
         self.tensor(&format!("base_model.model.{path}.lora_B.weight"), b)
     }
 
-    /// Adds a tensor by its name in the file, such as `base_model.model.classifier.weight` for a
-    /// module that was trained whole.
+    /// Adds a tensor under a name in the file, such as `base_model.model.classifier.weight` for a
+    /// module that was trained in full.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if the name is there already.
+    /// [`Error::Unwritable`] if the name was added before.
     pub fn tensor(&mut self, name: &str, tensor: Tensor<'a>) -> Result<()> {
         match self.tensors.entry(name.to_owned()) {
             Entry::Vacant(entry) => {
@@ -82,12 +83,12 @@ impl<'a> PeftWriter<'a> {
         }
     }
 
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` into a new folder, which takes
-    /// its name when both are complete, on the disk, and have been read again without complaint.
-    /// With [`Overwrite::Replace`], a folder that was there goes with everything in it.
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` into a new folder. The folder
+    /// gets its final name when both files are on disk and have been read back without an error.
+    /// With [`Overwrite::Replace`], an existing folder is replaced with all its contents.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if the adapter is none that could be read, [`Error::Exists`],
+    /// [`Error::Unwritable`] if the adapter could not be read back, [`Error::Exists`],
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path, overwrite: Overwrite) -> Result<()> {
         let output = OutputFolder::create(folder, overwrite)?;
@@ -107,7 +108,7 @@ impl<'a> PeftWriter<'a> {
                 .map_err(|error| unwritable(format!("tensor {name}: {error}")))?;
             views.push((name.as_str(), view));
         }
-        // transformers asks for this entry.
+        // transformers requires this entry.
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let file = output.path().join("adapter_model.safetensors");
         safetensors::serialize_to_file(views, Some(metadata), &file).map_err(

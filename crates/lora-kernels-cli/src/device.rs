@@ -8,11 +8,11 @@ use lora_kernels::{Error, Kernels};
 
 use crate::failure::Failure;
 
-/// `--device`.
+/// The value of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     Gpu(usize),
-    /// The reference, which gives the same bits, on the CPU.
+    /// The CPU reference, which gives the same bits.
     Cpu,
 }
 
@@ -30,7 +30,7 @@ impl FromStr for Choice {
     }
 }
 
-/// A GPU with the kernels on it.
+/// A GPU with its kernels loaded.
 pub struct Gpu {
     pub stream: Arc<CudaStream>,
     pub kernels: Kernels,
@@ -45,13 +45,13 @@ impl Gpu {
         })
     }
 
-    /// The name the driver gives it. Whoever emulates one says so there.
+    /// The name that the driver reports. The emulated GPU's name says that it is emulated.
     pub fn name(&self) -> Result<String, Failure> {
         Ok(self.kernels.context().name()?)
     }
 }
 
-/// A failure to open a GPU, with the other way there is for a command that has one.
+/// Adds a hint at `--device cpu` to a failure to open a GPU, for commands that have this option.
 pub fn or_cpu(failure: Failure) -> Failure {
     match failure {
         Failure::Kernels(Error::NoDriver) => Failure::NoDevice(format!(

@@ -1,4 +1,4 @@
-//! `doctor`: what is there, what will be used, and what to do.
+//! `doctor`: the driver and devices found, what will be used, and what to do.
 
 use lora_kernels::cudarc::driver::{CudaContext, result, sys};
 use lora_kernels::raw::built_architectures;
@@ -22,24 +22,24 @@ pub struct Arguments {
 #[derive(Serialize, Default)]
 struct Findings {
     version: &'static str,
-    /// Compute capabilities with machine code in this build.
+    /// Compute capabilities for which this build has machine code.
     architectures: Vec<&'static str>,
     driver: bool,
-    /// CUDA of the driver.
+    /// The CUDA version that the driver supports.
     cuda: Option<String>,
-    devices: Vec<Device>,
-    /// At least one device runs the kernels.
+    devices: Vec<DeviceFindings>,
+    /// Whether at least one device can run the kernels.
     usable: bool,
     advice: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct Device {
+struct DeviceFindings {
     number: usize,
     name: String,
     compute_capability: Option<String>,
     memory_bytes: Option<usize>,
-    /// How its code is had: machine code of an architecture, or PTX that the driver compiles.
+    /// The code the device runs: machine code of an architecture, or PTX that the driver compiles.
     code: Option<String>,
     usable: bool,
     problem: Option<String>,
@@ -69,7 +69,8 @@ fn examine() -> Findings {
     if findings.architectures.is_empty() {
         findings.advice.push(Error::KernelsNotBuilt.to_string());
     }
-    // SAFETY: loads and closes the driver library, whose initialisers any CUDA program runs.
+    // SAFETY: this loads and closes the driver library, whose initialisers run in every CUDA
+    // program.
     findings.driver = unsafe { sys::is_culib_present() };
     if !findings.driver {
         findings.advice.push(Error::NoDriver.to_string());
@@ -97,17 +98,17 @@ fn examine() -> Findings {
 
 fn driver_version() -> Option<String> {
     let mut version = 0;
-    // SAFETY: writes one int.
+    // SAFETY: the call writes one int.
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
         .ok()?;
     Some(format!("{}.{}", version / 1000, version % 1000 / 10))
 }
 
-fn device(number: usize) -> Device {
+fn device(number: usize) -> DeviceFindings {
     let handle = result::device::get(number as i32).ok();
     let name = handle.and_then(|device| result::device::get_name(device).ok());
-    let mut found = Device {
+    let mut found = DeviceFindings {
         number,
         name: name.unwrap_or_else(|| "a device without a name".into()),
         compute_capability: None,
@@ -135,8 +136,8 @@ fn device(number: usize) -> Device {
     found
 }
 
-/// Machine code runs on devices of its generation that are as new; `a` is for one compute
-/// capability alone.
+/// Machine code runs on devices of its generation that are at least as new. A suffix `a` limits it
+/// to one compute capability.
 fn code_for(major: i32, minor: i32) -> String {
     let fits = |architecture: &&&str| {
         let exact = architecture.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -1,14 +1,14 @@
-//! Why a command ends early, and with which exit status.
+//! The reasons why a command fails, and their exit statuses.
 
 use lora_kernels::cudarc::driver::DriverError;
 
-/// One line each.
+/// Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It ran, and the result is no good.
+    /// The command ran, and its result is wrong.
     #[error("{0}")]
     Wrong(String),
-    /// Arguments, or files that don't fit each other.
+    /// Arguments are wrong, or files don't fit each other.
     #[error("{0}")]
     Refused(String),
     #[error(transparent)]
@@ -17,7 +17,7 @@ pub enum Failure {
     Kernels(#[from] lora_kernels::Error),
     #[error("the device failed: {0}")]
     Device(#[from] DriverError),
-    /// What is missing of a device.
+    /// There is no usable device. The text says what is missing.
     #[error("{0}")]
     NoDevice(String),
     #[error("can't print: {0}")]
@@ -27,7 +27,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// As the help says.
+    /// The exit status that the help documents.
     pub fn status(&self) -> u8 {
         match self {
             Failure::Wrong(_) => 1,
@@ -40,7 +40,7 @@ impl Failure {
     }
 }
 
-/// Whether it is the device or its driver that can't, and not an argument that is wrong.
+/// Whether the device or its driver caused the error, rather than an argument.
 fn is_of_a_device(error: &lora_kernels::Error) -> bool {
     use lora_kernels::Error;
     matches!(

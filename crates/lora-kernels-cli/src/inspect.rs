@@ -1,4 +1,4 @@
-//! `inspect`: what is in an adapter.
+//! `inspect`: shows the contents of an adapter.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub struct Arguments {
     adapter: PathBuf,
     #[command(flatten)]
     reading: Reading,
-    /// Leave out the norms, for which every number has to be read
+    /// Leave out the norms, which need every number to be read
     #[arg(long)]
     no_norms: bool,
     /// Print JSON
@@ -43,13 +43,14 @@ struct Document {
     bytes: usize,
     parameters: u64,
     modules: Vec<Row>,
-    /// Tensors of the base that were trained whole.
+    /// Tensors of the base model that were trained in full.
     saved: Vec<Whole>,
-    /// Weights of adapted modules as the base has them.
+    /// Unchanged base weights of adapted modules.
     base_weights: Vec<String>,
-    /// Tensors of other methods than LoRA.
+    /// Tensors of methods other than LoRA.
     unknown: Vec<String>,
-    /// What makes the adapter more than B·A added to a weight of the original base.
+    /// The config's fields that make the adapter more than B·A added to a weight of the original
+    /// base.
     variants: Vec<String>,
     dora: bool,
     config: Option<Box<RawValue>>,
@@ -75,7 +76,7 @@ struct Row {
 struct Norms {
     norm_a: f64,
     norm_b: f64,
-    /// Of scaling·B·A.
+    /// The norm of scaling·B·A.
     norm_delta: f64,
 }
 
@@ -176,7 +177,8 @@ fn norms(module: &Module<'_>) -> Norms {
         let square = if r > module.in_features.min(module.out_features) {
             square_by_rows(&a, &b, r)
         } else {
-            // Both (r, r): ‖B·A‖² = tr((BᵀB)(AAᵀ)), without a matrix of the weight's size.
+            // ‖B·A‖² = tr((BᵀB)(AAᵀ)). Both factors are (r, r), so no matrix of the weight's size
+            // is needed.
             gram_of_rows(&a, r).iter().zip(&gram_of_columns(&b, r)).map(|(x, y)| x * y).sum()
         };
         Norms {
@@ -187,7 +189,7 @@ fn norms(module: &Module<'_>) -> Norms {
     })
 }
 
-/// ‖B·A‖², a row of B·A at a time: for ranks so large that (r, r) is more than A or B.
+/// ‖B·A‖², computed row by row of B·A. It is for ranks so large that (r, r) exceeds A or B.
 fn square_by_rows(a: &[f64], b: &[f64], r: usize) -> f64 {
     let mut row = vec![0.0; a.len() / r];
     let square_of = |factors: &[f64]| {
@@ -202,7 +204,7 @@ fn square_by_rows(a: &[f64], b: &[f64], r: usize) -> f64 {
     b.chunks_exact(r).map(square_of).sum()
 }
 
-/// A·Aᵀ of (r, anything).
+/// A·Aᵀ (r, r) of A (r, any width).
 fn gram_of_rows(a: &[f64], r: usize) -> Vec<f64> {
     let rows: Vec<&[f64]> = a.chunks_exact(a.len() / r).collect();
     let mut gram = vec![0.0; r * r];
@@ -215,7 +217,7 @@ fn gram_of_rows(a: &[f64], r: usize) -> Vec<f64> {
     gram
 }
 
-/// Bᵀ·B of (anything, r).
+/// Bᵀ·B (r, r) of B (any height, r).
 fn gram_of_columns(b: &[f64], r: usize) -> Vec<f64> {
     let mut gram = vec![0.0; r * r];
     for row in b.chunks_exact(r) {
@@ -331,7 +333,7 @@ impl Row {
 mod tests {
     use super::*;
 
-    /// (3, 4) and (5, 3).
+    /// A is (3, 4) and B is (5, 3).
     #[test]
     fn both_ways_give_one_norm() {
         let made = |count: usize| {

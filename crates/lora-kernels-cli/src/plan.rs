@@ -1,4 +1,4 @@
-//! `plan`: what would run, without running it.
+//! `plan`: shows what would run, without running it.
 
 use clap::ValueEnum;
 use lora_kernels::plan::Launch;
@@ -32,7 +32,7 @@ pub struct Arguments {
     /// in_features: columns of x
     #[arg(short = 'k', long)]
     in_features: usize,
-    /// out_features; several of projections that share x
+    /// out_features; several numbers for projections that share x
     #[arg(
         short = 'n',
         long,
@@ -41,8 +41,8 @@ pub struct Arguments {
         value_name = "N,N..."
     )]
     out_features: Vec<usize>,
-    /// Ranks: one for all projections, or one for each, 0 for none; of a merge, one for each
-    /// adapter
+    /// Ranks: one for all projections or one for each, where 0 means no adapter; for a merge, one
+    /// for each adapter
     #[arg(
         short,
         long,
@@ -63,7 +63,7 @@ pub struct Arguments {
     /// With dropout on the adapters' input
     #[arg(long)]
     dropout: bool,
-    /// With the dropout's mask drawn again in backward instead of kept
+    /// Draw the dropout mask again in backward instead of storing it
     #[arg(long, requires = "dropout")]
     redraw_mask: bool,
     /// Weights stored (in_features, out_features)
@@ -75,11 +75,11 @@ pub struct Arguments {
     /// Which plans
     #[arg(long, value_enum, default_value = "layer")]
     what: What,
-    /// A GPU by name, or the one that is there [possible values: a100, rtx3090, rtx4090, l40s,
-    /// h100, b200, rtx5090]
+    /// A GPU by name instead of the one in this machine [possible values: a100, rtx3090, rtx4090,
+    /// l40s, h100, b200, rtx5090]
     #[arg(long, value_name = "NAME", conflicts_with = "device")]
     on: Option<String>,
-    /// The number of the GPU that is there
+    /// The number of the GPU in this machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     device: usize,
     /// Print JSON
@@ -115,12 +115,12 @@ impl From<Type> for DType {
 
 #[derive(Serialize)]
 struct Document {
-    device: Device,
+    device: DeviceSummary,
     plans: Vec<Plan>,
 }
 
 #[derive(Serialize)]
-struct Device {
+struct DeviceSummary {
     name: String,
     compute_capability: String,
     multiprocessors: u32,
@@ -163,7 +163,7 @@ impl Step {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    // What is wrong with the sizes is told before a device is looked for.
+    // Wrong sizes are reported before a device is looked for.
     let plans = plans(arguments)?;
     let (name, props) = device(arguments)?;
     let plans = plans
@@ -172,7 +172,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(refused)?;
     let (major, minor) = props.compute_capability();
-    let device = Device {
+    let device = DeviceSummary {
         name,
         compute_capability: format!("{major}.{minor}"),
         multiprocessors: props.multiprocessors(),
@@ -244,7 +244,7 @@ fn plans(arguments: &Arguments) -> Result<Vec<Planner>, Failure> {
 fn problem(arguments: &Arguments) -> Result<Problem, Failure> {
     let (widths, ranks) = (&arguments.out_features, &arguments.rank);
     let rank_of = |index: usize| match ranks[..] {
-        [one] => Some(one),
+        [rank] => Some(rank),
         _ => ranks.get(index).copied(),
     };
     if ranks.len() != 1 && ranks.len() != widths.len() {
@@ -300,7 +300,7 @@ fn layout(arguments: &Arguments) -> WeightLayout {
     }
 }
 
-/// An argument's fault, not the device's.
+/// An error caused by an argument, not by the device.
 fn refused(error: lora_kernels::Error) -> Failure {
     Failure::Refused(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Adapters from arguments.
+//! Reads the adapters that arguments name.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use lora_kernels_adapters::{Adapter, Error, Format, ReadOptions, Scaling};
 
 use crate::failure::Failure;
 
-/// How to read adapters whose format says less than PEFT's does.
+/// Options to read adapters in formats that hold less than PEFT's.
 #[derive(Args, Clone, Copy)]
 pub struct Reading {
-    /// The format, if what lies there doesn't tell
+    /// The format, if it can't be detected
     #[arg(long, value_enum)]
     format: Option<Name>,
     /// Scaling of adapters in Mistral's or loralib's format, which hold none: the factor of B·A
@@ -30,7 +30,8 @@ enum Name {
 }
 
 impl Reading {
-    /// Reads all of them. The scaling is for those that need one, and at least one must.
+    /// Reads all adapters. A given scaling applies to those whose format holds none; there must be
+    /// at least one.
     pub fn read(&self, paths: &[PathBuf]) -> Result<Vec<Adapter>, Failure> {
         let scaling = self
             .scaling

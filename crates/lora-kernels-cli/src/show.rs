@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// A text, and a newline, to stdout. Names come from files, which may hold a terminal's control
-/// sequences: those are escaped.
+/// Prints a text and a newline to stdout. Control characters are escaped, because names from files
+/// may hold a terminal's control sequences.
 pub fn line(text: &str) -> Result<(), Failure> {
     let text = escaped(text, |c| c.is_control() && c != '\n');
     printed(&text)
 }
 
-/// Whoever reads our output may have seen enough of it: the command's result, and its exit status,
-/// are the same.
+/// A reader may close the pipe early. That changes neither the command's result nor its exit
+/// status.
 fn printed(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
@@ -22,7 +22,7 @@ fn printed(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One line.
+/// The text as one line: every control character is escaped.
 pub fn one_line(text: &str) -> String {
     escaped(text, char::is_control)
 }
@@ -38,11 +38,11 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     text.chars().map(escape).collect()
 }
 
-/// A document to stdout.
+/// Prints a document to stdout as JSON.
 pub fn json(document: &impl Serialize) -> Result<(), Failure> {
     let text =
         serde_json::to_string_pretty(document).map_err(|error| Failure::Print(error.into()))?;
-    // JSON escapes some control characters itself, and lets others be escaped.
+    // serde_json leaves some control characters unescaped; JSON allows escaping them.
     let escape = |c: char| match c {
         c if c.is_control() && c != '\n' => format!("\\u{:04x}", u32::from(c)),
         c => c.to_string(),
@@ -50,8 +50,7 @@ pub fn json(document: &impl Serialize) -> Result<(), Failure> {
     printed(&text.chars().map(escape).collect::<String>())
 }
 
-/// Rows with columns as wide as they need; the first is aligned to the left, the others to the
-/// right.
+/// A table with columns as wide as their widest cell. The first is aligned left, the others right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -81,7 +80,7 @@ pub fn count(number: usize, what: &str) -> String {
     }
 }
 
-/// The first few of a list, and how many more there are.
+/// The first few names of a list, and the number of the others.
 pub fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     match names.len() {
@@ -90,7 +89,7 @@ pub fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// Bytes, readable.
+/// A number of bytes with a unit.
 pub fn bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }

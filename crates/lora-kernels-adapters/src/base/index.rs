@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`, and the files it may lead to.
+//! `model.safetensors.index.json`, and the files that it may name.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::mapped::read_text;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// An index names every tensor of a model: some megabytes at most.
+/// In bytes. An index names every tensor of a model, which takes a few megabytes at most.
 const LARGEST: u64 = 100 << 20;
 
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Tensors and the names of their shards.
+/// Maps each tensor's name to the name of its shard.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     let invalid = |reason: String| Error::Json {
         path: path.into(),
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The file of this name in the folder. `named_by` is the file that names it.
+/// The path of the file `name` in `folder`. `named_by` is the file that names it, for errors.
 pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathBuf> {
     let refuse = |reason: &str| {
         Err(Error::Shard {
@@ -42,7 +42,7 @@ pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathB
         })
     };
     let mut components = Path::new(name).components();
-    let is_name = matches!((components.next(), components.next()), (Some(Component::Normal(one)), None) if one == name);
+    let is_name = matches!((components.next(), components.next()), (Some(Component::Normal(file)), None) if file == name);
     if !is_name || name.contains(['/', '\\', ':', '\0']) || !name.ends_with(".safetensors") {
         return refuse(
             "must be the name of a .safetensors file in the same folder, without any path",
@@ -56,12 +56,12 @@ pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathB
     }
 }
 
-/// Whether a path below a model's folder leads to something below it, or to the `blobs` of the
-/// Hugging Face cache that the folder is a snapshot in: there, every file of a model is a link to
-/// one of them.
+/// Whether `path`, with links followed, stays inside the model's folder. If the folder is a
+/// snapshot in a Hugging Face cache, the cache's `blobs` count as inside, because every file of a
+/// snapshot links to one of them.
 ///
 /// # Errors
-/// [`Error::Io`] if one of the two can't be followed.
+/// [`Error::Io`] if either path can't be resolved.
 pub fn stays_inside(folder: &Path, path: &Path) -> Result<bool> {
     let resolved = |path: &Path| {
         path.canonicalize().map_err(|source| Error::Io {

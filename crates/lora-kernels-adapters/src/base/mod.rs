@@ -1,5 +1,5 @@
-//! Base models on disk: a safetensors file, or a Hugging Face folder with one or with shards and
-//! their index.
+//! Base models on disk: a safetensors file, or a Hugging Face folder with a single file or with
+//! shards and their index.
 
 mod index;
 mod resolve;
@@ -16,17 +16,16 @@ pub use resolve::{Resolved, Resolver};
 
 /// The index of a sharded model.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// Files that hold a whole model, in the order in which they are looked for: Hugging Face's, and
-/// Mistral's.
+/// Files that hold a whole model (Hugging Face's and Mistral's), in search order.
 const WHOLE: [&str; 2] = ["model.safetensors", "consolidated.safetensors"];
 
-/// A base model, its tensors left on disk until they are looked at.
+/// A memory-mapped base model: a tensor's bytes are read from disk when they are first used.
 #[derive(Debug)]
 pub struct BaseModel {
     folder: Option<PathBuf>,
     index: Option<PathBuf>,
     shards: Vec<Shard>,
-    /// Which shard a tensor is in.
+    /// The shard that holds each tensor.
     homes: BTreeMap<String, usize>,
 }
 
@@ -35,18 +34,17 @@ pub struct BaseModel {
 pub struct Shard {
     /// Its name in the folder.
     pub name: String,
-    /// What it holds.
+    /// Its mapped contents.
     pub file: MappedFile,
 }
 
 impl BaseModel {
-    /// Opens a model: a safetensors file, or a folder with `model.safetensors`, with
-    /// `model.safetensors.index.json` and the shards it names, or with Mistral's
-    /// `consolidated.safetensors`.
+    /// Opens a model: a safetensors file, or a folder that holds `model.safetensors`,
+    /// `model.safetensors.index.json` with its shards, or Mistral's `consolidated.safetensors`.
     ///
-    /// A shard's name is the name of a file in the folder, and nothing else: a path is refused, and
-    /// so is a link that leads out of the folder, unless it leads to the `blobs` of the Hugging
-    /// Face cache that the folder is a snapshot in.
+    /// A shard's name must be the plain name of a file in the folder. A path is refused, and so is
+    /// a link that leaves the folder, unless the folder is a snapshot in a Hugging Face cache and
+    /// the link leads to the cache's `blobs`.
     ///
     /// # Errors
     /// [`Error::NoBase`], [`Error::Shard`], [`Error::Json`], [`Error::Safetensors`],
@@ -99,7 +97,7 @@ impl BaseModel {
         }
         for (tensor, name) in &map {
             let holds = |shard: &Shard| shard.name == *name && shard.file.tensor(tensor).is_some();
-            // Sorted by name.
+            // `shards` stays sorted by name.
             let at = shards.partition_point(|shard| shard.name < *name);
             if !shards.get(at).is_some_and(holds) {
                 return Err(Error::Shard {
@@ -144,7 +142,7 @@ impl BaseModel {
         })
     }
 
-    /// The folder, if it isn't a single file.
+    /// The folder, or `None` if the model is a single file.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -159,7 +157,7 @@ impl BaseModel {
         &self.shards
     }
 
-    /// A tensor by its name, and the number of its shard.
+    /// The index of the shard that holds the tensor `name`, and the tensor.
     pub fn tensor(&self, name: &str) -> Option<(usize, Tensor<'_>)> {
         let &home = self.homes.get(name)?;
         Some((home, self.shards[home].file.tensor(name)?))
@@ -170,7 +168,7 @@ impl BaseModel {
         self.homes.keys().map(String::as_str)
     }
 
-    /// Finds tensors by an adapter's paths.
+    /// A resolver that finds tensors by an adapter's paths.
     pub fn resolver(&self) -> Resolver<'_> {
         Resolver::new(self)
     }

@@ -1,4 +1,5 @@
-//! An adapter's paths in a base model, where one of the two may lack a prefix: `bert.`, `model.`.
+//! Finds an adapter's paths in a base model, where one of the two may lack a prefix such as `bert.`
+//! or `model.`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,32 +8,32 @@ use super::BaseModel;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// As many candidates as an error lists.
+/// The number of candidates that an error lists.
 const LISTED: usize = 6;
 
 /// Finds tensors of a base model by the paths of an adapter.
 #[derive(Debug)]
 pub struct Resolver<'a> {
     base: &'a BaseModel,
-    /// Tensors by the last two parts of their names.
+    /// Tensors keyed by the last two parts of their names.
     by_end: HashMap<&'a str, Vec<&'a str>>,
-    /// The prefix by which paths differ, with the names of which it was found.
+    /// The prefix by which paths differ, with the pair of names that it was found from.
     prefix: RefCell<Option<(Prefix, String, String)>>,
 }
 
 /// A tensor of the base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolved<'a> {
-    /// Its name there.
+    /// Its name in the base model.
     pub name: &'a str,
-    /// The number of its shard.
+    /// The index of its shard.
     pub shard: usize,
 }
 
-/// How a path of the adapter becomes a name of the base.
+/// How a path of the adapter becomes a name in the base model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Prefix {
-    /// It is the name.
+    /// The two are equal.
     None,
     Added(String),
     Removed(String),
@@ -51,13 +52,14 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The tensor of this name, such as `encoder.layer.0.attention.self.query.weight`: that of
-    /// exactly this name, else the only one that has more in front (`bert.encoder...`), or less.
-    /// All tensors of an adapter must differ by the same prefix, or all by none.
+    /// Finds the tensor `wanted`, such as `encoder.layer.0.attention.self.query.weight`: the one
+    /// with exactly this name, else the only one whose name has a longer prefix (`bert.encoder...`)
+    /// or a shorter one. All tensors of an adapter must differ by the same prefix, or none may
+    /// differ.
     ///
     /// # Errors
-    /// [`Error::Unresolved`] where there is none or more than one, [`Error::Prefixes`] where it
-    /// differs by another prefix than an earlier one.
+    /// [`Error::Unresolved`] if no tensor or more than one fits, [`Error::Prefixes`] if the tensor
+    /// differs by another prefix than an earlier one did.
     pub fn resolve(&self, wanted: &str) -> Result<Resolved<'a>> {
         if let Some((name, &shard)) = self.base.homes.get_key_value(wanted) {
             self.same_prefix(wanted, name)?;
@@ -95,8 +97,8 @@ impl<'a> Resolver<'a> {
         Ok(Resolved { name, shard })
     }
 
-    /// Whether a tensor of exactly this name is there, or one with more or less in front: the same
-    /// prefix, where one was found before.
+    /// Whether the base model has a tensor with exactly this name, or one that differs by a prefix.
+    /// Once a prefix was found, only that one counts.
     pub fn contains(&self, wanted: &str) -> bool {
         let earlier = self.prefix.borrow();
         let same_as_earlier = |found| earlier.as_ref().is_none_or(|(prefix, ..)| *prefix == found);
@@ -135,7 +137,8 @@ fn end(name: &str) -> &str {
     }
 }
 
-/// What one has in front of the other, at a dot; `None` where neither is the other's end.
+/// The prefix, ending at a dot, by which the two names differ; `None` if neither name ends with the
+/// other.
 fn prefix(wanted: &str, name: &str) -> Option<Prefix> {
     if wanted == name {
         return Some(Prefix::None);
@@ -149,11 +152,11 @@ fn prefix(wanted: &str, name: &str) -> Option<Prefix> {
         .or_else(|| in_front(wanted, name).map(Prefix::Removed))
 }
 
-/// Those with the longest ends in common.
+/// The names that share the longest suffix with `wanted`.
 fn closest<'a>(wanted: &str, names: &[&'a str]) -> Vec<&'a str> {
     let common = |name: &str| {
         let parts = wanted.rsplit('.').zip(name.rsplit('.'));
-        parts.take_while(|(one, other)| one == other).count()
+        parts.take_while(|(ours, theirs)| ours == theirs).count()
     };
     let mut names: Vec<&str> = names.to_vec();
     names.sort_by_key(|name| std::cmp::Reverse(common(name)));

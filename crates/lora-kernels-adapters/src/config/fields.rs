@@ -1,4 +1,4 @@
-//! A JSON object as it stands: order, numbers and unknown fields are kept.
+//! A JSON object that keeps its order, the text of its numbers, and unknown fields.
 
 use std::fmt;
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// Fields in the order of the file, with the text of their values.
+/// Names and the text of the values, in the file's order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl Fields {
-    /// `path` is named in errors.
+    /// Errors name `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         serde_json::from_str(text).map_err(|error| invalid(path, &error))
     }
@@ -31,7 +31,7 @@ impl Fields {
             .map(|(name, value)| (name.as_str(), value.get()))
     }
 
-    /// With a field replaced, or added as the last.
+    /// A copy with the field replaced, or appended if it is new.
     pub fn with(&self, name: &str, json: &str, path: &Path) -> Result<Self> {
         let value =
             RawValue::from_string(json.to_owned()).map_err(|error| invalid(path, &error))?;
@@ -43,7 +43,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// The object again, a field to a line.
+    /// The object as JSON, one field per line.
     pub fn to_text(&self) -> String {
         let line =
             |(name, value): (&str, &str)| format!("  {}: {value}", serde_json::Value::from(name));

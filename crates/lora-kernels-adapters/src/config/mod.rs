@@ -15,10 +15,11 @@ use crate::mapped::read_text;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// Real ones have a few kilobytes, and one for thousands of experts with a rank each some hundreds.
+/// In bytes. Real configs have a few kilobytes; one that gives thousands of experts a rank each has
+/// a few hundred.
 const LARGEST: u64 = 16 << 20;
 
-/// Which biases of the base model were trained with the adapter.
+/// The biases of the base model that were trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bias {
     /// None.
@@ -31,9 +32,9 @@ pub enum Bias {
 }
 
 /// A PEFT config of type LORA: `adapter_config.json`. Fields that this crate knows are checked; all
-/// others are kept as they stand.
+/// others are kept unchanged.
 ///
-/// Where a field is missing, it is what PEFT would take it for.
+/// A missing field has PEFT's default.
 #[derive(Debug, Clone)]
 pub struct PeftConfig {
     fields: Fields,
@@ -50,17 +51,17 @@ pub struct PeftConfig {
 }
 
 impl PeftConfig {
-    /// One for a new adapter: PEFT's defaults, and `target_modules` as PEFT matches them (the ends
-    /// of the modules' paths).
+    /// A config for a new adapter: PEFT's defaults, with `target_modules` as suffixes of the
+    /// modules' paths, which is how PEFT matches them.
     ///
     /// # Errors
-    /// [`Error::Field`] if the rank is 0, or `lora_alpha` not a finite number above 0.
+    /// [`Error::Field`] if the rank is 0, or `lora_alpha` is not a finite number above 0.
     pub fn new(rank: usize, lora_alpha: f64, target_modules: &[&str]) -> Result<Self> {
         let mut config = Self::parse(r#"{"peft_type": "LORA"}"#, Path::new("adapter_config.json"))?;
         let text = |value: Value| value.to_string();
         let alpha = match lora_alpha {
             whole if whole.fract() == 0.0 && whole.abs() < 1e15 => text((whole as i64).into()),
-            // JSON has no name for NaN and infinity; the reader refuses them by this one.
+            // JSON can't express NaN and infinity; the reader refuses this text and quotes it.
             other if !other.is_finite() => text(other.to_string().into()),
             other => text(other.into()),
         };
@@ -80,17 +81,17 @@ impl PeftConfig {
         Ok(config)
     }
 
-    /// Reads a config's file.
+    /// Reads a config from a file.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::NotAFile`], [`Error::TooLarge`], [`Error::Json`],
-    /// [`Error::NoAdapter`] if it isn't LoRA's, [`Error::Field`] where a field holds something
-    /// impossible.
+    /// [`Error::NoAdapter`] if it isn't a LoRA config, [`Error::Field`] if a field has an
+    /// impossible value.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path, LARGEST)?, path)
     }
 
-    /// Reads a config's text. `path` is named in errors.
+    /// Reads a config from its text. Errors name `path`.
     ///
     /// # Errors
     /// As [`PeftConfig::read`].
@@ -153,43 +154,44 @@ impl PeftConfig {
         })
     }
 
-    /// With a field set to a JSON text, whether this crate knows the field or not.
+    /// A copy with a field set to a JSON text. The field may be one that this crate doesn't know.
     ///
     /// # Errors
-    /// [`Error::Json`] if the text is no JSON, [`Error::Field`] if the field can't hold that.
+    /// [`Error::Json`] if the text is not JSON, [`Error::Field`] if the field can't have that
+    /// value.
     pub fn with_field(&self, name: &str, json: &str) -> Result<Self> {
         let path = Path::new("adapter_config.json");
         let fields = self.fields.with(name, json, path)?;
         Self::parse(&fields.to_text(), path)
     }
 
-    /// A field as it stands, as JSON; `None` where there is none.
+    /// The JSON text of a field, or `None` if the config lacks it.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)
     }
 
-    /// The whole config as JSON, fields in the order in which they were read.
+    /// The whole config as JSON, with its fields in the order in which they were read.
     pub fn to_json(&self) -> String {
         self.fields.to_text()
     }
 
-    /// r, without regard to `rank_pattern`.
+    /// The field r; `rank_pattern` is not applied.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// lora_alpha, without regard to `alpha_pattern`.
+    /// The field lora_alpha; `alpha_pattern` is not applied.
     pub fn lora_alpha(&self) -> f64 {
         self.lora_alpha
     }
 
-    /// The rank of a module, by its path below the base model: what `rank_pattern` has for the
-    /// first key that matches (`re.match(rf"(.*\.)?({key})$", path)`), else r.
+    /// The rank of the module at this path in the base model: the value of the first key of
+    /// `rank_pattern` that matches (`re.match(rf"(.*\.)?({key})$", path)`), else r.
     pub fn rank_of(&self, path: &str) -> usize {
         self.ranks.get(path).unwrap_or(self.rank)
     }
 
-    /// lora_alpha of a module; `alpha_pattern` counts as `rank_pattern` does.
+    /// The lora_alpha of a module. `alpha_pattern` is matched like `rank_pattern`.
     pub fn lora_alpha_of(&self, path: &str) -> f64 {
         self.alphas.get(path).unwrap_or(self.lora_alpha)
     }
@@ -223,20 +225,20 @@ impl PeftConfig {
         self.fan_in_fan_out
     }
 
-    /// Which biases of the base were trained.
+    /// The biases of the base model that were trained.
     pub fn bias(&self) -> Bias {
         self.bias
     }
 
-    /// Modules that were trained whole.
+    /// Modules that were trained in full.
     pub fn modules_to_save(&self) -> &[String] {
         &self.modules_to_save
     }
 
-    /// Features of the adapter that make it something else than B·A added to a weight of the
-    /// original base, by their fields in the config: aLoRA, QA-LoRA, adapters on bare parameters,
-    /// replicated layers, and the like, and initialisations such as PiSSA's, which change the base.
-    /// DoRA is not among them: [`PeftConfig::use_dora`] tells.
+    /// The config's fields that make the adapter more than B·A added to a weight of the original
+    /// base: aLoRA, QA-LoRA, adapters on bare parameters, replicated layers and the like, and
+    /// initialisations that change the base, such as PiSSA's. DoRA is not listed; see
+    /// [`PeftConfig::use_dora`].
     pub fn variants(&self) -> Vec<String> {
         let set = |name: &str| {
             let value = self
@@ -278,14 +280,14 @@ impl PeftConfig {
     }
 }
 
-/// Typed reading of fields.
+/// Reads fields as typed values.
 struct Reader<'a> {
     fields: &'a Fields,
     path: &'a Path,
 }
 
 impl Reader<'_> {
-    /// `None` where the field is missing or null.
+    /// `None` if the field is missing or null.
     fn field<T: DeserializeOwned>(
         &self,
         name: &'static str,

@@ -1,21 +1,23 @@
-//! `rank_pattern` and `alpha_pattern`: values for modules whose paths match.
+//! `rank_pattern` and `alpha_pattern`: values for modules whose paths match a key.
 
 use regex::{Regex, RegexBuilder};
 
-/// More than any adapter has, and few enough to try one after the other.
+/// The largest number of keys. No real adapter has as many, and a linear search through them is
+/// fast enough.
 const MOST: usize = 10_000;
 
-/// Most of them that are more than names: one may take a megabyte. Adapters have a handful.
+/// The largest number of keys that are regular expressions: a compiled one may take a megabyte.
+/// Real adapters have a handful.
 const MOST_EXPRESSIONS: usize = 128;
 
-/// Values by regular expression, the first match counts.
+/// Values keyed by regular expression. The first match counts.
 #[derive(Debug, Clone)]
 pub(super) struct Patterns<T>(Vec<(Key, T)>);
 
-/// PEFT: `re.match(rf"(.*\.)?({key})$", path)`
+/// PEFT matches with `re.match(rf"(.*\.)?({key})$", path)`
 #[derive(Debug, Clone)]
 enum Key {
-    /// The name of a module, in which a dot is any character.
+    /// A module's name, in which a dot matches any character.
     Name(String),
     Expression(Regex),
 }
@@ -48,12 +50,12 @@ impl Key {
                 ('.', Some(found)) => found != '\n',
                 (wanted, found) => found == Some(wanted),
             });
-        // What is left ends with a dot, or there is nothing.
+        // The unmatched prefix must be empty or end with a dot.
         ends && rest.next().is_none_or(|before| before == '.') && rest.all(|c| c != '\n')
     }
 }
 
-/// A key that can't be used, and what can.
+/// A key that can't be used, and what is allowed.
 pub(super) struct Refused {
     pub key: String,
     pub allowed: &'static str,

@@ -1,21 +1,21 @@
-//! Names of tensors, taken apart.
+//! Parsing tensor names.
 
 use std::path::Path;
 
 use crate::mapped::MappedFile;
 use crate::{Error, Format, Kind, Result};
 
-/// What PEFT puts before the path of every module.
+/// The prefix that PEFT puts before the path of every module.
 const PEFT_PREFIX: &str = "base_model.model.";
 
-/// What a tensor of an adapter's file is.
+/// The meaning of a tensor's name in an adapter's file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Key<'a> {
     /// A part of the module at this path.
     Part(&'a str, Part),
-    /// A tensor of the base model, by its name there.
+    /// A tensor of the base model, given by its name there.
     Saved(String),
-    /// Something else.
+    /// Any other tensor.
     Unknown,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Part {
     Magnitude,
 }
 
-/// Suffixes of PEFT's and of Mistral's names, without the dot before them.
+/// Suffixes of PEFT's and Mistral's names, without the leading dot.
 const PARTS: [(&str, Part); 7] = [
     ("lora_A.weight", Part::A(Kind::Linear)),
     ("lora_B.weight", Part::B(Kind::Linear)),
@@ -57,17 +57,17 @@ pub(super) fn parse(name: &str, format: Format) -> Key<'_> {
     if path.contains("lora_") || path.contains("trainable_tokens") {
         return Key::Unknown;
     }
-    // PEFT wraps an adapted layer, and the trained bias of one is saved by its name in there.
+    // PEFT wraps an adapted layer, and saves its trained bias under the wrapped name.
     Key::Saved(path.replace(".base_layer.", "."))
 }
 
-/// The path of the module that this is the weight of, inside of PEFT's wrapping.
+/// The path of the module whose wrapped base weight has this name.
 pub(super) fn module_of_base_weight(name: &str) -> Option<&str> {
     let path = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
     without(path, "base_layer.weight")
 }
 
-/// What stands before `.suffix`, or nothing before a `suffix` alone.
+/// The part of `path` before `.suffix`, which is empty if `path` is `suffix` alone.
 fn without<'a>(path: &'a str, suffix: &str) -> Option<&'a str> {
     let before = path.strip_suffix(suffix)?;
     if before.is_empty() {
@@ -77,7 +77,7 @@ fn without<'a>(path: &'a str, suffix: &str) -> Option<&'a str> {
     }
 }
 
-/// The format of a file without a config.
+/// Detects the format of a file that has no config.
 pub(super) fn format_of(file: &MappedFile) -> Result<Format> {
     let ends = |name: &str, suffix| without(name, suffix).is_some();
     let mut format = None;

@@ -1,4 +1,4 @@
-//! Finding an adapter's format, and reading it.
+//! Detecting an adapter's format, and reading it.
 
 mod keys;
 mod modules;
@@ -16,18 +16,18 @@ const MISTRAL_TENSORS: &str = "lora.safetensors";
 /// How to read an adapter.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadOptions {
-    /// Its format; found from the files' and the tensors' names if not given.
+    /// The format. If `None`, it is detected from the names of files and tensors.
     pub format: Option<Format>,
-    /// The scaling, for formats that hold none: needed for those, refused for PEFT's.
+    /// The scaling: required for formats that hold none, refused for PEFT's, which holds its own.
     pub scaling: Option<Scaling>,
 }
 
 /// The scaling of an adapter whose format holds none.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scaling {
-    /// The factor of B·A itself.
+    /// The factor of B·A.
     Factor(f64),
-    /// lora_alpha: the factor is lora_alpha / r, with each module's own r.
+    /// lora_alpha. The factor of each module is lora_alpha / r with the module's r.
     Alpha(f64),
 }
 
@@ -46,7 +46,7 @@ impl Scaling {
     }
 }
 
-/// Where an adapter's files are.
+/// The paths of an adapter's files.
 struct Files {
     config: Option<PathBuf>,
     tensors: PathBuf,

@@ -1,4 +1,4 @@
-//! Modules put together from their tensors, and checked.
+//! Assembling modules from their tensors, and checking them.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct Found<'a> {
     magnitude: Option<Tensor<'a>>,
 }
 
-/// `scaling_of_rank` counts where there is no config.
+/// `scaling_of_rank` is used if there is no config.
 pub(super) fn adapter(
     file: MappedFile,
     format: Format,
@@ -255,10 +255,11 @@ impl<'a> Checks<'a> {
         Ok((rank, in_features, out_features))
     }
 
-    /// The scaling, of a module that is as its config says.
+    /// The scaling of a module that agrees with its config.
     fn configured(&self, parts: &Parts, config: &PeftConfig) -> Result<f32> {
         let expected = config.rank_of(&parts.path);
-        // An adapter on a bare parameter of several experts has their ranks one after the other.
+        // An adapter on a bare parameter of several experts stacks the experts' ranks in one
+        // matrix.
         let stacked = config
             .field("target_parameters")
             .is_some_and(|json| json != "null");

@@ -1,4 +1,4 @@
-//! Base models: shards, the names they may have, and finding an adapter's modules.
+//! Base models: shards, their allowed names, and finding an adapter's modules.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -42,7 +42,7 @@ fn shards_are_found_by_their_index() {
         (base.shards()[shard].name.as_str(), tensor.shape),
         ("two.safetensors", &[2, 3][..])
     );
-    // A whole model goes before its shards, as in transformers.
+    // A whole model takes precedence over shards, as in transformers.
     weight("c.weight").write(&folder.path().join("model.safetensors"));
     assert!(
         BaseModel::open(folder.path())
@@ -91,7 +91,7 @@ fn an_index_cannot_lead_out_of_its_folder() {
     );
 }
 
-/// There, every file of a model is a link to ../../blobs.
+/// In such a snapshot, every file of a model is a link into ../../blobs.
 #[test]
 fn snapshots_of_the_hugging_face_cache_are_read() {
     let cache = tempfile::tempdir().unwrap();
@@ -219,7 +219,7 @@ fn a_prefix_that_one_of_the_two_lacks_is_found() {
         ],
     );
 
-    // Another module of the same paths, for the one layer that it has alone.
+    // Two modules of the base share these paths; only one of them has this layer.
     let base = open(&[
         "layers.0.q.weight",
         "vision.layers.1.q.weight",

@@ -1,4 +1,4 @@
-//! What PEFT and loralib wrote is read as they meant it: what comes of it is what PEFT merged to.
+//! Adapters that PEFT and loralib wrote: merging what was read gives what PEFT merged.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn values(tensor: &Tensor<'_>) -> Vec<f64> {
         .collect()
 }
 
-/// Every tensor of the base that the adapter changes, as it says it does. Not for DoRA.
+/// Every tensor of the base that the adapter changes, after the change, in f64. Not for DoRA.
 fn merged(base: &BaseModel, adapter: &Adapter) -> BTreeMap<String, Vec<f64>> {
     let names = base.resolver();
     let mut merged = BTreeMap::new();
@@ -109,8 +109,7 @@ fn what_peft_saved_merges_to_what_peft_merged() {
     }
 }
 
-/// PEFT takes the first key that matches, as a regular expression that a dot and anything may stand
-/// before.
+/// PEFT takes the first key that matches the path, or its end after a dot, as a regular expression.
 #[test]
 fn patterns_match_as_in_peft() {
     let adapter = read(&fixture("patterns")).unwrap();

@@ -1,10 +1,11 @@
-//! Small files made for one test.
+//! Small files made for a test.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// A safetensors file to be: tensors of F32 unless said otherwise, with numbers of their own.
+/// Builds a safetensors file: name, type and shape of each tensor. Every tensor holds other
+/// numbers.
 #[derive(Clone, Default)]
 pub struct Tensors(Vec<(String, &'static str, Vec<usize>)>);
 
@@ -49,7 +50,7 @@ impl Tensors {
     }
 }
 
-/// A file with this header.
+/// The bytes of a file with this header.
 pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [
         &(header.len() as u64).to_le_bytes()[..],
@@ -59,7 +60,7 @@ pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A PEFT folder.
+/// Writes a PEFT folder.
 pub fn peft(folder: &Path, config: &str, tensors: &[u8]) {
     std::fs::write(folder.join("adapter_config.json"), config).unwrap();
     std::fs::write(folder.join("adapter_model.safetensors"), tensors).unwrap();

@@ -1,4 +1,4 @@
-//! Adapters and base models as PEFT, loralib and others leave them on disk, and broken ones.
+//! Adapters and base models as PEFT, loralib and others write them, and broken ones.
 
 mod base;
 mod fixtures;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::{Adapter, Error, ReadOptions, Result};
 
-/// Cargo runs tests in the package's folder.
+/// Cargo runs tests in the package's folder, which fixture paths are relative to.
 fn fixture(name: &str) -> PathBuf {
     Path::new("tests/fixtures").join(name)
 }
@@ -21,7 +21,7 @@ fn read(path: &Path) -> Result<Adapter> {
     Adapter::read(path, &ReadOptions::default())
 }
 
-/// Refused in one line that holds all of `fragments`.
+/// Asserts an error of one line that contains all of `fragments`.
 #[track_caller]
 fn assert_refused<T: std::fmt::Debug>(result: Result<T>, fragments: &[&str]) {
     let error: Error = result.expect_err("refused");

@@ -1,4 +1,4 @@
-//! Outputs are there whole or not at all.
+//! Outputs appear complete or not at all.
 
 use std::io::Write;
 
@@ -56,7 +56,7 @@ fn leftovers_of_the_same_target_are_removed_and_others_are_not() {
     std::fs::write(at(".out.partial-4000000001"), "dead").unwrap();
     std::fs::create_dir(at(".out.partial-4000000002")).unwrap();
     std::fs::write(at(".out.partial-4000000002").join("x"), "dead").unwrap();
-    // One that another process is at work on.
+    // A leftover that another process is still writing.
     let alive = std::fs::File::create(at(".out.partial-4000000003")).unwrap();
     rustix::fs::flock(&alive, rustix::fs::FlockOperation::LockExclusive).unwrap();
     drop(OutputFile::create(&at("out"), Overwrite::Never).unwrap());
@@ -100,7 +100,7 @@ fn what_exists_is_replaced_only_if_allowed() {
     output.finish().unwrap();
     assert_eq!(names(&dir), ["new"]);
 
-    // One that comes into being meanwhile stays.
+    // A target that is created meanwhile stays.
     let late = folder.path().join("late");
     let output = OutputFile::create(&late, Overwrite::Never).unwrap();
     std::fs::write(&late, "theirs").unwrap();

@@ -7,8 +7,8 @@ use lora_kernels_adapters::{DType, PeftConfig, PeftWriter, Tensor};
 
 use crate::{fixture, read};
 
-/// PEFT makes adapters anew; this crate reads and writes them; PEFT loads both and finds equal
-/// tensors and equal merged weights.
+/// PEFT makes new adapters, and this crate reads and writes them. PEFT then loads both and finds
+/// equal tensors and equal merged weights.
 #[test]
 #[ignore = "needs the packages of tests/peft/requirements.txt: cargo xtask peft installs them and runs it"]
 fn peft_loads_what_this_crate_writes() {
@@ -44,7 +44,7 @@ fn peft_loads_what_this_crate_writes() {
         count += 1;
     }
     assert_eq!(count, 8);
-    // And one that PEFT has never seen, with no more in its config than it must have.
+    // This crate also writes an adapter of its own, with only the required fields in its config.
     let numbers: Vec<u8> = (0..36)
         .flat_map(|i: u8| (f32::from(i) / 16.0 - 1.0).to_le_bytes())
         .collect();

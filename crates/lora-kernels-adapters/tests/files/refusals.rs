@@ -1,4 +1,4 @@
-//! Every defect of a file is one error that names it.
+//! Every defect of a file gives one error that names it.
 
 use lora_kernels_adapters::{Adapter, MappedFile, PeftConfig, ReadOptions, Result};
 
@@ -157,7 +157,7 @@ fn tensors_that_make_no_module() {
     refused(same, &["the same tensor"]);
 }
 
-/// A file's header decides nothing that its bytes don't bear out.
+/// A header must agree with the file's bytes.
 #[test]
 fn damaged_safetensors() {
     let refused = |bytes: &[u8], fragments: &[&str]| {
@@ -181,34 +181,37 @@ fn damaged_safetensors() {
     refused(&good[..40], &["truncated"]);
     refused(&good[..good.len() - 1], &["truncated"]);
     refused(&[&good[..], b"x"].concat(), &["appended"]);
-    let one = |shape: &str, from: &str, to: &str| {
+    let tensor = |shape: &str, from: &str, to: &str| {
         format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#)
     };
     refused(&file("{", b""), &["JSON"]);
     refused(&file("[]", b""), &["JSON"]);
     refused(&file("\u{0}\u{ff}", b""), &["JSON"]);
-    refused(&file(&one("[2]", "0", "4"), &[0; 4]), &["type and shape"]);
-    refused(&file(&one("[1]", "4", "8"), &[0; 8]), &["begin"]);
-    refused(&file(&one("[1]", "4", "0"), &[0; 8]), &["begin"]);
-    refused(&file(&one("[-1]", "0", "4"), &[0; 4]), &["JSON"]);
     refused(
-        &file(&one("[4294967296, 4294967296]", "0", "0"), b""),
+        &file(&tensor("[2]", "0", "4"), &[0; 4]),
+        &["type and shape"],
+    );
+    refused(&file(&tensor("[1]", "4", "8"), &[0; 8]), &["begin"]);
+    refused(&file(&tensor("[1]", "4", "0"), &[0; 8]), &["begin"]);
+    refused(&file(&tensor("[-1]", "0", "4"), &[0; 4]), &["JSON"]);
+    refused(
+        &file(&tensor("[4294967296, 4294967296]", "0", "0"), b""),
         &["64 bits"],
     );
     refused(
-        &file(&one("[18446744073709551615]", "0", "4"), &[0; 4]),
+        &file(&tensor("[18446744073709551615]", "0", "4"), &[0; 4]),
         &["64 bits"],
     );
     refused(
-        &file(&one("[99999999999999999999]", "0", "4"), &[0; 4]),
+        &file(&tensor("[99999999999999999999]", "0", "4"), &[0; 4]),
         &["JSON"],
     );
     refused(
-        &file(&one("[1]", "0", "18446744073709551615"), &[0; 4]),
+        &file(&tensor("[1]", "0", "18446744073709551615"), &[0; 4]),
         &["type and shape"],
     );
     refused(
-        &file(&one("[1]", "0", "4").replace("F32", "F7"), &[0; 4]),
+        &file(&tensor("[1]", "0", "4").replace("F32", "F7"), &[0; 4]),
         &["JSON"],
     );
     refused(&file(&"[".repeat(100_000), b""), &["JSON"]);
@@ -220,7 +223,7 @@ fn damaged_safetensors() {
     refused(&file(twice, &[0; 4]), &["twice"]);
     let overlap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     refused(&file(overlap, &[0; 4]), &["overlap"]);
-    // The end of the last of nine tensors, and the header's length, add to more than 64 bits hold.
+    // The end of the last of nine tensors plus the header's length overflows 64 bits.
     let eighth = 1u64 << 61;
     let huge: Vec<String> = (0..7u64)
         .map(|i| {
@@ -274,7 +277,7 @@ fn what_is_no_adapter() {
     assert_refused(read(path), &["UTF-8"]);
 }
 
-/// Opening a pipe to read it would wait for ever.
+/// Opening a pipe for reading would block for ever.
 #[test]
 fn pipes_and_folders_are_no_files() {
     let folder = tempfile::tempdir().unwrap();

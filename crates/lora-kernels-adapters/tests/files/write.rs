@@ -1,4 +1,4 @@
-//! Folders for PEFT.
+//! Writing PEFT folders.
 
 use lora_kernels_adapters::output::Overwrite;
 use lora_kernels_adapters::{DType, PeftConfig, PeftWriter, Tensor};
@@ -47,7 +47,7 @@ fn what_was_read_is_written_again() {
         };
         assert_eq!(tensors(&again), tensors(&adapter), "{name}");
         assert_eq!(again.file().metadata()["format"], "pt");
-        // Fields that this crate doesn't know too, in their order.
+        // Fields that this crate doesn't know are kept too, in their order.
         let text = |folder: &std::path::Path| -> String {
             let text = std::fs::read_to_string(folder.join("adapter_config.json")).unwrap();
             text.split_whitespace().collect()

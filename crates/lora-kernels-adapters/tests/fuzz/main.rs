@@ -1,5 +1,5 @@
-//! Configs, headers and indices with random damage: no panic, no allocation out of proportion, one
-//! line of error. The same cases on every run.
+//! Configs, headers and indices with random damage cause no panic, no disproportionate allocation,
+//! and an error of one line. The cases are the same on every run.
 
 mod mutate;
 
@@ -12,18 +12,19 @@ use lora_kernels_adapters::{Adapter, BaseModel, Error, PeftConfig, ReadOptions, 
 use mutate::Mutator;
 
 const CASES: u64 = 8_000;
-/// Files here have a few kilobytes. A compiled pattern may have a megabyte.
+/// The files have a few kilobytes; a compiled pattern may take a megabyte.
 const LARGEST_ALLOCATION: usize = 8 << 20;
 
 struct Watching;
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is the system's allocator's; a maximum is kept beside it.
+// SAFETY: every call is forwarded to the system's allocator; only a maximum is recorded.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the caller upholds the contract of this function, which is the system
+        // allocator's.
         unsafe { System.alloc(layout) }
     }
 
@@ -60,7 +61,7 @@ fn check<T>(case: u64, result: Result<T, Error>) -> Option<T> {
         .ok()
 }
 
-/// Everything that can be asked of an adapter, and every byte of it.
+/// Calls every method of an adapter and reads every byte of it.
 fn use_adapter(adapter: &Adapter) {
     for module in adapter.modules() {
         let (r, k, n) = (module.rank, module.in_features, module.out_features);
@@ -87,7 +88,7 @@ fn fixture(name: &str, file: &str) -> Vec<u8> {
     std::fs::read(Path::new("tests/fixtures").join(name).join(file)).unwrap()
 }
 
-/// A fast place for small files.
+/// A folder in memory, where small files are fast.
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {

@@ -1,6 +1,6 @@
-//! Damage, at random and the same for the same seed.
+//! Random damage, the same for the same seed.
 
-/// Pieces that hostile files are made of.
+/// Fragments to build hostile files from.
 const PIECES: [&str; 40] = [
     "0",
     "-1",
@@ -64,7 +64,7 @@ impl Mutator {
         (self.next() % bound.max(1) as u64) as usize
     }
 
-    /// JSON with one to three things wrong, or none.
+    /// The JSON text with up to three defects.
     pub fn text(&mut self, good: &[u8]) -> Vec<u8> {
         let mut text = good.to_vec();
         for _ in 0..self.below(4) {
@@ -88,7 +88,8 @@ impl Mutator {
         text
     }
 
-    /// Puts another value behind one of the colons: what parses is worth more than what doesn't.
+    /// Puts another value behind one of the colons. Damage that still parses reaches more code than
+    /// damage that doesn't.
     fn value(&mut self, text: &mut Vec<u8>, piece: &[u8]) {
         let colons: Vec<usize> = text
             .iter()
@@ -107,7 +108,7 @@ impl Mutator {
         text.splice(from..to, piece.iter().copied());
     }
 
-    /// A file with a damaged header, a wrong length before it, or an end too early.
+    /// The file with a damaged header, a wrong header length, or its end cut off.
     pub fn safetensors(&mut self, good: &[u8]) -> Vec<u8> {
         let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
         let (header, data) = good[8..].split_at(length);
@@ -135,7 +136,7 @@ impl Mutator {
         file
     }
 
-    /// Another digit here and there: shapes and offsets that parse and disagree.
+    /// Changes some digits, so that shapes and offsets parse but disagree.
     fn numbers(&mut self, good: &[u8]) -> Vec<u8> {
         let mut text = good.to_vec();
         let digits: Vec<usize> = text

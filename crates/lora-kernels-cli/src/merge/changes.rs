@@ -1,4 +1,4 @@
-//! What a merge changes of a model, found out and checked before anything is written.
+//! The changes that a merge makes to a model, collected and checked before anything is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,46 +12,47 @@ use super::{Direction, layout};
 use crate::failure::Failure;
 use crate::show::{count, few};
 
-/// An adapter and its factor among several.
+/// An adapter and its weight among several.
 pub struct Weighted<'a> {
     pub adapter: &'a Adapter,
     pub path: &'a Path,
     pub weight: f64,
 }
 
-/// What becomes of a model.
+/// All changes to a model.
 #[derive(Default)]
 pub struct Changes<'a> {
-    /// By shard, then by name.
+    /// Keyed by shard, then by name.
     pub tensors: BTreeMap<usize, BTreeMap<&'a str, Change<'a>>>,
-    /// Tensors that the base doesn't have.
+    /// Tensors that the base model lacks.
     pub added: Vec<Saved<'a>>,
 }
 
-/// What becomes of a tensor.
+/// The change of one tensor.
 pub struct Change<'a> {
-    /// In place of the base's, of the same shape.
+    /// A tensor of the same shape that replaces the base's.
     pub replaced: Option<Tensor<'a>>,
-    /// Matrices to add: W (out_features, in_features), or transposed.
+    /// Adapters to add to W, which is (out_features, in_features) or transposed.
     pub loras: Vec<LoraPart<'a>>,
     pub layout: WeightLayout,
-    /// lora_B's biases to add to a bias, with their factors.
+    /// Biases of lora_B to add to this bias, with their factors.
     pub biases: Vec<(f32, Tensor<'a>)>,
 }
 
-/// An adapter's part in a weight.
+/// The part of one adapter in a weight.
 #[derive(Clone, Copy)]
 pub struct LoraPart<'a> {
     pub rank: usize,
     pub in_features: usize,
-    /// With the adapter's weight, and with the direction's sign.
+    /// scaling · the adapter's weight, negative when unmerging.
     pub factor: f32,
     pub a: Tensor<'a>,
     pub b: Tensor<'a>,
 }
 
 impl<'a> Changes<'a> {
-    /// `fan_in_fan_out` is how square weights are stored, where the adapters don't tell.
+    /// `fan_in_fan_out` says whether square weights are stored transposed, where the adapters can't
+    /// tell.
     pub fn new(
         base: &'a BaseModel,
         adapters: &[Weighted<'a>],
@@ -63,7 +64,7 @@ impl<'a> Changes<'a> {
         }
         let mut finder = Finder {
             base,
-            // One for each adapter: their prefixes may differ.
+            // Each adapter gets a resolver of its own, because their prefixes may differ.
             resolver: base.resolver(),
             square: WeightLayout::default(),
             adapted: BTreeSet::new(),
@@ -73,7 +74,7 @@ impl<'a> Changes<'a> {
             finder.resolver = base.resolver();
             finder.square = layout::of_squares(base, &finder.resolver, weighted, fan_in_fan_out)?;
             finder.adapted.clear();
-            // These tell the prefix of the paths, if there is one.
+            // Modules come first: they determine the prefix of the paths, if there is one.
             for module in weighted.adapter.modules() {
                 finder.module(&module, weighted, direction)?;
             }
@@ -87,13 +88,13 @@ impl<'a> Changes<'a> {
         Ok(finder.changes)
     }
 
-    /// The change of a tensor, if there is one.
+    /// The change of a tensor, or `None` if it stays as it is.
     pub fn of(&self, shard: usize, name: &str) -> Option<&Change<'a>> {
         self.tensors.get(&shard)?.get(name)
     }
 }
 
-/// Refuses what can't be merged, naming it.
+/// Refuses an adapter that can't be merged, and names the reason.
 fn check_adapter(weighted: &Weighted<'_>, direction: Direction) -> Result<(), Failure> {
     let Weighted {
         adapter,
@@ -172,7 +173,7 @@ struct Finder<'a> {
     base: &'a BaseModel,
     resolver: Resolver<'a>,
     square: WeightLayout,
-    /// Weights of the adapter's modules so far.
+    /// Weights that the current adapter's modules have changed so far.
     adapted: BTreeSet<&'a str>,
     changes: Changes<'a>,
 }
@@ -211,10 +212,11 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A weight that the adapter has as its base's, unchanged.
+    /// Checks that a base weight saved with the adapter is the one in this base model.
     fn base_weight(&mut self, weight: Saved<'a>, direction: Direction) -> Result<(), Failure> {
         let (name, old, _) = self.change(weight.name)?;
-        // What is unmerged has the adapter in it.
+        // When unmerging, the base model's weight contains the adapter, so only shapes are
+        // compared.
         let same = weight.tensor.shape == old.shape
             && (direction == Direction::Unmerge || same_within_types(&weight.tensor, &old));
         match same {
@@ -292,7 +294,7 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// The base's tensor by the adapter's name for it, and what becomes of it.
+    /// The base's tensor that the adapter calls `wanted`, and its change.
     fn change(&mut self, wanted: &str) -> Result<(&'a str, Tensor<'a>, &mut Change<'a>), Failure> {
         let found = self.resolver.resolve(wanted).map_err(|error| match wanted {
             head if head.ends_with("lm_head.weight") => Failure::Refused(format!(

@@ -1,5 +1,4 @@
-//! Where a weight is merged: on the device, or, where that was asked for, by the reference on the
-//! CPU.
+//! Merges weights on the device or, if asked to, with the CPU reference.
 
 use std::borrow::Cow;
 
@@ -17,8 +16,8 @@ use crate::device::{Choice, Gpu, or_cpu};
 use crate::failure::Failure;
 use crate::replay::Number;
 
-/// Bytes of a weight that are merged at a time: what a run needs of memory, on the host and on the
-/// device, doesn't depend on the model.
+/// Bytes of a weight that are merged at a time, so that the memory needed on host and device
+/// doesn't depend on the model.
 const PIECE: usize = 64 << 20;
 
 pub enum Engine {
@@ -26,22 +25,22 @@ pub enum Engine {
     Cpu,
 }
 
-/// A weight to merge: rows of `columns` elements, one after the other.
+/// A dense weight to merge, (rows, columns).
 #[derive(Clone, Copy)]
 pub struct Weight<'a> {
     pub dtype: DType,
     pub rows: usize,
     pub columns: usize,
     pub layout: WeightLayout,
-    /// Its elements, in this type or another float type.
+    /// Its elements, in `dtype` or another float type.
     pub data: Tensor<'a>,
     pub loras: &'a [LoraPart<'a>],
 }
 
-/// lora_A and lora_B.
+/// The elements of lora_A and lora_B.
 type Pair<'a, A> = (Cow<'a, [A]>, Cow<'a, [A]>);
 
-/// Takes merged rows, in their order.
+/// Receives the merged rows in order.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
 
 impl Engine {
@@ -59,10 +58,10 @@ impl Engine {
         }
     }
 
-    /// Merges piece by piece.
+    /// Merges a weight piece by piece.
     pub fn merge(&self, weight: Weight<'_>, sink: &mut Sink<'_>) -> Result<MergeReport, Failure> {
-        // Adapters of one call have one type: the weight's, or f32, to which any other converts
-        // exactly.
+        // All adapters of a call must have one type: the weight's, or f32, which represents every
+        // other type exactly.
         let same = weight
             .loras
             .iter()
@@ -124,7 +123,7 @@ impl Engine {
     }
 }
 
-/// Some rows of a weight.
+/// A range of rows of a weight.
 struct Piece<'a> {
     weight: Weight<'a>,
     first: usize,
@@ -132,8 +131,8 @@ struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// Where in A the piece's columns begin, and where in B its rows: a row of the weight is an
-    /// output, or, transposed, an input.
+    /// Offsets of the piece in A and in B. A row of the weight is an output feature (a row of B)
+    /// or, if transposed, an input feature (a column of A).
     fn offsets(&self, lora: &LoraPart<'_>) -> (usize, usize) {
         match self.weight.layout {
             WeightLayout::OutIn => (0, self.first * lora.rank),

@@ -10,12 +10,13 @@ use super::Work;
 use super::changes::Changes;
 use crate::failure::Failure;
 
-/// Weights in other formats: they would still be the base's.
+/// Extensions of weights in other formats. They aren't copied, because they hold the unmerged
+/// weights.
 const WEIGHTS: [&str; 9] = [
     "bin", "pt", "pth", "ckpt", "gguf", "ggml", "h5", "msgpack", "onnx",
 ];
 
-/// Copies what isn't weights, and gives what was left out.
+/// Copies files that aren't weights, and returns the files that it left out.
 pub fn copy_others(work: &Work<'_>, folder: &Path, to: &Path) -> Result<Vec<String>, Failure> {
     let Work { base, changes, .. } = work;
     let mut left_out = Vec::new();
@@ -60,8 +61,8 @@ fn copy(
             .unwrap_or(&path)
             .display()
             .to_string();
-        // Names that begin with a dot are tools' own: .git, .cache. An adapter's config without its
-        // tensors would be loaded as an adapter.
+        // Names that begin with a dot belong to tools (.git, .cache). An adapter's config would
+        // make readers look for its tensors.
         if name.as_encoded_bytes().starts_with(b".")
             || (from == root && name == "adapter_config.json")
         {
@@ -87,8 +88,8 @@ fn copy(
     Ok(())
 }
 
-/// By the name, or by the name before `.index.json`. safetensors in a folder below are of another
-/// module, as sentence-transformers has them.
+/// Whether a file holds weights, by its extension before any `.index.json`. A safetensors file in a
+/// subfolder belongs to another module, as in sentence-transformers.
 fn is_weights(path: &Path, in_root: bool) -> bool {
     let name = path
         .file_name()
@@ -104,8 +105,8 @@ fn is_weights(path: &Path, in_root: bool) -> bool {
     WEIGHTS.contains(&extension.as_str()) || (in_root && extension == "safetensors")
 }
 
-/// Whether the head of this model may be its embeddings: transformers takes it so where the config
-/// doesn't say otherwise.
+/// Whether this model's head may be tied to its embeddings. transformers ties them unless the
+/// config says otherwise.
 pub fn ties_embeddings(folder: &Path) -> bool {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -115,7 +116,7 @@ pub fn ties_embeddings(folder: &Path) -> bool {
         .unwrap_or(true)
 }
 
-/// The index as it was, with the tensors that the base didn't have.
+/// Writes the base's index with the added tensors.
 fn write_index(
     index: &Path,
     base: &BaseModel,

@@ -1,4 +1,4 @@
-//! Which way round weights are stored: (out_features, in_features), or transposed.
+//! Whether weights are stored (out_features, in_features) or transposed.
 
 use lora_kernels::WeightLayout;
 use lora_kernels_adapters::base::Resolver;
@@ -7,8 +7,8 @@ use lora_kernels_adapters::{BaseModel, Kind, Module};
 use super::changes::Weighted;
 use crate::failure::Failure;
 
-/// Where a weight is square, `square` tells; else its shape does, as in PEFT, which goes by the
-/// layer's class.
+/// The layout of a weight: `square` if it is square, else the layout that fits its shape. PEFT
+/// knows the layout from the layer's class.
 pub fn of(
     name: &str,
     shape: &[usize],
@@ -28,11 +28,11 @@ pub fn of(
     }
 }
 
-/// How an adapter's square weights are stored.
+/// The layout of an adapter's square weights.
 ///
-/// The config's `fan_in_fan_out` alone can't tell: PEFT goes by each layer's class, and what it
-/// saves is what the layer it came to last had. So anything else that is known must agree with it,
-/// or `asked` decides.
+/// The config's `fan_in_fan_out` alone doesn't decide: PEFT sets it by each layer's class and saves
+/// the value of the last layer. Every other hint must therefore agree with it, or `asked` has to
+/// decide.
 pub fn of_squares(
     base: &BaseModel,
     resolver: &Resolver<'_>,
@@ -87,7 +87,7 @@ pub fn of_squares(
     }
 }
 
-/// A weight of the base whose bias shows that it is stored transposed.
+/// A weight of the base model whose bias shows that it is stored transposed.
 fn transposed_in(base: &BaseModel) -> Option<&str> {
     base.names().find(|name| {
         let of = |name: &str| base.tensor(name).map(|(_, tensor)| tensor.shape);

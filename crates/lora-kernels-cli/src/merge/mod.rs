@@ -41,7 +41,7 @@ unmerge gives is the base within two roundings: keep the base. DoRA and convolut
 What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
 were, and how far the stored change is from the adapter's.";
 
-/// Both commands'.
+/// The arguments of both commands.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -67,13 +67,13 @@ pub struct Arguments {
     #[arg(long, default_value = "0", value_name = "N|cpu")]
     device: Choice,
     /// Whether square weights are stored transposed, (in_features, out_features), where the
-    /// adapters don't tell; others' shapes do
+    /// adapters don't tell; other weights' shapes tell
     #[arg(long, value_enum, value_name = "yes|no")]
     fan_in_fan_out: Option<YesNo>,
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
-    /// Write weights that are NaN or infinite, too, instead of stopping
+    /// Write weights that are NaN or infinite instead of stopping
     #[arg(long)]
     allow_non_finite: bool,
     /// Print the report as JSON
@@ -87,7 +87,7 @@ enum YesNo {
     No,
 }
 
-/// Whether adapters are put in or taken out.
+/// Whether adapters are added to weights or taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Merge,
@@ -152,7 +152,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     work.report.print(arguments.json)
 }
 
-/// One for each adapter.
+/// The weight of each adapter.
 fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
     let refuse = |text: String| Err(Failure::Refused(text));
     match given {
@@ -173,7 +173,7 @@ fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
     }
 }
 
-/// What a run goes by.
+/// The state of one run.
 struct Work<'a> {
     base: &'a BaseModel,
     changes: &'a Changes<'a>,
@@ -185,7 +185,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// To be asked between pieces of work: an early end removes what was begun.
+    /// Stops an interrupted run. Called between pieces of work, so that an early end removes the
+    /// partial output.
     fn go_on(&self) -> Result<(), Failure> {
         if self.interrupted.load(Ordering::Relaxed) {
             self.progress.abandon();
@@ -198,12 +199,12 @@ impl Work<'_> {
 fn interruptions() -> Arc<AtomicBool> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = interrupted.clone();
-    // Without a handler an interruption leaves a file whose name says what it is.
+    // If no handler can be set, an interruption leaves a partial file, whose name says what it is.
     let _ = ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed));
     interrupted
 }
 
-/// On a terminal alone.
+/// A progress bar, shown only on a terminal.
 fn progress(base: &BaseModel) -> ProgressBar {
     let bytes = base
         .shards()

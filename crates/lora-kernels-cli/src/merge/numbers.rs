@@ -1,4 +1,4 @@
-//! Elements of files, which have no alignment, as numbers and back.
+//! Converts unaligned bytes of files to numbers and back.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use lora_kernels::{DType, Element};
 use lora_kernels_adapters::{Dtype, Tensor};
 
-/// Whether numbers of this type can be converted to another such.
+/// Whether this is a float type, which can be converted to any other.
 pub fn is_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
 }
@@ -33,8 +33,8 @@ macro_rules! with_type {
 }
 pub(crate) use with_type;
 
-/// Some elements of a tensor, in their order, as a tensor of one dimension fewer or none: its shape
-/// doesn't count.
+/// A range of a tensor's elements, in row-major order. The result keeps the whole tensor's shape,
+/// which no longer fits and must not be used.
 pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Tensor<'a> {
     let size = tensor.dtype.bitsize() / 8;
     Tensor {
@@ -43,7 +43,7 @@ pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Tensor<'a> {
     }
 }
 
-/// Elements of the tensor's own type, copied only where they lie askew.
+/// The bytes as elements, copied only if they are unaligned.
 fn elements<T: Element>(bytes: &[u8]) -> Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(elements) => Cow::Borrowed(elements),
@@ -51,7 +51,8 @@ fn elements<T: Element>(bytes: &[u8]) -> Cow<'_, [T]> {
     }
 }
 
-/// Elements of a float type in another: exactly where that is wider, else rounded once.
+/// The elements of a float tensor converted to another type: exactly if that is wider, else rounded
+/// once.
 pub fn converted<'a, T: Element>(tensor: &Tensor<'a>) -> Cow<'a, [T]> {
     fn from<S: bytemuck::Pod, T: Element>(
         bytes: &[u8],
@@ -72,7 +73,7 @@ pub fn converted<'a, T: Element>(tensor: &Tensor<'a>) -> Cow<'a, [T]> {
     }
 }
 
-/// The bytes of a float tensor in another type.
+/// The bytes of a float tensor converted to another type.
 pub fn converted_bytes<'a>(tensor: &Tensor<'a>, to: Dtype) -> Cow<'a, [u8]> {
     let of = |dtype: DType| with_type!(dtype, T => Cow::Owned(bytemuck::cast_slice(&converted::<T>(tensor)).to_vec()));
     match to {
@@ -90,14 +91,14 @@ pub fn converted_bytes<'a>(tensor: &Tensor<'a>, to: Dtype) -> Cow<'a, [u8]> {
     }
 }
 
-/// How many elements of these bytes are NaN or infinite; none of a type that has no such.
+/// The number of elements that are NaN or infinite: 0 for types without such values.
 pub fn non_finite(bytes: &[u8], dtype: Dtype) -> u64 {
     floats(bytes, dtype)
         .filter(|value| !value.is_finite())
         .count() as u64
 }
 
-/// Elements of a float type; none of any other.
+/// The elements if the type is a float type, else none.
 fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
     fn of<S: bytemuck::Pod>(
         bytes: &[u8],
@@ -117,9 +118,9 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
     }
 }
 
-/// Whether two tensors of one shape hold the same numbers, or one of them those of the other
-/// rounded to its type.
-pub fn same_within_types(one: &Tensor<'_>, other: &Tensor<'_>) -> bool {
+/// Whether two tensors of the same shape hold the same numbers, or one holds the other's rounded to
+/// its type.
+pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
     fn rounded(value: f64, to: Dtype) -> f64 {
         match to {
             Dtype::F16 => f16::from_f64(value).to_f64(),
@@ -128,15 +129,15 @@ pub fn same_within_types(one: &Tensor<'_>, other: &Tensor<'_>) -> bool {
             _ => value,
         }
     }
-    if one.dtype == other.dtype {
-        return one.data == other.data;
+    if a.dtype == b.dtype {
+        return a.data == b.data;
     }
     let same = |(x, y): (f64, f64)| {
-        rounded(x, other.dtype) == y || rounded(y, one.dtype) == x || (x.is_nan() && y.is_nan())
+        rounded(x, b.dtype) == y || rounded(y, a.dtype) == x || (x.is_nan() && y.is_nan())
     };
-    is_float(one.dtype)
-        && is_float(other.dtype)
-        && floats(one.data, one.dtype)
-            .zip(floats(other.data, other.dtype))
+    is_float(a.dtype)
+        && is_float(b.dtype)
+        && floats(a.data, a.dtype)
+            .zip(floats(b.data, b.dtype))
             .all(same)
 }

@@ -1,4 +1,4 @@
-//! What a run tells: what became of the model, and what storing it lost.
+//! The report of a run: what changed in the model, and what storing it lost.
 
 use lora_kernels::MergeReport;
 use lora_kernels_adapters::Tensor;
@@ -16,16 +16,16 @@ pub struct Report {
     adapters: Vec<String>,
     output: String,
     device: String,
-    /// Weights that adapters were added to.
+    /// Weights to which adapters were added.
     merged: Vec<Figures>,
     total: Option<Figures>,
-    /// Tensors that an adapter has whole.
+    /// Tensors replaced by ones that were trained in full.
     replaced: Vec<String>,
-    /// Of these, the ones that the base didn't have.
+    /// The part of `replaced` that the base model lacks.
     added: Vec<String>,
-    /// Biases that lora_B's were added to.
+    /// Biases to which lora_B's biases were added.
     biases: Vec<String>,
-    /// What the user should look at.
+    /// Things the user should check.
     warnings: Vec<String>,
     /// Files of the folder that were not copied.
     left_out: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Report {
     sum: MergeReport,
 }
 
-/// A tensor's part.
+/// The report's entry for one tensor.
 pub struct Entry {
     figures: Figures,
     replaced: bool,
@@ -51,7 +51,7 @@ struct Figures {
     elements: u64,
     /// Elements with a delta other than 0.
     changed_by_adapters: u64,
-    /// Of those, elements that the stored weight has as before.
+    /// The number of these that are stored unchanged.
     unchanged: u64,
     unchanged_share: f64,
     relative_error: f64,
@@ -184,8 +184,7 @@ impl Report {
             non_finite: 0,
         };
         total.fill(&self.sum);
-        self.merged
-            .sort_by(|one, other| one.tensor.cmp(&other.tensor));
+        self.merged.sort_by(|a, b| a.tensor.cmp(&b.tensor));
         if json {
             self.total = Some(total);
             return show::json(&self);

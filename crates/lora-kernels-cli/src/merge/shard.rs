@@ -1,4 +1,4 @@
-//! Shards, written again: the header as it was, the tensors that change changed.
+//! Writes shards again with the same header and the changed tensors.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -17,18 +17,18 @@ use super::numbers::{converted, converted_bytes, non_finite, part, with_type};
 use super::report::Entry;
 use crate::failure::Failure;
 
-/// Bytes between two looks at whether the run goes on.
+/// Bytes copied between two checks for an interruption.
 const STEP: u64 = 64 << 20;
-/// Elements that are converted at a time: what that needs of memory doesn't depend on the model.
+/// Elements converted at a time, so that the memory needed doesn't depend on the model.
 const PIECE: usize = 8 << 20;
 
-/// Some bytes of a shard.
+/// A range of bytes of a shard.
 struct Source<'a> {
     file: &'a MappedFile,
     bytes: Range<usize>,
 }
 
-/// A file in the making.
+/// The file being written.
 struct Target<'a> {
     file: &'a mut File,
     path: &'a Path,
@@ -43,7 +43,7 @@ impl Target<'_> {
 }
 
 impl Work<'_> {
-    /// All shards, into a folder.
+    /// Writes all shards into a folder.
     pub fn shards(&mut self, folder: &Path) -> Result<(), Failure> {
         for at in 0..self.base.shards().len() {
             let path = folder.join(&self.base.shards()[at].name);
@@ -53,7 +53,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// One shard, into an empty file.
+    /// Writes one shard into an empty file.
     pub fn shard(&mut self, at: usize, file: &mut File, path: &Path) -> Result<(), Failure> {
         let base = self.base;
         let shard = &base.shards()[at];
@@ -95,7 +95,7 @@ impl Work<'_> {
             }
             self.report.added(saved.name);
         }
-        // What any reader will check, before the file has its name.
+        // Checks the file as any reader would, before it gets its final name.
         let written = MappedFile::open(path)?;
         let expected = shard.file.tensors().count() + added.len();
         if written.tensors().count() != expected {
@@ -131,7 +131,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A tensor that changes, from these bytes of the shard.
+    /// Writes a changed tensor. `from` holds its bytes in the base's shard.
     fn changed(
         &mut self,
         tensor: Tensor<'_>,
@@ -152,7 +152,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes `data` in the tensor's type, with biases added where there are such.
+    /// Writes `data` in the tensor's type and adds the biases, if there are any.
     fn converted(
         &mut self,
         tensor: Tensor<'_>,
@@ -161,7 +161,7 @@ impl Work<'_> {
         to: &mut Target<'_>,
     ) -> Result<(), Failure> {
         let elements = tensor.shape.iter().product();
-        // Types of less than a byte are written as they are.
+        // This also covers types smaller than a byte, which can't be converted.
         if data.dtype == tensor.dtype && change.biases.is_empty() {
             self.finite(tensor.name, non_finite(data.data, data.dtype))?;
             for bytes in data.data.chunks(STEP as usize) {
@@ -230,8 +230,8 @@ impl Work<'_> {
     }
 }
 
-/// Elements of a tensor, in its type, with lora_B's biases added in f32, in the adapters' order,
-/// and rounded once.
+/// Elements of a tensor in its type. lora_B's biases are added in f32, in the adapters' order, and
+/// the sum is rounded once.
 fn biased<'a>(
     tensor: Tensor<'_>,
     source: &Tensor<'a>,
@@ -253,7 +253,7 @@ fn biased<'a>(
     })
 }
 
-/// The header with more tensors behind those it has: its text up to the last brace, then theirs.
+/// The header with further tensors appended. The text of the existing entries stays as it is.
 fn with_added<'a>(
     file: &MappedFile,
     added: impl Iterator<Item = (&'a str, Tensor<'a>)>,
@@ -272,12 +272,12 @@ fn with_added<'a>(
         text.push_str(&format!("{}:{entry}", serde_json::Value::from(name)));
     }
     text.push('}');
-    // As safetensors pads it: tensors then begin at a multiple of 8 bytes.
+    // safetensors pads the header so that the tensors begin at a multiple of 8 bytes.
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A JSON object without its last brace.
+/// The text of a JSON object without its last brace.
 fn reopened(header: &[u8]) -> String {
     let text = String::from_utf8_lossy(header);
     let text = text.trim_end();

@@ -1,4 +1,4 @@
-//! Where a result may go.
+//! Checks where a result may be written.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use lora_kernels_adapters::output::Overwrite;
 use super::Arguments;
 use crate::failure::Failure;
 
-/// Refuses an output that would destroy what it is made from, or something else than a model.
+/// Refuses an output that would overwrite its own inputs, or anything that isn't a model.
 pub fn check(base: &BaseModel, arguments: &Arguments) -> Result<Overwrite, Failure> {
     let output = &arguments.output;
     let refuse = |reason: String| {
@@ -54,7 +54,7 @@ pub fn check(base: &BaseModel, arguments: &Arguments) -> Result<Overwrite, Failu
     Ok(Overwrite::Replace)
 }
 
-/// The path with links followed, of something that need not be there yet.
+/// The path with the links of its folder followed. The last part need not exist.
 fn resolved(path: &Path) -> Result<PathBuf, String> {
     if path.is_symlink() {
         return Err("it is a link; name the place itself".into());
@@ -72,8 +72,8 @@ fn resolved(path: &Path) -> Result<PathBuf, String> {
     Ok(parent.join(name))
 }
 
-/// Whether it is empty, or has weights where a model's folder has them and either a model's config
-/// or nothing but weights.
+/// Whether the folder is empty, or holds weights under a model's names and either a model's config
+/// or nothing else.
 fn looks_like_a_model(folder: &Path) -> bool {
     let Ok(entries) = folder.read_dir() else {
         return false;

@@ -1,9 +1,9 @@
-//! What counts as right.
+//! The bounds within which a result counts as right.
 
 use lora_kernels::DType;
 
-/// The largest relative error ‖out − ref‖ / ‖ref‖ that is right. The inputs are rounded to the type
-/// too, while what is recorded was computed from f32.
+/// The largest allowed relative error ‖out − ref‖ / ‖ref‖. It covers the rounding of the inputs to
+/// the type: the recorded results were computed from f32.
 pub fn bound(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-5,

@@ -1,20 +1,21 @@
-//! What each result is compared with.
+//! The values that each result is compared with.
 
 use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
-use super::case::Case;
 use super::inputs::{Inputs, Number};
+use super::recorded::RecordedLayer;
 use super::report::Reference;
 
-/// The right results of a case: the file's where it holds them, the f64 reference's otherwise.
+/// The expected results of a recorded layer: from the file if it holds them, else from the f64
+/// reference.
 pub struct Expected<'a, T> {
-    case: &'a Case,
+    case: &'a RecordedLayer,
     inputs: &'a Inputs<T>,
     backward: Option<reference::Backward>,
 }
 
 impl<'a, T: Number> Expected<'a, T> {
-    pub fn new(case: &'a Case, inputs: &'a Inputs<T>) -> Self {
+    pub fn new(case: &'a RecordedLayer, inputs: &'a Inputs<T>) -> Self {
         Self {
             case,
             inputs,
@@ -22,7 +23,7 @@ impl<'a, T: Number> Expected<'a, T> {
         }
     }
 
-    /// The tensor of this name, row-major.
+    /// The expected tensor `name`, row-major, and where it comes from.
     pub fn tensor(&mut self, name: &str) -> Result<(Vec<f64>, Reference), ShapeError> {
         let recorded = &self.case.recorded;
         let recorded = match name {
@@ -51,7 +52,7 @@ impl<'a, T: Number> Expected<'a, T> {
         Ok((values, Reference::Computed))
     }
 
-    /// The gradients of the scaled dy.
+    /// The gradients for the scaled dy.
     fn backward(&mut self) -> Result<&reference::Backward, ShapeError> {
         let gradients = match self.backward.take() {
             Some(gradients) => gradients,
@@ -65,7 +66,7 @@ impl<'a, T: Number> Expected<'a, T> {
     }
 
     fn layer(&self) -> Result<Layer<'a, T>, ShapeError> {
-        let Case {
+        let RecordedLayer {
             x,
             weight,
             lora_a,

@@ -1,17 +1,17 @@
-//! A case's numbers in the type of the run.
+//! The recorded inputs in the element type of the run.
 
 use lora_kernels::Element;
 use lora_kernels::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
-use super::case::{Case, Defect};
+use super::recorded::{Defect, RecordedLayer};
 use super::scale::gradient_scale;
 
-/// A type that the kernels, the device's memory and the reference all know.
+/// An element type that the kernels, cudarc and the reference all support.
 pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
 
 impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
 
-/// The case's inputs, rounded to the run's type.
+/// The recorded inputs, rounded to the run's type.
 pub struct Inputs<T> {
     pub x: Vec<T>,
     pub weight: Vec<T>,
@@ -19,12 +19,12 @@ pub struct Inputs<T> {
     pub lora_a: Vec<T>,
     pub lora_b: Vec<T>,
     pub dy: Option<Vec<T>>,
-    /// What dy was multiplied with, and so the gradients are that the device computes.
+    /// The factor that dy was multiplied by. The device's gradients carry the same factor.
     pub gradient_scale: f64,
 }
 
 impl<T: Element> Inputs<T> {
-    pub fn new(case: &Case) -> Result<Self, Defect> {
+    pub fn new(case: &RecordedLayer) -> Result<Self, Defect> {
         let gradient_scale = match &case.dy {
             Some(dy) => gradient_scale(T::DTYPE, case, dy)?,
             None => 1.0,

@@ -1,10 +1,10 @@
-//! `replay`: a recorded layer on the device, forward, and backward where there is a dy.
+//! `replay`: runs a recorded layer on the device, forward, and backward if the file has a dy.
 
 mod bound;
-mod case;
 mod expected;
 mod inputs;
 mod output;
+mod recorded;
 mod report;
 mod run;
 mod scale;
@@ -19,10 +19,10 @@ use crate::failure::Failure;
 use crate::show;
 
 use bound::bound;
-use case::{Case, CaseError};
 use inputs::Inputs;
 pub use inputs::Number;
 use output::{OutputError, OutputFile};
+use recorded::{RecordedLayer, RecordedLayerError};
 use report::Outcome;
 use run::RunError;
 
@@ -61,8 +61,8 @@ enum Type {
     F16,
 }
 
-impl From<CaseError> for Failure {
-    fn from(error: CaseError) -> Self {
+impl From<RecordedLayerError> for Failure {
+    fn from(error: RecordedLayerError) -> Self {
         Failure::Refused(error.to_string())
     }
 }
@@ -95,7 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Whether every result is within its bound.
 fn replay(arguments: &Arguments) -> Result<bool, Failure> {
-    let case = Case::read(&arguments.case)?;
+    let case = RecordedLayer::read(&arguments.case)?;
     let output = arguments
         .out
         .as_deref()
@@ -127,10 +127,10 @@ fn replay(arguments: &Arguments) -> Result<bool, Failure> {
 
 fn replay_as<T: Number>(
     arguments: &Arguments,
-    case: &Case,
+    case: &RecordedLayer,
     output: Option<OutputFile>,
 ) -> Result<bool, Failure> {
-    let inputs = Inputs::<T>::new(case).map_err(|defect| CaseError::Content {
+    let inputs = Inputs::<T>::new(case).map_err(|defect| RecordedLayerError::Content {
         path: case.path.clone(),
         defect,
     })?;
@@ -175,7 +175,7 @@ fn write<T: Number>(
     });
     let metadata = [
         ("scaling", scaling.to_string()),
-        // Divided out of the gradients again.
+        // The gradients have been divided by this again.
         ("computed_with_dy_times", inputs.gradient_scale.to_string()),
     ];
     output.finish(tensors, metadata)

@@ -1,4 +1,4 @@
-//! The file that `--out` writes: whole or not at all.
+//! The file that `--out` writes, complete or not at all.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use lora_kernels_adapters::output::{self, Overwrite};
 use safetensors::{Dtype, tensor::TensorView};
 
-/// A file that takes its name when it is complete.
+/// A file that gets its name when it is complete.
 pub struct OutputFile {
     file: output::OutputFile,
     path: PathBuf,
 }
 
-/// Why there is no output. One line that names the file.
+/// Why there is no output. The message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {reason}", path.display())]
 pub struct OutputError {
@@ -21,8 +21,8 @@ pub struct OutputError {
 }
 
 impl OutputFile {
-    /// Makes it under a temporary name, so that a path that can't be written is found out before
-    /// anything runs. `input` must not be `path`.
+    /// Creates the file under a temporary name, so that a path that can't be written is found
+    /// before anything runs. `input` must not be `path`.
     pub fn create(path: &Path, input: &Path) -> Result<Self, OutputError> {
         let error = |reason: String| OutputError {
             path: path.into(),

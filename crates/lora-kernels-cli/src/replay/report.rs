@@ -1,4 +1,4 @@
-//! What the replay prints: each result against its reference.
+//! The table that a replay prints: each result against its reference.
 
 use std::fmt;
 
@@ -13,20 +13,20 @@ pub struct Outcome {
     pub name: &'static str,
     pub rows: usize,
     pub cols: usize,
-    /// The type of `bytes`: the run's, or f32 where a scale was divided out.
+    /// The type of `bytes`: the run's, or f32 if a scale was divided out.
     pub dtype: DType,
     /// Little-endian, row-major.
     pub bytes: Vec<u8>,
-    /// ‖out − ref‖ / ‖ref‖, infinite where either is not finite.
+    /// ‖out − ref‖ / ‖ref‖, infinite if either has an element that is not finite.
     pub relative_error: f64,
     pub reference: Reference,
 }
 
-/// What a result was compared with.
+/// The source of the values that a result was compared with.
 pub enum Reference {
-    /// The file's tensor.
+    /// The tensor in the file.
     Recorded,
-    /// This crate's f64 reference, since the file holds no such tensor.
+    /// The f64 reference, because the file lacks the tensor.
     Computed,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Reference {
 }
 
 impl Outcome {
-    /// `values` are what the device computed, `scale` times too large.
+    /// `values` are the device's results, which are `scale` times too large.
     pub fn new<T: Number>(
         name: &'static str,
         (rows, cols): (usize, usize),
@@ -49,8 +49,7 @@ impl Outcome {
         expected: &mut Expected<'_, T>,
     ) -> Result<Self, ShapeError> {
         let (expected, reference) = expected.tensor(name)?;
-        // On a big-endian machine the format's byte order needs a conversion; CUDA has no such
-        // host.
+        // The format is little-endian, and so is every host that CUDA supports.
         let (dtype, bytes, relative_error) = if scale == 1.0 {
             let bytes = bytemuck::cast_slice(values).to_vec();
             (T::DTYPE, bytes, relative_error(values, &expected))
@@ -82,7 +81,7 @@ impl Outcome {
     }
 }
 
-/// A line for each.
+/// A table with one line per outcome.
 pub fn table(outcomes: &[Outcome], bound: f64) -> String {
     let mut lines = vec![format!(
         "{:<9} {:>12} {:>15} {:>8}   reference",

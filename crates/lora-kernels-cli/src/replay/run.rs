@@ -1,4 +1,4 @@
-//! Runs a case on the device, forward and, where there is a dy, backward.
+//! Runs a recorded layer on the device, forward and, if there is a dy, backward.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use lora_kernels::{
     Kernels, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
 
-use super::case::{Case, Matrix};
 use super::expected::Expected;
 use super::inputs::{Inputs, Number};
+use super::recorded::{Matrix, RecordedLayer};
 use super::report::Outcome;
 use crate::device::Gpu;
 use crate::failure::Failure;
 use crate::show;
 
-/// Why a case could not be run. One line each.
+/// Why a recorded layer could not be run. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -29,7 +29,11 @@ pub enum RunError {
 }
 
 /// Computes with `T`, prints the plans, and compares every result.
-pub fn run<T: Number>(gpu: &Gpu, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, Failure> {
+pub fn run<T: Number>(
+    gpu: &Gpu,
+    case: &RecordedLayer,
+    inputs: &Inputs<T>,
+) -> Result<Vec<Outcome>, Failure> {
     Run {
         stream: &gpu.stream,
         kernels: &gpu.kernels,
@@ -43,7 +47,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn run<T: Number>(&self, case: &Case, inputs: &Inputs<T>) -> Result<Vec<Outcome>, Failure> {
+    fn run<T: Number>(
+        &self,
+        case: &RecordedLayer,
+        inputs: &Inputs<T>,
+    ) -> Result<Vec<Outcome>, Failure> {
         let problem = Problem::new(
             case.tokens(),
             case.in_features(),
@@ -86,7 +94,7 @@ impl Run<'_> {
     fn forward<T: Number>(
         &self,
         plan: &ForwardPlan,
-        case: &Case,
+        case: &RecordedLayer,
         inputs: &OnDevice<T>,
         saved: &mut CudaSlice<u8>,
     ) -> Result<DeviceMatrix<T>, RunError> {
@@ -114,7 +122,7 @@ impl Run<'_> {
     fn backward<T: Number>(
         &self,
         plan: &BackwardPlan,
-        case: &Case,
+        case: &RecordedLayer,
         inputs: &OnDevice<T>,
         dy: &DeviceMatrix<T>,
         saved: &CudaSlice<u8>,
@@ -170,7 +178,11 @@ struct OnDevice<T> {
 }
 
 impl<T: Number> OnDevice<T> {
-    fn new(device: &Run<'_>, case: &Case, inputs: &Inputs<T>) -> Result<Self, DriverError> {
+    fn new(
+        device: &Run<'_>,
+        case: &RecordedLayer,
+        inputs: &Inputs<T>,
+    ) -> Result<Self, DriverError> {
         let copy = |matrix: &Matrix, values: &Vec<T>| -> Result<_, DriverError> {
             let data = device.stream.clone_htod(values)?;
             Ok(DeviceMatrix {

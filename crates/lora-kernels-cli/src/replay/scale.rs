@@ -1,23 +1,24 @@
-//! What dy is multiplied with before it goes to f16, as training in f16 scales the loss: recorded
-//! gradients are often below its smallest number, and some are beyond its largest.
+//! The factor for dy before it is rounded to f16, like the loss scale of training in f16. Recorded
+//! gradients are often below f16's smallest number, and some exceed its largest.
 
 use half::f16;
 use lora_kernels::DType;
 use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
-use super::case::{Case, Matrix};
+use super::recorded::{Matrix, RecordedLayer};
 
-/// What rounding to f16 changes of a number in its normal range, at most and relatively: half of
-/// its epsilon. Numbers that lose more have come too close to zero.
+/// The largest relative error of rounding a number in f16's normal range: half of its epsilon.
+/// Numbers with a larger error are too close to zero.
 const ROUNDING: f64 = 1.0 / 2048.0;
-/// Below f16's largest number, 65504, by more than the rounding of inputs can lift a sum.
+/// The largest allowed value. Rounding of the inputs can't raise a sum from here to f16's largest
+/// number, 65504.
 const FITS: f64 = 60_000.0;
-/// Where a scale puts the largest number: at least half of this and at most all.
+/// A scale brings the largest number to between half of this and this.
 const TARGET: f64 = 16_384.0;
 
-/// The power of two to multiply dy with. It is 1 unless dy, T or a gradient would overflow or lose
-/// its small numbers.
-pub fn gradient_scale(dtype: DType, case: &Case, dy: &Matrix) -> Result<f64, ShapeError> {
+/// The power of two to multiply dy by. It is 1 unless dy, T or a gradient would overflow or lose
+/// small numbers.
+pub fn gradient_scale(dtype: DType, case: &RecordedLayer, dy: &Matrix) -> Result<f64, ShapeError> {
     if dtype != DType::F16 {
         return Ok(1.0);
     }
@@ -43,9 +44,10 @@ pub fn gradient_scale(dtype: DType, case: &Case, dy: &Matrix) -> Result<f64, Sha
     Ok((TARGET / largest).log2().floor().exp2())
 }
 
-/// What rounding to f16 changes, relative to the whole: ‖f16(values) − values‖ / ‖values‖.
+/// The relative error of rounding to f16: ‖f16(values) − values‖ / ‖values‖.
 fn loss(values: &[f64]) -> f64 {
-    // Squares of the smallest gradients would vanish even in f64.
+    // Values are divided by the largest, because squares of the smallest gradients underflow even
+    // in f64.
     let largest = values
         .iter()
         .fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -60,7 +62,7 @@ fn loss(values: &[f64]) -> f64 {
     f64::sqrt(changed / whole)
 }
 
-fn layer(case: &Case) -> Result<Layer<'_, f32>, ShapeError> {
+fn layer(case: &RecordedLayer) -> Result<Layer<'_, f32>, ShapeError> {
     Ok(Layer {
         x: view(&case.x)?,
         projections: vec![Projection {

@@ -1,4 +1,4 @@
-//! `inspect`, `plan` and `doctor`, and what is common to all commands.
+//! Tests of `inspect`, `plan` and `doctor`, and of behaviour that all commands share.
 
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
@@ -57,7 +57,7 @@ fn inspect_shows_what_peft_saved() {
         (&modules[1]["path"], &modules[1]["rank"]),
         (&"blocks.0.attn.q".into(), &5.into())
     );
-    // ‖s·B·A‖, by way of B·A itself.
+    // ‖s·B·A‖, computed from B·A itself.
     let adapter =
         lora_kernels_adapters::Adapter::read(Path::new(PATTERNS), &Default::default()).unwrap();
     for (module, shown) in adapter.modules().zip(modules) {
@@ -218,7 +218,7 @@ fn plan_and_doctor_find_the_device_that_is_there() {
 #[test]
 fn doctor_says_what_is_missing() {
     if !common::emulated() {
-        // A machine with a driver has it on the loader's own path.
+        // On a machine with a driver, the loader finds it on its default path.
         return;
     }
     let output = without_driver().arg("doctor").output().unwrap();
@@ -248,7 +248,7 @@ fn doctor_says_what_is_missing() {
     );
 }
 
-/// As `lora-kernels inspect ... | head -1`.
+/// As in `lora-kernels inspect ... | head -1`.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let mut child = lora_kernels()

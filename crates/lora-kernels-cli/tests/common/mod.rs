@@ -1,4 +1,4 @@
-//! The program under test, on whichever device tests run on.
+//! Starts the program under test on the device that the tests run on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -24,7 +24,7 @@ pub fn folder(program: &str, test: &str) -> PathBuf {
     folder
 }
 
-/// Whether the device is emulated.
+/// Whether tests run on the emulated GPU.
 pub fn emulated() -> bool {
     matches!(
         select().expect("a device, real or emulated"),
@@ -32,10 +32,10 @@ pub fn emulated() -> bool {
     )
 }
 
-/// The program, which looks for libcuda as any other does: where tests run emulated, it finds the
-/// emulated one.
+/// The program under test. It looks for libcuda as any program does; if tests run emulated, it
+/// finds the emulated driver.
 pub fn lora_kernels() -> Command {
-    // Cargo builds tests into target/<profile>/deps and programs into target/<profile>.
+    // Cargo puts tests into target/<profile>/deps and programs into target/<profile>.
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("lora-kernels");
     assert!(
@@ -52,7 +52,7 @@ pub fn lora_kernels() -> Command {
     command
 }
 
-/// The program without any driver.
+/// The program under test, on a machine without a driver.
 pub fn without_driver() -> Command {
     let mut command = lora_kernels();
     let empty = scratch().join("no-driver");
@@ -70,7 +70,7 @@ fn named(library: &Path) -> PathBuf {
         if std::fs::read_link(&link).is_ok_and(|to| to == library) {
             continue;
         }
-        // Test programs run side by side: what has the name is whole at any time.
+        // Test programs run in parallel, so the link is replaced atomically.
         let new = folder.join(format!(
             "{name}.{}.{:?}",
             std::process::id(),
@@ -97,7 +97,7 @@ pub fn assert_status(output: &Output, status: i32) {
     );
 }
 
-/// This status, and one line on stderr that holds all of `fragments`.
+/// Asserts this exit status, and one line on stderr that contains all of `fragments`.
 #[track_caller]
 pub fn assert_refused(output: &Output, status: i32, fragments: &[&str]) {
     assert_status(output, status);

@@ -1,4 +1,4 @@
-//! What could be merged wrongly without a word.
+//! Inputs that could be merged wrongly without an error.
 
 use lora_kernels_adapters::output::Overwrite;
 use lora_kernels_adapters::{Adapter, DType, MappedFile, PeftConfig, PeftWriter, ReadOptions};
@@ -7,7 +7,7 @@ use crate::common::{assert_refused, assert_status};
 use crate::model::{adapter, write};
 use crate::{command, folder, merge};
 
-/// GPT-2's `Conv1D` beside a linear head: PEFT saves the `fan_in_fan_out` of the last.
+/// GPT-2's `Conv1D` beside a linear head: PEFT saves the `fan_in_fan_out` of the last layer.
 #[test]
 fn square_weights_are_transposed_only_where_all_agree() {
     let folder = folder("square");
@@ -61,7 +61,7 @@ fn square_weights_are_transposed_only_where_all_agree() {
         &modules,
     );
     assert!(bytes(&[]) == yes);
-    // The base tells, too, by a bias.
+    // A bias in the base model shows the layout too.
     std::fs::remove_file(&out).unwrap();
     let alone = adapter(
         &folder.join("alone"),
@@ -80,7 +80,7 @@ fn square_weights_are_transposed_only_where_all_agree() {
         ],
     );
     refused(&alone, &["h.c_attn.weight is transposed"]);
-    // A linear weight that is not square, where the flag says transposed.
+    // A linear weight that is not square and contradicts the flag, which says transposed.
     let linear = adapter(
         &folder.join("alone"),
         DType::F32,
@@ -92,7 +92,7 @@ fn square_weights_are_transposed_only_where_all_agree() {
     refused(&linear, &["head.weight is not transposed"]);
 }
 
-/// `save_embedding_layers`: a head that is adapted comes with its base's weight.
+/// With `save_embedding_layers`, PEFT saves an adapted head together with its base weight.
 #[test]
 fn a_base_weight_beside_its_adapter_must_be_the_bases() {
     let folder = folder("base_weight");
@@ -138,7 +138,7 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
         ),
         0,
     );
-    // In f32, of which the base's bf16 is the rounding or isn't.
+    // The saved weight is in f32; rounded to bf16 it equals the base's, or doesn't.
     let wide = folder.join("wide.safetensors");
     write(&wide, DType::F32, &[("lm_head.weight", &[11, 7])]);
     assert_status(
@@ -158,7 +158,7 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
     }
 }
 
-/// A model that ties its head to its embeddings has none of its own.
+/// A model that ties its head to its embeddings stores no head.
 #[test]
 fn a_head_added_to_a_model_that_may_tie_it_is_warned_of() {
     let folder = folder("tied");

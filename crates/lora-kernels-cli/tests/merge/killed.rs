@@ -1,4 +1,4 @@
-//! Runs that are ended from outside.
+//! Runs that are killed or interrupted.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -96,7 +96,7 @@ fn an_interrupted_run_removes_what_it_began() {
             .success()
     );
     let status = child.wait().unwrap();
-    // It may have been past the last point where it looks.
+    // The run may already have passed its last check for an interruption.
     if status.success() {
         assert_eq!(names(&folder), ["adapter", "base", "out"]);
     } else {

@@ -1,4 +1,4 @@
-//! `merge` and `unmerge` as their users meet them.
+//! Tests of the `merge` and `unmerge` commands.
 
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
@@ -18,7 +18,7 @@ fn folder(test: &str) -> PathBuf {
     common::folder("merge", test)
 }
 
-/// What PEFT saved and merged: the adapters crate's fixtures.
+/// A fixture of the adapters crate: what PEFT saved and merged.
 fn fixture(name: &str) -> PathBuf {
     Path::new("../lora-kernels-adapters/tests/fixtures").join(name)
 }

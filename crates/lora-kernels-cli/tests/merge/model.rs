@@ -20,7 +20,7 @@ fn safetensors_type(dtype: DType) -> safetensors::Dtype {
     }
 }
 
-/// A file with these tensors, and metadata that has to stay.
+/// Writes a file with these tensors, and with metadata that a merge must keep.
 pub fn write(path: &Path, dtype: DType, shapes: Shapes<'_>) {
     let data: Vec<Vec<u8>> = shapes
         .iter()
@@ -40,7 +40,7 @@ pub fn write(path: &Path, dtype: DType, shapes: Shapes<'_>) {
     safetensors::serialize_to_file(views, Some(metadata.into_iter().collect()), path).unwrap();
 }
 
-/// A folder with a shard for each of the lists, an index, a config, and more.
+/// Writes a model's folder: a shard for each list of tensors, an index, a config and other files.
 pub fn sharded(folder: &Path, dtype: DType, shards: &[Shapes<'_>]) {
     std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
     let mut map = BTreeMap::new();
@@ -68,10 +68,10 @@ pub fn sharded(folder: &Path, dtype: DType, shards: &[Shapes<'_>]) {
     std::fs::write(folder.join(".gitattributes"), "x").unwrap();
 }
 
-/// One module of an adapter: path, rank, in_features, out_features.
+/// Modules of an adapter: (path, rank, in_features, out_features).
 pub type Modules<'a> = &'a [(&'a str, usize, usize, usize)];
 
-/// A PEFT folder. Numbers differ with the seed.
+/// Writes a PEFT folder with numbers that depend on the seed.
 pub fn adapter(
     folder: &Path,
     dtype: DType,

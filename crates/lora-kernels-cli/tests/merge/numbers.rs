@@ -1,10 +1,10 @@
-//! Numbers of files.
+//! Numbers in files.
 
 use half::{bf16, f16};
 use lora_kernels::Element;
 use lora_kernels_adapters::{DType, Tensor};
 
-/// Numbers that no two tensors have in common, in (-1, 1).
+/// Numbers in (-1, 1) that differ from tensor to tensor.
 pub fn made(seed: u64, count: usize) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
@@ -42,7 +42,7 @@ pub fn values(tensor: &Tensor<'_>) -> Vec<f64> {
     }
 }
 
-/// Half of the distance between neighbours at this number: what rounding once may move it by.
+/// Half the distance to the next number of the type: the largest error of rounding once.
 pub fn half_ulp(dtype: DType, value: f64) -> f64 {
     let (digits, least) = match dtype {
         DType::F16 => (11, -24),

@@ -1,4 +1,4 @@
-//! What PEFT merged, from what PEFT saved.
+//! Merging adapters that PEFT saved gives what PEFT merged.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use crate::common::assert_status;
 use crate::numbers::{half_ulp, values};
 use crate::{fixture, folder, merge};
 
-/// rsLoRA with patterns, lora_bias with modules_to_save, biases, Conv1D's transposed weights, an
-/// embedding.
+/// Covers rsLoRA with patterns, lora_bias with modules_to_save, biases, Conv1D's transposed
+/// weights, and an embedding.
 #[test]
 fn every_kind_that_can_be_merged_equals_pefts_merge() {
     let folder = folder("peft");
@@ -23,7 +23,7 @@ fn every_kind_that_can_be_merged_equals_pefts_merge() {
         "embedding",
     ] {
         let out = folder.join(name);
-        // The model has transposed weights beside square ones that are not.
+        // The model has transposed weights beside square ones that aren't transposed.
         let arguments: &[&str] = match name {
             "conv1d" => &[],
             _ => &["--fan-in-fan-out", "no"],
@@ -52,8 +52,8 @@ fn every_kind_that_can_be_merged_equals_pefts_merge() {
     }
 }
 
-/// modules_to_save on a model without a head, as the base of a classifier is: the result has one
-/// more tensor.
+/// modules_to_save on a base model without a head, such as a classifier's: the result has one more
+/// tensor.
 #[test]
 fn a_head_that_the_base_lacks_is_added() {
     let folder = folder("head");
@@ -106,7 +106,8 @@ fn a_head_that_the_base_lacks_is_added() {
     assert!(Path::new(&out).join("config.json").is_file());
 }
 
-/// A real model: f32 within one rounding of what PEFT merges, bf16 within the two that PEFT rounds.
+/// A real model: f32 is within one rounding of PEFT's merge, bf16 within two, because PEFT rounds
+/// twice.
 #[test]
 #[ignore = "needs the packages of crates/lora-kernels-adapters/tests/peft/requirements.txt: cargo xtask peft installs them and runs it"]
 fn minilm_merges_to_what_peft_merges() {
@@ -168,7 +169,7 @@ fn minilm_merges_to_what_peft_merges() {
     }
 }
 
-/// As PEFT loads an adapter in f32 over a model in bf16.
+/// PEFT loads an f32 adapter over a bf16 model in this way.
 #[test]
 fn what_was_trained_whole_and_biases_take_the_types_of_the_base() {
     let folder = folder("narrow");

@@ -1,4 +1,4 @@
-//! What is refused, before anything is written.
+//! Inputs that are refused before anything is written.
 
 use std::path::Path;
 
@@ -119,7 +119,7 @@ fn a_base_that_is_not_the_adapters_is_told() {
     refused(&[("a.q", 3, 7, 5)], &["a.q.weight", "I8", "quantised"]);
 }
 
-/// A file's names reach the terminal, and must not command it.
+/// Names from a file are printed, and must not control the terminal.
 #[test]
 fn control_characters_in_names_are_escaped() {
     let folder = folder("control");
@@ -227,7 +227,7 @@ fn arguments_that_make_no_sense_are_refused() {
     );
 }
 
-/// The CPU is a choice, never a way out.
+/// The CPU computes only when asked to, never as a fallback.
 #[test]
 fn without_a_driver_nothing_is_computed_unless_the_cpu_is_asked_for() {
     let folder = folder("no_driver");

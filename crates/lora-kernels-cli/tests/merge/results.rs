@@ -1,4 +1,4 @@
-//! What merging gives, against a merge in f64.
+//! Merged models, compared with a merge in f64.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::model::{adapter, sharded, write};
 use crate::numbers::{half_ulp, values};
 use crate::{command, folder, merge, names};
 
-/// Odd sizes, one weight transposed, and tensors that nothing adapts.
+/// Odd sizes, a transposed weight, and tensors without an adapter.
 const FIRST: &[(&str, &[usize])] = &[
     ("a.q.weight", &[45, 72]),
     ("a.q.bias", &[45]),
@@ -29,8 +29,8 @@ fn config(alpha: f64) -> PeftConfig {
     config.with_field("rank_pattern", r#"{"k": 5}"#).unwrap()
 }
 
-/// Every element of the result, against W + Σ weight·scaling·B·A in f64: off by one rounding of the
-/// type and of f32 sums at most.
+/// Compares every element of the result with W + Σ weight·scaling·B·A in f64. It may differ by one
+/// rounding of the type and by the rounding of f32 sums.
 #[track_caller]
 fn check(base: &Path, adapters: &[(&Path, f64)], merged: &Path) {
     let (base, merged) = (
@@ -101,7 +101,7 @@ fn every_type_is_merged_within_one_rounding() {
     for dtype in DType::ALL {
         let base = folder.join(format!("base-{dtype}"));
         sharded(&base, dtype, &[FIRST, SECOND]);
-        // Of the weight's type, and of another, which becomes f32.
+        // One adapter has the weight's type; the other has another type and is converted to f32.
         let other = if dtype == DType::F16 {
             DType::F32
         } else {
@@ -217,8 +217,8 @@ fn several_adapters_are_weighed() {
         folder.join("out.safetensors"),
     );
     write(&base, DType::F32, &[FIRST, SECOND].concat());
-    let one = adapter(&folder.join("one"), DType::F32, 1, config(4.0), MODULES);
-    let other = adapter(
+    let first = adapter(&folder.join("one"), DType::F32, 1, config(4.0), MODULES);
+    let second = adapter(
         &folder.join("other"),
         DType::BF16,
         2,
@@ -226,12 +226,12 @@ fn several_adapters_are_weighed() {
         &MODULES[..2],
     );
     assert_status(
-        &merge(&base, &[&one, &other], &out, &["--weights", "0.75,-1.3"]),
+        &merge(&base, &[&first, &second], &out, &["--weights", "0.75,-1.3"]),
         0,
     );
-    check(&base, &[(&one, 0.75), (&other, -1.3)], &out);
-    assert_status(&merge(&base, &[&one, &other], &out, &["--force"]), 0);
-    check(&base, &[(&one, 1.0), (&other, 1.0)], &out);
+    check(&base, &[(&first, 0.75), (&second, -1.3)], &out);
+    assert_status(&merge(&base, &[&first, &second], &out, &["--force"]), 0);
+    check(&base, &[(&first, 1.0), (&second, 1.0)], &out);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn unmerging_gives_the_base_again_within_roundings() {
     }
 }
 
-/// bf16 loses a small delta, f32 does not, and the report says so.
+/// bf16 loses a small delta and f32 keeps it, and the report says so.
 #[test]
 fn the_report_tells_what_storing_loses() {
     let folder = folder("report");
@@ -279,7 +279,7 @@ fn the_report_tells_what_storing_loses() {
         let output = merge(&base, &[&small], &out, &["--json", "--force"]);
         assert_status(&output, 0);
         let document: Value = serde_json::from_str(&stdout(&output)).unwrap();
-        // Counted again, from the files.
+        // The report's counts, recounted from the files.
         let (base, out) = (
             BaseModel::open(&base).unwrap(),
             BaseModel::open(&out).unwrap(),
@@ -326,7 +326,7 @@ fn what_is_not_finite_stops_before_anything_is_there() {
         folder.join("out.safetensors"),
     );
     write(&base, DType::F16, &[FIRST, SECOND].concat());
-    // The sum is beyond 65504.
+    // The sum exceeds f16's largest number, 65504.
     let large = adapter(&folder.join("large"), DType::F32, 1, config(1e6), MODULES);
     let output = merge(&base, &[&large], &out, &[]);
     crate::common::assert_refused(

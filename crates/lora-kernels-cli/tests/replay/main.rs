@@ -1,10 +1,9 @@
-//! `replay` as its users meet it: exit status, output and messages, on good files and on broken
-//! ones.
+//! Tests of the `replay` command: exit status, output and messages, for good files and broken ones.
 
-mod case;
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
+mod layer_file;
 mod refusals;
 mod results;
 mod scaled;

@@ -1,17 +1,17 @@
-//! What is refused, and in which words.
+//! Files that are refused, and the messages.
 
 use safetensors::Dtype;
 
-use crate::case::Case;
+use crate::layer_file::LayerFile;
 use crate::{IN, OUT, RANK, TOKENS, assert_refused, assert_status, folder, replay, written};
 
 #[test]
 fn each_defect_of_a_file_is_named_in_one_line() {
     let folder = folder("defects");
-    let good = Case::good;
+    let good = LayerFile::good;
     let mut no_metadata = good();
     no_metadata.metadata.clear();
-    let cases: Vec<(Case, &[&str])> = vec![
+    let cases: Vec<(LayerFile, &[&str])> = vec![
         (good().without("x"), &["tensor x is missing"]),
         (good().without("weight"), &["tensor weight is missing"]),
         (good().without("lora_A"), &["tensor lora_A is missing"]),
@@ -102,7 +102,10 @@ fn each_defect_of_a_file_is_named_in_one_line() {
 #[test]
 fn a_number_too_large_for_the_type_is_refused() {
     let folder = folder("too_large");
-    let path = written(&folder, &Case::good().with_first("weight", 65520.0).bytes());
+    let path = written(
+        &folder,
+        &LayerFile::good().with_first("weight", 65520.0).bytes(),
+    );
     assert_refused(
         &replay(&path, &["--dtype", "f16"]),
         &["tensor weight holds 65520 at (0, 0)", "too large for f16"],
@@ -112,7 +115,7 @@ fn a_number_too_large_for_the_type_is_refused() {
 #[test]
 fn what_is_no_safetensors_file_is_refused() {
     let folder = folder("no_safetensors");
-    let good = Case::good().bytes();
+    let good = LayerFile::good().bytes();
     let garbage: Vec<u8> = (0..4096u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
@@ -138,7 +141,7 @@ fn what_is_no_safetensors_file_is_refused() {
 #[test]
 fn an_output_that_cannot_be_written_is_refused_and_leaves_nothing() {
     let folder = folder("bad_out");
-    let case = written(&folder, &Case::good().bytes());
+    let case = written(&folder, &LayerFile::good().bytes());
     let before = std::fs::read(&case).unwrap();
     for out in [
         folder.join("absent/out.safetensors"),
@@ -157,7 +160,7 @@ fn an_output_that_cannot_be_written_is_refused_and_leaves_nothing() {
 #[test]
 fn unknown_arguments_are_refused() {
     let folder = folder("arguments");
-    let case = written(&folder, &Case::good().bytes());
+    let case = written(&folder, &LayerFile::good().bytes());
     assert_status(&replay(&case, &["--dtype", "f64"]), 2);
     assert_status(&replay(&case, &["--output", "here"]), 2);
 }

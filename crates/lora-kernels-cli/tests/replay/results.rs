@@ -1,8 +1,8 @@
-//! What good cases give.
+//! Results of good files.
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::case::Case;
+use crate::layer_file::LayerFile;
 use crate::{IN, OUT, RANK, TOKENS, assert_status, fixture, folder, replay, stdout, written};
 
 #[test]
@@ -38,7 +38,7 @@ fn a_recorded_layer_is_within_bounds_in_every_type() {
 #[test]
 fn the_device_is_named_and_an_emulated_one_is_called_that() {
     let folder = folder("device");
-    let output = replay(&written(&folder, &Case::good().bytes()), &[]);
+    let output = replay(&written(&folder, &LayerFile::good().bytes()), &[]);
     assert_status(&output, 0);
     let text = stdout(&output);
     let device = text
@@ -57,7 +57,7 @@ fn narrow_files_run_in_their_own_type() {
     let folder = folder("narrow");
     for (dtype, name) in [(Dtype::BF16, "bf16"), (Dtype::F16, "f16")] {
         let output = replay(
-            &written(&folder, &Case::good().converted(dtype).bytes()),
+            &written(&folder, &LayerFile::good().converted(dtype).bytes()),
             &[],
         );
         assert_status(&output, 0);
@@ -73,7 +73,10 @@ fn narrow_files_run_in_their_own_type() {
 fn without_dy_and_bias_there_is_a_forward_only() {
     let folder = folder("forward_only");
     let output = replay(
-        &written(&folder, &Case::good().without("dy").without("bias").bytes()),
+        &written(
+            &folder,
+            &LayerFile::good().without("dy").without("bias").bytes(),
+        ),
         &[],
     );
     assert_status(&output, 0);
@@ -88,7 +91,10 @@ fn without_dy_and_bias_there_is_a_forward_only() {
 fn a_wrong_recorded_result_gives_status_1() {
     let folder = folder("wrong_result");
     let output = replay(
-        &written(&folder, &Case::good().with("dx", &[TOKENS, IN]).bytes()),
+        &written(
+            &folder,
+            &LayerFile::good().with("dx", &[TOKENS, IN]).bytes(),
+        ),
         &[],
     );
     assert_status(&output, 1);
@@ -109,7 +115,7 @@ fn out_holds_the_results_in_the_type_of_the_run() {
     let folder = folder("out");
     let out = folder.join("results.safetensors");
     std::fs::write(&out, "an older file").unwrap();
-    let case = written(&folder, &Case::good().bytes());
+    let case = written(&folder, &LayerFile::good().bytes());
     for (name, dtype) in [
         ("f32", Dtype::F32),
         ("bf16", Dtype::BF16),
@@ -157,7 +163,10 @@ fn out_holds_the_results_in_the_type_of_the_run() {
 fn what_out_holds_replays_as_recorded_results() {
     let folder = folder("round_trip");
     let out = folder.join("results.safetensors");
-    for case in [Case::good(), Case::good().times("dy", 2f32.powi(-30))] {
+    for case in [
+        LayerFile::good(),
+        LayerFile::good().times("dy", 2f32.powi(-30)),
+    ] {
         for dtype in ["f32", "bf16", "f16"] {
             let arguments = ["--dtype", dtype, "--out", out.to_str().unwrap()];
             assert_status(&replay(&written(&folder, &case.bytes()), &arguments), 0);

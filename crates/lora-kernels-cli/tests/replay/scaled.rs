@@ -1,5 +1,5 @@
-//! Gradients that f16 could not hold as they are: computed from a scaled dy, and written as if from
-//! dy itself.
+//! Gradients outside f16's range are computed from a scaled dy, and written as if computed from dy
+//! itself.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use half::f16;
 use lora_kernels::reference::relative_error;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::case::Case;
+use crate::layer_file::LayerFile;
 use crate::{assert_status, folder, replay, stdout, written};
 
-/// A tensor of a file as (type, numbers).
+/// A tensor of a file as (type, elements).
 fn tensor(file: &Path, name: &str) -> (Dtype, Vec<f64>) {
     let bytes = std::fs::read(file).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -30,9 +30,9 @@ fn tensor(file: &Path, name: &str) -> (Dtype, Vec<f64>) {
     (view.dtype(), values)
 }
 
-/// Runs the case in f16 and in f32, holds what --out wrote against each other, and gives the f16
-/// run's output.
-fn f16_agrees_with_f32(test: &str, case: &Case, gradients: Dtype) -> String {
+/// Runs the layer in f16 and in f32, compares the files that --out wrote, and returns what the f16
+/// run printed.
+fn f16_agrees_with_f32(test: &str, case: &LayerFile, gradients: Dtype) -> String {
     let folder = folder(test);
     let path = written(&folder, &case.bytes());
     let [narrow, wide] = ["f16", "f32"].map(|dtype| {
@@ -57,14 +57,14 @@ fn f16_agrees_with_f32(test: &str, case: &Case, gradients: Dtype) -> String {
 #[test]
 fn a_dy_that_f16_holds_is_taken_as_it_is() {
     for (test, factor) in [("as_it_is", 1.0), ("as_it_is_small", 2f32.powi(-6))] {
-        let text = f16_agrees_with_f32(test, &Case::good().times("dy", factor), Dtype::F16);
+        let text = f16_agrees_with_f32(test, &LayerFile::good().times("dy", factor), Dtype::F16);
         assert!(!text.contains("computed with dy times"), "{text}");
     }
 }
 
 #[test]
 fn a_dy_below_the_range_of_f16_gives_its_own_gradients() {
-    let case = Case::good().times("dy", 2f32.powi(-30));
+    let case = LayerFile::good().times("dy", 2f32.powi(-30));
     let text = f16_agrees_with_f32("below", &case, Dtype::F32);
     assert!(text.contains("computed with dy times"), "{text}");
 }
@@ -75,15 +75,15 @@ fn a_dy_or_gradients_above_the_range_of_f16_are_computed() {
         ("gradients_above", 2f32.powi(15)),
         ("dy_above", 2f32.powi(20)),
     ] {
-        let text = f16_agrees_with_f32(test, &Case::good().times("dy", factor), Dtype::F32);
+        let text = f16_agrees_with_f32(test, &LayerFile::good().times("dy", factor), Dtype::F32);
         assert!(text.contains("computed with dy times 0."), "{text}");
     }
 }
 
-/// dx needs a scale, but one that brings dy to 1 takes d_lora_A beyond the range.
+/// dx needs a scale, but a scale that brings dy to 1 makes d_lora_A overflow.
 #[test]
 fn the_scale_leaves_every_gradient_in_range() {
-    let case = Case::good()
+    let case = LayerFile::good()
         .times("x", 2f32.powi(14))
         .times("weight", 2f32.powi(-7))
         .times("lora_A", 2f32.powi(-7))

@@ -6,11 +6,11 @@ use lora_kernels::reference::ShapeError;
 use lora_kernels::{DType, Element};
 use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
 
-/// One layer and its inputs. Numbers are held in f32, which every type a file may have converts to
-/// exactly.
-pub struct Case {
+/// One layer and its inputs. Numbers are held in f32, which represents every type that a file may
+/// have exactly.
+pub struct RecordedLayer {
     pub path: PathBuf,
-    /// Where the layer comes from, if the file says so.
+    /// The module that the layer was recorded from, if the file names it.
     pub module: Option<String>,
     /// The type of `x` in the file.
     pub dtype: DType,
@@ -21,18 +21,18 @@ pub struct Case {
     pub lora_a: Matrix,
     pub lora_b: Matrix,
     pub dy: Option<Matrix>,
-    pub recorded: Recorded,
+    pub recorded: RecordedResults,
 }
 
-/// The results the file holds.
-pub struct Recorded {
+/// The results that the file holds.
+pub struct RecordedResults {
     pub y: Option<Matrix>,
     pub dx: Option<Matrix>,
     pub d_lora_a: Option<Matrix>,
     pub d_lora_b: Option<Matrix>,
 }
 
-/// A tensor of the file, row-major. A bias is one row.
+/// A tensor of the file, row-major. A bias has one row.
 pub struct Matrix {
     pub name: &'static str,
     pub rows: usize,
@@ -40,9 +40,9 @@ pub struct Matrix {
     pub data: Vec<f32>,
 }
 
-/// Why a file is no case. Each is one line that names the file.
+/// Why a file is not a recorded layer. Each message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
-pub enum CaseError {
+pub enum RecordedLayerError {
     #[error("cannot read {}: {source}", path.display())]
     Read {
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum CaseError {
     Content { path: PathBuf, defect: Defect },
 }
 
-/// What is wrong inside of a well-formed file, or with what is asked of it.
+/// A defect in a well-formed file, or in what is asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Defect {
     #[error(
@@ -112,13 +112,13 @@ pub enum Defect {
     Reference(#[from] ShapeError),
 }
 
-impl Case {
-    pub fn read(path: &Path) -> Result<Self, CaseError> {
-        let bytes = std::fs::read(path).map_err(|source| CaseError::Read {
+impl RecordedLayer {
+    pub fn read(path: &Path) -> Result<Self, RecordedLayerError> {
+        let bytes = std::fs::read(path).map_err(|source| RecordedLayerError::Read {
             path: path.into(),
             source,
         })?;
-        let not_safetensors = |source| CaseError::NotSafetensors {
+        let not_safetensors = |source| RecordedLayerError::NotSafetensors {
             path: path.into(),
             source,
         };
@@ -132,7 +132,7 @@ impl Case {
                 .map(String::as_str)
         };
         Self::from_tensors(path, &tensors, text("scaling"), text("module")).map_err(|defect| {
-            CaseError::Content {
+            RecordedLayerError::Content {
                 path: path.into(),
                 defect,
             }
@@ -165,7 +165,7 @@ impl Case {
             lora_a: required("lora_A")?,
             lora_b: required("lora_B")?,
             dy: optional("dy")?,
-            recorded: Recorded {
+            recorded: RecordedResults {
                 y: optional("y")?,
                 dx: optional("dx")?,
                 d_lora_a: optional("d_lora_A")?,
@@ -270,7 +270,7 @@ impl Matrix {
                 given: view.shape().to_vec(),
             });
         }
-        // The format promises no alignment, so the numbers are put together from bytes.
+        // The format doesn't guarantee alignment, so numbers are assembled from bytes.
         let halves = || {
             view.data()
                 .chunks_exact(2)
@@ -319,7 +319,7 @@ impl Matrix {
         }
     }
 
-    /// The numbers times `factor`, rounded to `T`.
+    /// The numbers multiplied by `factor`, rounded to `T`.
     pub fn rounded<T: Element>(&self, factor: f64) -> Result<Vec<T>, Defect> {
         let rounded: Vec<T> = self
             .data

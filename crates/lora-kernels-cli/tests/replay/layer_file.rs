@@ -1,4 +1,4 @@
-//! A small case, and what can be changed of it.
+//! A small recorded layer that tests can modify.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{IN, OUT, RANK, TOKENS};
 
-/// A safetensors file to be.
+/// Builds a safetensors file.
 #[derive(Clone)]
-pub struct Case {
+pub struct LayerFile {
     tensors: Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>,
     pub metadata: HashMap<String, String>,
 }
 
-impl Case {
-    /// A small layer with everything but recorded results.
+impl LayerFile {
+    /// A small layer with every tensor except recorded results.
     pub fn good() -> Self {
         let metadata = HashMap::from([("scaling".to_owned(), "1.5".to_owned())]);
         Self {
@@ -35,7 +35,7 @@ impl Case {
         self
     }
 
-    /// The tensor with this shape and numbers of its own.
+    /// Sets a tensor with this shape, filled with numbers of its own.
     pub fn with(self, name: &'static str, shape: &[usize]) -> Self {
         let seed = name.bytes().map(usize::from).sum::<usize>();
         let numbers = |i| ((i * 7919 + seed * 977) % 2003) as f32 / 1001.0 - 1.0;
@@ -63,7 +63,7 @@ impl Case {
         case
     }
 
-    /// With the first element of a tensor replaced.
+    /// Replaces the first element of a tensor.
     pub fn with_first(self, name: &'static str, value: f32) -> Self {
         let (_, _, shape, mut bytes) = self
             .tensors
@@ -75,7 +75,7 @@ impl Case {
         self.with_bytes(name, Dtype::F32, &shape, bytes)
     }
 
-    /// With a tensor multiplied by a power of two.
+    /// Multiplies a tensor by a power of two.
     pub fn times(mut self, name: &str, factor: f32) -> Self {
         let (.., bytes) = self
             .tensors
@@ -95,7 +95,7 @@ impl Case {
         self
     }
 
-    /// All tensors converted from f32.
+    /// Converts all tensors from f32.
     pub fn converted(mut self, to: Dtype) -> Self {
         for (_, dtype, _, bytes) in &mut self.tensors {
             *dtype = to;
