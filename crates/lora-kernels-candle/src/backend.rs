@@ -13,34 +13,34 @@ use crate::error::{Error, Result};
 use crate::problem::{Names, operands};
 use crate::{Options, Projection};
 
-/// Where a call computes. Nothing falls back: what can't run where it should is an error.
+/// Where a call computes. There is no fallback: if a call can't run there, it is an error.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Where the tensors are.
+    /// Compute where the tensors are.
     ///
     /// On a CUDA device (feature `cuda`) the kernels run on candle's own stream and memory, without
-    /// a copy; the first call for a device loads them, so make it outside of a graph capture.
-    /// Nothing waits for the device where it has memory pools
-    /// (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`); on one without, cudarc waits for the stream
-    /// whenever it frees memory, and a call frees its scratch memory.
+    /// a copy. The first call for a device loads them, so make that call outside of a graph
+    /// capture. If the device has memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`), a
+    /// call never waits for it. Without pools, cudarc waits for the stream whenever it frees
+    /// memory, and every call frees its scratch memory.
     ///
-    /// The stream of `Device::new_cuda` is each thread's own, so nothing orders what two threads do
-    /// with the same tensors: forward, backward and the drop of a graph and its tensors belong in
-    /// one thread. `Device::new_cuda_with_stream` has one stream, in whose order all threads work.
+    /// `Device::new_cuda` has a stream per thread, so the work of two threads on the same tensors
+    /// is not ordered: run forward and backward and drop the graph and its tensors in one thread.
+    /// `Device::new_cuda_with_stream` has one stream, which orders the work of all threads.
     ///
-    /// On candle's CPU device it is the core crate's reference: sums in f64, every stored value
-    /// rounded where the kernels round it; right, slow (it computes error bounds on the side) and
-    /// meant for tests and small models.
+    /// On candle's CPU device the core crate's reference computes: sums in f64, with every stored
+    /// value rounded where the kernels round it. It is slow, because it also computes error bounds,
+    /// and meant for tests and small models.
     #[default]
     Local,
-    /// Tensors of candle's CPU device are carried to a CUDA device and the results back, in every
-    /// call: for models of which candle computes the rest on the CPU, and for tests on an emulated
-    /// device.
+    /// Copy tensors of candle's CPU device to a CUDA device and the results back, in every call. It
+    /// is meant for models whose other layers candle computes on the CPU, and for tests on an
+    /// emulated device.
     Carried(Carrier),
 }
 
-/// A CUDA device that tensors of candle's CPU device are carried to. Clones share the loaded
+/// A CUDA device to which tensors of candle's CPU device are copied. Clones share the loaded
 /// kernels.
 #[derive(Clone)]
 pub struct Carrier {
@@ -49,11 +49,11 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Loads the kernels into a context ([`lora_kernels::context`] opens a device's). Takes a
-    /// while: do it once.
+    /// Loads the kernels into a context ([`lora_kernels::context`] opens a device's). Loading takes
+    /// a while: do it once.
     ///
     /// # Errors
-    /// What [`Kernels::load`] refuses.
+    /// The errors of [`Kernels::load`].
     pub fn new(context: &Arc<CudaContext>) -> candle_core::Result<Self> {
         let engine = Engine::load(context)?;
         Ok(Self {
@@ -75,14 +75,14 @@ pub(crate) struct Engine {
     plans: Mutex<LruCache<Problem, Arc<Plans>>>,
 }
 
-/// What a problem's calls launch.
+/// The plans for the calls of one problem.
 pub(crate) struct Plans {
     pub forward: ForwardPlan,
     backward: OnceLock<BackwardPlan>,
 }
 
 impl Plans {
-    /// Made when it is first asked for: inference needs none.
+    /// The plan for backward, made when it is first needed: inference needs none.
     pub fn backward(&self, props: &DeviceProps) -> Result<&BackwardPlan> {
         if let Some(plan) = self.backward.get() {
             return Ok(plan);
@@ -92,8 +92,8 @@ impl Plans {
     }
 }
 
-/// Problems whose plans are kept, some kilobytes each: the layers of a large model at a few batch
-/// sizes.
+/// The number of problems whose plans are kept: enough for the layers of a large model at a few
+/// batch sizes. Plans take a few kilobytes each.
 const PLANS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 impl Engine {
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     pub fn plans(&self, problem: &Problem) -> Result<Arc<Plans>> {
-        // A panic elsewhere leaves nothing half done in the cache.
+        // The cache is consistent even if a thread panicked while it held the lock.
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plans) = plans.get(problem) {
             return Ok(plans.clone());
@@ -119,18 +119,18 @@ impl Engine {
     }
 }
 
-/// A backend for the tensors of one call.
-pub(crate) enum Place {
+/// The backend chosen for the tensors of one call.
+pub(crate) enum CallBackend {
     Reference,
     Carried(Carrier),
     #[cfg(feature = "cuda")]
     Cuda(crate::cuda::Local),
 }
 
-impl Place {
+impl CallBackend {
     /// # Errors
-    /// [`Error::Device`] where tensors are on several devices, or on one that the options don't
-    /// take: all must be where `first` is, which `role` names.
+    /// [`Error::Device`] if the tensors are not all on the device of `first`, which messages call
+    /// `role`, or if the options don't support that device.
     pub fn of(
         role: Role,
         first: &Tensor,

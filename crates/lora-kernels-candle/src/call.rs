@@ -1,10 +1,10 @@
-//! One call: its tensors, and the passes wherever they run.
+//! One call: its tensors, and its forward and backward on the chosen backend.
 
 use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::CudaSlice;
 use lora_kernels::{Dropout, Problem, Role};
 
-use crate::backend::Place;
+use crate::backend::CallBackend;
 use crate::device::{device_backward, device_forward};
 use crate::error::Result;
 use crate::number::with_types;
@@ -12,28 +12,29 @@ use crate::problem::problem;
 use crate::reference::{reference_backward, reference_forward};
 use crate::{Options, Projection};
 
-/// A call's tensors, all detached: they share the memory of the caller's, not their history.
+/// The tensors of a call. They are detached: they share the memory of the caller's tensors, but not
+/// their history.
 pub(crate) struct Call {
-    place: Place,
+    backend: CallBackend,
     pub problem: Problem,
     pub x: Tensor,
     pub projections: Vec<Projection>,
     pub dropout: Option<Dropout>,
-    /// Whether x or an adapter is part of a graph, so that backward may come.
+    /// Whether x or an adapter is part of a graph, so that a backward may follow.
     pub tracked: bool,
 }
 
-/// What forward leaves for backward.
+/// The data that forward leaves for backward.
 pub(crate) enum Saved {
-    /// The reference computes everything again.
+    /// The reference needs nothing: it computes everything again.
     Nothing,
-    /// S and the mask, where the kernels ran.
+    /// S and the mask that the kernels saved.
     Device(CudaSlice<u8>),
 }
 
-/// What backward gives.
+/// The results of backward.
 pub(crate) struct Gradients {
-    /// In x's shape, where x is part of a graph.
+    /// The gradient in x's shape, if x is part of a graph.
     pub x: Option<Tensor>,
     /// d_lora_A and d_lora_B of each projection that has an adapter.
     pub lora: Vec<Option<[Tensor; 2]>>,
@@ -41,9 +42,16 @@ pub(crate) struct Gradients {
 
 impl Call {
     pub fn new(x: &Tensor, projections: &[Projection], options: &Options) -> Result<Self> {
-        let place = Place::of(Role::X, x, projections, options)?;
-        let problem = problem(x, projections, options, !matches!(place, Place::Carried(_)))?;
-        let mut adapters = projections.iter().filter_map(|one| one.lora.as_ref());
+        let backend = CallBackend::of(Role::X, x, projections, options)?;
+        let problem = problem(
+            x,
+            projections,
+            options,
+            !matches!(backend, CallBackend::Carried(_)),
+        )?;
+        let mut adapters = projections
+            .iter()
+            .filter_map(|projection| projection.lora.as_ref());
         let tracked = x.track_op() || adapters.any(crate::Lora::is_tracked);
         let detached = projections
             .iter()
@@ -57,7 +65,7 @@ impl Call {
                 }),
             });
         Ok(Self {
-            place,
+            backend,
             problem,
             x: x.detach(),
             projections: detached.collect(),
@@ -66,31 +74,33 @@ impl Call {
         })
     }
 
-    /// y of each projection, (tokens, out_features) without gaps.
+    /// y of each projection, dense (tokens, out_features).
     pub fn forward(&self) -> Result<(Vec<Storage>, Saved)> {
-        match &self.place {
-            Place::Reference => with_types!(&self.problem, reference_forward(self)),
-            Place::Carried(carrier) => with_types!(&self.problem, device_forward(carrier, self)),
+        match &self.backend {
+            CallBackend::Reference => with_types!(&self.problem, reference_forward(self)),
+            CallBackend::Carried(carrier) => {
+                with_types!(&self.problem, device_forward(carrier, self))
+            }
             #[cfg(feature = "cuda")]
-            Place::Cuda(local) => with_types!(&self.problem, device_forward(local, self)),
+            CallBackend::Cuda(local) => with_types!(&self.problem, device_forward(local, self)),
         }
     }
 
-    /// `dy` has the gradient of each y, in that one's shape.
+    /// `dy` holds the gradient of each y, in the shape of that y.
     pub fn backward(&self, dy: &[Tensor], saved: &Saved) -> Result<Gradients> {
-        match &self.place {
-            Place::Reference => with_types!(&self.problem, reference_backward(self, dy)),
-            Place::Carried(carrier) => {
+        match &self.backend {
+            CallBackend::Reference => with_types!(&self.problem, reference_backward(self, dy)),
+            CallBackend::Carried(carrier) => {
                 with_types!(&self.problem, device_backward(carrier, self, dy, saved))
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda(local) => {
+            CallBackend::Cuda(local) => {
                 with_types!(&self.problem, device_backward(local, self, dy, saved))
             }
         }
     }
 
-    /// The dimensions of a projection's y: x's, the last replaced.
+    /// The dimensions of a projection's y: those of x with the last one replaced by out_features.
     pub fn y_dims(&self, projection: usize) -> Vec<usize> {
         let mut dims = self.x.dims().to_vec();
         if let Some(last) = dims.last_mut() {

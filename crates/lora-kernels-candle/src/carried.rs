@@ -1,4 +1,4 @@
-//! Tensors of candle's CPU device on a CUDA device for the time of a call.
+//! Tensors of candle's CPU device, copied to a CUDA device for one call.
 
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ impl Resident for Carrier {
         &self.stream
     }
 
-    /// With what lies between the rows: a view stays one.
+    /// Copies the rows together with the elements between them, so that the strides of a view stay
+    /// valid.
     fn hold<T: Number>(&self, tensor: &Tensor, matrix: Matrix) -> Result<CudaSlice<T>> {
         let (storage, _) = tensor.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
@@ -42,7 +43,7 @@ impl Resident for Carrier {
         Ok(held.as_view())
     }
 
-    /// Waits for the stream, as a copy to memory of the host's does.
+    /// Waits for the stream, because the result is copied to the host.
     fn give<T: Number>(&self, result: CudaSlice<T>) -> Result<Storage> {
         let elements = self
             .stream

@@ -1,4 +1,4 @@
-//! Tensors of candle's CUDA devices: on candle's stream, in candle's memory.
+//! Tensors of candle's CUDA devices, used in candle's memory and on its stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,15 +19,15 @@ pub(crate) struct Local {
     device: CudaDevice,
 }
 
-/// By the address of the context. An engine keeps its context alive, so an address stays that
-/// context's.
+/// Engines keyed by the address of their context. An engine keeps its context alive, so the address
+/// can't belong to another one.
 static ENGINES: Mutex<Option<HashMap<usize, Arc<Engine>>>> = Mutex::new(None);
 
 impl Local {
     /// The first call for a context loads the kernels.
     pub fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
-        // A panic elsewhere leaves nothing half done here.
+        // The map is consistent even if a thread panicked while it held the lock.
         let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
         let engines = engines.get_or_insert_default();
         let context = stream.context();
@@ -48,9 +48,9 @@ impl Local {
     }
 }
 
-/// A tensor whose storage stays while the kernels are enqueued. After that the stream's order keeps
-/// its memory, if it is freed in the order of the same stream: with candle's per-thread streams, by
-/// the same thread.
+/// A tensor whose storage is kept alive while the kernels are enqueued. Afterwards the memory stays
+/// valid as long as it is freed in the order of the same stream; with candle's per-thread streams,
+/// that means by the same thread.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,
     matrix: Matrix,

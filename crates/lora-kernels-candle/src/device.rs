@@ -1,4 +1,4 @@
-//! Calls on a CUDA device: the kernels, whoever the memory's owner is.
+//! Runs calls with the kernels on a CUDA device, for tensors of either owner.
 
 use std::sync::Arc;
 
@@ -16,22 +16,22 @@ use crate::error::{BACKWARD, Error, Result, memory, non_finite};
 use crate::matrix::Matrix;
 use crate::number::Number;
 
-/// How tensors get to a device, and results from it.
+/// How tensors reach the device and results leave it.
 pub(crate) trait Resident {
-    /// Keeps a tensor's memory on the device.
+    /// Keeps the memory of a tensor on the device alive.
     type Held<'a, T: Number>;
 
     fn engine(&self) -> &Engine;
 
     fn stream(&self) -> &Arc<CudaStream>;
 
-    /// The elements of a tensor, from its first to its last.
+    /// Makes the elements of a tensor, from its first to its last, available on the device.
     fn hold<'a, T: Number>(&self, tensor: &'a Tensor, matrix: Matrix) -> Result<Self::Held<'a, T>>;
 
-    /// What is held.
+    /// The elements on the device.
     fn view<'h, T: Number>(held: &'h Self::Held<'_, T>) -> Result<CudaView<'h, T>>;
 
-    /// A result, as candle has it.
+    /// Turns a result into candle's storage.
     fn give<T: Number>(&self, result: CudaSlice<T>) -> Result<Storage>;
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn device_forward<T: Number, A: Number>(
     let plans = engine.plans(problem)?;
     let plan = &plans.forward;
     if call.tracked {
-        // What backward would refuse is refused now.
+        // Backward's plan is made now so that forward refuses what backward would refuse.
         plans.backward(engine.kernels.props())?;
     }
     let inputs = Inputs::<_, T, A>::new(resident, call)?;
@@ -202,12 +202,13 @@ pub(crate) fn device_merge<T: Number, A: Number>(
     Ok((resident.give(merged)?, report))
 }
 
-/// Memory in the stream's order, at least one element: CUDA has no empty allocations.
+/// Allocates in the stream's order. At least one element is allocated, because CUDA has no empty
+/// allocations.
 fn uninitialised<T: DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>> {
     let elements = elements.max(1);
-    // SAFETY: every bit pattern is a value of these types, and the kernels write each element of an
-    // output before anyone reads it (of a refused merge's nobody does); scratch memory may hold
-    // anything.
+    // SAFETY: every bit pattern is a valid value of these types. The kernels write each element of
+    // an output before it is read; the output of a refused merge is never read; scratch memory may
+    // hold anything.
     unsafe { stream.alloc(elements) }.map_err(memory(
         "allocating on the device",
         elements * size_of::<T>(),

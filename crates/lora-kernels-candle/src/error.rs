@@ -1,25 +1,25 @@
-//! What can go wrong here, beyond what the core crate says.
+//! The errors of this crate.
 
 use candle_core::DType;
 use lora_kernels::MergeReport;
 
 use crate::Projection;
 
-/// Why a call was refused. Functions of this crate return it inside of
+/// Why a call was refused. Functions of this crate return it wrapped in
 /// [`candle_core::Error::Wrapped`], so that `?` works in candle's code.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the core crate refused.
+    /// An error of the core crate.
     #[error(transparent)]
     Core(#[from] lora_kernels::Error),
-    /// What the core crate's CPU reference refused.
+    /// An error of the core crate's CPU reference.
     #[error(transparent)]
     Reference(#[from] lora_kernels::reference::ShapeError),
-    /// What candle refused.
+    /// An error of candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
-    /// A tensor of another shape than the others ask for.
+    /// A tensor whose shape doesn't fit the others.
     #[error("{tensor} is {given:?}, with these other tensors it must be {expected}")]
     Shape {
         /// Which tensor.
@@ -44,7 +44,7 @@ pub enum Error {
         /// Elements of a row.
         columns: usize,
     },
-    /// A type that the kernels don't take, or one that differs from the other tensors'.
+    /// A type that the kernels don't support, or that differs from the other tensors' type.
     #[error("{tensor} is {given:?}, it must be {expected}")]
     DType {
         /// Which tensor.
@@ -59,10 +59,10 @@ pub enum Error {
         "projection {without} has no bias and others have: give all of them one (zeros where there is none) or none"
     )]
     Bias {
-        /// The first projection without.
+        /// The index of the first projection without a bias.
         without: usize,
     },
-    /// Tensors on different devices, or on one that the call can't compute on.
+    /// Tensors on different devices, or on a device that the call can't compute on.
     #[error("{tensor} is on {given}: {hint}")]
     Device {
         /// Which tensor.
@@ -91,24 +91,24 @@ pub enum Error {
         "{count} elements of the merged weight would be NaNs or infinities in {dtype:?}: keep the adapter apart, or merge into a weight of a wider type"
     )]
     NonFinite {
-        /// How many.
+        /// The number of these elements.
         count: u64,
         /// The weight's type.
         dtype: DType,
     },
-    /// CUDA refused memory or a copy.
+    /// CUDA failed to allocate memory or to copy.
     #[error(
         "{what} failed, {bytes} bytes: {error}; where memory ran out, free some of the device's or give fewer rows of x at once"
     )]
     Memory {
         /// What was tried.
         what: &'static str,
-        /// How many bytes it was for.
+        /// The number of bytes.
         bytes: usize,
-        /// CUDA's words.
+        /// CUDA's message.
         error: String,
     },
-    /// candle did something that it never does.
+    /// candle behaved in a way that this crate doesn't expect.
     #[error("{what}: candle never does this, so please report it")]
     Unexpected {
         /// What it did.
@@ -136,7 +136,7 @@ pub(crate) fn memory<E: std::fmt::Debug>(what: &'static str, bytes: usize) -> im
     }
 }
 
-/// What a safe merge says instead of giving a weight.
+/// The error of a safe merge that refused to write a weight.
 pub(crate) fn non_finite(projection: &Projection, report: &MergeReport) -> Error {
     Error::NonFinite {
         count: report.non_finite,
@@ -144,6 +144,6 @@ pub(crate) fn non_finite(projection: &Projection, report: &MergeReport) -> Error
     }
 }
 
-/// What [`Error::Unexpected`] says of operations.
+/// Texts of [`Error::Unexpected`] about operations.
 pub(crate) const FORWARD: &str = "an operation's forward ran twice, or on another device";
 pub(crate) const BACKWARD: &str = "an operation's backward ran out of order";

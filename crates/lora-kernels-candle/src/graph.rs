@@ -1,10 +1,10 @@
-//! Calls in candle's graph.
+//! Calls as nodes of candle's graph.
 //!
-//! An operation of candle's has one result and at most three arguments; a call has as many results
-//! as projections, and x and two matrices of each adapter as arguments. One adapted projection is a
-//! `CustomOp3` of x, lora_A and lora_B. Several are a chain of such operations, one for each
-//! adapter, whose results are tokens: single numbers that stand for the call. Each y is then an
-//! operation on the last token:
+//! A candle operation has one result and at most three arguments. A call has one result per
+//! projection, and its arguments are x and two matrices per adapter. A single adapted projection is
+//! a `CustomOp3` of x, lora_A and lora_B. Several projections are a chain of such operations, one
+//! per adapter. The result of each is a token, a single number that stands for the call. Each y is
+//! an operation on the last token:
 //!
 //! ```text
 //! x, A₀, B₀ ─ link ─ token, A₁, B₁ ─ link ─ token ┬ output ─ y₀
@@ -12,14 +12,14 @@
 //!                                                 └ output ─ y₂ (no adapter)
 //! ```
 //!
-//! candle walks the graph backwards from the loss, each node after all that use its result. So
-//! every output's backward leaves its dy with the call, then the last link's computes everything at
-//! once, and each link takes what is its own. No tensor is copied or packed for this; tokens and
-//! their gradients cost an element each.
+//! candle walks the graph backwards from the loss and visits a node after all nodes that use its
+//! result. So the backward of each output first leaves its dy with the call. The backward of the
+//! last link then computes everything at once, and each link takes its own gradients. No tensor is
+//! copied or packed for this; a token and its gradient cost one element each.
 //!
-//! What is under way of a backward pass waits with the call, by thread. A pass that fails leaves it
-//! there; candle drops its gradients then, those of the token with them, and by their receipt the
-//! next pass knows that what it finds isn't its own.
+//! The dy of a backward pass are kept in a table of the call, keyed by thread. A failed pass leaves
+//! its dy there, but candle then drops the pass's gradients, including the token's and the receipt
+//! they hold. A missing receipt tells the next pass that the dy it finds aren't its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,7 +36,7 @@ use crate::{Lora, Projection};
 
 type CandleResult<T> = candle_core::Result<T>;
 
-/// The results of a call as tensors: parts of candle's graph if x or an adapter is part of one.
+/// The results of a call as tensors. They are part of candle's graph if x or an adapter is.
 pub(crate) fn outputs(
     x: &Tensor,
     projections: &[Projection],
@@ -87,9 +87,10 @@ fn several(
     });
     let adapted = projections.iter().enumerate();
     let adapted: Vec<_> = adapted
-        .filter_map(|(i, one)| Some((i, one.lora.as_ref()?)))
+        .filter_map(|(i, projection)| Some((i, projection.lora.as_ref()?)))
         .collect();
-    // Earlier links are no part of the graph: their backward is never called.
+    // Links before the first tracked one are not part of the graph, so their backward is never
+    // called.
     let first = if x.track_op() {
         Some(0)
     } else {
@@ -116,7 +117,7 @@ fn several(
     outputs.collect()
 }
 
-/// What an operation hands over as its result.
+/// The precomputed result of an operation, which can be taken once.
 struct Once(Mutex<Option<Storage>>);
 
 impl Once {
@@ -144,7 +145,7 @@ impl Once {
     }
 }
 
-/// One adapted projection by itself.
+/// A single adapted projection.
 struct Single {
     call: Call,
     saved: Saved,
@@ -202,18 +203,19 @@ impl Gradients {
     }
 }
 
-/// What links and outputs of a call have in common.
+/// The state shared by the links and outputs of a call.
 struct Shared {
     call: Call,
     saved: Saved,
-    /// A backward pass walks the graph in one thread.
+    /// Keyed by thread, because a backward pass runs in one thread.
     passes: Mutex<HashMap<ThreadId, Pass>>,
 }
 
-/// A backward pass under way.
+/// A running backward pass.
 #[derive(Default)]
 struct Pass {
-    /// Lives as long as the pass has a gradient of the token, from the first y's to the last link.
+    /// Alive as long as the pass holds a gradient of the token: from the first y's backward to the
+    /// last link's.
     receipt: Weak<()>,
     dy: HashMap<usize, Tensor>,
     gradients: Option<Gradients>,
@@ -224,12 +226,12 @@ impl Shared {
         self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a dy for the chain. The pass has to hold the receipt meanwhile.
+    /// Keeps a dy for the chain. The pass has to hold the returned receipt until the chain has run.
     fn arrived(&self, projection: usize, dy: &Tensor) -> Result<Arc<()>> {
         let mut passes = self.passes();
         let pass = passes.entry(thread::current().id()).or_default();
         let receipt = pass.receipt.upgrade().unwrap_or_else(|| {
-            // A new pass: what lies here, if anything, is of one that failed.
+            // This is a new pass; anything found here was left by a failed one.
             let receipt = Arc::new(());
             *pass = Pass {
                 receipt: Arc::downgrade(&receipt),
@@ -243,9 +245,10 @@ impl Shared {
         }
     }
 
-    /// Everything at once, from what has arrived; a y that the loss doesn't depend on has a
-    /// gradient of zeros. Each output adds one to the token's gradient: on the CPU a look at it
-    /// tells whether all dy are this pass's, on a CUDA device it would be a synchronisation.
+    /// Computes all gradients from the dy that have arrived. A y that the loss doesn't depend on
+    /// has a gradient of zeros. Each output adds one to the token's gradient, so its value tells
+    /// whether all dy belong to this pass. It is checked only on the CPU; on a CUDA device that
+    /// would be a synchronisation.
     fn backward(&self, arrivals: &Tensor) -> Result<Gradients> {
         let mut dy = self
             .passes()
@@ -268,7 +271,7 @@ impl Shared {
     }
 }
 
-/// An adapter's place in the graph; its result is a token.
+/// The node of one adapter. Its result is a token.
 struct Link {
     shared: Arc<Shared>,
     projection: usize,
@@ -342,7 +345,7 @@ fn token_shape() -> Shape {
     Shape::from(1)
 }
 
-/// One y.
+/// The node of one y.
 struct Output {
     shared: Arc<Shared>,
     projection: usize,
@@ -377,8 +380,8 @@ impl CustomOp1 for Output {
     }
 }
 
-/// The second argument, for as long as which, or a sum with it, is there, the pass goes on: candle
-/// keeps operations with their results.
+/// Returns its second argument. candle keeps an operation alive with its result and with sums of
+/// it, so the receipt lives until the pass ends.
 struct Receipt {
     _pass: Arc<()>,
 }
@@ -392,19 +395,19 @@ impl CustomOp2 for Receipt {
         &self,
         _: &CpuStorage,
         _: &Layout,
-        one: &CpuStorage,
+        token: &CpuStorage,
         _: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        Ok((one.clone(), token_shape()))
+        Ok((token.clone(), token_shape()))
     }
 
     fn cuda_fwd(
         &self,
         _: &CudaStorage,
         _: &Layout,
-        one: &CudaStorage,
+        token: &CudaStorage,
         layout: &Layout,
     ) -> CandleResult<(CudaStorage, Shape)> {
-        Ok((one.try_clone(layout)?, token_shape()))
+        Ok((token.try_clone(layout)?, token_shape()))
     }
 }

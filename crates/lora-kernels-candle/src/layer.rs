@@ -1,4 +1,4 @@
-//! Layers: adapted projections with their choices, as modules.
+//! Layers: adapted projections and their options, as modules.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +9,9 @@ use lora_kernels::{Dropout, Mask, WeightLayout};
 
 use crate::{Backend, Lora, Options, Projection, lora_linears};
 
-/// Dropout that draws another mask for every call. Clones draw from the same sequence: give one to
-/// all layers of a model, and no two calls see the same mask. The same seed and the same order of
-/// calls give the same masks again.
+/// Dropout that draws another mask for every call. Clones draw from the same sequence, so give a
+/// clone to each layer of a model, and no two calls see the same mask. The same seed and the same
+/// order of calls give the same masks.
 #[derive(Debug, Clone)]
 pub struct Masks {
     p: f32,
@@ -20,8 +20,8 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// Elements of the adapters' input are zeroed with probability `p`, in [0, 1); the others are
-    /// divided by 1 - p.
+    /// Zeroes elements of the adapters' input with probability `p`, in [0, 1), and divides the
+    /// others by 1 - p.
     pub fn new(p: f32, seed: u64) -> Self {
         Self {
             p,
@@ -30,7 +30,7 @@ impl Masks {
         }
     }
 
-    /// The dropout of one call; the next one's offset is one higher.
+    /// The dropout of one call. The next call's offset is one higher.
     pub fn draw(&self) -> Dropout {
         Dropout {
             p: self.p,
@@ -39,14 +39,14 @@ impl Masks {
         }
     }
 
-    /// The offset of the next call: keep it with a checkpoint, to go on with
+    /// The offset of the next call. Save it with a checkpoint and continue with
     /// [`Masks::starting_at`].
     pub fn offset(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// The same masks from this offset on, as a sequence of its own: what it was cloned from goes
-    /// on with the other.
+    /// The same masks from this offset on, as an independent sequence. Other clones continue with
+    /// the old sequence.
     pub fn starting_at(self, offset: u64) -> Self {
         Self {
             next: Arc::new(AtomicU64::new(offset)),
@@ -57,11 +57,11 @@ impl Masks {
 
 impl Lora {
     /// A new or stored adapter: `lora_A.weight` (rank, in_features) and `lora_B.weight`
-    /// (out_features, rank) of `vb`, PEFT's names, in `vb`'s type. What isn't there yet starts as
-    /// PEFT's does: A uniform in ±1/√in_features, B zero.
+    /// (out_features, rank) of `vb`, which are PEFT's names, in `vb`'s type. A matrix that `vb`
+    /// lacks is initialised as in PEFT: A uniform in ±1/√in_features, B zero.
     ///
     /// # Errors
-    /// What `vb` refuses.
+    /// The errors of `vb`.
     pub fn load(
         in_features: usize,
         out_features: usize,
@@ -83,7 +83,7 @@ impl Lora {
 }
 
 impl Projection {
-    /// A linear layer of candle's, with or without an adapter.
+    /// A candle linear layer, with or without an adapter.
     pub fn new(linear: &Linear, lora: Option<Lora>) -> Self {
         Self {
             weight: linear.weight().clone(),
@@ -93,8 +93,8 @@ impl Projection {
     }
 }
 
-/// Linear layers of the same x (q, k and v; gate and up), at least one of them adapted, computed in
-/// one call.
+/// Linear layers that share x, such as q, k and v or gate and up, computed in one call. At least
+/// one has an adapter.
 #[derive(Debug, Clone)]
 pub struct LoraLinears {
     projections: Vec<Projection>,
@@ -103,8 +103,9 @@ pub struct LoraLinears {
 }
 
 impl LoraLinears {
-    /// Up to [`lora_kernels::Problem::MAX_PROJECTIONS`], at least one with an adapter; without
-    /// dropout, weights (out_features, in_features), computed where the tensors are.
+    /// Takes up to [`lora_kernels::Problem::MAX_PROJECTIONS`] projections, at least one with an
+    /// adapter. The defaults are no dropout, weights stored (out_features, in_features), and
+    /// [`Backend::Local`].
     pub fn new(projections: Vec<Projection>) -> Self {
         Self {
             projections,
@@ -113,7 +114,7 @@ impl LoraLinears {
         }
     }
 
-    /// With dropout on the adapters' input in training.
+    /// Adds dropout on the adapters' input in training.
     pub fn with_dropout(self, masks: Masks) -> Self {
         Self {
             masks: Some(masks),
@@ -121,19 +122,19 @@ impl LoraLinears {
         }
     }
 
-    /// With the dropout's mask kept from forward to backward, or drawn again.
+    /// Sets whether the dropout mask is stored for backward or drawn again there.
     pub fn with_mask(mut self, mask: Mask) -> Self {
         self.options.mask = mask;
         self
     }
 
-    /// With weights stored the other way round.
+    /// Sets how the weights are stored.
     pub fn with_weight_layout(mut self, weight_layout: WeightLayout) -> Self {
         self.options.weight_layout = weight_layout;
         self
     }
 
-    /// Computed elsewhere.
+    /// Sets where calls compute.
     pub fn with_backend(mut self, backend: Backend) -> Self {
         self.options.backend = backend;
         self
@@ -144,18 +145,18 @@ impl LoraLinears {
         &self.projections
     }
 
-    /// candle's layers with the adapters added to their weights, see [`Projection::merged_weight`].
+    /// candle layers with the adapters added to their weights; see [`Projection::merged_weight`].
     ///
     /// # Errors
     /// As [`lora_linears`].
     pub fn merged(&self) -> Result<Vec<Linear>> {
         self.projections
             .iter()
-            .map(|one| one.merged(&self.options))
+            .map(|projection| projection.merged(&self.options))
             .collect()
     }
 
-    /// y of each projection, in their order, of x (..., in_features), without dropout.
+    /// y of each projection, in order, for x (..., in_features), without dropout.
     ///
     /// # Errors
     /// As [`lora_linears`].
@@ -163,7 +164,8 @@ impl LoraLinears {
         self.forward_t(x, false)
     }
 
-    /// The same; in training with dropout, if the layer has one, and another mask in each call.
+    /// Like [`LoraLinears::forward`], with a new dropout mask in each call if `train` is set and
+    /// the layer has dropout.
     ///
     /// # Errors
     /// As [`lora_linears`].
@@ -177,40 +179,40 @@ impl LoraLinears {
     }
 }
 
-/// One adapted linear layer: a [`ModuleT`], with dropout in training. It is no
-/// [`candle_core::Module`], as every one of these is a `ModuleT` that doesn't know of training;
-/// where one is asked for, `candle_nn::func(move |x| layer.forward(x))` is it.
+/// An adapted linear layer: a [`ModuleT`] with dropout in training. It can't be a
+/// [`candle_core::Module`], because candle makes every `Module` a `ModuleT` that ignores training.
+/// Use `candle_nn::func(move |x| layer.forward(x))` where a `Module` is needed.
 #[derive(Debug, Clone)]
 pub struct LoraLinear(LoraLinears);
 
 impl LoraLinear {
-    /// A linear layer with an adapter; without dropout, the weight (out_features, in_features),
-    /// computed where the tensors are.
+    /// A linear layer with an adapter. The defaults are no dropout, the weight stored
+    /// (out_features, in_features), and [`Backend::Local`].
     pub fn new(linear: &Linear, lora: Lora) -> Self {
         Self(LoraLinears::new(vec![Projection::new(linear, Some(lora))]))
     }
 
-    /// With dropout on the adapter's input in training.
+    /// Adds dropout on the adapter's input in training.
     pub fn with_dropout(self, masks: Masks) -> Self {
         Self(self.0.with_dropout(masks))
     }
 
-    /// With the dropout's mask kept from forward to backward, or drawn again.
+    /// Sets whether the dropout mask is stored for backward or drawn again there.
     pub fn with_mask(self, mask: Mask) -> Self {
         Self(self.0.with_mask(mask))
     }
 
-    /// With the weight stored the other way round.
+    /// Sets how the weight is stored.
     pub fn with_weight_layout(self, weight_layout: WeightLayout) -> Self {
         Self(self.0.with_weight_layout(weight_layout))
     }
 
-    /// Computed elsewhere.
+    /// Sets where calls compute.
     pub fn with_backend(self, backend: Backend) -> Self {
         Self(self.0.with_backend(backend))
     }
 
-    /// y (..., out_features) of x (..., in_features), without dropout.
+    /// y (..., out_features) for x (..., in_features), without dropout.
     ///
     /// # Errors
     /// As [`lora_linears`].
@@ -218,7 +220,7 @@ impl LoraLinear {
         self.forward_t(x, false)
     }
 
-    /// candle's layer with the adapter added to its weight, see [`Projection::merged_weight`].
+    /// A candle layer with the adapter added to its weight; see [`Projection::merged_weight`].
     ///
     /// # Errors
     /// As [`lora_linears`].
@@ -226,7 +228,7 @@ impl LoraLinear {
         self.projection().merged(&self.0.options)
     }
 
-    /// Weight, bias and adapter.
+    /// The weight, bias and adapter.
     pub fn projection(&self) -> &Projection {
         &self.0.projections[0]
     }

@@ -1,10 +1,10 @@
-//! candle's layouts as the kernels see them: matrices with contiguous columns and one row stride.
+//! candle's layouts in the kernels' terms: matrices with contiguous columns and one row stride.
 
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 
-/// A matrix within a storage, in elements.
+/// The position of a matrix in its storage, in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Matrix {
     pub offset: usize,
@@ -14,7 +14,7 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// The last dimension as columns, all others as rows: (..., columns).
+    /// Takes the last dimension of (..., columns) as columns and all others as rows.
     pub fn of(name: &dyn Fn() -> String, tensor: &Tensor) -> Result<Self> {
         let layout = tensor.layout();
         let (dims, strides) = (layout.dims(), layout.stride());
@@ -34,7 +34,7 @@ impl Matrix {
         if columns > 1 && strides[leading.len()] != 1 {
             return Err(refuse());
         }
-        // Dimensions of one element have strides without meaning.
+        // The strides of dimensions of size 1 are arbitrary, so they are ignored.
         let mut axes = leading
             .iter()
             .zip(strides)
@@ -60,7 +60,7 @@ impl Matrix {
         })
     }
 
-    /// Elements from the first to the last, both included.
+    /// The number of elements from the first to the last, both included.
     pub fn span(&self) -> usize {
         if self.rows == 0 || self.columns == 0 {
             return 0;

@@ -1,4 +1,4 @@
-//! Element types that candle, cudarc, the kernels and the reference all know.
+//! Element types that candle, cudarc, the kernels and the reference all support.
 
 use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
@@ -10,7 +10,7 @@ pub(crate) trait OnDevice: candle_core::cuda::CudaDType {}
 #[cfg(feature = "cuda")]
 impl<T: candle_core::cuda::CudaDType> OnDevice for T {}
 
-/// Without candle's CUDA there is nothing more to ask.
+/// Without feature `cuda` there is no further requirement.
 #[cfg(not(feature = "cuda"))]
 pub(crate) trait OnDevice {}
 #[cfg(not(feature = "cuda"))]
@@ -28,7 +28,7 @@ pub(crate) fn cpu_slice<T: Number>(storage: &CpuStorage) -> candle_core::Result<
     T::cpu_storage_as_slice(storage)
 }
 
-/// Calls a function with the types of a problem's tensors and adapters.
+/// Calls a function with the element types of a problem's tensors and adapters.
 macro_rules! with_types {
     ($problem:expr, $function:ident($($argument:expr),* $(,)?)) => {{
         use half::{bf16, f16};

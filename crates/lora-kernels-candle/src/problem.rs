@@ -1,5 +1,5 @@
-//! From candle's tensors to the core's problem: shapes, types and layouts are checked here, before
-//! anything is computed.
+//! Converts candle's tensors to the core crate's problem. Shapes, types and layouts are checked
+//! here, before anything is computed.
 
 use candle_core::Tensor;
 use lora_kernels::{DType, Layout, MergeProblem, Problem, Role, WeightLayout};
@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 use crate::matrix::Matrix;
 use crate::{Lora, Options, Projection};
 
-/// Where the memory of candle's and cudarc's allocations starts, in bytes: CUDA promises 256 (CUDA
-/// C++ Programming Guide, "Device Memory Accesses"), the kernels ask for no more than this.
+/// The alignment of candle's and cudarc's allocations, in bytes. CUDA guarantees 256 (CUDA C++
+/// Programming Guide, "Device Memory Accesses"); the kernels need no more than this.
 const ALIGNMENT: usize = 16;
 
-/// The problem of a call with these tensors. `whole` says that matrices are read where they lie in
-/// their storage, and not from a copy that starts with their first element: then their offset
-/// decides how aligned they are.
+/// The problem of a call with these tensors. If `whole` is set, matrices are read in place in their
+/// storage, so their offset decides their alignment. Otherwise they are copied, and the copy starts
+/// with their first element.
 pub(crate) fn problem(
     x: &Tensor,
     projections: &[Projection],
@@ -40,9 +40,14 @@ pub(crate) fn problem(
         let like = (&like_x, x_matrix.columns, options.weight_layout);
         sizes.push(check(&names, index, projection, like)?);
     }
-    let with_bias = projections.iter().filter(|one| one.bias.is_some()).count();
+    let with_bias = projections
+        .iter()
+        .filter(|projection| projection.bias.is_some())
+        .count();
     if with_bias != 0
-        && let Some(without) = projections.iter().position(|one| one.bias.is_none())
+        && let Some(without) = projections
+            .iter()
+            .position(|projection| projection.bias.is_none())
     {
         return Err(Error::Bias { without });
     }
@@ -59,7 +64,8 @@ pub(crate) fn problem(
             let matrix = Matrix::of(&|| names.of(role, index), tensor)?;
             let mut layout = layout(tensor, matrix, whole);
             if role == Role::Bias {
-                // The kernels look at its address themselves.
+                // The bias only needs the alignment of an element: the kernels check its address
+                // themselves.
                 layout.alignment = tensor.dtype().size_in_bytes();
             }
             problem = problem.with_layout_of(index, role, layout)?;
@@ -68,7 +74,7 @@ pub(crate) fn problem(
     Ok(problem)
 }
 
-/// The problem of merging a projection's adapter into a weight of its own; `whole` as above.
+/// The problem of merging a projection's adapter into a new weight. `whole` is as in [`problem`].
 pub(crate) fn merge_problem(
     projection: &Projection,
     lora: &Lora,
@@ -129,7 +135,7 @@ fn layout(tensor: &Tensor, matrix: Matrix, whole: bool) -> Layout {
     }
 }
 
-/// The tensor whose type the others have.
+/// The tensor whose type the others must have.
 struct Like {
     dtype: candle_core::DType,
     whose: &'static str,
@@ -148,12 +154,12 @@ pub(crate) fn operands(projection: &Projection) -> impl Iterator<Item = (Role, &
     .flatten()
 }
 
-/// The largest power of two, up to [`ALIGNMENT`], that divides an offset in bytes.
+/// The largest power of two, at most [`ALIGNMENT`], that divides an offset in bytes.
 fn alignment(offset: usize) -> usize {
     1 << offset.trailing_zeros().min(ALIGNMENT.trailing_zeros())
 }
 
-/// Tensors as messages name them: with their projection where there are several.
+/// Names of tensors for messages, with the projection's index if there are several.
 pub(crate) struct Names {
     pub count: usize,
 }
@@ -175,7 +181,7 @@ fn order(layout: WeightLayout) -> &'static str {
     }
 }
 
-/// out_features and rank.
+/// Checks a projection's shapes and types, and returns out_features and rank.
 fn check(
     names: &Names,
     index: usize,
@@ -255,8 +261,8 @@ fn element_type(name: &dyn Fn() -> String, given: candle_core::DType) -> Result<
     }
 }
 
-/// The one type of all adapters; the other tensors' where there is none, which the core then
-/// refuses.
+/// The common type of all adapters. Without adapters it is the other tensors' type, and the core
+/// crate refuses the call.
 fn adapter_type(names: &Names, projections: &[Projection], like: &Like) -> Result<DType> {
     let mut first = None;
     for (index, projection) in projections.iter().enumerate() {

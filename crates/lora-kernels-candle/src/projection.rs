@@ -1,24 +1,26 @@
-//! What a call computes with: weights, adapters and choices.
+//! The inputs of a call: weights, adapters and options.
 
 use candle_core::Tensor;
 use lora_kernels::{Dropout, Mask, WeightLayout};
 
 use crate::Backend;
 
-/// One linear layer of those that share x: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
+/// One of the linear layers that share x: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
 #[derive(Debug, Clone)]
 pub struct Projection {
-    /// W (out_features, in_features), or (in_features, out_features) as [`Options::weight_layout`]
-    /// says; of x's type. Frozen: it gets no gradient, even where it is a variable.
+    /// W in x's type, (out_features, in_features) or (in_features, out_features), as
+    /// [`Options::weight_layout`] says. It is frozen: it gets no gradient, even if it is a
+    /// variable.
     pub weight: Tensor,
-    /// (out_features), of x's type, in all projections of a call or in none. Frozen, as the weight.
+    /// The bias (out_features) in x's type. Either all projections of a call have one or none has.
+    /// It is frozen like the weight.
     pub bias: Option<Tensor>,
-    /// What is trained. At least one projection of a call has one.
+    /// The adapter, which is trained. At least one projection of a call must have one.
     pub lora: Option<Lora>,
 }
 
-/// An adapter. Both matrices are of x's type, or both f32 over an x of 16 bits; in all projections
-/// of a call the same.
+/// An adapter. Both matrices have x's type, or are f32 if x has 16 bits. The type is the same in
+/// all projections of a call.
 #[derive(Debug, Clone)]
 pub struct Lora {
     /// lora_A (rank, in_features)
@@ -30,24 +32,24 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// Whether it is part of a graph.
+    /// Whether one of the matrices is part of a graph.
     pub(crate) fn is_tracked(&self) -> bool {
         self.a.track_op() || self.b.track_op()
     }
 }
 
-/// How a call computes.
+/// The options of a call.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Dropout on the adapters' input; none by default. The mask is a function of p, seed, offset,
-    /// row and column alone, and all projections see the same: change the offset from call to call
-    /// ([`crate::Masks`] does).
+    /// Dropout on the adapters' input; none by default. The mask depends only on p, seed, offset,
+    /// row and column, and all projections share it. Change the offset from call to call, as
+    /// [`crate::Masks`] does.
     pub dropout: Option<Dropout>,
-    /// Whether backward reads the dropout's mask from memory (one bit per element of x, the
-    /// default) or draws it again.
+    /// Whether backward reads the dropout mask from memory (the default, one bit per element of x)
+    /// or draws it again.
     pub mask: Mask,
-    /// Which way round every weight of the call is stored; (out_features, in_features) by default.
+    /// How every weight of the call is stored; (out_features, in_features) by default.
     pub weight_layout: WeightLayout,
-    /// Where it computes; by default where the tensors are.
+    /// Where the call computes; by default where the tensors are.
     pub backend: Backend,
 }

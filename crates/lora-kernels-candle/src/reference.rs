@@ -1,4 +1,4 @@
-//! Calls on candle's CPU device, by the core crate's reference.
+//! Runs calls on candle's CPU device with the core crate's reference.
 
 use candle_core::{Storage, StorageRef, Tensor};
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Layer, View};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result, non_finite};
 use crate::matrix::Matrix;
 use crate::number::{Number, cpu_slice};
 
-/// Values are rounded where the kernels round them.
+/// Intermediate values are rounded where the kernels round them.
 const ROUNDED: Intermediates = Intermediates::Rounded;
 
 pub(crate) fn reference_forward<T: Number, A: Number>(
@@ -75,7 +75,7 @@ fn storage<T: Number>(matrix: &Bounded) -> Storage {
     Storage::Cpu(T::to_cpu_storage_owned(rounded.collect()))
 }
 
-/// A tensor whose memory stays while it is looked at.
+/// A tensor whose storage is locked for reading.
 struct Operand<'a> {
     storage: StorageRef<'a>,
     matrix: Matrix,
@@ -89,7 +89,7 @@ impl<'a> Operand<'a> {
         })
     }
 
-    /// From the first element to the last.
+    /// The elements from the first to the last.
     fn elements<T: Number>(&self) -> Result<&[T]> {
         let Storage::Cpu(storage) = &*self.storage else {
             return Err(Error::Unexpected {
@@ -98,7 +98,7 @@ impl<'a> Operand<'a> {
         };
         let elements = cpu_slice::<T>(storage)?;
         let Matrix { offset, .. } = self.matrix;
-        // Fewer than that, and the view is refused.
+        // If there are too few elements, making the view fails.
         Ok(elements
             .get(offset..offset + self.matrix.span())
             .unwrap_or_default())
@@ -144,15 +144,19 @@ impl<'a> Operands<'a> {
     }
 
     fn layer<T: Number, A: Number>(&self, call: &Call) -> Result<Layer<'_, T, A>> {
-        let projections = self.projections.iter().map(|one| {
-            let weight = one.weight.view()?;
+        let projections = self.projections.iter().map(|projection| {
+            let weight = projection.weight.view()?;
             Ok(reference::Projection {
                 weight: match call.problem.weight_layout() {
                     WeightLayout::OutIn => weight,
                     WeightLayout::InOut => weight.transposed(),
                 },
-                bias: one.bias.as_ref().map(Operand::elements).transpose()?,
-                adapter: one.adapter().transpose()?,
+                bias: projection
+                    .bias
+                    .as_ref()
+                    .map(Operand::elements)
+                    .transpose()?,
+                adapter: projection.adapter().transpose()?,
             })
         });
         Ok(Layer {

@@ -1,5 +1,5 @@
-//! Tensors of candle's CUDA device: the same bits as from the same tensors carried to that device,
-//! in candle's own memory and on its own stream. `cargo xtask candle-cuda` runs it on the emulated
+//! Tensors of candle's CUDA device, in candle's own memory and on its own stream, give the same
+//! bits as CPU tensors copied to that device. `cargo xtask candle-cuda` runs this on the emulated
 //! device.
 
 #[path = "against_candle/data.rs"]
@@ -15,7 +15,7 @@ use lora_kernels::{Dropout, Mask, WeightLayout};
 use lora_kernels_candle::{Backend, Lora, Options, Projection, lora_linears};
 
 #[derive(Debug, Clone)]
-struct Case {
+struct CudaCase {
     x: Vec<usize>,
     projections: Vec<(usize, usize)>,
     dtype: DType,
@@ -25,7 +25,7 @@ struct Case {
     weight_layout: WeightLayout,
 }
 
-impl Case {
+impl CudaCase {
     fn new(x: &[usize], projections: &[(usize, usize)], p: f32) -> Self {
         Self {
             x: x.to_vec(),
@@ -43,9 +43,9 @@ impl Case {
     }
 }
 
-/// y of each projection, dx, the gradients of each adapter, and the merged weights, as f32 on the
-/// CPU.
-fn run(case: &Case, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> {
+/// Returns y of each projection, dx, the gradients of each adapter, and the merged weights, as f32
+/// on the CPU.
+fn run(case: &CudaCase, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> {
     let there = |dims: &[usize], seed, dtype| numbers(dims, 0.5, seed, dtype)?.to_device(device);
     let in_features = case.x[case.x.len() - 1];
     let x = Var::from_tensor(&there(&case.x, 1, case.dtype)?)?;
@@ -89,7 +89,7 @@ fn run(case: &Case, device: &Device, backend: Backend) -> Result<Vec<Vec<f32>>> 
     let ys = lora_linears(&x, &layers, &options)?;
     let squares = ys.iter().map(|y| y.to_dtype(DType::F32)?.sqr()?.sum_all());
     let loss = squares
-        .reduce(|sum, one| sum? + one?)
+        .reduce(|sum, term| sum? + term?)
         .expect("a projection")?;
     let gradients = loss.backward()?;
     let adapters = layers.iter().filter_map(|layer| layer.lora.as_ref());
@@ -118,16 +118,16 @@ fn results_are_those_of_carried_tensors_bit_for_bit() -> Result<()> {
         (DType::F16, DType::F16),
     ] {
         for case in [
-            Case::new(&[1, 40], &[(24, 3)], 0.0),
-            Case::new(&[2, 19, 64], &[(64, 3), (24, 0), (16, 9)], 0.3),
-            Case::new(&[33, 65], &[(31, 5)], 0.1),
-            Case {
+            CudaCase::new(&[1, 40], &[(24, 3)], 0.0),
+            CudaCase::new(&[2, 19, 64], &[(64, 3), (24, 0), (16, 9)], 0.3),
+            CudaCase::new(&[33, 65], &[(31, 5)], 0.1),
+            CudaCase {
                 mask: Mask::Redrawn,
                 weight_layout: WeightLayout::InOut,
-                ..Case::new(&[9, 40], &[(24, 3), (17, 2)], 0.2)
+                ..CudaCase::new(&[9, 40], &[(24, 3), (17, 2)], 0.2)
             },
         ] {
-            let case = Case {
+            let case = CudaCase {
                 dtype,
                 adapter_dtype,
                 ..case
@@ -177,7 +177,7 @@ fn without_any_variable_there_is_no_graph() -> Result<()> {
     Ok(())
 }
 
-/// An operation that can't be walked backwards.
+/// An operation whose backward fails.
 struct OneWay;
 
 impl CustomOp1 for OneWay {
@@ -194,8 +194,8 @@ impl CustomOp1 for OneWay {
     }
 }
 
-/// dy that a failed pass has left must not be taken for the next one's, whether that has one of the
-/// same y or not.
+/// The dy that a failed pass left must not be used by the next pass, whether or not that has a dy
+/// for the same y.
 #[test]
 fn a_backward_that_failed_leaves_nothing_to_the_next() -> Result<()> {
     let device = Device::new_cuda(0)?;
@@ -224,8 +224,7 @@ fn a_backward_that_failed_leaves_nothing_to_the_next() -> Result<()> {
     Ok(())
 }
 
-/// Rows of a wider tensor, the first of them in its middle; and an output that the loss doesn't
-/// need.
+/// Views of rows in the middle of a wider tensor, and an output that the loss doesn't use.
 #[test]
 fn views_are_read_where_they_lie() -> Result<()> {
     let device = Device::new_cuda(0)?;

@@ -1,4 +1,4 @@
-//! The adapter that is trained: from PEFT's files to variables and back.
+//! The trained adapter: from PEFT's files to variables and back.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,18 +18,18 @@ type Matrices = [Vec<f32>; 2];
 
 pub struct Trained {
     config: PeftConfig,
-    /// By path. Their tensors are variables.
+    /// Keyed by path. The tensors are variables.
     modules: HashMap<String, Lora>,
     variables: Vec<Var>,
     initial: HashMap<String, Matrices>,
 }
 
-/// How far the trained adapter is from PEFT's.
+/// The difference between our trained adapter and PEFT's.
 #[derive(Debug, Serialize)]
 pub struct Deviation {
-    /// ‖ours − PEFT's‖ / ‖PEFT's‖ of all matrices together.
+    /// ‖ours − PEFT's‖ / ‖PEFT's‖ over all matrices together.
     relative_error: f64,
-    /// The same of what training has changed.
+    /// The same ratio for the change that training made.
     pub relative_error_of_change: f64,
     largest_difference: f64,
 }
@@ -89,7 +89,7 @@ impl Trained {
         self.variables.clone()
     }
 
-    /// As PEFT saves an adapter.
+    /// Writes the adapter as PEFT saves it.
     pub fn write(&self, folder: &Path) -> Result<(), Failure> {
         let mut bytes = Vec::new();
         for (path, lora) in &self.modules {
@@ -110,7 +110,7 @@ impl Trained {
         Ok(writer.write(folder, Overwrite::Never)?)
     }
 
-    /// With an adapter of the same modules and shapes.
+    /// Compares with an adapter that has the same modules and shapes.
     pub fn compare(&self, folder: &Path) -> Result<Deviation, Failure> {
         let adapter = Adapter::read(folder, &ReadOptions::default())?;
         let (mut ours, mut theirs, mut before) =
@@ -193,7 +193,7 @@ mod tests {
             .join(name)
     }
 
-    /// PEFT's trained adapter stands for ours.
+    /// PEFT's trained adapter stands in for ours.
     #[test]
     fn what_is_written_is_read_again_as_the_same_adapter() -> Result<(), Failure> {
         let trained = Trained::read(&recorded("adapter_final"), &Device::Cpu)?;

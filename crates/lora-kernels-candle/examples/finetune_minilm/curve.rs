@@ -11,7 +11,8 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 44.0;
 
-/// Both losses by step; PEFT's wider and below, so that both show where they agree.
+/// Both losses by step. PEFT's curve is wider and drawn first, so that both can be seen where they
+/// agree.
 pub fn svg(steps: &[Step], title: &str) -> String {
     let highest = steps
         .iter()

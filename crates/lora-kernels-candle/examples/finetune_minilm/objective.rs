@@ -1,15 +1,15 @@
-//! What is trained for: the first half of each sentence should find its second half among the
-//! batch's.
+//! The training objective: the first half of each sentence should find its second half among those
+//! of the batch.
 
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::loss::cross_entropy;
 
-/// What cosines are multiplied with.
+/// The factor of the cosines.
 const SCALE: f64 = 20.0;
 
-/// The loss of hidden states (sequences, tokens, hidden), of which the first half of the sequences
-/// are first halves of sentences and the second half their second halves. `mask` (sequences,
-/// tokens) is 1 where there is a token.
+/// The loss of hidden states (sequences, tokens, hidden). The first half of the sequences holds the
+/// first halves of the sentences, the second half their second halves. `mask` (sequences, tokens)
+/// is 1 where there is a token.
 pub fn loss(hidden: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let sentences = hidden.dim(0)? / 2;
     let vectors = normalised(&mean_of_tokens(hidden, mask)?)?;

@@ -1,4 +1,4 @@
-//! What PEFT did: batches, settings and losses of its run.
+//! The recording of PEFT's run: batches, settings and losses.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Results in words, as JSON and as files.
+//! Results as text, JSON and files.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,23 +10,23 @@ use crate::adapter::{Deviation, Trained};
 use crate::train::Step;
 use crate::{Failure, Type, curve};
 
-/// How far losses may be from PEFT's, and the trained adapter: of what training has changed,
-/// relative to its norm.
+/// The largest allowed differences from PEFT's run: of a loss, and of the change that training made
+/// to the adapter, relative to its norm.
 #[derive(Clone, Copy, Serialize)]
 struct Bounds {
     loss: f64,
     adapter: f64,
 }
 
-/// Everything is in f32 as it was there, but sums are taken in another order: some 1e-6 of each
-/// value, which 24 steps of AdamW carry on.
+/// Everything is in f32, as in PEFT's run, but sums are taken in another order. That changes values
+/// by some 1e-6, and 24 steps of AdamW amplify it.
 const F32: Bounds = Bounds {
     loss: 1e-3,
     adapter: 1e-3,
 };
-/// What goes in and out of each of 30 layers is rounded by up to 2⁻⁹ of itself, some of it at
-/// random against the rest. The loss takes cosines, off by some 2⁻⁹ / 4 then, times 20. Of the
-/// gradients, small ones are noise, and AdamW's first steps go by their signs.
+/// The inputs and outputs of 30 layers are rounded by up to 2⁻⁹ of their values, partly in opposite
+/// directions. That changes the cosines by some 2⁻⁹ / 4, and the loss multiplies them by 20. Small
+/// gradients are noise, but AdamW's first steps follow their signs.
 const BF16: Bounds = Bounds {
     loss: 0.02,
     adapter: 0.1,
@@ -39,11 +39,11 @@ pub struct Report {
     steps: Vec<Step>,
     largest_difference: f64,
     bounds: Bounds,
-    /// After all recorded steps.
+    /// Present after all recorded steps.
     adapter: Option<Deviation>,
 }
 
-/// One step's line.
+/// The line printed for a step.
 pub fn line(step: &Step) -> String {
     format!(
         "step {:>2}  loss {:.6}  PEFT {:.6}  difference {:+.1e}  ({:.1} s)",
@@ -57,12 +57,15 @@ impl Report {
             Type::F32 => ("f32", F32),
             Type::Bf16 => ("bf16", BF16),
         };
-        // A NaN must not be lost, as f64::max would.
+        // `f64::max` would lose a NaN.
         let differences = steps.iter().map(|step| step.difference.abs());
-        let largest = differences.fold(
-            0.0,
-            |largest, one| if one <= largest { largest } else { one },
-        );
+        let largest = differences.fold(0.0, |largest, difference| {
+            if difference <= largest {
+                largest
+            } else {
+                difference
+            }
+        });
         Self {
             dtype,
             device,
@@ -120,7 +123,7 @@ impl Report {
     }
 }
 
-/// The folder of results, which comes into being when it is complete.
+/// The folder of results, which appears when it is complete.
 pub struct Output(OutputFolder);
 
 impl Output {

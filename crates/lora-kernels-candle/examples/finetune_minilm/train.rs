@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::objective::loss;
 use crate::recording::Recording;
 
-/// One step's loss, before the adapter is changed, beside PEFT's.
+/// The loss of a step, before the adapter changes, and PEFT's.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Step {
     pub step: usize,
@@ -22,7 +22,7 @@ pub struct Step {
     pub seconds: f64,
 }
 
-/// Trains for so many steps, each printed by `show` when it is done.
+/// Trains for the given number of steps, and calls `show` after each.
 pub fn train(
     model: &Model,
     variables: Vec<Var>,

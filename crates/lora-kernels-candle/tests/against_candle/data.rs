@@ -1,4 +1,4 @@
-//! Backends, and tensors of numbers that look random.
+//! Backends, and tensors of pseudo-random numbers.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use lora_kernels_candle::{Backend, Carrier};
 use ptx_emulator::select::select;
 
-/// Both ways of computing for candle's CPU device, by name. One carrier for all tests.
+/// Both backends for candle's CPU device, with their names. All tests share one carrier.
 pub fn backends() -> [(&'static str, Backend); 2] {
     static CARRIER: OnceLock<Carrier> = OnceLock::new();
     let carrier = CARRIER.get_or_init(|| {
@@ -20,7 +20,8 @@ pub fn backends() -> [(&'static str, Backend); 2] {
     ]
 }
 
-/// Evenly distributed in [-magnitude, magnitude), rounded to `dtype`: the same for the same seed.
+/// Uniform numbers in [-magnitude, magnitude), rounded to `dtype`. The same seed gives the same
+/// numbers.
 pub fn numbers(dims: &[usize], magnitude: f64, seed: u64, dtype: DType) -> Result<Tensor> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut next = || {
@@ -40,7 +41,7 @@ pub fn variable(dims: &[usize], magnitude: f64, seed: u64, dtype: DType) -> Resu
     Var::from_tensor(&numbers(dims, magnitude, seed, dtype)?)
 }
 
-/// The same values in f64, as a variable of another graph.
+/// A new f64 variable with the same values.
 pub fn exact(tensor: &Tensor) -> Result<Var> {
     Var::from_tensor(&tensor.detach().to_dtype(DType::F64)?.contiguous()?)
 }

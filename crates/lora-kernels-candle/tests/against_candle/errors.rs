@@ -1,10 +1,10 @@
-//! What is refused, in which words, before anything is computed.
+//! Calls that are refused before anything is computed, and the messages.
 
 use candle_core::{DType, Result, Tensor};
 use lora_kernels::{Dropout, WeightLayout};
 use lora_kernels_candle::{Lora, Options, Projection, lora_linears};
 
-use crate::compare::Case;
+use crate::compare::ComparisonCase;
 use crate::data::{backends, numbers};
 
 fn tensor(dims: &[usize]) -> Tensor {
@@ -29,7 +29,7 @@ fn with_lora(layer: &Projection, change: impl Fn(&mut Lora)) -> Projection {
     layer
 }
 
-/// On every backend the same words.
+/// The message, which is the same on every backend.
 fn refused_merge(layer: &Projection, layout: WeightLayout) -> String {
     let messages = backends().map(|(_, backend)| {
         let options = Options {
@@ -47,7 +47,7 @@ fn refused_merge(layer: &Projection, layout: WeightLayout) -> String {
     message
 }
 
-/// On every backend the same words.
+/// The message, which is the same on every backend.
 fn refused(x: &Tensor, layers: &[Projection], change: impl Fn(&mut Options)) -> String {
     let mut messages = backends().map(|(_, backend)| {
         let mut options = Options {
@@ -67,20 +67,20 @@ fn refused(x: &Tensor, layers: &[Projection], change: impl Fn(&mut Options)) -> 
 
 #[test]
 fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
-    let (x, one) = (tensor(&[5, 8]), layer(6, 8, 3));
-    let alone = std::slice::from_ref(&one);
+    let (x, projection) = (tensor(&[5, 8]), layer(6, 8, 3));
+    let alone = std::slice::from_ref(&projection);
     let same = |_: &mut Options| {};
     let base_only = Projection {
         lora: None,
-        ..one.clone()
+        ..projection.clone()
     };
     let biased = Projection {
         bias: Some(tensor(&[6])),
-        ..one.clone()
+        ..projection.clone()
     };
     let wide = Projection {
         weight: tensor(&[6, 8]).to_dtype(DType::F64)?,
-        ..one.clone()
+        ..projection.clone()
     };
     for (message, words) in [
         (
@@ -90,7 +90,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
         (
             refused(
                 &x,
-                &[with_lora(&one, |lora| lora.a = tensor(&[3, 7]))],
+                &[with_lora(&projection, |lora| lora.a = tensor(&[3, 7]))],
                 same,
             ),
             vec!["lora_A is [3, 7]", "[rank, 8]"],
@@ -98,7 +98,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
         (
             refused(
                 &x,
-                &[with_lora(&one, |lora| lora.b = tensor(&[6, 4]))],
+                &[with_lora(&projection, |lora| lora.b = tensor(&[6, 4]))],
                 same,
             ),
             vec!["lora_B is [6, 4]", "[6, 3]"],
@@ -107,19 +107,23 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             refused(
                 &x,
                 &[
-                    one.clone(),
-                    with_lora(&one, |lora| lora.b = tensor(&[6, 4])),
+                    projection.clone(),
+                    with_lora(&projection, |lora| lora.b = tensor(&[6, 4])),
                 ],
                 same,
             ),
             vec!["lora_B of projection 1 is [6, 4]"],
         ),
         (
-            refused(&x, &[with_lora(&one, |lora| lora.scaling = f32::NAN)], same),
+            refused(
+                &x,
+                &[with_lora(&projection, |lora| lora.scaling = f32::NAN)],
+                same,
+            ),
             vec!["scaling NaN", "finite"],
         ),
         (
-            refused(&x, &[one.clone(), biased], same),
+            refused(&x, &[projection.clone(), biased], same),
             vec!["projection 0 has no bias", "zeros"],
         ),
         (
@@ -127,7 +131,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
                 &x,
                 &[Projection {
                     bias: Some(tensor(&[7])),
-                    ..one.clone()
+                    ..projection.clone()
                 }],
                 same,
             ),
@@ -144,7 +148,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
         (
             refused(
                 &x.to_dtype(DType::BF16)?,
-                &[with_lora(&one, |lora| {
+                &[with_lora(&projection, |lora| {
                     lora.b = tensor(&[6, 3]).to_dtype(DType::F16).unwrap()
                 })],
                 same,
@@ -174,7 +178,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
                 &x,
                 &[Projection {
                     weight: tensor(&[8, 6]).t()?,
-                    ..one.clone()
+                    ..projection.clone()
                 }],
                 same,
             ),
@@ -198,7 +202,7 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
             vec!["weight is [6, 8]", "(in_features, out_features)"],
         ),
         (
-            refused(&x, &vec![one.clone(); 9], same),
+            refused(&x, &vec![projection.clone(); 9], same),
             vec!["9 projections", "between 1 and 8"],
         ),
     ] {
@@ -212,32 +216,36 @@ fn refusals_name_the_tensor_what_is_given_and_what_is_right() -> Result<()> {
     Ok(())
 }
 
-/// The weight decides; without an x nothing speaks of one.
+/// A merge has no x: its messages compare with the weight.
 #[test]
 fn refusals_of_a_merge_name_the_tensor_that_is_wrong() -> Result<()> {
-    let one = layer(6, 8, 3);
+    let projection = layer(6, 8, 3);
     let with_weight = |weight: Tensor| Projection {
         weight,
-        ..one.clone()
+        ..projection.clone()
     };
     let (usual, transposed) = (WeightLayout::OutIn, WeightLayout::InOut);
     for (layer, layout, words) in [
         (
-            with_lora(&one, |lora| lora.a = tensor(&[3, 7])),
+            with_lora(&projection, |lora| lora.a = tensor(&[3, 7])),
             usual,
             ["lora_A is [3, 7]", "[rank, 8]"],
         ),
         (
-            with_lora(&one, |lora| lora.a = tensor(&[24])),
+            with_lora(&projection, |lora| lora.a = tensor(&[24])),
             usual,
             ["lora_A is [24]", "[rank, 8]"],
         ),
         (
-            with_lora(&one, |lora| lora.b = tensor(&[6, 4])),
+            with_lora(&projection, |lora| lora.b = tensor(&[6, 4])),
             usual,
             ["lora_B is [6, 4]", "[6, 3]"],
         ),
-        (one.clone(), transposed, ["lora_A is [3, 8]", "[rank, 6]"]),
+        (
+            projection.clone(),
+            transposed,
+            ["lora_A is [3, 8]", "[rank, 6]"],
+        ),
         (
             with_weight(tensor(&[48])),
             usual,
@@ -254,7 +262,7 @@ fn refusals_of_a_merge_name_the_tensor_that_is_wrong() -> Result<()> {
             ["weight is F64", "F32, F16 or BF16"],
         ),
         (
-            with_lora(&one, |lora| {
+            with_lora(&projection, |lora| {
                 lora.b = lora.b.to_dtype(DType::F16).expect("a cast")
             }),
             usual,
@@ -266,7 +274,7 @@ fn refusals_of_a_merge_name_the_tensor_that_is_wrong() -> Result<()> {
             ["weight with dimensions [6, 8]", "weight.contiguous()"],
         ),
         (
-            with_lora(&one, |lora| lora.scaling = f32::INFINITY),
+            with_lora(&projection, |lora| lora.scaling = f32::INFINITY),
             usual,
             ["scaling inf", "finite"],
         ),
@@ -282,10 +290,10 @@ fn refusals_of_a_merge_name_the_tensor_that_is_wrong() -> Result<()> {
     Ok(())
 }
 
-/// In f16 and bf16, adapters are of that type or f32, all of a call the same.
+/// In f16 and bf16, the adapters of a call all have that type or are all f32.
 #[test]
 fn adapters_of_two_types_are_refused() -> Result<()> {
-    let case = Case::new(&[5, 8], &[(6, 3), (4, 2)]).dtypes(DType::BF16, DType::F32);
+    let case = ComparisonCase::new(&[5, 8], &[(6, 3), (4, 2)]).dtypes(DType::BF16, DType::F32);
     let mut layers = case.layers()?;
     let lora = layers[1].lora.as_mut().expect("an adapter");
     (lora.a, lora.b) = (lora.a.to_dtype(DType::BF16)?, lora.b.to_dtype(DType::BF16)?);

@@ -1,14 +1,14 @@
-//! The call in larger graphs: used twice, in part, again, and after a failure.
+//! Calls within larger graphs: used twice, used in part, run again, and run after a failure.
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use lora_kernels_candle::lora_linears;
 
-use crate::compare::{Case, Exact, assert_close};
+use crate::compare::{ComparisonCase, Exact, assert_close};
 use crate::data::{backends, exact, numbers, values, variable};
 
-fn three() -> Case {
-    Case::new(&[11, 40], &[(24, 3), (16, 0), (9, 5)])
+fn three() -> ComparisonCase {
+    ComparisonCase::new(&[11, 40], &[(24, 3), (16, 0), (9, 5)])
 }
 
 fn gradient(gradients: &GradStore, tensor: &Tensor) -> Tensor {
@@ -17,7 +17,7 @@ fn gradient(gradients: &GradStore, tensor: &Tensor) -> Tensor {
 
 #[test]
 fn a_second_use_of_an_adapter_adds_to_its_gradient() -> Result<()> {
-    let case = Case::new(&[11, 24], &[(24, 3)]);
+    let case = ComparisonCase::new(&[11, 24], &[(24, 3)]);
     for (name, backend) in backends() {
         let (x, layers) = (variable(&case.x, 1.0, 1, DType::F32)?, case.layers()?);
         let twice = |x: &Tensor| -> Result<Tensor> {
@@ -99,7 +99,10 @@ fn an_output_that_the_loss_does_not_need_has_no_part_in_the_gradients() -> Resul
 
 #[test]
 fn without_a_variable_before_it_x_gets_no_gradient_and_adapters_theirs() -> Result<()> {
-    for case in [three(), Case::new(&[11, 40], &[(24, 3)]).dropout(0.2, 4)] {
+    for case in [
+        three(),
+        ComparisonCase::new(&[11, 40], &[(24, 3)]).dropout(0.2, 4),
+    ] {
         for (name, backend) in backends() {
             let (x, layers) = (variable(&case.x, 1.0, 1, DType::F32)?, case.layers()?);
             let run = |x: &Tensor| -> Result<GradStore> {
@@ -148,7 +151,10 @@ fn without_any_variable_there_is_no_graph() -> Result<()> {
 
 #[test]
 fn a_graph_can_be_walked_twice_and_gives_the_same_bits() -> Result<()> {
-    for case in [three().dropout(0.3, 5), Case::new(&[11, 40], &[(24, 3)])] {
+    for case in [
+        three().dropout(0.3, 5),
+        ComparisonCase::new(&[11, 40], &[(24, 3)]),
+    ] {
         for (name, backend) in backends() {
             let (x, layers) = (variable(&case.x, 1.0, 1, DType::F32)?, case.layers()?);
             let ys = lora_linears(&x, &layers, &case.options(&backend))?;
@@ -169,7 +175,7 @@ fn a_graph_can_be_walked_twice_and_gives_the_same_bits() -> Result<()> {
     Ok(())
 }
 
-/// An operation that can't be walked backwards.
+/// An operation whose backward fails.
 struct OneWay;
 
 impl CustomOp1 for OneWay {
@@ -182,8 +188,8 @@ impl CustomOp1 for OneWay {
     }
 }
 
-/// dy that a failed pass has left must not be taken for the next one's, whether that has one of the
-/// same y or not.
+/// The dy that a failed pass left must not be used by the next pass, whether or not that has a dy
+/// for the same y.
 #[test]
 fn a_backward_that_failed_leaves_nothing_to_the_next() -> Result<()> {
     let case = three();
@@ -213,7 +219,7 @@ fn a_backward_that_failed_leaves_nothing_to_the_next() -> Result<()> {
     Ok(())
 }
 
-/// The first link that is part of the graph ends the chain: nothing flows on to a token before it.
+/// The first link that is part of the graph ends the chain: no gradient flows to a token before it.
 #[test]
 fn a_frozen_adapter_before_a_trained_one_has_no_part_in_backward() -> Result<()> {
     let case = three();
@@ -240,8 +246,8 @@ fn a_frozen_adapter_before_a_trained_one_has_no_part_in_backward() -> Result<()>
     Ok(())
 }
 
-/// Each thread's pass is its own. On the CPU: on a CUDA device of candle's, graphs aren't to be
-/// shared between threads (see Backend::Local).
+/// Each thread has a pass of its own. This is tested on the CPU only: on candle's CUDA device,
+/// threads must not share graphs (see `Backend::Local`).
 #[test]
 fn two_threads_walk_one_graph_of_the_cpu_backwards() -> Result<()> {
     let case = three();

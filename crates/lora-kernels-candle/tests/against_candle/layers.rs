@@ -4,7 +4,7 @@ use candle_core::{DType, Device, ModuleT, Result, Tensor};
 use candle_nn::{AdamW, Linear, Module, Optimizer, VarBuilder, VarMap};
 use lora_kernels_candle::{Lora, LoraLinear, LoraLinears, Masks, Projection, lora_linears};
 
-use crate::compare::{Case, assert_close};
+use crate::compare::{ComparisonCase, assert_close};
 use crate::data::{backends, numbers, values};
 
 fn linear(out_features: usize, in_features: usize) -> Result<Linear> {
@@ -46,7 +46,7 @@ fn a_new_adapter_changes_nothing_and_has_pefts_names() -> Result<()> {
 
 #[test]
 fn a_layer_with_dropout_drops_in_training_only() -> Result<()> {
-    let case = Case::new(&[5, 40], &[(24, 3)]);
+    let case = ComparisonCase::new(&[5, 40], &[(24, 3)]);
     let layer = case.layers()?.swap_remove(0);
     let base = Linear::new(layer.weight.clone(), layer.bias.clone());
     let x = numbers(&case.x, 1.0, 1, DType::F32)?;
@@ -61,7 +61,7 @@ fn a_layer_with_dropout_drops_in_training_only() -> Result<()> {
     Ok(())
 }
 
-/// Learns a change of rank 2 to one of two layers that share x.
+/// Training learns a change of rank 2 to one of two layers that share x.
 #[test]
 fn training_learns_a_low_rank_change() -> Result<()> {
     let x = numbers(&[32, 24], 1.0, 1, DType::F32)?;
@@ -94,7 +94,7 @@ fn training_learns_a_low_rank_change() -> Result<()> {
     Ok(())
 }
 
-/// bf16 keeps nothing of an adapter that is small beside the weight; f16 has no number above 65504.
+/// bf16 loses an adapter that is small beside the weight, and f16 overflows above 65504.
 #[test]
 fn a_merge_with_a_report_tells_what_is_lost_and_refuses_what_overflows() -> Result<()> {
     for (name, backend) in backends() {
@@ -116,7 +116,7 @@ fn a_merge_with_a_report_tells_what_is_lost_and_refuses_what_overflows() -> Resu
                 }),
             })
         };
-        // 6 · 2⁻¹² beside 1, of which bf16 keeps 2⁻⁸
+        // The delta is 6 · 2⁻¹², and bf16's step at 1 is 2⁻⁷.
         let lossy = layer(1.0, 2f64.powi(-12), DType::BF16)?;
         let (weight, report) = lossy.merged_weight_with_report(&options)?;
         assert_eq!(
@@ -152,7 +152,7 @@ fn a_merge_with_a_report_tells_what_is_lost_and_refuses_what_overflows() -> Resu
     Ok(())
 }
 
-/// By both backends the same bits, and y as without merging.
+/// Both backends give the same bits, and y is the same as without merging.
 #[test]
 fn a_merged_layer_computes_what_the_adapted_one_does() -> Result<()> {
     for (dtype, adapter_dtype) in [
@@ -161,8 +161,8 @@ fn a_merged_layer_computes_what_the_adapted_one_does() -> Result<()> {
         (DType::F16, DType::F16),
     ] {
         for case in [
-            Case::new(&[5, 40], &[(24, 3), (17, 0), (9, 12)]),
-            Case::new(&[5, 33], &[(24, 3)]).transposed(),
+            ComparisonCase::new(&[5, 40], &[(24, 3), (17, 0), (9, 12)]),
+            ComparisonCase::new(&[5, 33], &[(24, 3)]).transposed(),
         ] {
             let case = case.dtypes(dtype, adapter_dtype);
             let (x, layers) = (numbers(&case.x, 1.0, 1, dtype)?, case.layers()?);

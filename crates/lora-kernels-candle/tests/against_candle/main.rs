@@ -1,6 +1,6 @@
-//! Results and gradients of adapted layers beside those of candle's own products and autograd in
-//! f64, by the CPU reference and carried to a CUDA device (the emulated one where there is no
-//! other).
+//! Compares results and gradients of adapted layers with candle's own products and autograd in f64.
+//! The layers are computed by the CPU reference and by a CUDA device (the emulated one if there is
+//! no other).
 
 mod cases;
 mod compare;

@@ -1,19 +1,19 @@
-//! Views are read as they lie.
+//! Views are read in place.
 
 use candle_core::{DType, Result, Tensor};
 use lora_kernels_candle::{Projection, lora_linears};
 
-use crate::compare::Case;
+use crate::compare::ComparisonCase;
 use crate::data::{backends, numbers, values};
 
 #[test]
 fn x_may_be_a_part_of_the_columns_or_rows_of_a_larger_tensor() -> Result<()> {
     for dtype in [DType::F32, DType::BF16] {
-        let case = Case::new(&[2, 9, 40], &[(24, 3)]).dtypes(dtype, dtype);
+        let case = ComparisonCase::new(&[2, 9, 40], &[(24, 3)]).dtypes(dtype, dtype);
         case.check_view(&[2, 9, 101], &|x| x.narrow(2, 3, 40))?;
         case.check_view(&[2, 9, 64], &|x| x.narrow(2, 16, 40))?;
         case.check_view(&[5, 9, 40], &|x| x.narrow(0, 2, 2))?;
-        let shared = Case::new(&[9, 33], &[(24, 3), (17, 5)])
+        let shared = ComparisonCase::new(&[9, 33], &[(24, 3), (17, 5)])
             .dtypes(dtype, dtype)
             .dropout(0.25, 3);
         shared.check_view(&[9, 2, 33], &|x| x.narrow(1, 1, 1)?.squeeze(1))?;
@@ -21,7 +21,7 @@ fn x_may_be_a_part_of_the_columns_or_rows_of_a_larger_tensor() -> Result<()> {
     Ok(())
 }
 
-/// The same numbers from a view of another matrix.
+/// A view with the same numbers into a larger matrix.
 fn within(tensor: &Tensor, before: usize, after: usize) -> Result<Tensor> {
     let (rows, columns) = tensor.dims2()?;
     let filler = |columns| numbers(&[rows, columns], 9.0, 77, tensor.dtype());
@@ -35,8 +35,8 @@ fn within(tensor: &Tensor, before: usize, after: usize) -> Result<Tensor> {
 fn weights_and_adapters_may_be_views_too() -> Result<()> {
     for (name, backend) in backends() {
         for case in [
-            Case::new(&[7, 40], &[(24, 3)]),
-            Case::new(&[7, 40], &[(24, 3)]).transposed(),
+            ComparisonCase::new(&[7, 40], &[(24, 3)]),
+            ComparisonCase::new(&[7, 40], &[(24, 3)]).transposed(),
         ] {
             let x = numbers(&case.x, 1.0, 1, DType::F32)?;
             let [layer] = &case.layers()?[..] else {
