@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::reference::relative_error;
 use lora_kernels::{DType, Element, Problem};
-use lora_kernels_bundle::cublas::{Cublas, Type, WORKSPACE_BYTES};
-use lora_kernels_bundle::ways::{self, Matrix, Product};
+use lora_kernels_baselines::cublas::products::{self, Matrix, Product};
+use lora_kernels_baselines::cublas::{Cublas, Type, WORKSPACE_BYTES};
 
 use crate::device::{Device, Noise, must};
 use crate::ours::Ours;
@@ -87,8 +87,8 @@ impl Baseline {
         let expected = results.map(|matrix| read(device, &sets, matrix));
         // What ours has left must not pass for cuBLAS's.
         sets.fill(device, &results, noise);
-        self.run(&ways::unsloth_forward(&layer), T::DTYPE)?;
-        self.run(&ways::unsloth_backward(&layer), T::DTYPE)?;
+        self.run(&products::unsloth_forward(&layer), T::DTYPE)?;
+        self.run(&products::unsloth_backward(&layer), T::DTYPE)?;
         let given = results.map(|matrix| read(device, &sets, matrix));
         let names = ["y", "dx", "d_lora_A", "d_lora_B"];
         for (name, (given, expected)) in names.into_iter().zip(given.iter().zip(&expected)) {

@@ -20,9 +20,9 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 use lora_kernels::{Element, Problem, Projection};
+use lora_kernels_baselines::cublas::products::{self, Product};
 use lora_kernels_bundle::QUICK;
 use lora_kernels_bundle::results::{Layer, Measurement, Pass, Time, Way};
-use lora_kernels_bundle::ways::{self, Product};
 use ptx_emulator::select::{Selection, select};
 
 use baseline::Baseline;
@@ -36,7 +36,7 @@ use shapes::{Plan, Shape};
 /// Of each bench.
 const SAMPLES: usize = 10;
 
-type Products = fn(&ways::Layer) -> Vec<Product>;
+type Products = fn(&products::Layer) -> Vec<Product>;
 
 struct Bench<'a, 'b> {
     group: BenchmarkGroup<'b, Clock>,
@@ -116,20 +116,20 @@ impl Bench<'_, '_> {
         let sets = Sets::new(self.device, &problem, noise)?;
         let case = Case::new(shape, rank, &sets);
         if with_plain {
-            self.cublas(&case, Pass::Forward, Way::Plain, ways::plain_forward);
-            self.cublas(&case, Pass::Backward, Way::Plain, ways::plain_backward);
+            self.cublas(&case, Pass::Forward, Way::Plain, products::plain_forward);
+            self.cublas(&case, Pass::Backward, Way::Plain, products::plain_backward);
         }
         self.cublas(
             &case,
             Pass::Forward,
             Way::Unsloth { rank },
-            ways::unsloth_forward,
+            products::unsloth_forward,
         );
         self.cublas(
             &case,
             Pass::Backward,
             Way::Unsloth { rank },
-            ways::unsloth_backward,
+            products::unsloth_backward,
         );
         for &p in dropouts {
             let device = self.device;

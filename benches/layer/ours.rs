@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
 use lora_kernels::{BackwardPlan, Dropout, Element, ForwardPlan, Problem};
-use lora_kernels_bundle::ways::{Layer, Projection};
+use lora_kernels_baselines::cublas::products::{Layer, Projection};
 
 use crate::device::Device;
 use crate::sets::Sets;

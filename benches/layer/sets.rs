@@ -3,7 +3,7 @@
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{Element, Problem, Role};
-use lora_kernels_bundle::ways::{Layer, Matrix, Projection};
+use lora_kernels_baselines::cublas::products::{Layer, Matrix, Projection};
 
 use crate::device::{Device, Noise};
 

@@ -1,15 +1,11 @@
-//! The peers that this crate is compared with, written anew from their published structure:
-//! README.md says what each one does.
+//! What lora-kernels is compared with: cuBLAS where there is a GPU ([`cublas`]), and on any device
+//! peers, written anew from their published structure. README.md says what each one does.
 //!
 //! A peer describes a forward or a backward as a list of [`Launch`]es. A list can be run on a
 //! device ([`Device`], [`Memory`]), emulated or not, and its work and traffic can be told without
 //! one.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each program that includes this module uses a part of it"
-)]
+pub mod cublas;
 
 mod device;
 mod elementwise;

@@ -1,13 +1,11 @@
-//! What the bench of a layer and the program that runs it on another machine share: cuBLAS as the
-//! baseline, and what results look like.
+//! What `cargo xtask gpu`, the bench of a layer and the program that runs both on another machine
+//! share: the bundle's manifest, and what results look like.
 
 #![warn(missing_docs)]
 
-pub mod bundle;
-pub mod cublas;
+pub mod manifest;
 pub mod markdown;
 pub mod results;
-pub mod ways;
 
 /// The variable with the path of the file in which the bench hands over what it measured.
 pub const BENCH_RESULTS: &str = "LORA_KERNELS_BENCH_RESULTS";

@@ -7,7 +7,7 @@ use ptx_emulator::counters::{Control, KernelCounters, Kind, Tally};
 use ptx_emulator::select;
 
 use crate::Outcome;
-use crate::document::Counted;
+use lora_kernels_report::document::Counted;
 
 pub struct Gpu {
     pub context: Arc<CudaContext>,

@@ -9,9 +9,9 @@ use lora_kernels::{
 };
 
 use crate::Outcome;
-use crate::document::{OURS, Run};
 use crate::gpu::Gpu;
 use crate::work::{SCALING, Sizes};
+use lora_kernels_report::document::{OURS, Run};
 
 pub struct Ours<'a> {
     gpu: &'a Gpu,

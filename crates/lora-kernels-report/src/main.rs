@@ -1,7 +1,6 @@
 //! Counts what the kernels do on the emulated device and models the traffic of what is too large to
 //! run; JSON on stdout. `cargo xtask report` calls it and makes docs/report.md of what it says.
 
-mod document;
 mod gpu;
 mod layer;
 mod model;
@@ -17,9 +16,9 @@ use lora_kernels::DType;
 use lora_kernels::plan::Variant;
 use ptx_emulator::device::{DeviceModel, H100};
 
-use document::{Document, Kernel};
 use gpu::Gpu;
 use layer::Ours;
+use lora_kernels_report::document::{Document, Kernel};
 use work::Sizes;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;

@@ -9,8 +9,8 @@ use lora_kernels::{BackwardPlan, DType, ForwardPlan, Problem, Projection};
 use ptx_emulator::device::DeviceModel;
 use ptx_emulator::l2::{self, Raster, Schedule};
 
-use crate::document::{OURS, Plan, Planned, Product};
 use crate::work::Sizes;
+use lora_kernels_report::document::{OURS, Plan, Planned, Product};
 
 /// Forward and backward on a device.
 pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::Result<[Plan; 2]> {

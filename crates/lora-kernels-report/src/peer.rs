@@ -7,10 +7,10 @@ use ptx_emulator::device::DeviceModel;
 use ptx_emulator::l2;
 
 use crate::Outcome;
-use crate::document::{Plan, Planned, Product, Run};
 use crate::gpu::Gpu;
 use crate::work::{SCALING, Sizes};
 use lora_kernels_baselines::{Device, Launch, Layer, Memory, Peer};
+use lora_kernels_report::document::{Plan, Planned, Product, Run};
 
 /// The peers' kernels are for bf16 alone.
 const DTYPE: DType = DType::BF16;

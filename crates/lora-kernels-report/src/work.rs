@@ -2,7 +2,7 @@
 
 use lora_kernels::{DType, Dropout, Problem};
 
-use crate::document::Shape;
+use lora_kernels_report::document::Shape;
 
 pub const SCALING: f32 = 2.0;
 

@@ -1,27 +1,13 @@
 //! Layers recorded from Hugging Face PEFT: the same results, from every type and placement.
 
-#[path = "../../../crates/lora-kernels-cli/src/replay/bound.rs"]
-mod bound;
-// The command line uses all of these two.
-#[allow(dead_code)]
-#[path = "../../../crates/lora-kernels-cli/src/replay/case.rs"]
-mod case;
-#[allow(dead_code)]
-#[path = "../../../crates/lora-kernels-cli/src/replay/inputs.rs"]
-mod inputs;
-#[path = "../../../crates/lora-kernels-cli/src/replay/scale.rs"]
-mod scale;
-
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::common::data::{Placed, Placement};
 use crate::common::device::Number;
 use crate::common::layer::{self, Layer, Lora, Projection};
-use bound::bound;
-use case::{Case, Matrix};
-use inputs::Inputs;
 use lora_kernels::reference::relative_error;
+use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs, largest_relative_error};
 
 const HERE: &str = "tests/fixtures";
 /// More of them lie beside some checkouts.
@@ -47,7 +33,11 @@ fn recordings(folder: &str) -> Option<Vec<PathBuf>> {
     Some(paths)
 }
 
-fn layer_of<T: Number>(case: &Case, inputs: &Inputs<T>, placement: Placement) -> Layer<T> {
+fn layer_of<T: Number>(
+    case: &RecordedLayer,
+    inputs: &RoundedInputs<T>,
+    placement: Placement,
+) -> Layer<T> {
     let placed = |matrix: &Matrix, values: &[T]| {
         Placed::from_rows(values, matrix.rows, matrix.cols, placement)
     };
@@ -88,21 +78,21 @@ fn layer_of<T: Number>(case: &Case, inputs: &Inputs<T>, placement: Placement) ->
 
 /// Compares with the reference element by element, and with PEFT's results as a whole.
 fn check<T: Number>(path: &Path) {
-    let case = Case::read(path).unwrap();
-    let inputs = Inputs::<T>::new(&case).unwrap();
+    let case = RecordedLayer::read(path).unwrap();
+    let inputs = RoundedInputs::<T>::new(&case).unwrap();
     for placement in [Placement::Dense, Placement::OddView] {
         let (forward, backward) = layer_of(&case, &inputs, placement).check();
         for (given, recorded, scale) in [
-            (&forward.y[0], &case.recorded.y, 1.0),
-            (backward.dx(), &case.recorded.dx, inputs.gradient_scale),
+            (&forward.y[0], &case.results.y, 1.0),
+            (backward.dx(), &case.results.dx, inputs.gradient_scale),
             (
                 &backward.lora().a,
-                &case.recorded.d_lora_a,
+                &case.results.d_lora_a,
                 inputs.gradient_scale,
             ),
             (
                 &backward.lora().b,
-                &case.recorded.d_lora_b,
+                &case.results.d_lora_b,
                 inputs.gradient_scale,
             ),
         ] {
@@ -120,7 +110,7 @@ fn check<T: Number>(path: &Path) {
                 recorded.name
             );
             assert!(
-                error <= bound(T::DTYPE),
+                error <= largest_relative_error(T::DTYPE),
                 "{} of {} is off by {error:e}",
                 recorded.name,
                 path.display()

@@ -2,8 +2,6 @@
 //! nvcc or a network.
 
 mod build;
-#[path = "../../../crates/lora-kernels-bundle/src/bundle.rs"]
-mod bundle;
 mod check;
 mod pack;
 
@@ -14,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 use build::Built;
-use bundle::{Kind, MANIFEST, Manifest};
+use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest};
 use pack::Packer;
 
 const NAME: &str = "lora-kernels-gpu";

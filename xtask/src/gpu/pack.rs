@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::bundle::{BLOBS, Kind, Program};
 use crate::steps::Failure;
+use lora_kernels_bundle::manifest::{BLOBS, Kind, Program};
 
 /// Every fatbin begins with it.
 const MAGIC: [u8; 4] = [0x50, 0xED, 0x55, 0xBA];

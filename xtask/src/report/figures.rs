@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::kernels::Compiled;
-use super::measured::{Document, OURS, Plan, Planned, Product, Run, Shape};
+use lora_kernels_report::document::{Document, OURS};
 
 /// What the names of figures of others begin with.
 const PEERS: &str = "peers/";
@@ -100,79 +100,6 @@ pub fn kernel_row(kernel: &Compiled) -> (String, Vec<Value>) {
     (key, row)
 }
 
-/// `8192x4096x4096 r16 bf16 dropout`: tokens, in_features, out_features.
-pub fn shape_name(shape: &Shape) -> String {
-    format!(
-        "{}x{}x{} r{} {}{}",
-        shape.tokens,
-        shape.in_features,
-        shape.out_features,
-        shape.rank,
-        shape.dtype,
-        if shape.dropout { " dropout" } else { "" }
-    )
-}
-
-impl Run {
-    pub fn name(&self) -> String {
-        format!("{}/{}", shape_name(&self.shape), self.pass)
-    }
-
-    pub fn sum(&self, of: impl Fn(&super::measured::Counted) -> f64) -> f64 {
-        self.launches.iter().map(of).sum()
-    }
-
-    /// MMA work beyond the formulas', in per cent of the product with the weight. None where no
-    /// tensor core works.
-    pub fn extra_mma_percent(&self) -> Option<f64> {
-        let done = self.sum(|launch| launch.mma_flops);
-        (done > 0.0).then(|| 100.0 * (done - self.algorithm_flops as f64) / self.base_flops as f64)
-    }
-
-    /// MMA work over the formulas'.
-    pub fn mma_over_formulas(&self) -> f64 {
-        self.sum(|launch| launch.mma_flops) / self.algorithm_flops as f64
-    }
-
-    pub fn sectors_over_minimum(&self) -> f64 {
-        self.sum(|launch| launch.sectors) * 32.0 / self.compulsory_bytes as f64
-    }
-}
-
-impl Plan {
-    pub fn name(&self) -> String {
-        format!("{}/{}/{}", self.device, shape_name(&self.shape), self.pass)
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.launches
-            .iter()
-            .map(|launch| launch.read + launch.written)
-            .sum()
-    }
-
-    /// The launch with the product with the weight.
-    pub fn product(&self) -> Option<(&Planned, &Product)> {
-        self.launches
-            .iter()
-            .find_map(|launch| Some((launch, launch.product.as_ref()?)))
-    }
-}
-
-impl Product {
-    pub fn reads_over_compulsory(&self) -> f64 {
-        self.read as f64 / self.compulsory_read as f64
-    }
-
-    /// Tiles over those that all multiprocessors could do while the one with most does its own, per
-    /// cent.
-    pub fn wave_efficiency(&self) -> f64 {
-        let busy = self.multiprocessors.min(self.blocks).max(1);
-        let most = self.tiles.div_ceil(busy);
-        100.0 * self.tiles as f64 / (most * self.multiprocessors).max(1) as f64
-    }
-}
-
 fn prefix(who: &str) -> String {
     if who == OURS {
         String::new()
@@ -256,26 +183,5 @@ mod tests {
         );
         assert_eq!(better("80/lora_forward/registers"), None);
         assert_eq!(better("peers/PEFT/executed/launches"), None);
-    }
-
-    #[test]
-    fn waves_that_are_not_full() {
-        let mut product = Product {
-            tile: (128, 256, 64),
-            tiles: 1024,
-            blocks: 132,
-            multiprocessors: 132,
-            raster: String::new(),
-            read: 29,
-            written: 0,
-            compulsory_read: 10,
-            compulsory_written: 0,
-        };
-        assert_eq!((product.wave_efficiency() * 10.0).round(), 970.0);
-        product.blocks = 128;
-        assert_eq!((product.wave_efficiency() * 10.0).round(), 970.0);
-        (product.tiles, product.blocks) = (132, 264);
-        assert_eq!(product.wave_efficiency(), 100.0);
-        assert_eq!(product.reads_over_compulsory(), 2.9);
     }
 }

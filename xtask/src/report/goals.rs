@@ -1,9 +1,9 @@
 //! The goals, each with the best that others were seen to reach, and what we have.
 
 use super::figures::{Better, over, rounded};
-use super::kernels::{Compiled, tile};
+use super::kernels::{Compiled, is_wide, tile};
 use super::loops::Math;
-use super::measured::{Counted, Document, OURS, Plan};
+use lora_kernels_report::document::{Counted, Document, OURS, Plan};
 
 /// One goal and the worst value of what it is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +137,7 @@ fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
     let of_tile = |wanted: Tile, of: fn(&Compiled) -> Option<f64>| {
         let fast = kernels.iter().filter(move |kernel| {
             let symbol = &kernel.resources.symbol;
-            kernel.resources.arch == "80" && symbol.contains("_vec") && tile(symbol) == Some(wanted)
+            kernel.resources.arch == "80" && is_wide(symbol) && tile(symbol) == Some(wanted)
         });
         fast.filter_map(move |kernel| Some((of(kernel)?, at(kernel))))
     };
@@ -148,8 +148,7 @@ fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
                 .main_loop
                 .as_ref()
                 .is_some_and(|(math, _)| *math == Math::Mma);
-            mma && kernel.resources.symbol.ends_with("_vec")
-                && tile(&kernel.resources.symbol).is_some()
+            mma && is_wide(&kernel.resources.symbol) && tile(&kernel.resources.symbol).is_some()
         });
         products.filter_map(move |kernel| Some((of(kernel)?, at(kernel))))
     };

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::loops::{self, Math, Mix};
-use super::measured::Kernel;
 use super::resources::{self, Resources};
 use super::sass::{self, Function, Instruction};
+use lora_kernels_report::document::Kernel;
 
 /// One kernel on one architecture.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,13 +83,18 @@ fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
     }
 }
 
-/// (128, 256, 64) of `..._m128n256k64_nk_vec`.
+/// (128, 256, 64) of `..._m128n256k64_vec_kn`.
 pub fn tile(symbol: &str) -> Option<(u32, u32, u32)> {
     symbol.split('_').find_map(|part| {
         let (m, rest) = part.strip_prefix('m')?.split_once('n')?;
         let (n, k) = rest.split_once('k')?;
         Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
     })
+}
+
+/// Whether a kernel copies 16 bytes at a time: `..._m128n256k64_vec_kn` does, `..._r64_any` doesn't.
+pub fn is_wide(symbol: &str) -> bool {
+    symbol.split('_').any(|part| part == "vec")
 }
 
 #[cfg(test)]
@@ -99,10 +104,21 @@ mod tests {
     #[test]
     fn tiles_of_symbols() {
         assert_eq!(
-            tile("lora_forward__sm80__bf16__m128n256k64_nk_vec"),
+            tile("lora_forward__sm80__bf16__m128n256k64_vec_kn"),
             Some((128, 256, 64))
         );
         assert_eq!(tile("lora_grad_a__sm80__bf16__r16_vec"), None);
+    }
+
+    #[test]
+    fn kernels_with_wide_copies() {
+        for symbol in [
+            "lora_forward__sm80__bf16__m64n64k64_vec_kn",
+            "lora_grad_a__sm80__bf16__r16_vec",
+        ] {
+            assert!(is_wide(symbol), "{symbol}");
+        }
+        assert!(!is_wide("lora_shrink__sm80__bf16__m16r64_any"));
     }
 
     #[test]

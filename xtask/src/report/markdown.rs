@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{Better, over, rounded, shape_name};
+use super::figures::{Better, over, rounded};
 use super::goals::{Goal, Outcome};
 use super::kernels::Compiled;
 use super::loops::Math;
-use super::measured::{Document, OURS, Plan};
 use super::peers;
+use lora_kernels_report::document::{Document, OURS, Plan};
 
 const INTRODUCTION: &str = "# What the kernels cost, without a clock
 
@@ -221,7 +221,7 @@ fn executed(text: &mut String, document: &Document) {
         rows.push(vec![
             format!(
                 "**{} {}**, {} multiprocessors",
-                shape_name(&run.shape),
+                run.shape.name(),
                 run.pass,
                 run.multiprocessors.unwrap_or_default()
             ),
@@ -294,7 +294,7 @@ fn modelled(text: &mut String, document: &Document) {
             format!(
                 "{} {} {}",
                 plan.device,
-                shape_name(&plan.shape),
+                plan.shape.name(),
                 short(&launch.symbol)
             ),
             format!("{m}x{n}x{k}"),
@@ -326,7 +326,7 @@ fn modelled(text: &mut String, document: &Document) {
             let bytes = forward.bytes() + backward.bytes();
             let compulsory = forward.compulsory_bytes + backward.compulsory_bytes;
             rows.push(vec![
-                format!("**{} {}**", forward.device, shape_name(&forward.shape)),
+                format!("**{} {}**", forward.device, forward.shape.name()),
                 (forward.launches.len() + backward.launches.len()).to_string(),
                 format!(
                     "**{:.1}** ({:.3} GiB)",

@@ -6,8 +6,6 @@ mod goals;
 mod kernels;
 mod loops;
 mod markdown;
-#[path = "../../../crates/lora-kernels-report/src/document.rs"]
-mod measured;
 mod peers;
 mod resources;
 mod sass;
@@ -23,7 +21,7 @@ use crate::steps::{Failure, Session};
 use crate::toolchain;
 use kernels::Compiled;
 use lora_kernels_build::nvcc::Nvcc;
-use measured::Document;
+use lora_kernels_report::document::Document;
 use store::Report;
 
 const PACKAGE: &str = "lora-kernels-report";

@@ -1,8 +1,8 @@
 //! This crate beside its peers: the same shapes, the same emulator, the same model.
 
-use super::figures::{over, shape_name};
+use super::figures::over;
 use super::markdown::{self, MIB};
-use super::measured::{Document, OURS, Plan, Run, Shape};
+use lora_kernels_report::document::{Document, OURS, Plan, Run, Shape};
 
 const INTRODUCTION: &str = "
 ## Side by side
@@ -40,8 +40,8 @@ pub fn table(text: &mut String, document: &Document) {
         };
         text.push_str(&format!(
             "\nDRAM traffic of {} on {device}; sectors and MMA work of {}.\n",
-            shape_name(shape),
-            shape_name(executed)
+            shape.name(),
+            executed.name()
         ));
         let ours: f64 = same()
             .filter(|entry| entry.who == OURS)

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Parser;
-use lora_kernels_bundle::bundle::{Kind, MANIFEST, Manifest};
+use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest};
 use lora_kernels_bundle::results::{Bench, Build, Device, Outcome, Results, TestRun, rows};
 use lora_kernels_bundle::{BENCH_RESULTS, QUICK, markdown};
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use lora_kernels_bundle::bundle::{BLOBS, Manifest, Program};
+use lora_kernels_bundle::manifest::{BLOBS, Manifest, Program};
 
 /// Every time anew: what an earlier run has unpacked may be another bundle's.
 pub fn unpack(bundle: &Path, manifest: &Manifest) -> Result<(), String> {

@@ -2,20 +2,21 @@
 
 use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
 
-use super::inputs::{Inputs, Number};
-use super::recorded::RecordedLayer;
+use lora_kernels_cases::{RecordedLayer, RoundedInputs};
+
+use super::Number;
 use super::report::Reference;
 
 /// The expected results of a recorded layer: from the file if it holds them, else from the f64
 /// reference.
 pub struct Expected<'a, T> {
     case: &'a RecordedLayer,
-    inputs: &'a Inputs<T>,
+    inputs: &'a RoundedInputs<T>,
     backward: Option<reference::Backward>,
 }
 
 impl<'a, T: Number> Expected<'a, T> {
-    pub fn new(case: &'a RecordedLayer, inputs: &'a Inputs<T>) -> Self {
+    pub fn new(case: &'a RecordedLayer, inputs: &'a RoundedInputs<T>) -> Self {
         Self {
             case,
             inputs,
@@ -25,7 +26,7 @@ impl<'a, T: Number> Expected<'a, T> {
 
     /// The expected tensor `name`, row-major, and where it comes from.
     pub fn tensor(&mut self, name: &str) -> Result<(Vec<f64>, Reference), ShapeError> {
-        let recorded = &self.case.recorded;
+        let recorded = &self.case.results;
         let recorded = match name {
             "y" => &recorded.y,
             "dx" => &recorded.dx,

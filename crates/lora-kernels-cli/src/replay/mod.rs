@@ -1,30 +1,31 @@
 //! `replay`: runs a recorded layer on the device, forward, and backward if the file has a dy.
 
-mod bound;
 mod expected;
-mod inputs;
 mod output;
-mod recorded;
 mod report;
 mod run;
-mod scale;
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use lora_kernels::DType;
+use lora_kernels::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+use lora_kernels::{DType, Element};
+use lora_kernels_cases::{
+    RecordedLayer, RecordedLayerError, RoundedInputs, largest_relative_error,
+};
 
 use crate::device::Gpu;
 use crate::failure::Failure;
 use crate::show;
 
-use bound::bound;
-use inputs::Inputs;
-pub use inputs::Number;
 use output::{OutputError, OutputFile};
-use recorded::{RecordedLayer, RecordedLayerError};
 use report::Outcome;
 use run::RunError;
+
+/// An element type that the kernels, cudarc and the reference all support.
+pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
+
+impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
 
 const AFTER_HELP: &str = "\
 Example:
@@ -130,7 +131,7 @@ fn replay_as<T: Number>(
     case: &RecordedLayer,
     output: Option<OutputFile>,
 ) -> Result<bool, Failure> {
-    let inputs = Inputs::<T>::new(case).map_err(|defect| RecordedLayerError::Content {
+    let inputs = RoundedInputs::<T>::new(case).map_err(|defect| RecordedLayerError::Content {
         path: case.path.clone(),
         defect,
     })?;
@@ -146,7 +147,7 @@ fn replay_as<T: Number>(
         ))?;
     }
 
-    let bound = bound(T::DTYPE);
+    let bound = largest_relative_error(T::DTYPE);
     show::line(&report::table(&outcomes, bound))?;
     if let Some(output) = output {
         write(output, &outcomes, &inputs, case.scaling)?;
@@ -157,7 +158,7 @@ fn replay_as<T: Number>(
 fn write<T: Number>(
     output: OutputFile,
     outcomes: &[Outcome],
-    inputs: &Inputs<T>,
+    inputs: &RoundedInputs<T>,
     scaling: f32,
 ) -> Result<(), OutputError> {
     let tensors = outcomes.iter().map(|outcome| {

@@ -5,8 +5,8 @@ use std::fmt;
 use lora_kernels::DType;
 use lora_kernels::reference::{ShapeError, relative_error};
 
+use super::Number;
 use super::expected::Expected;
-use super::inputs::Number;
 
 /// A tensor that the device computed.
 pub struct Outcome {

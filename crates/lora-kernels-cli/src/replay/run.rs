@@ -9,9 +9,10 @@ use lora_kernels::{
     Kernels, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
 
+use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs};
+
+use super::Number;
 use super::expected::Expected;
-use super::inputs::{Inputs, Number};
-use super::recorded::{Matrix, RecordedLayer};
 use super::report::Outcome;
 use crate::device::Gpu;
 use crate::failure::Failure;
@@ -32,7 +33,7 @@ pub enum RunError {
 pub fn run<T: Number>(
     gpu: &Gpu,
     case: &RecordedLayer,
-    inputs: &Inputs<T>,
+    inputs: &RoundedInputs<T>,
 ) -> Result<Vec<Outcome>, Failure> {
     Run {
         stream: &gpu.stream,
@@ -50,7 +51,7 @@ impl Run<'_> {
     fn run<T: Number>(
         &self,
         case: &RecordedLayer,
-        inputs: &Inputs<T>,
+        inputs: &RoundedInputs<T>,
     ) -> Result<Vec<Outcome>, Failure> {
         let problem = Problem::new(
             case.tokens(),
@@ -181,7 +182,7 @@ impl<T: Number> OnDevice<T> {
     fn new(
         device: &Run<'_>,
         case: &RecordedLayer,
-        inputs: &Inputs<T>,
+        inputs: &RoundedInputs<T>,
     ) -> Result<Self, DriverError> {
         let copy = |matrix: &Matrix, values: &Vec<T>| -> Result<_, DriverError> {
             let data = device.stream.clone_htod(values)?;

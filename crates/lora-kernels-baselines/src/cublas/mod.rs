@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use libloading::Library;
 
-use crate::ways::{Factor, Product};
+pub mod products;
+
+use products::{Factor, Product};
 
 /// The variable with the path of the library, where it is not where loaders look.
 pub const VARIABLE: &str = "LORA_KERNELS_CUBLAS";

@@ -11,7 +11,7 @@ pub const MANIFEST: &str = "suite.json";
 /// The folder of blobs; each is named by its number.
 pub const BLOBS: &str = "blobs";
 
-/// What a bundle holds, as its manifest.json has it.
+/// What a bundle holds, as its [`MANIFEST`] has it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Manifest {
     /// The repository's commit.

@@ -7,7 +7,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use half::bf16;
 
 use super::*;
-use crate::ways::{self, Layer, Matrix, Projection};
+use products::{self, Layer, Matrix, Projection};
 
 const HANDLE: usize = 0xB1A5;
 const STREAM: usize = 0x57;
@@ -241,8 +241,8 @@ fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
 fn unsloths_way_computes_forward_and_backward_of_every_projection() {
     let mut memory = Memory::default();
     let layer = layer(&mut memory, &[(7, 2), (3, 4)]);
-    run(&ways::unsloth_forward(&layer));
-    run(&ways::unsloth_backward(&layer));
+    run(&products::unsloth_forward(&layer));
+    run(&products::unsloth_backward(&layer));
     let x = memory.read(layer.x);
     let mut all = Vec::new();
     for one in &layer.projections {
@@ -276,8 +276,8 @@ fn unsloths_way_computes_forward_and_backward_of_every_projection() {
 fn the_plain_way_is_the_base_product_alone() {
     let mut memory = Memory::default();
     let layer = layer(&mut memory, &[(7, 2), (3, 4)]);
-    run(&ways::plain_forward(&layer));
-    run(&ways::plain_backward(&layer));
+    run(&products::plain_forward(&layer));
+    run(&products::plain_backward(&layer));
     let x = memory.read(layer.x);
     for one in &layer.projections {
         let w = memory.read(one.weight);

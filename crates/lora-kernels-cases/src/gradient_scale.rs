@@ -1,11 +1,11 @@
-//! The factor for dy before it is rounded to f16, like the loss scale of training in f16. Recorded
-//! gradients are often below f16's smallest number, and some exceed its largest.
+//! What dy is multiplied with before it goes to f16, as training in f16 scales the loss: recorded
+//! gradients are often below its smallest number, and some are beyond its largest.
 
 use half::f16;
 use lora_kernels::DType;
-use lora_kernels::reference::{self, Adapter, Intermediates, Layer, Projection, ShapeError, View};
+use lora_kernels::reference::{self, Adapter, Intermediates, Projection, ShapeError, View};
 
-use super::recorded::{Matrix, RecordedLayer};
+use crate::{Matrix, RecordedLayer};
 
 /// The largest relative error of rounding a number in f16's normal range: half of its epsilon.
 /// Numbers with a larger error are too close to zero.
@@ -18,12 +18,16 @@ const TARGET: f64 = 16_384.0;
 
 /// The power of two to multiply dy by. It is 1 unless dy, T or a gradient would overflow or lose
 /// small numbers.
-pub fn gradient_scale(dtype: DType, case: &RecordedLayer, dy: &Matrix) -> Result<f64, ShapeError> {
+pub(crate) fn gradient_scale(
+    dtype: DType,
+    layer: &RecordedLayer,
+    dy: &Matrix,
+) -> Result<f64, ShapeError> {
     if dtype != DType::F16 {
         return Ok(1.0);
     }
     let given: Vec<f64> = dy.data.iter().map(|&value| f64::from(value)).collect();
-    let gradients = reference::backward(&layer(case)?, &[view(dy)?], Intermediates::Exact)?;
+    let gradients = reference::backward(&reference_of(layer)?, &[view(dy)?], Intermediates::Exact)?;
     let mut stored = vec![&given, &gradients.dx.value];
     for adapter in gradients.adapters.iter().flatten() {
         stored.extend([
@@ -44,10 +48,9 @@ pub fn gradient_scale(dtype: DType, case: &RecordedLayer, dy: &Matrix) -> Result
     Ok((TARGET / largest).log2().floor().exp2())
 }
 
-/// The relative error of rounding to f16: ‖f16(values) − values‖ / ‖values‖.
+/// What rounding to f16 changes, relative to the whole: ‖f16(values) − values‖ / ‖values‖.
 fn loss(values: &[f64]) -> f64 {
-    // Values are divided by the largest, because squares of the smallest gradients underflow even
-    // in f64.
+    // Squares of the smallest gradients would vanish even in f64.
     let largest = values
         .iter()
         .fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -62,16 +65,16 @@ fn loss(values: &[f64]) -> f64 {
     f64::sqrt(changed / whole)
 }
 
-fn layer(case: &RecordedLayer) -> Result<Layer<'_, f32>, ShapeError> {
-    Ok(Layer {
-        x: view(&case.x)?,
+fn reference_of(layer: &RecordedLayer) -> Result<reference::Layer<'_, f32>, ShapeError> {
+    Ok(reference::Layer {
+        x: view(&layer.x)?,
         projections: vec![Projection {
-            weight: view(&case.weight)?,
+            weight: view(&layer.weight)?,
             bias: None,
             adapter: Some(Adapter {
-                a: view(&case.lora_a)?,
-                b: view(&case.lora_b)?,
-                scaling: case.scaling,
+                a: view(&layer.lora_a)?,
+                b: view(&layer.lora_b)?,
+                scaling: layer.scaling,
             }),
         }],
         dropout: None,
