@@ -1,29 +1,38 @@
 // C ABI of lora-kernels: CUDA kernels for linear layers with low-rank adapters (LoRA).
 //
 //   forward    y  = x*W^T + bias + s*drop(x)*A^T*B^T
-//   backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)    dA = (s*dy*B)^T*drop(x)    dB = s*dy^T*(drop(x)*A^T)
+//   backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)
+//              dA = (s*dy*B)^T*drop(x)
+//              dB = s*dy^T*(drop(x)*A^T)
 //   merge      W += sum of s*B*A
 //
-// Made by cbindgen from src/, checked by tests/header.rs. How to build, link and use it: README.md.
+// Made by cbindgen from src/, checked by tests/c/header.rs. How to build, link and use the library:
+// README.md.
 //
-// Structs. Each starts with struct_size: set it to sizeof of the struct, and everything you don't need to zero, which is the default of every
-// field that has one. A program compiled with an older header gives a smaller struct: what it lacks counts as zero. Smaller than in the first
-// published header it is refused. One compiled with a newer header gives a larger one: it is refused unless what this library doesn't know is
-// zero. Elements of an array all have the same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything else is
-// refused.
+// Structs. Each starts with struct_size: set it to sizeof of the struct, and what you don't need to
+// zero, which is the default of every field that has one. A program compiled with an older header
+// gives a smaller struct: the fields it lacks count as zero. A struct smaller than in the first
+// published header is refused. A program compiled with a newer header gives a larger struct: it is
+// refused unless the fields that this library doesn't know are zero. Elements of an array all have
+// the same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything
+// else is refused. So is a negative number that C has converted to a size_t.
 //
-// Versions. A program runs with every library whose LORA_VERSION agrees with that of its header in major and minor; between patches, structs only
-// grow. The shared library's soname is liblora_kernels.so.MAJOR.MINOR: the loader gives a program no other.
+// Versions. A program runs with every library whose LORA_VERSION agrees with that of its header in
+// major and minor; between patches, structs only grow. The shared library's soname is
+// liblora_kernels.so.MAJOR.MINOR, so the loader gives a program no other.
 //
-// Errors. A function that returns lora_status returns LORA_STATUS_OK, which is 0, or a number that never changes its meaning; lora_last_error()
-// then has a sentence on what was given, what is allowed and what to do. Every argument is checked before anything is launched. What is pointed
-// to can't be: a pointer that isn't null must be valid.
+// Errors. A function that returns lora_status returns LORA_STATUS_OK, which is 0, or a number that
+// never changes its meaning. lora_last_error() then has a sentence on what was given, what is
+// allowed and what to do. Every argument is checked before anything is launched. Memory can't be
+// checked: a pointer that isn't null must be valid.
 //
-// Memory on the device is the caller's: no function allocates any after lora_kernels_load. Matrices are row-major, columns contiguous.
-// Device addresses are uint64_t, as CUdeviceptr; from a pointer of the CUDA runtime, (uint64_t)(uintptr_t)pointer.
+// Memory on the device is the caller's: no function allocates any after lora_kernels_load. Matrices
+// are row-major, columns contiguous. Device addresses are uint64_t, as CUdeviceptr; from a pointer
+// of the CUDA runtime, (uint64_t)(uintptr_t)pointer.
 //
-// Threads. All functions may be called from any thread at any time, also with the same handle or plan; only what is being freed must not be in
-// use. lora_last_error() is the calling thread's. Every function leaves the calling thread's current CUDA context as it was.
+// Threads. All functions may be called from any thread at any time, also with the same handle or
+// plan; only what is being freed must not be in use. lora_last_error() is the calling thread's.
+// Every function leaves the calling thread's current CUDA context as it was.
 
 
 #ifndef LORA_KERNELS_H
@@ -32,7 +41,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Of this header: major << 16 | minor << 8 | patch. Numbers and layouts stay as they are where major and minor do.
+// Of this header: major << 16 | minor << 8 | patch. Numbers and layouts stay as they are where
+// major and minor do.
 #define LORA_VERSION 256
 
 // As many projections as can share x.
@@ -47,7 +57,8 @@
 // Bytes of a report in device memory.
 #define LORA_MERGE_REPORT_BYTES 48
 
-// What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below are of the library's computations.
+// What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below
+// are of the library's computations.
 enum lora_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -89,7 +100,8 @@ enum lora_status
     LORA_STATUS_ALIGNMENT = 16,
     // Elements of another type than the plan's.
     LORA_STATUS_PLANNED_DTYPE = 17,
-    // An optional argument that disagrees with the plan: given without being planned, or planned and not given.
+    // An optional argument that disagrees with the plan: given without being planned, or planned
+    // and not given.
     LORA_STATUS_OPTIONAL = 18,
     // Another number of projections than the plan's.
     LORA_STATUS_PROJECTION_COUNT = 19,
@@ -137,7 +149,8 @@ enum lora_status
     LORA_STATUS_ORDINAL = 107,
     // A device name that is not known.
     LORA_STATUS_DEVICE_NAME = 108,
-    // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part may have been launched.
+    // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
+    // may have been launched.
     LORA_STATUS_INTERNAL = 199,
 };
 #ifndef __cplusplus
@@ -169,40 +182,41 @@ typedef uint32_t lora_dtype;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// The tensors of a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features, r = rank.
-enum lora_tensor
+// What a tensor is in a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features,
+// r = rank.
+enum lora_role
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
     // Input, (M, K).
-    LORA_TENSOR_X = 0,
+    LORA_ROLE_X = 0,
     // Base weight W, (N, K), or (K, N) as LORA_WEIGHT_LAYOUT_IN_OUT.
-    LORA_TENSOR_WEIGHT = 1,
+    LORA_ROLE_WEIGHT = 1,
     // lora_A, (r, K).
-    LORA_TENSOR_LORA_A = 2,
+    LORA_ROLE_LORA_A = 2,
     // lora_B, (N, r).
-    LORA_TENSOR_LORA_B = 3,
+    LORA_ROLE_LORA_B = 3,
     // Output, (M, N).
-    LORA_TENSOR_Y = 4,
+    LORA_ROLE_Y = 4,
     // Gradient of the output, (M, N).
-    LORA_TENSOR_DY = 5,
+    LORA_ROLE_DY = 5,
     // Gradient of the input, (M, K).
-    LORA_TENSOR_DX = 6,
+    LORA_ROLE_DX = 6,
     // Gradient of lora_A, (r, K).
-    LORA_TENSOR_D_LORA_A = 7,
+    LORA_ROLE_D_LORA_A = 7,
     // Gradient of lora_B, (N, r).
-    LORA_TENSOR_D_LORA_B = 8,
+    LORA_ROLE_D_LORA_B = 8,
     // Bias, (N).
-    LORA_TENSOR_BIAS = 9,
+    LORA_ROLE_BIAS = 9,
     // Merged weight W + sum of scaling*B*A, in the shape of the weight.
-    LORA_TENSOR_MERGED = 10,
+    LORA_ROLE_MERGED = 10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
-typedef enum lora_tensor lora_tensor;
+typedef enum lora_role lora_role;
 #else
-typedef uint32_t lora_tensor;
+typedef uint32_t lora_role;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
@@ -225,7 +239,8 @@ typedef uint32_t lora_mask;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in either case.
+// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in
+// either case.
 enum lora_weight_layout
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : uint32_t
@@ -256,7 +271,8 @@ typedef struct lora_kernels lora_kernels;
 // What a merge launches, as lora_forward_plan.
 typedef struct lora_merge_plan lora_merge_plan;
 
-// What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by lora_device_named, or filled in by hand.
+// What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by
+// lora_device_named, or filled in by hand.
 typedef struct lora_device {
     // sizeof(lora_device)
     uint32_t struct_size;
@@ -290,15 +306,18 @@ typedef struct lora_projection {
 typedef struct lora_layout {
     // sizeof(lora_layout)
     uint32_t struct_size;
-    // A lora_tensor.
-    uint32_t tensor;
-    // Which projection's, or in a merge which adapter's, counted from 0; of no meaning for x and dx, and in a merge for weight and merged.
+    // A lora_role.
+    uint32_t role;
+    // Which projection's, or in a merge which adapter's, counted from 0; of no meaning for x and
+    // dx, and in a merge for weight and merged.
     size_t index;
-    // Elements from the start of one row to the start of the next, at least the number of columns. 0: the number of columns.
+    // Elements from the start of one row to the start of the next, at least the number of columns.
+    // 0: the number of columns.
     int64_t row_stride;
-    // What the address of the first element is a multiple of, in bytes: a power of two, at least the element's size. 0: 16, but an element's size
-    // for bias, d_lora_A and d_lora_B, and in a merge for lora_A and lora_B, where more is of no use. A plan made for 16 can choose the
-    // fast kernels; an address that turns out less aligned is refused.
+    // What the address of the first element is a multiple of, in bytes: a power of two, at least
+    // the element's size. 0: 16, but an element's size for bias, d_lora_A and d_lora_B, and in a
+    // merge for lora_A and lora_B, where more is of no use. A plan made for 16 can choose the fast
+    // kernels; an address that turns out less aligned is refused.
     size_t alignment;
 } lora_layout;
 
@@ -336,7 +355,8 @@ typedef struct lora_problem {
     uint32_t accumulate_d_lora_a;
     // 1: d_lora_B is added to, in all projections.
     uint32_t accumulate_d_lora_b;
-    // Layouts of matrices that aren't contiguous and 16-byte aligned. Of two for the same matrix, the later one holds.
+    // Layouts of matrices that aren't contiguous and 16-byte aligned. Of two for the same matrix,
+    // the later one holds.
     const struct lora_layout *layouts;
     // How many; may be 0.
     size_t layout_count;
@@ -348,18 +368,22 @@ typedef struct lora_plan_info {
     uint32_t struct_size;
     // Kernels that a call launches.
     uint32_t launches;
-    // Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward needs it without a backward too, a merge has none.
+    // Bytes of the buffer that carries S and the dropout mask from forward to backward. A forward
+    // needs it without a backward too, a merge has none.
     size_t saved_bytes;
-    // Bytes of scratch memory; may be 0. Neither buffer needs initialising, and nothing of this one is needed after.
+    // Bytes of scratch memory; may be 0. Neither buffer needs initialising, and nothing of this
+    // one is needed after the call.
     size_t workspace_bytes;
     // Columns of S: the ranks of all projections, each rounded up to 16.
     size_t padded_ranks;
-    // Where in saved S = scaling*drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the problem's dtype, rows contiguous.
+    // Where in saved S = scaling*drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the
+    // problem's dtype, rows contiguous.
     size_t s_offset;
     // Bytes of S.
     size_t s_bytes;
-    // Where in saved the dropout mask lies, in bytes: 64-bit words (ceil(in_features / 64), tokens); bit c of word (b, row) is set where
-    // x (row, 64*b + c) is kept, and clear beyond the last column.
+    // Where in saved the dropout mask lies, in bytes: 64-bit words (ceil(in_features / 64),
+    // tokens); bit c of word (b, row) is set where x (row, 64*b + c) is kept, and clear beyond the
+    // last column.
     size_t mask_offset;
     // Bytes of the mask; 0 if none is stored.
     size_t mask_bytes;
@@ -383,13 +407,15 @@ typedef struct lora_forward_projection {
     uint64_t y;
 } lora_forward_projection;
 
-// Dropout on the adapters' input: each element of x is zeroed with probability p, the others divided by 1 - p. The base product sees x undropped.
-// The mask is a function of seed, offset, row and column alone (Philox4x32-10): the same on every run, device and tiling. Draw a new one by
+// Dropout on the adapters' input: each element of x is zeroed with probability p, the others
+// divided by 1 - p. The base product sees x undropped. The mask is a function of seed, offset, row
+// and column alone (Philox4x32-10): the same on every run, device and tiling. Draw a new one by
 // changing offset, say to the training step.
 typedef struct lora_dropout {
     // sizeof(lora_dropout)
     uint32_t struct_size;
-    // Probability in [0, 1). Rounded to a multiple of 2^-16, and 1 / (1 - p) is taken of the rounded value.
+    // Probability in [0, 1). Rounded to a multiple of 2^-16, and 1 / (1 - p) is taken of the
+    // rounded value.
     float p;
     // Philox key.
     uint64_t seed;
@@ -397,7 +423,8 @@ typedef struct lora_dropout {
     uint64_t offset;
 } lora_dropout;
 
-// Device addresses and numbers of a forward. Shapes, strides and alignments are those of the plan's problem.
+// Device addresses and numbers of a forward. Shapes, strides and alignments are those of the
+// plan's problem.
 typedef struct lora_forward_args {
     // sizeof(lora_forward_args)
     uint32_t struct_size;
@@ -441,7 +468,8 @@ typedef struct lora_backward_projection {
     uint64_t d_lora_b;
 } lora_backward_projection;
 
-// Device addresses and numbers of a backward. Shapes, strides and alignments are those of the plan's problem.
+// Device addresses and numbers of a backward. Shapes, strides and alignments are those of the
+// plan's problem.
 typedef struct lora_backward_args {
     // sizeof(lora_backward_args)
     uint32_t struct_size;
@@ -467,7 +495,8 @@ typedef struct lora_backward_args {
     size_t workspace_bytes;
 } lora_backward_args;
 
-// Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded once. A negative scaling takes an adapter out again.
+// Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded
+// once. A negative scaling takes an adapter out again.
 typedef struct lora_merge_problem {
     // sizeof(lora_merge_problem)
     uint32_t struct_size;
@@ -485,12 +514,13 @@ typedef struct lora_merge_problem {
     uint32_t adapter_dtype;
     // A lora_weight_layout, of the weight and the merged one.
     uint32_t weight_layout;
-    // 1: nothing is written if a merged element would be a NaN or an infinity. It takes two more launches, and a report, which tells.
+    // 1: nothing is written if a merged element would be a NaN or an infinity. It takes two more
+    // launches, and a report, which tells.
     uint32_t safe;
     // 1: a report is written, by one more launch. A safe merge has one always.
     uint32_t report;
-    // Layouts of weight, merged, lora_A or lora_B that aren't contiguous and 16-byte aligned. The weight's is the merged one's too, unless a later
-    // one says otherwise.
+    // Layouts of weight, merged, lora_A or lora_B that aren't contiguous and 16-byte aligned. The
+    // weight's is the merged one's too, unless a later one says otherwise.
     const struct lora_layout *layouts;
     // How many; may be 0.
     size_t layout_count;
@@ -500,7 +530,8 @@ typedef struct lora_merge_problem {
 typedef struct lora_merge_adapter {
     // sizeof(lora_merge_adapter)
     uint32_t struct_size;
-    // lora_alpha / rank or lora_alpha / sqrt(rank), times the adapter's own weight among several; negative to take it out.
+    // lora_alpha / rank or lora_alpha / sqrt(rank), times the adapter's own weight among several;
+    // negative to take it out.
     float scaling;
     // (rank, in_features).
     uint64_t lora_a;
@@ -508,7 +539,8 @@ typedef struct lora_merge_adapter {
     uint64_t lora_b;
 } lora_merge_adapter;
 
-// Device addresses and numbers of a merge. Shapes, strides and alignments are those of the plan's problem.
+// Device addresses and numbers of a merge. Shapes, strides and alignments are those of the plan's
+// problem.
 typedef struct lora_merge_args {
     // sizeof(lora_merge_args)
     uint32_t struct_size;
@@ -522,7 +554,8 @@ typedef struct lora_merge_args {
     const struct lora_merge_adapter *adapters;
     // How many.
     size_t adapter_count;
-    // Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no report.
+    // Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no
+    // report.
     uint64_t report;
     // What there is at report: at least LORA_MERGE_REPORT_BYTES.
     size_t report_bytes;
@@ -552,7 +585,8 @@ typedef struct lora_merge_report {
     double error_squares;
     // unchanged / nonzero; 0 where there are none.
     double unchanged_share;
-    // |stored change - delta| / |delta|: 0 is exact, 1 as if nothing had been merged; 0 where there is no delta.
+    // |stored change - delta| / |delta|: 0 is exact, 1 as if nothing had been merged; 0 where
+    // there is no delta.
     double relative_error;
 } lora_merge_report;
 
@@ -560,21 +594,25 @@ typedef struct lora_merge_report {
 extern "C" {
 #endif // __cplusplus
 
-// LORA_VERSION of the library, which a program can compare with that of the header it was compiled with.
+// LORA_VERSION of the library, which a program can compare with that of the header it was compiled
+// with.
 uint32_t lora_version(void);
 
-// What went wrong in the last call of this thread that failed, in a sentence; empty if none has. Valid until the thread's next call that fails.
+// What went wrong in the last call of this thread that failed, in a sentence; empty if none has.
+// Valid until the thread's next call that fails.
 const char *lora_last_error(void);
 
-// The CUresult of the last call of this thread that failed, if its status was LORA_STATUS_DRIVER; else 0.
+// The CUresult of the last call of this thread that failed, if its status was LORA_STATUS_DRIVER;
+// else 0.
 int32_t lora_last_cuda_result(void);
 
-// The name of a lora_status, such as "LORA_STATUS_STRIDE"; "unknown" for a number that is none. Always valid.
+// The name of a lora_status, such as "LORA_STATUS_STRIDE"; "unknown" for a number that is none.
+// Always valid.
 const char *lora_status_name(int32_t status);
 
 // The properties of a GPU that the library knows, for plans on a machine without it.
 //
-// name: "a100", "rtx3090", "rtx4090", "l40s", "h100", "b200" or "rtx5090".
+// name: such as "h100"; the error about an unknown one lists the known ones.
 // device: out, its struct_size set.
 lora_status lora_device_named(const char *name, struct lora_device *device);
 
@@ -583,14 +621,18 @@ lora_status lora_device_named(const char *name, struct lora_device *device);
 // problem: what is to be computed; nothing of it is needed after.
 // device: what it is to run on.
 // plan: out, to be freed by lora_forward_plan_free; untouched on failure.
-lora_status lora_forward_plan_new(const struct lora_problem *problem, const struct lora_device *device, struct lora_forward_plan **plan);
+lora_status lora_forward_plan_new(const struct lora_problem *problem,
+                                  const struct lora_device *device,
+                                  struct lora_forward_plan **plan);
 
 // The memory that a forward needs.
 //
 // info: out, its struct_size set.
-lora_status lora_forward_plan_info(const struct lora_forward_plan *plan, struct lora_plan_info *info);
+lora_status lora_forward_plan_info(const struct lora_forward_plan *plan,
+                                   struct lora_plan_info *info);
 
-// The plan in words: its kernels, their grids, and why. It lives as long as the plan. Null, and an error, if the plan is null.
+// The plan in words: its kernels, their grids, and why. It lives as long as the plan. Null, and an
+// error, if the plan is null.
 const char *lora_forward_plan_description(const struct lora_forward_plan *plan);
 
 // Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
@@ -599,12 +641,15 @@ void lora_forward_plan_free(struct lora_forward_plan *plan);
 // Plans a backward, as lora_forward_plan_new plans a forward.
 //
 // plan: out, to be freed by lora_backward_plan_free; untouched on failure.
-lora_status lora_backward_plan_new(const struct lora_problem *problem, const struct lora_device *device, struct lora_backward_plan **plan);
+lora_status lora_backward_plan_new(const struct lora_problem *problem,
+                                   const struct lora_device *device,
+                                   struct lora_backward_plan **plan);
 
 // The memory that a backward needs; saved is the forward's.
 //
 // info: out, its struct_size set.
-lora_status lora_backward_plan_info(const struct lora_backward_plan *plan, struct lora_plan_info *info);
+lora_status lora_backward_plan_info(const struct lora_backward_plan *plan,
+                                    struct lora_plan_info *info);
 
 // The plan in words, as lora_forward_plan_description.
 const char *lora_backward_plan_description(const struct lora_backward_plan *plan);
@@ -612,22 +657,24 @@ const char *lora_backward_plan_description(const struct lora_backward_plan *plan
 // Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
 void lora_backward_plan_free(struct lora_backward_plan *plan);
 
-// Retains the primary context of a device, the one that the CUDA runtime uses too, and loads the kernels into it. Do it once, not while a stream
-// is being captured; lora_kernels_free undoes it.
+// Retains the primary context of a device, the one that the CUDA runtime uses too, and loads the
+// kernels into it. Do it once, not while a stream is being captured; lora_kernels_free undoes it.
 //
 // device: its ordinal, from 0.
 // kernels: out, the handle; untouched on failure.
 //
-// LORA_STATUS_NO_DRIVER without a driver, LORA_STATUS_KERNELS_NOT_BUILT if the library was built without its kernels, LORA_STATUS_DEVICE on a
-// GPU before compute capability 8.0, LORA_STATUS_DRIVER if the driver has no such device or refuses the kernels.
-lora_status lora_kernels_load(int32_t device,
-                              struct lora_kernels **kernels);
+// LORA_STATUS_NO_DRIVER without a driver, LORA_STATUS_KERNELS_NOT_BUILT if the library was built
+// without its kernels, LORA_STATUS_DEVICE on a GPU before compute capability 8.0,
+// LORA_STATUS_DRIVER if the driver has no such device or refuses the kernels.
+lora_status lora_kernels_load(int32_t device, struct lora_kernels **kernels);
 
-// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph that was captured from calls with this handle
-// must not be launched any more. Null is nothing to do.
+// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph
+// that was captured from calls with this handle must not be launched any more. Null is nothing to
+// do.
 //
-// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none is under way. Where nothing else retains the
-// primary context, it ends with its last handle: no thread may have it current then, the calling one included. The CUDA runtime retains it.
+// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none
+// is under way. Where nothing else retains the primary context, it ends with its last handle: no
+// thread may have it current then, the calling one included. The CUDA runtime retains it.
 void lora_kernels_free(struct lora_kernels *kernels);
 
 // What plans need to know of the handle's device.
@@ -635,26 +682,30 @@ void lora_kernels_free(struct lora_kernels *kernels);
 // device: out, its struct_size set.
 lora_status lora_kernels_device(const struct lora_kernels *kernels, struct lora_device *device);
 
-// The CUcontext of the handle: streams and device addresses given to calls with it are of this context.
+// The CUcontext of the handle: streams and device addresses given to calls with it are of this
+// context.
 //
 // context: out.
 lora_status lora_kernels_context(const struct lora_kernels *kernels, void **context);
 
-// Enqueues a forward on a stream: y = x*W^T + bias + scaling*drop(x)*A^T*B^T for every projection. Nothing on the device is allocated or waited
-// for, so the stream may be capturing. The same bits on every run.
+// Enqueues a forward on a stream: y = x*W^T + bias + scaling*drop(x)*A^T*B^T for every projection.
+// Nothing on the device is allocated or waited for, so the stream may be capturing. The same bits
+// on every run.
 //
 // stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 //
-// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What goes wrong on the device, say by a device
-// address with too little memory behind it, shows when the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory
-// stays valid until the stream has run the call.
+// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What
+// goes wrong on the device, say by a device address with too little memory behind it, shows when
+// the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory stays
+// valid until the stream has run the call.
 lora_status lora_forward(const struct lora_kernels *kernels,
                          const struct lora_forward_plan *plan,
                          const struct lora_forward_args *args,
                          void *stream);
 
-// Enqueues a backward on a stream, as lora_forward does a forward: with T = scaling*dy*B of every projection, dx = sum of dy*W +
-// mask o (sum of T*A)/(1-p), d_lora_A = T^T*drop(x), d_lora_B = scaling*dy^T*(drop(x)*A^T).
+// Enqueues a backward on a stream, as lora_forward does a forward: with T = scaling*dy*B of every
+// projection, dx = sum of dy*W + mask o (sum of T*A)/(1-p), d_lora_A = T^T*drop(x), d_lora_B =
+// scaling*dy^T*(drop(x)*A^T).
 lora_status lora_backward(const struct lora_kernels *kernels,
                           const struct lora_backward_plan *plan,
                           const struct lora_backward_args *args,
@@ -665,7 +716,9 @@ lora_status lora_backward(const struct lora_kernels *kernels,
 // problem: what is to be merged; nothing of it is needed after.
 // device: what it is to run on.
 // plan: out, to be freed by lora_merge_plan_free; untouched on failure.
-lora_status lora_merge_plan_new(const struct lora_merge_problem *problem, const struct lora_device *device, struct lora_merge_plan **plan);
+lora_status lora_merge_plan_new(const struct lora_merge_problem *problem,
+                                const struct lora_device *device,
+                                struct lora_merge_plan **plan);
 
 // The scratch memory that a merge needs: workspace_bytes. What a lora_plan_info has of saved is 0.
 //
@@ -678,7 +731,8 @@ const char *lora_merge_plan_description(const struct lora_merge_plan *plan);
 // Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
 void lora_merge_plan_free(struct lora_merge_plan *plan);
 
-// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A, every bit determined.
+// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,
+// every bit determined.
 //
 // stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 lora_status lora_merge(const struct lora_kernels *kernels,
@@ -686,7 +740,8 @@ lora_status lora_merge(const struct lora_kernels *kernels,
                        const struct lora_merge_args *args,
                        void *stream);
 
-// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the host.
+// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the
+// host.
 //
 // bytes: the copy, of any alignment.
 // report: out, its struct_size set.

@@ -3,17 +3,63 @@
 use std::ffi::c_void;
 
 use kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
-use kernels::{Argument, Dropout, Problem};
+use kernels::{Argument, BackwardPlan, Dropout, ForwardPlan, Kernels, Problem};
 
-use crate::arguments::{lora_backward_args, lora_dropout, lora_forward_args};
+use crate::arguments::{
+    lora_backward_args, lora_backward_projection, lora_dropout, lora_forward_args,
+    lora_forward_projection,
+};
 use crate::context::Pushed;
 use crate::error::Result;
 use crate::handle::lora_kernels;
 use crate::plan::{lora_backward_plan, lora_forward_plan};
+use crate::planned::{Handle, planned};
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, borrow, elements, read, reserved};
+use crate::structs::{Versioned, borrow, converted, read, reserved, size};
 
-const PLACE: &str = "args";
+/// The arguments of a call.
+pub trait Args: Versioned {
+    /// The field without a meaning yet.
+    fn reserved(&self) -> u32;
+}
+
+impl Args for lora_forward_args {
+    fn reserved(&self) -> u32 {
+        self.reserved
+    }
+}
+
+impl Args for lora_backward_args {
+    fn reserved(&self) -> u32 {
+        self.reserved
+    }
+}
+
+/// What every call does around its own part: it reads its arguments and makes the handle's context
+/// current.
+///
+/// # Safety
+/// `kernels` and `plan` are null or live, `args` is as [`read`] takes it.
+pub unsafe fn enqueue<H: Handle, A: Args>(
+    kernels: *const lora_kernels,
+    plan: *const H,
+    args: *const A,
+    call: impl FnOnce(&Kernels, &H::Plan, A) -> Result<()>,
+) -> lora_status {
+    run(|| {
+        // SAFETY: the caller's promise.
+        let (kernels, plan, args) = unsafe {
+            (
+                &borrow(kernels, "kernels")?.inner,
+                &planned(plan)?.plan,
+                read(args, "args")?,
+            )
+        };
+        reserved("args", args.reserved())?;
+        let _pushed = Pushed::new(kernels.context().cu_ctx())?;
+        call(kernels, plan, args)
+    })
+}
 
 /// Enqueues a forward on a stream: y = x*W^T + bias + scaling*drop(x)*A^T*B^T for every projection.
 /// Nothing on the device is allocated or waited for, so the stream may be capturing. The same bits
@@ -32,53 +78,38 @@ pub unsafe extern "C" fn lora_forward(
     args: *const lora_forward_args,
     stream: *mut c_void,
 ) -> lora_status {
-    run(|| {
-        // SAFETY: the caller's promise: null or valid.
-        let (kernels, plan, args) = unsafe {
-            (
-                &borrow(kernels, "kernels")?.inner,
-                &borrow(plan, "plan")?.inner,
-                read(args, PLACE)?,
-            )
+    let call = |kernels: &Kernels, plan: &ForwardPlan, args: lora_forward_args| {
+        let convert = |projection: lora_forward_projection| ForwardProjectionArgs {
+            weight: projection.weight,
+            bias: projection.bias,
+            lora_a: projection.lora_a,
+            lora_b: projection.lora_b,
+            scaling: projection.scaling,
+            y: projection.y,
         };
-        reserved(PLACE, args.reserved)?;
-        let fill = |one: crate::arguments::lora_forward_projection| ForwardProjectionArgs {
-            weight: one.weight,
-            bias: one.bias,
-            lora_a: one.lora_a,
-            lora_b: one.lora_b,
-            scaling: one.scaling,
-            y: one.y,
-        };
+        let count = projection_count(args.projection_count, plan.problem())?;
         // SAFETY: the caller's promise: null or valid.
         let (projections, dropout) = unsafe {
             (
-                projections(
-                    args.projections,
-                    args.projection_count,
-                    plan.problem(),
-                    fill,
-                )?,
+                projections(args.projections, count, convert)?,
                 dropout(args.dropout)?,
             )
         };
-        room(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
-        room(
-            Argument::Workspace,
-            args.workspace_bytes,
-            plan.workspace_bytes(),
-        )?;
+        check_bytes(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
+        let workspace_bytes = plan.workspace_bytes();
+        check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
         let raw = ForwardArgs {
             x: args.x,
-            projections: &projections[..args.projection_count],
+            projections: &projections[..count],
             dropout,
             saved: args.saved,
             workspace: args.workspace,
         };
-        let _pushed = Pushed::new(kernels.context().cu_ctx())?;
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?)
-    })
+    };
+    // SAFETY: the caller's promise: null or valid.
+    unsafe { enqueue(kernels, plan, args, call) }
 }
 
 /// Enqueues a backward on a stream, as lora_forward does a forward: with T = scaling*dy*B of every
@@ -91,82 +122,62 @@ pub unsafe extern "C" fn lora_backward(
     args: *const lora_backward_args,
     stream: *mut c_void,
 ) -> lora_status {
-    run(|| {
-        // SAFETY: the caller's promise: null or valid.
-        let (kernels, plan, args) = unsafe {
-            (
-                &borrow(kernels, "kernels")?.inner,
-                &borrow(plan, "plan")?.inner,
-                read(args, PLACE)?,
-            )
+    let call = |kernels: &Kernels, plan: &BackwardPlan, args: lora_backward_args| {
+        let convert = |projection: lora_backward_projection| BackwardProjectionArgs {
+            dy: projection.dy,
+            weight: projection.weight,
+            lora_a: projection.lora_a,
+            lora_b: projection.lora_b,
+            scaling: projection.scaling,
+            d_lora_a: projection.d_lora_a,
+            d_lora_b: projection.d_lora_b,
         };
-        reserved(PLACE, args.reserved)?;
-        let fill = |one: crate::arguments::lora_backward_projection| BackwardProjectionArgs {
-            dy: one.dy,
-            weight: one.weight,
-            lora_a: one.lora_a,
-            lora_b: one.lora_b,
-            scaling: one.scaling,
-            d_lora_a: one.d_lora_a,
-            d_lora_b: one.d_lora_b,
-        };
+        let count = projection_count(args.projection_count, plan.problem())?;
         // SAFETY: the caller's promise: null or valid.
         let (projections, dropout) = unsafe {
             (
-                projections(
-                    args.projections,
-                    args.projection_count,
-                    plan.problem(),
-                    fill,
-                )?,
+                projections(args.projections, count, convert)?,
                 dropout(args.dropout)?,
             )
         };
-        room(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
-        room(
-            Argument::Workspace,
-            args.workspace_bytes,
-            plan.workspace_bytes(),
-        )?;
+        check_bytes(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
+        let workspace_bytes = plan.workspace_bytes();
+        check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
         let raw = BackwardArgs {
             x: args.x,
-            projections: &projections[..args.projection_count],
+            projections: &projections[..count],
             dropout,
             saved: args.saved,
             dx: args.dx,
             workspace: args.workspace,
         };
-        let _pushed = Pushed::new(kernels.context().cu_ctx())?;
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.backward_raw(plan, &raw, stream.cast()) }?)
-    })
+    };
+    // SAFETY: the caller's promise: null or valid.
+    unsafe { enqueue(kernels, plan, args, call) }
 }
 
-/// As many projections as the plan has, without an allocation.
-///
+/// The number of projections of a call, which is its plan's.
+fn projection_count(given: usize, problem: &Problem) -> Result<usize> {
+    let status = lora_status::ProjectionCount;
+    let given = size("args.projection_count", given, status)?;
+    let planned = problem.projections().len();
+    if given != planned {
+        return Err(kernels::Error::ProjectionCount { given, planned }.into());
+    }
+    Ok(given)
+}
+
 /// # Safety
-/// As [`elements`].
+/// As [`converted`].
 unsafe fn projections<T: Versioned, R: Copy + Default>(
     pointer: *const T,
     count: usize,
-    problem: &Problem,
-    fill: impl Fn(T) -> R,
+    convert: impl Fn(T) -> R,
 ) -> Result<[R; Problem::MAX_PROJECTIONS]> {
-    let planned = problem.projections().len();
-    if count != planned {
-        return Err(kernels::Error::ProjectionCount {
-            given: count,
-            planned,
-        }
-        .into());
-    }
-    let mut filled = [R::default(); Problem::MAX_PROJECTIONS];
     // SAFETY: the caller's promise.
-    let given = unsafe { elements(pointer, count, "args->projections") }?;
-    for (slot, one) in filled.iter_mut().zip(given) {
-        *slot = fill(one?);
-    }
-    Ok(filled)
+    unsafe { converted(pointer, count, "args->projections", convert) }
 }
 
 /// # Safety
@@ -184,7 +195,10 @@ unsafe fn dropout(pointer: *const lora_dropout) -> Result<Option<Dropout>> {
     }))
 }
 
-pub fn room(buffer: Argument, given: usize, needed: usize) -> Result<()> {
+/// An error if a buffer has fewer bytes than a plan needs.
+pub fn check_bytes(buffer: Argument, given: usize, needed: usize) -> Result<()> {
+    let name = format_args!("args.{buffer}_bytes");
+    let given = size(name, given, lora_status::Buffer)?;
     if given < needed {
         return Err(kernels::Error::Buffer {
             buffer,

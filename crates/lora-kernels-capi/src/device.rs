@@ -6,7 +6,7 @@ use kernels::DeviceProps;
 
 use crate::error::{Error, Result};
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, read, write};
+use crate::structs::{Versioned, read, size, write};
 
 /// What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by
 /// lora_device_named, or filled in by hand.
@@ -52,35 +52,48 @@ impl From<&DeviceProps> for lora_device {
 
 /// # Safety
 /// As [`read`].
-pub unsafe fn properties(device: *const lora_device) -> Result<DeviceProps> {
+pub unsafe fn device_props(device: *const lora_device) -> Result<DeviceProps> {
     // SAFETY: the caller's promise.
     let device = unsafe { read(device, "device") }?;
+    let number = |name, given: u32| {
+        // Sign-extended, so that a negative number stays one.
+        let wide = given.cast_signed() as usize;
+        size(name, wide, lora_status::Device).map(|_| given)
+    };
     Ok(DeviceProps::new(
-        (device.compute_major, device.compute_minor),
-        device.multiprocessors,
-        device.shared_per_block,
-        device.shared_per_multiprocessor,
-        device.l2_bytes,
+        (
+            number("device.compute_major", device.compute_major)?,
+            number("device.compute_minor", device.compute_minor)?,
+        ),
+        number("device.multiprocessors", device.multiprocessors)?,
+        number("device.shared_per_block", device.shared_per_block)?,
+        number(
+            "device.shared_per_multiprocessor",
+            device.shared_per_multiprocessor,
+        )?,
+        size(
+            "device.l2_bytes",
+            device.l2_bytes as usize,
+            lora_status::Device,
+        )? as u64,
     ))
 }
 
 fn named(name: &str) -> Result<DeviceProps> {
     let all = DeviceProps::named();
-    let known = all
-        .iter()
-        .map(|(name, _)| *name)
-        .collect::<Vec<_>>()
-        .join(", ");
-    let found = all.into_iter().find(|(one, _)| *one == name);
-    found.map(|(_, props)| props).ok_or(Error::DeviceName {
-        given: name.into(),
-        known,
-    })
+    let known: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
+    let found = all.into_iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, props)| props)
+        .ok_or_else(|| Error::DeviceName {
+            given: name.into(),
+            known: known.join(", "),
+        })
 }
 
 /// The properties of a GPU that the library knows, for plans on a machine without it.
 ///
-/// name: "a100", "rtx3090", "rtx4090", "l40s", "h100", "b200" or "rtx5090".
+/// name: such as "h100"; the error about an unknown one lists the known ones.
 /// device: out, its struct_size set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_device_named(
@@ -90,7 +103,7 @@ pub unsafe extern "C" fn lora_device_named(
     run(|| {
         if name.is_null() {
             return Err(Error::NullArgument {
-                place: "name".into(),
+                argument: "name".into(),
             });
         }
         // SAFETY: not null, so a string by the caller's promise.

@@ -1,8 +1,8 @@
-//! Numbers that stand for something, and what they stand for.
+//! The enums of the header, and what they mean to the core.
 
 use kernels::{DType, Mask, Role, WeightLayout};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{ArgumentPath, Error, Given, Result};
 
 /// An element type.
 #[repr(u32)]
@@ -16,11 +16,11 @@ pub enum lora_dtype {
     F32 = 3,
 }
 
-/// The tensors of a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features, r =
-/// rank.
+/// What a tensor is in a layer. Shapes, row-major: M = tokens, K = in_features, N = out_features,
+/// r = rank.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy)]
-pub enum lora_tensor {
+pub enum lora_role {
     /// Input, (M, K).
     X = 0,
     /// Base weight W, (N, K), or (K, N) as LORA_WEIGHT_LAYOUT_IN_OUT.
@@ -70,17 +70,17 @@ const _: () = {
     assert!(lora_dtype::F16 as u32 == DType::F16 as u32);
     assert!(lora_dtype::Bf16 as u32 == DType::BF16 as u32);
     assert!(lora_dtype::F32 as u32 == DType::F32 as u32);
-    assert!(lora_tensor::X as u32 == Role::X as u32);
-    assert!(lora_tensor::Weight as u32 == Role::Weight as u32);
-    assert!(lora_tensor::LoraA as u32 == Role::LoraA as u32);
-    assert!(lora_tensor::LoraB as u32 == Role::LoraB as u32);
-    assert!(lora_tensor::Y as u32 == Role::Y as u32);
-    assert!(lora_tensor::Dy as u32 == Role::DY as u32);
-    assert!(lora_tensor::Dx as u32 == Role::DX as u32);
-    assert!(lora_tensor::DLoraA as u32 == Role::DLoraA as u32);
-    assert!(lora_tensor::DLoraB as u32 == Role::DLoraB as u32);
-    assert!(lora_tensor::Bias as u32 == Role::Bias as u32);
-    assert!(lora_tensor::Merged as u32 == Role::Merged as u32);
+    assert!(lora_role::X as u32 == Role::X as u32);
+    assert!(lora_role::Weight as u32 == Role::Weight as u32);
+    assert!(lora_role::LoraA as u32 == Role::LoraA as u32);
+    assert!(lora_role::LoraB as u32 == Role::LoraB as u32);
+    assert!(lora_role::Y as u32 == Role::Y as u32);
+    assert!(lora_role::Dy as u32 == Role::DY as u32);
+    assert!(lora_role::Dx as u32 == Role::DX as u32);
+    assert!(lora_role::DLoraA as u32 == Role::DLoraA as u32);
+    assert!(lora_role::DLoraB as u32 == Role::DLoraB as u32);
+    assert!(lora_role::Bias as u32 == Role::Bias as u32);
+    assert!(lora_role::Merged as u32 == Role::Merged as u32);
     assert!(lora_mask::Stored as u32 == Mask::Stored as u32);
     assert!(lora_mask::Redrawn as u32 == Mask::Redrawn as u32);
     assert!(lora_weight_layout::OutIn as u32 == WeightLayout::OutIn as u32);
@@ -88,49 +88,45 @@ const _: () = {
 };
 
 fn unknown<T>(
-    place: impl Into<Place>,
+    argument: impl Into<ArgumentPath>,
     field: &'static str,
     given: u32,
     allowed: &'static str,
 ) -> Result<T> {
     Err(Error::Enumeration {
-        place: place.into(),
+        argument: argument.into(),
         field,
-        given,
+        given: Given(given),
         allowed,
     })
 }
 
-pub fn dtype(place: &'static str, field: &'static str, given: u32) -> Result<DType> {
-    let found = DType::ALL.into_iter().find(|one| *one as u32 == given);
+pub fn dtype(argument: &'static str, field: &'static str, given: u32) -> Result<DType> {
     let allowed = "LORA_DTYPE_F16 (1), LORA_DTYPE_BF16 (2), LORA_DTYPE_F32 (3)";
-    found.map_or_else(|| unknown(place, field, given, allowed), Ok)
+    let found = DType::ALL.into_iter().find(|dtype| *dtype as u32 == given);
+    found.map_or_else(|| unknown(argument, field, given, allowed), Ok)
 }
 
-pub fn tensor(place: Place, given: u32) -> Result<Role> {
-    let found = Role::ALL.into_iter().find(|one| *one as u32 == given);
-    let allowed = "LORA_TENSOR_X (0) to LORA_TENSOR_MERGED (10)";
-    found.map_or_else(|| unknown(place, "tensor", given, allowed), Ok)
+pub fn role(argument: ArgumentPath, given: u32) -> Result<Role> {
+    let allowed = "LORA_ROLE_X (0) to LORA_ROLE_MERGED (10)";
+    let found = Role::ALL.into_iter().find(|role| *role as u32 == given);
+    found.map_or_else(|| unknown(argument, "role", given, allowed), Ok)
 }
 
-pub fn mask(place: &'static str, given: u32) -> Result<Mask> {
+pub fn mask(argument: &'static str, given: u32) -> Result<Mask> {
+    let allowed = "LORA_MASK_STORED (0), LORA_MASK_REDRAWN (1)";
     match given {
         0 => Ok(Mask::Stored),
         1 => Ok(Mask::Redrawn),
-        _ => unknown(
-            place,
-            "mask",
-            given,
-            "LORA_MASK_STORED (0), LORA_MASK_REDRAWN (1)",
-        ),
+        _ => unknown(argument, "mask", given, allowed),
     }
 }
 
-pub fn weight_layout(place: &'static str, given: u32) -> Result<WeightLayout> {
+pub fn weight_layout(argument: &'static str, given: u32) -> Result<WeightLayout> {
     let allowed = "LORA_WEIGHT_LAYOUT_OUT_IN (0), LORA_WEIGHT_LAYOUT_IN_OUT (1)";
     match given {
         0 => Ok(WeightLayout::OutIn),
         1 => Ok(WeightLayout::InOut),
-        _ => unknown(place, "weight_layout", given, allowed),
+        _ => unknown(argument, "weight_layout", given, allowed),
     }
 }

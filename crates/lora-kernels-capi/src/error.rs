@@ -2,23 +2,35 @@
 
 use std::fmt;
 
+use crate::status::lora_status;
+
 /// The result of what every function of the ABI does inside.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A struct among the arguments, as messages name it: `args->projections[1]`.
+/// A struct or array element among the arguments, written as in C: `args->projections[1]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ArgumentPath {
     pub name: &'static str,
     pub index: Option<usize>,
 }
 
-impl From<&'static str> for Place {
+impl ArgumentPath {
+    /// An element of an array.
+    pub const fn element(name: &'static str, index: usize) -> Self {
+        Self {
+            name,
+            index: Some(index),
+        }
+    }
+}
+
+impl From<&'static str> for ArgumentPath {
     fn from(name: &'static str) -> Self {
         Self { name, index: None }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ArgumentPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
         match self.index {
@@ -28,58 +40,82 @@ impl fmt::Display for Place {
     }
 }
 
+/// A `uint32_t` as the C program meant it: -1 turns into 4294967295 on its way here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given(pub u32);
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.cast_signed().fmt(f)
+    }
+}
+
 /// Why a call was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Core(#[from] kernels::Error),
-    #[error("{place} is a null pointer")]
-    NullArgument { place: Place },
+    #[error("{argument} is a null pointer")]
+    NullArgument { argument: ArgumentPath },
     #[error(
-        "{place} has struct_size {given}: set it to sizeof({kind}), which is {expected} in this library"
+        "{argument} has struct_size {given}: set it to sizeof({struct_name}), which is {expected} \
+         in this library"
     )]
     StructSize {
-        place: Place,
-        kind: &'static str,
-        given: u32,
+        argument: ArgumentPath,
+        struct_name: &'static str,
+        given: Given,
         expected: usize,
     },
     #[error(
-        "{place}: element {element} has struct_size {given}, the first one {first}: all elements of an array have the same"
+        "{array}[{index}] has struct_size {given}, {array}[0] has {first}: all elements of an \
+         array must have the same"
     )]
     ElementSize {
-        place: &'static str,
-        element: usize,
-        given: u32,
+        array: &'static str,
+        index: usize,
+        given: Given,
         first: u32,
     },
     #[error(
-        "{place} is a {kind} of {given} bytes, of which this library knows {known}; what comes after is not zero: it asks for \
-         something that takes a newer library"
+        "{argument} is a {struct_name} of {given} bytes. This library knows the first {known}, and \
+         what comes after is not zero: use a newer library, or set those fields to zero"
     )]
     UnknownFields {
-        place: Place,
-        kind: &'static str,
-        given: u32,
+        argument: ArgumentPath,
+        struct_name: &'static str,
+        given: usize,
         known: usize,
     },
-    #[error("{place}.{field} is {given}: it must be one of {allowed}")]
+    #[error("{argument}.{field} is {given}: it must be one of {allowed}")]
     Enumeration {
-        place: Place,
+        argument: ArgumentPath,
         field: &'static str,
-        given: u32,
+        given: Given,
         allowed: &'static str,
     },
-    #[error("{place}.{field} is {given}: it must be 1 for yes or 0 for no")]
+    #[error("{argument}.{field} is {given}: it must be 1 for yes or 0 for no")]
     Flag {
-        place: Place,
+        argument: ArgumentPath,
         field: &'static str,
-        given: u32,
+        given: Given,
     },
-    #[error("{place}.reserved is {given}: it must be 0")]
-    Reserved { place: Place, given: u32 },
+    #[error("{argument}.reserved is {given}: it must be 0")]
+    Reserved {
+        argument: ArgumentPath,
+        given: Given,
+    },
+    #[error("{name} is {given}: it must not be negative")]
+    Negative {
+        /// As in C: `problem.tokens`.
+        name: String,
+        given: i64,
+        /// That of another number it can't be.
+        status: lora_status,
+    },
     #[error(
-        "{given} layouts: there must be at most {limit}, one for each tensor of each projection or adapter"
+        "{given} layouts: there must be at most {limit}, one for each tensor of each projection or \
+         adapter"
     )]
     Layouts { given: usize, limit: usize },
     #[error("device {given}: ordinals count from 0")]

@@ -8,7 +8,7 @@ use crate::context::Restored;
 use crate::device::lora_device;
 use crate::error::{Error, Result};
 use crate::status::{lora_status, run};
-use crate::structs::{borrow, put, write};
+use crate::structs::{borrow, check_out, put, write};
 
 /// All kernels, loaded into the primary context of a device. There may be several for one device.
 pub struct lora_kernels {
@@ -45,11 +45,7 @@ pub unsafe extern "C" fn lora_kernels_load(
     kernels: *mut *mut lora_kernels,
 ) -> lora_status {
     run(|| {
-        if kernels.is_null() {
-            return Err(Error::NullArgument {
-                place: "kernels".into(),
-            });
-        }
+        check_out(kernels, "kernels")?;
         let _restored = Restored::new();
         let loaded = Box::new(lora_kernels {
             inner: load(device)?,

@@ -2,9 +2,10 @@
 
 use kernels::{Layout, Problem, Role};
 
-use crate::enumerations::tensor;
-use crate::error::{Error, Place, Result};
-use crate::structs::{Versioned, elements};
+use crate::enumerations::role;
+use crate::error::{ArgumentPath, Error, Result};
+use crate::status::lora_status;
+use crate::structs::{Versioned, elements, size};
 
 /// How one matrix lies in memory, where it isn't contiguous and 16-byte aligned.
 #[repr(C)]
@@ -12,8 +13,8 @@ use crate::structs::{Versioned, elements};
 pub struct lora_layout {
     /// sizeof(lora_layout)
     pub struct_size: u32,
-    /// A lora_tensor.
-    pub tensor: u32,
+    /// A lora_role.
+    pub role: u32,
     /// Which projection's, or in a merge which adapter's, counted from 0; of no meaning for x and
     /// dx, and in a merge for weight and merged.
     pub index: usize,
@@ -34,7 +35,7 @@ unsafe impl Versioned for lora_layout {
 }
 
 impl lora_layout {
-    /// What is said, and where nothing is, what was planned.
+    /// What this says and, where it says nothing, what was planned.
     pub fn over(&self, planned: Layout) -> Layout {
         Layout {
             row_stride: match self.row_stride {
@@ -49,12 +50,15 @@ impl lora_layout {
     }
 }
 
+/// Each layout with its path, as messages name it, and its tensor's role.
+///
 /// # Safety
 /// As [`elements`].
 pub unsafe fn layouts(
     pointer: *const lora_layout,
     count: usize,
-) -> Result<impl Iterator<Item = Result<(Role, lora_layout)>>> {
+) -> Result<impl Iterator<Item = Result<(ArgumentPath, Role, lora_layout)>>> {
+    let count = size("problem.layout_count", count, lora_status::Layouts)?;
     let limit = Role::ALL.len() * Problem::MAX_PROJECTIONS;
     if count > limit {
         return Err(Error::Layouts {
@@ -62,11 +66,13 @@ pub unsafe fn layouts(
             limit,
         });
     }
-    let name = "problem->layouts";
+    let array = "problem->layouts";
     // SAFETY: the caller's promise.
-    let all = unsafe { elements(pointer, count, name) }?;
+    let all = unsafe { elements(pointer, count, array) }?;
     Ok(all.enumerate().map(move |(index, layout)| {
-        let (layout, index) = (layout?, Some(index));
-        Ok((tensor(Place { name, index }, layout.tensor)?, layout))
+        let (argument, layout) = (ArgumentPath::element(array, index), layout?);
+        let alignment = format_args!("{argument}.alignment");
+        size(alignment, layout.alignment, lora_status::LayoutAlignment)?;
+        Ok((argument, role(argument, layout.role)?, layout))
     }))
 }

@@ -18,6 +18,7 @@ mod layout;
 mod merge;
 mod merge_plan;
 mod plan;
+mod planned;
 mod problem;
 mod status;
 mod structs;

@@ -3,15 +3,14 @@
 use std::ffi::c_void;
 
 use kernels::raw::{MergeAdapterArgs, MergeArgs};
-use kernels::{Argument, MergeProblem, MergeReport};
+use kernels::{Argument, Kernels, MergePlan, MergeProblem, MergeReport};
 
-use crate::calls::room;
-use crate::context::Pushed;
+use crate::calls::{Args, check_bytes, enqueue};
 use crate::error::{Error, Result};
 use crate::handle::lora_kernels;
 use crate::merge_plan::lora_merge_plan;
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, borrow, elements, read, reserved, write};
+use crate::structs::{Versioned, converted, size, write};
 
 /// Bytes of a report in device memory.
 pub const LORA_MERGE_REPORT_BYTES: usize = 48;
@@ -106,7 +105,11 @@ unsafe impl Versioned for lora_merge_report {
     const FIRST_SIZE: u32 = 72;
 }
 
-const PLACE: &str = "args";
+impl Args for lora_merge_args {
+    fn reserved(&self) -> u32 {
+        self.reserved
+    }
+}
 
 /// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,
 /// every bit determined.
@@ -119,63 +122,43 @@ pub unsafe extern "C" fn lora_merge(
     args: *const lora_merge_args,
     stream: *mut c_void,
 ) -> lora_status {
-    run(|| {
-        // SAFETY: the caller's promise: null or valid.
-        let (kernels, plan, args) = unsafe {
-            (
-                &borrow(kernels, "kernels")?.inner,
-                &borrow(plan, "plan")?.inner,
-                read(args, PLACE)?,
-            )
+    let call = |kernels: &Kernels, plan: &MergePlan, args: lora_merge_args| {
+        let count = adapter_count(args.adapter_count, plan.problem())?;
+        let convert = |adapter: lora_merge_adapter| MergeAdapterArgs {
+            lora_a: adapter.lora_a,
+            lora_b: adapter.lora_b,
+            scaling: adapter.scaling,
         };
-        reserved(PLACE, args.reserved)?;
         // SAFETY: the caller's promise: null or valid.
-        let adapters = unsafe { adapters(&args, plan.problem()) }?;
+        let adapters: [MergeAdapterArgs; MergeProblem::MAX_ADAPTERS] =
+            unsafe { converted(args.adapters, count, "args->adapters", convert) }?;
         if args.report != 0 && plan.problem().has_report() {
-            room(Argument::Report, args.report_bytes, MergeReport::BYTES)?;
+            check_bytes(Argument::Report, args.report_bytes, MergeReport::BYTES)?;
         }
-        room(
-            Argument::Workspace,
-            args.workspace_bytes,
-            plan.workspace_bytes(),
-        )?;
+        let workspace_bytes = plan.workspace_bytes();
+        check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
         let raw = MergeArgs {
             weight: args.weight,
-            adapters: &adapters[..args.adapter_count],
+            adapters: &adapters[..count],
             merged: args.merged,
             report: args.report,
             workspace: args.workspace,
         };
-        let _pushed = Pushed::new(kernels.context().cu_ctx())?;
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.merge_raw(plan, &raw, stream.cast()) }?)
-    })
+    };
+    // SAFETY: the caller's promise: null or valid.
+    unsafe { enqueue(kernels, plan, args, call) }
 }
 
-/// As many adapters as the plan has, without an allocation.
-///
-/// # Safety
-/// As [`elements`].
-unsafe fn adapters(
-    args: &lora_merge_args,
-    problem: &MergeProblem,
-) -> Result<[MergeAdapterArgs; MergeProblem::MAX_ADAPTERS]> {
-    let (given, planned) = (args.adapter_count, problem.ranks().len());
+/// The number of adapters of a call, which is its plan's.
+fn adapter_count(given: usize, problem: &MergeProblem) -> Result<usize> {
+    let given = size("args.adapter_count", given, lora_status::AdapterCount)?;
+    let planned = problem.ranks().len();
     if given != planned {
         return Err(kernels::Error::AdapterCount { given, planned }.into());
     }
-    let mut filled = [MergeAdapterArgs::default(); MergeProblem::MAX_ADAPTERS];
-    // SAFETY: the caller's promise.
-    let all = unsafe { elements(args.adapters, given, "args->adapters") }?;
-    for (slot, one) in filled.iter_mut().zip(all) {
-        let one = one?;
-        *slot = MergeAdapterArgs {
-            lora_a: one.lora_a,
-            lora_b: one.lora_b,
-            scaling: one.scaling,
-        };
-    }
-    Ok(filled)
+    Ok(given)
 }
 
 /// Makes a report of the LORA_MERGE_REPORT_BYTES that a merge wrote, after they were copied to the
@@ -191,7 +174,7 @@ pub unsafe extern "C" fn lora_merge_report_read(
     run(|| {
         if bytes.is_null() {
             return Err(Error::NullArgument {
-                place: "bytes".into(),
+                argument: "bytes".into(),
             });
         }
         // SAFETY: not null, so that many by the caller's promise.

@@ -1,17 +1,17 @@
-//! Merges: what is to be merged, and its plan.
+//! What is to be merged, and the plan of a merge.
 
-use std::ffi::{CStr, CString, c_char};
-use std::ptr;
+use std::ffi::c_char;
+use std::fmt::Display;
 
 use kernels::{MergePlan, MergeProblem, Role};
 
-use crate::device::{lora_device, properties};
+use crate::device::{device_props, lora_device};
 use crate::enumerations::{dtype, weight_layout};
-use crate::error::{Error, Result};
+use crate::error::{ArgumentPath, Error, Result};
 use crate::layout::{layouts, lora_layout};
-use crate::plan::{lora_plan_info, none_is_null, text};
-use crate::status::{attempt, lora_status, run};
-use crate::structs::{Versioned, borrow, flag, put, read, write};
+use crate::planned::{self, Handle, Plan, Planned, handle, lora_plan_info};
+use crate::status::lora_status;
+use crate::structs::{Versioned, flag, read, size};
 
 /// As many adapters as one call merges.
 pub const LORA_MAX_ADAPTERS: usize = 8;
@@ -58,64 +58,81 @@ unsafe impl Versioned for lora_merge_problem {
 }
 
 /// What a merge launches, as lora_forward_plan.
-pub struct lora_merge_plan {
-    pub(crate) inner: MergePlan,
-    description: CString,
+pub struct lora_merge_plan(Planned<MergePlan>);
+
+handle!(lora_merge_plan, MergePlan);
+
+impl Plan for MergePlan {
+    fn info(&self) -> lora_plan_info {
+        lora_plan_info::new(self.launches().len(), self.workspace_bytes())
+    }
 }
 
-const PLACE: &str = "problem";
+const PROBLEM: &str = "problem";
 
 /// # Safety
 /// As [`read`], also what the struct points to.
-unsafe fn merge_problem(problem: *const lora_merge_problem) -> Result<MergeProblem> {
+unsafe fn problem(problem: *const lora_merge_problem) -> Result<MergeProblem> {
     // SAFETY: the caller's promise.
-    let given = unsafe { read(problem, PLACE) }?;
-    let dtype = dtype(PLACE, "dtype", given.dtype)?;
+    let given = unsafe { read(problem, PROBLEM) }?;
     // SAFETY: the caller's promise.
     let ranks = unsafe { ranks(&given) }?;
-    let mut problem = MergeProblem::new(given.out_features, given.in_features, ranks, dtype)?
-        .with_weight_layout(weight_layout(PLACE, given.weight_layout)?)
-        .with_safe(flag(PLACE, "safe", given.safe)?)
-        .with_report(flag(PLACE, "report", given.report)?);
+    let mut problem = MergeProblem::new(
+        dimension("problem.out_features", given.out_features)?,
+        dimension("problem.in_features", given.in_features)?,
+        ranks,
+        dtype(PROBLEM, "dtype", given.dtype)?,
+    )?
+    .with_weight_layout(weight_layout(PROBLEM, given.weight_layout)?)
+    .with_safe(flag(PROBLEM, "safe", given.safe)?)
+    .with_report(flag(PROBLEM, "report", given.report)?);
     if given.adapter_dtype != 0 {
-        problem = problem.with_adapter_dtype(crate::enumerations::dtype(
-            PLACE,
-            "adapter_dtype",
-            given.adapter_dtype,
-        )?)?;
+        let adapter = dtype(PROBLEM, "adapter_dtype", given.adapter_dtype)?;
+        problem = problem.with_adapter_dtype(adapter)?;
     }
     // SAFETY: the caller's promise.
     for layout in unsafe { layouts(given.layouts, given.layout_count) }? {
-        let (tensor, layout) = layout?;
-        problem = if matches!(tensor, Role::LoraA | Role::LoraB) {
-            let planned = problem.adapter_layout(layout.index, tensor);
+        let (argument, role, layout) = layout?;
+        problem = if matches!(role, Role::LoraA | Role::LoraB) {
+            let name = format_args!("{argument}.index");
+            let index = size(name, layout.index, lora_status::NoAdapter)?;
+            let planned = problem.adapter_layout(index, role);
             let planned = planned.unwrap_or(problem.layout(Role::Weight));
-            problem.with_adapter_layout(layout.index, tensor, layout.over(planned))?
+            problem.with_adapter_layout(index, role, layout.over(planned))?
         } else {
-            let planned = problem.layout(tensor);
-            problem.with_layout(tensor, layout.over(planned))?
+            let planned = problem.layout(role);
+            problem.with_layout(role, layout.over(planned))?
         };
     }
     Ok(problem)
 }
 
+fn dimension(name: impl Display, given: usize) -> Result<usize> {
+    size(name, given, lora_status::Dimension)
+}
+
 /// # Safety
 /// `ranks` is null, or there are `adapter_count` of them.
 unsafe fn ranks(given: &lora_merge_problem) -> Result<&[usize]> {
-    if given.adapter_count > LORA_MAX_ADAPTERS {
-        let given = given.adapter_count;
-        return Err(kernels::Error::Adapters { given }.into());
+    let status = lora_status::Adapters;
+    let count = size("problem.adapter_count", given.adapter_count, status)?;
+    if count > LORA_MAX_ADAPTERS {
+        return Err(kernels::Error::Adapters { given: count }.into());
     }
-    if given.adapter_count == 0 {
+    if count == 0 {
         return Ok(&[]);
     }
     if given.ranks.is_null() {
         return Err(Error::NullArgument {
-            place: "problem->ranks".into(),
+            argument: "problem->ranks".into(),
         });
     }
     // SAFETY: not null, so as many as are said to be there, by the caller's promise.
-    Ok(unsafe { std::slice::from_raw_parts(given.ranks, given.adapter_count) })
+    let ranks = unsafe { std::slice::from_raw_parts(given.ranks, count) };
+    for (index, &rank) in ranks.iter().enumerate() {
+        dimension(ArgumentPath::element("problem->ranks", index), rank)?;
+    }
+    Ok(ranks)
 }
 
 /// Plans a merge. No driver and no GPU are needed.
@@ -129,16 +146,15 @@ pub unsafe extern "C" fn lora_merge_plan_new(
     device: *const lora_device,
     plan: *mut *mut lora_merge_plan,
 ) -> lora_status {
-    run(|| {
-        none_is_null(plan)?;
-        // SAFETY: the caller's promise: null or valid.
-        let (problem, device) = unsafe { (merge_problem(problem)?, properties(device)?) };
-        let inner = MergePlan::new(&problem, &device)?;
-        let description = text(&inner);
-        let made = Box::new(lora_merge_plan { inner, description });
-        // SAFETY: not null, and valid by the caller's promise.
-        unsafe { put(plan, Box::into_raw(made), "plan") }
-    })
+    // SAFETY: the caller's promise: null or valid.
+    unsafe {
+        planned::create(plan, || {
+            Ok(MergePlan::new(
+                &self::problem(problem)?,
+                &device_props(device)?,
+            )?)
+        })
+    }
 }
 
 /// The scratch memory that a merge needs: workspace_bytes. What a lora_plan_info has of saved is 0.
@@ -149,23 +165,8 @@ pub unsafe extern "C" fn lora_merge_plan_info(
     plan: *const lora_merge_plan,
     info: *mut lora_plan_info,
 ) -> lora_status {
-    run(|| {
-        // SAFETY: the caller's promise: null or valid.
-        let plan = unsafe { &borrow(plan, "plan")?.inner };
-        let value = lora_plan_info {
-            struct_size: size_of::<lora_plan_info>() as u32,
-            launches: plan.launches().len() as u32,
-            saved_bytes: 0,
-            workspace_bytes: plan.workspace_bytes(),
-            padded_ranks: 0,
-            s_offset: 0,
-            s_bytes: 0,
-            mask_offset: 0,
-            mask_bytes: 0,
-        };
-        // SAFETY: as above.
-        unsafe { write(info, &value, "info") }
-    })
+    // SAFETY: the caller's promise: null or valid.
+    unsafe { planned::info(plan, info) }
 }
 
 /// The plan in words, as lora_forward_plan_description.
@@ -174,18 +175,12 @@ pub unsafe extern "C" fn lora_merge_plan_description(
     plan: *const lora_merge_plan,
 ) -> *const c_char {
     // SAFETY: the caller's promise: null or valid.
-    let description = attempt(|| Ok(unsafe { borrow(plan, "plan") }?.description.as_c_str()));
-    description.map_or(ptr::null(), CStr::as_ptr)
+    unsafe { planned::description(plan) }
 }
 
 /// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_merge_plan_free(plan: *mut lora_merge_plan) {
-    run(|| {
-        if !plan.is_null() {
-            // SAFETY: made by lora_merge_plan_new and not freed before, by the caller's promise.
-            drop(unsafe { Box::from_raw(plan) });
-        }
-        Ok(())
-    });
+    // SAFETY: made by lora_merge_plan_new and not freed before, by the caller's promise.
+    unsafe { planned::free(plan) }
 }

@@ -2,10 +2,11 @@
 
 use kernels::{Problem, Projection, Role};
 
-use crate::enumerations::{self, dtype, mask, weight_layout};
-use crate::error::{Place, Result};
+use crate::enumerations::{dtype, mask, weight_layout};
+use crate::error::{ArgumentPath, Result};
 use crate::layout::{layouts, lora_layout};
-use crate::structs::{Versioned, elements, flag, read, reserved};
+use crate::status::lora_status;
+use crate::structs::{Versioned, elements, flag, read, reserved, size};
 
 /// As many projections as can share x.
 pub const LORA_MAX_PROJECTIONS: usize = 8;
@@ -81,30 +82,36 @@ unsafe impl Versioned for lora_problem {
     const FIRST_SIZE: u32 = 96;
 }
 
-const PLACE: &str = "problem";
+const PROBLEM: &str = "problem";
 
 /// # Safety
 /// As [`read`], also what the struct points to.
 pub unsafe fn problem(problem: *const lora_problem) -> Result<Problem> {
     // SAFETY: the caller's promise.
-    let given = unsafe { read(problem, PLACE) }?;
-    let dtype = dtype(PLACE, "dtype", given.dtype)?;
+    let given = unsafe { read(problem, PROBLEM) }?;
+    let status = lora_status::Dimension;
     // SAFETY: the caller's promise.
     let projections = unsafe { projections(&given) }?;
-    let mut problem = Problem::sharing_x(given.tokens, given.in_features, &projections, dtype)?
-        .with_bias(flag(PLACE, "bias", given.bias)?)
-        .with_dropout(flag(PLACE, "dropout", given.dropout)?)
-        .with_input_gradient(!flag(PLACE, "no_input_gradient", given.no_input_gradient)?)
-        .with_mask(mask(PLACE, given.mask)?)
-        .with_weight_layout(weight_layout(PLACE, given.weight_layout)?);
+    let mut problem = Problem::sharing_x(
+        size("problem.tokens", given.tokens, status)?,
+        size("problem.in_features", given.in_features, status)?,
+        &projections,
+        dtype(PROBLEM, "dtype", given.dtype)?,
+    )?
+    .with_bias(flag(PROBLEM, "bias", given.bias)?)
+    .with_dropout(flag(PROBLEM, "dropout", given.dropout)?)
+    .with_input_gradient(!flag(
+        PROBLEM,
+        "no_input_gradient",
+        given.no_input_gradient,
+    )?)
+    .with_mask(mask(PROBLEM, given.mask)?)
+    .with_weight_layout(weight_layout(PROBLEM, given.weight_layout)?);
     if given.adapter_dtype != 0 {
-        problem = problem.with_adapter_dtype(enumerations::dtype(
-            PLACE,
-            "adapter_dtype",
-            given.adapter_dtype,
-        )?)?;
+        let adapter = dtype(PROBLEM, "adapter_dtype", given.adapter_dtype)?;
+        problem = problem.with_adapter_dtype(adapter)?;
     }
-    for (tensor, field, accumulate) in [
+    let accumulate = [
         (Role::Y, "accumulate_y", given.accumulate_y),
         (Role::DX, "accumulate_dx", given.accumulate_dx),
         (
@@ -117,8 +124,9 @@ pub unsafe fn problem(problem: *const lora_problem) -> Result<Problem> {
             "accumulate_d_lora_b",
             given.accumulate_d_lora_b,
         ),
-    ] {
-        problem = problem.with_accumulate(tensor, flag(PLACE, field, accumulate)?)?;
+    ];
+    for (role, field, value) in accumulate {
+        problem = problem.with_accumulate(role, flag(PROBLEM, field, value)?)?;
     }
     // SAFETY: the caller's promise.
     unsafe { with_layouts(problem, &given) }
@@ -127,22 +135,24 @@ pub unsafe fn problem(problem: *const lora_problem) -> Result<Problem> {
 /// # Safety
 /// As [`elements`].
 unsafe fn projections(given: &lora_problem) -> Result<Vec<Projection>> {
-    if given.projection_count > Problem::MAX_PROJECTIONS {
-        return Err(kernels::Error::Projections {
-            given: given.projection_count,
-        }
-        .into());
+    let status = lora_status::Projections;
+    let count = size("problem.projection_count", given.projection_count, status)?;
+    if count > Problem::MAX_PROJECTIONS {
+        return Err(kernels::Error::Projections { given: count }.into());
     }
-    let name = "problem->projections";
+    let array = "problem->projections";
     // SAFETY: the caller's promise.
-    let all = unsafe { elements(given.projections, given.projection_count, name) }?;
-    let projection = |(index, one): (usize, Result<lora_projection>)| {
-        let one = one?;
-        let index = Some(index);
-        reserved(Place { name, index }, one.reserved)?;
+    let all = unsafe { elements(given.projections, count, array) }?;
+    let projection = |(index, projection): (usize, Result<lora_projection>)| {
+        let (argument, projection) = (ArgumentPath::element(array, index), projection?);
+        reserved(argument, projection.reserved)?;
+        let dimension = |field, given| {
+            let name = format_args!("{argument}.{field}");
+            size(name, given, lora_status::Dimension)
+        };
         Ok(Projection {
-            out_features: one.out_features,
-            rank: one.rank,
+            out_features: dimension("out_features", projection.out_features)?,
+            rank: dimension("rank", projection.rank)?,
         })
     };
     all.enumerate().map(projection).collect()
@@ -153,11 +163,17 @@ unsafe fn projections(given: &lora_problem) -> Result<Vec<Projection>> {
 unsafe fn with_layouts(mut problem: Problem, given: &lora_problem) -> Result<Problem> {
     // SAFETY: the caller's promise.
     for layout in unsafe { layouts(given.layouts, given.layout_count) }? {
-        let (tensor, layout) = layout?;
-        let shared = matches!(tensor, Role::X | Role::DX);
-        let projection = if shared { 0 } else { layout.index };
-        let planned = problem.layout_of(projection, tensor);
-        problem = problem.with_layout_of(projection, tensor, layout.over(planned))?;
+        let (argument, role, layout) = layout?;
+        let projection = match role {
+            // All projections share these two.
+            Role::X | Role::DX => 0,
+            _ => {
+                let name = format_args!("{argument}.index");
+                size(name, layout.index, lora_status::NoProjection)?
+            }
+        };
+        let planned = problem.layout_of(projection, role);
+        problem = problem.with_layout_of(projection, role, layout.over(planned))?;
     }
     Ok(problem)
 }

@@ -158,6 +158,7 @@ impl lora_status {
             Error::Enumeration { .. } => Self::Enumeration,
             Error::Flag { .. } => Self::Flag,
             Error::Reserved { .. } => Self::Reserved,
+            Error::Negative { status, .. } => *status,
             Error::Layouts { .. } => Self::Layouts,
             Error::Ordinal { .. } => Self::Ordinal,
             Error::DeviceName { .. } => Self::DeviceName,
@@ -209,14 +210,14 @@ thread_local! {
     static LAST_CUDA_RESULT: Cell<i32> = const { Cell::new(0) };
 }
 
-/// What is told of an error.
-struct Told {
+/// What C learns of an error.
+struct Report {
     status: lora_status,
     cuda_result: i32,
     text: CString,
 }
 
-impl Told {
+impl Report {
     fn of(error: &Error) -> Self {
         let cuda_result = match error {
             Error::Core(kernels::Error::Driver { code, .. }) => *code,
@@ -230,7 +231,7 @@ impl Told {
     }
 
     /// Makes it the thread's last error.
-    fn keep(self) -> lora_status {
+    fn store(self) -> lora_status {
         // Both fail only in a thread that is ending, which can't ask any more.
         let _ = LAST_CUDA_RESULT.try_with(|last| last.set(self.cuda_result));
         let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = Some(self.text));
@@ -249,17 +250,16 @@ pub fn run(call: impl FnOnce() -> Result<()>) -> lora_status {
 
 /// As [`run`], for functions that return something else than a status.
 pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lora_status> {
-    // What a panic may leave behind half done is the call's own: handles and plans don't change
-    // once they are made. An error's text is made inside too: that is code of other crates as much
-    // as the call is.
+    // A panic leaves nothing half done behind that others see: handles and plans don't change once
+    // they are made. The error's text is made inside too, because that runs other crates' code.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        call().map_err(|error| Told::of(&error))
+        call().map_err(|error| Report::of(&error))
     }));
     let outcome = outcome.unwrap_or_else(|payload| {
         let message = message(&*payload);
-        Err(Told::of(&Error::Internal { message }))
+        Err(Report::of(&Error::Internal { message }))
     });
-    outcome.map_err(Told::keep)
+    outcome.map_err(Report::store)
 }
 
 /// What the core's hints name, as C names it.
@@ -314,10 +314,9 @@ pub extern "C" fn lora_last_cuda_result() -> i32 {
 /// Always valid.
 #[unsafe(no_mangle)]
 pub extern "C" fn lora_status_name(status: i32) -> *const c_char {
-    let named = lora_status::ALL
-        .iter()
-        .find(|(one, _)| *one as i32 == status);
-    named.map_or(c"unknown", |(_, name)| name).as_ptr()
+    let mut all = lora_status::ALL.iter();
+    let found = all.find(|(number, _)| *number as i32 == status);
+    found.map_or(c"unknown", |(_, name)| name).as_ptr()
 }
 
 #[cfg(test)]

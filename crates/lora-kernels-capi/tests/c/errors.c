@@ -26,12 +26,17 @@ static void devices(void) {
     FAILS(LORA_STATUS_DEVICE_NAME, "known are a100,", lora_device_named("h1000", &device));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "name is a null pointer", lora_device_named(NULL, &device));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer", lora_device_named("h100", NULL));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer", lora_kernels_device(NULL, &device));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer", lora_kernels_device(it.kernels, NULL));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer", lora_kernels_context(NULL, &context));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "context is a null pointer", lora_kernels_context(it.kernels, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
+          lora_kernels_device(NULL, &device));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer",
+          lora_kernels_device(it.kernels, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
+          lora_kernels_context(NULL, &context));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "context is a null pointer",
+          lora_kernels_context(it.kernels, NULL));
     device.struct_size = 0;
-    FAILS(LORA_STATUS_STRUCT_SIZE, "set it to sizeof(lora_device), which is 32", lora_device_named("h100", &device));
+    FAILS(LORA_STATUS_STRUCT_SIZE, "set it to sizeof(lora_device), which is 32",
+          lora_device_named("h100", &device));
 }
 
 static lora_projection projection(void) {
@@ -47,7 +52,8 @@ static lora_problem problem(const lora_projection *projections) {
                           .projection_count = 1};
 }
 
-static void refused(lora_status status, const char *text, const lora_problem *problem, const lora_device *device) {
+static void refused(lora_status status, const char *text, const lora_problem *problem,
+                    const lora_device *device) {
     lora_forward_plan *forward = NULL;
     lora_backward_plan *backward = NULL;
     FAILS(status, text, lora_forward_plan_new(problem, device, &forward));
@@ -60,35 +66,40 @@ static void plans(void) {
     const lora_problem good = problem(&one);
     refused(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer", NULL, &it.device);
     refused(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer", &good, NULL);
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_forward_plan_new(&good, &it.device, NULL));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_backward_plan_new(&good, &it.device, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_forward_plan_new(&good, &it.device, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_backward_plan_new(&good, &it.device, NULL));
 
-#define WITH(field, value, status, text)                     \
-    do {                                                     \
-        lora_problem bad_ = good;                            \
-        bad_.field = (value);                                \
-        refused(status, text, &bad_, &it.device);            \
+#define WITH(field, value, status, text)          \
+    do {                                          \
+        lora_problem bad_ = good;                 \
+        bad_.field = (value);                     \
+        refused(status, text, &bad_, &it.device); \
     } while (0)
-    WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE, "problem has struct_size 0: set it to sizeof(lora_problem)");
+    WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE,
+         "problem has struct_size 0: set it to sizeof(lora_problem)");
     WITH(struct_size, 12, LORA_STATUS_STRUCT_SIZE, "struct_size 12");
-    WITH(struct_size, 0xFFFFFFFF, LORA_STATUS_STRUCT_SIZE, "struct_size 4294967295");
+    WITH(struct_size, 0xFFFFFFFF, LORA_STATUS_STRUCT_SIZE, "struct_size -1");
     WITH(struct_size, sizeof(lora_problem *), LORA_STATUS_STRUCT_SIZE, "struct_size 8");
-    WITH(struct_size, offsetof(lora_problem, layouts), LORA_STATUS_STRUCT_SIZE, "sizeof(lora_problem), which is 96");
-    WITH(dtype, 0, LORA_STATUS_ENUMERATION, "problem.dtype is 0: it must be one of LORA_DTYPE_F16 (1)");
+    WITH(struct_size, offsetof(lora_problem, layouts), LORA_STATUS_STRUCT_SIZE,
+         "sizeof(lora_problem), which is 96");
+    WITH(dtype, 0, LORA_STATUS_ENUMERATION,
+         "problem.dtype is 0: it must be one of LORA_DTYPE_F16 (1)");
     WITH(dtype, 4, LORA_STATUS_ENUMERATION, "problem.dtype is 4");
     WITH(adapter_dtype, 9, LORA_STATUS_ENUMERATION, "problem.adapter_dtype is 9");
     WITH(adapter_dtype, LORA_DTYPE_F16, LORA_STATUS_ADAPTER_DTYPE, "they must be in bf16 or f32");
     WITH(weight_layout, 2, LORA_STATUS_ENUMERATION, "LORA_WEIGHT_LAYOUT_IN_OUT (1)");
     WITH(mask, 2, LORA_STATUS_ENUMERATION, "LORA_MASK_REDRAWN (1)");
     WITH(bias, 2, LORA_STATUS_FLAG, "problem.bias is 2: it must be 1 for yes or 0 for no");
-    WITH(dropout, 0xFFFFFFFF, LORA_STATUS_FLAG, "problem.dropout is 4294967295");
+    WITH(dropout, 0xFFFFFFFF, LORA_STATUS_FLAG, "problem.dropout is -1");
     WITH(no_input_gradient, 3, LORA_STATUS_FLAG, "problem.no_input_gradient is 3");
     WITH(accumulate_y, 4, LORA_STATUS_FLAG, "problem.accumulate_y is 4");
     WITH(accumulate_dx, 4, LORA_STATUS_FLAG, "problem.accumulate_dx is 4");
     WITH(accumulate_d_lora_a, 4, LORA_STATUS_FLAG, "problem.accumulate_d_lora_a is 4");
     WITH(accumulate_d_lora_b, 4, LORA_STATUS_FLAG, "problem.accumulate_d_lora_b is 4");
     WITH(tokens, 0, LORA_STATUS_DIMENSION, "tokens is 0");
-    WITH(in_features, SIZE_MAX, LORA_STATUS_DIMENSION, "in_features is 18446744073709551615");
+    WITH(in_features, SIZE_MAX >> 1, LORA_STATUS_DIMENSION, "in_features is 9223372036854775807");
     WITH(projections, NULL, LORA_STATUS_NULL_ARGUMENT, "problem->projections is a null pointer");
     WITH(projection_count, 0, LORA_STATUS_PROJECTIONS, "0 projections");
     WITH(projection_count, LORA_MAX_PROJECTIONS + 1, LORA_STATUS_PROJECTIONS, "between 1 and 8");
@@ -100,7 +111,9 @@ static void plans(void) {
     lora_problem two = problem(pair);
     two.projection_count = 2;
     pair[1].struct_size = 16;
-    refused(LORA_STATUS_STRUCT_SIZE, "element 1 has struct_size 16, the first one 24", &two, &it.device);
+    refused(LORA_STATUS_STRUCT_SIZE,
+            "problem->projections[1] has struct_size 16, problem->projections[0] has 24", &two,
+            &it.device);
     pair[1] = one;
     pair[1].reserved = 1;
     refused(LORA_STATUS_RESERVED, "problem->projections[1].reserved is 1", &two, &it.device);
@@ -111,13 +124,13 @@ static void plans(void) {
     pair[1].out_features = OUT;
     refused(LORA_STATUS_NOT_ADAPTED, "at least one must be adapted", &two, &it.device);
 
-    const lora_layout wide = {sizeof wide, LORA_TENSOR_X, 0, 40, 16};
+    const lora_layout wide = {sizeof wide, LORA_ROLE_X, 0, 40, 16};
     lora_layout layout = wide;
     lora_problem laid_out = good;
     laid_out.layouts = &layout;
     laid_out.layout_count = 1;
-    layout.tensor = 11;
-    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].tensor is 11", &laid_out, &it.device);
+    layout.role = 11;
+    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].role is 11", &laid_out, &it.device);
     layout = wide;
     layout.row_stride = IN - 1;
     refused(LORA_STATUS_STRIDE, "x has 24 columns and a row stride of 23", &laid_out, &it.device);
@@ -128,7 +141,7 @@ static void plans(void) {
     layout.alignment = 6;
     refused(LORA_STATUS_LAYOUT_ALIGNMENT, "power of two", &laid_out, &it.device);
     layout = wide;
-    layout.tensor = LORA_TENSOR_WEIGHT;
+    layout.role = LORA_ROLE_WEIGHT;
     layout.index = 1;
     refused(LORA_STATUS_NO_PROJECTION, "projection 1: the problem has 1", &laid_out, &it.device);
 
@@ -139,12 +152,15 @@ static void plans(void) {
     lora_problem huge = problem(&most);
     huge.tokens = 2147418112;
     lora_forward_plan *none = NULL;
-    FAILS(LORA_STATUS_GRID, "split a layer's tokens", lora_forward_plan_new(&huge, &it.device, &none));
+    FAILS(LORA_STATUS_GRID, "split a layer's tokens",
+          lora_forward_plan_new(&huge, &it.device, &none));
 
     lora_plan_info info = {.struct_size = sizeof info};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_forward_plan_info(NULL, &info));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_backward_plan_info(NULL, &info));
-    CHECK(lora_forward_plan_description(NULL) == NULL && lora_backward_plan_description(NULL) == NULL);
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_backward_plan_info(NULL, &info));
+    CHECK(lora_forward_plan_description(NULL) == NULL &&
+          lora_backward_plan_description(NULL) == NULL);
     LORA(lora_forward_plan_new(&good, &it.device, &none));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "info is a null pointer", lora_forward_plan_info(none, NULL));
     info.struct_size = 4;
@@ -165,30 +181,38 @@ static void forwards(void) {
     described.dropout = 0;
     described.bias = 1;
     LORA(lora_forward_plan_new(&described, &it.device, &with_bias));
-    const lora_forward_projection good = {sizeof good, 2.0f, memory, 0, memory + 4096, memory + 8192, memory + 12288};
+    const lora_forward_projection good = {sizeof good,   2.0f,          memory,        0,
+                                          memory + 4096, memory + 8192, memory + 12288};
     lora_forward_projection bad = good;
     const lora_dropout half = {sizeof half, 0.5f, 1, 2};
-    const lora_forward_args args = {sizeof args, 0, memory + 16384, &bad, 1, NULL, memory + 20480, 4096, memory + 24576, 4096};
+    const lora_forward_args args = {sizeof args,    0,    memory + 16384, &bad, 1, NULL,
+                                    memory + 20480, 4096, memory + 24576, 4096};
 
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer", lora_forward(NULL, plan, &args, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_forward(it.kernels, NULL, &args, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer", lora_forward(it.kernels, plan, NULL, it.stream));
-#define WITH(field, value, status, text)                                        \
-    do {                                                                        \
-        lora_forward_args bad_ = args;                                          \
-        bad_.field = (value);                                                   \
-        FAILS(status, text, lora_forward(it.kernels, plan, &bad_, it.stream));  \
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
+          lora_forward(NULL, plan, &args, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_forward(it.kernels, NULL, &args, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
+          lora_forward(it.kernels, plan, NULL, it.stream));
+#define WITH(field, value, status, text)                                       \
+    do {                                                                       \
+        lora_forward_args bad_ = args;                                         \
+        bad_.field = (value);                                                  \
+        FAILS(status, text, lora_forward(it.kernels, plan, &bad_, it.stream)); \
     } while (0)
     WITH(struct_size, 3, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_forward_args)");
     WITH(struct_size, 8, LORA_STATUS_STRUCT_SIZE, "args has struct_size 8");
-    WITH(projection_count, 0, LORA_STATUS_PROJECTION_COUNT, "0 projections were given, the plan was made for 1");
+    WITH(projection_count, 0, LORA_STATUS_PROJECTION_COUNT,
+         "0 projections were given, the plan was made for 1");
     WITH(reserved, 9, LORA_STATUS_RESERVED, "args.reserved is 9");
     WITH(x, 0, LORA_STATUS_NULL, "x is a null pointer");
-    WITH(x, args.x + 2, LORA_STATUS_ALIGNMENT, "x starts at an address that is a multiple of 2 bytes only");
+    WITH(x, args.x + 2, LORA_STATUS_ALIGNMENT,
+         "x starts at an address that is a multiple of 2 bytes only");
     WITH(projections, NULL, LORA_STATUS_NULL_ARGUMENT, "args->projections is a null pointer");
     WITH(projection_count, 2, LORA_STATUS_PROJECTION_COUNT, "2 projections were given");
-    WITH(projection_count, SIZE_MAX, LORA_STATUS_PROJECTION_COUNT, "the plan was made for 1");
-    WITH(dropout, &half, LORA_STATUS_OPTIONAL, "dropout was given, but the plan was made without it");
+    WITH(projection_count, SIZE_MAX >> 1, LORA_STATUS_PROJECTION_COUNT, "the plan was made for 1");
+    WITH(dropout, &half, LORA_STATUS_OPTIONAL,
+         "dropout was given, but the plan was made without it");
     WITH(saved, 0, LORA_STATUS_NULL, "saved is a null pointer");
     WITH(saved, args.saved + 8, LORA_STATUS_BUFFER_ALIGNMENT, "saved buffer starts at an address");
     WITH(saved_bytes, 100, LORA_STATUS_BUFFER, "the saved buffer has 100 bytes");
@@ -198,13 +222,14 @@ static void forwards(void) {
         uint64_t unknown;
     } newer = {args, 1};
     newer.known.struct_size = sizeof newer;
-    FAILS(LORA_STATUS_UNKNOWN_FIELDS, "newer library", lora_forward(it.kernels, plan, &newer.known, it.stream));
+    FAILS(LORA_STATUS_UNKNOWN_FIELDS, "newer library",
+          lora_forward(it.kernels, plan, &newer.known, it.stream));
 
-#define WITH(field, value, status, text)                                        \
-    do {                                                                        \
-        bad.field = (value);                                                    \
-        FAILS(status, text, lora_forward(it.kernels, plan, &args, it.stream));  \
-        bad = good;                                                             \
+#define WITH(field, value, status, text)                                       \
+    do {                                                                       \
+        bad.field = (value);                                                   \
+        FAILS(status, text, lora_forward(it.kernels, plan, &args, it.stream)); \
+        bad = good;                                                            \
     } while (0)
     WITH(struct_size, 4, LORA_STATUS_STRUCT_SIZE, "args->projections[0] has struct_size 4");
     WITH(scaling, NAN, LORA_STATUS_SCALING, "it must be finite");
@@ -215,17 +240,21 @@ static void forwards(void) {
     WITH(y, 0, LORA_STATUS_NULL, "y is a null pointer");
     WITH(y, memory + 8, LORA_STATUS_ALIGNMENT, "y starts at an address");
 #undef WITH
-    FAILS(LORA_STATUS_OPTIONAL, "bias was not given", lora_forward(it.kernels, with_bias, &args, it.stream));
+    FAILS(LORA_STATUS_OPTIONAL, "bias was not given",
+          lora_forward(it.kernels, with_bias, &args, it.stream));
 
     lora_forward_args dropping = args;
-    FAILS(LORA_STATUS_OPTIONAL, "dropout was not given", lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+    FAILS(LORA_STATUS_OPTIONAL, "dropout was not given",
+          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
     lora_dropout all = half;
     dropping.dropout = &all;
     all.p = 1.0f;
-    FAILS(LORA_STATUS_DROPOUT_PROBABILITY, "dropout probability 1", lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+    FAILS(LORA_STATUS_DROPOUT_PROBABILITY, "dropout probability 1",
+          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
     // The size of a pointer to it: the seed would be 0.
     all.struct_size = sizeof(lora_dropout *);
-    FAILS(LORA_STATUS_STRUCT_SIZE, "args->dropout has struct_size 8: set it to sizeof(lora_dropout)",
+    FAILS(LORA_STATUS_STRUCT_SIZE,
+          "args->dropout has struct_size 8: set it to sizeof(lora_dropout)",
           lora_forward(it.kernels, with_dropout, &dropping, it.stream));
 
     lora_forward_plan_free(plan);
@@ -240,22 +269,35 @@ static void backwards(void) {
     LORA(lora_backward_plan_new(&described, &it.device, &plan));
     described.no_input_gradient = 1;
     LORA(lora_backward_plan_new(&described, &it.device, &without_dx));
-    const lora_backward_projection good = {sizeof good,   2.0f, memory, memory + 4096, memory + 8192, memory + 12288, memory + 16384,
-                                           memory + 20480};
+    const lora_backward_projection good = {sizeof good,    2.0f,          memory,
+                                           memory + 4096,  memory + 8192, memory + 12288,
+                                           memory + 16384, memory + 20480};
     lora_backward_projection bad = good;
     lora_plan_info info = {.struct_size = sizeof info};
     LORA(lora_backward_plan_info(plan, &info));
-    const lora_backward_args args = {sizeof args,   0,      memory + 24576, &bad, 1, NULL, memory + 28672, info.saved_bytes, memory + 32768,
-                                     memory + 36864, 1 << 20};
+    const lora_backward_args args = {sizeof args,
+                                     0,
+                                     memory + 24576,
+                                     &bad,
+                                     1,
+                                     NULL,
+                                     memory + 28672,
+                                     info.saved_bytes,
+                                     memory + 32768,
+                                     memory + 36864,
+                                     1 << 20};
 
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer", lora_backward(NULL, plan, &args, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_backward(it.kernels, NULL, &args, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer", lora_backward(it.kernels, plan, NULL, it.stream));
-#define WITH(field, value, status, text)                                         \
-    do {                                                                         \
-        lora_backward_args bad_ = args;                                          \
-        bad_.field = (value);                                                    \
-        FAILS(status, text, lora_backward(it.kernels, plan, &bad_, it.stream));  \
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
+          lora_backward(NULL, plan, &args, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_backward(it.kernels, NULL, &args, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
+          lora_backward(it.kernels, plan, NULL, it.stream));
+#define WITH(field, value, status, text)                                        \
+    do {                                                                        \
+        lora_backward_args bad_ = args;                                         \
+        bad_.field = (value);                                                   \
+        FAILS(status, text, lora_backward(it.kernels, plan, &bad_, it.stream)); \
     } while (0)
     WITH(reserved, 9, LORA_STATUS_RESERVED, "args.reserved is 9");
     WITH(dx, 0, LORA_STATUS_OPTIONAL, "dx was not given, but the plan was made with it");
@@ -265,12 +307,15 @@ static void backwards(void) {
     WITH(workspace, 0, LORA_STATUS_NULL, "workspace is a null pointer");
     WITH(workspace_bytes, info.workspace_bytes - 1, LORA_STATUS_BUFFER, "the workspace buffer has");
 #undef WITH
-    FAILS(LORA_STATUS_OPTIONAL, "dx was given, but the plan was made without it", lora_backward(it.kernels, without_dx, &args, it.stream));
+    FAILS(LORA_STATUS_OPTIONAL, "dx was given, but the plan was made without it",
+          lora_backward(it.kernels, without_dx, &args, it.stream));
     bad.d_lora_b = 0;
-    FAILS(LORA_STATUS_NULL, "d_lora_B is a null pointer", lora_backward(it.kernels, plan, &args, it.stream));
+    FAILS(LORA_STATUS_NULL, "d_lora_B is a null pointer",
+          lora_backward(it.kernels, plan, &args, it.stream));
     bad = good;
     bad.dy = memory + 2;
-    FAILS(LORA_STATUS_ALIGNMENT, "dy starts at an address", lora_backward(it.kernels, plan, &args, it.stream));
+    FAILS(LORA_STATUS_ALIGNMENT, "dy starts at an address",
+          lora_backward(it.kernels, plan, &args, it.stream));
 
     lora_backward_plan_free(plan);
     lora_backward_plan_free(without_dx);

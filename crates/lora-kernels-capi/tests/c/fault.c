@@ -6,21 +6,27 @@
 int main(void) {
     gpu gpu = gpu_open();
     lora_projection one = {sizeof one, 0, 24, 4};
-    lora_problem problem = {
-        .struct_size = sizeof problem, .dtype = LORA_DTYPE_F32, .tokens = 3, .in_features = 40, .projections = &one, .projection_count = 1};
+    lora_problem problem = {.struct_size = sizeof problem,
+                            .dtype = LORA_DTYPE_F32,
+                            .tokens = 3,
+                            .in_features = 40,
+                            .projections = &one,
+                            .projection_count = 1};
     lora_forward_plan *plan = NULL;
     LORA(lora_forward_plan_new(&problem, &gpu.device, &plan));
     lora_plan_info info = {.struct_size = sizeof info};
     LORA(lora_forward_plan_info(plan, &info));
     uint64_t saved = device_alloc(info.saved_bytes);
     lora_forward_projection wild = {sizeof wild, 1.0f, 0x100, 0, 0x200, 0x300, 0x400};
-    lora_forward_args args = {sizeof args, 0, 0x500, &wild, 1, NULL, saved, info.saved_bytes, saved, info.saved_bytes};
+    lora_forward_args args = {sizeof args,      0,     0x500,           &wild, 1, NULL, saved,
+                              info.saved_bytes, saved, info.saved_bytes};
 
     // An emulated device runs a launch at once; a real one tells when it is waited for.
     lora_status status = lora_forward(gpu.kernels, plan, &args, gpu.stream);
     CUresult waited = cuStreamSynchronize(gpu.stream);
     CHECK(status == LORA_STATUS_DRIVER || waited != CUDA_SUCCESS);
-    FAILS(LORA_STATUS_DRIVER, "an earlier launch of this context faulted", lora_forward(gpu.kernels, plan, &args, gpu.stream));
+    FAILS(LORA_STATUS_DRIVER, "an earlier launch of this context faulted",
+          lora_forward(gpu.kernels, plan, &args, gpu.stream));
     CHECK(lora_last_cuda_result() != 0);
 
     lora_forward_plan_free(plan);

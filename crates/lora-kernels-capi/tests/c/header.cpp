@@ -1,10 +1,11 @@
 // The header as C++, and before any other.
-#include "lora_kernels.h"
-
 #include <type_traits>
 
+#include "lora_kernels.h"
+
 static_assert(std::is_standard_layout<lora_problem>::value, "structs are C's");
-static_assert(std::is_same<decltype(lora_forward_args::x), uint64_t>::value, "device addresses are integers");
+static_assert(std::is_same<decltype(lora_forward_args::x), uint64_t>::value,
+              "device addresses are integers");
 
 int main() {
     lora_device device = {};
@@ -15,5 +16,8 @@ int main() {
     problem.tokens = problem.in_features = 1;
     lora_forward_plan *plan = nullptr;
     bool known = lora_device_named("a100", &device) == LORA_STATUS_OK;
-    return known && lora_forward_plan_new(&problem, &device, &plan) == LORA_STATUS_PROJECTIONS && plan == nullptr ? 0 : 1;
+    return known && lora_forward_plan_new(&problem, &device, &plan) == LORA_STATUS_PROJECTIONS &&
+                   plan == nullptr
+               ? 0
+               : 1;
 }

@@ -11,18 +11,64 @@ typedef struct layer_case {
     uint32_t dtype, adapter_dtype;
     size_t tokens, in_features, projections, out_features[MOST], rank[MOST];
     float scaling[MOST];
-    float p; // negative: no dropout
+    float p;  // negative: no dropout
     uint32_t mask, weight_layout, bias, accumulate, no_input_gradient;
-    size_t padding, skipped; // elements between rows, and before the first
+    size_t padding, skipped;  // elements between rows, and before the first
 } layer_case;
 
 static const layer_case CASES[] = {
-    {"one projection in f32, dropout, bias", LORA_DTYPE_F32, 0, 5, 37, 1, {23}, {3}, {1.7f}, 0.3f, 0, 0, 1, 0, 0, 0, 0},
-    {"two that share x in bf16, f32 adapters, misaligned rows, (in, out) weights, mask redrawn, outputs added to",
-     LORA_DTYPE_BF16, LORA_DTYPE_F32, 19, 70, 2, {40, 17}, {5, 20}, {0.6f, -1.3f}, 0.2f, LORA_MASK_REDRAWN, LORA_WEIGHT_LAYOUT_IN_OUT, 1, 1, 0,
-     3, 1},
-    {"one with and one without an adapter, in bf16, one token, no dx", LORA_DTYPE_BF16, 0, 1, 64, 2, {24, 9}, {0, 8}, {0.0f, 2.5f}, -1.0f, 0, 0,
-     0, 0, 1, 0, 0},
+    {"one projection in f32, dropout, bias",
+     LORA_DTYPE_F32,
+     0,
+     5,
+     37,
+     1,
+     {23},
+     {3},
+     {1.7f},
+     0.3f,
+     0,
+     0,
+     1,
+     0,
+     0,
+     0,
+     0},
+    {"two that share x in bf16, f32 adapters, misaligned rows, (in, out) weights, mask redrawn, "
+     "outputs added to",
+     LORA_DTYPE_BF16,
+     LORA_DTYPE_F32,
+     19,
+     70,
+     2,
+     {40, 17},
+     {5, 20},
+     {0.6f, -1.3f},
+     0.2f,
+     LORA_MASK_REDRAWN,
+     LORA_WEIGHT_LAYOUT_IN_OUT,
+     1,
+     1,
+     0,
+     3,
+     1},
+    {"one with and one without an adapter, in bf16, one token, no dx",
+     LORA_DTYPE_BF16,
+     0,
+     1,
+     64,
+     2,
+     {24, 9},
+     {0, 8},
+     {0.0f, 2.5f},
+     -1.0f,
+     0,
+     0,
+     0,
+     0,
+     1,
+     0,
+     0},
 };
 
 typedef struct projection {
@@ -51,7 +97,8 @@ static layer layer_new(const layer_case *it) {
     uint64_t state = 1;
     layer made = {0};
     made.it = it;
-    made.dropout = (lora_dropout){sizeof(lora_dropout), it->p, 0x0123456789ABCDEF, 0xFEDCBA9876543210};
+    made.dropout =
+        (lora_dropout){sizeof(lora_dropout), it->p, 0x0123456789ABCDEF, 0xFEDCBA9876543210};
     size_t m = it->tokens, k = it->in_features, pad = it->padding, skip = it->skipped;
     uint32_t adapter = it->adapter_dtype ? it->adapter_dtype : it->dtype;
     made.x = matrix_new(it->dtype, m, k, pad, skip);
@@ -87,7 +134,8 @@ static void layer_free(layer *it) {
     matrix_free(&it->dx);
     for (size_t index = 0; index < it->it->projections; index++) {
         projection *one = &it->projections[index];
-        matrix *all[] = {&one->weight, &one->bias, &one->lora_a, &one->lora_b, &one->y, &one->dy, &one->d_lora_a, &one->d_lora_b};
+        matrix *all[] = {&one->weight, &one->bias, &one->lora_a,   &one->lora_b,
+                         &one->y,      &one->dy,   &one->d_lora_a, &one->d_lora_b};
         for (size_t which = 0; which < sizeof all / sizeof *all; which++) {
             matrix_free(all[which]);
         }
@@ -98,7 +146,8 @@ static void layer_free(layer *it) {
 static void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
     for (int round = 0; round < 10; round++) {
         uint64_t a = (uint64_t)0xD2511F53 * counter[0], b = (uint64_t)0xCD9E8D57 * counter[2];
-        uint32_t next[4] = {(uint32_t)(b >> 32) ^ counter[1] ^ key0, (uint32_t)b, (uint32_t)(a >> 32) ^ counter[3] ^ key1, (uint32_t)a};
+        uint32_t next[4] = {(uint32_t)(b >> 32) ^ counter[1] ^ key0, (uint32_t)b,
+                            (uint32_t)(a >> 32) ^ counter[3] ^ key1, (uint32_t)a};
         memcpy(counter, next, sizeof next);
         key0 += 0x9E3779B9;
         key1 += 0xBB67AE85;
@@ -113,7 +162,8 @@ static double dropped(const layer *it, size_t row, size_t column) {
     }
     const lora_dropout *dropout = &it->dropout;
     uint32_t threshold = (uint32_t)lround((double)dropout->p * 65536.0);
-    uint32_t words[4] = {(uint32_t)(column / 8), (uint32_t)row, (uint32_t)dropout->offset, (uint32_t)(dropout->offset >> 32)};
+    uint32_t words[4] = {(uint32_t)(column / 8), (uint32_t)row, (uint32_t)dropout->offset,
+                         (uint32_t)(dropout->offset >> 32)};
     philox(words, (uint32_t)dropout->seed, (uint32_t)(dropout->seed >> 32));
     size_t lane = column % 8;
     uint32_t random = words[lane / 2] >> (16 * (lane % 2)) & 0xFFFF;
@@ -135,13 +185,15 @@ static void add(total *to, double term) {
     to->size += fabs(term);
 }
 
-static void expect(const layer *it, const char *name, const matrix *given, size_t row, size_t column, total wanted) {
+static void expect(const layer *it, const char *name, const matrix *given, size_t row,
+                   size_t column, total wanted) {
     // f32: 1.5*K*2^-24 of the terms, K being below 200. bf16: S, T and the result are each rounded
     // to 8 bits.
     double relative = it->it->dtype == LORA_DTYPE_F32 ? 2e-5 : 1.0 / 128;
     double error = fabs(matrix_at(given, row, column) - wanted.value);
     if (!(error <= relative * wanted.size + 1e-30)) {
-        fprintf(stderr, "%s: %s (%zu, %zu) is %g, not %g\n", it->it->name, name, row, column, matrix_at(given, row, column), wanted.value);
+        fprintf(stderr, "%s: %s (%zu, %zu) is %g, not %g\n", it->it->name, name, row, column,
+                matrix_at(given, row, column), wanted.value);
         exit(1);
     }
 }
@@ -174,7 +226,8 @@ static void check_y(layer *it, size_t index) {
             for (size_t k = 0; k < the->in_features; k++) {
                 add(&sum, matrix_at(&it->x, row, k) * weight_at(it, one, n, k));
                 for (size_t r = 0; r < the->rank[index]; r++) {
-                    add(&sum, (double)the->scaling[index] * dropped(it, row, k) * matrix_at(&one->lora_a, r, k) * matrix_at(&one->lora_b, n, r));
+                    add(&sum, (double)the->scaling[index] * dropped(it, row, k) *
+                                  matrix_at(&one->lora_a, r, k) * matrix_at(&one->lora_b, n, r));
                 }
             }
             if (the->bias) {
@@ -191,7 +244,8 @@ static total t_at(const layer *it, size_t index, size_t row, size_t r) {
     const projection *one = &it->projections[index];
     total sum = {0};
     for (size_t n = 0; n < it->it->out_features[index]; n++) {
-        add(&sum, (double)it->it->scaling[index] * matrix_at(&one->dy, row, n) * matrix_at(&one->lora_b, n, r));
+        add(&sum, (double)it->it->scaling[index] * matrix_at(&one->dy, row, n) *
+                      matrix_at(&one->lora_b, n, r));
     }
     return sum;
 }
@@ -243,7 +297,8 @@ static void check_adapter(layer *it, size_t index) {
             total sum = start(it, &before_b, n, r);
             for (size_t row = 0; row < the->tokens; row++) {
                 for (size_t k = 0; k < the->in_features; k++) {
-                    add(&sum, (double)the->scaling[index] * matrix_at(&one->dy, row, n) * dropped(it, row, k) * matrix_at(&one->lora_a, r, k));
+                    add(&sum, (double)the->scaling[index] * matrix_at(&one->dy, row, n) *
+                                  dropped(it, row, k) * matrix_at(&one->lora_a, r, k));
                 }
             }
             expect(it, "d_lora_B", &one->d_lora_b, n, r, sum);
@@ -263,18 +318,19 @@ static void run(const gpu *gpu, layer *it) {
     lora_projection planned[MOST];
     lora_layout layouts[2 + 8 * MOST];
     size_t count = 0;
-    layouts[count++] = layout_of(LORA_TENSOR_X, 0, &it->x);
-    layouts[count++] = layout_of(LORA_TENSOR_DX, 0, &it->dx);
+    layouts[count++] = layout_of(LORA_ROLE_X, 0, &it->x);
+    layouts[count++] = layout_of(LORA_ROLE_DX, 0, &it->dx);
     for (size_t index = 0; index < the->projections; index++) {
         projection *one = &it->projections[index];
-        planned[index] = (lora_projection){sizeof(lora_projection), 0, the->out_features[index], the->rank[index]};
-        layouts[count++] = layout_of(LORA_TENSOR_WEIGHT, index, &one->weight);
-        layouts[count++] = layout_of(LORA_TENSOR_LORA_A, index, &one->lora_a);
-        layouts[count++] = layout_of(LORA_TENSOR_LORA_B, index, &one->lora_b);
-        layouts[count++] = layout_of(LORA_TENSOR_Y, index, &one->y);
-        layouts[count++] = layout_of(LORA_TENSOR_DY, index, &one->dy);
-        layouts[count++] = layout_of(LORA_TENSOR_D_LORA_A, index, &one->d_lora_a);
-        layouts[count++] = layout_of(LORA_TENSOR_D_LORA_B, index, &one->d_lora_b);
+        planned[index] = (lora_projection){sizeof(lora_projection), 0, the->out_features[index],
+                                           the->rank[index]};
+        layouts[count++] = layout_of(LORA_ROLE_WEIGHT, index, &one->weight);
+        layouts[count++] = layout_of(LORA_ROLE_LORA_A, index, &one->lora_a);
+        layouts[count++] = layout_of(LORA_ROLE_LORA_B, index, &one->lora_b);
+        layouts[count++] = layout_of(LORA_ROLE_Y, index, &one->y);
+        layouts[count++] = layout_of(LORA_ROLE_DY, index, &one->dy);
+        layouts[count++] = layout_of(LORA_ROLE_D_LORA_A, index, &one->d_lora_a);
+        layouts[count++] = layout_of(LORA_ROLE_D_LORA_B, index, &one->d_lora_b);
     }
     lora_problem problem = {
         .struct_size = sizeof problem,
@@ -300,7 +356,8 @@ static void run(const gpu *gpu, layer *it) {
     lora_backward_plan *backward = NULL;
     LORA(lora_forward_plan_new(&problem, &gpu->device, &forward));
     LORA(lora_backward_plan_new(&problem, &gpu->device, &backward));
-    lora_plan_info forward_info = {.struct_size = sizeof forward_info}, backward_info = {.struct_size = sizeof backward_info};
+    lora_plan_info forward_info = {.struct_size = sizeof forward_info},
+                   backward_info = {.struct_size = sizeof backward_info};
     LORA(lora_forward_plan_info(forward, &forward_info));
     LORA(lora_backward_plan_info(backward, &backward_info));
     CHECK(forward_info.launches == 2 && backward_info.launches == 3);
@@ -315,24 +372,53 @@ static void run(const gpu *gpu, layer *it) {
     for (size_t index = 0; index < the->projections; index++) {
         projection *one = &it->projections[index];
         int adapted = the->rank[index] > 0;
-        uint64_t lora_a = adapted ? one->lora_a.address : 0, lora_b = adapted ? one->lora_b.address : 0;
+        uint64_t lora_a = adapted ? one->lora_a.address : 0,
+                 lora_b = adapted ? one->lora_b.address : 0;
         outputs[index] = (lora_forward_projection){
-            sizeof(lora_forward_projection), the->scaling[index], one->weight.address, the->bias ? one->bias.address : 0, lora_a, lora_b,
+            sizeof(lora_forward_projection),
+            the->scaling[index],
+            one->weight.address,
+            the->bias ? one->bias.address : 0,
+            lora_a,
+            lora_b,
             one->y.address,
         };
         gradients[index] = (lora_backward_projection){
-            sizeof(lora_backward_projection), the->scaling[index], one->dy.address, one->weight.address, lora_a, lora_b,
-            adapted ? one->d_lora_a.address : 0, adapted ? one->d_lora_b.address : 0,
+            sizeof(lora_backward_projection),
+            the->scaling[index],
+            one->dy.address,
+            one->weight.address,
+            lora_a,
+            lora_b,
+            adapted ? one->d_lora_a.address : 0,
+            adapted ? one->d_lora_b.address : 0,
         };
     }
     const lora_dropout *dropout = the->p >= 0 ? &it->dropout : NULL;
     lora_forward_args forward_args = {
-        sizeof forward_args, 0, it->x.address, outputs, the->projections, dropout, saved, forward_info.saved_bytes, forward_workspace,
+        sizeof forward_args,
+        0,
+        it->x.address,
+        outputs,
+        the->projections,
+        dropout,
+        saved,
+        forward_info.saved_bytes,
+        forward_workspace,
         forward_info.workspace_bytes,
     };
     lora_backward_args backward_args = {
-        sizeof backward_args, 0, it->x.address, gradients, the->projections, dropout, saved, forward_info.saved_bytes,
-        the->no_input_gradient ? 0 : it->dx.address, backward_workspace, backward_info.workspace_bytes,
+        sizeof backward_args,
+        0,
+        it->x.address,
+        gradients,
+        the->projections,
+        dropout,
+        saved,
+        forward_info.saved_bytes,
+        the->no_input_gradient ? 0 : it->dx.address,
+        backward_workspace,
+        backward_info.workspace_bytes,
     };
     LORA(lora_forward(gpu->kernels, forward, &forward_args, gpu->stream));
     LORA(lora_backward(gpu->kernels, backward, &backward_args, gpu->stream));

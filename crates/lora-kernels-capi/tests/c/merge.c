@@ -18,10 +18,12 @@ static size_t stored(const merge *the, size_t out, size_t in) {
     return the->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT ? in * OUT + out : out * IN + in;
 }
 
-static lora_merge_plan *planned(const merge *the, const matrix *weight, const matrix *merged, lora_plan_info *info) {
+static lora_merge_plan *planned(const merge *the, const matrix *weight, const matrix *merged,
+                                lora_plan_info *info) {
     const size_t ranks[] = {FIRST, SECOND};
-    const lora_layout layouts[] = {{sizeof(lora_layout), LORA_TENSOR_WEIGHT, 0, (int64_t)weight->stride, weight->element},
-                                   {sizeof(lora_layout), LORA_TENSOR_MERGED, 0, (int64_t)merged->stride, merged->element}};
+    const lora_layout layouts[] = {
+        {sizeof(lora_layout), LORA_ROLE_WEIGHT, 0, (int64_t)weight->stride, weight->element},
+        {sizeof(lora_layout), LORA_ROLE_MERGED, 0, (int64_t)merged->stride, merged->element}};
     lora_merge_problem problem = {
         .struct_size = sizeof problem,
         .dtype = the->dtype,
@@ -57,7 +59,8 @@ static void run(const merge *the, int infinite) {
     int transposed = the->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT;
     size_t rows = transposed ? IN : OUT, columns = transposed ? OUT : IN;
     uint64_t state = 7;
-    matrix weight = matrix_new(the->dtype, rows, columns, 2, 1), apart = matrix_new(the->dtype, rows, columns, 1, 0);
+    matrix weight = matrix_new(the->dtype, rows, columns, 2, 1),
+           apart = matrix_new(the->dtype, rows, columns, 1, 0);
     uint32_t adapter = the->adapter_dtype ? the->adapter_dtype : the->dtype;
     matrix a[] = {matrix_new(adapter, FIRST, IN, 0, 0), matrix_new(adapter, SECOND, IN, 0, 0)};
     matrix b[] = {matrix_new(adapter, OUT, FIRST, 0, 0), matrix_new(adapter, OUT, SECOND, 0, 0)};
@@ -82,11 +85,20 @@ static void run(const merge *the, int infinite) {
     lora_merge_plan *plan = planned(the, &weight, &apart, &info);
     CHECK(info.launches == (the->safe ? 3u : the->report ? 2u : 1u));
     uint64_t workspace = device_alloc(info.workspace_bytes);
-    const lora_merge_adapter adapters[] = {{sizeof *adapters, scaling[0], a[0].address, b[0].address},
-                                           {sizeof *adapters, scaling[1], a[1].address, b[1].address}};
+    const lora_merge_adapter adapters[] = {
+        {sizeof *adapters, scaling[0], a[0].address, b[0].address},
+        {sizeof *adapters, scaling[1], a[1].address, b[1].address}};
     int reports = the->safe || the->report;
-    lora_merge_args args = {sizeof args, 0, weight.address, merged->address, adapters, 2, reports ? report_memory : 0,
-                            LORA_MERGE_REPORT_BYTES, workspace, info.workspace_bytes};
+    lora_merge_args args = {sizeof args,
+                            0,
+                            weight.address,
+                            merged->address,
+                            adapters,
+                            2,
+                            reports ? report_memory : 0,
+                            LORA_MERGE_REPORT_BYTES,
+                            workspace,
+                            info.workspace_bytes};
     LORA(lora_merge(it.kernels, plan, &args, it.stream));
     CUDA(cuStreamSynchronize(it.stream));
     matrix_download(merged);
@@ -103,7 +115,8 @@ static void run(const merge *the, int infinite) {
             for (size_t r = 0; r < SECOND; r++) {
                 delta += (double)scaling[1] * matrix_at(&b[1], out, r) * matrix_at(&a[1], r, in);
             }
-            double wanted = the->safe && infinite ? before[at] : base[at] + delta, given = merged->values[at];
+            double wanted = the->safe && infinite ? before[at] : base[at] + delta,
+                   given = merged->values[at];
             // f32: a few roundings of numbers below 4. bf16: half a unit of 8 bits, of the result.
             double allowed = the->dtype == LORA_DTYPE_F32 ? 1e-6 : fabs(wanted) / 256 + 1e-6;
             CHECK(isinf(wanted) ? given == wanted : fabs(given - wanted) <= allowed);
@@ -132,7 +145,7 @@ static void run(const merge *the, int infinite) {
 
 static void problems(void) {
     const size_t ranks[] = {FIRST, SECOND};
-    lora_layout layout = {sizeof layout, LORA_TENSOR_LORA_A, 2, 40, 0};
+    lora_layout layout = {sizeof layout, LORA_ROLE_LORA_A, 2, 40, 0};
     const lora_merge_problem good = {.struct_size = sizeof good,
                                      .dtype = LORA_DTYPE_F16,
                                      .out_features = OUT,
@@ -141,28 +154,30 @@ static void problems(void) {
                                      .adapter_count = 2,
                                      .layouts = &layout};
     lora_merge_plan *none = NULL;
-#define WITH(field, value, status, text)                                        \
-    do {                                                                        \
-        lora_merge_problem bad_ = good;                                         \
-        bad_.field = (value);                                                   \
-        FAILS(status, text, lora_merge_plan_new(&bad_, &it.device, &none));     \
+#define WITH(field, value, status, text)                                    \
+    do {                                                                    \
+        lora_merge_problem bad_ = good;                                     \
+        bad_.field = (value);                                               \
+        FAILS(status, text, lora_merge_plan_new(&bad_, &it.device, &none)); \
     } while (0)
     WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_merge_problem)");
     WITH(dtype, 0, LORA_STATUS_ENUMERATION, "problem.dtype is 0");
     WITH(adapter_dtype, LORA_DTYPE_BF16, LORA_STATUS_ADAPTER_DTYPE, "they must be in f16 or f32");
     WITH(out_features, 0, LORA_STATUS_DIMENSION, "out_features is 0");
     WITH(adapter_count, 0, LORA_STATUS_ADAPTERS, "0 adapters");
-    WITH(adapter_count, SIZE_MAX, LORA_STATUS_ADAPTERS, "between 1 and 8");
+    WITH(adapter_count, SIZE_MAX >> 1, LORA_STATUS_ADAPTERS, "between 1 and 8");
     WITH(ranks, NULL, LORA_STATUS_NULL_ARGUMENT, "problem->ranks is a null pointer");
     WITH(safe, 2, LORA_STATUS_FLAG, "problem.safe is 2");
     WITH(report, 2, LORA_STATUS_FLAG, "problem.report is 2");
     WITH(layout_count, 1, LORA_STATUS_NO_ADAPTER, "adapter 2: the problem has 2");
-    layout = (lora_layout){sizeof layout, LORA_TENSOR_Y, 0, 40, 16};
+    layout = (lora_layout){sizeof layout, LORA_ROLE_Y, 0, 40, 16};
     WITH(layout_count, 1, LORA_STATUS_NO_PART, "has no part in a merge");
 #undef WITH
     CHECK(none == NULL);
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer", lora_merge_plan_new(NULL, &it.device, &none));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_merge_plan_new(&good, &it.device, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer",
+          lora_merge_plan_new(NULL, &it.device, &none));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_merge_plan_new(&good, &it.device, NULL));
     lora_plan_info info = {.struct_size = sizeof info};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_merge_plan_info(NULL, &info));
     CHECK(lora_merge_plan_description(NULL) == NULL);
@@ -171,14 +186,18 @@ static void problems(void) {
 
 static void calls(void) {
     const merge the = {LORA_DTYPE_F32, 0, 0, 0, 1, 0};
-    matrix weight = matrix_new(LORA_DTYPE_F32, OUT, IN, 0, 0), other = matrix_new(LORA_DTYPE_F32, OUT, IN, 3, 0);
+    matrix weight = matrix_new(LORA_DTYPE_F32, OUT, IN, 0, 0),
+           other = matrix_new(LORA_DTYPE_F32, OUT, IN, 3, 0);
     lora_plan_info info = {0};
     lora_merge_plan *plan = planned(&the, &weight, &other, &info);
     uint64_t workspace = device_alloc(info.workspace_bytes);
     lora_merge_adapter adapters[] = {{sizeof *adapters, 1.0f, weight.address, weight.address},
                                      {sizeof *adapters, 1.0f, weight.address, weight.address}};
-    const lora_merge_args good = {sizeof good, 0, weight.address, other.address, adapters, 2, report_memory, LORA_MERGE_REPORT_BYTES,
-                                  workspace, info.workspace_bytes};
+    const lora_merge_args good = {sizeof good,    0,
+                                  weight.address, other.address,
+                                  adapters,       2,
+                                  report_memory,  LORA_MERGE_REPORT_BYTES,
+                                  workspace,      info.workspace_bytes};
 #define WITH(field, value, status, text)                                     \
     do {                                                                     \
         lora_merge_args bad_ = good;                                         \
@@ -198,19 +217,26 @@ static void calls(void) {
     WITH(workspace, 0, LORA_STATUS_NULL, "workspace is a null pointer");
     WITH(workspace_bytes, 1, LORA_STATUS_BUFFER, "the workspace buffer has 1 bytes");
 #undef WITH
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer", lora_merge(NULL, plan, &good, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_merge(it.kernels, NULL, &good, it.stream));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer", lora_merge(it.kernels, plan, NULL, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
+          lora_merge(NULL, plan, &good, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
+          lora_merge(it.kernels, NULL, &good, it.stream));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
+          lora_merge(it.kernels, plan, NULL, it.stream));
     adapters[1].scaling = NAN;
     FAILS(LORA_STATUS_SCALING, "it must be finite", lora_merge(it.kernels, plan, &good, it.stream));
     adapters[1].scaling = 1.0f;
     adapters[1].lora_b = 0;
-    FAILS(LORA_STATUS_NULL, "lora_B of adapter 1 is a null pointer", lora_merge(it.kernels, plan, &good, it.stream));
+    FAILS(LORA_STATUS_NULL, "lora_B of adapter 1 is a null pointer",
+          lora_merge(it.kernels, plan, &good, it.stream));
     adapters[1].struct_size = 16;
-    FAILS(LORA_STATUS_STRUCT_SIZE, "element 1 has struct_size 16", lora_merge(it.kernels, plan, &good, it.stream));
+    FAILS(LORA_STATUS_STRUCT_SIZE, "args->adapters[1] has struct_size 16",
+          lora_merge(it.kernels, plan, &good, it.stream));
     lora_merge_report report = {.struct_size = sizeof report};
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "bytes is a null pointer", lora_merge_report_read(NULL, &report));
-    FAILS(LORA_STATUS_NULL_ARGUMENT, "report is a null pointer", lora_merge_report_read(&report, NULL));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "bytes is a null pointer",
+          lora_merge_report_read(NULL, &report));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "report is a null pointer",
+          lora_merge_report_read(&report, NULL));
 
     lora_merge_plan_free(plan);
     matrix_free(&weight);

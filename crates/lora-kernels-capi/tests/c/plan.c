@@ -16,11 +16,13 @@ int main(void) {
 
     lora_device named = {.struct_size = sizeof named};
     LORA(lora_device_named("h100", &named));
-    CHECK(named.compute_major == 9 && named.multiprocessors == 132 && named.struct_size == sizeof named);
+    CHECK(named.compute_major == 9 && named.multiprocessors == 132 &&
+          named.struct_size == sizeof named);
     lora_device device = {sizeof device, 9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
     CHECK(memcmp(&device, &named, sizeof device) == 0);
 
-    lora_projection qkv[] = {{sizeof *qkv, 0, 4096, 16}, {sizeof *qkv, 0, 1024, 0}, {sizeof *qkv, 0, 1024, 16}};
+    lora_projection qkv[] = {
+        {sizeof *qkv, 0, 4096, 16}, {sizeof *qkv, 0, 1024, 0}, {sizeof *qkv, 0, 1024, 16}};
     lora_problem problem = {
         .struct_size = sizeof problem,
         .dtype = LORA_DTYPE_BF16,
@@ -36,18 +38,21 @@ int main(void) {
     LORA(lora_backward_plan_new(&problem, &device, &backward));
     lora_plan_info info = {.struct_size = sizeof info};
     LORA(lora_forward_plan_info(forward, &info));
-    CHECK(info.padded_ranks == 32 && info.s_bytes == 4096 * 32 * 2 && info.mask_bytes == 4096 * 4096 / 8);
+    CHECK(info.padded_ranks == 32 && info.s_bytes == 4096 * 32 * 2 &&
+          info.mask_bytes == 4096 * 4096 / 8);
     CHECK(info.saved_bytes >= info.s_bytes + info.mask_bytes);
     CHECK(strstr(lora_forward_plan_description(forward), "forward of tokens 4096") != NULL);
     CHECK(strstr(lora_backward_plan_description(backward), "backward of tokens 4096") != NULL);
-    printf("%s\n%s\n", lora_forward_plan_description(forward), lora_backward_plan_description(backward));
+    printf("%s\n%s\n", lora_forward_plan_description(forward),
+           lora_backward_plan_description(backward));
 
     // A size that no header ever had is a mistake, such as that of a pointer, and nothing is
     // written to it.
     lora_plan_info short_info;
     memset(&short_info, 0xFF, sizeof short_info);
     short_info.struct_size = sizeof(lora_plan_info *);
-    FAILS(LORA_STATUS_STRUCT_SIZE, "sizeof(lora_plan_info), which is 64", lora_forward_plan_info(forward, &short_info));
+    FAILS(LORA_STATUS_STRUCT_SIZE, "sizeof(lora_plan_info), which is 64",
+          lora_forward_plan_info(forward, &short_info));
     CHECK(short_info.launches == UINT32_MAX && short_info.saved_bytes == SIZE_MAX);
 
     // A program whose header knows more than this library, and doesn't use it.
@@ -58,10 +63,12 @@ int main(void) {
     newer.known.struct_size = sizeof newer;
     lora_forward_plan *third = NULL;
     LORA(lora_forward_plan_new(&newer.known, &device, &third));
-    CHECK(strcmp(lora_forward_plan_description(third), lora_forward_plan_description(forward)) == 0);
+    CHECK(strcmp(lora_forward_plan_description(third), lora_forward_plan_description(forward)) ==
+          0);
     newer.unknown = 1;
     lora_forward_plan *none = NULL;
-    FAILS(LORA_STATUS_UNKNOWN_FIELDS, "newer library", lora_forward_plan_new(&newer.known, &device, &none));
+    FAILS(LORA_STATUS_UNKNOWN_FIELDS, "newer library",
+          lora_forward_plan_new(&newer.known, &device, &none));
     CHECK(none == NULL);
 
     lora_forward_plan_free(third);

@@ -51,8 +51,10 @@ int main(void) {
 
     CUDA(cuCtxPushCurrent(primary));
     uint64_t state = 1;
-    matrix x = matrix_new(LORA_DTYPE_F32, TOKENS, IN, 0, 0), w = matrix_new(LORA_DTYPE_F32, OUT, IN, 0, 0);
-    matrix a = matrix_new(LORA_DTYPE_F32, RANK, IN, 0, 0), b = matrix_new(LORA_DTYPE_F32, OUT, RANK, 0, 0);
+    matrix x = matrix_new(LORA_DTYPE_F32, TOKENS, IN, 0, 0),
+           w = matrix_new(LORA_DTYPE_F32, OUT, IN, 0, 0);
+    matrix a = matrix_new(LORA_DTYPE_F32, RANK, IN, 0, 0),
+           b = matrix_new(LORA_DTYPE_F32, OUT, RANK, 0, 0);
     matrix y = matrix_new(LORA_DTYPE_F32, TOKENS, OUT, 0, 0);
     matrix *all[] = {&x, &w, &a, &b, &y};
     for (size_t index = 0; index < 5; index++) {
@@ -80,9 +82,11 @@ int main(void) {
     CUDA(cuCtxPushCurrent(primary));
     uint64_t saved = device_alloc(info.saved_bytes), workspace = device_alloc(info.workspace_bytes);
     CUDA(cuCtxPopCurrent(&popped));
-    it.projection = (lora_forward_projection){sizeof it.projection, 1.5f, w.address, 0, a.address, b.address, y.address};
+    it.projection = (lora_forward_projection){
+        sizeof it.projection, 1.5f, w.address, 0, a.address, b.address, y.address};
     it.args = (lora_forward_args){
-        sizeof it.args, 0, x.address, &it.projection, 1, NULL, saved, info.saved_bytes, workspace, info.workspace_bytes};
+        sizeof it.args, 0,     x.address,        &it.projection, 1,
+        NULL,           saved, info.saved_bytes, workspace,      info.workspace_bytes};
 
     // The stream's context is made current for the call, and only for it.
     run(&it);

@@ -11,40 +11,42 @@
 #include "cuda.h"
 #include "lora_kernels.h"
 
-#define CHECK(condition)                                                                          \
-    do {                                                                                          \
-        if (!(condition)) {                                                                       \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
-            exit(1);                                                                              \
-        }                                                                                         \
+#define CHECK(condition)                                                            \
+    do {                                                                            \
+        if (!(condition)) {                                                         \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+            exit(1);                                                                \
+        }                                                                           \
     } while (0)
 
-#define CUDA(call)                                                                                \
-    do {                                                                                          \
-        CUresult result_ = (call);                                                                \
-        if (result_ != CUDA_SUCCESS) {                                                            \
-            fprintf(stderr, "%s:%d: %s gave CUresult %d\n", __FILE__, __LINE__, #call, result_);  \
-            exit(1);                                                                              \
-        }                                                                                         \
+#define CUDA(call)                                                                               \
+    do {                                                                                         \
+        CUresult result_ = (call);                                                               \
+        if (result_ != CUDA_SUCCESS) {                                                           \
+            fprintf(stderr, "%s:%d: %s gave CUresult %d\n", __FILE__, __LINE__, #call, result_); \
+            exit(1);                                                                             \
+        }                                                                                        \
     } while (0)
 
-#define LORA(call)                                                                                \
-    do {                                                                                          \
-        lora_status status_ = (call);                                                             \
-        if (status_ != LORA_STATUS_OK) {                                                          \
-            fprintf(stderr, "%s:%d: %s: %s: %s\n", __FILE__, __LINE__, #call,                     \
-                    lora_status_name(status_), lora_last_error());                                \
-            exit(1);                                                                              \
-        }                                                                                         \
+#define LORA(call)                                                            \
+    do {                                                                      \
+        lora_status status_ = (call);                                         \
+        if (status_ != LORA_STATUS_OK) {                                      \
+            fprintf(stderr, "%s:%d: %s: %s: %s\n", __FILE__, __LINE__, #call, \
+                    lora_status_name(status_), lora_last_error());            \
+            exit(1);                                                          \
+        }                                                                     \
     } while (0)
 
 // The call fails with this status, and the error's text has this in it, and nothing of Rust's.
 #define FAILS(expected, text, call) expect_failure(__FILE__, __LINE__, #call, expected, text, call)
 
-static inline void expect_failure(const char *file, int line, const char *call, lora_status expected, const char *text, lora_status given) {
-    if (given != expected || strstr(lora_last_error(), text) == NULL || strstr(lora_last_error(), "::") != NULL) {
-        fprintf(stderr, "%s:%d: %s\n  gave %s: %s\n  not  %s: ...%s...\n", file, line, call, lora_status_name(given), lora_last_error(),
-                lora_status_name(expected), text);
+static inline void expect_failure(const char *file, int line, const char *call,
+                                  lora_status expected, const char *text, lora_status given) {
+    if (given != expected || strstr(lora_last_error(), text) == NULL ||
+        strstr(lora_last_error(), "::") != NULL) {
+        fprintf(stderr, "%s:%d: %s\n  gave %s: %s\n  not  %s: ...%s...\n", file, line, call,
+                lora_status_name(given), lora_last_error(), lora_status_name(expected), text);
         exit(1);
     }
 }
@@ -113,8 +115,10 @@ typedef struct matrix {
     uint64_t allocation, address;
 } matrix;
 
-static inline matrix matrix_new(uint32_t dtype, size_t rows, size_t columns, size_t padding, size_t skipped) {
-    matrix it = {dtype, rows, columns, columns + padding, skipped, dtype == LORA_DTYPE_F32 ? 4 : 2, NULL, 0, 0};
+static inline matrix matrix_new(uint32_t dtype, size_t rows, size_t columns, size_t padding,
+                                size_t skipped) {
+    matrix it = {dtype, rows, columns, columns + padding, skipped, dtype == LORA_DTYPE_F32 ? 4 : 2,
+                 NULL,  0,    0};
     it.values = calloc(rows * columns + 1, sizeof *it.values);
     CHECK(it.values != NULL);
     it.allocation = device_alloc((skipped + rows * it.stride) * it.element);

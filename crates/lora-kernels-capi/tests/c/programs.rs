@@ -211,6 +211,11 @@ fn bad_input_is_refused_with_its_number_and_a_text() {
 }
 
 #[test]
+fn negative_numbers_are_shown_as_they_were_given() {
+    both_ways("tests/c/negative.c");
+}
+
+#[test]
 fn contexts_captures_and_threads_are_left_in_peace() {
     both_ways("tests/c/state.c");
 }

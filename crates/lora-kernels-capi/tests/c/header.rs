@@ -10,13 +10,14 @@ const UPDATE: &str = "LORA_KERNELS_UPDATE_HEADER";
 const HEADER: &str = "include/lora_kernels.h";
 
 /// In the order in which a reader wants them.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "version",
     "status",
     "enumerations",
     "device",
     "layout",
     "problem",
+    "planned",
     "plan",
     "handle",
     "arguments",
@@ -49,6 +50,6 @@ fn the_header_is_current() {
     let committed = std::fs::read_to_string(&header).expect("the committed header");
     assert!(
         committed == made,
-        "capi/{HEADER} is not what the sources say: run the test with {UPDATE}=1 and commit it"
+        "{HEADER} is not what the sources say: run the test with {UPDATE}=1 and commit it"
     );
 }

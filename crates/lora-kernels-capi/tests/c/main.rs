@@ -1,0 +1,4 @@
+//! The C ABI as C programs see it: the header, and programs linked with the libraries.
+
+mod header;
+mod programs;
