@@ -1,19 +1,40 @@
 """CUDA kernels for linear layers with low-rank adapters (LoRA), over the C ABI of lora-kernels.
 
     forward    y  = x*W^T + bias + s*drop(x)*A^T*B^T
-    backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)    dA = (s*dy*B)^T*drop(x)    dB = s*dy^T*(drop(x)*A^T)
+    backward   dx = dy*W + mask o (s*dy*B*A)/(1-p)
+               dA = (s*dy*B)^T*drop(x)
+               dB = s*dy^T*(drop(x)*A^T)
     merge      W += sum of s*B*A
 
-A `Problem` (plain values) becomes a plan for a `Device`; `Kernels` runs it on arrays of any library that speaks `__cuda_array_interface__` or
-DLPack. For PyTorch there is `lora_kernels.torch`, with autograd.
+A `Problem` (plain values) becomes a plan for a device, known by its `DeviceProps`. `Kernels` runs
+the plan on arrays of any library that speaks `__cuda_array_interface__` or DLPack. For PyTorch
+there is `lora_kernels.torch`, with autograd.
 """
 
 from .arrays import Array, array
-from .described import problem_of
 from .errors import CudaError, LibraryNotFound, LoraError
-from .kernels import Adapter, Allocator, BackwardResult, ForwardResult, Kernels, Layer, MergeReport, MergeResult
-from .plans import BackwardPlan, Device, ForwardPlan, MergePlan, Region
-from .types import Dropout, DType, Layout, Mask, MergeProblem, Problem, Projection, Tensor, WeightLayout
+from .from_arrays import problem_of
+from .kernels import (
+    Allocator,
+    BackwardResult,
+    ForwardResult,
+    Kernels,
+    MergeReport,
+    MergeResult,
+)
+from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, Region
+from .tensors import Adapter, ProjectionTensors, Saved
+from .types import (
+    Dropout,
+    DType,
+    Layout,
+    Mask,
+    MergeProblem,
+    Problem,
+    Projection,
+    Role,
+    WeightLayout,
+)
 
 __version__ = "0.1.0"
 
@@ -25,12 +46,11 @@ __all__ = [
     "BackwardResult",
     "CudaError",
     "DType",
-    "Device",
+    "DeviceProps",
     "Dropout",
     "ForwardPlan",
     "ForwardResult",
     "Kernels",
-    "Layer",
     "Layout",
     "LibraryNotFound",
     "LoraError",
@@ -41,8 +61,10 @@ __all__ = [
     "MergeResult",
     "Problem",
     "Projection",
+    "ProjectionTensors",
     "Region",
-    "Tensor",
+    "Role",
+    "Saved",
     "WeightLayout",
     "array",
     "problem_of",

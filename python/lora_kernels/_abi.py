@@ -1,9 +1,23 @@
-"""The C ABI as ctypes has it: the structs and numbers of `lora_kernels.h`, in its order. A test compares them with the header."""
+"""The C ABI as ctypes has it: the structs and numbers of `lora_kernels.h`, in its order.
+
+A test compares them with the header.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from typing import Any
 
 VERSION = 0x000100
@@ -37,7 +51,7 @@ class Device(Struct):
 class Layout(Struct):
     _fields_ = [
         ("struct_size", c_uint32),
-        ("tensor", c_uint32),
+        ("role", c_uint32),
         ("index", c_size_t),
         ("row_stride", c_int64),
         ("alignment", c_size_t),

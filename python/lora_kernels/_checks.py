@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arrays import Array, named
-from .types import DType, MergeProblem, Problem, Tensor
+from .types import DType, MergeProblem, Problem, Role
 
 Problems = Problem | MergeProblem
 
@@ -32,7 +32,12 @@ class Buffer:
 class Call:
     """One call's device, stream and allocator."""
 
-    def __init__(self, device: int, stream: int, allocate: Callable[[tuple[int, ...], DType | None], Any] | None) -> None:
+    def __init__(
+        self,
+        device: int,
+        stream: int,
+        allocate: Callable[[tuple[int, ...], DType | None], Any] | None,
+    ) -> None:
         self._device = device
         self._stream = stream
         self._allocate = allocate
@@ -44,33 +49,40 @@ class Call:
         if len(given) != wanted:
             raise ValueError(f"{len(given)} {name} were given, the plan was made for {wanted}")
 
-    def read(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> int:
+    def read(self, problem: Problems, role: Role, index: int, source: Any) -> int:
         """The address of a tensor that is read; 0 for None."""
         if source is None:
             # The library knows whether it is needed.
             return 0
-        return self._matrix(problem, tensor, index, source).address
+        return self._matrix(problem, role, index, source).address
 
-    def write(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> int:
+    def write(self, problem: Problems, role: Role, index: int, source: Any) -> int:
         """The address of a tensor that is written."""
-        found = self._matrix(problem, tensor, index, source)
+        found = self._matrix(problem, role, index, source)
         if found.read_only:
-            raise ValueError(f"{_name(problem, tensor, index)} is read-only, and would be written")
+            raise ValueError(f"{_name(problem, role, index)} is read-only, and would be written")
         return found.address
 
-    def outputs(self, problem: Problem, tensor: Tensor, given: Sequence[Any] | None, wanted: Sequence[bool]) -> Outputs:
-        """Outputs as given or, where they aren't, allocated: contiguous, so the plan must have been made for that."""
+    def outputs(
+        self, problem: Problem, role: Role, given: Sequence[Any] | None, wanted: Sequence[bool]
+    ) -> Outputs:
+        """Outputs as given or, where they aren't, allocated.
+
+        Allocated ones are contiguous, so the plan must have been made for that.
+        """
         if given is not None:
-            self.count(tensor.text, given, len(wanted))
+            self.count(role.text, given, len(wanted))
         result = Outputs([], [])
         for index, is_wanted in enumerate(wanted):
-            one = given[index] if given is not None else None
-            if one is None and is_wanted:
-                if tensor in problem.accumulate:
-                    raise ValueError(f"{_name(problem, tensor, index)} is added to, so it must be given")
-                one = self._new(_name(problem, tensor, index), problem.shape(tensor, index), problem.dtype_of(tensor))
-            result.arrays.append(one)
-            result.addresses.append(0 if one is None else self.write(problem, tensor, index, one))
+            output = given[index] if given is not None else None
+            if output is None and is_wanted:
+                name = _name(problem, role, index)
+                if role in problem.accumulate:
+                    raise ValueError(f"{name} is added to, so it must be given")
+                output = self._new(name, problem.shape(role, index), problem.dtype_of(role))
+            result.arrays.append(output)
+            address = 0 if output is None else self.write(problem, role, index, output)
+            result.addresses.append(address)
         return result
 
     def buffer(self, name: str, given: Any, needed: int, written: bool = True) -> Buffer:
@@ -93,38 +105,47 @@ class Call:
 
     def _new(self, name: str, shape: tuple[int, ...], dtype: DType | None) -> Any:
         if self._allocate is None:
-            raise ValueError(f"{name} was not given: give it, or an allocate function that makes it")
+            raise ValueError(
+                f"{name} was not given: give it, or an allocate function that makes it"
+            )
         return self._allocate(shape, dtype)
 
     def _array(self, name: str, source: Any) -> Array:
         found = named(name, source, self._stream, self._device)
         if found.device != self._device:
-            raise ValueError(f"{name} is on device {found.device}, the kernels were loaded on device {self._device}")
+            raise ValueError(
+                f"{name} is on device {found.device}, the kernels were loaded on device "
+                f"{self._device}"
+            )
         self._alive.append(found)
         return found
 
-    def _matrix(self, problem: Problems, tensor: Tensor, index: int, source: Any) -> Array:
-        name = _name(problem, tensor, index)
+    def _matrix(self, problem: Problems, role: Role, index: int, source: Any) -> Array:
+        name = _name(problem, role, index)
         found = self._array(name, source)
-        shape, dtype = problem.shape(tensor, index), problem.dtype_of(tensor)
+        shape, dtype = problem.shape(role, index), problem.dtype_of(role)
         if found.dtype is not dtype:
             given = found.dtype.name if found.dtype else "bytes"
             raise TypeError(f"{name} is {given}, the plan was made for {dtype.name}")
         if found.shape != shape:
             raise ValueError(f"{name} has the shape {found.shape}, the plan was made for {shape}")
         if not found.has_contiguous_columns:
-            raise ValueError(f"{name} has a stride of {found.strides[-1]} elements between columns: they must be contiguous")
-        planned = problem.row_stride(tensor, index) if len(shape) == 2 else shape[0]
+            raise ValueError(
+                f"{name} has a stride of {found.strides[-1]} elements between columns: they must "
+                "be contiguous"
+            )
+        planned = problem.row_stride(role, index) if len(shape) == 2 else shape[0]
         if len(shape) == 2 and shape[0] > 1 and found.row_stride != planned:
             raise ValueError(
-                f"{name} has a row stride of {found.row_stride} elements, the plan was made for {planned}: "
-                "give the problem a Layout with this row stride"
+                f"{name} has a row stride of {found.row_stride} elements, the plan was made for "
+                f"{planned}: give the problem a Layout with this row stride"
             )
         return found
 
 
-def _name(problem: Problems, tensor: Tensor, index: int) -> str:
+def _name(problem: Problems, role: Role, index: int) -> str:
     if isinstance(problem, MergeProblem):
-        return f"{tensor.text} of adapter {index}" if tensor in (Tensor.LORA_A, Tensor.LORA_B) else tensor.text
-    shared = tensor in (Tensor.X, Tensor.DX) or len(problem.projections) == 1
-    return tensor.text if shared else f"{tensor.text} of layer {index}"
+        is_adapter = role in (Role.LORA_A, Role.LORA_B)
+        return f"{role.text} of adapter {index}" if is_adapter else role.text
+    is_alone = role in (Role.X, Role.DX) or len(problem.projections) == 1
+    return role.text if is_alone else f"{role.text} of projection {index}"

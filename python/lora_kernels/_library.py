@@ -12,17 +12,23 @@ from . import _abi
 from .errors import LibraryNotFound, LoraError
 
 FILE = "liblora_kernels.so"
-# By which the system's loader knows an installed library; the other name is for linking, and may be
-# missing.
+# The system's loader knows an installed library by this name. The other one is for linking, and may
+# be missing.
 SONAME = f"{FILE}.{_abi.VERSION >> 16}.{_abi.VERSION >> 8 & 0xFF}"
 VARIABLE = "LORA_KERNELS_LIBRARY"
 
-_HOW = f"build it with `cargo xtask capi` and set {VARIABLE} to its path, or put {FILE} beside this package or where the system's loader looks"
+_HOW = (
+    f"build it with `cargo xtask capi` and set {VARIABLE} to its path, or put {FILE} beside this "
+    "package or where the system's loader looks"
+)
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library that `LORA_KERNELS_LIBRARY` names; without it, the one beside this package, or the system's."""
+    """The library that `LORA_KERNELS_LIBRARY` names.
+
+    Without that variable, the one beside this package, or the system's.
+    """
     found = _load()
     try:
         for name, (result, arguments) in _abi.FUNCTIONS.items():
@@ -30,12 +36,14 @@ def library() -> ctypes.CDLL:
             function.restype = result
             function.argtypes = arguments
     except AttributeError as error:
-        raise LibraryNotFound(f"{found._name} is not the library that this package is for ({error}): {_HOW}") from error
+        raise LibraryNotFound(
+            f"{found._name} is not the library that this package is for ({error}): {_HOW}"
+        ) from error
     version = found.lora_version()
     if version >> 8 != _abi.VERSION >> 8:
         raise LibraryNotFound(
-            f"{found._name} is version {_text(version)}, this package is for {_text(_abi.VERSION)}: "
-            "they must agree in major and minor version"
+            f"{found._name} is version {_text(version)}, this package is for "
+            f"{_text(_abi.VERSION)}: they must agree in major and minor version"
         )
     return found
 
@@ -62,7 +70,10 @@ def _load() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(FILE)
     except OSError as error:
-        raise LibraryNotFound(f"there is no {FILE} ({VARIABLE} is not set, {beside} does not exist, and {error}): {_HOW}") from error
+        raise LibraryNotFound(
+            f"there is no {FILE} ({VARIABLE} is not set, {beside} does not exist, and {error}): "
+            f"{_HOW}"
+        ) from error
 
 
 def check(status: int) -> None:

@@ -1,8 +1,9 @@
-"""Device arrays of whatever library, as the kernels take them: an address, a shape, a type and strides.
+"""Device arrays of whatever library, as the kernels take them: address, shape, type and strides.
 
-Taken are objects with `__cuda_array_interface__` (CuPy, Numba, PyTorch, RAFT and others, versions 2 and 3) or with `__dlpack__` and
-`__dlpack_device__` (those, JAX, ...). Nothing is copied. bf16 has no name in the former: take such an array by DLPack, or say it:
-`array(x, dtype=DType.BF16)`. Version 2 of the former doesn't say which stream the content comes from: the latter goes before it.
+Taken are objects with `__cuda_array_interface__` (CuPy, Numba, PyTorch, RAFT and others, versions 2
+and 3) or with `__dlpack__` and `__dlpack_device__` (those, JAX, ...). Nothing is copied. bf16 has
+no name in the former: take such an array by DLPack, or say it: `array(x, dtype=DType.BF16)`.
+Version 2 of the former doesn't say which stream the content comes from: DLPack goes before it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _TYPESTRS = {"<f2": DType.F16, "<f4": DType.F32, "|u1": None, "|i1": None, "<u1"
 
 @dataclass(frozen=True)
 class Array:
-    """Where an array's elements are. `dtype` None: bytes. Strides are in elements. `owner` keeps the memory alive.
+    """Where an array's elements are. `dtype` None: bytes. Strides are in elements.
 
-    wait: makes a stream wait for what the array's library has enqueued for it so far; None where nothing is known of that. A call does so for its
-    own stream.
+    owner: keeps the memory alive. wait: makes a stream wait for what the array's library has
+    enqueued for it so far; None where nothing is known of that. A call does so for its own stream.
     """
 
     address: int
@@ -45,8 +46,11 @@ class Array:
 
     @property
     def row_stride(self) -> int:
-        """Elements from one row to the next; that of a single row is the number of columns, whatever the array says."""
-        if len(self.shape) < 2 or self.shape[0] == 1:
+        """Elements from one row to the next.
+
+        Of fewer than two rows it is the number of columns, whatever the array says.
+        """
+        if len(self.shape) < 2 or self.shape[0] < 2:
             return self.shape[-1]
         return self.strides[0]
 
@@ -63,7 +67,10 @@ class Array:
     @property
     def is_contiguous(self) -> bool:
         """Whether all elements follow each other, row-major."""
-        return all(size == 1 or given == wanted for size, given, wanted in zip(self.shape, self.strides, _compact(self.shape)))
+        strides = zip(self.shape, self.strides, _compact(self.shape))
+        return 0 in self.shape or all(
+            size == 1 or given == wanted for size, given, wanted in strides
+        )
 
 
 def _compact(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -78,10 +85,12 @@ def array(source: Any, dtype: DType | None = None, stream: int = 0, device: int 
     """What `source` is to the kernels.
 
     dtype: overrides what the source says, for bf16 that is said to be uint16 or void.
-    stream: the CUstream that will use it, 0 being the default stream. Where the source tells which stream its content comes from, this one is
-    made to wait for that; nothing waits on the host. `NO_STREAM`: nobody uses it yet, nothing waits. A call that is given the array waits by its
-    own stream, whatever was said here.
-    device: of that stream. The driver is asked through its context which device an address is of, where the source doesn't say.
+    stream: the CUstream that will use it, 0 being the default stream. Where the source tells which
+    stream its content comes from, this one is made to wait for that; nothing waits on the host.
+    `NO_STREAM`: nobody uses it yet, nothing waits. A call that is given the array waits by its own
+    stream, whatever was said here.
+    device: the ordinal of the stream's device. The driver is asked through its context which device
+    an address is of, where the source doesn't say.
     """
     if isinstance(source, Array):
         if source.wait is not None and stream != NO_STREAM:
@@ -90,19 +99,33 @@ def array(source: Any, dtype: DType | None = None, stream: int = 0, device: int 
     if isinstance(source, cuda.DeviceArray):
         # It knows bf16, and its device.
         strides = _compact(source.shape)
-        return Array(source.address, source.shape, strides, dtype or source.dtype, source.device, False, source)
+        return Array(
+            source.address,
+            source.shape,
+            strides,
+            dtype or source.dtype,
+            source.device,
+            False,
+            source,
+        )
     interface = getattr(source, "__cuda_array_interface__", None)
     has_dlpack = hasattr(source, "__dlpack__") and hasattr(source, "__dlpack_device__")
-    if interface is not None and (dtype is not None or interface["typestr"] in _TYPESTRS) and not (has_dlpack and interface.get("version", 0) < 3):
-        return _from_interface(source, interface, dtype, stream, device)
+    if interface is not None:
+        is_known = dtype is not None or interface["typestr"] in _TYPESTRS
+        says_stream = interface.get("version", 0) >= 3
+        if is_known and (says_stream or not has_dlpack):
+            return _from_interface(source, interface, dtype, stream, device)
     if has_dlpack:
         return _from_dlpack(source, dtype, stream)
     if interface is not None:
         raise TypeError(
-            f"an array of type {interface['typestr']}: the kernels take float16, float32 and bfloat16; "
-            "of bfloat16 say so with lora_kernels.array(x, dtype=DType.BF16)"
+            f"an array of type {interface['typestr']}: the kernels take float16, float32 and "
+            "bfloat16; of bfloat16 say so with lora_kernels.array(x, dtype=DType.BF16)"
         )
-    raise TypeError(f"{type(source).__name__} is no device array: it has neither __cuda_array_interface__ nor __dlpack__ with __dlpack_device__")
+    raise TypeError(
+        f"{type(source).__name__} is no device array: it has neither __cuda_array_interface__ nor "
+        "__dlpack__ with __dlpack_device__"
+    )
 
 
 def named(name: str, source: Any, stream: int, device: int) -> Array:
@@ -119,7 +142,9 @@ def named(name: str, source: Any, stream: int, device: int) -> Array:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None, stream: int, device: int) -> Array:
+def _from_interface(
+    source: Any, interface: dict[str, Any], dtype: DType | None, stream: int, device: int
+) -> Array:
     if interface.get("mask") is not None:
         raise TypeError("a masked array: the kernels take none")
     typestr = interface["typestr"]
@@ -127,11 +152,16 @@ def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None,
         raise TypeError(f"an array of type {typestr}: the kernels take little-endian elements")
     size = int(typestr[2:])
     if dtype is not None and dtype.size != size:
-        raise TypeError(f"an array of type {typestr} is not {dtype.name}, whose elements have {dtype.size} bytes")
-    shape = tuple(int(one) for one in interface["shape"])
+        raise TypeError(
+            f"an array of type {typestr} is not {dtype.name}, whose elements have "
+            f"{dtype.size} bytes"
+        )
+    shape = tuple(int(size) for size in interface["shape"])
     address, read_only = interface["data"]
     given = interface.get("strides")
-    strides = _compact(shape) if given is None else tuple(_elements(one, size) for one in given)
+    strides = (
+        _compact(shape) if given is None else tuple(_elements(stride, size) for stride in given)
+    )
     home = _checked_device(address, device) if address else device
 
     def wait(stream: int) -> None:
@@ -140,7 +170,16 @@ def _from_interface(source: Any, interface: dict[str, Any], dtype: DType | None,
 
     if stream != NO_STREAM:
         _wait_for(interface.get("stream"), stream, home)
-    return Array(int(address or 0), shape, strides, dtype or _TYPESTRS[typestr], home, bool(read_only), source, wait)
+    return Array(
+        int(address or 0),
+        shape,
+        strides,
+        dtype or _TYPESTRS[typestr],
+        home,
+        bool(read_only),
+        source,
+        wait,
+    )
 
 
 def _wait_for(producer: int | None, stream: int, device: int) -> None:
@@ -152,7 +191,9 @@ def _wait_for(producer: int | None, stream: int, device: int) -> None:
 
 def _elements(stride: int, size: int) -> int:
     if stride % size:
-        raise ValueError(f"a stride of {stride} bytes is no whole number of elements of {size} bytes")
+        raise ValueError(
+            f"a stride of {stride} bytes is no whole number of elements of {size} bytes"
+        )
     return int(stride) // size
 
 
@@ -217,7 +258,10 @@ def _capsule(source: Any, stream: int) -> Any:
 def _from_dlpack(source: Any, dtype: DType | None, stream: int) -> Array:
     kind, ordinal = source.__dlpack_device__()
     if kind != _CUDA:
-        raise ValueError(f"an array on DLPack device type {int(kind)}: it must be on a CUDA device, which is type {_CUDA}")
+        raise ValueError(
+            f"an array on DLPack device type {int(kind)}: it must be on a CUDA device, which is "
+            f"type {_CUDA}"
+        )
     capsule = _capsule(source, stream)
     read_only = False
     if _is_valid(capsule, b"dltensor"):
@@ -225,17 +269,26 @@ def _from_dlpack(source: Any, dtype: DType | None, stream: int) -> Array:
     elif _is_valid(capsule, b"dltensor_versioned"):
         versioned = _Versioned.from_address(_pointer(capsule, b"dltensor_versioned"))
         if versioned.major != 1:
-            raise TypeError(f"DLPack {versioned.major}.{versioned.minor}: this package knows version 1 and those before")
+            raise TypeError(
+                f"DLPack {versioned.major}.{versioned.minor}: this package knows version 1 and "
+                "those before"
+            )
         tensor, read_only = versioned.tensor, bool(versioned.flags & _READ_ONLY)
     else:
-        raise TypeError(f"{type(source).__name__}.__dlpack__ gave no DLPack capsule, or one that was used already")
+        raise TypeError(
+            f"{type(source).__name__}.__dlpack__ gave no DLPack capsule, or one that was used "
+            "already"
+        )
     code = (tensor.code, tensor.bits)
     if dtype is not None and dtype.size * 8 != tensor.bits:
-        raise TypeError(f"an array of elements of {tensor.bits} bits is not {dtype.name}, whose elements have {dtype.size} bytes")
+        raise TypeError(
+            f"an array of elements of {tensor.bits} bits is not {dtype.name}, whose elements have "
+            f"{dtype.size} bytes"
+        )
     if tensor.lanes != 1 or (code not in _CODES and code not in _BYTES and dtype is None):
         raise TypeError(
-            f"an array of DLPack type code {tensor.code}, {tensor.bits} bits, {tensor.lanes} lanes: "
-            "the kernels take float16, bfloat16 and float32"
+            f"an array of DLPack type code {tensor.code}, {tensor.bits} bits, {tensor.lanes} "
+            "lanes: the kernels take float16, bfloat16 and float32"
         )
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else _compact(shape)
@@ -246,4 +299,6 @@ def _from_dlpack(source: Any, dtype: DType | None, stream: int) -> Array:
     def wait(stream: int) -> None:
         _capsule(source, stream)
 
-    return Array(address, shape, strides, dtype or _CODES.get(code), int(ordinal), read_only, owner, wait)
+    return Array(
+        address, shape, strides, dtype or _CODES.get(code), int(ordinal), read_only, owner, wait
+    )

@@ -1,5 +1,8 @@
-"""The CUDA driver, for programs that have nothing else to hold device memory with: this package's tests, examples, and tensors carried from
-the CPU. Frameworks bring their own."""
+"""A small part of the CUDA driver, for programs that have nothing else to hold device memory with.
+
+Such are this package's tests, its examples, and tensors on the CPU that are computed on the device.
+Frameworks bring their own.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ def _driver() -> ctypes.CDLL:
         except OSError as error:
             reasons.append(str(error))
     else:
-        raise OSError(f"no CUDA driver: {'; '.join(reasons)}. Install the NVIDIA driver, or put its libcuda.so.1 on the loader's path")
+        raise OSError(
+            f"no CUDA driver: {'; '.join(reasons)}. Install the NVIDIA driver, or put its "
+            "libcuda.so.1 on the loader's path"
+        )
     for name, arguments in _FUNCTIONS.items():
         function = getattr(driver, name)
         function.argtypes = arguments
@@ -89,8 +95,10 @@ def current(device: int) -> Iterator[None]:
 
 
 def device_of(address: int, device: int = 0) -> int | None:
-    """The ordinal of the device that an address is of; None if it is none of a device that this process uses. `device` is the one whose context
-    the driver is asked through."""
+    """The ordinal of the device that an address is of; None if the driver doesn't know it.
+
+    device: the one through whose context the driver is asked.
+    """
     ordinal = c_int(-1)
     with current(device):
         try:
@@ -134,7 +142,10 @@ class Stream:
 
 
 def synchronize(device: int = 0, stream: int = 0) -> None:
-    """Waits for all work of a stream; 0 is the default stream, whose wait is for all that isn't marked non-blocking."""
+    """Waits for all work of a stream.
+
+    0 is the default stream. It waits for all streams that aren't marked non-blocking.
+    """
     with current(device):
         call("cuStreamSynchronize", stream)
 
@@ -142,7 +153,7 @@ def synchronize(device: int = 0, stream: int = 0) -> None:
 class DeviceArray:
     """Device memory with a shape, row-major and contiguous, freed with this object.
 
-    It has a `__cuda_array_interface__`. bf16, which that has no name for, is described by `dtype` alone.
+    It has a `__cuda_array_interface__`, which has no name for bf16: only `dtype` tells that.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: DType | None, device: int = 0) -> None:
@@ -167,13 +178,25 @@ class DeviceArray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         names = {None: "|u1", DType.F16: "<f2", DType.BF16: "<V2", DType.F32: "<f4"}
-        return {"version": 3, "shape": self.shape, "typestr": names[self.dtype], "data": (self.address, False), "strides": None, "stream": None}
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": names[self.dtype],
+            "data": (self.address, False),
+            "strides": None,
+            "stream": None,
+        }
 
     def copy_from(self, data: Any) -> DeviceArray:
-        """Copies the bytes of a host buffer (bytes, or anything with the buffer protocol, a NumPy array among them) here."""
+        """Copies the bytes of a host buffer here.
+
+        data: bytes, or anything with the buffer protocol, such as a NumPy array.
+        """
         view = memoryview(data).cast("B")
         if view.nbytes != self.nbytes:
-            raise ValueError(f"the host buffer has {view.nbytes} bytes, the device array {self.nbytes}")
+            raise ValueError(
+                f"the host buffer has {view.nbytes} bytes, the device array {self.nbytes}"
+            )
         source = view.tobytes()
         with current(self.device):
             if source:

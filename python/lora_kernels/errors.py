@@ -1,11 +1,11 @@
-"""What can go wrong, besides ValueError and TypeError for arguments that Python can judge itself."""
+"""What can go wrong, besides ValueError and TypeError for arguments that Python judges itself."""
 
 
 class LoraError(RuntimeError):
     """The library refused a call, or the driver did.
 
-    The text says what was given, what is allowed and what to do. Nothing was launched, unless `name` is `LORA_STATUS_DRIVER` or
-    `LORA_STATUS_INTERNAL`.
+    The text says what was given, what is allowed and what to do. Nothing was launched, unless
+    `name` is `LORA_STATUS_DRIVER` or `LORA_STATUS_INTERNAL`.
     """
 
     def __init__(self, status: int, name: str, text: str, cuda_result: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Devices and plans. Neither needs a driver or a GPU."""
+"""Properties of devices, and plans. Neither needs a driver or a GPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from . import _abi
 from ._library import check, library
-from .types import Layout, MergeProblem, Problem, Tensor
+from .types import Layout, MergeProblem, Problem, Role
 
 
 @dataclass(frozen=True)
-class Device:
-    """What plans need to know of a device. `Kernels.device` asks a real one; sizes are in bytes."""
+class DeviceProps:
+    """What plans need to know of a device; sizes are in bytes. `Kernels.props` has a real one's."""
 
     compute_major: int
     compute_minor: int
@@ -25,17 +25,19 @@ class Device:
     l2_bytes: int
 
     @staticmethod
-    def named(name: str) -> Device:
-        """A GPU that the library knows: a100, rtx3090, rtx4090, l40s, h100, b200, rtx5090."""
+    def named(name: str) -> DeviceProps:
+        """A GPU that the library knows, such as h100; the error for others lists those known."""
         struct = _abi.Device()
         check(library().lora_device_named(name.encode(), ctypes.byref(struct)))
-        return Device._of(struct)
+        return DeviceProps._of(struct)
 
     @staticmethod
-    def _of(struct: _abi.Device) -> Device:
-        return Device(*(getattr(struct, one[0]) for one in struct._fields_[1:]))
+    def _of(struct: _abi.Device) -> DeviceProps:
+        return DeviceProps(*(getattr(struct, name) for name, *_ in struct._fields_[1:]))
 
     def _struct(self) -> _abi.Device:
+        for name, value in self.__dict__.items():
+            _unsigned(name, value, 64 if name == "l2_bytes" else 32)
         return _abi.Device(**self.__dict__)
 
 
@@ -48,14 +50,18 @@ class Region:
 
 
 class _Plan:
-    """A plan of the library, freed with this object. Its text says which kernels run, on which grid, and why."""
+    """A plan of the library, freed with this object.
+
+    Its text says which kernels run, on which grid, and why.
+    """
 
     _KIND: ClassVar[str]
 
-    def __init__(self, problem: Any, struct: Any, device: Device) -> None:
+    def __init__(self, problem: Any, struct: Any, props: DeviceProps) -> None:
         self.problem = problem
         self._handle = ctypes.c_void_p()
-        check(self._function("new")(ctypes.byref(struct), ctypes.byref(device._struct()), ctypes.byref(self._handle)))
+        handle = ctypes.byref(self._handle)
+        check(self._function("new")(ctypes.byref(struct), ctypes.byref(props._struct()), handle))
         info = _abi.PlanInfo()
         check(self._function("info")(self._handle, ctypes.byref(info)))
         self._info = info
@@ -82,11 +88,11 @@ class _Plan:
 class _LayerPlan(_Plan):
     problem: Problem
 
-    def __init__(self, problem: Problem, device: Device) -> None:
-        super().__init__(problem, _problem(problem), device)
+    def __init__(self, problem: Problem, props: DeviceProps) -> None:
+        super().__init__(problem, _problem(problem), props)
         info = self._info
-        #: Bytes of the buffer that carries S and the dropout mask from forward to backward. A
-        #: forward alone needs it too.
+        #: Bytes of the buffer that holds S and the dropout mask from forward to backward. A forward
+        #: alone needs it too.
         self.saved_bytes: int = info.saved_bytes
         #: Columns of S: the ranks, each rounded up to 16.
         self.padded_ranks: int = info.padded_ranks
@@ -116,29 +122,35 @@ class MergePlan(_Plan):
     _KIND = "merge"
     problem: MergeProblem
 
-    def __init__(self, problem: MergeProblem, device: Device) -> None:
-        super().__init__(problem, _merge_problem(problem), device)
+    def __init__(self, problem: MergeProblem, props: DeviceProps) -> None:
+        super().__init__(problem, _merge_problem(problem), props)
 
 
 def _layouts(layouts: Sequence[Layout]) -> Any:
     structs = [
         _abi.Layout(
-            tensor=int(one.tensor),
-            index=_size("index of a layout", one.index),
-            row_stride=_stride(one.row_stride),
-            alignment=_size("alignment of a layout", one.alignment),
+            role=int(layout.role),
+            index=_unsigned("index of a layout", layout.index),
+            row_stride=_signed("row_stride of a layout", layout.row_stride),
+            alignment=_unsigned("alignment of a layout", layout.alignment),
         )
-        for one in layouts
+        for layout in layouts
     ]
     return (_abi.Layout * len(structs))(*structs)
 
 
 def _problem(problem: Problem) -> _abi.Problem:
-    projections = [_abi.Projection(out_features=_size("out_features", one.out_features), rank=_size("rank", one.rank)) for one in problem.projections]
+    projections = [
+        _abi.Projection(
+            out_features=_unsigned("out_features", projection.out_features),
+            rank=_unsigned("rank", projection.rank),
+        )
+        for projection in problem.projections
+    ]
     return _abi.Problem(
         dtype=int(problem.dtype),
-        tokens=_size("tokens", problem.tokens),
-        in_features=_size("in_features", problem.in_features),
+        tokens=_unsigned("tokens", problem.tokens),
+        in_features=_unsigned("in_features", problem.in_features),
         projections=(_abi.Projection * len(projections))(*projections),
         projection_count=len(projections),
         adapter_dtype=int(problem.adapter_dtype or 0),
@@ -147,22 +159,23 @@ def _problem(problem: Problem) -> _abi.Problem:
         dropout=problem.dropout,
         mask=int(problem.mask),
         no_input_gradient=not problem.input_gradient,
-        accumulate_y=Tensor.Y in problem.accumulate,
-        accumulate_dx=Tensor.DX in problem.accumulate,
-        accumulate_d_lora_a=Tensor.D_LORA_A in problem.accumulate,
-        accumulate_d_lora_b=Tensor.D_LORA_B in problem.accumulate,
+        accumulate_y=Role.Y in problem.accumulate,
+        accumulate_dx=Role.DX in problem.accumulate,
+        accumulate_d_lora_a=Role.D_LORA_A in problem.accumulate,
+        accumulate_d_lora_b=Role.D_LORA_B in problem.accumulate,
         layouts=_layouts(problem.layouts),
         layout_count=len(problem.layouts),
     )
 
 
 def _merge_problem(problem: MergeProblem) -> _abi.MergeProblem:
+    ranks = [_unsigned("rank", rank) for rank in problem.ranks]
     return _abi.MergeProblem(
         dtype=int(problem.dtype),
-        out_features=_size("out_features", problem.out_features),
-        in_features=_size("in_features", problem.in_features),
-        ranks=(ctypes.c_size_t * len(problem.ranks))(*(_size("rank", rank) for rank in problem.ranks)),
-        adapter_count=len(problem.ranks),
+        out_features=_unsigned("out_features", problem.out_features),
+        in_features=_unsigned("in_features", problem.in_features),
+        ranks=(ctypes.c_size_t * len(ranks))(*ranks),
+        adapter_count=len(ranks),
         adapter_dtype=int(problem.adapter_dtype or 0),
         weight_layout=int(problem.weight_layout),
         safe=problem.safe,
@@ -172,16 +185,16 @@ def _merge_problem(problem: MergeProblem) -> _abi.MergeProblem:
     )
 
 
-def _stride(value: int) -> int:
+def _signed(name: str, value: int) -> int:
     if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"row_stride of a layout is {value}: it must be a signed 64-bit number")
+        raise ValueError(f"{name} is {value}: it must be a signed 64-bit number")
     return value
 
 
-def _size(name: str, value: int) -> int:
-    # ctypes would take it modulo 2**64.
+def _unsigned(name: str, value: int, bits: int = 64) -> int:
+    # ctypes would take it modulo 2**bits.
     if value < 0:
         raise ValueError(f"{name} is {value}: it must not be negative")
-    if value >= 1 << 64:
-        raise ValueError(f"{name} is {value}: it must be below 2**64")
+    if value >= 1 << bits:
+        raise ValueError(f"{name} is {value}: it must be below 2**{bits}")
     return value

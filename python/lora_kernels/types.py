@@ -1,7 +1,11 @@
-"""What is to be computed: sizes, element types and memory layouts. Plain values; no library is loaded for them."""
+"""What is to be computed: sizes, element types and memory layouts.
+
+Plain values: making them loads no library.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -19,11 +23,12 @@ class DType(IntEnum):
         return 4 if self is DType.F32 else 2
 
 
-class Tensor(IntEnum):
-    """The tensors of a layer; the numbers are `lora_tensor`'s.
+class Role(IntEnum):
+    """What a tensor is in a layer; the numbers are `lora_role`'s.
 
-    Shapes, row-major, with M = tokens, K = in_features, N = out_features, r = rank: X and DX (M, K), WEIGHT and MERGED (N, K) or (K, N),
-    LORA_A and D_LORA_A (r, K), LORA_B and D_LORA_B (N, r), Y and DY (M, N), BIAS (N).
+    Shapes, row-major, with M = tokens, K = in_features, N = out_features, r = rank: X and DX
+    (M, K), WEIGHT and MERGED (N, K) or (K, N), LORA_A and D_LORA_A (r, K), LORA_B and D_LORA_B
+    (N, r), Y and DY (M, N), BIAS (N).
     """
 
     X = 0
@@ -44,6 +49,12 @@ class Tensor(IntEnum):
         return self.name.lower().replace("lora_a", "lora_A").replace("lora_b", "lora_B")
 
 
+#: The tensors of an adapter: they can be of another type than the others.
+_ADAPTER = (Role.LORA_A, Role.LORA_B, Role.D_LORA_A, Role.D_LORA_B)
+#: What all projections share.
+_SHARED = (Role.X, Role.DX)
+
+
 class Mask(IntEnum):
     """Where backward finds the dropout's mask; the numbers are `lora_mask`'s."""
 
@@ -52,7 +63,10 @@ class Mask(IntEnum):
 
 
 class WeightLayout(IntEnum):
-    """Which way round weights are stored; the numbers are `lora_weight_layout`'s. PEFT calls the second one `fan_in_fan_out`."""
+    """Which way round weights are stored; the numbers are `lora_weight_layout`'s.
+
+    PEFT calls the second one `fan_in_fan_out`.
+    """
 
     OUT_IN = 0
     IN_OUT = 1
@@ -62,8 +76,8 @@ class WeightLayout(IntEnum):
 class Dropout:
     """Dropout on the adapters' input.
 
-    The mask is a function of seed, offset, row and column alone (Philox4x32-10). `p` is in [0, 1), and is rounded to a multiple of 2**-16;
-    seed and offset are 64-bit and unsigned.
+    The mask is a function of seed, offset, row and column alone (Philox4x32-10). `p` is in [0, 1),
+    and is rounded to a multiple of 2**-16. seed and offset are 64-bit and unsigned.
     """
 
     p: float
@@ -94,11 +108,13 @@ class Projection:
 class Layout:
     """How one matrix lies in memory; 0 leaves what a contiguous one has.
 
+    index: which projection's, or in a merge which adapter's.
     row_stride: elements from the start of one row to the start of the next.
-    alignment: what the address is a multiple of, in bytes; a plan made for 16 can choose the fast kernels.
+    alignment: what the address is a multiple of, in bytes. A plan made for 16 can choose the fast
+    kernels.
     """
 
-    tensor: Tensor
+    role: Role
     index: int = 0
     row_stride: int = 0
     alignment: int = 0
@@ -108,8 +124,8 @@ class Layout:
 class Problem:
     """Adapted linear layers applied to a batch of tokens: one, or several that share x.
 
-    Layouts say which matrices aren't contiguous and 16-byte aligned. `accumulate` names outputs (Y, DX, D_LORA_A, D_LORA_B) that are added to
-    what their memory holds.
+    `layouts` has the matrices that aren't contiguous and 16-byte aligned. `accumulate` names the
+    outputs (Y, DX, D_LORA_A, D_LORA_B) that are added to what their memory holds.
     """
 
     tokens: int
@@ -122,45 +138,51 @@ class Problem:
     dropout: bool = False
     mask: Mask = Mask.STORED
     input_gradient: bool = True
-    accumulate: frozenset[Tensor] = frozenset()
+    accumulate: frozenset[Role] = frozenset()
     layouts: tuple[Layout, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "projections", tuple(self.projections))
-        object.__setattr__(self, "layouts", _home(tuple(self.layouts), (Tensor.X, Tensor.DX)))
+        object.__setattr__(self, "layouts", _without_index(self.layouts, _SHARED))
         object.__setattr__(self, "accumulate", frozenset(self.accumulate))
-        outputs = {Tensor.Y, Tensor.DX, Tensor.D_LORA_A, Tensor.D_LORA_B}
-        for tensor in self.accumulate - outputs:
-            raise ValueError(f"{tensor.text} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are outputs")
+        outputs = {Role.Y, Role.DX, Role.D_LORA_A, Role.D_LORA_B}
+        for role in self.accumulate - outputs:
+            raise ValueError(
+                f"{role.text} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are "
+                "outputs"
+            )
 
-    def shape(self, tensor: Tensor, index: int = 0) -> tuple[int, ...]:
+    def shape(self, role: Role, index: int = 0) -> tuple[int, ...]:
         """The shape of a tensor of a projection, as it is stored."""
-        out_features, rank = self.projections[index].out_features, self.projections[index].rank
-        if tensor in (Tensor.X, Tensor.DX):
+        projection = self.projections[index]
+        if role in _SHARED:
             return (self.tokens, self.in_features)
-        if tensor in (Tensor.Y, Tensor.DY):
-            return (self.tokens, out_features)
-        if tensor is Tensor.BIAS:
-            return (out_features,)
-        return _shape(tensor, self.weight_layout, out_features, self.in_features, rank)
+        if role in (Role.Y, Role.DY):
+            return (self.tokens, projection.out_features)
+        if role is Role.BIAS:
+            return (projection.out_features,)
+        return _shape(
+            role, self.weight_layout, projection.out_features, self.in_features, projection.rank
+        )
 
-    def dtype_of(self, tensor: Tensor) -> DType:
+    def dtype_of(self, role: Role) -> DType:
         """The type of a tensor."""
-        adapter = tensor in (Tensor.LORA_A, Tensor.LORA_B, Tensor.D_LORA_A, Tensor.D_LORA_B)
-        return self.adapter_dtype or self.dtype if adapter else self.dtype
+        return self.adapter_dtype or self.dtype if role in _ADAPTER else self.dtype
 
-    def row_stride(self, tensor: Tensor, index: int = 0) -> int:
+    def row_stride(self, role: Role, index: int = 0) -> int:
         """Elements from one row of a tensor to the next."""
-        index = 0 if tensor in (Tensor.X, Tensor.DX) else index
-        return _row_stride(self.layouts, tensor, index, self.shape(tensor, index))
+        index = 0 if role in _SHARED else index
+        return _row_stride(self.layouts, role, index, self.shape(role, index))
 
 
 @dataclass(frozen=True)
 class MergeProblem:
-    """Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded once.
+    """Adding adapters to a base weight: merged = W + sum of scaling*B*A.
 
-    safe: nothing is written if a merged element would be a NaN or an infinity; it has a report always.
-    Layouts as in `Problem`, of WEIGHT (then MERGED has it too, unless a later one says otherwise), MERGED, LORA_A and LORA_B.
+    The sum is taken in f32 and rounded once. safe: nothing is written if a merged element would be
+    a NaN or an infinity; a safe merge always has a report. `layouts` is as in `Problem`, of
+    WEIGHT, MERGED, LORA_A and LORA_B. The layout of WEIGHT is that of MERGED too, unless a later
+    one says otherwise.
     """
 
     out_features: int
@@ -175,50 +197,59 @@ class MergeProblem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple(self.ranks))
-        object.__setattr__(self, "layouts", _home(tuple(self.layouts), (Tensor.WEIGHT, Tensor.MERGED)))
+        layouts = _without_index(self.layouts, (Role.WEIGHT, Role.MERGED))
+        object.__setattr__(self, "layouts", layouts)
 
     @property
     def has_report(self) -> bool:
         """Whether a call writes a report."""
         return self.safe or self.report
 
-    def shape(self, tensor: Tensor, index: int = 0) -> tuple[int, ...]:
+    def shape(self, role: Role, index: int = 0) -> tuple[int, ...]:
         """The shape of the weight, the merged one, or a matrix of an adapter, as it is stored."""
-        return _shape(tensor, self.weight_layout, self.out_features, self.in_features, self.ranks[index])
+        return _shape(
+            role, self.weight_layout, self.out_features, self.in_features, self.ranks[index]
+        )
 
-    def dtype_of(self, tensor: Tensor) -> DType:
+    def dtype_of(self, role: Role) -> DType:
         """The type of a tensor."""
-        adapter = tensor in (Tensor.LORA_A, Tensor.LORA_B)
-        return self.adapter_dtype or self.dtype if adapter else self.dtype
+        return self.adapter_dtype or self.dtype if role in _ADAPTER else self.dtype
 
-    def row_stride(self, tensor: Tensor, index: int = 0) -> int:
+    def row_stride(self, role: Role, index: int = 0) -> int:
         """Elements from one row of a tensor to the next."""
-        if tensor not in (Tensor.WEIGHT, Tensor.MERGED):
-            return _row_stride(self.layouts, tensor, index, self.shape(tensor, index))
-        weight = merged = self.shape(tensor)[1]
+        if role not in (Role.WEIGHT, Role.MERGED):
+            return _row_stride(self.layouts, role, index, self.shape(role, index))
+        weight = merged = self.shape(role)[1]
         for layout in self.layouts:
-            if layout.tensor is Tensor.WEIGHT:
+            if layout.role is Role.WEIGHT:
                 weight = merged = layout.row_stride or weight
-            elif layout.tensor is Tensor.MERGED:
+            elif layout.role is Role.MERGED:
                 merged = layout.row_stride or merged
-        return weight if tensor is Tensor.WEIGHT else merged
+        return weight if role is Role.WEIGHT else merged
 
 
-def _shape(tensor: Tensor, layout: WeightLayout, out_features: int, in_features: int, rank: int) -> tuple[int, int]:
-    if tensor in (Tensor.WEIGHT, Tensor.MERGED):
-        return (out_features, in_features) if layout is WeightLayout.OUT_IN else (in_features, out_features)
-    if tensor in (Tensor.LORA_A, Tensor.D_LORA_A):
+def _shape(
+    role: Role, layout: WeightLayout, out_features: int, in_features: int, rank: int
+) -> tuple[int, int]:
+    if role in (Role.WEIGHT, Role.MERGED):
+        is_out_in = layout is WeightLayout.OUT_IN
+        return (out_features, in_features) if is_out_in else (in_features, out_features)
+    if role in (Role.LORA_A, Role.D_LORA_A):
         return (rank, in_features)
-    if tensor in (Tensor.LORA_B, Tensor.D_LORA_B):
+    if role in (Role.LORA_B, Role.D_LORA_B):
         return (out_features, rank)
-    raise ValueError(f"{tensor.text} has no part in this")
+    raise ValueError(f"{role.text} has no part in this")
 
 
-def _home(layouts: tuple[Layout, ...], alone: tuple[Tensor, ...]) -> tuple[Layout, ...]:
-    """The layouts, with the index 0 for tensors of which there is one only."""
-    return tuple(replace(one, index=0) if one.tensor in alone else one for one in layouts)
+def _without_index(layouts: Iterable[Layout], roles: tuple[Role, ...]) -> tuple[Layout, ...]:
+    """The layouts, with the index 0 for tensors that exist once."""
+    return tuple(replace(layout, index=0) if layout.role in roles else layout for layout in layouts)
 
 
-def _row_stride(layouts: tuple[Layout, ...], tensor: Tensor, index: int, shape: tuple[int, ...]) -> int:
-    given = [one.row_stride for one in layouts if one.tensor is tensor and one.index == index and one.row_stride]
+def _row_stride(layouts: tuple[Layout, ...], role: Role, index: int, shape: tuple[int, ...]) -> int:
+    given = [
+        layout.row_stride
+        for layout in layouts
+        if layout.role is role and layout.index == index and layout.row_stride
+    ]
     return given[-1] if given else shape[-1]

@@ -35,16 +35,23 @@ def storage(dtype: DType) -> type:
     return {DType.F16: np.float16, DType.BF16: np.uint16, DType.F32: np.float32}[dtype]
 
 
-def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, scale: float = 1.0) -> np.ndarray:
+def random(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, scale: float = 1.0
+) -> np.ndarray:
     """Numbers that the type can hold, in float64."""
     return decode(encode(rng.uniform(-scale, scale, shape), dtype), dtype)
 
 
 class Strided:
-    """A matrix or vector on the device: rows `padding` elements longer than they need to be, the first element `skipped` elements into an
-    allocation; what lies between is poison."""
+    """A matrix or vector on the device, with poison between its rows.
 
-    def __init__(self, shape: tuple[int, ...], dtype: DType, padding: int = 0, skipped: int = 0) -> None:
+    Rows are `padding` elements longer than they need to be. The first element lies `skipped`
+    elements into an allocation.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: DType, padding: int = 0, skipped: int = 0
+    ) -> None:
         self.shape, self.dtype, self.skipped = shape, dtype, skipped
         rows = shape[0] if len(shape) == 2 else 1
         self.stride = shape[-1] + padding
@@ -77,7 +84,13 @@ class Strided:
         size = self.dtype.size
         strides = (size,) if len(self.shape) == 1 else (self.stride * size, size)
         address = self.memory.address + self.skipped * size
-        return {"version": 3, "shape": self.shape, "typestr": names[self.dtype], "data": (address, False), "strides": strides}
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": names[self.dtype],
+            "data": (address, False),
+            "strides": strides,
+        }
 
 
 class Tensor(ctypes.Structure):
@@ -118,8 +131,11 @@ _new.restype = ctypes.py_object
 
 @dataclass
 class ByDLPack:
-    """A DLPack producer over a `Strided`, with the address in the byte offset in part. As the protocol has it, it gives the capsule of DLPack 1.0,
-    which alone can be read-only, to those who say that they know it."""
+    """A DLPack producer over a `Strided`, with the address in the byte offset in part.
+
+    As the protocol has it, it gives the capsule of DLPack 1.0, which alone can be read-only, to
+    those who say that they know it.
+    """
 
     matrix: Strided
     device: tuple[int, int] = (2, 0)
@@ -132,12 +148,18 @@ class ByDLPack:
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
 
-    def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None) -> object:
+    def __dlpack__(
+        self, *, stream: int | None = None, max_version: tuple[int, int] | None = None
+    ) -> object:
         self.asked.append(stream)
         matrix = self.matrix
         size = matrix.dtype.size
         dimensions = len(matrix.shape)
-        code = {DType.F16: 2, DType.BF16: 4, DType.F32: 2}[matrix.dtype] if self.code is None else self.code
+        code = (
+            {DType.F16: 2, DType.BF16: 4, DType.F32: 2}[matrix.dtype]
+            if self.code is None
+            else self.code
+        )
         strides = (1,) if dimensions == 1 else (matrix.stride, 1)
         self.shape = (ctypes.c_int64 * dimensions)(*matrix.shape)
         self.strides = (ctypes.c_int64 * dimensions)(*strides)

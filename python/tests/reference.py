@@ -10,23 +10,41 @@ from lora_kernels import Dropout, DType
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). counter (4, ...) uint32."""
+    """Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+
+    counter: (4, ...) uint32.
+    """
     counter = counter.astype(np.uint64)
     low = np.uint64(0xFFFFFFFF)
     key0, key1 = key
     for _ in range(10):
         a, b = np.uint64(0xD2511F53) * counter[0], np.uint64(0xCD9E8D57) * counter[2]
         shift = np.uint64(32)
-        counter = np.stack([(b >> shift) ^ counter[1] ^ np.uint64(key0), b & low, (a >> shift) ^ counter[3] ^ np.uint64(key1), a & low])
+        counter = np.stack(
+            [
+                (b >> shift) ^ counter[1] ^ np.uint64(key0),
+                b & low,
+                (a >> shift) ^ counter[3] ^ np.uint64(key1),
+                a & low,
+            ]
+        )
         key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
     return counter.astype(np.uint32)
 
 
 def keep_mask(rows: int, columns: int, dropout: Dropout) -> np.ndarray:
-    """The kept elements of x (rows, columns): element (row, column) has the 16 random bits of lane column % 8 of Philox with the counter
-    (column / 8, row, offset low, offset high)."""
+    """The kept elements of x (rows, columns).
+
+    Element (row, column) has the 16 random bits of lane column % 8 of Philox with the counter
+    (column / 8, row, offset low, offset high).
+    """
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    words = [column // 8, row, np.full_like(row, dropout.offset & 0xFFFFFFFF), np.full_like(row, dropout.offset >> 32)]
+    words = [
+        column // 8,
+        row,
+        np.full_like(row, dropout.offset & 0xFFFFFFFF),
+        np.full_like(row, dropout.offset >> 32),
+    ]
     random = philox(np.stack(words), (dropout.seed & 0xFFFFFFFF, dropout.seed >> 32))
     word = np.take_along_axis(random, (column % 8 // 2)[None], axis=0)[0]
     return (word >> (16 * (column % 2)).astype(np.uint32) & 0xFFFF) >= dropout.threshold
@@ -74,7 +92,9 @@ def close(given: np.ndarray, wanted: Sum, dtype: DType, depth: int) -> None:
     # The smallest numbers of f16 are apart by 2**-24.
     bound = relative * wanted.size + (2.0**-24 if dtype is DType.F16 else 1e-30)
     worst = np.unravel_index(np.argmax(error - bound), error.shape)
-    assert (error <= bound).all(), f"{worst}: {given[worst]}, not {wanted.value[worst]} (within {bound[worst]})"
+    assert (error <= bound).all(), (
+        f"{worst}: {given[worst]}, not {wanted.value[worst]} (within {bound[worst]})"
+    )
 
 
 @dataclass
@@ -111,7 +131,12 @@ def input_gradient(x: np.ndarray, all: list[Values], dropout: Dropout | None) ->
     for one in all:
         dx += exact(one.dy) @ exact(one.weight)
         if one.lora_a is not None and one.lora_b is not None:
-            dx += exact(one.dy) @ exact(one.lora_b) @ exact(one.lora_a) * (one.scaling * dropped(x, dropout)[1])
+            dx += (
+                exact(one.dy)
+                @ exact(one.lora_b)
+                @ exact(one.lora_a)
+                * (one.scaling * dropped(x, dropout)[1])
+            )
     return dx
 
 

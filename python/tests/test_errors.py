@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 from host import Strided
 
-from lora_kernels import BackwardPlan, Dropout, DType, ForwardPlan, Kernels, Layer, LoraError, cuda, problem_of
+from lora_kernels import (
+    BackwardPlan,
+    Dropout,
+    DType,
+    ForwardPlan,
+    Kernels,
+    LoraError,
+    Mask,
+    Projection,
+    ProjectionTensors,
+    Saved,
+    cuda,
+    problem_of,
+)
 
 M, K, N, R = 5, 24, 16, 3
 
@@ -20,7 +33,9 @@ class Made:
             return Strided(shape, DType.F32).put(np.ones(shape))
 
         self.x, self.dy, self.y = matrix(M, K), matrix(M, N), Strided((M, N), DType.F32)
-        self.layer = Layer(matrix(N, K), matrix(R, K), matrix(N, R), 2.0, matrix(N))
+        self.projection = ProjectionTensors(
+            matrix(N, K), matrix(R, K), matrix(N, R), 2.0, matrix(N)
+        )
 
 
 @pytest.fixture
@@ -30,7 +45,7 @@ def made(kernels: Kernels) -> Made:
 
 @pytest.fixture
 def plan(kernels: Kernels, made: Made) -> ForwardPlan:
-    return ForwardPlan(problem_of(made.x, [made.layer]), kernels.device)
+    return ForwardPlan(problem_of(made.x, [made.projection]), kernels.props)
 
 
 class ReadOnly:
@@ -40,15 +55,24 @@ class ReadOnly:
 
 
 def forward(kernels: Kernels, plan: ForwardPlan, made: Made, **changes: Any) -> None:
-    arguments: dict[str, Any] = {"x": made.x, "layers": [made.layer], "y": [made.y], "allocate": cuda.allocate} | changes
+    arguments: dict[str, Any] = {
+        "x": made.x,
+        "projections": [made.projection],
+        "y": [made.y],
+        "allocate": cuda.allocate,
+    } | changes
     kernels.forward(plan, **arguments)
 
 
 CASES: list[tuple[str, type[Exception], str]] = [
-    ("layers", ValueError, "2 layers were given, the plan was made for 1"),
+    ("projections", ValueError, "2 projections were given, the plan was made for 1"),
     ("shape", ValueError, r"x has the shape \(5, 16\), the plan was made for \(5, 24\)"),
     ("dtype", TypeError, "weight is F16, the plan was made for F32"),
-    ("stride", ValueError, "x has a row stride of 26 elements, the plan was made for 24: give the problem a Layout"),
+    (
+        "stride",
+        ValueError,
+        "x has a row stride of 26 elements, the plan was made for 24: give the problem a Layout",
+    ),
     ("alignment", LoraError, "x starts at an address that is a multiple of 4 bytes only"),
     ("host", ValueError, "x: an array on DLPack device type 1"),
     ("none", LoraError, "weight is a null pointer"),
@@ -61,16 +85,18 @@ CASES: list[tuple[str, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("name", "error", "text"), CASES, ids=[name for name, *_ in CASES])
-def test_bad_input_is_refused(kernels: Kernels, made: Made, plan: ForwardPlan, name: str, error: type[Exception], text: str) -> None:
+def test_bad_input_is_refused(
+    kernels: Kernels, made: Made, plan: ForwardPlan, name: str, error: type[Exception], text: str
+) -> None:
     changes: dict[str, dict[str, Any]] = {
-        "layers": {"layers": [made.layer] * 2},
+        "projections": {"projections": [made.projection] * 2},
         "shape": {"x": made.dy},
-        "dtype": {"layers": [replace(made.layer, weight=Strided((N, K), DType.F16))]},
+        "dtype": {"projections": [replace(made.projection, weight=Strided((N, K), DType.F16))]},
         "stride": {"x": Strided((M, K), DType.F32, padding=2)},
         "alignment": {"x": Strided((M, K), DType.F32, skipped=1)},
         "host": {"x": np.zeros((M, K), np.float32)},
-        "none": {"layers": [replace(made.layer, weight=None)]},
-        "bias": {"layers": [replace(made.layer, bias=None)]},
+        "none": {"projections": [replace(made.projection, weight=None)]},
+        "bias": {"projections": [replace(made.projection, bias=None)]},
         "dropout": {"dropout": Dropout(0.5, 1)},
         "read-only": {"y": [ReadOnly(made.y)]},
         "saved": {"saved": cuda.allocate((8,), None)},
@@ -84,24 +110,62 @@ def test_bad_input_is_refused(kernels: Kernels, made: Made, plan: ForwardPlan, n
 
 
 def test_backward_needs_what_forward_left(kernels: Kernels, made: Made) -> None:
-    plan = BackwardPlan(problem_of(made.x, [made.layer]), kernels.device)
+    problem = problem_of(made.x, [made.projection])
+    plan = BackwardPlan(problem, kernels.props)
+    nothing = Saved(None, problem, None, (made.projection.scaling,))
     with pytest.raises(ValueError, match="saved is None: it is what forward left"):
-        kernels.backward(plan, made.x, [made.layer], [made.dy], None, allocate=cuda.allocate)
+        kernels.backward(
+            plan, made.x, [made.projection], [made.dy], nothing, allocate=cuda.allocate
+        )
     with pytest.raises(ValueError, match="0 dy were given"):
-        kernels.backward(plan, made.x, [made.layer], [], None, allocate=cuda.allocate)
+        kernels.backward(plan, made.x, [made.projection], [], nothing, allocate=cuda.allocate)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"tokens": M - 1}, "a forward with tokens 5, this backward has 4"),
+        ({"in_features": K - 8}, "a forward with in_features 24, this backward has 16"),
+        ({"projections": (Projection(N, R + 1),)}, r"\(\(16, 3\),\), this .* \(\(16, 4\),\)"),
+        ({"dtype": DType.BF16}, "a forward with dtype F32, this backward has BF16"),
+        ({"dropout": False}, "a forward with dropout True, this backward has False"),
+        ({"mask": Mask.REDRAWN}, "a forward with mask STORED, this backward has REDRAWN"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_backward_that_does_not_fit_its_forward_is_refused(
+    kernels: Kernels, made: Made, change: dict[str, Any], text: str
+) -> None:
+    problem = problem_of(made.x, [replace(made.projection, bias=None)], dropout=True)
+    scalings = (made.projection.scaling,)
+    saved = Saved(cuda.allocate((1 << 16,), None), problem, Dropout(0.5, 1), scalings)
+    plan = BackwardPlan(replace(problem, **change), kernels.props)
+    with pytest.raises(ValueError, match=text):
+        kernels.backward(plan, made.x, [made.projection], [made.dy], saved, allocate=cuda.allocate)
+
+
+def test_a_backward_with_other_scalings_is_refused(kernels: Kernels, made: Made) -> None:
+    problem = problem_of(made.x, [made.projection])
+    result = kernels.forward(
+        ForwardPlan(problem, kernels.props), made.x, [made.projection], allocate=cuda.allocate
+    )
+    plan = BackwardPlan(problem, kernels.props)
+    other = replace(made.projection, scaling=1.0)
+    with pytest.raises(ValueError, match=r"scalings \(2.0,\), this backward has \(1.0,\)"):
+        kernels.backward(plan, made.x, [other], [made.dy], result.saved, allocate=cuda.allocate)
 
 
 def test_arrays_that_pose_no_problem(made: Made) -> None:
-    with pytest.raises(ValueError, match="the weight of layer 0 takes 24 features, x has 16"):
-        problem_of(made.dy, [made.layer])
-    with pytest.raises(ValueError, match="layer 0 has one of lora_a and lora_b"):
-        problem_of(made.x, [replace(made.layer, lora_a=None)])
+    with pytest.raises(ValueError, match="the weight of projection 0 takes 24 features, x has 16"):
+        problem_of(made.dy, [made.projection])
+    with pytest.raises(ValueError, match="projection 0 has one of lora_a and lora_b"):
+        problem_of(made.x, [replace(made.projection, lora_a=None)])
     with pytest.raises(ValueError, match="give all of them one, of zeros"):
-        problem_of(made.x, [made.layer, replace(made.layer, bias=None)])
+        problem_of(made.x, [made.projection, replace(made.projection, bias=None)])
     with pytest.raises(TypeError, match="the adapters have several types"):
-        problem_of(made.x, [replace(made.layer, lora_a=Strided((R, K), DType.F16))])
+        problem_of(made.x, [replace(made.projection, lora_a=Strided((R, K), DType.F16))])
     with pytest.raises(ValueError, match=r"x has the shape \(16,\): it must have two dimensions"):
-        problem_of(made.layer.bias, [made.layer])
+        problem_of(made.projection.bias, [made.projection])
 
 
 def test_no_such_device() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ from lora_kernels import (
     DType,
     ForwardPlan,
     Kernels,
-    Layer,
     Mask,
     MergePlan,
     MergeProblem,
-    Tensor,
+    ProjectionTensors,
+    Role,
     WeightLayout,
     cuda,
     problem_of,
@@ -44,13 +45,15 @@ class Case:
     input_gradient: bool = True
     padding: int = 0
     skipped: int = 0
-    accumulate: frozenset[Tensor] = field(default_factory=frozenset)
+    accumulate: frozenset[Role] = field(default_factory=frozenset)
 
 
 CASES = {
     "odd sizes, rank 3, bias, dropout": Case(5, 37, [(23, 3, 1.7)], DROPOUT, bias=True),
     "one token, no dropout, no dx": Case(1, 72, [(40, 8, 2.0)], input_gradient=False),
-    "q, k, v of different widths and ranks, one without": Case(33, 64, [(48, 16, 0.5), (17, 0, 0.0), (24, 5, -1.3)], DROPOUT, bias=True),
+    "q, k, v of different widths and ranks, one without": Case(
+        33, 64, [(48, 16, 0.5), (17, 0, 0.0), (24, 5, -1.3)], DROPOUT, bias=True
+    ),
     "misaligned rows, (in, out) weights, f32 adapters, mask redrawn": Case(
         19,
         70,
@@ -63,7 +66,12 @@ CASES = {
         skipped=1,
     ),
     "outputs added to": Case(
-        9, 40, [(24, 4, 1.5)], bias=True, padding=8, accumulate=frozenset({Tensor.Y, Tensor.DX, Tensor.D_LORA_A, Tensor.D_LORA_B})
+        9,
+        40,
+        [(24, 4, 1.5)],
+        bias=True,
+        padding=8,
+        accumulate=frozenset({Role.Y, Role.DX, Role.D_LORA_A, Role.D_LORA_B}),
     ),
 }
 
@@ -83,15 +91,17 @@ class Made:
         self.case, self.dtype = case, dtype
         m, k = case.tokens, case.in_features
         self.x, self.x_there = both((m, k), 1.0, dtype)
-        self.before: dict[tuple[Tensor, int], np.ndarray] = {}
+        self.before: dict[tuple[Role, int], np.ndarray] = {}
         self.values: list[Values] = []
-        self.layers: list[Layer] = []
+        self.projections: list[ProjectionTensors[Any]] = []
         self.dys: list[Strided] = []
-        outputs: dict[Tensor, list[Strided | None]] = {tensor: [] for tensor in (Tensor.Y, Tensor.D_LORA_A, Tensor.D_LORA_B)}
+        outputs: dict[Role, list[Strided | None]] = {
+            tensor: [] for tensor in (Role.Y, Role.D_LORA_A, Role.D_LORA_B)
+        }
 
-        def output(tensor: Tensor, index: int, shape: tuple[int, ...], dtype: DType) -> Strided:
-            if tensor in case.accumulate:
-                self.before[tensor, index], there = both(shape, 2.0, dtype)
+        def output(role: Role, index: int, shape: tuple[int, ...], dtype: DType) -> Strided:
+            if role in case.accumulate:
+                self.before[role, index], there = both(shape, 2.0, dtype)
                 return there
             return Strided(shape, dtype, case.padding, case.skipped)
 
@@ -107,27 +117,40 @@ class Made:
                 lora_a, lora_b = (decode(encode(one, dtype), dtype) for one in (lora_a, lora_b))
             weight = weight if case.weight_layout is WeightLayout.OUT_IN else weight.T
             self.values.append(Values(weight, bias, lora_a, lora_b, scaling, dy))
-            self.layers.append(Layer(weight_there, a_there, b_there, scaling, bias_there))
+            self.projections.append(
+                ProjectionTensors(weight_there, a_there, b_there, scaling, bias_there)
+            )
             self.dys.append(dy_there)
-            outputs[Tensor.Y].append(output(Tensor.Y, index, (m, n), dtype))
-            outputs[Tensor.D_LORA_A].append(output(Tensor.D_LORA_A, index, (r, k), adapter) if r else None)
-            outputs[Tensor.D_LORA_B].append(output(Tensor.D_LORA_B, index, (n, r), adapter) if r else None)
+            outputs[Role.Y].append(output(Role.Y, index, (m, n), dtype))
+            outputs[Role.D_LORA_A].append(
+                output(Role.D_LORA_A, index, (r, k), adapter) if r else None
+            )
+            outputs[Role.D_LORA_B].append(
+                output(Role.D_LORA_B, index, (n, r), adapter) if r else None
+            )
         self.y, self.d_lora_a, self.d_lora_b = outputs.values()
-        self.dx = output(Tensor.DX, 0, (m, k), dtype) if case.input_gradient else None
+        self.dx = output(Role.DX, 0, (m, k), dtype) if case.input_gradient else None
 
     def known(self, source: Strided | None) -> object:
         """bf16 arrays have no name in the array interface; all come by DLPack here."""
         return None if source is None else ByDLPack(source)
 
-    def check(self, tensor: Tensor, index: int, given: Strided, wanted: reference.Sum, depth: int) -> None:
-        if (before := self.before.get((tensor, index))) is not None:
+    def check(
+        self, role: Role, index: int, given: Strided, wanted: reference.Sum, depth: int
+    ) -> None:
+        if (before := self.before.get((role, index))) is not None:
             wanted += reference.exact(before)
         close(given.get(), wanted, self.dtype, depth)
 
 
-def layers_by_dlpack(made: Made) -> list[Layer]:
+def projections_by_dlpack(made: Made) -> list[ProjectionTensors[Any]]:
     known = made.known
-    return [Layer(known(one.weight), known(one.lora_a), known(one.lora_b), one.scaling, known(one.bias)) for one in made.layers]
+    return [
+        ProjectionTensors(
+            known(one.weight), known(one.lora_a), known(one.lora_b), one.scaling, known(one.bias)
+        )
+        for one in made.projections
+    ]
 
 
 @pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.name)
@@ -135,12 +158,15 @@ def layers_by_dlpack(made: Made) -> list[Layer]:
 def test_layers_are_right(kernels: Kernels, name: str, dtype: DType) -> None:
     case = CASES[name]
     made = Made(case, dtype)
-    known, layers = made.known, layers_by_dlpack(made)
-    lists = {tensor: [known(one) for one in made.__dict__[tensor]] for tensor in ("y", "d_lora_a", "d_lora_b")}
+    known, projections = made.known, projections_by_dlpack(made)
+    lists = {
+        tensor: [known(one) for one in made.__dict__[tensor]]
+        for tensor in ("y", "d_lora_a", "d_lora_b")
+    }
     dys, dx, x = [known(dy) for dy in made.dys], known(made.dx), known(made.x_there)
     problem = problem_of(
         x,
-        layers,
+        projections,
         dropout=case.dropout is not None,
         mask=case.mask,
         weight_layout=case.weight_layout,
@@ -150,56 +176,79 @@ def test_layers_are_right(kernels: Kernels, name: str, dtype: DType) -> None:
         dx=dx,
         **lists,
     )
-    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
+    forward, backward = ForwardPlan(problem, kernels.props), BackwardPlan(problem, kernels.props)
     stream = cuda.Stream()
     result = kernels.forward(
-        forward, x, layers, y=lists["y"], dropout=case.dropout, stream=stream.handle, allocate=cuda.allocate
+        forward,
+        x,
+        projections,
+        y=lists["y"],
+        dropout=case.dropout,
+        stream=stream.handle,
+        allocate=cuda.allocate,
     )
     kernels.backward(
         backward,
         x,
-        layers,
+        projections,
         dys,
         result.saved,
         dx=dx,
         d_lora_a=lists["d_lora_a"],
         d_lora_b=lists["d_lora_b"],
-        dropout=case.dropout,
         stream=stream.handle,
         allocate=cuda.allocate,
     )
     stream.synchronize()
 
     for index, one in enumerate(made.values):
-        made.check(Tensor.Y, index, made.y[index], reference.forward(made.x, one, case.dropout), case.in_features)
+        made.check(
+            Role.Y,
+            index,
+            made.y[index],
+            reference.forward(made.x, one, case.dropout),
+            case.in_features,
+        )
         if one.lora_a is not None:
             d_lora_a, d_lora_b = reference.adapter_gradients(made.x, one, case.dropout)
-            made.check(Tensor.D_LORA_A, index, made.d_lora_a[index], d_lora_a, case.tokens + one.dy.shape[1])
-            made.check(Tensor.D_LORA_B, index, made.d_lora_b[index], d_lora_b, case.tokens + case.in_features)
+            made.check(
+                Role.D_LORA_A, index, made.d_lora_a[index], d_lora_a, case.tokens + one.dy.shape[1]
+            )
+            made.check(
+                Role.D_LORA_B, index, made.d_lora_b[index], d_lora_b, case.tokens + case.in_features
+            )
     if made.dx is not None:
         depth = sum(n + r for n, r, _ in case.projections)
-        made.check(Tensor.DX, 0, made.dx, reference.input_gradient(made.x, made.values, case.dropout), depth)
+        made.check(
+            Role.DX, 0, made.dx, reference.input_gradient(made.x, made.values, case.dropout), depth
+        )
     if case.dropout is not None and case.mask is Mask.STORED:
         assert forward.mask is not None
-        region = result.saved.to_bytes()[forward.mask.offset :][: forward.mask.bytes]
-        wanted = reference.mask_words(reference.keep_mask(case.tokens, case.in_features, case.dropout))
+        region = result.saved.array.to_bytes()[forward.mask.offset :][: forward.mask.bytes]
+        wanted = reference.mask_words(
+            reference.keep_mask(case.tokens, case.in_features, case.dropout)
+        )
         assert (np.frombuffer(region, np.uint64).reshape(wanted.shape) == wanted).all()
 
 
 def test_outputs_come_from_the_allocator_where_they_are_not_given(kernels: Kernels) -> None:
     made = Made(CASES["odd sizes, rank 3, bias, dropout"], DType.F32)
-    problem = problem_of(made.x_there, made.layers, dropout=True)
-    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
+    problem = problem_of(made.x_there, made.projections, dropout=True)
+    forward, backward = ForwardPlan(problem, kernels.props), BackwardPlan(problem, kernels.props)
     asked: list[tuple[tuple[int, ...], DType | None]] = []
 
     def allocate(shape: tuple[int, ...], dtype: DType | None) -> cuda.DeviceArray:
         asked.append((shape, dtype))
         return cuda.allocate(shape, dtype)
 
-    result = kernels.forward(forward, made.x_there, made.layers, dropout=DROPOUT, allocate=allocate)
+    result = kernels.forward(
+        forward, made.x_there, made.projections, dropout=DROPOUT, allocate=allocate
+    )
     assert asked == [((5, 23), DType.F32), ((forward.saved_bytes,), None)]
     asked.clear()
-    back = kernels.backward(backward, made.x_there, made.layers, made.dys, result.saved, dropout=DROPOUT, allocate=allocate)
+    back = kernels.backward(
+        backward, made.x_there, made.projections, made.dys, result.saved, allocate=allocate
+    )
     assert asked == [
         ((5, 37), DType.F32),
         ((3, 37), DType.F32),
@@ -214,11 +263,11 @@ def test_results_hold_all_that_was_allocated(kernels: Kernels) -> None:
     # What a call enqueued may still be to run: scratch memory must not be free for others before.
     # One token and many features: forward's sums are split, so it has some as well.
     made = Made(Case(1, 4096, [(48, 16, 1.0)]), DType.BF16)
-    x, layers = made.known(made.x_there), layers_by_dlpack(made)
+    x, projections = made.known(made.x_there), projections_by_dlpack(made)
     dys = [made.known(dy) for dy in made.dys]
-    problem = problem_of(x, layers)
-    forward, backward = ForwardPlan(problem, kernels.device), BackwardPlan(problem, kernels.device)
-    merge = MergePlan(MergeProblem(48, 4096, (16,), DType.BF16, safe=True), kernels.device)
+    problem = problem_of(x, projections)
+    forward, backward = ForwardPlan(problem, kernels.props), BackwardPlan(problem, kernels.props)
+    merge = MergePlan(MergeProblem(48, 4096, (16,), DType.BF16, safe=True), kernels.props)
     asked: list[weakref.ref[cuda.DeviceArray]] = []
 
     def allocate(shape: tuple[int, ...], dtype: DType | None) -> cuda.DeviceArray:
@@ -226,16 +275,23 @@ def test_results_hold_all_that_was_allocated(kernels: Kernels) -> None:
         asked.append(weakref.ref(one))
         return one
 
-    result = kernels.forward(forward, x, layers, allocate=allocate)
-    back = kernels.backward(backward, x, layers, dys, result.saved, allocate=allocate)
-    adapter = Adapter(layers[0].lora_a, layers[0].lora_b, 1.0)
-    merged = kernels.merge(merge, layers[0].weight, [adapter], allocate=allocate)
+    result = kernels.forward(forward, x, projections, allocate=allocate)
+    back = kernels.backward(backward, x, projections, dys, result.saved, allocate=allocate)
+    adapter = Adapter(projections[0].lora_a, projections[0].lora_b, 1.0)
+    merged = kernels.merge(merge, projections[0].weight, [adapter], allocate=allocate)
     assert all(plan.workspace_bytes > 0 for plan in (forward, backward, merge))
     assert len(asked) == 9 and None not in [one() for one in asked]
-    assert [result.workspace, back.workspace, merged.workspace] == [asked[index]() for index in (2, 6, 8)]
+    assert [result.workspace, back.workspace, merged.workspace] == [
+        asked[index]() for index in (2, 6, 8)
+    ]
     cuda.synchronize()
 
 
 def test_the_published_answers_of_philox() -> None:
     zero = reference.philox(np.zeros((4, 1), np.uint32), (0, 0))
-    assert [hex(word) for word in zero[:, 0]] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
+    assert [hex(word) for word in zero[:, 0]] == [
+        "0x6627e8d5",
+        "0xe169c58d",
+        "0xbc57ac4c",
+        "0x9b00dbd8",
+    ]

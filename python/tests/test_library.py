@@ -11,20 +11,27 @@ from pathlib import Path
 import lora_kernels
 
 PACKAGE = Path(lora_kernels.__file__).parent
-USE = "import lora_kernels; print(lora_kernels.Device.named('h100').multiprocessors)"
+USE = "import lora_kernels; print(lora_kernels.DeviceProps.named('h100').multiprocessors)"
 
 
 def run(program: str, package: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "LORA_KERNELS_LIBRARY"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LORA_KERNELS_LIBRARY"
+    }
     environment |= {"PYTHONPATH": str(package)} | variables
-    return subprocess.run([sys.executable, "-B", "-c", program], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-B", "-c", program], env=environment, capture_output=True, text=True
+    )
 
 
 def test_importing_needs_no_library_and_using_names_what_was_tried() -> None:
     assert run("import lora_kernels", PACKAGE.parent).returncode == 0
     failed = run(USE, PACKAGE.parent, LD_LIBRARY_PATH="")
     assert failed.returncode == 1
-    assert "LibraryNotFound: there is no liblora_kernels.so (LORA_KERNELS_LIBRARY is not set" in failed.stderr
+    assert (
+        "LibraryNotFound: there is no liblora_kernels.so (LORA_KERNELS_LIBRARY is not set"
+        in failed.stderr
+    )
     assert "build it with `cargo xtask capi`" in failed.stderr
 
 
@@ -39,7 +46,9 @@ def test_a_library_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_the_library_is_found_beside_the_package_and_by_the_loader(tmp_path: Path) -> None:
     library = Path(os.environ["LORA_KERNELS_LIBRARY"]).resolve()
-    shutil.copytree(PACKAGE, tmp_path / "lora_kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        PACKAGE, tmp_path / "lora_kernels", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (tmp_path / "lora_kernels" / "liblora_kernels.so").symlink_to(library)
     assert run(USE, tmp_path).stdout == "132\n"
     folder = tmp_path / "loader"
@@ -54,9 +63,14 @@ def test_the_library_is_found_beside_the_package_and_by_the_loader(tmp_path: Pat
 def test_without_a_driver_plans_can_be_made_and_kernels_say_what_is_missing(tmp_path: Path) -> None:
     for name in ("libcuda.so", "libcuda.so.1"):
         (tmp_path / name).write_text("no library")
-    variables = {"LORA_KERNELS_LIBRARY": os.environ["LORA_KERNELS_LIBRARY"], "LD_LIBRARY_PATH": str(tmp_path)}
+    variables = {
+        "LORA_KERNELS_LIBRARY": os.environ["LORA_KERNELS_LIBRARY"],
+        "LD_LIBRARY_PATH": str(tmp_path),
+    }
     assert run(USE, PACKAGE.parent, **variables).stdout == "132\n"
     failed = run("import lora_kernels; lora_kernels.Kernels(0)", PACKAGE.parent, **variables)
     assert "no CUDA driver" in failed.stderr and "[LORA_STATUS_NO_DRIVER]" in failed.stderr
-    failed = run("from lora_kernels import cuda; cuda.allocate((1,), None)", PACKAGE.parent, **variables)
+    failed = run(
+        "from lora_kernels import cuda; cuda.allocate((1,), None)", PACKAGE.parent, **variables
+    )
     assert "no CUDA driver" in failed.stderr and "Install the NVIDIA driver" in failed.stderr

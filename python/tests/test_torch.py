@@ -1,4 +1,7 @@
-"""Against PyTorch's own autograd, with tensors carried from the CPU: only where LORA_KERNELS_TEST_TORCH is 1, since torch is large."""
+"""Against PyTorch's own autograd, with tensors copied from the CPU.
+
+Only where LORA_KERNELS_TEST_TORCH is 1, since torch is large.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ import pytest
 import reference
 
 if os.environ.get("LORA_KERNELS_TEST_TORCH") != "1":
-    pytest.skip("LORA_KERNELS_TEST_TORCH is not 1 (cargo xtask python --torch sets it)", allow_module_level=True)
+    pytest.skip(
+        "LORA_KERNELS_TEST_TORCH is not 1 (cargo xtask python --torch sets it)",
+        allow_module_level=True,
+    )
 
 import torch
 from torch import nn
 
-from lora_kernels import Dropout, Mask, WeightLayout
-from lora_kernels.torch import Adapted, LoraLinear, draw_dropout, lora_linear, lora_linears
+from lora_kernels import Dropout, Mask, ProjectionTensors, WeightLayout
+from lora_kernels.torch import LoraLinear, draw_dropout, lora_linear, lora_linears
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 DROPOUT = Dropout(0.3, 0x0123456789ABCDEF, 42)
@@ -31,12 +37,23 @@ def keep(x: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask)).reshape(x.shape)
 
 
-def by_torch(x: torch.Tensor, one: Adapted, dropout: Dropout | None, layout: WeightLayout = WeightLayout.OUT_IN) -> torch.Tensor:
+def by_torch(
+    x: torch.Tensor,
+    one: ProjectionTensors[torch.Tensor],
+    dropout: Dropout | None,
+    layout: WeightLayout = WeightLayout.OUT_IN,
+) -> torch.Tensor:
     """The same layer of torch's own operations, in float64."""
     weight = one.weight.double() if layout is WeightLayout.OUT_IN else one.weight.double().T
     y = nn.functional.linear(x.double(), weight, None if one.bias is None else one.bias.double())
     if one.lora_a is not None and one.lora_b is not None:
-        y = y + one.scaling * (x.double() * keep(x, dropout)) @ one.lora_a.double().T @ one.lora_b.double().T
+        y = (
+            y
+            + one.scaling
+            * (x.double() * keep(x, dropout))
+            @ one.lora_a.double().T
+            @ one.lora_b.double().T
+        )
     return y
 
 
@@ -51,13 +68,18 @@ def leaf(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().clone().requires_grad_(True)
 
 
-def made(dtype: torch.dtype, shapes: list[tuple[int, int]], in_features: int, adapter: torch.dtype | None = None) -> list[Adapted]:
+def made(
+    dtype: torch.dtype,
+    shapes: list[tuple[int, int]],
+    in_features: int,
+    adapter: torch.dtype | None = None,
+) -> list[ProjectionTensors[torch.Tensor]]:
     def uniform(*shape: int, scale: float, dtype: torch.dtype) -> torch.Tensor:
         return ((torch.rand(shape) * 2 - 1) * scale).to(dtype)
 
     adapter = adapter or dtype
     return [
-        Adapted(
+        ProjectionTensors(
             uniform(n, in_features, scale=0.3, dtype=dtype),
             uniform(r, in_features, scale=0.5, dtype=adapter).requires_grad_(True) if r else None,
             uniform(n, r, scale=0.5, dtype=adapter).requires_grad_(True) if r else None,
@@ -69,20 +91,30 @@ def made(dtype: torch.dtype, shapes: list[tuple[int, int]], in_features: int, ad
 
 
 @pytest.mark.parametrize("dropout", [None, DROPOUT], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("adapter", [None, torch.float32], ids=["adapters alike", "adapters in f32"])
+@pytest.mark.parametrize(
+    "adapter", [None, torch.float32], ids=["adapters alike", "adapters in f32"]
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gradients_are_those_of_autograd(dtype: torch.dtype, adapter: torch.dtype | None, dropout: Dropout | None) -> None:
+def test_gradients_are_those_of_autograd(
+    dtype: torch.dtype, adapter: torch.dtype | None, dropout: Dropout | None
+) -> None:
     torch.manual_seed(1)
     shapes = [(24, 3), (17, 0), (40, 16)]
     projections = made(dtype, shapes, 36, adapter)
     x = torch.rand(2, 5, 36).to(dtype).requires_grad_(True)
-    ys = lora_linears(x, projections, dropout=dropout, carry=True)
+    ys = lora_linears(x, projections, dropout=dropout, copy_to_device=True)
     dys = [torch.rand(y.shape).to(dtype) for y in ys]
     torch.autograd.backward(ys, dys)
 
     x_again = leaf(x)
     again = [
-        Adapted(one.weight, *(None if t is None else leaf(t) for t in (one.lora_a, one.lora_b)), one.scaling, one.bias) for one in projections
+        ProjectionTensors(
+            one.weight,
+            *(None if t is None else leaf(t) for t in (one.lora_a, one.lora_b)),
+            one.scaling,
+            one.bias,
+        )
+        for one in projections
     ]
     wanted = [by_torch(x_again, one, dropout) for one in again]
     torch.autograd.backward(wanted, [dy.double() for dy in dys])
@@ -94,7 +126,11 @@ def test_gradients_are_those_of_autograd(dtype: torch.dtype, adapter: torch.dtyp
     for one, other in zip(projections, again):
         for given, expected in ((one.lora_a, other.lora_a), (one.lora_b, other.lora_b)):
             if given is not None and expected is not None:
-                assert given.grad is not None and expected.grad is not None and given.grad.dtype == given.dtype
+                assert (
+                    given.grad is not None
+                    and expected.grad is not None
+                    and given.grad.dtype == given.dtype
+                )
                 near(given.grad, expected.grad, dtype)
 
 
@@ -105,13 +141,27 @@ def test_transposed_weights_and_expanded_gradients(mask: Mask) -> None:
     bias = leaf(one.bias)  # type: ignore[arg-type]
     stored = one.weight.T.contiguous()
     x = torch.rand(7, 20, requires_grad=True)
-    options: dict[str, Any] = {"scaling": 0.7, "bias": bias, "dropout": DROPOUT, "weight_layout": WeightLayout.IN_OUT, "mask": mask, "carry": True}
+    options: dict[str, Any] = {
+        "scaling": 0.7,
+        "bias": bias,
+        "dropout": DROPOUT,
+        "weight_layout": WeightLayout.IN_OUT,
+        "mask": mask,
+        "carry": True,
+    }
     # The gradient of a sum is expanded: its rows lie on one another.
-    lora_linear(x, stored, one.lora_a, one.lora_b, **options).sum().backward()  # type: ignore[arg-type]
+    y = lora_linear(x, stored, one.lora_a, one.lora_b, **options)  # type: ignore[arg-type]
+    y.sum().backward()
     x_again, bias_again = leaf(x), leaf(bias)
-    again = Adapted(one.weight, leaf(one.lora_a), leaf(one.lora_b), 0.7, bias_again)  # type: ignore[arg-type]
+    lora_a, lora_b = leaf(one.lora_a), leaf(one.lora_b)  # type: ignore[arg-type]
+    again = ProjectionTensors(one.weight, lora_a, lora_b, 0.7, bias_again)
     by_torch(x_again, again, DROPOUT).sum().backward()
-    pairs = [(x, x_again), (bias, bias_again), (one.lora_a, again.lora_a), (one.lora_b, again.lora_b)]
+    pairs = [
+        (x, x_again),
+        (bias, bias_again),
+        (one.lora_a, again.lora_a),
+        (one.lora_b, again.lora_b),
+    ]
     for given, wanted in pairs:
         near(given.grad, wanted.grad, torch.float32)  # type: ignore[union-attr, arg-type]
 
@@ -119,17 +169,32 @@ def test_transposed_weights_and_expanded_gradients(mask: Mask) -> None:
 def test_only_what_wants_a_gradient_gets_one() -> None:
     (one,) = made(torch.float32, [(24, 4)], 20)
     x = torch.rand(7, 20)
-    y = lora_linear(x, one.weight, one.lora_a, one.lora_b.detach(), scaling=1.0, bias=one.bias, carry=True)  # type: ignore[arg-type, union-attr]
+    y = lora_linear(
+        x,
+        one.weight,
+        one.lora_a,
+        one.lora_b.detach(),
+        scaling=1.0,
+        bias=one.bias,
+        copy_to_device=True,
+    )  # type: ignore[arg-type, union-attr]
     y.sum().backward()
-    assert one.lora_a is not None and one.lora_a.grad is not None and one.lora_b is not None and one.lora_b.grad is None
+    assert (
+        one.lora_a is not None
+        and one.lora_a.grad is not None
+        and one.lora_b is not None
+        and one.lora_b.grad is None
+    )
     with torch.no_grad():
-        assert not lora_linear(x, one.weight, one.lora_a, one.lora_b, scaling=1.0, carry=True).requires_grad  # type: ignore[arg-type]
+        assert not lora_linear(
+            x, one.weight, one.lora_a, one.lora_b, scaling=1.0, copy_to_device=True
+        ).requires_grad  # type: ignore[arg-type]
 
 
 def test_a_module_trains_and_has_the_parameters_of_its_adapter_alone() -> None:
     torch.manual_seed(3)
     base = nn.Linear(20, 12)
-    layer = LoraLinear(base, rank=3, lora_alpha=6, dropout_p=0.2, carry=True)
+    layer = LoraLinear(base, rank=3, lora_alpha=6, dropout_p=0.2, copy_to_device=True)
     assert [name for name, _ in layer.named_parameters()] == ["lora_A", "lora_B"]
     assert sorted(layer.state_dict()) == ["bias", "lora_A", "lora_B", "weight"]
     x, target = torch.rand(6, 20), torch.rand(6, 12)
@@ -145,7 +210,7 @@ def test_a_module_trains_and_has_the_parameters_of_its_adapter_alone() -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     layer.eval()
-    near(layer(x), by_torch(x, layer.adapted(), None), torch.float32)
+    near(layer(x), by_torch(x, layer.projection(), None), torch.float32)
     assert LoraLinear(base, rank=4, lora_alpha=6, use_rslora=True).scaling == 3.0
 
 
@@ -154,7 +219,7 @@ def test_torch_repeats_a_mask_after_the_same_seed() -> None:
     first, second = draw_dropout(0.1), draw_dropout(0.1)
     torch.manual_seed(5)
     assert draw_dropout(0.1) == first != second
-    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5, carry=True)
+    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5, copy_to_device=True)
     nn.init.ones_(layer.lora_B)
     x = torch.rand(6, 20)
     from torch.utils.checkpoint import checkpoint
@@ -172,11 +237,20 @@ def test_what_torch_users_are_told() -> None:
     (one,) = made(torch.float32, [(24, 4)], 20)
     x = torch.rand(7, 20)
 
-    def call(x: torch.Tensor = x, weight: torch.Tensor = one.weight, carry: bool = True, **options: Any) -> None:
-        lora_linear(x, weight, one.lora_a, one.lora_b, scaling=1.0, carry=carry, **options)  # type: ignore[arg-type]
+    def call(
+        x: torch.Tensor = x,
+        weight: torch.Tensor = one.weight,
+        copy_to_device: bool = True,
+        **options: Any,
+    ) -> None:
+        options = {"scaling": 1.0, "copy_to_device": copy_to_device} | options
+        lora_linear(x, weight, one.lora_a, one.lora_b, **options)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match="the tensors are on the CPU: move them to a CUDA device, or say carry=True"):
-        call(carry=False)
+    with pytest.raises(
+        ValueError,
+        match="the tensors are on the CPU: move them to a CUDA device, or say copy_to_device=True",
+    ):
+        call(copy_to_device=False)
     for dropout_p in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="it must be at least 0 and below 1"):
             call(dropout_p=dropout_p)
@@ -189,6 +263,6 @@ def test_what_torch_users_are_told() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         call(torch.rand(0, 20))
     with pytest.raises(ValueError, match="no projection has an adapter"):
-        lora_linears(x, [Adapted(one.weight)], carry=True)
+        lora_linears(x, [ProjectionTensors(one.weight)], copy_to_device=True)
     with pytest.raises(TypeError, match="weight is F32, the plan was made for BF16"):
         call(x.bfloat16())
