@@ -23,7 +23,7 @@ use lora_kernels::{Element, Problem, Projection};
 use lora_kernels_baselines::cublas::products::{self, Product};
 use lora_kernels_bundle::QUICK;
 use lora_kernels_bundle::results::{Layer, Measurement, Pass, Time, Way};
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 use baseline::Baseline;
 use clock::Clock;

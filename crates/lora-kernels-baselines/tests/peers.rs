@@ -12,7 +12,7 @@ use lora_kernels_baselines::{Buffer, Device, Launch, Layer, Memory, Peer, Tiled}
 use ptx_emulator::counters::{Control, KernelCounters, Kind};
 use ptx_emulator::device::{A100, H100};
 use ptx_emulator::l2::{Raster, Schedule, Traffic};
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

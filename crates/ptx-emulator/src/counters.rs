@@ -118,10 +118,10 @@ impl Control {
             }
         };
         let (set, reset) = (
-            find(c"lora_emulator_set")?,
-            find(c"lora_emulator_counters_reset")?,
+            find(c"ptx_emulator_set")?,
+            find(c"ptx_emulator_counters_reset")?,
         );
-        let json = find(c"lora_emulator_counters_json")?;
+        let json = find(c"ptx_emulator_counters_json")?;
         // SAFETY: these are the functions of these names in driver/counters.rs, whose arguments
         // have the layout of these pointers.
         unsafe {
@@ -217,7 +217,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::Refused`] where the driver is broken.
     pub fn reset(&self) -> Result<(), ControlError> {
-        check("lora_emulator_counters_reset", (self.reset)())
+        check("ptx_emulator_counters_reset", (self.reset)())
     }
 
     /// What was counted so far. `cuInit` must have been called.
@@ -226,7 +226,7 @@ impl Control {
     /// [`ControlError::Refused`] before `cuInit`, [`ControlError::Text`] where the driver is of
     /// another version.
     pub fn read(&self) -> Result<Counters, ControlError> {
-        let call = "lora_emulator_counters_json";
+        let call = "ptx_emulator_counters_json";
         let mut text = Vec::new();
         loop {
             let mut length = 0;
@@ -249,7 +249,7 @@ impl Control {
             |text: &str| CString::new(text).map_err(|error| ControlError::Text(error.to_string()));
         let (name, value) = (text(name)?, text(value)?);
         check(
-            "lora_emulator_set",
+            "ptx_emulator_set",
             (self.set)(name.as_ptr(), value.as_ptr()),
         )
     }

@@ -74,6 +74,29 @@ pub const A100: DeviceModel = DeviceModel {
     tensor_core: Numerics::Ampere,
 };
 
+/// NVIDIA A100 SXM4 40 GB: slower memory, and half of it (data sheet of the A100).
+pub const A100_40GB: DeviceModel = DeviceModel {
+    key: "a100-40gb",
+    name: "NVIDIA A100-SXM4-40GB",
+    memory_bytes: 40 << 30,
+    memory_clock_khz: 1_215_000,
+    ..A100
+};
+
+/// NVIDIA GeForce RTX 3090 (NVIDIA's GA102 whitepaper; compute capability 8.6 in the CUDA
+/// programming guide).
+pub const RTX3090: DeviceModel = DeviceModel {
+    key: "rtx3090",
+    name: "NVIDIA GeForce RTX 3090",
+    compute_capability: (8, 6),
+    multiprocessors: 82,
+    l2_bytes: 6 << 20,
+    memory_clock_khz: 9_751_000,
+    clock_khz: 1_695_000,
+    max_blocks_per_multiprocessor: 16,
+    ..RTX4090
+};
+
 /// NVIDIA GeForce RTX 4090.
 pub const RTX4090: DeviceModel = DeviceModel {
     key: "rtx4090",
@@ -122,15 +145,31 @@ pub const H100: DeviceModel = DeviceModel {
     ..A100
 };
 
+/// NVIDIA H200 SXM: an H100 with more and faster memory (data sheet of the H200). Its L2 is what
+/// `cudaGetDeviceProperties` reports.
+pub const H200: DeviceModel = DeviceModel {
+    key: "h200",
+    name: "NVIDIA H200",
+    l2_bytes: 60 << 20,
+    memory_bytes: 141 << 30,
+    memory_bus_bits: 6144,
+    memory_clock_khz: 3_201_000,
+    ..H100
+};
+
+/// Other keys that [`DeviceModel::by_name`] takes, and the ones that they stand for.
+const ALIASES: [(&str, &str); 1] = [("a100-80gb", "a100")];
+
 impl DeviceModel {
     /// Every virtual device, the default one first.
-    pub const ALL: [DeviceModel; 4] = [A100, RTX4090, L40S, H100];
+    pub const ALL: [DeviceModel; 7] = [A100, A100_40GB, RTX3090, RTX4090, L40S, H100, H200];
 
-    /// Finds a device by its key (`a100`, `rtx4090`, `l40s`, `h100`), in either case.
+    /// Finds a device by its [`DeviceModel::key`], in either case. `a100-80gb` is `a100`.
     pub fn by_name(name: &str) -> Option<DeviceModel> {
-        Self::ALL
-            .into_iter()
-            .find(|model| model.key.eq_ignore_ascii_case(name.trim()))
+        let name = name.trim().to_lowercase();
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+        let key = alias.map_or(name.as_str(), |(_, key)| key);
+        Self::ALL.into_iter().find(|model| model.key == key)
     }
 
     /// Blocks of a kernel that one multiprocessor can hold, by threads, shared memory and block

@@ -210,6 +210,12 @@ pub fn choose<'i, 'a>(images: &'i [PtxImage<'a>], sm: u32) -> Option<&'i PtxImag
 }
 
 impl PtxImage<'_> {
+    /// Whether the text is compressed with zstd, as nvcc's modes `balance` and `size` do: drivers
+    /// before CUDA 12.4 can't read it.
+    pub fn is_zstd(&self) -> bool {
+        self.flags & FLAG_ZSTD != 0
+    }
+
     /// The PTX text, decompressed.
     ///
     /// # Errors

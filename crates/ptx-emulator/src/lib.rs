@@ -13,4 +13,6 @@ pub mod l2;
 pub mod memory;
 pub mod parse;
 pub mod select;
+pub mod settings;
 mod shadow;
+pub mod tensor_map;

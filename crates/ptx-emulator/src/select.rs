@@ -10,8 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::settings;
+
 /// The variable that [`select`] reads.
-pub const VARIABLE: &str = "LORA_KERNELS_DEVICE";
+pub const VARIABLE: &str = "PTX_EMULATOR";
 
 /// The driver that this process uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +40,18 @@ impl fmt::Display for Selection {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// The variable has a value of no meaning.
-    #[error("{VARIABLE}={value} is none of auto, emulated, real")]
+    #[error("{variable}={value} is none of auto, emulated, real")]
     Setting {
-        /// The value.
+        /// The variable.
+        variable: String,
+        /// Its value.
         value: String,
     },
     /// A real device was asked for and there is none.
-    #[error("{VARIABLE}=real, but {reason}. Use auto or emulated to run on the emulated GPU")]
+    #[error("{variable}=real, but {reason}. Use auto or emulated to run on the emulated GPU")]
     NoRealDevice {
+        /// The variable.
+        variable: String,
         /// What was found out.
         reason: String,
     },
@@ -80,7 +86,16 @@ pub enum SelectError {
 /// # Errors
 /// [`SelectError`] says which driver is missing and what to do.
 pub fn select() -> Result<Selection, SelectError> {
-    CHOICE.get_or_init(choose).clone()
+    select_by(VARIABLE)
+}
+
+/// Like [`select`], but reads a variable of the caller's choice, so that a project can have one
+/// under its own name.
+///
+/// # Errors
+/// [`SelectError`] says which driver is missing and what to do.
+pub fn select_by(variable: &str) -> Result<Selection, SelectError> {
+    CHOICE.get_or_init(|| choose(variable)).clone()
 }
 
 /// Like [`select`], but takes the emulated driver whatever [`VARIABLE`] says: for tests of the
@@ -94,19 +109,25 @@ pub fn emulated() -> Result<Selection, SelectError> {
 
 static CHOICE: OnceLock<Result<Selection, SelectError>> = OnceLock::new();
 
-fn choose() -> Result<Selection, SelectError> {
-    let setting = std::env::var(VARIABLE).unwrap_or_default();
+fn choose(variable: &str) -> Result<Selection, SelectError> {
+    let no_real_device = |reason| SelectError::NoRealDevice {
+        variable: variable.to_owned(),
+        reason,
+    };
+    let setting = settings::read(variable).unwrap_or_default();
     match setting.as_str() {
         "" | "auto" => probe_real().or_else(|_| load_emulated()),
         "emulated" => load_emulated(),
         "real" => match probe_real() {
             Ok(Selection::Real) => Ok(Selection::Real),
-            Ok(Selection::Emulated { path }) => Err(SelectError::NoRealDevice {
-                reason: format!("{} is an emulated driver", path.display()),
-            }),
-            Err(reason) => Err(SelectError::NoRealDevice { reason }),
+            Ok(Selection::Emulated { path }) => Err(no_real_device(format!(
+                "{} is an emulated driver",
+                path.display()
+            ))),
+            Err(reason) => Err(no_real_device(reason)),
         },
         value => Err(SelectError::Setting {
+            variable: variable.to_owned(),
             value: value.to_owned(),
         }),
     }
@@ -205,11 +226,10 @@ fn load_emulated() -> Result<Selection, SelectError> {
 /// Cargo puts the library into `deps/`: tests and benches lie there, too, examples and binaries lie
 /// one folder away.
 fn find_emulated() -> Result<PathBuf, SelectError> {
-    let file = format!(
-        "{}ptx_emulator{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+
+    let stem = format!("{DLL_PREFIX}ptx_emulator");
+    let file = format!("{stem}{DLL_SUFFIX}");
     let mut folders = Vec::new();
     let executable = std::env::current_exe().ok();
     if let Some(folder) = executable.as_deref().and_then(Path::parent) {
@@ -230,11 +250,32 @@ fn find_emulated() -> Result<PathBuf, SelectError> {
             return Ok(path);
         }
     }
-    Err(SelectError::NotBuilt {
+    // Of a package that comes from a registry or from git, cargo names the library with a hash.
+    let hashed = folders
+        .iter()
+        .find_map(|folder| newest(folder, &format!("{stem}-"), DLL_SUFFIX));
+    hashed.ok_or_else(|| SelectError::NotBuilt {
         file,
         looked_in: folders
             .iter()
             .map(|folder| folder.display().to_string())
             .collect(),
     })
+}
+
+/// Of the files of a folder with such a start and end, the one that was written last: earlier builds
+/// leave theirs behind.
+fn newest(folder: &Path, start: &str, end: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|file| {
+            let name = file.file_name();
+            name.to_str().is_some_and(|name| {
+                name.strip_prefix(start)
+                    .is_some_and(|rest| rest.ends_with(end))
+            })
+        })
+        .max_by_key(|file| file.metadata().and_then(|data| data.modified()).ok())
+        .map(|file| file.path())
 }

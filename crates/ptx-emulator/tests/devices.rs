@@ -25,7 +25,7 @@ struct Published {
     numerics: Numerics,
 }
 
-const PUBLISHED: [Published; 4] = [
+const PUBLISHED: [Published; 7] = [
     Published {
         key: "a100",
         name: "A100",
@@ -38,6 +38,34 @@ const PUBLISHED: [Published; 4] = [
         l2_mib: 40,
         memory_gib: 80,
         bus_bits: 5120,
+        numerics: Numerics::Ampere,
+    },
+    Published {
+        key: "a100-40gb",
+        name: "A100-SXM4-40GB",
+        capability: (8, 0),
+        multiprocessors: 108,
+        shared_optin: 163 << 10,
+        shared_per_multiprocessor: 164 << 10,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        l2_mib: 40,
+        memory_gib: 40,
+        bus_bits: 5120,
+        numerics: Numerics::Ampere,
+    },
+    Published {
+        key: "rtx3090",
+        name: "RTX 3090",
+        capability: (8, 6),
+        multiprocessors: 82,
+        shared_optin: 99 << 10,
+        shared_per_multiprocessor: 100 << 10,
+        threads_per_multiprocessor: 1536,
+        blocks_per_multiprocessor: 16,
+        l2_mib: 6,
+        memory_gib: 24,
+        bus_bits: 384,
         numerics: Numerics::Ampere,
     },
     Published {
@@ -80,6 +108,20 @@ const PUBLISHED: [Published; 4] = [
         l2_mib: 50,
         memory_gib: 80,
         bus_bits: 5120,
+        numerics: Numerics::Hopper,
+    },
+    Published {
+        key: "h200",
+        name: "H200",
+        capability: (9, 0),
+        multiprocessors: 132,
+        shared_optin: 227 << 10,
+        shared_per_multiprocessor: 228 << 10,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        l2_mib: 60,
+        memory_gib: 141,
+        bus_bits: 6144,
         numerics: Numerics::Hopper,
     },
 ];
@@ -169,6 +211,13 @@ fn child() {
 }
 
 #[test]
+fn a_device_has_one_name_or_two() {
+    let a100 = DeviceModel::by_name("a100");
+    assert_eq!(DeviceModel::by_name("A100-80GB"), a100);
+    assert_eq!(DeviceModel::by_name("a100-20gb"), None);
+}
+
+#[test]
 fn every_virtual_device_reports_its_real_properties() {
     assert_eq!(PUBLISHED.len(), DeviceModel::ALL.len());
     for (expected, model) in PUBLISHED.iter().zip(DeviceModel::ALL) {
@@ -176,6 +225,7 @@ fn every_virtual_device_reports_its_real_properties() {
             (expected.key, expected.numerics),
             (model.key, model.tensor_core)
         );
+        assert_eq!(DeviceModel::by_name(expected.key), Some(model));
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", "child", "--nocapture"]);
         let command = command

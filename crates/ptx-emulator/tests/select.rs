@@ -13,7 +13,7 @@ fn run(variables: &[(&str, &str)]) -> (bool, String) {
         .args(["--exact", "child", "--nocapture"])
         .env("CASE", "select");
     for name in [
-        "LORA_KERNELS_DEVICE",
+        "PTX_EMULATOR",
         "PTX_EMULATOR_DEVICE",
         "PTX_EMULATOR_NUMERICS",
     ] {
@@ -53,7 +53,7 @@ fn child() {
 
 #[test]
 fn the_emulated_driver_can_be_asked_for() {
-    let (success, output) = run(&[("LORA_KERNELS_DEVICE", "emulated")]);
+    let (success, output) = run(&[("PTX_EMULATOR", "emulated")]);
     assert!(success, "{output}");
     assert!(
         output.contains("selection: emulated GPU (")
@@ -65,10 +65,7 @@ fn the_emulated_driver_can_be_asked_for() {
 #[test]
 fn the_virtual_device_can_be_named() {
     for (name, device) in [("rtx4090", "RTX 4090"), ("L40S", "L40S"), ("h100", "H100")] {
-        let (success, output) = run(&[
-            ("LORA_KERNELS_DEVICE", "emulated"),
-            ("PTX_EMULATOR_DEVICE", name),
-        ]);
+        let (success, output) = run(&[("PTX_EMULATOR", "emulated"), ("PTX_EMULATOR_DEVICE", name)]);
         assert!(
             success && output.contains("device: Emulated NVIDIA") && output.contains(device),
             "{output}"
@@ -78,13 +75,13 @@ fn the_virtual_device_can_be_named() {
 
 #[test]
 fn names_that_mean_nothing_are_refused() {
-    let (success, output) = run(&[("LORA_KERNELS_DEVICE", "cuda")]);
+    let (success, output) = run(&[("PTX_EMULATOR", "cuda")]);
     assert!(
-        !success && output.contains("LORA_KERNELS_DEVICE=cuda is none of auto, emulated, real"),
+        !success && output.contains("PTX_EMULATOR=cuda is none of auto, emulated, real"),
         "{output}"
     );
     let (success, output) = run(&[
-        ("LORA_KERNELS_DEVICE", "emulated"),
+        ("PTX_EMULATOR", "emulated"),
         ("PTX_EMULATOR_DEVICE", "gtx9"),
     ]);
     assert!(
@@ -92,11 +89,11 @@ fn names_that_mean_nothing_are_refused() {
         "{output}"
     );
     assert!(
-        output.contains("PTX_EMULATOR_DEVICE=gtx9 is none of a100, rtx4090, l40s, h100"),
+        output.contains("PTX_EMULATOR_DEVICE=gtx9: this is none of a100, a100-40gb, rtx3090, rtx4090, l40s, h100"),
         "{output}"
     );
     let (success, output) = run(&[
-        ("LORA_KERNELS_DEVICE", "emulated"),
+        ("PTX_EMULATOR", "emulated"),
         ("PTX_EMULATOR_NUMERICS", "exact"),
     ]);
     assert!(
@@ -109,7 +106,7 @@ fn names_that_mean_nothing_are_refused() {
 /// so.
 #[test]
 fn the_real_driver_is_never_replaced_by_the_emulated_one() {
-    let (success, output) = run(&[("LORA_KERNELS_DEVICE", "real")]);
+    let (success, output) = run(&[("PTX_EMULATOR", "real")]);
     assert_eq!(success, output.contains("selection: real GPU"), "{output}");
     assert!(
         success || output.contains("Use auto or emulated"),
@@ -119,10 +116,7 @@ fn the_real_driver_is_never_replaced_by_the_emulated_one() {
 
 #[test]
 fn calls_before_initialisation_are_refused() {
-    let (success, output) = run(&[
-        ("LORA_KERNELS_DEVICE", "emulated"),
-        ("CASE", "uninitialised"),
-    ]);
+    let (success, output) = run(&[("PTX_EMULATOR", "emulated"), ("CASE", "uninitialised")]);
     assert!(
         success && output.contains("CUDA_ERROR_NOT_INITIALIZED"),
         "{output}"

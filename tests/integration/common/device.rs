@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use lora_kernels::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{Element, Kernels};
-use ptx_emulator::select::select;
+use lora_kernels_test_device::select;
 
 /// What the kernels, the device's memory and the reference all know.
 pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}

@@ -9,7 +9,7 @@ use lora_kernels::{
     DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight, WeightLayout,
 };
 use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 /// Forward and backward, counted.
 fn count<T: Number>(control: Control, case: &Case) -> Counters {

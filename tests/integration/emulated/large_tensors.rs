@@ -16,7 +16,7 @@ use lora_kernels::{
     ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
 use ptx_emulator::counters::{Blocks, Control};
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 /// Rows of the wide tensors; the last few begin beyond 2³¹ elements.
 const M: usize = 4100;

@@ -9,7 +9,7 @@ use lora_kernels::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
 };
 use ptx_emulator::counters::{Blocks, Control, Counters, Kind};
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 const M: usize = 8192;
 const K: usize = 4096;

@@ -8,7 +8,7 @@ use crate::common::device::{Number, gpu};
 use crate::common::layer::{Case, Layer, assert_same_bits};
 use half::{bf16, f16};
 use ptx_emulator::counters::Control;
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 /// Orders of turns, and whether copies land when they are issued.
 const ORDERS: [(&str, bool); 9] = [

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use libloading::Library;
 use lora_kernels_bundle::results::Device;
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 /// `CUdevice_attribute`, from cuda.h.
 const MULTIPROCESSORS: c_int = 16;

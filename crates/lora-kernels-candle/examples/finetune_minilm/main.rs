@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use lora_kernels_candle::{Backend, Carrier};
-use ptx_emulator::select::{SelectError, Selection, select};
+use lora_kernels_test_device::{SelectError, Selection, select};
 
 use adapter::Trained;
 use model::{Model, Parts};

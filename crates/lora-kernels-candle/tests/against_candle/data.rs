@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lora_kernels_candle::{Backend, Carrier};
-use ptx_emulator::select::select;
+use lora_kernels_test_device::select;
 
 /// Both backends for candle's CPU device, with their names. All tests share one carrier.
 pub fn backends() -> [(&'static str, Backend); 2] {

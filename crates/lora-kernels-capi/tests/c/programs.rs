@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 const SANITIZE: [&str; 3] = ["-fsanitize=address", "-g", "-fno-omit-frame-pointer"];
 /// What programs that are linked with the shared library look for.

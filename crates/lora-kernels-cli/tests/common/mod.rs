@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ptx_emulator::select::{Selection, select};
+use lora_kernels_test_device::{Selection, select};
 
 /// Where tests write: cargo's folder for that, or, where this runs far from where it was built, the
 /// machine's folder for temporary files.

@@ -30,6 +30,10 @@ impl<T> Out<T> {
         self.0.is_null()
     }
 
+    pub(super) fn address(self) -> usize {
+        self.0.addr()
+    }
+
     pub(super) fn set(self, value: T) -> Outcome {
         if self.0.is_null() {
             return Err(Code::INVALID_VALUE);

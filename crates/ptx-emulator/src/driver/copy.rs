@@ -4,7 +4,7 @@
 use super::abi::{Host, is_device_address};
 use super::code::Code;
 use super::state::{Handle, current};
-use super::work::{Work, submit};
+use super::work::{Fill, Work, submit};
 use super::{Outcome, api};
 
 fn enqueue(stream: Handle, work: Work) -> Outcome {
@@ -40,21 +40,41 @@ fn copy_unified(stream: Handle, to: u64, from: u64, bytes: usize) -> Outcome {
     enqueue(stream, work)
 }
 
-fn fill(stream: Handle, to: u64, value: u32, width: usize, count: usize) -> Outcome {
+fn fill(stream: Handle, to: u64, value: u32, element_bytes: usize, count: usize) -> Outcome {
+    let row = Fill {
+        to,
+        element: value.to_le_bytes(),
+        element_bytes,
+        width: count as u64,
+        rows: 1,
+        pitch: 0,
+    };
+    fill_rows(stream, row)
+}
+
+/// The pitch of a single row is not used.
+fn fill_rows(stream: Handle, fill: Fill) -> Outcome {
     let (driver, context) = current()?;
-    if !to.is_multiple_of(width as u64) {
+    let each = fill.element_bytes as u64;
+    let row = fill.width.checked_mul(each).ok_or(Code::INVALID_VALUE)?;
+    let has_pitch = fill.rows > 1;
+    if !fill.to.is_multiple_of(each)
+        || has_pitch && (fill.pitch < row || !fill.pitch.is_multiple_of(each))
+    {
         return Err(Code::INVALID_VALUE);
     }
-    if count == 0 {
+    if fill.width == 0 || fill.rows == 0 {
         return Ok(());
     }
-    let work = Work::Fill {
-        to,
-        pattern: value.to_le_bytes(),
-        width,
-        count: count as u64,
-    };
-    submit(driver, context, stream, work)
+    submit(driver, context, stream, Work::Fill(fill))
+}
+
+#[rustfmt::skip]
+fn fill_2d(
+    stream: Handle, to: u64, pitch: usize, value: u32, element_bytes: usize, width: usize, rows: usize,
+) -> Outcome {
+    let [pitch, width, rows] = [pitch, width, rows].map(|number| number as u64);
+    fill_rows(stream, Fill { to, element: value.to_le_bytes(), element_bytes, width, rows, pitch })
 }
 
 fn peer(
@@ -128,5 +148,23 @@ api! {
     }
     fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: Handle) {
         fill(stream, to, value, 4, count)
+    }
+    fn cuMemsetD2D8_v2(to: u64, pitch: usize, value: u8, width: usize, rows: usize) {
+        fill_2d(0, to, pitch, u32::from(value), 1, width, rows)
+    }
+    fn cuMemsetD2D8Async(to: u64, pitch: usize, value: u8, width: usize, rows: usize, stream: Handle) {
+        fill_2d(stream, to, pitch, u32::from(value), 1, width, rows)
+    }
+    fn cuMemsetD2D16_v2(to: u64, pitch: usize, value: u16, width: usize, rows: usize) {
+        fill_2d(0, to, pitch, u32::from(value), 2, width, rows)
+    }
+    fn cuMemsetD2D16Async(to: u64, pitch: usize, value: u16, width: usize, rows: usize, stream: Handle) {
+        fill_2d(stream, to, pitch, u32::from(value), 2, width, rows)
+    }
+    fn cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, rows: usize) {
+        fill_2d(0, to, pitch, value, 4, width, rows)
+    }
+    fn cuMemsetD2D32Async(to: u64, pitch: usize, value: u32, width: usize, rows: usize, stream: Handle) {
+        fill_2d(stream, to, pitch, value, 4, width, rows)
     }
 }

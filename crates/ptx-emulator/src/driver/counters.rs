@@ -12,6 +12,7 @@ use super::{counters_file, running};
 use crate::counters::{self, Counters};
 use crate::exec::count::KernelCounters;
 use crate::exec::{Blocks, LaunchOptions};
+use crate::settings::{self, Found};
 
 struct Settings {
     count: bool,
@@ -31,24 +32,25 @@ fn settings() -> MutexGuard<'static, Settings> {
     SETTINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes `PTX_EMULATOR_COUNTERS`, `PTX_EMULATOR_BLOCKS` and the settings of the DRAM model.
-pub(super) fn configure(value: impl Fn(&str) -> Option<String>) -> Outcome {
+/// Takes what the environment says about counters, sampling and the DRAM model.
+pub(super) fn configure() -> Outcome {
     for name in ["blocks"].into_iter().chain(dram::NAMES) {
-        if let Some(value) = value(name) {
-            change(name, &value).map_err(|error| {
-                report(format_args!(
-                    "PTX_EMULATOR_{}={value}: {error}",
-                    name.to_uppercase()
-                ));
-                Code::NO_DEVICE
-            })?;
+        if let Some(found) = settings::find(name) {
+            change(name, &found.value).map_err(|error| refuse(&found, &error))?;
         }
     }
-    if let Some(path) = value("counters") {
+    if let Some(found) = settings::find("counters") {
         settings().count = true;
-        counters_file::open(path.into())?;
+        counters_file::open(found)?;
     }
     Ok(())
+}
+
+/// A variable's value that means nothing: the reason on stderr, and `cuInit` fails.
+pub(super) fn refuse(found: &Found, error: &str) -> Code {
+    let Found { variable, value } = found;
+    report(format_args!("{variable}={value}: {error}"));
+    Code::NO_DEVICE
 }
 
 /// How the next launch is run. A cooperative one waits for all of its blocks, so it can't be run in
@@ -124,8 +126,8 @@ fn change(name: &str, value: &str) -> Result<(), String> {
 /// Changes a setting for later launches: `counters` to `on` or `off`, any other to what the
 /// variable of that name takes. `numerics` also takes `device`, and `dram` takes `flush`.
 #[unsafe(no_mangle)]
-pub extern "C" fn lora_emulator_set(name: Name, value: Name) -> u32 {
-    guard("lora_emulator_set", || {
+pub extern "C" fn ptx_emulator_set(name: Name, value: Name) -> u32 {
+    guard("ptx_emulator_set", || {
         let (name, value) = (name.get()?, value.get()?);
         change(name, value).map_err(|error| {
             report(format_args!("{name}={value}: {error}"));
@@ -136,8 +138,8 @@ pub extern "C" fn lora_emulator_set(name: Name, value: Name) -> u32 {
 
 /// Forgets what was counted.
 #[unsafe(no_mangle)]
-pub extern "C" fn lora_emulator_counters_reset() -> u32 {
-    guard("lora_emulator_counters_reset", || {
+pub extern "C" fn ptx_emulator_counters_reset() -> u32 {
+    guard("ptx_emulator_counters_reset", || {
         settings().kernels.clear();
         Ok(())
     })
@@ -146,12 +148,12 @@ pub extern "C" fn lora_emulator_counters_reset() -> u32 {
 /// Stores the length of the counters' JSON in `length`, and the text itself in `text` if it has
 /// room for it.
 #[unsafe(no_mangle)]
-pub extern "C" fn lora_emulator_counters_json(
+pub extern "C" fn ptx_emulator_counters_json(
     text: Out<u8>,
     capacity: usize,
     length: Out<usize>,
 ) -> u32 {
-    guard("lora_emulator_counters_json", || {
+    guard("ptx_emulator_counters_json", || {
         let json = json()?;
         length.set(json.len())?;
         if capacity >= json.len() && !text.is_null() {

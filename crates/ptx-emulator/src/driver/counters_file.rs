@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use super::Outcome;
 use super::abi::{guard, report};
 use super::code::Code;
+use crate::settings::Found;
 
 struct File {
+    /// The variable that named it.
+    variable: String,
     path: PathBuf,
     written: Option<Instant>,
 }
@@ -21,16 +24,17 @@ static FILE: Mutex<Option<File>> = Mutex::new(None);
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Takes the path, and has the file written at the end of the process, too.
-pub(super) fn open(path: PathBuf) -> Outcome {
+pub(super) fn open(found: Found) -> Outcome {
+    let Found { variable, value } = found;
+    let message = format!("{variable}: no room to call anything at the end of the process");
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(File {
-        path,
+        variable,
+        path: value.into(),
         written: None,
     });
     // SAFETY: `at_exit` is a function without arguments, and this library is never unloaded.
     if unsafe { libc::atexit(at_exit) } != 0 {
-        report(format_args!(
-            "PTX_EMULATOR_COUNTERS: no room to call anything at the end of the process"
-        ));
+        report(format_args!("{message}"));
         return Err(Code::NO_DEVICE);
     }
     Ok(())
@@ -62,7 +66,8 @@ pub(super) fn write(now: bool) {
     };
     if let Err(error) = replace(&file.path, &text) {
         report(format_args!(
-            "PTX_EMULATOR_COUNTERS={}: {error}",
+            "{}={}: {error}",
+            file.variable,
             file.path.display()
         ));
     }

@@ -1,33 +1,35 @@
 //! Initialisation and device queries.
 
 use std::ffi::c_char;
+use std::sync::Once;
 
 use super::abi::{Out, report};
 use super::code::Code;
 use super::state::{driver, driver_of, initialise, is_initialised};
-use super::{Outcome, api, attributes, counters, running};
+use super::{Outcome, api, attributes, counters, cuda_version, running};
 use crate::device::DeviceModel;
+use crate::settings;
 
-/// CUDA version that the driver reports: 13.0.
-pub(super) const VERSION: i32 = 13_000;
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Reads the environment; a name that means nothing is an error, not the default.
-fn configure() -> Outcome<DeviceModel> {
-    match variable("PTX_EMULATOR_DEVICE") {
-        None => Ok(DeviceModel::default()),
-        Some(name) => DeviceModel::by_name(&name).ok_or_else(|| {
+/// Reads the environment; a value that means nothing is an error, not the default.
+fn configure() -> Outcome {
+    static FORMER_SPELLINGS: Once = Once::new();
+    FORMER_SPELLINGS.call_once(|| {
+        if let Some(sentence) = settings::former_spellings() {
+            report(format_args!("{sentence}"));
+        }
+    });
+    let model = match settings::find("device") {
+        None => DeviceModel::default(),
+        Some(found) => DeviceModel::by_name(&found.value).ok_or_else(|| {
             let known: Vec<&str> = DeviceModel::ALL.iter().map(|model| model.key).collect();
-            report(format_args!(
-                "PTX_EMULATOR_DEVICE={name} is none of {}",
-                known.join(", ")
-            ));
-            Code::NO_DEVICE
-        }),
-    }
+            counters::refuse(&found, &format!("this is none of {}", known.join(", ")))
+        })?,
+    };
+    cuda_version::configure().map_err(|(found, error)| counters::refuse(&found, &error))?;
+    running::configure()?;
+    counters::configure()?;
+    initialise(model, settings::find("log").is_some());
+    Ok(())
 }
 
 fn uuid(out: Out<[u8; 16]>, device: i32) -> Outcome {
@@ -44,18 +46,11 @@ api! {
         if flags != 0 {
             return Err(Code::INVALID_VALUE);
         }
-        if !is_initialised() {
-            let model = configure()?;
-            let setting = |name: &str| variable(&format!("PTX_EMULATOR_{}", name.to_uppercase()));
-            running::configure(setting)?;
-            counters::configure(setting)?;
-            initialise(model, variable("PTX_EMULATOR_LOG").is_some());
-        }
-        Ok(())
+        if is_initialised() { Ok(()) } else { configure() }
     }
 
     fn cuDriverGetVersion(version: Out<i32>) {
-        version.set(VERSION)
+        version.set(cuda_version::reported())
     }
 
     fn cuDeviceGetCount(count: Out<i32>) {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Outcome;
 use super::abi::{Host, report};
 use super::code::Code;
 use super::state::Driver;
+use super::{Outcome, cuda_version};
 use crate::exec::LoadedModule;
 use crate::{decode::Program, fatbin, parse};
 
@@ -126,6 +126,11 @@ fn from_fatbin(driver: &Driver, bytes: &[u8]) -> Result<Image, Refusal> {
             format!("the fatbin has {has}; an emulated sm_{sm} device can't run it"),
         );
     };
+    if image.is_zstd()
+        && let Err(reason) = cuda_version::check_zstd()
+    {
+        return refuse(Code::INVALID_IMAGE, reason);
+    }
     match image.text() {
         Ok(text) => from_text(driver, &text),
         Err(error) => refuse(Code::INVALID_IMAGE, error),
@@ -137,6 +142,11 @@ fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
         Ok(module) => module,
         Err(error) => return refuse(Code::INVALID_PTX, error),
     };
+    let (major, minor) = module.version;
+    let ptx_version = major.saturating_mul(10).saturating_add(minor);
+    if let Err(reason) = cuda_version::check_ptx(ptx_version) {
+        return refuse(Code::UNSUPPORTED_PTX_VERSION, reason);
+    }
     let target = module.target.trim_start_matches("sm_");
     let number = target.trim_end_matches(['a', 'f']);
     let exact = number.len() < target.len();
@@ -150,7 +160,6 @@ fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
             ),
         );
     }
-    let (major, minor) = module.version;
     let program = match Program::decode(&module) {
         Ok(program) => program,
         Err(error) => return refuse(Code::INVALID_PTX, error),
@@ -172,7 +181,7 @@ fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
     Ok(Image {
         loaded,
         target: number,
-        ptx_version: major.saturating_mul(10).saturating_add(minor),
+        ptx_version,
     })
 }
 

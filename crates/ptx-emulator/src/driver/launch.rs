@@ -7,8 +7,9 @@ use super::abi::{Host, In, report};
 use super::code::Code;
 use super::function::resident_blocks;
 use super::state::{Driver, Function, Handle, current};
+use super::stream::{self, per_thread};
 use super::work::{Launch, Work, submit};
-use super::{Outcome, api, stream};
+use super::{Outcome, api};
 use crate::decode::KernelInfo;
 use crate::exec::LaunchConfig;
 
@@ -226,28 +227,78 @@ fn launch(
     )
 }
 
-/// Reads the launch attributes: whether the launch is cooperative. Those that only advise are taken
-/// and change nothing.
+/// Attributes of `cuLaunchKernelEx` that change nothing here: hints, and permission for a kernel to
+/// start before the one before it has ended. A stream's work is done in order, so a kernel that
+/// waits for the one before it (`griddepcontrol.wait`) has nothing to wait for.
+const WITHOUT_EFFECT: [u32; 10] = [
+    0,  // IGNORE
+    1,  // ACCESS_POLICY_WINDOW
+    3,  // SYNCHRONIZATION_POLICY
+    5,  // CLUSTER_SCHEDULING_POLICY_PREFERENCE
+    6,  // PROGRAMMATIC_STREAM_SERIALIZATION
+    8,  // PRIORITY
+    9,  // MEM_SYNC_DOMAIN_MAP
+    10, // MEM_SYNC_DOMAIN
+    14, // PREFERRED_SHARED_MEMORY_CARVEOUT
+    16, // NVLINK_UTIL_CENTRIC_SCHEDULING
+];
+
+/// Reads the launch attributes: whether the launch is cooperative.
 fn cooperative(config: &ExtendedConfig) -> Outcome<bool> {
     let mut cooperative = false;
     for index in 0..config.attribute_count as usize {
-        let attribute = config.attributes.get(index)?;
-        let [first, second, third, ..] = attribute.value;
-        match attribute.id {
+        let Attribute { id, value, .. } = config.attributes.get(index)?;
+        let [first, second, third, ..] = value;
+        match id {
             2 => cooperative = first != 0,
-            // Clusters of one block are no clusters.
-            4 if (first, second, third) == (1, 1, 1) => {}
-            // IGNORE, ACCESS_POLICY_WINDOW, SYNCHRONIZATION_POLICY,
-            // CLUSTER_SCHEDULING_POLICY_PREFERENCE, PROGRAMMATIC_STREAM_SERIALIZATION (a dependent
-            // kernel may start early, not must), PRIORITY, memory domains, carveout.
-            0 | 1 | 3 | 5 | 6 | 8 | 9 | 10 | 14 => {}
-            id => {
-                report(format_args!("launch attribute {id} is not supported"));
+            4 => cluster_of_one([first, second, third])?,
+            _ if WITHOUT_EFFECT.contains(&id) => {}
+            _ => {
+                let name = match id {
+                    7 => "PROGRAMMATIC_EVENT",
+                    11 => "PREFERRED_CLUSTER_DIMENSION",
+                    12 => "LAUNCH_COMPLETION_EVENT",
+                    13 => "DEVICE_UPDATABLE_KERNEL_NODE",
+                    _ => "unknown",
+                };
+                report(format_args!(
+                    "launch refused: attribute {id} ({name}) is not supported"
+                ));
                 return Err(Code::NOT_SUPPORTED);
             }
         }
     }
     Ok(cooperative)
+}
+
+/// The attribute CLUSTER_DIMENSION: a cluster of one block is the block.
+fn cluster_of_one(size: [u32; 3]) -> Outcome {
+    let [x, y, z] = size;
+    let code = match size {
+        [1, 1, 1] => return Ok(()),
+        [0, ..] | [_, 0, _] | [.., 0] => Code::INVALID_VALUE,
+        _ => Code::NOT_SUPPORTED,
+    };
+    report(format_args!(
+        "launch refused: clusters of {x}x{y}x{z} blocks are not supported yet, only of 1x1x1"
+    ));
+    Err(code)
+}
+
+fn launch_extended(
+    config: &ExtendedConfig,
+    function: Handle,
+    stream: Handle,
+    pointers: In<Host>,
+    extra: In<usize>,
+) -> Outcome {
+    let shape = Shape {
+        grid: config.grid,
+        block: config.block,
+        dynamic_shared: config.dynamic_shared,
+        cooperative: cooperative(config)?,
+    };
+    launch(function, &shape, stream, pointers, extra)
 }
 
 api! {
@@ -257,6 +308,14 @@ api! {
     ) {
         let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false };
         launch(function, &shape, stream, pointers, extra)
+    }
+
+    fn cuLaunchKernel_ptsz(
+        function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
+        pointers: In<Host>, extra: In<usize>,
+    ) {
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false };
+        launch(function, &shape, per_thread(stream), pointers, extra)
     }
 
     fn cuLaunchCooperativeKernel(
@@ -269,12 +328,11 @@ api! {
 
     fn cuLaunchKernelEx(config: In<ExtendedConfig>, function: Handle, pointers: In<Host>, extra: In<usize>) {
         let config = config.get(0)?;
-        let shape = Shape {
-            grid: config.grid,
-            block: config.block,
-            dynamic_shared: config.dynamic_shared,
-            cooperative: cooperative(&config)?,
-        };
-        launch(function, &shape, config.stream, pointers, extra)
+        launch_extended(&config, function, config.stream, pointers, extra)
+    }
+
+    fn cuLaunchKernelEx_ptsz(config: In<ExtendedConfig>, function: Handle, pointers: In<Host>, extra: In<usize>) {
+        let config = config.get(0)?;
+        launch_extended(&config, function, per_thread(config.stream), pointers, extra)
     }
 }

@@ -1,6 +1,6 @@
 //! The CUDA driver API as an emulated device serves it: `libcuda.so` for a program that loads it.
 //!
-//! - One virtual device; `PTX_EMULATOR_DEVICE` names its model.
+//! - One virtual device; the setting `DEVICE` names its model.
 //! - A stream's work runs when it is enqueued, before the call returns, one piece at a time over
 //!   all streams. That is an order real streams could take, so every event and wait holds; it can't
 //!   show a missing synchronisation.
@@ -18,6 +18,7 @@ mod context;
 mod copy;
 mod counters;
 mod counters_file;
+mod cuda_version;
 mod device;
 mod dram;
 mod event;
@@ -33,6 +34,7 @@ mod running;
 mod state;
 mod stream;
 mod symbols;
+mod tensor_map;
 mod unsupported;
 mod versions;
 mod work;

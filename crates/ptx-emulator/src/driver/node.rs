@@ -68,7 +68,7 @@ impl Work {
             | Work::ToHost { .. }
             | Work::OnDevice { .. }
             | Work::OnHost { .. } => 1,
-            Work::Fill { .. } => 2,
+            Work::Fill(_) => 2,
             Work::Call { .. } => 3,
         }
     }

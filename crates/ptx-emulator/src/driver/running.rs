@@ -4,10 +4,10 @@
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::Outcome;
-use super::abi::report;
-use super::code::Code;
+use super::counters::refuse;
 use crate::device::Numerics;
 use crate::exec::LaunchOptions;
+use crate::settings;
 
 struct Settings {
     options: LaunchOptions,
@@ -30,16 +30,10 @@ fn settings() -> MutexGuard<'static, Settings> {
 pub(super) const NAMES: [&str; 4] = ["checks", "schedule", "copies", "numerics"];
 
 /// Takes each of [`NAMES`] that has a value in the environment.
-pub(super) fn configure(value: impl Fn(&str) -> Option<String>) -> Outcome {
+pub(super) fn configure() -> Outcome {
     for name in NAMES {
-        if let Some(value) = value(name) {
-            set(name, &value).map_err(|error| {
-                report(format_args!(
-                    "PTX_EMULATOR_{}={value}: {error}",
-                    name.to_uppercase()
-                ));
-                Code::NO_DEVICE
-            })?;
+        if let Some(found) = settings::find(name) {
+            set(name, &found.value).map_err(|error| refuse(&found, &error))?;
         }
     }
     Ok(())

@@ -16,6 +16,12 @@ const NON_BLOCKING: u32 = 1;
 const LEGACY: Handle = 1;
 const PER_THREAD: Handle = 2;
 
+/// The stream that a handle means to the forms of calls whose default stream is the calling
+/// thread's own.
+pub(super) fn per_thread(stream: Handle) -> Handle {
+    if stream == 0 { PER_THREAD } else { stream }
+}
+
 fn is_default(stream: Handle) -> bool {
     stream == 0 || stream == LEGACY || stream == PER_THREAD
 }

@@ -4,12 +4,11 @@ use std::ffi::c_void;
 
 use super::abi::{Name, Out, Symbol};
 use super::code::Code;
-use super::device::VERSION;
-use super::{Outcome, api, versions};
+use super::{Outcome, api, cuda_version, versions};
 
 /// Every entry point of this driver.
 fn exported() -> impl Iterator<Item = &'static Symbol> {
-    let tables: [&[Symbol]; 16] = [
+    let tables: [&[Symbol]; 17] = [
         SYMBOLS,
         super::capture::SYMBOLS,
         super::code::SYMBOLS,
@@ -25,6 +24,7 @@ fn exported() -> impl Iterator<Item = &'static Symbol> {
         super::node::SYMBOLS,
         super::pool::SYMBOLS,
         super::stream::SYMBOLS,
+        super::tensor_map::SYMBOLS,
         super::unsupported::SYMBOLS,
     ];
     tables.into_iter().flatten()
@@ -34,17 +34,29 @@ const FOUND: u32 = 0;
 const SYMBOL_NOT_FOUND: u32 = 1;
 const VERSION_NOT_SUFFICIENT: u32 = 2;
 
+/// The ending of the forms whose default stream is the calling thread's own.
+const PER_THREAD: &str = "_ptsz";
+
+fn address(name: &str) -> Option<*const c_void> {
+    exported()
+        .find(|symbol| symbol.name == name)
+        .map(|symbol| symbol.address)
+}
+
 /// The form of an entry point that a program written for `version` expects, or why there is none.
-fn find(name: &str, version: i32) -> Result<*const c_void, u32> {
+/// Where there is no form for a default stream per thread, the documentation has the other one
+/// returned.
+fn find(name: &str, version: i32, per_thread: bool) -> Result<*const c_void, u32> {
     let mut known = false;
     let mut newest = None;
     for (since, symbol) in versions::forms(name) {
-        let Some(symbol) = exported().find(|known| known.name == symbol) else {
+        let Some(plain) = address(symbol) else {
             continue;
         };
         known = true;
         if since <= version && newest.is_none_or(|(newest, _)| newest < since) {
-            newest = Some((since, symbol.address));
+            let own = per_thread.then(|| address(&format!("{symbol}{PER_THREAD}")));
+            newest = Some((since, own.flatten().unwrap_or(plain)));
         }
     }
     let missing = if known {
@@ -55,13 +67,12 @@ fn find(name: &str, version: i32) -> Result<*const c_void, u32> {
     newest.map(|(_, address)| address).ok_or(missing)
 }
 
-/// Flags choose forms for the legacy (1) or the per-thread (2) default stream; of the latter there
-/// are none, and then the documentation has the former returned.
+/// Flags choose forms for the legacy (1) or the per-thread (2) default stream.
 fn look_up(symbol: Name, version: i32, flags: u64) -> Outcome<Result<*const c_void, u32>> {
-    if version > VERSION || flags > 2 {
+    if version > cuda_version::reported() || flags > 2 {
         return Err(Code::INVALID_VALUE);
     }
-    Ok(find(symbol.get()?, version))
+    Ok(find(symbol.get()?, version, flags == 2))
 }
 
 api! {
@@ -86,13 +97,13 @@ mod tests {
 
     #[test]
     fn every_entry_point_has_a_version() {
-        for symbol in exported() {
+        for Symbol { name, .. } in exported() {
+            let plain = name.strip_suffix(PER_THREAD).unwrap_or(name);
             assert!(
                 versions::ALL
                     .iter()
-                    .any(|(_, names)| names.contains(&symbol.name)),
-                "{}",
-                symbol.name
+                    .any(|(_, names)| names.contains(&plain)),
+                "{name}"
             );
         }
         for name in versions::ALL.iter().flat_map(|(_, names)| names.iter()) {
@@ -105,11 +116,7 @@ mod tests {
 
     #[test]
     fn a_version_gets_the_form_that_it_knows() {
-        let address = |name| {
-            exported()
-                .find(|symbol| symbol.name == name)
-                .map(|symbol| symbol.address)
-        };
+        let find = |name, version| find(name, version, false);
         let found = |name, version| find(name, version).ok();
         assert_eq!(found("cuCtxCreate", 13_000), address("cuCtxCreate_v4"));
         assert_eq!(found("cuCtxCreate", 12_040), address("cuCtxCreate_v3"));
@@ -124,6 +131,18 @@ mod tests {
             find("cuCtxCreate_v2", 13_000),
             Err(SYMBOL_NOT_FOUND),
             "names are without their version"
+        );
+    }
+
+    #[test]
+    fn a_default_stream_per_thread_has_its_own_form_of_a_launch() {
+        assert_eq!(
+            find("cuLaunchKernelEx", 13_000, true).ok(),
+            address("cuLaunchKernelEx_ptsz")
+        );
+        assert_eq!(
+            find("cuMemAlloc", 13_000, true).ok(),
+            address("cuMemAlloc_v2")
         );
     }
 }

@@ -8,7 +8,7 @@ use super::abi::{Host, report};
 use super::code::Code;
 use super::state::{Driver, Handle};
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
-use crate::memory::MemoryError;
+use crate::memory::{DeviceMemory, MemoryError};
 
 /// One piece of work.
 #[derive(Clone)]
@@ -33,17 +33,36 @@ pub(super) enum Work {
         from: Host,
         bytes: usize,
     },
-    Fill {
-        to: u64,
-        pattern: [u8; 4],
-        width: usize,
-        count: u64,
-    },
+    Fill(Fill),
     Launch(Arc<Launch>),
     Call {
         function: HostFunction,
         argument: Host,
     },
+}
+
+/// Rows of device memory to fill with copies of an element.
+#[derive(Clone, Copy)]
+pub(super) struct Fill {
+    pub to: u64,
+    /// The element; of its bytes, the first `element_bytes` count.
+    pub element: [u8; 4],
+    pub element_bytes: usize,
+    /// Elements of a row.
+    pub width: u64,
+    pub rows: u64,
+    /// Bytes from the start of a row to the start of the next.
+    pub pitch: u64,
+}
+
+impl Fill {
+    fn run(&self, memory: &DeviceMemory) -> Result<(), MemoryError> {
+        let element = self.element.get(..self.element_bytes).unwrap_or_default();
+        (0..self.rows).try_for_each(|row| {
+            let to = self.to.wrapping_add(row.wrapping_mul(self.pitch));
+            memory.fill(to, element, self.width)
+        })
+    }
 }
 
 /// A function of the host program that a stream calls.
@@ -85,12 +104,7 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
             to.copy_from(*from, *bytes)?;
             Ok(())
         }
-        Work::Fill {
-            to,
-            pattern,
-            width,
-            count,
-        } => memory.fill(*to, pattern.get(..*width).unwrap_or_default(), *count),
+        Work::Fill(fill) => fill.run(memory),
         Work::Launch(launch) => {
             let options = super::counters::options(driver, launch.cooperative)?;
             let result = launch.run(driver, &options);

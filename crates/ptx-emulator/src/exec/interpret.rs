@@ -11,7 +11,9 @@ use super::space::{GlobalView, Spaces};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
-use crate::decode::op::{Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
+use crate::decode::op::{
+    Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp,
+};
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
 /// don't hold up those they wait for.
