@@ -237,6 +237,38 @@ pub enum Error {
         /// (rows, columns) of the plan.
         expected: (usize, usize),
     },
+    /// A matrix of another shape than the other arguments of a layer's call ask for.
+    #[error("{tensor} is {} x {}, it must be {} x {}: {because}", given.0, given.1, expected.0, expected.1)]
+    Fit {
+        /// Which tensor.
+        tensor: Argument,
+        /// (rows, columns) given.
+        given: (usize, usize),
+        /// (rows, columns) that fit.
+        expected: (usize, usize),
+        /// Why.
+        because: &'static str,
+    },
+    /// Some projections of a layer's call with a bias and some without.
+    #[error(
+        "projection {without} has no bias and others have: give all of them one (zeros where there is none) or none"
+    )]
+    SomeBiases {
+        /// The first projection without.
+        without: usize,
+    },
+    /// A backward that is not the backward of the forward whose `saved` it was given.
+    #[error(
+        "backward was given {what} {given}, the forward that saved had {forward}: give it the inputs of its own forward"
+    )]
+    OtherForward {
+        /// What differs.
+        what: String,
+        /// What the backward was given.
+        given: String,
+        /// What the forward had.
+        forward: String,
+    },
     /// A matrix with another row stride than the plan was made for.
     #[error(
         "{tensor} has a row stride of {given} elements, the plan was made for {planned}: make a plan with Problem::with_layout for this stride"

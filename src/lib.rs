@@ -6,6 +6,8 @@ mod dropout;
 mod dtype;
 mod error;
 mod formats;
+#[cfg(feature = "cuda")]
+pub mod layer;
 mod layout;
 mod merge;
 pub mod plan;
@@ -23,6 +25,8 @@ pub use dropout::{Dropout, Mask};
 pub use dtype::{DType, Element};
 pub use error::{Argument, Error, Result};
 pub use formats::{Formats, RowAdapters, WeightFormat};
+#[cfg(feature = "cuda")]
+pub use layer::{LoraInputs, LoraLinear, LoraProjection};
 pub use layout::{Layout, WeightLayout};
 pub use merge::{MergeProblem, MergeReport};
 pub use plan::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan};

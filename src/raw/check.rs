@@ -4,7 +4,7 @@ use super::DevicePointer;
 use crate::plan::params::DropoutParams;
 use crate::{Argument, Dropout, Error, Problem, Result, Role};
 
-pub(super) fn scaling(scaling: f32) -> Result<()> {
+pub(crate) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
         Ok(())
     } else {

@@ -15,7 +15,7 @@ mod merge;
 
 #[doc(hidden)]
 pub use bare::BareLaunch;
-pub(crate) use check::{argument, which};
+pub(crate) use check::{argument, scaling as check_scaling, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;
 pub use images::built_architectures;

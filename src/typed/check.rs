@@ -188,14 +188,14 @@ pub(super) fn types<T: Element, A: Element>(tensors: DType, adapters: DType) -> 
 }
 
 /// Makes the kernels' context current, if the stream is of it.
-pub(super) fn bind(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<()> {
+pub(crate) fn bind(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<()> {
     home(kernels, Argument::Stream, stream)?;
     let bound = kernels.context().bind_to_thread();
     bound.map_err(|error| driver_error("making the context current", error))
 }
 
 /// Whether the memory of a stream is of the kernels' context.
-pub(super) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
+pub(crate) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
     if stream.context().cu_ctx() == kernels.context().cu_ctx() {
         Ok(())
     } else {
@@ -223,7 +223,7 @@ pub(super) fn bytes(
 /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of
 /// that in the stream's context object, which need not be the one that the kernels were loaded
 /// with.
-pub(super) fn waits(stream: &CudaStream) -> Result<()> {
+pub(crate) fn waits(stream: &CudaStream) -> Result<()> {
     let failed = stream.context().check_err();
     failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
 }

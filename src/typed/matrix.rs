@@ -21,7 +21,7 @@ pub struct MatMut<'a, T> {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     pub rows: usize,
     pub columns: usize,
     pub row_stride: i64,
@@ -58,15 +58,15 @@ impl<'a, T> MatRef<'a, T> {
     }
 
     /// And how many elements its memory has.
-    pub(super) fn geometry(&self) -> (Geometry, usize) {
+    pub(crate) fn geometry(&self) -> (Geometry, usize) {
         (self.geometry, self.data.len())
     }
 
-    pub(super) fn pointer<'s>(&'s self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
+    pub(crate) fn pointer<'s>(&'s self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
         self.data.device_ptr(stream)
     }
 
-    pub(super) fn home(&self) -> &Arc<CudaStream> {
+    pub(crate) fn home(&self) -> &Arc<CudaStream> {
         self.data.stream()
     }
 }
@@ -93,15 +93,15 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// And how many elements its memory has.
-    pub(super) fn geometry(&self) -> (Geometry, usize) {
+    pub(crate) fn geometry(&self) -> (Geometry, usize) {
         (self.geometry, self.data.len())
     }
 
-    pub(super) fn pointer<'s>(&'s mut self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
+    pub(crate) fn pointer<'s>(&'s mut self, stream: &'s CudaStream) -> (u64, SyncOnDrop<'s>) {
         self.data.device_ptr_mut(stream)
     }
 
-    pub(super) fn home(&self) -> &Arc<CudaStream> {
+    pub(crate) fn home(&self) -> &Arc<CudaStream> {
         self.data.stream()
     }
 }

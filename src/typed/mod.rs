@@ -2,8 +2,8 @@
 //! context is checked before the first launch.
 
 mod calls;
-mod check;
-mod matrix;
+pub(crate) mod check;
+pub(crate) mod matrix;
 mod merge;
 
 pub use calls::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients};

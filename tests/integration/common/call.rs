@@ -27,14 +27,14 @@ struct ForwardMemory<'a, T, A> {
     y: Output<T>,
 }
 
-struct LoraMemory<'a, A> {
+pub(super) struct LoraMemory<'a, A> {
     a: Input<'a, A>,
     b: Input<'a, A>,
     scaling: f32,
 }
 
 impl<'a, A: Number> LoraMemory<'a, A> {
-    fn new(lora: Option<&'a Lora<A>>, scaling: f32) -> Option<Self> {
+    pub(super) fn new(lora: Option<&'a Lora<A>>, scaling: f32) -> Option<Self> {
         let Lora { a, b } = lora?;
         Some(Self {
             a: Input::new(a),
@@ -43,7 +43,7 @@ impl<'a, A: Number> LoraMemory<'a, A> {
         })
     }
 
-    fn arguments(&self) -> lora_kernels::Lora<'_, A> {
+    pub(super) fn arguments(&self) -> lora_kernels::Lora<'_, A> {
         lora_kernels::Lora {
             a: self.a.matrix(),
             b: self.b.matrix(),

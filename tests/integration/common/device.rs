@@ -13,7 +13,7 @@ impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
 
 pub struct Gpu {
     pub stream: Arc<CudaStream>,
-    pub kernels: Kernels,
+    pub kernels: Arc<Kernels>,
 }
 
 /// One context for all tests of a program.
@@ -22,7 +22,7 @@ pub fn gpu() -> &'static Gpu {
     GPU.get_or_init(|| {
         select().expect("a device, real or emulated");
         let context = lora_kernels::context(0).expect("the selected driver has a device");
-        let kernels = Kernels::load(&context).expect("the kernels load");
+        let kernels = Arc::new(Kernels::load(&context).expect("the kernels load"));
         Gpu {
             stream: context.default_stream(),
             kernels,

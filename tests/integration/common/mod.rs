@@ -11,6 +11,7 @@ pub mod data;
 pub mod device;
 pub mod layer;
 pub mod memory;
+pub mod short_path;
 
 /// One test for each element type, named after it: `for_each_dtype!(run)` calls `run::<T>()`.
 macro_rules! for_each_dtype {

@@ -10,3 +10,4 @@ mod random;
 mod recorded;
 mod shapes;
 mod shared;
+mod short_path;

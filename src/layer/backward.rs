@@ -1,0 +1,310 @@
+//! Backward of layers.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits};
+
+use super::LoraLinear;
+use super::inputs::LoraInputs;
+use super::memory::{uninitialised, zeros};
+use super::operands::{Checks, Operands, read, write};
+use super::saved::Saved;
+use crate::raw::{BackwardArgs, BackwardProjectionArgs, DevicePointer};
+use crate::typed::check;
+use crate::{
+    Argument, BackwardPlan, Element, Error, LoraGradients, MatRef, Projection, Result, Role,
+};
+
+/// What a backward gives. `T` is the type of the tensors, `A` that of the adapters.
+#[non_exhaustive]
+pub struct Gradients<T, A = T> {
+    /// (tokens, in_features) without gaps; none where it wasn't wanted
+    pub dx: Option<CudaSlice<T>>,
+    /// Of each projection that has an adapter; none where they were added to other memory
+    pub adapters: Vec<Option<AdapterGradients<A>>>,
+}
+
+/// The gradients of one adapter, without gaps.
+#[non_exhaustive]
+pub struct AdapterGradients<A> {
+    /// dA, (rank, in_features)
+    pub a: CudaSlice<A>,
+    /// dB, (out_features, rank)
+    pub b: CudaSlice<A>,
+}
+
+/// Which gradients a backward gives, and where.
+pub struct BackwardOptions<'a, A> {
+    input_gradient: bool,
+    accumulate: Option<Vec<Option<LoraGradients<'a, A>>>>,
+}
+
+impl<A> Default for BackwardOptions<'_, A> {
+    /// dx, and each adapter's gradients in memory of their own.
+    fn default() -> Self {
+        Self {
+            input_gradient: true,
+            accumulate: None,
+        }
+    }
+}
+
+impl<'a, A> BackwardOptions<'a, A> {
+    /// With dx or without, for the first layer of a model.
+    pub fn with_input_gradient(mut self, input_gradient: bool) -> Self {
+        self.input_gradient = input_gradient;
+        self
+    }
+
+    /// dA and dB are added, in f32 and rounded once, to what these matrices hold: one pair for each
+    /// projection that has an adapter, in their places.
+    pub fn accumulate(mut self, gradients: impl Into<Vec<Option<LoraGradients<'a, A>>>>) -> Self {
+        self.accumulate = Some(gradients.into());
+        self
+    }
+}
+
+impl LoraLinear {
+    /// dx, and dA and dB of each adapter, from the gradient of each y: three launches. `inputs` are
+    /// those of the forward that gave `saved`, which stays as it is.
+    ///
+    /// Without tokens dx is empty, and dA and dB are zero.
+    ///
+    /// # Errors
+    /// [`Error::OtherForward`] if `saved` is of a forward with other sizes, types, scalings or
+    /// another dropout; that x, weights and adapters hold the same numbers can't be told. Else as
+    /// [`LoraLinear::forward`], for the inputs and dy.
+    pub fn backward<T, A>(
+        &self,
+        inputs: &LoraInputs<'_, T, A>,
+        saved: &Saved,
+        dy: &[MatRef<'_, T>],
+    ) -> Result<Gradients<T, A>>
+    where
+        T: Element + DeviceRepr,
+        A: Element + DeviceRepr + ValidAsZeroBits,
+    {
+        self.backward_with(inputs, saved, dy, BackwardOptions::default())
+    }
+
+    /// [`LoraLinear::backward`] of these gradients alone, or added to others.
+    ///
+    /// # Errors
+    /// As [`LoraLinear::backward`], and [`Error::Optional`] if gradients to add to are not there
+    /// exactly for the projections that have an adapter.
+    pub fn backward_with<T, A>(
+        &self,
+        inputs: &LoraInputs<'_, T, A>,
+        saved: &Saved,
+        dy: &[MatRef<'_, T>],
+        options: BackwardOptions<'_, A>,
+    ) -> Result<Gradients<T, A>>
+    where
+        T: Element + DeviceRepr,
+        A: Element + DeviceRepr + ValidAsZeroBits,
+    {
+        let BackwardOptions {
+            input_gradient,
+            mut accumulate,
+        } = options;
+        let mut call = Call::new(self, inputs, dy, accumulate.as_deref_mut())?;
+        call.operands.signature.input_gradient = input_gradient;
+        saved.check(inputs, &call.operands.signature)?;
+
+        let signature = &call.operands.signature;
+        let (tokens, in_features) = (signature.tokens, signature.in_features);
+        let dx = input_gradient
+            .then(|| uninitialised(&self.stream, "dx", tokens.saturating_mul(in_features)));
+        let mut gradients = Gradients {
+            dx: dx.transpose()?,
+            adapters: signature.projections.iter().map(|_| None).collect(),
+        };
+        if !signature.accumulate {
+            for (slot, one) in gradients.adapters.iter_mut().zip(&signature.projections) {
+                let adapted = one.sizes.rank > 0;
+                let made = adapted.then(|| self.adapter(one.sizes, in_features, tokens == 0));
+                *slot = made.transpose()?;
+            }
+        }
+        let Some(saved) = &saved.memory else {
+            signature.problem()?;
+            return Ok(gradients);
+        };
+        let plan = self.planned_backward(&call)?;
+        let workspace = self.scratch(plan.workspace_bytes())?;
+        self.launch_backward(&plan, inputs, &mut call, saved, workspace, &mut gradients)?;
+        Ok(gradients)
+    }
+
+    /// The plan of [`LoraLinear::backward`] for these arguments, to look at.
+    ///
+    /// # Errors
+    /// As [`LoraLinear::backward`]; there is no plan without tokens.
+    pub fn backward_plan<T: Element, A: Element>(
+        &self,
+        inputs: &LoraInputs<'_, T, A>,
+        dy: &[MatRef<'_, T>],
+    ) -> Result<Arc<BackwardPlan>> {
+        let call = Call::new(self, inputs, dy, None)?;
+        self.planned_backward(&call)
+    }
+
+    fn planned_backward(&self, call: &Call<'_>) -> Result<Arc<BackwardPlan>> {
+        let (signature, props) = (&call.operands.signature, &self.shared.props);
+        (self.shared.backward).get(signature, || signature.backward_plan(props))
+    }
+
+    fn adapter<A: DeviceRepr + ValidAsZeroBits>(
+        &self,
+        sizes: Projection,
+        in_features: usize,
+        without_tokens: bool,
+    ) -> Result<AdapterGradients<A>> {
+        let memory = |what, rows: usize, columns| {
+            let elements = rows.saturating_mul(columns);
+            if without_tokens {
+                zeros(&self.stream, what, elements)
+            } else {
+                uninitialised(&self.stream, what, elements)
+            }
+        };
+        Ok(AdapterGradients {
+            a: memory("d_lora_A", sizes.rank, in_features)?,
+            b: memory("d_lora_B", sizes.out_features, sizes.rank)?,
+        })
+    }
+
+    fn launch_backward<T, A>(
+        &self,
+        plan: &BackwardPlan,
+        inputs: &LoraInputs<'_, T, A>,
+        call: &mut Call<'_>,
+        saved: &CudaSlice<u8>,
+        mut workspace: Option<CudaSlice<u8>>,
+        gradients: &mut Gradients<T, A>,
+    ) -> Result<()> {
+        let mut guards = Vec::new();
+        let (saved, guard) = saved.device_ptr(&self.stream);
+        guards.push(guard);
+        let Gradients { dx, adapters } = gradients;
+        let dx = written(dx.as_mut(), self, &mut guards);
+        let workspace = written(workspace.as_mut(), self, &mut guards);
+        for (raw, adapter) in call.projections.iter_mut().zip(adapters) {
+            if let Some(AdapterGradients { a, b }) = adapter {
+                raw.d_lora_a = written(Some(a), self, &mut guards);
+                raw.d_lora_b = written(Some(b), self, &mut guards);
+            }
+        }
+        check::waits(&self.stream)?;
+        let args = BackwardArgs {
+            x: call.operands.x,
+            projections: &call.projections,
+            dropout: inputs.dropout,
+            saved,
+            dx,
+            workspace,
+        };
+        let stream = self.stream.cu_stream();
+        // SAFETY: as in forward; `saved` is of a forward of the same sizes and dropout, and
+        // gradients that are added to are borrowed for the call.
+        unsafe { self.shared.kernels.backward_raw(plan, &args, stream) }
+    }
+}
+
+/// The arguments of a backward as addresses, results that are yet to be allocated aside.
+struct Call<'g> {
+    operands: Operands<'g>,
+    projections: Vec<BackwardProjectionArgs>,
+}
+
+impl<'g> Call<'g> {
+    fn new<T: Element, A: Element>(
+        layer: &'g LoraLinear,
+        inputs: &'g LoraInputs<'_, T, A>,
+        dy: &'g [MatRef<'_, T>],
+        accumulate: Option<&'g mut [Option<LoraGradients<'_, A>>]>,
+    ) -> Result<Self> {
+        let (kernels, stream) = (&layer.shared.kernels, &layer.stream);
+        let mut operands = Operands::new(kernels, stream, inputs)?;
+        let checks = Checks::new(kernels, inputs);
+        let in_features = operands.signature.in_features;
+        let signatures = &mut operands.signature.projections;
+        let sizes: Vec<Projection> = signatures.iter().map(|one| one.sizes).collect();
+        checks.dy(dy, &sizes)?;
+        if let Some(gradients) = &accumulate {
+            check_gradients(&checks, gradients, &sizes, in_features)?;
+        }
+
+        let guards = &mut operands.guards;
+        let mut projections = Vec::with_capacity(sizes.len());
+        for ((one, from), dy) in signatures.iter_mut().zip(&operands.projections).zip(dy) {
+            let (dy, layout) = read(stream, dy, guards);
+            one.dy = Some(layout);
+            projections.push(BackwardProjectionArgs {
+                dy,
+                weight: from.weight,
+                lora_a: from.lora_a,
+                lora_b: from.lora_b,
+                scaling: from.scaling,
+                ..BackwardProjectionArgs::default()
+            });
+        }
+        operands.signature.accumulate = accumulate.is_some();
+        for ((one, raw), target) in signatures
+            .iter_mut()
+            .zip(&mut projections)
+            .zip(accumulate.into_iter().flatten())
+        {
+            if let Some(LoraGradients { a, b }) = target {
+                let (d_lora_a, a_layout) = write(stream, a, guards);
+                let (d_lora_b, b_layout) = write(stream, b, guards);
+                raw.d_lora_a = d_lora_a;
+                raw.d_lora_b = d_lora_b;
+                one.gradients = Some([a_layout, b_layout]);
+            }
+        }
+        Ok(Self {
+            operands,
+            projections,
+        })
+    }
+}
+
+fn check_gradients<A>(
+    checks: &Checks<'_>,
+    gradients: &[Option<LoraGradients<'_, A>>],
+    sizes: &[Projection],
+    in_features: usize,
+) -> Result<()> {
+    let (given, planned) = (gradients.len(), sizes.len());
+    if given != planned {
+        return Err(Error::ProjectionCount { given, planned });
+    }
+    for (index, (gradients, sizes)) in gradients.iter().zip(sizes).enumerate() {
+        if gradients.is_some() != (sizes.rank > 0) {
+            return Err(Error::Optional {
+                what: Argument::Gradients(checks.which(index)),
+                given: gradients.is_some(),
+                hint: "give them for each projection that has an adapter, and for no other",
+            });
+        }
+        let Some(LoraGradients { a, b }) = gradients else {
+            continue;
+        };
+        checks.output(index, Role::DLoraA, a, (sizes.rank, in_features))?;
+        checks.output(index, Role::DLoraB, b, (sizes.out_features, sizes.rank))?;
+    }
+    Ok(())
+}
+
+/// The address of an output; 0 where there is none.
+fn written<'g, T>(
+    memory: Option<&'g mut CudaSlice<T>>,
+    layer: &'g LoraLinear,
+    guards: &mut Vec<SyncOnDrop<'g>>,
+) -> DevicePointer {
+    let Some(memory) = memory else { return 0 };
+    let (address, guard) = memory.device_ptr_mut(&layer.stream);
+    guards.push(guard);
+    address
+}

@@ -1,0 +1,45 @@
+//! Memory for results and scratch, in the order of the caller's stream.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+
+use crate::Result;
+use crate::raw::driver_error;
+
+/// Memory that a call overwrites before anyone reads it: it is not cleared.
+pub(super) fn uninitialised<T: DeviceRepr>(
+    stream: &Arc<CudaStream>,
+    what: &str,
+    elements: usize,
+) -> Result<CudaSlice<T>> {
+    if elements == 0 {
+        return empty(stream, what);
+    }
+    // SAFETY: every bit pattern is a value of an element type. The kernels write each element of
+    // an output, and each of the scratch memory that they read.
+    unsafe { stream.alloc(elements) }.map_err(|error| {
+        let bytes = elements.saturating_mul(size_of::<T>());
+        driver_error(format!("allocating {bytes} bytes for {what}"), error)
+    })
+}
+
+pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
+    stream: &Arc<CudaStream>,
+    what: &str,
+    elements: usize,
+) -> Result<CudaSlice<T>> {
+    let mut memory = uninitialised(stream, what, elements)?;
+    if elements > 0 {
+        let cleared = stream.memset_zeros(&mut memory);
+        cleared.map_err(|error| driver_error(format!("clearing {what}"), error))?;
+    }
+    Ok(memory)
+}
+
+/// A slice without elements. CUDA has no empty allocations, so one element lies behind it.
+fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlice<T>> {
+    let one: CudaSlice<T> = uninitialised(stream, what, 1)?;
+    // SAFETY: the address is that of an allocation of this stream that nothing else frees.
+    Ok(unsafe { stream.upgrade_device_ptr(one.leak(), 0) })
+}

@@ -1,0 +1,332 @@
+//! The arguments of a call: checked against each other, then as addresses and a signature.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
+
+use super::inputs::{LoraInputs, LoraProjection};
+use super::signature::{ProjectionSignature, Signature};
+use crate::plan::BUFFER_ALIGNMENT;
+use crate::raw::DevicePointer;
+use crate::typed::check;
+use crate::typed::matrix::Geometry;
+use crate::{
+    Argument, Element, Error, Formats, Kernels, Layout, Lora, MatMut, MatRef, Projection, Result,
+    Role, WeightLayout,
+};
+
+/// The inputs of a call on the device. `'g` is how long their memory is known to be in use by the
+/// stream.
+pub(super) struct Operands<'g> {
+    pub signature: Signature,
+    pub x: DevicePointer,
+    pub projections: Vec<ProjectionOperands>,
+    /// They record on the stream that the memory is in use, when they are dropped.
+    pub guards: Vec<SyncOnDrop<'g>>,
+}
+
+/// Addresses of one projection's inputs, 0 where it has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ProjectionOperands {
+    pub weight: DevicePointer,
+    pub bias: DevicePointer,
+    pub lora_a: DevicePointer,
+    pub lora_b: DevicePointer,
+    pub scaling: f32,
+}
+
+impl<'g> Operands<'g> {
+    /// Checks all inputs before any address is taken.
+    pub fn new<T: Element, A: Element>(
+        kernels: &Kernels,
+        stream: &'g Arc<CudaStream>,
+        inputs: &'g LoraInputs<'_, T, A>,
+    ) -> Result<Self> {
+        check::bind(kernels, stream)?;
+        let checks = Checks::new(kernels, inputs);
+        let sizes = checks.inputs(inputs)?;
+        let mut guards = Vec::with_capacity(1 + 4 * sizes.len());
+        let (x, x_layout) = read(stream, &inputs.x, &mut guards);
+        let mut signature = Signature {
+            tokens: checks.tokens,
+            in_features: checks.in_features,
+            formats: Formats {
+                adapters: A::DTYPE,
+                gradients: A::DTYPE,
+                ..Formats::uniform(T::DTYPE)
+            },
+            bias: inputs.projections.iter().any(|one| one.bias.is_some()),
+            dropout: inputs.dropout.is_some(),
+            mask: inputs.mask,
+            weight_layout: inputs.weight_layout,
+            input_gradient: true,
+            accumulate: false,
+            x: x_layout,
+            projections: Vec::with_capacity(sizes.len()),
+        };
+        let mut projections = Vec::with_capacity(sizes.len());
+        for (one, sizes) in inputs.projections.iter().zip(sizes) {
+            let mut operands = ProjectionOperands::default();
+            let (weight, weight_layout) = read(stream, &one.weight, &mut guards);
+            operands.weight = weight;
+            if let Some(bias) = &one.bias {
+                let (address, guard) = bias.device_ptr(stream);
+                operands.bias = address;
+                guards.push(guard);
+            }
+            let lora = one.lora.as_ref().map(|Lora { a, b, scaling }| {
+                let (lora_a, a_layout) = read(stream, a, &mut guards);
+                let (lora_b, b_layout) = read(stream, b, &mut guards);
+                operands.lora_a = lora_a;
+                operands.lora_b = lora_b;
+                operands.scaling = *scaling;
+                [a_layout, b_layout]
+            });
+            signature.projections.push(ProjectionSignature {
+                sizes,
+                weight: weight_layout,
+                lora,
+                dy: None,
+                gradients: None,
+            });
+            projections.push(operands);
+        }
+        Ok(Self {
+            signature,
+            x,
+            projections,
+            guards,
+        })
+    }
+}
+
+/// Where a matrix starts, and how it lies.
+pub(super) fn read<'g, T>(
+    stream: &'g CudaStream,
+    matrix: &'g MatRef<'_, T>,
+    guards: &mut Vec<SyncOnDrop<'g>>,
+) -> (DevicePointer, Layout) {
+    let (address, guard) = matrix.pointer(stream);
+    guards.push(guard);
+    (address, layout(matrix.geometry().0, address))
+}
+
+/// The same of a matrix to write to.
+pub(super) fn write<'g, T>(
+    stream: &'g CudaStream,
+    matrix: &'g mut MatMut<'_, T>,
+    guards: &mut Vec<SyncOnDrop<'g>>,
+) -> (DevicePointer, Layout) {
+    let (geometry, _) = matrix.geometry();
+    let (address, guard) = matrix.pointer(stream);
+    guards.push(guard);
+    (address, layout(geometry, address))
+}
+
+/// As aligned as the address is, up to what any kernel asks for. A single row has no second one to
+/// be at a stride.
+fn layout(geometry: Geometry, address: DevicePointer) -> Layout {
+    let Geometry {
+        rows,
+        columns,
+        row_stride,
+    } = geometry;
+    Layout {
+        row_stride: if rows > 1 { row_stride } else { columns as i64 },
+        alignment: 1
+            << address
+                .trailing_zeros()
+                .min(BUFFER_ALIGNMENT.trailing_zeros()),
+    }
+}
+
+/// Shapes against each other, extents against memory, memory against the context.
+pub(super) struct Checks<'a> {
+    kernels: &'a Kernels,
+    tokens: usize,
+    in_features: usize,
+    weight_layout: WeightLayout,
+    /// Messages say which of several projections.
+    several: bool,
+}
+
+impl<'a> Checks<'a> {
+    pub fn new<T, A>(kernels: &'a Kernels, inputs: &LoraInputs<'_, T, A>) -> Self {
+        let (x, _) = inputs.x.geometry();
+        Self {
+            kernels,
+            tokens: x.rows,
+            in_features: x.columns,
+            weight_layout: inputs.weight_layout,
+            several: inputs.projections.len() > 1,
+        }
+    }
+
+    /// The sizes of each projection.
+    pub fn inputs<T, A>(&self, inputs: &LoraInputs<'_, T, A>) -> Result<Vec<Projection>> {
+        if let Some(dropout) = inputs.dropout {
+            dropout.check()?;
+        }
+        self.memory(Argument::Tensor(Role::X, None), &inputs.x)?;
+        let biased = inputs.projections.iter().filter(|one| one.bias.is_some());
+        if let (1.., Some(without)) = (
+            biased.count(),
+            inputs.projections.iter().position(|one| one.bias.is_none()),
+        ) {
+            return Err(Error::SomeBiases { without });
+        }
+        let projections = inputs.projections.iter().enumerate();
+        projections
+            .map(|(index, one)| self.projection(index, one))
+            .collect()
+    }
+
+    fn projection<T, A>(
+        &self,
+        index: usize,
+        projection: &LoraProjection<'_, T, A>,
+    ) -> Result<Projection> {
+        let (weight, _) = projection.weight.geometry();
+        let (out_features, weight_shape, because) = match self.weight_layout {
+            WeightLayout::OutIn => (
+                weight.rows,
+                (weight.rows, self.in_features),
+                "weights are stored (out_features, in_features), and x has in_features columns",
+            ),
+            WeightLayout::InOut => (
+                weight.columns,
+                (self.in_features, weight.columns),
+                "weights are stored (in_features, out_features), and x has in_features columns",
+            ),
+        };
+        self.matrix(
+            index,
+            Role::Weight,
+            &projection.weight,
+            weight_shape,
+            because,
+        )?;
+        if let Some(bias) = &projection.bias {
+            let what = self.argument(index, Role::Bias);
+            let because = "the weight has as many out_features";
+            same(what, (1, bias.len()), (1, out_features), because)?;
+            check::home(self.kernels, what, bias.stream())?;
+        }
+        let Some(Lora { a, b, scaling }) = &projection.lora else {
+            return Ok(Projection {
+                out_features,
+                rank: 0,
+            });
+        };
+        let rank = a.geometry().0.rows;
+        let because =
+            "it is (rank, in_features), x has in_features columns, and a rank is at least 1";
+        self.matrix(
+            index,
+            Role::LoraA,
+            a,
+            (rank.max(1), self.in_features),
+            because,
+        )?;
+        let because = "it is (out_features, rank), as the weight and lora_A have them";
+        self.matrix(index, Role::LoraB, b, (out_features, rank), because)?;
+        crate::raw::check_scaling(*scaling)?;
+        Ok(Projection { out_features, rank })
+    }
+
+    /// The gradients of all y.
+    pub fn dy<T>(&self, dy: &[MatRef<'_, T>], sizes: &[Projection]) -> Result<()> {
+        let (given, planned) = (dy.len(), sizes.len());
+        if given != planned {
+            return Err(Error::ProjectionCount { given, planned });
+        }
+        for (index, (dy, sizes)) in dy.iter().zip(sizes).enumerate() {
+            let shape = (self.tokens, sizes.out_features);
+            self.matrix(index, Role::DY, dy, shape, "it has the shape of its y")?;
+        }
+        Ok(())
+    }
+
+    fn matrix<E>(
+        &self,
+        index: usize,
+        tensor: Role,
+        matrix: &MatRef<'_, E>,
+        expected: (usize, usize),
+        because: &'static str,
+    ) -> Result<()> {
+        let what = self.argument(index, tensor);
+        let (geometry, _) = matrix.geometry();
+        same(what, (geometry.rows, geometry.columns), expected, because)?;
+        self.memory(what, matrix)
+    }
+
+    fn memory<E>(&self, what: Argument, matrix: &MatRef<'_, E>) -> Result<()> {
+        let (geometry, available) = matrix.geometry();
+        extent(what, geometry, available)?;
+        check::home(self.kernels, what, matrix.home())
+    }
+
+    pub fn output<E>(
+        &self,
+        index: usize,
+        tensor: Role,
+        matrix: &MatMut<'_, E>,
+        expected: (usize, usize),
+    ) -> Result<()> {
+        let what = self.argument(index, tensor);
+        let (geometry, available) = matrix.geometry();
+        let because = "a gradient has the shape of its matrix";
+        same(what, (geometry.rows, geometry.columns), expected, because)?;
+        extent(what, geometry, available)?;
+        check::home(self.kernels, what, matrix.home())
+    }
+
+    fn argument(&self, index: usize, tensor: Role) -> Argument {
+        Argument::Tensor(tensor, self.which(index))
+    }
+
+    pub fn which(&self, index: usize) -> Option<usize> {
+        self.several.then_some(index)
+    }
+}
+
+fn same(
+    tensor: Argument,
+    given: (usize, usize),
+    expected: (usize, usize),
+    because: &'static str,
+) -> Result<()> {
+    if given == expected {
+        return Ok(());
+    }
+    Err(Error::Fit {
+        tensor,
+        given,
+        expected,
+        because,
+    })
+}
+
+/// Rows at their stride, against the elements of the memory. Whether the stride makes sense is for
+/// the problem to say.
+fn extent(tensor: Argument, geometry: Geometry, available: usize) -> Result<()> {
+    let Geometry {
+        rows,
+        columns,
+        row_stride,
+    } = geometry;
+    let stride = usize::try_from(row_stride).unwrap_or(0);
+    let needed = match rows {
+        0 => 0,
+        rows => (rows - 1).saturating_mul(stride).saturating_add(columns),
+    };
+    if needed > available {
+        return Err(Error::Bounds {
+            tensor,
+            needed,
+            available,
+        });
+    }
+    Ok(())
+}
