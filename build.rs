@@ -1,6 +1,7 @@
 //! Compiles the CUDA kernels and embeds them; see CONTRIBUTING.md for the environment variables.
 //!
-//! Writes `$OUT_DIR/images.rs` with `IMAGES`, one (name of the .cu file, fatbin) per unit, and
+//! Reads `kernels/table.toml`, and writes to `$OUT_DIR`: `kernels.rs`, the table's rows;
+//! `kernels/*.cu`, the kernel functions; `images.rs` with `IMAGES`, one (unit, fatbin) each, and
 //! `ARCHITECTURES`, what they have machine code for.
 
 use std::env;
@@ -8,14 +9,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lora_kernels_build::table::{self, Table};
 use lora_kernels_build::{archs, nvcc, units};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(kernels_stub)");
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        println!("cargo::rerun-if-changed=build.rs");
-        return;
-    }
     if let Err(error) = run() {
         for line in error.lines().filter(|line| !line.trim().is_empty()) {
             println!("cargo::error={line}");
@@ -32,6 +30,13 @@ fn run() -> Result<(), String> {
     for path in ["build.rs", "kernels"] {
         println!("cargo::rerun-if-changed={path}");
     }
+    let text = fs::read_to_string(root.join(table::PATH))
+        .map_err(|error| format!("can't read {}: {error}", table::PATH))?;
+    let table = table::parse(&text)?;
+    write_if_changed(&out.join("kernels.rs"), table.rust().as_bytes())?;
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return Ok(());
+    }
     if stub()? {
         println!("cargo::rustc-cfg=kernels_stub");
         return write_images(&out, &[], &[]);
@@ -42,9 +47,10 @@ fn run() -> Result<(), String> {
     }
     let nvcc = nvcc::find(&nvcc::Here, &root)?;
     println!("cargo::rerun-if-changed={}", nvcc.path.display());
-    let architectures = architectures(&nvcc)?;
+    let devices = devices(&nvcc)?;
+    let units = units(&table, &root, &out, &devices)?;
     let compiler = units::Compiler {
-        args: arguments(&architectures)?,
+        args: arguments(&nvcc)?,
         nvcc: nvcc.path,
         version: nvcc.version,
         store: variable("LORA_KERNELS_CACHE").map_or_else(|| out.join("units"), PathBuf::from),
@@ -54,7 +60,7 @@ fn run() -> Result<(), String> {
         .ok()
         .and_then(|jobs| jobs.parse().ok())
         .unwrap_or(1);
-    let images = compiler.build(&units::list(&compiler.root, "kernels")?, jobs)?;
+    let images = compiler.build(&units, jobs)?;
     let fresh = images.iter().filter(|image| image.compiled).count();
     println!(
         "compiled {fresh} of {} units with {}",
@@ -68,7 +74,7 @@ fn run() -> Result<(), String> {
             .warnings
             .lines()
             .filter(|line| !line.trim().is_empty());
-        warnings.extend(lines.map(|line| format!("kernels/{}.cu: {line}", image.stem)));
+        warnings.extend(lines.map(|line| format!("{}: {line}", image.name)));
     }
     if strict && !warnings.is_empty() {
         return Err(warnings.join("\n"));
@@ -76,8 +82,45 @@ fn run() -> Result<(), String> {
     for warning in &warnings {
         println!("cargo::warning={warning}");
     }
-    write_images(&out, &images, &architectures)
+    write_images(&out, &images, &devices)
 }
+
+/// What is compiled: the table's kernels, each for the devices that its architecture serves, and the
+/// layouts of their parameters. Units of an architecture that none of the devices has are left out.
+fn units(
+    table: &Table,
+    root: &Path,
+    out: &Path,
+    devices: &[archs::Arch],
+) -> Result<Vec<units::Unit>, String> {
+    let folder = out.join("kernels");
+    fs::create_dir_all(&folder)
+        .map_err(|error| format!("can't create {}: {error}", folder.display()))?;
+    let mut units = Vec::new();
+    let mut add = |name: &str, source: PathBuf, architecture: &table::Architecture| {
+        let args = archs::gencode(architecture.compute, devices);
+        if !args.is_empty() {
+            let name = name.to_owned();
+            units.push(units::Unit { name, source, args });
+        }
+    };
+    for unit in table.units() {
+        let source = folder.join(format!("{}.cu", unit.name));
+        write_if_changed(&source, unit.source.as_bytes())?;
+        add(&unit.name, source, &table.architectures[unit.architecture]);
+    }
+    // Layouts are the same whatever a kernel is compiled for.
+    if let Some(first) = table.architectures.first() {
+        add(
+            LAYOUT_CHECK,
+            root.join(format!("kernels/{LAYOUT_CHECK}.cu")),
+            first,
+        );
+    }
+    Ok(units)
+}
+
+const LAYOUT_CHECK: &str = "layout_check";
 
 /// Whether to build without kernels: docs.rs has no nvcc, and `LORA_KERNELS_STUB=1` asks for it.
 fn stub() -> Result<bool, String> {
@@ -97,12 +140,16 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-fn arguments(architectures: &[archs::Arch]) -> Result<Vec<String>, String> {
+fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
     // -fmad=false: a multiply and an add are fused where the source says fmaf() and nowhere else.
-    // --no-compress: the emulated GPU reads the PTX out of the image.
-    let common =
-        "-std=c++17 -O3 -lineinfo -fmad=false --no-compress -Ikernels -Xptxas --warn-on-spills";
+    let common = "-std=c++17 -O3 -lineinfo -fmad=false -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
+    let flags = variable("LORA_KERNELS_NVCC_FLAGS").unwrap_or_default();
+    // The strongest compression, where nvcc knows of it: older ones compress less, and always.
+    let compression = "--compress-mode";
+    if !flags.contains("compress") && output(nvcc, "--help")?.contains(compression) {
+        args.push(format!("{compression}=size"));
+    }
     // Line tables in the machine code make the images two and a half times as big. The PTX has its
     // lines always.
     match variable("LORA_KERNELS_LINEINFO").as_deref() {
@@ -114,18 +161,16 @@ fn arguments(architectures: &[archs::Arch]) -> Result<Vec<String>, String> {
             ));
         }
     }
-    args.extend(archs::gencode(architectures));
     if let Some(host_compiler) = variable("NVCC_CCBIN") {
         args.extend(["-ccbin".to_owned(), host_compiler]);
     }
-    if let Some(more) = variable("LORA_KERNELS_NVCC_FLAGS") {
-        args.extend(more.split_whitespace().map(str::to_owned));
-    }
+    args.extend(flags.split_whitespace().map(str::to_owned));
     Ok(args)
 }
 
-/// What to make machine code for. The GPU of the building machine, if it has one, is never asked.
-fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
+/// The devices to make machine code for. The GPU of the building machine, if it has one, is never
+/// asked.
+fn devices(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     let asked =
         ["LORA_KERNELS_CUDA_ARCHS", "CUDA_COMPUTE_CAP"].map(|name| Some((name, variable(name)?)));
     let asked = asked.into_iter().flatten().next();
@@ -136,40 +181,60 @@ fn architectures(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
         });
     let wanted = archs::parse_list(name, list)?;
 
-    let listing = std::process::Command::new(&nvcc.path)
-        .arg("--list-gpu-code")
-        .output();
-    let listing = listing.map_err(|error| format!("can't run {}: {error}", nvcc.path.display()))?;
-    let listing = String::from_utf8_lossy(&listing.stdout);
+    let listing = output(nvcc, "--list-gpu-code")?;
     let (known, unknown) = archs::known_to(&listing, &wanted);
-    match unknown.first() {
-        Some(arch) if asked.is_some() => {
-            let names = listing.split_whitespace().collect::<Vec<_>>().join(" ");
-            Err(format!(
-                "{name}={list}: {} can't compile for {arch}; it knows {names}",
-                nvcc.path.display()
-            ))
-        }
-        _ => Ok(known),
+    let names = |archs: &[archs::Arch]| {
+        let names: Vec<String> = archs.iter().map(ToString::to_string).collect();
+        names.join(", ")
+    };
+    if unknown.is_empty() {
+        return Ok(known);
     }
+    let path = nvcc.path.display();
+    if asked.is_some() {
+        let knows = listing.split_whitespace().collect::<Vec<_>>().join(" ");
+        let unknown = names(&unknown);
+        return Err(format!(
+            "{name}={list}: {path} can't compile for {unknown}; it knows {knows}"
+        ));
+    }
+    println!(
+        "cargo::warning={path} is too old to compile for {}: GPUs of that kind compile the PTX when the kernels are loaded. A newer nvcc makes machine code for them; LORA_KERNELS_CUDA_ARCHS={} says that none is wanted",
+        names(&unknown),
+        names(&known).replace(' ', ""),
+    );
+    Ok(known)
+}
+
+/// What nvcc prints for one argument.
+fn output(nvcc: &nvcc::Nvcc, argument: &str) -> Result<String, String> {
+    let output = std::process::Command::new(&nvcc.path)
+        .arg(argument)
+        .output();
+    let output = output.map_err(|error| format!("can't run {}: {error}", nvcc.path.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn write_images(
     out: &Path,
     images: &[units::Image],
-    architectures: &[archs::Arch],
+    devices: &[archs::Arch],
 ) -> Result<(), String> {
     let mut rows = String::new();
     for image in images {
-        let name = format!("{}.fatbin", image.stem);
+        let name = format!("{}.fatbin", image.name);
         let bytes = fs::read(&image.fatbin)
             .map_err(|error| format!("can't read {}: {error}", image.fatbin.display()))?;
         write_if_changed(&out.join(&name), &bytes)?;
-        let _ = writeln!(rows, "    ({:?}, include_bytes!({name:?})),", image.stem);
+        let unit = &image.name;
+        let _ = writeln!(
+            rows,
+            "    Image {{ unit: {unit:?}, bytes: include_bytes!({name:?}) }},"
+        );
     }
-    let architectures: Vec<String> = architectures.iter().map(ToString::to_string).collect();
+    let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
     let source = format!(
-        "pub(crate) static IMAGES: &[(&str, &[u8])] = &[\n{rows}];\npub(crate) static ARCHITECTURES: &[&str] = &{architectures:?};\n"
+        "pub(crate) static IMAGES: &[Image] = &[\n{rows}];\npub(crate) static ARCHITECTURES: &[&str] = &{devices:?};\n"
     );
     write_if_changed(&out.join("images.rs"), source.as_bytes())
 }

@@ -79,6 +79,12 @@ pub enum Error {
         /// How many were given.
         given: usize,
     },
+    /// No kernel of this crate does it.
+    #[error("no kernel is built for {what}: docs/adding-a-kernel.md says how to add one")]
+    NoKernel {
+        /// Operation, element type and access.
+        what: String,
+    },
     /// Projections of which none has an adapter.
     #[error(
         "no projection has a rank: at least one must be adapted; without adapters, use a matrix product"

@@ -12,9 +12,9 @@ use super::params::{
     GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, ReduceJob,
     ReduceParams, TSource,
 };
-use super::stream::{Split, column_groups, rank_tile, reduce_blocks};
+use super::stream::{Split, column_groups, reduce_blocks};
 use super::{
-    Access, DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access,
+    DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access, arch,
     fmt_plan,
 };
 use crate::{Problem, Result, Role, WeightLayout};
@@ -78,15 +78,10 @@ impl BackwardPlan {
             .adapted()
             .map(|(projection, _)| (projection, Role::DY));
         let (dy_access, access_reason) = access::streamed(problem, streams);
-        let grad_b = Variant {
-            operation: Operation::GradB,
-            dtype,
-            tile: rank_tile(most_ranks, dy_access == Access::Vectorised),
-            access: dy_access,
-        };
+        let grad_b = arch::weight_grad(device, Operation::GradB, dtype, dy_access, most_ranks)?;
         let groups = |(_, one): (usize, crate::Projection)| column_groups(grad_b, one.out_features);
         let dy_groups: Vec<usize> = problem.adapted().map(groups).collect();
-        let rank_tiles = |ranks: usize, variant: Variant| ranks.div_ceil(variant.tile.ranks());
+        let rank_tiles = |ranks: usize, variant: Variant| ranks.div_ceil(variant.tile.ranks);
         let side_by_side = dy_groups
             .iter()
             .zip(problem.adapted())
@@ -101,12 +96,8 @@ impl BackwardPlan {
         let grad_b = Launch::new(grad_b, blocks, None, reason, problem, device)?;
 
         let (x_access, access_reason) = access::streamed(problem, [(0, Role::X)]);
-        let grad_a = Variant {
-            operation: Operation::GradA,
-            dtype,
-            tile: rank_tile(problem.padded_ranks(), x_access == Access::Vectorised),
-            access: x_access,
-        };
+        let ranks = problem.padded_ranks();
+        let grad_a = arch::weight_grad(device, Operation::GradA, dtype, x_access, ranks)?;
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
         let x = Split::new(problem.tokens(), side_by_side, device);
@@ -167,7 +158,7 @@ impl BackwardPlan {
 fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)> {
     let access = access::gemm(problem, Role::DY);
     if !problem.has_input_gradient() {
-        let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0);
+        let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0, device)?;
         let reduce_a = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
         let reason = format!("no dx; {blocks} blocks sum d_lora_A");
@@ -251,8 +242,7 @@ fn grad_b_params(
             pad: 0,
             lora_b: super::adapter_params(problem, projection, Role::LoraB),
         };
-        first_block +=
-            groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks());
+        first_block += groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks);
     }
     params
 }

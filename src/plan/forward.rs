@@ -7,10 +7,7 @@ use bytemuck::Zeroable;
 use super::buffer::Carver;
 use super::gemm::{self, Product};
 use super::params::{ForwardParams, ForwardProjection, ShrinkParams, mask_source};
-use super::stream::shrink_tile;
-use super::{
-    Access, DeviceProps, Launch, Operation, SavedLayout, SplitRegions, Variant, access, fmt_plan,
-};
+use super::{DeviceProps, Launch, Operation, SavedLayout, SplitRegions, access, arch, fmt_plan};
 use crate::{Problem, Result, Role, WeightLayout};
 
 /// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ of every projection.
@@ -35,13 +32,8 @@ impl ForwardPlan {
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let (x_access, x_reason) = access::streamed(problem, [(0, Role::X)]);
-        let (tile, tile_reason) = shrink_tile(problem, x_access == Access::Vectorised, device);
-        let shrink = Variant {
-            operation: Operation::Shrink,
-            dtype: problem.dtype(),
-            tile,
-            access: x_access,
-        };
+        let size = (problem.tokens(), problem.padded_ranks());
+        let (shrink, tile_reason) = arch::shrink(device, problem.dtype(), x_access, size)?;
         let (rows, ranks) = shrink.block();
         let blocks =
             problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;

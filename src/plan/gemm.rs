@@ -26,7 +26,7 @@
 use super::launch::checked_count;
 use super::raster::Grid;
 use super::stream::reduce_blocks;
-use super::{Access, DeviceProps, Launch, Operation, Schedule, Tile, Variant};
+use super::{Access, DeviceProps, Launch, Operation, Schedule, Variant, arch};
 use crate::{DType, Problem, Result, Role};
 
 /// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each
@@ -36,40 +36,6 @@ pub(super) struct Product {
     pub rows: usize,
     pub columns: Vec<usize>,
     pub depth: usize,
-}
-
-/// A tile of the model.
-struct Candidate {
-    tile: Tile,
-    /// Blocks that the registers of a multiprocessor hold.
-    resident: u32,
-    /// Of its main loop, beside the largest tile's.
-    quality: f64,
-}
-
-/// Largest first. The qualities are of the order of the tiles' shares of mma among the instructions
-/// of their main loops.
-fn candidates(dtype: DType) -> &'static [Candidate] {
-    const fn tile(tile: Tile, resident: u32, quality: f64) -> Candidate {
-        Candidate {
-            tile,
-            resident,
-            quality,
-        }
-    }
-    const HALF: [Candidate; 3] = [
-        tile(Tile::M128N256K64, 1, 1.0),
-        tile(Tile::M128N128K32, 2, 0.9),
-        tile(Tile::M64N64K64, 3, 0.65),
-    ];
-    const FLOAT: [Candidate; 2] = [
-        tile(Tile::M128N128K16, 1, 1.0),
-        tile(Tile::M64N64K32, 3, 0.75),
-    ];
-    match dtype {
-        DType::F16 | DType::BF16 => &HALF,
-        DType::F32 => &FLOAT,
-    }
 }
 
 /// The most blocks that share a tile.
@@ -92,18 +58,16 @@ struct Choice {
 
 impl Choice {
     /// `None` where the device has no room for the tile.
-    fn new(
-        product: &Product,
-        variant: Variant,
-        candidate: &Candidate,
-        splits: u64,
-        device: &DeviceProps,
-    ) -> Option<Self> {
+    fn new(product: &Product, variant: Variant, splits: u64, device: &DeviceProps) -> Option<Self> {
         let shared = variant.shared_bytes();
         if shared > device.shared_per_block() {
             return None;
         }
-        let resident = u64::from(device.blocks_by_shared(shared).clamp(1, candidate.resident));
+        let resident = u64::from(
+            device
+                .blocks_by_shared(shared)
+                .clamp(1, variant.resident_blocks()),
+        );
         let multiprocessors = u64::from(device.multiprocessors());
         let places = resident * multiprocessors;
         let (block_m, block_n) = variant.block();
@@ -154,7 +118,7 @@ impl Choice {
         Some(Self {
             variant,
             schedule,
-            score: usage * fill * depth / (depth + slab * splits as f64) * candidate.quality,
+            score: usage * fill * depth / (depth + slab * splits as f64) * variant.quality(),
         })
     }
 }
@@ -162,20 +126,10 @@ impl Choice {
 /// The best choice of each tile that the device has room for, best first.
 fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
-    for candidate in candidates(dtype) {
-        let variant = Variant {
-            operation: product.operation,
-            dtype,
-            tile: candidate.tile,
-            access,
-        };
-        if variant.index().is_none() {
-            continue;
-        }
-        let steps = product.depth.div_ceil(candidate.tile.depth()) as u64;
+    for variant in arch::gemm(device, product.operation, dtype, access) {
+        let steps = product.depth.div_ceil(variant.tile.depth) as u64;
         let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
-        let of_splits =
-            splits.filter_map(|splits| Choice::new(product, variant, candidate, splits, device));
+        let of_splits = splits.filter_map(|splits| Choice::new(product, variant, splits, device));
         // The first of equals: the fewest splits.
         choices.extend(of_splits.reduce(|best, other| {
             if other.score > best.score {
@@ -234,16 +188,15 @@ pub(super) fn launch_and_reduce(
 }
 
 /// The variant that any device which can run the kernels has shared memory for.
-pub(super) fn smallest(operation: Operation, dtype: DType, access: Access) -> Variant {
-    Variant {
-        operation,
-        dtype,
-        tile: match dtype {
-            DType::F32 => Tile::M64N64K32,
-            _ => Tile::M64N64K64,
-        },
-        access,
-    }
+pub(super) fn smallest(
+    operation: Operation,
+    dtype: DType,
+    access: Access,
+    device: &DeviceProps,
+) -> Result<Variant> {
+    arch::gemm(device, operation, dtype, access)
+        .min_by_key(|variant| variant.shared_bytes())
+        .ok_or_else(|| arch::not_in_table(operation, dtype, access))
 }
 
 /// A launch whose last blocks, as many as `more` says for a variant, do something else.
@@ -258,7 +211,7 @@ fn launch_with(
     let choices = choices(product, access, problem.dtype(), device);
     let Some((best, others)) = choices.split_first() else {
         // Not even the smallest tile has room: let its launch say what is missing.
-        let variant = smallest(product.operation, problem.dtype(), access);
+        let variant = smallest(product.operation, problem.dtype(), access, device)?;
         return Launch::new(variant, 1, None, String::new(), problem, device);
     };
     let mut schedule = best.schedule;

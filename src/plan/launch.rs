@@ -112,7 +112,7 @@ impl Launch {
             shared_bytes,
             schedule,
             reason,
-            index: variant.index().unwrap_or(usize::MAX),
+            index: variant.index(),
         })
     }
 }

@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 
 use super::buffer::{Carver, Region};
 use super::params::{MergeAdapter, MergeParams, MergeTotals, merge_write};
-use super::{Access, DeviceProps, Launch, Operation, Tile, Variant, access, fmt_plan};
+use super::{Access, DeviceProps, Launch, access, arch, fmt_plan};
 use crate::{MergeProblem, Result, Role, WeightLayout};
 
 /// What a merge launches: merged = W + Σ scaling·B·A.
@@ -29,13 +29,7 @@ impl MergePlan {
     pub fn new(problem: &MergeProblem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let (access, reason) = access(problem);
-        let variant = |tile, access| Variant {
-            operation: Operation::Merge,
-            dtype: problem.dtype(),
-            tile,
-            access,
-        };
-        let tiled = variant(Tile::N64K128, access);
+        let (tiled, totals) = arch::merge(device, problem.dtype(), access)?;
         let (rows, columns) = problem.shape(Role::Weight);
         let (tile_rows, tile_columns) = tiled.block();
         let blocks = rows.div_ceil(tile_rows) as u64 * columns.div_ceil(tile_columns) as u64;
@@ -49,7 +43,6 @@ impl MergePlan {
                 device,
             )
         };
-        let totals = variant(Tile::Totals, Access::Any);
         let totals = || {
             Launch::new(
                 totals,

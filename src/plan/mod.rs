@@ -5,6 +5,7 @@
 //! used for any number of calls.
 
 mod access;
+mod arch;
 mod backward;
 mod buffer;
 mod device;
@@ -25,7 +26,7 @@ pub use device::DeviceProps;
 pub use forward::ForwardPlan;
 pub use launch::{Launch, Schedule};
 pub use merge::MergePlan;
-pub use variant::{Access, Operation, Tile, Variant};
+pub use variant::{Access, Arch, Operation, Tile, Variant};
 
 use crate::{Mask, Problem, Role};
 use params::{AdapterParams, ScheduleParams, mask_source};

@@ -1,6 +1,6 @@
 //! The kernels' parameter structs, field for field as in `kernels/params.cuh`, which says what each
-//! field means. The kernel `lora_contract` writes out the size and the offset of every field as
-//! nvcc laid them out, and a test compares.
+//! field means. The kernel `lora_layout_check` writes out the size, the offset of every field and
+//! the values of the enums as nvcc has them, and a test compares.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,7 +11,8 @@ const PROJECTIONS: usize = Problem::MAX_PROJECTIONS;
 /// A device address.
 type Address = u64;
 
-/// Defines the structs, and `layout()`: of each its size, then the offset of every field.
+/// Defines the structs, and `layout()`: of each its size, then the offset of every field; after all
+/// of them the values of the enums.
 macro_rules! parameters {
     ($(struct $name:ident { $($field:ident: $type:ty,)* })*) => {
         $(
@@ -27,6 +28,8 @@ macro_rules! parameters {
                 words.push(size_of::<$name>() as u32);
                 $(words.push(std::mem::offset_of!($name, $field) as u32);)*
             )*
+            words.extend([mask_source::NONE, mask_source::STORED, mask_source::DRAWN].map(|v| v as u32));
+            words.extend([merge_write::NEVER, merge_write::ALWAYS, merge_write::IF_FINITE].map(|v| v as u32));
             words
         }
     };

@@ -1,48 +1,7 @@
-//! Tiles and splits of the kernels that stream one matrix: shrink, grad_b and grad_a.
+//! Splits of the kernels that stream one matrix: shrink, grad_b and grad_a.
 
-use super::{DeviceProps, Tile, Variant};
+use super::{DeviceProps, Variant};
 use crate::{Problem, Role};
-
-/// The tile of shrink for S (tokens, ranks): 64 rows of x, or 16 where few tokens would leave
-/// multiprocessors idle.
-pub(super) fn shrink_tile(
-    problem: &Problem,
-    vectorised: bool,
-    device: &DeviceProps,
-) -> (Tile, String) {
-    let (tokens, ranks) = (problem.tokens(), problem.padded_ranks());
-    if !vectorised {
-        return (Tile::M16R64, format!("{ranks} ranks in tiles of 64"));
-    }
-    let narrow = ranks <= 16;
-    let rank_tiles = if narrow { 1 } else { ranks.div_ceil(64) };
-    let blocks = tokens.div_ceil(64) as u64 * rank_tiles as u64;
-    let tall = 4 * blocks >= 3 * u64::from(device.multiprocessors());
-    let tile = match (tall, narrow) {
-        (true, true) => Tile::M64R16,
-        (true, false) => Tile::M64R64,
-        (false, true) => Tile::M16R16,
-        (false, false) => Tile::M16R64,
-    };
-    let rows = if tall {
-        "64 rows"
-    } else {
-        "16 rows, since blocks of 64 would not fill the device"
-    };
-    (
-        tile,
-        format!("{ranks} ranks in tiles of {}; {rows}", tile.ranks()),
-    )
-}
-
-/// The tile of grad_b and grad_a: 16 columns of S or T, or 64.
-pub(super) fn rank_tile(ranks: usize, vectorised: bool) -> Tile {
-    if vectorised && ranks <= 16 {
-        Tile::R16
-    } else {
-        Tile::R64
-    }
-}
 
 /// How a streaming kernel splits its rows over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::driver::driver_error;
-use super::images::image;
-use crate::plan::{Access, DeviceProps, Launch, Variant, params};
+use super::images::{Image, image};
+use crate::plan::{DeviceProps, Launch, Variant, params};
 use crate::{Error, Result};
 
 /// Every kernel of this crate, loaded into one CUDA context.
@@ -22,8 +22,9 @@ pub struct Kernels {
     context: Arc<CudaContext>,
     props: DeviceProps,
     /// In the order of [`Variant::all`].
-    functions: Vec<CudaFunction>,
-    contract: CudaFunction,
+    /// None for those of an architecture that the device does not have.
+    functions: Vec<Option<CudaFunction>>,
+    layout_check: CudaFunction,
 }
 
 impl Kernels {
@@ -34,20 +35,24 @@ impl Kernels {
     /// [`Error::KernelsNotBuilt`] in a build without kernels, [`Error::Device`] on a GPU before
     /// compute capability 8.0, [`Error::Driver`] if the driver refuses the images.
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
-        let contract_image = image("contract").ok_or(Error::KernelsNotBuilt)?;
+        let layout_check = image("layout_check").ok_or(Error::KernelsNotBuilt)?;
         let props = query(context)?;
         props.check()?;
 
-        let mut module: Option<(String, Arc<CudaModule>)> = None;
+        let mut module: Option<(&str, Arc<CudaModule>)> = None;
         let mut functions = Vec::new();
         // Variants of one image follow each other.
         for variant in Variant::all() {
+            if !variant.arch.runs_on(props.compute_capability()) {
+                functions.push(None);
+                continue;
+            }
             let name = variant.image();
             let loaded = match &module {
                 Some((loaded, module)) if *loaded == name => module.clone(),
-                _ => load_image(context, &name, image(&name).ok_or(Error::KernelsNotBuilt)?)?,
+                _ => load_image(context, image(name).ok_or(Error::KernelsNotBuilt)?)?,
             };
-            let function = load_function(&loaded, &variant.symbol())?;
+            let function = load_function(&loaded, variant.symbol())?;
             let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             // A device with less shared memory can still run the other variants; the plan refuses
@@ -64,18 +69,15 @@ impl Kernels {
                     driver_error(format!("the shared memory carve-out of {variant}"), error)
                 })?;
             }
-            functions.push(function);
+            functions.push(Some(function));
             module = Some((name, loaded));
         }
-        let contract = load_function(
-            &load_image(context, "contract", contract_image)?,
-            "lora_contract",
-        )?;
+        let layout_check = load_function(&load_image(context, layout_check)?, "lora_layout_check")?;
         Ok(Self {
             context: context.clone(),
             props,
             functions,
-            contract,
+            layout_check,
         })
     }
 
@@ -92,7 +94,8 @@ impl Kernels {
     /// `None` only for a variant that no plan has.
     pub(super) fn function(&self, launch: &Launch) -> Option<CUfunction> {
         self.functions
-            .get(launch.index)
+            .get(launch.index)?
+            .as_ref()
             .map(CudaFunction::cu_function)
     }
 
@@ -128,48 +131,37 @@ impl Kernels {
         .map_err(|error| driver_error(format!("launching {}", launch.variant), error))
     }
 
-    /// What the kernels were compiled with, as the device reports it: parameter layouts, then tile
-    /// constants. For tests.
+    /// Sizes and offsets of the parameter structs and values of their enums, as the kernels were
+    /// compiled. For tests.
     #[doc(hidden)]
-    pub fn contract(&self) -> Result<Vec<u32>> {
-        let words = Self::expected_contract().len();
+    pub fn layout_check(&self) -> Result<Vec<u32>> {
+        let words = Self::expected_layout().len();
         let stream = self.context.default_stream();
         let what = |what: &'static str| move |error| driver_error(what, error);
         let mut out = stream
             .alloc_zeros::<u32>(words)
-            .map_err(what("allocating the contract"))?;
+            .map_err(what("allocating the layout check"))?;
         {
             use cudarc::driver::{LaunchConfig, PushKernelArg};
-            let mut builder = stream.launch_builder(&self.contract);
+            let mut builder = stream.launch_builder(&self.layout_check);
             builder.arg(&mut out);
-            let one = LaunchConfig {
+            let one_thread = LaunchConfig {
                 grid_dim: (1, 1, 1),
                 block_dim: (1, 1, 1),
                 shared_mem_bytes: 0,
             };
             // SAFETY: the kernel takes one pointer and writes `words` words there.
-            unsafe { builder.launch(one) }.map_err(what("launching lora_contract"))?;
+            unsafe { builder.launch(one_thread) }.map_err(what("launching lora_layout_check"))?;
         }
         stream
             .clone_dtoh(&out)
-            .map_err(what("reading the contract"))
+            .map_err(what("reading the layout check"))
     }
 
-    /// The contract as the host believes it.
+    /// The same as the host believes it.
     #[doc(hidden)]
-    pub fn expected_contract() -> Vec<u32> {
-        let mut words = params::layout();
-        // Every tile is built for this access, with the same constants as for others.
-        for variant in Variant::all().filter(|variant| variant.access == Access::Vectorised) {
-            let (rows, columns) = variant.block();
-            words.extend([
-                rows as u32,
-                columns as u32,
-                variant.threads(),
-                variant.shared_bytes(),
-            ]);
-        }
-        words
+    pub fn expected_layout() -> Vec<u32> {
+        params::layout()
     }
 }
 
@@ -201,10 +193,10 @@ fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
     ))
 }
 
-fn load_image(context: &Arc<CudaContext>, name: &str, bytes: &[u8]) -> Result<Arc<CudaModule>> {
+fn load_image(context: &Arc<CudaContext>, image: &Image) -> Result<Arc<CudaModule>> {
     context
-        .load_module(Ptx::from_binary(bytes.to_vec()))
-        .map_err(|error| driver_error(format!("loading the kernels of {name}"), error))
+        .load_module(Ptx::from_binary(image.bytes.to_vec()))
+        .map_err(|error| driver_error(format!("loading the kernels of {}", image.unit), error))
 }
 
 fn load_function(module: &Arc<CudaModule>, symbol: &str) -> Result<CudaFunction> {

@@ -3,8 +3,8 @@
 use cudarc::driver::sys::CUstream;
 
 use super::{DevicePointer, Kernels, check};
+use crate::plan::MergePlan;
 use crate::plan::params::{MergeParams, merge_write};
-use crate::plan::{MergePlan, Tile};
 use crate::{Argument, Error, MergeReport, Result, Role};
 
 /// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's
@@ -58,7 +58,7 @@ impl Kernels {
         let mut params = params(plan, args);
         let last = plan.launches.len() - 1;
         for (index, launch) in plan.launches.iter().enumerate() {
-            if plan.problem().is_safe() && launch.variant.tile != Tile::Totals {
+            if plan.problem().is_safe() && !launch.variant.sums_totals() {
                 params.writing = if index == last {
                     merge_write::IF_FINITE
                 } else {

@@ -4,12 +4,12 @@ use std::fmt;
 
 /// Machine code is made for these where nobody says otherwise: A100, the RTX 30 and 40 series,
 /// H100, the RTX 50 series.
-pub const DEFAULT: &str = "80,86,89,90a,120";
+pub const DEFAULT: &str = "80,86,89,90,120";
 
 /// The oldest GPU that the kernels run on: `cp.async` and bf16 tensor cores begin there.
 pub const FLOOR: u32 = 80;
 
-/// A compute capability: `89` is 8.9, `90a` is 9.0 with the instructions that only that generation
+/// A compute capability: `89` is 8.9, `90a` is 9.0 with the instructions that only that capability
 /// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Arch {
@@ -24,13 +24,20 @@ impl fmt::Display for Arch {
     }
 }
 
-/// Reads a list such as `80,89,90a`, `8.0 9.0a` or `sm_90a`; `variable` is where it came from, for
-/// the error.
+/// Reads a list of devices such as `80,89,90`, `8.0 9.0` or `sm_90a`; `variable` is where it came
+/// from, for the error. A device has one spelling, without suffix: which kernels use what only its
+/// capability has is theirs to say.
 pub fn parse_list(variable: &str, list: &str) -> Result<Vec<Arch>, String> {
     let mut archs = list
         .split(|c: char| c == ',' || c == ';' || c.is_whitespace())
         .filter(|item| !item.is_empty())
         .map(|item| parse(item).map_err(|reason| format!("{variable}={list}: `{item}` {reason}")))
+        .map(|arch| {
+            arch.map(|arch| Arch {
+                suffix: None,
+                ..arch
+            })
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if archs.is_empty() {
         return Err(format!(
@@ -42,10 +49,10 @@ pub fn parse_list(variable: &str, list: &str) -> Result<Vec<Arch>, String> {
     Ok(archs)
 }
 
-fn parse(item: &str) -> Result<Arch, String> {
-    let unknown = || {
-        format!("is no compute capability; write e.g. 80, 8.9 or 90a (the default is {DEFAULT})")
-    };
+/// Reads one compute capability, `80` or `90a`; the error says what is wrong with it.
+pub fn parse(item: &str) -> Result<Arch, String> {
+    let unknown =
+        || format!("is no compute capability; write e.g. 80, 8.9 or 90 (the default is {DEFAULT})");
     let bare = item
         .strip_prefix("sm_")
         .or_else(|| item.strip_prefix("compute_"))
@@ -75,8 +82,6 @@ fn parse(item: &str) -> Result<Arch, String> {
             "is older than {FLOOR}, the oldest GPU the kernels run on"
         ));
     }
-    // Every 9.0 device is a 9.0a device, so there is one spelling.
-    let suffix = if number == 90 { Some('a') } else { suffix };
     Ok(Arch { number, suffix })
 }
 
@@ -89,8 +94,7 @@ fn decimal(digits: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Keeps what an nvcc knows. `listing` is what `nvcc --list-gpu-code` prints; it never names the
-/// suffixed ones.
+/// Keeps what an nvcc knows; `listing` is what `nvcc --list-gpu-code` prints.
 pub fn known_to(listing: &str, archs: &[Arch]) -> (Vec<Arch>, Vec<Arch>) {
     let known: Vec<&str> = listing.lines().map(str::trim).collect();
     archs
@@ -99,26 +103,35 @@ pub fn known_to(listing: &str, archs: &[Arch]) -> (Vec<Arch>, Vec<Arch>) {
         .partition(|arch| known.contains(&format!("sm_{}", arch.number).as_str()))
 }
 
-/// The `-gencode` arguments. All plain capabilities share one pass of the front end, the slowest
-/// part of nvcc, and its PTX. That goes into the image too, for the driver of a GPU not in the list
-/// to compile; so the PTX that is tested is the one that the machine code was made from. A suffixed
-/// capability needs a pass of its own.
-pub fn gencode(archs: &[Arch]) -> Vec<String> {
-    let mut codes: Vec<String> = archs
+/// Which of the devices run what the front end compiles for `compute`: those of its capability and
+/// later ones or, with a suffix, those of its capability alone.
+pub fn targets(compute: Arch, devices: &[Arch]) -> Vec<Arch> {
+    let runs = |device: &&Arch| match compute.suffix {
+        None => device.number >= compute.number,
+        Some(_) => device.number == compute.number,
+    };
+    devices.iter().filter(runs).copied().collect()
+}
+
+/// The `-gencode` arguments of a unit that is compiled for `compute`, none if there is nothing to
+/// make. All its machine code comes from one pass of the front end, the slowest part of nvcc. The
+/// PTX of that pass goes into the image too, for the driver of a GPU not in the list to compile; so
+/// the PTX that is tested is the one that the machine code was made from. PTX with a suffix runs on
+/// no other GPU, and is left out.
+pub fn gencode(compute: Arch, devices: &[Arch]) -> Vec<String> {
+    let suffix = compute.suffix.map(String::from).unwrap_or_default();
+    let mut codes: Vec<String> = targets(compute, devices)
         .iter()
-        .filter(|a| a.suffix.is_none())
-        .map(|a| format!("sm_{a}"))
+        .map(|arch| format!("sm_{arch}{suffix}"))
         .collect();
-    codes.push(format!("compute_{FLOOR}"));
-    let mut args = vec![
-        "-gencode".to_owned(),
-        format!("arch=compute_{FLOOR},code=[{}]", codes.join(",")),
-    ];
-    for arch in archs.iter().filter(|a| a.suffix.is_some()) {
-        args.extend([
-            "-gencode".to_owned(),
-            format!("arch=compute_{arch},code=sm_{arch}"),
-        ]);
+    if compute.suffix.is_none() {
+        codes.push(format!("compute_{compute}"));
     }
-    args
+    match codes.is_empty() {
+        true => Vec::new(),
+        false => vec![
+            "-gencode".to_owned(),
+            format!("arch=compute_{compute},code=[{}]", codes.join(",")),
+        ],
+    }
 }

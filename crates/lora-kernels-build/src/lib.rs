@@ -1,6 +1,9 @@
-//! Build support of `lora-kernels`: where nvcc is, which GPUs it compiles for, and what is compiled
-//! again after a change.
+//! Build support of `lora-kernels`: reads the table of kernels and writes their shells, finds nvcc,
+//! and compiles again what changed.
 
 pub mod archs;
+mod fields;
+pub mod generate;
 pub mod nvcc;
+pub mod table;
 pub mod units;

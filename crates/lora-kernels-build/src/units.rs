@@ -1,5 +1,4 @@
-//! Compiles every kernels/*.cu to a fatbin, and only those whose compiler, arguments or sources
-//! changed.
+//! Compiles `.cu` files to fatbins, and only those whose compiler, arguments or sources changed.
 //!
 //! A store holds, for each unit, the list of files that it was last made from, and fatbins named by
 //! a key over all that went into them. Files are replaced whole, by renaming, so builds that run at
@@ -8,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -33,7 +31,8 @@ pub struct Compiler {
 /// The result of one unit.
 #[derive(Debug)]
 pub struct Image {
-    pub stem: String,
+    /// Of the unit.
+    pub name: String,
     pub fatbin: PathBuf,
     /// What nvcc said when it made the image.
     pub warnings: String,
@@ -41,23 +40,20 @@ pub struct Image {
     pub compiled: bool,
 }
 
-/// The units in `folder` (relative to `root`), by name.
-pub fn list(root: &Path, folder: &str) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: io::Error| format!("can't list {}: {error}", root.join(folder).display());
-    let mut units = Vec::new();
-    for entry in fs::read_dir(root.join(folder)).map_err(failed)? {
-        let path = Path::new(folder).join(entry.map_err(failed)?.file_name());
-        if path.extension().is_some_and(|extension| extension == "cu") {
-            units.push(path);
-        }
-    }
-    units.sort();
-    Ok(units)
+/// One `.cu` file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Unique among the units of a store.
+    pub name: String,
+    /// The file; nothing that is compiled depends on where it lies.
+    pub source: PathBuf,
+    /// What the compiler is told of this unit alone.
+    pub args: Vec<String>,
 }
 
 impl Compiler {
     /// Compiles `units` on `jobs` threads; after a failure no further unit is begun.
-    pub fn build(&self, units: &[PathBuf], jobs: usize) -> Result<Vec<Image>, String> {
+    pub fn build(&self, units: &[Unit], jobs: usize) -> Result<Vec<Image>, String> {
         fs::create_dir_all(&self.store)
             .map_err(|error| format!("can't create {}: {error}", self.store.display()))?;
         let contents = Contents::default();
@@ -84,25 +80,25 @@ impl Compiler {
             return Err(errors.join("\n"));
         }
         let mut images = images.into_inner().unwrap_or_default();
-        images.sort_by(|a: &Image, b: &Image| a.stem.cmp(&b.stem));
+        images.sort_by(|a: &Image, b: &Image| a.name.cmp(&b.name));
         Ok(images)
     }
 
-    fn image(&self, unit: &Path, contents: &Contents) -> Result<Image, String> {
-        let stem = unit
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let settings = hex(&(&self.version, &self.args, unit));
-        let depfile = self.store.join(format!("{stem}.{settings}.d"));
-        if let Some(key) = self.key(&depfile, contents) {
-            let fatbin = self.store.join(format!("{stem}.{settings}.{key}.fatbin"));
+    fn image(&self, unit: &Unit, contents: &Contents) -> Result<Image, String> {
+        let name = unit.name.clone();
+        let source = contents
+            .hash(&unit.source)
+            .ok_or_else(|| format!("can't read {}", unit.source.display()))?;
+        let settings = hex(&(&self.version, &self.args, &unit.args));
+        let stored = |rest: &str| self.store.join(format!("{name}.{settings}.{rest}"));
+        let depfile = stored("d");
+        if let Some(key) = self.key(unit, source, &depfile, contents) {
+            let fatbin = stored(&format!("{key}.fatbin"));
             if let Ok(warnings) = fs::read_to_string(fatbin.with_extension("log"))
                 && fatbin.exists()
             {
                 return Ok(Image {
-                    stem,
+                    name,
                     fatbin,
                     warnings,
                     compiled: false,
@@ -111,9 +107,7 @@ impl Compiler {
         }
 
         let started = SystemTime::now();
-        let temporary = self
-            .store
-            .join(format!("{stem}.{settings}.{}.tmp", std::process::id()));
+        let temporary = stored(&format!("{}.tmp", std::process::id()));
         let temporary_depfile = temporary.with_extension("tmp.d");
         let warnings = self
             .compile(unit, &temporary, &temporary_depfile)
@@ -123,36 +117,38 @@ impl Compiler {
 
         // A file edited meanwhile may be newer than what was read: then the image gets a name that
         // no key finds.
-        let current = self.dependencies(&temporary_depfile).is_some_and(|files| {
-            files.iter().all(|file| {
+        let files = self.dependencies(unit, &temporary_depfile);
+        let current = files.is_some_and(|files| {
+            files.iter().chain([&unit.source]).all(|file| {
                 fs::metadata(file)
                     .and_then(|m| m.modified())
                     .is_ok_and(|time| time <= started)
             })
         });
         let key = current
-            .then(|| self.key(&temporary_depfile, &Contents::default()))
+            .then(|| self.key(unit, source, &temporary_depfile, &Contents::default()))
             .flatten();
         let key = key.unwrap_or_else(|| "unkeyed".to_owned());
-        let fatbin = self.store.join(format!("{stem}.{settings}.{key}.fatbin"));
+        let fatbin = stored(&format!("{key}.fatbin"));
         fs::write(fatbin.with_extension("log"), &warnings)
             .and_then(|()| fs::rename(&temporary, &fatbin))
             .and_then(|()| fs::rename(&temporary_depfile, &depfile))
             .map_err(|error| format!("can't store {}: {error}", fatbin.display()))?;
-        self.prune(&stem, &fatbin);
+        self.prune(&name, &fatbin);
         Ok(Image {
-            stem,
+            name,
             fatbin,
             warnings,
             compiled: true,
         })
     }
 
-    fn compile(&self, unit: &Path, fatbin: &Path, depfile: &Path) -> Result<String, String> {
+    fn compile(&self, unit: &Unit, fatbin: &Path, depfile: &Path) -> Result<String, String> {
         let mut command = Command::new(&self.nvcc);
         command
             .current_dir(&self.root)
             .args(&self.args)
+            .args(&unit.args)
             .arg("--fatbin");
         // nvcc would add their content to the arguments, which the key then did not know;
         // LORA_KERNELS_NVCC_FLAGS it knows.
@@ -160,7 +156,7 @@ impl Compiler {
             .env_remove("NVCC_APPEND_FLAGS")
             .env_remove("NVCC_PREPEND_FLAGS");
         command
-            .arg(unit)
+            .arg(&unit.source)
             .arg("-o")
             .arg(fatbin)
             .arg("-MD")
@@ -179,34 +175,37 @@ impl Compiler {
         }
         Err(format!(
             "nvcc failed on {} ({})\n{}\nthe command was {command:?}",
-            unit.display(),
+            unit.source.display(),
             output.status,
             said.trim_end()
         ))
     }
 
-    /// The key over all files that `depfile` lists, or none if it or one of them can't be read.
-    fn key(&self, depfile: &Path, contents: &Contents) -> Option<String> {
-        let files = self.dependencies(depfile)?;
+    /// The key over a unit's source and all other files that `depfile` lists, or none if one of
+    /// them can't be read.
+    fn key(&self, unit: &Unit, source: u64, depfile: &Path, contents: &Contents) -> Option<String> {
+        let files = self.dependencies(unit, depfile)?;
         let hashes = files
             .iter()
             .map(|file| Some((file, contents.hash(file)?)))
             .collect::<Option<Vec<_>>>()?;
-        Some(hex(&hashes))
+        Some(hex(&(source, hashes)))
     }
 
-    fn dependencies(&self, depfile: &Path) -> Option<Vec<PathBuf>> {
+    /// What the unit's source includes. The source itself may lie elsewhere in another build.
+    fn dependencies(&self, unit: &Unit, depfile: &Path) -> Option<Vec<PathBuf>> {
         let text = fs::read_to_string(depfile).ok()?;
-        let files: Vec<PathBuf> = dependencies(&text)
-            .into_iter()
-            .map(|file| self.root.join(file))
-            .collect();
-        (!files.is_empty()).then_some(files)
+        let (source, files) = {
+            let mut files = dependencies(&text).into_iter();
+            (files.next()?, files)
+        };
+        let same = Path::new(&source).file_name() == unit.source.file_name();
+        same.then(|| files.map(|file| self.root.join(file)).collect())
     }
 
     /// Removes the oldest fatbins of a unit, never `newest`. What can't be removed stays: it is
     /// only space.
-    fn prune(&self, stem: &str, newest: &Path) {
+    fn prune(&self, name: &str, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.store) else {
             return;
         };
@@ -216,7 +215,7 @@ impl Compiler {
                 entry
                     .file_name()
                     .to_string_lossy()
-                    .starts_with(&format!("{stem}."))
+                    .starts_with(&format!("{name}."))
             })
             .filter(|entry| {
                 entry

@@ -3,7 +3,7 @@
 use lora_kernels_build::units;
 
 mod arch_list {
-    use lora_kernels_build::archs::{DEFAULT, gencode, known_to, parse_list};
+    use lora_kernels_build::archs::{DEFAULT, gencode, known_to, parse, parse_list};
 
     fn names(list: &str) -> Vec<String> {
         parse_list("V", list)
@@ -15,16 +15,16 @@ mod arch_list {
 
     #[test]
     fn every_spelling_is_read() {
-        assert_eq!(names("80,89,90a"), ["80", "89", "90a"]);
-        assert_eq!(names("8.0 9.0a"), ["80", "90a"]);
-        assert_eq!(names("sm_90a"), ["90a"]);
-        assert_eq!(names("compute_86; sm_100f"), ["86", "100f"]);
+        assert_eq!(names("80,89,90"), ["80", "89", "90"]);
+        assert_eq!(names("8.0 9.0a"), ["80", "90"]);
+        assert_eq!(names("sm_90a"), ["90"]);
+        assert_eq!(names("compute_86; sm_100f"), ["86", "100"]);
         assert_eq!(names("12.0"), ["120"]);
     }
 
     #[test]
     fn order_and_repetition_do_not_matter() {
-        assert_eq!(names("90 80,8.0 90a"), ["80", "90a"]);
+        assert_eq!(names("90 80,8.0 90a"), ["80", "90"]);
     }
 
     #[test]
@@ -64,33 +64,38 @@ mod arch_list {
     }
 
     #[test]
-    fn plain_capabilities_share_one_front_end_pass_and_its_ptx() {
-        let args = gencode(&parse_list("V", DEFAULT).unwrap());
-        let shared = "arch=compute_80,code=[sm_80,sm_86,sm_89,sm_120,compute_80]";
+    fn a_unit_has_one_front_end_pass_and_its_ptx() {
+        let args = gencode(parse("80").unwrap(), &parse_list("V", DEFAULT).unwrap());
+        let all = "arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90,sm_120,compute_80]";
+        assert_eq!(args, ["-gencode", all]);
+    }
+
+    #[test]
+    fn a_unit_is_compiled_for_devices_that_run_it_only() {
+        let devices = parse_list("V", "80,89,90,100").unwrap();
+        let codes = |compute| gencode(parse(compute).unwrap(), &devices).pop();
+        let later = "arch=compute_89,code=[sm_89,sm_90,sm_100,compute_89]";
+        assert_eq!(codes("89").as_deref(), Some(later));
         assert_eq!(
-            args,
-            [
-                "-gencode",
-                shared,
-                "-gencode",
-                "arch=compute_90a,code=sm_90a"
-            ]
+            codes("90a").as_deref(),
+            Some("arch=compute_90a,code=[sm_90a]")
         );
+        assert_eq!(codes("120a"), None);
     }
 
     #[test]
     fn ptx_is_there_whatever_is_asked_for() {
-        let args = gencode(&parse_list("V", "90a").unwrap());
-        assert_eq!(args[1], "arch=compute_80,code=[compute_80]");
+        let args = gencode(parse("90").unwrap(), &parse_list("V", "80").unwrap());
+        assert_eq!(args[1], "arch=compute_90,code=[compute_90]");
     }
 
     #[test]
-    fn a_suffix_needs_no_entry_of_its_own_in_the_listing() {
+    fn what_nvcc_does_not_list_is_unknown_to_it() {
         let (known, unknown) = known_to(
             "sm_80\nsm_90\nsm_100\n",
             &parse_list("V", "80,90a,120").unwrap(),
         );
-        assert_eq!(known, parse_list("V", "80,90a").unwrap());
+        assert_eq!(known, parse_list("V", "80,90").unwrap());
         assert_eq!(unknown, parse_list("V", "120").unwrap());
     }
 }
@@ -250,7 +255,7 @@ mod incremental {
     use std::path::PathBuf;
     use std::time::{Duration, SystemTime};
 
-    use lora_kernels_build::units::{Compiler, Image, list};
+    use lora_kernels_build::units::{Compiler, Image, Unit};
 
     const NVCC: &str = r#"
 while [ $# -gt 0 ]; do
@@ -317,8 +322,12 @@ echo "$out : $unit $headers" > "$deps"
         }
 
         fn build(&self) -> Result<Vec<Image>, String> {
-            self.compiler
-                .build(&list(&self.root, "kernels").unwrap(), 2)
+            let units = ["a", "b"].map(|name| Unit {
+                name: name.to_owned(),
+                source: self.root.join(format!("kernels/{name}.cu")),
+                args: vec!["-DUNIT".to_owned()],
+            });
+            self.compiler.build(&units, 2)
         }
 
         /// The units for which the compiler ran. Every image must be what its sources say now,
@@ -328,23 +337,23 @@ echo "$out : $unit $headers" > "$deps"
                 |file: &str| fs::read_to_string(self.root.join("kernels").join(file)).unwrap();
             let images = self.build().unwrap();
             for image in &images {
-                let headers = if image.stem == "a" {
+                let headers = if image.name == "a" {
                     read("one.cuh")
                 } else {
                     read("one.cuh") + &read("two.cuh")
                 };
-                let expected = read(&format!("{}.cu", image.stem)) + &headers;
+                let expected = read(&format!("{}.cu", image.name)) + &headers;
                 assert_eq!(
                     fs::read_to_string(&image.fatbin).unwrap(),
                     expected,
                     "image of {}",
-                    image.stem
+                    image.name
                 );
             }
             images
                 .into_iter()
                 .filter(|image| image.compiled)
-                .map(|image| image.stem)
+                .map(|image| image.name)
                 .collect()
         }
     }
@@ -434,7 +443,9 @@ echo "$out : $unit $headers" > "$deps"
         checkout.write("two.cuh", "WRONG");
         let error = checkout.build().unwrap_err();
         assert!(
-            error.contains("nvcc failed on kernels/b.cu") && error.contains("error: WRONG"),
+            error.contains("nvcc failed on ")
+                && error.contains("kernels/b.cu")
+                && error.contains("error: WRONG"),
             "{error}"
         );
         checkout.write("two.cuh", "2");

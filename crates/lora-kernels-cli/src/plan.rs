@@ -152,7 +152,7 @@ struct Step {
 impl Step {
     fn new(launch: &Launch) -> Self {
         Self {
-            kernel: launch.variant.symbol(),
+            kernel: launch.variant.symbol().to_owned(),
             blocks: launch.blocks,
             threads: launch.threads,
             shared_bytes: launch.shared_bytes,

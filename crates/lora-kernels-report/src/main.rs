@@ -44,7 +44,7 @@ const COMPARED_ON: DeviceModel = H100;
 
 fn measure(quick: bool) -> Outcome<Document> {
     let variants = Variant::all().map(|variant| Kernel {
-        symbol: variant.symbol(),
+        symbol: variant.symbol().to_owned(),
         threads: variant.threads(),
         dynamic_shared: variant.shared_bytes(),
     });

@@ -87,7 +87,7 @@ fn planned(
         Operation::Merge => (None, 0, 0),
     };
     Planned {
-        symbol: launch.variant.symbol(),
+        symbol: launch.variant.symbol().to_owned(),
         read: read + product.as_ref().map_or(0, |product| product.read),
         written: written + product.as_ref().map_or(0, |product| product.written),
         product,
@@ -138,7 +138,7 @@ fn schedule(launch: &Launch) -> Option<Schedule> {
     Some(Schedule {
         tile_m: tile_m as u64,
         tile_n: tile_n as u64,
-        tile_k: schedule.tile.depth() as u64,
+        tile_k: schedule.tile.depth as u64,
         blocks: schedule.blocks.into(),
         raster: Raster::GroupN(schedule.group_n.into()),
         serpentine: schedule.serpentine,

@@ -1,6 +1,6 @@
 //! The driver, the kernels in it, streams and graphs.
 
 mod capture;
-mod contract;
+mod layout_check;
 mod no_driver;
 mod streams;

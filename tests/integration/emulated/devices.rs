@@ -42,9 +42,9 @@ fn on_the_device(key: &str) {
     run::<f32>(small, &mut tiles);
     // 8 x 16 tiles of the largest shape, 8 x 32 of the next.
     run::<bf16>(Case::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
-    let large = [Tile::M128N256K64, Tile::M128N128K32];
-    assert!(large.iter().any(|tile| tiles.contains(tile)), "{tiles:?}");
-    assert!(tiles.contains(&Tile::M64N64K64), "{tiles:?}");
+    let chosen = |name: &str| tiles.iter().any(|tile: &Tile| tile.name == name);
+    assert!(chosen("m128n256k64") || chosen("m128n128k32"), "{tiles:?}");
+    assert!(chosen("m64n64k64"), "{tiles:?}");
 }
 
 #[test]

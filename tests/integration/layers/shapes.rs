@@ -207,7 +207,7 @@ fn the_cases_launch_every_kernel_of_a_layer() {
     // Merges have cases of their own.
     let layers = Variant::all().filter(|variant| variant.operation != Operation::Merge);
     let missing = layers.filter(|variant| !variants.contains(variant));
-    let missing: Vec<String> = missing.map(Variant::symbol).collect();
+    let missing: Vec<&str> = missing.map(Variant::symbol).collect();
     assert!(missing.is_empty(), "no case launches {missing:#?}");
 }
 

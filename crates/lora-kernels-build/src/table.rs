@@ -1,0 +1,277 @@
+//! Reads the table of kernels, `kernels/table.toml`: one entry per operation, architecture and tile.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::archs::{self, Arch};
+use crate::fields::{Fields, fail, line_of};
+
+/// Where the table stands, below the crate's root.
+pub const PATH: &str = "kernels/table.toml";
+
+/// Shared memory that one block of any GPU so far can have: 227 KiB.
+const MOST_SHARED: u32 = 227 << 10;
+
+/// How streamed operands are read: the name in the table, in Rust and in CUDA C++.
+pub const ACCESSES: [(&str, &str, &str); 3] = [
+    ("vec", "Vectorised", "kVectorised"),
+    ("vec_kn", "VectorisedKn", "kVectorisedKn"),
+    ("any", "Any", "kAny"),
+];
+
+/// The whole table, checked.
+#[derive(Debug)]
+pub struct Table {
+    pub architectures: Vec<Architecture>,
+    /// Name and C++ type.
+    pub dtypes: Vec<(String, String)>,
+    pub operations: Vec<Operation>,
+    pub kernels: Vec<Kernel>,
+}
+
+/// A family of devices that share kernels.
+#[derive(Debug)]
+pub struct Architecture {
+    pub name: String,
+    /// What its kernels are compiled for by the front end.
+    pub compute: Arch,
+}
+
+/// What is the same for all kernels of an operation.
+#[derive(Debug)]
+pub struct Operation {
+    pub name: String,
+    /// Below `kernels/`.
+    pub header: String,
+    /// The C++ template over <element type, tile, access>.
+    pub kernel: String,
+    /// The C++ struct that the kernel takes.
+    pub params: String,
+    /// How tiles are named: a pattern over the fields of `block`.
+    pub tile: String,
+}
+
+/// One entry; operation, architecture, dtypes and accesses are indices.
+#[derive(Debug)]
+pub struct Kernel {
+    /// In the table, from 1.
+    pub line: usize,
+    pub operation: usize,
+    pub architecture: usize,
+    pub dtypes: Vec<usize>,
+    pub accesses: Vec<usize>,
+    pub tile: String,
+    pub kernel: String,
+    pub block: Block,
+    /// Rows and columns of a warp's part of the output.
+    pub warp: Option<(u32, u32)>,
+    pub stages: Option<u32>,
+    pub threads: u32,
+    pub resident: u32,
+    pub shared: u32,
+    pub quality: Option<f64>,
+}
+
+/// What one block works on; 0 for what the operation does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Block {
+    pub rows: u32,
+    pub columns: u32,
+    pub depth: u32,
+    pub ranks: u32,
+}
+
+impl Block {
+    /// The fields by name.
+    pub fn fields(self) -> [(&'static str, u32); 4] {
+        [
+            ("rows", self.rows),
+            ("columns", self.columns),
+            ("depth", self.depth),
+            ("ranks", self.ranks),
+        ]
+    }
+}
+
+/// Reads a table.
+///
+/// # Errors
+/// The line, the entry and the field that is wrong, and what is allowed there.
+pub fn parse(text: &str) -> Result<Table, String> {
+    let document = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| line_of(text, &span));
+        format!("{PATH}:{line}: {}", error.message())
+    })?;
+    let root = Fields::of_table(
+        text,
+        "the table",
+        document.get_ref(),
+        document.span(),
+        &["architectures", "dtypes", "operations", "kernels"],
+    )?;
+
+    let mut architectures = Vec::new();
+    for (name, value) in root.named("architectures")? {
+        let entry = format!("architecture {name}");
+        let fields = Fields::of(text, &entry, value, &["compute"])?;
+        let (compute, span) = fields.string("compute")?;
+        let compute = archs::parse(compute)
+            .map_err(|reason| fields.wrong(&span, "compute", compute, reason))?;
+        let name = name.to_owned();
+        architectures.push(Architecture { name, compute });
+    }
+
+    let mut dtypes = Vec::new();
+    for (name, value) in root.named("dtypes")? {
+        let DeValue::String(cpp) = value.get_ref() else {
+            let reason = "must be a C++ type, quoted";
+            return Err(fail(text, &value.span(), "dtypes", name, reason));
+        };
+        dtypes.push((name.to_owned(), cpp.to_string()));
+    }
+
+    let mut operations = Vec::new();
+    for (name, value) in root.named("operations")? {
+        let entry = format!("operation {name}");
+        let allowed = ["header", "kernel", "params", "tile"];
+        let fields = Fields::of(text, &entry, value, &allowed)?;
+        let string = |field| fields.string(field).map(|(value, _)| value.to_owned());
+        operations.push(Operation {
+            name: name.to_owned(),
+            header: string("header")?,
+            kernel: string("kernel")?,
+            params: string("params")?,
+            tile: string("tile")?,
+        });
+    }
+
+    let mut table = Table {
+        architectures,
+        dtypes,
+        operations,
+        kernels: Vec::new(),
+    };
+    for (index, value) in root.listed("kernels")?.iter().enumerate() {
+        let kernel = table.kernel(text, index + 1, value)?;
+        table.kernels.push(kernel);
+    }
+    Ok(table)
+}
+
+impl Table {
+    fn kernel(
+        &self,
+        text: &str,
+        number: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Kernel, String> {
+        let entry = format!("kernel {number}");
+        let allowed = [
+            "operation",
+            "architecture",
+            "dtypes",
+            "accesses",
+            "tile",
+            "kernel",
+            "block",
+            "warp",
+            "stages",
+            "threads",
+            "resident",
+            "shared",
+            "quality",
+        ];
+        let fields = Fields::of(text, &entry, value, &allowed)?;
+        let operations: Vec<&str> = self.operations.iter().map(|o| o.name.as_str()).collect();
+        let operation = fields.one_of("operation", &operations)?;
+        let architectures: Vec<&str> = self.architectures.iter().map(|a| a.name.as_str()).collect();
+        let dtypes: Vec<&str> = self.dtypes.iter().map(|(name, _)| name.as_str()).collect();
+        let block = fields.block()?;
+        let described = &self.operations[operation];
+        let tile = match fields.optional("tile") {
+            Some(_) => fields.string("tile")?.0.to_owned(),
+            None => tile_name(&described.tile, block).map_err(|field| {
+                fields.missing("block", &format!("`{field}`, a part of the tile's name"))
+            })?,
+        };
+        let kernel = match fields.optional("kernel") {
+            Some(_) => fields.string("kernel")?.0.to_owned(),
+            None => described.kernel.clone(),
+        };
+        let optional = |field, allowed: Range<u32>| match fields.optional(field) {
+            Some(_) => fields.number(field, allowed).map(Some),
+            None => Ok(None),
+        };
+        let kernel = Kernel {
+            line: line_of(text, &value.span()),
+            operation,
+            architecture: fields.one_of("architecture", &architectures)?,
+            dtypes: fields.some_of("dtypes", &dtypes)?,
+            accesses: fields.some_of("accesses", &ACCESSES.map(|(name, ..)| name))?,
+            tile,
+            kernel,
+            block,
+            warp: fields.warp()?,
+            stages: optional("stages", 2..17)?,
+            threads: fields.number("threads", 32..1025)?,
+            resident: fields.number("resident", 1..33)?,
+            shared: fields.number("shared", 0..MOST_SHARED + 1)?,
+            quality: fields.quality()?,
+        };
+        if kernel.threads % 32 != 0 {
+            let span = fields.span_of("threads");
+            let given = kernel.threads;
+            return Err(fields.wrong(
+                &span,
+                "threads",
+                given,
+                "must be whole warps: a multiple of 32",
+            ));
+        }
+        for other in &self.kernels {
+            let same = (other.operation, other.architecture, &other.tile)
+                == (kernel.operation, kernel.architecture, &kernel.tile);
+            if let Some(&dtype) = other
+                .dtypes
+                .iter()
+                .find(|dtype| same && kernel.dtypes.contains(dtype))
+            {
+                let reason = format!(
+                    "repeats the kernel of line {}: an operation has one entry per architecture, tile and dtype",
+                    other.line
+                );
+                let what = format!(
+                    "{} {} in {}",
+                    described.name, kernel.tile, self.dtypes[dtype].0
+                );
+                return Err(fields.wrong(&value.span(), "tile", what, reason));
+            }
+        }
+        Ok(kernel)
+    }
+}
+
+/// `m{rows}n{columns}` with the block's numbers; the field that is needed and absent otherwise.
+fn tile_name(pattern: &str, block: Block) -> Result<String, &'static str> {
+    let mut name = pattern.to_owned();
+    for (field, value) in block.fields() {
+        let place = format!("{{{field}}}");
+        if name.contains(&place) && value == 0 {
+            return Err(field);
+        }
+        name = name.replace(&place, &value.to_string());
+    }
+    Ok(name)
+}
+
+/// A name of the table as Rust has it: `grad_b` is `GradB`.
+pub fn camel_case(name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|first| first.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    words.collect()
+}

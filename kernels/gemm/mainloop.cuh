@@ -1,0 +1,227 @@
+// The main loop that forward and grad_x share: acc (BlockM, BlockN) += A (BlockM, depth) * B
+// (depth, BlockN), BlockK of the depth per step, through `Stages` buffers in shared memory that
+// cp.async fills ahead.
+//
+// A step waits once and meets at one barrier. Fragments of the next 16 of the depth are read while
+// the tensor cores work on the last ones, also across the barrier, so that these seldom wait for
+// shared memory.
+#pragma once
+#include "common/accumulator.cuh"
+
+// Where a lane's rows of ldmatrix lie in the tiles of an operand. All its addresses differ from the
+// first by a constant: the swizzle of a lane is the same for every fragment, so what selects a
+// chunk is XORed and what selects 16 rows is added.
+template <Major Layout, typename TileType>
+struct FragmentAddress {
+    uint32_t first;
+    static constexpr int kRowBytes = TileType::kColumns * 2;
+
+    // `outer0` is where the warp begins. `lane_outer`, `lane_chunk`: the row of the outer index,
+    // and the chunk of the depth, that the lane's address is for.
+    __device__ __forceinline__ void start(const TileType& tile, int outer0, int lane_outer,
+                                          int lane_depth) {
+        if constexpr (Layout == Major::kK) {  // tile (outer, depth)
+            first = tile.chunk_address(outer0 + lane_outer, lane_depth / 8);
+        } else {  // tile (depth, outer)
+            first = tile.chunk_address(lane_depth, (outer0 + lane_outer) / 8);
+        }
+    }
+    __device__ __forceinline__ uint32_t at(uint32_t stage, int outer, int depth) const {
+        if constexpr (Layout == Major::kK) {
+            return ((first + stage) ^ (depth * 2)) + outer * kRowBytes;
+        } else {
+            return ((first + stage) ^ (outer * 2)) + depth * kRowBytes;
+        }
+    }
+};
+
+template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages,
+          Major BMajor>
+struct MainLoop {
+    static constexpr int kDepthSteps = BlockK / kDepthStep;
+    static constexpr Major kBMajor = BMajor;
+    using ATile = Tile<T, BlockM, BlockK>;
+    using BTile = std::conditional_t<BMajor == Major::kK, Tile<T, BlockN, BlockK>,
+                                     Tile<T, BlockK, BlockN>>;
+    static constexpr uint32_t kStageBytes = ATile::kBytes + BTile::kBytes;
+    static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>,
+                  "fragments alternate between two sets of registers");
+
+    Accumulator<WarpM, WarpN> acc;
+    uint32_t read;  // bytes to the stage that is read next
+    FragmentAddress<Major::kK, ATile> a_address;
+    FragmentAddress<BMajor, BTile> b_address;
+    uint32_t a[2][WarpM / 16][4];  // fragments, of this 16 of the depth and of the next
+    uint32_t b[2][WarpN / 16][4];
+
+    __device__ __forceinline__ static unsigned char* stage_data(uint32_t stage) {
+        extern __shared__ __align__(128) unsigned char stages[];
+        return stages + stage;
+    }
+    __device__ __forceinline__ static ATile a_tile(uint32_t stage) {
+        return {reinterpret_cast<T*>(stage_data(stage))};
+    }
+    template <typename Tile = BTile>
+    __device__ __forceinline__ static Tile b_tile(uint32_t stage) {
+        return {reinterpret_cast<T*>(stage_data(stage + ATile::kBytes))};
+    }
+
+    static constexpr int kWarpsM = BlockM / WarpM;
+    // First row and column of this warp in the block's tile.
+    __device__ __forceinline__ static int warp_row() { return threadIdx.x / 32 % kWarpsM * WarpM; }
+    __device__ __forceinline__ static int warp_column() {
+        return threadIdx.x / 32 / kWarpsM * WarpN;
+    }
+
+    __device__ __forceinline__ MainLoop() {
+        if constexpr (kTensorCore<T>) {
+            const int lane = threadIdx.x % 32;
+            a_address.start(a_tile(0), warp_row(), lane % 16, lane / 16 * 8);
+            start_b(b_address, lane);
+        }
+    }
+
+    __device__ __forceinline__ static void next(uint32_t& stage) {
+        stage = stage == (Stages - 1) * kStageBytes ? 0 : stage + kStageBytes;
+    }
+
+    // Calls issue(stage) for as many steps as there are stages less one: what a tile begins with.
+    // The buffers must be free.
+    template <typename Issue>
+    __device__ __forceinline__ void prologue(Issue&& issue) {
+        read = 0;
+#pragma unroll 1
+        for (uint32_t stage = 0; stage < (Stages - 1) * kStageBytes; stage += kStageBytes) {
+            issue(stage);
+            ptx::cp_async_commit();
+        }
+    }
+
+    // Fills the stage that was read last. One group is committed per step, empty ones at the end
+    // too, so the count of pending groups always names a step's.
+    template <typename Issue>
+    __device__ __forceinline__ void fill(Issue&& issue) {
+        issue(read == 0 ? (Stages - 1) * kStageBytes : read - kStageBytes);
+        ptx::cp_async_commit();
+    }
+
+    // After it the tiles of the next step are visible to all, and all have done with the stage that
+    // is filled next.
+    __device__ __forceinline__ static void arrive() {
+        ptx::cp_async_wait<Stages - 2>();
+        __syncthreads();
+    }
+
+    // Before the first of a run of whole steps.
+    __device__ __forceinline__ void begin() {
+        if constexpr (kTensorCore<T>) {
+            arrive();
+            load(0, 0, b_address);
+        }
+    }
+
+    // One whole step, and the next stage filled. It leaves the first fragments of the step that
+    // follows in registers; a plain step has no use for them.
+    template <typename Issue>
+    __device__ __forceinline__ void whole_step(Issue&& issue) {
+        if constexpr (kTensorCore<T>) {
+#pragma unroll
+            for (int k = 0; k < kDepthSteps; ++k) {
+                if (k == kDepthSteps - 1) {
+                    next(read);
+                    arrive();
+                    load(0, 0, b_address);
+                } else {
+                    load((k + 1) % 2, k + 1, b_address);
+                }
+                if (k == 0) {
+                    fill(issue);
+                }
+                multiply(k % 2);
+            }
+        } else {
+            plain_step<BMajor, BTile>(BlockK, issue);
+        }
+    }
+
+    // One step of which `depth` is used, and the next stage filled: a few of each tile, so it is
+    // short instead of fast. B may lie in shared memory another way than the weight does.
+    template <Major Layout, typename Tile, typename Issue>
+    __device__ __forceinline__ void plain_step(int depth, Issue&& issue) {
+        arrive();
+        fill(issue);
+        if constexpr (!kTensorCore<T>) {
+#pragma unroll 1
+            for (int k = 0; k < depth; k += kDepthStep) {
+                warp_fma<Major::kK, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read),
+                                                warp_column(), k);
+            }
+        } else if constexpr (Layout == BMajor) {
+            multiply_steps(depth, b_address);
+        } else {
+            FragmentAddress<Layout, Tile> address;
+            uint32_t lane = threadIdx.x % 32;
+            pin(lane);
+            start_b(address, lane);
+            multiply_steps(depth, address);
+        }
+        next(read);
+    }
+
+    // At the end of an output tile, before the prologue of the next.
+    __device__ __forceinline__ static void end() {
+        ptx::cp_async_wait<0>();
+        __syncthreads();
+    }
+
+   private:
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ static void start_b(FragmentAddress<Layout, Tile>& address,
+                                                   int lane) {
+        if constexpr (Layout == Major::kK) {
+            address.start(b_tile<Tile>(0), warp_column(), lane % 8 + lane / 16 * 8,
+                          lane / 8 % 2 * 8);
+        } else {
+            address.start(b_tile<Tile>(0), warp_column(), lane / 16 * 8, lane % 16);
+        }
+    }
+
+    // The fragments of 16 of the depth, the k-th of a stage.
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ void load(int set, int k,
+                                         const FragmentAddress<Layout, Tile>& b_at) {
+#pragma unroll
+        for (int i = 0; i < WarpM / 16; ++i) {
+            ptx::ldmatrix_x4(a[set][i], a_address.at(read, 16 * i, kDepthStep * k));
+        }
+#pragma unroll
+        for (int j = 0; j < WarpN / 16; ++j) {
+            if constexpr (Layout == Major::kK) {
+                ptx::ldmatrix_x4(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
+            } else {
+                ptx::ldmatrix_x4_trans(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
+            }
+        }
+    }
+
+    template <typename Address>
+    __device__ __forceinline__ void multiply_steps(int depth, const Address& b_at) {
+#pragma unroll 1
+        for (int k = 0; k < depth / kDepthStep; ++k) {
+            load(0, k, b_at);
+            multiply(0);
+        }
+    }
+
+    __device__ __forceinline__ void multiply(int set) {
+#pragma unroll
+        for (int j = 0; j < WarpN / 16; ++j) {
+#pragma unroll
+            for (int i = 0; i < WarpM / 16; ++i) {
+                ptx::mma_m16n8k16<T>(acc.value[i][2 * j], a[set][i], b[set][j][0], b[set][j][1]);
+                ptx::mma_m16n8k16<T>(acc.value[i][2 * j + 1], a[set][i], b[set][j][2],
+                                     b[set][j][3]);
+            }
+        }
+    }
+};

@@ -1,0 +1,153 @@
+// Writes what src/plan/params.rs repeats of common/params.cuh, so that a test can compare: of every
+// parameter struct its size and the offset of each field, then the values of the enums.
+#include "common/params.cuh"
+
+#include <initializer_list>
+
+namespace {
+
+struct Writer {
+    uint32_t* out;
+
+    __device__ void words(std::initializer_list<uint32_t> values) {
+        for (const uint32_t value : values) {
+            *out++ = value;
+        }
+    }
+    template <typename... Enums>
+    __device__ void values(Enums... enums) {
+        words({static_cast<uint32_t>(enums)...});
+    }
+    // The size of a struct and the offsets of fields of it.
+    template <typename P, typename... Fields>
+    __device__ void layout(const P& params, const Fields&... fields) {
+        const auto offset = [&](const void* field) {
+            return static_cast<uint32_t>(static_cast<const char*>(field) -
+                                         reinterpret_cast<const char*>(&params));
+        };
+        words({static_cast<uint32_t>(sizeof(P)), offset(&fields)...});
+    }
+};
+
+// Within a struct derived from another, fields go by their names alone.
+struct DropoutFields : DropoutParams {
+    __device__ void write(Writer& w) {
+        w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale);
+    }
+};
+struct AdapterFields : AdapterParams {
+    __device__ void write(Writer& w) {
+        w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling);
+    }
+};
+struct ShrinkFields : ShrinkParams {
+    __device__ void write(Writer& w) {
+        w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters,
+                               adapter_f32, mask_source, counter_count, pad, dropout, lora_a);
+    }
+};
+struct ScheduleFields : ScheduleParams {
+    __device__ void write(Writer& w) {
+        w.layout<ScheduleParams>(*this, tiles_m, tiles_n, group_n, splits, partial, arrived);
+    }
+};
+struct ForwardProjectionFields : ForwardProjection {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride,
+                                    y_stride, n, r, rank0, first_tile, lora_vectorised,
+                                    output_vectorised);
+    }
+};
+struct ForwardFields : ForwardParams {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardParams>(*this, x, s, x_stride, m, k, ranks, projections, adapter_f32,
+                                accumulate, weight_transposed, pad, schedule, projection);
+    }
+};
+struct GradBProjectionFields : GradBProjection {
+    __device__ void write(Writer& w) {
+        w.layout<GradBProjection>(*this, dy, t_partial, lora_b_partial, dy_stride, n, column_groups,
+                                  rows_per_split, m_splits, first_block, pad, lora_b);
+    }
+};
+struct GradBFields : GradBParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradBParams>(*this, s, counters, m, ranks, projections, adapter_f32, counter_count,
+                              pad, projection);
+    }
+};
+struct ReduceJobFields : ReduceJob {
+    __device__ void write(Writer& w) {
+        w.layout<ReduceJob>(*this, partial, out, out_stride, partial_stride, split_stride, splits,
+                            rows, columns, first_block);
+    }
+};
+struct ReduceFields : ReduceParams {
+    __device__ void write(Writer& w) {
+        w.layout<ReduceParams>(*this, blocks, jobs, out_f32, accumulate, job);
+    }
+};
+struct TSourceFields : TSource {
+    __device__ void write(Writer& w) {
+        w.layout<TSource>(*this, partial, partials, rank0, r_pad, pad);
+    }
+};
+struct GradAFields : GradAParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks, adapters,
+                              rows_per_split, column_groups, m_splits, mask_source, dropout,
+                              t_source, reduce_b);
+    }
+};
+struct GradXProjectionFields : GradXProjection {
+    __device__ void write(Writer& w) {
+        w.layout<GradXProjection>(*this, dy, weight, lora_a, dy_stride, weight_stride,
+                                  lora_a_stride, n, r, rank0, lora_vectorised);
+    }
+};
+struct GradXFields : GradXParams {
+    __device__ void write(Writer& w) {
+        w.layout<GradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections, adapter_f32,
+                              accumulate, weight_transposed, output_vectorised, mask_source, pad,
+                              dropout, schedule, projection, reduce_a);
+    }
+};
+struct MergeAdapterFields : MergeAdapter {
+    __device__ void write(Writer& w) {
+        w.layout<MergeAdapter>(*this, lora_a, lora_b, lora_a_stride, lora_b_stride, r, scaling);
+    }
+};
+struct MergeFields : MergeParams {
+    __device__ void write(Writer& w) {
+        w.layout<MergeParams>(*this, weight, merged, partial, totals, weight_stride, merged_stride,
+                              rows, columns, adapters, adapter_f32, weight_transposed, partials,
+                              writing, pad, adapter);
+    }
+};
+struct MergeTotalsFields : MergeTotals {
+    __device__ void write(Writer& w) {
+        w.layout<MergeTotals>(*this, delta_squares, error_squares, elements, nonzero, unchanged,
+                              non_finite);
+    }
+};
+
+// In the order of src/plan/params.rs
+template <typename... Fields>
+__device__ void write_layouts(Writer& w) {
+    ([&] {
+        Fields fields;
+        fields.write(w);
+    }(), ...);
+}
+
+}  // namespace
+
+extern "C" __global__ void lora_layout_check(uint32_t* out) {
+    Writer w{out};
+    write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields,
+                  ForwardProjectionFields, ForwardFields, GradBProjectionFields, GradBFields,
+                  ReduceJobFields, ReduceFields, TSourceFields, GradAFields, GradXProjectionFields,
+                  GradXFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
+    w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
+    w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
+}

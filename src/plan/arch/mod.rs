@@ -1,0 +1,71 @@
+//! Which kernels each architecture offers to plans: its candidates for an operation.
+
+mod sm80;
+
+use super::{Access, Arch, DeviceProps, Operation, Variant};
+use crate::{DType, Error, Result};
+
+/// The architecture whose kernels plans for this device choose among. Devices that run none are
+/// refused before ([`DeviceProps::check`]).
+fn of(_: &DeviceProps) -> Arch {
+    Arch::Sm80
+}
+
+/// Kernels for a GEMM, the largest tile first.
+pub(super) fn gemm(
+    device: &DeviceProps,
+    operation: Operation,
+    dtype: DType,
+    access: Access,
+) -> impl Iterator<Item = Variant> {
+    match of(device) {
+        Arch::Sm80 => sm80::built(operation, dtype, access),
+    }
+}
+
+/// The kernel for S (tokens, ranks), and why it was chosen.
+pub(super) fn shrink(
+    device: &DeviceProps,
+    dtype: DType,
+    access: Access,
+    (tokens, ranks): (usize, usize),
+) -> Result<(Variant, String)> {
+    let chosen = match of(device) {
+        Arch::Sm80 => sm80::shrink(device, dtype, access, (tokens, ranks)),
+    };
+    chosen.ok_or_else(|| not_in_table(Operation::Shrink, dtype, access))
+}
+
+/// The kernel of grad_b or grad_a for S or T with so many columns.
+pub(super) fn weight_grad(
+    device: &DeviceProps,
+    operation: Operation,
+    dtype: DType,
+    access: Access,
+    ranks: usize,
+) -> Result<Variant> {
+    let chosen = match of(device) {
+        Arch::Sm80 => sm80::weight_grad(operation, dtype, access, ranks),
+    };
+    chosen.ok_or_else(|| not_in_table(operation, dtype, access))
+}
+
+/// The kernels of a merge: the one for each tile of the weight, and the one that sums what it
+/// counted.
+pub(super) fn merge(
+    device: &DeviceProps,
+    dtype: DType,
+    access: Access,
+) -> Result<(Variant, Variant)> {
+    let chosen = match of(device) {
+        Arch::Sm80 => sm80::merge(dtype, access),
+    };
+    chosen.ok_or_else(|| not_in_table(Operation::Merge, dtype, access))
+}
+
+/// A hole in the table of kernels.
+pub(super) fn not_in_table(operation: Operation, dtype: DType, access: Access) -> Error {
+    Error::NoKernel {
+        what: format!("{operation:?} in {dtype} with {access:?} access"),
+    }
+}
