@@ -1,5 +1,5 @@
-// The element-wise kernels that a framework launches: a thread takes 16 bytes, eight elements of
-// bf16.
+// The element-wise kernels that a framework launches. A thread processes 16 bytes: eight elements
+// of bf16.
 #pragma once
 #include "tile.cuh"
 
@@ -52,8 +52,8 @@ __device__ __forceinline__ uint4 philox4x32_10(uint4 counter, uint2 key) {
     return counter;
 }
 
-// x_hat = x * keep / (1 - p) and a mask of one byte per element, both (m, columns). Draws what the
-// crate's reference draws.
+// x_hat = x * keep / (1 - p) and a mask of one byte per element, both (m, columns). It draws the
+// same mask as lora-kernels' reference.
 __device__ __forceinline__ void dropout(const bf16* x, bf16* x_hat, uint8_t* mask, int64_t chunks,
                                         int columns, uint64_t seed, uint64_t offset,
                                         uint32_t threshold, float keep_scale) {
@@ -105,14 +105,14 @@ __device__ __forceinline__ void add(const bf16* first, const bf16* second, bf16*
     });
 }
 
-// Four elements of f32 are 16 bytes.
+// A thread writes 16 bytes: four elements of f32.
 __device__ __forceinline__ void fill_zero(float* out, int64_t chunks) {
     for_my_chunk(chunks, [&](int64_t chunk) {
         reinterpret_cast<float4*>(out)[chunk] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     });
 }
 
-// f32 -> bf16, four elements a thread
+// Rounds f32 to bf16, four elements per thread.
 __device__ __forceinline__ void cast(const float* in, bf16* out, int64_t chunks) {
     for_my_chunk(chunks, [&](int64_t chunk) {
         const float4 from = reinterpret_cast<const float4*>(in)[chunk];

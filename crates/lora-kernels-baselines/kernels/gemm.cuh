@@ -1,6 +1,6 @@
-// A tile product from global memory, as the peers' libraries have it: cp.async through a ring of
-// stages, mma.sync, blocks in groups of eight rows of tiles, an epilogue whose global accesses are
-// whole lines. Every size is a multiple of its tile, except for short depths.
+// A tile product from global memory, as in the peers' libraries: cp.async through a ring of stages,
+// mma.sync, blocks in groups of eight tile rows, and an epilogue that accesses whole lines of
+// global memory. Every size is a multiple of its tile, except for short depths.
 #pragma once
 #include <type_traits>
 
@@ -8,8 +8,8 @@
 
 namespace peers {
 
-// C (m, n) = A (m, depth) * B (depth, n), all dense. A is stored (m, depth), Major::kDepth, or
-// (depth, m), Major::kOuter; B (n, depth) or (depth, n).
+// C (m, n) = A (m, k) * B (k, n), all dense. A K-major A is stored (m, k), an MN-major one (k, m).
+// A K-major B is stored (n, k), an MN-major one (k, n).
 template <int BlockM, int BlockN, int BlockK, int WarpsM, int WarpsN, int Stages, Major AMajor,
           Major BMajor>
 struct Gemm {
@@ -21,9 +21,9 @@ struct Gemm {
 
     using Acc = Accumulator<kWarpM, kWarpN>;
     using ATile =
-        std::conditional_t<AMajor == Major::kDepth, Tile<BlockM, BlockK>, Tile<BlockK, BlockM>>;
+        std::conditional_t<AMajor == Major::kK, Tile<BlockM, BlockK>, Tile<BlockK, BlockM>>;
     using BTile =
-        std::conditional_t<BMajor == Major::kDepth, Tile<BlockN, BlockK>, Tile<BlockK, BlockN>>;
+        std::conditional_t<BMajor == Major::kK, Tile<BlockN, BlockK>, Tile<BlockK, BlockN>>;
 
     struct Position {
         int row0, column0;
@@ -52,17 +52,16 @@ struct Gemm {
         return {(first + inner % height) * BlockM, inner / height * BlockN};
     }
 
-    // The tiles along the depth of an operand, from index `outer` on.
+    // The tiles of an operand along K, from row or column `outer` on.
     template <Major Layout, typename To>
     __device__ __forceinline__ static Source<kThreads, To> source(const bf16* from, int64_t stride,
                                                                   int outer) {
-        return Layout == Major::kDepth
-                   ? Source<kThreads, To>(from + outer * stride, stride, BlockK)
-                   : Source<kThreads, To>(from + outer, stride, BlockK * stride);
+        return Layout == Major::kK ? Source<kThreads, To>(from + outer * stride, stride, BlockK)
+                                   : Source<kThreads, To>(from + outer, stride, BlockK * stride);
     }
 
-    // acc += A * f(B). With `Short`, depth is any multiple of 16, else one of BlockK. Leaves shared
-    // memory free.
+    // acc += A * f(B). K is a multiple of 16 if `Short` is set, else of BlockK. Shared memory is
+    // free afterwards.
     template <bool Short, typename F = Unchanged>
     __device__ __forceinline__ static void accumulate(Acc& acc, const Operands& from, Position at,
                                                       int depth, F&& f = F{}) {
@@ -75,10 +74,10 @@ struct Gemm {
         auto b = source<BMajor, BTile>(from.b, from.b_stride, at.column0);
         const auto load = [&](int step, int stage) {
             const int left = depth - step * BlockK;
-            a.template load<Short>(a_tile(stage), AMajor == Major::kDepth ? BlockM : left,
-                                   AMajor == Major::kDepth ? left : BlockM);
-            b.template load<Short>(b_tile(stage), BMajor == Major::kDepth ? BlockN : left,
-                                   BMajor == Major::kDepth ? left : BlockN);
+            a.template load<Short>(a_tile(stage), AMajor == Major::kK ? BlockM : left,
+                                   AMajor == Major::kK ? left : BlockM);
+            b.template load<Short>(b_tile(stage), BMajor == Major::kK ? BlockN : left,
+                                   BMajor == Major::kK ? left : BlockN);
         };
 
         const int steps = (depth + BlockK - 1) / BlockK;
@@ -112,8 +111,8 @@ struct Gemm {
         __syncthreads();
     }
 
-    // C = alpha * acc, or alpha * acc + C with `Add`, rounded once. C (m, n) is read and written in
-    // whole 16-byte chunks of each row.
+    // C = alpha * acc, or alpha * acc + C if `Add` is set, rounded once. C (m, n) is read and
+    // written in whole 16-byte chunks of each row.
     template <bool Add>
     __device__ __forceinline__ static void store(Acc& acc, bf16* c, int n, Position at,
                                                  float alpha) {
@@ -156,10 +155,10 @@ struct Gemm {
         });
     }
 
-    // Rows as stored are as long as the index that is contiguous.
+    // The row stride of a dense operand is the size of its contiguous dimension.
     __device__ __forceinline__ static Operands dense(const bf16* a, const bf16* b, int m, int n,
                                                      int depth) {
-        return {a, b, AMajor == Major::kDepth ? depth : m, BMajor == Major::kDepth ? depth : n};
+        return {a, b, AMajor == Major::kK ? depth : m, BMajor == Major::kK ? depth : n};
     }
 
     static constexpr int kRingBytes = Stages * (ATile::kBytes + BTile::kBytes);
@@ -167,8 +166,8 @@ struct Gemm {
     static constexpr int kSharedBytes = kRingBytes > kOutBytes ? kRingBytes : kOutBytes;
 };
 
-// C = alpha * A * B, or += with `Add`. The names of the instances say which operand is transposed
-// as stored: N for (m, depth) and (depth, n).
+// C = alpha * A * B, or C += alpha * A * B if `Add` is set. The names of the instances say how
+// operands are stored: N for (m, k) and (k, n), T for their transposes.
 template <typename G, bool Short, bool Add>
 __device__ __forceinline__ void matmul(const bf16* a, const bf16* b, bf16* c, int m, int n,
                                        int depth, float alpha) {

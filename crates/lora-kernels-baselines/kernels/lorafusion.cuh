@@ -1,11 +1,11 @@
-// LoRAFusion's fused kernels (arXiv 2510.00206): the low-rank product goes into the accumulator
-// before the main loop; one pass over dy gives the gradients of B and S by atomic additions.
+// LoRAFusion's fused kernels (arXiv 2510.00206). The low-rank product is accumulated before the
+// main loop. One pass over dy computes the gradients of B and S with atomic additions.
 #pragma once
 #include "gemm.cuh"
 
 namespace peers {
 
-// y (m, n) = x W^T + S (alpha B)^T, alpha B rounded to bf16.
+// y (m, n) = x W^T + S (alpha B)^T, where alpha B is rounded to bf16.
 template <typename G>
 __device__ __forceinline__ void lorafusion_forward(const bf16* x, const bf16* weight, const bf16* s,
                                                    const bf16* lora_b, bf16* y, int m, int n, int k,
@@ -26,8 +26,8 @@ __device__ __forceinline__ void lorafusion_forward(const bf16* x, const bf16* we
     G::template store<false>(acc, y, n, at, 1.0f);
 }
 
-// acc = where(mask, acc * keep_scale, 0). The warp's part of the mask (m, n), a byte per element,
-// goes through shared memory.
+// acc = where(mask, acc * keep_scale, 0). The mask (m, n) has a byte per element; the warp's part
+// is staged in shared memory.
 template <typename G>
 __device__ __forceinline__ void apply_mask(typename G::Acc& acc, const uint8_t* mask, int n,
                                            typename G::Position at, float keep_scale) {
@@ -56,7 +56,7 @@ __device__ __forceinline__ void apply_mask(typename G::Acc& acc, const uint8_t* 
     __syncthreads();
 }
 
-// dx (m, k) = dy W + mask o (dS A) / (1 - p); no mask, no dropout.
+// dx (m, k) = dy W + mask o (dS A) / (1 - p). A null mask means no dropout.
 template <typename G>
 __device__ __forceinline__ void lorafusion_grad_x(const bf16* dy, const bf16* weight,
                                                   const bf16* ds, const bf16* lora_a,
@@ -73,8 +73,8 @@ __device__ __forceinline__ void lorafusion_grad_x(const bf16* dy, const bf16* we
     G::template store<false>(acc, dx, k, at, 1.0f);
 }
 
-// One block for each 128x128 tile of dy: dB (n, rank) += alpha dy^T S and dS (m, rank) += alpha dy
-// B, both f32, atomically.
+// dB (n, rank) += alpha dy^T S and dS (m, rank) += alpha dy B, both f32 and atomic, with one block
+// per 128x128 tile of dy.
 template <int Rank>
 struct LoraFusionGradB {
     static constexpr int kBlock = 128;
@@ -84,8 +84,8 @@ struct LoraFusionGradB {
     using DyTile = Tile<kBlock, kBlock>;  // (rows of dy, columns of dy)
     using RankTile = Tile<kBlock, Rank>;
     using Acc = Accumulator<16, Rank>;
-    // For the raster alone.
-    using G = Gemm<kBlock, kBlock, 64, 4, 2, 2, Major::kDepth, Major::kDepth>;
+    // Used only for its raster.
+    using G = Gemm<kBlock, kBlock, 64, 4, 2, 2, Major::kK, Major::kK>;
 
     static constexpr int kSharedBytes = DyTile::kBytes + 2 * RankTile::kBytes;
 
@@ -108,13 +108,13 @@ struct LoraFusionGradB {
         acc.clear();
 #pragma unroll 2
         for (int depth = 0; depth < kBlock; depth += kDepthStep) {
-            warp_mma<Major::kOuter, Major::kOuter>(acc, dy_tile, mine, s_tile, 0, depth);
+            warp_mma<Major::kMn, Major::kMn>(acc, dy_tile, mine, s_tile, 0, depth);
         }
         add_to(d_lora_b + static_cast<int64_t>(at.column0 + mine) * Rank, acc, alpha);
         acc.clear();
 #pragma unroll 2
         for (int depth = 0; depth < kBlock; depth += kDepthStep) {
-            warp_mma<Major::kDepth, Major::kOuter>(acc, dy_tile, mine, b_tile, 0, depth);
+            warp_mma<Major::kK, Major::kMn>(acc, dy_tile, mine, b_tile, 0, depth);
         }
         add_to(ds + static_cast<int64_t>(at.row0 + mine) * Rank, acc, alpha);
     }

@@ -1,30 +1,30 @@
-// The peers' kernels by name. benches/peers/ launches them; the crate does not.
+// The symbols of the peers' kernels, which src/ of this crate launches.
 #include "elementwise.cuh"
 #include "lorafusion.cuh"
 #include "tiles.cuh"
 
 using namespace peers;
 
-// <add or not>__<how the operands are stored: n as used, t transposed>__<tile>
+// <add or not>__<how the operands are stored: n as written, t transposed>__<tile>
 #define PEER_MATMUL(NAME, SHORT, ADD, ...)                                                  \
     extern "C" __global__ void __launch_bounds__((__VA_ARGS__::kThreads), 1)                \
         NAME(const bf16* a, const bf16* b, bf16* c, int m, int n, int depth, float alpha) { \
         matmul<__VA_ARGS__, SHORT, ADD>(a, b, c, m, n, depth, alpha);                       \
     }
 
-PEER_MATMUL(peer_mm__nt__m128n256k64, false, false, Large<Major::kDepth>)
-PEER_MATMUL(peer_mm__nt__m128n128k32, false, false, Medium<Major::kDepth>)
-PEER_MATMUL(peer_mm__nn__m128n256k64, false, false, Large<Major::kOuter>)
-PEER_MATMUL(peer_mm__nn__m128n128k32, false, false, Medium<Major::kOuter>)
+PEER_MATMUL(peer_mm__nt__m128n256k64, false, false, Large<Major::kK>)
+PEER_MATMUL(peer_mm__nt__m128n128k32, false, false, Medium<Major::kK>)
+PEER_MATMUL(peer_mm__nn__m128n256k64, false, false, Large<Major::kMn>)
+PEER_MATMUL(peer_mm__nn__m128n128k32, false, false, Medium<Major::kMn>)
 
-PEER_MATMUL(peer_mm__nt__expand, true, false, Expand<Major::kDepth>)
-PEER_MATMUL(peer_mm__nn__expand, true, false, Expand<Major::kOuter>)
-PEER_MATMUL(peer_addmm__nt__expand, true, true, Expand<Major::kDepth>)
-PEER_MATMUL(peer_addmm__nn__expand, true, true, Expand<Major::kOuter>)
+PEER_MATMUL(peer_mm__nt__expand, true, false, Expand<Major::kK>)
+PEER_MATMUL(peer_mm__nn__expand, true, false, Expand<Major::kMn>)
+PEER_MATMUL(peer_addmm__nt__expand, true, true, Expand<Major::kK>)
+PEER_MATMUL(peer_addmm__nn__expand, true, true, Expand<Major::kMn>)
 
 #define PEER_MATMULS_OF_RANK(RANK)                                                               \
-    PEER_MATMUL(peer_mm__nt__shrink_r##RANK, false, false, Shrink<RANK, Major::kDepth>)          \
-    PEER_MATMUL(peer_mm__nn__shrink_r##RANK, false, false, Shrink<RANK, Major::kOuter>)          \
+    PEER_MATMUL(peer_mm__nt__shrink_r##RANK, false, false, Shrink<RANK, Major::kK>)              \
+    PEER_MATMUL(peer_mm__nn__shrink_r##RANK, false, false, Shrink<RANK, Major::kMn>)             \
     PEER_MATMUL(peer_mm__tn__columns_r##RANK, false, false, Columns<RANK>)                       \
     PEER_MATMUL(peer_mm__tn__rows_r##RANK, false, false, Rows<RANK>)                             \
     extern "C" __global__ void __launch_bounds__(LoraFusionGradB<RANK>::kThreads, 1)             \
@@ -39,18 +39,18 @@ PEER_MATMULS_OF_RANK(64)
 PEER_MATMULS_OF_RANK(128)
 
 #define PEER_LORAFUSION(TILE, NAME)                                                              \
-    extern "C" __global__ void __launch_bounds__(TILE<Major::kDepth>::kThreads, 1)               \
+    extern "C" __global__ void __launch_bounds__(TILE<Major::kK>::kThreads, 1)                   \
         peer_lorafusion_forward__##NAME(const bf16* x, const bf16* weight, const bf16* s,        \
                                         const bf16* lora_b, bf16* y, int m, int n, int k,        \
                                         int rank, float alpha) {                                 \
-        lorafusion_forward<TILE<Major::kDepth>>(x, weight, s, lora_b, y, m, n, k, rank, alpha);  \
+        lorafusion_forward<TILE<Major::kK>>(x, weight, s, lora_b, y, m, n, k, rank, alpha);      \
     }                                                                                            \
-    extern "C" __global__ void __launch_bounds__(TILE<Major::kOuter>::kThreads, 1)               \
+    extern "C" __global__ void __launch_bounds__(TILE<Major::kMn>::kThreads, 1)                  \
         peer_lorafusion_grad_x__##NAME(const bf16* dy, const bf16* weight, const bf16* ds,       \
                                        const bf16* lora_a, const uint8_t* mask, bf16* dx, int m, \
                                        int n, int k, int rank, float keep_scale) {               \
-        lorafusion_grad_x<TILE<Major::kOuter>>(dy, weight, ds, lora_a, mask, dx, m, n, k, rank,  \
-                                               keep_scale);                                      \
+        lorafusion_grad_x<TILE<Major::kMn>>(dy, weight, ds, lora_a, mask, dx, m, n, k, rank,     \
+                                            keep_scale);                                         \
     }
 
 PEER_LORAFUSION(Large, m128n256k64)

@@ -1,8 +1,8 @@
-// bf16 tiles in shared memory and the fragments that mma.sync takes from them.
+// bf16 tiles in shared memory, and the fragments that mma.sync reads from them.
 //
-// Chunk c (16 bytes) of a row lies at c XOR (bits of the row): eight neighbouring rows of one
-// column of chunks then fall into eight different groups of four banks, so that cp.async, ldmatrix
-// and the epilogue's accesses meet no bank conflicts.
+// Chunk c (16 bytes) of a row is stored at c XOR (bits of the row). Eight neighbouring rows of a
+// column of chunks are then in eight different groups of four banks, so that cp.async, ldmatrix and
+// the epilogue cause no bank conflicts.
 #pragma once
 #include <cuda_bf16.h>
 
@@ -18,7 +18,7 @@ using bf16 = __nv_bfloat16;
 
 inline constexpr int kChunk = 8;  // bf16 elements in 16 bytes
 
-// Rows of `ChunksPerRow` chunks, a power of two. The bits repeat every eight rows.
+// The swizzle of rows of `ChunksPerRow` chunks, a power of two. It repeats every eight rows.
 template <int ChunksPerRow>
 struct Swizzle {
     static constexpr int kMask = (ChunksPerRow >= 8 ? 8 : ChunksPerRow) - 1;
@@ -39,14 +39,14 @@ struct Tile {
 
     uint32_t address;  // in shared memory: (Rows, Columns), swizzled
 
-    // `row0` is a multiple of eight: the swizzle is `row`'s alone, so that `row0` only adds to an
-    // address that is known before the loop.
+    // `row0` is a multiple of eight, so the swizzle depends only on `row`, and `row0` is added to
+    // an address that is computed before the loop.
     __device__ __forceinline__ uint32_t chunk_address(int row0, int row, int chunk) const {
         return address + 16 * (row0 * kChunksPerRow + Swizzle<kChunksPerRow>::chunk(row, chunk));
     }
 };
 
-// A thread's part of copying tile after tile of a matrix in global memory.
+// Copies consecutive tiles of a matrix in global memory; the state of one thread.
 template <int Threads, typename To>
 struct Source {
     static constexpr int kRowsPerPass = Threads / To::kChunksPerRow;
@@ -60,15 +60,15 @@ struct Source {
     __device__ __forceinline__ static int row() { return threadIdx.x / To::kChunksPerRow; }
     __device__ __forceinline__ static int chunk() { return threadIdx.x % To::kChunksPerRow; }
 
-    // `from` is the first tile's first element, `stride` goes from row to row, `step` from tile to
-    // tile.
+    // `from` is the first element of the first tile, `stride` is the distance of rows, `step` that
+    // of tiles.
     __device__ __forceinline__ Source(const bf16* from, int64_t stride, int64_t step)
         : next(from + row() * stride + chunk() * kChunk),
           pass_stride(kRowsPerPass * stride),
           step(step) {}
 
-    // Issues the copies of the next tile. With `Short`, only `rows` rows and `columns` columns (a
-    // multiple of 8) are there, and the rest of the tile stays as it was.
+    // Issues the copies of the next tile. If `Short` is set, only `rows` rows and `columns` columns
+    // (a multiple of 8) exist, and the rest of the tile is left unchanged.
     template <bool Short>
     __device__ __forceinline__ void load(To tile, int rows, int columns) {
         const bf16* from = next;
@@ -85,14 +85,13 @@ struct Source {
     }
 };
 
-// Which index of an operand is contiguous in its tile: the one summed over, or the one that
-// survives.
-enum class Major { kDepth, kOuter };
+// The contiguous dimension of an operand: K, which is summed over, or M (of A) or N (of B).
+enum class Major { kK, kMn };
 
 inline constexpr int kDepthStep = 16;  // the depth of one mma
 
-// With g = lane / 4 and t = lane % 4, value[i][j][e] is row 16 * i + g + 8 * (e / 2), column 8 * j
-// + 2 * t + e % 2 of the warp's tile.
+// The accumulators of a warp. With g = lane / 4 and t = lane % 4, value[i][j][e] is the element in
+// row 16 * i + g + 8 * (e / 2) and column 8 * j + 2 * t + e % 2 of the warp's tile.
 template <int WarpM, int WarpN>
 struct Accumulator {
     static_assert(WarpM % 16 == 0 && WarpN % 16 == 0, "fragments are 16x16");
@@ -130,12 +129,13 @@ struct Accumulator {
     }
 };
 
-// The 16x16 fragment of A at (outer, depth), from a tile (outer, depth) or (depth, outer).
+// The 16x16 fragment of A at (outer, depth), from a K-major tile (outer, depth) or an MN-major one
+// (depth, outer).
 template <Major Layout, typename A>
 __device__ __forceinline__ void load_a_fragment(uint32_t (&fragment)[4], const A& tile, int outer,
                                                 int depth) {
     const int lane = threadIdx.x % 32;
-    if constexpr (Layout == Major::kDepth) {
+    if constexpr (Layout == Major::kK) {
         ptx::ldmatrix_x4(fragment, tile.chunk_address(outer, lane % 16, depth / 8 + lane / 16));
     } else {
         ptx::ldmatrix_x4_trans(fragment, tile.chunk_address(depth, lane % 8 + lane / 16 * 8,
@@ -143,13 +143,13 @@ __device__ __forceinline__ void load_a_fragment(uint32_t (&fragment)[4], const A
     }
 }
 
-// Two 16x8 fragments of B at (depth, outer): the first two registers for columns 0-7, the others
-// for columns 8-15.
+// Two 16x8 fragments of B at (depth, outer). The first two registers hold columns 0-7, the others
+// columns 8-15.
 template <Major Layout, typename B>
 __device__ __forceinline__ void load_b_fragment(uint32_t (&fragment)[4], const B& tile, int depth,
                                                 int outer) {
     const int lane = threadIdx.x % 32;
-    if constexpr (Layout == Major::kDepth) {
+    if constexpr (Layout == Major::kK) {
         ptx::ldmatrix_x4(fragment, tile.chunk_address(outer, lane % 8 + lane / 16 * 8,
                                                       depth / 8 + lane / 8 % 2));
     } else {

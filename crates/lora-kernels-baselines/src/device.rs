@@ -1,4 +1,4 @@
-//! Running launches through the CUDA driver.
+//! Runs launches through the CUDA driver.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,17 +12,17 @@ use lora_kernels::cudarc::driver::{
 use lora_kernels::cudarc::nvrtc::Ptx;
 
 use super::launch::{Argument, Launch};
-use super::{Buffer, Layer, Result};
+use super::{Buffer, PeerLayer, Result};
 
-/// The peers' kernels in a context.
-pub struct Device {
+/// The peers' kernels, loaded into a context.
+pub struct PeerDevice {
     stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: RefCell<HashMap<String, CudaFunction>>,
 }
 
-impl Device {
-    /// Loads what [`super::fatbin`] gives.
+impl PeerDevice {
+    /// Loads an image made by [`super::fatbin`].
     ///
     /// # Errors
     /// If the driver refuses the image.
@@ -34,15 +34,15 @@ impl Device {
         })
     }
 
-    /// The stream of all work.
+    /// The stream that all work is enqueued on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Enqueues launches, one after the other.
+    /// Enqueues launches in order.
     ///
     /// # Errors
-    /// If one can't be enqueued: a buffer is missing in `memory`, or the driver refuses.
+    /// If `memory` lacks a buffer, or the driver refuses a launch.
     pub fn run(&self, launches: &[Launch], memory: &Memory) -> Result<()> {
         for launch in launches {
             self.launch(launch, memory)?;
@@ -60,9 +60,9 @@ impl Device {
             .iter_mut()
             .map(|value| std::ptr::from_mut(value).cast())
             .collect();
-        // SAFETY: the arguments are those of the kernel of this name, in order, each at the start
-        // of eight bytes of its own, and every buffer is as large as the layer says that it was
-        // described for, which `Memory` was made with.
+        // SAFETY: the arguments are those of the kernel with this name, in order, each at the start
+        // of eight bytes of its own. `Memory` was made for the layer that the launch was described
+        // for, so every buffer is large enough.
         unsafe {
             sys::cuLaunchKernel(
                 function.cu_function(),
@@ -106,21 +106,21 @@ impl Device {
     }
 }
 
-/// The tensors of a layer that some launches use.
+/// The tensors of a layer that a list of launches uses.
 pub struct Memory {
     stream: Arc<CudaStream>,
-    layer: Layer,
+    layer: PeerLayer,
     buffers: BTreeMap<Buffer, CudaSlice<u8>>,
 }
 
 impl Memory {
-    /// Allocates what `launches` of `layer` use, every byte `fill`.
+    /// Allocates the tensors that `launches` of `layer` use and sets every byte to `fill`.
     ///
     /// # Errors
-    /// If there is too little memory.
+    /// If the device has too little memory.
     pub fn new<'a>(
-        device: &Device,
-        layer: &Layer,
+        device: &PeerDevice,
+        layer: &PeerLayer,
         launches: impl IntoIterator<Item = &'a Launch>,
         fill: u8,
     ) -> Result<Self> {
@@ -140,7 +140,7 @@ impl Memory {
     /// Writes a whole tensor, row after row.
     ///
     /// # Errors
-    /// If the launches use no such tensor, or `values` is of another size.
+    /// If the launches don't use the tensor, or `values` has another size.
     pub fn write<T: DeviceRepr>(&mut self, buffer: Buffer, values: &[T]) -> Result<()> {
         let expected = self.layer.bytes(buffer);
         if size_of_val(values) != expected {
@@ -152,7 +152,7 @@ impl Memory {
             .buffers
             .get_mut(&buffer)
             .ok_or_else(|| missing(buffer))?;
-        // SAFETY: any bytes are good bytes of the tensor.
+        // SAFETY: every bit pattern is a valid value of the tensor's type.
         let mut view =
             unsafe { slice.transmute_mut::<T>(values.len()) }.ok_or_else(|| missing(buffer))?;
         Ok(stream.memcpy_htod(values, &mut view)?)
@@ -161,10 +161,10 @@ impl Memory {
     /// Reads a whole tensor, row after row.
     ///
     /// # Errors
-    /// If the launches use no such tensor, or a launch has failed.
+    /// If the launches don't use the tensor, or a launch has failed.
     pub fn read<T: DeviceRepr>(&self, buffer: Buffer) -> Result<Vec<T>> {
         let slice = self.buffers.get(&buffer).ok_or_else(|| missing(buffer))?;
-        // SAFETY: `T` is a type that device memory may hold, of whatever bits.
+        // SAFETY: `T` is a type that device memory may hold, whatever its bits.
         let view = unsafe { slice.transmute::<T>(slice.len() / size_of::<T>()) }
             .ok_or_else(|| missing(buffer))?;
         Ok(self.stream.clone_dtoh(&view)?)

@@ -1,14 +1,14 @@
-//! Launches of element-wise kernels: kernels/elementwise.cuh.
+//! Launches of the element-wise kernels in kernels/elementwise.cuh.
 
 use lora_kernels::Dropout;
 
 use super::launch::{Argument, Launch, Stream};
-use super::{Buffer, Layer};
+use super::{Buffer, PeerLayer};
 
 const THREADS: u32 = 256;
 
-/// x_hat and the mask.
-pub fn dropout(layer: &Layer, dropout: &Dropout) -> Launch {
+/// Computes x_hat and the mask.
+pub fn dropout(layer: &PeerLayer, dropout: &Dropout) -> Launch {
     let arguments = |chunks| {
         vec![
             Argument::Buffer(Buffer::X),
@@ -32,8 +32,8 @@ pub fn dropout(layer: &Layer, dropout: &Dropout) -> Launch {
     )
 }
 
-/// The adapter's part of dx from the gradient of x_hat.
-pub fn dropout_backward(layer: &Layer) -> Launch {
+/// Computes the adapter's part of dx from the gradient of x_hat.
+pub fn dropout_backward(layer: &PeerLayer) -> Launch {
     let arguments = |chunks| {
         vec![
             Argument::Buffer(Buffer::DxHat),
@@ -54,7 +54,7 @@ pub fn dropout_backward(layer: &Layer) -> Launch {
 }
 
 /// out = s · from
-pub fn scale(layer: &Layer, does: &'static str, from: Buffer, out: Buffer) -> Launch {
+pub fn scale(layer: &PeerLayer, does: &'static str, from: Buffer, out: Buffer) -> Launch {
     let arguments = |chunks| {
         vec![
             Argument::Buffer(from),
@@ -67,7 +67,12 @@ pub fn scale(layer: &Layer, does: &'static str, from: Buffer, out: Buffer) -> La
 }
 
 /// out = first + second
-pub fn add(layer: &Layer, does: &'static str, [first, second]: [Buffer; 2], out: Buffer) -> Launch {
+pub fn add(
+    layer: &PeerLayer,
+    does: &'static str,
+    [first, second]: [Buffer; 2],
+    out: Buffer,
+) -> Launch {
     let arguments = |chunks| {
         vec![
             Argument::Buffer(first),
@@ -79,21 +84,22 @@ pub fn add(layer: &Layer, does: &'static str, [first, second]: [Buffer; 2], out:
     launch(layer, does, "peer_add", &[first, second], &[out], arguments)
 }
 
-/// out = 0, in f32
-pub fn fill_zero(layer: &Layer, does: &'static str, out: Buffer) -> Launch {
+/// out = 0; out is f32
+pub fn fill_zero(layer: &PeerLayer, does: &'static str, out: Buffer) -> Launch {
     let arguments = |chunks| vec![Argument::Buffer(out), chunks];
     launch(layer, does, "peer_fill_zero", &[], &[out], arguments)
 }
 
-/// out = from, f32 to bf16
-pub fn cast(layer: &Layer, does: &'static str, from: Buffer, out: Buffer) -> Launch {
+/// out = from, rounded from f32 to bf16
+pub fn cast(layer: &PeerLayer, does: &'static str, from: Buffer, out: Buffer) -> Launch {
     let arguments = |chunks| vec![Argument::Buffer(from), Argument::Buffer(out), chunks];
     launch(layer, does, "peer_cast", &[from], &[out], arguments)
 }
 
-/// A thread takes a chunk: 16 bytes of the first tensor. `arguments` is given the number of them.
+/// A thread processes a chunk: 16 bytes of the first tensor. `arguments` is called with the number
+/// of chunks.
 fn launch(
-    layer: &Layer,
+    layer: &PeerLayer,
     does: &'static str,
     symbol: &str,
     reads: &[Buffer],

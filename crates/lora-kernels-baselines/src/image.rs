@@ -1,4 +1,4 @@
-//! The compiled kernels.
+//! The image of the compiled kernels.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,11 +9,11 @@ use lora_kernels_build::nvcc;
 
 use super::Result;
 
-/// Names an image to take instead of compiling one.
+/// The environment variable that names an image to use instead of compiling one.
 pub const VARIABLE: &str = "LORA_PEERS_FATBIN";
 
-/// PTX only: the emulated device interprets it, and a driver compiles it for the GPU that is there.
-/// Fused multiply-adds as the source says.
+/// Only PTX is made: the emulated device interprets it, and a driver compiles it for its GPU. The
+/// compiler fuses no multiply-adds; the source says where it wants them.
 const ARGUMENTS: [&str; 9] = [
     "--fatbin",
     "-std=c++17",
@@ -28,12 +28,12 @@ const ARGUMENTS: [&str; 9] = [
 const UNIT: &str = "crates/lora-kernels-baselines/kernels/peers.cu";
 const SOURCES: [&str; 2] = ["crates/lora-kernels-baselines/kernels", "kernels/ptx"];
 
-/// The image that `LORA_PEERS_FATBIN` names, or the one that nvcc makes of `checkout`'s
-/// benches/peers/kernels and leaves in `folder`, where it is found again while the sources, the
-/// compiler and its arguments are the same.
+/// The image that `LORA_PEERS_FATBIN` names, or else the one that nvcc compiles from this crate's
+/// `kernels/` in `checkout`. It is kept in `folder` and reused until the sources, the compiler or
+/// its arguments change.
 ///
 /// # Errors
-/// Where nvcc is missing or fails, or a file can't be read or written.
+/// If nvcc is missing or fails, or a file can't be read or written.
 pub fn fatbin(checkout: &Path, folder: &Path) -> Result<Vec<u8>> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
@@ -50,7 +50,8 @@ pub fn fatbin(checkout: &Path, folder: &Path) -> Result<Vec<u8>> {
 }
 
 fn compile(checkout: &Path, nvcc: &Path, image: &Path) -> Result<()> {
-    // Several programs may do this at once: each writes a file of its own, and the last one stays.
+    // Several programs may compile at once: each writes a file of its own, and the last rename
+    // wins.
     let partial = image.with_extension(format!("{}.partial", std::process::id()));
     let mut compiler = Command::new(nvcc);
     compiler
@@ -73,7 +74,7 @@ fn compile(checkout: &Path, nvcc: &Path, image: &Path) -> Result<()> {
         .map_err(|error| format!("can't make {}: {error}", image.display()))?)
 }
 
-/// Changes with everything that the image is made from.
+/// A hash of everything that the image is made from.
 fn key(checkout: &Path, nvcc: &nvcc::Nvcc) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     (ARGUMENTS, &nvcc.version).hash(&mut hasher);

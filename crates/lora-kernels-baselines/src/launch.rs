@@ -1,11 +1,11 @@
-//! One launch of one kernel: how to run it, and what it does.
+//! A launch of a kernel: how to run it, and what it computes and moves.
 
 use ptx_emulator::device::DeviceModel;
 use ptx_emulator::l2::{self, Product, Raster, Schedule, Traffic};
 
 use super::Buffer;
 
-/// A kernel's argument.
+/// An argument of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Argument {
     Buffer(Buffer),
@@ -17,21 +17,22 @@ pub enum Argument {
     F32(f32),
 }
 
-/// A product (m, n) = (m, k) · (k, n) of bf16 matrices by tiles, in bands of eight rows of tiles.
+/// A product (m, n) = (m, k) · (k, n) of bf16 matrices, computed in tiles. Blocks take the tiles in
+/// bands of eight tile rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiled {
     pub m: u64,
     pub n: u64,
     pub k: u64,
-    /// Rows and columns of the output and depth of a step.
+    /// (rows, columns) of an output tile, and the depth of a step.
     pub tile: (u64, u64, u64),
 }
 
 impl Tiled {
-    /// Rows of tiles in a band.
+    /// Tile rows in a band.
     pub const GROUP_M: u64 = 8;
 
-    /// How `blocks` blocks at once go through it.
+    /// The order in which `blocks` concurrent blocks take the tiles.
     pub fn schedule(self, blocks: u64) -> Schedule {
         Schedule {
             tile_m: self.tile.0,
@@ -43,7 +44,7 @@ impl Tiled {
         }
     }
 
-    /// The product alone.
+    /// The product without its tiling.
     pub fn product(self) -> Product {
         Product {
             m: self.m,
@@ -54,7 +55,7 @@ impl Tiled {
     }
 }
 
-/// Bytes of a tensor that a launch reads or writes, each once.
+/// The bytes of a tensor that a launch reads and writes once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {
     pub buffer: Buffer,
@@ -62,7 +63,7 @@ pub struct Stream {
     pub written: u64,
 }
 
-/// A kernel's launch: a line of blocks.
+/// A launch of a kernel on a one-dimensional grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// What it computes, as a formula.
@@ -73,17 +74,17 @@ pub struct Launch {
     pub threads: u32,
     pub shared_bytes: u32,
     pub arguments: Vec<Argument>,
-    /// Multiplications and additions on the tensor cores.
+    /// Multiplications and additions done by tensor cores.
     pub mma_flops: u64,
-    /// The product that decides the launch's traffic. Its operands and its output are not among
-    /// `streams`.
+    /// The tiled product that dominates the launch's traffic. `streams` doesn't contain its
+    /// operands and output.
     pub product: Option<Tiled>,
-    /// All else that it reads and writes.
+    /// Everything else that the launch reads and writes.
     pub streams: Vec<Stream>,
 }
 
 impl Launch {
-    /// Every buffer that it reads or writes.
+    /// Every buffer that the launch reads or writes.
     pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
         self.arguments.iter().filter_map(|argument| match argument {
             Argument::Buffer(buffer) => Some(*buffer),
@@ -91,14 +92,14 @@ impl Launch {
         })
     }
 
-    /// Blocks that run at once on a device, as far as threads and shared memory decide.
+    /// The number of blocks that a device runs at once, as limited by threads and shared memory.
     pub fn resident_blocks(&self, device: &DeviceModel) -> u64 {
         let each = device.blocks_per_multiprocessor(self.threads, self.shared_bytes);
         u64::from(each.max(1)) * u64::from(device.multiprocessors)
     }
 
-    /// Bytes between L2 and DRAM: the product by the emulator's model of an L2 that is empty at
-    /// first, everything else once.
+    /// Bytes moved between L2 and DRAM. The product goes through the emulator's model of an L2 that
+    /// is empty at first; everything else is counted once.
     pub fn traffic(&self, device: &DeviceModel) -> Traffic {
         let product = self.product.map_or_else(Traffic::default, |tiled| {
             let schedule = tiled.schedule(self.resident_blocks(device));
@@ -112,7 +113,7 @@ impl Launch {
         })
     }
 
-    /// Bytes if each of its tensors moved once.
+    /// Bytes moved if each tensor of the launch moved once.
     pub fn compulsory(&self) -> Traffic {
         let product = self
             .product

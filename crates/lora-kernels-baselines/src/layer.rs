@@ -1,18 +1,18 @@
-//! What is computed, and the tensors that it takes.
+//! The layer that is computed, and its tensors.
 
 use lora_kernels::Dropout;
 
 use super::Result;
 
-/// Ranks that the kernels are built for.
+/// The ranks for which kernels are built.
 const RANKS: [usize; 4] = [16, 32, 64, 128];
 
-/// Every other size is a multiple of it: the peers' kernels have no edges.
+/// Every other size must be a multiple of this, because the peers' kernels handle no partial tiles.
 const MULTIPLE: usize = 128;
 
-/// An adapted linear layer in bf16, all tensors dense, no bias.
+/// An adapted linear layer in bf16 with dense tensors and no bias.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
+pub struct PeerLayer {
     /// M
     pub tokens: usize,
     /// K
@@ -23,18 +23,18 @@ pub struct Layer {
     pub rank: usize,
     /// s
     pub scaling: f32,
-    /// Which elements of x the adapter sees.
+    /// The dropout on the adapter's input.
     pub dropout: Option<Dropout>,
-    /// Shared memory that a block of the device may have. The tiles of the products with W depend
-    /// on it.
+    /// The shared memory that a block of the device may use. It decides the tiles of the products
+    /// with W.
     pub shared_per_block: usize,
 }
 
-impl Layer {
+impl PeerLayer {
     /// A layer without dropout on a device with as much shared memory as an A100.
     ///
     /// # Errors
-    /// For sizes that the peers' kernels don't take.
+    /// For sizes that the peers' kernels don't support.
     pub fn new(
         tokens: usize,
         in_features: usize,
@@ -68,12 +68,12 @@ impl Layer {
         })
     }
 
-    /// With dropout.
+    /// Sets the dropout.
     pub fn with_dropout(self, dropout: Option<Dropout>) -> Self {
         Self { dropout, ..self }
     }
 
-    /// On a device whose blocks may have this much shared memory.
+    /// Sets the shared memory that a block of the device may use.
     pub fn on_device_with(self, shared_per_block: usize) -> Self {
         Self {
             shared_per_block,
@@ -86,7 +86,7 @@ impl Layer {
         self.dropout.map_or(1.0, |dropout| dropout.keep_scale())
     }
 
-    /// Rows and columns of a tensor.
+    /// (rows, columns) of a tensor.
     pub fn shape(&self, buffer: Buffer) -> (usize, usize) {
         let &Self {
             tokens: m,
@@ -116,14 +116,14 @@ impl Layer {
         }
     }
 
-    /// Bytes of a tensor.
+    /// The size of a tensor in bytes.
     pub fn bytes(&self, buffer: Buffer) -> usize {
         let (rows, columns) = self.shape(buffer);
         rows * columns * buffer.element_bytes()
     }
 }
 
-/// A tensor in device memory. bf16 where nothing else is said.
+/// A tensor in device memory, in bf16 unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Buffer {
     /// x (M, K), given.
@@ -148,7 +148,7 @@ pub enum Buffer {
     S,
     /// drop(x) / (1 - p) (M, K)
     XHat,
-    /// Kept elements of x (M, K), a byte each.
+    /// The dropout mask (M, K), a byte per element.
     Mask,
     /// x · Wᵀ (M, N)
     YBase,
@@ -173,7 +173,7 @@ pub enum Buffer {
 }
 
 impl Buffer {
-    /// Bytes of an element.
+    /// The size of an element in bytes.
     pub const fn element_bytes(self) -> usize {
         match self {
             Buffer::Mask => 1,

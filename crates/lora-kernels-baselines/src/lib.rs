@@ -1,9 +1,8 @@
-//! What lora-kernels is compared with: cuBLAS where there is a GPU ([`cublas`]), and on any device
-//! peers, written anew from their published structure. README.md says what each one does.
+//! The implementations that lora-kernels is compared with: cuBLAS on a GPU ([`cublas`]), and peers on
+//! any device, reimplemented from their published structure. README.md describes each of them.
 //!
-//! A peer describes a forward or a backward as a list of [`Launch`]es. A list can be run on a
-//! device ([`Device`], [`Memory`]), emulated or not, and its work and traffic can be told without
-//! one.
+//! A peer describes a forward or a backward as a list of [`Launch`]es. A list can run on a device
+//! ([`PeerDevice`], [`Memory`]), emulated or not. Its work and traffic are known without a device.
 
 pub mod cublas;
 
@@ -17,30 +16,30 @@ mod matmul;
 mod peft;
 mod unsloth;
 
-pub use device::{Device, Memory};
+pub use device::{Memory, PeerDevice};
 pub use image::fatbin;
 pub use launch::{Argument, Launch, Stream, Tiled};
-pub use layer::{Buffer, Layer};
+pub use layer::{Buffer, PeerLayer};
 
-/// What goes wrong in a bench is reported, not handled.
+/// Errors are only reported, so one type for all of them is enough.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A way to compute an adapted linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// cuBLAS calls from a hand-written autograd function. It has no dropout.
+    /// A hand-written autograd function that calls cuBLAS. It has no dropout.
     Unsloth,
-    /// Modules of PyTorch, eager.
+    /// PyTorch modules in eager mode.
     Peft,
     /// Triton kernels around the low-rank bottleneck.
     LoraFusion,
 }
 
 impl Peer {
-    /// All of them.
+    /// All peers.
     pub const ALL: [Peer; 3] = [Peer::Unsloth, Peer::Peft, Peer::LoraFusion];
 
-    /// As its authors spell it.
+    /// The name as its authors spell it.
     pub const fn name(self) -> &'static str {
         match self {
             Peer::Unsloth => "Unsloth",
@@ -49,8 +48,8 @@ impl Peer {
         }
     }
 
-    /// Whether it can compute this layer: Unsloth leaves layers with dropout to PEFT.
-    pub fn takes(self, layer: &Layer) -> bool {
+    /// Whether the peer can compute this layer. Unsloth leaves layers with dropout to PEFT.
+    pub fn takes(self, layer: &PeerLayer) -> bool {
         self != Peer::Unsloth || layer.dropout.is_none()
     }
 
@@ -58,7 +57,7 @@ impl Peer {
     ///
     /// # Errors
     /// For a layer that this peer doesn't take.
-    pub fn forward(self, layer: &Layer) -> Result<Vec<Launch>> {
+    pub fn forward(self, layer: &PeerLayer) -> Result<Vec<Launch>> {
         self.check(layer)?;
         Ok(match self {
             Peer::Unsloth => unsloth::forward(layer),
@@ -67,11 +66,12 @@ impl Peer {
         })
     }
 
-    /// The launches of dx, dA and dB, after those of [`Peer::forward`] on the same memory.
+    /// The launches of dx, dA and dB. They run after those of [`Peer::forward`], on the same
+    /// memory.
     ///
     /// # Errors
     /// For a layer that this peer doesn't take.
-    pub fn backward(self, layer: &Layer) -> Result<Vec<Launch>> {
+    pub fn backward(self, layer: &PeerLayer) -> Result<Vec<Launch>> {
         self.check(layer)?;
         Ok(match self {
             Peer::Unsloth => unsloth::backward(layer),
@@ -80,7 +80,7 @@ impl Peer {
         })
     }
 
-    fn check(self, layer: &Layer) -> Result<()> {
+    fn check(self, layer: &PeerLayer) -> Result<()> {
         if self.takes(layer) {
             Ok(())
         } else {

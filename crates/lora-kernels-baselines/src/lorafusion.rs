@@ -1,11 +1,12 @@
-//! LoRAFusion's launches with its defaults: kernels/lorafusion.cuh has the fused kernels.
+//! LoRAFusion's launches with its default settings. The fused kernels are in
+//! kernels/lorafusion.cuh.
 
 use super::elementwise;
 use super::launch::{Argument, Launch, Stream};
 use super::matmul::{Matmul, Shape, Stored, TileShape};
-use super::{Buffer, Layer};
+use super::{Buffer, PeerLayer};
 
-pub fn forward(layer: &Layer) -> Vec<Launch> {
+pub fn forward(layer: &PeerLayer) -> Vec<Launch> {
     let dropout = layer
         .dropout
         .iter()
@@ -36,7 +37,7 @@ pub fn forward(layer: &Layer) -> Vec<Launch> {
     dropout.chain([shrink.launch(layer), fused]).collect()
 }
 
-pub fn backward(layer: &Layer) -> Vec<Launch> {
+pub fn backward(layer: &PeerLayer) -> Vec<Launch> {
     let mask = if layer.dropout.is_some() {
         Argument::Buffer(Buffer::Mask)
     } else {
@@ -73,7 +74,7 @@ pub fn backward(layer: &Layer) -> Vec<Launch> {
     ]
 }
 
-fn adapter_input(layer: &Layer) -> Buffer {
+fn adapter_input(layer: &PeerLayer) -> Buffer {
     if layer.dropout.is_some() {
         Buffer::XHat
     } else {
@@ -81,22 +82,22 @@ fn adapter_input(layer: &Layer) -> Buffer {
     }
 }
 
-/// A product with W that starts from a product of depth r.
+/// A product with W whose accumulators start from a product of depth r.
 struct Fused {
     does: &'static str,
     name: &'static str,
-    /// Those of the product with W, then those of the other.
+    /// The operands of the product with W, then those of the product of depth r.
     operands: [Buffer; 4],
     mask: Option<Argument>,
     out: Buffer,
-    /// As the kernel takes them: m, n, k of the layer.
+    /// (m, n, k) of the layer, the kernel's arguments.
     sizes: [usize; 3],
-    /// Rows, columns and depth.
+    /// (rows, columns, depth) of the product with W.
     product: [usize; 3],
     factor: f32,
 }
 
-fn fused_product(layer: &Layer, fused: Fused) -> Launch {
+fn fused_product(layer: &PeerLayer, fused: Fused) -> Launch {
     let [m, n, k] = fused.product;
     let tile = TileShape::base(layer, n);
     let buffers = fused.operands.map(Argument::Buffer);
@@ -131,10 +132,10 @@ fn fused_product(layer: &Layer, fused: Fused) -> Launch {
     }
 }
 
-/// dB and dS, one block for each 128x128 tile of dy.
-fn grad_b(layer: &Layer) -> Launch {
+/// Computes dB and dS with one block per 128x128 tile of dy.
+fn grad_b(layer: &PeerLayer) -> Launch {
     const TILE: usize = 128;
-    let &Layer {
+    let &PeerLayer {
         tokens: m,
         out_features: n,
         rank: r,

@@ -1,7 +1,7 @@
-//! Launches of plain products: kernels/tiles.cuh has the tiles.
+//! Launches of plain products. The tiles are in kernels/tiles.cuh.
 
 use super::launch::{Argument, Launch, Stream, Tiled};
-use super::{Buffer, Layer};
+use super::{Buffer, PeerLayer};
 
 /// How the operands of C (m, n) = A (m, k) · B (k, n) are stored: N as written, T transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +14,12 @@ pub enum Stored {
     Tn,
 }
 
-/// Which tile a product takes: which of its sizes is the rank.
+/// Which size of a product is the rank. It decides the tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// None: a product with W.
+    /// None of them: a product with W.
     Base,
-    /// The depth.
+    /// The depth k.
     Expand,
     /// n.
     Narrow,
@@ -27,7 +27,7 @@ pub enum Shape {
     Flat,
 }
 
-/// C = alpha · A · B, or C += with `add`.
+/// C = alpha · A · B, or C += alpha · A · B with `add`.
 #[derive(Debug, Clone, Copy)]
 pub struct Matmul {
     pub does: &'static str,
@@ -40,7 +40,7 @@ pub struct Matmul {
     pub add: bool,
 }
 
-/// Of a block.
+/// The tile of a block.
 #[derive(Debug, Clone, Copy)]
 pub struct TileShape {
     pub m: usize,
@@ -64,8 +64,8 @@ impl TileShape {
         }
     }
 
-    /// For a product with W that has `n` columns.
-    pub fn base(layer: &Layer, n: usize) -> Self {
+    /// The tile for a product with W that has `n` columns.
+    pub fn base(layer: &PeerLayer, n: usize) -> Self {
         let fits = TileShape::LARGE.shared_bytes() <= layer.shared_per_block;
         if fits && n.is_multiple_of(TileShape::LARGE.n) {
             TileShape::LARGE
@@ -74,7 +74,7 @@ impl TileShape {
         }
     }
 
-    /// The stages of the ring, or the output on its way to memory.
+    /// The larger of the ring of stages and the output tile, which share the memory.
     pub const fn shared_bytes(self) -> usize {
         let ring = self.stages * (self.m + self.n) * self.k * 2;
         let out = self.m * self.n * 2;
@@ -100,7 +100,7 @@ impl TileShape {
 }
 
 impl Matmul {
-    pub fn launch(self, layer: &Layer) -> Launch {
+    pub fn launch(self, layer: &PeerLayer) -> Launch {
         let (m, n) = layer.shape(self.c);
         let (rows, columns) = layer.shape(self.a);
         let k = if self.stored == Stored::Tn {
@@ -153,7 +153,7 @@ impl Matmul {
         }
     }
 
-    fn tile(self, layer: &Layer, n: usize) -> TileShape {
+    fn tile(self, layer: &PeerLayer, n: usize) -> TileShape {
         let rank = layer.rank;
         match self.shape {
             Shape::Base => TileShape::base(layer, n),
@@ -163,7 +163,7 @@ impl Matmul {
         }
     }
 
-    /// The shapes of A and B as stored.
+    /// The shapes of A and B as they are stored.
     fn operands(self, m: usize, n: usize, k: usize) -> ((usize, usize), (usize, usize)) {
         match self.stored {
             Stored::Nt => ((m, k), (n, k)),

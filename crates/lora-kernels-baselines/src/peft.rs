@@ -1,12 +1,12 @@
-//! PEFT's `Linear` under eager PyTorch: each module's and each operator's own kernels, forward and
-//! by autograd.
+//! PEFT's `Linear` in eager PyTorch. Every module and operator launches its own kernels, in forward
+//! and in autograd's backward.
 
 use super::elementwise;
 use super::launch::Launch;
 use super::matmul::{Matmul, Shape, Stored};
-use super::{Buffer, Layer};
+use super::{Buffer, PeerLayer};
 
-pub fn forward(layer: &Layer) -> Vec<Launch> {
+pub fn forward(layer: &PeerLayer) -> Vec<Launch> {
     let mut launches = vec![matmul("base = x·Wᵀ", Shape::Base, Stored::Nt, BASE).launch(layer)];
     if let Some(dropout) = &layer.dropout {
         launches.push(elementwise::dropout(layer, dropout));
@@ -27,10 +27,10 @@ pub fn forward(layer: &Layer) -> Vec<Launch> {
     launches
 }
 
-pub fn backward(layer: &Layer) -> Vec<Launch> {
+pub fn backward(layer: &PeerLayer) -> Vec<Launch> {
     let ds = [Buffer::DyScaled, Buffer::LoraB, Buffer::Ds];
     let db = [Buffer::DyScaled, Buffer::S, Buffer::DLoraB];
-    // Without dropout the adapter's part is what the last product gives.
+    // Without dropout, the last product gives the adapter's part of dx directly.
     let dx_hat = if layer.dropout.is_some() {
         Buffer::DxHat
     } else {
@@ -63,7 +63,7 @@ pub fn backward(layer: &Layer) -> Vec<Launch> {
 
 const BASE: [Buffer; 3] = [Buffer::X, Buffer::Weight, Buffer::YBase];
 
-fn adapter_input(layer: &Layer) -> Buffer {
+fn adapter_input(layer: &PeerLayer) -> Buffer {
     if layer.dropout.is_some() {
         Buffer::XHat
     } else {

@@ -1,9 +1,9 @@
-//! Unsloth's `matmul_lora` and `LoRA_W`: cuBLAS calls in place, S not kept but computed again, dy·B
-//! computed twice.
+//! Unsloth's `matmul_lora` and `LoRA_W`: cuBLAS calls that work in place. S is not kept but
+//! computed again, and dy·B is computed twice.
 
 use super::launch::Launch;
 use super::matmul::{Matmul, Shape, Stored};
-use super::{Buffer, Layer};
+use super::{Buffer, PeerLayer};
 
 const PLAIN: Matmul = Matmul {
     does: "",
@@ -16,7 +16,7 @@ const PLAIN: Matmul = Matmul {
     add: false,
 };
 
-pub fn forward(layer: &Layer) -> Vec<Launch> {
+pub fn forward(layer: &PeerLayer) -> Vec<Launch> {
     let products = [
         Matmul {
             does: "y = x·Wᵀ",
@@ -36,7 +36,7 @@ pub fn forward(layer: &Layer) -> Vec<Launch> {
     products.map(|product| product.launch(layer)).to_vec()
 }
 
-pub fn backward(layer: &Layer) -> Vec<Launch> {
+pub fn backward(layer: &PeerLayer) -> Vec<Launch> {
     let ds = Matmul {
         does: "dS = dy·B",
         shape: Shape::Narrow,

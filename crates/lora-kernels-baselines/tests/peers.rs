@@ -1,5 +1,5 @@
-//! The peers of benches/peers compute what the crate's reference does, with the work and the
-//! traffic that their descriptions say.
+//! The peers compute the same results as lora-kernels' reference, with the work and the traffic
+//! that their descriptions state.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use half::bf16;
 use lora_kernels::Dropout;
 use lora_kernels::cudarc::driver::sys::CUdevice_attribute;
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Projection, View};
-use lora_kernels_baselines::{Buffer, Device, Launch, Layer, Memory, Peer, Tiled};
+use lora_kernels_baselines::{Buffer, Launch, Memory, Peer, PeerDevice, PeerLayer, Tiled};
 use ptx_emulator::counters::{Control, KernelCounters, Kind};
 use ptx_emulator::device::{A100, H100};
 use ptx_emulator::l2::{Raster, Schedule, Traffic};
@@ -22,18 +22,18 @@ const DROPOUT: Dropout = Dropout {
     offset: 0x0FF5_0000_0000_0007,
 };
 
-/// Large enough for the large tile, and too small for it.
+/// Shared memory per block that fits the large tile, and that doesn't.
 const SHARED: [usize; 2] = [163 << 10, 99 << 10];
 
-fn layer(sizes: [usize; 4], dropout: bool, shared: usize) -> Layer {
+fn layer(sizes: [usize; 4], dropout: bool, shared: usize) -> PeerLayer {
     let [tokens, in_features, out_features, rank] = sizes;
-    Layer::new(tokens, in_features, out_features, rank, 1.7)
+    PeerLayer::new(tokens, in_features, out_features, rank, 1.7)
         .expect("sizes in range")
         .with_dropout(dropout.then_some(DROPOUT))
         .on_device_with(shared)
 }
 
-/// The tensors that a layer is given.
+/// The inputs of a layer.
 struct Inputs {
     x: Vec<bf16>,
     weight: Vec<bf16>,
@@ -43,8 +43,8 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// Every sum stays around 1.
-    fn random(layer: &Layer) -> Self {
+    /// Random inputs, scaled so that every sum is around 1.
+    fn random(layer: &PeerLayer) -> Self {
         let mut rng = SmallRng::seed_from_u64(7);
         let mut random = |buffer, terms: usize| {
             let (rows, columns) = layer.shape(buffer);
@@ -70,8 +70,8 @@ impl Inputs {
         memory.write(Buffer::Dy, &self.dy)
     }
 
-    /// y, dx, dA and dB.
-    fn expected(&self, layer: &Layer) -> [(Buffer, Bounded); 4] {
+    /// The reference's y, dx, dA and dB.
+    fn expected(&self, layer: &PeerLayer) -> [(Buffer, Bounded); 4] {
         let view = |values, buffer| {
             let (rows, columns) = layer.shape(buffer);
             View::new(values, rows, columns).expect("a dense matrix")
@@ -103,8 +103,8 @@ impl Inputs {
     }
 }
 
-/// A peer rounds more often than the reference's bound has it: a few units in the last place of
-/// bf16, of an element or of a typical one.
+/// Peers round more often than the reference's bound assumes. The error may be a few units in the
+/// last place of bf16, of the element or of a typical element.
 fn assert_close(what: &str, given: &[bf16], expected: &Bounded) {
     let typical = (expected
         .value
@@ -128,10 +128,10 @@ fn assert_close(what: &str, given: &[bf16], expected: &Bounded) {
     );
 }
 
-/// The device, and its counters where it is emulated. They belong to the process: one test at a
-/// time has them.
+/// The device, and its counters if it is emulated. The counters belong to the process, so only one
+/// test uses them at a time.
 struct Gpu {
-    device: Device,
+    device: PeerDevice,
     shared_per_block: usize,
     multiprocessors: u64,
     control: Option<Control>,
@@ -156,7 +156,7 @@ impl Gpu {
         let multiprocessors =
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Ok(Self {
-            device: Device::new(&context, fatbin)?,
+            device: PeerDevice::new(&context, fatbin)?,
             shared_per_block: shared as usize,
             multiprocessors: multiprocessors.into(),
             control: match selection {
@@ -183,7 +183,7 @@ impl Gpu {
         Ok(kernels.remove(0))
     }
 
-    /// Runs the launches, one by one where they can be counted.
+    /// Runs the launches, one by one if they can be counted.
     fn run(&self, launches: &[Launch], memory: &Memory) -> lora_kernels_baselines::Result<()> {
         let Some(control) = self.control else {
             return self.device.run(launches, memory);
@@ -194,12 +194,12 @@ impl Gpu {
             assert_eq!(&kernel.kernel, symbol);
             assert_eq!(kernel.total.mma_flops, launch.mma_flops, "{symbol}");
             assert_eq!(kernel.total.bank_conflicts(), 0, "{symbol}");
-            // All but the atomic additions, four bytes from each lane.
+            // Atomic additions are left out: each lane adds four bytes.
             for kind in [Kind::CopyAsync, Kind::LoadGlobal, Kind::StoreGlobal] {
                 let tally = kernel.kind(kind);
                 assert_eq!(tally.sectors, tally.ideal_sectors, "{symbol} {kind:?}");
             }
-            // Each block of a plain product reads its operands for itself.
+            // Each block of a plain product reads its own operands.
             if let (Some(product), []) = (launch.product, &launch.streams[..]) {
                 let (tile_m, tile_n, _) = product.tile;
                 let operands = u64::from(launch.grid) * (tile_m + tile_n) * product.k * 2;
@@ -242,11 +242,11 @@ fn peers_compute_what_the_reference_does() -> lora_kernels_baselines::Result<()>
     Ok(())
 }
 
-/// What the blocks accessed, replayed through an L2: each launch alone.
+/// Replays the blocks' accesses through an L2, each launch by itself.
 fn replay(
     gpu: &Gpu,
     l2_bytes: u64,
-    layer: &Layer,
+    layer: &PeerLayer,
     launches: &[Launch],
 ) -> lora_kernels_baselines::Result<Vec<Traffic>> {
     let Some(control) = gpu.control else {
@@ -283,7 +283,7 @@ fn what_is_read_and_written_is_what_is_described() -> lora_kernels_baselines::Re
         let layer = layer([256, 256, 512, 16], dropout, gpu.shared_per_block);
         for peer in Peer::ALL.into_iter().filter(|peer| peer.takes(&layer)) {
             let launches = [peer.forward(&layer)?, peer.backward(&layer)?].concat();
-            // Everything fits.
+            // With this L2 everything fits.
             let found = replay(&gpu, A100.l2_bytes, &layer, &launches)?;
             for (launch, found) in launches.iter().zip(found) {
                 assert_eq!(
@@ -306,8 +306,8 @@ fn what_is_read_and_written_is_what_is_described() -> lora_kernels_baselines::Re
     Ok(())
 }
 
-/// Many more columns of tiles than rows, and an L2 that holds few of them: another order would read
-/// the columns again and again.
+/// There are many more tile columns than rows, and the L2 holds few of them: any other order would
+/// read the columns again and again.
 #[test]
 fn tiles_are_taken_in_the_order_that_is_described() -> lora_kernels_baselines::Result<()> {
     const L2_BYTES: u64 = 128 << 10;
@@ -365,8 +365,8 @@ fn launches_are_as_many_as_the_peers_make() -> lora_kernels_baselines::Result<()
     Ok(())
 }
 
-/// NCU's DRAM bytes of forward and backward on an H100 (LoRAFusion, arXiv 2510.00206, evaluation
-/// figure 7), 8192 tokens, square weights: `torch` there has PEFT's operators.
+/// DRAM bytes of forward and backward that NCU measured on an H100 (LoRAFusion, arXiv 2510.00206,
+/// evaluation figure 7), for 8192 tokens and square weights. Its `torch` has PEFT's operators.
 #[test]
 fn traffic_is_near_what_was_measured() -> lora_kernels_baselines::Result<()> {
     const GIB: f64 = (1_u64 << 30) as f64;

@@ -1,8 +1,8 @@
-//! What the measuring program tells `cargo xtask report`: raw counts, without goals.
+//! The document that the counting program gives to `cargo xtask report`: raw counts, without goals.
 
 use serde::{Deserialize, Serialize};
 
-/// This crate, among those who compute a layer.
+/// The name of lora-kernels beside the peers.
 pub const OURS: &str = "lora-kernels";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct Document {
     pub plans: Vec<Plan>,
 }
 
-/// A kernel as the host knows it.
+/// A kernel in the host's terms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kernel {
     pub symbol: String,
@@ -20,7 +20,7 @@ pub struct Kernel {
     pub dynamic_shared: u32,
 }
 
-/// A layer's sizes.
+/// The sizes of a layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     pub tokens: usize,
@@ -31,28 +31,27 @@ pub struct Shape {
     pub dropout: bool,
 }
 
-/// A forward or backward that was executed and counted.
+/// A forward or backward that was run and counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// [`OURS`] or a peer.
     pub who: String,
     pub shape: Shape,
-    /// The plan was made for a device of this many multiprocessors; a peer's kernels are launched
-    /// as on any device.
+    /// The number of multiprocessors that the plan was made for. Peers' launches don't depend on
+    /// it.
     pub multiprocessors: Option<u32>,
     /// `forward` or `backward`.
     pub pass: String,
     pub launches: Vec<Counted>,
-    /// What the layer's formulas cost, each product once.
+    /// The operations of the layer's formulas, each product counted once.
     pub algorithm_flops: u64,
-    /// Of these, those of the product with the weight.
+    /// The part of `algorithm_flops` for the product with the weight.
     pub base_flops: u64,
-    /// Bytes of all tensors that the caller gives and gets.
+    /// The bytes of all tensors that the caller passes in or gets back.
     pub compulsory_bytes: u64,
 }
 
-/// The launches of one kernel. If not all blocks were run, the counts are those of the ones that
-/// were, scaled.
+/// The launches of one kernel. If only some blocks ran, their counts are scaled up to all blocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Counted {
     pub symbol: String,
@@ -60,18 +59,19 @@ pub struct Counted {
     pub blocks: u64,
     pub blocks_run: u64,
     pub mma_flops: f64,
-    /// 32-byte sectors of global memory, and how few would have held as many bytes.
+    /// 32-byte sectors of global memory that were accessed, and the smallest number that would have
+    /// held as many bytes.
     pub sectors: f64,
     pub ideal_sectors: f64,
-    /// Of ldmatrix and cp.async.
+    /// Wavefronts of ldmatrix and cp.async.
     pub tile_wavefronts: f64,
     pub tile_ideal_wavefronts: f64,
-    /// Of other accesses to shared memory.
+    /// Wavefronts of other accesses to shared memory.
     pub other_wavefronts: f64,
     pub other_ideal_wavefronts: f64,
 }
 
-/// A forward or backward on a virtual device: what its plan says, and DRAM traffic under the model.
+/// A forward or backward on a virtual device: its plan, and its modelled DRAM traffic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// [`OURS`] or a peer.
@@ -88,17 +88,17 @@ pub struct Planned {
     pub symbol: String,
     pub read: u64,
     pub written: u64,
-    /// Present for the product with the weight.
+    /// Present if the launch computes the product with the weight.
     pub product: Option<Product>,
 }
 
 /// The product with the weight alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Product {
-    /// Rows, columns and depth of a tile.
+    /// (rows, columns, depth) of a tile.
     pub tile: (u64, u64, u64),
     pub tiles: u64,
-    /// Blocks that run at once.
+    /// The number of blocks that run at once.
     pub blocks: u64,
     pub multiprocessors: u64,
     pub raster: String,

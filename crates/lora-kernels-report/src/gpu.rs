@@ -1,4 +1,4 @@
-//! The emulated device, and counting what is launched on it.
+//! The emulated device and the counters of its launches.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Gpu {
         })
     }
 
-    /// What `call` launches.
+    /// Counts the launches of `call`.
     pub fn count(&self, call: impl FnOnce() -> Outcome<()>) -> Outcome<Vec<Counted>> {
         self.control.reset()?;
         self.control.count(true)?;

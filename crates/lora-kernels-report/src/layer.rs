@@ -1,4 +1,4 @@
-//! This crate's kernels on the emulated device, counted.
+//! Runs and counts lora-kernels' own kernels on the emulated device.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ impl<'a> Ours<'a> {
         })
     }
 
-    /// Forward and backward, every block of them. What a kernel does does not depend on the
-    /// numbers: they are all zero.
+    /// Runs every block of forward and backward. All numbers are zero, because the counts don't
+    /// depend on them.
     pub fn run<T: Element + DeviceRepr + ValidAsZeroBits>(
         &self,
         sizes: Sizes,
@@ -41,7 +41,7 @@ impl<'a> Ours<'a> {
             .with_multiprocessors(multiprocessors);
         let forward = ForwardPlan::new(&problem, &props)?;
         let backward = BackwardPlan::new(&problem, &props)?;
-        let mut layer = Layer::<T>::new(&gpu.stream, &problem, sizes.dropout())?;
+        let mut layer = LayerOnDevice::<T>::new(&gpu.stream, &problem, sizes.dropout())?;
         let mut saved = gpu.stream.alloc_zeros::<u8>(forward.saved().bytes())?;
         let workspace = forward.workspace_bytes().max(backward.workspace_bytes());
         let mut workspace = gpu.stream.alloc_zeros::<u8>(workspace)?;
@@ -65,7 +65,7 @@ impl<'a> Ours<'a> {
 }
 
 /// The tensors of a layer on the device: all zero, contiguous.
-struct Layer<T> {
+struct LayerOnDevice<T> {
     problem: Problem,
     dropout: Option<Dropout>,
     x: CudaSlice<T>,
@@ -79,7 +79,7 @@ struct Layer<T> {
     d_lora_b: CudaSlice<T>,
 }
 
-impl<T: Element + DeviceRepr + ValidAsZeroBits> Layer<T> {
+impl<T: Element + DeviceRepr + ValidAsZeroBits> LayerOnDevice<T> {
     fn new(stream: &Arc<CudaStream>, problem: &Problem, dropout: Option<Dropout>) -> Outcome<Self> {
         let zeros = |tensor| {
             let (rows, columns) = problem.shape(tensor);

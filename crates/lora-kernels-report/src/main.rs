@@ -1,5 +1,6 @@
-//! Counts what the kernels do on the emulated device and models the traffic of what is too large to
-//! run; JSON on stdout. `cargo xtask report` calls it and makes docs/report.md of what it says.
+//! Counts what the kernels do on the emulated device, models the traffic of layers that are too
+//! large to run, and prints JSON. `cargo xtask report` runs it and makes docs/report.md from its
+//! output.
 
 mod gpu;
 mod layer;
@@ -23,8 +24,8 @@ use work::Sizes;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// Executed whole, planned for a device of so few multiprocessors that large tiles are chosen and
-/// there are several waves.
+/// Run in full. The plan is for a device with so few multiprocessors that it chooses large tiles
+/// and needs several waves.
 const EXECUTED: Sizes = Sizes::new(512, 512, 512, 16);
 const EXECUTED_LARGE: Sizes = Sizes::new(1024, 1024, 1024, 16);
 const MULTIPROCESSORS: u32 = 4;
@@ -38,7 +39,7 @@ const MODELLED: [Sizes; 4] = [
 ];
 const MODELLED_ON: [DeviceModel; 4] = [A100, RTX4090, L40S, H100];
 
-/// Compared with the peers, with and without dropout.
+/// The sizes compared with the peers, with and without dropout.
 const COMPARED: Sizes = MODELLED[0];
 const COMPARED_ON: DeviceModel = H100;
 

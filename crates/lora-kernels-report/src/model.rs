@@ -1,8 +1,8 @@
-//! Plans for sizes that are too large to run, on every virtual device, and their DRAM traffic under
-//! the emulator's L2 model.
+//! Plans for sizes that are too large to run, for every virtual device, and their DRAM traffic
+//! under the emulator's L2 model.
 //!
-//! A product with the weight goes through the model; everything else that a launch reads or writes
-//! is counted once, and nothing is taken to be left in L2 by the launch before.
+//! A product with the weight goes through the L2 model. Everything else that a launch reads or
+//! writes is counted once, as if the previous launch left nothing in L2.
 
 use lora_kernels::plan::{DeviceProps, Launch, Operation};
 use lora_kernels::{BackwardPlan, DType, ForwardPlan, Problem, Projection};
@@ -12,7 +12,7 @@ use ptx_emulator::l2::{self, Raster, Schedule};
 use crate::work::Sizes;
 use lora_kernels_report::document::{OURS, Plan, Planned, Product};
 
-/// Forward and backward on a device.
+/// The plans of forward and backward for a device.
 pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::Result<[Plan; 2]> {
     let problem = sizes.problem(dtype)?;
     let work = sizes.work(dtype);
@@ -55,9 +55,9 @@ pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::
     ])
 }
 
-/// What a launch moves. `saved` holds S and the mask. `workspace` is of the launch's pass: all
-/// partial sums and, of a backward, T, each of which one launch writes and another reads. Of a
-/// backward both are put down to the launch that streams dy, where most of them come from.
+/// The bytes that a launch moves. `saved` holds S and the mask. `workspace` belongs to the launch's
+/// pass and holds partial sums and, in backward, T; one launch writes them and another reads them.
+/// For a backward, both are attributed to the launch that streams dy, which writes most of them.
 fn planned(
     launch: &Launch,
     problem: &Problem,
@@ -69,8 +69,8 @@ fn planned(
     let [m, k, n, r] = [
         problem.tokens(),
         problem.in_features(),
-        sum(|one| one.out_features),
-        sum(|one| one.rank),
+        sum(|projection| projection.out_features),
+        sum(|projection| projection.rank),
     ]
     .map(|size| size as u64);
     let size = problem.dtype().size() as u64;
@@ -83,7 +83,7 @@ fn planned(
         Operation::GradB => (None, size * (m * n + r * n) + s + workspace, workspace),
         Operation::GradA => (None, size * m * k + mask, size * r * n),
         Operation::GradX => (product(k, n), mask + size * r * k, size * r * k),
-        // No layer's pass merges.
+        // Neither forward nor backward merges.
         Operation::Merge => (None, 0, 0),
     };
     Planned {
@@ -94,7 +94,7 @@ fn planned(
     }
 }
 
-/// The product (m, columns) = (m, depth) * (depth, columns) of a launch.
+/// The product (m, n) = (m, k) · (k, n) of a launch, if it has one.
 fn product(
     launch: &Launch,
     (m, n, k): (u64, u64, u64),
@@ -131,7 +131,7 @@ fn product(
     })
 }
 
-/// How a launch goes through its tiles.
+/// The order in which a launch computes its tiles.
 fn schedule(launch: &Launch) -> Option<Schedule> {
     let (tile_m, tile_n) = launch.variant.block();
     let schedule = launch.schedule?;

@@ -1,4 +1,4 @@
-//! The peers of benches/peers on the same shapes.
+//! Counts the peers' launches (lora-kernels-baselines) on the same shapes.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use ptx_emulator::l2;
 use crate::Outcome;
 use crate::gpu::Gpu;
 use crate::work::{SCALING, Sizes};
-use lora_kernels_baselines::{Device, Launch, Layer, Memory, Peer};
+use lora_kernels_baselines::{Launch, Memory, Peer, PeerDevice, PeerLayer};
 use lora_kernels_report::document::{Plan, Planned, Product, Run};
 
-/// The peers' kernels are for bf16 alone.
+/// The peers' kernels support only bf16.
 const DTYPE: DType = DType::BF16;
 
-/// Every peer with and without dropout, where it has it.
-fn layers(sizes: Sizes, device: &DeviceModel) -> Outcome<Vec<(Peer, Sizes, Layer)>> {
+/// Every peer without dropout and, if it supports it, with dropout.
+fn layers(sizes: Sizes, device: &DeviceModel) -> Outcome<Vec<(Peer, Sizes, PeerLayer)>> {
     let mut all = Vec::new();
     for dropout in [false, true] {
         let sizes = sizes.with_dropout(dropout);
-        let layer = Layer::new(
+        let layer = PeerLayer::new(
             sizes.tokens,
             sizes.in_features,
             sizes.out_features,
@@ -36,12 +36,12 @@ fn layers(sizes: Sizes, device: &DeviceModel) -> Outcome<Vec<(Peer, Sizes, Layer
     Ok(all)
 }
 
-/// Forward and backward of each, executed and counted, all numbers zero.
+/// Runs and counts the forward and backward of each peer. All numbers are zero.
 pub fn runs(gpu: &Gpu, sizes: Sizes) -> Outcome<Vec<Run>> {
     let program = std::env::current_exe()?;
     let folder = program.parent().ok_or("the program lies in no folder")?;
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let device = Device::new(
+    let device = PeerDevice::new(
         &gpu.context,
         lora_kernels_baselines::fatbin(&checkout, folder)?,
     )?;
@@ -69,7 +69,7 @@ pub fn runs(gpu: &Gpu, sizes: Sizes) -> Outcome<Vec<Run>> {
     Ok(runs)
 }
 
-/// DRAM traffic of each under the same model as ours.
+/// The DRAM traffic of each peer under the model that is used for our kernels.
 pub fn plans(sizes: Sizes, device: &DeviceModel) -> Outcome<Vec<Plan>> {
     let mut plans = Vec::new();
     for (peer, sizes, layer) in layers(sizes, device)? {

@@ -1,4 +1,4 @@
-//! A layer's sizes, and what its formulas ask for.
+//! The sizes of a layer and the work of its formulas.
 
 use lora_kernels::{DType, Dropout, Problem};
 
@@ -60,7 +60,7 @@ impl Sizes {
         })
     }
 
-    /// Multiplications and additions, and bytes of the caller's tensors, each once.
+    /// Counts the multiplications and additions, and the bytes of the caller's tensors, each once.
     pub fn work(self, dtype: DType) -> Work {
         let [m, k, n, r] =
             [self.tokens, self.in_features, self.out_features, self.rank].map(|size| size as u64);
@@ -83,7 +83,7 @@ impl Sizes {
 }
 
 pub struct Work {
-    /// The product with the weight.
+    /// The operations of the product with the weight.
     pub base_flops: u64,
     pub forward: Pass,
     pub backward: Pass,

@@ -1,4 +1,4 @@
-//! cuBLAS, loaded when the program runs: a machine without it loses the baseline and nothing else.
+//! cuBLAS, loaded at run time. A machine without it only lacks the baseline.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ pub mod products;
 
 use products::{Factor, Product};
 
-/// The variable with the path of the library, where it is not where loaders look.
+/// The environment variable with the path of the library, for libraries outside of the loader's
+/// path.
 pub const VARIABLE: &str = "LORA_KERNELS_CUBLAS";
 
 const NAMES: [&str; 4] = [
@@ -19,35 +20,35 @@ const NAMES: [&str; 4] = [
     "libcublas.so",
 ];
 
-/// As much as PyTorch gives it on a Hopper GPU.
+/// The workspace that PyTorch gives cuBLAS on a Hopper GPU.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// Why there is no product by cuBLAS.
+/// Why cuBLAS can't compute a product.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The library is nowhere.
+    /// The library was not found.
     #[error("no cuBLAS found: {}. Set {VARIABLE} to the path of a libcublas.so", .tried.join("; "))]
     NotFound {
-        /// Names that the loader was given.
+        /// The names that the loader tried.
         tried: Vec<String>,
     },
     /// The library lacks a function.
     #[error("no cuBLAS of CUDA 11 or later, {path}: {reason}")]
     Symbol {
-        /// The library.
+        /// The path of the library.
         path: String,
-        /// What the loader said.
+        /// The loader's message.
         reason: String,
     },
     /// A call failed.
     #[error("{function} failed: {} ({status})", status_name(*.status))]
     Call {
-        /// Which call.
+        /// The function that was called.
         function: &'static str,
         /// `cublasStatus_t`.
         status: c_int,
     },
-    /// A matrix beyond cuBLAS' 32-bit sizes.
+    /// A matrix whose size exceeds cuBLAS's 32-bit integers.
     #[error(
         "a matrix of {rows} by {columns} is too large for cublasGemmEx, which counts in 32 bits"
     )]
@@ -57,22 +58,22 @@ pub enum Error {
         /// Its columns.
         columns: usize,
     },
-    /// Factors that don't fit each other or the result.
+    /// Factors whose shapes don't fit each other or the result.
     #[error("shapes that can't be multiplied: {product:?}")]
     Shapes {
-        /// What was asked for.
+        /// The product that was asked for.
         product: Box<Product>,
     },
 }
 
-/// Element type of all three matrices; sums are in f32.
+/// The element type of all three matrices. Sums are in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     /// `CUDA_R_16F`.
     F16,
     /// `CUDA_R_16BF`.
     Bf16,
-    /// Without TF32, as cuBLAS does unless told otherwise.
+    /// `CUDA_R_32F`. TF32 is not used, which is cuBLAS's default.
     F32,
 }
 
@@ -87,7 +88,7 @@ impl Type {
     }
 }
 
-/// From cublas_api.h.
+/// `CUBLAS_OP_N` in cublas_api.h.
 const OP_N: c_int = 0;
 const OP_T: c_int = 1;
 const COMPUTE_32F: c_int = 68;
@@ -153,29 +154,29 @@ pub struct Cublas {
     functions: Functions,
     path: String,
     version: c_int,
-    /// The functions are its.
+    /// The library that the functions belong to, kept loaded.
     _library: Option<Library>,
 }
 
 impl Cublas {
-    /// Loads the library and makes it work on `stream` with a workspace of its caller's, so that it
+    /// Loads the library and sets its stream and workspace. With a workspace from the caller, it
     /// allocates nothing later.
     ///
     /// # Safety
-    /// The context of `stream`, a `CUstream`, is current. Stream and workspace, a device address of
-    /// as many bytes, outlive the value.
+    /// `stream` is a `CUstream` whose context is current. `workspace` is the device address of
+    /// `bytes` bytes. Both outlive the value.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no library, [`Error::Call`] if it refuses.
+    /// [`Error::NotFound`] if there is no library, [`Error::Call`] if a call fails.
     pub unsafe fn open(stream: *mut c_void, workspace: u64, bytes: usize) -> Result<Self, Error> {
         let (library, path) = load()?;
         let functions = Functions::find(&library, &path)?;
-        // SAFETY: the functions are cuBLAS's, the rest is the caller's promise.
+        // SAFETY: the functions are cuBLAS's; the caller promises the rest.
         unsafe { Self::with(functions, Some(library), path, stream, workspace, bytes) }
     }
 
     /// # Safety
-    /// As [`Cublas::open`], and the functions do what those of cuBLAS do.
+    /// As for [`Cublas::open`], and the functions behave like those of cuBLAS.
     unsafe fn with(
         functions: Functions,
         library: Option<Library>,
@@ -185,7 +186,7 @@ impl Cublas {
         bytes: usize,
     ) -> Result<Self, Error> {
         let mut handle = std::ptr::null_mut();
-        // SAFETY: the library writes a handle there.
+        // SAFETY: the library writes a handle to the given address.
         check("cublasCreate_v2", unsafe {
             (functions.create)(&mut handle)
         })?;
@@ -196,7 +197,8 @@ impl Cublas {
             version: 0,
             _library: library,
         };
-        // SAFETY: the handle was just made; the caller promises that stream and workspace live.
+        // SAFETY: the handle was just created; the caller promises that stream and workspace are
+        // alive.
         unsafe {
             let Functions {
                 get_version,
@@ -208,7 +210,7 @@ impl Cublas {
                 "cublasGetVersion_v2",
                 get_version(handle, &mut cublas.version),
             )?;
-            // Setting a stream forgets the workspace: it comes after.
+            // Setting the stream resets the workspace, so the workspace is set afterwards.
             check("cublasSetStream_v2", set_stream(handle, stream))?;
             check(
                 "cublasSetWorkspace_v2",
@@ -218,15 +220,15 @@ impl Cublas {
         Ok(cublas)
     }
 
-    /// Enqueues one product.
+    /// Enqueues a product.
     ///
     /// # Safety
-    /// The matrices lie in memory of the stream's context, are of type `of`, and live until the
+    /// The matrices are in memory of the stream's context, have type `of`, and live until the
     /// product is computed.
     ///
     /// # Errors
     /// [`Error::Shapes`] and [`Error::Size`] before anything is called, [`Error::Call`] if cuBLAS
-    /// refuses.
+    /// fails.
     pub unsafe fn product(&self, product: &Product, of: Type) -> Result<(), Error> {
         let Product { a, b, c, .. } = *product;
         if (a.rows(), a.columns(), b.columns()) != (c.rows, b.rows(), c.columns) {
@@ -245,9 +247,9 @@ impl Cublas {
         let leading = |factor: Factor| factor.stored.columns as c_int;
         let (alpha, beta) = (product.alpha, f32::from(u8::from(product.add)));
         let code = of.code();
-        // cuBLAS takes a row-major matrix for its transpose: cᵀ = bᵀ·aᵀ.
-        // SAFETY: leading dimensions are those of contiguous matrices; alpha and beta are read
-        // during the call; memory is the caller's promise.
+        // cuBLAS is column-major and sees a row-major matrix as its transpose, so it computes cᵀ =
+        // bᵀ·aᵀ. SAFETY: the leading dimensions are those of contiguous matrices; alpha and beta
+        // are read during the call; the caller promises that the memory is valid.
         check("cublasGemmEx", unsafe {
             (self.functions.gemm_ex)(
                 self.handle,
@@ -273,7 +275,7 @@ impl Cublas {
         })
     }
 
-    /// What was loaded from where.
+    /// The version that was loaded, and its path.
     pub fn describe(&self) -> String {
         format!("cuBLAS {} ({})", version_name(self.version), self.path)
     }
@@ -281,7 +283,7 @@ impl Cublas {
 
 impl Drop for Cublas {
     fn drop(&mut self) {
-        // SAFETY: the handle is ours and used no more. What it says can't be acted on here.
+        // SAFETY: the handle is ours and no longer used. Nothing can be done here about a failure.
         unsafe { (self.functions.destroy)(self.handle) };
     }
 }
@@ -294,7 +296,7 @@ fn check(function: &'static str, status: c_int) -> Result<(), Error> {
     }
 }
 
-/// 130002 is 13.0.2: major · 10000 + minor · 100 + patch, in CUDA 11 major · 10000 too.
+/// 130002 is 13.0.2: major · 10000 + minor · 100 + patch.
 fn version_name(version: c_int) -> String {
     format!(
         "{}.{}.{}",
@@ -316,7 +318,7 @@ fn load() -> Result<(Library, String), Error> {
     };
     let mut tried = Vec::new();
     for path in candidates {
-        // SAFETY: loading cuBLAS runs its initialisers, as any program that is linked with it does.
+        // SAFETY: loading cuBLAS runs its initialisers, which run in every program linked with it.
         match unsafe { Library::new(&path) } {
             Ok(library) => return Ok((library, path.display().to_string())),
             Err(error) => tried.push(reason(&error)),
@@ -325,12 +327,12 @@ fn load() -> Result<(Library, String), Error> {
     Err(Error::NotFound { tried })
 }
 
-/// What the loader said: libloading's own words leave it out.
+/// The loader's message, which libloading's own text leaves out.
 fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Where toolkits are installed without telling the loader.
+/// Folders of toolkits that are installed outside of the loader's path.
 fn toolkits() -> Vec<PathBuf> {
     let folders = [
         "/usr/local/cuda/lib64",
@@ -344,7 +346,7 @@ fn toolkits() -> Vec<PathBuf> {
 
 impl Functions {
     fn find(library: &Library, path: &str) -> Result<Self, Error> {
-        // SAFETY: cublas_api.h gives these functions the signatures of the aliases above.
+        // SAFETY: the aliases above have the signatures that cublas_api.h gives these functions.
         unsafe {
             Ok(Self {
                 create: function(library, path, c"cublasCreate_v2")?,
@@ -359,7 +361,7 @@ impl Functions {
 }
 
 /// # Safety
-/// `T` is the function pointer type of that function.
+/// `T` is the type of a pointer to the function `name`.
 unsafe fn function<T: Copy>(library: &Library, path: &str, name: &CStr) -> Result<T, Error> {
     // SAFETY: the caller's promise.
     match unsafe { library.get::<T>(name) } {

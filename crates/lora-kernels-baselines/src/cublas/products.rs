@@ -1,23 +1,23 @@
-//! A layer as a sequence of matrix products: the base product alone, and the way Unsloth's
-//! `matmul_lora` and `LoRA_QKV` go.
+//! A layer as a sequence of matrix products: the base product alone, and the sequence of Unsloth's
+//! `matmul_lora` and `LoRA_QKV`.
 
 /// A contiguous row-major matrix in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matrix {
-    /// Of the first element, on the device.
+    /// The device address of the first element.
     pub address: u64,
-    /// As it lies in memory, row-major and contiguous.
+    /// Rows as stored.
     pub rows: usize,
-    /// As it lies in memory.
+    /// Columns as stored.
     pub columns: usize,
 }
 
 /// A factor of a product: a matrix, or its transpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Factor {
-    /// What lies in memory.
+    /// The matrix as stored.
     pub stored: Matrix,
-    /// Whether the product takes its transpose.
+    /// Whether the factor is the transpose of the stored matrix.
     pub transposed: bool,
 }
 
@@ -42,7 +42,7 @@ impl Factor {
 }
 
 impl Matrix {
-    /// The matrix as a factor.
+    /// The matrix itself as a factor.
     pub fn as_is(self) -> Factor {
         Factor {
             stored: self,
@@ -62,13 +62,13 @@ impl Matrix {
 /// c = alpha·a·b, or c += alpha·a·b
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Product {
-    /// On the left.
+    /// The left factor.
     pub a: Factor,
-    /// On the right.
+    /// The right factor.
     pub b: Factor,
     /// The result.
     pub c: Matrix,
-    /// Of the product.
+    /// The factor of the product.
     pub alpha: f32,
     /// Whether the product is added to the result's old values.
     pub add: bool,
@@ -94,14 +94,14 @@ impl Product {
     }
 }
 
-/// Tensors of one call. M = tokens, K = in_features.
+/// The tensors of a call. M = tokens, K = in_features.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// (M, K)
     pub x: Matrix,
     /// (M, K)
     pub dx: Matrix,
-    /// Those that share x.
+    /// The projections that share x.
     pub projections: Vec<Projection>,
 }
 
@@ -114,7 +114,7 @@ pub struct Projection {
     pub lora_a: Matrix,
     /// (N, r)
     pub lora_b: Matrix,
-    /// Of the adapter.
+    /// The adapter's scaling.
     pub scaling: f32,
     /// (M, N)
     pub y: Matrix,
@@ -130,49 +130,63 @@ pub struct Projection {
     pub t: Matrix,
 }
 
-/// y = x·Wᵀ, no adapter.
+/// y = x·Wᵀ, without the adapter.
 pub fn plain_forward(layer: &Layer) -> Vec<Product> {
-    let base = |one: &Projection| base(layer, one);
+    let base = |projection: &Projection| base(layer, projection);
     layer.projections.iter().map(base).collect()
 }
 
-/// dx = Σ dy·W, no adapter.
+/// dx = Σ dy·W, without the adapter.
 pub fn plain_backward(layer: &Layer) -> Vec<Product> {
     let numbered = layer.projections.iter().enumerate();
     numbered
-        .map(|(index, one)| base_gradient(layer, index, one))
+        .map(|(index, projection)| base_gradient(layer, index, projection))
         .collect()
 }
 
-/// mm, mm, addmm for every projection.
+/// Unsloth's forward: mm, mm, addmm for every projection.
 pub fn unsloth_forward(layer: &Layer) -> Vec<Product> {
-    let three = |one: &Projection| {
-        let expand = Product::new(one.y, one.s.as_is(), one.lora_b.transposed());
+    let three = |projection: &Projection| {
+        let expand = Product::new(
+            projection.y,
+            projection.s.as_is(),
+            projection.lora_b.transposed(),
+        );
         [
-            base(layer, one),
-            shrink(layer, one),
-            expand.scaled(one.scaling).adding(true),
+            base(layer, projection),
+            shrink(layer, projection),
+            expand.scaled(projection.scaling).adding(true),
         ]
     };
     layer.projections.iter().flat_map(three).collect()
 }
 
-/// x·Aᵀ is not kept but computed again, and dy·B is computed twice.
+/// Unsloth's backward. x·Aᵀ is computed again instead of kept, and dy·B is computed twice.
 pub fn unsloth_backward(layer: &Layer) -> Vec<Product> {
-    let gradients = |one: &Projection| {
+    let gradients = |projection: &Projection| {
         [
-            narrow_gradient(one),
-            Product::new(one.d_lora_a, one.t.transposed(), layer.x.as_is()).scaled(one.scaling),
-            shrink(layer, one),
-            Product::new(one.d_lora_b, one.dy.transposed(), one.s.as_is()).scaled(one.scaling),
+            narrow_gradient(projection),
+            Product::new(
+                projection.d_lora_a,
+                projection.t.transposed(),
+                layer.x.as_is(),
+            )
+            .scaled(projection.scaling),
+            shrink(layer, projection),
+            Product::new(
+                projection.d_lora_b,
+                projection.dy.transposed(),
+                projection.s.as_is(),
+            )
+            .scaled(projection.scaling),
         ]
     };
-    let input = |(index, one): (usize, &Projection)| {
-        let adapter = Product::new(layer.dx, one.t.as_is(), one.lora_a.as_is());
+    let input = |(index, projection): (usize, &Projection)| {
+        let adapter = Product::new(layer.dx, projection.t.as_is(), projection.lora_a.as_is());
         [
-            base_gradient(layer, index, one),
-            narrow_gradient(one),
-            adapter.scaled(one.scaling).adding(true),
+            base_gradient(layer, index, projection),
+            narrow_gradient(projection),
+            adapter.scaled(projection.scaling).adding(true),
         ]
     };
     let mut products: Vec<_> = layer.projections.iter().flat_map(gradients).collect();
@@ -180,18 +194,30 @@ pub fn unsloth_backward(layer: &Layer) -> Vec<Product> {
     products
 }
 
-fn base(layer: &Layer, one: &Projection) -> Product {
-    Product::new(one.y, layer.x.as_is(), one.weight.transposed())
+fn base(layer: &Layer, projection: &Projection) -> Product {
+    Product::new(
+        projection.y,
+        layer.x.as_is(),
+        projection.weight.transposed(),
+    )
 }
 
-fn base_gradient(layer: &Layer, index: usize, one: &Projection) -> Product {
-    Product::new(layer.dx, one.dy.as_is(), one.weight.as_is()).adding(index > 0)
+fn base_gradient(layer: &Layer, index: usize, projection: &Projection) -> Product {
+    Product::new(layer.dx, projection.dy.as_is(), projection.weight.as_is()).adding(index > 0)
 }
 
-fn shrink(layer: &Layer, one: &Projection) -> Product {
-    Product::new(one.s, layer.x.as_is(), one.lora_a.transposed())
+fn shrink(layer: &Layer, projection: &Projection) -> Product {
+    Product::new(
+        projection.s,
+        layer.x.as_is(),
+        projection.lora_a.transposed(),
+    )
 }
 
-fn narrow_gradient(one: &Projection) -> Product {
-    Product::new(one.t, one.dy.as_is(), one.lora_b.as_is())
+fn narrow_gradient(projection: &Projection) -> Product {
+    Product::new(
+        projection.t,
+        projection.dy.as_is(),
+        projection.lora_b.as_is(),
+    )
 }

@@ -1,5 +1,5 @@
-//! The products of a layer through `cublasGemmEx` as its documentation has it, on host memory:
-//! column-major, leading dimensions, transposes.
+//! Computes the products of a layer through a host implementation of `cublasGemmEx` that follows
+//! its documentation: column-major, with leading dimensions and transposes.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{null_mut, without_provenance_mut};
@@ -14,7 +14,7 @@ const STREAM: usize = 0x57;
 const WORKSPACE: u64 = 0x1000;
 
 unsafe extern "C" fn create(handle: *mut RawHandle) -> c_int {
-    // SAFETY: the caller gives a place for a handle.
+    // SAFETY: the caller passes a valid address for a handle.
     unsafe { *handle = without_provenance_mut(HANDLE) };
     0
 }
@@ -25,7 +25,7 @@ unsafe extern "C" fn destroy(handle: RawHandle) -> c_int {
 }
 
 unsafe extern "C" fn get_version(_: RawHandle, version: *mut c_int) -> c_int {
-    // SAFETY: the caller gives a place for a number.
+    // SAFETY: the caller passes a valid address for a number.
     unsafe { *version = 120_803 };
     0
 }
@@ -44,7 +44,7 @@ unsafe extern "C" fn out_of_memory(_: *mut RawHandle) -> c_int {
     3
 }
 
-/// cublasGemmEx's documentation, for bf16: C = alpha·op(A)·op(B) + beta·C, (m, k)·(k, n), all
+/// `cublasGemmEx` as documented, for bf16: C = alpha·op(A)·op(B) + beta·C with (m, k)·(k, n), all
 /// column-major.
 unsafe extern "C" fn gemm_ex(
     handle: RawHandle,
@@ -76,7 +76,7 @@ unsafe extern "C" fn gemm_ex(
     if !valid(op_a, m, k, lda) || !valid(op_b, k, n, ldb) || ldc < m {
         return 7;
     }
-    // SAFETY: the matrices are vectors of the test of these sizes, the scalars f32.
+    // SAFETY: the matrices are the test's vectors, which have these sizes, and the scalars are f32.
     unsafe {
         let at = |base: *const c_void, op, row: c_int, column: c_int, leading: c_int| {
             let (row, column) = if op == OP_N {
@@ -92,7 +92,7 @@ unsafe extern "C" fn gemm_ex(
                 let terms = (0..k).map(|i| at(a, op_a, row, i, lda) * at(b, op_b, i, column, ldb));
                 let sum = alpha * terms.sum::<f32>();
                 let to = c.cast::<bf16>().add((row + column * ldc) as usize);
-                // With a beta of 0, C is not read.
+                // If beta is 0, C is not read.
                 let old = if beta == 0.0 {
                     0.0
                 } else {
@@ -114,7 +114,7 @@ fn cublas(create: Create) -> Result<Cublas, Error> {
         set_workspace,
         gemm_ex,
     };
-    // SAFETY: these functions ask nothing of stream and workspace but to be the ones given.
+    // SAFETY: these functions only compare stream and workspace with the given ones.
     unsafe {
         Cublas::with(
             functions,
@@ -127,7 +127,7 @@ fn cublas(create: Create) -> Result<Cublas, Error> {
     }
 }
 
-/// Memory of a test's matrices.
+/// The memory of a test's matrices.
 #[derive(Default)]
 struct Memory(Vec<Box<[bf16]>>);
 
@@ -148,8 +148,7 @@ impl Memory {
 
     fn input(&mut self, rows: usize, columns: usize) -> Matrix {
         let seed = self.0.len();
-        // Small multiples of 1/4: every sum of the test is exact, but for results that are too long
-        // for bf16.
+        // Small multiples of 1/4, so that every sum is exact until it is rounded to bf16.
         self.matrix(rows, columns, |i| {
             ((i * 7 + seed * 5) % 9) as f32 / 4.0 - 1.0
         })
@@ -224,7 +223,7 @@ fn assert_matrix(given: &Values, expected: impl Fn(usize, usize) -> f32) {
     for (index, &value) in given.data.iter().enumerate() {
         let (row, column) = (index / given.columns, index % given.columns);
         let expected = expected(row, column);
-        // Values between are rounded to bf16, too.
+        // Intermediate values are rounded to bf16 too.
         let error = (value - expected).abs();
         assert!(
             error <= expected.abs().max(2.0) / 64.0,
@@ -313,7 +312,7 @@ fn factors_that_do_not_fit_are_refused_before_the_call() {
         alpha: 1.0,
         add: false,
     };
-    // SAFETY: nothing is computed.
+    // SAFETY: the call is refused before anything is computed.
     let error = unsafe { cublas(create).unwrap().product(&product, Type::F16) };
     assert!(matches!(error, Err(Error::Shapes { .. })), "{error:?}");
 }
