@@ -1,9 +1,9 @@
-//! What a call costs on the host beside the launches that it makes: raw forwards and backwards with
-//! their plan at hand, and the same cuLaunchKernel calls bare, with parameters prepared.
+//! The host time of a call compared with that of its launches alone: raw forwards and backwards
+//! with a plan, and the same driver launches with prepared parameters.
 //!
-//! On the emulated driver, told to run no block: what is left is that driver's own share of a
-//! launch. The ratios that are printed last compare the fastest of many short rounds of each, one
-//! after the other, so that what else the machine does matters less.
+//! It runs on the emulated driver with execution switched off, so the driver's own share of a
+//! launch is what remains. The ratios printed last compare the fastest of many short, alternating
+//! rounds of each, so that other load on the machine matters less.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ fn must<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// Where every tensor is said to lie: no block runs that could look.
+/// The address passed for every tensor. No block runs, so it is never used.
 const ADDRESS: u64 = 1 << 20;
 
 fn problem(outputs: &[usize]) -> Problem {
@@ -44,13 +44,13 @@ const DROPOUT: Option<Dropout> = Some(Dropout {
 
 fn launch_all(launches: &[BareLaunch], stream: CUstream) {
     for launch in launches {
-        // SAFETY: no block runs, so no pointer is followed.
+        // SAFETY: no block runs, so no pointer is dereferenced.
         let result = unsafe { launch.launch(stream) };
         assert_eq!(result, CUresult::CUDA_SUCCESS);
     }
 }
 
-/// Both ways of one call, and their ratio.
+/// Times a call and its bare launches, and prints their ratio.
 fn compare(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -73,7 +73,7 @@ fn compare(
     );
 }
 
-/// Of a round.
+/// The number of calls in a round.
 const CALLS: u32 = 50;
 
 fn round(run: &mut impl FnMut()) -> Duration {

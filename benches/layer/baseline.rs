@@ -1,4 +1,4 @@
-//! cuBLAS, if there is one, and whether what it computes is what we compute.
+//! cuBLAS, if it is installed, and a check that it computes what our kernels compute.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::reference::relative_error;
@@ -29,8 +29,8 @@ impl Baseline {
             Err(error) => return without(error),
         };
         let address = device.address(&workspace);
-        // SAFETY: the device's context was made current by what allocated; stream and workspace
-        // live as long as the bench.
+        // SAFETY: the allocation made the device's context current; stream and workspace live as
+        // long as the bench.
         let cublas =
             unsafe { Cublas::open(device.stream.cu_stream().cast(), address, WORKSPACE_BYTES) };
         Self {
@@ -47,7 +47,7 @@ impl Baseline {
     }
 
     /// # Errors
-    /// Why there is no cuBLAS, or what it refused.
+    /// Why there is no cuBLAS, or why it failed.
     pub fn run(&self, products: &[Product], dtype: DType) -> Result<(), String> {
         let cublas = self.cublas.as_ref().map_err(|reason| short(reason))?;
         let of = match dtype {
@@ -56,15 +56,15 @@ impl Baseline {
             DType::F32 => Type::F32,
         };
         for product in products {
-            // SAFETY: the sets own the matrices, which are of this type, and outlive the stream's
+            // SAFETY: the sets own the matrices, which have this type, and outlive the stream's
             // work.
             unsafe { cublas.product(product, of) }.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
-    /// Compares Unsloth's way with ours on a small layer; where they differ, cuBLAS is called
-    /// wrongly, and no baseline.
+    /// Compares Unsloth's sequence with our kernels on a small layer. If they differ, cuBLAS is
+    /// called wrongly and is not used as a baseline.
     pub fn verify<T: Element + DeviceRepr + Into<f64>>(&mut self, device: &Device) {
         if self.cublas.is_ok()
             && let Err(error) = self.compare::<T>(device)
@@ -85,7 +85,7 @@ impl Baseline {
         ours.forward(device, 0)?;
         ours.backward(device, 0)?;
         let expected = results.map(|matrix| read(device, &sets, matrix));
-        // What ours has left must not pass for cuBLAS's.
+        // Our results must not be mistaken for cuBLAS's.
         sets.fill(device, &results, noise);
         self.run(&products::unsloth_forward(&layer), T::DTYPE)?;
         self.run(&products::unsloth_backward(&layer), T::DTYPE)?;
@@ -93,7 +93,7 @@ impl Baseline {
         let names = ["y", "dx", "d_lora_A", "d_lora_B"];
         for (name, (given, expected)) in names.into_iter().zip(given.iter().zip(&expected)) {
             let error = relative_error(given, expected);
-            // A few roundings to bf16.
+            // This allows a few roundings to bf16.
             if error > 0.02 {
                 return Err(format!(
                     "its {name} in {} is off ours by {error:.3}",
@@ -105,7 +105,7 @@ impl Baseline {
     }
 }
 
-/// For a table's cell.
+/// A reason shortened for a table's cell.
 fn short(reason: &str) -> String {
     let end = reason
         .find(':')

@@ -1,4 +1,4 @@
-//! A time measurement whose units say whether a GPU was timed or an interpreter.
+//! A criterion measurement whose units say whether a GPU or the interpreter was timed.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Measurement for Clock {
     }
 }
 
-/// The unit for a typical value in nanoseconds, and what divides to get there.
+/// The unit for a typical value in nanoseconds, and its divisor.
 fn unit(typical: f64) -> (f64, usize) {
     match typical {
         t if t < 1e3 => (1.0, 0),

@@ -1,4 +1,4 @@
-//! The device, and time on it.
+//! The device, and the measurement of time on it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ impl Device {
         }
     }
 
-    /// How long `calls` calls take: between CUDA events on a GPU, on the CPU's clock where the
-    /// device is the CPU.
+    /// The time of `calls` calls: between CUDA events on a GPU, on the CPU's clock on the emulated
+    /// device.
     pub fn time(&self, calls: u64, mut call: impl FnMut()) -> Duration {
         must(self.stream.synchronize());
         if self.emulated {
@@ -57,12 +57,12 @@ impl Device {
         Duration::from_secs_f32(must(start.elapsed_ms(&end)) / 1e3)
     }
 
-    /// Device memory that nobody has written.
+    /// Uninitialised device memory.
     ///
     /// # Errors
-    /// The driver's, if there is not so much.
+    /// The driver's error, if there is too little memory.
     pub fn memory<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>, String> {
-        // SAFETY: whoever asks writes it before anything reads it.
+        // SAFETY: the caller writes the memory before anything reads it.
         let memory = unsafe { self.stream.alloc(count.max(1)) };
         memory.map_err(|error| format!("{} MiB more: {error:?}", (count * size_of::<T>()) >> 20))
     }
@@ -72,13 +72,13 @@ impl Device {
     }
 }
 
-/// Numbers between -1 and 1 on the device, to be copied from: a GPU draws less power, and clocks
-/// higher, on zeros.
+/// A source of numbers between -1 and 1 on the device. On zeros, a GPU would draw less power and
+/// clock higher.
 pub struct Noise<T>(CudaSlice<T>);
 
 impl<T: Element + DeviceRepr> Noise<T> {
     pub fn new(device: &Device) -> Self {
-        // Odd: rows of a matrix made of it differ.
+        // Odd, so that the rows of a matrix filled from it differ.
         let count = if device.emulated { 4099 } else { (1 << 20) + 7 };
         let mut rng = StdRng::seed_from_u64(7);
         let data: Vec<T> = (0..count)

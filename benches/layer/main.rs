@@ -1,8 +1,9 @@
-//! Forward and backward of adapted layers with random data, beside cuBLAS where there is one.
+//! Forward and backward of adapted layers with random data, compared with cuBLAS if it is
+//! installed.
 //!
-//! On a GPU: time between CUDA events, and the FLOP/s of the whole layer. On the emulated device:
-//! how long the interpreter takes on this CPU, and every figure says so. That tells how long tests
-//! take, never how fast a kernel is.
+//! On a GPU, it measures time between CUDA events and the FLOP/s of the whole layer. On the
+//! emulated device, it measures how long the interpreter takes on this CPU, and every figure says
+//! so. That says how long tests take, not how fast a kernel is.
 
 mod baseline;
 mod clock;
@@ -33,7 +34,7 @@ use record::Record;
 use sets::Sets;
 use shapes::{Plan, Shape};
 
-/// Of each bench.
+/// The number of samples of each bench.
 const SAMPLES: usize = 10;
 
 type Products = fn(&products::Layer) -> Vec<Product>;
@@ -45,7 +46,7 @@ struct Bench<'a, 'b> {
     record: Record,
 }
 
-/// One problem, whose calls take their tensors from `sets` in turn.
+/// A layer whose calls use the tensors in `sets` in turn.
 struct Case<'a, T> {
     layer: Layer,
     sets: &'a Sets<T>,
@@ -136,7 +137,7 @@ impl Bench<'_, '_> {
             let ours = Ours::new(device, &problem, p, &sets)?;
             let way = Way::Ours { rank, p };
             self.measure(&case, Pass::Forward, way, |set| ours.forward(device, set));
-            // Each backward reads what the forward of its set has saved.
+            // Each backward reads what the forward of its set saved.
             (0..sets.layers.len()).try_for_each(|set| ours.forward(device, set))?;
             self.measure(&case, Pass::Backward, way, |set| ours.backward(device, set));
         }
@@ -149,7 +150,7 @@ impl Bench<'_, '_> {
         self.measure(case, pass, way, |set| baseline.run(&calls[set], T::DTYPE));
     }
 
-    /// Times `call`, which gets the set to take.
+    /// Times `call`, which is given the index of the set to use.
     fn measure<T: Element>(
         &mut self,
         case: &Case<'_, T>,
@@ -172,7 +173,7 @@ impl Bench<'_, '_> {
                     bencher.iter_custom(|calls| {
                         let time = device.time(calls, || {
                             set = (set + 1) % sets;
-                            // The first call has shown that it can.
+                            // The first call succeeded, so a failure is unexpected.
                             if let Err(error) = call(set) {
                                 panic!("{error}");
                             }
@@ -196,8 +197,8 @@ impl Bench<'_, '_> {
     }
 }
 
-/// Criterion that compares with no earlier run: its lines on changes have no unit that could say
-/// what was timed.
+/// Criterion without comparisons with earlier runs, because its lines about changes don't say what
+/// was timed.
 fn without_history() -> Criterion {
     let home = std::env::var_os("CRITERION_HOME").map(PathBuf::from);
     let folder = home.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned());
@@ -242,7 +243,7 @@ fn main() {
 fn run(criterion: &mut Criterion<Clock>, device: &Device, baseline: &Baseline) {
     let emulated = device.emulated;
     let mut group = criterion.benchmark_group(if emulated { "emulated layer" } else { "layer" });
-    // Every sample as long as the others: their median is taken.
+    // All samples have the same length, because their median is used.
     group.sampling_mode(SamplingMode::Flat);
     let mut bench = Bench {
         group,

@@ -1,4 +1,4 @@
-//! This crate's calls, as a framework makes them: plans and arguments at hand.
+//! The calls of lora-kernels as a framework makes them, with plans and arguments prepared.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
@@ -13,11 +13,11 @@ pub struct Ours {
     backward: BackwardPlan,
     dropout: Option<Dropout>,
     calls: Vec<Call>,
-    /// What forward saves, and scratch, of every call
+    /// The saved data and the workspace of every call
     _memory: Vec<CudaSlice<u8>>,
 }
 
-/// Addresses of one set of tensors.
+/// The addresses of one set of tensors.
 struct Call {
     x: u64,
     dx: u64,
@@ -29,7 +29,7 @@ struct Call {
 
 impl Ours {
     /// # Errors
-    /// If there is no plan, or the device has not enough memory.
+    /// If planning fails, or the device has too little memory.
     pub fn new<T: Element + DeviceRepr>(
         device: &Device,
         problem: &Problem,
@@ -89,7 +89,7 @@ impl Ours {
         .map_err(|error| error.to_string())
     }
 
-    /// After the forward of the same set.
+    /// Enqueues the backward of a set, after its forward.
     ///
     /// # Errors
     /// What the call says.
@@ -103,7 +103,7 @@ impl Ours {
             dx: call.dx,
             workspace: call.workspace,
         };
-        // SAFETY: as in forward.
+        // SAFETY: as in `forward`.
         unsafe {
             device
                 .kernels

@@ -1,4 +1,4 @@
-//! What was measured, for the program that started the bench.
+//! Records measurements for the program that started the bench.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,8 @@ impl Record {
         self.bench.measurements.push(measurement);
     }
 
-    /// After every layer: what is there stays, should a later one fail.
+    /// Writes the results so far. Called after every layer, so that they are kept if a later one
+    /// fails.
     pub fn write(&self) {
         let Some(path) = &self.path else { return };
         let text = serde_json::to_string(&self.bench).map_err(|error| error.to_string());
@@ -38,7 +39,7 @@ impl Record {
     }
 }
 
-/// As filters name it.
+/// The name that filters match.
 pub fn name(layer: &Layer, pass: Pass, way: Way) -> String {
     let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
     let shape = format!(

@@ -1,5 +1,5 @@
-//! The tensors of a layer, several times over. Calls take them in turn, so that none finds in the
-//! L2 cache what an earlier one has left there.
+//! Several sets of a layer's tensors. Calls use them in turn, so that none finds its tensors in the
+//! L2 cache.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{Element, Problem, Role};
@@ -11,13 +11,13 @@ pub const SCALING: f32 = 2.0;
 
 pub struct Sets<T> {
     pub layers: Vec<Layer>,
-    /// What the addresses in `layers` point to
+    /// The memory that the addresses in `layers` point to
     memory: Vec<CudaSlice<T>>,
 }
 
 impl<T: Element + DeviceRepr> Sets<T> {
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device has too little memory.
     pub fn new(device: &Device, problem: &Problem, noise: &Noise<T>) -> Result<Self, String> {
         let mut memory = Vec::new();
         let mut matrix = |(rows, columns): (usize, usize)| -> Result<Matrix, String> {
@@ -58,7 +58,7 @@ impl<T: Element + DeviceRepr> Sets<T> {
         Ok(Self { layers, memory })
     }
 
-    /// What a matrix of these is kept in.
+    /// The memory of a matrix of these sets.
     pub fn memory(&self, device: &Device, matrix: Matrix) -> &CudaSlice<T> {
         &self.memory[self.position(device, matrix)]
     }
@@ -79,8 +79,8 @@ impl<T: Element + DeviceRepr> Sets<T> {
     }
 }
 
-/// So many that the others take more than twice the L2 cache, by what the plain product touches of
-/// them: any call touches more.
+/// The number of sets. The other sets take more than twice the L2 cache, counting only what the
+/// plain product touches; every call touches at least that.
 fn count(device: &Device, problem: &Problem) -> usize {
     if device.emulated {
         return 2;

@@ -1,8 +1,8 @@
-//! What is benched.
+//! The shapes that are benched.
 
 use std::fmt;
 
-/// (tokens, in_features) times one or more (in_features, out_features).
+/// A layer: (tokens, in_features) times one or more (in_features, out_features).
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub tokens: usize,
@@ -23,9 +23,9 @@ impl fmt::Display for Shape {
     }
 }
 
-/// What a run on this device goes through.
+/// The benches of a run on this device.
 pub struct Plan {
-    /// Of bf16, and of f16 where `f16`
+    /// The shapes, in bf16 and, if `f16` is set, in f16
     pub shapes: Vec<Shape>,
     pub f16: bool,
     pub in_f32: Vec<Shape>,
@@ -41,15 +41,16 @@ const fn shape(tokens: usize, in_features: usize, out_features: &'static [usize]
     }
 }
 
-/// What the interpreter gets through in a second: a MiniLM layer, one whose sizes divide nothing,
-/// and three that share x.
+/// Layers that take the interpreter about a second: one of MiniLM, one with awkward sizes, and
+/// three that share x.
 const EMULATED: [Shape; 3] = [
     shape(192, 384, &[384]),
     shape(37, 203, &[131]),
     shape(40, 64, &[64, 16, 16]),
 ];
 
-/// A 7 or 8 billion parameter Llama: k and v, q and o, gate and up, down, and q, k and v at once.
+/// Layers of a Llama with 7 or 8 billion parameters: k and v, q and o, gate and up, down, and q, k
+/// and v in one call.
 const LAYERS: [(usize, &[usize]); 5] = [
     (4096, &[1024]),
     (4096, &[4096]),

@@ -1,4 +1,4 @@
-//! The gradients that follow from dy, with the bound of every element.
+//! The gradients for a given dy, with an error bound for every element.
 
 use super::bounds::{Bounded, Intermediates, Operand, Store, reduction_error};
 use super::forward::shrink;
@@ -9,16 +9,16 @@ use super::rounding::Precision;
 use super::view::{ShapeError, View};
 use crate::Element;
 
-/// What the backward pass computes.
+/// The results of the backward pass.
 #[derive(Debug, Clone)]
 pub struct Backward {
-    /// dx (tokens, in_features), of all projections together
+    /// dx (tokens, in_features), the sum over all projections
     pub dx: Bounded,
-    /// By projection, for those that are adapted.
+    /// The gradients of each projection's adapter, if it has one.
     pub adapters: Vec<Option<AdapterGradients>>,
 }
 
-/// The gradients of an adapter, in its own type.
+/// The gradients of an adapter, in the adapter's type.
 #[derive(Debug, Clone)]
 pub struct AdapterGradients {
     /// T (tokens, rank)
@@ -29,11 +29,11 @@ pub struct AdapterGradients {
     pub d_lora_b: Bounded,
 }
 
-/// The gradients that follow from `dy`, which has a matrix (tokens, out_features) for each
+/// Computes the gradients for `dy`, which holds a matrix (tokens, out_features) for each
 /// projection.
 ///
 /// # Errors
-/// Tensors that do not fit each other.
+/// If the shapes of the tensors don't fit each other.
 pub fn backward<T, A>(
     layer: &Layer<'_, T, A>,
     dy: &[View<'_, T>],
@@ -115,7 +115,7 @@ fn d_lora_b<A: Element>(s: &Bounded, dy: View<'_, impl Element + Into<f64>>) -> 
     })
 }
 
-/// dx before it is stored: one accumulator takes the terms of all projections.
+/// dx before it is stored: one accumulator sums the terms of all projections.
 struct InputGradient {
     rows: usize,
     cols: usize,

@@ -1,14 +1,15 @@
-//! Errors and how they travel: from a sum to a stored value, and from there into the next product.
+//! Error bounds and their propagation: from a sum to a stored value, and from there into the next
+//! product.
 
 use super::product::{Product, product};
 use super::rounding::Precision;
 use super::view::View;
 use crate::Element;
 
-/// The unit roundoff of f32, which the kernels accumulate in.
+/// The unit roundoff of f32, the type that the kernels accumulate in.
 const F32_ROUNDING: f64 = 1.0 / (1 << 24) as f64;
 
-/// What happens to S and T between the product that makes them and the one that uses them.
+/// Whether S and T are rounded between the product that computes them and the one that uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intermediates {
     /// They stay in f64: the mathematical result.
@@ -17,7 +18,7 @@ pub enum Intermediates {
     Rounded,
 }
 
-/// A matrix and how far from it a right result can be.
+/// A matrix with an error bound for each element of a correct result.
 #[derive(Debug, Clone)]
 pub struct Bounded {
     /// Rows of the matrix.
@@ -26,20 +27,20 @@ pub struct Bounded {
     pub cols: usize,
     /// The values, row-major.
     pub value: Vec<f64>,
-    /// The largest error a kernel that computes and stores each of them rightly can make.
+    /// The largest error of a kernel that computes and stores each element correctly.
     pub bound: Vec<f64>,
-    /// What of it is there before the value is stored.
+    /// The part of the bound that is due to computing, before the value is rounded to be stored.
     error: Vec<f64>,
     precision: Precision,
 }
 
-/// The error of an f32 sum of `terms` products that add up to `magnitude` in absolute value,
-/// multiplied by `scalars` numbers after.
+/// The error of an f32 sum of `terms` products whose absolute values add up to `magnitude`,
+/// followed by a multiplication with `scalars` numbers.
 pub(super) fn reduction_error(terms: usize, scalars: usize, magnitude: f64) -> f64 {
     (1.5 * terms as f64 + scalars as f64) * F32_ROUNDING * magnitude
 }
 
-/// How values are stored that later products use.
+/// How intermediate values are stored.
 #[derive(Clone, Copy)]
 pub(super) struct Store {
     pub precision: Precision,
@@ -56,7 +57,7 @@ impl Store {
 }
 
 impl Bounded {
-    /// Values that leave, from each element's sum and the sum's error.
+    /// Rounds final results, given each element's sum and the sum's error.
     pub(super) fn output(
         rows: usize,
         cols: usize,
@@ -77,7 +78,7 @@ impl Bounded {
         }
     }
 
-    /// Values that later products use, from each element's sum and the sum's error.
+    /// Rounds intermediate values, given each element's sum and the sum's error.
     pub(super) fn intermediate(
         rows: usize,
         cols: usize,
@@ -101,8 +102,7 @@ impl Bounded {
         matrix
     }
 
-    /// The result of a kernel that adds to what lies in the output's place: in f32, and rounded
-    /// once.
+    /// The result of a kernel that adds to the output's previous values, in f32 and rounded once.
     ///
     /// # Panics
     /// If `previous` has another shape.
@@ -122,7 +122,7 @@ impl Bounded {
     }
 }
 
-/// S or T as the left side of a product: its values and its errors.
+/// S or T as the left factor of a product, with the errors of its elements.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     matrix: &'a Bounded,

@@ -1,16 +1,15 @@
-//! How far a result is from the reference. A NaN or an infinity in a result is never close to
-//! anything.
+//! Compares results with the reference. A NaN or an infinity in a result always counts as an error.
 
 use super::bounds::Bounded;
 
-/// A result held against a [`Bounded`] reference.
+/// The comparison of a result with a [`Bounded`] reference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Elements that are beyond their bound.
+    /// The number of elements whose error exceeds their bound.
     pub beyond: usize,
-    /// Elements compared.
+    /// The number of elements compared.
     pub elements: usize,
-    /// The element with the largest error for its bound; none where there are no elements.
+    /// The element with the largest ratio of error to bound; `None` if there are no elements.
     pub worst: Option<Worst>,
 }
 
@@ -25,9 +24,10 @@ pub struct Worst {
     pub given: f64,
     /// The reference's value.
     pub reference: f64,
-    /// How far apart the two may be.
+    /// The largest allowed difference.
     pub bound: f64,
-    /// |given - reference| / bound: above 1 is beyond. Infinite for a value that is not finite.
+    /// |given - reference| / bound, infinite if the value is not finite. The element is out of
+    /// bounds above 1.
     pub ratio: f64,
 }
 
@@ -63,10 +63,10 @@ impl std::fmt::Display for Comparison {
     }
 }
 
-/// Compares every element of `given`, row-major and without gaps, with the reference.
+/// Compares every element of `given`, dense and row-major, with the reference.
 ///
 /// # Panics
-/// If `given` has not as many elements as the reference.
+/// If `given` and the reference have different numbers of elements.
 pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Comparison {
     assert_eq!(
         given.len(),
@@ -92,7 +92,7 @@ pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Compari
             error if error.is_finite() => error / bound,
             _ => f64::INFINITY,
         };
-        // Not `ratio > 1`: a bound that is itself NaN lets nothing pass.
+        // Written this way so that a NaN bound fails.
         let within = ratio <= 1.0;
         comparison.beyond += usize::from(!within);
         if comparison
@@ -112,8 +112,8 @@ pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Compari
     comparison
 }
 
-/// ‖given - reference‖ / ‖reference‖. Infinite where either holds a NaN or an infinity, or where
-/// the reference is zero and `given` is not.
+/// ‖given - reference‖ / ‖reference‖. Infinite if either holds a NaN or an infinity, or if the
+/// reference is zero and `given` is not.
 ///
 /// # Panics
 /// If the two have not as many elements.
@@ -137,8 +137,8 @@ pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(
     )
 }
 
-/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure of two tensors: about half of the squared
-/// relative error. Infinite where either holds a NaN or an infinity.
+/// 1 - 2<x,y> / (|x|² + |y|²), DeepGEMM's measure for the difference of two tensors: about half the
+/// squared relative error. Infinite if either holds a NaN or an infinity.
 ///
 /// # Panics
 /// If the two have not as many elements.
@@ -146,7 +146,7 @@ pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(
     given: &[A],
     reference: &[B],
 ) -> f64 {
-    // |x - y|² / (|x|² + |y|²) is the same number without the cancellation.
+    // |x - y|² / (|x|² + |y|²) is the same number without cancellation.
     let mut difference = 0.0;
     let mut norms = 0.0;
     for (given, reference) in pairs(given, reference) {

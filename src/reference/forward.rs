@@ -1,4 +1,4 @@
-//! y and S, with the bound of every element.
+//! y and S, with an error bound for every element.
 
 use super::bounds::{Bounded, Intermediates, Operand, OperandProduct, Store, reduction_error};
 use super::layer::{Adapter, Layer, Projection, rounded};
@@ -6,19 +6,19 @@ use super::product::product;
 use super::view::{ShapeError, View};
 use crate::Element;
 
-/// What the forward pass computes, by projection.
+/// The results of the forward pass for each projection.
 #[derive(Debug, Clone)]
 pub struct Forward {
-    /// S (tokens, rank) of the adapted ones
+    /// S (tokens, rank), for projections with an adapter
     pub s: Vec<Option<Bounded>>,
     /// y (tokens, out_features)
     pub y: Vec<Bounded>,
 }
 
-/// y and what leads to it.
+/// Computes y and S.
 ///
 /// # Errors
-/// Tensors that do not fit each other.
+/// If the shapes of the tensors don't fit each other.
 pub fn forward<T, A>(
     layer: &Layer<'_, T, A>,
     intermediates: Intermediates,
@@ -93,14 +93,14 @@ where
     );
     Bounded::intermediate(layer.tokens(), rank, store, |row, col| {
         let i = row * rank + col;
-        // The factor is itself a product, rounded once.
+        // The factor is itself a rounded product, so it counts as two.
         let error = reduction_error(in_features, 2, factor.abs() * sums.magnitude[i]);
         (factor * sums.sum[i], error)
     })
 }
 
 impl OperandProduct {
-    /// Sum, magnitude and inherited error of an element.
+    /// (sum, magnitude, inherited error) of an element.
     pub(super) fn at(&self, index: usize) -> (f64, f64, f64) {
         (
             self.sum[index],

@@ -1,43 +1,42 @@
-//! The layer that is computed, and what both passes take from it: elements as the kernels use them.
+//! The layer to compute. Both passes take its elements from here, rounded as the kernels use them.
 
 use super::philox::KeepMask;
 use super::rounding::Precision;
 use super::view::{ShapeError, View};
 use crate::{Dropout, Element};
 
-/// Projections of the same x, and the x that goes in. Shapes as in the [module](super)'s
-/// description.
+/// x and the projections that share it. Shapes are those in the [module's documentation](super).
 #[derive(Debug, Clone)]
 pub struct Layer<'a, T, A = T> {
     /// x (tokens, in_features)
     pub x: View<'a, T>,
-    /// At least one.
+    /// The projections, at least one.
     pub projections: Vec<Projection<'a, T, A>>,
-    /// Which elements of x the adapters see; all of them without.
+    /// The dropout on the adapters' input, if any.
     pub dropout: Option<Dropout>,
 }
 
-/// One linear layer, adapted or not.
+/// A linear layer, with or without an adapter.
 #[derive(Debug, Clone, Copy)]
 pub struct Projection<'a, T, A = T> {
-    /// W (out_features, in_features). One that is stored the other way round goes in
+    /// W (out_features, in_features). Pass a weight that is stored (in_features, out_features)
     /// [transposed](View::transposed).
     pub weight: View<'a, T>,
     /// bias (out_features)
     pub bias: Option<&'a [T]>,
-    /// What is trained.
+    /// The adapter, which is trained.
     pub adapter: Option<Adapter<'a, A>>,
 }
 
-/// lora_A, lora_B and what their product is multiplied with. Elements are used as rounded to the
-/// type of x.
+/// lora_A, lora_B and the scaling of their product. Elements are rounded to the type of x when they
+/// are used.
 #[derive(Debug, Clone, Copy)]
 pub struct Adapter<'a, A> {
     /// lora_A (rank, in_features)
     pub a: View<'a, A>,
     /// lora_B (out_features, rank)
     pub b: View<'a, A>,
-    /// s
+    /// The scaling s
     pub scaling: f32,
 }
 
@@ -97,7 +96,7 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Layer<'_, T, A> {
     }
 }
 
-/// Row-major, each element rounded to `precision`.
+/// The elements in row-major order, each rounded to `precision`.
 pub(super) fn rounded<A: Copy + Into<f64>>(matrix: View<'_, A>, precision: Precision) -> Vec<f64> {
     let elements = (0..matrix.rows()).flat_map(|row| (0..matrix.cols()).map(move |col| (row, col)));
     elements

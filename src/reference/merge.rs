@@ -1,4 +1,4 @@
-//! Merging on the CPU, bit for bit as the kernels do it.
+//! Merging on the CPU, with the same bits as the kernels.
 
 use super::layer::Adapter;
 use super::view::{ShapeError, View};
@@ -7,18 +7,18 @@ use crate::{Element, MergeReport, WeightLayout};
 /// A merged weight.
 #[derive(Debug, Clone)]
 pub struct Merged<T> {
-    /// Row-major, rows one after the other, in the layout of the weight.
+    /// The merged weight, dense and row-major, in the layout of the weight.
     pub weight: Vec<T>,
-    /// What storing it loses. Its sums are in another order than the kernels'.
+    /// What storing it loses. The report's sums are taken in another order than the kernels'.
     pub report: MergeReport,
 }
 
-/// merged = W + Σ scaling·B·A: for each element, sums over the rank in f32 by fused multiply-adds,
-/// multiplied by the scaling, summed over the adapters in their order, added to W in f32 and
-/// rounded once. Nothing is written, so what is not finite is for the caller to look at in the
-/// report.
+/// Computes merged = W + Σ scaling·B·A. For each element and adapter, the sum over the rank is
+/// taken in f32 with fused multiply-adds and multiplied by the scaling. These values are summed in
+/// the adapters' order and added to W in f32, and the result is rounded once. The report counts
+/// elements that are not finite; nothing is refused because of them.
 ///
-/// W is (out_features, in_features), or transposed as `layout` says; lora_A (rank, in_features),
+/// W is (out_features, in_features), or transposed as `layout` says. lora_A is (rank, in_features),
 /// lora_B (out_features, rank).
 ///
 /// # Errors
@@ -66,7 +66,7 @@ where
     Ok(merged)
 }
 
-/// An adapter as the weight's layout sees it: the delta is scaling · down (rows, r) · across (r,
+/// An adapter arranged for the weight's layout: the delta is scaling · down (rows, r) · across (r,
 /// columns).
 struct Operands<'a, A> {
     down: View<'a, A>,

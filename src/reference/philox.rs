@@ -1,4 +1,4 @@
-//! Which elements of x dropout keeps.
+//! The dropout mask.
 
 use std::ops::Range;
 
@@ -27,15 +27,16 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The kept elements of x (rows, cols), one bit each, as the forward pass saves them.
+/// The dropout mask of x (rows, cols), one bit per element, as the forward pass saves it.
 ///
-/// Element (row, col) has the 16 random bits of lane col % 8 of Philox with counter (col / 8, row,
-/// offset low, offset high) and key (seed low, seed high): lane j is the low half of word j / 2
-/// where j is even, the high half where it is odd. The element is kept where they are at least the
-/// threshold.
+/// Element (row, col) gets 16 random bits: lane col % 8 of Philox with counter (col / 8, row,
+/// offset low, offset high) and key (seed low, seed high). Lane j is the low half of word j / 2 if
+/// j is even, and the high half if j is odd. The element is kept if the 16-bit number is at least
+/// the threshold.
 ///
-/// Its bit is bit col % 64 of word (col / 64, row) of the mask, whose words are (⌈cols / 64⌉,
-/// rows): those of the same columns lie one after the other. Bits past the last column are 0.
+/// The mask is an array of 64-bit words (⌈cols / 64⌉, rows), in which the words of the same columns
+/// follow each other. The element's bit is bit col % 64 of word (col / 64, row). Bits past the last
+/// column are 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepMask {
     first_row: usize,
@@ -50,7 +51,7 @@ impl KeepMask {
         Self::of_rows(0..rows, cols, dropout)
     }
 
-    /// These rows of the mask of a larger x, counted as there.
+    /// A range of rows of the mask of a larger x. Rows are numbered as in the larger x.
     pub fn of_rows(rows: Range<usize>, cols: usize, dropout: &Dropout) -> Self {
         let groups = |word: usize| 8 * word..cols.div_ceil(8).min(8 * word + 8);
         let word = |word: usize, row: usize| {
@@ -82,7 +83,7 @@ impl KeepMask {
         self.words[col / 64 * self.rows + (row - self.first_row)] >> (col % 64) & 1 != 0
     }
 
-    /// All words.
+    /// All words of the mask.
     pub fn words(&self) -> &[u64] {
         &self.words
     }

@@ -1,15 +1,15 @@
-//! The one loop nest of the reference: a·bᵀ together with |a|·|b|ᵀ.
+//! The loop nest behind every product of the reference: a·bᵀ together with |a|·|b|ᵀ.
 
 use super::view::View;
 
-/// Rows and columns of C that one pass of the inner loop computes; with the magnitudes they fill
+/// Rows and columns of C that one pass of the inner loop computes. With the magnitudes, they fill
 /// the vector registers.
 const TILE_ROWS: usize = 2;
 const TILE_COLS: usize = 8;
 /// Rows of `a` packed together, and the depth of a panel: 256 KiB of `a` and 32 KiB of `b`.
 const BLOCK_ROWS: usize = 64;
 const BLOCK_DEPTH: usize = 512;
-/// Products of numbers that take about as long as the start of a few threads.
+/// The number of multiplications from which starting threads pays off.
 const WORTH_THREADS: usize = 1 << 19;
 
 /// `Σₖ a[i][k]·b[j][k]` and `Σₖ |a[i][k]|·|b[j][k]|`, row-major.
@@ -19,14 +19,14 @@ pub(super) struct Product {
     pub magnitude: Vec<f64>,
 }
 
-/// a (rows, depth) times b (cols, depth) transposed.
+/// Computes a·bᵀ for a (rows, depth) and b (cols, depth).
 pub(super) fn product<A, B>(a: View<'_, A>, b: View<'_, B>) -> Product
 where
     A: Copy + Into<f64> + Sync,
     B: Copy + Into<f64> + Sync,
 {
     debug_assert_eq!(a.cols(), b.cols());
-    // Threads share the rows, so the longer side goes there.
+    // Rows are distributed over threads, so the longer side becomes the rows.
     if a.rows() < b.rows() {
         let Product { sum, magnitude } = product_by_rows(b, a);
         return Product {
@@ -68,7 +68,7 @@ where
     result
 }
 
-/// The rows of C from `first_row` on that `sum` and `magnitude` have room for.
+/// Computes as many rows of C from `first_row` on as fit into `sum` and `magnitude`.
 fn rows_of_product<A, B>(
     a: View<'_, A>,
     b: View<'_, B>,

@@ -1,8 +1,8 @@
-//! Rounding to a narrow type, from f64 and in one step.
+//! Rounding from f64 to a narrower type in one step.
 
 use crate::DType;
 
-/// How a type rounds: the facts of its format, and nothing of any implementation of it.
+/// The precision of a type, taken from the definition of its format and not from an implementation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Precision {
     significand_bits: i32,
@@ -13,8 +13,8 @@ pub struct Precision {
 impl Precision {
     /// The precision of `dtype`.
     pub fn of(dtype: DType) -> Self {
-        // Significand bits with the hidden one, and the exponents of the smallest and the largest
-        // normal number.
+        // (significand bits with the hidden one, exponent of the smallest normal number, exponent
+        // of the largest).
         let (significand_bits, min_exponent, max_exponent) = match dtype {
             DType::F16 => (11, -14, 15),
             DType::BF16 => (8, -126, 127),
@@ -28,7 +28,7 @@ impl Precision {
         }
     }
 
-    /// The nearest number of the type, ties to even. Overflow gives an infinity.
+    /// Rounds to the nearest number of the type, ties to even. Overflow gives an infinity.
     pub fn round(&self, value: f64) -> f64 {
         if value == 0.0 || !value.is_finite() {
             return value;
@@ -42,15 +42,15 @@ impl Precision {
         }
     }
 
-    /// How far rounding moves a number of at most this magnitude, at most.
+    /// The largest rounding error of a number of at most this magnitude.
     pub fn rounding_error(&self, magnitude: f64) -> f64 {
         let smallest_subnormal = 2f64.powi(self.min_exponent + 1 - self.significand_bits);
         (magnitude * 2f64.powi(-self.significand_bits)).max(smallest_subnormal / 2.0)
     }
 }
 
-/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal ones count as -1023, which is
-/// below every type's range here.
+/// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal numbers give -1023, which is
+/// below the range of every type used here.
 fn exponent(value: f64) -> i32 {
     ((value.to_bits() >> 52) & 0x7FF) as i32 - 1023
 }

@@ -5,7 +5,7 @@ use crate::{Dropout, Element};
 
 const TOKENS: usize = 5;
 const IN: usize = 37;
-/// (out_features, rank, scaling): a query, key and value of which the key is not adapted.
+/// (out_features, rank, scaling) of query, key and value. The key has no adapter.
 const QKV: [(usize, usize, f32); 3] = [(11, 3, 1.75), (4, 0, 1.0), (6, 5, -0.4)];
 const DROPOUT: Dropout = Dropout {
     p: 0.25,
@@ -23,7 +23,7 @@ fn of_each<T: Element>(seed: usize, count: fn(usize, usize) -> usize) -> [Vec<T>
     QKV.map(|(out_features, rank, _)| numbers(count(out_features, rank), seed + out_features))
 }
 
-/// A weight is stored (in_features, out_features).
+/// The numbers of a layer. Weights are stored (in_features, out_features).
 #[derive(Clone)]
 struct Numbers<T, A> {
     x: Vec<T>,
@@ -83,7 +83,7 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Numbers<T, A> {
         backward(&self.layer(), &self.dy(), intermediates).unwrap()
     }
 
-    /// Σ y∘dy as a function of everything: its derivatives are what backward must give.
+    /// Σ y∘dy. Its derivatives are the gradients that backward must compute.
     fn objective(&self) -> f64 {
         let y = self.forward(Intermediates::Exact).y;
         let terms = y
@@ -93,8 +93,8 @@ impl<T: Element + Into<f64>, A: Element + Into<f64>> Numbers<T, A> {
         terms.map(|(y, &dy)| y * dy.to_f64()).sum()
     }
 
-    /// The objective is linear in each tensor by itself, so a central difference over any step is
-    /// the derivative.
+    /// The objective is linear in each single tensor, so a central difference with any step is the
+    /// exact derivative.
     fn check_derivatives<E: Element>(
         &self,
         name: &str,
@@ -193,8 +193,7 @@ fn both_forms_lie_within_the_other_ones_bound_and_the_rounded_one_is_sharper() {
     );
 }
 
-/// What a kernel does, in f32 and in the plainest order, must be inside of the bounds, and a term
-/// left out must not.
+/// A plain evaluation in f32 must be within the bounds, and one with a missing term must not.
 #[test]
 fn an_f32_evaluation_is_within_the_bound_and_a_lost_term_is_not() {
     let numbers = Numbers::<f32, f32>::new();
@@ -262,7 +261,7 @@ fn a_wider_adapter_is_rounded_where_it_is_used_and_its_gradients_are_not() {
     assert!(!compare(&narrow(&wide_b), &wide_b).is_within());
 }
 
-/// Where a result is added to what was there, one rounding is allowed and a second is not.
+/// If a result is added to previous values, one rounding is within the bound and two are not.
 #[test]
 fn what_is_added_to_is_rounded_once() {
     let y = &Numbers::<bf16, bf16>::new()

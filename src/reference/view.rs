@@ -1,26 +1,26 @@
 //! Strided matrices over slices.
 
-/// What keeps inputs from being a layer.
+/// Why inputs don't form a layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShapeError {
-    /// The slice ends before the matrix does.
+    /// The slice is too short for the matrix.
     #[error(
         "a {rows}x{cols} matrix with row stride {row_stride} needs {needed} elements; the slice has {given}"
     )]
     TooShort {
-        /// Rows asked for.
+        /// Rows of the matrix.
         rows: usize,
-        /// Columns asked for.
+        /// Columns of the matrix.
         cols: usize,
         /// Elements from one row to the next.
         row_stride: usize,
-        /// Elements from the first to the last, both included.
+        /// The number of elements from the first to the last, both included.
         needed: usize,
-        /// Elements given.
+        /// The number of elements in the slice.
         given: usize,
     },
-    /// Rows that overlap.
+    /// The rows would overlap.
     #[error(
         "the row stride is {row_stride}, but a row has {cols} columns; it must be at least that"
     )]
@@ -30,27 +30,27 @@ pub enum ShapeError {
         /// Columns of a row.
         cols: usize,
     },
-    /// A tensor whose shape does not fit the others.
+    /// The tensor's shape doesn't fit the others.
     #[error("{tensor} is {given:?}; with these other tensors it must be {expected:?}")]
     Mismatch {
         /// The tensor's name.
         tensor: &'static str,
-        /// Its rows and columns.
+        /// Its (rows, columns).
         given: (usize, usize),
-        /// What they must be.
+        /// The (rows, columns) it must have.
         expected: (usize, usize),
     },
-    /// More or fewer gradients than projections.
+    /// The number of dy differs from that of the projections.
     #[error("there are {given} dy for {expected} projections; each has its own")]
     Projections {
-        /// Gradients given.
+        /// The number of dy given.
         given: usize,
-        /// Projections of the layer.
+        /// The number of projections in the layer.
         expected: usize,
     },
 }
 
-/// A matrix in a slice: any strides, no copy.
+/// A strided view of a matrix in a slice.
 #[derive(Debug)]
 pub struct View<'a, T> {
     data: &'a [T],
@@ -69,12 +69,12 @@ impl<T> Clone for View<'_, T> {
 impl<T> Copy for View<'_, T> {}
 
 impl<'a, T: Copy + Into<f64>> View<'a, T> {
-    /// `rows` x `cols`, rows one after the other.
+    /// A dense matrix `rows` x `cols`.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, ShapeError> {
         Self::with_row_stride(data, rows, cols, cols)
     }
 
-    /// `rows` x `cols` with `row_stride` elements from one row to the next.
+    /// A matrix `rows` x `cols` with `row_stride` elements from one row to the next.
     pub fn with_row_stride(
         data: &'a [T],
         rows: usize,
@@ -107,7 +107,7 @@ impl<'a, T: Copy + Into<f64>> View<'a, T> {
         })
     }
 
-    /// A view of exactly `rows` x `cols` elements that lie one after the other.
+    /// A dense matrix whose slice has exactly `rows` x `cols` elements.
     pub(super) fn dense(data: &'a [T], rows: usize, cols: usize) -> Self {
         debug_assert_eq!(data.len(), rows * cols);
         Self {
@@ -129,7 +129,7 @@ impl<'a, T: Copy + Into<f64>> View<'a, T> {
         self.cols
     }
 
-    /// The same elements, rows and columns exchanged.
+    /// The transposed matrix over the same elements.
     pub fn transposed(self) -> Self {
         Self {
             rows: self.cols,
@@ -143,7 +143,7 @@ impl<'a, T: Copy + Into<f64>> View<'a, T> {
     /// The element at (row, col), as f64.
     ///
     /// # Panics
-    /// If (row, col) is outside of the matrix's slice.
+    /// If (row, col) is outside of the slice.
     pub fn at(&self, row: usize, col: usize) -> f64 {
         self.data[row * self.row_stride + col * self.col_stride].into()
     }

@@ -1,5 +1,6 @@
-//! The library from outside, on the device that is there: a GPU, or the emulated one. One program,
-//! since each has every kernel in it; `cargo test --test integration layers::forward` runs a part.
+//! Tests of the public interface on a GPU, or on the emulated one if there is none. They are one
+//! program because each program contains every kernel.
+//! `cargo test --test integration layers::forward` runs a part.
 
 #[macro_use]
 mod common;

@@ -1,4 +1,4 @@
-//! Calls with all that they need in device memory.
+//! Calls together with the device memory that they need.
 
 use std::sync::Arc;
 

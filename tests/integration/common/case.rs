@@ -1,4 +1,4 @@
-//! What is to be computed, and where it lies.
+//! A layer to test: its sizes, types, options and the placement of its tensors in memory.
 
 use lora_kernels::{
     BackwardPlan, DeviceProps, Dropout, ForwardPlan, Layout, Mask, Problem, Projection, Role,
@@ -8,8 +8,8 @@ use lora_kernels::{
 use super::data::{Placed, Placement};
 use super::device::{Number, gpu};
 
-/// Projections that share x, a place in memory for each of their tensors, and what is asked of the
-/// call. What an adapter's elements are is up to whoever runs the case.
+/// Projections that share x, the placement of each of their tensors, and the options of the call.
+/// The adapters' element type is chosen when the case runs.
 #[derive(Debug, Clone)]
 pub struct Case {
     pub tokens: usize,
@@ -17,15 +17,15 @@ pub struct Case {
     pub projections: Vec<Sizes>,
     pub bias: bool,
     pub dropout: Option<Dropout>,
-    /// Backward draws the mask again, and forward keeps none.
+    /// Backward draws the mask again, and forward stores none.
     pub redrawn: bool,
     /// Weights are stored (in_features, out_features).
     pub transposed: bool,
-    /// dx is wanted.
+    /// Backward computes dx.
     pub input_gradient: bool,
-    /// Outputs that are added to.
+    /// The outputs that results are added to.
     pub accumulate: Vec<Role>,
-    /// Plans are made for a device of this many multiprocessors: they choose other tiles and
+    /// The number of multiprocessors that plans are made for. Other numbers lead to other tiles and
     /// splits.
     pub multiprocessors: Option<u32>,
 }
@@ -34,20 +34,21 @@ pub struct Case {
 #[derive(Debug, Clone)]
 pub struct Sizes {
     pub out_features: usize,
-    /// 0 where there is no adapter.
+    /// The rank, 0 if there is no adapter.
     pub rank: usize,
     pub scaling: f32,
     placements: [Placement; Role::ALL.len()],
 }
 
-/// Neither 1 nor a power of two, nor alpha / rank of anything; each projection has its own.
+/// Scalings that are not 1, not a power of two, and not alpha / rank of any layer here. Each
+/// projection has its own.
 const SCALINGS: [f32; 8] = [1.7, -0.6, 2.3, 0.9, -1.3, 0.35, 1.1, -2.1];
 
-/// What can be added to.
+/// The outputs that results can be added to.
 pub const OUTPUTS: [Role; 4] = [Role::Y, Role::DX, Role::DLoraA, Role::DLoraB];
 
 impl Case {
-    /// A single projection with a bias and no dropout, contiguous in memory.
+    /// A single projection with a bias and no dropout, dense in memory.
     pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize) -> Self {
         Self::sharing_x(tokens, in_features, &[(out_features, rank)])
     }
@@ -74,7 +75,7 @@ impl Case {
         }
     }
 
-    /// Of the first projection.
+    /// Sets the scaling of the first projection.
     pub fn scaling(mut self, scaling: f32) -> Self {
         self.projections[0].scaling = scaling;
         self
@@ -126,7 +127,7 @@ impl Case {
         all.fold(self, |case, tensor| case.with_placement(tensor, placement))
     }
 
-    /// In every projection.
+    /// Places a tensor in every projection.
     pub fn with_placement(self, tensor: Role, placement: Placement) -> Self {
         let all = 0..self.projections.len();
         all.fold(self, |case, i| case.with_placement_of(i, tensor, placement))
@@ -146,7 +147,7 @@ impl Case {
         self.projections[projection].placements[tensor as usize]
     }
 
-    /// (rows, columns) as stored.
+    /// The shape (rows, columns) of a tensor as stored.
     pub fn shape_of(&self, projection: usize, tensor: Role) -> (usize, usize) {
         let Sizes {
             out_features, rank, ..
@@ -167,7 +168,7 @@ impl Case {
         self.shape_of(0, tensor)
     }
 
-    /// Of a problem whose adapters are of type `A`.
+    /// The problem with adapters of type `A`.
     pub fn problem_with<T: Number, A: Number>(&self) -> Problem {
         let layout = if self.transposed {
             WeightLayout::InOut
@@ -194,7 +195,7 @@ impl Case {
         (0..projections.len()).fold(problem, |problem, i| self.with_layouts::<T, A>(problem, i))
     }
 
-    /// Dense and aligned is what problems start from, with no more alignment than each tensor
+    /// Sets the layouts. A new problem assumes dense tensors with no more alignment than each
     /// needs.
     fn with_layouts<T: Number, A: Number>(&self, problem: Problem, projection: usize) -> Problem {
         let exists = |tensor: &Role| match tensor {
@@ -253,7 +254,7 @@ impl Case {
         self.backward_plan_with::<T, T>()
     }
 
-    /// Random numbers of this variance.
+    /// Random numbers with this variance.
     pub(super) fn random<E: Number>(
         &self,
         projection: usize,
@@ -261,7 +262,7 @@ impl Case {
         variance: f32,
     ) -> Placed<E> {
         let (rows, cols) = self.shape_of(projection, tensor);
-        // A number evenly distributed in [-m, m) has the variance m²/3.
+        // A uniform number in [-m, m) has the variance m²/3.
         let magnitude = (3.0 * variance).sqrt();
         let seed = 0x10 + tensor as u64 + 0x100 * projection as u64;
         Placed::random(
@@ -273,7 +274,7 @@ impl Case {
         )
     }
 
-    /// What lies where a result goes: numbers where it is added, else NaN.
+    /// The initial contents of an output: numbers if the result is added, else NaN.
     pub(super) fn output<E: Number>(&self, projection: usize, tensor: Role) -> Placed<E> {
         if self.accumulate.contains(&tensor) {
             return self.random(projection, tensor, 1.0);

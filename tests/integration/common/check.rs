@@ -1,5 +1,5 @@
-//! Results of a run against the reference: every element within its bound, the whole close, the
-//! mask bit for bit.
+//! Compares the results of a run with the reference: every element with its bound, whole tensors
+//! with a measure, and the mask bit for bit.
 
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, KeepMask, View};
 use lora_kernels::{DType, Role};
@@ -8,9 +8,9 @@ use super::data::Placed;
 use super::device::Number;
 use super::layer::{BackwardRun, Case, ForwardRun, Layer, Lora};
 
-/// The largest difference, 1 - 2<x,y> / (|x|² + |y|²), of a whole tensor: about half the squared
-/// relative error. An output rounded once has around 4e-7 in bf16, 5e-9 in f16 and 1e-15 in f32;
-/// f32's sums of tens of thousands of terms take it to 1e-11.
+/// The largest allowed difference of a whole tensor, 1 - 2<x,y> / (|x|² + |y|²), which is about
+/// half the squared relative error. An output that is rounded once has about 4e-7 in bf16, 5e-9 in
+/// f16 and 1e-15 in f32. Sums of tens of thousands of terms in f32 raise it to 1e-11.
 fn largest_difference(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1e-5,
@@ -19,8 +19,8 @@ fn largest_difference(dtype: DType) -> f64 {
     }
 }
 
-/// As a whole, only a tensor of some size is as close as that: of a few elements, one that is
-/// rounded the other way is too much.
+/// The smallest number of elements for this measure: in a tiny tensor, a single element that is
+/// rounded the other way exceeds it.
 const ENOUGH: usize = 64;
 
 impl<T: Number, A: Number> Layer<T, A> {
@@ -59,8 +59,7 @@ impl<T: Number, A: Number> Layer<T, A> {
         reference::backward(&self.reference(), &dy, intermediates).expect("shapes fit")
     }
 
-    /// Runs forward and backward, compares everything with the reference, and gives what they
-    /// wrote.
+    /// Runs forward and backward, compares all results with the reference, and returns them.
     pub fn check(&self) -> (ForwardRun<T>, BackwardRun<T, A>) {
         let forward = self.forward();
         self.check_forward(&forward);
@@ -94,7 +93,7 @@ impl<T: Number, A: Number> Layer<T, A> {
         }
     }
 
-    /// S of each adapted projection in its columns, and the padding.
+    /// Checks S of each adapted projection in its columns, and the padding.
     fn check_s(&self, saved: &[u8], expected: &[Option<Bounded>]) {
         let plan = self.forward_plan();
         let (region, problem) = (plan.saved().s, plan.problem());

@@ -1,29 +1,29 @@
-//! Matrices in host memory, placed as the kernels will find them: anywhere in a larger buffer,
-//! surrounded by numbers that must not matter.
+//! Matrices in host memory, placed anywhere in a larger buffer as the kernels will find them. The
+//! numbers around them must not affect results.
 
 use lora_kernels::reference::View;
 use lora_kernels::{Element, Layout};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-/// Elements before and after a matrix that belong to nobody.
+/// Guard elements before and after a matrix.
 const GUARD: usize = 256;
 
-/// Where a matrix lies in the device's memory.
+/// The placement of a matrix in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// Aligned, rows one after the other.
+    /// Aligned and dense.
     Dense,
-    /// A view into a larger matrix whose rows all start at multiples of 16 bytes, whatever the
-    /// number of columns.
+    /// A view into a larger matrix. Every row starts at a multiple of 16 bytes for any number of
+    /// columns.
     AlignedView,
-    /// An odd offset and an odd row stride: aligned to one element only.
+    /// A view with an odd offset and an odd row stride, which is aligned to one element only.
     OddView,
-    /// Rows as aligned as dense ones, so far apart that the last starts beyond 2³² elements. Host
-    /// memory holds them one after the other.
+    /// Rows that are aligned like dense ones and so far apart that the last starts beyond 2³²
+    /// elements. Host memory holds them densely.
     Far,
 }
 
-/// Elements behind each far row that come and go with it.
+/// Guard elements behind each far row, copied with it.
 const FAR_GUARD: usize = 64;
 
 impl Placement {
@@ -35,7 +35,7 @@ impl Placement {
         }
     }
 
-    /// The layout that a problem is told.
+    /// The layout to give to a problem.
     pub fn layout<T>(self, rows: usize, cols: usize) -> Layout {
         let element = size_of::<T>();
         let row_stride = match self {
@@ -61,15 +61,15 @@ impl Placement {
     }
 }
 
-/// A matrix inside of a larger buffer. All that is not the matrix is NaN: a kernel that reads it
-/// spoils its result, and one that writes it is found out.
+/// A matrix inside a larger buffer that is NaN elsewhere. A kernel that reads outside of the matrix
+/// spoils its result, and one that writes there is detected.
 #[derive(Debug, Clone)]
 pub struct Placed<T> {
     pub rows: usize,
     pub cols: usize,
     pub row_stride: usize,
-    /// Of the matrix on the device. Where it differs, only rows go there, each with what lies
-    /// between it and the next.
+    /// The row stride on the device. If it differs from the host's, only rows are copied, each with
+    /// its guard elements.
     pub device_stride: usize,
     /// Index of the first element in `buffer`.
     pub start: usize,
@@ -78,7 +78,7 @@ pub struct Placed<T> {
 }
 
 impl<T: Element + Into<f64>> Placed<T> {
-    /// A matrix of NaN, as are its surroundings.
+    /// A matrix of NaN in a buffer of NaN.
     pub fn poisoned(rows: usize, cols: usize, placement: Placement) -> Self {
         let device_stride = placement.layout::<T>(rows, cols).row_stride as usize;
         let row_stride = match placement {
@@ -97,7 +97,7 @@ impl<T: Element + Into<f64>> Placed<T> {
         }
     }
 
-    /// Evenly distributed numbers in [-magnitude, magnitude), rounded to `T`.
+    /// Uniform numbers in [-magnitude, magnitude), rounded to `T`.
     pub fn random(
         rows: usize,
         cols: usize,
@@ -116,7 +116,7 @@ impl<T: Element + Into<f64>> Placed<T> {
         matrix
     }
 
-    /// The matrix that these elements are, row by row.
+    /// The matrix with these elements, in row-major order.
     pub fn from_rows(values: &[T], rows: usize, cols: usize, placement: Placement) -> Self {
         let mut matrix = Self::poisoned(rows, cols, placement);
         for (row, line) in values.chunks_exact(cols).enumerate() {
@@ -126,12 +126,12 @@ impl<T: Element + Into<f64>> Placed<T> {
         matrix
     }
 
-    /// The same elements elsewhere.
+    /// The same elements in another placement.
     pub fn moved(&self, placement: Placement) -> Self {
         Self::from_rows(&self.rows(), self.rows, self.cols, placement)
     }
 
-    /// With each element replaced.
+    /// The matrix with each element replaced.
     pub fn map(&self, mut change: impl FnMut(usize, usize, f64) -> f64) -> Self {
         let mut matrix = self.clone();
         for (row, col) in (0..self.rows).flat_map(|row| (0..self.cols).map(move |col| (row, col))) {
@@ -141,7 +141,7 @@ impl<T: Element + Into<f64>> Placed<T> {
         matrix
     }
 
-    /// Where the matrix lies in `buffer`, from its first element to its last.
+    /// The range of the matrix in `buffer`, from its first element to its last.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.start..self.start + (self.rows - 1) * self.row_stride + self.cols
     }
@@ -162,13 +162,13 @@ impl<T: Element + Into<f64>> Placed<T> {
         &self.buffer[self.range()]
     }
 
-    /// The elements, row by row without the gaps.
+    /// The elements in row-major order, without the gaps between rows.
     pub fn rows(&self) -> Vec<T> {
         let line = |row| &self.buffer[self.start + row * self.row_stride..][..self.cols];
         (0..self.rows).flat_map(line).copied().collect()
     }
 
-    /// Panics if anything around the matrix is not as it was.
+    /// Panics if anything around the matrix has changed.
     pub fn assert_surroundings_untouched(&self, name: &str) {
         let is_inside = |index: usize| {
             let from_start = index.checked_sub(self.start);
@@ -188,7 +188,7 @@ impl<T: Element + Into<f64>> Placed<T> {
     }
 }
 
-/// A NaN with every bit set, which no arithmetic gives.
+/// A NaN with every bit set, which arithmetic never produces.
 pub fn poison<T: Element>() -> T {
     bytemuck::pod_read_unaligned(&[0xFF; 4][..size_of::<T>()])
 }

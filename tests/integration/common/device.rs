@@ -1,4 +1,4 @@
-//! The device that a test program runs on: emulated where there is no GPU.
+//! The device that tests run on: the emulated one if there is no GPU.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,7 +6,7 @@ use lora_kernels::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{Element, Kernels};
 use lora_kernels_test_device::select;
 
-/// What the kernels, the device's memory and the reference all know.
+/// An element type that the kernels, cudarc and the reference all support.
 pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
 
 impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
@@ -16,7 +16,7 @@ pub struct Gpu {
     pub kernels: Arc<Kernels>,
 }
 
-/// One context for all tests of a program.
+/// The context shared by all tests of the program.
 pub fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! A case with numbers, and its runs on the device.
+//! A case filled with numbers, and its runs on the device.
 
 use lora_kernels::{BackwardPlan, Error, ForwardPlan, Role};
 
@@ -8,13 +8,13 @@ use super::check::bits;
 use super::data::{Placed, Placement};
 use super::device::{Number, gpu};
 
-/// A layer whose adapters are of type `A`.
+/// A layer with adapters of type `A`.
 #[derive(Clone)]
 pub struct Layer<T, A = T> {
     pub case: Case,
     pub x: Placed<T>,
     pub projections: Vec<Projection<T, A>>,
-    /// What is there before a backward; none where dx is not wanted.
+    /// dx before a backward; `None` if dx is not computed.
     pub dx: Option<Placed<T>>,
 }
 
@@ -24,9 +24,9 @@ pub struct Projection<T, A> {
     pub bias: Option<Placed<T>>,
     pub lora: Option<Lora<A>>,
     pub dy: Placed<T>,
-    /// What is there before a forward.
+    /// y before a forward.
     pub y: Placed<T>,
-    /// What is there before a backward.
+    /// The adapter's gradients before a backward.
     pub gradients: Option<Lora<A>>,
 }
 
@@ -37,21 +37,21 @@ pub struct Lora<A> {
     pub b: Placed<A>,
 }
 
-/// What a forward wrote.
+/// The results of a forward.
 pub struct ForwardRun<T> {
     pub y: Vec<Placed<T>>,
     pub saved: Vec<u8>,
 }
 
-/// What a backward wrote.
+/// The results of a backward.
 pub struct BackwardRun<T, A = T> {
     pub dx: Option<Placed<T>>,
     pub gradients: Vec<Option<Lora<A>>>,
 }
 
 impl<T: Number, A: Number> Layer<T, A> {
-    /// Random numbers of which every sum stays around 1, whatever the sizes: nothing overflows in
-    /// f16 or vanishes beside another term.
+    /// Random numbers scaled so that every sum is around 1 for all sizes. Nothing overflows in f16
+    /// or vanishes beside another term.
     pub fn random(case: &Case) -> Self {
         let per = |count: usize| 1.0 / count as f32;
         let projection = |i: usize| {
@@ -79,7 +79,7 @@ impl<T: Number, A: Number> Layer<T, A> {
         }
     }
 
-    /// The same numbers elsewhere in memory.
+    /// The same numbers in other placements.
     pub fn placed_as(&self, case: Case) -> Self {
         let lora = |i: usize, lora: &Lora<A>, [a, b]: [Role; 2]| Lora {
             a: lora.a.moved(case.placement_of(i, a)),
@@ -168,7 +168,7 @@ impl<T: Number, A: Number> Layer<T, A> {
         Ok(run)
     }
 
-    /// Everything that forward and backward write, by name.
+    /// Everything that forward and backward write, with names.
     pub fn written(&self) -> Vec<(String, Vec<u8>)> {
         let forward = self.forward();
         let backward = self.backward(&forward.saved);

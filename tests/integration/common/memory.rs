@@ -13,7 +13,7 @@ impl<T: Number> Placed<T> {
         self.device_stride != self.row_stride
     }
 
-    /// Each row with what follows, in the buffer here and there.
+    /// Each row with its guard elements: its ranges in the host's and in the device's buffer.
     fn far_rows(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<T> {
         let (start, length, far) = (self.start, self.row_stride, self.device_stride);
         (0..self.rows).map(move |row| {
@@ -22,7 +22,7 @@ impl<T: Number> Placed<T> {
         })
     }
 
-    /// Where the matrix lies in the device's buffer, from its first element to its last.
+    /// The range of the matrix in the device's buffer, from its first element to its last.
     fn device_range(&self) -> Range<usize> {
         let start = if self.is_far() { 0 } else { self.start };
         start..start + (self.rows - 1) * self.device_stride + self.cols
@@ -34,7 +34,7 @@ impl<T: Number> Placed<T> {
             return stream.clone_htod(&self.buffer).expect("device memory");
         }
         let elements = (self.rows - 1) * self.device_stride + self.row_stride;
-        // SAFETY: only rows are read, and they are written here.
+        // SAFETY: only rows are read, and they are written below.
         let mut device = unsafe { stream.alloc::<T>(elements) }.unwrap_or_else(|error| {
             let free = stream.context().mem_get_info().map_or(0, |(free, _)| free);
             let bytes = elements * size_of::<T>();
@@ -49,7 +49,7 @@ impl<T: Number> Placed<T> {
         device
     }
 
-    /// What lies on the device now.
+    /// Reads the matrix and its surroundings from the device.
     fn read_from(&self, device: &CudaSlice<T>) -> Self {
         let stream = &gpu().stream;
         let mut now = self.clone();
@@ -68,7 +68,7 @@ impl<T: Number> Placed<T> {
     }
 }
 
-/// A placed matrix on the device to read from, surroundings included.
+/// An input on the device, including its surroundings.
 pub struct Input<'a, T> {
     host: &'a Placed<T>,
     device: CudaSlice<T>,
@@ -80,7 +80,7 @@ impl<'a, T: Number> Input<'a, T> {
         Self { host, device }
     }
 
-    /// The elements from the first to the last of the matrix, gaps included.
+    /// The elements from the first to the last of the matrix, including gaps.
     pub fn span(&self) -> CudaView<'_, T> {
         self.device.slice(self.host.device_range())
     }
@@ -90,7 +90,7 @@ impl<'a, T: Number> Input<'a, T> {
             .with_row_stride(self.host.device_stride as i64)
     }
 
-    /// Other numbers in the same place.
+    /// Writes other numbers to the same place.
     pub fn replace(&mut self, numbers: &Placed<T>) {
         assert_eq!(numbers.buffer.len(), self.device.len());
         let copied = gpu().stream.memcpy_htod(&numbers.buffer, &mut self.device);
@@ -98,7 +98,7 @@ impl<'a, T: Number> Input<'a, T> {
     }
 }
 
-/// A placed matrix on the device to write to.
+/// An output on the device, including its surroundings.
 pub struct Output<T> {
     host: Placed<T>,
     device: CudaSlice<T>,
@@ -123,7 +123,7 @@ impl<T: Number> Output<T> {
         MatMut::new(span, rows, cols).with_row_stride(device_stride as i64)
     }
 
-    /// What is on the device now. Panics if anything around the matrix has changed.
+    /// Reads the output. Panics if anything around the matrix has changed.
     pub fn read_back(&self, name: &str) -> Placed<T> {
         let now = self.host.read_from(&self.device);
         now.assert_surroundings_untouched(name);
@@ -139,7 +139,7 @@ pub struct Guarded {
 
 impl Guarded {
     const GUARD: usize = 512;
-    /// Every type's NaN.
+    /// A NaN in every type.
     const POISON: u8 = 0xFF;
 
     /// Poisoned bytes.
@@ -167,7 +167,7 @@ impl Guarded {
         self.device.slice_mut(Self::GUARD..Self::GUARD + self.bytes)
     }
 
-    /// What lies between the bands now. Panics if a band has changed.
+    /// Reads the bytes between the bands. Panics if a band has changed.
     pub fn read_back(&self, name: &str) -> Vec<u8> {
         let all = gpu().stream.clone_dtoh(&self.device).expect("reading back");
         let content = Self::GUARD..Self::GUARD + self.bytes;

@@ -1,4 +1,4 @@
-//! What tests share: a device, layers placed in awkward memory, and the comparison with the
+//! Code that tests share: the device, layers in unusual placements, and the comparison with the
 //! reference.
 
 #[macro_use]
@@ -13,7 +13,8 @@ pub mod layer;
 pub mod memory;
 pub mod short_path;
 
-/// One test for each element type, named after it: `for_each_dtype!(run)` calls `run::<T>()`.
+/// Makes a test for each element type, named after the type: `for_each_dtype!(run)` calls
+/// `run::<T>()`.
 macro_rules! for_each_dtype {
     ($($test:ident),+ $(,)?) => {
         mod in_bf16 {
@@ -28,7 +29,7 @@ macro_rules! for_each_dtype {
     };
 }
 
-/// The same for the types that an adapter in f32 may be over.
+/// Makes a test for each 16-bit element type, which can have f32 adapters.
 macro_rules! for_each_narrow_dtype {
     ($($test:ident),+ $(,)?) => {
         mod in_bf16 {

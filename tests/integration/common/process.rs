@@ -1,20 +1,20 @@
-//! Tests in a process of their own, where they change what belongs to the whole process.
+//! Runs tests that change process-wide state in a process of their own.
 
 use std::process::Command;
 
-/// Set in the second process.
+/// The environment variable that is set in the second process.
 const ALONE: &str = "LORA_KERNELS_TEST_ALONE";
 
-/// Whether this process runs a single test, for [`run_again`].
+/// Whether this process was started by [`run_again`] for a single test.
 pub fn is_alone() -> bool {
     std::env::var_os(ALONE).is_some()
 }
 
-/// Runs a test of this program, given by its path, in a second process that `change` may set
-/// variables for. Panics with all that it printed unless it passes there.
+/// Runs the test with this path in a second process, whose environment `change` may set. Panics
+/// with the test's output unless it passes there.
 #[track_caller]
 pub fn run_again(test: &str, change: impl FnOnce(&mut Command)) {
-    // The harness knows tests by their path without the name of the program.
+    // The harness names tests by their path without the crate.
     let (_program, test) = test.split_once("::").expect("a path");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
@@ -28,7 +28,8 @@ pub fn run_again(test: &str, change: impl FnOnce(&mut Command)) {
     assert!(passed, "{test}, {}:\n{stdout}\n{stderr}", output.status);
 }
 
-/// Tests each in a process of its own: `alone!(test)` runs `test()` in a second process.
+/// Makes a test that runs in a process of its own: `alone!(test)` runs `test()` in a second
+/// process.
 macro_rules! alone {
     ($($test:ident),+ $(,)?) => {
         mod alone {

@@ -1,5 +1,5 @@
-//! Calls in a CUDA graph: captured once, replayed with other numbers in the same memory. In a process
-//! of its own, since the whole process feels a capture.
+//! Calls in a CUDA graph, captured once and replayed with other numbers in the same memory. The
+//! test has a process of its own, because a capture affects the whole process.
 
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::device::gpu;
@@ -7,7 +7,7 @@ use crate::common::layer::{Case, Layer, assert_same_bits};
 use half::bf16;
 use lora_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
-/// A layer whose weights are the same for every `seed`, while x and dy are not.
+/// A layer with the same weights for every `seed`; x and dy depend on it.
 fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
     let mut layer = Layer::random(case);
     let dys = layer
@@ -21,8 +21,8 @@ fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
     layer
 }
 
-/// One projection, and several of which tiles are split: the counters of a replay are those of the
-/// run before.
+/// One projection, and several whose tiles are split: a replay starts with the counters that the
+/// previous run left.
 fn cases() -> [Case; 3] {
     let shared = Case::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
     [
@@ -34,8 +34,9 @@ fn cases() -> [Case; 3] {
 
 fn a_captured_layer_replays_with_the_numbers_it_finds() {
     let kernels = &gpu().kernels;
-    // What cudarc records to order streams would tie the captured calls to events outside.
-    // SAFETY: this process uses one stream at a time and waits for it before it uses another.
+    // cudarc's event tracking would make the captured calls depend on events outside of the
+    // capture. SAFETY: this process uses one stream at a time, and waits for it before it uses
+    // another.
     unsafe { kernels.context().disable_event_tracking() };
     let stream = kernels.context().new_stream().unwrap();
     for case in cases() {

@@ -1,5 +1,5 @@
-//! A machine without a CUDA driver, whatever this one has: a second run of the test, in which every
-//! file that could be one is broken.
+//! Simulates a machine without a CUDA driver: the test runs again with every file broken that could
+//! be a driver.
 
 use lora_kernels::Error;
 
@@ -10,8 +10,8 @@ fn no_driver_is_an_error_that_says_what_to_do() {
     if process::is_alone() {
         return assert_that_there_is_no_driver();
     }
-    // The loader looks here before it looks where drivers are installed, and a file that is no
-    // library ends its search.
+    // The loader searches this folder before those of installed drivers, and stops at a file that
+    // is not a library.
     let folder = tempfile::tempdir().unwrap();
     for name in ["libcuda.so", "libcuda.so.1"] {
         std::fs::write(folder.path().join(name), "no library").unwrap();

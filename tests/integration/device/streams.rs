@@ -1,10 +1,10 @@
-//! Calls on two streams at once, each with its own memory: neither sees the other.
+//! Concurrent calls on two streams, each with its own memory, don't affect each other.
 
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::device::{Number, gpu};
 use crate::common::layer::{Case, Layer, assert_same_bits};
 
-/// Different sizes, and the same one twice: the same kernels with other arguments.
+/// Pairs of different sizes, and a pair of the same size: the same kernels with other arguments.
 fn pairs() -> Vec<[Case; 2]> {
     let small = Case::new(70, 1032, 72, 8)
         .multiprocessors(1000)

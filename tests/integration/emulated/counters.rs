@@ -1,5 +1,5 @@
-//! What the kernels do on an emulated device, counted: no bank conflicts where kernels/tile.cuh
-//! promises none, whole sectors, and the matrix work that the problem asks for.
+//! Counts what the kernels do on the emulated device: no bank conflicts where the shared tiles
+//! promise none, whole sectors, and the matrix work that the problem needs.
 
 use crate::common::device::{Number, gpu};
 use crate::common::layer::{Case, Layer};
@@ -11,7 +11,7 @@ use lora_kernels::{
 use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 use lora_kernels_test_device::{Selection, select};
 
-/// Forward and backward, counted.
+/// Runs forward and backward and returns their counters.
 fn count<T: Number>(control: Control, case: &Case) -> Counters {
     let layer = Layer::<T>::random(case);
     control.reset().expect("counters");
@@ -22,7 +22,7 @@ fn count<T: Number>(control: Control, case: &Case) -> Counters {
     control.read().expect("counters")
 }
 
-/// Sums over all kernels whose name contains `part`.
+/// The sum of a counter over all kernels whose name contains `part`.
 fn sum(counters: &Counters, part: &str, kind: Kind) -> Tally {
     let mut found = counters.of(part).map(|kernel| kernel.kind(kind));
     let first = found.next().unwrap_or_default();
@@ -37,13 +37,13 @@ fn sum(counters: &Counters, part: &str, kind: Kind) -> Tally {
     })
 }
 
-/// kernels/tile.cuh promises that ldmatrix and cp.async meet no bank conflicts, and the GEMM's work
-/// and traffic follow from its tiles.
+/// ldmatrix and cp.async cause no bank conflicts, and the GEMM's work and traffic follow from its
+/// tiles.
 fn main_loops<T: Number>(control: Control) {
-    // Every tile divides them: a copy of nothing beyond an edge is counted as the sector that it
-    // names.
+    // Every tile divides these sizes: a copy of zero bytes beyond an edge would still be counted as
+    // a sector.
     let (m, k, n, rank) = (256, 192, 256, 16);
-    // One multiprocessor takes wide tiles, a thousand take small ones.
+    // Plans for one multiprocessor choose wide tiles, plans for a thousand choose small ones.
     let mut tiles = Vec::new();
     for multiprocessors in [1, 1000] {
         let case = Case::new(m, k, n, rank).multiprocessors(multiprocessors);
@@ -71,7 +71,7 @@ fn main_loops<T: Number>(control: Control) {
             let loads = kernel.kind(Kind::LoadGlobal);
             assert_eq!(loads.sectors, loads.ideal_sectors, "{}", kernel.kernel);
         }
-        // Every row of tiles reads W and B, every column of tiles x and S.
+        // Every tile row reads W and B, every tile column x and S.
         let (rows, columns) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
         let size = size_of::<T>();
         let read = sum(&counters, "forward", Kind::CopyAsync);
@@ -123,8 +123,8 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
     let counters = control.read().expect("counters");
     let counted = |kind| sum(&counters, "merge", kind);
     let size = size_of::<T>();
-    // Tiles have 64 rows and 128 columns: each of the four rows of tiles reads the matrix along its
-    // columns, each of the two columns the other.
+    // Tiles have 64 rows and 128 columns. Each of the four tile rows reads the adapter matrix that
+    // belongs to the columns, each of the two tile columns the other one.
     let read = (n * k + rank * (4 * k + 2 * n)) * size;
     let (loads, stores) = (counted(Kind::LoadGlobal), counted(Kind::StoreGlobal));
     assert_eq!(
@@ -143,7 +143,7 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
     );
 }
 
-/// A sample of like blocks, scaled, is the whole.
+/// The counters of a sample of equal blocks, scaled up, are those of all blocks.
 fn samples<T: Number>(control: Control) {
     let case = Case::new(512, 128, 1024, 16).multiprocessors(16);
     let layer = Layer::<T>::random(&case);

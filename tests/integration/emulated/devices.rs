@@ -1,5 +1,5 @@
-//! Layers on every virtual device, under the plans made for it: each device in a process of its
-//! own, since the first CUDA call decides for the whole process.
+//! Layers on every virtual device, with the plans made for it. Each device has a process of its
+//! own, because the first CUDA call chooses the device for the whole process.
 
 use std::collections::HashSet;
 
@@ -10,10 +10,10 @@ use half::{bf16, f16};
 use lora_kernels::DeviceProps;
 use lora_kernels::plan::Tile;
 
-/// What chooses the emulated device.
+/// The environment variable that chooses the emulated device.
 const DEVICE: &str = "PTX_EMULATOR_DEVICE";
 
-/// The emulator's key of each device and what plans know of it.
+/// The emulated GPU's key of each device, and its properties for plans.
 fn devices() -> [(&'static str, DeviceProps); 4] {
     [
         ("a100", DeviceProps::a100()),
@@ -23,14 +23,14 @@ fn devices() -> [(&'static str, DeviceProps); 4] {
     ]
 }
 
-/// Checks a layer against the reference, and notes the tiles of its forward.
+/// Compares a layer with the reference, and records the tiles of its forward.
 fn run<T: Number>(case: Case, tiles: &mut HashSet<Tile>) {
     let plan = case.forward_plan::<T>();
     tiles.extend(plan.launches().iter().map(|launch| launch.variant.tile));
     Layer::<T>::random(&case).check();
 }
 
-/// On the device that this process was started for.
+/// Runs layers on the device that this process was started for.
 fn on_the_device(key: &str) {
     let mut all = devices().into_iter();
     let (_, expected) = all.find(|(name, _)| *name == key).expect("a device");

@@ -1,6 +1,6 @@
-//! Tensors of more than 2³¹ elements on the emulated device: only the blocks of their last corner
-//! are run, and only what these touch is in the host's memory. Elements elsewhere are zero, as the
-//! emulated device gives them.
+//! Tensors of more than 2³¹ elements on the emulated device. Only the blocks of the last corner
+//! run, and only the memory that they touch is committed on the host. Other elements are zero,
+//! which is what the emulated device allocates.
 
 use std::ops::Range;
 
@@ -26,12 +26,12 @@ const CORNER: usize = 512;
 const NARROW: usize = 64;
 const R: usize = 8;
 
-/// Rows of the tall tensor, whose width is that of a model.
+/// Rows of the tall tensor, which is as wide as a model's.
 const TALL: usize = (1 << 20) + 33;
 const TALL_K: usize = 2176;
 const CORNER_TALL: usize = 65;
 
-/// A (rows, cols) matrix on the device, of which the last corner holds numbers.
+/// A (rows, cols) matrix on the device whose last corner holds numbers.
 struct Corner<T> {
     shape: (usize, usize),
     corner: (usize, usize),
@@ -40,7 +40,7 @@ struct Corner<T> {
 
 impl<T: Number> Corner<T> {
     fn of(shape: (usize, usize), numbers: &Placed<T>) -> Self {
-        // SAFETY: the emulated device gives zeros.
+        // SAFETY: the emulated device allocates zeros.
         let data = unsafe { gpu().stream.alloc::<T>(shape.0 * shape.1) }.expect("device memory");
         let corner = (numbers.rows, numbers.cols);
         let mut matrix = Self {
@@ -58,7 +58,7 @@ impl<T: Number> Corner<T> {
         matrix
     }
 
-    /// The corner is poisoned.
+    /// An output with a poisoned corner.
     fn output(shape: (usize, usize), (rows, cols): (usize, usize)) -> Self {
         let values = vec![poison::<T>(); rows * cols];
         Self::of(
@@ -81,7 +81,7 @@ impl<T: Number> Corner<T> {
         MatMut::new(self.data.as_view_mut(), self.shape.0, self.shape.1)
     }
 
-    /// Every element from this row of the corner on is the reference's.
+    /// Checks every element from this row of the corner on.
     fn check(&self, name: &str, expected: &Bounded, first_row: usize) {
         let read = |range| {
             gpu()
@@ -102,7 +102,7 @@ impl<T: Number> Corner<T> {
     }
 }
 
-/// A device so large that each block has one tile, or one block of rows.
+/// A device so large that each block has one tile or one block of rows.
 fn device() -> DeviceProps {
     gpu().kernels.props().clone().with_multiprocessors(1 << 20)
 }
@@ -115,7 +115,7 @@ fn blocks(launch: &Launch) -> u64 {
     u64::from(launch.blocks)
 }
 
-/// The last blocks of a launch, of those before the last `behind`.
+/// The last `count` blocks of a launch before its last `behind` blocks.
 fn last(launch: &Launch, count: u64, behind: u64) -> Range<u64> {
     let end = blocks(launch) - behind;
     end.saturating_sub(count)..end
@@ -129,7 +129,7 @@ fn running<R>(control: Control, ranges: &[Range<u64>], run: impl FnOnce() -> R) 
     result
 }
 
-/// y and S of the last rows and columns; what forward saved.
+/// Checks y and S in the last rows and columns, and returns what forward saved.
 fn forward<T: Number>(
     control: Control,
     (m, k, n): (usize, usize, usize),
@@ -177,7 +177,7 @@ fn forward<T: Number>(
     saved
 }
 
-/// dx, dA and dB in the corners that `corner` has; of dA the last row.
+/// Checks dx, dA and dB in their corners; of dA only the last row.
 fn backward<T: Number>(
     control: Control,
     (m, k, n): (usize, usize, usize),
@@ -203,7 +203,7 @@ fn backward<T: Number>(
     let zeros = stream
         .alloc_zeros::<u8>(plan.saved().bytes())
         .expect("device memory");
-    // SAFETY: the emulated device gives zeros.
+    // SAFETY: the emulated device allocates zeros.
     let mut workspace =
         unsafe { stream.alloc::<u8>(plan.workspace_bytes()) }.expect("device memory");
     let call = Backward {
@@ -242,7 +242,7 @@ fn corner<T: Number>(m: usize, k: usize, n: usize) -> Layer<T> {
     Layer::random(&Case::new(m, k, n, R).bias(false))
 }
 
-/// x has more rows than 2³¹ / in_features.
+/// x has more than 2³¹ / in_features rows.
 fn tall_x<T: Number>(control: Control) {
     let layer = corner::<T>(CORNER_TALL, TALL_K, NARROW);
     forward(control, (TALL, TALL_K, NARROW), &layer, |launches| {
@@ -250,7 +250,7 @@ fn tall_x<T: Number>(control: Control) {
     });
 }
 
-/// y and dy have rows so wide that the last ones begin beyond 2³¹.
+/// y and dy have rows so wide that the last ones begin beyond 2³¹ elements.
 fn wide_y<T: Number>(control: Control) {
     let sizes = (M, NARROW, WIDE);
     let mut layer = corner::<T>(CORNER_M, NARROW, CORNER);
@@ -269,14 +269,14 @@ fn wide_y<T: Number>(control: Control) {
     });
 }
 
-/// x and dx have.
+/// x and dx have rows so wide that the last ones begin beyond 2³¹ elements.
 fn wide_x<T: Number>(control: Control) {
     let layer = corner::<T>(CORNER_M, CORNER, NARROW);
     backward(control, (M, WIDE, NARROW), &layer, None, |launches| {
         let [grad_b, grad_a, grad_x] = launches else {
             panic!("three launches")
         };
-        // The first group of a split of the rows writes T; the last ones have the corner's columns.
+        // The first group of each row split writes T; the last groups have the corner's columns.
         let groups = WIDE.div_ceil(grad_a.variant.block().1) as u64;
         let reduce = blocks(grad_x) - u64::from(grad_x.schedule.expect("a GEMM").blocks);
         vec![

@@ -1,5 +1,5 @@
-//! What only the emulated device tells or takes: counters, chosen blocks, schedules, other devices.
-//! All of these belong to the process, so each test has one of its own.
+//! Tests that need the emulated device: counters, chosen blocks, schedules and other devices. All
+//! of these are process-wide, so each test has a process of its own.
 
 mod counters;
 mod devices;

@@ -1,5 +1,5 @@
-//! A Llama layer at a training batch on the emulated device: a sample of the blocks stands for all,
-//! and the host holds only what they touch.
+//! A Llama layer with a training batch on the emulated device. Only a sample of the blocks runs,
+//! and the host commits only the memory that they touch.
 
 use crate::common::device::gpu;
 use crate::common::layer::Case;
@@ -16,15 +16,15 @@ const K: usize = 4096;
 const N: usize = 4096;
 const R: usize = 16;
 
-/// Memory that nobody has written. What blocks compute from it does not matter here, and neither
-/// does what left-out blocks would have.
+/// Uninitialised memory. The results of the blocks don't matter here, nor do those of blocks that
+/// don't run.
 fn memory<T: DeviceRepr>(count: usize) -> CudaSlice<T> {
-    // SAFETY: the emulated device gives zeros, and every bit pattern is a number.
+    // SAFETY: the emulated device allocates zeros, and every bit pattern is a number.
     unsafe { gpu().stream.alloc(count) }.expect("device memory")
 }
 
 fn sampled(control: Control) -> Counters {
-    // As many persistent blocks as divide the tiles: each has the same work.
+    // The number of persistent blocks divides that of the tiles, so each has the same work.
     let case = Case::new(M, K, N, R)
         .dropout(0.1)
         .bias(false)
@@ -112,8 +112,8 @@ fn a_llama_layer_is_sampled() {
             kernel.kernel
         );
     }
-    // Every block of the product does the same: scaled, the sample is exactly what the layer asks
-    // for.
+    // Every block of the product does the same work, so the scaled sample is exactly the layer's
+    // work.
     let product = counters
         .of("forward")
         .next()
@@ -133,7 +133,7 @@ fn a_llama_layer_is_sampled() {
 
 alone!(a_llama_layer_is_sampled);
 
-/// The most memory that this process has had resident, in KiB.
+/// The peak resident memory of this process, in KiB.
 fn memory_peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

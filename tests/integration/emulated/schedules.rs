@@ -1,6 +1,6 @@
-//! The order in which blocks and warps run, and the moment at which an asynchronous copy lands, are
-//! the GPU's choice: results keep their bits through all of them. The emulated device takes each
-//! order that it is told; a real one is asked for the same result several times.
+//! A GPU chooses the order of blocks and warps and the moment when an asynchronous copy completes;
+//! results must have the same bits for every choice. The emulated device runs given orders. On a
+//! real GPU, the same call runs several times.
 
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placement::{AlignedView, OddView};
@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use ptx_emulator::counters::Control;
 use lora_kernels_test_device::{Selection, select};
 
-/// Orders of turns, and whether copies land when they are issued.
+/// (schedule, whether copies complete when they are issued).
 const ORDERS: [(&str, bool); 9] = [
     ("fair", true),
     ("seed:1", false),
@@ -23,8 +23,8 @@ const ORDERS: [(&str, bool); 9] = [
     ("starve-warp", true),
 ];
 
-/// Aligned and odd layers, ranks with and without kernels of their own, wide tiles with one split
-/// and small tiles with many.
+/// Aligned and odd layers, ranks that fill a rank tile and ranks that don't, wide tiles with one
+/// split and small tiles with many.
 fn cases() -> Vec<Case> {
     let aligned = Case::new(130, 200, 136, 24).dropout(0.2);
     let odd = Case::new(67, 131, 77, 5).placed(OddView);

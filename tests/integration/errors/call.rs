@@ -1,4 +1,4 @@
-//! Good calls with one thing changed.
+//! Valid calls with one thing changed.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::common::check::bits;
 use crate::common::device::gpu;
 use crate::common::layer::{Case, Layer};
 
-/// Memory that a changed argument can take.
+/// Spare memory for a changed argument.
 pub struct Spare<'a> {
     pub read: &'a CudaSlice<bf16>,
     pub read_bytes: &'a CudaSlice<u8>,
@@ -20,7 +20,8 @@ pub struct Spare<'a> {
     write_bytes: &'a mut CudaSlice<u8>,
 }
 
-/// A matrix in spare memory: `elements` from `offset` on, and what is said of them.
+/// A matrix in spare memory: `elements` from `offset` on, with the shape and stride that the call
+/// claims.
 #[derive(Clone, Copy)]
 pub struct Geometry {
     pub rows: usize,
@@ -115,7 +116,7 @@ pub fn forward(
     forward_on(&gpu().stream, case, change)
 }
 
-/// The same on a stream that may be of another context.
+/// Like the function above, on a stream that may belong to another context.
 pub fn forward_on(
     stream: &Arc<CudaStream>,
     case: &Case,
@@ -150,7 +151,7 @@ pub fn backward(
     backward_on(&gpu().stream, case, change)
 }
 
-/// The same on a stream that may be of another context.
+/// Like the function above, on a stream that may belong to another context.
 pub fn backward_on(
     stream: &Arc<CudaStream>,
     case: &Case,
@@ -185,7 +186,7 @@ pub fn case() -> Case {
     Case::new(M, K, N, R)
 }
 
-/// Three projections, of which the second has no adapter.
+/// Three projections; the second has no adapter.
 pub fn three() -> Case {
     Case::sharing_x(M, K, &[(N, R), (N, 0), (2 * N, R)])
 }
@@ -241,13 +242,13 @@ pub fn backward_output<'c, 'a>(
     }
 }
 
-/// Replaces one tensor of the only projection, whichever call and side it is on, by one of another
-/// geometry in spare memory.
+/// Replaces a tensor of the only projection by one of another geometry in spare memory, in every
+/// call that has the tensor.
 pub fn replaced(tensor: Role, other: Geometry) -> impl Iterator<Item = Result<(), Error>> {
     replaced_of(&case(), 0, tensor, other)
 }
 
-/// The same in one of several projections.
+/// Like [`replaced`], in one of several projections.
 pub fn replaced_of(
     case: &Case,
     projection: usize,
@@ -273,7 +274,7 @@ pub fn replaced_of(
     forward.into_iter().chain(backward)
 }
 
-/// All tensors that are matrices.
+/// The roles of all matrices.
 pub fn matrices() -> impl Iterator<Item = Role> {
     Role::ALL.into_iter().filter(|&tensor| tensor != Role::Bias)
 }

@@ -1,4 +1,4 @@
-//! Arguments that do not fit the plan.
+//! Arguments that don't fit the plan.
 
 use half::{bf16, f16};
 use lora_kernels::{Argument, Dropout, Error, Lora, Role};
@@ -95,7 +95,7 @@ fn every_matrix_must_lie_within_its_buffer() {
 fn every_matrix_must_be_aligned_as_planned() {
     for tensor in matrices() {
         let (rows, cols) = case().shape(tensor);
-        // The kernels write these two element by element.
+        // The kernels write these two element by element, so any alignment is allowed.
         let takes_any = matches!(tensor, Role::DLoraA | Role::DLoraB);
         for (offset, alignment) in [(1, 2), (2, 4), (4, 8), (8, 16)] {
             let moved = Geometry {
@@ -332,7 +332,7 @@ fn the_elements_are_of_the_types_of_the_plan() {
     assert_error!(result, Error::PlannedDType { .. }, adapters[0], adapters[1]);
 }
 
-/// Forward needs a workspace where blocks share tiles.
+/// Forward needs a workspace if blocks share tiles.
 #[test]
 fn the_workspace_of_a_forward_is_checked_too() {
     let deep = Case::new(20, 1024, 64, 8);
@@ -351,6 +351,6 @@ fn the_workspace_of_a_forward_is_checked_too() {
         "workspace",
         "a multiple of 8 bytes"
     );
-    // The others take an empty one.
+    // Other forwards accept an empty one.
     forward(&case(), |call, spare| call.workspace = spare.bytes(0, 0)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Streams and memory of another context than the one the kernels are in.
+//! Streams and memory of a context other than the kernels'.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Arc, OnceLock};
@@ -24,10 +24,10 @@ fn elsewhere() -> &'static Arc<CudaStream> {
         let home = gpu().kernels.context();
         let (mut address, mut context): (*mut c_void, CUcontext) =
             (std::ptr::null_mut(), std::ptr::null_mut());
-        // The bindings declare a different cuCtxCreate for each version of the headers; the driver
-        // has kept that of 3.2.
-        // SAFETY: the arguments are as the driver API describes them, and cuCtxCreate of version
-        // 3.2 has this signature. The new context belongs to nobody else.
+        // The bindings declare another cuCtxCreate for each version of the headers. Every driver
+        // still has the one of CUDA 3.2. SAFETY: the arguments are as the driver API describes
+        // them, and cuCtxCreate of version 3.2 has this signature. The new context belongs to
+        // nobody else.
         let context = unsafe {
             let status = std::ptr::null_mut();
             sys::cuGetProcAddress_v2(
@@ -51,7 +51,7 @@ fn elsewhere() -> &'static Arc<CudaStream> {
     })
 }
 
-/// Memory there, which nothing frees.
+/// Memory of the second context, which is never freed.
 fn memory<T: DeviceRepr + ValidAsZeroBits>(elements: usize) -> &'static mut CudaSlice<T> {
     Box::leak(Box::new(
         elsewhere().alloc_zeros(elements).expect("device memory"),

@@ -1,4 +1,4 @@
-//! Everything that problems, plans and calls refuse, and that nothing runs when they do.
+//! Everything that problems, plans and calls refuse. Nothing runs when they refuse.
 
 /// `assert_error!(expression, pattern, "part of the message", ..)`
 macro_rules! assert_error {

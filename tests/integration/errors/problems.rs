@@ -80,7 +80,7 @@ fn sizes_of_every_projection_are_checked() {
         "rank",
         &(most + 1).to_string()
     );
-    // Each rank is good, and together they are too many.
+    // Each rank is allowed, but their sum is too large.
     let result = Problem::sharing_x(1, 1, &[layer(1, most / 2); 3], DType::BF16);
     assert_error!(result, Error::Dimension { .. }, "the sum of the ranks");
 }
@@ -146,7 +146,7 @@ fn only_projections_that_exist_have_layouts() {
     );
 }
 
-/// What fits in two bytes per element may not in four.
+/// A layout that is aligned for two bytes per element may not be for four.
 #[test]
 fn wider_adapters_are_checked_against_layouts_given_before() {
     let layout = Layout {
@@ -175,7 +175,7 @@ fn layouts_have_strides_of_a_row_and_alignments_of_an_element() {
         let (_, cols) = problem().shape(tensor);
         for stride in [cols as i64 - 1, 0, -(cols as i64), i64::MAX] {
             let result = problem().with_layout(tensor, layout(stride, 16));
-            // A single row has no second one that a stride could lead too far.
+            // A single row is never followed by another, so its stride may be anything.
             if stride == i64::MAX && problem().shape(tensor).0 == 1 {
                 continue;
             }

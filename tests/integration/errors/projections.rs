@@ -1,4 +1,4 @@
-//! Calls of several projections, and what is there only where the plan says so.
+//! Calls with several projections, and optional arguments.
 
 use lora_kernels::{Argument, Error, LoraGradients, Role};
 
@@ -66,7 +66,7 @@ fn a_projection_has_an_adapter_exactly_if_planned() {
     let result = forward(&three(), |call, _| {
         call.projections[1].lora = call.projections[0].lora.take()
     });
-    // The first one misses it, and comes first.
+    // The first projection lacks it and is reported first.
     assert_error!(
         result,
         Error::Optional { .. },
@@ -80,7 +80,7 @@ fn a_projection_has_an_adapter_exactly_if_planned() {
         call.projections[1].lora = call.projections[2].lora.take()
     });
     assert_error!(result, Error::Optional { .. }, what, "without");
-    // Of a single projection there is no number.
+    // Messages about a single projection don't number it.
     let result = forward(&case(), |call, _| call.projections[0].lora = None);
     assert_error!(
         result,
@@ -156,7 +156,7 @@ fn every_projection_has_its_bias() {
     );
 }
 
-/// Transposed gradients of an adapter are not taken for it.
+/// Swapped gradients of an adapter are refused.
 #[test]
 fn gradients_do_not_change_places() {
     let result = backward(&case(), |call, _| {

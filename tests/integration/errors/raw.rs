@@ -1,4 +1,4 @@
-//! Raw calls, whose pointers are checked without being followed.
+//! Raw calls: pointers are checked without being dereferenced.
 
 use half::bf16;
 use lora_kernels::Error;
@@ -118,7 +118,7 @@ fn forwards_refuse_null_pointers() {
         Error::Null { .. },
         "saved is a null"
     );
-    // A null bias is none.
+    // A null bias means no bias.
     let result = forward(&case(), |_, projections| projections[0].bias = 0);
     assert_error!(result, Error::Optional { .. }, "bias was not given");
 }
@@ -160,7 +160,7 @@ fn backwards_refuse_null_pointers() {
     );
     let result = backward(&case(), |args, _| args.workspace = 0);
     assert_error!(result, Error::Null { .. }, "workspace is a null");
-    // A null dx is none.
+    // A null dx means no dx.
     let result = backward(&case(), |args, _| args.dx = 0);
     assert_error!(result, Error::Optional { .. }, "dx was not given");
     let result = backward(&case().input_gradient(false), |_, _| ());
@@ -192,7 +192,7 @@ fn a_projection_without_an_adapter_has_no_pointers_of_one() {
         Error::Optional { .. },
         "gradients of projection 1 was given"
     );
-    // Nor has its scaling a meaning, but the others' have.
+    // Its scaling is ignored, but the others' are checked.
     let result = forward(&three(), |_, projections| {
         projections[1].scaling = f32::NAN;
         projections[2].scaling = f32::INFINITY;

@@ -1,4 +1,4 @@
-//! Results that are added to what lies in their place: in f32, and rounded once.
+//! Results that are added to previous values, in f32 and rounded once.
 
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placed;
@@ -11,17 +11,18 @@ fn case() -> Case {
     Case::new(70, 136, 104, 20)
 }
 
-/// Several projections, so deep that with many multiprocessors blocks share the tiles of y.
+/// Several projections with so large a K that blocks share the tiles of y if there are many
+/// multiprocessors.
 fn shared() -> Case {
     Case::sharing_x(66, 1032, &[(72, 8), (40, 0), (16, 17)])
 }
 
-/// The same of dx.
+/// A layer whose blocks share the tiles of dx in the same way.
 fn wide() -> Case {
     Case::sharing_x(66, 40, &[(800, 8), (240, 0)])
 }
 
-/// Each output by itself and all together, over random numbers.
+/// Each output alone and all together, added to random numbers.
 fn results_are_added_to_what_was_there<T: Number>() {
     let alone = OUTPUTS.map(|tensor| vec![tensor]);
     for tensors in alone.into_iter().chain([OUTPUTS.to_vec()]) {
@@ -45,14 +46,14 @@ fn results_are_added_to_what_was_there<T: Number>() {
     }
 }
 
-/// The gradients of an f32 adapter are added without a rounding to the narrow type.
+/// The gradients of an f32 adapter are added without rounding to the 16-bit type.
 fn gradients_in_f32_are_added_in_f32<T: Number>() {
     for case in [case().dropout(0.2), shared().placed(OddView)] {
         Layer::<T, f32>::random(&case.accumulate(&OUTPUTS)).check();
     }
 }
 
-/// Small integers, with which every sum is exact.
+/// Small integers, for which every sum is exact.
 fn integers<T: Number>(case: &Case) -> Layer<T> {
     let mut layer = Layer::random(case);
     let whole =
@@ -73,7 +74,7 @@ fn integers<T: Number>(case: &Case) -> Layer<T> {
     layer
 }
 
-/// What a run wrote is what the next one finds.
+/// Makes the results of a run the previous values of the next one.
 fn go_on<T: Number>(layer: &mut Layer<T>, forward: &ForwardRun<T>, backward: &BackwardRun<T>) {
     layer.dx = backward.dx.clone();
     for (i, projection) in layer.projections.iter_mut().enumerate() {
@@ -139,7 +140,7 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
     }
 }
 
-/// A NaN that was there stays, and spreads nowhere: nothing but the element itself is read.
+/// A previous NaN stays and doesn't spread: only the element itself is read.
 fn only_the_element_itself_is_added_to<T: Number>() {
     let mut layer = Layer::<T>::random(&case().accumulate(&[Role::Y]));
     let clean = layer.forward().y[0].rows();

@@ -1,5 +1,5 @@
-//! Adapters in f32 over a layer in 16 bits, as PEFT keeps them: used as rounded once, their
-//! gradients not rounded.
+//! f32 adapters over a 16-bit layer, as in PEFT. Elements are rounded once when they are used;
+//! gradients are not rounded.
 
 use crate::common::check::bits;
 use crate::common::data::Placed;
@@ -35,8 +35,8 @@ fn agree_with_the_reference<T: Number>() {
     }
 }
 
-/// An adapter whose elements the narrow type holds gives the bits of one in that type, and
-/// gradients that round to that one's.
+/// If the 16-bit type represents all elements of an f32 adapter, results have the bits of an
+/// adapter in that type, and gradients round to that adapter's.
 fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
     for case in cases() {
         let narrow = Layer::<T>::random(&case);

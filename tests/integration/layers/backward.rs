@@ -1,5 +1,5 @@
-//! What backward promises beyond single sizes: repeatable bits, exact special cases, gradients that
-//! are overwritten and not added to, and no dx where none is wanted.
+//! Properties of backward for all sizes: repeatable bits, exact special cases, gradients that are
+//! overwritten and not added to, and no dx if none is wanted.
 
 use crate::common::call::BackwardCall;
 use crate::common::data::{Placed, Placement};
@@ -32,7 +32,7 @@ fn two_runs_give_the_same_bits<T: Number>() {
     }
 }
 
-/// Nothing of the workspace has to be restored between calls.
+/// The workspace needn't be reset between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
         let layer =
@@ -48,7 +48,7 @@ fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     }
 }
 
-/// Sums run in the same order wherever a kernel finds its tensors.
+/// The order of sums doesn't depend on the placement of tensors.
 fn placement_does_not_change_the_bits<T: Number>() {
     for rank in [3, 8, 24] {
         let case = Case::new(150, 200, 152, rank).dropout(0.1);
@@ -72,7 +72,7 @@ fn placement_does_not_change_the_bits<T: Number>() {
     }
 }
 
-/// The other gradients do not change where dx is not wanted: they take the same kernels.
+/// Leaving out dx doesn't change the other gradients, because they use the same kernels.
 fn without_dx_the_others_are_the_same<T: Number>() {
     for case in [
         case(),
@@ -100,8 +100,8 @@ fn no_gradient_in_means_none_out<T: Number>() {
     assert!(all_zero(run.dx()) && all_zero(&run.lora().a) && all_zero(&run.lora().b));
 }
 
-/// Gradients are linear in dy, and doubling is exact in every type, as long as no number is
-/// subnormal: hence the large dy.
+/// Gradients are linear in dy, and doubling is exact in every type unless numbers are subnormal,
+/// which the large dy avoids.
 fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     let times = |factor: f64, matrix: &Placed<T>| matrix.map(|_, _, value| factor * value);
     let with_dy = |factor: f64| -> BackwardRun<T> {
@@ -119,8 +119,8 @@ fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     }
 }
 
-/// Where lora_B is zero, as at the start of a training, T is: only lora_B has a gradient, and dx is
-/// the base layer's.
+/// If lora_B is zero, as at the start of training, T is zero too. Then only lora_B has a gradient,
+/// and dx is the base layer's.
 fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
     let mut layer = Layer::<T>::random(&case());
     layer.lora().b = layer.lora().b.map(|_, _, _| 0.0);
@@ -135,8 +135,8 @@ fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
     );
 }
 
-/// With small integers every sum is exact, whatever its order and however it is split: the result
-/// is right to the last bit or wrong.
+/// With small integers every sum is exact in any order and split, so the result must be right to
+/// the last bit.
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
@@ -144,8 +144,8 @@ fn integers_are_exact<T: Number>() {
                 .scaling(2.0)
                 .transposed(transposed);
             let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
-            // One element per row: S and T hold small integers that every type keeps, and so does
-            // everything after.
+            // One element per row, so that S, T and all later values are small integers that every
+            // type represents.
             let selecting = |matrix: &Placed<T>| {
                 let cols = matrix.cols;
                 matrix.map(|row, col, _| if row % cols == col { 1.0 } else { 0.0 })

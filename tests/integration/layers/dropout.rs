@@ -1,4 +1,4 @@
-//! Dropout: the mask's statistics, and that it is a function of seed, offset and element alone.
+//! Dropout: the mask's statistics, and that the mask depends only on seed, offset and element.
 
 use crate::common::data::Placement;
 use crate::common::device::Number;
@@ -19,8 +19,8 @@ fn mask_of<T: Number>(case: &Case) -> Vec<u64> {
     words.map(bytemuck::pod_read_unaligned).collect()
 }
 
-/// Fails if `count` of `trials` is further from `probability` than one run in ten million would be.
-/// The seeds are fixed: it is always the same run.
+/// Fails if `count` of `trials` deviates from `probability` more than one run in ten million would.
+/// The seeds are fixed, so it is always the same run.
 #[track_caller]
 fn assert_binomial(count: f64, trials: f64, probability: f64) {
     let deviation = (trials * probability * (1.0 - probability)).sqrt();
@@ -129,7 +129,7 @@ fn the_mask_is_the_same_for_every_type_tile_and_placement() {
     assert_eq!(mask_of::<bf16>(&shared), expected.words());
 }
 
-/// Mask or no mask: the same elements, and the same bits of everything that comes of them.
+/// A redrawn mask keeps the same elements as a stored one, and gives the same bits.
 fn a_redrawn_mask_is_the_stored_one<T: Number>() {
     for case in [
         Case::new(150, 203, 136, 24),
@@ -165,7 +165,7 @@ fn a_redrawn_mask_is_the_stored_one<T: Number>() {
     }
 }
 
-/// A probability of zero drops nothing and scales by one, bit for bit.
+/// A probability of zero gives the bits of a layer without dropout.
 fn dropping_nothing_is_no_dropout<T: Number>() {
     let bits = |layer: &Layer<T>| {
         let mut written = layer.written();
@@ -180,15 +180,15 @@ fn dropping_nothing_is_no_dropout<T: Number>() {
     }
 }
 
-/// Nearly everything dropped: the scale is large, and most rows of S are zero.
+/// If nearly everything is dropped, the scale is large and most rows of S are zero.
 fn dropping_nearly_everything<T: Number>() {
     for redrawn in [false, true] {
         Layer::<T>::random(&Case::new(40, 64, 48, 8).dropout(0.98).redrawn(redrawn)).check();
     }
 }
 
-/// A dropped element is zero to the adapter even where it is a NaN, which multiplying by zero would
-/// keep.
+/// The adapter sees zero for a dropped element even if it is a NaN, which a multiplication by zero
+/// would keep.
 fn a_dropped_nan_does_not_reach_the_adapter<T: Number>() {
     for redrawn in [false, true] {
         let case = Case::new(30, 96, 32, 8).dropout(0.5).redrawn(redrawn);

@@ -1,6 +1,6 @@
-//! Offsets beyond 2³² elements: the rows of one matrix at a time so far apart that any 32-bit index
-//! wraps. Only the rows themselves are ever touched, so a device that commits memory on use needs
-//! little of it.
+//! Offsets beyond 2³² elements. The rows of one matrix at a time are so far apart that any 32-bit
+//! index wraps. Only the rows are touched, so a device that commits memory on use needs little of
+//! it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,11 +9,11 @@ use crate::common::device::{Number, gpu};
 use crate::common::layer::{Case, Layer, assert_same_bits};
 use lora_kernels::Role;
 
-/// One far matrix takes 17 GB in f32: a GPU with 24 GB holds one, and not those of several tests.
+/// A far matrix takes 17 GB in f32. A GPU with 24 GB holds only one, so tests take turns.
 static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
 
-/// Far strides are multiples of 16 bytes in every type, as the dense ones of these sizes are. Rows
-/// of x, dy and the weight that lie so far apart take the gathering kernels of the GEMM.
+/// Far strides are multiples of 16 bytes in every type, like the dense strides of these sizes. If
+/// rows of x, dy or the weight are this far apart, the GEMM uses its gathering kernels.
 fn cases() -> Vec<Case> {
     let case = Case::new(5, 64, 8, 8).bias(false).dropout(0.25);
     vec![
@@ -43,7 +43,7 @@ fn rows_beyond_32_bits_give_the_bits_of_a_dense_layer<T: Number>() {
             if far != Role::Y {
                 assert_same_bits(&moved.backward(&forward.saved).bits(), &expected, &what);
             }
-            // Frees what the calls above left.
+            // Frees the memory of the calls above.
             gpu().stream.synchronize().expect("the device is well");
         }
     }

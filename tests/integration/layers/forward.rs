@@ -1,5 +1,5 @@
-//! What forward promises beyond single sizes: repeatable bits, exact special cases, nothing taken
-//! from memory it was not given.
+//! Properties of forward for all sizes: repeatable bits, exact special cases, and no use of memory
+//! outside of its tensors.
 
 use crate::common::call::ForwardCall;
 use crate::common::data::{Placed, Placement};
@@ -27,7 +27,7 @@ fn two_runs_give_the_same_bits<T: Number>() {
     }
 }
 
-/// Nothing of the workspace has to be restored between calls.
+/// The workspace needn't be reset between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
         let layer =
@@ -48,7 +48,7 @@ fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     }
 }
 
-/// Sums run in the same order wherever a kernel finds its tensors.
+/// The order of sums doesn't depend on the placement of tensors.
 fn placement_does_not_change_the_bits<T: Number>() {
     for rank in [3, 8, 24] {
         let layer = Layer::<T>::random(&of_rank(rank).placed(Placement::AlignedView));
@@ -87,7 +87,7 @@ fn a_row_does_not_depend_on_the_others<T: Number>() {
     }
 }
 
-/// W·x where the adapter is off is exactly what a layer without one gives.
+/// A layer whose adapter contributes nothing gives the bits of a layer without one.
 fn zero_scaling_or_zero_lora_b_leave_the_base_layer<T: Number>() {
     let layer = Layer::<T>::random(&Case::new(33, 80, 48, 8).scaling(0.0));
     let base = layer.forward();
@@ -105,8 +105,8 @@ fn scalings_of_both_signs_and_many_sizes<T: Number>() {
     }
 }
 
-/// With small integers every sum is exact, whatever its order and however it is split: the result
-/// is right to the last bit or wrong.
+/// With small integers every sum is exact in any order and split, so the result must be right to
+/// the last bit.
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
@@ -124,7 +124,7 @@ fn integers_are_exact<T: Number>() {
             projection.weight = whole(&projection.weight, 1);
             projection.bias = projection.bias.as_ref().map(|bias| whole(bias, 3));
             let lora = layer.lora();
-            // One element of A per row: S holds small integers that every type keeps.
+            // One element of A per row, so that S holds small integers that every type represents.
             lora.a = lora.a.map(|row, col, _| if row == col { 1.0 } else { 0.0 });
             lora.b = whole(&lora.b, 1);
             let expected = &layer.expected_forward(Intermediates::Exact).y[0];
@@ -142,7 +142,7 @@ fn integers_are_exact<T: Number>() {
     }
 }
 
-/// A NaN or an infinity in a row of x shows in that row of y and in no other.
+/// A NaN or an infinity in a row of x affects only that row of y.
 fn a_nan_stays_in_its_row<T: Number>() {
     let mut layer = Layer::<T>::random(&Case::new(70, 100, 60, 8));
     let clean = layer.forward().y[0].rows();

@@ -1,4 +1,4 @@
-//! Forward and backward of layers, against the reference and against themselves.
+//! Forward and backward of layers, compared with the reference and with each other.
 
 mod accumulate;
 mod adapters;

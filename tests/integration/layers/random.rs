@@ -1,5 +1,5 @@
 //! Random layers: sizes, ranks, projections, placements of each tensor, dropout, scalings, types
-//! and devices that no table thought of.
+//! and devices beyond those in tables.
 
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placement;
@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Of each type. `cargo xtask test` repeats some of the 16-bit ones under the other models of a
-/// tensor core.
+/// The number of layers of each type. `cargo xtask test` repeats some of the 16-bit ones with the
+/// other tensor-core models.
 fn cases() -> u32 {
     if std::env::var_os("PTX_EMULATOR_NUMERICS").is_some() {
         250
@@ -20,7 +20,8 @@ fn cases() -> u32 {
     }
 }
 
-/// Mostly small, with the sizes around tiles and vectors as likely as all others together.
+/// Mostly small sizes. Those around the sizes of tiles and vectors are as likely as all others
+/// together.
 fn size() -> impl Strategy<Value = usize> {
     let edges = select(vec![
         1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 72, 127, 128, 129, 136,
@@ -28,7 +29,7 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![2 => edges, 1 => 1usize..100, 1 => (1usize..25).prop_map(|eights| 8 * eights)]
 }
 
-/// (out_features, rank)
+/// (out_features, rank) of each projection.
 fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let rank = || prop_oneof![3 => 1usize..20, 1 => 1usize..100];
     let adapted = || (size(), rank());
@@ -43,7 +44,7 @@ fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
     prop_oneof![2 => adapted().prop_map(|one| vec![one]), 1 => several]
 }
 
-/// All tensors in the same place, or each in one of its own.
+/// The same placement for all tensors, or one for each.
 fn placements(count: usize) -> impl Strategy<Value = Vec<Placement>> {
     let any_place = || {
         select(vec![
@@ -57,7 +58,7 @@ fn placements(count: usize) -> impl Strategy<Value = Vec<Placement>> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    // A few are so deep that blocks share tiles.
+    // A few layers have so large a K that blocks share tiles.
     let in_features = prop_oneof![15 => size(), 1 => 1024usize..1200];
     let sizes = (size(), in_features, projections());
     let scalings = prop::collection::vec(-3.0f32..3.0, 8);
@@ -97,7 +98,7 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-/// The same layers on every run; a failing one is shrunk to the smallest that fails.
+/// The layers are the same on every run. A failing layer is shrunk to the smallest one that fails.
 fn agree_with_the_reference<T: Number>() {
     let config = Config {
         cases: cases(),

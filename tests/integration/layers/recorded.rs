@@ -1,4 +1,4 @@
-//! Layers recorded from Hugging Face PEFT: the same results, from every type and placement.
+//! Layers recorded from Hugging Face PEFT give the same results in every type and placement.
 
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use lora_kernels::reference::relative_error;
 use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs, largest_relative_error};
 
 const HERE: &str = "tests/fixtures";
-/// More of them lie beside some checkouts.
+/// A folder beside the checkout that may hold more recordings.
 const BESIDE: &str = "../shared/fixtures/peft-minilm";
 
 /// The recorded layers in a folder below this crate's, which cargo runs tests in. None where there
@@ -76,7 +76,7 @@ fn layer_of<T: Number>(
     }
 }
 
-/// Compares with the reference element by element, and with PEFT's results as a whole.
+/// Compares elements with the reference, and whole tensors with PEFT's results.
 fn check<T: Number>(path: &Path) {
     let case = RecordedLayer::read(path).unwrap();
     let inputs = RoundedInputs::<T>::new(&case).unwrap();
@@ -139,7 +139,7 @@ fn recorded_layers_give_pefts_results<T: Number>() {
         (Some(_), more) => format!("{more} more in {BESIDE}"),
     };
     layers.extend(more);
-    // Past the test harness, which shows what passing tests print to no one.
+    // Written to stderr directly, because the test harness hides the output of passing tests.
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{}: the 2 layers in {HERE}, {found}", T::DTYPE).unwrap();
     layers.iter().for_each(|path| check::<T>(path));

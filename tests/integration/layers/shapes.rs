@@ -1,5 +1,5 @@
-//! Forward and backward against the f64 reference over sizes, ranks, types and placements in
-//! memory.
+//! Forward and backward compared with the f64 reference for many sizes, ranks, types and
+//! placements.
 
 use std::collections::HashSet;
 
@@ -10,15 +10,15 @@ use half::{bf16, f16};
 use lora_kernels::plan::{DeviceProps, Launch, Operation, Variant};
 use lora_kernels::{BackwardPlan, ForwardPlan, Role};
 
-/// Every rank that peers got wrong, on a layer of odd and even sizes.
+/// Every rank that peers got wrong, on layers of odd and even sizes.
 fn ranks() -> Vec<Case> {
     let sizes = [(17, 896, 128), (128, 130, 71)];
     let ranks = [1, 3, 8, 16, 24, 64, 320];
     let cases = sizes
         .into_iter()
         .flat_map(|(m, k, n)| ranks.map(|r| Case::new(m, k, n, r)));
-    // Half of them with dropout, each rank once with and once without; a third of the weights the
-    // other way round.
+    // Each rank has a case with dropout and one without. A third of the weights are stored
+    // transposed.
     let cases = cases.enumerate().map(|(i, case)| {
         let case = case.transposed(i % 3 == 2);
         if i % 2 == 0 { case.dropout(0.1) } else { case }
@@ -26,7 +26,7 @@ fn ranks() -> Vec<Case> {
     cases.collect()
 }
 
-/// All sizes from one element to just past a tile's or a vector's edge.
+/// All sizes from one element to just past the edge of a tile or a vector.
 fn edges() -> Vec<Case> {
     let mut cases = Vec::new();
     for (m, k, n, r) in [
@@ -54,8 +54,8 @@ fn edges() -> Vec<Case> {
     cases
 }
 
-/// Matrices that are views into larger ones, and mixtures: each tensor of the layer by itself keeps
-/// kernels from wide loads or stores.
+/// Views into larger matrices, and mixtures in which a single tensor of the layer prevents wide
+/// loads or stores.
 fn placements() -> Vec<Case> {
     let case = Case::new(130, 200, 136, 24).dropout(0.2);
     let of_layers = Role::ALL
@@ -77,8 +77,8 @@ fn placements() -> Vec<Case> {
         .collect()
 }
 
-/// Plans for devices of other sizes: with one multiprocessor the blocks of a large tile take many
-/// turns, with a thousand there are small tiles, many splits of the rows and of the depth.
+/// Plans for devices of other sizes. With one multiprocessor, blocks with a large tile take many
+/// turns; with a thousand, there are small tiles and many splits of rows and of K.
 fn devices() -> Vec<Case> {
     let mut cases = Vec::new();
     for multiprocessors in [1, 1000] {
@@ -96,7 +96,7 @@ fn devices() -> Vec<Case> {
     cases
 }
 
-/// A few tiles that are deep: blocks share them, and the last to arrive adds up.
+/// Few tiles with a large K: blocks share them, and the last one to arrive sums the parts.
 fn split_depth() -> Vec<Case> {
     let mut cases = Vec::new();
     for (m, k, n, r) in [
@@ -114,7 +114,7 @@ fn split_depth() -> Vec<Case> {
             _ => case.placed(AlignedView).transposed(true),
         });
     }
-    // More parts than the blocks that are there at a time: some take a second part.
+    // There are more parts than concurrent blocks, so some blocks take a second part.
     for placement in [AlignedView, OddView] {
         cases.push(
             Case::new(40, 4096, 264, 8)
@@ -125,7 +125,7 @@ fn split_depth() -> Vec<Case> {
     cases
 }
 
-/// Sizes that real models have, one or two large ones at a time: all of them at once would take
+/// Sizes of real models. Only one or two sizes of a case are large, because larger cases would take
 /// minutes.
 fn large() -> Vec<Case> {
     vec![
@@ -181,7 +181,7 @@ for_each_dtype!(
     every_large_size
 );
 
-/// What a case launches on an A100, or on one of so many multiprocessors as it says.
+/// The launches of a case on an A100, or on one with the case's number of multiprocessors.
 fn launches<T: Number>(case: &Case) -> Vec<Launch> {
     let (problem, device) = (case.problem::<T>(), DeviceProps::a100());
     let multiprocessors = case.multiprocessors.unwrap_or(device.multiprocessors());
@@ -204,14 +204,14 @@ fn the_cases_launch_every_kernel_of_a_layer() {
     launched::<bf16>(&mut variants);
     launched::<f16>(&mut variants);
     launched::<f32>(&mut variants);
-    // Merges have cases of their own.
+    // Merges have their own cases.
     let layers = Variant::all().filter(|variant| variant.operation != Operation::Merge);
     let missing = layers.filter(|variant| !variants.contains(variant));
     let missing: Vec<&str> = missing.map(Variant::symbol).collect();
     assert!(missing.is_empty(), "no case launches {missing:#?}");
 }
 
-/// Turns that walk the depth backwards, split depths, and both at once.
+/// The cases cover turns that walk K backwards, splits of K, and both together.
 #[test]
 fn the_cases_take_turns_and_split_the_depth() {
     let all = [devices(), split_depth()].concat();

@@ -1,12 +1,12 @@
-//! Several projections of the same x: the sizes of grouped-query attention, of a gated MLP, of
-//! fused weights of which a part is adapted, and the most there can be.
+//! Several projections that share x: the sizes of grouped-query attention, of a gated MLP, of fused
+//! weights that are partly adapted, and the largest number of projections.
 
 use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::Number;
 use crate::common::layer::{Case, Layer, assert_same_bits};
 use lora_kernels::Role;
 
-/// Query, key and value with a quarter of the heads, the key and value of another rank.
+/// Query, key and value. Key and value have a quarter of the heads and another rank.
 fn qkv() -> Case {
     Case::sharing_x(100, 192, &[(192, 16), (48, 8), (48, 8)])
 }
@@ -15,7 +15,7 @@ fn gate_and_up() -> Case {
     Case::sharing_x(70, 136, &[(264, 24), (264, 24)])
 }
 
-/// loralib's MergedLinear: of a fused query, key and value, the key is not adapted.
+/// loralib's `MergedLinear`: a fused query, key and value, whose key has no adapter.
 fn merged_linear() -> Case {
     Case::sharing_x(65, 128, &[(128, 8), (128, 0), (128, 8)])
 }
@@ -34,7 +34,7 @@ fn eight() -> Case {
     Case::sharing_x(33, 72, &sizes)
 }
 
-/// With many multiprocessors, blocks share the tiles of y.
+/// A layer whose blocks share the tiles of y if there are many multiprocessors.
 fn deep() -> Case {
     Case::sharing_x(33, 1040, &[(40, 3), (72, 0), (8, 16)])
 }
@@ -66,7 +66,7 @@ fn each_projection_is_the_references<T: Number>() {
     }
 }
 
-/// A projection that starts where no other one's alignment would have it.
+/// Each projection's tensors have a placement of their own.
 fn each_projection_has_a_place_of_its_own<T: Number>() {
     for tensor in Role::ALL {
         let case = merged_linear()
@@ -76,7 +76,8 @@ fn each_projection_has_a_place_of_its_own<T: Number>() {
     }
 }
 
-/// A call of their own computes of each projection what the shared one does, and their dx add up.
+/// Separate calls compute the same results for each projection as a shared call, and their dx add
+/// up.
 fn separate_calls_agree<T: Number>() {
     for case in [qkv(), merged_linear().dropout(0.3)] {
         let layer = Layer::<T>::random(&case);
@@ -124,7 +125,7 @@ fn separate_calls_agree<T: Number>() {
     }
 }
 
-/// What one projection is given reaches no other one's result.
+/// The inputs of one projection don't affect the results of another.
 fn a_projection_does_not_depend_on_the_others<T: Number>() {
     let layer = Layer::<T>::random(&qkv().dropout(0.1));
     let mut other = layer.clone();
@@ -142,7 +143,7 @@ fn a_projection_does_not_depend_on_the_others<T: Number>() {
     assert_same_bits(&without(&other), &without(&layer), "with another key");
 }
 
-/// As many projections as there can be, of which only the last is adapted.
+/// The largest number of projections; only the last has an adapter.
 fn the_last_of_eight_alone_is_adapted<T: Number>() {
     let mut sizes = [(24, 0); 8];
     sizes[7] = (40, 6);

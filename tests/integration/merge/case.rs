@@ -1,4 +1,4 @@
-//! Adapters and a weight to merge them into, somewhere in memory.
+//! A merge to test: a weight, its adapters, and their placements in memory.
 
 use lora_kernels::reference::{self, Adapter, Merged};
 use lora_kernels::{
@@ -10,12 +10,12 @@ use crate::common::data::{Placed, poison};
 use crate::common::device::{Number, gpu};
 use crate::common::memory::{Guarded, Input, Output};
 
-/// Adapters that are merged into one weight, somewhere in memory.
+/// A weight and the adapters that are merged into it, with their placements.
 #[derive(Debug, Clone)]
 pub struct Case {
     out_features: usize,
     in_features: usize,
-    /// Rank and scaling of each adapter.
+    /// (rank, scaling) of each adapter.
     adapters: Vec<(usize, f32)>,
     pub layout: WeightLayout,
     pub placement: Placement,
@@ -117,7 +117,7 @@ impl<T: Number, A: Number> Tensors<T, A> {
         reference::merge(self.weight.view(), self.case.layout, &adapters).expect("shapes fit")
     }
 
-    /// The weight afterwards, and the report where there is one.
+    /// Runs the merge and returns the weight and, if the problem asks for it, the report.
     pub fn run(&self, problem: &MergeProblem, in_place: bool) -> (Placed<T>, Option<MergeReport>) {
         let (stream, kernels) = (&gpu().stream, &gpu().kernels);
         let plan = MergePlan::new(problem, kernels.props()).expect("a plan");

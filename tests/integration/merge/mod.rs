@@ -1,5 +1,5 @@
-//! Merging: the bits of the CPU reference in every layout, the report, and a weight left alone
-//! where it must be.
+//! Merging gives the bits of the CPU reference in every layout, a correct report, and an unchanged
+//! weight if a safe merge refuses.
 
 mod case;
 mod refusals;
@@ -35,7 +35,7 @@ fn gives_the_bits_of<T: Number, A: Number>() {
     }
 }
 
-/// The counts are equal, the sums in another order.
+/// Counts must be equal; sums may differ by the order of their terms.
 fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &Case) {
     let counts = |report: &MergeReport| {
         (
@@ -63,8 +63,8 @@ fn merges<T: Number>() {
     }
 }
 
-/// The reference itself, against a sum in f64: rounded once, and the sum in f32 off by no more than
-/// its terms allow.
+/// Compares the reference with a sum in f64: it differs by one rounding and by the error bound of
+/// its f32 sum.
 fn the_reference_is_right<T: Number>() {
     for case in cases() {
         let tensors = Tensors::<T, f32>::random(&case);
@@ -98,8 +98,8 @@ fn the_reference_is_right<T: Number>() {
     }
 }
 
-/// A weight whose merged elements would not all be finite: one overflow in f16 and f32, one NaN
-/// that was there before.
+/// Weights whose merged elements are not all finite: an overflow in f16 and f32, and a NaN in the
+/// weight itself.
 fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
     let case = Case::new(70, 150, &[(4, 2.0)]);
     for element in [Some(f64::NAN), None] {
@@ -149,8 +149,8 @@ fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
     }
 }
 
-/// bf16 keeps 8 bits: a small delta vanishes in most elements, which is what the report is for. f32
-/// keeps it.
+/// bf16 keeps 8 bits, so a small delta is lost in most elements, which the report shows. f32 keeps
+/// it.
 fn the_report_tells_what_storage_loses<T: Number>() {
     let case = Case::new(96, 200, &[(8, 0.01)]);
     let tensors = Tensors::<T, f32>::random(&case);
@@ -167,8 +167,8 @@ fn the_report_tells_what_storage_loses<T: Number>() {
     }
 }
 
-/// Deltas whose squares f32 doesn't hold: ones that a weight of 1 hides, and ones that hide the
-/// weight.
+/// Deltas whose squares are outside of f32's range: some vanish beside a weight of 1, some dwarf
+/// it.
 fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
     for (scaling, is_lost) in [(1e-25, true), (1e25, false)] {
         let case = Case::new(20, 30, &[(4, scaling)]);
@@ -194,7 +194,7 @@ fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
     }
 }
 
-/// Taking an adapter out again: exact to the roundings of two merges.
+/// Unmerging gives the weight back up to the roundings of two merges.
 fn unmerging_comes_back_to_within_two_roundings<T: Number>() {
     let case = Case::new(100, 60, &[(8, 2.0)]);
     let mut tensors = Tensors::<T, f32>::random(&case);
@@ -249,7 +249,7 @@ fn the_cases_launch_every_kernel_of_a_merge() {
     }
 }
 
-/// Rows of all matrices so far apart that the last begins beyond 2³² elements.
+/// The rows of all matrices are so far apart that the last begins beyond 2³² elements.
 #[test]
 fn rows_may_lie_far_apart() {
     for case in [

@@ -1,4 +1,4 @@
-//! What problems and calls refuse, and that nothing is written when they do.
+//! Problems and calls that are refused. Nothing is written when a call is refused.
 
 use lora_kernels::cudarc::driver::DevicePtr;
 use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};

@@ -1,5 +1,5 @@
-//! Plans in full, with their reasons: a change of heuristics or of wording shows as a change of
-//! these snapshots. `of_models` has a line for each of many more.
+//! Complete plans with their reasons. A change of heuristics or wording shows as a change of these
+//! snapshots. `of_models` has a line for each of many more plans.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ fn problem(
     Problem::new(tokens, in_features, out_features, rank, dtype).unwrap()
 }
 
-/// Projections of these (out_features, rank).
+/// A problem with projections of these (out_features, rank).
 fn sharing_x(tokens: usize, in_features: usize, projections: &[(usize, usize)]) -> Problem {
     let projections: Vec<_> = projections
         .iter()
@@ -27,7 +27,7 @@ fn sharing_x(tokens: usize, in_features: usize, projections: &[(usize, usize)]) 
     Problem::sharing_x(tokens, in_features, &projections, DType::BF16).unwrap()
 }
 
-/// Forward and backward of every problem on one device.
+/// The plans of forward and backward of every problem for a device.
 fn plans(device: &DeviceProps, problems: &[Problem]) -> String {
     let mut text = String::new();
     for problem in problems {
@@ -70,7 +70,8 @@ fn sizes_at_the_edges() {
     insta::assert_snapshot!(plans(&DeviceProps::a100(), &problems));
 }
 
-/// Each of these leaves some kernel without wide loads, and the plan says because of which tensor.
+/// Each of these layouts keeps a kernel from wide loads, and the plan names the tensor that is the
+/// reason.
 #[test]
 fn layouts_that_cost_wide_loads() {
     let base = || problem(256, 1024, 1024, 16, DType::BF16);
@@ -86,8 +87,8 @@ fn layouts_that_cost_wide_loads() {
         base().with_layout(Role::DY, layout(2048, 8)).unwrap(),
         base().with_layout(Role::X, layout(4096, 16)).unwrap(),
         base().with_weight_layout(WeightLayout::InOut),
-        // Rows of the weight start at 16 bytes, and end off them: forward reads along n, backward
-        // does not.
+        // Rows of the weight start at multiples of 16 bytes but don't end at them. Forward reads
+        // along N, backward doesn't.
         problem(256, 1024, 1020, 16, DType::BF16)
             .with_weight_layout(WeightLayout::InOut)
             .with_layout(Role::Weight, layout(1024, 16))
@@ -100,7 +101,7 @@ fn layouts_that_cost_wide_loads() {
     insta::assert_snapshot!(plans(&DeviceProps::a100(), &problems));
 }
 
-/// What forward saves is what backward reads, whatever the devices the plans are for.
+/// Forward and backward agree on the saved data even if their plans are for different devices.
 #[test]
 fn forward_and_backward_agree_on_what_is_saved() {
     for dropout in [false, true] {
@@ -112,7 +113,7 @@ fn forward_and_backward_agree_on_what_is_saved() {
     }
 }
 
-/// The mask is kept in `saved` only where backward reads it there.
+/// `saved` contains the mask only if backward reads it.
 #[test]
 fn a_redrawn_mask_takes_no_memory() {
     let stored = problem(300, 1000, 2000, 24, DType::F16).with_dropout(true);
@@ -130,8 +131,8 @@ fn a_redrawn_mask_takes_no_memory() {
     assert!(saved(&redrawn).bytes() < saved(&stored).bytes());
 }
 
-/// What the traffic model of the emulator finds best for a layer of Llama: 128 of 132
-/// multiprocessors, and bands of eight tiles.
+/// The emulated GPU's traffic model finds 128 of 132 multiprocessors and bands of eight tiles best
+/// for a layer of Llama.
 #[test]
 fn a_training_layer_on_an_h100_runs_in_square_turns() {
     let problem = problem(8192, 4096, 4096, 16, DType::BF16);
@@ -144,7 +145,7 @@ fn a_training_layer_on_an_h100_runs_in_square_turns() {
     assert!(schedule.serpentine && schedule.wave_efficiency() > 0.96);
 }
 
-/// With no more tokens than one row of tiles, blocks share the depth.
+/// If there are too few tokens for a second tile row, blocks split K.
 #[test]
 fn few_tiles_are_split() {
     for tokens in [65, 128, 256] {

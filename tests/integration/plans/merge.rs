@@ -1,4 +1,4 @@
-//! Plans of merges.
+//! Plans for merges.
 
 use lora_kernels::{DType, DeviceProps, MergePlan, MergeProblem, WeightLayout};
 

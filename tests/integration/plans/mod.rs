@@ -1,4 +1,4 @@
-//! Plans, which no device runs here.
+//! Plans, tested without running them.
 
 mod in_full;
 mod merge;

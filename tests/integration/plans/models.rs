@@ -1,8 +1,8 @@
-//! The linear layers of models that people train adapters for.
+//! The linear layers of models for which adapters are trained.
 
 use std::fmt;
 
-/// Projections that share x.
+/// A layer of one or more projections that share x.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     model: &'static str,
@@ -34,7 +34,8 @@ impl fmt::Display for Layer {
     }
 }
 
-/// (model, width, of q, of k and v, of gate and up): q, k and v share x, as gate and up do.
+/// (model, width, width of q, of k and v, of gate and up). q, k and v share x, and so do gate and
+/// up.
 const GATED: &[(&str, usize, usize, usize, usize)] = &[
     ("Llama-2-7B", 4096, 4096, 4096, 11008),
     ("Llama-2-13B", 5120, 5120, 5120, 13824),
@@ -71,7 +72,7 @@ const GATED: &[(&str, usize, usize, usize, usize)] = &[
     ("phi-4", 5120, 5120, 1280, 17920),
 ];
 
-/// (model, width, of q, k and v together, of the MLP): layers that share their x with none.
+/// (model, width, width of the fused q, k and v, of the MLP). These layers don't share x.
 const FUSED: &[(&str, usize, usize, usize)] = &[
     ("Qwen-7B", 4096, 12288, 11008),
     ("Qwen-1.8B", 2048, 6144, 5504),
@@ -86,7 +87,7 @@ const FUSED: &[(&str, usize, usize, usize)] = &[
     ("GPT-3", 12288, 36864, 49152),
 ];
 
-/// Heads, and shards of a tensor-parallel layer, whose widths divide nothing.
+/// Heads and shards of tensor-parallel layers with awkward widths.
 const AWKWARD: &[(&str, usize, usize)] = &[
     ("GPT-2 head", 768, 50257),
     ("Llama-2 head", 4096, 32000),
@@ -97,7 +98,7 @@ const AWKWARD: &[(&str, usize, usize)] = &[
     ("shard", 4096, 3696),
 ];
 
-/// All of them, each once.
+/// All layers, without duplicates.
 pub fn layers() -> Vec<Layer> {
     let gated = GATED.iter().flat_map(|&(model, width, q, kv, mlp)| {
         [

@@ -1,5 +1,5 @@
-//! The plans of the layers of real models on every named device, one line each: a change of
-//! heuristics shows as a change of these snapshots.
+//! The plans for layers of real models on every named device, one line each. A change of heuristics
+//! shows as a change of these snapshots.
 
 use std::fmt::Write;
 
@@ -86,7 +86,7 @@ fn layers_of_real_models() {
     }
 }
 
-/// Between decoding and training, and outputs so narrow that few tiles cover them.
+/// Token counts between decoding and training, and outputs so narrow that few tiles cover them.
 #[test]
 fn few_tokens_and_narrow_outputs() {
     for (name, device) in [("a100", DeviceProps::a100()), ("h100", DeviceProps::h100())] {
