@@ -9,10 +9,10 @@ use crate::steps::{Failure, Session};
 use crate::toolchain;
 use lora_kernels_build::nvcc::Nvcc;
 
-const CUTLASS: &str = "crates/ptx-emulator/conformance/requirements.txt";
-const TRITON: &str = "crates/ptx-emulator/conformance/triton/requirements.txt";
-const TRITON_FOLDER: &str = "crates/ptx-emulator/conformance/triton";
-const GEMM: &str = "crates/ptx-emulator/conformance/cutlass/gemm.cu";
+const CUTLASS: &str = "crates/ptx-emulator/tests/conformance/requirements.txt";
+const TRITON: &str = "crates/ptx-emulator/tests/conformance/triton/requirements.txt";
+const TRITON_FOLDER: &str = "crates/ptx-emulator/tests/conformance/triton";
+const GEMM: &str = "crates/ptx-emulator/tests/conformance/cutlass/gemm.cu";
 const CANDLE_KERNELS: &str = "0.11.1";
 /// The sources of candle-kernels whose kernels are run.
 const CANDLE_FILES: [&str; 10] = [
@@ -41,8 +41,10 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     let compiled = folder.join("ptx");
     cutlass(session, &nvcc, &folder, &compiled.join("cutlass"))?;
     candle(session, &nvcc, &folder, &compiled.join("candle"))?;
-    let mut run = session.cargo("run --quiet --package ptx-emulator --example conformance --");
-    run.arg(compiled);
+    let mut run = session.cargo(
+        "test --quiet --package ptx-emulator --test conformance -- --ignored --nocapture",
+    );
+    run.env("PTX_EMULATOR_CONFORMANCE", compiled);
     session.run(run)
 }
 

@@ -1,7 +1,7 @@
 //! How long the interpreter takes on this machine's CPU. Nothing here says how fast a kernel is on
 //! a GPU.
 //!
-//! The GEMM is Triton's (`conformance/triton/matmul_bf16.ptx`), a kernel that nobody tuned for this
+//! The GEMM is Triton's (`tests/conformance/triton/matmul_bf16.ptx`), a kernel that nobody tuned for this
 //! interpreter.
 
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use ptx_emulator::l2::DramModel;
 use ptx_emulator::memory::DeviceMemory;
 use ptx_emulator::parse::parse_module;
 
-const MATMUL: &str = include_str!("../conformance/triton/matmul_bf16.ptx");
+const MATMUL: &str = include_str!("../tests/conformance/triton/matmul_bf16.ptx");
 
-/// Tile of `MATMUL`, its threads and its shared memory: `conformance/triton/manifest.txt`.
+/// Tile of `MATMUL`, its threads and its shared memory: `tests/conformance/triton/manifest.txt`.
 const TILE: [u32; 2] = [64, 64];
 const THREADS: u32 = 128;
 const SHARED: u32 = 16_384;

@@ -1,6 +1,6 @@
 """NVIDIA's Python bindings on the emulated CUDA driver, unchanged: `cargo xtask client` installs them and runs this.
 
-The kernels are those of emulator/tests/fixtures/driver.cu.
+The kernels are those of tests/fixtures/driver.cu.
 """
 
 import array
@@ -14,7 +14,7 @@ from cuda.bindings import driver as cuda
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "tests" / "fixtures"
 PTX = (FIXTURES / "driver.ptx").read_bytes()
-FATBINS = ["driver.none.fatbin", "driver.speed.fatbin", "driver.balance.fatbin"]
+FATBINS = ["driver.none.fatbin", "driver.speed.fatbin", "driver.balance.fatbin", "driver.size.fatbin"]
 
 Result = cuda.CUresult
 WILD = 0xDEADBEE0

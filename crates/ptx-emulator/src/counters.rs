@@ -4,6 +4,8 @@
 //! The driver is a shared library with a state of its own, which this side reaches through three
 //! exported functions. The settings hold for the whole process: tests that change them belong in a
 //! program of their own, one at a time.
+//!
+#![doc = include_str!("../docs/counters.md")]
 
 use std::ffi::{CString, c_char, c_void};
 

@@ -9,7 +9,7 @@
 //! Nothing is known of time, of sectors or of the halves of a real L2.
 //!
 //! Real blocks drift apart, so a GPU moves a few per cent more. For LoRAFusion's kernels on an H100
-//! the model says 3 to 7 % less than the profiler measured (`tests/l2.rs`).
+//! the model says 3 to 7 % less than the profiler measured (`tests/interpreter/l2.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

@@ -1,5 +1,4 @@
-//! An emulated NVIDIA GPU: a CUDA driver over an interpreter of the PTX that nvcc made.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 pub mod ast;

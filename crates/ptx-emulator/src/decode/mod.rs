@@ -1,5 +1,7 @@
 //! From parsed text to what the interpreter runs: opcodes with meaning, registers as slots, control
 //! flow with join points.
+//!
+#![doc = include_str!("../../docs/instructions.md")]
 
 mod builder;
 mod catalogue;

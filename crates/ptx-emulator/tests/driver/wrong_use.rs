@@ -8,8 +8,8 @@ use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, cudaError_en
 use cudarc::driver::{CudaContext, sys};
 use ptx_emulator::select::emulated;
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
-const CUBIN: &[u8] = include_bytes!("fixtures/driver.cubin");
+const PTX: &str = include_str!("../fixtures/driver.ptx");
+const CUBIN: &[u8] = include_bytes!("../fixtures/driver.cubin");
 
 fn context() -> Arc<CudaContext> {
     emulated().expect("the emulated driver");
@@ -250,7 +250,7 @@ fn calls_without_a_context_are_refused() {
 fn images_that_can_not_run_are_refused() {
     let _context = context();
     // The header says that more follows than there is; what follows is not read as if it did.
-    let whole = include_bytes!("fixtures/driver.none.fatbin");
+    let whole = include_bytes!("../fixtures/driver.none.fatbin");
     for size in [1_u64 << 40, 1 << 31] {
         let mut endless = whole.to_vec();
         endless[8..16].copy_from_slice(&size.to_le_bytes());
@@ -476,5 +476,6 @@ fn clusters_are_refused() {
         }
     };
     assert_eq!(launch([2, 1, 1]), Code::CUDA_ERROR_NOT_SUPPORTED);
+    assert_eq!(launch([0, 1, 1]), Code::CUDA_ERROR_INVALID_VALUE);
     assert_eq!(launch([1, 1, 1]), Code::CUDA_SUCCESS);
 }

@@ -6,11 +6,7 @@ use ptx_emulator::device::{A100, DeviceModel};
 use ptx_emulator::exec::LaunchConfig;
 use ptx_emulator::l2::{DramModel, Product, Raster, Schedule};
 
-#[path = "run/harness.rs"]
-#[allow(dead_code)]
-mod harness;
-
-use harness::{Arg, Machine};
+use super::harness::{Arg, Machine};
 
 /// 64 blocks of 32 threads with 16 bytes each.
 const BYTES: u64 = 64 * 512;

@@ -7,10 +7,9 @@ use cudarc::driver::sys::cudaError_enum as Code;
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-mod common;
-use common::own_context;
+use super::process::own_context;
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
+const PTX: &str = include_str!("../fixtures/driver.ptx");
 
 fn run(
     context: &Arc<CudaContext>,

@@ -3,9 +3,11 @@
 use ptx_emulator::fatbin::{FatbinError, choose, ptx_images};
 use ptx_emulator::parse::parse_module;
 
-const PLAIN: &[u8] = include_bytes!("fixtures/driver.none.fatbin");
-const LZ4: &[u8] = include_bytes!("fixtures/driver.speed.fatbin");
-const ZSTD: &[u8] = include_bytes!("fixtures/driver.balance.fatbin");
+const PLAIN: &[u8] = include_bytes!("../fixtures/driver.none.fatbin");
+const LZ4: &[u8] = include_bytes!("../fixtures/driver.speed.fatbin");
+const ZSTD: &[u8] = include_bytes!("../fixtures/driver.balance.fatbin");
+/// In this mode, cubins and PTX are compressed one by one.
+const SIZE: &[u8] = include_bytes!("../fixtures/driver.size.fatbin");
 
 fn texts(bytes: &[u8]) -> Vec<(u32, String)> {
     let images = ptx_images(bytes).expect("a fatbin");
@@ -34,6 +36,21 @@ fn every_compression_gives_the_same_ptx() {
     }
     assert_eq!(texts(LZ4), plain);
     assert_eq!(texts(ZSTD), plain);
+    assert_eq!(texts(SIZE), plain);
+}
+
+#[test]
+fn zstd_is_told_from_other_compression() {
+    let zstd = |bytes| {
+        ptx_images(bytes)
+            .expect("a fatbin")
+            .iter()
+            .all(|image| image.is_zstd())
+    };
+    assert_eq!(
+        [PLAIN, LZ4, ZSTD, SIZE].map(zstd),
+        [false, false, true, true]
+    );
 }
 
 #[test]
@@ -52,7 +69,7 @@ fn damaged_fatbins_are_refused() {
         ptx_images(b"#include <stdio.h>").err(),
         Some(FatbinError::Magic { found: 0x636e_6923 })
     );
-    for bytes in [PLAIN, LZ4, ZSTD] {
+    for bytes in [PLAIN, LZ4, ZSTD, SIZE] {
         for end in 0..bytes.len() {
             assert!(ptx_images(&bytes[..end]).is_err(), "cut at {end}");
         }
@@ -61,7 +78,7 @@ fn damaged_fatbins_are_refused() {
 
 #[test]
 fn damaged_entries_never_panic() {
-    for bytes in [LZ4, ZSTD] {
+    for bytes in [LZ4, ZSTD, SIZE] {
         for at in (0..bytes.len()).step_by(7) {
             for value in [0, 0xff] {
                 let mut damaged = bytes.to_vec();

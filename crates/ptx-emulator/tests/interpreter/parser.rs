@@ -4,7 +4,7 @@
 use ptx_emulator::ast::{Function, Instruction, Module, Operand, Space, Statement};
 use ptx_emulator::parse::{ParseError, parse_module};
 
-const NVCC: &str = include_str!("fixtures/parser.ptx");
+const NVCC: &str = include_str!("../fixtures/parser.ptx");
 
 fn module(text: &str) -> Module {
     parse_module(text).unwrap_or_else(|error| panic!("{error}"))

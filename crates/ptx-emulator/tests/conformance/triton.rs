@@ -27,7 +27,7 @@ struct Variant {
 
 impl Variant {
     fn read(name: &str) -> Result<Variant, String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/triton");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/triton");
         let read = |file: &str| {
             let path = folder.join(file);
             std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))

@@ -2,11 +2,7 @@
 
 use ptx_emulator::counters::{Blocks, KernelCounters, Kind, Tally};
 
-#[path = "run/harness.rs"]
-#[allow(dead_code)]
-mod harness;
-
-use harness::{Arg, Machine};
+use super::harness::{Arg, Machine};
 
 /// Kernel k(to) with a 64 KiB tile: %lane is the thread, %to the buffer, %tile the tile.
 fn kernel(body: &str) -> String {

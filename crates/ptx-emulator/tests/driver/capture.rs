@@ -1,6 +1,5 @@
 //! Stream capture: what it records is run by the graph, and what it can't hold ends it, as the CUDA
-//! documentation says. A capture is felt by the whole process, so these tests are a program of
-//! their own, and each has a context of its own.
+//! documentation says. Each test has a context of its own.
 
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
@@ -9,10 +8,9 @@ use cudarc::driver::sys::{CUstreamCaptureMode, cudaError_enum as Code};
 use cudarc::driver::{LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
 
-mod common;
-use common::own_context;
+use super::process::{alone, own_context};
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
+const PTX: &str = include_str!("../fixtures/driver.ptx");
 const NON_BLOCKING: u32 = 1;
 
 fn kernel(name: &str) -> sys::CUfunction {
@@ -59,8 +57,13 @@ fn new_stream(flags: u32) -> sys::CUstream {
     stream
 }
 
+/// A capture in global mode forbids other threads' calls, those of other tests among them.
 #[test]
 fn a_captured_graph_replays_its_work() {
+    alone("capture::a_captured_graph_replays_its_work", replay);
+}
+
+fn replay() {
     let context = own_context();
     // A capture must not wait for events recorded before it, which cudarc's event tracking would
     // make it do.

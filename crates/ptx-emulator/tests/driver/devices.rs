@@ -1,12 +1,12 @@
 //! The virtual devices as a program sees them: each in a process of its own, since the first CUDA
 //! call decides for the whole process.
 
-use std::process::Command;
-
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, result};
 use ptx_emulator::device::{DeviceModel, Numerics};
 use ptx_emulator::select::emulated;
+
+use super::process::{case, run};
 
 /// The figures of NVIDIA's data sheets and of the CUDA programming guide's table of compute
 /// capabilities.
@@ -129,7 +129,7 @@ const PUBLISHED: [Published; 7] = [
 /// Not a test of its own: the other test runs it in processes with the variable set.
 #[test]
 fn child() {
-    let Ok(key) = std::env::var("CASE") else {
+    let Some(key) = case() else {
         return;
     };
     let expected = PUBLISHED
@@ -226,19 +226,15 @@ fn every_virtual_device_reports_its_real_properties() {
             (model.key, model.tensor_core)
         );
         assert_eq!(DeviceModel::by_name(expected.key), Some(model));
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.args(["--exact", "child", "--nocapture"]);
-        let command = command
-            .env("CASE", expected.key)
-            .env("PTX_EMULATOR_DEVICE", expected.key);
-        let output = command.output().expect("a process");
-        let text = [output.stdout, output.stderr]
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(
-            output.status.success(),
-            "{}: {}",
+        let (success, output) = run(
+            "devices::child",
             expected.key,
-            text.concat()
+            &[("PTX_EMULATOR_DEVICE", expected.key)],
+        );
+        assert!(
+            success && output.contains("1 passed"),
+            "{}: {output}",
+            expected.key
         );
     }
 }

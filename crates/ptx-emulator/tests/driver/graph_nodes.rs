@@ -1,6 +1,5 @@
 //! Nodes of captured graphs: listing them, and changing kernel launches in a graph or in an
-//! executable graph. A capture is felt by the whole process, so these tests are a program of their
-//! own, and each has a context of its own.
+//! executable graph. Each test has a context of its own.
 
 use std::ffi::{CString, c_void};
 use std::ptr::{null_mut, without_provenance_mut};
@@ -8,10 +7,9 @@ use std::ptr::{null_mut, without_provenance_mut};
 use cudarc::driver::sys::{CUgraphNodeType, CUstreamCaptureMode, cudaError_enum as Code};
 use cudarc::driver::{result, sys};
 
-mod common;
-use common::own_context;
+use super::process::own_context;
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
+const PTX: &str = include_str!("../fixtures/driver.ptx");
 const N: usize = 128;
 
 fn kernel(name: &str) -> sys::CUfunction {

@@ -1,37 +1,20 @@
 //! Choosing the driver by environment variable. Each case is a process of its own: this test
 //! program again, with `CASE` set.
 
-use std::process::Command;
-
 use cudarc::driver::{CudaContext, sys};
-use ptx_emulator::select::select;
+use ptx_emulator::select::{select, select_by};
+
+use super::process::CASE;
 
 /// What a process with these variables prints.
 fn run(variables: &[(&str, &str)]) -> (bool, String) {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command
-        .args(["--exact", "child", "--nocapture"])
-        .env("CASE", "select");
-    for name in [
-        "PTX_EMULATOR",
-        "PTX_EMULATOR_DEVICE",
-        "PTX_EMULATOR_NUMERICS",
-    ] {
-        command.env_remove(name);
-    }
-    let output = command
-        .envs(variables.iter().copied())
-        .output()
-        .expect("a process");
-    let text =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    (output.status.success(), text.concat())
+    super::process::run("select::child", "select", variables)
 }
 
 /// Not a test of its own: the other tests run it in processes with the variables set.
 #[test]
 fn child() {
-    match std::env::var("CASE").as_deref() {
+    match std::env::var(CASE).as_deref() {
         Ok("select") => {
             println!(
                 "selection: {}",
@@ -39,6 +22,12 @@ fn child() {
             );
             let context = CudaContext::new(0).unwrap_or_else(|error| panic!("{error:?}"));
             println!("device: {}", context.name().expect("a name"));
+        }
+        Ok("other variable") => {
+            println!(
+                "{:?}",
+                select_by("OTHER_DEVICE").map_err(|error| error.to_string())
+            );
         }
         Ok("uninitialised") => {
             select().expect("a driver");
@@ -121,4 +110,19 @@ fn calls_before_initialisation_are_refused() {
         success && output.contains("CUDA_ERROR_NOT_INITIALIZED"),
         "{output}"
     );
+}
+
+#[test]
+fn a_project_can_name_a_variable_of_its_own() {
+    let (_, output) = run(&[("OTHER_DEVICE", "gpu"), ("CASE", "other variable")]);
+    assert!(
+        output.contains("OTHER_DEVICE=gpu is none of auto, emulated, real"),
+        "{output}"
+    );
+    let (_, output) = run(&[
+        ("OTHER_DEVICE", "emulated"),
+        ("PTX_EMULATOR", "real"),
+        ("CASE", "other variable"),
+    ]);
+    assert!(output.contains("Ok(Emulated"), "{output}");
 }

@@ -2,7 +2,6 @@
 //! of its own: the settings hold for a whole process.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg, sys};
@@ -10,25 +9,12 @@ use cudarc::nvrtc::Ptx;
 use ptx_emulator::counters::{Blocks, Control, ControlError, Counters, Dram, Kind};
 use ptx_emulator::select::emulated;
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
+use super::process::CASE;
 
-/// This test program again, with `CASE` and more variables set.
+const PTX: &str = include_str!("../fixtures/driver.ptx");
+
 fn run(case: &str, variables: &[(&str, &str)]) -> (bool, String) {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command
-        .args(["--exact", "child", "--nocapture"])
-        .env("CASE", case);
-    for name in ["COUNTERS", "BLOCKS", "DEVICE", "DRAM"].map(|name| format!("PTX_EMULATOR_{name}"))
-    {
-        command.env_remove(name);
-    }
-    let output = command
-        .envs(variables.iter().copied())
-        .output()
-        .expect("a process");
-    let text =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    (output.status.success(), text.concat())
+    super::process::run("counters::child", case, variables)
 }
 
 #[track_caller]
@@ -173,7 +159,7 @@ fn check(counters: &Counters, launches: u64, blocks_run: u64) {
 /// Not a test of its own: the other tests run it in processes with the variables set.
 #[test]
 fn child() {
-    let Ok(case) = std::env::var("CASE") else {
+    let Ok(case) = std::env::var(CASE) else {
         return;
     };
     match case.as_str() {

@@ -1,10 +1,6 @@
-//! Kernels that Triton compiled compute what they should: see `conformance/README.md`.
+//! Kernels that Triton compiled compute what they should.
 
-#[path = "../conformance/mod.rs"]
-#[expect(dead_code, reason = "the table of all programs is printed elsewhere")]
-mod conformance;
-
-use conformance::triton::{PROGRAMS, run};
+use super::triton::{PROGRAMS, run};
 
 fn runs(name: &str) {
     assert!(PROGRAMS.contains(&name));
@@ -22,7 +18,7 @@ macro_rules! programs {
         #[test]
         fn every_program_of_the_manifest_has_a_test() {
             assert_eq!([$(stringify!($name)),*], PROGRAMS);
-            let manifest = include_str!("../conformance/triton/manifest.txt");
+            let manifest = include_str!("triton/manifest.txt");
             let names: Vec<&str> = manifest
                 .lines()
                 .filter(|line| !line.starts_with('#'))

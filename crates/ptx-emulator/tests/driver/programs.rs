@@ -11,9 +11,10 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 use ptx_emulator::select::{Selection, emulated};
 
-const PTX: &str = include_str!("fixtures/driver.ptx");
-const PLAIN: &[u8] = include_bytes!("fixtures/driver.none.fatbin");
-const ZSTD: &[u8] = include_bytes!("fixtures/driver.balance.fatbin");
+const PTX: &str = include_str!("../fixtures/driver.ptx");
+const PLAIN: &[u8] = include_bytes!("../fixtures/driver.none.fatbin");
+const ZSTD: &[u8] = include_bytes!("../fixtures/driver.balance.fatbin");
+const SIZE: &[u8] = include_bytes!("../fixtures/driver.size.fatbin");
 
 fn context() -> Arc<CudaContext> {
     assert!(matches!(emulated(), Ok(Selection::Emulated { .. })));
@@ -136,7 +137,7 @@ fn a_kernel_runs_from_ptx_text() {
 #[test]
 fn a_kernel_runs_from_a_fatbin() {
     let context = context();
-    for fatbin in [PLAIN, ZSTD] {
+    for fatbin in [PLAIN, ZSTD, SIZE] {
         let module = context
             .load_module(Ptx::from_binary(fatbin.to_vec()))
             .expect("a module");

@@ -1,0 +1,25 @@
+//! Every program, those included that have to be fetched and compiled first.
+
+use std::path::PathBuf;
+
+use super::{candle, cutlass, outcome, triton};
+
+/// The folder that holds the PTX compiled from CUTLASS and from candle-kernels.
+const FOLDER: &str = "PTX_EMULATOR_CONFORMANCE";
+
+#[test]
+#[ignore = "the programs must be compiled first: see README.md"]
+fn every_program_gives_what_its_reference_gives() {
+    let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
+    let folder = PathBuf::from(folder);
+    let mut results = Vec::new();
+    for name in triton::PROGRAMS {
+        results.push(triton::run(name).map(|outcome| outcome.from("triton")));
+    }
+    results.extend(cutlass::run(&folder.join("cutlass")));
+    match candle::run(&folder.join("candle")) {
+        Ok(outcomes) => results.extend(outcomes),
+        Err(error) => results.push(Err(format!("candle: {error}"))),
+    }
+    assert_eq!(outcome::table(&results), 0, "programs that failed");
+}

@@ -1,0 +1,16 @@
+//! The driver as a program sees it, through cudarc: what works, what is refused, and the settings.
+//! Settings and stream captures in global mode are felt by a whole process, so tests of these run in
+//! processes of their own.
+
+mod capture;
+mod counters;
+mod devices;
+mod driver_version;
+mod faults;
+mod graph_nodes;
+mod launches;
+mod process;
+mod programs;
+mod select;
+mod settings;
+mod wrong_use;

@@ -1,0 +1,28 @@
+//! The parser, the decoder and the interpreter by themselves: each instruction family against values
+//! worked out by hand or by plain Rust, the checks, the counters and the DRAM model.
+
+mod alu;
+mod asynchronous;
+mod atomics;
+mod blocks;
+mod bugs;
+mod compare;
+mod convert;
+mod counts;
+mod documents;
+mod fatbin;
+mod float;
+mod flow;
+mod harness;
+mod l2;
+mod l2_replay;
+mod lanes;
+mod matrix;
+mod memory;
+mod ordering;
+mod parser;
+mod real_size;
+mod refusals;
+mod tensor_maps;
+mod warps;
+mod wmma;
