@@ -85,8 +85,8 @@ fn run() -> Result<(), String> {
     write_images(&out, &images, &devices)
 }
 
-/// What is compiled: the table's kernels, each for the devices that its architecture serves, and the
-/// layouts of their parameters. Units of an architecture that none of the devices has are left out.
+/// What is compiled: the table's kernels, each for the devices that its architecture serves, and
+/// the layouts of their parameters. Units of an architecture that none of the devices has are left out.
 fn units(
     table: &Table,
     root: &Path,

@@ -21,9 +21,10 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
 use lora_kernels::{Element, Problem, Projection};
+use lora_kernels_baselines::LayerWork;
 use lora_kernels_baselines::cublas::products::{self, Product};
-use lora_kernels_bundle::QUICK;
 use lora_kernels_bundle::results::{Layer, Measurement, Pass, Time, Way};
+use lora_kernels_bundle::{BENCH_SHAPES, FIRST_LOOK, SUITE};
 use lora_kernels_test_device::{Selection, select};
 
 use baseline::Baseline;
@@ -50,19 +51,16 @@ struct Bench<'a, 'b> {
 struct Case<'a, T> {
     layer: Layer,
     sets: &'a Sets<T>,
-    base_flops: usize,
-    adapter_flops: usize,
+    work: LayerWork,
 }
 
 impl<'a, T: Element> Case<'a, T> {
-    fn new(shape: Shape, rank: usize, sets: &'a Sets<T>) -> Self {
+    fn new(shape: Shape, problem: &Problem, sets: &'a Sets<T>) -> Self {
         let Shape {
             tokens,
             in_features,
             out_features,
         } = shape;
-        let outputs: usize = out_features.iter().sum();
-        let inputs = in_features * out_features.len();
         Self {
             layer: Layer {
                 tokens,
@@ -71,17 +69,15 @@ impl<'a, T: Element> Case<'a, T> {
                 dtype: T::DTYPE.to_string(),
             },
             sets,
-            base_flops: 2 * tokens * in_features * outputs,
-            adapter_flops: 2 * tokens * rank * (inputs + outputs),
+            work: LayerWork::of(problem),
         }
     }
 
-    fn flops(&self, pass: Pass, way: Way) -> usize {
+    fn flops(&self, pass: Pass, way: Way) -> u64 {
         match (way, pass) {
-            (Way::Plain, _) => self.base_flops,
-            (_, Pass::Forward) => self.base_flops + self.adapter_flops,
-            // dy·B and T·A for dx, and as much again for dA and dB.
-            (_, Pass::Backward) => self.base_flops + 2 * self.adapter_flops,
+            (Way::Plain, _) => self.work.base_flops,
+            (_, Pass::Forward) => self.work.forward.flops,
+            (_, Pass::Backward) => self.work.backward.flops,
         }
     }
 }
@@ -115,7 +111,7 @@ impl Bench<'_, '_> {
         let problem = Problem::sharing_x(shape.tokens, shape.in_features, &projections, T::DTYPE);
         let problem = problem.map_err(|error| error.to_string())?;
         let sets = Sets::new(self.device, &problem, noise)?;
-        let case = Case::new(shape, rank, &sets);
+        let case = Case::new(shape, &problem, &sets);
         if with_plain {
             self.cublas(&case, Pass::Forward, Way::Plain, products::plain_forward);
             self.cublas(&case, Pass::Backward, Way::Plain, products::plain_backward);
@@ -158,7 +154,7 @@ impl Bench<'_, '_> {
         way: Way,
         call: impl Fn(usize) -> Result<(), String>,
     ) {
-        let flops = case.flops(pass, way) as u64;
+        let flops = case.flops(pass, way);
         let mut samples = Vec::new();
         let time = match call(0) {
             Err(reason) => Some(Time::Missing(reason)),
@@ -251,10 +247,13 @@ fn run(criterion: &mut Criterion<Clock>, device: &Device, baseline: &Baseline) {
         baseline,
         record: Record::new(emulated, baseline.describe()),
     };
-    let plan = match (emulated, std::env::var_os(QUICK).is_some()) {
-        (true, _) => Plan::emulated(),
-        (false, true) => Plan::quick(),
-        (false, false) => Plan::full(),
+    let wanted = std::env::var(BENCH_SHAPES).unwrap_or_default();
+    let plan = match wanted.as_str() {
+        _ if emulated => Plan::emulated(),
+        "" => Plan::full(),
+        FIRST_LOOK => Plan::first_look(),
+        SUITE => Plan::suite(),
+        other => panic!("{BENCH_SHAPES}={other} is neither {FIRST_LOOK} nor {SUITE}"),
     };
     bench.dtype::<bf16>(&plan.shapes, &plan);
     if plan.f16 {

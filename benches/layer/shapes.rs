@@ -60,11 +60,19 @@ const LAYERS: [(usize, &[usize]); 5] = [
 ];
 const TOKENS: [usize; 3] = [512, 2048, 8192];
 
-const QUICK: [Shape; 4] = [
-    shape(512, 4096, &[4096]),
-    shape(2048, 4096, &[14336]),
-    shape(2048, 4096, &[4096, 1024, 1024]),
+/// What people train most.
+const FIRST_LOOK: [Shape; 2] = [shape(8192, 4096, &[4096]), shape(2048, 4096, &[4096])];
+
+/// The most telling first: a run may be cut off.
+const SUITE: [Shape; 8] = [
+    shape(8192, 4096, &[14336]),
+    shape(8192, 14336, &[4096]),
+    shape(8192, 4096, &[4096, 1024, 1024]),
     shape(8192, 4096, &[4096]),
+    shape(2048, 4096, &[4096]),
+    shape(2048, 4096, &[14336]),
+    shape(512, 4096, &[4096]),
+    shape(4096, 4096, &[4096]),
 ];
 
 impl Plan {
@@ -78,11 +86,21 @@ impl Plan {
         }
     }
 
-    pub fn quick() -> Self {
+    pub fn first_look() -> Self {
         Self {
-            shapes: QUICK.to_vec(),
+            shapes: FIRST_LOOK.to_vec(),
             f16: false,
             in_f32: Vec::new(),
+            ranks: &[16],
+            dropouts: &[0.0],
+        }
+    }
+
+    pub fn suite() -> Self {
+        Self {
+            shapes: SUITE.to_vec(),
+            f16: false,
+            in_f32: vec![shape(2048, 4096, &[4096])],
             ranks: &[16],
             dropouts: &[0.0, 0.1],
         }

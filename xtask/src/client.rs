@@ -1,11 +1,11 @@
-//! The emulated driver by itself: building it, other programs on it, and random input to it. Python
-//! packages for programs on it.
+//! The emulated driver by itself: building it, other programs on it, and random input to it.
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "crates/ptx-emulator/client/requirements.txt";
@@ -95,7 +95,8 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
 
 pub fn client(session: &mut Session) -> Result<(), Failure> {
     let folder = named(&build(session)?)?;
-    let packages = install(session, PACKAGES, "client")?;
+    let packages = session.target().join("client");
+    pip::ensure(session, PACKAGES, &packages, Needs::Listed)?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());
     python
@@ -103,52 +104,6 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
         .env("LD_LIBRARY_PATH", folder);
     python.env("PTX_EMULATOR_DEVICE", "a100");
     session.run(python)
-}
-
-/// Installs the packages of a list, and nothing else, into a folder of the target folder, if they
-/// are not there yet.
-pub fn install(session: &mut Session, list: &str, folder: &str) -> Result<PathBuf, Failure> {
-    install_with(session, list, folder, &["--no-deps"])
-}
-
-/// As [`install`], with other options of pip's.
-pub fn install_with(
-    session: &mut Session,
-    list: &str,
-    folder: &str,
-    options: &[&str],
-) -> Result<PathBuf, Failure> {
-    let path = session.root().join(list);
-    let pinned = fs::read_to_string(&path)
-        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
-    let folder = session.target().join(folder);
-    let stamp = folder.join("requirements.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
-        return Ok(folder);
-    }
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
-    }
-    let mut pip = Command::new("python3");
-    pip.args(
-        "-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '),
-    );
-    pip.args(options);
-    pip.args(["--only-binary", ":all:", "-r", list, "--target"])
-        .arg(&folder);
-    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
-        .current_dir(session.root());
-    session.run(pip).map_err(|failure| Failure {
-        message: format!(
-            "{failure}\npip could not install the packages of {list} (its own words are above): they need PyPI or a mirror \
-             of it, and Python 3.10 to 3.13 on x86_64 or aarch64"
-        ),
-        ..failure
-    })?;
-    fs::write(&stamp, pinned)
-        .map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
-    Ok(folder)
 }
 
 pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {

@@ -1,7 +1,6 @@
 //! What each command does.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::program::Program;
 use crate::steps::{Failure, Session};
@@ -11,9 +10,6 @@ const FIXTURES: &str = "tests/fixtures";
 
 /// The tests that compare what tensor cores compute with references, by their path.
 const LAYERS: &str = "layers::";
-
-/// The clang-format whose output the kernels have; other versions differ in details.
-const CLANG_FORMAT: &str = "version 19.";
 
 pub fn setup(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
@@ -104,61 +100,4 @@ pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure>
         bench.arg("--").args(arguments);
     }
     session.run(bench)
-}
-
-pub fn lint(session: &mut Session) -> Result<(), Failure> {
-    setup(session)?;
-    session.run(session.cargo("fmt --all -- --check"))?;
-    session.run(session.cargo("clippy --workspace --all-targets -- -D warnings"))?;
-    let mut documentation = session.cargo("doc --workspace --no-deps");
-    documentation.env("RUSTDOCFLAGS", "-D warnings");
-    session.run(documentation)?;
-    spills(session)?;
-    format_of_kernels(session)
-}
-
-/// What nvcc said of the kernels as they are now: ptxas warns of registers that it had to spill.
-fn spills(session: &mut Session) -> Result<(), Failure> {
-    let mut build = session.cargo("build --message-format short");
-    // The build script repeats its warnings only where it runs.
-    build.env("LORA_KERNELS_STRICT", "1");
-    session.run(build)
-}
-
-fn format_of_kernels(session: &mut Session) -> Result<(), Failure> {
-    let version = Command::new("clang-format").arg("--version").output().ok();
-    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    match version {
-        Some(version) if version.contains(CLANG_FORMAT) => {}
-        found => {
-            let found = found.unwrap_or_else(|| "none".to_owned());
-            eprintln!(
-                "\nthe format of kernels/ was not checked: that takes clang-format {CLANG_FORMAT}x, found {found}"
-            );
-            return Ok(());
-        }
-    }
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::from("kernels")];
-    while let Some(folder) = folders.pop() {
-        let failed = |error| format!("can't list {}: {error}", folder.display());
-        for entry in session.root().join(&folder).read_dir().map_err(failed)? {
-            let path = folder.join(entry.map_err(failed)?.file_name());
-            if session.root().join(&path).is_dir() {
-                folders.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|extension| extension == "cu" || extension == "cuh")
-            {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    let mut clang_format = Command::new("clang-format");
-    clang_format
-        .args(["--dry-run", "-Werror"])
-        .args(files)
-        .current_dir(session.root());
-    session.run(clang_format)
 }

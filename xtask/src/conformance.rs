@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 use lora_kernels_build::nvcc::Nvcc;
@@ -24,7 +25,8 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let folder = session.root().join(target).join("conformance");
     if regenerate {
-        let packages = install(session, TRITON, &folder.join("triton"))?;
+        let packages = folder.join("triton");
+        pip::ensure(session, TRITON, &packages, Needs::Listed)?;
         let mut python = Command::new("python3");
         python
             .args(["-B", "compile.py", "."])
@@ -59,7 +61,8 @@ fn compiler(nvcc: &Nvcc) -> Command {
 }
 
 fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Result<(), Failure> {
-    let packages = install(session, CUTLASS, &folder.join("cutlass"))?;
+    let packages = folder.join("cutlass");
+    pip::ensure(session, CUTLASS, &packages, Needs::Listed)?;
     make_folder(to)?;
     for (name, define) in [("f16", "GEMM_F16"), ("bf16", "GEMM_BF16")] {
         let mut command = compiler(nvcc);
@@ -115,37 +118,4 @@ fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
         session.run(cargo)?;
     }
     Ok(sources.join("src"))
-}
-
-/// Installs the packages of a list, if they are not there yet.
-pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<PathBuf, Failure> {
-    let path = session.root().join(list);
-    let pinned = fs::read_to_string(&path)
-        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
-    let stamp = folder.join("requirements.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pinned) {
-        return Ok(folder.to_owned());
-    }
-    if folder.exists() {
-        fs::remove_dir_all(folder)
-            .map_err(|error| format!("can't empty {}: {error}", folder.display()))?;
-    }
-    let mut pip = Command::new("python3");
-    pip.args(
-        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
-            .split(' '),
-    );
-    pip.args(["--only-binary", ":all:", "-r", list, "--target"])
-        .arg(folder);
-    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
-        .current_dir(session.root());
-    session.run(pip).map_err(|failure| Failure {
-        message: format!(
-            "{failure}\npip could not install {list} (its own words are above): it needs PyPI or a mirror of it"
-        ),
-        ..failure
-    })?;
-    fs::write(&stamp, pinned)
-        .map_err(|error| format!("can't write {}: {error}", stamp.display()))?;
-    Ok(folder.to_owned())
 }

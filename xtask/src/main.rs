@@ -6,7 +6,10 @@ mod client;
 mod commands;
 mod conformance;
 mod gpu;
+mod lint;
+mod package;
 mod peft;
+mod pip;
 mod program;
 mod python;
 mod report;
@@ -104,7 +107,10 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Check formatting, clippy and the documentation; warnings are errors
+    /// Pack what is published as for crates.io, and build the core from its package
+    Package,
+    /// Check formatting, clippy, the documentation and the rules of this repository; warnings are
+    /// errors
     Lint,
 }
 
@@ -138,7 +144,8 @@ fn main() -> ExitCode {
             };
             python::python(&mut session, &choices)
         }
-        Command::Lint => commands::lint(&mut session),
+        Command::Package => package::package(&mut session),
+        Command::Lint => lint::lint(&mut session),
     };
     session.summarise();
     match result {

@@ -1,7 +1,7 @@
 //! Hugging Face PEFT beside ours: what one writes, the other reads, and what one merges, the other
 //! merges to.
 
-use crate::conformance::install;
+use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "crates/lora-kernels-adapters/tests/peft/requirements.txt";
@@ -14,13 +14,13 @@ pub fn peft(session: &mut Session) -> Result<(), Failure> {
             folder.display()
         );
     }
-    let packages = install(session, PACKAGES, &folder)?;
+    pip::ensure(session, PACKAGES, &folder, Needs::Listed)?;
     for tests in [
         "--package lora-kernels-adapters --test files",
-        "--package lora-kernels-cli --test merge",
+        "--package lora-kernels-cli --test commands",
     ] {
         let mut cargo = session.cargo(&format!("test {tests} -- --ignored --show-output peft"));
-        cargo.env("PYTHONPATH", &packages);
+        cargo.env("PYTHONPATH", &folder);
         session.run(cargo)?;
     }
     Ok(())

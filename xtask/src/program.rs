@@ -20,7 +20,7 @@ impl Program {
     /// Builds it as its tests do, which leaves the emulated driver, too. That one is taken where it
     /// is asked for, and where no real device runs the kernels.
     pub fn build(session: &mut Session) -> Result<Self, Failure> {
-        session.run(session.cargo("test --quiet --workspace --test replay --no-run"))?;
+        session.run(session.cargo("test --quiet --workspace --test commands --no-run"))?;
         let mut program = Self {
             path: session.target().join("debug/lora-kernels"),
             driver: None,

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::client;
 use crate::commands;
+use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "python/tests/requirements.txt";
@@ -51,12 +52,17 @@ fn build(session: &mut Session) -> Result<Libraries, Failure> {
 pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     let libraries = build(session)?;
     let mut packages = vec![session.root().join("python")];
-    packages.push(client::install(session, PACKAGES, "python/packages")?);
+    let target = session.target();
+    let install = |session: &mut Session, list, folder: &str, needs| {
+        let folder = target.join("python").join(folder);
+        pip::ensure(session, list, &folder, needs).map(|()| folder)
+    };
+    packages.push(install(session, PACKAGES, "packages", Needs::Listed)?);
     if choices.torch && !has_torch() {
-        packages.push(client::install_with(session, TORCH, "python/torch", &[])?);
+        packages.push(install(session, TORCH, "torch", Needs::Found)?);
     }
     if choices.types {
-        let mypy = client::install_with(session, MYPY, "python/mypy", &[])?;
+        let mypy = install(session, MYPY, "mypy", Needs::Found)?;
         let mut check = module("mypy", session, &[mypy]);
         check.args(["--strict", "--no-error-summary", "--cache-dir"]);
         check.arg(session.target().join("python/mypy-cache"));

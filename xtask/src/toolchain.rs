@@ -5,12 +5,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};
 use lora_kernels_build::nvcc::{self, Here, Machine, Nvcc};
 
 const FOLDER: &str = ".toolchain";
 /// Installations in the making are `.toolchain-partial-<process>`; only a complete one is renamed.
 const PARTIAL: &str = ".toolchain-partial-";
+const LIST: &str = "xtask/toolchain.txt";
 const PACKAGES: &str = include_str!("../toolchain.txt");
 /// The list of packages, kept in what was installed from it.
 const STAMP: &str = "toolchain.txt";
@@ -37,44 +39,22 @@ pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
 }
 
 fn install(session: &mut Session, root: &Path) -> Result<(), Failure> {
-    check_tools()?;
+    check_host_compiler()?;
     remove_leftovers(root);
     eprintln!(
         "installing nvcc from PyPI into {FOLDER}, about 300 MB; `cargo clean` leaves it, and deleting it is safe"
     );
     let partial = root.join(format!("{PARTIAL}{}", std::process::id()));
-    let result = fill(session, root, &partial).and_then(|()| put_in_place(root, &partial));
+    let result = fill(session, &partial).and_then(|()| put_in_place(root, &partial));
     if result.is_err() {
         let _ = fs::remove_dir_all(&partial);
     }
     result
 }
 
-/// A clear word on what is missing, rather than whatever pip or nvcc make of it.
-fn check_tools() -> Result<(), Failure> {
-    let runs = |program: &str, arguments: &[&str]| {
-        Command::new(program)
-            .args(arguments)
-            .output()
-            .is_ok_and(|output| output.status.success())
-    };
-    if !runs("python3", &["--version"]) {
-        return Err(
-            "python3 is missing: nvcc is installed with its pip; install python3 and pip (Debian, Ubuntu: \
-            apt install python3-pip), or set CUDA_HOME to a CUDA toolkit"
-                .to_owned()
-                .into(),
-        );
-    }
-    if !runs("python3", &["-m", "pip", "--version"]) {
-        return Err(
-            "python3 has no pip, which nvcc is installed with; install it (Debian, Ubuntu: apt install \
-            python3-pip; elsewhere: python3 -m ensurepip), or set CUDA_HOME to a CUDA toolkit"
-                .to_owned()
-                .into(),
-        );
-    }
-    if Here.var("NVCC_CCBIN").is_none() && !runs("g++", &["--version"]) {
+/// Says plainly that the host compiler is missing, before nvcc fails over it.
+fn check_host_compiler() -> Result<(), Failure> {
+    if Here.var("NVCC_CCBIN").is_none() && !pip::runs("g++", &["--version"]) {
         return Err(
             "g++ is missing, which nvcc needs; install it (Debian, Ubuntu: apt install g++), or set NVCC_CCBIN \
             to another C++ compiler that nvcc supports"
@@ -85,28 +65,11 @@ fn check_tools() -> Result<(), Failure> {
     Ok(())
 }
 
-fn fill(session: &mut Session, root: &Path, partial: &Path) -> Result<(), Failure> {
-    // Packages go into the one folder and no Python environment is touched, so an externally
-    // managed one allows it.
-    let mut pip = Command::new("python3");
-    pip.args(
-        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
-            .split(' '),
-    );
-    pip.args([
-        "--only-binary",
-        ":all:",
-        "-r",
-        "xtask/toolchain.txt",
-        "--target",
-    ])
-    .arg(partial);
-    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")])
-        .current_dir(root);
-    session.run(pip).map_err(|failure| Failure {
+fn fill(session: &mut Session, partial: &Path) -> Result<(), Failure> {
+    pip::install(session, LIST, partial, Needs::Listed).map_err(|failure| Failure {
         message: format!(
-            "{failure}\npip could not install nvcc (its own words are above): it needs PyPI or a mirror of it, and has \
-             packages for Linux on x86_64 and aarch64 and for Windows; or set CUDA_HOME to a CUDA toolkit"
+            "{failure}\nThere are packages of nvcc for Linux on x86_64 and aarch64 and for Windows. With CUDA_HOME set \
+             to a CUDA toolkit, none is installed"
         ),
         ..failure
     })?;

@@ -1,5 +1,5 @@
-//! The implementations that lora-kernels is compared with: cuBLAS on a GPU ([`cublas`]), and peers on
-//! any device, reimplemented from their published structure. README.md describes each of them.
+//! The implementations that lora-kernels is compared with: cuBLAS on a GPU ([`cublas`]), and peers
+//! on any device, reimplemented from their published structure. README.md describes each of them.
 //!
 //! A peer describes a forward or a backward as a list of [`Launch`]es. A list can run on a device
 //! ([`PeerDevice`], [`Memory`]), emulated or not. Its work and traffic are known without a device.
@@ -15,11 +15,13 @@ mod lorafusion;
 mod matmul;
 mod peft;
 mod unsloth;
+mod work;
 
 pub use device::{Memory, PeerDevice};
 pub use image::fatbin;
 pub use launch::{Argument, Launch, Stream, Tiled};
 pub use layer::{Buffer, PeerLayer};
+pub use work::{LayerWork, PassWork};
 
 /// Errors are only reported, so one type for all of them is enough.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

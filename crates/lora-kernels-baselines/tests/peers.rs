@@ -9,10 +9,10 @@ use lora_kernels::Dropout;
 use lora_kernels::cudarc::driver::sys::CUdevice_attribute;
 use lora_kernels::reference::{self, Adapter, Bounded, Intermediates, Projection, View};
 use lora_kernels_baselines::{Buffer, Launch, Memory, Peer, PeerDevice, PeerLayer, Tiled};
+use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::{Control, KernelCounters, Kind};
 use ptx_emulator::device::{A100, H100};
 use ptx_emulator::l2::{Raster, Schedule, Traffic};
-use lora_kernels_test_device::{Selection, select};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

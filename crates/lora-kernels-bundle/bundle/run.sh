@@ -5,17 +5,26 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: run.sh [--quick] [--tests-only | --bench-only] [--output FOLDER] [--timeout SECONDS] [-- FILTER]
+usage: run.sh [--only STEP,...] [--output FOLDER] [--timeout [STEP=]SECONDS]... [-- FILTER]
 
-  --quick       few tests, few shapes: some minutes
-  --tests-only  no benches
-  --bench-only  no tests
-  --output      where results.json, results.md and logs/ go (default: results/ beside this script)
-  --timeout     seconds for any one test program, and for the benches (default: 3600)
-  FILTER        passed on to criterion: only benches whose names match, e.g. 'bf16 8192x4096x4096'
+Steps, in this order, and the seconds that each may take:
+  first-tests  50   tests of every family of kernels
+  first-bench  35   two shapes, ours and cuBLAS
+  memcheck     15   compute-sanitizer, where it is installed, over a test of each family
+  synccheck    15
+  racecheck    20
+  tests       130   every test
+  bench        80   all shapes
 
-environment: CUDA_VISIBLE_DEVICES chooses the GPU, LORA_KERNELS_CUBLAS is the path of a libcublas.so that is not found otherwise.
-exit status: 0 if all that was asked for ran and passed; results are written in any case.
+  --only     only these steps
+  --output   where results.json, results.md and log.txt go (default: results/ beside this script)
+  --timeout  the longest that a step may take, or every one
+  FILTER     passed on to criterion: only benches whose names match, e.g. 'bf16 8192x4096x4096'
+
+environment: CUDA_VISIBLE_DEVICES chooses the GPU, LORA_KERNELS_CUBLAS is the path of a libcublas.so
+that is not found otherwise.
+exit status: 0 if all that was asked for ran and passed. Results are written as they come, so a run
+that is cut off leaves what it had found.
 TEXT
 }
 
@@ -52,8 +61,11 @@ if [ "$LORA_KERNELS_DEVICE" = real ]; then
     fi
 fi
 
+# A pipe into `grep -q` would fail under pipefail where grep leaves before ldconfig has written all.
+libraries=$(ldconfig -p 2>/dev/null || true)
+
 # Where PyTorch is installed, cuBLAS may lie among Python's packages and nowhere else.
-if [ -z "${LORA_KERNELS_CUBLAS:-}" ] && ! ldconfig -p 2>/dev/null | grep -q 'libcublas\.so' && command -v python3 >/dev/null; then
+if [ -z "${LORA_KERNELS_CUBLAS:-}" ] && [[ $libraries != *libcublas.so* ]] && command -v python3 >/dev/null; then
     LORA_KERNELS_CUBLAS=$(python3 - <<'PYTHON' 2>/dev/null || true
 import glob, os, sys
 found = [path for folder in sys.path for path in glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublas.so.1[123]"))]

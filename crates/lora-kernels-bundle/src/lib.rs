@@ -9,5 +9,9 @@ pub mod results;
 
 /// The variable with the path of the file in which the bench hands over what it measured.
 pub const BENCH_RESULTS: &str = "LORA_KERNELS_BENCH_RESULTS";
-/// The variable that, set to anything, asks the bench for few shapes.
-pub const QUICK: &str = "LORA_KERNELS_BENCH_QUICK";
+/// The variable that asks the bench for fewer shapes than all: [`FIRST_LOOK`] or [`SUITE`].
+pub const BENCH_SHAPES: &str = "LORA_KERNELS_BENCH_SHAPES";
+/// Two shapes, for some twenty seconds.
+pub const FIRST_LOOK: &str = "first-look";
+/// Those that the suite has the time for, the most telling first.
+pub const SUITE: &str = "suite";

@@ -21,7 +21,8 @@ pub fn write(results: &Results) -> String {
 fn head(text: &mut String, results: &Results) -> std::fmt::Result {
     let Results {
         date,
-        form,
+        seconds,
+        complete,
         build,
         device,
         ..
@@ -43,11 +44,16 @@ fn head(text: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(text, "- driver {driver}, which supports CUDA {cuda}")?;
     writeln!(
         text,
-        "- commit {}, nvcc {}, machine code for {}; the {form} form",
+        "- commit {}, nvcc {}, machine code for {}",
         build.commit, build.nvcc, build.archs
     )?;
+    let end = if *complete { "complete" } else { "**cut off**" };
+    writeln!(text, "- {end} after {seconds} s")?;
     if let Some(cublas) = &results.cublas {
         writeln!(text, "- {cublas}")?;
+    }
+    for note in &results.notes {
+        writeln!(text, "\n**{note}**")?;
     }
     Ok(())
 }
@@ -57,42 +63,45 @@ fn tests(text: &mut String, tests: &[TestRun]) -> std::fmt::Result {
         return writeln!(text, "\nThe correctness suite was not run.");
     }
     let passed: u32 = tests.iter().map(|run| run.passed).sum();
-    let bad: Vec<_> = tests
-        .iter()
-        .filter(|run| run.outcome != Outcome::Passed)
-        .collect();
+    let is_bad = |run: &&TestRun| !matches!(run.outcome, Outcome::Passed | Outcome::NotRun);
+    let bad: Vec<_> = tests.iter().filter(is_bad).collect();
+    let good = tests.iter().filter(|run| run.outcome == Outcome::Passed);
     writeln!(text, "\n## Correctness\n")?;
     writeln!(
         text,
-        "{} of {} programs passed, {passed} tests in all.\n",
-        tests.len() - bad.len(),
+        "{} of {} runs passed, {passed} tests in all.\n",
+        good.count(),
         tests.len()
     )?;
     writeln!(
         text,
-        "| program | outcome | passed | failed | ignored |\n|---|---|---|---|---|"
+        "| step | program | outcome | passed | failed | ignored | s |\n|---|---|---|---|---|---|---|"
     )?;
     for run in tests {
         let outcome = match run.outcome {
+            Outcome::Running => "**cut off**",
+            Outcome::NotRun => "not run",
             Outcome::Passed => "passed",
             Outcome::Failed => "**failed**",
             Outcome::TimedOut => "**ran out of time**",
             Outcome::NothingRun => "**ran no test**",
         };
         let TestRun {
+            step,
             program,
             passed,
             failed,
             ignored,
+            seconds,
             ..
         } = run;
         writeln!(
             text,
-            "| {program} | {outcome} | {passed} | {failed} | {ignored} |"
+            "| {step} | {program} | {outcome} | {passed} | {failed} | {ignored} | {seconds} |"
         )?;
     }
     for run in bad.iter().filter(|run| !run.failures.is_empty()) {
-        writeln!(text, "\nFailed in {}:\n", run.program)?;
+        writeln!(text, "\nFailed in {} of {}:\n", run.program, run.step)?;
         for name in &run.failures {
             writeln!(text, "- `{name}`")?;
         }
@@ -123,10 +132,10 @@ fn untimed(text: &mut String, results: &Results) -> std::fmt::Result {
 }
 
 fn bench_head(text: &mut String, results: &Results) -> std::fmt::Result {
-    if results.bench_failure.is_some() || !results.timings.is_empty() {
+    if !results.bench_failures.is_empty() || !results.timings.is_empty() {
         writeln!(text, "\n## Benches")?;
     }
-    if let Some(failure) = &results.bench_failure {
+    for failure in &results.bench_failures {
         writeln!(text, "\n**{failure}**")?;
     }
     Ok(())
@@ -257,10 +266,12 @@ mod tests_of_text {
         };
         Results {
             date: "2026-01-02T03:04:05Z".to_owned(),
-            form: "full".to_owned(),
+            seconds: 300,
+            complete: true,
+            notes: Vec::new(),
             build: Build::default(),
             tests: Vec::new(),
-            bench_failure: None,
+            bench_failures: Vec::new(),
             cublas: Some("cuBLAS 13.0.2 (libcublas.so.13)".to_owned()),
             timings: rows(&bench, &device).unwrap(),
             device,
@@ -311,25 +322,28 @@ mod tests_of_text {
     fn failures_are_listed_by_name() {
         let mut results = results(false, Vec::new());
         results.tests.push(TestRun {
-            program: "shapes".to_owned(),
+            step: "tests".to_owned(),
+            program: "integration".to_owned(),
             outcome: Outcome::Failed,
             passed: 4,
             failed: 1,
             ignored: 0,
-            failures: vec!["in_bf16::odd".to_owned()],
+            failures: vec!["layers::in_bf16::odd".to_owned()],
             seconds: 3,
         });
-        results.bench_failure = Some("not benched: tests failed".to_owned());
+        results
+            .bench_failures
+            .push("The bench ended early".to_owned());
         let text = write(&results);
         assert!(
-            text.contains("0 of 1 programs passed, 4 tests in all."),
+            text.contains("0 of 1 runs passed, 4 tests in all."),
             "{text}"
         );
         assert!(
-            text.contains("| shapes | **failed** | 4 | 1 | 0 |"),
+            text.contains("| tests | integration | **failed** | 4 | 1 | 0 | 3 |"),
             "{text}"
         );
-        assert!(text.contains("- `in_bf16::odd`"), "{text}");
-        assert!(text.contains("**not benched: tests failed**"), "{text}");
+        assert!(text.contains("- `layers::in_bf16::odd`"), "{text}");
+        assert!(text.contains("**The bench ended early**"), "{text}");
     }
 }

@@ -7,16 +7,20 @@ use serde::{Deserialize, Serialize};
 pub struct Results {
     /// UTC, ISO 8601
     pub date: String,
-    /// `full` or `quick`
-    pub form: String,
+    /// Since then, when this was written.
+    pub seconds: u64,
+    /// Whether all steps have been gone through; a run that was cut off leaves this false.
+    pub complete: bool,
     /// What ran.
     pub build: Build,
     /// Where it ran.
     pub device: Device,
-    /// Of the correctness suite; empty where it was not asked for.
+    /// What a reader must know before all else, such as a driver that is too old.
+    pub notes: Vec<String>,
+    /// Of the correctness suite and the sanitizers, in the order they ran.
     pub tests: Vec<TestRun>,
     /// Why there are no timings, or fewer than there could be.
-    pub bench_failure: Option<String>,
+    pub bench_failures: Vec<String>,
     /// What stands for cuBLAS here.
     pub cublas: Option<String>,
     /// Of the benches.
@@ -60,6 +64,8 @@ pub struct Device {
 /// One test program's run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestRun {
+    /// Of the suite.
+    pub step: String,
     /// Its name.
     pub program: String,
     /// How it ended.
@@ -70,7 +76,7 @@ pub struct TestRun {
     pub failed: u32,
     /// Tests that were ignored.
     pub ignored: u32,
-    /// Names of the tests that failed, with what they said.
+    /// Names of the tests that failed.
     pub failures: Vec<String>,
     /// How long it ran.
     pub seconds: u64,
@@ -80,14 +86,18 @@ pub struct TestRun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// It had not ended when this was written.
+    Running,
     /// Every test passed.
     Passed,
     /// A test failed, or the program did.
     Failed,
-    /// It was stopped.
+    /// It was stopped: the step's time was over.
     TimedOut,
     /// It ended well, but said nothing of tests that passed.
     NothingRun,
+    /// It was not started: the step's time was over, or what it needs isn't there.
+    NotRun,
 }
 
 /// What the bench hands over.
@@ -232,6 +242,29 @@ pub struct Row {
 
 /// The note of a row that was not timed for want of a GPU.
 pub const EMULATED: &str = "emulated: not timed";
+
+impl Bench {
+    /// Takes over what a later bench measured, instead of what an earlier one has of the same.
+    pub fn merge(&mut self, later: Bench) {
+        let Bench {
+            emulated,
+            cublas,
+            measurements,
+        } = later;
+        self.emulated |= emulated;
+        self.cublas = cublas;
+        for measurement in measurements {
+            let same = |earlier: &&mut Measurement| {
+                (&earlier.layer, earlier.pass, earlier.way)
+                    == (&measurement.layer, measurement.pass, measurement.way)
+            };
+            match self.measurements.iter_mut().find(same) {
+                Some(earlier) => *earlier = measurement,
+                None => self.measurements.push(measurement),
+            }
+        }
+    }
+}
 
 /// Derives what is compared.
 ///

@@ -10,7 +10,8 @@ use lora_kernels::{
 
 use crate::Outcome;
 use crate::gpu::Gpu;
-use crate::work::{SCALING, Sizes};
+use crate::sizes::{SCALING, Sizes};
+use lora_kernels_baselines::{LayerWork, PassWork};
 use lora_kernels_report::document::{OURS, Run};
 
 pub struct Ours<'a> {
@@ -46,8 +47,8 @@ impl<'a> Ours<'a> {
         let workspace = forward.workspace_bytes().max(backward.workspace_bytes());
         let mut workspace = gpu.stream.alloc_zeros::<u8>(workspace)?;
 
-        let work = sizes.work(T::DTYPE);
-        let run = |pass: &str, launches, asked: crate::work::Pass| Run {
+        let work = LayerWork::of(&problem);
+        let run = |pass: &str, launches, asked: PassWork| Run {
             who: OURS.to_owned(),
             shape: sizes.shape(T::DTYPE),
             multiprocessors: Some(multiprocessors),

@@ -6,7 +6,7 @@ mod gpu;
 mod layer;
 mod model;
 mod peer;
-mod work;
+mod sizes;
 
 use std::error::Error;
 use std::io::Write;
@@ -20,7 +20,7 @@ use ptx_emulator::device::{A100, DeviceModel, H100, L40S, RTX4090};
 use gpu::Gpu;
 use layer::Ours;
 use lora_kernels_report::document::{Document, Kernel};
-use work::Sizes;
+use sizes::Sizes;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 

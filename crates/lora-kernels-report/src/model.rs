@@ -9,13 +9,14 @@ use lora_kernels::{BackwardPlan, DType, ForwardPlan, Problem, Projection};
 use ptx_emulator::device::DeviceModel;
 use ptx_emulator::l2::{self, Raster, Schedule};
 
-use crate::work::Sizes;
+use crate::sizes::Sizes;
+use lora_kernels_baselines::LayerWork;
 use lora_kernels_report::document::{OURS, Plan, Planned, Product};
 
 /// The plans of forward and backward for a device.
 pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::Result<[Plan; 2]> {
     let problem = sizes.problem(dtype)?;
-    let work = sizes.work(dtype);
+    let work = LayerWork::of(&problem);
     let props = DeviceProps::new(
         device.compute_capability,
         device.multiprocessors,

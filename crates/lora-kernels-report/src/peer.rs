@@ -8,8 +8,8 @@ use ptx_emulator::l2;
 
 use crate::Outcome;
 use crate::gpu::Gpu;
-use crate::work::{SCALING, Sizes};
-use lora_kernels_baselines::{Launch, Memory, Peer, PeerDevice, PeerLayer};
+use crate::sizes::{SCALING, Sizes};
+use lora_kernels_baselines::{Launch, LayerWork, Memory, Peer, PeerDevice, PeerLayer};
 use lora_kernels_report::document::{Plan, Planned, Product, Run};
 
 /// The peers' kernels support only bf16.
@@ -49,7 +49,7 @@ pub fn runs(gpu: &Gpu, sizes: Sizes) -> Outcome<Vec<Run>> {
     for (peer, sizes, layer) in layers(sizes, &crate::COMPARED_ON)? {
         let (forward, backward) = (peer.forward(&layer)?, peer.backward(&layer)?);
         let memory = Memory::new(&device, &layer, forward.iter().chain(&backward), 0)?;
-        let work = sizes.work(DTYPE);
+        let work = LayerWork::of(&sizes.problem(DTYPE)?);
         for (pass, launches, asked) in [
             ("forward", forward, work.forward),
             ("backward", backward, work.backward),
@@ -73,7 +73,7 @@ pub fn runs(gpu: &Gpu, sizes: Sizes) -> Outcome<Vec<Run>> {
 pub fn plans(sizes: Sizes, device: &DeviceModel) -> Outcome<Vec<Plan>> {
     let mut plans = Vec::new();
     for (peer, sizes, layer) in layers(sizes, device)? {
-        let work = sizes.work(DTYPE);
+        let work = LayerWork::of(&sizes.problem(DTYPE)?);
         let passes = [
             ("forward", peer.forward(&layer)?, work.forward),
             ("backward", peer.backward(&layer)?, work.backward),

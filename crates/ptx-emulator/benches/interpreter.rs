@@ -68,7 +68,7 @@ fn loop_kernel(body: &str) -> String {
             mad.lo.s32 %r, %r, 8, %t;
             and.b32 %c, %a, 1;
             setp.eq.u32 %e, %c, 0;
-            // Each thread has 16 bytes of global memory of its own, each warp 512 of shared memory in common.
+            // Each thread has 16 bytes of global memory, each warp shares 512 of shared memory.
             mov.u32 %d, %ctaid.x;
             mad.lo.s32 %d, %d, 128, %a;
             ld.param.u64 %m, [memory];

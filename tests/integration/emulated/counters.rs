@@ -8,8 +8,8 @@ use lora_kernels::plan::Operation;
 use lora_kernels::{
     DType, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeWeight, WeightLayout,
 };
-use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 use lora_kernels_test_device::{Selection, select};
+use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 
 /// Runs forward and backward and returns their counters.
 fn count<T: Number>(control: Control, case: &Case) -> Counters {

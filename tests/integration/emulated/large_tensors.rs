@@ -15,8 +15,8 @@ use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, DeviceProps, Forward, ForwardPlan,
     ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
-use ptx_emulator::counters::{Blocks, Control};
 use lora_kernels_test_device::{Selection, select};
+use ptx_emulator::counters::{Blocks, Control};
 
 /// Rows of the wide tensors; the last few begin beyond 2³¹ elements.
 const M: usize = 4100;

@@ -8,8 +8,8 @@ use lora_kernels::cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{
     Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
 };
-use ptx_emulator::counters::{Blocks, Control, Counters, Kind};
 use lora_kernels_test_device::{Selection, select};
+use ptx_emulator::counters::{Blocks, Control, Counters, Kind};
 
 const M: usize = 8192;
 const K: usize = 4096;

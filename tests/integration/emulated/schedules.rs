@@ -7,8 +7,8 @@ use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::{Number, gpu};
 use crate::common::layer::{Case, Layer, assert_same_bits};
 use half::{bf16, f16};
-use ptx_emulator::counters::Control;
 use lora_kernels_test_device::{Selection, select};
+use ptx_emulator::counters::Control;
 
 /// (schedule, whether copies complete when they are issued).
 const ORDERS: [(&str, bool); 9] = [

@@ -9,6 +9,9 @@ use crate::steps::{Failure, Session};
 /// The name of the command line.
 pub const PROGRAM: &str = "lora-kernels";
 
+/// The programs whose tests run there.
+const TESTS: [&str; 3] = ["integration", "missing_kernels", "commands"];
+
 /// Paths of what was built.
 #[derive(Default)]
 pub struct Built {
@@ -27,22 +30,18 @@ pub struct Built {
 pub fn build(session: &mut Session) -> Result<Built, Failure> {
     let mut built = Built::default();
     // The profile of `cargo test`, whose overflow checks are worth having there, too.
-    for artifact in cargo(session, "test --no-run --package lora-kernels")? {
+    // With the workspace's features, as the tests of a checkout.
+    let tests: String = TESTS.map(|name| format!(" --test {name}")).concat();
+    for artifact in cargo(session, &format!("test --no-run --workspace{tests}"))? {
         built.add_of_tests(&artifact);
     }
-    for artifact in cargo(session, "test --no-run --workspace --test replay")? {
-        built.add_of_tests(&artifact);
-    }
-    for artifact in cargo(
-        session,
-        "bench --no-run --package lora-kernels --bench layer",
-    )? {
+    for artifact in cargo(session, "bench --no-run --workspace --bench layer")? {
         built.add_images(&artifact);
         if is(&artifact, "bench", "layer") {
             built.bench = executable(&artifact);
         }
     }
-    for artifact in cargo(session, "build --package lora-kernels-bundle --bin suite")? {
+    for artifact in cargo(session, "build --workspace --bin suite")? {
         if is(&artifact, "bin", "suite") {
             built.suite = executable(&artifact);
         }

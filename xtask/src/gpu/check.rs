@@ -1,19 +1,50 @@
-//! The bundle's quick form on the emulated device, copied away from where it was built.
+//! The bundle on the emulated device, copied away from where it was built, which is hidden.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use super::build::Built;
+use super::choice;
 use crate::steps::{Failure, Session};
 
+/// For each step, in seconds: the emulated device is slow, and machines differ.
+const EMULATED_LIMIT: &str = "1200";
+
 pub fn check(session: &mut Session, bundle: &Path, built: &Built) -> Result<(), Failure> {
-    let place = bundle.with_file_name("check");
+    names_are_of_tests(session, built)?;
+    // Outside of the checkout, which is hidden. A path with a space is one that scripts get wrong.
+    let place = std::env::temp_dir().join(format!("lora-kernels gpu check {}", std::process::id()));
     super::empty(&place)?;
-    // A path with a space is one that scripts get wrong.
-    let copy = place.join("a copy");
+    let result = run(session, bundle, built, &place);
+    match result {
+        Ok(()) => super::empty(&place),
+        // What it left says why.
+        failed => failed,
+    }
+}
+
+/// Every name that the bundle chooses tests by is a part of a test's name.
+fn names_are_of_tests(session: &mut Session, built: &Built) -> Result<(), Failure> {
+    let mut tests = String::new();
+    for (_, path) in &built.tests {
+        let mut list = Command::new(path);
+        list.arg("--list").current_dir(session.root());
+        tests += &session.capture(list)?;
+    }
+    match choice::names().find(|name| !tests.contains(name)) {
+        Some(name) => Err(format!(
+            "xtask/src/gpu/choice.rs names {name}, and no test of the bundle has that in its name"
+        )
+        .into()),
+        None => Ok(()),
+    }
+}
+
+fn run(session: &mut Session, bundle: &Path, built: &Built, place: &Path) -> Result<(), Failure> {
+    let copy = place.join("lora-kernels-gpu");
     super::copy(bundle, &copy)?;
     // The product's bundle has no emulator. The programs look for it in their own folder.
     let driver = copy.join("bin/deps");
@@ -23,12 +54,10 @@ pub fn check(session: &mut Session, bundle: &Path, built: &Built) -> Result<(), 
     fs::copy(&built.emulator, &driver)
         .map_err(|error| format!("can't write {}: {error}", driver.display()))?;
 
-    let mut script = Command::new("bash");
+    let mut script = hidden(session, &copy.join("run.sh"))?;
     script
-        .arg(copy.join("run.sh"))
-        .args(["--quick", "--output", "results"]);
-    script
-        .current_dir(&place)
+        .args(["--timeout", EMULATED_LIMIT, "--output", "results"])
+        .current_dir(place)
         .env("LORA_KERNELS_DEVICE", "emulated");
     session.run(script)?;
 
@@ -44,10 +73,59 @@ pub fn check(session: &mut Session, bundle: &Path, built: &Built) -> Result<(), 
     findings.map_err(|finding| format!("{finding}: see {}", results.display()).into())
 }
 
+/// The script, for which the checkout and cargo's folder are empty: a machine that has the bundle
+/// has neither. Where this system grants no such view, the script sees them, and that is said.
+fn hidden(session: &mut Session, script: &Path) -> Result<Command, Failure> {
+    let folders = [session.root().to_owned(), session.target()];
+    let bare = || {
+        let mut bash = Command::new("bash");
+        bash.arg(script);
+        bash
+    };
+    let view = |tried: &mut Command| {
+        tried.stdout(Stdio::null()).stderr(Stdio::null());
+        tried.status().is_ok_and(|status| status.success())
+    };
+    let ways: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
+    for way in ways {
+        let mut unshare = Command::new("unshare");
+        unshare.args(way).args(["bash", "-c", HIDE, "hide"]);
+        for folder in folders.iter().filter(|folder| folder.is_dir()) {
+            unshare.arg(folder);
+        }
+        unshare.arg("--");
+        let mut tried = Command::new("unshare");
+        tried.args(unshare.get_args()).arg("true");
+        if view(&mut tried) {
+            unshare.arg("bash").arg(script);
+            return Ok(unshare);
+        }
+    }
+    eprintln!(
+        "\nnot checked: that the bundle opens no file of {}. `unshare --mount` can't hide it here",
+        session.root().display()
+    );
+    Ok(bare())
+}
+
+/// Covers folders, then runs what follows `--`. The target folder may lie in the checkout, and is
+/// gone then.
+const HIDE: &str = r#"
+while [ "$1" != -- ]; do
+    if [ -d "$1" ]; then mount -t tmpfs -o ro hidden "$1" || exit 1; fi
+    shift
+done
+shift
+exec "$@"
+"#;
+
 /// Tests that passed and benches that ran, nothing of them timed.
 fn check_json(results: &Value) -> Result<(), String> {
     if results["device"]["emulated"] != true {
         return Err("the device is not said to be emulated".to_owned());
+    }
+    if results["complete"] != true {
+        return Err("results.json is not that of a complete run".to_owned());
     }
     let list = |name: &str| results[name].as_array().filter(|list| !list.is_empty());
     let tests = list("tests").ok_or("no test ran")?;
@@ -100,7 +178,8 @@ mod tests {
     fn results(row: Value) -> Value {
         json!({
             "device": {"emulated": true},
-            "tests": [{"program": "shapes", "outcome": "passed"}],
+            "complete": true,
+            "tests": [{"program": "integration", "outcome": "passed"}],
             "timings": [{"note": "emulated: not timed"}, row],
         })
     }

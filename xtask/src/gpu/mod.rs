@@ -3,6 +3,7 @@
 
 mod build;
 mod check;
+mod choice;
 mod pack;
 
 use std::fs;
@@ -19,35 +20,6 @@ const NAME: &str = "lora-kernels-gpu";
 const FIXTURES: &str = "tests/fixtures";
 /// Written for this folder, in the checkout.
 const OWN_FILES: &str = "crates/lora-kernels-bundle/bundle";
-
-/// Test programs that have nothing to do there.
-const LEFT_OUT: [(&str, &str); 2] = [
-    ("build_script", "compiles with nvcc"),
-    ("peers", "compiles with nvcc"),
-];
-
-/// Tests that have nothing to do there, by their path in their program.
-const SKIPPED: [(&str, &str); 2] = [
-    ("plans::", "run no kernel"),
-    ("emulated::", "set what a GPU leaves nobody to choose"),
-];
-
-/// The quick form: these programs, and of their tests those whose names hold one of these; all
-/// where there is none.
-const QUICK: [(&str, &[&str]); 3] = [
-    (
-        "integration",
-        &[
-            "device::",
-            "layers::forward::in_bf16",
-            "layers::backward::in_bf16",
-            "layers::recorded::in_bf16",
-        ],
-    ),
-    ("missing_kernels", &[]),
-    // Starts another program.
-    ("replay", &["the_device_is_named"]),
-];
 
 pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
@@ -76,31 +48,13 @@ fn fill(
     built: &Built,
     mut manifest: Manifest,
 ) -> Result<Manifest, Failure> {
-    let listed = LEFT_OUT
-        .map(|(name, _)| name)
-        .into_iter()
-        .chain(QUICK.map(|(name, _)| name));
-    for name in listed {
-        if built.tests.iter().all(|(test, _)| test != name) {
-            return Err(format!(
-                "there is no test program {name} any more: take it off the lists in xtask/src/gpu"
-            )
-            .into());
-        }
-    }
     empty(folder)?;
     let mut packer = Packer::new(folder, &built.images)?;
     for (name, path) in &built.tests {
-        if LEFT_OUT.iter().any(|(left_out, _)| left_out == name) {
-            continue;
-        }
-        let mut program = packer.pack(Kind::Test, name, path, "bin/deps")?;
-        let quick = QUICK.iter().find(|(quick, _)| quick == name);
-        program.skip = SKIPPED.map(|(tests, _)| tests.to_owned()).to_vec();
-        program.quick =
-            quick.map(|(_, filters)| filters.iter().map(|&filter| filter.to_owned()).collect());
-        manifest.programs.push(program);
+        let program = packer.pack(Kind::Test, name, path, "bin/deps")?;
+        manifest.programs.push(choice::chosen(program));
     }
+    manifest.families = choice::families();
     // Tests look for it where cargo puts it: beside the folder that they themselves lie in.
     let program = packer.pack(Kind::Helper, build::PROGRAM, &built.program, "bin")?;
     manifest.programs.push(program);
@@ -173,12 +127,6 @@ fn report(folder: &Path, manifest: &Manifest) -> Result<(), Failure> {
         mib(unpacked),
         manifest.glibc
     );
-    let left_out: Vec<_> = LEFT_OUT
-        .iter()
-        .chain(&SKIPPED)
-        .map(|(name, reason)| format!("{name} ({reason})"))
-        .collect();
-    eprintln!("left out: {}", left_out.join(", "));
     Ok(())
 }
 

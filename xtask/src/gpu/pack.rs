@@ -63,8 +63,7 @@ impl Packer {
             path: format!("{below}/{name}"),
             bytes: bytes.len() as u64,
             parts,
-            quick: None,
-            skip: Vec::new(),
+            ..Program::default()
         })
     }
 

@@ -92,7 +92,8 @@ pub fn tile(symbol: &str) -> Option<(u32, u32, u32)> {
     })
 }
 
-/// Whether a kernel copies 16 bytes at a time: `..._m128n256k64_vec_kn` does, `..._r64_any` doesn't.
+/// Whether a kernel copies 16 bytes at a time: `..._m128n256k64_vec_kn` does, `..._r64_any` does
+/// not.
 pub fn is_wide(symbol: &str) -> bool {
     symbol.split('_').any(|part| part == "vec")
 }

@@ -67,6 +67,27 @@ fn times_become_microseconds_tflops_and_a_ratio_to_the_plain_product_of_the_same
 }
 
 #[test]
+fn a_later_bench_replaces_what_it_measured_again() {
+    let of = |way, median| measurement(way, Pass::Forward, nanoseconds(median));
+    let bench = |measurements| Bench {
+        cublas: "cuBLAS".to_owned(),
+        measurements,
+        ..Bench::default()
+    };
+    let mut all = bench(vec![of(Way::Plain, 2.0), of(OURS, 3.0)]);
+    all.merge(bench(vec![
+        of(OURS, 4.0),
+        of(Way::Unsloth { rank: 16 }, 5.0),
+    ]));
+    let expected = [
+        of(Way::Plain, 2.0),
+        of(OURS, 4.0),
+        of(Way::Unsloth { rank: 16 }, 5.0),
+    ];
+    assert_eq!(all.measurements, expected);
+}
+
+#[test]
 fn a_time_is_the_median_of_the_samples_after_the_warm_up() {
     let samples = [900.0, 800.0, 4.0, 1.0, 3.0, 2.0];
     let expected = Time::Nanoseconds {

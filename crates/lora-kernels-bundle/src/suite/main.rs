@@ -1,19 +1,27 @@
 //! Runs a bundle's tests and benches and writes what they found; run.sh starts it.
 
-mod correctness;
 mod device;
+mod driver;
+mod harness;
+mod output;
 mod process;
+mod sanitizer;
+mod steps;
 mod unpack;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest};
-use lora_kernels_bundle::results::{Bench, Build, Device, Outcome, Results, TestRun, rows};
-use lora_kernels_bundle::{BENCH_RESULTS, QUICK, markdown};
+use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest, Program};
+use lora_kernels_bundle::results::{Bench, Build, Device, Outcome};
+use lora_kernels_bundle::{BENCH_RESULTS, BENCH_SHAPES, FIRST_LOOK, SUITE};
+
+use output::Output;
+use process::{End, Run};
+use steps::{Limit, Step};
 
 /// Runs the correctness suite and the benches of a bundle.
 #[derive(Parser)]
@@ -25,21 +33,15 @@ struct Arguments {
     /// When the run began
     #[arg(long, hide = true)]
     date: String,
-    /// Few tests and few shapes
-    #[arg(long)]
-    quick: bool,
-    /// No benches
-    #[arg(long, conflicts_with = "bench_only")]
-    tests_only: bool,
-    /// No tests
-    #[arg(long)]
-    bench_only: bool,
-    /// Where results.json, results.md and logs/ go
+    /// Only these steps
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Step>,
+    /// The longest that a step may take, or every one
+    #[arg(long, value_name = "[STEP=]SECONDS")]
+    timeout: Vec<Limit>,
+    /// Where results.json, results.md and log.txt go
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Seconds for any one program
-    #[arg(long, default_value_t = 3600)]
-    timeout: u64,
     /// Only benches whose names match
     #[arg(last = true)]
     filter: Vec<String>,
@@ -49,13 +51,14 @@ struct Arguments {
 struct Suite {
     arguments: Arguments,
     manifest: Manifest,
-    output: PathBuf,
-    device: Device,
+    output: Output,
+    /// Where programs write what nobody keeps.
+    scratch: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let run = Suite::open(Arguments::parse()).and_then(|suite| suite.run());
-    match run {
+    let passed = Suite::open(Arguments::parse()).and_then(|mut suite| suite.run());
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -67,213 +70,267 @@ fn main() -> ExitCode {
 
 impl Suite {
     fn open(arguments: Arguments) -> Result<Self, String> {
-        let path = arguments.bundle.join(MANIFEST);
+        let bundle = &arguments.bundle;
+        let path = bundle.join(MANIFEST);
         let text = fs::read_to_string(&path)
             .map_err(|error| format!("can't read {}: {error}", path.display()))?;
-        let manifest =
+        let manifest: Manifest =
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-        let output = arguments
-            .output
-            .clone()
-            .unwrap_or_else(|| arguments.bundle.join("results"));
+        let results = arguments.output.clone();
+        let results = results.unwrap_or_else(|| bundle.join("results"));
         // Programs run in the bundle's folder.
-        let output = std::path::absolute(&output)
-            .map_err(|error| format!("{}: {error}", output.display()))?;
-        for below in ["logs", "tmp"] {
-            let folder = output.join(below);
-            fs::create_dir_all(&folder)
-                .map_err(|error| format!("can't make {}: {error}", folder.display()))?;
-        }
-        let device = device::describe()?;
+        let results = std::path::absolute(&results)
+            .map_err(|error| format!("{}: {error}", results.display()))?;
+        let scratch = bundle.join("scratch");
+        fs::create_dir_all(&scratch)
+            .map_err(|error| format!("can't make {}: {error}", scratch.display()))?;
+        let build = Build {
+            commit: manifest.commit.clone(),
+            nvcc: manifest.nvcc.clone(),
+            archs: manifest.archs.clone(),
+            glibc: manifest.glibc.clone(),
+        };
+        let output = Output::create(results, arguments.date.clone(), build, device::describe()?)?;
         Ok(Self {
             arguments,
             manifest,
             output,
-            device,
+            scratch,
         })
     }
 
     /// Whether all that was asked for passed.
-    fn run(&self) -> Result<bool, String> {
+    fn run(&mut self) -> Result<bool, String> {
         let Device {
             name,
             compute_capability,
             cuda,
             ..
-        } = &self.device;
+        } = self.output.device();
         println!("{name}, compute capability {compute_capability}, CUDA {cuda}");
-        if version(cuda) < version(&self.manifest.nvcc) {
-            // It may still do: drivers take machine code of later nvccs within limits, which they
-            // alone know.
-            println!(
-                "note: the driver supports CUDA {cuda}, the kernels were made by nvcc {}. If they don't load, update the driver",
-                self.manifest.nvcc
-            );
+        if let Some(note) = driver::too_old(self.output.device(), &self.manifest.nvcc) {
+            self.output.note(note);
         }
+        self.output.write(false)?;
         unpack::unpack(&self.arguments.bundle, &self.manifest)?;
-
-        let tests = if self.arguments.bench_only {
-            Vec::new()
-        } else {
-            self.tests()?
-        };
-        let failed = tests
-            .iter()
-            .filter(|run| run.outcome != Outcome::Passed)
-            .count();
-        let (bench, failure) = match (self.arguments.tests_only, failed) {
-            (true, _) => (Bench::default(), None),
-            (false, 0) => self.bench()?,
-            (false, failed) => {
-                let failure = format!("Not benched, since {failed} of the test programs failed");
-                (Bench::default(), Some(failure))
+        for step in Step::ALL {
+            if !self.arguments.only.is_empty() && !self.arguments.only.contains(&step) {
+                continue;
             }
-        };
-        let passed = failed == 0 && failure.is_none();
-        // Only what a program leaves that was stopped.
-        let _ = fs::remove_dir_all(self.output.join("tmp"));
-        self.write(tests, bench, failure)?;
+            match step {
+                Step::FirstTests | Step::Tests => self.tests(step)?,
+                Step::Memcheck | Step::Synccheck | Step::Racecheck => self.sanitize(step)?,
+                Step::FirstBench | Step::Bench => self.bench(step)?,
+            }
+            self.output.write(false)?;
+        }
+        // Only what programs leave that were stopped.
+        let _ = fs::remove_dir_all(&self.scratch);
+        self.output.write(true)?;
+        println!("results: {}", self.output.folder().display());
+        let bad = |outcome| !matches!(outcome, Outcome::Passed | Outcome::NotRun);
+        let passed = self.output.bench_failures.is_empty()
+            && !self.output.tests.iter().any(|run| bad(run.outcome));
         println!("{}", if passed { "passed" } else { "FAILED" });
         Ok(passed)
     }
 
-    fn tests(&self) -> Result<Vec<TestRun>, String> {
-        let mut runs = Vec::new();
-        for program in self
-            .manifest
-            .programs
-            .iter()
-            .filter(|one| one.kind == Kind::Test)
-        {
-            let filters = match (self.arguments.quick, &program.quick) {
-                (false, _) => &[],
-                (true, None) => continue,
-                (true, Some(filters)) => filters.as_slice(),
+    fn tests(&mut self, step: Step) -> Result<(), String> {
+        let end = Instant::now() + self.limit(step);
+        for program in self.manifest.programs.clone() {
+            let filters = match step {
+                Step::FirstTests if program.first_look.is_empty() => continue,
+                Step::FirstTests => program.first_look.as_slice(),
+                _ => &[],
             };
-            let mut command = self.command(&program.path);
-            // Alone: a capture forbids other threads of the process to allocate, and tests of far
-            // offsets want the memory for themselves.
-            command.arg("--test-threads=1").args(filters);
-            for tests in &program.skip {
+            if program.kind != Kind::Test {
+                continue;
+            }
+            let mut command = self.command(&self.arguments.bundle.join(&program.path));
+            command.args(filters);
+            let emulated = self.output.device().emulated;
+            let more = if emulated {
+                &program.skip_emulated[..]
+            } else {
+                &[]
+            };
+            for tests in program.skip.iter().chain(more) {
                 command.args(["--skip", tests]);
             }
-            let log = self.log(&program.name);
-            let run = correctness::run(&program.name, command, &log, self.timeout())?;
-            correctness::print(&run, &log);
-            runs.push(run);
-        }
-        Ok(runs)
-    }
-
-    /// What was measured, and what went wrong.
-    fn bench(&self) -> Result<(Bench, Option<String>), String> {
-        let handed_over = self.output.join("bench.json");
-        let _ = fs::remove_file(&handed_over);
-        let mut programs = self.manifest.programs.iter();
-        let program = programs
-            .find(|one| one.kind == Kind::Bench)
-            .ok_or("the bundle has no bench")?;
-        let mut command = self.command(&program.path);
-        // On an emulated device each bench runs once and nothing is timed.
-        command.arg(if self.device.emulated {
-            "--test"
-        } else {
-            "--bench"
-        });
-        command.args(&self.arguments.filter);
-        command.env(BENCH_RESULTS, &handed_over);
-        command.env("CRITERION_HOME", self.output.join("criterion"));
-        if self.arguments.quick {
-            command.env(QUICK, "1");
-        }
-        let log = self.log(&program.name);
-        let end = process::run(command, &log, self.timeout(), true)?;
-        let bench = read_bench(&handed_over);
-        if !end.is_success() {
-            let failure = format!(
-                "The benches {}; see logs/{}.log",
-                end.describe(),
-                program.name
-            );
-            return Ok((bench.unwrap_or_default(), Some(failure)));
-        }
-        Ok(match bench {
-            Ok(bench) if bench.measurements.is_empty() => (bench, Some("No bench ran".to_owned())),
-            Ok(bench) => (bench, None),
-            Err(error) => (Bench::default(), Some(error)),
-        })
-    }
-
-    fn write(
-        &self,
-        tests: Vec<TestRun>,
-        bench: Bench,
-        failure: Option<String>,
-    ) -> Result<(), String> {
-        let Manifest {
-            commit,
-            nvcc,
-            archs,
-            glibc,
-            ..
-        } = self.manifest.clone();
-        let timings = rows(&bench, &self.device)?;
-        let results = Results {
-            date: self.arguments.date.clone(),
-            form: if self.arguments.quick {
-                "quick"
-            } else {
-                "full"
-            }
-            .to_owned(),
-            build: Build {
-                commit,
-                nvcc,
-                archs,
-                glibc,
-            },
-            device: self.device.clone(),
-            tests,
-            bench_failure: failure,
-            cublas: Some(bench.cublas).filter(|text| !text.is_empty()),
-            timings,
-        };
-        let json = serde_json::to_string_pretty(&results)
-            .map_err(|error| format!("results.json: {error}"))?;
-        for (name, text) in [
-            ("results.json", json + "\n"),
-            ("results.md", markdown::write(&results)),
-        ] {
-            let path = self.output.join(name);
-            fs::write(&path, text)
-                .map_err(|error| format!("can't write {}: {error}", path.display()))?;
-            println!("{}", path.display());
+            self.test(step, &program.name, command, end)?;
         }
         Ok(())
     }
 
+    fn sanitize(&mut self, step: Step) -> Result<(), String> {
+        let end = Instant::now() + self.limit(step);
+        let sanitizer = if self.output.device().emulated {
+            Err("the device is emulated")
+        } else {
+            sanitizer::find().ok_or("no compute-sanitizer is installed")
+        };
+        let sanitizer = match sanitizer {
+            Ok(sanitizer) => sanitizer,
+            Err(reason) => {
+                println!("{}: not run, {reason}", step.name());
+                return Ok(());
+            }
+        };
+        for family in self.manifest.families.clone() {
+            let program = self.path_of(&family.program)?;
+            let command = sanitizer::command(&sanitizer, step, &family, &program);
+            let command = self.prepared(command);
+            self.test(step, &family.name, command, end)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a test program for as long as its step has time.
+    fn test(
+        &mut self,
+        step: Step,
+        name: &str,
+        command: Command,
+        end: Instant,
+    ) -> Result<(), String> {
+        let limit = end.saturating_duration_since(Instant::now());
+        let started = Instant::now();
+        let mut run = harness::read(step.name(), name, "", None, 0);
+        if limit.is_zero() {
+            run.outcome = Outcome::NotRun;
+            harness::print(&run);
+            self.output.set(run);
+            return Ok(());
+        }
+        let log = self.output.log.clone();
+        log.title(&format!("{}: {name}", step.name()));
+        let program = Run {
+            command,
+            limit,
+            log: &log,
+            echo: false,
+        };
+        let result = program.run(|text| {
+            let seconds = started.elapsed().as_secs();
+            self.output
+                .set(harness::read(step.name(), name, text, None, seconds));
+            // What can't be written now is written, or complained of, when the program has ended.
+            let _ = self.output.write(false);
+        });
+        let seconds = started.elapsed().as_secs();
+        match result {
+            Ok((end, text)) => {
+                run = harness::read(step.name(), name, &text, Some(&end), seconds);
+                if let Some(note) =
+                    driver::refused(&text, self.output.device(), &self.manifest.nvcc)
+                    && !self.output.notes.contains(&note)
+                {
+                    self.output.note(note);
+                }
+            }
+            // One program that can't be started says nothing of the others.
+            Err(error) => {
+                run.outcome = Outcome::Failed;
+                run.failures.push(error);
+            }
+        }
+        harness::print(&run);
+        self.output.set(run);
+        self.output.write(false)
+    }
+
+    fn bench(&mut self, step: Step) -> Result<(), String> {
+        let handed_over = self.scratch.join("bench.json");
+        let _ = fs::remove_file(&handed_over);
+        let program = self.manifest.programs.iter();
+        let program = program.clone().find(|program| program.kind == Kind::Bench);
+        let program = program.ok_or("the bundle has no bench")?.clone();
+        let mut command = self.command(&self.arguments.bundle.join(&program.path));
+        // On an emulated device each bench runs once and nothing is timed.
+        let mode = if self.output.device().emulated {
+            "--test"
+        } else {
+            "--bench"
+        };
+        command
+            .arg(mode)
+            .args(&self.arguments.filter)
+            .env(BENCH_RESULTS, &handed_over)
+            .env("CRITERION_HOME", self.scratch.join("criterion"))
+            .env(
+                BENCH_SHAPES,
+                if step == Step::FirstBench {
+                    FIRST_LOOK
+                } else {
+                    SUITE
+                },
+            );
+        let log = self.output.log.clone();
+        log.title(step.name());
+        let run = Run {
+            command,
+            limit: self.limit(step),
+            log: &log,
+            echo: true,
+        };
+        let before = self.output.bench.clone();
+        let result = run.run(|_| {
+            if let Ok(bench) = read_bench(&handed_over) {
+                self.output.bench.merge(bench);
+                let _ = self.output.write(false);
+            }
+        });
+        self.output.bench = before;
+        let bench = read_bench(&handed_over);
+        let found = bench.as_ref().map_or(0, |bench| bench.measurements.len());
+        let failure = match result {
+            Err(error) => Some(error),
+            // The step's time is what there is: the most telling shapes came first.
+            Ok((End::TimedOut(_), _)) if found > 0 => None,
+            Ok((end, _)) if !end.is_success() => Some(format!(
+                "The bench of {} {}; see log.txt",
+                step.name(),
+                end.describe()
+            )),
+            Ok(_) if found == 0 => Some(match &bench {
+                Ok(_) => format!("{}: no bench ran", step.name()),
+                Err(error) => error.clone(),
+            }),
+            Ok(_) => None,
+        };
+        if let Ok(bench) = bench {
+            self.output.bench.merge(bench);
+        }
+        if let Some(failure) = failure {
+            println!("{failure}");
+            self.output.bench_failures.push(failure);
+        }
+        Ok(())
+    }
+
+    fn path_of(&self, name: &str) -> Result<PathBuf, String> {
+        let mut programs = self.manifest.programs.iter();
+        let program: &Program = programs
+            .find(|program| program.name == name)
+            .ok_or_else(|| format!("the bundle has no program {name}"))?;
+        Ok(self.arguments.bundle.join(&program.path))
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        self.prepared(Command::new(program))
+    }
+
     /// Tests find their files below the folder they run in.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.arguments.bundle.join(program));
+    fn prepared(&self, mut command: Command) -> Command {
         command
             .current_dir(&self.arguments.bundle)
-            .env("TMPDIR", self.output.join("tmp"));
+            .env("TMPDIR", &self.scratch);
         command
     }
 
-    fn log(&self, program: &str) -> PathBuf {
-        self.output.join("logs").join(format!("{program}.log"))
+    fn limit(&self, step: Step) -> Duration {
+        steps::limit(step, &self.arguments.timeout)
     }
-
-    fn timeout(&self) -> Duration {
-        Duration::from_secs(self.arguments.timeout)
-    }
-}
-
-/// 13.0 is (13, 0).
-fn version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn read_bench(path: &Path) -> Result<Bench, String> {

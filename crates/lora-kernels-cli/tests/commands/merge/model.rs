@@ -7,7 +7,7 @@ use lora_kernels_adapters::output::Overwrite;
 use lora_kernels_adapters::{DType, PeftConfig, PeftWriter, Tensor};
 use safetensors::tensor::TensorView;
 
-use crate::numbers::{bytes, made};
+use super::numbers::{bytes, made};
 
 /// Tensors of a model: name and shape.
 pub type Shapes<'a> = &'a [(&'a str, &'a [usize])];

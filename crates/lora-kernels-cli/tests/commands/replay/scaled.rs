@@ -7,8 +7,8 @@ use half::f16;
 use lora_kernels::reference::relative_error;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::layer_file::LayerFile;
-use crate::{assert_status, folder, replay, stdout, written};
+use super::layer_file::LayerFile;
+use super::{assert_status, folder, replay, stdout, written};
 
 /// A tensor of a file as (type, elements).
 fn tensor(file: &Path, name: &str) -> (Dtype, Vec<f64>) {

@@ -2,8 +2,8 @@
 
 use safetensors::Dtype;
 
-use crate::layer_file::LayerFile;
-use crate::{IN, OUT, RANK, TOKENS, assert_refused, assert_status, folder, replay, written};
+use super::layer_file::LayerFile;
+use super::{IN, OUT, RANK, TOKENS, assert_refused, assert_status, folder, replay, written};
 
 #[test]
 fn each_defect_of_a_file_is_named_in_one_line() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 
-use crate::{IN, OUT, RANK, TOKENS};
+use super::{IN, OUT, RANK, TOKENS};
 
 /// Builds a safetensors file.
 #[derive(Clone)]

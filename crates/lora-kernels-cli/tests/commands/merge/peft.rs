@@ -4,9 +4,9 @@ use std::path::Path;
 
 use lora_kernels_adapters::{Adapter, BaseModel, DType, MappedFile, ReadOptions};
 
+use super::numbers::{half_ulp, values};
+use super::{fixture, folder, merge};
 use crate::common::assert_status;
-use crate::numbers::{half_ulp, values};
-use crate::{fixture, folder, merge};
 
 /// Covers rsLoRA with patterns, lora_bias with modules_to_save, biases, Conv1D's transposed
 /// weights, and an embedding.
@@ -58,7 +58,7 @@ fn every_kind_that_can_be_merged_equals_pefts_merge() {
 fn a_head_that_the_base_lacks_is_added() {
     let folder = folder("head");
     let base = folder.join("base");
-    crate::model::sharded(
+    super::model::sharded(
         &base,
         DType::F32,
         &[
@@ -189,7 +189,7 @@ fn what_was_trained_whole_and_biases_take_the_types_of_the_base() {
         ("classifier.weight", &[3, 12]),
         ("classifier.bias", &[3]),
     ];
-    crate::model::write(&base, DType::BF16, shapes);
+    super::model::write(&base, DType::BF16, shapes);
     assert_status(&merge(&base, &[&fixture("lora_bias")], &out, &[]), 0);
     let (before, after) = (
         MappedFile::open(&base).unwrap(),
@@ -197,7 +197,7 @@ fn what_was_trained_whole_and_biases_take_the_types_of_the_base() {
     );
     let adapter = Adapter::read(&fixture("lora_bias"), &ReadOptions::default()).unwrap();
     for saved in adapter.saved() {
-        let expected = crate::numbers::bytes(DType::BF16, &values(&saved.tensor));
+        let expected = super::numbers::bytes(DType::BF16, &values(&saved.tensor));
         assert_eq!(
             after.tensor(saved.name).unwrap().data,
             expected,

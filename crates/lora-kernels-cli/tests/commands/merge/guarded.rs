@@ -3,9 +3,9 @@
 use lora_kernels_adapters::output::Overwrite;
 use lora_kernels_adapters::{Adapter, DType, MappedFile, PeftConfig, PeftWriter, ReadOptions};
 
+use super::model::{adapter, write};
+use super::{command, folder, merge};
 use crate::common::{assert_refused, assert_status};
-use crate::model::{adapter, write};
-use crate::{command, folder, merge};
 
 /// GPT-2's `Conv1D` beside a linear head: PEFT saves the `fan_in_fan_out` of the last layer.
 #[test]
@@ -163,7 +163,7 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
 fn a_head_added_to_a_model_that_may_tie_it_is_warned_of() {
     let folder = folder("tied");
     let (base, out) = (folder.join("base"), folder.join("out"));
-    crate::model::sharded(&base, DType::F32, &[&[("a.q.weight", &[5, 7])]]);
+    super::model::sharded(&base, DType::F32, &[&[("a.q.weight", &[5, 7])]]);
     let config = PeftConfig::new(3, 4.0, &["q"]).unwrap();
     let plain = adapter(
         &folder.join("plain"),

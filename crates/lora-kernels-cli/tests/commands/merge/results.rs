@@ -5,10 +5,10 @@ use std::path::Path;
 use lora_kernels_adapters::{Adapter, BaseModel, DType, PeftConfig, ReadOptions};
 use serde_json::Value;
 
+use super::model::{adapter, sharded, write};
+use super::numbers::{half_ulp, values};
+use super::{command, folder, merge, names};
 use crate::common::{assert_status, stdout};
-use crate::model::{adapter, sharded, write};
-use crate::numbers::{half_ulp, values};
-use crate::{command, folder, merge, names};
 
 /// Odd sizes, a transposed weight, and tensors without an adapter.
 const FIRST: &[(&str, &[usize])] = &[

@@ -1,8 +1,5 @@
 //! Tests of the `replay` command: exit status, output and messages, for good files and broken ones.
 
-#[allow(dead_code)]
-#[path = "../common/mod.rs"]
-mod common;
 mod layer_file;
 mod refusals;
 mod results;
@@ -11,7 +8,7 @@ mod scaled;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::{assert_status, stdout};
+use crate::common::{assert_status, stdout};
 
 const TOKENS: usize = 5;
 const IN: usize = 24;
@@ -19,7 +16,7 @@ const OUT: usize = 17;
 const RANK: usize = 3;
 
 fn folder(test: &str) -> PathBuf {
-    common::folder("replay", test)
+    crate::common::folder("replay", test)
 }
 
 fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
@@ -39,7 +36,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn replay(case: &Path, arguments: &[&str]) -> Output {
-    common::lora_kernels()
+    crate::common::lora_kernels()
         .arg("replay")
         .arg(case)
         .args(arguments)
@@ -49,5 +46,5 @@ fn replay(case: &Path, arguments: &[&str]) -> Output {
 
 #[track_caller]
 fn assert_refused(output: &Output, fragments: &[&str]) {
-    common::assert_refused(output, 2, fragments);
+    crate::common::assert_refused(output, 2, fragments);
 }

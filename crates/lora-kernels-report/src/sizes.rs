@@ -1,7 +1,6 @@
-//! The sizes of a layer and the work of its formulas.
+//! The sizes of a layer.
 
 use lora_kernels::{DType, Dropout, Problem};
-
 use lora_kernels_report::document::Shape;
 
 pub const SCALING: f32 = 2.0;
@@ -59,37 +58,4 @@ impl Sizes {
             offset: 0,
         })
     }
-
-    /// Counts the multiplications and additions, and the bytes of the caller's tensors, each once.
-    pub fn work(self, dtype: DType) -> Work {
-        let [m, k, n, r] =
-            [self.tokens, self.in_features, self.out_features, self.rank].map(|size| size as u64);
-        let size = dtype.size() as u64;
-        let base = 2 * m * n * k;
-        let adapter = 2 * m * r * (n + k);
-        let given = m * k + n * k + r * (k + n);
-        Work {
-            base_flops: base,
-            forward: Pass {
-                flops: base + adapter,
-                bytes: size * (given + m * n),
-            },
-            backward: Pass {
-                flops: base + 2 * adapter,
-                bytes: size * (given + m * n + m * k + r * (k + n)),
-            },
-        }
-    }
-}
-
-pub struct Work {
-    /// The operations of the product with the weight.
-    pub base_flops: u64,
-    pub forward: Pass,
-    pub backward: Pass,
-}
-
-pub struct Pass {
-    pub flops: u64,
-    pub bytes: u64,
 }

@@ -2,8 +2,8 @@
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::layer_file::LayerFile;
-use crate::{IN, OUT, RANK, TOKENS, assert_status, fixture, folder, replay, stdout, written};
+use super::layer_file::LayerFile;
+use super::{IN, OUT, RANK, TOKENS, assert_status, fixture, folder, replay, stdout, written};
 
 #[test]
 fn a_recorded_layer_is_within_bounds_in_every_type() {

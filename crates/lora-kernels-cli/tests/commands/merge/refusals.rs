@@ -4,9 +4,9 @@ use std::path::Path;
 
 use lora_kernels_adapters::{DType, PeftConfig};
 
+use super::model::{adapter, sharded, write};
+use super::{command, fixture, folder, merge, names};
 use crate::common::{assert_refused, assert_status, without_driver};
-use crate::model::{adapter, sharded, write};
-use crate::{command, fixture, folder, merge, names};
 
 fn prepared(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
     let base = folder.join("base.safetensors");

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use lora_kernels_adapters::{DType, PeftConfig};
 
+use super::model::{Shapes, adapter, sharded};
+use super::{command, folder, merge, names};
 use crate::common::assert_status;
-use crate::model::{Shapes, adapter, sharded};
-use crate::{command, folder, merge, names};
 
 const SHAPES: Shapes<'static> = &[
     ("a.q.weight", &[700, 720]),

@@ -1,8 +1,5 @@
 //! Tests of the `merge` and `unmerge` commands.
 
-#[allow(dead_code)]
-#[path = "../common/mod.rs"]
-mod common;
 mod guarded;
 mod killed;
 mod model;
@@ -15,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn folder(test: &str) -> PathBuf {
-    common::folder("merge", test)
+    crate::common::folder("merge", test)
 }
 
 /// A fixture of the adapters crate: what PEFT saved and merged.
@@ -24,7 +21,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn command(verb: &str, base: &Path, adapters: &[&Path], out: &Path) -> Command {
-    let mut command = common::lora_kernels();
+    let mut command = crate::common::lora_kernels();
     command
         .arg(verb)
         .arg(base)

@@ -1,0 +1,93 @@
+//! Whether the driver is new enough for the images.
+
+use lora_kernels_bundle::results::Device;
+
+/// The driver that came with each major version of CUDA: an older one takes no machine code of it.
+const OLDEST_DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
+
+/// What drivers answer to images that they can't load: CUDA_ERROR_INVALID_IMAGE (200) and
+/// CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222).
+const REFUSALS: [&str; 2] = [
+    "CUDA_ERROR_INVALID_IMAGE",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+];
+
+/// Says so where the driver is of an older major version of CUDA than the images.
+pub fn too_old(device: &Device, nvcc: &str) -> Option<String> {
+    let (driver, images) = (version(&device.cuda)?, version(nvcc)?);
+    (driver.0 < images.0).then(|| what_to_do(device, nvcc))
+}
+
+/// Says so where a program printed that the driver refused an image.
+pub fn refused(text: &str, device: &Device, nvcc: &str) -> Option<String> {
+    let refusal = REFUSALS.iter().find(|refusal| text.contains(*refusal))?;
+    let older = version(&device.cuda)? < version(nvcc)?;
+    older.then(|| format!("{refusal}: {}", what_to_do(device, nvcc)))
+}
+
+fn what_to_do(device: &Device, nvcc: &str) -> String {
+    let driver = device.driver.as_deref().unwrap_or("of this machine");
+    let major = |text| version(text).map(|(major, _)| major);
+    // Within a major version it depends on what the images hold.
+    let oldest = OLDEST_DRIVERS.into_iter().find_map(|(cuda, oldest)| {
+        (Some(cuda) == major(nvcc) && major(&device.cuda) < Some(cuda)).then_some(oldest)
+    });
+    let needed = oldest.map_or_else(
+        || format!("one that supports CUDA {nvcc}"),
+        |oldest| format!("driver {oldest} or newer"),
+    );
+    format!(
+        "the driver {driver} supports CUDA {}, but images built by nvcc {nvcc} need {needed}: update the driver, or make the bundle with an older nvcc",
+        device.cuda
+    )
+}
+
+/// 13.0 is (13, 0).
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(driver: &str, cuda: &str) -> Device {
+        Device {
+            name: "NVIDIA A100".to_owned(),
+            emulated: false,
+            driver: Some(driver.to_owned()),
+            cuda: cuda.to_owned(),
+            compute_capability: "8.0".to_owned(),
+            multiprocessors: 108,
+            l2_bytes: 40 << 20,
+            memory_bytes: 40 << 30,
+        }
+    }
+
+    #[test]
+    fn an_older_driver_is_told_which_one_is_needed() {
+        let old = device("550.54.15", "12.4");
+        let note = too_old(&old, "13.0").unwrap();
+        for part in ["550.54.15", "CUDA 12.4", "nvcc 13.0", "driver 580"] {
+            assert!(note.contains(part), "{part} is not in: {note}");
+        }
+        assert_eq!(too_old(&device("580.65.06", "13.0"), "13.0"), None);
+        // The same major version: it may load.
+        assert_eq!(too_old(&old, "12.9"), None);
+    }
+
+    #[test]
+    fn a_refused_image_is_explained_by_the_driver_only_where_that_is_older() {
+        let printed = "DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, \"...\")";
+        let old = device("550.54.15", "12.4");
+        let note = refused(printed, &old, "12.9").unwrap();
+        assert!(
+            note.contains("UNSUPPORTED_PTX_VERSION")
+                && note.contains("one that supports CUDA 12.9"),
+            "{note}"
+        );
+        assert_eq!(refused(printed, &device("580.65.06", "13.0"), "13.0"), None);
+        assert_eq!(refused("all well", &old, "13.0"), None);
+    }
+}

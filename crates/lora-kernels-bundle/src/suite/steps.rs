@@ -1,0 +1,118 @@
+//! What a run goes through, and how long each part may take.
+
+use std::time::Duration;
+
+/// A part of a run. Their limits together are under six minutes, the first two under 90 seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// Tests of every family of kernels
+    FirstTests,
+    /// Two shapes, ours and cuBLAS
+    FirstBench,
+    /// compute-sanitizer's memcheck, over a test of each family
+    Memcheck,
+    /// compute-sanitizer's synccheck
+    Synccheck,
+    /// compute-sanitizer's racecheck
+    Racecheck,
+    /// Every test of every program
+    Tests,
+    /// All shapes
+    Bench,
+}
+
+impl Step {
+    /// In the order they run: what tells most comes first.
+    pub const ALL: [Self; 7] = [
+        Self::FirstTests,
+        Self::FirstBench,
+        Self::Memcheck,
+        Self::Synccheck,
+        Self::Racecheck,
+        Self::Tests,
+        Self::Bench,
+    ];
+
+    /// As options and results name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FirstTests => "first-tests",
+            Self::FirstBench => "first-bench",
+            Self::Memcheck => "memcheck",
+            Self::Synccheck => "synccheck",
+            Self::Racecheck => "racecheck",
+            Self::Tests => "tests",
+            Self::Bench => "bench",
+        }
+    }
+
+    fn default_limit(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::FirstTests => 50,
+            Self::FirstBench => 35,
+            Self::Memcheck | Self::Synccheck => 15,
+            Self::Racecheck => 20,
+            Self::Tests => 130,
+            Self::Bench => 80,
+        })
+    }
+}
+
+/// `SECONDS` for every step, or `STEP=SECONDS` for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    step: Option<Step>,
+    seconds: u64,
+}
+
+impl std::str::FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (step, seconds) = match text.split_once('=') {
+            None => (None, text),
+            Some((name, seconds)) => {
+                let step = Step::ALL.into_iter().find(|step| step.name() == name);
+                let names = Step::ALL.map(Step::name).join(", ");
+                let step = step.ok_or_else(|| format!("{name} is none of {names}"))?;
+                (Some(step), seconds)
+            }
+        };
+        let seconds = seconds
+            .parse()
+            .map_err(|_| format!("{seconds:?} is no number of seconds"))?;
+        Ok(Self { step, seconds })
+    }
+}
+
+/// How long a step may take: what was asked for last, else its default.
+pub fn limit(step: Step, asked: &[Limit]) -> Duration {
+    let asked = asked
+        .iter()
+        .rfind(|limit| limit.step.is_none_or(|of| of == step));
+    asked.map_or(step.default_limit(), |limit| {
+        Duration::from_secs(limit.seconds)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_keep_a_run_under_six_minutes_and_its_first_look_under_ninety_seconds() {
+        let sum = |steps: &[Step]| -> Duration { steps.iter().map(|&step| limit(step, &[])).sum() };
+        assert!(sum(&Step::ALL[..2]) < Duration::from_secs(90));
+        assert!(sum(&Step::ALL) < Duration::from_secs(360));
+    }
+
+    #[test]
+    fn the_last_limit_that_was_asked_for_counts() {
+        let parse = |text: &str| text.parse::<Limit>();
+        let asked = [parse("10").unwrap(), parse("tests=600").unwrap()];
+        assert_eq!(limit(Step::Tests, &asked), Duration::from_secs(600));
+        assert_eq!(limit(Step::Bench, &asked), Duration::from_secs(10));
+        assert!(parse("test=1").unwrap_err().contains("tests, bench"));
+        assert!(parse("bench=soon").unwrap_err().contains("soon"));
+    }
+}

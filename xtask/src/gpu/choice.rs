@@ -1,0 +1,85 @@
+//! Which tests the bundle runs, and when.
+
+use lora_kernels_bundle::manifest::{Family, Program};
+
+/// Tests that have nothing to do on a GPU, by their program and a part of their names.
+const SKIPPED: [(&str, &str); 2] = [
+    // They run no kernel, and read snapshots that are in the checkout.
+    ("integration", "plans::"),
+    // They set what a GPU lets nobody choose.
+    ("integration", "emulated::"),
+];
+
+/// Tests that take minutes on the emulated device.
+const SLOW_EMULATED: [&str; 7] = [
+    "in_f16",
+    "in_f32",
+    "layers::accumulate",
+    "layers::random",
+    "layers::shapes",
+    "layers::shared",
+    "merge::results",
+];
+
+/// Tests of every family of kernels and of every element type, for the first look.
+const FIRST_LOOK: [(&str, &[&str]); 1] = [(
+    "integration",
+    &[
+        "device::contract",
+        "layers::forward::in_bf16::integers_are_exact",
+        "layers::forward::in_f16::integers_are_exact",
+        "layers::forward::in_f32::integers_are_exact",
+        "layers::backward::in_bf16::integers_are_exact",
+        "layers::backward::in_f16::integers_are_exact",
+        "layers::backward::in_f32::integers_are_exact",
+        "layers::recorded::in_bf16",
+        "merge::in_bf16::merges",
+        "merge::in_f32::unmerging_comes_back_to_within_two_roundings",
+        "device::capture",
+    ],
+)];
+
+/// A test for each family of kernels: forwards launch a shrink and a product, backwards the three
+/// kernels of gradients.
+const FAMILIES: [(&str, &str); 3] = [
+    ("forward", "layers::forward::in_bf16::integers_are_exact"),
+    ("backward", "layers::backward::in_bf16::integers_are_exact"),
+    (
+        "merge",
+        "merge::in_bf16::unmerging_comes_back_to_within_two_roundings",
+    ),
+];
+
+pub fn chosen(program: Program) -> Program {
+    let skipped = SKIPPED.iter().filter(|(of, _)| *of == program.name);
+    let first_look = FIRST_LOOK.iter().find(|(of, _)| *of == program.name);
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Program {
+        first_look: first_look.map_or_else(Vec::new, |(_, tests)| owned(tests)),
+        skip: skipped.map(|(_, tests)| (*tests).to_owned()).collect(),
+        skip_emulated: owned(&SLOW_EMULATED),
+        ..program
+    }
+}
+
+pub fn families() -> Vec<Family> {
+    let family = |(name, test): (&str, &str)| Family {
+        name: name.to_owned(),
+        program: "integration".to_owned(),
+        test: test.to_owned(),
+    };
+    FAMILIES.map(family).to_vec()
+}
+
+/// All names of tests, or parts of them, that stand here: each must be in a list of all tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let first_look = FIRST_LOOK
+        .iter()
+        .flat_map(|(_, tests)| tests.iter().copied());
+    let families = FAMILIES.iter().map(|&(_, test)| test);
+    let skipped = SKIPPED.iter().map(|&(_, tests)| tests);
+    first_look
+        .chain(families)
+        .chain(skipped)
+        .chain(SLOW_EMULATED)
+}

@@ -1,0 +1,143 @@
+//! `cargo xtask lint`: what rustfmt, clippy, rustdoc and clang-format hold, and rules of this
+//! repository that none of them knows.
+
+mod clang_format;
+mod directions;
+mod tunnels;
+mod width;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::commands;
+use crate::steps::{Failure, Session};
+
+/// A line that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    /// Counted from 1.
+    line: usize,
+    what: String,
+}
+
+pub fn lint(session: &mut Session) -> Result<(), Failure> {
+    rules(session.root())?;
+    commands::setup(session)?;
+    session.run(session.cargo("fmt --all -- --check"))?;
+    session.run(session.cargo("clippy --workspace --all-targets -- -D warnings"))?;
+    let mut documentation = session.cargo("doc --workspace --no-deps");
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    session.run(documentation)?;
+    spills(session)?;
+    clang_format::check(session)
+}
+
+/// What nvcc said of the kernels as they are now: ptxas warns of registers that it had to spill.
+fn spills(session: &mut Session) -> Result<(), Failure> {
+    let mut build = session.cargo("build --message-format short");
+    // The build script repeats its warnings only where it runs.
+    build.env("LORA_KERNELS_STRICT", "1");
+    session.run(build)
+}
+
+/// The rules of this repository, over all its files.
+fn rules(root: &Path) -> Result<(), Failure> {
+    let mut broken = Vec::new();
+    let files = files(root)?;
+    let packages = packages(&files);
+    for file in &files {
+        let path = root.join(file);
+        // What is no text has no rules.
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let found = [
+            width::findings(file, &text),
+            tunnels::findings(file, &packages, &text),
+            directions::findings(file, &text),
+        ];
+        for Finding { line, what } in found.into_iter().flatten() {
+            broken.push(format!("{}:{line}: {what}", file.display()));
+        }
+    }
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "rules of this repository are broken:\n  {}",
+        broken.join("\n  ")
+    )
+    .into())
+}
+
+/// All files of the checkout that people write, relative to it, in order.
+fn files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let failed = |error| format!("can't list {}: {error}", root.join(&folder).display());
+        for entry in root.join(&folder).read_dir().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let (name, path) = (entry.file_name(), folder.join(entry.file_name()));
+            let hidden = name.to_string_lossy().starts_with('.');
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_dir() && !hidden && name != "target" && name != "__pycache__" {
+                folders.push(path);
+            } else if kind.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The folders of all packages.
+fn packages(files: &[PathBuf]) -> Vec<PathBuf> {
+    let manifests = files.iter().filter(|file| file.ends_with("Cargo.toml"));
+    manifests
+        .filter_map(|file| Some(file.parent()?.to_owned()))
+        .collect()
+}
+
+/// The folder of the package that a path is in: the nearest one.
+fn package_of<'a>(packages: &'a [PathBuf], path: &Path) -> Option<&'a Path> {
+    let above = packages.iter().filter(|package| path.starts_with(package));
+    let nearest = above.max_by_key(|package| package.components().count());
+    nearest.map(PathBuf::as_path)
+}
+
+/// Whether a file is in a folder, or is it.
+fn is_below(file: &Path, folder: &str) -> bool {
+    file.starts_with(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_belongs_to_the_nearest_package() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let packages = packages(&files(&root).unwrap());
+        let package = |path: &str| package_of(&packages, Path::new(path));
+        assert_eq!(package("xtask/src/lint/mod.rs"), Some(Path::new("xtask")));
+        assert_eq!(package("src/plan/mod.rs"), Some(Path::new("")));
+        assert_eq!(
+            package("crates/ptx-emulator/src/lib.rs"),
+            Some(Path::new("crates/ptx-emulator"))
+        );
+    }
+
+    #[test]
+    fn what_people_write_is_listed_and_what_is_built_is_not() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let files = files(&root).unwrap();
+        assert!(files.contains(&PathBuf::from("xtask/src/lint/mod.rs")));
+        assert!(
+            !files
+                .iter()
+                .any(|file| is_below(file, "target") || is_below(file, ".git"))
+        );
+    }
+}
