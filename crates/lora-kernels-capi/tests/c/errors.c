@@ -8,7 +8,7 @@
 
 enum { TOKENS = 5, IN = 24, OUT = 16, RANK = 3 };
 
-static gpu it;
+static gpu opened;
 
 static void loading(void) {
     lora_kernels *none = NULL;
@@ -29,11 +29,11 @@ static void devices(void) {
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
           lora_kernels_device(NULL, &device));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer",
-          lora_kernels_device(it.kernels, NULL));
+          lora_kernels_device(opened.kernels, NULL));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
           lora_kernels_context(NULL, &context));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "context is a null pointer",
-          lora_kernels_context(it.kernels, NULL));
+          lora_kernels_context(opened.kernels, NULL));
     device.struct_size = 0;
     FAILS(LORA_STATUS_STRUCT_SIZE, "set it to sizeof(lora_device), which is 32",
           lora_device_named("h100", &device));
@@ -64,18 +64,18 @@ static void refused(lora_status status, const char *text, const lora_problem *pr
 static void plans(void) {
     lora_projection one = projection();
     const lora_problem good = problem(&one);
-    refused(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer", NULL, &it.device);
+    refused(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer", NULL, &opened.device);
     refused(LORA_STATUS_NULL_ARGUMENT, "device is a null pointer", &good, NULL);
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_forward_plan_new(&good, &it.device, NULL));
+          lora_forward_plan_new(&good, &opened.device, NULL));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_backward_plan_new(&good, &it.device, NULL));
+          lora_backward_plan_new(&good, &opened.device, NULL));
 
-#define WITH(field, value, status, text)          \
-    do {                                          \
-        lora_problem bad_ = good;                 \
-        bad_.field = (value);                     \
-        refused(status, text, &bad_, &it.device); \
+#define WITH(field, value, status, text)              \
+    do {                                              \
+        lora_problem bad_ = good;                     \
+        bad_.field = (value);                         \
+        refused(status, text, &bad_, &opened.device); \
     } while (0)
     WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE,
          "problem has struct_size 0: set it to sizeof(lora_problem)");
@@ -113,16 +113,16 @@ static void plans(void) {
     pair[1].struct_size = 16;
     refused(LORA_STATUS_STRUCT_SIZE,
             "problem->projections[1] has struct_size 16, problem->projections[0] has 24", &two,
-            &it.device);
+            &opened.device);
     pair[1] = one;
     pair[1].reserved = 1;
-    refused(LORA_STATUS_RESERVED, "problem->projections[1].reserved is 1", &two, &it.device);
+    refused(LORA_STATUS_RESERVED, "problem->projections[1].reserved is 1", &two, &opened.device);
     pair[1] = one;
     pair[1].out_features = 0;
-    refused(LORA_STATUS_DIMENSION, "out_features is 0", &two, &it.device);
+    refused(LORA_STATUS_DIMENSION, "out_features is 0", &two, &opened.device);
     pair[0].rank = pair[1].rank = 0;
     pair[1].out_features = OUT;
-    refused(LORA_STATUS_NOT_ADAPTED, "at least one must be adapted", &two, &it.device);
+    refused(LORA_STATUS_NOT_ADAPTED, "at least one must be adapted", &two, &opened.device);
 
     const lora_layout wide = {sizeof wide, LORA_ROLE_X, 0, 40, 16};
     lora_layout layout = wide;
@@ -130,22 +130,24 @@ static void plans(void) {
     laid_out.layouts = &layout;
     laid_out.layout_count = 1;
     layout.role = 11;
-    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].role is 11", &laid_out, &it.device);
+    refused(LORA_STATUS_ENUMERATION, "problem->layouts[0].role is 11", &laid_out, &opened.device);
     layout = wide;
     layout.row_stride = IN - 1;
-    refused(LORA_STATUS_STRIDE, "x has 24 columns and a row stride of 23", &laid_out, &it.device);
+    refused(LORA_STATUS_STRIDE, "x has 24 columns and a row stride of 23", &laid_out,
+            &opened.device);
     layout = wide;
     layout.row_stride = -40;
-    refused(LORA_STATUS_STRIDE, "a row stride of -40", &laid_out, &it.device);
+    refused(LORA_STATUS_STRIDE, "a row stride of -40", &laid_out, &opened.device);
     layout = wide;
     layout.alignment = 6;
-    refused(LORA_STATUS_LAYOUT_ALIGNMENT, "power of two", &laid_out, &it.device);
+    refused(LORA_STATUS_LAYOUT_ALIGNMENT, "power of two", &laid_out, &opened.device);
     layout = wide;
     layout.role = LORA_ROLE_WEIGHT;
     layout.index = 1;
-    refused(LORA_STATUS_NO_PROJECTION, "projection 1: the problem has 1", &laid_out, &it.device);
+    refused(LORA_STATUS_NO_PROJECTION, "projection 1: the problem has 1", &laid_out,
+            &opened.device);
 
-    lora_device old = it.device;
+    lora_device old = opened.device;
     old.compute_major = 7;
     refused(LORA_STATUS_DEVICE, "compute capability: needed 8.0", &good, &old);
     lora_projection most = {sizeof most, 0, 2147418112, 16};
@@ -153,7 +155,7 @@ static void plans(void) {
     huge.tokens = 2147418112;
     lora_forward_plan *none = NULL;
     FAILS(LORA_STATUS_GRID, "split a layer's tokens",
-          lora_forward_plan_new(&huge, &it.device, &none));
+          lora_forward_plan_new(&huge, &opened.device, &none));
 
     lora_plan_info info = {.struct_size = sizeof info};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_forward_plan_info(NULL, &info));
@@ -161,7 +163,7 @@ static void plans(void) {
           lora_backward_plan_info(NULL, &info));
     CHECK(lora_forward_plan_description(NULL) == NULL &&
           lora_backward_plan_description(NULL) == NULL);
-    LORA(lora_forward_plan_new(&good, &it.device, &none));
+    LORA(lora_forward_plan_new(&good, &opened.device, &none));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "info is a null pointer", lora_forward_plan_info(none, NULL));
     info.struct_size = 4;
     FAILS(LORA_STATUS_STRUCT_SIZE, "info has struct_size 4", lora_forward_plan_info(none, &info));
@@ -173,14 +175,14 @@ static uint64_t memory;
 
 static void forwards(void) {
     lora_projection one = projection();
-    lora_problem described = problem(&one);
+    lora_problem problem_ = problem(&one);
     lora_forward_plan *plan = NULL, *with_dropout = NULL, *with_bias = NULL;
-    LORA(lora_forward_plan_new(&described, &it.device, &plan));
-    described.dropout = 1;
-    LORA(lora_forward_plan_new(&described, &it.device, &with_dropout));
-    described.dropout = 0;
-    described.bias = 1;
-    LORA(lora_forward_plan_new(&described, &it.device, &with_bias));
+    LORA(lora_forward_plan_new(&problem_, &opened.device, &plan));
+    problem_.dropout = 1;
+    LORA(lora_forward_plan_new(&problem_, &opened.device, &with_dropout));
+    problem_.dropout = 0;
+    problem_.bias = 1;
+    LORA(lora_forward_plan_new(&problem_, &opened.device, &with_bias));
     const lora_forward_projection good = {sizeof good,   2.0f,          memory,        0,
                                           memory + 4096, memory + 8192, memory + 12288};
     lora_forward_projection bad = good;
@@ -189,16 +191,16 @@ static void forwards(void) {
                                     memory + 20480, 4096, memory + 24576, 4096};
 
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
-          lora_forward(NULL, plan, &args, it.stream));
+          lora_forward(NULL, plan, &args, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_forward(it.kernels, NULL, &args, it.stream));
+          lora_forward(opened.kernels, NULL, &args, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
-          lora_forward(it.kernels, plan, NULL, it.stream));
-#define WITH(field, value, status, text)                                       \
-    do {                                                                       \
-        lora_forward_args bad_ = args;                                         \
-        bad_.field = (value);                                                  \
-        FAILS(status, text, lora_forward(it.kernels, plan, &bad_, it.stream)); \
+          lora_forward(opened.kernels, plan, NULL, opened.stream));
+#define WITH(field, value, status, text)                                               \
+    do {                                                                               \
+        lora_forward_args bad_ = args;                                                 \
+        bad_.field = (value);                                                          \
+        FAILS(status, text, lora_forward(opened.kernels, plan, &bad_, opened.stream)); \
     } while (0)
     WITH(struct_size, 3, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_forward_args)");
     WITH(struct_size, 8, LORA_STATUS_STRUCT_SIZE, "args has struct_size 8");
@@ -223,13 +225,13 @@ static void forwards(void) {
     } newer = {args, 1};
     newer.known.struct_size = sizeof newer;
     FAILS(LORA_STATUS_UNKNOWN_FIELDS, "newer library",
-          lora_forward(it.kernels, plan, &newer.known, it.stream));
+          lora_forward(opened.kernels, plan, &newer.known, opened.stream));
 
-#define WITH(field, value, status, text)                                       \
-    do {                                                                       \
-        bad.field = (value);                                                   \
-        FAILS(status, text, lora_forward(it.kernels, plan, &args, it.stream)); \
-        bad = good;                                                            \
+#define WITH(field, value, status, text)                                               \
+    do {                                                                               \
+        bad.field = (value);                                                           \
+        FAILS(status, text, lora_forward(opened.kernels, plan, &args, opened.stream)); \
+        bad = good;                                                                    \
     } while (0)
     WITH(struct_size, 4, LORA_STATUS_STRUCT_SIZE, "args->projections[0] has struct_size 4");
     WITH(scaling, NAN, LORA_STATUS_SCALING, "it must be finite");
@@ -241,21 +243,21 @@ static void forwards(void) {
     WITH(y, memory + 8, LORA_STATUS_ALIGNMENT, "y starts at an address");
 #undef WITH
     FAILS(LORA_STATUS_OPTIONAL, "bias was not given",
-          lora_forward(it.kernels, with_bias, &args, it.stream));
+          lora_forward(opened.kernels, with_bias, &args, opened.stream));
 
     lora_forward_args dropping = args;
     FAILS(LORA_STATUS_OPTIONAL, "dropout was not given",
-          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+          lora_forward(opened.kernels, with_dropout, &dropping, opened.stream));
     lora_dropout all = half;
     dropping.dropout = &all;
     all.p = 1.0f;
     FAILS(LORA_STATUS_DROPOUT_PROBABILITY, "dropout probability 1",
-          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+          lora_forward(opened.kernels, with_dropout, &dropping, opened.stream));
     // The size of a pointer to it: the seed would be 0.
     all.struct_size = sizeof(lora_dropout *);
     FAILS(LORA_STATUS_STRUCT_SIZE,
           "args->dropout has struct_size 8: set it to sizeof(lora_dropout)",
-          lora_forward(it.kernels, with_dropout, &dropping, it.stream));
+          lora_forward(opened.kernels, with_dropout, &dropping, opened.stream));
 
     lora_forward_plan_free(plan);
     lora_forward_plan_free(with_dropout);
@@ -264,11 +266,11 @@ static void forwards(void) {
 
 static void backwards(void) {
     lora_projection one = projection();
-    lora_problem described = problem(&one);
+    lora_problem problem_ = problem(&one);
     lora_backward_plan *plan = NULL, *without_dx = NULL;
-    LORA(lora_backward_plan_new(&described, &it.device, &plan));
-    described.no_input_gradient = 1;
-    LORA(lora_backward_plan_new(&described, &it.device, &without_dx));
+    LORA(lora_backward_plan_new(&problem_, &opened.device, &plan));
+    problem_.no_input_gradient = 1;
+    LORA(lora_backward_plan_new(&problem_, &opened.device, &without_dx));
     const lora_backward_projection good = {sizeof good,    2.0f,          memory,
                                            memory + 4096,  memory + 8192, memory + 12288,
                                            memory + 16384, memory + 20480};
@@ -288,16 +290,16 @@ static void backwards(void) {
                                      1 << 20};
 
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
-          lora_backward(NULL, plan, &args, it.stream));
+          lora_backward(NULL, plan, &args, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_backward(it.kernels, NULL, &args, it.stream));
+          lora_backward(opened.kernels, NULL, &args, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
-          lora_backward(it.kernels, plan, NULL, it.stream));
-#define WITH(field, value, status, text)                                        \
-    do {                                                                        \
-        lora_backward_args bad_ = args;                                         \
-        bad_.field = (value);                                                   \
-        FAILS(status, text, lora_backward(it.kernels, plan, &bad_, it.stream)); \
+          lora_backward(opened.kernels, plan, NULL, opened.stream));
+#define WITH(field, value, status, text)                                                \
+    do {                                                                                \
+        lora_backward_args bad_ = args;                                                 \
+        bad_.field = (value);                                                           \
+        FAILS(status, text, lora_backward(opened.kernels, plan, &bad_, opened.stream)); \
     } while (0)
     WITH(reserved, 9, LORA_STATUS_RESERVED, "args.reserved is 9");
     WITH(dx, 0, LORA_STATUS_OPTIONAL, "dx was not given, but the plan was made with it");
@@ -308,14 +310,14 @@ static void backwards(void) {
     WITH(workspace_bytes, info.workspace_bytes - 1, LORA_STATUS_BUFFER, "the workspace buffer has");
 #undef WITH
     FAILS(LORA_STATUS_OPTIONAL, "dx was given, but the plan was made without it",
-          lora_backward(it.kernels, without_dx, &args, it.stream));
+          lora_backward(opened.kernels, without_dx, &args, opened.stream));
     bad.d_lora_b = 0;
     FAILS(LORA_STATUS_NULL, "d_lora_B is a null pointer",
-          lora_backward(it.kernels, plan, &args, it.stream));
+          lora_backward(opened.kernels, plan, &args, opened.stream));
     bad = good;
     bad.dy = memory + 2;
     FAILS(LORA_STATUS_ALIGNMENT, "dy starts at an address",
-          lora_backward(it.kernels, plan, &args, it.stream));
+          lora_backward(opened.kernels, plan, &args, opened.stream));
 
     lora_backward_plan_free(plan);
     lora_backward_plan_free(without_dx);
@@ -325,7 +327,7 @@ int main(void) {
     CHECK(lora_last_error()[0] == '\0');
     CHECK(strcmp(lora_status_name(LORA_STATUS_STRIDE), "LORA_STATUS_STRIDE") == 0);
     CHECK(strcmp(lora_status_name(-1), "unknown") == 0);
-    it = gpu_open();
+    opened = gpu_open();
     memory = device_alloc(2 << 20);
     unsigned char *host = malloc(2 << 20);
     CHECK(host != NULL);
@@ -338,13 +340,13 @@ int main(void) {
     forwards();
     backwards();
 
-    CUDA(cuStreamSynchronize(it.stream));
+    CUDA(cuStreamSynchronize(opened.stream));
     CUDA(cuMemcpyDtoH(host, memory, 2 << 20));
     for (size_t byte = 0; byte < 2 << 20; byte++) {
         CHECK(host[byte] == 0x5A);
     }
     free(host);
     CUDA(cuMemFree(memory));
-    gpu_close(&it);
+    gpu_close(&opened);
     return 0;
 }

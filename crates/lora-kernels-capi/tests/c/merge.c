@@ -7,18 +7,18 @@
 
 enum { OUT = 19, IN = 37, FIRST = 3, SECOND = 5 };
 
-static gpu it;
+static gpu opened;
 static uint64_t report_memory;
 
 typedef struct merge {
     uint32_t dtype, adapter_dtype, weight_layout, safe, report, in_place;
 } merge;
 
-static size_t stored(const merge *the, size_t out, size_t in) {
-    return the->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT ? in * OUT + out : out * IN + in;
+static size_t stored(const merge *spec, size_t out, size_t in) {
+    return spec->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT ? in * OUT + out : out * IN + in;
 }
 
-static lora_merge_plan *planned(const merge *the, const matrix *weight, const matrix *merged,
+static lora_merge_plan *planned(const merge *spec, const matrix *weight, const matrix *merged,
                                 lora_plan_info *info) {
     const size_t ranks[] = {FIRST, SECOND};
     const lora_layout layouts[] = {
@@ -26,20 +26,20 @@ static lora_merge_plan *planned(const merge *the, const matrix *weight, const ma
         {sizeof(lora_layout), LORA_ROLE_MERGED, 0, (int64_t)merged->stride, merged->element}};
     lora_merge_problem problem = {
         .struct_size = sizeof problem,
-        .dtype = the->dtype,
+        .dtype = spec->dtype,
         .out_features = OUT,
         .in_features = IN,
         .ranks = ranks,
         .adapter_count = 2,
-        .adapter_dtype = the->adapter_dtype,
-        .weight_layout = the->weight_layout,
-        .safe = the->safe,
-        .report = the->report,
+        .adapter_dtype = spec->adapter_dtype,
+        .weight_layout = spec->weight_layout,
+        .safe = spec->safe,
+        .report = spec->report,
         .layouts = layouts,
-        .layout_count = the->in_place ? 1 : 2,
+        .layout_count = spec->in_place ? 1 : 2,
     };
     lora_merge_plan *plan = NULL;
-    LORA(lora_merge_plan_new(&problem, &it.device, &plan));
+    LORA(lora_merge_plan_new(&problem, &opened.device, &plan));
     info->struct_size = sizeof *info;
     LORA(lora_merge_plan_info(plan, info));
     CHECK(strstr(lora_merge_plan_description(plan), "merge of out_features 19") != NULL);
@@ -55,13 +55,13 @@ static lora_merge_report read_report(void) {
 }
 
 // `infinite`: an element of the weight is one.
-static void run(const merge *the, int infinite) {
-    int transposed = the->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT;
+static void run(const merge *spec, int infinite) {
+    int transposed = spec->weight_layout == LORA_WEIGHT_LAYOUT_IN_OUT;
     size_t rows = transposed ? IN : OUT, columns = transposed ? OUT : IN;
     uint64_t state = 7;
-    matrix weight = matrix_new(the->dtype, rows, columns, 2, 1),
-           apart = matrix_new(the->dtype, rows, columns, 1, 0);
-    uint32_t adapter = the->adapter_dtype ? the->adapter_dtype : the->dtype;
+    matrix weight = matrix_new(spec->dtype, rows, columns, 2, 1),
+           apart = matrix_new(spec->dtype, rows, columns, 1, 0);
+    uint32_t adapter = spec->adapter_dtype ? spec->adapter_dtype : spec->dtype;
     matrix a[] = {matrix_new(adapter, FIRST, IN, 0, 0), matrix_new(adapter, SECOND, IN, 0, 0)};
     matrix b[] = {matrix_new(adapter, OUT, FIRST, 0, 0), matrix_new(adapter, OUT, SECOND, 0, 0)};
     const float scaling[] = {1.5f, -0.25f};
@@ -75,20 +75,20 @@ static void run(const merge *the, int infinite) {
         weight.values[3] = INFINITY;
         matrix_upload(&weight);
     }
-    matrix *merged = the->in_place ? &weight : &apart;
+    matrix *merged = spec->in_place ? &weight : &apart;
     double *before = malloc(sizeof(double) * OUT * IN), *base = malloc(sizeof(double) * OUT * IN);
     CHECK(before != NULL && base != NULL);
     memcpy(before, merged->values, sizeof(double) * OUT * IN);
     memcpy(base, weight.values, sizeof(double) * OUT * IN);
 
     lora_plan_info info = {0};
-    lora_merge_plan *plan = planned(the, &weight, &apart, &info);
-    CHECK(info.launches == (the->safe ? 3u : the->report ? 2u : 1u));
+    lora_merge_plan *plan = planned(spec, &weight, &apart, &info);
+    CHECK(info.launches == (spec->safe ? 3u : spec->report ? 2u : 1u));
     uint64_t workspace = device_alloc(info.workspace_bytes);
     const lora_merge_adapter adapters[] = {
         {sizeof *adapters, scaling[0], a[0].address, b[0].address},
         {sizeof *adapters, scaling[1], a[1].address, b[1].address}};
-    int reports = the->safe || the->report;
+    int reports = spec->safe || spec->report;
     lora_merge_args args = {sizeof args,
                             0,
                             weight.address,
@@ -99,15 +99,15 @@ static void run(const merge *the, int infinite) {
                             LORA_MERGE_REPORT_BYTES,
                             workspace,
                             info.workspace_bytes};
-    LORA(lora_merge(it.kernels, plan, &args, it.stream));
-    CUDA(cuStreamSynchronize(it.stream));
+    LORA(lora_merge(opened.kernels, plan, &args, opened.stream));
+    CUDA(cuStreamSynchronize(opened.stream));
     matrix_download(merged);
 
     double delta_squares = 0;
     size_t unchanged = 0;
     for (size_t out = 0; out < OUT; out++) {
         for (size_t in = 0; in < IN; in++) {
-            size_t at = stored(the, out, in);
+            size_t at = stored(spec, out, in);
             double delta = 0;
             for (size_t r = 0; r < FIRST; r++) {
                 delta += (double)scaling[0] * matrix_at(&b[0], out, r) * matrix_at(&a[0], r, in);
@@ -115,10 +115,10 @@ static void run(const merge *the, int infinite) {
             for (size_t r = 0; r < SECOND; r++) {
                 delta += (double)scaling[1] * matrix_at(&b[1], out, r) * matrix_at(&a[1], r, in);
             }
-            double wanted = the->safe && infinite ? before[at] : base[at] + delta,
+            double wanted = spec->safe && infinite ? before[at] : base[at] + delta,
                    given = merged->values[at];
             // f32: a few roundings of numbers below 4. bf16: half a unit of 8 bits, of the result.
-            double allowed = the->dtype == LORA_DTYPE_F32 ? 1e-6 : fabs(wanted) / 256 + 1e-6;
+            double allowed = spec->dtype == LORA_DTYPE_F32 ? 1e-6 : fabs(wanted) / 256 + 1e-6;
             CHECK(isinf(wanted) ? given == wanted : fabs(given - wanted) <= allowed);
             if (!isinf(base[at])) {
                 delta_squares += delta * delta;
@@ -131,7 +131,7 @@ static void run(const merge *the, int infinite) {
         CHECK(report.elements == OUT * IN && report.non_finite == (infinite ? 1u : 0u));
         CHECK(fabs(report.delta_squares - delta_squares) <= 1e-4 * delta_squares);
         CHECK(report.relative_error < 0.1 && report.unchanged_share <= 1.0);
-        CHECK(the->safe || infinite || report.unchanged == unchanged);
+        CHECK(spec->safe || infinite || report.unchanged == unchanged);
     }
     lora_merge_plan_free(plan);
     free(before);
@@ -154,11 +154,11 @@ static void problems(void) {
                                      .adapter_count = 2,
                                      .layouts = &layout};
     lora_merge_plan *none = NULL;
-#define WITH(field, value, status, text)                                    \
-    do {                                                                    \
-        lora_merge_problem bad_ = good;                                     \
-        bad_.field = (value);                                               \
-        FAILS(status, text, lora_merge_plan_new(&bad_, &it.device, &none)); \
+#define WITH(field, value, status, text)                                        \
+    do {                                                                        \
+        lora_merge_problem bad_ = good;                                         \
+        bad_.field = (value);                                                   \
+        FAILS(status, text, lora_merge_plan_new(&bad_, &opened.device, &none)); \
     } while (0)
     WITH(struct_size, 0, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_merge_problem)");
     WITH(dtype, 0, LORA_STATUS_ENUMERATION, "problem.dtype is 0");
@@ -175,9 +175,9 @@ static void problems(void) {
 #undef WITH
     CHECK(none == NULL);
     FAILS(LORA_STATUS_NULL_ARGUMENT, "problem is a null pointer",
-          lora_merge_plan_new(NULL, &it.device, &none));
+          lora_merge_plan_new(NULL, &opened.device, &none));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_merge_plan_new(&good, &it.device, NULL));
+          lora_merge_plan_new(&good, &opened.device, NULL));
     lora_plan_info info = {.struct_size = sizeof info};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer", lora_merge_plan_info(NULL, &info));
     CHECK(lora_merge_plan_description(NULL) == NULL);
@@ -185,11 +185,11 @@ static void problems(void) {
 }
 
 static void calls(void) {
-    const merge the = {LORA_DTYPE_F32, 0, 0, 0, 1, 0};
+    const merge spec = {LORA_DTYPE_F32, 0, 0, 0, 1, 0};
     matrix weight = matrix_new(LORA_DTYPE_F32, OUT, IN, 0, 0),
            other = matrix_new(LORA_DTYPE_F32, OUT, IN, 3, 0);
     lora_plan_info info = {0};
-    lora_merge_plan *plan = planned(&the, &weight, &other, &info);
+    lora_merge_plan *plan = planned(&spec, &weight, &other, &info);
     uint64_t workspace = device_alloc(info.workspace_bytes);
     lora_merge_adapter adapters[] = {{sizeof *adapters, 1.0f, weight.address, weight.address},
                                      {sizeof *adapters, 1.0f, weight.address, weight.address}};
@@ -198,11 +198,11 @@ static void calls(void) {
                                   adapters,       2,
                                   report_memory,  LORA_MERGE_REPORT_BYTES,
                                   workspace,      info.workspace_bytes};
-#define WITH(field, value, status, text)                                     \
-    do {                                                                     \
-        lora_merge_args bad_ = good;                                         \
-        bad_.field = (value);                                                \
-        FAILS(status, text, lora_merge(it.kernels, plan, &bad_, it.stream)); \
+#define WITH(field, value, status, text)                                             \
+    do {                                                                             \
+        lora_merge_args bad_ = good;                                                 \
+        bad_.field = (value);                                                        \
+        FAILS(status, text, lora_merge(opened.kernels, plan, &bad_, opened.stream)); \
     } while (0)
     WITH(struct_size, 9, LORA_STATUS_STRUCT_SIZE, "sizeof(lora_merge_args)");
     WITH(reserved, 1, LORA_STATUS_RESERVED, "args.reserved is 1");
@@ -218,20 +218,21 @@ static void calls(void) {
     WITH(workspace_bytes, 1, LORA_STATUS_BUFFER, "the workspace buffer has 1 bytes");
 #undef WITH
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
-          lora_merge(NULL, plan, &good, it.stream));
+          lora_merge(NULL, plan, &good, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "plan is a null pointer",
-          lora_merge(it.kernels, NULL, &good, it.stream));
+          lora_merge(opened.kernels, NULL, &good, opened.stream));
     FAILS(LORA_STATUS_NULL_ARGUMENT, "args is a null pointer",
-          lora_merge(it.kernels, plan, NULL, it.stream));
+          lora_merge(opened.kernels, plan, NULL, opened.stream));
     adapters[1].scaling = NAN;
-    FAILS(LORA_STATUS_SCALING, "it must be finite", lora_merge(it.kernels, plan, &good, it.stream));
+    FAILS(LORA_STATUS_SCALING, "it must be finite",
+          lora_merge(opened.kernels, plan, &good, opened.stream));
     adapters[1].scaling = 1.0f;
     adapters[1].lora_b = 0;
     FAILS(LORA_STATUS_NULL, "lora_B of adapter 1 is a null pointer",
-          lora_merge(it.kernels, plan, &good, it.stream));
+          lora_merge(opened.kernels, plan, &good, opened.stream));
     adapters[1].struct_size = 16;
     FAILS(LORA_STATUS_STRUCT_SIZE, "args->adapters[1] has struct_size 16",
-          lora_merge(it.kernels, plan, &good, it.stream));
+          lora_merge(opened.kernels, plan, &good, opened.stream));
     lora_merge_report report = {.struct_size = sizeof report};
     FAILS(LORA_STATUS_NULL_ARGUMENT, "bytes is a null pointer",
           lora_merge_report_read(NULL, &report));
@@ -245,7 +246,7 @@ static void calls(void) {
 }
 
 int main(void) {
-    it = gpu_open();
+    opened = gpu_open();
     report_memory = device_alloc(LORA_MERGE_REPORT_BYTES);
     const merge merges[] = {
         {LORA_DTYPE_F32, 0, 0, 0, 0, 1},
@@ -260,6 +261,6 @@ int main(void) {
     problems();
     calls();
     CUDA(cuMemFree(report_memory));
-    gpu_close(&it);
+    gpu_close(&opened);
     return 0;
 }

@@ -23,9 +23,9 @@ typedef struct call {
 } call;
 
 static void *run(void *argument) {
-    call *it = argument;
-    it->quiet_before = lora_last_error()[0] == '\0';
-    it->status = lora_forward(it->kernels, it->plan, &it->args, it->stream);
+    call *self = argument;
+    self->quiet_before = lora_last_error()[0] == '\0';
+    self->status = lora_forward(self->kernels, self->plan, &self->args, self->stream);
     return NULL;
 }
 
@@ -75,33 +75,34 @@ int main(void) {
                             .projections = &one,
                             .projection_count = 1,
                             .accumulate_y = 1};
-    call it = {.kernels = second, .stream = stream};
-    LORA(lora_forward_plan_new(&problem, &device, &it.plan));
+    call call = {.kernels = second, .stream = stream};
+    LORA(lora_forward_plan_new(&problem, &device, &call.plan));
     lora_plan_info info = {.struct_size = sizeof info};
-    LORA(lora_forward_plan_info(it.plan, &info));
+    LORA(lora_forward_plan_info(call.plan, &info));
     CUDA(cuCtxPushCurrent(primary));
     uint64_t saved = device_alloc(info.saved_bytes), workspace = device_alloc(info.workspace_bytes);
     CUDA(cuCtxPopCurrent(&popped));
-    it.projection = (lora_forward_projection){
-        sizeof it.projection, 1.5f, w.address, 0, a.address, b.address, y.address};
-    it.args = (lora_forward_args){
-        sizeof it.args, 0,     x.address,        &it.projection, 1,
-        NULL,           saved, info.saved_bytes, workspace,      info.workspace_bytes};
+    call.projection = (lora_forward_projection){
+        sizeof call.projection, 1.5f, w.address, 0, a.address, b.address, y.address};
+    call.args = (lora_forward_args){
+        sizeof call.args, 0,         x.address,           &call.projection, 1, NULL, saved,
+        info.saved_bytes, workspace, info.workspace_bytes};
 
     // The stream's context is made current for the call, and only for it.
-    run(&it);
-    CHECK(it.status == LORA_STATUS_OK);
+    run(&call);
+    CHECK(call.status == LORA_STATUS_OK);
     expect_current(own);
-    it.args.x = 0;
-    FAILS(LORA_STATUS_NULL, "x is a null pointer", lora_forward(second, it.plan, &it.args, stream));
-    it.args.x = x.address;
+    call.args.x = 0;
+    FAILS(LORA_STATUS_NULL, "x is a null pointer",
+          lora_forward(second, call.plan, &call.args, stream));
+    call.args.x = x.address;
     expect_current(own);
 
     // Another thread has no error, no context, and can use the same handle and plan.
     pthread_t thread;
-    CHECK(pthread_create(&thread, NULL, run, &it) == 0);
+    CHECK(pthread_create(&thread, NULL, run, &call) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
-    CHECK(it.status == LORA_STATUS_OK && it.quiet_before);
+    CHECK(call.status == LORA_STATUS_OK && call.quiet_before);
     CHECK(strstr(lora_last_error(), "x is a null pointer") != NULL);
 
     // y has been added to twice. A capture runs nothing; its graph adds the same each time.
@@ -114,8 +115,8 @@ int main(void) {
     CUgraph graph = NULL;
     CUgraphExec executable = NULL;
     CUDA(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
-    run(&it);
-    CHECK(it.status == LORA_STATUS_OK);
+    run(&call);
+    CHECK(call.status == LORA_STATUS_OK);
     CUDA(cuStreamEndCapture(stream, &graph));
     matrix_download(&y);
     CHECK(matrix_at(&y, 0, 0) == twice);
@@ -138,7 +139,7 @@ int main(void) {
     CUDA(cuStreamDestroy(stream));
     CUDA(cuCtxPopCurrent(&popped));
     expect_current(own);
-    lora_forward_plan_free(it.plan);
+    lora_forward_plan_free(call.plan);
     lora_kernels_free(second);
     expect_current(own);
     CUDA(cuCtxDestroy(own));

@@ -117,58 +117,60 @@ typedef struct matrix {
 
 static inline matrix matrix_new(uint32_t dtype, size_t rows, size_t columns, size_t padding,
                                 size_t skipped) {
-    matrix it = {dtype, rows, columns, columns + padding, skipped, dtype == LORA_DTYPE_F32 ? 4 : 2,
-                 NULL,  0,    0};
-    it.values = calloc(rows * columns + 1, sizeof *it.values);
-    CHECK(it.values != NULL);
-    it.allocation = device_alloc((skipped + rows * it.stride) * it.element);
-    it.address = it.allocation + skipped * it.element;
-    return it;
+    matrix self = {
+        dtype, rows, columns, columns + padding, skipped, dtype == LORA_DTYPE_F32 ? 4 : 2,
+        NULL,  0,    0};
+    self.values = calloc(rows * columns + 1, sizeof *self.values);
+    CHECK(self.values != NULL);
+    self.allocation = device_alloc((skipped + rows * self.stride) * self.element);
+    self.address = self.allocation + skipped * self.element;
+    return self;
 }
 
-static inline size_t matrix_bytes(const matrix *it) {
-    return (it->skipped + it->rows * it->stride) * it->element;
+static inline size_t matrix_bytes(const matrix *self) {
+    return (self->skipped + self->rows * self->stride) * self->element;
 }
 
-static inline double matrix_at(const matrix *it, size_t row, size_t column) {
-    return it->values[row * it->columns + column];
+static inline double matrix_at(const matrix *self, size_t row, size_t column) {
+    return self->values[row * self->columns + column];
 }
 
 // Copies the values to the device; all bytes between them are those of NaNs.
-static inline void matrix_upload(matrix *it) {
-    unsigned char *bytes = malloc(matrix_bytes(it) + 1);
+static inline void matrix_upload(matrix *self) {
+    unsigned char *bytes = malloc(matrix_bytes(self) + 1);
     CHECK(bytes != NULL);
-    memset(bytes, 0xFF, matrix_bytes(it));
-    for (size_t row = 0; row < it->rows; row++) {
-        for (size_t column = 0; column < it->columns; column++) {
-            unsigned char *at = bytes + (it->skipped + row * it->stride + column) * it->element;
-            float value = (float)matrix_at(it, row, column);
+    memset(bytes, 0xFF, matrix_bytes(self));
+    for (size_t row = 0; row < self->rows; row++) {
+        for (size_t column = 0; column < self->columns; column++) {
+            unsigned char *at =
+                bytes + (self->skipped + row * self->stride + column) * self->element;
+            float value = (float)matrix_at(self, row, column);
             uint16_t narrow = to_bf16(value);
-            memcpy(at, it->element == 4 ? (void *)&value : (void *)&narrow, it->element);
+            memcpy(at, self->element == 4 ? (void *)&value : (void *)&narrow, self->element);
         }
     }
-    CUDA(cuMemcpyHtoD(it->allocation, bytes, matrix_bytes(it)));
+    CUDA(cuMemcpyHtoD(self->allocation, bytes, matrix_bytes(self)));
     free(bytes);
 }
 
 // Copies the values back, and checks that nothing was written between them.
-static inline void matrix_download(matrix *it) {
-    unsigned char *bytes = malloc(matrix_bytes(it) + 1);
+static inline void matrix_download(matrix *self) {
+    unsigned char *bytes = malloc(matrix_bytes(self) + 1);
     CHECK(bytes != NULL);
-    CUDA(cuMemcpyDtoH(bytes, it->allocation, matrix_bytes(it)));
-    for (size_t element = 0; element < it->skipped + it->rows * it->stride; element++) {
-        unsigned char *at = bytes + element * it->element;
-        size_t inside = element - it->skipped;
-        if (element >= it->skipped && inside % it->stride < it->columns) {
+    CUDA(cuMemcpyDtoH(bytes, self->allocation, matrix_bytes(self)));
+    for (size_t element = 0; element < self->skipped + self->rows * self->stride; element++) {
+        unsigned char *at = bytes + element * self->element;
+        size_t inside = element - self->skipped;
+        if (element >= self->skipped && inside % self->stride < self->columns) {
             float value;
             uint16_t narrow;
-            memcpy(it->element == 4 ? (void *)&value : (void *)&narrow, at, it->element);
-            if (it->element == 2) {
+            memcpy(self->element == 4 ? (void *)&value : (void *)&narrow, at, self->element);
+            if (self->element == 2) {
                 value = from_bf16(narrow);
             }
-            it->values[inside / it->stride * it->columns + inside % it->stride] = value;
+            self->values[inside / self->stride * self->columns + inside % self->stride] = value;
         } else {
-            for (size_t byte = 0; byte < it->element; byte++) {
+            for (size_t byte = 0; byte < self->element; byte++) {
                 CHECK(at[byte] == 0xFF);
             }
         }
@@ -177,17 +179,17 @@ static inline void matrix_download(matrix *it) {
 }
 
 // Numbers that the type can hold, up to `scale`, on both sides.
-static inline void matrix_fill(matrix *it, double scale, uint64_t *state) {
-    for (size_t index = 0; index < it->rows * it->columns; index++) {
+static inline void matrix_fill(matrix *self, double scale, uint64_t *state) {
+    for (size_t index = 0; index < self->rows * self->columns; index++) {
         float value = (float)(scale * next_number(state));
-        it->values[index] = it->element == 4 ? value : from_bf16(to_bf16(value));
+        self->values[index] = self->element == 4 ? value : from_bf16(to_bf16(value));
     }
-    matrix_upload(it);
+    matrix_upload(self);
 }
 
-static inline void matrix_free(matrix *it) {
-    free(it->values);
-    CUDA(cuMemFree(it->allocation));
+static inline void matrix_free(matrix *self) {
+    free(self->values);
+    CUDA(cuMemFree(self->allocation));
 }
 
 #endif
