@@ -23,7 +23,7 @@ from .kernels import (
     MergeResult,
 )
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, Region
-from .tensors import Adapter, ProjectionTensors, Saved
+from .tensors import Adapter, LoraProjection, Saved
 from .types import (
     Dropout,
     DType,
@@ -61,7 +61,7 @@ __all__ = [
     "MergeResult",
     "Problem",
     "Projection",
-    "ProjectionTensors",
+    "LoraProjection",
     "Region",
     "Role",
     "Saved",

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .arrays import NO_STREAM, Array, named
-from .tensors import ProjectionTensors
+from .tensors import LoraProjection
 from .types import DType, Layout, Mask, Problem, Projection, Role, WeightLayout
 
 
 def problem_of(
     x: Any,
-    projections: Sequence[ProjectionTensors[Any]],
+    projections: Sequence[LoraProjection[Any]],
     *,
     dropout: bool = False,
     mask: Mask = Mask.STORED,

@@ -12,7 +12,7 @@ from . import _abi
 from ._checks import Call
 from ._library import check, library
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan
-from .tensors import Adapter, ProjectionTensors, Saved
+from .tensors import Adapter, LoraProjection, Saved
 from .types import Dropout, DType, Role
 
 #: Makes device memory of a shape and type, None being bytes: anything that `lora_kernels.array`
@@ -137,7 +137,7 @@ class Kernels:
         self,
         plan: ForwardPlan,
         x: Any,
-        projections: Sequence[ProjectionTensors[Any]],
+        projections: Sequence[LoraProjection[Any]],
         *,
         y: Sequence[Any] | None = None,
         saved: Any = None,
@@ -189,7 +189,7 @@ class Kernels:
         self,
         plan: BackwardPlan,
         x: Any,
-        projections: Sequence[ProjectionTensors[Any]],
+        projections: Sequence[LoraProjection[Any]],
         dy: Sequence[Any],
         saved: Saved,
         *,

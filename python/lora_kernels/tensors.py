@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ProjectionTensors(Generic[T]):
+class LoraProjection(Generic[T]):
     """The tensors of one projection.
 
     weight (out_features, in_features), or transposed; lora_a (rank, in_features) and lora_b

@@ -32,7 +32,7 @@ from .arrays import Array
 from .from_arrays import problem_of
 from .kernels import Kernels
 from .plans import BackwardPlan, ForwardPlan
-from .tensors import ProjectionTensors
+from .tensors import LoraProjection
 from .types import Dropout, DType, Mask, Problem, WeightLayout
 
 _DTYPES = {torch.float16: DType.F16, torch.bfloat16: DType.BF16, torch.float32: DType.F32}
@@ -77,7 +77,7 @@ def lora_linear(
     """
     (y,) = lora_linears(
         x,
-        [ProjectionTensors(weight, lora_a, lora_b, scaling, bias)],
+        [LoraProjection(weight, lora_a, lora_b, scaling, bias)],
         dropout_p=dropout_p,
         dropout=dropout,
         generator=generator,
@@ -90,7 +90,7 @@ def lora_linear(
 
 def lora_linears(
     x: torch.Tensor,
-    projections: Sequence[ProjectionTensors[torch.Tensor]],
+    projections: Sequence[LoraProjection[torch.Tensor]],
     *,
     dropout_p: float = 0.0,
     dropout: Dropout | None = None,
@@ -170,10 +170,10 @@ class _Options:
     mask: Mask
     copy_to_device: bool
 
-    def projections(self, tensors: Sequence[Any]) -> list[ProjectionTensors[Any]]:
+    def projections(self, tensors: Sequence[Any]) -> list[LoraProjection[Any]]:
         """The arguments of the autograd function, grouped by projection."""
         return [
-            ProjectionTensors(
+            LoraProjection(
                 tensors[first + _WEIGHT],
                 tensors[first + _LORA_A],
                 tensors[first + _LORA_B],
@@ -396,9 +396,9 @@ class LoraLinear(nn.Module):
         self.lora_A, self.lora_B = nn.Parameter(lora_a), nn.Parameter(lora_b)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
-    def projection(self) -> ProjectionTensors[torch.Tensor]:
+    def projection(self) -> LoraProjection[torch.Tensor]:
         """For `lora_linears`, with others that share x."""
-        return ProjectionTensors(self.weight, self.lora_A, self.lora_B, self.scaling, self.bias)
+        return LoraProjection(self.weight, self.lora_A, self.lora_B, self.scaling, self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to y (..., out_features)."""

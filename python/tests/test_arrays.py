@@ -12,9 +12,9 @@ from lora_kernels import (
     Adapter,
     DType,
     Kernels,
+    LoraProjection,
     MergePlan,
     MergeProblem,
-    ProjectionTensors,
     array,
     cuda,
     problem_of,
@@ -165,7 +165,7 @@ def test_what_a_library_says_of_its_own_array_has_the_name_of_the_argument(
 
 def test_a_problem_made_of_arrays_makes_no_stream_wait(matrix: Strided) -> None:
     x = ByDLPack(matrix)
-    problem_of(x, [ProjectionTensors(ByDLPack(matrix))])
+    problem_of(x, [LoraProjection(ByDLPack(matrix))])
     assert x.asked == [NO_STREAM]
 
 

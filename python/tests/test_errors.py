@@ -16,9 +16,9 @@ from lora_kernels import (
     ForwardPlan,
     Kernels,
     LoraError,
+    LoraProjection,
     Mask,
     Projection,
-    ProjectionTensors,
     Saved,
     cuda,
     problem_of,
@@ -33,9 +33,7 @@ class Made:
             return Strided(shape, DType.F32).put(np.ones(shape))
 
         self.x, self.dy, self.y = matrix(M, K), matrix(M, N), Strided((M, N), DType.F32)
-        self.projection = ProjectionTensors(
-            matrix(N, K), matrix(R, K), matrix(N, R), 2.0, matrix(N)
-        )
+        self.projection = LoraProjection(matrix(N, K), matrix(R, K), matrix(N, R), 2.0, matrix(N))
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from lora_kernels import (
     DType,
     ForwardPlan,
     Kernels,
+    LoraProjection,
     Mask,
     MergePlan,
     MergeProblem,
-    ProjectionTensors,
     Role,
     WeightLayout,
     cuda,
@@ -93,7 +93,7 @@ class Made:
         self.x, self.x_there = both((m, k), 1.0, dtype)
         self.before: dict[tuple[Role, int], np.ndarray] = {}
         self.values: list[Values] = []
-        self.projections: list[ProjectionTensors[Any]] = []
+        self.projections: list[LoraProjection[Any]] = []
         self.dys: list[Strided] = []
         outputs: dict[Role, list[Strided | None]] = {
             tensor: [] for tensor in (Role.Y, Role.D_LORA_A, Role.D_LORA_B)
@@ -118,7 +118,7 @@ class Made:
             weight = weight if case.weight_layout is WeightLayout.OUT_IN else weight.T
             self.values.append(Values(weight, bias, lora_a, lora_b, scaling, dy))
             self.projections.append(
-                ProjectionTensors(weight_there, a_there, b_there, scaling, bias_there)
+                LoraProjection(weight_there, a_there, b_there, scaling, bias_there)
             )
             self.dys.append(dy_there)
             outputs[Role.Y].append(output(Role.Y, index, (m, n), dtype))
@@ -143,10 +143,10 @@ class Made:
         close(given.get(), wanted, self.dtype, depth)
 
 
-def projections_by_dlpack(made: Made) -> list[ProjectionTensors[Any]]:
+def projections_by_dlpack(made: Made) -> list[LoraProjection[Any]]:
     known = made.known
     return [
-        ProjectionTensors(
+        LoraProjection(
             known(one.weight), known(one.lora_a), known(one.lora_b), one.scaling, known(one.bias)
         )
         for one in made.projections

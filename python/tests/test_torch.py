@@ -21,7 +21,7 @@ if os.environ.get("LORA_KERNELS_TEST_TORCH") != "1":
 import torch
 from torch import nn
 
-from lora_kernels import Dropout, Mask, ProjectionTensors, WeightLayout
+from lora_kernels import Dropout, LoraProjection, Mask, WeightLayout
 from lora_kernels.torch import LoraLinear, draw_dropout, lora_linear, lora_linears
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -39,7 +39,7 @@ def keep(x: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
 
 def by_torch(
     x: torch.Tensor,
-    one: ProjectionTensors[torch.Tensor],
+    one: LoraProjection[torch.Tensor],
     dropout: Dropout | None,
     layout: WeightLayout = WeightLayout.OUT_IN,
 ) -> torch.Tensor:
@@ -73,13 +73,13 @@ def made(
     shapes: list[tuple[int, int]],
     in_features: int,
     adapter: torch.dtype | None = None,
-) -> list[ProjectionTensors[torch.Tensor]]:
+) -> list[LoraProjection[torch.Tensor]]:
     def uniform(*shape: int, scale: float, dtype: torch.dtype) -> torch.Tensor:
         return ((torch.rand(shape) * 2 - 1) * scale).to(dtype)
 
     adapter = adapter or dtype
     return [
-        ProjectionTensors(
+        LoraProjection(
             uniform(n, in_features, scale=0.3, dtype=dtype),
             uniform(r, in_features, scale=0.5, dtype=adapter).requires_grad_(True) if r else None,
             uniform(n, r, scale=0.5, dtype=adapter).requires_grad_(True) if r else None,
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_autograd(
 
     x_again = leaf(x)
     again = [
-        ProjectionTensors(
+        LoraProjection(
             one.weight,
             *(None if t is None else leaf(t) for t in (one.lora_a, one.lora_b)),
             one.scaling,
@@ -147,14 +147,14 @@ def test_transposed_weights_and_expanded_gradients(mask: Mask) -> None:
         "dropout": DROPOUT,
         "weight_layout": WeightLayout.IN_OUT,
         "mask": mask,
-        "carry": True,
+        "copy_to_device": True,
     }
     # The gradient of a sum is expanded: its rows lie on one another.
     y = lora_linear(x, stored, one.lora_a, one.lora_b, **options)  # type: ignore[arg-type]
     y.sum().backward()
     x_again, bias_again = leaf(x), leaf(bias)
     lora_a, lora_b = leaf(one.lora_a), leaf(one.lora_b)  # type: ignore[arg-type]
-    again = ProjectionTensors(one.weight, lora_a, lora_b, 0.7, bias_again)
+    again = LoraProjection(one.weight, lora_a, lora_b, 0.7, bias_again)
     by_torch(x_again, again, DROPOUT).sum().backward()
     pairs = [
         (x, x_again),
@@ -263,6 +263,6 @@ def test_what_torch_users_are_told() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         call(torch.rand(0, 20))
     with pytest.raises(ValueError, match="no projection has an adapter"):
-        lora_linears(x, [ProjectionTensors(one.weight)], copy_to_device=True)
+        lora_linears(x, [LoraProjection(one.weight)], copy_to_device=True)
     with pytest.raises(TypeError, match="weight is F32, the plan was made for BF16"):
         call(x.bfloat16())

@@ -129,6 +129,16 @@ enum lora_status
     LORA_STATUS_IN_PLACE = 30,
     // Another number of adapters than the plan's.
     LORA_STATUS_ADAPTER_COUNT = 31,
+    // No kernel of the library does it.
+    LORA_STATUS_NO_KERNEL = 32,
+    // A type that a tensor can't have beside those of the others.
+    LORA_STATUS_FORMAT = 33,
+    // A matrix of another shape than the other arguments ask for.
+    LORA_STATUS_FIT = 34,
+    // Some projections with a bias and some without.
+    LORA_STATUS_SOME_BIASES = 35,
+    // A backward that is not the one of its forward: other sizes, types, dropout or scalings.
+    LORA_STATUS_OTHER_FORWARD = 36,
     // An error of a kind that has no number of its own yet.
     LORA_STATUS_OTHER = 99,
     // A null pointer to host memory.
