@@ -9,10 +9,11 @@ use super::inputs::LoraInputs;
 use super::memory::{uninitialised, zeros};
 use super::operands::{Checks, Operands, read, write};
 use super::saved::Saved;
+use crate::plan::BUFFER_ALIGNMENT;
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, DevicePointer};
 use crate::typed::check;
 use crate::{
-    Argument, BackwardPlan, Element, Error, LoraGradients, MatRef, Projection, Result, Role,
+    Argument, BackwardPlan, Element, Error, Layout, LoraGradients, MatRef, Projection, Result, Role,
 };
 
 /// What a backward gives. `T` is the type of the tensors, `A` that of the adapters.
@@ -130,9 +131,10 @@ impl LoraLinear {
             signature.problem()?;
             return Ok(gradients);
         };
-        let plan = self.planned_backward(&call)?;
+        let plans = self.shared.plans.of(signature);
+        let plan = plans.backward(signature, &self.shared.props)?;
         let workspace = self.scratch(plan.workspace_bytes())?;
-        self.launch_backward(&plan, inputs, &mut call, saved, workspace, &mut gradients)?;
+        self.launch_backward(plan, inputs, &mut call, saved, workspace, &mut gradients)?;
         Ok(gradients)
     }
 
@@ -146,12 +148,10 @@ impl LoraLinear {
         dy: &[MatRef<'_, T>],
     ) -> Result<Arc<BackwardPlan>> {
         let call = Call::new(self, inputs, dy, None)?;
-        self.planned_backward(&call)
-    }
-
-    fn planned_backward(&self, call: &Call<'_>) -> Result<Arc<BackwardPlan>> {
-        let (signature, props) = (&call.operands.signature, &self.shared.props);
-        (self.shared.backward).get(signature, || signature.backward_plan(props))
+        let plans = self.shared.plans.of(&call.operands.signature);
+        plans
+            .backward(&call.operands.signature, &self.shared.props)
+            .cloned()
     }
 
     fn adapter<A: DeviceRepr + ValidAsZeroBits>(
@@ -239,7 +239,7 @@ impl<'g> Call<'g> {
         let mut projections = Vec::with_capacity(sizes.len());
         for ((one, from), dy) in signatures.iter_mut().zip(&operands.projections).zip(dy) {
             let (dy, layout) = read(stream, dy, guards);
-            one.dy = Some(layout);
+            one.dy = Some(layout).filter(|dy| *dy != contiguous(one.sizes.out_features));
             projections.push(BackwardProjectionArgs {
                 dy,
                 weight: from.weight,
@@ -295,6 +295,14 @@ fn check_gradients<A>(
         checks.output(index, Role::DLoraB, b, (sizes.out_features, sizes.rank))?;
     }
     Ok(())
+}
+
+/// What problems start from.
+fn contiguous(columns: usize) -> Layout {
+    Layout {
+        row_stride: columns as i64,
+        alignment: BUFFER_ALIGNMENT,
+    }
 }
 
 /// The address of an output; 0 where there is none.

@@ -1,62 +1,61 @@
 //! Plans that were made before, by the signature of the call they are for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::signature::Signature;
-use crate::Result;
+use crate::{BackwardPlan, DeviceProps, ForwardPlan, Result};
 
-/// As many plans as are kept, some kilobytes each: those of a large model's layers at a few batch
-/// sizes.
+/// How many signatures have their plans kept, some kilobytes each: enough for the layers of a large
+/// model at a few batch sizes.
 const CAPACITY: usize = 256;
 
-/// The plans used last.
-pub(super) struct PlanCache<P>(Mutex<Plans<P>>);
+/// The plans of the signatures used last.
+#[derive(Default)]
+pub(super) struct PlanCache(Mutex<Entries>);
 
-struct Plans<P> {
-    by_signature: HashMap<Signature, Entry<P>>,
+#[derive(Default)]
+struct Entries {
+    by_signature: HashMap<Signature, Entry>,
     /// Look-ups so far.
     clock: u64,
 }
 
-struct Entry<P> {
-    plan: Arc<P>,
+struct Entry {
+    plans: Arc<Plans>,
     /// The look-up that last found it.
     used: u64,
 }
 
-impl<P> Default for PlanCache<P> {
-    fn default() -> Self {
-        Self(Mutex::new(Plans {
-            by_signature: HashMap::new(),
-            clock: 0,
-        }))
-    }
+/// The plans of one signature, each made when it is first asked for.
+#[derive(Default)]
+pub(super) struct Plans {
+    forward: OnceLock<Arc<ForwardPlan>>,
+    backward: OnceLock<Arc<BackwardPlan>>,
 }
 
-impl<P> PlanCache<P> {
-    /// The plan for a signature, made by `plan` where there is none yet.
-    pub fn get(&self, signature: &Signature, plan: impl FnOnce() -> Result<P>) -> Result<Arc<P>> {
+impl PlanCache {
+    pub fn of(&self, signature: &Signature) -> Arc<Plans> {
         // A panic elsewhere leaves nothing half done in the cache.
-        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.clock += 1;
-        let used = plans.clock;
-        if let Some(entry) = plans.by_signature.get_mut(signature) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.clock += 1;
+        let used = entries.clock;
+        if let Some(entry) = entries.by_signature.get_mut(signature) {
             entry.used = used;
-            return Ok(entry.plan.clone());
+            return entry.plans.clone();
         }
-        let plan = Arc::new(plan()?);
-        plans.make_room();
+        entries.make_room();
+        let plans = Arc::new(Plans::default());
         let entry = Entry {
-            plan: plan.clone(),
+            plans: plans.clone(),
             used,
         };
-        plans.by_signature.insert(signature.clone(), entry);
-        Ok(plan)
+        entries.by_signature.insert(signature.clone(), entry);
+        plans
     }
 }
 
-impl<P> Plans<P> {
+impl Entries {
     fn make_room(&mut self) {
         if self.by_signature.len() < CAPACITY {
             return;
@@ -65,5 +64,27 @@ impl<P> Plans<P> {
         if let Some(oldest) = oldest.map(|(signature, _)| signature.clone()) {
             self.by_signature.remove(&oldest);
         }
+    }
+}
+
+impl Plans {
+    pub fn forward(&self, signature: &Signature, props: &DeviceProps) -> Result<&Arc<ForwardPlan>> {
+        if let Some(plan) = self.forward.get() {
+            return Ok(plan);
+        }
+        let plan = ForwardPlan::new(&signature.problem()?, props)?;
+        Ok(self.forward.get_or_init(|| Arc::new(plan)))
+    }
+
+    pub fn backward(
+        &self,
+        signature: &Signature,
+        props: &DeviceProps,
+    ) -> Result<&Arc<BackwardPlan>> {
+        if let Some(plan) = self.backward.get() {
+            return Ok(plan);
+        }
+        let plan = BackwardPlan::new(&signature.problem()?, props)?;
+        Ok(self.backward.get_or_init(|| Arc::new(plan)))
     }
 }

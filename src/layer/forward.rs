@@ -22,8 +22,8 @@ impl LoraLinear {
     /// [`crate::Error::Fit`] if a matrix has another shape than the others ask for,
     /// [`crate::Error::Bounds`] if its memory is too small, [`crate::Error::SomeBiases`],
     /// [`crate::Error::Context`], and what [`Problem::sharing_x`], its `with_` functions and
-    /// [`ForwardPlan::new`] refuse: all before anything is launched. [`crate::Error::Driver`] if an
-    /// allocation or a launch fails.
+    /// [`ForwardPlan::new`] and [`crate::BackwardPlan::new`] refuse: all before anything is
+    /// launched. [`crate::Error::Driver`] if an allocation or a launch fails.
     pub fn forward<T: Element + DeviceRepr, A: Element>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -34,7 +34,10 @@ impl LoraLinear {
             operands.signature.problem()?;
             return Ok((y, Saved::new(None, inputs, &operands.signature)));
         }
-        let plan = self.planned_forward(&operands)?;
+        let plans = self.shared.plans.of(&operands.signature);
+        let plan = plans.forward(&operands.signature, &self.shared.props)?;
+        // What its backward would be refused for is refused now.
+        plans.backward(&operands.signature, &self.shared.props)?;
         let mut saved: CudaSlice<u8> = uninitialised(&self.stream, "saved", plan.saved().bytes())?;
         let mut workspace = self.scratch(plan.workspace_bytes())?;
         {
@@ -46,7 +49,7 @@ impl LoraLinear {
                 }
                 None => (0, None),
             };
-            self.launch_forward(&plan, inputs, &operands, &mut y, [saved, workspace])?;
+            self.launch_forward(plan, inputs, &operands, &mut y, [saved, workspace])?;
         }
         let saved = Saved::new(Some(saved), inputs, &operands.signature);
         Ok((y, saved))
@@ -68,7 +71,8 @@ impl LoraLinear {
             operands.signature.problem()?;
             return Ok(y);
         }
-        let plan = self.planned_forward(&operands)?;
+        let plans = self.shared.plans.of(&operands.signature);
+        let plan = plans.forward(&operands.signature, &self.shared.props)?;
         // S, and behind it the workspace.
         let s_bytes = plan.saved().bytes();
         let mut scratch: CudaSlice<u8> = uninitialised(
@@ -79,7 +83,7 @@ impl LoraLinear {
         {
             let (s, _in_use) = scratch.device_ptr_mut(&self.stream);
             let buffers = [s, s + s_bytes as u64];
-            self.launch_forward(&plan, inputs, &operands, &mut y, buffers)?;
+            self.launch_forward(plan, inputs, &operands, &mut y, buffers)?;
         }
         Ok(y)
     }
@@ -94,12 +98,10 @@ impl LoraLinear {
         inputs: &LoraInputs<'_, T, A>,
     ) -> Result<Arc<ForwardPlan>> {
         let operands = Operands::new(&self.shared.kernels, &self.stream, inputs)?;
-        self.planned_forward(&operands)
-    }
-
-    fn planned_forward(&self, operands: &Operands<'_>) -> Result<Arc<ForwardPlan>> {
-        let (signature, props) = (&operands.signature, &self.shared.props);
-        (self.shared.forward).get(signature, || signature.forward_plan(props))
+        let plans = self.shared.plans.of(&operands.signature);
+        plans
+            .forward(&operands.signature, &self.shared.props)
+            .cloned()
     }
 
     fn outputs<T: DeviceRepr>(&self, operands: &Operands<'_>) -> Result<Vec<CudaSlice<T>>> {

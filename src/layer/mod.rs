@@ -23,7 +23,7 @@ pub use inputs::{LoraInputs, LoraProjection};
 pub use saved::Saved;
 
 use crate::typed::check;
-use crate::{BackwardPlan, DeviceProps, ForwardPlan, Kernels, Result};
+use crate::{DeviceProps, Kernels, Result};
 use cache::PlanCache;
 
 /// Runs adapted linear layers on a stream: one, or several that share x.
@@ -48,8 +48,7 @@ struct Shared {
     kernels: Arc<Kernels>,
     /// The device that plans are made for.
     props: DeviceProps,
-    forward: PlanCache<ForwardPlan>,
-    backward: PlanCache<BackwardPlan>,
+    plans: PlanCache,
 }
 
 impl Shared {
@@ -57,8 +56,7 @@ impl Shared {
         Arc::new(Self {
             kernels,
             props,
-            forward: PlanCache::default(),
-            backward: PlanCache::default(),
+            plans: PlanCache::default(),
         })
     }
 

@@ -1,12 +1,9 @@
 //! What decides a call's plan: sizes, types, layouts and choices, as its arguments have them.
 
-use crate::{
-    BackwardPlan, DeviceProps, Formats, ForwardPlan, Layout, Mask, Problem, Projection, Result,
-    Role, WeightLayout,
-};
+use crate::{Formats, Layout, Mask, Problem, Projection, Result, Role, WeightLayout};
 
-/// Calls of one signature have one plan. It is the key of the plans that are kept, and problems are
-/// made of nothing else.
+/// Calls of one signature have the same plans. It is the key of the plans that are kept, and
+/// problems are made of nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Signature {
     pub tokens: usize,
@@ -30,21 +27,13 @@ pub(super) struct ProjectionSignature {
     pub sizes: Projection,
     pub weight: Layout,
     pub lora: Option<[Layout; 2]>,
-    /// In backward.
+    /// Where backward's dy is not contiguous and aligned.
     pub dy: Option<Layout>,
     /// Where backward adds to dA and dB.
     pub gradients: Option<[Layout; 2]>,
 }
 
 impl Signature {
-    pub fn forward_plan(&self, props: &DeviceProps) -> Result<ForwardPlan> {
-        ForwardPlan::new(&self.problem()?, props)
-    }
-
-    pub fn backward_plan(&self, props: &DeviceProps) -> Result<BackwardPlan> {
-        BackwardPlan::new(&self.problem()?, props)
-    }
-
     /// No problem is without tokens, and a call without any plans nothing: what is checked of it is
     /// checked for one token.
     pub fn problem(&self) -> Result<Problem> {

@@ -1,13 +1,11 @@
 //! Where a call computes.
 
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
-use lora_kernels::{BackwardPlan, DeviceProps, ForwardPlan, Kernels, Problem, Role};
-use lru::LruCache;
+use lora_kernels::cudarc::driver::CudaContext;
+use lora_kernels::{LoraLinear, Role};
 
 use crate::error::{Error, Result};
 use crate::problem::{Names, operands};
@@ -44,8 +42,7 @@ pub enum Backend {
 /// kernels.
 #[derive(Clone)]
 pub struct Carrier {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) stream: Arc<CudaStream>,
+    pub(crate) layer: LoraLinear,
 }
 
 impl Carrier {
@@ -53,69 +50,17 @@ impl Carrier {
     /// a while: do it once.
     ///
     /// # Errors
-    /// The errors of [`Kernels::load`].
+    /// The errors of [`lora_kernels::Kernels::load`].
     pub fn new(context: &Arc<CudaContext>) -> candle_core::Result<Self> {
-        let engine = Engine::load(context)?;
-        Ok(Self {
-            engine: Arc::new(engine),
-            stream: context.default_stream(),
-        })
+        let layer = LoraLinear::new(&context.default_stream()).map_err(Error::from)?;
+        Ok(Self { layer })
     }
 }
 
 impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Carrier(device {})", self.stream.context().ordinal())
-    }
-}
-
-/// Loaded kernels and the plans made with them.
-pub(crate) struct Engine {
-    pub kernels: Kernels,
-    plans: Mutex<LruCache<Problem, Arc<Plans>>>,
-}
-
-/// The plans for the calls of one problem.
-pub(crate) struct Plans {
-    pub forward: ForwardPlan,
-    backward: OnceLock<BackwardPlan>,
-}
-
-impl Plans {
-    /// The plan for backward, made when it is first needed: inference needs none.
-    pub fn backward(&self, props: &DeviceProps) -> Result<&BackwardPlan> {
-        if let Some(plan) = self.backward.get() {
-            return Ok(plan);
-        }
-        let plan = BackwardPlan::new(self.forward.problem(), props)?;
-        Ok(self.backward.get_or_init(|| plan))
-    }
-}
-
-/// The number of problems whose plans are kept: enough for the layers of a large model at a few
-/// batch sizes. Plans take a few kilobytes each.
-const PLANS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-
-impl Engine {
-    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
-        Ok(Self {
-            kernels: Kernels::load(context)?,
-            plans: Mutex::new(LruCache::new(PLANS)),
-        })
-    }
-
-    pub fn plans(&self, problem: &Problem) -> Result<Arc<Plans>> {
-        // The cache is consistent even if a thread panicked while it held the lock.
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plans) = plans.get(problem) {
-            return Ok(plans.clone());
-        }
-        let made = Arc::new(Plans {
-            forward: ForwardPlan::new(problem, self.kernels.props())?,
-            backward: OnceLock::new(),
-        });
-        plans.put(problem.clone(), made.clone());
-        Ok(made)
+        let context = self.layer.stream().context();
+        write!(f, "Carrier(device {})", context.ordinal())
     }
 }
 

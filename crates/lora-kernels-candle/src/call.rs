@@ -1,8 +1,7 @@
 //! One call: its tensors, and its forward and backward on the chosen backend.
 
 use candle_core::{Storage, Tensor};
-use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::{Dropout, Problem, Role};
+use lora_kernels::{Dropout, Mask, Problem, Role, layer};
 
 use crate::backend::CallBackend;
 use crate::device::{device_backward, device_forward};
@@ -20,16 +19,18 @@ pub(crate) struct Call {
     pub x: Tensor,
     pub projections: Vec<Projection>,
     pub dropout: Option<Dropout>,
+    pub mask: Mask,
     /// Whether x or an adapter is part of a graph, so that a backward may follow.
     pub tracked: bool,
 }
 
 /// The data that forward leaves for backward.
 pub(crate) enum Saved {
-    /// The reference needs nothing: it computes everything again.
+    /// The reference needs nothing, since it computes everything again, and neither does a call
+    /// that no backward follows.
     Nothing,
-    /// S and the mask that the kernels saved.
-    Device(CudaSlice<u8>),
+    /// S and the mask, where the kernels ran.
+    Device(layer::Saved),
 }
 
 /// The results of backward.
@@ -43,12 +44,7 @@ pub(crate) struct Gradients {
 impl Call {
     pub fn new(x: &Tensor, projections: &[Projection], options: &Options) -> Result<Self> {
         let backend = CallBackend::of(Role::X, x, projections, options)?;
-        let problem = problem(
-            x,
-            projections,
-            options,
-            !matches!(backend, CallBackend::Carried(_)),
-        )?;
+        let problem = problem(x, projections, options)?;
         let mut adapters = projections
             .iter()
             .filter_map(|projection| projection.lora.as_ref());
@@ -70,6 +66,7 @@ impl Call {
             x: x.detach(),
             projections: detached.collect(),
             dropout: options.dropout,
+            mask: options.mask,
             tracked,
         })
     }

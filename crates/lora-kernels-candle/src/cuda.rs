@@ -1,12 +1,12 @@
 //! Tensors of candle's CUDA devices, used in candle's memory and on its stream.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CudaDevice, CudaStorage, Storage, StorageRef, Tensor};
-use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView};
+use lora_kernels::LoraLinear;
+use lora_kernels::cudarc::driver::{CudaSlice, CudaView};
 
-use crate::backend::Engine;
 use crate::device::Resident;
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
@@ -14,35 +14,32 @@ use crate::number::Number;
 
 /// A candle device with the kernels loaded into its context.
 pub(crate) struct Local {
-    engine: Arc<Engine>,
-    stream: Arc<CudaStream>,
+    layer: LoraLinear,
     device: CudaDevice,
 }
 
-/// Engines keyed by the address of their context. An engine keeps its context alive, so the address
-/// can't belong to another one.
-static ENGINES: Mutex<Option<HashMap<usize, Arc<Engine>>>> = Mutex::new(None);
+/// One for each context, keyed by its address: kernels stay loaded between calls. They keep their
+/// context alive, so the address can't belong to another one.
+static LAYERS: Mutex<Option<HashMap<usize, LoraLinear>>> = Mutex::new(None);
 
 impl Local {
     /// The first call for a context loads the kernels.
     pub fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         // The map is consistent even if a thread panicked while it held the lock.
-        let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
-        let engines = engines.get_or_insert_default();
-        let context = stream.context();
-        let address = context.cu_ctx() as usize;
-        let engine = match engines.get(&address) {
-            Some(engine) => engine.clone(),
+        let mut layers = LAYERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = layers.get_or_insert_default();
+        let address = stream.context().cu_ctx() as usize;
+        let layer = match layers.get(&address) {
+            Some(layer) => layer.on_stream(&stream)?,
             None => {
-                let engine = Arc::new(Engine::load(context)?);
-                engines.insert(address, engine.clone());
-                engine
+                let layer = LoraLinear::new(&stream)?;
+                layers.insert(address, layer.clone());
+                layer
             }
         };
         Ok(Self {
-            engine,
-            stream,
+            layer,
             device: device.clone(),
         })
     }
@@ -59,12 +56,8 @@ pub(crate) struct Held<'a> {
 impl Resident for Local {
     type Held<'a, T: Number> = Held<'a>;
 
-    fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+    fn layer(&self) -> &LoraLinear {
+        &self.layer
     }
 
     fn hold<'a, T: Number>(&self, tensor: &'a Tensor, matrix: Matrix) -> Result<Held<'a>> {

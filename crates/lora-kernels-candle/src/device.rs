@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{Storage, Tensor};
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
+use lora_kernels::layer::{BackwardOptions, LoraInputs, LoraProjection};
 use lora_kernels::{
-    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
-    Merge, MergePlan, MergeProblem, MergeReport, MergeWeight, Role,
+    Lora, LoraLinear, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
+    Role,
 };
 
 use crate::Projection;
-use crate::backend::Engine;
 use crate::call::{Call, Gradients, Saved};
 use crate::error::{BACKWARD, Error, Result, memory, non_finite};
 use crate::matrix::Matrix;
@@ -21,9 +21,8 @@ pub(crate) trait Resident {
     /// Keeps the memory of a tensor on the device alive.
     type Held<'a, T: Number>;
 
-    fn engine(&self) -> &Engine;
-
-    fn stream(&self) -> &Arc<CudaStream>;
+    /// What computes, on the stream of the tensors.
+    fn layer(&self) -> &LoraLinear;
 
     /// Makes the elements of a tensor, from its first to its last, available on the device.
     fn hold<'a, T: Number>(&self, tensor: &'a Tensor, matrix: Matrix) -> Result<Self::Held<'a, T>>;
@@ -39,43 +38,16 @@ pub(crate) fn device_forward<T: Number, A: Number>(
     resident: &impl Resident,
     call: &Call,
 ) -> Result<(Vec<Storage>, Saved)> {
-    let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
-    let plans = engine.plans(problem)?;
-    let plan = &plans.forward;
-    if call.tracked {
-        // Backward's plan is made now so that forward refuses what backward would refuse.
-        plans.backward(engine.kernels.props())?;
-    }
-    let inputs = Inputs::<_, T, A>::new(resident, call)?;
-    let (tokens, sizes) = (problem.tokens(), problem.projections());
-    let y = sizes
-        .iter()
-        .map(|one| uninitialised(stream, tokens * one.out_features));
-    let mut y: Vec<CudaSlice<T>> = y.collect::<Result<_>>()?;
-    let mut saved = uninitialised(stream, plan.saved().bytes())?;
-    let mut workspace = uninitialised(stream, plan.workspace_bytes())?;
-    let projections = inputs.projections.iter().zip(&mut y).zip(sizes);
-    let projections = projections.map(|((input, y), one)| {
-        Ok(ForwardProjection {
-            weight: input.weight.matrix()?,
-            bias: input.bias.as_ref().map(Input::view).transpose()?,
-            lora: input.lora()?,
-            y: MatMut::new(y.as_view_mut(), tokens, one.out_features),
-        })
-    });
-    let arguments = Forward {
-        x: inputs.x.matrix()?,
-        projections: projections.collect::<Result<_>>()?,
-        dropout: call.dropout,
-        saved: saved.as_view_mut(),
-        workspace: workspace.as_view_mut(),
+    let operands = Inputs::<_, T, A>::new(resident, call)?;
+    let inputs = operands.inputs(call)?;
+    let (y, saved) = if call.tracked {
+        let (y, saved) = resident.layer().forward(&inputs)?;
+        (y, Saved::Device(saved))
+    } else {
+        (resident.layer().infer(&inputs)?, Saved::Nothing)
     };
-    engine.kernels.forward(stream, plan, arguments)?;
-    let y = y
-        .into_iter()
-        .map(|y| resident.give(y))
-        .collect::<Result<_>>()?;
-    Ok((y, Saved::Device(saved)))
+    let y = y.into_iter().map(|y| resident.give(y));
+    Ok((y.collect::<Result<_>>()?, saved))
 }
 
 pub(crate) fn device_backward<T: Number, A: Number>(
@@ -87,74 +59,35 @@ pub(crate) fn device_backward<T: Number, A: Number>(
     let Saved::Device(saved) = saved else {
         return Err(Error::Unexpected { what: BACKWARD });
     };
-    let (engine, stream, problem) = (resident.engine(), resident.stream(), &call.problem);
-    let plans = engine.plans(problem)?;
-    let plan = plans.backward(engine.kernels.props())?;
-    let inputs = Inputs::<_, T, A>::new(resident, call)?;
+    let operands = Inputs::<_, T, A>::new(resident, call)?;
+    let inputs = operands.inputs(call)?;
     let dy = dy
         .iter()
         .map(|dy| Input::<_, T>::new(resident, Role::DY, dy));
     let dy: Vec<_> = dy.collect::<Result<_>>()?;
+    let dy: Vec<_> = dy.iter().map(Input::matrix).collect::<Result<_>>()?;
+    let options = BackwardOptions::default().with_input_gradient(call.problem.has_input_gradient());
+    let gradients = resident
+        .layer()
+        .backward_with(&inputs, saved, &dy, options)?;
 
-    let (tokens, in_features) = (problem.tokens(), problem.in_features());
-    let wanted = problem.has_input_gradient();
-    let mut dx = wanted
-        .then(|| uninitialised::<T>(stream, tokens * in_features))
-        .transpose()?;
-    let lora = problem.projections().iter().map(|one| {
-        let allocate = |elements| uninitialised::<A>(stream, elements);
-        let adapted = (one.rank > 0).then_some(one);
-        let both = adapted.map(|one| {
-            Ok([
-                allocate(one.rank * in_features)?,
-                allocate(one.out_features * one.rank)?,
-            ])
-        });
-        both.transpose()
-    });
-    let mut lora: Vec<Option<[CudaSlice<A>; 2]>> = lora.collect::<Result<_>>()?;
-    let mut workspace = uninitialised(stream, plan.workspace_bytes())?;
-
-    let projections = inputs
-        .projections
-        .iter()
-        .zip(&dy)
-        .zip(lora.iter_mut().zip(problem.projections()));
-    let projections = projections.map(|((input, dy), (gradients, one))| {
-        Ok(BackwardProjection {
-            dy: dy.matrix()?,
-            weight: input.weight.matrix()?,
-            lora: input.lora()?,
-            gradients: gradients.as_mut().map(|[a, b]| LoraGradients {
-                a: MatMut::new(a.as_view_mut(), one.rank, in_features),
-                b: MatMut::new(b.as_view_mut(), one.out_features, one.rank),
-            }),
-        })
-    });
-    let arguments = Backward {
-        x: inputs.x.matrix()?,
-        projections: projections.collect::<Result<_>>()?,
-        dropout: call.dropout,
-        saved: saved.as_view(),
-        dx: dx
-            .as_mut()
-            .map(|dx| MatMut::new(dx.as_view_mut(), tokens, in_features)),
-        workspace: workspace.as_view_mut(),
-    };
-    engine.kernels.backward(stream, plan, arguments)?;
-
-    let dx = dx.map(|dx| Ok::<_, Error>(Tensor::from((resident.give(dx)?, call.x.shape()))));
-    let lora = lora
+    let dx = gradients
+        .dx
+        .map(|dx| Ok::<_, Error>(Tensor::from((resident.give(dx)?, call.x.shape()))));
+    let in_features = call.problem.in_features();
+    let sizes = call.problem.projections();
+    let lora = gradients
+        .adapters
         .into_iter()
-        .zip(problem.projections())
+        .zip(sizes)
         .map(|(gradients, one)| {
-            let Some([a, b]) = gradients else {
-                return Ok(None);
-            };
-            Ok(Some([
-                Tensor::from((resident.give(a)?, (one.rank, in_features))),
-                Tensor::from((resident.give(b)?, (one.out_features, one.rank))),
-            ]))
+            let both = gradients.map(|gradients| {
+                Ok([
+                    Tensor::from((resident.give(gradients.a)?, (one.rank, in_features))),
+                    Tensor::from((resident.give(gradients.b)?, (one.out_features, one.rank))),
+                ])
+            });
+            both.transpose()
         });
     Ok(Gradients {
         x: dx.transpose()?,
@@ -167,8 +100,9 @@ pub(crate) fn device_merge<T: Number, A: Number>(
     problem: &MergeProblem,
     projection: &Projection,
 ) -> Result<(Storage, MergeReport)> {
-    let (engine, stream) = (resident.engine(), resident.stream());
-    let plan = MergePlan::new(problem, engine.kernels.props())?;
+    let layer = resident.layer();
+    let (kernels, stream) = (layer.kernels(), layer.stream());
+    let plan = MergePlan::new(problem, kernels.props())?;
     let inputs = ProjectionInputs::<_, T, A>::new(resident, projection)?;
     let (rows, columns) = problem.shape(Role::Merged);
     let mut merged = uninitialised(stream, rows * columns)?;
@@ -186,7 +120,7 @@ pub(crate) fn device_merge<T: Number, A: Number>(
         report: report.as_mut().map(CudaSlice::as_view_mut),
         workspace: workspace.as_view_mut(),
     };
-    engine.kernels.merge(stream, &plan, arguments)?;
+    kernels.merge(stream, &plan, arguments)?;
     let report = report.map(|report| {
         let bytes = stream
             .clone_dtoh(&report)
@@ -253,10 +187,10 @@ struct Inputs<'a, R: Resident, T: Number, A: Number> {
 struct ProjectionInputs<'a, R: Resident, T: Number, A: Number> {
     weight: Input<'a, R, T>,
     bias: Option<Input<'a, R, T>>,
-    lora: Option<LoraInputs<'a, R, A>>,
+    lora: Option<AdapterInputs<'a, R, A>>,
 }
 
-struct LoraInputs<'a, R: Resident, A: Number> {
+struct AdapterInputs<'a, R: Resident, A: Number> {
     a: Input<'a, R, A>,
     b: Input<'a, R, A>,
     scaling: f32,
@@ -275,11 +209,30 @@ impl<'a, R: Resident, T: Number, A: Number> Inputs<'a, R, T, A> {
     }
 }
 
+impl<R: Resident, T: Number, A: Number> Inputs<'_, R, T, A> {
+    fn inputs(&self, call: &Call) -> Result<LoraInputs<'_, T, A>> {
+        let projections = self.projections.iter().map(|input| {
+            let weight = input.weight.matrix()?;
+            let projection = match input.lora()? {
+                Some(lora) => LoraProjection::new(weight, lora),
+                None => LoraProjection::without_adapter(weight),
+            };
+            let bias = input.bias.as_ref().map(Input::view).transpose()?;
+            Ok(projection.with_bias(bias))
+        });
+        let projections = projections.collect::<Result<Vec<_>>>()?;
+        Ok(LoraInputs::new(self.x.matrix()?, projections)
+            .with_dropout(call.dropout)
+            .with_mask(call.mask)
+            .with_weight_layout(call.problem.weight_layout()))
+    }
+}
+
 impl<'a, R: Resident, T: Number, A: Number> ProjectionInputs<'a, R, T, A> {
     fn new(resident: &R, projection: &'a Projection) -> Result<Self> {
         let bias = projection.bias.as_ref();
         let lora = projection.lora.as_ref().map(|lora| {
-            Ok::<_, Error>(LoraInputs {
+            Ok::<_, Error>(AdapterInputs {
                 a: Input::new(resident, Role::LoraA, &lora.a)?,
                 b: Input::new(resident, Role::LoraB, &lora.b)?,
                 scaling: lora.scaling,
@@ -295,7 +248,7 @@ impl<'a, R: Resident, T: Number, A: Number> ProjectionInputs<'a, R, T, A> {
     }
 
     fn lora(&self) -> Result<Option<Lora<'_, A>>> {
-        let lora = self.lora.as_ref().map(|LoraInputs { a, b, scaling }| {
+        let lora = self.lora.as_ref().map(|AdapterInputs { a, b, scaling }| {
             Ok(Lora {
                 a: a.matrix()?,
                 b: b.matrix()?,

@@ -1,5 +1,5 @@
 //! Converts candle's tensors to the core crate's problem. Shapes, types and layouts are checked
-//! here, before anything is computed.
+//! here, before anything is computed and on every backend alike.
 
 use candle_core::Tensor;
 use lora_kernels::{DType, Layout, MergeProblem, Problem, Role, WeightLayout};
@@ -12,14 +12,12 @@ use crate::{Lora, Options, Projection};
 /// Programming Guide, "Device Memory Accesses"); the kernels need no more than this.
 const ALIGNMENT: usize = 16;
 
-/// The problem of a call with these tensors. If `whole` is set, matrices are read in place in their
-/// storage, so their offset decides their alignment. Otherwise they are copied, and the copy starts
-/// with their first element.
+/// The problem of a call with these tensors: sizes, types and choices. How tensors lie in memory is
+/// for the backend to say, so its layouts are dense. Without tokens it is that of one token.
 pub(crate) fn problem(
     x: &Tensor,
     projections: &[Projection],
     options: &Options,
-    whole: bool,
 ) -> Result<Problem> {
     if let Some(dropout) = options.dropout
         && !(dropout.p >= 0.0 && dropout.p < 1.0)
@@ -51,27 +49,20 @@ pub(crate) fn problem(
     {
         return Err(Error::Bias { without });
     }
-    let mut problem = Problem::sharing_x(x_matrix.rows, x_matrix.columns, &sizes, dtype)?
-        .with_adapter_dtype(adapter_type(&names, projections, &like_x)?)?
-        .with_bias(with_bias != 0)
-        .with_dropout(options.dropout.is_some())
-        .with_mask(options.mask)
-        .with_weight_layout(options.weight_layout)
-        .with_input_gradient(x.track_op());
-    problem = problem.with_layout(Role::X, layout(x, x_matrix, whole))?;
     for (index, projection) in projections.iter().enumerate() {
         for (role, tensor) in operands(projection) {
-            let matrix = Matrix::of(&|| names.of(role, index), tensor)?;
-            let mut layout = layout(tensor, matrix, whole);
-            if role == Role::Bias {
-                // The bias only needs the alignment of an element: the kernels check its address
-                // themselves.
-                layout.alignment = tensor.dtype().size_in_bytes();
-            }
-            problem = problem.with_layout_of(index, role, layout)?;
+            Matrix::of(&|| names.of(role, index), tensor)?;
         }
     }
-    Ok(problem)
+    Ok(
+        Problem::sharing_x(x_matrix.rows.max(1), x_matrix.columns, &sizes, dtype)?
+            .with_adapter_dtype(adapter_type(&names, projections, &like_x)?)?
+            .with_bias(with_bias != 0)
+            .with_dropout(options.dropout.is_some())
+            .with_mask(options.mask)
+            .with_weight_layout(options.weight_layout)
+            .with_input_gradient(x.track_op()),
+    )
 }
 
 /// The problem of merging a projection's adapter into a new weight. `whole` is as in [`problem`].

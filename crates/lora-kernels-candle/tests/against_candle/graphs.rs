@@ -273,3 +273,33 @@ fn two_threads_walk_one_graph_of_the_cpu_backwards() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn without_tokens_outputs_are_empty_and_gradients_zero() -> Result<()> {
+    for dims in [[2, 0, 40], [0, 3, 40]] {
+        let case = ComparisonCase::new(&dims, &[(24, 3), (16, 0), (9, 5)]);
+        for (name, backend) in backends() {
+            let (x, layers) = (variable(&case.x, 1.0, 1, DType::F32)?, case.layers()?);
+            let y = lora_linears(&x, &layers, &case.options(&backend))?;
+            let mut loss = Tensor::zeros((), DType::F32, x.device())?;
+            for (y, out_features) in y.iter().zip([24, 16, 9]) {
+                assert_eq!(y.dims(), [dims[0], dims[1], out_features], "{name}");
+                loss = (loss + y.sum_all()?)?;
+            }
+            let gradients = loss.backward()?;
+            assert_eq!(gradient(&gradients, &x).dims(), dims, "{name}");
+            for layer in [&layers[0], &layers[2]] {
+                let lora = layer.lora.as_ref().expect("an adapter");
+                for matrix in [&lora.a, &lora.b] {
+                    let gradient = gradient(&gradients, matrix);
+                    assert_eq!(gradient.dims(), matrix.dims(), "{name}");
+                    assert!(
+                        values(&gradient)?.iter().all(|value| *value == 0.0),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
