@@ -51,7 +51,7 @@ pub fn finetune(session: &mut Session, arguments: &[String]) -> Result<(), Failu
 pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
     // A test of the emulator's own: with it comes the driver, which candle links.
-    session.run(session.cargo("test --quiet --workspace --test wrong_use --no-run"))?;
+    session.run(session.cargo("test --quiet --workspace --test driver --no-run"))?;
     let folders = [libraries(session)?, client::driver_of_tests(session)?];
     let libraries =
         std::env::join_paths(folders).map_err(|error| format!("a folder's name: {error}"))?;

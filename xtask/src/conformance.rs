@@ -43,9 +43,8 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     let compiled = folder.join("ptx");
     cutlass(session, &nvcc, &folder, &compiled.join("cutlass"))?;
     candle(session, &nvcc, &folder, &compiled.join("candle"))?;
-    let mut run = session.cargo(
-        "test --quiet --package ptx-emulator --test conformance -- --ignored --nocapture",
-    );
+    let mut run = session
+        .cargo("test --quiet --package ptx-emulator --test conformance -- --ignored --nocapture");
     run.env("PTX_EMULATOR_CONFORMANCE", compiled);
     session.run(run)
 }

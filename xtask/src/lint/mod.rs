@@ -3,6 +3,7 @@
 
 mod clang_format;
 mod directions;
+mod links;
 mod tunnels;
 mod width;
 
@@ -45,6 +46,7 @@ fn rules(root: &Path) -> Result<(), Failure> {
     let mut broken = Vec::new();
     let files = files(root)?;
     let packages = packages(&files);
+    let published = published(root, &packages);
     for file in &files {
         let path = root.join(file);
         // What is no text has no rules.
@@ -55,6 +57,7 @@ fn rules(root: &Path) -> Result<(), Failure> {
             width::findings(file, &text),
             tunnels::findings(file, &packages, &text),
             directions::findings(file, &text),
+            links::findings(file, &published, &text),
         ];
         for Finding { line, what } in found.into_iter().flatten() {
             broken.push(format!("{}:{line}: {what}", file.display()));
@@ -98,6 +101,15 @@ fn packages(files: &[PathBuf]) -> Vec<PathBuf> {
     manifests
         .filter_map(|file| Some(file.parent()?.to_owned()))
         .collect()
+}
+
+/// Of these, the ones that crates.io gets.
+fn published(root: &Path, packages: &[PathBuf]) -> Vec<PathBuf> {
+    let is_published = |package: &&PathBuf| {
+        let manifest = fs::read_to_string(root.join(package).join("Cargo.toml"));
+        manifest.is_ok_and(|text| !text.lines().any(|line| line.trim() == "publish = false"))
+    };
+    packages.iter().filter(is_published).cloned().collect()
 }
 
 /// The folder of the package that a path is in: the nearest one.
