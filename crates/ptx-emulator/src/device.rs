@@ -36,9 +36,9 @@ pub struct DeviceModel {
     pub memory_bytes: u64,
     /// Width of the memory bus.
     pub memory_bus_bits: u32,
-    /// Of the memory.
+    /// Clock of the memory.
     pub memory_clock_khz: u32,
-    /// Of the multiprocessors.
+    /// Clock of the multiprocessors.
     pub clock_khz: u32,
     /// Threads that a block may have.
     pub max_threads_per_block: u32,

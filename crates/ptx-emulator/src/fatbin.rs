@@ -87,8 +87,8 @@ pub fn declared_bytes(header: &[u8; HEADER_BYTES]) -> Result<usize, FatbinError>
     Ok(usize::try_from(total).unwrap_or(usize::MAX))
 }
 
-/// Checks a fatbin of which only the start is at hand, before the rest is trusted to be there:
-/// `read` gives the bytes at a place, or nothing if there are none. Every entry's header is looked
+/// Checks a fatbin when only its start is at hand, before the rest is trusted to be there: `read`
+/// gives the bytes at a place, or nothing if there are none. Every entry's header is looked
 /// at, and a place in each page of its contents.
 ///
 /// # Errors

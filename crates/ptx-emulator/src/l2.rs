@@ -86,7 +86,7 @@ pub struct Product {
     pub n: u64,
     /// Depth.
     pub k: u64,
-    /// Of all three matrices.
+    /// Bytes of an element, in all three matrices.
     pub element_bytes: u64,
 }
 

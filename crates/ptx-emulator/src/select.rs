@@ -250,7 +250,7 @@ fn find_emulated() -> Result<PathBuf, SelectError> {
             return Ok(path);
         }
     }
-    // Of a package that comes from a registry or from git, cargo names the library with a hash.
+    // Cargo adds a hash to the library's name if the package comes from a registry or from git.
     let hashed = folders
         .iter()
         .find_map(|folder| newest(folder, &format!("{stem}-"), DLL_SUFFIX));
@@ -263,8 +263,8 @@ fn find_emulated() -> Result<PathBuf, SelectError> {
     })
 }
 
-/// Of the files of a folder with such a start and end, the one that was written last: earlier builds
-/// leave theirs behind.
+/// The file of a folder that was written last, among those whose name has this start and end.
+/// Earlier builds leave theirs behind.
 fn newest(folder: &Path, start: &str, end: &str) -> Option<PathBuf> {
     std::fs::read_dir(folder)
         .ok()?

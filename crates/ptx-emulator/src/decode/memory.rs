@@ -1,18 +1,17 @@
-//! Loads, stores, atomics and asynchronous copies (PTX ISA sections 9.7.9, 9.7.13).
+//! Loads, stores and fences (PTX ISA sections 9.7.9, 9.7.13).
 
 use super::DecodeError;
 use super::builder::{Home, bare};
 use super::form::Form;
-use super::op::{
-    Access, Async, Atomic, AtomicKind, AtomicOp, Class, Extend, Op, Reg, Width, Window,
-};
-use super::types::{Float, Int, Type};
+use super::op::{Access, Class, Extend, Op, Reg, Width, Window};
+use super::types::{Int, Type};
 use crate::ast::Operand;
 
 type Decoded = Result<(), DecodeError>;
 
-const GLOBAL: (&str, Window) = ("global", Window::Global);
-const SHARED: [(&str, Window); 2] = [("shared", Window::Shared), ("shared::cta", Window::Shared)];
+pub(super) const GLOBAL: (&str, Window) = ("global", Window::Global);
+pub(super) const SHARED: [(&str, Window); 2] =
+    [("shared", Window::Shared), ("shared::cta", Window::Shared)];
 const LOCAL: (&str, Window) = ("local", Window::Local);
 const PARAM: [(&str, Window); 3] = [
     ("param", Window::Param),
@@ -20,7 +19,7 @@ const PARAM: [(&str, Window); 3] = [
     ("param::func", Window::Param),
 ];
 
-const SCOPES: [(&str, ()); 4] = [("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())];
+pub(super) const SCOPES: [(&str, ()); 4] = [("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())];
 
 /// Takes the words of the memory model from a load or a store; `ordering` is the one that has its
 /// direction.
@@ -80,7 +79,8 @@ fn cache_hints(
     is_global && form.flag("L2::cache_hint")
 }
 
-const PREFETCHES: [(&str, ()); 3] = [("L2::64B", ()), ("L2::128B", ()), ("L2::256B", ())];
+pub(super) const PREFETCHES: [(&str, ()); 3] =
+    [("L2::64B", ()), ("L2::128B", ()), ("L2::256B", ())];
 
 /// The type of an element in memory, and how many there are.
 fn elements(form: &mut Form<'_, '_>) -> Result<(Type, Width, u8), DecodeError> {
@@ -211,7 +211,7 @@ fn symbol_offset(form: &Form<'_, '_>, index: usize) -> Result<i64, DecodeError> 
 
 /// The window that the address is in: what the instruction says, corrected for `.param` of a call,
 /// which lives in local memory.
-fn resolve(
+pub(super) fn resolve(
     form: &Form<'_, '_>,
     stated: Option<Window>,
     address: &super::form::Address,
@@ -264,177 +264,6 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     inst.s[0] = address.base;
     inst.imm = address.offset;
     inst.list = form.builder.list(Vec::new(), uses);
-    form.emit(inst)
-}
-
-fn atomic_kind(ty: Type) -> Option<AtomicKind> {
-    Some(match ty {
-        Type::Bits(16) => AtomicKind::B16,
-        Type::Bits(32) | Type::Int(Int::U32) => AtomicKind::U32,
-        Type::Int(Int::S32) => AtomicKind::S32,
-        Type::Bits(64) | Type::Int(Int::U64) => AtomicKind::U64,
-        Type::Int(Int::S64) => AtomicKind::S64,
-        Type::Float(Float::F32) => AtomicKind::F32,
-        Type::Float(Float::F64) => AtomicKind::F64,
-        Type::Float(Float::F16) => AtomicKind::F16,
-        Type::Float(Float::Bf16) => AtomicKind::Bf16,
-        Type::Float(Float::F16x2) => AtomicKind::F16x2,
-        Type::Float(Float::Bf16x2) => AtomicKind::Bf16x2,
-        _ => return None,
-    })
-}
-
-/// Which types an atomic operation has; the 16-bit floats have `add` only.
-fn atomic_exists(op: AtomicOp, ty: Type, returns: bool) -> bool {
-    let is_half = matches!(ty, Type::Float(float) if super::float::half_type(float).is_some());
-    match op {
-        AtomicOp::Add => {
-            is_half
-                || matches!(
-                    ty,
-                    Type::Int(Int::U32 | Int::S32 | Int::U64)
-                        | Type::Float(Float::F32 | Float::F64)
-                )
-        }
-        AtomicOp::Min | AtomicOp::Max => matches!(ty, Type::Int(int) if int.bits() >= 32),
-        AtomicOp::Increment | AtomicOp::Decrement => ty == Type::Int(Int::U32),
-        AtomicOp::CompareSwap => returns && matches!(ty, Type::Bits(16 | 32 | 64)),
-        AtomicOp::Exchange => returns && matches!(ty, Type::Bits(32 | 64)),
-        AtomicOp::And | AtomicOp::Or | AtomicOp::Xor => matches!(ty, Type::Bits(32 | 64)),
-    }
-}
-
-/// `atom`, and `red`, which returns nothing.
-pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Decoded {
-    let ty = form.ty()?;
-    let op = form.need(&[
-        ("add", AtomicOp::Add),
-        ("min", AtomicOp::Min),
-        ("max", AtomicOp::Max),
-        ("and", AtomicOp::And),
-        ("or", AtomicOp::Or),
-        ("xor", AtomicOp::Xor),
-        ("exch", AtomicOp::Exchange),
-        ("cas", AtomicOp::CompareSwap),
-        ("inc", AtomicOp::Increment),
-        ("dec", AtomicOp::Decrement),
-    ])?;
-    let Some(kind) = atomic_kind(ty).filter(|_| atomic_exists(op, ty, returns)) else {
-        return Err(form.refuse_type());
-    };
-    let orders = [
-        ("relaxed", ()),
-        ("release", ()),
-        ("acquire", ()),
-        ("acq_rel", ()),
-    ];
-    form.one_of(&orders[..if returns { 4 } else { 2 }]);
-    form.one_of(&SCOPES);
-    let [shared, shared_cta] = SHARED;
-    let stated = form.one_of(&[GLOBAL, shared, shared_cta]);
-    if matches!(
-        ty,
-        Type::Float(Float::F16 | Float::Bf16 | Float::F16x2 | Float::Bf16x2)
-    ) {
-        form.need(&[("noftz", ())])?;
-    }
-    let policy = op != AtomicOp::CompareSwap
-        && stated != Some(Window::Shared)
-        && form.flag("L2::cache_hint");
-    let at = usize::from(returns);
-    let values = if op == AtomicOp::CompareSwap { 2 } else { 1 };
-    form.expect_operands(at + 1 + values..=at + 1 + values + usize::from(policy))?;
-    let address = form.address(at)?;
-    let mut inst = bare(Op::Nop);
-    for i in 0..values {
-        inst.s[1 + i] = form.src(at + 1 + i, ty)?;
-    }
-    if returns && *form.operand(0)? != Operand::Sink {
-        inst.d[0] = form.dst(0, ty)?;
-    }
-    let window = resolve(form, stated, &address)?;
-    if matches!(window, Window::Local | Window::Param) {
-        return Err(form.error("atomics work on global and shared memory only"));
-    }
-    inst.op = Op::Atomic(Atomic { window, op, kind });
-    inst.s[0] = address.base;
-    inst.imm = address.offset;
-    form.emit(inst)
-}
-
-/// `cp.async` and its groups. The bulk and mbarrier forms belong to later devices and are refused.
-pub(super) fn copy_async(form: &mut Form<'_, '_>) -> Decoded {
-    if !form.flag("async") {
-        return Err(form.error("only cp.async is supported"));
-    }
-    let group = form.one_of(&[
-        ("commit_group", Async::Commit),
-        ("wait_group", Async::WaitGroup),
-        ("wait_all", Async::WaitAll),
-    ]);
-    match group {
-        Some(Async::WaitGroup) => {
-            form.expect_operands(1..=1)?;
-            let Operand::Integer(count) = *form.operand(0)? else {
-                return Err(form.error("the number of groups must be an immediate"));
-            };
-            let mut inst = bare(Op::Async(Async::WaitGroup));
-            inst.imm = i32::try_from(count).map_err(|_| form.error("too many groups"))?;
-            form.emit(inst)
-        }
-        Some(op) => {
-            form.expect_operands(0..=0)?;
-            form.emit(bare(Op::Async(op)))
-        }
-        None => copy(form),
-    }
-}
-
-fn copy(form: &mut Form<'_, '_>) -> Decoded {
-    let bypasses_l1 = form.need(&[("ca", false), ("cg", true)])?;
-    form.need(&[("shared", ()), ("shared::cta", ())])?;
-    form.need(&[("global", ())])?;
-    let policy = form.flag("L2::cache_hint");
-    form.one_of(&PREFETCHES);
-    form.expect_operands(3..=4 + usize::from(policy))?;
-    let bytes = match *form.operand(2)? {
-        Operand::Integer(bytes @ (4 | 8)) if !bypasses_l1 => bytes as u8,
-        Operand::Integer(16) => 16,
-        _ => return Err(form.error("the size must be 4, 8 or 16 bytes, and 16 with .cg")),
-    };
-    let to = form.address(0)?;
-    let from = form.address(1)?;
-    if !matches!(form.window_of(&to), Window::Shared | Window::Generic)
-        || !matches!(form.window_of(&from), Window::Global | Window::Generic)
-    {
-        return Err(form.error("the variable is in another state space"));
-    }
-    let mut inst = bare(Op::Nop);
-    let mut ignore_negated = false;
-    let extra = form.operands() - usize::from(policy);
-    if extra == 4 {
-        let is_predicate = match form.operand(3)? {
-            Operand::NegatedPredicate(_) => true,
-            Operand::Register(name) => {
-                let found = form.builder.frame().registers.get(name);
-                matches!(found, Some((_, 1)))
-            }
-            _ => false,
-        };
-        if is_predicate {
-            (inst.s[3], ignore_negated) = form.predicate(3)?;
-        } else {
-            inst.s[2] = form.src(3, Type::Bits(32))?;
-        }
-    }
-    inst.op = Op::Async(Async::Copy {
-        bytes,
-        ignore_negated,
-    });
-    inst.s[0] = to.base;
-    inst.s[1] = from.base;
-    inst.imm = to.offset;
-    inst.list = from.offset.cast_unsigned();
     form.emit(inst)
 }
 

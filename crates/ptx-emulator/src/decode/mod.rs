@@ -3,6 +3,8 @@
 //!
 #![doc = include_str!("../../docs/instructions.md")]
 
+mod async_copy;
+mod atomic;
 mod builder;
 mod catalogue;
 mod compare;

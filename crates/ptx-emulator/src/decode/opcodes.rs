@@ -7,7 +7,10 @@ use super::builder::bare;
 use super::form::Form;
 use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp, Op};
 use super::types::Type;
-use super::{DecodeError, compare, control, convert, float, hint, integer, memory, warp, wmma};
+use super::{
+    DecodeError, async_copy, atomic, compare, control, convert, float, hint, integer, memory, warp,
+    wmma,
+};
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
 
@@ -139,9 +142,9 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("ld", memory::load),
     ("ldu", memory::load_uniform),
     ("st", memory::store),
-    ("atom", |form| memory::atomic(form, true)),
-    ("red", |form| memory::atomic(form, false)),
-    ("cp", memory::copy_async),
+    ("atom", |form| atomic::atomic(form, true)),
+    ("red", |form| atomic::atomic(form, false)),
+    ("cp", async_copy::copy_async),
     ("isspacep", memory::is_space),
     ("createpolicy", hint::create_policy),
     ("prefetch", hint::prefetch),

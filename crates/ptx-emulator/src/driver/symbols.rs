@@ -44,8 +44,8 @@ fn address(name: &str) -> Option<*const c_void> {
 }
 
 /// The form of an entry point that a program written for `version` expects, or why there is none.
-/// Where there is no form for a default stream per thread, the documentation has the other one
-/// returned.
+/// An entry point without a form for a default stream per thread gives its plain form, as
+/// documented.
 fn find(name: &str, version: i32, per_thread: bool) -> Result<*const c_void, u32> {
     let mut known = false;
     let mut newest = None;

@@ -24,9 +24,9 @@ const GROUP_TURN: i64 = 2048;
 /// What one worker has for itself.
 pub(crate) struct Worker<'a> {
     pub global: GlobalView<'a>,
-    /// Where checks are wanted.
+    /// `None` if checks are off.
     pub shadows: Option<Shadows<'a>>,
-    /// Where counters are wanted.
+    /// `None` if counters are off.
     pub counting: Option<Box<Counting>>,
 }
 

@@ -60,7 +60,7 @@ pub(crate) struct Launch<'a> {
     pub numerics: Numerics,
     pub memory: &'a DeviceMemory,
     pub map: Arc<AddressMap>,
-    /// Where checks are wanted.
+    /// `None` if checks are off.
     pub checks: Option<Between>,
     pub schedule: Schedule,
     pub early_copies: bool,

@@ -98,7 +98,7 @@ pub struct LaunchOptions {
     pub blocks: Blocks,
     /// Whether to count what each instruction does.
     pub count: bool,
-    /// Where DRAM traffic is to be counted, too: what it goes through.
+    /// The model through which DRAM traffic is counted; `None` if it is not.
     pub dram: Option<DramModel>,
     /// Whether to look for races, reads of memory that was never written, divergent barriers and
     /// copies in flight.
@@ -135,7 +135,7 @@ pub struct LaunchReport {
     pub mma_flops: u64,
     /// Warps' arrivals at block barriers.
     pub barriers: u64,
-    /// Where [`LaunchOptions::count`] asked for them.
+    /// `None` unless [`LaunchOptions::count`] asked for them.
     pub counters: Option<Box<KernelCounters>>,
 }
 

@@ -148,7 +148,7 @@ fn add<const TERMS: usize>(a: &Row<'_>, b: &Columns<'_>, from: usize, sums: &mut
     }
     let low = _mm256_cmpgt_epi32(_mm256_set1_epi32(LOW_TOP), top);
     let high = _mm256_cmpgt_epi32(top, _mm256_set1_epi32(HIGH_TOP));
-    // Where all terms are zero any unit will do; but -0 and -0 make -0, so the addend must be +0.
+    // If all terms are zero, any unit will do. The addend must be +0, because -0 and -0 make -0.
     let none = _mm256_and_si256(
         _mm256_cmpgt_epi32(_mm256_set1_epi32(NO_TERM), top),
         _mm256_cmpeq_epi32(_mm256_castps_si256(addends), _mm256_setzero_si256()),

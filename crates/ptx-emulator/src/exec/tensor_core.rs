@@ -127,7 +127,7 @@ fn add_products<const TERMS: usize>(
     let (mut scale, mut unit) = ([0.0; 8], [0.0; 8]);
     let mut total = [0.0; 8];
     for j in 0..8 {
-        // Where all terms are zero any unit will do: keep it one that f64 has.
+        // If all terms are zero, any unit will do: this one is one that f64 has.
         let exponent = top[j].max(-700) - fraction;
         scale[j] = power_of_two(-exponent);
         unit[j] = power_of_two(exponent);

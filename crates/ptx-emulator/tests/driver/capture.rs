@@ -50,10 +50,8 @@ fn launch(function: sys::CUfunction, stream: sys::CUstream) -> Code {
 fn new_stream(flags: u32) -> sys::CUstream {
     let mut stream = null_mut();
     // SAFETY: the pointer is valid for the call.
-    assert_eq!(
-        unsafe { sys::cuStreamCreate(&mut stream, flags) },
-        Code::CUDA_SUCCESS
-    );
+    let code = unsafe { sys::cuStreamCreate(&mut stream, flags) };
+    assert_eq!(code, Code::CUDA_SUCCESS);
     stream
 }
 

@@ -130,10 +130,8 @@ fn nodes_are_listed_with_their_kinds() {
         .map(|&node| {
             let mut kind = CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
             // SAFETY: the pointer is valid for the call.
-            assert_eq!(
-                unsafe { sys::cuGraphNodeGetType(node, &mut kind) },
-                Code::CUDA_SUCCESS
-            );
+            let code = unsafe { sys::cuGraphNodeGetType(node, &mut kind) };
+            assert_eq!(code, Code::CUDA_SUCCESS);
             kind
         })
         .collect();

@@ -72,10 +72,8 @@ fn launch(
 fn stream() -> sys::CUstream {
     let mut stream = null_mut();
     // SAFETY: the pointer is valid for the call.
-    assert_eq!(
-        unsafe { sys::cuStreamCreate(&mut stream, 0) },
-        Code::CUDA_SUCCESS
-    );
+    let code = unsafe { sys::cuStreamCreate(&mut stream, 0) };
+    assert_eq!(code, Code::CUDA_SUCCESS);
     stream
 }
 

@@ -37,7 +37,9 @@ const LARGEST_ALLOCATION: usize = 4096;
 const AGE: u64 = 1000;
 const ROOM: usize = 64;
 
-type Call = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> u32;
+#[rustfmt::skip]
+type Call =
+    unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> u32;
 
 /// The program that makes the calls, and what it was given by earlier ones.
 struct Caller {
@@ -198,14 +200,14 @@ impl Caller {
         let mut random = Random::of_case(case);
         let at = random.below(self.entries.len());
         let (name, call, kinds) = self.entries[at];
-        let mut arguments = [0; 11];
+        let mut arguments = [0; 12];
         for (slot, &kind) in kinds.iter().enumerate() {
             arguments[slot] = self.argument(&mut random, kind, slot);
         }
-        let [a, b, c, d, e, f, g, h, i, j, k] = arguments;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = arguments;
         // SAFETY: handles, numbers and device addresses may be anything; pointers to the host are
         // null or have the room that is needed.
-        let code = unsafe { call(a, b, c, d, e, f, g, h, i, j, k) };
+        let code = unsafe { call(a, b, c, d, e, f, g, h, i, j, k, l) };
         assert!(
             code != 999,
             "{name:?} panicked, given {kinds:?}",

@@ -75,7 +75,8 @@ fn refused(change: fn(&mut TensorMap)) -> String {
 
 #[test]
 fn every_rule_is_held() {
-    let cases: [(&str, fn(&mut TensorMap)); 27] = [
+    type Change = fn(&mut TensorMap);
+    let cases: [(&str, Change); 27] = [
         ("tensorDataType", |m| m.data_type = 16),
         ("tensorRank", |m| m.dims = vec![]),
         ("tensorRank", |m| m.dims = vec![64; 6]),

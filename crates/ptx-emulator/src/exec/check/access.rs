@@ -13,7 +13,7 @@ use crate::exec::trap::{Outcome, Trap};
 pub(super) struct Begun {
     pub me: Me,
     pub targets: Wides,
-    /// Of one lane.
+    /// Bytes that each lane accesses.
     pub bytes: u32,
 }
 

@@ -66,7 +66,7 @@ pub(in crate::exec) fn parted(
     ))
 }
 
-/// A warp of which a part waits for an aligned barrier while the rest waits for that part where
+/// A warp whose one part waits for an aligned barrier while the rest waits for that part where
 /// their branch ends.
 #[cold]
 pub(in crate::exec) fn left_behind(launch: &Launch<'_>, warp: &Warp) -> Option<(usize, Box<Trap>)> {

@@ -10,8 +10,8 @@ pub(super) struct Clocks {
     of: Vec<Clock>,
     /// What those who have come to a barrier know together.
     gathered: [Clock; 16],
-    /// What those know who have done an atomic, a fence or a strong access. All are taken to be
-    /// about the same place: this may order more than the program does, and never less.
+    /// What the warps know that have done an atomic, a fence or a strong access. All of these count
+    /// as accesses to one place, so this may order more than the program does, but not less.
     ordered: Clock,
 }
 

@@ -204,7 +204,7 @@ impl Entry {
         self.lane() != lane
             && self.own_bytes() & bytes != 0
             && self.step() == known
-            // Of lanes that write in one instruction, one wins.
+            // If several lanes write in one instruction, one of them wins.
             && self.pc() != me.pc
     }
 }

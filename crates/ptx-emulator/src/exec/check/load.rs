@@ -41,7 +41,7 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// Registers get bytes of which those in `undefined` hold nothing.
+    /// Registers get loaded bytes; those in `undefined` hold nothing.
     #[allow(clippy::too_many_arguments)] // One access, as its caller sees it.
     pub(super) fn loaded(
         &mut self,

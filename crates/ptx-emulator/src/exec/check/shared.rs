@@ -97,7 +97,7 @@ impl Entry {
         if self.warp() != me.warp {
             return self.step() > known;
         }
-        // Of lanes that write in one instruction, one wins.
+        // If several lanes write in one instruction, one of them wins.
         let together = self.pc() == me.pc && !self.has(COPIED);
         self.lane() != lane && self.step() == known && self.own_bytes() & bytes != 0 && !together
     }

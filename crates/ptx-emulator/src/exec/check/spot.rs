@@ -6,7 +6,8 @@ use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::interpret::Run;
 use crate::memory::{Allocation, FIRST_ADDRESS};
 
-/// Where a lane's bytes are. What is nowhere is left to the access itself, which faults.
+/// The place of a lane's bytes. An address outside of every space is left to the access, which
+/// faults.
 #[derive(Clone, Copy)]
 pub(super) enum Spot<'a> {
     Shared(u64),
@@ -20,7 +21,7 @@ pub(super) fn spread(bytes: u64) -> u64 {
     (0..8).fold(0, |all, i| all | ((bytes >> i & 1) * 0xff) << (8 * i))
 }
 
-/// The bytes of which any bit is set.
+/// The bytes that have any bit set.
 pub(super) fn gather(bits: u64, bytes: u32) -> u64 {
     (0..bytes).fold(0, |all, i| {
         all | u64::from(bits >> (8 * i) & 0xff != 0) << i
@@ -89,7 +90,7 @@ impl<'w> Run<'_, '_, 'w> {
         }
     }
 
-    /// For reports: a lane reads memory of which a part was never written.
+    /// For reports: a lane reads memory that was never written in part.
     #[cold]
     pub(super) fn remember_unwritten(&self, checks: &mut Checks, spot: &Spot<'_>, lane: usize) {
         let (space, address) = match *spot {

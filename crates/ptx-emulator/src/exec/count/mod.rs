@@ -22,7 +22,7 @@ use crate::l2::{Trace, Use};
 /// One worker's counts, by instruction.
 pub(crate) struct Counting {
     tallies: Vec<Tally>,
-    /// Where DRAM traffic is wanted.
+    /// `None` if DRAM traffic is not counted.
     traces: Option<Traces>,
 }
 

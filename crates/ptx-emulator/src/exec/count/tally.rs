@@ -12,7 +12,7 @@ pub struct Tally {
     /// Times that a warp, or a part of one, executed an instruction; with a false guard in all
     /// lanes, too.
     pub warp_instructions: u64,
-    /// Of these, those whose guard was false in all lanes.
+    /// The executions of these whose guard was false in all lanes.
     pub predicated_off: u64,
     /// Lanes that took part, summed.
     pub lanes: u64,
@@ -107,9 +107,9 @@ pub struct KernelCounters {
     /// Launches that ended in a fault: counted is what ran until then, of blocks that were not
     /// done, too.
     pub faulted: u64,
-    /// Where the model of DRAM traffic was on.
+    /// `None` if the model of DRAM traffic was off.
     pub dram: Option<Dram>,
-    /// Of all instructions.
+    /// The sum over all instructions.
     pub total: Tally,
     /// By kind of instruction.
     pub kinds: BTreeMap<Kind, Tally>,

@@ -1,4 +1,4 @@
-//! The kernels of candle-kernels 0.11, a crate that knows nothing of this project, against the
+//! The kernels of candle-kernels 0.11, a crate that knows nothing of this one, against the
 //! definitions of what they compute.
 
 mod conv;
