@@ -31,7 +31,6 @@ impl Dropout {
         65536.0 / (65536 - self.threshold()) as f32
     }
 
-    #[cfg(feature = "cuda")]
     pub(crate) fn check(&self) -> Result<()> {
         if self.p >= 0.0 && self.p < 1.0 {
             Ok(())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{DType, Problem, Role};
+use crate::{DType, DeviceProps, Problem, Role};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -25,6 +25,10 @@ pub enum Argument {
     Dropout,
     /// The buffer from forward to backward.
     Saved,
+    /// S, where forward saves it apart from the mask.
+    SavedS,
+    /// The mask, where forward saves it apart from S.
+    SavedMask,
     /// The scratch memory.
     Workspace,
     /// The stream.
@@ -43,6 +47,8 @@ impl fmt::Display for Argument {
             Argument::Gradients(projection) => ("gradients", projection),
             Argument::Dropout => ("dropout", None),
             Argument::Saved => ("saved", None),
+            Argument::SavedS => ("S of saved", None),
+            Argument::SavedMask => ("the mask of saved", None),
             Argument::Workspace => ("workspace", None),
             Argument::Stream => ("the stream", None),
         };
@@ -220,6 +226,16 @@ pub enum Error {
         /// What the device has.
         available: String,
     },
+    /// A plan for another device than the one that the kernels were loaded on.
+    #[error(
+        "the plan was made for a device with {planned}, the kernels were loaded on one with {found}: make a plan with Kernels::props of these kernels"
+    )]
+    OtherDevice {
+        /// The plan's device.
+        planned: DeviceProps,
+        /// The kernels' device.
+        found: DeviceProps,
+    },
     /// A grid larger than a launch can have.
     #[error(
         "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split a layer's tokens, or the rows of a weight to merge, over several calls"
@@ -310,10 +326,10 @@ pub enum Error {
         planned: usize,
     },
     /// Elements of another type than the plan's.
-    #[error("the {what} are {given}, the plan was made for {planned}")]
+    #[error("{tensor} is {given}, the plan was made for {planned}")]
     PlannedDType {
-        /// `tensors` or `adapters`.
-        what: &'static str,
+        /// Which tensor.
+        tensor: Argument,
         /// Type given.
         given: DType,
         /// Type of the plan.

@@ -101,6 +101,21 @@ impl Formats {
     }
 }
 
+impl fmt::Display for Formats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            activations,
+            weight,
+            adapters,
+            gradients,
+        } = self;
+        write!(
+            f,
+            "activations {activations}, weight {weight}, adapters {adapters}, gradients {gradients}"
+        )
+    }
+}
+
 /// Whether adapters of that type can be applied to tensors of the other.
 pub(crate) fn check_adapters(given: DType, dtype: DType) -> Result<()> {
     if given == dtype || given == DType::F32 {

@@ -46,7 +46,7 @@ impl Layout {
     pub(crate) fn rows_aligned(&self, rows: usize, dtype: DType, bytes: u64) -> bool {
         let row_bytes = self.row_stride as u64 * dtype.size() as u64;
         // A single row has no second one to be misaligned.
-        self.alignment as u64 >= bytes && (rows == 1 || row_bytes.is_multiple_of(bytes))
+        self.alignment as u64 >= bytes && (rows <= 1 || row_bytes.is_multiple_of(bytes))
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs)]
 
+pub mod bind;
 mod dropout;
 mod dtype;
 mod error;
@@ -19,6 +20,7 @@ mod role;
 #[cfg(feature = "cuda")]
 mod typed;
 
+pub use bind::{ForwardRecord, Saved};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use dropout::{Dropout, Mask};
@@ -36,8 +38,10 @@ pub use raw::{Kernels, context};
 pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
-    Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef,
-    Merge, MergeWeight,
+    Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
+    DynForwardProjection, DynMatMut, DynMatRef, DynMerge, Dynamic, Forward, ForwardProjection,
+    Lora, LoraGradients, MatMut, MatRef, Matrix, Merge, MergeWeight, ReadMatrix, Typed, Views,
+    WriteMatrix,
 };
 
 /// The guide's examples, compiled and run with the tests.

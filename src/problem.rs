@@ -90,7 +90,12 @@ impl Problem {
         projections: &[Projection],
         dtype: DType,
     ) -> Result<Self> {
-        check_dimension("tokens", tokens)?;
+        if tokens > Self::MAX_DIMENSION {
+            return Err(Error::Dimension {
+                name: "tokens",
+                given: tokens,
+            });
+        }
         check_dimension("in_features", in_features)?;
         if projections.is_empty() || projections.len() > Self::MAX_PROJECTIONS {
             return Err(Error::Projections {

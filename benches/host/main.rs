@@ -11,7 +11,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use lora_kernels::cudarc::driver::sys::{CUresult, CUstream};
 use lora_kernels::raw::{
-    BackwardArgs, BackwardProjectionArgs, BareLaunch, ForwardArgs, ForwardProjectionArgs,
+    BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
+    LoraGradientsArgs, PreparedLaunch,
 };
 use lora_kernels::{BackwardPlan, DType, Dropout, ForwardPlan, Kernels, Problem, Projection};
 use ptx_emulator::counters::{Blocks, Control};
@@ -36,13 +37,19 @@ fn problem(outputs: &[usize]) -> Problem {
     must(Problem::sharing_x(8192, 4096, &projections, DType::BF16)).with_dropout(true)
 }
 
+const LORA: LoraArgs = LoraArgs {
+    a: ADDRESS,
+    b: ADDRESS,
+    scaling: 2.0,
+};
+
 const DROPOUT: Option<Dropout> = Some(Dropout {
     p: 0.1,
     seed: 42,
     offset: 0,
 });
 
-fn launch_all(launches: &[BareLaunch], stream: CUstream) {
+fn launch_all(launches: &[PreparedLaunch], stream: CUstream) {
     for launch in launches {
         // SAFETY: no block runs, so no pointer is dereferenced.
         let result = unsafe { launch.launch(stream) };
@@ -100,10 +107,8 @@ fn calls(criterion: &mut Criterion) {
         let backward = must(BackwardPlan::new(&problem, kernels.props()));
         let projection = ForwardProjectionArgs {
             weight: ADDRESS,
-            bias: 0,
-            lora_a: ADDRESS,
-            lora_b: ADDRESS,
-            scaling: 2.0,
+            bias: None,
+            lora: Some(LORA),
             y: ADDRESS,
         };
         let projections = vec![projection; outputs.len()];
@@ -111,12 +116,16 @@ fn calls(criterion: &mut Criterion) {
             x: ADDRESS,
             projections: &projections,
             dropout: DROPOUT,
-            saved: ADDRESS,
-            workspace: ADDRESS,
+            saved: ADDRESS.into(),
+            workspace: Some(ADDRESS),
         };
-        let bare = must(kernels.bare_forward(&forward, &args));
         // SAFETY: as above.
-        let call = || must(unsafe { kernels.forward_raw(&forward, &args, stream) });
+        let record = must(unsafe { kernels.forward_raw(&forward, &args, stream) });
+        let bare = must(kernels.prepare_forward(&forward, &args));
+        // SAFETY: as above.
+        let call = || {
+            must(unsafe { kernels.forward_raw(&forward, &args, stream) });
+        };
         compare(&mut group, &format!("forward of {name}"), call, || {
             launch_all(&bare, stream)
         });
@@ -124,22 +133,23 @@ fn calls(criterion: &mut Criterion) {
         let projection = BackwardProjectionArgs {
             dy: ADDRESS,
             weight: ADDRESS,
-            lora_a: ADDRESS,
-            lora_b: ADDRESS,
-            scaling: 2.0,
-            d_lora_a: ADDRESS,
-            d_lora_b: ADDRESS,
+            lora: Some(LORA),
+            gradients: Some(LoraGradientsArgs {
+                a: ADDRESS,
+                b: ADDRESS,
+            }),
         };
         let projections = vec![projection; outputs.len()];
         let args = BackwardArgs {
             x: ADDRESS,
             projections: &projections,
             dropout: DROPOUT,
-            saved: ADDRESS,
-            dx: ADDRESS,
-            workspace: ADDRESS,
+            saved: ADDRESS.into(),
+            record: Some(record),
+            dx: Some(ADDRESS),
+            workspace: Some(ADDRESS),
         };
-        let bare = must(kernels.bare_backward(&backward, &args));
+        let bare = must(kernels.prepare_backward(&backward, &args));
         // SAFETY: as above.
         let call = || must(unsafe { kernels.backward_raw(&backward, &args, stream) });
         compare(&mut group, &format!("backward of {name}"), call, || {

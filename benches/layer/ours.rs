@@ -1,7 +1,10 @@
 //! The calls of lora-kernels as a framework makes them, with plans and arguments prepared.
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
-use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
+use lora_kernels::raw::{
+    BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
+    LoraGradientsArgs,
+};
 use lora_kernels::{BackwardPlan, Dropout, Element, ForwardPlan, Problem};
 use lora_kernels_baselines::cublas::products::{Layer, Projection};
 
@@ -76,8 +79,8 @@ impl Ours {
             x: call.x,
             projections: &call.forward,
             dropout: self.dropout,
-            saved: call.saved,
-            workspace: call.workspace,
+            saved: call.saved.into(),
+            workspace: Some(call.workspace),
         };
         // SAFETY: the sets and `_memory` hold tensors and buffers of the plan's sizes, and outlive
         // the stream's work.
@@ -86,6 +89,7 @@ impl Ours {
                 .kernels
                 .forward_raw(&self.forward, &args, device.stream.cu_stream())
         }
+        .map(|_| ())
         .map_err(|error| error.to_string())
     }
 
@@ -99,9 +103,10 @@ impl Ours {
             x: call.x,
             projections: &call.backward,
             dropout: self.dropout,
-            saved: call.saved,
-            dx: call.dx,
-            workspace: call.workspace,
+            saved: call.saved.into(),
+            record: None,
+            dx: Some(call.dx),
+            workspace: Some(call.workspace),
         };
         // SAFETY: as in `forward`.
         unsafe {
@@ -115,22 +120,25 @@ impl Ours {
 
 impl Call {
     fn new(layer: &Layer, saved: u64, workspace: u64) -> Self {
+        let lora = |one: &Projection| LoraArgs {
+            a: one.lora_a.address,
+            b: one.lora_b.address,
+            scaling: one.scaling,
+        };
         let forward = |one: &Projection| ForwardProjectionArgs {
             weight: one.weight.address,
-            bias: 0,
-            lora_a: one.lora_a.address,
-            lora_b: one.lora_b.address,
-            scaling: one.scaling,
+            bias: None,
+            lora: Some(lora(one)),
             y: one.y.address,
         };
         let backward = |one: &Projection| BackwardProjectionArgs {
             dy: one.dy.address,
             weight: one.weight.address,
-            lora_a: one.lora_a.address,
-            lora_b: one.lora_b.address,
-            scaling: one.scaling,
-            d_lora_a: one.d_lora_a.address,
-            d_lora_b: one.d_lora_b.address,
+            lora: Some(lora(one)),
+            gradients: Some(LoraGradientsArgs {
+                a: one.d_lora_a.address,
+                b: one.d_lora_b.address,
+            }),
         };
         Self {
             x: layer.x.address,

@@ -10,7 +10,7 @@ use super::memory::{uninitialised, zeros};
 use super::operands::{Checks, Operands, read, write};
 use super::saved::Saved;
 use crate::plan::BUFFER_ALIGNMENT;
-use crate::raw::{BackwardArgs, BackwardProjectionArgs, DevicePointer};
+use crate::raw::{BackwardArgs, BackwardProjectionArgs, DevicePointer, LoraGradientsArgs};
 use crate::typed::check;
 use crate::{
     Argument, BackwardPlan, Element, Error, Layout, LoraGradients, MatRef, Projection, Result, Role,
@@ -187,12 +187,15 @@ impl LoraLinear {
         let (saved, guard) = saved.device_ptr(&self.stream);
         guards.push(guard);
         let Gradients { dx, adapters } = gradients;
-        let dx = written(dx.as_mut(), self, &mut guards);
-        let workspace = written(workspace.as_mut(), self, &mut guards);
+        let dx = dx.as_mut().map(|dx| written(dx, self, &mut guards));
+        let workspace = workspace.as_mut();
+        let workspace = workspace.map(|buffer| written(buffer, self, &mut guards));
         for (raw, adapter) in call.projections.iter_mut().zip(adapters) {
             if let Some(AdapterGradients { a, b }) = adapter {
-                raw.d_lora_a = written(Some(a), self, &mut guards);
-                raw.d_lora_b = written(Some(b), self, &mut guards);
+                raw.gradients = Some(LoraGradientsArgs {
+                    a: written(a, self, &mut guards),
+                    b: written(b, self, &mut guards),
+                });
             }
         }
         check::waits(&self.stream)?;
@@ -200,7 +203,9 @@ impl LoraLinear {
             x: call.operands.x,
             projections: &call.projections,
             dropout: inputs.dropout,
-            saved,
+            saved: saved.into(),
+            // Checked already.
+            record: None,
             dx,
             workspace,
         };
@@ -243,10 +248,8 @@ impl<'g> Call<'g> {
             projections.push(BackwardProjectionArgs {
                 dy,
                 weight: from.weight,
-                lora_a: from.lora_a,
-                lora_b: from.lora_b,
-                scaling: from.scaling,
-                ..BackwardProjectionArgs::default()
+                lora: from.lora,
+                gradients: None,
             });
         }
         operands.signature.accumulate = accumulate.is_some();
@@ -258,8 +261,10 @@ impl<'g> Call<'g> {
             if let Some(LoraGradients { a, b }) = target {
                 let (d_lora_a, a_layout) = write(stream, a, guards);
                 let (d_lora_b, b_layout) = write(stream, b, guards);
-                raw.d_lora_a = d_lora_a;
-                raw.d_lora_b = d_lora_b;
+                raw.gradients = Some(LoraGradientsArgs {
+                    a: d_lora_a,
+                    b: d_lora_b,
+                });
                 one.gradients = Some([a_layout, b_layout]);
             }
         }
@@ -270,7 +275,7 @@ impl<'g> Call<'g> {
     }
 }
 
-fn check_gradients<A>(
+fn check_gradients<A: Element>(
     checks: &Checks<'_>,
     gradients: &[Option<LoraGradients<'_, A>>],
     sizes: &[Projection],
@@ -305,13 +310,12 @@ fn contiguous(columns: usize) -> Layout {
     }
 }
 
-/// The address of an output; 0 where there is none.
+/// The address of an output.
 fn written<'g, T>(
-    memory: Option<&'g mut CudaSlice<T>>,
+    memory: &'g mut CudaSlice<T>,
     layer: &'g LoraLinear,
     guards: &mut Vec<SyncOnDrop<'g>>,
 ) -> DevicePointer {
-    let Some(memory) = memory else { return 0 };
     let (address, guard) = memory.device_ptr_mut(&layer.stream);
     guards.push(guard);
     address

@@ -45,11 +45,11 @@ impl LoraLinear {
             let (workspace, _workspace_in_use) = match &mut workspace {
                 Some(workspace) => {
                     let (address, guard) = workspace.device_ptr_mut(&self.stream);
-                    (address, Some(guard))
+                    (Some(address), Some(guard))
                 }
-                None => (0, None),
+                None => (None, None),
             };
-            self.launch_forward(plan, inputs, &operands, &mut y, [saved, workspace])?;
+            self.launch_forward(plan, inputs, &operands, &mut y, (saved, workspace))?;
         }
         let saved = Saved::new(Some(saved), inputs, &operands.signature);
         Ok((y, saved))
@@ -82,7 +82,7 @@ impl LoraLinear {
         )?;
         {
             let (s, _in_use) = scratch.device_ptr_mut(&self.stream);
-            let buffers = [s, s + s_bytes as u64];
+            let buffers = (s, Some(s + s_bytes as u64));
             self.launch_forward(plan, inputs, &operands, &mut y, buffers)?;
         }
         Ok(y)
@@ -126,7 +126,7 @@ impl LoraLinear {
         inputs: &LoraInputs<'_, T, A>,
         operands: &Operands<'_>,
         y: &mut [CudaSlice<T>],
-        [saved, workspace]: [DevicePointer; 2],
+        (saved, workspace): (DevicePointer, Option<DevicePointer>),
     ) -> Result<()> {
         let mut projections = [ForwardProjectionArgs::default(); Problem::MAX_PROJECTIONS];
         let count = operands.projections.len();
@@ -141,7 +141,7 @@ impl LoraLinear {
             x: operands.x,
             projections: &projections[..count],
             dropout: inputs.dropout,
-            saved,
+            saved: saved.into(),
             workspace,
         };
         let stream = self.stream.cu_stream();
@@ -149,7 +149,8 @@ impl LoraLinear {
         // against its extent; the plan was made for their shapes, strides and alignments; outputs
         // and buffers were allocated for this call. Guards keep all of it in use until the call is
         // enqueued, cudarc's stream order after.
-        unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }
+        unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }?;
+        Ok(())
     }
 }
 
@@ -157,9 +158,7 @@ fn forward_args(from: &ProjectionOperands, y: DevicePointer) -> ForwardProjectio
     ForwardProjectionArgs {
         weight: from.weight,
         bias: from.bias,
-        lora_a: from.lora_a,
-        lora_b: from.lora_b,
-        scaling: from.scaling,
+        lora: from.lora,
         y,
     }
 }

@@ -7,12 +7,12 @@ use cudarc::driver::{CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
 use super::inputs::{LoraInputs, LoraProjection};
 use super::signature::{ProjectionSignature, Signature};
 use crate::plan::BUFFER_ALIGNMENT;
-use crate::raw::DevicePointer;
+use crate::raw::{DevicePointer, LoraArgs};
 use crate::typed::check;
 use crate::typed::matrix::Geometry;
 use crate::{
-    Argument, Element, Error, Formats, Kernels, Layout, Lora, MatMut, MatRef, Projection, Result,
-    Role, WeightLayout,
+    Argument, Element, Error, Formats, Kernels, Layout, Lora, MatMut, MatRef, Matrix, Projection,
+    ReadMatrix, Result, Role, WeightLayout, WriteMatrix,
 };
 
 /// The inputs of a call on the device. `'g` is how long their memory is known to be in use by the
@@ -25,14 +25,12 @@ pub(super) struct Operands<'g> {
     pub guards: Vec<SyncOnDrop<'g>>,
 }
 
-/// Addresses of one projection's inputs, 0 where it has none.
+/// Addresses of one projection's inputs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ProjectionOperands {
     pub weight: DevicePointer,
-    pub bias: DevicePointer,
-    pub lora_a: DevicePointer,
-    pub lora_b: DevicePointer,
-    pub scaling: f32,
+    pub bias: Option<DevicePointer>,
+    pub lora: Option<LoraArgs>,
 }
 
 impl<'g> Operands<'g> {
@@ -71,15 +69,17 @@ impl<'g> Operands<'g> {
             operands.weight = weight;
             if let Some(bias) = &one.bias {
                 let (address, guard) = bias.device_ptr(stream);
-                operands.bias = address;
+                operands.bias = Some(address);
                 guards.push(guard);
             }
             let lora = one.lora.as_ref().map(|Lora { a, b, scaling }| {
                 let (lora_a, a_layout) = read(stream, a, &mut guards);
                 let (lora_b, b_layout) = read(stream, b, &mut guards);
-                operands.lora_a = lora_a;
-                operands.lora_b = lora_b;
-                operands.scaling = *scaling;
+                operands.lora = Some(LoraArgs {
+                    a: lora_a,
+                    b: lora_b,
+                    scaling: *scaling,
+                });
                 [a_layout, b_layout]
             });
             signature.projections.push(ProjectionSignature {
@@ -101,24 +101,24 @@ impl<'g> Operands<'g> {
 }
 
 /// Where a matrix starts, and how it lies.
-pub(super) fn read<'g, T>(
+pub(super) fn read<'g, T: Element>(
     stream: &'g CudaStream,
     matrix: &'g MatRef<'_, T>,
     guards: &mut Vec<SyncOnDrop<'g>>,
 ) -> (DevicePointer, Layout) {
     let (address, guard) = matrix.pointer(stream);
     guards.push(guard);
-    (address, layout(matrix.geometry().0, address))
+    (address, layout(matrix.geometry(), address))
 }
 
 /// The same of a matrix to write to.
-pub(super) fn write<'g, T>(
+pub(super) fn write<'g, T: Element>(
     stream: &'g CudaStream,
     matrix: &'g mut MatMut<'_, T>,
     guards: &mut Vec<SyncOnDrop<'g>>,
 ) -> (DevicePointer, Layout) {
-    let (geometry, _) = matrix.geometry();
-    let (address, guard) = matrix.pointer(stream);
+    let geometry = matrix.geometry();
+    let (address, guard) = matrix.pointer_mut(stream);
     guards.push(guard);
     (address, layout(geometry, address))
 }
@@ -151,8 +151,11 @@ pub(super) struct Checks<'a> {
 }
 
 impl<'a> Checks<'a> {
-    pub fn new<T, A>(kernels: &'a Kernels, inputs: &LoraInputs<'_, T, A>) -> Self {
-        let (x, _) = inputs.x.geometry();
+    pub fn new<T: Element, A: Element>(
+        kernels: &'a Kernels,
+        inputs: &LoraInputs<'_, T, A>,
+    ) -> Self {
+        let x = inputs.x.geometry();
         Self {
             kernels,
             tokens: x.rows,
@@ -163,7 +166,10 @@ impl<'a> Checks<'a> {
     }
 
     /// The sizes of each projection.
-    pub fn inputs<T, A>(&self, inputs: &LoraInputs<'_, T, A>) -> Result<Vec<Projection>> {
+    pub fn inputs<T: Element, A: Element>(
+        &self,
+        inputs: &LoraInputs<'_, T, A>,
+    ) -> Result<Vec<Projection>> {
         if let Some(dropout) = inputs.dropout {
             dropout.check()?;
         }
@@ -181,12 +187,12 @@ impl<'a> Checks<'a> {
             .collect()
     }
 
-    fn projection<T, A>(
+    fn projection<T: Element, A: Element>(
         &self,
         index: usize,
         projection: &LoraProjection<'_, T, A>,
     ) -> Result<Projection> {
-        let (weight, _) = projection.weight.geometry();
+        let weight = projection.weight.geometry();
         let (out_features, weight_shape, because) = match self.weight_layout {
             WeightLayout::OutIn => (
                 weight.rows,
@@ -218,7 +224,7 @@ impl<'a> Checks<'a> {
                 rank: 0,
             });
         };
-        let rank = a.geometry().0.rows;
+        let rank = a.geometry().rows;
         let because =
             "it is (rank, in_features), x has in_features columns, and a rank is at least 1";
         self.matrix(
@@ -230,12 +236,12 @@ impl<'a> Checks<'a> {
         )?;
         let because = "it is (out_features, rank), as the weight and lora_A have them";
         self.matrix(index, Role::LoraB, b, (out_features, rank), because)?;
-        crate::raw::check_scaling(*scaling)?;
+        crate::bind::check_scaling(*scaling)?;
         Ok(Projection { out_features, rank })
     }
 
     /// The gradients of all y.
-    pub fn dy<T>(&self, dy: &[MatRef<'_, T>], sizes: &[Projection]) -> Result<()> {
+    pub fn dy<T: Element>(&self, dy: &[MatRef<'_, T>], sizes: &[Projection]) -> Result<()> {
         let (given, planned) = (dy.len(), sizes.len());
         if given != planned {
             return Err(Error::ProjectionCount { given, planned });
@@ -247,7 +253,7 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
-    fn matrix<E>(
+    fn matrix<E: Element>(
         &self,
         index: usize,
         tensor: Role,
@@ -256,18 +262,18 @@ impl<'a> Checks<'a> {
         because: &'static str,
     ) -> Result<()> {
         let what = self.argument(index, tensor);
-        let (geometry, _) = matrix.geometry();
+        let geometry = matrix.geometry();
         same(what, (geometry.rows, geometry.columns), expected, because)?;
         self.memory(what, matrix)
     }
 
-    fn memory<E>(&self, what: Argument, matrix: &MatRef<'_, E>) -> Result<()> {
-        let (geometry, available) = matrix.geometry();
+    fn memory<E: Element>(&self, what: Argument, matrix: &MatRef<'_, E>) -> Result<()> {
+        let (geometry, available) = (matrix.geometry(), matrix.elements());
         extent(what, geometry, available)?;
         check::home(self.kernels, what, matrix.home())
     }
 
-    pub fn output<E>(
+    pub fn output<E: Element>(
         &self,
         index: usize,
         tensor: Role,
@@ -275,7 +281,7 @@ impl<'a> Checks<'a> {
         expected: (usize, usize),
     ) -> Result<()> {
         let what = self.argument(index, tensor);
-        let (geometry, available) = matrix.geometry();
+        let (geometry, available) = (matrix.geometry(), matrix.elements());
         let because = "a gradient has the shape of its matrix";
         same(what, (geometry.rows, geometry.columns), expected, because)?;
         extent(what, geometry, available)?;

@@ -9,7 +9,7 @@ pub(super) const VECTOR: u64 = 16;
 const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
-pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
+pub(crate) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     let rows = problem.shape_of(projection, tensor).0;
     problem
         .layout_of(projection, tensor)
@@ -18,7 +18,7 @@ pub(super) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -
 
 /// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower
 /// tensors are converted one by one.
-pub(super) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
+pub(crate) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
 }
 

@@ -4,59 +4,74 @@
 
 use std::fmt;
 
-use bytemuck::Zeroable;
-
-use super::buffer::Carver;
 use super::gemm::{self, Product};
-use super::params::{
-    GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, ReduceJob,
-    ReduceParams, TSource,
-};
-use super::stream::{Split, column_groups, reduce_blocks};
+use super::memory::BufferLayout;
+use super::stream::{RowSplit, column_groups, reduce_blocks};
 use super::{
     DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access, arch,
     fmt_plan,
 };
-use crate::{Problem, Result, Role, WeightLayout};
+use crate::{Problem, Result, Role};
 
 /// What a backward call launches: dx, and dA and dB of every adapted projection, from every dy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackwardPlan {
     problem: Problem,
-    pub(crate) launches: [Launch; 3],
+    device: DeviceProps,
+    /// grad_b, grad_a and grad_x; without tokens grad_a and grad_x, whose last blocks sum no partial
+    /// gradients.
+    launches: Vec<Launch>,
     saved: SavedLayout,
+    pub(crate) splits: Splits,
+    pub(crate) regions: Regions,
     workspace_bytes: usize,
-    /// What the kernels are told. Addresses are 0, or count from the start of `saved` or the
-    /// workspace; scalings and dropout are the call's.
-    pub(crate) grad_b: GradBParams,
-    pub(crate) grad_a: GradAParams,
-    pub(crate) grad_x: GradXParams,
 }
 
-/// The workspace, carved.
-struct Regions {
-    /// Of each adapted projection: f32 (column groups of dy, tokens, padded rank)
-    t_partial: Vec<Region>,
-    /// Of each adapted projection: f32 (row splits of dy, out_features, padded rank)
-    lora_b_partial: Vec<Region>,
-    /// dtype (tokens, padded ranks)
-    t: Region,
+/// Regions of the workspace; none without tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Regions {
+    /// By adapted projection.
+    pub of_dy: Vec<DyRegions>,
+    /// T in the type of the activations, (tokens, padded ranks)
+    pub t: Option<Region>,
     /// f32 (row splits of x, padded ranks, in_features)
-    lora_a_partial: Region,
-    split: Option<SplitRegions>,
+    pub lora_a_partial: Option<Region>,
+    pub split: Option<SplitRegions>,
+}
+
+/// What the pass over one dy leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct DyRegions {
+    /// f32 (column groups of dy, tokens, padded rank)
+    pub t_partial: Option<Region>,
+    /// f32 (row splits of dy, out_features, padded rank)
+    pub lora_b_partial: Option<Region>,
+}
+
+impl Regions {
+    /// The partial sums of dA from a projection's first rank on, in the first row split.
+    pub fn lora_a_partial_of(&self, problem: &Problem, projection: usize) -> Option<Region> {
+        let skipped = problem.rank_offset(projection) * problem.in_features() * size_of::<f32>();
+        let all = self.lora_a_partial?;
+        Some(Region {
+            offset: all.offset + skipped,
+            bytes: all.bytes - skipped,
+        })
+    }
 }
 
 /// How grad_b and grad_a split their matrices.
-struct Splits {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Splits {
     /// Column groups of dy, by adapted projection.
-    dy_groups: Vec<usize>,
-    dy: Split,
-    x_groups: usize,
-    x: Split,
+    pub dy_groups: Vec<usize>,
+    pub dy: RowSplit,
+    pub x_groups: usize,
+    pub x: RowSplit,
     /// Blocks that sum dB, by adapted projection.
-    reduce_b: Vec<u32>,
+    pub reduce_b: Vec<u32>,
     /// Blocks that sum dA, by adapted projection.
-    reduce_a: Vec<u32>,
+    pub reduce_a: Vec<u32>,
 }
 
 impl BackwardPlan {
@@ -87,7 +102,7 @@ impl BackwardPlan {
             .zip(problem.adapted())
             .map(|(groups, (_, one))| groups * rank_tiles(one.rank, grad_b))
             .sum::<usize>();
-        let dy = Split::new(problem.tokens(), side_by_side, device);
+        let dy = RowSplit::new(problem.tokens(), side_by_side, device);
         let reason = format!(
             "{side_by_side} blocks side by side, {} row splits; {access_reason}",
             dy.row_splits
@@ -100,7 +115,7 @@ impl BackwardPlan {
         let grad_a = arch::weight_grad(device, Operation::GradA, dtype, x_access, ranks)?;
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
-        let x = Split::new(problem.tokens(), side_by_side, device);
+        let x = RowSplit::new(problem.tokens(), side_by_side, device);
         let reduce_b = reduce_blocks(problem, Role::DLoraB, grad_a.threads(), device);
         let reducing = reduce_b.iter().sum::<u32>();
         let reason = format!(
@@ -119,15 +134,18 @@ impl BackwardPlan {
             reduce_b,
             reduce_a,
         };
-        let (regions, workspace_bytes) = carve(problem, &splits, &grad_x);
-        let saved = SavedLayout::new(problem);
+        let (regions, workspace_bytes) = regions(problem, &splits, &grad_x);
+        let launches = match problem.tokens() {
+            0 => vec![grad_a, grad_x],
+            _ => vec![grad_b, grad_a, grad_x],
+        };
         Ok(Self {
-            grad_b: grad_b_params(problem, &saved, &splits, &regions, &grad_b),
-            grad_a: grad_a_params(problem, &saved, &splits, &regions),
-            grad_x: grad_x_params(problem, &saved, &splits, &regions, &grad_x),
-            launches: [grad_b, grad_a, grad_x],
-            saved,
+            launches,
+            saved: SavedLayout::new(problem),
+            splits,
+            regions,
             workspace_bytes,
+            device: *device,
             problem: problem.clone(),
         })
     }
@@ -135,6 +153,11 @@ impl BackwardPlan {
     /// The problem it was made for.
     pub fn problem(&self) -> &Problem {
         &self.problem
+    }
+
+    /// The device it was made for.
+    pub fn device(&self) -> &DeviceProps {
+        &self.device
     }
 
     /// The kernels, in the order they are launched.
@@ -157,7 +180,7 @@ impl BackwardPlan {
 /// The GEMM for dx, and the blocks after it that sum dA: those alone where dx is not wanted.
 fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)> {
     let access = access::gemm(problem, Role::DY);
-    if !problem.has_input_gradient() {
+    if !problem.has_input_gradient() || problem.tokens() == 0 {
         let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0, device)?;
         let reduce_a = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
@@ -178,186 +201,39 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
     gemm::launch_and_reduce(&product, access, problem, device)
 }
 
-fn carve(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usize) {
-    let mut carver = Carver::default();
+fn regions(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usize) {
+    let mut workspace = BufferLayout::default();
     let tokens = problem.tokens();
+    if tokens == 0 {
+        let of_dy = vec![DyRegions::default(); splits.dy_groups.len()];
+        let none = Regions {
+            of_dy,
+            ..Regions::default()
+        };
+        return (none, 0);
+    }
     let (float, ranks) = (size_of::<f32>(), problem.padded_ranks());
-    let t_partial = splits
-        .dy_groups
-        .iter()
+    let mut of_dy = vec![DyRegions::default(); splits.dy_groups.len()];
+    for ((regions, groups), (_, one)) in of_dy
+        .iter_mut()
+        .zip(&splits.dy_groups)
         .zip(problem.adapted())
-        .map(|(&groups, (_, one))| carver.take(&[groups, tokens, one.padded_rank()], float))
-        .collect();
-    let lora_b_partial = problem
-        .adapted()
-        .map(|(_, one)| {
-            carver.take(
-                &[splits.dy.row_splits, one.out_features, one.padded_rank()],
-                float,
-            )
-        })
-        .collect();
+    {
+        regions.t_partial = Some(workspace.region(&[*groups, tokens, one.padded_rank()], float));
+    }
+    for (regions, (_, one)) in of_dy.iter_mut().zip(problem.adapted()) {
+        let count = [splits.dy.row_splits, one.out_features, one.padded_rank()];
+        regions.lora_b_partial = Some(workspace.region(&count, float));
+    }
     let regions = Regions {
-        t_partial,
-        lora_b_partial,
-        t: carver.take(&[tokens, ranks], problem.dtype().size()),
-        lora_a_partial: carver.take(&[splits.x.row_splits, ranks, problem.in_features()], float),
-        split: SplitRegions::new(grad_x, &mut carver),
+        of_dy,
+        t: Some(workspace.region(&[tokens, ranks], problem.dtype().size())),
+        lora_a_partial: Some(
+            workspace.region(&[splits.x.row_splits, ranks, problem.in_features()], float),
+        ),
+        split: SplitRegions::new(grad_x, &mut workspace),
     };
-    (regions, carver.bytes())
-}
-
-fn grad_b_params(
-    problem: &Problem,
-    saved: &SavedLayout,
-    splits: &Splits,
-    regions: &Regions,
-    launch: &Launch,
-) -> GradBParams {
-    let mut params = GradBParams {
-        s: saved.s.offset as u64,
-        counters: regions
-            .split
-            .map_or(0, |split| split.counters.offset as u64),
-        m: problem.tokens() as i32,
-        ranks: problem.padded_ranks() as i32,
-        projections: problem.adapted().count() as i32,
-        adapter_f32: super::adapter_f32(problem),
-        counter_count: regions.split.map_or(0, |split| split.count),
-        ..Zeroable::zeroed()
-    };
-    let mut first_block = 0;
-    for (index, (projection, one)) in problem.adapted().enumerate() {
-        let groups = splits.dy_groups[index];
-        params.projection[index] = GradBProjection {
-            dy: 0,
-            t_partial: regions.t_partial[index].offset as u64,
-            lora_b_partial: regions.lora_b_partial[index].offset as u64,
-            dy_stride: problem.layout_of(projection, Role::DY).row_stride,
-            n: one.out_features as i32,
-            column_groups: groups as i32,
-            rows_per_split: splits.dy.rows_per_split as i32,
-            m_splits: splits.dy.row_splits as i32,
-            first_block: first_block as i32,
-            pad: 0,
-            lora_b: super::adapter_params(problem, projection, Role::LoraB),
-        };
-        first_block += groups * splits.dy.row_splits * one.rank.div_ceil(launch.variant.tile.ranks);
-    }
-    params
-}
-
-fn grad_a_params(
-    problem: &Problem,
-    saved: &SavedLayout,
-    splits: &Splits,
-    regions: &Regions,
-) -> GradAParams {
-    let mut params = GradAParams {
-        mask: saved.mask.map_or(0, |mask| mask.offset as u64),
-        t: regions.t.offset as u64,
-        lora_a_partial: regions.lora_a_partial.offset as u64,
-        x_stride: problem.layout(Role::X).row_stride,
-        m: problem.tokens() as i32,
-        k: problem.in_features() as i32,
-        ranks: problem.padded_ranks() as i32,
-        adapters: problem.adapted().count() as i32,
-        rows_per_split: splits.x.rows_per_split as i32,
-        column_groups: splits.x_groups as i32,
-        m_splits: splits.x.row_splits as i32,
-        mask_source: super::backward_mask(problem),
-        reduce_b: reduce_params(problem, Role::DLoraB, &splits.reduce_b),
-        ..Zeroable::zeroed()
-    };
-    for (index, (projection, one)) in problem.adapted().enumerate() {
-        params.t_source[index] = TSource {
-            partial: regions.t_partial[index].offset as u64,
-            partials: splits.dy_groups[index] as i32,
-            rank0: problem.rank_offset(projection) as i32,
-            r_pad: one.padded_rank() as i32,
-            pad: 0,
-        };
-        let job = &mut params.reduce_b.job[index];
-        job.partial = regions.lora_b_partial[index].offset as u64;
-        job.partial_stride = one.padded_rank() as i64;
-        job.split_stride = one.out_features as i64 * one.padded_rank() as i64;
-        job.splits = splits.dy.row_splits as i32;
-    }
-    params
-}
-
-fn grad_x_params(
-    problem: &Problem,
-    saved: &SavedLayout,
-    splits: &Splits,
-    regions: &Regions,
-    launch: &Launch,
-) -> GradXParams {
-    let mut params = GradXParams {
-        t: regions.t.offset as u64,
-        mask: saved.mask.map_or(0, |mask| mask.offset as u64),
-        dx_stride: problem.layout(Role::DX).row_stride,
-        m: problem.tokens() as i32,
-        k: problem.in_features() as i32,
-        ranks: problem.padded_ranks() as i32,
-        projections: problem.projections().len() as i32,
-        adapter_f32: super::adapter_f32(problem),
-        accumulate: problem.accumulates(Role::DX).into(),
-        weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
-        output_vectorised: access::rows_aligned(problem, 0, Role::DX).into(),
-        mask_source: super::backward_mask(problem),
-        schedule: super::schedule_params(launch, regions.split.as_ref()),
-        reduce_a: reduce_params(problem, Role::DLoraA, &splits.reduce_a),
-        ..Zeroable::zeroed()
-    };
-    for (index, one) in problem.projections().iter().enumerate() {
-        let stride = |tensor| problem.layout_of(index, tensor).row_stride;
-        params.projection[index] = GradXProjection {
-            dy_stride: stride(Role::DY),
-            weight_stride: stride(Role::Weight),
-            lora_a_stride: stride(Role::LoraA),
-            n: one.out_features as i32,
-            r: one.rank as i32,
-            rank0: problem.rank_offset(index) as i32,
-            lora_vectorised: access::adapter_aligned(problem, index, Role::LoraA).into(),
-            ..Zeroable::zeroed()
-        };
-    }
-    let in_features = problem.in_features() as i64;
-    for (index, (projection, _)) in problem.adapted().enumerate() {
-        let job = &mut params.reduce_a.job[index];
-        let first_row = problem.rank_offset(projection) as u64 * in_features as u64;
-        job.partial = regions.lora_a_partial.offset as u64 + first_row * size_of::<f32>() as u64;
-        job.partial_stride = in_features;
-        job.split_stride = in_features * problem.padded_ranks() as i64;
-        job.splits = splits.x.row_splits as i32;
-    }
-    params
-}
-
-/// The sums of one gradient for every adapted projection, by so many blocks each; where the partial
-/// sums lie is left to the caller.
-fn reduce_params(problem: &Problem, gradient: Role, blocks: &[u32]) -> ReduceParams {
-    let mut params = ReduceParams {
-        blocks: blocks.iter().sum::<u32>() as i32,
-        jobs: blocks.len() as i32,
-        out_f32: super::adapter_f32(problem),
-        accumulate: problem.accumulates(gradient).into(),
-        ..Zeroable::zeroed()
-    };
-    let mut first_block = 0;
-    for (index, (projection, _)) in problem.adapted().enumerate() {
-        let (rows, columns) = problem.shape_of(projection, gradient);
-        params.job[index] = ReduceJob {
-            out_stride: problem.layout_of(projection, gradient).row_stride,
-            rows: rows as i32,
-            columns: columns as i32,
-            first_block: first_block as i32,
-            ..Zeroable::zeroed()
-        };
-        first_block += blocks[index];
-    }
-    params
+    (regions, workspace.bytes())
 }
 
 impl fmt::Display for BackwardPlan {

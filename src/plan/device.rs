@@ -1,12 +1,17 @@
 //! What plans know of a device. GPUs by name are data here and nowhere else.
 
+use std::fmt;
+
 use crate::{Error, Result};
 
 /// What a plan needs to know of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceProps {
     compute_capability: (u32, u32),
+    /// Of the device, for plans on another number of which see `planned`.
     multiprocessors: u32,
+    /// What plans divide their work over.
+    planned: u32,
     shared_per_block: u32,
     shared_per_multiprocessor: u32,
     l2_bytes: u64,
@@ -27,6 +32,7 @@ impl DeviceProps {
         Self {
             compute_capability,
             multiprocessors: multiprocessors.max(1),
+            planned: multiprocessors.max(1),
             shared_per_block,
             shared_per_multiprocessor,
             l2_bytes,
@@ -88,9 +94,9 @@ impl DeviceProps {
         self.compute_capability
     }
 
-    /// Streaming multiprocessors, at least 1.
+    /// Streaming multiprocessors that plans divide their work over, at least 1.
     pub fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
+        self.planned
     }
 
     /// Shared memory that one block may use after opting in, bytes.
@@ -108,13 +114,33 @@ impl DeviceProps {
         self.l2_bytes
     }
 
-    /// The same device with another number of multiprocessors (at least 1): a part of a GPU, or a
-    /// plan to look at.
+    /// The same device, of which plans use another number of multiprocessors (at least 1): a part
+    /// of a GPU that others use too, or a plan to look at. Such plans run on the whole device.
     pub fn with_multiprocessors(self, multiprocessors: u32) -> Self {
         Self {
-            multiprocessors: multiprocessors.max(1),
+            planned: multiprocessors.max(1),
             ..self
         }
+    }
+
+    /// Whether plans made for another device run on this one as planned.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn check_planned(&self, planned: &DeviceProps) -> Result<()> {
+        let what_plans_rest_on = |props: &DeviceProps| {
+            (
+                props.compute_capability,
+                props.multiprocessors,
+                props.shared_per_block,
+                props.shared_per_multiprocessor,
+            )
+        };
+        if what_plans_rest_on(self) == what_plans_rest_on(planned) {
+            return Ok(());
+        }
+        Err(Error::OtherDevice {
+            planned: *planned,
+            found: *self,
+        })
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -133,5 +159,16 @@ impl DeviceProps {
     /// KiB for itself from each (CUDA C++ Programming Guide, "Compute Capabilities").
     pub(crate) fn blocks_by_shared(&self, shared_bytes: u32) -> u32 {
         self.shared_per_multiprocessor / (shared_bytes + 1024)
+    }
+}
+
+impl fmt::Display for DeviceProps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.compute_capability;
+        write!(
+            f,
+            "compute capability {major}.{minor}, {} multiprocessors, {} bytes of shared memory per block and {} per multiprocessor",
+            self.multiprocessors, self.shared_per_block, self.shared_per_multiprocessor
+        )
     }
 }

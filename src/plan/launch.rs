@@ -17,6 +17,11 @@ pub struct Launch {
     pub threads: u32,
     /// Dynamic shared memory per block, bytes.
     pub shared_bytes: u32,
+    /// Blocks of a cluster, which run at the same time and share their shared memory; 1 is none.
+    pub cluster: u32,
+    /// Whether the kernel may start before the one before it on the stream has ended, and waits
+    /// for that one's results itself.
+    pub programmatic: bool,
     /// How the blocks of a GEMM go through its output.
     pub schedule: Option<Schedule>,
     /// Why this variant, grid and schedule.
@@ -86,7 +91,34 @@ impl fmt::Display for Schedule {
     }
 }
 
+/// What a launch asks for beside its grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaunchAttribute {
+    /// Clusters of so many blocks, along the grid.
+    Cluster {
+        /// Blocks of a cluster.
+        blocks: u32,
+    },
+    /// Programmatic dependent launch: see [`Launch::programmatic`].
+    Programmatic,
+}
+
+impl LaunchAttribute {
+    /// As many as a launch can have.
+    pub const MOST: usize = 2;
+}
+
 impl Launch {
+    /// The attributes of the launch; none for clusters of one block that wait for the launch before.
+    pub fn attributes(&self) -> impl Iterator<Item = LaunchAttribute> + use<> {
+        let cluster = (self.cluster > 1).then_some(LaunchAttribute::Cluster {
+            blocks: self.cluster,
+        });
+        let programmatic = self.programmatic.then_some(LaunchAttribute::Programmatic);
+        cluster.into_iter().chain(programmatic)
+    }
+
     pub(super) fn new(
         variant: Variant,
         blocks: u64,
@@ -110,6 +142,8 @@ impl Launch {
             blocks,
             threads: variant.threads(),
             shared_bytes,
+            cluster: 1,
+            programmatic: false,
             schedule,
             reason,
             index: variant.index(),

@@ -2,22 +2,21 @@
 
 use std::fmt;
 
-use bytemuck::Zeroable;
-
-use super::buffer::{Carver, Region};
-use super::params::{MergeAdapter, MergeParams, MergeTotals, merge_write};
+use super::memory::{BufferLayout, Region};
 use super::{Access, DeviceProps, Launch, access, arch, fmt_plan};
-use crate::{MergeProblem, Result, Role, WeightLayout};
+use crate::bind::params::MergeTotals;
+use crate::{MergeProblem, Result, Role};
 
 /// What a merge launches: merged = W + Σ scaling·B·A.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergePlan {
     problem: MergeProblem,
-    pub(crate) launches: Vec<Launch>,
+    device: DeviceProps,
+    launches: Vec<Launch>,
+    /// What each tile counts, where something is counted.
+    pub(crate) partial: Option<Region>,
+    pub(crate) tiles: u64,
     workspace_bytes: usize,
-    /// What the kernels are told. Addresses are 0, or count from the start of the workspace;
-    /// scalings are the call's.
-    pub(crate) params: MergeParams,
 }
 
 impl MergePlan {
@@ -63,14 +62,16 @@ impl MergePlan {
             (false, true) => vec![tiles("writes and counts")?, totals()?],
             (false, false) => vec![tiles("writes")?],
         };
-        let mut carver = Carver::default();
+        let mut workspace = BufferLayout::default();
         let partial = problem
             .has_report()
-            .then(|| carver.take(&[blocks as usize], size_of::<MergeTotals>()));
+            .then(|| workspace.region(&[blocks as usize], size_of::<MergeTotals>()));
         Ok(Self {
-            params: params(problem, partial, blocks),
-            workspace_bytes: carver.bytes(),
+            partial,
+            tiles: blocks,
+            workspace_bytes: workspace.bytes(),
             launches,
+            device: *device,
             problem: problem.clone(),
         })
     }
@@ -78,6 +79,11 @@ impl MergePlan {
     /// The problem it was made for.
     pub fn problem(&self) -> &MergeProblem {
         &self.problem
+    }
+
+    /// The device it was made for.
+    pub fn device(&self) -> &DeviceProps {
+        &self.device
     }
 
     /// The kernels, in the order they are launched.
@@ -104,38 +110,6 @@ fn access(problem: &MergeProblem) -> (Access, String) {
         }
     }
     (Access::Vectorised, "16 bytes at a time".into())
-}
-
-fn params(problem: &MergeProblem, partial: Option<Region>, blocks: u64) -> MergeParams {
-    let (rows, columns) = problem.shape(Role::Weight);
-    let mut params = MergeParams {
-        partial: partial.map_or(0, |partial| partial.offset as u64),
-        weight_stride: problem.layout(Role::Weight).row_stride,
-        merged_stride: problem.layout(Role::Merged).row_stride,
-        rows: rows as i32,
-        columns: columns as i32,
-        adapters: problem.ranks().len() as i32,
-        adapter_f32: (problem.adapter_dtype() != problem.dtype()).into(),
-        weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
-        // A launch has fewer than 2³¹ blocks.
-        partials: blocks as i32,
-        writing: merge_write::ALWAYS,
-        ..Zeroable::zeroed()
-    };
-    for (index, (slot, rank)) in params.adapter.iter_mut().zip(problem.ranks()).enumerate() {
-        let stride = |tensor| {
-            problem
-                .adapter_layout(index, tensor)
-                .map_or(0, |layout| layout.row_stride)
-        };
-        *slot = MergeAdapter {
-            lora_a_stride: stride(Role::LoraA),
-            lora_b_stride: stride(Role::LoraB),
-            r: rank as i32,
-            ..Zeroable::zeroed()
-        };
-    }
-    params
 }
 
 impl fmt::Display for MergePlan {

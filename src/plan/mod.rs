@@ -4,16 +4,15 @@
 //! A plan can be made on a machine without a GPU, printed (`{}`) and compared. It is made once and
 //! used for any number of calls.
 
-mod access;
+pub(crate) mod access;
 mod arch;
 mod backward;
-mod buffer;
 mod device;
 mod forward;
 mod gemm;
 mod launch;
+mod memory;
 mod merge;
-pub(crate) mod params;
 mod raster;
 mod stream;
 mod variant;
@@ -21,15 +20,12 @@ mod variant;
 use std::fmt;
 
 pub use backward::BackwardPlan;
-pub use buffer::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use device::DeviceProps;
 pub use forward::ForwardPlan;
-pub use launch::{Launch, Schedule};
+pub use launch::{Launch, LaunchAttribute, Schedule};
+pub use memory::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use merge::MergePlan;
 pub use variant::{Access, Arch, Operation, Tile, Variant};
-
-use crate::{Mask, Problem, Role};
-use params::{AdapterParams, ScheduleParams, mask_source};
 
 fn fmt_plan(
     f: &mut fmt::Formatter<'_>,
@@ -53,65 +49,25 @@ fn fmt_plan(
 /// Memory of a GEMM whose tiles are split: slabs f32 (tiles, splits, elements of a tile) and
 /// counters u32 (tiles).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SplitRegions {
-    slabs: Region,
-    counters: Region,
-    count: i32,
+pub(crate) struct SplitRegions {
+    pub slabs: Region,
+    pub counters: Region,
+    pub count: i32,
 }
 
 impl SplitRegions {
     /// Takes nothing where no tile is split.
-    fn new(launch: &Launch, carver: &mut buffer::Carver) -> Option<Self> {
+    fn new(launch: &Launch, workspace: &mut memory::BufferLayout) -> Option<Self> {
         let schedule = launch.schedule.filter(|schedule| schedule.splits > 1)?;
         let (tiles, (rows, columns)) = (schedule.tiles() as usize, launch.variant.block());
         Some(Self {
-            slabs: carver.take(
+            slabs: workspace.region(
                 &[tiles, schedule.splits as usize, rows, columns],
                 size_of::<f32>(),
             ),
-            counters: carver.take(&[tiles], size_of::<u32>()),
+            counters: workspace.region(&[tiles], size_of::<u32>()),
             // Items, which are more, are counted in 32 bits.
             count: tiles as i32,
         })
-    }
-}
-
-/// The schedule as the kernels take it, addresses counted from the start of the workspace.
-fn schedule_params(launch: &Launch, regions: Option<&SplitRegions>) -> ScheduleParams {
-    let Some(schedule) = launch.schedule else {
-        return bytemuck::Zeroable::zeroed();
-    };
-    ScheduleParams {
-        tiles_m: schedule.tiles_m as i32,
-        tiles_n: schedule.tiles_n as i32,
-        group_n: schedule.group_n as i32,
-        splits: schedule.splits as i32,
-        partial: regions.map_or(0, |regions| regions.slabs.offset as u64),
-        arrived: regions.map_or(0, |regions| regions.counters.offset as u64),
-    }
-}
-
-/// An adapter's matrix, without its address and scaling.
-fn adapter_params(problem: &Problem, projection: usize, tensor: Role) -> AdapterParams {
-    AdapterParams {
-        data: 0,
-        stride: problem.layout_of(projection, tensor).row_stride,
-        rank0: problem.rank_offset(projection) as i32,
-        r: problem.projections()[projection].rank as i32,
-        vectorised: access::adapter_aligned(problem, projection, tensor).into(),
-        scaling: 0.0,
-    }
-}
-
-fn adapter_f32(problem: &Problem) -> i32 {
-    (problem.adapter_dtype() != problem.dtype()).into()
-}
-
-/// Where backward's kernels find the mask.
-fn backward_mask(problem: &Problem) -> i32 {
-    match (problem.has_dropout(), problem.mask()) {
-        (false, _) => mask_source::NONE,
-        (true, Mask::Stored) => mask_source::STORED,
-        (true, Mask::Redrawn) => mask_source::DRAWN,
     }
 }

@@ -5,14 +5,14 @@ use crate::{Problem, Role};
 
 /// How a streaming kernel splits its rows over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Split {
+pub(crate) struct RowSplit {
     /// Blocks one below the other, each with its own rows.
     pub row_splits: usize,
     /// Rows of a split, a multiple of any kernel's row block; the last split may have fewer.
     pub rows_per_split: usize,
 }
 
-impl Split {
+impl RowSplit {
     /// Of every tile's row blocks a whole number, so that sums do not depend on the tile.
     const ROWS: usize = 64;
 
@@ -20,6 +20,12 @@ impl Split {
     /// multiprocessor: partial sums are written and read once per split, and one block keeps enough
     /// copies in flight.
     pub(super) fn new(tokens: usize, side_by_side: usize, device: &DeviceProps) -> Self {
+        if tokens == 0 {
+            return Self {
+                row_splits: 0,
+                rows_per_split: Self::ROWS,
+            };
+        }
         let multiprocessors = device.multiprocessors() as usize;
         let fewer = (multiprocessors / side_by_side).max(1);
         // Rounded up where rounding down would leave more than a fifth of the device idle.

@@ -1,16 +1,15 @@
 //! The loaded kernels.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use bytemuck::Pod;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUfunction_attribute, CUstream};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction, CUfunction_attribute};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::driver::driver_error;
 use super::images::{Image, image};
-use crate::plan::{DeviceProps, Launch, Variant, params};
+use crate::bind::params;
+use crate::plan::{DeviceProps, Launch, Variant};
 use crate::{Error, Result};
 
 /// Every kernel of this crate, loaded into one CUDA context.
@@ -91,44 +90,12 @@ impl Kernels {
         &self.context
     }
 
-    /// `None` only for a variant that no plan has.
-    pub(super) fn function(&self, launch: &Launch) -> Option<CUfunction> {
+    /// The kernel of a launch; `None` if no such kernel was loaded.
+    pub(super) fn loaded(&self, launch: &Launch) -> Option<CUfunction> {
         self.functions
             .get(launch.index)?
             .as_ref()
             .map(CudaFunction::cu_function)
-    }
-
-    /// # Safety
-    /// `params` is the struct that the kernel takes, and what it points to is as the kernel
-    /// expects.
-    pub(super) unsafe fn launch<P: Pod>(
-        &self,
-        launch: &Launch,
-        params: &P,
-        stream: CUstream,
-    ) -> Result<()> {
-        let function = self.function(launch).ok_or(Error::KernelsNotBuilt)?;
-        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
-        // SAFETY: the driver copies the parameters during the call and does not write to them; the
-        // rest is the caller's promise.
-        unsafe {
-            sys::cuLaunchKernel(
-                function,
-                launch.blocks,
-                1,
-                1,
-                launch.threads,
-                1,
-                1,
-                launch.shared_bytes,
-                stream,
-                arguments.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        }
-        .result()
-        .map_err(|error| driver_error(format!("launching {}", launch.variant), error))
     }
 
     /// Sizes and offsets of the parameter structs and values of their enums, as the kernels were

@@ -5,94 +5,44 @@
 //! lock, no event. All kernels are resolved and their shared memory raised when [`Kernels`] is
 //! loaded, so a call can be captured in a CUDA graph.
 
-mod bare;
 mod calls;
-mod check;
 mod driver;
 mod images;
 mod kernels;
-mod merge;
+mod launch;
+mod prepared;
 
-#[doc(hidden)]
-pub use bare::BareLaunch;
-pub(crate) use check::{argument, scaling as check_scaling, which};
 pub use driver::context;
 pub(crate) use driver::driver_error;
 pub use images::built_architectures;
 pub use kernels::Kernels;
-pub use merge::{MergeAdapterArgs, MergeArgs};
+#[doc(hidden)]
+pub use prepared::PreparedLaunch;
 
-use crate::Dropout;
-
-/// A device address, as `CUdeviceptr`.
-pub type DevicePointer = u64;
+use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merge, Raw};
+pub use crate::bind::{DevicePointer, ForwardRecord, MergeWeight, Saved};
 
 /// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's
 /// problem.
-#[derive(Debug, Clone, Copy)]
-pub struct ForwardArgs<'a> {
-    /// (tokens, in_features)
-    pub x: DevicePointer,
-    /// As many as the problem has.
-    pub projections: &'a [ForwardProjectionArgs],
-    /// Present exactly if the problem has dropout.
-    pub dropout: Option<Dropout>,
-    /// Out: `plan.saved().bytes()` bytes, for backward
-    pub saved: DevicePointer,
-    /// `plan.workspace_bytes()` bytes of scratch; may be 0 where that is 0
-    pub workspace: DevicePointer,
-}
+pub type ForwardArgs<'a> = Forward<Raw, &'a [ForwardProjectionArgs]>;
 
 /// One projection of [`ForwardArgs`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ForwardProjectionArgs {
-    /// (out_features, in_features), or transposed as the problem says
-    pub weight: DevicePointer,
-    /// (out_features), 0 where the problem has none
-    pub bias: DevicePointer,
-    /// (rank, in_features), 0 where the rank is
-    pub lora_a: DevicePointer,
-    /// (out_features, rank), 0 where the rank is
-    pub lora_b: DevicePointer,
-    /// lora_alpha / rank, or lora_alpha / √rank; of no meaning where the rank is 0
-    pub scaling: f32,
-    /// Out: (tokens, out_features)
-    pub y: DevicePointer,
-}
+pub type ForwardProjectionArgs = ForwardProjection<Raw>;
+
+/// One adapter of [`ForwardArgs`], [`BackwardArgs`] or [`MergeArgs`].
+pub type LoraArgs = crate::bind::Lora<DevicePointer>;
 
 /// Arguments of [`Kernels::backward_raw`]. Shapes, strides and alignments are those of the plan's
-/// problem.
-#[derive(Debug, Clone, Copy)]
-pub struct BackwardArgs<'a> {
-    /// (tokens, in_features)
-    pub x: DevicePointer,
-    /// As many as the problem has.
-    pub projections: &'a [BackwardProjectionArgs],
-    /// As in forward.
-    pub dropout: Option<Dropout>,
-    /// What forward saved.
-    pub saved: DevicePointer,
-    /// Out: (tokens, in_features), 0 where the problem has no input gradient
-    pub dx: DevicePointer,
-    /// `plan.workspace_bytes()` bytes of scratch
-    pub workspace: DevicePointer,
-}
+/// problem. Without a record nobody checks that the backward fits its forward.
+pub type BackwardArgs<'a> = Backward<Raw, &'a [BackwardProjectionArgs]>;
 
 /// One projection of [`BackwardArgs`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BackwardProjectionArgs {
-    /// (tokens, out_features)
-    pub dy: DevicePointer,
-    /// (out_features, in_features), or transposed as the problem says
-    pub weight: DevicePointer,
-    /// (rank, in_features), 0 where the rank is
-    pub lora_a: DevicePointer,
-    /// (out_features, rank), 0 where the rank is
-    pub lora_b: DevicePointer,
-    /// As in forward.
-    pub scaling: f32,
-    /// Out: (rank, in_features), 0 where the rank is
-    pub d_lora_a: DevicePointer,
-    /// Out: (out_features, rank), 0 where the rank is
-    pub d_lora_b: DevicePointer,
-}
+pub type BackwardProjectionArgs = BackwardProjection<Raw>;
+
+/// The gradients of one adapter of [`BackwardArgs`].
+pub type LoraGradientsArgs = crate::bind::LoraGradients<DevicePointer>;
+
+/// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's
+/// problem. A weight that is merged apart from itself may have the merged one's address: then it is
+/// merged in place.
+pub type MergeArgs<'a> = Merge<Raw, &'a [LoraArgs]>;

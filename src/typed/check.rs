@@ -1,13 +1,14 @@
-//! What is checked of matrices before their addresses are taken; the raw call checks the rest.
+//! What is checked of views before their addresses are taken; binding checks the rest.
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, CudaView, DeviceSlice};
+use cudarc::driver::{CudaStream, DeviceSlice};
 
-use super::calls::{Lora, LoraGradients};
-use super::matrix::{Geometry, MatMut, MatRef};
-use crate::raw::{argument, driver_error, which};
-use crate::{Argument, DType, Element, Error, Kernels, Problem, Result, Role};
+use super::matrix::Matrix;
+use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
+use crate::plan::SavedLayout;
+use crate::raw::driver_error;
+use crate::{Argument, DType, Error, Kernels, Problem, Result, Role};
 
 /// One call's problem and context.
 pub(super) struct Checks<'a> {
@@ -16,14 +17,13 @@ pub(super) struct Checks<'a> {
 }
 
 impl<'a> Checks<'a> {
-    /// Types, stream and the number of projections. Makes the context current.
-    pub fn new<T: Element, A: Element>(
+    /// The number of projections, and the stream. Makes the context current.
+    pub fn new(
         kernels: &'a Kernels,
         stream: &Arc<CudaStream>,
         problem: &'a Problem,
         projections: usize,
     ) -> Result<Self> {
-        types::<T, A>(problem.dtype(), problem.adapter_dtype())?;
         let planned = problem.projections().len();
         if projections != planned {
             return Err(Error::ProjectionCount {
@@ -35,131 +35,94 @@ impl<'a> Checks<'a> {
         Ok(Self { kernels, problem })
     }
 
-    pub fn read<E>(&self, projection: usize, tensor: Role, matrix: &MatRef<'_, E>) -> Result<()> {
-        let (geometry, elements) = matrix.geometry();
-        self.matrix(projection, tensor, geometry, elements)?;
-        self.home(argument(self.problem, projection, tensor), matrix.home())
-    }
-
-    pub fn write<E>(&self, projection: usize, tensor: Role, matrix: &MatMut<'_, E>) -> Result<()> {
-        let (geometry, elements) = matrix.geometry();
-        self.matrix(projection, tensor, geometry, elements)?;
-        self.home(argument(self.problem, projection, tensor), matrix.home())
-    }
-
-    pub fn bias<E>(&self, projection: usize, bias: &CudaView<'_, E>) -> Result<()> {
-        let (expected, what) = (
-            self.problem.shape_of(projection, Role::Bias),
-            argument(self.problem, projection, Role::Bias),
-        );
-        if bias.len() != expected.1 {
-            return Err(Error::Shape {
-                tensor: what,
-                given: (1, bias.len()),
-                expected,
-            });
-        }
-        self.home(what, bias.stream())
-    }
-
-    pub fn lora<A>(&self, projection: usize, lora: Option<&Lora<'_, A>>) -> Result<()> {
-        self.adapted(
-            Argument::Lora(which(self.problem, projection)),
-            projection,
-            lora.is_some(),
-        )?;
-        let Some(lora) = lora else { return Ok(()) };
-        self.read(projection, Role::LoraA, &lora.a)?;
-        self.read(projection, Role::LoraB, &lora.b)
-    }
-
-    pub fn gradients<A>(
-        &self,
-        projection: usize,
-        gradients: Option<&LoraGradients<'_, A>>,
-    ) -> Result<()> {
-        let what = Argument::Gradients(which(self.problem, projection));
-        self.adapted(what, projection, gradients.is_some())?;
-        let Some(gradients) = gradients else {
-            return Ok(());
-        };
-        self.write(projection, Role::DLoraA, &gradients.a)?;
-        self.write(projection, Role::DLoraB, &gradients.b)
-    }
-
-    pub fn bytes(
-        &self,
-        what: Argument,
-        buffer: &impl DeviceSlice<u8>,
-        needed: usize,
-    ) -> Result<()> {
-        bytes(self.kernels, what, buffer, needed)
-    }
-
-    fn adapted(&self, what: Argument, projection: usize, given: bool) -> Result<()> {
-        if given == self.problem.projections()[projection].is_adapted() {
-            return Ok(());
-        }
-        let hint = "see the rank in Problem::sharing_x";
-        Err(Error::Optional { what, given, hint })
-    }
-
-    fn home(&self, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
-        home(self.kernels, what, stream)
-    }
-
-    fn matrix(
-        &self,
-        projection: usize,
-        tensor: Role,
-        given: Geometry,
-        available: usize,
-    ) -> Result<()> {
+    pub fn matrix(&self, projection: usize, tensor: Role, given: &impl Matrix) -> Result<()> {
         let expected = Expected {
+            dtype: self.problem.dtype_of(tensor),
             shape: self.problem.shape_of(projection, tensor),
             row_stride: self.problem.layout_of(projection, tensor).row_stride,
         };
-        matrix(
-            || argument(self.problem, projection, tensor),
-            expected,
-            given,
-            available,
-        )
+        let what = || argument(self.problem, projection, tensor);
+        matrix(self.kernels, what, expected, given)
+    }
+
+    pub fn lora<M: Matrix>(&self, projection: usize, lora: Option<&Lora<M>>) -> Result<()> {
+        adapted(self.problem, projection, Argument::Lora, lora.is_some())?;
+        let Some(lora) = lora else { return Ok(()) };
+        self.matrix(projection, Role::LoraA, &lora.a)?;
+        self.matrix(projection, Role::LoraB, &lora.b)
+    }
+
+    pub fn gradients<M: Matrix>(
+        &self,
+        projection: usize,
+        gradients: Option<&LoraGradients<M>>,
+    ) -> Result<()> {
+        let given = gradients.is_some();
+        adapted(self.problem, projection, Argument::Gradients, given)?;
+        let Some(gradients) = gradients else {
+            return Ok(());
+        };
+        self.matrix(projection, Role::DLoraA, &gradients.a)?;
+        self.matrix(projection, Role::DLoraB, &gradients.b)
+    }
+
+    pub fn saved<B: DeviceSlice<u8>>(&self, saved: &Saved<B>, layout: &SavedLayout) -> Result<()> {
+        saved.each(layout, |what, buffer, needed| {
+            bytes(self.kernels, what, buffer, needed)
+        })
+    }
+
+    pub fn workspace<B: DeviceSlice<u8>>(&self, buffer: Option<&B>, needed: usize) -> Result<()> {
+        bytes(self.kernels, Argument::Workspace, buffer, needed)
     }
 }
 
 /// What a plan says of a matrix.
 pub(super) struct Expected {
+    pub dtype: DType,
     /// (rows, columns)
     pub shape: (usize, usize),
     pub row_stride: i64,
 }
 
-/// A matrix with as many elements of memory. `name` is called for a message alone.
+/// A matrix of the planned type, shape and stride, with memory for all of it in the kernels'
+/// context. `name` is called for a message alone.
 pub(super) fn matrix(
+    kernels: &Kernels,
     name: impl Fn() -> Argument,
     expected: Expected,
-    given: Geometry,
-    available: usize,
+    given: &impl Matrix,
 ) -> Result<()> {
-    if (given.rows, given.columns) != expected.shape {
+    if given.dtype() != expected.dtype {
+        return Err(Error::PlannedDType {
+            tensor: name(),
+            given: given.dtype(),
+            planned: expected.dtype,
+        });
+    }
+    let geometry = given.geometry();
+    if (geometry.rows, geometry.columns) != expected.shape {
         return Err(Error::Shape {
             tensor: name(),
-            given: (given.rows, given.columns),
+            given: (geometry.rows, geometry.columns),
             expected: expected.shape,
         });
     }
     let planned = expected.row_stride;
-    if given.row_stride != planned {
+    // A single row has no second one to be at a stride.
+    if geometry.rows > 1 && geometry.row_stride != planned {
         return Err(Error::PlannedStride {
             tensor: name(),
-            given: given.row_stride,
+            given: geometry.row_stride,
             planned,
         });
     }
-    // The problem has checked that there is a row, that the stride is positive and that all rows
-    // fit in 63 bits.
-    let needed = (given.rows - 1) * planned as usize + given.columns;
+    // The problem has checked that the stride is positive and that all rows fit in 63 bits.
+    let needed = match geometry.rows {
+        0 => 0,
+        rows => (rows - 1) * planned as usize + geometry.columns,
+    };
+    let available = given.elements();
     if needed > available {
         return Err(Error::Bounds {
             tensor: name(),
@@ -167,24 +130,7 @@ pub(super) fn matrix(
             available,
         });
     }
-    Ok(())
-}
-
-/// The types of a call, against those of its plan.
-pub(super) fn types<T: Element, A: Element>(tensors: DType, adapters: DType) -> Result<()> {
-    for (what, given, planned) in [
-        ("tensors", T::DTYPE, tensors),
-        ("adapters", A::DTYPE, adapters),
-    ] {
-        if given != planned {
-            return Err(Error::PlannedDType {
-                what,
-                given,
-                planned,
-            });
-        }
-    }
-    Ok(())
+    home(kernels, name(), given.home())
 }
 
 /// Makes the kernels' context current, if the stream is of it.
@@ -203,13 +149,14 @@ pub(crate) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) 
     }
 }
 
-pub(super) fn bytes(
+/// A buffer with so many bytes; none is needed for 0.
+pub(super) fn bytes<B: DeviceSlice<u8>>(
     kernels: &Kernels,
     what: Argument,
-    buffer: &impl DeviceSlice<u8>,
+    buffer: Option<&B>,
     needed: usize,
 ) -> Result<()> {
-    let given = buffer.len();
+    let given = buffer.map_or(0, DeviceSlice::len);
     if given < needed {
         return Err(Error::Buffer {
             buffer: what,
@@ -217,7 +164,10 @@ pub(super) fn bytes(
             needed,
         });
     }
-    home(kernels, what, buffer.stream())
+    match buffer {
+        Some(buffer) => home(kernels, what, buffer.stream()),
+        None => Ok(()),
+    }
 }
 
 /// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of

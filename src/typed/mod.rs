@@ -5,7 +5,12 @@ mod calls;
 pub(crate) mod check;
 pub(crate) mod matrix;
 mod merge;
+mod views;
 
-pub use calls::{Backward, BackwardProjection, Forward, ForwardProjection, Lora, LoraGradients};
-pub use matrix::{MatMut, MatRef};
-pub use merge::{Merge, MergeWeight};
+pub use calls::{
+    Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
+    DynForwardProjection, Forward, ForwardProjection, Lora, LoraGradients,
+};
+pub use matrix::{DynMatMut, DynMatRef, MatMut, MatRef, Matrix, ReadMatrix, WriteMatrix};
+pub use merge::{DynMerge, Merge, MergeWeight};
+pub use views::{Dynamic, Typed, Views};

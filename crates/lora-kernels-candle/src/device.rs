@@ -118,7 +118,7 @@ pub(crate) fn device_merge<T: Number, A: Number>(
         },
         adapters: inputs.lora()?.into_iter().collect(),
         report: report.as_mut().map(CudaSlice::as_view_mut),
-        workspace: workspace.as_view_mut(),
+        workspace: Some(workspace.as_view_mut()),
     };
     kernels.merge(stream, &plan, arguments)?;
     let report = report.map(|report| {

@@ -2,7 +2,10 @@
 
 use std::ffi::c_void;
 
-use kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
+use kernels::raw::{
+    BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
+    LoraGradientsArgs,
+};
 use kernels::{Argument, BackwardPlan, Dropout, ForwardPlan, Kernels, Problem};
 
 use crate::arguments::{
@@ -81,10 +84,8 @@ pub unsafe extern "C" fn lora_forward(
     let call = |kernels: &Kernels, plan: &ForwardPlan, args: lora_forward_args| {
         let convert = |projection: lora_forward_projection| ForwardProjectionArgs {
             weight: projection.weight,
-            bias: projection.bias,
-            lora_a: projection.lora_a,
-            lora_b: projection.lora_b,
-            scaling: projection.scaling,
+            bias: (projection.bias != 0).then_some(projection.bias),
+            lora: lora(projection.lora_a, projection.lora_b, projection.scaling),
             y: projection.y,
         };
         let count = projection_count(args.projection_count, plan.problem())?;
@@ -102,11 +103,12 @@ pub unsafe extern "C" fn lora_forward(
             x: args.x,
             projections: &projections[..count],
             dropout,
-            saved: args.saved,
-            workspace: args.workspace,
+            saved: args.saved.into(),
+            workspace: Some(args.workspace),
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
-        Ok(unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?)
+        unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?;
+        Ok(())
     };
     // SAFETY: the caller's promise: null or valid.
     unsafe { enqueue(kernels, plan, args, call) }
@@ -126,11 +128,8 @@ pub unsafe extern "C" fn lora_backward(
         let convert = |projection: lora_backward_projection| BackwardProjectionArgs {
             dy: projection.dy,
             weight: projection.weight,
-            lora_a: projection.lora_a,
-            lora_b: projection.lora_b,
-            scaling: projection.scaling,
-            d_lora_a: projection.d_lora_a,
-            d_lora_b: projection.d_lora_b,
+            lora: lora(projection.lora_a, projection.lora_b, projection.scaling),
+            gradients: gradients(projection.d_lora_a, projection.d_lora_b),
         };
         let count = projection_count(args.projection_count, plan.problem())?;
         // SAFETY: the caller's promise: null or valid.
@@ -147,15 +146,26 @@ pub unsafe extern "C" fn lora_backward(
             x: args.x,
             projections: &projections[..count],
             dropout,
-            saved: args.saved,
-            dx: args.dx,
-            workspace: args.workspace,
+            saved: args.saved.into(),
+            record: None,
+            dx: (args.dx != 0).then_some(args.dx),
+            workspace: Some(args.workspace),
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.backward_raw(plan, &raw, stream.cast()) }?)
     };
     // SAFETY: the caller's promise: null or valid.
     unsafe { enqueue(kernels, plan, args, call) }
+}
+
+/// An adapter where there is an address of one.
+fn lora(a: u64, b: u64, scaling: f32) -> Option<LoraArgs> {
+    (a != 0 || b != 0).then_some(LoraArgs { a, b, scaling })
+}
+
+/// Gradients where there is an address of one.
+fn gradients(a: u64, b: u64) -> Option<LoraGradientsArgs> {
+    (a != 0 || b != 0).then_some(LoraGradientsArgs { a, b })
 }
 
 /// The number of projections of a call, which is its plan's.

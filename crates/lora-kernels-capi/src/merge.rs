@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use kernels::raw::{MergeAdapterArgs, MergeArgs};
+use kernels::raw::{LoraArgs, MergeArgs, MergeWeight};
 use kernels::{Argument, Kernels, MergePlan, MergeProblem, MergeReport};
 
 use crate::calls::{Args, check_bytes, enqueue};
@@ -124,13 +124,13 @@ pub unsafe extern "C" fn lora_merge(
 ) -> lora_status {
     let call = |kernels: &Kernels, plan: &MergePlan, args: lora_merge_args| {
         let count = adapter_count(args.adapter_count, plan.problem())?;
-        let convert = |adapter: lora_merge_adapter| MergeAdapterArgs {
-            lora_a: adapter.lora_a,
-            lora_b: adapter.lora_b,
+        let convert = |adapter: lora_merge_adapter| LoraArgs {
+            a: adapter.lora_a,
+            b: adapter.lora_b,
             scaling: adapter.scaling,
         };
         // SAFETY: the caller's promise: null or valid.
-        let adapters: [MergeAdapterArgs; MergeProblem::MAX_ADAPTERS] =
+        let adapters: [LoraArgs; MergeProblem::MAX_ADAPTERS] =
             unsafe { converted(args.adapters, count, "args->adapters", convert) }?;
         if args.report != 0 && plan.problem().has_report() {
             check_bytes(Argument::Report, args.report_bytes, MergeReport::BYTES)?;
@@ -138,11 +138,13 @@ pub unsafe extern "C" fn lora_merge(
         let workspace_bytes = plan.workspace_bytes();
         check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
         let raw = MergeArgs {
-            weight: args.weight,
+            weight: MergeWeight::Apart {
+                weight: args.weight,
+                merged: args.merged,
+            },
             adapters: &adapters[..count],
-            merged: args.merged,
-            report: args.report,
-            workspace: args.workspace,
+            report: (args.report != 0).then_some(args.report),
+            workspace: Some(args.workspace),
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.merge_raw(plan, &raw, stream.cast()) }?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, Dropout, Element, Forward, ForwardPlan,
-    ForwardProjection, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem, Role,
+    ForwardProjection, ForwardRecord, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem, Role,
 };
 
 use crate::Outcome;
@@ -58,9 +58,15 @@ impl<'a> Ours<'a> {
             base_flops: work.base_flops,
             compulsory_bytes: asked.bytes,
         };
-        let launches = gpu.count(|| layer.forward(self, &forward, &mut saved, &mut workspace))?;
+        let mut record = None;
+        let launches = gpu.count(|| {
+            record = Some(layer.forward(self, &forward, &mut saved, &mut workspace)?);
+            Ok(())
+        })?;
+        let record = record.ok_or("the forward left no record")?;
         let first = run("forward", launches, work.forward);
-        let launches = gpu.count(|| layer.backward(self, &backward, &saved, &mut workspace))?;
+        let launches =
+            gpu.count(|| layer.backward(self, &backward, (&saved, record), &mut workspace))?;
         Ok([first, run("backward", launches, work.backward)])
     }
 }
@@ -107,7 +113,7 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> LayerOnDevice<T> {
         plan: &ForwardPlan,
         saved: &mut CudaSlice<u8>,
         workspace: &mut CudaSlice<u8>,
-    ) -> Outcome<()> {
+    ) -> Outcome<ForwardRecord> {
         let problem = &self.problem;
         let projection = ForwardProjection {
             weight: input(problem, &self.weight, Role::Weight),
@@ -119,8 +125,8 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> LayerOnDevice<T> {
             x: input(problem, &self.x, Role::X),
             projections: vec![projection],
             dropout: self.dropout,
-            saved: saved.as_view_mut(),
-            workspace: workspace.as_view_mut(),
+            saved: saved.as_view_mut().into(),
+            workspace: Some(workspace.as_view_mut()),
         };
         Ok(device
             .kernels
@@ -131,7 +137,7 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> LayerOnDevice<T> {
         &mut self,
         device: &Ours,
         plan: &BackwardPlan,
-        saved: &CudaSlice<u8>,
+        (saved, record): (&CudaSlice<u8>, ForwardRecord),
         workspace: &mut CudaSlice<u8>,
     ) -> Outcome<()> {
         let problem = &self.problem;
@@ -148,9 +154,10 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> LayerOnDevice<T> {
             x: input(problem, &self.x, Role::X),
             projections: vec![projection],
             dropout: self.dropout,
-            saved: saved.as_view(),
+            saved: saved.as_view().into(),
+            record,
             dx: Some(output(problem, &mut self.dx, Role::DX)),
-            workspace: workspace.as_view_mut(),
+            workspace: Some(workspace.as_view_mut()),
         };
         Ok(device
             .kernels

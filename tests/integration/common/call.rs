@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lora_kernels::cudarc::driver::CudaStream;
 use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection,
-    LoraGradients,
+    ForwardRecord, LoraGradients,
 };
 
 use super::device::{Number, gpu};
@@ -81,13 +81,14 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
             x: self.x.matrix(),
             projections: projections.collect(),
             dropout: self.layer.case.dropout,
-            saved: self.saved.view_mut(),
-            workspace: self.workspace.view_mut(),
+            saved: self.saved.view_mut().into(),
+            workspace: Some(self.workspace.view_mut()),
         }
     }
 
     pub fn run(&mut self, stream: &Arc<CudaStream>, plan: &ForwardPlan) -> Result<(), Error> {
-        gpu().kernels.forward(stream, plan, self.arguments())
+        gpu().kernels.forward(stream, plan, self.arguments())?;
+        Ok(())
     }
 
     /// Panics if anything was written around the results.
@@ -107,6 +108,8 @@ pub struct BackwardCall<'a, T, A> {
     pub x: Input<'a, T>,
     pub projections: Vec<BackwardMemory<'a, T, A>>,
     pub saved: Guarded,
+    /// Of a forward that fits.
+    pub record: ForwardRecord,
     dx: Option<Output<T>>,
     workspace: Guarded,
 }
@@ -133,6 +136,11 @@ impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
             x: Input::new(&layer.x),
             projections: memory.collect(),
             saved: Guarded::holding(saved),
+            record: ForwardRecord::new(
+                plan.problem(),
+                layer.case.dropout,
+                layer.case.projections.iter().map(|sizes| sizes.scaling),
+            ),
             dx: layer.dx.as_ref().map(Output::new),
             workspace: Guarded::new(plan.workspace_bytes()),
         }
@@ -155,9 +163,10 @@ impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
             x: self.x.matrix(),
             projections: projections.collect(),
             dropout: self.layer.case.dropout,
-            saved: self.saved.view(),
+            saved: self.saved.view().into(),
+            record: self.record,
             dx: self.dx.as_mut().map(Output::matrix),
-            workspace: self.workspace.view_mut(),
+            workspace: Some(self.workspace.view_mut()),
         }
     }
 

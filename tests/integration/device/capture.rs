@@ -53,7 +53,7 @@ fn a_captured_layer_replays_with_the_numbers_it_finds() {
             .unwrap();
         forward.run(&stream, &forward_plan).unwrap();
         let mut arguments = backward.arguments();
-        arguments.saved = forward.saved.view();
+        arguments.saved = forward.saved.view().into();
         kernels
             .backward(&stream, &backward_plan, arguments)
             .unwrap();

@@ -38,7 +38,7 @@ fn two_streams_at_once_give_the_bits_of_one<T: Number>() {
             }
             for i in [0, 1] {
                 let mut arguments = backward[i].arguments();
-                arguments.saved = forward[i].saved.view();
+                arguments.saved = forward[i].saved.view().into();
                 let run = gpu().kernels.backward(&streams[i], &plans[i].1, arguments);
                 run.expect("backward runs");
             }

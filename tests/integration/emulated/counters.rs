@@ -104,7 +104,6 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
     let plan = MergePlan::new(&problem, kernels.props()).expect("a plan");
     let zeros = |elements| stream.alloc_zeros::<T>(elements).expect("memory");
     let (mut weight, a, b) = (zeros(n * k), zeros(rank * k), zeros(n * rank));
-    let mut none = stream.alloc_zeros::<u8>(1).expect("memory");
     let args = Merge {
         weight: MergeWeight::InPlace(MatMut::new(weight.as_view_mut(), n, k)),
         adapters: vec![Lora {
@@ -113,7 +112,7 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
             scaling: 2.0,
         }],
         report: None,
-        workspace: none.as_view_mut(),
+        workspace: None,
     };
     control.reset().expect("counters");
     control.count(true).expect("counters");

@@ -13,7 +13,7 @@ use lora_kernels::plan::Launch;
 use lora_kernels::reference::{self, Bounded, Intermediates};
 use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, DeviceProps, Forward, ForwardPlan,
-    ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Problem,
+    ForwardProjection, ForwardRecord, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
 use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::{Blocks, Control};
@@ -165,8 +165,8 @@ fn forward<T: Number>(
             y: y.write(),
         }],
         dropout: None,
-        saved: saved.as_view_mut(),
-        workspace: workspace.as_view_mut(),
+        saved: saved.as_view_mut().into(),
+        workspace: Some(workspace.as_view_mut()),
     };
     running(control, &chosen(plan.launches()), || {
         gpu().kernels.forward(stream, &plan, call)
@@ -222,9 +222,10 @@ fn backward<T: Number>(
             }),
         }],
         dropout: None,
-        saved: saved.unwrap_or(&zeros).as_view(),
+        saved: saved.unwrap_or(&zeros).as_view().into(),
+        record: ForwardRecord::new(plan.problem(), None, [corner.case.projections[0].scaling]),
         dx: with_dx.then(|| dx.write()),
-        workspace: workspace.as_view_mut(),
+        workspace: Some(workspace.as_view_mut()),
     };
     let run = || gpu().kernels.backward(stream, &plan, call);
     running(control, &chosen(plan.launches()), run).expect("backward runs");

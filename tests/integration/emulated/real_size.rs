@@ -60,11 +60,11 @@ fn sampled(control: Control) -> Counters {
         x: x.clone(),
         projections: vec![projection],
         dropout,
-        saved: saved.as_view_mut(),
-        workspace: forward_workspace.as_view_mut(),
+        saved: saved.as_view_mut().into(),
+        workspace: Some(forward_workspace.as_view_mut()),
     };
     let (kernels, stream) = (&gpu().kernels, &gpu().stream);
-    kernels
+    let record = kernels
         .forward(stream, &forward, call)
         .expect("forward runs");
     let projection = BackwardProjection {
@@ -80,9 +80,10 @@ fn sampled(control: Control) -> Counters {
         x,
         projections: vec![projection],
         dropout,
-        saved: saved.as_view(),
+        saved: saved.as_view().into(),
+        record,
         dx: Some(MatMut::new(dx.as_view_mut(), M, K)),
-        workspace: workspace.as_view_mut(),
+        workspace: Some(workspace.as_view_mut()),
     };
     kernels
         .backward(stream, &backward, call)

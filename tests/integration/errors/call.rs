@@ -128,7 +128,7 @@ pub fn forward_on(
     let mut spare = SpareMemory::new();
     let mut arguments = call.arguments();
     change(&mut arguments, spare.lend());
-    let result = gpu().kernels.forward(stream, &plan, arguments);
+    let result = gpu().kernels.forward(stream, &plan, arguments).map(|_| ());
     if result.is_err() {
         let now = call.read_back();
         for (y, projection) in now.y.iter().zip(&layer.projections) {

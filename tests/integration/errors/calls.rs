@@ -254,16 +254,8 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
             |bytes: usize| format!("has {} bytes", bytes - 1),
             |bytes: usize| format!("needs {bytes}"),
         );
-        let result = forward(case, |call, spare| call.saved = spare.bytes(0, saved - 1));
-        assert_error!(
-            result,
-            Error::Buffer { .. },
-            "saved",
-            &given(saved),
-            &needed(saved)
-        );
-        let result = backward(case, |call, spare| {
-            call.saved = spare.read_bytes.slice(..saved - 1)
+        let result = forward(case, |call, spare| {
+            call.saved = spare.bytes(0, saved - 1).into()
         });
         assert_error!(
             result,
@@ -273,7 +265,17 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
             &needed(saved)
         );
         let result = backward(case, |call, spare| {
-            call.workspace = spare.bytes(0, workspace - 1)
+            call.saved = spare.read_bytes.slice(..saved - 1).into()
+        });
+        assert_error!(
+            result,
+            Error::Buffer { .. },
+            "saved",
+            &given(saved),
+            &needed(saved)
+        );
+        let result = backward(case, |call, spare| {
+            call.workspace = Some(spare.bytes(0, workspace - 1))
         });
         assert_error!(
             result,
@@ -283,15 +285,8 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
             &needed(workspace)
         );
 
-        let result = forward(case, |call, spare| call.saved = spare.bytes(8, saved));
-        assert_error!(
-            result,
-            Error::BufferAlignment { .. },
-            "saved",
-            "a multiple of 8 bytes"
-        );
-        let result = backward(case, |call, spare| {
-            call.saved = spare.read_bytes.slice(8..8 + saved)
+        let result = forward(case, |call, spare| {
+            call.saved = spare.bytes(8, saved).into()
         });
         assert_error!(
             result,
@@ -300,7 +295,16 @@ fn saved_and_workspace_are_as_large_and_as_aligned_as_planned() {
             "a multiple of 8 bytes"
         );
         let result = backward(case, |call, spare| {
-            call.workspace = spare.bytes(8, workspace)
+            call.saved = spare.read_bytes.slice(8..8 + saved).into()
+        });
+        assert_error!(
+            result,
+            Error::BufferAlignment { .. },
+            "saved",
+            "a multiple of 8 bytes"
+        );
+        let result = backward(case, |call, spare| {
+            call.workspace = Some(spare.bytes(8, workspace))
         });
         assert_error!(
             result,
@@ -318,14 +322,14 @@ fn the_elements_are_of_the_types_of_the_plan() {
         case().backward_plan::<bf16>(),
     );
     let layer = Layer::<f16>::random(&case());
-    let tensors = ["tensors are f16", "made for bf16"];
+    let tensors = ["x is f16", "made for bf16"];
     let result = layer.try_forward(&plans.0);
     assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
     let result = layer.try_backward(&plans.1, &[]);
     assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
 
     let layer = Layer::<bf16, f32>::random(&case());
-    let adapters = ["adapters are f32", "made for bf16"];
+    let adapters = ["lora_A is f32", "made for bf16"];
     let result = layer.try_forward(&plans.0);
     assert_error!(result, Error::PlannedDType { .. }, adapters[0], adapters[1]);
     let result = layer.try_backward(&plans.1, &[]);
@@ -340,17 +344,23 @@ fn the_workspace_of_a_forward_is_checked_too() {
     assert!(bytes > 0);
     forward(&deep, |_, _| ()).unwrap();
     let result = forward(&deep, |call, spare| {
-        call.workspace = spare.bytes(0, bytes - 1)
+        call.workspace = Some(spare.bytes(0, bytes - 1))
     });
     let (given, needed) = (format!("has {} bytes", bytes - 1), format!("needs {bytes}"));
     assert_error!(result, Error::Buffer { .. }, "workspace", &given, &needed);
-    let result = forward(&deep, |call, spare| call.workspace = spare.bytes(8, bytes));
+    let result = forward(&deep, |call, spare| {
+        call.workspace = Some(spare.bytes(8, bytes))
+    });
     assert_error!(
         result,
         Error::BufferAlignment { .. },
         "workspace",
         "a multiple of 8 bytes"
     );
-    // Other forwards accept an empty one.
-    forward(&case(), |call, spare| call.workspace = spare.bytes(0, 0)).unwrap();
+    // Other forwards accept an empty one, or none.
+    forward(&case(), |call, spare| {
+        call.workspace = Some(spare.bytes(0, 0))
+    })
+    .unwrap();
+    forward(&case(), |call, _| call.workspace = None).unwrap();
 }

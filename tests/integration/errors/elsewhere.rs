@@ -107,7 +107,9 @@ fn memory_of_another_context_is_refused_in_forward() {
     });
     assert_error!(result, Error::Context { .. }, "bias belongs");
     let saved = case().forward_plan::<bf16>().saved().bytes();
-    let result = forward(&case(), |call, _| call.saved = memory(saved).as_view_mut());
+    let result = forward(&case(), |call, _| {
+        call.saved = memory(saved).as_view_mut().into()
+    });
     assert_error!(result, Error::Context { .. }, "saved belongs");
 }
 
@@ -137,11 +139,11 @@ fn memory_of_another_context_is_refused_in_backward() {
     }
     let plan = case().backward_plan::<bf16>();
     let result = backward(&case(), |call, _| {
-        call.saved = memory(plan.saved().bytes()).as_view()
+        call.saved = memory(plan.saved().bytes()).as_view().into()
     });
     assert_error!(result, Error::Context { .. }, "saved belongs");
     let result = backward(&case(), |call, _| {
-        call.workspace = memory(plan.workspace_bytes()).as_view_mut()
+        call.workspace = Some(memory(plan.workspace_bytes()).as_view_mut())
     });
     assert_error!(result, Error::Context { .. }, "workspace belongs");
 }

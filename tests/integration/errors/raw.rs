@@ -2,13 +2,27 @@
 
 use half::bf16;
 use lora_kernels::Error;
-use lora_kernels::raw::{BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs};
+use lora_kernels::raw::{
+    BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
+    LoraGradientsArgs,
+};
 
 use super::call::{case, three};
 use crate::common::device::gpu;
 use crate::common::layer::Case;
 
 const ADDRESS: u64 = 256;
+
+const LORA: LoraArgs = LoraArgs {
+    a: ADDRESS,
+    b: ADDRESS,
+    scaling: 1.0,
+};
+
+const GRADIENTS: LoraGradientsArgs = LoraGradientsArgs {
+    a: ADDRESS,
+    b: ADDRESS,
+};
 
 fn forward(
     case: &Case,
@@ -17,10 +31,8 @@ fn forward(
     let plan = case.forward_plan::<bf16>();
     let one = |adapted: bool| ForwardProjectionArgs {
         weight: ADDRESS,
-        bias: ADDRESS,
-        lora_a: if adapted { ADDRESS } else { 0 },
-        lora_b: if adapted { ADDRESS } else { 0 },
-        scaling: 1.0,
+        bias: Some(ADDRESS),
+        lora: adapted.then_some(LORA),
         y: ADDRESS,
     };
     let mut projections: Vec<_> = case
@@ -32,8 +44,8 @@ fn forward(
         x: ADDRESS,
         projections: &[],
         dropout: None,
-        saved: ADDRESS,
-        workspace: ADDRESS,
+        saved: ADDRESS.into(),
+        workspace: Some(ADDRESS),
     };
     change(&mut args, &mut projections);
     args.projections = &projections;
@@ -43,6 +55,7 @@ fn forward(
             .kernels
             .forward_raw(&plan, &args, gpu().stream.cu_stream())
     }
+    .map(|_| ())
 }
 
 fn backward(
@@ -50,17 +63,11 @@ fn backward(
     change: impl FnOnce(&mut BackwardArgs<'_>, &mut [BackwardProjectionArgs]),
 ) -> Result<(), Error> {
     let plan = case.backward_plan::<bf16>();
-    let one = |adapted: bool| {
-        let lora = if adapted { ADDRESS } else { 0 };
-        BackwardProjectionArgs {
-            dy: ADDRESS,
-            weight: ADDRESS,
-            lora_a: lora,
-            lora_b: lora,
-            scaling: 1.0,
-            d_lora_a: lora,
-            d_lora_b: lora,
-        }
+    let one = |adapted: bool| BackwardProjectionArgs {
+        dy: ADDRESS,
+        weight: ADDRESS,
+        lora: adapted.then_some(LORA),
+        gradients: adapted.then_some(GRADIENTS),
     };
     let mut projections: Vec<_> = case
         .projections
@@ -71,9 +78,10 @@ fn backward(
         x: ADDRESS,
         projections: &[],
         dropout: None,
-        saved: ADDRESS,
-        dx: ADDRESS,
-        workspace: ADDRESS,
+        saved: ADDRESS.into(),
+        record: None,
+        dx: Some(ADDRESS),
+        workspace: Some(ADDRESS),
     };
     change(&mut args, &mut projections);
     args.projections = &projections;
@@ -90,8 +98,8 @@ fn forwards_refuse_null_pointers() {
     type Field = fn(&mut ForwardProjectionArgs) -> &mut u64;
     let fields: [(&str, Field); 4] = [
         ("weight", |args| &mut args.weight),
-        ("lora_A", |args| &mut args.lora_a),
-        ("lora_B", |args| &mut args.lora_b),
+        ("lora_A", |args| &mut args.lora.as_mut().expect("adapted").a),
+        ("lora_B", |args| &mut args.lora.as_mut().expect("adapted").b),
         ("y", |args| &mut args.y),
     ];
     for (name, field) in fields {
@@ -114,12 +122,13 @@ fn forwards_refuse_null_pointers() {
         "x is a null"
     );
     assert_error!(
-        forward(&case(), |args, _| args.saved = 0),
+        forward(&case(), |args, _| args.saved = 0.into()),
         Error::Null { .. },
         "saved is a null"
     );
-    // A null bias means no bias.
-    let result = forward(&case(), |_, projections| projections[0].bias = 0);
+    let result = forward(&case(), |_, projections| projections[0].bias = Some(0));
+    assert_error!(result, Error::Null { .. }, "bias is a null");
+    let result = forward(&case(), |_, projections| projections[0].bias = None);
     assert_error!(result, Error::Optional { .. }, "bias was not given");
 }
 
@@ -129,10 +138,14 @@ fn backwards_refuse_null_pointers() {
     let fields: [(&str, Field); 6] = [
         ("dy", |args| &mut args.dy),
         ("weight", |args| &mut args.weight),
-        ("lora_A", |args| &mut args.lora_a),
-        ("lora_B", |args| &mut args.lora_b),
-        ("d_lora_A", |args| &mut args.d_lora_a),
-        ("d_lora_B", |args| &mut args.d_lora_b),
+        ("lora_A", |args| &mut args.lora.as_mut().expect("adapted").a),
+        ("lora_B", |args| &mut args.lora.as_mut().expect("adapted").b),
+        ("d_lora_A", |args| {
+            &mut args.gradients.as_mut().expect("adapted").a
+        }),
+        ("d_lora_B", |args| {
+            &mut args.gradients.as_mut().expect("adapted").b
+        }),
     ];
     for (name, field) in fields {
         let result = backward(&case(), |_, projections| *field(&mut projections[0]) = 0);
@@ -154,14 +167,15 @@ fn backwards_refuse_null_pointers() {
         "x is a null"
     );
     assert_error!(
-        backward(&case(), |args, _| args.saved = 0),
+        backward(&case(), |args, _| args.saved = 0.into()),
         Error::Null { .. },
         "saved is a null"
     );
-    let result = backward(&case(), |args, _| args.workspace = 0);
+    let result = backward(&case(), |args, _| args.workspace = Some(0));
     assert_error!(result, Error::Null { .. }, "workspace is a null");
-    // A null dx means no dx.
-    let result = backward(&case(), |args, _| args.dx = 0);
+    let result = backward(&case(), |args, _| args.workspace = None);
+    assert_error!(result, Error::Null { .. }, "workspace is a null");
+    let result = backward(&case(), |args, _| args.dx = None);
     assert_error!(result, Error::Optional { .. }, "dx was not given");
     let result = backward(&case().input_gradient(false), |_, _| ());
     assert_error!(result, Error::Optional { .. }, "dx was given");
@@ -169,33 +183,28 @@ fn backwards_refuse_null_pointers() {
 
 #[test]
 fn a_projection_without_an_adapter_has_no_pointers_of_one() {
-    for second in [
-        |args: &mut ForwardProjectionArgs| args.lora_a = ADDRESS,
-        |args: &mut ForwardProjectionArgs| args.lora_b = ADDRESS,
-    ] {
-        let result = forward(&three(), |_, projections| second(&mut projections[1]));
-        assert_error!(
-            result,
-            Error::Optional { .. },
-            "lora of projection 1 was given"
-        );
-    }
-    let result = backward(&three(), |_, projections| projections[1].lora_a = ADDRESS);
+    let result = forward(&three(), |_, projections| projections[1].lora = Some(LORA));
     assert_error!(
         result,
         Error::Optional { .. },
         "lora of projection 1 was given"
     );
-    let result = backward(&three(), |_, projections| projections[1].d_lora_b = ADDRESS);
+    let result = backward(&three(), |_, projections| projections[1].lora = Some(LORA));
+    assert_error!(
+        result,
+        Error::Optional { .. },
+        "lora of projection 1 was given"
+    );
+    let result = backward(&three(), |_, projections| {
+        projections[1].gradients = Some(GRADIENTS)
+    });
     assert_error!(
         result,
         Error::Optional { .. },
         "gradients of projection 1 was given"
     );
-    // Its scaling is ignored, but the others' are checked.
     let result = forward(&three(), |_, projections| {
-        projections[1].scaling = f32::NAN;
-        projections[2].scaling = f32::INFINITY;
+        projections[2].lora.as_mut().expect("adapted").scaling = f32::INFINITY;
     });
     assert_error!(result, Error::Scaling { .. }, "inf");
 }
@@ -209,14 +218,14 @@ fn misaligned_pointers_are_refused() {
         "y of projection 2",
         "a multiple of 2 bytes"
     );
-    let result = backward(&three(), |args, _| args.dx = ADDRESS + 8);
+    let result = backward(&three(), |args, _| args.dx = Some(ADDRESS + 8));
     assert_error!(
         result,
         Error::Alignment { .. },
         "dx starts",
         "a multiple of 8 bytes"
     );
-    let result = backward(&three(), |args, _| args.workspace = ADDRESS + 8);
+    let result = backward(&three(), |args, _| args.workspace = Some(ADDRESS + 8));
     assert_error!(
         result,
         Error::BufferAlignment { .. },

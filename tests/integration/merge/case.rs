@@ -156,7 +156,7 @@ impl<T: Number, A: Number> Tensors<T, A> {
             weight,
             adapters: adapters.collect(),
             report: problem.has_report().then(|| report.view_mut()),
-            workspace: workspace.view_mut(),
+            workspace: Some(workspace.view_mut()),
         };
         kernels
             .merge(stream, &plan, args)

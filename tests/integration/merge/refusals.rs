@@ -1,7 +1,7 @@
 //! Problems and calls that are refused. Nothing is written when a call is refused.
 
 use lora_kernels::cudarc::driver::DevicePtr;
-use lora_kernels::raw::{MergeAdapterArgs, MergeArgs};
+use lora_kernels::raw::{LoraArgs, MergeArgs};
 use lora_kernels::{
     DType, Error, Layout, Lora, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
     Role,
@@ -62,7 +62,7 @@ fn calls_that_disagree_with_their_plan_are_refused_and_write_nothing() {
             weight: MergeWeight::InPlace(matrix(weight.as_view_mut())),
             adapters,
             report: reports.then(|| report.as_view_mut()),
-            workspace: bytes.as_view_mut(),
+            workspace: Some(bytes.as_view_mut()),
         };
         let message = kernels
             .merge(stream, &plan, args)
@@ -91,49 +91,50 @@ fn calls_that_disagree_with_their_plan_are_refused_and_write_nothing() {
     };
     refused(vec![other], true, false, "lora_A of adapter 0 is 2 x 16");
 
+    let weights = |weight, merged| lora_kernels::raw::MergeWeight::Apart { weight, merged };
     let pointer = |slice: &lora_kernels::cudarc::driver::CudaSlice<f32>| slice.device_ptr(stream).0;
-    let adapters = [MergeAdapterArgs {
-        lora_a: pointer(&a),
-        lora_b: pointer(&b),
+    let adapters = [LoraArgs {
+        a: pointer(&a),
+        b: pointer(&b),
         scaling: 1.0,
     }];
     let workspace = bytes.device_ptr(stream).0;
     let args = MergeArgs {
-        weight: pointer(&weight),
+        weight: weights(pointer(&weight), 0),
         adapters: &adapters,
-        merged: 0,
-        report: 0,
-        workspace,
+        report: None,
+        workspace: Some(workspace),
     };
+    let address = pointer(&weight);
     for (args, expected) in [
         (args, "merged is a null pointer"),
         (
             MergeArgs {
-                merged: args.weight + 4,
+                weight: weights(address, address + 4),
                 ..args
             },
             "merged starts at an address that is a multiple of 4 bytes only",
         ),
         (
             MergeArgs {
-                merged: args.weight,
+                weight: weights(address, address),
                 ..args
             },
             "report was not given",
         ),
         (
             MergeArgs {
-                merged: args.weight,
-                report: workspace + 8,
+                weight: weights(address, address),
+                report: Some(workspace + 8),
                 ..args
             },
             "report buffer starts at",
         ),
         (
             MergeArgs {
-                merged: args.weight,
-                report: workspace,
-                workspace: 0,
+                weight: weights(address, address),
+                report: Some(workspace),
+                workspace: Some(0),
                 ..args
             },
             "workspace is a null pointer",

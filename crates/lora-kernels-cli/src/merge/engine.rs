@@ -214,7 +214,7 @@ impl Piece<'_> {
                 self.weight.columns,
             )),
             report: Some(report.as_view_mut()),
-            workspace: workspace.as_view_mut(),
+            workspace: Some(workspace.as_view_mut()),
         };
         gpu.kernels.merge(&gpu.stream, &plan, call)?;
         let merged = gpu.stream.clone_dtoh(&weight)?;

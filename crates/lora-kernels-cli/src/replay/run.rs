@@ -6,7 +6,7 @@ use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DriverError};
 use lora_kernels::reference::ShapeError;
 use lora_kernels::{
     Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection,
-    Kernels, Lora, LoraGradients, MatMut, MatRef, Problem,
+    ForwardRecord, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem,
 };
 
 use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs};
@@ -66,12 +66,13 @@ impl Run<'_> {
         let plan = ForwardPlan::new(&problem, self.kernels.props())?;
         show::line(&plan.to_string())?;
         let mut saved = self.stream.alloc_zeros::<u8>(plan.saved().bytes())?;
-        let mut results = vec![self.forward(&plan, case, &on_device, &mut saved)?];
+        let (y, record) = self.forward(&plan, case, &on_device, &mut saved)?;
+        let mut results = vec![y];
         let mut launches = plan.launches().len();
         if let Some(dy) = &on_device.dy {
             let plan = BackwardPlan::new(&problem, self.kernels.props())?;
             show::line(&plan.to_string())?;
-            results.extend(self.backward(&plan, case, &on_device, dy, &saved)?);
+            results.extend(self.backward(&plan, case, &on_device, dy, (&saved, record))?);
             launches += plan.launches().len();
         }
         show::line(&format!("{launches} launches"))?;
@@ -98,7 +99,7 @@ impl Run<'_> {
         case: &RecordedLayer,
         inputs: &OnDevice<T>,
         saved: &mut CudaSlice<u8>,
-    ) -> Result<DeviceMatrix<T>, RunError> {
+    ) -> Result<(DeviceMatrix<T>, ForwardRecord), RunError> {
         let mut y = self.output("y", case.tokens(), case.out_features())?;
         let mut workspace = self
             .stream
@@ -113,11 +114,11 @@ impl Run<'_> {
             x: inputs.x.readable(),
             projections: vec![projection],
             dropout: None,
-            saved: saved.as_view_mut(),
-            workspace: workspace.as_view_mut(),
+            saved: saved.as_view_mut().into(),
+            workspace: Some(workspace.as_view_mut()),
         };
-        self.kernels.forward(self.stream, plan, arguments)?;
-        Ok(y)
+        let record = self.kernels.forward(self.stream, plan, arguments)?;
+        Ok((y, record))
     }
 
     fn backward<T: Number>(
@@ -126,7 +127,7 @@ impl Run<'_> {
         case: &RecordedLayer,
         inputs: &OnDevice<T>,
         dy: &DeviceMatrix<T>,
-        saved: &CudaSlice<u8>,
+        (saved, record): (&CudaSlice<u8>, ForwardRecord),
     ) -> Result<[DeviceMatrix<T>; 3], RunError> {
         let mut dx = self.output("dx", case.tokens(), case.in_features())?;
         let mut d_lora_a = self.output("d_lora_A", case.rank(), case.in_features())?;
@@ -145,9 +146,10 @@ impl Run<'_> {
             x: inputs.x.readable(),
             projections: vec![projection],
             dropout: None,
-            saved: saved.as_view(),
+            saved: saved.as_view().into(),
+            record,
             dx: Some(dx.writable()),
-            workspace: workspace.as_view_mut(),
+            workspace: Some(workspace.as_view_mut()),
         };
         self.kernels.backward(self.stream, plan, arguments)?;
         Ok([dx, d_lora_a, d_lora_b])

@@ -1,8 +1,8 @@
 //! What is checked of a call's arguments before anything is launched.
 
-use super::DevicePointer;
-use crate::plan::params::DropoutParams;
-use crate::{Argument, Dropout, Error, Problem, Result, Role};
+use super::params::DropoutParams;
+use super::{DevicePointer, Lora, LoraGradients};
+use crate::{Argument, Dropout, Error, Problem, Projection, Result, Role};
 
 pub(crate) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -64,6 +64,7 @@ fn alignment(pointer: DevicePointer) -> usize {
     1 << pointer.trailing_zeros().min(8)
 }
 
+/// The address of a tensor. One without elements needs none.
 #[inline]
 pub(super) fn pointer(
     problem: &Problem,
@@ -71,6 +72,9 @@ pub(super) fn pointer(
     tensor: Role,
     pointer: DevicePointer,
 ) -> Result<()> {
+    if problem.shape_of(projection, tensor).0 == 0 {
+        return Ok(());
+    }
     let planned = problem.layout_of(projection, tensor).alignment;
     address(|| argument(problem, projection, tensor), planned, pointer)
 }
@@ -108,15 +112,62 @@ pub(crate) fn which(problem: &Problem, projection: usize) -> Option<usize> {
     (problem.projections().len() > 1).then_some(projection)
 }
 
-pub(super) fn buffer(what: Argument, pointer: DevicePointer, needed: usize) -> Result<()> {
-    if pointer == 0 && needed > 0 {
-        return Err(Error::Null { what });
+/// A buffer of which so many bytes are needed.
+pub(super) fn buffer(what: Argument, pointer: Option<DevicePointer>, needed: usize) -> Result<()> {
+    if needed == 0 {
+        return Ok(());
     }
-    if !pointer.is_multiple_of(crate::plan::BUFFER_ALIGNMENT as u64) && needed > 0 {
-        return Err(Error::BufferAlignment {
-            buffer: what,
-            given: alignment(pointer),
-        });
+    match pointer {
+        None | Some(0) => Err(Error::Null { what }),
+        Some(pointer) if !pointer.is_multiple_of(crate::plan::BUFFER_ALIGNMENT as u64) => {
+            Err(Error::BufferAlignment {
+                buffer: what,
+                given: alignment(pointer),
+            })
+        }
+        Some(_) => Ok(()),
     }
-    Ok(())
+}
+
+/// An adapter exactly where the projection has a rank, with both its matrices.
+pub(super) fn lora(
+    problem: &Problem,
+    projection: usize,
+    given: Option<&Lora<DevicePointer>>,
+) -> Result<()> {
+    adapted(problem, projection, Argument::Lora, given.is_some())?;
+    let Some(lora) = given else { return Ok(()) };
+    scaling(lora.scaling)?;
+    pointer(problem, projection, Role::LoraA, lora.a)?;
+    pointer(problem, projection, Role::LoraB, lora.b)
+}
+
+/// Gradients exactly where the projection has a rank.
+pub(super) fn gradients(
+    problem: &Problem,
+    projection: usize,
+    given: Option<&LoraGradients<DevicePointer>>,
+) -> Result<()> {
+    adapted(problem, projection, Argument::Gradients, given.is_some())?;
+    let Some(gradients) = given else {
+        return Ok(());
+    };
+    pointer(problem, projection, Role::DLoraA, gradients.a)?;
+    pointer(problem, projection, Role::DLoraB, gradients.b)
+}
+
+/// An argument that is there exactly where the projection has a rank.
+pub(crate) fn adapted(
+    problem: &Problem,
+    projection: usize,
+    what: impl FnOnce(Option<usize>) -> Argument,
+    given: bool,
+) -> Result<()> {
+    let mut projections = problem.projections().iter().skip(projection);
+    let planned = projections.next().is_some_and(Projection::is_adapted);
+    if given == planned {
+        return Ok(());
+    }
+    let what = what(which(problem, projection));
+    optional(what, given, planned, "see the rank in Problem::sharing_x")
 }

@@ -1,4 +1,4 @@
-//! The layout of `saved` and `workspace`: one code path sizes them and carves them.
+//! The layout of `saved` and the workspace: what sizes them also says where each region lies.
 
 use crate::{Mask, Problem};
 
@@ -15,20 +15,20 @@ pub struct Region {
     pub bytes: usize,
 }
 
-/// Hands out regions of a buffer that does not exist yet; [`Carver::bytes`] is what it must hold.
+/// The layout of a buffer: regions one after the other. [`BufferLayout::bytes`] is what a buffer
+/// for all of them must have.
 #[derive(Debug, Default)]
-pub(crate) struct Carver {
+pub(crate) struct BufferLayout {
     end: usize,
 }
 
-impl Carver {
-    /// Regions start on lines of 256 bytes, so that none shares a DRAM page's burst or an L2 line
-    /// with another.
+impl BufferLayout {
+    /// Regions start on lines of 256 bytes, so that no two share an L2 line or a burst of DRAM.
     const LINE: usize = 256;
 
     /// A region of `count` elements of `size` bytes. Saturates where the sizes overflow: no
     /// allocation of that size can succeed.
-    pub fn take(&mut self, count: &[usize], size: usize) -> Region {
+    pub fn region(&mut self, count: &[usize], size: usize) -> Region {
         let bytes = count.iter().fold(size, |bytes, &n| bytes.saturating_mul(n));
         let region = Region {
             offset: self.end,
@@ -63,20 +63,20 @@ pub struct SavedLayout {
 
 impl SavedLayout {
     pub(crate) fn new(problem: &Problem) -> Self {
-        let mut carver = Carver::default();
-        let s = carver.take(
+        let mut saved = BufferLayout::default();
+        let s = saved.region(
             &[problem.tokens(), problem.padded_ranks()],
             problem.dtype().size(),
         );
         let stored = problem.has_dropout() && problem.mask() == Mask::Stored;
         let mask = stored.then(|| {
             let words = problem.in_features().div_ceil(64);
-            carver.take(&[words, problem.tokens()], size_of::<u64>())
+            saved.region(&[words, problem.tokens()], size_of::<u64>())
         });
         Self {
             s,
             mask,
-            bytes: carver.bytes(),
+            bytes: saved.bytes(),
         }
     }
 

@@ -1,0 +1,153 @@
+//! The arguments of each call, over what stands for memory.
+
+use super::{ForwardRecord, Saved};
+use crate::Dropout;
+
+/// A device address, as `CUdeviceptr`.
+pub type DevicePointer = u64;
+
+/// What stands for a tensor's memory in the arguments of a call.
+pub trait Pointers {
+    /// A matrix that is read: x, dy, the weight.
+    type Matrix;
+    /// A matrix that is written: y, dx, the merged weight.
+    type MatrixMut;
+    /// A bias.
+    type Row;
+    /// A matrix of an adapter.
+    type Adapter;
+    /// The gradient of such a matrix.
+    type AdapterMut;
+    /// A buffer that is read: what forward saved.
+    type Bytes;
+    /// A buffer that is written: saved, workspace, a merge's report.
+    type BytesMut;
+    /// What a backward is told of its forward.
+    type Record;
+}
+
+/// Device addresses. Shapes, strides and alignments are those of the plan's problem.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Raw;
+
+impl Pointers for Raw {
+    type Matrix = DevicePointer;
+    type MatrixMut = DevicePointer;
+    type Row = DevicePointer;
+    type Adapter = DevicePointer;
+    type AdapterMut = DevicePointer;
+    type Bytes = DevicePointer;
+    type BytesMut = DevicePointer;
+    type Record = Option<ForwardRecord>;
+}
+
+/// One adapter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lora<M> {
+    /// A, (rank, in_features)
+    pub a: M,
+    /// B, (out_features, rank)
+    pub b: M,
+    /// lora_alpha / rank, or lora_alpha / √rank for rsLoRA
+    pub scaling: f32,
+}
+
+/// The gradients of one adapter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoraGradients<M> {
+    /// Out: dA, (rank, in_features)
+    pub a: M,
+    /// Out: dB, (out_features, rank)
+    pub b: M,
+}
+
+/// Arguments of a forward: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every projection.
+#[derive(Debug, Clone, Copy)]
+pub struct Forward<P: Pointers, L = Vec<ForwardProjection<P>>> {
+    /// (tokens, in_features)
+    pub x: P::Matrix,
+    /// As many as the problem has
+    pub projections: L,
+    /// Exactly if the problem has dropout
+    pub dropout: Option<Dropout>,
+    /// Out: S and the mask. Keep them for backward.
+    pub saved: Saved<P::BytesMut>,
+    /// At least `plan.workspace_bytes()` bytes of scratch; may be `None` where that is 0
+    pub workspace: Option<P::BytesMut>,
+}
+
+/// One projection of [`Forward`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ForwardProjection<P: Pointers> {
+    /// W, (out_features, in_features), or transposed as the problem says
+    pub weight: P::Matrix,
+    /// (out_features), exactly if the problem has a bias
+    pub bias: Option<P::Row>,
+    /// Exactly if the projection has a rank
+    pub lora: Option<Lora<P::Adapter>>,
+    /// Out: (tokens, out_features)
+    pub y: P::MatrixMut,
+}
+
+/// Arguments of a backward: with T = scaling·dy·B of every projection, dx = Σ dy·W +
+/// mask∘(Σ T·A)/(1-p), dA = Tᵀ·drop(x), dB = scaling·dyᵀ·(drop(x)·Aᵀ).
+#[derive(Debug, Clone, Copy)]
+pub struct Backward<P: Pointers, L = Vec<BackwardProjection<P>>> {
+    /// (tokens, in_features), as in forward
+    pub x: P::Matrix,
+    /// As many as the problem has
+    pub projections: L,
+    /// As in forward
+    pub dropout: Option<Dropout>,
+    /// What forward saved
+    pub saved: Saved<P::Bytes>,
+    /// What forward returned. A backward that doesn't fit it is refused.
+    pub record: P::Record,
+    /// Out: (tokens, in_features), exactly if the problem has an input gradient
+    pub dx: Option<P::MatrixMut>,
+    /// At least `plan.workspace_bytes()` bytes of scratch; may be `None` where that is 0
+    pub workspace: Option<P::BytesMut>,
+}
+
+/// One projection of [`Backward`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackwardProjection<P: Pointers> {
+    /// (tokens, out_features)
+    pub dy: P::Matrix,
+    /// W, (out_features, in_features), or transposed as the problem says
+    pub weight: P::Matrix,
+    /// Exactly if the projection has a rank
+    pub lora: Option<Lora<P::Adapter>>,
+    /// Exactly if the projection has a rank
+    pub gradients: Option<LoraGradients<P::AdapterMut>>,
+}
+
+/// Arguments of a merge: merged = W + Σ scaling·B·A.
+#[derive(Debug, Clone, Copy)]
+pub struct Merge<P: Pointers, L = Vec<Lora<<P as Pointers>::Adapter>>> {
+    /// W, and where the merged weight goes
+    pub weight: MergeWeight<P::Matrix, P::MatrixMut>,
+    /// As many as the problem has. `scaling` times the adapter's own weight among several; negative
+    /// to take it out.
+    pub adapters: L,
+    /// Out: at least [`crate::MergeReport::BYTES`] bytes at a multiple of
+    /// [`crate::plan::BUFFER_ALIGNMENT`], exactly if the problem has a report
+    pub report: Option<P::BytesMut>,
+    /// At least `plan.workspace_bytes()` bytes of scratch at a multiple of
+    /// [`crate::plan::BUFFER_ALIGNMENT`]; may be `None` where that is 0
+    pub workspace: Option<P::BytesMut>,
+}
+
+/// The weight of [`Merge`]: (out_features, in_features), or transposed as the problem says.
+#[derive(Debug, Clone, Copy)]
+pub enum MergeWeight<R, W> {
+    /// Out: overwritten
+    InPlace(W),
+    /// Kept
+    Apart {
+        /// The base weight
+        weight: R,
+        /// Out: the merged weight; as it was where a safe merge writes nothing
+        merged: W,
+    },
+}

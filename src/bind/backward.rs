@@ -1,0 +1,241 @@
+//! A backward's parameters.
+
+use bytemuck::{Zeroable, bytes_of};
+
+use super::common::{self, Partials};
+use super::memory::{Buffer, SavedAddresses};
+use super::params::{
+    DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, TSource,
+};
+use super::{Backward, BackwardProjection, ForwardRecord, Raw, check};
+use crate::plan::{Launch, access};
+use crate::{Argument, BackwardPlan, Result, Role, WeightLayout};
+
+type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
+
+/// What all launches of a call need.
+struct Call<'a> {
+    plan: &'a BackwardPlan,
+    args: &'a Args<'a>,
+    saved: SavedAddresses,
+    workspace: Buffer,
+    dropout: DropoutParams,
+}
+
+/// Checks a backward, then hands each of the plan's launches its parameters, in their order.
+pub(crate) fn backward(
+    plan: &BackwardPlan,
+    args: &Args<'_>,
+    mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let call = Call::checked(plan, args)?;
+    match plan.launches() {
+        [grad_b, grad_a, grad_x] => {
+            launch(grad_b, bytes_of(&call.grad_b(grad_b)))?;
+            launch(grad_a, bytes_of(&call.grad_a()))?;
+            launch(grad_x, bytes_of(&call.grad_x(grad_x)))
+        }
+        // Without tokens, the blocks that sum no partial gradients.
+        [grad_a, grad_x] => {
+            launch(grad_a, bytes_of(&call.grad_a()))?;
+            launch(grad_x, bytes_of(&call.grad_x(grad_x)))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl<'a> Call<'a> {
+    fn checked(plan: &'a BackwardPlan, args: &'a Args<'a>) -> Result<Self> {
+        let problem = plan.problem();
+        check::count(problem, args.projections.len())?;
+        let dropout = check::dropout(args.dropout, problem)?;
+        check::pointer(problem, 0, Role::X, args.x)?;
+        check::optional(
+            Argument::Tensor(Role::DX, None),
+            args.dx.is_some(),
+            problem.has_input_gradient(),
+            "see Problem::with_input_gradient",
+        )?;
+        if let Some(dx) = args.dx {
+            check::pointer(problem, 0, Role::DX, dx)?;
+        }
+        for (index, given) in args.projections.iter().enumerate() {
+            check::pointer(problem, index, Role::DY, given.dy)?;
+            check::pointer(problem, index, Role::Weight, given.weight)?;
+            check::lora(problem, index, given.lora.as_ref())?;
+            check::gradients(problem, index, given.gradients.as_ref())?;
+        }
+        if let Some(forward) = &args.record {
+            let scalings = args
+                .projections
+                .iter()
+                .map(|one| one.lora.map_or(0.0, |lora| lora.scaling));
+            ForwardRecord::new(problem, args.dropout, scalings).fits(forward)?;
+        }
+        let saved = SavedAddresses::new(&args.saved, plan.saved())?;
+        let needed = plan.workspace_bytes();
+        Ok(Self {
+            plan,
+            args,
+            saved,
+            workspace: Buffer::new(Argument::Workspace, args.workspace, needed)?,
+            dropout,
+        })
+    }
+
+    /// The projections with an adapter: which, and how wide their part of T is.
+    fn adapted(&self) -> impl Iterator<Item = (usize, &BackwardProjection<Raw>)> {
+        let all = self.args.projections.iter().enumerate();
+        all.filter(|(_, projection)| projection.lora.is_some())
+    }
+
+    fn grad_b(&self, launch: &Launch) -> GradBParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let (splits, regions) = (&plan.splits, &plan.regions);
+        let mut params = GradBParams {
+            s: self.saved.s,
+            counters: self.workspace.at(regions.split.map(|split| split.counters)),
+            m: problem.tokens() as i32,
+            ranks: problem.padded_ranks() as i32,
+            adapter_f32: common::adapter_f32(problem),
+            counter_count: regions.split.map_or(0, |split| split.count),
+            ..Zeroable::zeroed()
+        };
+        let mut first_block = 0;
+        let sizes = splits.dy_groups.iter().zip(&regions.of_dy);
+        for ((slot, (projection, given)), (&groups, of_dy)) in
+            params.projection.iter_mut().zip(self.adapted()).zip(sizes)
+        {
+            let lora = given.lora.unwrap_or_default();
+            let planned = problem.projections()[projection];
+            *slot = GradBProjection {
+                dy: given.dy,
+                t_partial: self.workspace.at(of_dy.t_partial),
+                lora_b_partial: self.workspace.at(of_dy.lora_b_partial),
+                dy_stride: problem.layout_of(projection, Role::DY).row_stride,
+                n: planned.out_features as i32,
+                column_groups: groups as i32,
+                rows_per_split: splits.dy.rows_per_split as i32,
+                m_splits: splits.dy.row_splits as i32,
+                first_block: first_block as i32,
+                pad: 0,
+                lora_b: common::adapter(problem, projection, Role::LoraB, lora.b, lora.scaling),
+            };
+            let rank_tiles = planned.rank.div_ceil(launch.variant.tile.ranks);
+            first_block += groups * splits.dy.row_splits * rank_tiles;
+            params.projections += 1;
+        }
+        params
+    }
+
+    fn grad_a(&self) -> GradAParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let (splits, regions) = (&plan.splits, &plan.regions);
+        let partials = regions.of_dy.iter().zip(problem.adapted());
+        let partials = partials.map(|(of_dy, (_, planned))| Partials {
+            start: self.workspace.at(of_dy.lora_b_partial),
+            row_stride: planned.padded_rank() as i64,
+            split_stride: planned.out_features as i64 * planned.padded_rank() as i64,
+            splits: splits.dy.row_splits,
+        });
+        let outputs = self.args.projections.iter().filter_map(|one| one.gradients);
+        let mut params = GradAParams {
+            x: self.args.x,
+            mask: self.saved.mask,
+            t: self.workspace.at(regions.t),
+            lora_a_partial: self.workspace.at(regions.lora_a_partial),
+            x_stride: problem.layout(Role::X).row_stride,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            ranks: problem.padded_ranks() as i32,
+            rows_per_split: splits.x.rows_per_split as i32,
+            column_groups: splits.x_groups as i32,
+            m_splits: splits.x.row_splits as i32,
+            mask_source: common::backward_mask(problem),
+            dropout: self.dropout,
+            reduce_b: common::reduce(
+                problem,
+                Role::DLoraB,
+                &splits.reduce_b,
+                partials,
+                outputs.map(|gradients| gradients.b),
+            ),
+            ..Zeroable::zeroed()
+        };
+        let sizes = splits.dy_groups.iter().zip(&regions.of_dy);
+        for ((slot, (projection, planned)), (&groups, of_dy)) in
+            params.t_source.iter_mut().zip(problem.adapted()).zip(sizes)
+        {
+            *slot = TSource {
+                partial: self.workspace.at(of_dy.t_partial),
+                partials: groups as i32,
+                rank0: problem.rank_offset(projection) as i32,
+                r_pad: planned.padded_rank() as i32,
+                pad: 0,
+            };
+            params.adapters += 1;
+        }
+        params
+    }
+
+    fn grad_x(&self, launch: &Launch) -> GradXParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let (splits, regions) = (&plan.splits, &plan.regions);
+        let (in_features, ranks) = (problem.in_features() as i64, problem.padded_ranks() as i64);
+        let partials = problem.adapted().map(|(projection, _)| Partials {
+            start: self
+                .workspace
+                .at(regions.lora_a_partial_of(problem, projection)),
+            row_stride: in_features,
+            split_stride: in_features * ranks,
+            splits: splits.x.row_splits,
+        });
+        let outputs = self.args.projections.iter().filter_map(|one| one.gradients);
+        let mut params = GradXParams {
+            t: self.workspace.at(regions.t),
+            mask: self.saved.mask,
+            dx: self.args.dx.unwrap_or_default(),
+            dx_stride: problem.layout(Role::DX).row_stride,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            ranks: problem.padded_ranks() as i32,
+            projections: problem.projections().len() as i32,
+            adapter_f32: common::adapter_f32(problem),
+            accumulate: problem.accumulates(Role::DX).into(),
+            weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
+            output_vectorised: access::rows_aligned(problem, 0, Role::DX).into(),
+            mask_source: common::backward_mask(problem),
+            dropout: self.dropout,
+            schedule: common::schedule(launch, regions.split.as_ref(), self.workspace),
+            reduce_a: common::reduce(
+                problem,
+                Role::DLoraA,
+                &splits.reduce_a,
+                partials,
+                outputs.map(|gradients| gradients.a),
+            ),
+            ..Zeroable::zeroed()
+        };
+        let projections = problem.projections().iter().zip(self.args.projections);
+        let mut rank0 = 0;
+        for ((slot, index), (planned, given)) in
+            params.projection.iter_mut().zip(0..).zip(projections)
+        {
+            let stride = |tensor| problem.layout_of(index, tensor).row_stride;
+            *slot = GradXProjection {
+                dy: given.dy,
+                weight: given.weight,
+                lora_a: given.lora.map_or(0, |lora| lora.a),
+                dy_stride: stride(Role::DY),
+                weight_stride: stride(Role::Weight),
+                lora_a_stride: stride(Role::LoraA),
+                n: planned.out_features as i32,
+                r: planned.rank as i32,
+                rank0,
+                lora_vectorised: access::adapter_aligned(problem, index, Role::LoraA).into(),
+            };
+            rank0 += planned.padded_rank() as i32;
+        }
+        params
+    }
+}

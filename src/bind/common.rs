@@ -1,0 +1,112 @@
+//! Parameters that several kernels take.
+
+use super::DevicePointer;
+use super::memory::Buffer;
+use super::params::{AdapterParams, ReduceJob, ReduceParams, ScheduleParams, mask_source};
+use crate::plan::{Launch, SplitRegions, access};
+use crate::{Mask, Problem, Role};
+
+/// The adapters of a call with the projections that they belong to: kernels list them alone.
+pub(super) fn adapters<A>(
+    projections: impl Iterator<Item = Option<A>>,
+) -> impl Iterator<Item = (usize, A)> {
+    projections
+        .enumerate()
+        .filter_map(|(index, adapter)| Some((index, adapter?)))
+}
+
+/// Whether the adapters are f32 over narrower tensors.
+pub(super) fn adapter_f32(problem: &Problem) -> i32 {
+    (problem.adapter_dtype() != problem.dtype()).into()
+}
+
+/// A matrix of an adapter.
+pub(super) fn adapter(
+    problem: &Problem,
+    projection: usize,
+    tensor: Role,
+    data: DevicePointer,
+    scaling: f32,
+) -> AdapterParams {
+    AdapterParams {
+        data,
+        stride: problem.layout_of(projection, tensor).row_stride,
+        rank0: problem.rank_offset(projection) as i32,
+        r: problem.projections()[projection].rank as i32,
+        vectorised: access::adapter_aligned(problem, projection, tensor).into(),
+        scaling,
+    }
+}
+
+/// How the blocks of a GEMM go through its output.
+pub(super) fn schedule(
+    launch: &Launch,
+    split: Option<&SplitRegions>,
+    workspace: Buffer,
+) -> ScheduleParams {
+    let Some(schedule) = launch.schedule else {
+        return bytemuck::Zeroable::zeroed();
+    };
+    ScheduleParams {
+        tiles_m: schedule.tiles_m as i32,
+        tiles_n: schedule.tiles_n as i32,
+        group_n: schedule.group_n as i32,
+        splits: schedule.splits as i32,
+        partial: workspace.at(split.map(|split| split.slabs)),
+        arrived: workspace.at(split.map(|split| split.counters)),
+    }
+}
+
+/// Where backward's kernels find the mask.
+pub(super) fn backward_mask(problem: &Problem) -> i32 {
+    match (problem.has_dropout(), problem.mask()) {
+        (false, _) => mask_source::NONE,
+        (true, Mask::Stored) => mask_source::STORED,
+        (true, Mask::Redrawn) => mask_source::DRAWN,
+    }
+}
+
+/// The partial sums of one gradient, f32 (splits, rows, columns).
+#[derive(Clone, Copy)]
+pub(super) struct Partials {
+    pub start: DevicePointer,
+    pub row_stride: i64,
+    pub split_stride: i64,
+    pub splits: usize,
+}
+
+/// The sums of one gradient for every adapted projection, by so many blocks each. `partials` and
+/// `outputs` are of the adapted projections.
+pub(super) fn reduce(
+    problem: &Problem,
+    gradient: Role,
+    blocks: &[u32],
+    partials: impl Iterator<Item = Partials>,
+    outputs: impl Iterator<Item = DevicePointer>,
+) -> ReduceParams {
+    let mut params = ReduceParams {
+        blocks: blocks.iter().sum::<u32>() as i32,
+        jobs: blocks.len() as i32,
+        out_f32: (problem.dtype_of(gradient) != problem.dtype()).into(),
+        accumulate: problem.accumulates(gradient).into(),
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let mut first_block = 0;
+    let jobs = params.job.iter_mut().zip(blocks).zip(partials.zip(outputs));
+    for (((job, blocks), (partials, out)), (projection, _)) in jobs.zip(problem.adapted()) {
+        let (rows, columns) = problem.shape_of(projection, gradient);
+        *job = ReduceJob {
+            partial: partials.start,
+            out,
+            out_stride: problem.layout_of(projection, gradient).row_stride,
+            partial_stride: partials.row_stride,
+            split_stride: partials.split_stride,
+            splits: partials.splits as i32,
+            rows: rows as i32,
+            columns: columns as i32,
+            first_block,
+        };
+        first_block += *blocks as i32;
+    }
+    params
+}

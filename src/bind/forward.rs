@@ -1,0 +1,144 @@
+//! A forward's parameters.
+
+use bytemuck::{Zeroable, bytes_of};
+
+use super::memory::{Buffer, SavedAddresses};
+use super::params::{DropoutParams, ForwardParams, ForwardProjection, ShrinkParams, mask_source};
+use super::{Forward, ForwardRecord, Raw, check, common};
+use crate::plan::{Launch, access};
+use crate::{Argument, ForwardPlan, Result, Role, WeightLayout};
+
+type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
+
+/// What all launches of a call need.
+struct Call<'a> {
+    plan: &'a ForwardPlan,
+    args: &'a Args<'a>,
+    saved: SavedAddresses,
+    workspace: Buffer,
+    dropout: DropoutParams,
+}
+
+/// Checks a forward, then hands each of the plan's launches its parameters, in their order.
+pub(crate) fn forward(
+    plan: &ForwardPlan,
+    args: &Args<'_>,
+    mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
+) -> Result<ForwardRecord> {
+    let call = Call::checked(plan, args)?;
+    // Without tokens nothing is launched.
+    if let [shrink, gemm] = plan.launches() {
+        launch(shrink, bytes_of(&call.shrink()))?;
+        launch(gemm, bytes_of(&call.gemm(gemm)))?;
+    }
+    let scalings = args
+        .projections
+        .iter()
+        .map(|one| one.lora.map_or(0.0, |lora| lora.scaling));
+    Ok(ForwardRecord::new(plan.problem(), args.dropout, scalings))
+}
+
+impl<'a> Call<'a> {
+    fn checked(plan: &'a ForwardPlan, args: &'a Args<'a>) -> Result<Self> {
+        let problem = plan.problem();
+        check::count(problem, args.projections.len())?;
+        let dropout = check::dropout(args.dropout, problem)?;
+        check::pointer(problem, 0, Role::X, args.x)?;
+        for (index, given) in args.projections.iter().enumerate() {
+            check::pointer(problem, index, Role::Weight, given.weight)?;
+            check::pointer(problem, index, Role::Y, given.y)?;
+            check::optional(
+                check::argument(problem, index, Role::Bias),
+                given.bias.is_some(),
+                problem.has_bias(),
+                "see Problem::with_bias",
+            )?;
+            if let Some(bias) = given.bias {
+                check::pointer(problem, index, Role::Bias, bias)?;
+            }
+            check::lora(problem, index, given.lora.as_ref())?;
+        }
+        let saved = SavedAddresses::new(&args.saved, plan.saved())?;
+        let needed = plan.workspace_bytes();
+        Ok(Self {
+            plan,
+            args,
+            saved,
+            workspace: Buffer::new(Argument::Workspace, args.workspace, needed)?,
+            dropout,
+        })
+    }
+
+    fn shrink(&self) -> ShrinkParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let mut params = ShrinkParams {
+            x: self.args.x,
+            s: self.saved.s,
+            // A mask that backward draws again is not stored.
+            mask: self.saved.mask,
+            counters: self.workspace.at(plan.split.map(|split| split.counters)),
+            x_stride: problem.layout(Role::X).row_stride,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            ranks: problem.padded_ranks() as i32,
+            adapter_f32: common::adapter_f32(problem),
+            mask_source: if problem.has_dropout() {
+                mask_source::DRAWN
+            } else {
+                mask_source::NONE
+            },
+            counter_count: plan.split.map_or(0, |split| split.count),
+            dropout: self.dropout,
+            ..Zeroable::zeroed()
+        };
+        for (index, lora) in common::adapters(self.args.projections.iter().map(|one| one.lora)) {
+            params.lora_a[params.adapters as usize] =
+                common::adapter(problem, index, Role::LoraA, lora.a, lora.scaling);
+            params.adapters += 1;
+        }
+        params
+    }
+
+    fn gemm(&self, launch: &Launch) -> ForwardParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let mut params = ForwardParams {
+            x: self.args.x,
+            s: self.saved.s,
+            x_stride: problem.layout(Role::X).row_stride,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            ranks: problem.padded_ranks() as i32,
+            projections: problem.projections().len() as i32,
+            adapter_f32: common::adapter_f32(problem),
+            accumulate: problem.accumulates(Role::Y).into(),
+            weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
+            schedule: common::schedule(launch, plan.split.as_ref(), self.workspace),
+            ..Zeroable::zeroed()
+        };
+        let (_, tile_columns) = launch.variant.block();
+        let (mut first_tile, mut rank0) = (0, 0);
+        let projections = problem.projections().iter().zip(self.args.projections);
+        for (index, (planned, given)) in projections.enumerate() {
+            let stride = |tensor| problem.layout_of(index, tensor).row_stride;
+            params.projection[index] = ForwardProjection {
+                weight: given.weight,
+                bias: given.bias.unwrap_or_default(),
+                lora_b: given.lora.map_or(0, |lora| lora.b),
+                y: given.y,
+                weight_stride: stride(Role::Weight),
+                lora_b_stride: stride(Role::LoraB),
+                y_stride: stride(Role::Y),
+                n: planned.out_features as i32,
+                r: planned.rank as i32,
+                rank0,
+                first_tile,
+                lora_vectorised: access::adapter_aligned(problem, index, Role::LoraB).into(),
+                output_vectorised: access::rows_aligned(problem, index, Role::Y).into(),
+                ..Zeroable::zeroed()
+            };
+            first_tile += planned.out_features.div_ceil(tile_columns) as i32;
+            rank0 += planned.padded_rank() as i32;
+        }
+        params
+    }
+}

@@ -1,0 +1,124 @@
+//! A merge's parameters.
+
+use bytemuck::{Zeroable, bytes_of};
+
+use super::memory::Buffer;
+use super::params::{MergeAdapter, MergeParams, merge_write};
+use super::{DevicePointer, Lora, Merge, MergeWeight, Raw, check};
+use crate::plan::Launch;
+use crate::{Argument, Error, MergePlan, MergeReport, Result, Role, WeightLayout};
+
+type Args<'a> = Merge<Raw, &'a [Lora<DevicePointer>]>;
+
+/// Checks a merge, then hands each of the plan's launches its parameters, in their order.
+pub(crate) fn merge(
+    plan: &MergePlan,
+    args: &Args<'_>,
+    mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let workspace = checked(plan, args)?;
+    let mut params = params(plan, args, workspace);
+    let last = plan.launches().len() - 1;
+    for (index, one) in plan.launches().iter().enumerate() {
+        if plan.problem().is_safe() && !one.variant.sums_totals() {
+            params.writing = if index == last {
+                merge_write::IF_FINITE
+            } else {
+                merge_write::NEVER
+            };
+            // What the first launch counted is not counted again.
+            if index == last {
+                params.partial = 0;
+            }
+        }
+        launch(one, bytes_of(&params))?;
+    }
+    Ok(())
+}
+
+/// Addresses of the weight and of the merged one.
+fn weights(args: &Args<'_>) -> (DevicePointer, DevicePointer) {
+    match args.weight {
+        MergeWeight::InPlace(weight) => (weight, weight),
+        MergeWeight::Apart { weight, merged } => (weight, merged),
+    }
+}
+
+fn checked(plan: &MergePlan, args: &Args<'_>) -> Result<Buffer> {
+    let problem = plan.problem();
+    let (given, planned) = (args.adapters.len(), problem.ranks().len());
+    if given != planned {
+        return Err(Error::AdapterCount { given, planned });
+    }
+    let (weight, merged) = weights(args);
+    for (tensor, pointer) in [(Role::Weight, weight), (Role::Merged, merged)] {
+        let alignment = problem.layout(tensor).alignment;
+        check::address(|| Argument::Tensor(tensor, None), alignment, pointer)?;
+    }
+    let stride = |tensor| problem.layout(tensor).row_stride;
+    let strides = (stride(Role::Weight), stride(Role::Merged));
+    if weight == merged && strides.0 != strides.1 {
+        return Err(Error::InPlace {
+            weight: strides.0,
+            merged: strides.1,
+        });
+    }
+    for (index, adapter) in args.adapters.iter().enumerate() {
+        check::scaling(adapter.scaling)?;
+        for (tensor, pointer) in [(Role::LoraA, adapter.a), (Role::LoraB, adapter.b)] {
+            let layout = problem.adapter_layout(index, tensor);
+            let alignment = layout.map_or(1, |layout| layout.alignment);
+            check::address(|| Argument::Adapter(tensor, index), alignment, pointer)?;
+        }
+    }
+    check::optional(
+        Argument::Report,
+        args.report.is_some(),
+        problem.has_report(),
+        "see MergeProblem::with_report and with_safe",
+    )?;
+    if args.report.is_some() {
+        check::buffer(Argument::Report, args.report, MergeReport::BYTES)?;
+    }
+    Buffer::new(Argument::Workspace, args.workspace, plan.workspace_bytes())
+}
+
+fn params(plan: &MergePlan, args: &Args<'_>, workspace: Buffer) -> MergeParams {
+    let problem = plan.problem();
+    let (rows, columns) = problem.shape(Role::Weight);
+    let (weight, merged) = weights(args);
+    let mut params = MergeParams {
+        weight,
+        merged,
+        // Null says that nothing is counted.
+        partial: workspace.at(plan.partial),
+        totals: args.report.unwrap_or_default(),
+        weight_stride: problem.layout(Role::Weight).row_stride,
+        merged_stride: problem.layout(Role::Merged).row_stride,
+        rows: rows as i32,
+        columns: columns as i32,
+        adapters: args.adapters.len() as i32,
+        adapter_f32: (problem.adapter_dtype() != problem.dtype()).into(),
+        weight_transposed: (problem.weight_layout() == WeightLayout::InOut).into(),
+        // A launch has fewer than 2³¹ blocks.
+        partials: plan.tiles as i32,
+        writing: merge_write::ALWAYS,
+        ..Zeroable::zeroed()
+    };
+    let adapters = args.adapters.iter().zip(problem.ranks()).enumerate();
+    for (slot, (index, (adapter, rank))) in params.adapter.iter_mut().zip(adapters) {
+        let stride = |tensor| {
+            let layout = problem.adapter_layout(index, tensor);
+            layout.map_or(0, |layout| layout.row_stride)
+        };
+        *slot = MergeAdapter {
+            lora_a: adapter.a,
+            lora_b: adapter.b,
+            lora_a_stride: stride(Role::LoraA),
+            lora_b_stride: stride(Role::LoraB),
+            r: rank as i32,
+            scaling: adapter.scaling,
+        };
+    }
+    params
+}

@@ -1,0 +1,126 @@
+//! What a backward must have in common with its forward.
+
+use crate::{Dropout, Error, Formats, Mask, Problem, Projection, Result};
+
+/// What a forward was: sizes, formats, dropout and scalings. A backward that differs in one of them
+/// would read `saved` as something else than it holds, and is refused.
+///
+/// Keep it beside `saved`. It can't tell whether x, lora_A or what `saved` holds has changed since:
+/// the calls never read device memory on the host.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ForwardRecord {
+    tokens: usize,
+    in_features: usize,
+    projections: [Projection; Problem::MAX_PROJECTIONS],
+    count: usize,
+    formats: Formats,
+    mask: Option<Mask>,
+    dropout: Option<Dropout>,
+    /// 0 where the projection has no adapter
+    scaling: [f32; Problem::MAX_PROJECTIONS],
+}
+
+impl ForwardRecord {
+    /// The record of a forward of this problem. [`crate::Kernels::forward`] returns it; make one
+    /// where forward and backward run in processes apart.
+    pub fn new(
+        problem: &Problem,
+        dropout: Option<Dropout>,
+        scalings: impl IntoIterator<Item = f32>,
+    ) -> Self {
+        let mut record = Self {
+            tokens: problem.tokens(),
+            in_features: problem.in_features(),
+            projections: [Projection::default(); Problem::MAX_PROJECTIONS],
+            count: problem.projections().len(),
+            formats: *problem.formats(),
+            mask: problem.has_dropout().then_some(problem.mask()),
+            dropout,
+            scaling: [0.0; Problem::MAX_PROJECTIONS],
+        };
+        record.projections[..record.count].copy_from_slice(problem.projections());
+        for ((slot, scaling), projection) in record
+            .scaling
+            .iter_mut()
+            .zip(scalings)
+            .zip(problem.projections())
+        {
+            if projection.is_adapted() {
+                *slot = scaling;
+            }
+        }
+        record
+    }
+
+    /// Refuses a backward, of which this is the record, after another forward.
+    pub(super) fn fits(&self, forward: &Self) -> Result<()> {
+        if self == forward {
+            return Ok(());
+        }
+        let differs = |what: &str, forward: String, given: String| {
+            Err(Error::OtherForward {
+                what: what.to_owned(),
+                given,
+                forward,
+            })
+        };
+        for (what, forward, backward) in [
+            ("tokens", forward.tokens, self.tokens),
+            ("in_features", forward.in_features, self.in_features),
+            ("the number of projections", forward.count, self.count),
+        ] {
+            if forward != backward {
+                return differs(what, forward.to_string(), backward.to_string());
+            }
+        }
+        for (index, (one, other)) in self
+            .projections
+            .iter()
+            .zip(&forward.projections)
+            .enumerate()
+        {
+            if one != other {
+                let shown = |Projection { out_features, rank }: &Projection| {
+                    format!("{out_features} out_features with rank {rank} in projection {index}")
+                };
+                return differs("a projection", shown(other), shown(one));
+            }
+        }
+        if self.formats != forward.formats {
+            return differs(
+                "the formats",
+                forward.formats.to_string(),
+                self.formats.to_string(),
+            );
+        }
+        if self.dropout != forward.dropout {
+            let shown = |dropout: Option<Dropout>| match dropout {
+                None => "none".to_owned(),
+                Some(Dropout { p, seed, offset }) => {
+                    format!("p {p}, seed {seed}, offset {offset}")
+                }
+            };
+            return differs("the dropout", shown(forward.dropout), shown(self.dropout));
+        }
+        if self.mask != forward.mask {
+            let shown = |mask: Option<Mask>| match mask {
+                None => "none",
+                Some(Mask::Stored) => "stored",
+                Some(Mask::Redrawn) => "redrawn",
+            };
+            return differs(
+                "the mask",
+                shown(forward.mask).into(),
+                shown(self.mask).into(),
+            );
+        }
+        let scalings = |record: &Self| {
+            let all: Vec<_> = record.scaling[..record.count]
+                .iter()
+                .map(f32::to_string)
+                .collect();
+            all.join(", ")
+        };
+        differs("the scaling", scalings(forward), scalings(self))
+    }
+}

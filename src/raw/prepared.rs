@@ -1,0 +1,70 @@
+//! The launches of a call with their parameters, ready: what a call's cost on the host is measured
+//! against.
+
+use cudarc::driver::sys::{CUfunction, CUresult, CUstream};
+
+use super::launch::launch_function;
+use super::{BackwardArgs, ForwardArgs, Kernels};
+use crate::bind;
+use crate::plan::Launch;
+use crate::{BackwardPlan, ForwardPlan, Result};
+
+/// One launch with its parameters.
+#[doc(hidden)]
+pub struct PreparedLaunch {
+    function: CUfunction,
+    launch: Launch,
+    params: Vec<u8>,
+}
+
+impl PreparedLaunch {
+    /// cuLaunchKernelEx, and nothing else.
+    ///
+    /// # Safety
+    /// As for the call it was made from.
+    #[inline]
+    pub unsafe fn launch(&self, stream: CUstream) -> CUresult {
+        // SAFETY: the caller's promise; the function and the parameters are those of the launch.
+        unsafe { launch_function(self.function, &self.launch, &self.params, stream) }
+    }
+}
+
+impl Kernels {
+    /// The launches that [`Kernels::forward_raw`] makes.
+    #[doc(hidden)]
+    pub fn prepare_forward(
+        &self,
+        plan: &ForwardPlan,
+        args: &ForwardArgs<'_>,
+    ) -> Result<Vec<PreparedLaunch>> {
+        let mut prepared = Vec::new();
+        bind::forward(plan, args, |launch, params| {
+            prepared.push(self.prepare(launch, params)?);
+            Ok(())
+        })?;
+        Ok(prepared)
+    }
+
+    /// The launches that [`Kernels::backward_raw`] makes.
+    #[doc(hidden)]
+    pub fn prepare_backward(
+        &self,
+        plan: &BackwardPlan,
+        args: &BackwardArgs<'_>,
+    ) -> Result<Vec<PreparedLaunch>> {
+        let mut prepared = Vec::new();
+        bind::backward(plan, args, |launch, params| {
+            prepared.push(self.prepare(launch, params)?);
+            Ok(())
+        })?;
+        Ok(prepared)
+    }
+
+    fn prepare(&self, launch: &Launch, params: &[u8]) -> Result<PreparedLaunch> {
+        Ok(PreparedLaunch {
+            function: self.function(launch)?,
+            launch: launch.clone(),
+            params: params.to_vec(),
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Views of cudarc's slices as what stands for memory in a call's arguments.
+
+use std::marker::PhantomData;
+
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, SyncOnDrop};
+
+use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef, ReadMatrix, WriteMatrix};
+use crate::Element;
+use crate::bind::{self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, Saved};
+
+/// Views with elements of type `T`, and `A` in the adapters.
+#[derive(Debug)]
+pub struct Typed<'a, T, A = T>(PhantomData<(&'a T, &'a A)>);
+
+/// Views with element types that are known at run time only.
+#[derive(Debug)]
+pub struct Dynamic<'a>(PhantomData<&'a ()>);
+
+impl<'a, T: 'a, A: 'a> Pointers for Typed<'a, T, A> {
+    type Matrix = MatRef<'a, T>;
+    type MatrixMut = MatMut<'a, T>;
+    type Row = CudaView<'a, T>;
+    type Adapter = MatRef<'a, A>;
+    type AdapterMut = MatMut<'a, A>;
+    type Bytes = CudaView<'a, u8>;
+    type BytesMut = CudaViewMut<'a, u8>;
+    type Record = ForwardRecord;
+}
+
+impl<'a> Pointers for Dynamic<'a> {
+    type Matrix = DynMatRef<'a>;
+    type MatrixMut = DynMatMut<'a>;
+    type Row = DynMatRef<'a>;
+    type Adapter = DynMatRef<'a>;
+    type AdapterMut = DynMatMut<'a>;
+    type Bytes = CudaView<'a, u8>;
+    type BytesMut = CudaViewMut<'a, u8>;
+    type Record = ForwardRecord;
+}
+
+/// What [`crate::Kernels::forward`] and its like take: [`Typed`] or [`Dynamic`].
+pub trait Views<'a>:
+    Pointers<
+        Matrix: ReadMatrix,
+        MatrixMut: WriteMatrix,
+        Row: ReadMatrix,
+        Adapter: ReadMatrix,
+        AdapterMut: WriteMatrix,
+        Bytes = CudaView<'a, u8>,
+        BytesMut = CudaViewMut<'a, u8>,
+        Record = ForwardRecord,
+    >
+{
+}
+
+impl<'a, T: Element, A: Element> Views<'a> for Typed<'a, T, A> {}
+impl<'a> Views<'a> for Dynamic<'a> {}
+
+/// Addresses of views for use on a stream. The guards record there that the memory is in use, and
+/// live until all kernels are enqueued.
+pub(super) struct Addresses<'s> {
+    stream: &'s CudaStream,
+    guards: Vec<SyncOnDrop<'s>>,
+}
+
+impl<'s> Addresses<'s> {
+    pub fn new(stream: &'s CudaStream) -> Self {
+        let guards = Vec::new();
+        Self { stream, guards }
+    }
+
+    fn keep(&mut self, (pointer, guard): (u64, SyncOnDrop<'s>)) -> DevicePointer {
+        self.guards.push(guard);
+        pointer
+    }
+
+    pub fn read(&mut self, matrix: &'s impl ReadMatrix) -> DevicePointer {
+        self.keep(matrix.pointer(self.stream))
+    }
+
+    pub fn write(&mut self, matrix: &'s mut impl WriteMatrix) -> DevicePointer {
+        self.keep(matrix.pointer_mut(self.stream))
+    }
+
+    pub fn bytes(&mut self, buffer: &'s CudaView<'_, u8>) -> DevicePointer {
+        self.keep(buffer.device_ptr(self.stream))
+    }
+
+    pub fn bytes_mut(&mut self, buffer: &'s mut CudaViewMut<'_, u8>) -> DevicePointer {
+        self.keep(buffer.device_ptr_mut(self.stream))
+    }
+
+    pub fn lora<M: ReadMatrix>(&mut self, lora: &'s Lora<M>) -> Lora<DevicePointer> {
+        Lora {
+            a: self.read(&lora.a),
+            b: self.read(&lora.b),
+            scaling: lora.scaling,
+        }
+    }
+
+    pub fn gradients<M: WriteMatrix>(
+        &mut self,
+        gradients: &'s mut LoraGradients<M>,
+    ) -> LoraGradients<DevicePointer> {
+        LoraGradients {
+            a: self.write(&mut gradients.a),
+            b: self.write(&mut gradients.b),
+        }
+    }
+
+    pub fn saved(&mut self, saved: &'s Saved<CudaView<'_, u8>>) -> Saved<DevicePointer> {
+        saved.as_ref().map(|buffer| self.bytes(buffer))
+    }
+
+    pub fn saved_mut(&mut self, saved: &'s mut Saved<CudaViewMut<'_, u8>>) -> Saved<DevicePointer> {
+        saved.as_mut().map(|buffer| self.bytes_mut(buffer))
+    }
+
+    pub fn forward_projection<'a, V: Views<'a>>(
+        &mut self,
+        one: &'s mut bind::ForwardProjection<V>,
+    ) -> bind::ForwardProjection<Raw> {
+        bind::ForwardProjection {
+            weight: self.read(&one.weight),
+            bias: one.bias.as_ref().map(|bias| self.read(bias)),
+            lora: one.lora.as_ref().map(|lora| self.lora(lora)),
+            y: self.write(&mut one.y),
+        }
+    }
+
+    pub fn backward_projection<'a, V: Views<'a>>(
+        &mut self,
+        one: &'s mut bind::BackwardProjection<V>,
+    ) -> bind::BackwardProjection<Raw> {
+        bind::BackwardProjection {
+            dy: self.read(&one.dy),
+            weight: self.read(&one.weight),
+            lora: one.lora.as_ref().map(|lora| self.lora(lora)),
+            gradients: one
+                .gradients
+                .as_mut()
+                .map(|gradients| self.gradients(gradients)),
+        }
+    }
+}
