@@ -1,5 +1,5 @@
-//! What `cargo xtask gpu`, the bench of a layer and the program that runs both on another machine
-//! share: the bundle's manifest, and what results look like.
+//! Types shared by `cargo xtask gpu`, the bench of layers, and the program that runs both on
+//! another machine: the bundle's manifest and the results.
 
 #![warn(missing_docs)]
 
@@ -7,11 +7,12 @@ pub mod manifest;
 pub mod markdown;
 pub mod results;
 
-/// The variable with the path of the file in which the bench hands over what it measured.
+/// The environment variable with the path of the file to which the bench writes its measurements.
 pub const BENCH_RESULTS: &str = "LORA_KERNELS_BENCH_RESULTS";
-/// The variable that asks the bench for fewer shapes than all: [`FIRST_LOOK`] or [`SUITE`].
+/// The environment variable that asks the bench for a part of its shapes: [`FIRST_LOOK`] or
+/// [`SUITE`].
 pub const BENCH_SHAPES: &str = "LORA_KERNELS_BENCH_SHAPES";
-/// Two shapes, for some twenty seconds.
+/// Two shapes, which take some twenty seconds.
 pub const FIRST_LOOK: &str = "first-look";
-/// Those that the suite has the time for, the most telling first.
+/// The shapes that fit the suite's time, the most informative first.
 pub const SUITE: &str = "suite";

@@ -1,73 +1,75 @@
-//! What lies in the folder that `cargo xtask gpu` makes. xtask writes it, the suite reads it.
+//! The contents of the folder that `cargo xtask gpu` makes. xtask writes the manifest, and the
+//! suite reads it.
 //!
-//! Every program carries all kernels. In the bundle a program is a list of blobs, compressed, and
-//! the images are blobs that all of them share; the suite puts the programs together again.
+//! Every program contains all kernels. In the bundle, a program is a list of compressed blobs, and
+//! the programs share the blobs of the kernels' images. The suite reassembles the programs.
 
 use serde::{Deserialize, Serialize};
 
 /// The manifest's name in the bundle.
 pub const MANIFEST: &str = "suite.json";
-/// The folder of blobs; each is named by its number.
+/// The folder of blobs. A blob's name is its number.
 pub const BLOBS: &str = "blobs";
 
-/// What a bundle holds, as its [`MANIFEST`] has it.
+/// The contents of a bundle, stored in its [`MANIFEST`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Manifest {
     /// The repository's commit.
     pub commit: String,
     /// nvcc's version.
     pub nvcc: String,
-    /// Compute capabilities with machine code.
+    /// The compute capabilities with machine code.
     pub archs: String,
-    /// The C library that the programs need at least
+    /// The oldest C library that the programs run with
     pub glibc: String,
-    /// In the order they run.
+    /// The programs, in the order in which they run.
     pub programs: Vec<Program>,
-    /// A test for each family of kernels, to run under compute-sanitizer.
+    /// One test for each family of kernels, to run under compute-sanitizer.
     pub families: Vec<Family>,
 }
 
 /// One program of a bundle.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Program {
-    /// Its name, and that of its file.
+    /// The name of the program and of its file.
     pub name: String,
-    /// What it is.
+    /// The kind of program.
     pub kind: Kind,
-    /// Where it is unpacked, in the bundle
+    /// The path in the bundle to which it is unpacked
     pub path: String,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Blobs, in order
+    /// Its blobs, in order
     pub parts: Vec<usize>,
-    /// The tests of the first look, by parts of their names; none where empty.
+    /// Parts of the names of tests that the first look runs. If empty, it runs none.
     pub first_look: Vec<String>,
-    /// Tests that never run there, by parts of their names.
+    /// Parts of the names of tests that never run in the bundle.
     pub skip: Vec<String>,
-    /// More that don't run where the device is emulated, since they take long there.
+    /// Parts of the names of further tests that don't run on an emulated device, where they take
+    /// long.
     pub skip_emulated: Vec<String>,
 }
 
-/// What a program is.
+/// The kind of a program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Part of the correctness suite.
+    /// A part of the correctness suite.
     #[default]
     Test,
-    /// Times the layers.
+    /// The bench of layers.
     Bench,
-    /// What tests start.
+    /// A program that tests start.
     Helper,
 }
 
 /// A family of kernels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Family {
-    /// What its kernels do.
+    /// What its kernels compute.
     pub name: String,
-    /// The program with the test.
+    /// The program that contains the test.
     pub program: String,
-    /// The test, by its whole name.
+    /// The full name of the test.
     pub test: String,
 }

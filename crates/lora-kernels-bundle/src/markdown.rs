@@ -1,10 +1,10 @@
-//! results.md: the same for people.
+//! results.md: the results for people to read.
 
 use std::fmt::Write as _;
 
 use crate::results::{Device, Layer, Outcome, Pass, Results, Row, TestRun, Way};
 
-/// The results as a page.
+/// The results as a Markdown page.
 pub fn write(results: &Results) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -109,7 +109,7 @@ fn tests(text: &mut String, tests: &[TestRun]) -> std::fmt::Result {
     Ok(())
 }
 
-/// What ran, in no unit of time.
+/// The calls that ran without being timed.
 fn untimed(text: &mut String, results: &Results) -> std::fmt::Result {
     bench_head(text, results)?;
     if results.timings.is_empty() {
@@ -199,7 +199,7 @@ fn table(text: &mut String, pass: Pass, rows: &[&Row]) -> std::fmt::Result {
     means(text, rows)
 }
 
-/// Geometric means of the ratios, by way.
+/// The geometric means of the ratios for each way.
 fn means(text: &mut String, rows: &[&Row]) -> std::fmt::Result {
     let mut names: Vec<String> = Vec::new();
     for row in rows.iter().filter(|row| row.way != Way::Plain) {

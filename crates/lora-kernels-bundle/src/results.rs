@@ -1,29 +1,29 @@
-//! What a run on one machine found, as results.json has it.
+//! The results of a run on a machine, as stored in results.json.
 
 use serde::{Deserialize, Serialize};
 
-/// All of a run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
-    /// UTC, ISO 8601
+    /// The start of the run: UTC, ISO 8601
     pub date: String,
-    /// Since then, when this was written.
+    /// The seconds from the start until this was written.
     pub seconds: u64,
-    /// Whether all steps have been gone through; a run that was cut off leaves this false.
+    /// Whether all steps are done. A run that was cut off leaves this false.
     pub complete: bool,
-    /// What ran.
+    /// What the bundle was made from.
     pub build: Build,
-    /// Where it ran.
+    /// The device it ran on.
     pub device: Device,
-    /// What a reader must know before all else, such as a driver that is too old.
+    /// Facts that a reader must know first, such as a driver that is too old.
     pub notes: Vec<String>,
-    /// Of the correctness suite and the sanitizers, in the order they ran.
+    /// The runs of the correctness suite and the sanitizers, in order.
     pub tests: Vec<TestRun>,
     /// Why there are no timings, or fewer than there could be.
     pub bench_failures: Vec<String>,
-    /// What stands for cuBLAS here.
+    /// The cuBLAS that was used, or why there was none.
     pub cublas: Option<String>,
-    /// Of the benches.
+    /// The results of the benches.
     pub timings: Vec<Row>,
 }
 
@@ -40,45 +40,45 @@ pub struct Build {
     pub glibc: String,
 }
 
-/// The machine's device.
+/// The device of the machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Device {
-    /// The driver's name for it.
+    /// The name that the driver reports.
     pub name: String,
-    /// Whether it is no GPU.
+    /// Whether it is the emulated GPU.
     pub emulated: bool,
-    /// NVIDIA's version of the driver, where the machine says
+    /// NVIDIA's version of the driver, if the machine tells it
     pub driver: Option<String>,
     /// The CUDA version that the driver supports
     pub cuda: String,
-    /// Such as 9.0.
+    /// The compute capability, such as 9.0.
     pub compute_capability: String,
-    /// Streaming multiprocessors.
+    /// The number of streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Bytes of L2.
+    /// The size of the L2 cache in bytes.
     pub l2_bytes: u64,
-    /// Bytes of device memory.
+    /// The size of device memory in bytes.
     pub memory_bytes: u64,
 }
 
-/// One test program's run.
+/// A run of a test program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestRun {
-    /// Of the suite.
+    /// The suite's step.
     pub step: String,
-    /// Its name.
+    /// The name of the program.
     pub program: String,
     /// How it ended.
     pub outcome: Outcome,
-    /// Tests that passed.
+    /// The number of tests that passed.
     pub passed: u32,
-    /// Tests that failed.
+    /// The number of tests that failed.
     pub failed: u32,
-    /// Tests that were ignored.
+    /// The number of tests that were ignored.
     pub ignored: u32,
-    /// Names of the tests that failed.
+    /// The names of the tests that failed.
     pub failures: Vec<String>,
-    /// How long it ran.
+    /// Its run time in seconds.
     pub seconds: u64,
 }
 
@@ -86,32 +86,32 @@ pub struct TestRun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It had not ended when this was written.
+    /// It was still running when this was written.
     Running,
     /// Every test passed.
     Passed,
-    /// A test failed, or the program did.
+    /// A test or the program itself failed.
     Failed,
-    /// It was stopped: the step's time was over.
+    /// It was stopped because the step's time was over.
     TimedOut,
-    /// It ended well, but said nothing of tests that passed.
+    /// It exited without an error, but reported no passed tests.
     NothingRun,
-    /// It was not started: the step's time was over, or what it needs isn't there.
+    /// It was not started, because the step's time was over or something that it needs is missing.
     NotRun,
 }
 
-/// What the bench hands over.
+/// The measurements that the bench writes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Bench {
-    /// Whether nothing was timed, since there was no GPU.
+    /// Whether nothing was timed because there was no GPU.
     pub emulated: bool,
     /// What stands for cuBLAS.
     pub cublas: String,
-    /// One for each layer, pass and way.
+    /// A measurement for each layer, pass and way.
     pub measurements: Vec<Measurement>,
 }
 
-/// One layer, computed one way.
+/// The measurement of a layer computed in one way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// Which layer.
@@ -120,22 +120,23 @@ pub struct Measurement {
     pub pass: Pass,
     /// Who computes it.
     pub way: Way,
-    /// What is asked for: 2·M·K·N for each product, however many are done.
+    /// The operations of the layer's formulas: 2·M·K·N for each product, even if an implementation
+    /// computes more.
     pub flops: u64,
-    /// How long it takes.
+    /// The time of a call.
     pub time: Time,
 }
 
-/// One or more projections of the same x.
+/// One or more projections that share x.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Rows of x.
     pub tokens: usize,
     /// Columns of x.
     pub in_features: usize,
-    /// Of each projection.
+    /// Columns of each projection's y.
     pub out_features: Vec<usize>,
-    /// Type of the tensors.
+    /// The element type of the tensors.
     pub dtype: String,
 }
 
@@ -143,14 +144,14 @@ pub struct Layer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pass {
-    /// y.
+    /// Computes y.
     Forward,
-    /// dx, dA and dB.
+    /// Computes dx, dA and dB.
     Backward,
 }
 
 impl Pass {
-    /// As tables have it.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Forward => "forward",
@@ -163,7 +164,7 @@ impl Pass {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
-    /// The base product without an adapter, by cuBLAS; backward, that for dx.
+    /// cuBLAS, only the base product: x·Wᵀ in forward, dy·W in backward.
     Plain,
     /// Unsloth's sequence of cuBLAS calls.
     Unsloth {
@@ -179,28 +180,29 @@ pub enum Way {
     },
 }
 
-/// Of one call, between CUDA events.
+/// The time of a call, measured between CUDA events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Time {
-    /// Median and extremes of the samples
+    /// The median and the extremes of the samples
     Nanoseconds {
-        /// Half of the samples took less.
+        /// The median.
         median: f64,
         /// The shortest sample.
         low: f64,
         /// The longest sample.
         high: f64,
     },
-    /// The call ran, on a device that has no time.
+    /// The call ran on an emulated device, which has no notion of time.
     Emulated,
-    /// Why there is none.
+    /// There is no time, for this reason.
     Missing(String),
 }
 
 impl Time {
-    /// Of samples in nanoseconds per call, the last `count`, which criterion takes for its figures:
-    /// those before warmed up. `None` where there are fewer, as where benches are only tried.
+    /// The time from samples in nanoseconds per call. The last `count` samples are used, as
+    /// criterion does; earlier ones are warm-up. `None` if there are fewer, as when benches are
+    /// only tried.
     pub fn of(samples: &[f64], count: usize, emulated: bool) -> Option<Self> {
         if emulated {
             return samples.first().map(|_| Self::Emulated);
@@ -217,7 +219,7 @@ impl Time {
 }
 
 /// A measurement in the units that people compare. Exactly one of `microseconds` and `note` is
-/// there.
+/// present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Which layer.
@@ -226,25 +228,26 @@ pub struct Row {
     pub pass: Pass,
     /// Who computed it.
     pub way: Way,
-    /// What was asked for.
+    /// The operations of the layer's formulas.
     pub flops: u64,
-    /// The median.
+    /// The median time.
     pub microseconds: Option<f64>,
-    /// Least and most of the samples
+    /// The shortest and the longest sample
     pub microseconds_range: Option<[f64; 2]>,
-    /// flops over the median.
+    /// `flops` divided by the median time.
     pub tflops: Option<f64>,
-    /// 1 where the adapter costs nothing beyond the plain product
+    /// The time divided by that of cuBLAS's plain product: 1 if the adapter costs nothing
     pub time_over_cublas: Option<f64>,
-    /// What a reader must know.
+    /// A remark that a reader must know.
     pub note: Option<String>,
 }
 
-/// The note of a row that was not timed for want of a GPU.
+/// The note of a row that was not timed because there was no GPU.
 pub const EMULATED: &str = "emulated: not timed";
 
 impl Bench {
-    /// Takes over what a later bench measured, instead of what an earlier one has of the same.
+    /// Adds the measurements of a later bench. They replace earlier ones of the same layer, pass
+    /// and way.
     pub fn merge(&mut self, later: Bench) {
         let Bench {
             emulated,
@@ -266,56 +269,58 @@ impl Bench {
     }
 }
 
-/// Derives what is compared.
+/// Computes the rows of the table from the measurements.
 ///
 /// # Errors
-/// If an emulated device comes with times: they would be the interpreter's.
+/// If an emulated device has times: they would be the interpreter's.
 pub fn rows(bench: &Bench, device: &Device) -> Result<Vec<Row>, String> {
-    let timed = |one: &&Measurement| matches!(one.time, Time::Nanoseconds { .. });
+    let timed = |measurement: &&Measurement| matches!(measurement.time, Time::Nanoseconds { .. });
     if (device.emulated || bench.emulated)
-        && let Some(one) = bench.measurements.iter().find(timed)
+        && let Some(measurement) = bench.measurements.iter().find(timed)
     {
         return Err(format!(
             "{}, an emulated device, comes with a time of {:?}: an interpreter's time says nothing of a GPU",
-            device.name, one.layer
+            device.name, measurement.layer
         ));
     }
     Ok(bench
         .measurements
         .iter()
-        .map(|one| row(one, &bench.measurements))
+        .map(|measurement| row(measurement, &bench.measurements))
         .collect())
 }
 
-fn row(one: &Measurement, all: &[Measurement]) -> Row {
+fn row(measurement: &Measurement, all: &[Measurement]) -> Row {
     let mut row = Row {
-        layer: one.layer.clone(),
-        pass: one.pass,
-        way: one.way,
-        flops: one.flops,
+        layer: measurement.layer.clone(),
+        pass: measurement.pass,
+        way: measurement.way,
+        flops: measurement.flops,
         microseconds: None,
         microseconds_range: None,
         tflops: None,
         time_over_cublas: None,
         note: None,
     };
-    match &one.time {
+    match &measurement.time {
         Time::Emulated => row.note = Some(EMULATED.to_owned()),
         Time::Missing(reason) => row.note = Some(reason.clone()),
         &Time::Nanoseconds { median, low, high } => {
             row.microseconds = Some(median / 1e3);
             row.microseconds_range = Some([low / 1e3, high / 1e3]);
-            row.tflops = Some(one.flops as f64 / median / 1e3); // FLOP per ns is GFLOP/s
-            row.time_over_cublas = plain(one, all).map(|plain| median / plain);
+            row.tflops = Some(measurement.flops as f64 / median / 1e3); // FLOP per ns is GFLOP/s
+            row.time_over_cublas = plain(measurement, all).map(|plain| median / plain);
         }
     }
     row
 }
 
-/// How long the plain product of the same layer and pass takes.
-fn plain(one: &Measurement, all: &[Measurement]) -> Option<f64> {
+/// The time of the plain product of the same layer and pass.
+fn plain(measurement: &Measurement, all: &[Measurement]) -> Option<f64> {
     let same = |other: &&Measurement| {
-        other.way == Way::Plain && other.pass == one.pass && other.layer == one.layer
+        other.way == Way::Plain
+            && other.pass == measurement.pass
+            && other.layer == measurement.layer
     };
     match all.iter().find(same)?.time {
         Time::Nanoseconds { median, .. } => Some(median),

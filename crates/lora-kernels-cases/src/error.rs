@@ -1,4 +1,4 @@
-//! What can be wrong with a file, or with what is asked of it.
+//! Errors of reading a file, or of what is asked of it.
 
 use std::path::PathBuf;
 
@@ -14,23 +14,23 @@ pub enum RecordedLayerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is none of safetensors.
+    /// The file is not a safetensors file.
     #[error("{} is not a safetensors file: {source}", path.display())]
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What its reader said.
+        /// The reader's error.
         source: SafeTensorError,
     },
-    /// The file is well-formed and holds no layer.
+    /// The file is well-formed, but holds no layer.
     #[error("{}: {defect}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// What is wrong with it.
         defect: Defect,
     },
 }
@@ -38,7 +38,7 @@ pub enum RecordedLayerError {
 /// A defect in a well-formed file, or in what is asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Defect {
-    /// A tensor that every layer has.
+    /// A required tensor is missing.
     #[error(
         "tensor {name} is missing; a recorded layer has x, weight, lora_A and lora_B, and may have bias and dy"
     )]
@@ -46,7 +46,7 @@ pub enum Defect {
         /// The tensor.
         name: &'static str,
     },
-    /// An element type that no kernel takes.
+    /// A tensor has an element type that the kernels don't support.
     #[error("tensor {name} is {given}; it must be F32, F16 or BF16")]
     DType {
         /// The tensor.
@@ -54,7 +54,7 @@ pub enum Defect {
         /// What it is.
         given: safetensors::Dtype,
     },
-    /// A tensor of another number of dimensions.
+    /// A tensor has the wrong number of dimensions.
     #[error("tensor {name} has shape {given:?}; it must have {expected}")]
     Dimensions {
         /// The tensor.
@@ -64,7 +64,7 @@ pub enum Defect {
         /// What it must be.
         expected: &'static str,
     },
-    /// A tensor without elements.
+    /// A tensor has no elements.
     #[error("tensor {name} has shape {given:?}; an empty tensor is no layer")]
     Empty {
         /// The tensor.
@@ -72,7 +72,7 @@ pub enum Defect {
         /// What it is.
         given: Vec<usize>,
     },
-    /// A tensor that doesn't fit the others.
+    /// A tensor's shape doesn't fit the others.
     #[error("tensor {name} is {} x {}; {because}, so it must be {} x {}", given.0, given.1, expected.0, expected.1)]
     Shape {
         /// The tensor.
@@ -84,7 +84,7 @@ pub enum Defect {
         /// Why.
         because: &'static str,
     },
-    /// A NaN or an infinity.
+    /// A tensor holds a NaN or an infinity.
     #[error("tensor {name} holds {value} at ({row}, {col}); every number must be finite")]
     NotFinite {
         /// The tensor.
@@ -96,7 +96,7 @@ pub enum Defect {
         /// Its column.
         col: usize,
     },
-    /// A number beyond the range of the type to compute in.
+    /// A number is too large for the type to compute in.
     #[error("tensor {name} holds {value} at ({row}, {col}), which is too large for {dtype}")]
     TooLarge {
         /// The tensor.
@@ -115,13 +115,13 @@ pub enum Defect {
         "the metadata has no scaling; it must hold lora_alpha / rank (or lora_alpha / sqrt(rank)) as text"
     )]
     NoScaling,
-    /// A scaling that is no number.
+    /// The scaling is not a number that fits f32.
     #[error("the metadata's scaling is {given:?}; it must be a finite number that fits f32")]
     Scaling {
         /// What it is.
         given: String,
     },
-    /// Shapes that the reference does not take.
+    /// The reference refused the shapes.
     #[error("the reference refused the case: {0}")]
     Reference(#[from] ShapeError),
 }

@@ -1,5 +1,5 @@
-//! What dy is multiplied with before it goes to f16, as training in f16 scales the loss: recorded
-//! gradients are often below its smallest number, and some are beyond its largest.
+//! The factor for dy before it is rounded to f16, like the loss scale of training in f16. Recorded
+//! gradients are often below f16's smallest number, and some exceed its largest.
 
 use half::f16;
 use lora_kernels::DType;
@@ -48,9 +48,10 @@ pub(crate) fn gradient_scale(
     Ok((TARGET / largest).log2().floor().exp2())
 }
 
-/// What rounding to f16 changes, relative to the whole: ‖f16(values) − values‖ / ‖values‖.
+/// The relative error of rounding to f16: ‖f16(values) − values‖ / ‖values‖.
 fn loss(values: &[f64]) -> f64 {
-    // Squares of the smallest gradients would vanish even in f64.
+    // Values are divided by the largest, because squares of the smallest gradients underflow even
+    // in f64.
     let largest = values
         .iter()
         .fold(0.0f64, |largest, value| largest.max(value.abs()));

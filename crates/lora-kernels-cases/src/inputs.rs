@@ -18,18 +18,18 @@ pub struct RoundedInputs<T> {
     pub lora_a: Vec<T>,
     /// (out_features, rank)
     pub lora_b: Vec<T>,
-    /// (tokens, out_features), times `gradient_scale`
+    /// (tokens, out_features), multiplied by `gradient_scale`
     pub dy: Option<Vec<T>>,
     /// The factor that dy was multiplied by. Gradients computed from it carry the same factor.
     pub gradient_scale: f64,
 }
 
 impl<T: Element> RoundedInputs<T> {
-    /// Rounds them.
+    /// Rounds the inputs of a layer.
     ///
     /// # Errors
-    /// [`Defect::TooLarge`] for a number beyond `T`'s range, [`Defect::Reference`] for shapes that
-    /// the reference refuses.
+    /// [`Defect::TooLarge`] if a number is too large for `T`, [`Defect::Reference`] if the
+    /// reference refuses the shapes.
     pub fn new(layer: &RecordedLayer) -> Result<Self, Defect> {
         let gradient_scale = match &layer.dy {
             Some(dy) => gradient_scale(T::DTYPE, layer, dy)?,

@@ -18,7 +18,7 @@ pub struct RecordedLayer {
     pub module: Option<String>,
     /// The type of `x` in the file.
     pub dtype: DType,
-    /// Of the adapter.
+    /// The adapter's scaling.
     pub scaling: f32,
     /// (tokens, in_features)
     pub x: Matrix,
@@ -32,7 +32,7 @@ pub struct RecordedLayer {
     pub lora_b: Matrix,
     /// (tokens, out_features)
     pub dy: Option<Matrix>,
-    /// What the layer gave.
+    /// The recorded results.
     pub results: RecordedResults,
 }
 

@@ -8,13 +8,13 @@ use crate::error::Defect;
 /// A tensor of the file, row-major. A bias has one row.
 #[derive(Debug, Clone)]
 pub struct Matrix {
-    /// As the file calls it.
+    /// Its name in the file.
     pub name: &'static str,
     /// 1 for a bias.
     pub rows: usize,
-    /// Elements in a row.
+    /// The number of elements in a row.
     pub cols: usize,
-    /// All elements, every one finite.
+    /// All elements; every one is finite.
     pub data: Vec<f32>,
 }
 
@@ -101,7 +101,7 @@ impl Matrix {
     /// The numbers multiplied by `factor`, rounded to `T`.
     ///
     /// # Errors
-    /// [`Defect::TooLarge`] if one is not finite in `T`.
+    /// [`Defect::TooLarge`] if a number is not finite in `T`.
     pub fn rounded<T: Element>(&self, factor: f64) -> Result<Vec<T>, Defect> {
         let rounded: Vec<T> = self
             .data
@@ -121,7 +121,7 @@ impl Matrix {
     }
 }
 
-/// The type of a tensor, if the kernels have it.
+/// The element type of a tensor, if the kernels support it.
 pub(crate) fn dtype_of(name: &'static str, view: &TensorView<'_>) -> Result<DType, Defect> {
     match view.dtype() {
         safetensors::Dtype::F32 => Ok(DType::F32),

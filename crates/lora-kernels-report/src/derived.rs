@@ -1,4 +1,4 @@
-//! What follows from the counts.
+//! Figures derived from the counts.
 
 use crate::document::{Counted, Plan, Planned, Product, Run, Shape};
 
@@ -26,14 +26,14 @@ impl Run {
         self.launches.iter().map(of).sum()
     }
 
-    /// MMA work beyond the formulas', in per cent of the product with the weight. None where no
-    /// tensor core works.
+    /// MMA work beyond the formulas', in per cent of the product with the weight. `None` if no
+    /// tensor core is used.
     pub fn extra_mma_percent(&self) -> Option<f64> {
         let done = self.sum(|launch| launch.mma_flops);
         (done > 0.0).then(|| 100.0 * (done - self.algorithm_flops as f64) / self.base_flops as f64)
     }
 
-    /// MMA work over the formulas'.
+    /// MMA work divided by that of the formulas.
     pub fn mma_over_formulas(&self) -> f64 {
         self.sum(|launch| launch.mma_flops) / self.algorithm_flops as f64
     }
@@ -55,7 +55,7 @@ impl Plan {
             .sum()
     }
 
-    /// The launch with the product with the weight.
+    /// The launch that computes the product with the weight.
     pub fn product(&self) -> Option<(&Planned, &Product)> {
         self.launches
             .iter()
@@ -68,8 +68,8 @@ impl Product {
         self.read as f64 / self.compulsory_read as f64
     }
 
-    /// Tiles over those that all multiprocessors could do while the one with most does its own, per
-    /// cent.
+    /// Tiles in per cent of those that all multiprocessors could compute while the busiest one
+    /// computes its own.
     pub fn wave_efficiency(&self) -> f64 {
         let busy = self.multiprocessors.min(self.blocks).max(1);
         let most = self.tiles.div_ceil(busy);

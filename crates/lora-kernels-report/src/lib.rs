@@ -1,4 +1,4 @@
-//! What the measuring program tells `cargo xtask report`.
+//! The counts that the counting program gives to `cargo xtask report`.
 
 mod derived;
 pub mod document;

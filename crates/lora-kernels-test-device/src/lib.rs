@@ -1,15 +1,15 @@
-//! Which GPU the tests, benches and examples of this workspace run on.
+//! Chooses the GPU that the tests, benches and examples of this workspace run on.
 
 #![warn(missing_docs)]
 
 pub use ptx_emulator::select::{SelectError, Selection};
 
-/// The variable that chooses: `auto` (the default) takes a real device if there is one and the
-/// emulated one otherwise; `emulated` and `real` take nothing else.
+/// The environment variable that chooses. `auto`, the default, uses a real GPU if there is one and
+/// the emulated one otherwise. `emulated` and `real` allow nothing else.
 pub const VARIABLE: &str = "LORA_KERNELS_DEVICE";
 
-/// Makes the driver that [`VARIABLE`] asks for the one this process uses. Call it before the first
-/// CUDA call; the first call decides for the whole process.
+/// Makes this process use the driver that [`VARIABLE`] asks for. Call it before the first CUDA
+/// call, which decides for the whole process.
 ///
 /// # Errors
 /// [`SelectError`] says which driver is missing and what to do.

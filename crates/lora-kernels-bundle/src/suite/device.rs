@@ -1,4 +1,4 @@
-//! The GPU that this process sees first, as its driver describes it.
+//! The first GPU that this process sees, as the driver describes it.
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::process::Command;
@@ -19,7 +19,7 @@ pub fn describe() -> Result<Device, String> {
         Selection::Real => false,
     };
     let driver = Driver::open(emulated)?;
-    // SAFETY: the functions have cuda.h's signatures, and write where they are given room.
+    // SAFETY: the functions have the signatures of cuda.h, and write to valid addresses.
     unsafe {
         let init: unsafe extern "C" fn(c_uint) -> c_int = driver.function(c"cuInit")?;
         check("cuInit", init(0))?;
@@ -62,24 +62,24 @@ struct Driver(Library);
 
 impl Driver {
     fn open(emulated: bool) -> Result<Self, String> {
-        // The emulated one, loaded by now, carries this name; a driver that NVIDIA installed need
-        // not have a link of it.
+        // The emulated driver is loaded already and has this name. A driver that NVIDIA installed
+        // may have no link with this name.
         let name = if emulated {
             "libcuda.so"
         } else {
             "libcuda.so.1"
         };
-        // SAFETY: loading the driver runs its initialisers, as any CUDA program does.
+        // SAFETY: loading the driver runs its initialisers, which run in every CUDA program.
         let library = unsafe { Library::new(name) }
             .map_err(|error| format!("can't load {name}: {error:?}"))?;
         Ok(Self(library))
     }
 
     /// # Safety
-    /// `T` is the function pointer type of that function, and is not used after the driver is
+    /// `T` is the type of a pointer to the function `name`, and is not used after the driver is
     /// dropped.
     unsafe fn function<T: Copy>(&self, name: &CStr) -> Result<T, String> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that `T` is the type of this function.
         let symbol = unsafe { self.0.get::<T>(name) };
         symbol
             .map(|symbol| *symbol)
@@ -94,7 +94,7 @@ fn check(function: &str, code: c_int) -> Result<(), String> {
     }
 }
 
-/// NVIDIA's version, which the driver API does not tell.
+/// NVIDIA's version of the driver, which the driver API doesn't tell.
 fn driver_version() -> Option<String> {
     let query = "--query-gpu=driver_version --format=csv,noheader --id=0";
     let output = Command::new("nvidia-smi")

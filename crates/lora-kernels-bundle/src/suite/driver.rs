@@ -1,24 +1,25 @@
-//! Whether the driver is new enough for the images.
+//! Checks whether the driver is new enough for the images.
 
 use lora_kernels_bundle::results::Device;
 
-/// The driver that came with each major version of CUDA: an older one takes no machine code of it.
+/// (major version of CUDA, the first driver that supports it). An older driver can't load machine
+/// code of that version.
 const OLDEST_DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
 
-/// What drivers answer to images that they can't load: CUDA_ERROR_INVALID_IMAGE (200) and
-/// CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222).
+/// The errors that drivers return for images that they can't load: CUDA_ERROR_INVALID_IMAGE (200)
+/// and CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222).
 const REFUSALS: [&str; 2] = [
     "CUDA_ERROR_INVALID_IMAGE",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
 ];
 
-/// Says so where the driver is of an older major version of CUDA than the images.
+/// A note if the driver belongs to an older major version of CUDA than the images.
 pub fn too_old(device: &Device, nvcc: &str) -> Option<String> {
     let (driver, images) = (version(&device.cuda)?, version(nvcc)?);
     (driver.0 < images.0).then(|| what_to_do(device, nvcc))
 }
 
-/// Says so where a program printed that the driver refused an image.
+/// A note if a program printed that the driver refused an image.
 pub fn refused(text: &str, device: &Device, nvcc: &str) -> Option<String> {
     let refusal = REFUSALS.iter().find(|refusal| text.contains(*refusal))?;
     let older = version(&device.cuda)? < version(nvcc)?;
@@ -28,7 +29,7 @@ pub fn refused(text: &str, device: &Device, nvcc: &str) -> Option<String> {
 fn what_to_do(device: &Device, nvcc: &str) -> String {
     let driver = device.driver.as_deref().unwrap_or("of this machine");
     let major = |text| version(text).map(|(major, _)| major);
-    // Within a major version it depends on what the images hold.
+    // Within a major version, it depends on the contents of the images.
     let oldest = OLDEST_DRIVERS.into_iter().find_map(|(cuda, oldest)| {
         (Some(cuda) == major(nvcc) && major(&device.cuda) < Some(cuda)).then_some(oldest)
     });
@@ -42,7 +43,7 @@ fn what_to_do(device: &Device, nvcc: &str) -> String {
     )
 }
 
-/// 13.0 is (13, 0).
+/// Parses "13.0" as (13, 0).
 fn version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -73,7 +74,7 @@ mod tests {
             assert!(note.contains(part), "{part} is not in: {note}");
         }
         assert_eq!(too_old(&device("580.65.06", "13.0"), "13.0"), None);
-        // The same major version: it may load.
+        // With the same major version it may load.
         assert_eq!(too_old(&old, "12.9"), None);
     }
 

@@ -1,10 +1,10 @@
-//! What the harness of a test program prints.
+//! Reads what the harness of a test program prints.
 
 use lora_kernels_bundle::results::{Outcome, TestRun};
 
 use crate::process::End;
 
-/// What is known of a run from what it has printed; `end` is none while it runs.
+/// The state of a run according to its output so far. `end` is `None` while it runs.
 pub fn read(step: &str, program: &str, text: &str, end: Option<&End>, seconds: u64) -> TestRun {
     let [passed, failed, ignored] = totals(text).unwrap_or_else(|| lines(text));
     TestRun {
@@ -25,7 +25,7 @@ pub fn read(step: &str, program: &str, text: &str, end: Option<&End>, seconds: u
     }
 }
 
-/// Passed, failed and ignored, where the program came to its end.
+/// The numbers of passed, failed and ignored tests, if the program printed its summary.
 fn totals(text: &str) -> Option<[u32; 3]> {
     let mut results = text
         .lines()
@@ -38,7 +38,7 @@ fn totals(text: &str) -> Option<[u32; 3]> {
     }))
 }
 
-/// The same from the lines of single tests.
+/// The same numbers, counted from the lines of single tests.
 fn lines(text: &str) -> [u32; 3] {
     let tests = || text.lines().filter(|line| line.starts_with("test "));
     let count = |end: &str| tests().filter(|line| line.contains(end)).count() as u32;
@@ -46,7 +46,7 @@ fn lines(text: &str) -> [u32; 3] {
 }
 
 fn failures(text: &str) -> Vec<String> {
-    // The list at the end: a test's own line may be torn by what it prints.
+    // Names come from the list at the end, because a test's own line may be torn by its output.
     if let Some((_, after)) = text.rsplit_once("\nfailures:\n") {
         let names = after.lines().take_while(|line| !line.is_empty());
         return names.map(|name| name.trim().to_owned()).collect();
@@ -57,7 +57,7 @@ fn failures(text: &str) -> Vec<String> {
     failed.map(str::to_owned).collect()
 }
 
-/// One line, and the names of the tests that failed.
+/// Prints one line, and the names of the tests that failed.
 pub fn print(run: &TestRun) {
     let TestRun {
         step,

@@ -1,4 +1,4 @@
-//! Runs a bundle's tests and benches and writes what they found; run.sh starts it.
+//! Runs a bundle's tests and benches and writes their results. run.sh starts it.
 
 mod device;
 mod driver;
@@ -36,23 +36,23 @@ struct Arguments {
     /// Only these steps
     #[arg(long, value_delimiter = ',')]
     only: Vec<Step>,
-    /// The longest that a step may take, or every one
+    /// The time limit of a step, or of every step
     #[arg(long, value_name = "[STEP=]SECONDS")]
     timeout: Vec<Limit>,
-    /// Where results.json, results.md and log.txt go
+    /// The folder for results.json, results.md and log.txt
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Only benches whose names match
+    /// Run only benches whose names match
     #[arg(last = true)]
     filter: Vec<String>,
 }
 
-/// One run.
+/// A run of the suite.
 struct Suite {
     arguments: Arguments,
     manifest: Manifest,
     output: Output,
-    /// Where programs write what nobody keeps.
+    /// The folder for the programs' temporary files.
     scratch: PathBuf,
 }
 
@@ -99,7 +99,7 @@ impl Suite {
         })
     }
 
-    /// Whether all that was asked for passed.
+    /// Runs the steps, and returns whether all of them passed.
     fn run(&mut self) -> Result<bool, String> {
         let Device {
             name,
@@ -124,7 +124,7 @@ impl Suite {
             }
             self.output.write(false)?;
         }
-        // Only what programs leave that were stopped.
+        // Only programs that were stopped leave something here.
         let _ = fs::remove_dir_all(&self.scratch);
         self.output.write(true)?;
         println!("results: {}", self.output.folder().display());
@@ -185,7 +185,7 @@ impl Suite {
         Ok(())
     }
 
-    /// Runs a test program for as long as its step has time.
+    /// Runs a test program within the time of its step.
     fn test(
         &mut self,
         step: Step,
@@ -214,7 +214,7 @@ impl Suite {
             let seconds = started.elapsed().as_secs();
             self.output
                 .set(harness::read(step.name(), name, text, None, seconds));
-            // What can't be written now is written, or complained of, when the program has ended.
+            // A failure is ignored here: the results are written again when the program has ended.
             let _ = self.output.write(false);
         });
         let seconds = started.elapsed().as_secs();
@@ -228,7 +228,7 @@ impl Suite {
                     self.output.note(note);
                 }
             }
-            // One program that can't be started says nothing of the others.
+            // If a program can't be started, the others may still run.
             Err(error) => {
                 run.outcome = Outcome::Failed;
                 run.failures.push(error);
@@ -246,7 +246,7 @@ impl Suite {
         let program = program.clone().find(|program| program.kind == Kind::Bench);
         let program = program.ok_or("the bundle has no bench")?.clone();
         let mut command = self.command(&self.arguments.bundle.join(&program.path));
-        // On an emulated device each bench runs once and nothing is timed.
+        // On an emulated device, each bench runs once and nothing is timed.
         let mode = if self.output.device().emulated {
             "--test"
         } else {
@@ -285,7 +285,7 @@ impl Suite {
         let found = bench.as_ref().map_or(0, |bench| bench.measurements.len());
         let failure = match result {
             Err(error) => Some(error),
-            // The step's time is what there is: the most telling shapes came first.
+            // Running out of time is no failure: the most informative shapes came first.
             Ok((End::TimedOut(_), _)) if found > 0 => None,
             Ok((end, _)) if !end.is_success() => Some(format!(
                 "The bench of {} {}; see log.txt",
@@ -320,7 +320,7 @@ impl Suite {
         self.prepared(Command::new(program))
     }
 
-    /// Tests find their files below the folder they run in.
+    /// Tests find their files relative to the folder that they run in.
     fn prepared(&self, mut command: Command) -> Command {
         command
             .current_dir(&self.arguments.bundle)

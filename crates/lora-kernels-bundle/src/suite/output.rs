@@ -1,5 +1,5 @@
-//! What a run leaves: results.json, results.md and log.txt, written anew as results come, so that a
-//! run that is cut off leaves all it had found.
+//! The files of a run: results.json, results.md and log.txt. They are rewritten as results come, so
+//! that a run that is cut off leaves everything it found.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use lora_kernels_bundle::results::{Bench, Build, Device, Results, TestRun, rows}
 
 use crate::process::Log;
 
-/// The folder of results, and what stands in it.
+/// The folder of results, and their contents.
 pub struct Output {
     folder: PathBuf,
     pub log: Log,
@@ -58,13 +58,13 @@ impl Output {
         &self.device
     }
 
-    /// Says it, and keeps it for the results.
+    /// Prints a note and adds it to the results.
     pub fn note(&mut self, note: String) {
         println!("note: {note}");
         self.notes.push(note);
     }
 
-    /// The run that ended last, or still runs, takes the place of what was known of it.
+    /// Adds a run, or replaces its previous state.
     pub fn set(&mut self, run: TestRun) {
         let same =
             |known: &&mut TestRun| (&known.step, &known.program) == (&run.step, &run.program);
@@ -74,7 +74,7 @@ impl Output {
         }
     }
 
-    /// Writes what is known by now.
+    /// Writes the results so far.
     pub fn write(&self, complete: bool) -> Result<(), String> {
         let results = Results {
             date: self.date.clone(),
@@ -94,7 +94,7 @@ impl Output {
         self.replace("results.md", &markdown::write(&results))
     }
 
-    /// Whole at any time: a run may be cut off while it writes.
+    /// Replaces a file atomically, because a run may be cut off while it writes.
     fn replace(&self, name: &str, text: &str) -> Result<(), String> {
         let path = self.folder.join(name);
         let unfinished = self.folder.join(format!(".{name}"));

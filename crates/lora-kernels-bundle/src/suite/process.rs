@@ -1,4 +1,4 @@
-//! Running a program under a limit, what it prints going to the log.
+//! Runs a program with a time limit, and writes its output to the log.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often those who wait for a program look at what it has printed.
+/// The interval at which the output of a running program is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy)]
 pub enum End {
-    /// By itself.
+    /// It exited by itself.
     Exited(ExitStatus),
-    /// It was killed after so long.
+    /// It was killed after this time.
     TimedOut(Duration),
 }
 
@@ -46,7 +46,7 @@ impl Log {
         }
     }
 
-    /// Neither a full disk nor a closed terminal is a reason to stop what runs.
+    /// Errors are ignored: a full disk or a closed terminal is no reason to stop the program.
     fn write(&self, bytes: &[u8], echo: bool) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = file.write_all(bytes);
@@ -60,18 +60,19 @@ impl Log {
     }
 }
 
-/// A program, and what becomes of its output.
+/// A program, and where its output goes.
 pub struct Run<'a> {
     pub command: Command,
     pub limit: Duration,
     pub log: &'a Log,
-    /// Also print what it prints.
+    /// Whether to print its output too.
     pub echo: bool,
 }
 
 impl Run<'_> {
-    /// Runs it to its end, or kills it and all that it started once the limit is over. `look` gets
-    /// what was printed so far, every two seconds. Gives the end, and all that was printed.
+    /// Runs the program to its end, or kills it and everything it started when the time is over.
+    /// Every two seconds, `look` is called with the output so far. Returns how it ended, and its
+    /// whole output.
     pub fn run(mut self, mut look: impl FnMut(&str)) -> Result<(End, String), String> {
         let name = self.command.get_program().display().to_string();
         let failed = |error: std::io::Error| format!("can't run {name}: {error}");
@@ -82,7 +83,7 @@ impl Run<'_> {
             .stderr(writer)
             .process_group(0);
         let mut child = self.command.spawn().map_err(failed)?;
-        // The pipe ends when its last writer is gone: those in here.
+        // The command holds writers of the pipe. The pipe ends when its last writer is closed.
         drop(self.command);
         let printed = Arc::new(Mutex::new(Vec::new()));
         let copier = thread::spawn({
@@ -105,7 +106,7 @@ impl Run<'_> {
         let mut looked = start;
         loop {
             if let Some(status) = child.try_wait().map_err(failed)? {
-                // A panic there has been printed; the log lacks a part.
+                // If the copier panicked, that was printed, and the log lacks a part.
                 let _ = copier.join();
                 return Ok((End::Exited(status), text()));
             }
@@ -122,10 +123,11 @@ impl Run<'_> {
     }
 }
 
-/// With what it has started, which is in its group.
+/// Kills a program and everything it started, which is in its process group.
 fn kill(child: &mut Child) {
     if let Ok(group) = i32::try_from(child.id()) {
-        // SAFETY: the group is the child's own, which has not been waited for yet.
+        // SAFETY: the group belongs to the child, which has not been waited for yet, so its id is
+        // still valid.
         unsafe { libc::killpg(group, libc::SIGKILL) };
     }
     let _ = child.kill();

@@ -1,4 +1,4 @@
-//! compute-sanitizer, where it is installed.
+//! compute-sanitizer, if it is installed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,10 +7,10 @@ use lora_kernels_bundle::manifest::Family;
 
 use crate::steps::Step;
 
-/// What it exits with where a tool found something: no test harness does.
+/// The exit status to use when a tool found an error. No test harness exits with it.
 const FOUND: i32 = 86;
 
-/// On `PATH`, or in a toolkit.
+/// Looks for compute-sanitizer on `PATH` and in toolkits.
 pub fn find() -> Option<PathBuf> {
     let toolkits = ["CUDA_HOME", "CUDA_PATH"].map(|name| std::env::var_os(name).map(PathBuf::from));
     let toolkits = toolkits
@@ -31,7 +31,7 @@ pub fn find() -> Option<PathBuf> {
     })
 }
 
-/// The test of a family under a step's tool.
+/// The command that runs the test of a family under the tool of a step.
 pub fn command(sanitizer: &Path, step: Step, family: &Family, program: &Path) -> Command {
     let mut command = Command::new(sanitizer);
     command

@@ -1,8 +1,9 @@
-//! What a run goes through, and how long each part may take.
+//! The steps of a run and their time limits.
 
 use std::time::Duration;
 
-/// A part of a run. Their limits together are under six minutes, the first two under 90 seconds.
+/// A step of a run. The limits add up to less than six minutes, those of the first two to less than
+/// 90 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Step {
     /// Tests of every family of kernels
@@ -22,7 +23,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// In the order they run: what tells most comes first.
+    /// All steps in order, the most informative first.
     pub const ALL: [Self; 7] = [
         Self::FirstTests,
         Self::FirstBench,
@@ -33,7 +34,7 @@ impl Step {
         Self::Bench,
     ];
 
-    /// As options and results name it.
+    /// The name in options and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::FirstTests => "first-tests",
@@ -85,7 +86,7 @@ impl std::str::FromStr for Limit {
     }
 }
 
-/// How long a step may take: what was asked for last, else its default.
+/// The time limit of a step: the last one that was asked for, else the default.
 pub fn limit(step: Step, asked: &[Limit]) -> Duration {
     let asked = asked
         .iter()

@@ -1,4 +1,4 @@
-//! Putting the programs together.
+//! Reassembles the programs.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use lora_kernels_bundle::manifest::{BLOBS, Manifest, Program};
 
-/// Every time anew: what an earlier run has unpacked may be another bundle's.
+/// Unpacks all programs. This happens on every run, because an earlier run may have unpacked
+/// another bundle.
 pub fn unpack(bundle: &Path, manifest: &Manifest) -> Result<(), String> {
     for program in &manifest.programs {
         let path = bundle.join(&program.path);
@@ -22,7 +23,7 @@ fn write(bundle: &Path, program: &Program, path: &Path) -> Result<(), String> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(text)?;
     }
-    // Under another name until it is whole.
+    // The file has another name until it is complete.
     let unfinished = path.with_extension("part");
     let mut file = fs::File::create(&unfinished).map_err(text)?;
     let mut bytes = 0;
