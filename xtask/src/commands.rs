@@ -92,9 +92,9 @@ pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure>
     // Without timing anything the tests' build will do.
     let only_once = arguments == ["--test"];
     let mut bench = session.cargo(if only_once {
-        "test --bench *"
+        "test --workspace --bench *"
     } else {
-        "bench --bench *"
+        "bench --workspace --bench *"
     });
     if !arguments.is_empty() && !only_once {
         bench.arg("--").args(arguments);

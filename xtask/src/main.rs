@@ -84,7 +84,7 @@ enum Command {
     /// Build a folder that tests and benches the kernels on any CUDA machine; the last line on
     /// stdout is its path
     Gpu {
-        /// Run the folder's quick form on the emulated device as well
+        /// Instead run such a folder on the emulated device, with the checkout hidden
         #[arg(long)]
         check: bool,
     },

@@ -27,7 +27,8 @@ pub struct Built {
     pub emulator: PathBuf,
 }
 
-pub fn build(session: &mut Session) -> Result<Built, Failure> {
+/// With `for_check`, the bench is built as tests are, which spares a second build of everything.
+pub fn build(session: &mut Session, for_check: bool) -> Result<Built, Failure> {
     let mut built = Built::default();
     // The profile of `cargo test`, whose overflow checks are worth having there, too.
     // With the workspace's features, as the tests of a checkout.
@@ -35,7 +36,12 @@ pub fn build(session: &mut Session) -> Result<Built, Failure> {
     for artifact in cargo(session, &format!("test --no-run --workspace{tests}"))? {
         built.add_of_tests(&artifact);
     }
-    for artifact in cargo(session, "bench --no-run --workspace --bench layer")? {
+    let bench = if for_check {
+        "test --no-run --workspace --bench layer"
+    } else {
+        "bench --no-run --workspace --bench layer"
+    };
+    for artifact in cargo(session, bench)? {
         built.add_images(&artifact);
         if is(&artifact, "bench", "layer") {
             built.bench = executable(&artifact);

@@ -25,7 +25,7 @@ const SLOW_EMULATED: [&str; 7] = [
 const FIRST_LOOK: [(&str, &[&str]); 1] = [(
     "integration",
     &[
-        "device::contract",
+        "device::layout_check",
         "layers::forward::in_bf16::integers_are_exact",
         "layers::forward::in_f16::integers_are_exact",
         "layers::forward::in_f32::integers_are_exact",

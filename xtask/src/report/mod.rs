@@ -85,7 +85,8 @@ struct Built {
 }
 
 fn build(session: &mut Session) -> Result<Built, Failure> {
-    let mut cargo = session.cargo("build --message-format json-render-diagnostics --package");
+    let mut cargo =
+        session.cargo("build --workspace --message-format json-render-diagnostics --bin");
     cargo.arg(PACKAGE);
     let messages = session.capture(cargo)?;
     let messages: Vec<Value> = messages
