@@ -1,3 +1,5 @@
+//! Host time: of planning, of calls compared with their launches alone, and of a layer.
+//!
 //! The host time of a call compared with that of its launches alone: raw forwards and backwards
 //! with a plan, and the same driver launches with prepared parameters.
 //!
@@ -5,16 +7,23 @@
 //! launch is what remains. The ratios printed last compare the fastest of many short, alternating
 //! rounds of each, so that other load on the machine matters less.
 
+mod layers;
+mod plans;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use layers::layers;
+use lora_kernels::cudarc::driver::CudaContext;
 use lora_kernels::cudarc::driver::sys::{CUresult, CUstream};
 use lora_kernels::raw::{
     BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
     LoraGradientsArgs, PreparedLaunch,
 };
 use lora_kernels::{BackwardPlan, DType, Dropout, ForwardPlan, Kernels, Problem, Projection};
+use plans::plans;
 use ptx_emulator::counters::{Blocks, Control};
 use ptx_emulator::select;
 
@@ -89,10 +98,16 @@ fn round(run: &mut impl FnMut()) -> Duration {
     start.elapsed()
 }
 
-fn calls(criterion: &mut Criterion) {
+/// A context of the emulated driver, which runs no block.
+fn without_blocks() -> Arc<CudaContext> {
     must(select::emulated());
     let context = must(lora_kernels::context(0));
     must(must(Control::loaded()).run_blocks(&Blocks::None));
+    context
+}
+
+fn calls(criterion: &mut Criterion) {
+    let context = without_blocks();
     let kernels = must(Kernels::load(&context));
     let stream = must(context.new_stream());
     let stream = stream.cu_stream();
@@ -159,5 +174,5 @@ fn calls(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, calls);
+criterion_group!(benches, plans, calls, layers);
 criterion_main!(benches);

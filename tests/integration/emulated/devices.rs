@@ -9,18 +9,18 @@ use crate::common::process;
 use half::{bf16, f16};
 use lora_kernels::DeviceProps;
 use lora_kernels::plan::Tile;
+use ptx_emulator::device::DeviceModel;
 
 /// The environment variable that chooses the emulated device.
 const DEVICE: &str = "PTX_EMULATOR_DEVICE";
 
-/// The emulated GPU's key of each device, and its properties for plans.
-fn devices() -> [(&'static str, DeviceProps); 4] {
-    [
-        ("a100", DeviceProps::a100()),
-        ("rtx4090", DeviceProps::rtx4090()),
-        ("l40s", DeviceProps::l40s()),
-        ("h100", DeviceProps::h100()),
-    ]
+/// Every device that the emulated GPU can be and that plans know by name, with its properties for
+/// plans.
+fn devices() -> impl Iterator<Item = (&'static str, DeviceProps)> {
+    let emulated = |key: &str| DeviceModel::ALL.iter().any(|model| model.key == key);
+    DeviceProps::named()
+        .into_iter()
+        .filter(move |(name, _)| emulated(name))
 }
 
 /// Compares a layer with the reference, and records the tiles of its forward.
@@ -32,7 +32,7 @@ fn run<T: Number>(case: Case, tiles: &mut HashSet<Tile>) {
 
 /// Runs layers on the device that this process was started for.
 fn on_the_device(key: &str) {
-    let mut all = devices().into_iter();
+    let mut all = devices();
     let (_, expected) = all.find(|(name, _)| *name == key).expect("a device");
     assert_eq!(gpu().kernels.props(), &expected);
     let mut tiles = HashSet::new();

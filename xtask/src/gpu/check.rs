@@ -110,14 +110,7 @@ fn hidden(session: &mut Session, script: &Path) -> Result<Command, Failure> {
 
 /// Covers folders, then runs what follows `--`. The target folder may lie in the checkout, and is
 /// gone then.
-const HIDE: &str = r#"
-while [ "$1" != -- ]; do
-    if [ -d "$1" ]; then mount -t tmpfs -o ro hidden "$1" || exit 1; fi
-    shift
-done
-shift
-exec "$@"
-"#;
+const HIDE: &str = r#"while [ "$1" != -- ]; do [ ! -d "$1" ] || mount -t tmpfs -o ro hidden "$1" || exit 1; shift; done; shift; exec "$@""#;
 
 /// Tests that passed and benches that ran, nothing of them timed.
 fn check_json(results: &Value) -> Result<(), String> {

@@ -2,22 +2,28 @@
 
 use lora_kernels_bundle::manifest::{Family, Program};
 
-/// Tests that have nothing to do on a GPU, by their program and a part of their names.
-const SKIPPED: [(&str, &str); 2] = [
+/// Tests that have nothing to do there, by their program and a part of their names.
+const SKIPPED: [(&str, &str); 5] = [
     // They run no kernel, and read snapshots that are in the checkout.
     ("integration", "plans::"),
     // They set what a GPU lets nobody choose.
     ("integration", "emulated::"),
+    // They read what PEFT saved, which is in the checkout.
+    ("commands", "inspect_plan_doctor::"),
+    ("commands", "merge::peft::"),
+    ("commands", "merge::refusals::"),
 ];
 
-/// Tests that take minutes on the emulated device.
-const SLOW_EMULATED: [&str; 7] = [
+/// Tests that take long on the emulated device, and are like others that don't.
+const SLOW_EMULATED: [&str; 9] = [
     "in_f16",
     "in_f32",
     "layers::accumulate",
     "layers::random",
     "layers::shapes",
     "layers::shared",
+    "merge::guarded",
+    "merge::killed",
     "merge::results",
 ];
 
