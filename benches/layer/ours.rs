@@ -72,7 +72,7 @@ impl Ours {
     }
 
     /// # Errors
-    /// What the call says.
+    /// The error of the call.
     pub fn forward(&self, device: &Device, set: usize) -> Result<(), String> {
         let call = &self.calls[set];
         let args = ForwardArgs {
@@ -96,7 +96,7 @@ impl Ours {
     /// Enqueues the backward of a set, after its forward.
     ///
     /// # Errors
-    /// What the call says.
+    /// The error of the call.
     pub fn backward(&self, device: &Device, set: usize) -> Result<(), String> {
         let call = &self.calls[set];
         let args = BackwardArgs {

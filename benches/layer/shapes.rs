@@ -60,7 +60,7 @@ const LAYERS: [(usize, &[usize]); 5] = [
 ];
 const TOKENS: [usize; 3] = [512, 2048, 8192];
 
-/// What people train most.
+/// The layers that people train most.
 const FIRST_LOOK: [Shape; 2] = [shape(8192, 4096, &[4096]), shape(2048, 4096, &[4096])];
 
 /// The most telling first: a run may be cut off.

@@ -2,7 +2,7 @@
 
 use lora_kernels::{Problem, Role};
 
-/// What one forward and one backward of a layer take.
+/// The work of one forward and one backward of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerWork {
     /// Multiplications and additions of one pass's products with the weights.
@@ -13,7 +13,7 @@ pub struct LayerWork {
     pub backward: PassWork,
 }
 
-/// What one pass takes.
+/// The work of one pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PassWork {
     /// Multiplications and additions, each product once.
@@ -23,7 +23,7 @@ pub struct PassWork {
 }
 
 impl LayerWork {
-    /// Of a layer and all its projections.
+    /// Computes the work of a layer with all its projections.
     pub fn of(problem: &Problem) -> Self {
         let (tokens, in_features) = (problem.tokens() as u64, problem.in_features() as u64);
         let bytes = |projection: usize, tensor: Role| {

@@ -105,7 +105,7 @@ pub enum Outcome {
 pub struct Bench {
     /// Whether nothing was timed because there was no GPU.
     pub emulated: bool,
-    /// What stands for cuBLAS.
+    /// The cuBLAS that was used, or why there was none.
     pub cublas: String,
     /// A measurement for each layer, pass and way.
     pub measurements: Vec<Measurement>,
@@ -168,14 +168,14 @@ pub enum Way {
     Plain,
     /// Unsloth's sequence of cuBLAS calls.
     Unsloth {
-        /// Of the adapters.
+        /// The rank of the adapters.
         rank: usize,
     },
     /// This crate.
     Ours {
-        /// Of the adapters.
+        /// The rank of the adapters.
         rank: usize,
-        /// Of the dropout.
+        /// The probability of the dropout.
         p: f32,
     },
 }

@@ -21,7 +21,7 @@ pub(crate) trait Resident {
     /// Keeps the memory of a tensor on the device alive.
     type Held<'a, T: Number>;
 
-    /// What computes, on the stream of the tensors.
+    /// The layers that compute, on the stream of the tensors.
     fn layer(&self) -> &LoraLinear;
 
     /// Makes the elements of a tensor, from its first to its last, available on the device.

@@ -22,7 +22,7 @@ pub struct Factor {
 }
 
 impl Factor {
-    /// Of the factor.
+    /// Rows of the factor.
     pub fn rows(&self) -> usize {
         if self.transposed {
             self.stored.columns
@@ -31,7 +31,7 @@ impl Factor {
         }
     }
 
-    /// Of the factor.
+    /// Columns of the factor.
     pub fn columns(&self) -> usize {
         if self.transposed {
             self.stored.rows
