@@ -1,8 +1,8 @@
 // Writes what src/plan/params.rs repeats of common/params.cuh, so that a test can compare: of every
 // parameter struct its size and the offset of each field, then the values of the enums.
-#include "common/params.cuh"
-
 #include <initializer_list>
+
+#include "common/params.cuh"
 
 namespace {
 
@@ -35,9 +35,9 @@ struct DropoutFields : DropoutParams {
         w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale);
     }
 };
-struct AdapterFields : AdapterParams {
+struct AdapterFields : AdapterMatrix {
     __device__ void write(Writer& w) {
-        w.layout<AdapterParams>(*this, data, stride, rank0, r, vectorised, scaling);
+        w.layout<AdapterMatrix>(*this, data, stride, rank0, r, vectorised, scaling);
     }
 };
 struct ShrinkFields : ShrinkParams {
@@ -48,14 +48,13 @@ struct ShrinkFields : ShrinkParams {
 };
 struct ScheduleFields : ScheduleParams {
     __device__ void write(Writer& w) {
-        w.layout<ScheduleParams>(*this, tiles_m, tiles_n, group_n, splits, partial, arrived);
+        w.layout<ScheduleParams>(*this, tiles_m, tiles_n, group_n, k_slices, partial, arrived);
     }
 };
 struct ForwardProjectionFields : ForwardProjection {
     __device__ void write(Writer& w) {
-        w.layout<ForwardProjection>(*this, weight, bias, lora_b, y, weight_stride, lora_b_stride,
-                                    y_stride, n, r, rank0, first_tile, lora_vectorised,
-                                    output_vectorised);
+        w.layout<ForwardProjection>(*this, weight, bias, y, weight_stride, y_stride, n, first_tile,
+                                    output_vectorised, pad, lora_b);
     }
 };
 struct ForwardFields : ForwardParams {
@@ -101,8 +100,7 @@ struct GradAFields : GradAParams {
 };
 struct GradXProjectionFields : GradXProjection {
     __device__ void write(Writer& w) {
-        w.layout<GradXProjection>(*this, dy, weight, lora_a, dy_stride, weight_stride,
-                                  lora_a_stride, n, r, rank0, lora_vectorised);
+        w.layout<GradXProjection>(*this, dy, weight, dy_stride, weight_stride, n, pad, lora_a);
     }
 };
 struct GradXFields : GradXParams {
@@ -113,9 +111,7 @@ struct GradXFields : GradXParams {
     }
 };
 struct MergeAdapterFields : MergeAdapter {
-    __device__ void write(Writer& w) {
-        w.layout<MergeAdapter>(*this, lora_a, lora_b, lora_a_stride, lora_b_stride, r, scaling);
-    }
+    __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
 struct MergeFields : MergeParams {
     __device__ void write(Writer& w) {

@@ -1,15 +1,18 @@
-// One warp's accumulator, (WarpM, WarpN), and its products in f32.
+// One warp's accumulator (WarpM, WarpN), and its products in f32.
 //
-// 16-bit elements go through mma.sync; f32 through fused multiply-adds, so that plain f32 keeps
+// 16-bit elements go through mma.sync, f32 through fused multiply-adds, so that plain f32 keeps
 // f32's accuracy. Both keep the accumulator in the layout of mma.m16n8k16: with g = lane / 4, t =
-// lane % 4, acc[i][j][e] is row 16 * i + g + 8 * (e / 2), column 8 * j + 2 * t + e % 2. Epilogues
+// lane % 4, value[i][j][e] is row 16 * i + g + 8 * (e / 2), column 8 * j + 2 * t + e % 2. Epilogues
 // need to know no more.
 #pragma once
+#include "common/tile.cuh"
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma.cuh"
-#include "common/tile.cuh"
 
-inline constexpr int kDepthStep = 16;  // the depth of one mma
+inline constexpr int kMmaK = 16;  // depth of one mma
+
+// Rank of an adapter in S and T: whole depths of an mma.
+__device__ __forceinline__ int padded_rank(int rank) { return (rank + kMmaK - 1) / kMmaK * kMmaK; }
 
 template <int WarpM, int WarpN>
 struct Accumulator {
@@ -75,30 +78,29 @@ struct Accumulator {
 };
 
 template <Major Layout, typename Tile>
-__device__ __forceinline__ float element(const Tile& tile, int outer, int depth) {
-    return Layout == Major::kK ? *tile.at(outer, depth) : *tile.at(depth, outer);
+__device__ __forceinline__ float element(const Tile& tile, int mn, int k) {
+    return Layout == Major::kK ? *tile.at(mn, k) : *tile.at(k, mn);
 }
 
-// acc += A[a_outer.., depth..] * B[depth.., b_outer..] over kDepthStep, of f32 by fused
-// multiply-adds.
+// acc += A[m0.., k0..] * B[k0.., n0..] over kMmaK, in f32 by fused multiply-adds.
 template <Major ALayout, Major BLayout, int WarpM, int WarpN, typename A, typename B>
-__device__ __forceinline__ void warp_fma(Accumulator<WarpM, WarpN>& acc, const A& a_tile,
-                                         int a_outer, const B& b_tile, int b_outer, int depth) {
+__device__ __forceinline__ void warp_fma(Accumulator<WarpM, WarpN>& acc, const A& a_tile, int m0,
+                                         const B& b_tile, int n0, int k0) {
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
 #pragma unroll 2
-    for (int d = depth; d < depth + kDepthStep; ++d) {
+    for (int k = k0; k < k0 + kMmaK; ++k) {
         float b[WarpN / 8][2];
 #pragma unroll
         for (int j = 0; j < WarpN / 8; ++j) {
-            b[j][0] = element<BLayout>(b_tile, b_outer + 8 * j + 2 * t, d);
-            b[j][1] = element<BLayout>(b_tile, b_outer + 8 * j + 2 * t + 1, d);
+            b[j][0] = element<BLayout>(b_tile, n0 + 8 * j + 2 * t, k);
+            b[j][1] = element<BLayout>(b_tile, n0 + 8 * j + 2 * t + 1, k);
         }
 #pragma unroll
         for (int i = 0; i < WarpM / 16; ++i) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const float a = element<ALayout>(a_tile, a_outer + 16 * i + 8 * half + g, d);
+                const float a = element<ALayout>(a_tile, m0 + 16 * i + 8 * half + g, k);
 #pragma unroll
                 for (int j = 0; j < WarpN / 8; ++j) {
                     acc.value[i][j][2 * half] = fmaf(a, b[j][0], acc.value[i][j][2 * half]);

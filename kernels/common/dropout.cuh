@@ -29,8 +29,8 @@ __device__ __forceinline__ uint32_t keep_bits(const DropoutParams& dropout, uint
                    static_cast<uint32_t>(dropout.offset >> 32)),
         make_uint2(static_cast<uint32_t>(dropout.seed), static_cast<uint32_t>(dropout.seed >> 32)));
     const uint32_t words[4] = {random.x, random.y, random.z, random.w};
-    // Both halves of a word are compared as they are: the high one with the low one still below it,
-    // the low one in its place.
+    // Both halves of a word are compared in the upper 16 bits: the high half with the low one still
+    // below it, the low half shifted up.
     const uint32_t threshold = dropout.threshold << 16;
     uint32_t bits = 0;
 #pragma unroll
@@ -76,8 +76,8 @@ __device__ __forceinline__ uint64_t inside(int columns, int block) {
     return valid >= kBlock ? ~uint64_t{0} : (uint64_t{1} << valid) - 1;
 }
 
-// A mask that keeps or zeroes two 16-bit elements in one register: byte `index` of `low` decides
-// with its highest bit about the low one, that of `high` about the high one. Shifting a word of the
+// A mask that keeps or zeroes two 16-bit elements in one register. The highest bit of byte `index`
+// of `low` decides about the low element, that of `high` about the high one. Shifting a word of the
 // mask left by 7 - i brings bit i of all its bytes there.
 __device__ __forceinline__ uint32_t pair_mask(uint32_t low, uint32_t high, int index) {
     return ptx::prmt(low, high, 0xCC88 + 0x1111 * index);

@@ -10,10 +10,13 @@ template <typename T>
 inline constexpr int kChunk = 16 / static_cast<int>(sizeof(T));  // elements per 16-byte chunk
 
 template <typename T>
+inline constexpr int kSize = static_cast<int>(sizeof(T));  // bytes of an element
+
+template <typename T>
 inline constexpr bool kTensorCore = !std::is_same_v<T, float>;
 
-// Makes the compiler keep a value in a register where it would rather compute it again in every
-// turn of a loop.
+// Makes the compiler keep a value in a register instead of computing it again in every iteration of
+// a loop.
 __device__ __forceinline__ void pin(uint32_t& value) { asm volatile("" : "+r"(value)); }
 
 template <typename T>

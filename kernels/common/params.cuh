@@ -1,15 +1,15 @@
-// What a launch is told: one struct per kernel, passed by value. src/plan/params.rs mirrors each
-// field for field, and the kernel `lora_contract` lets a test compare sizes and offsets.
+// What a launch is told: one struct per kernel, passed by value. The host repeats them field for
+// field in Rust, and the kernel `lora_layout_check` lets a test compare sizes and offsets.
 //
 // A call computes one or more projections of the same x, each with its own weight and, where r > 0,
 // its own adapter. Shapes: x and dx (m, k); of projection i: W (n, k) or, transposed, (k, n);
 // lora_A (r, k), lora_B (n, r), y and dy (m, n). S and T hold the adapted projections side by side,
-// (m, ranks): columns rank0 .. rank0 + r_pad are projection i's, r_pad being r rounded up to 16,
-// and zero from rank0 + r on. Strides are row strides in elements; columns are contiguous.
+// (m, ranks). Columns rank0 .. rank0 + r_pad are projection i's, r_pad being r rounded up to 16.
+// They are zero from rank0 + r on. Strides are row strides in elements; columns are contiguous.
 //
-// The dropout mask has a 64-bit word for 64 columns of a row, words of the same columns one below
-// the other: mask (ceil(k / 64), m). Bit c of word (b, row) is set where x (row, 64 * b + c) is
-// kept; bits beyond k are zero.
+// The dropout mask has a 64-bit word for 64 columns of a row. Words of the same columns lie one
+// below the other: mask (ceil(k / 64), m). Bit c of word (b, row) is set where x (row, 64 * b + c)
+// is kept; bits beyond k are zero.
 #pragma once
 #include <cstdint>
 
@@ -26,14 +26,14 @@ struct DropoutParams {
 // Where the bits come from: there is no dropout, the mask in memory, or Philox once more.
 enum class MaskSource : int32_t { kNone, kStored, kDrawn };
 
-// One adapter's matrix, lora_A or lora_B. Its elements are of the tensors' type, or f32 where
-// `adapter_f32` is set.
-struct AdapterParams {
+// A matrix of an adapter, lora_A (r, k) or lora_B (n, r). Its elements are of the tensors' type, or
+// f32 where `adapter_f32` is set.
+struct AdapterMatrix {
     const void* data;
     int64_t stride;
-    int32_t rank0, r;
+    int32_t rank0, r;    // the adapter's first column of S and T, and its rank; 0 without adapter
     int32_t vectorised;  // of the tensors' type, and may be read 16 bytes at a time
-    float scaling;
+    float scaling;       // the adapter's
 };
 
 // S = scaling * drop(x) * A^T. Zeroes `counters` for the launch that follows.
@@ -50,31 +50,29 @@ struct ShrinkParams {
     int32_t counter_count;
     int32_t pad;
     DropoutParams dropout;
-    AdapterParams lora_a[kMaxProjections];  // only the adapted projections
+    AdapterMatrix lora_a[kMaxProjections];  // only the adapted projections
 };
 
 // How the persistent blocks of a product go through the tiles of its output.
 struct ScheduleParams {
     int32_t tiles_m, tiles_n;
-    int32_t group_n;    // tile columns of a band; within one, along the columns first, then to the
-                        // next row
-    int32_t splits;     // blocks that share a tile, each with a part of the depth
-    float* partial;     // (tiles, splits, elements of a tile), where splits > 1
-    uint32_t* arrived;  // (tiles), zero at first, where splits > 1
+    int32_t group_n;    // tile columns of a band: tiles go along them first, then to the next row
+    int32_t k_slices;   // parts of a tile's depth, each done by another block
+    float* partial;     // (tiles, k-slices, elements of a tile), where there are several
+    uint32_t* arrived;  // (tiles), zero at first, where there are several
 };
 
 struct ForwardProjection {
     const void* weight;
     const void* bias;  // (n), null without
-    const void* lora_b;
     void* y;
     int64_t weight_stride;
-    int64_t lora_b_stride;
     int64_t y_stride;
-    int32_t n, r, rank0;
+    int32_t n;
     int32_t first_tile;         // of this projection among the tile columns of all
-    int32_t lora_vectorised;    // lora_B is of the tensors' type and may be read 16 bytes at a time
     int32_t output_vectorised;  // y may be written 16 bytes at a time
+    int32_t pad;
+    AdapterMatrix lora_b;
 };
 
 // y = x * W^T + bias + S * B^T, or added to y
@@ -86,7 +84,7 @@ struct ForwardParams {
     int32_t projections;
     int32_t adapter_f32;
     int32_t accumulate;
-    int32_t weight_transposed;  // W is (k, n); only kernels of any alignment look
+    int32_t weight_transposed;  // W is (k, n); only the kernels of any alignment read it
     int32_t pad;
     ScheduleParams schedule;
     ForwardProjection projection[kMaxProjections];
@@ -103,7 +101,7 @@ struct GradBProjection {
     int32_t m_splits;
     int32_t first_block;  // of the grid
     int32_t pad;
-    AdapterParams lora_b;
+    AdapterMatrix lora_b;
 };
 
 // T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over every dy. Zeroes
@@ -170,12 +168,11 @@ struct GradAParams {
 struct GradXProjection {
     const void* dy;
     const void* weight;
-    const void* lora_a;
     int64_t dy_stride;
     int64_t weight_stride;
-    int64_t lora_a_stride;
-    int32_t n, r, rank0;
-    int32_t lora_vectorised;  // lora_A is of the tensors' type and may be read 16 bytes at a time
+    int32_t n;
+    int32_t pad;
+    AdapterMatrix lora_a;
 };
 
 // dx = sum over projections of dy * W + keep_scale * mask o (T * A), or added to dx; the last
@@ -189,7 +186,7 @@ struct GradXParams {
     int32_t projections;
     int32_t adapter_f32;
     int32_t accumulate;
-    int32_t weight_transposed;  // W is (k, n); only kernels of any alignment look
+    int32_t weight_transposed;  // W is (k, n); only the kernels of any alignment read it
     int32_t output_vectorised;  // dx may be written 16 bytes at a time
     MaskSource mask_source;
     int32_t pad;
@@ -205,22 +202,18 @@ struct MergeTotals {
     double error_squares;  // sum of (what the stored weight changed by - delta)^2
     uint64_t elements;
     uint64_t nonzero;     // elements whose delta is not 0
-    uint64_t unchanged;   // of those, such whose stored weight is the old one
+    uint64_t unchanged;   // those of them whose stored weight is the old one
     uint64_t non_finite;  // elements whose merged value is a NaN or an infinity
 };
 
-// When merged weights are written: not yet, or at once, or if the totals know of none that is not
-// finite.
+// When merged weights are written: not yet, at once, or only if the totals count no value that is
+// not finite.
 enum class MergeWrite : int32_t { kNever, kAlways, kIfFinite };
 
-// Both matrices of one adapter: lora_A (r, k), lora_B (n, r)
+// Both matrices of one adapter.
 struct MergeAdapter {
-    const void* lora_a;
-    const void* lora_b;
-    int64_t lora_a_stride;
-    int64_t lora_b_stride;
-    int32_t r;
-    float scaling;
+    AdapterMatrix lora_a;
+    AdapterMatrix lora_b;
 };
 
 // merged = weight + sum over adapters of scaling * lora_B * lora_A, or its transpose. `merged` may

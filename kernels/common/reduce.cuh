@@ -4,8 +4,8 @@
 #include "common/element.cuh"
 #include "common/params.cuh"
 
-// Width neighbours of a row at once: out = sum of partials, or added to what is there; in f32,
-// rounded once to Out.
+// Width neighbours of a row at once: out = sum of partials, or added to what is there. Sums are in
+// f32 and rounded once to Out.
 template <typename Out, int Width>
 __device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumulate, int64_t row,
                                              int64_t column) {
@@ -44,8 +44,8 @@ __device__ __forceinline__ void sum_partials(const ReduceJob& job, bool accumula
     *reinterpret_cast<Group*>(to) = group;
 }
 
-// Every thread of a job's blocks takes Width neighbours, and again those a whole round of the
-// blocks further on.
+// Every thread of a job's blocks takes Width neighbours, then those that lie as many further on as
+// all threads take at once.
 template <typename Out, int Threads, int Width>
 __device__ __forceinline__ void reduce_job(const ReduceJob& job, bool accumulate, int block,
                                            int blocks) {

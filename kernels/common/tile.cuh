@@ -1,14 +1,14 @@
 // A matrix tile in shared memory, and how it gets there.
 //
-// A row is a line of 16-byte chunks. Chunk c of a row lies at c XOR (bits of the row), so that
-// eight neighbouring rows of one column of chunks fall into eight different groups of four banks:
+// A row consists of 16-byte chunks. Chunk c of a row lies at c XOR (bits of the row), so eight
+// neighbouring rows of one column of chunks fall into eight different groups of four banks.
 // ldmatrix and cp.async are free of bank conflicts without padding.
 #pragma once
 #include "common/element.cuh"
 #include "ptx/cp_async.cuh"
 
-// Which index of an operand is contiguous in its tile: the one summed over, or the one that
-// survives.
+// Which index of an operand is contiguous in its tile: the depth k, or the row (m) or column (n) of
+// the output.
 enum class Major { kK, kMN };
 
 template <typename T, int Rows, int Columns>
@@ -16,8 +16,10 @@ struct Tile {
     static constexpr int kElementBytes = static_cast<int>(sizeof(T));
     static constexpr int kRows = Rows;
     static constexpr int kColumns = Columns;
+    static constexpr int kChunkElements = kChunk<T>;
     static constexpr int kChunksPerRow = Columns / kChunk<T>;
     static constexpr int kElements = Rows * Columns;
+    static constexpr int kRowBytes = Columns * kElementBytes;
     static constexpr int kBytes = kElements * kElementBytes;
     static_assert(Columns % kChunk<T> == 0 && (kChunksPerRow & (kChunksPerRow - 1)) == 0,
                   "a row is a power of two of chunks");
@@ -42,8 +44,8 @@ struct Tile {
     }
 };
 
-// Calls f(row, chunk) for this thread's chunks of a tile, of a few tiles only: nothing of it is
-// worth a register in a main loop.
+// Calls f(row, chunk) for this thread's chunks of a tile. It is for a few tiles only, and keeps no
+// registers in a main loop.
 template <int Threads, typename T, int Rows, int Columns, typename F>
 __device__ __forceinline__ void for_each_chunk(Tile<T, Rows, Columns>, F&& f) {
     constexpr int kChunksPerRow = Tile<T, Rows, Columns>::kChunksPerRow;
@@ -74,9 +76,9 @@ __device__ __forceinline__ uint4 gather_chunk(const T* from, int valid) {
     return *reinterpret_cast<const uint4*>(values);
 }
 
-// Brings the tile whose first element is (row0, column0) of `source`. With `vectorised` by
-// cp.async, which the caller commits and waits for: `source.data` and its rows must be 16-byte
-// aligned. Without, by plain loads and stores, of any alignment.
+// Brings the tile whose first element is (row0, column0) of `source`. With `vectorised` it uses
+// cp.async, which the caller commits and waits for, and `source.data` and its rows must be 16-byte
+// aligned. Without, it uses plain loads and stores, of any alignment.
 template <int Threads, typename T, int Rows, int Columns>
 __device__ __forceinline__ void load_tile(Tile<T, Rows, Columns> tile, const Source<T>& source,
                                           int row0, int column0, bool vectorised) {

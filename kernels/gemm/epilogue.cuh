@@ -1,12 +1,12 @@
-// From accumulators to the output: each warp turns eight rows at a time from the layout of mma into
-// whole lines, through shared memory of its own, so that every access to global memory is of 16
-// bytes and of whole sectors.
+// From accumulators to the output. Each warp turns eight rows at a time from the layout of mma into
+// whole lines, through shared memory of its own. Every access to global memory then has 16 bytes,
+// and a warp's accesses cover whole sectors.
 #pragma once
-#include "ptx/shared.cuh"
 #include "common/accumulator.cuh"
+#include "ptx/shared.cuh"
 
-// Neighbouring elements of an output row, as f32: 16 bytes of the output, which a lane finishes at
-// once.
+// Neighbouring elements of an output row, as f32. They are 16 bytes of the output, which a lane
+// finishes at once.
 template <typename T>
 using Span = float[kChunk<T>];
 
@@ -41,8 +41,9 @@ struct Output {
 
 template <typename T, int WarpM, int WarpN>
 struct Epilogue {
-    static constexpr int kRows = 8;                          // turned at once
-    static constexpr int kStagingBytes = kRows * WarpN * 4;  // of one warp
+    static constexpr int kRows = 8;  // turned at once
+    static constexpr int kStagingRowBytes = WarpN * kSize<float>;
+    static constexpr int kStagingBytes = kRows * kStagingRowBytes;  // of one warp
     static constexpr int kSpansPerRow = WarpN / kChunk<T>;
     static constexpr int kSpansPerLane = kRows * kSpansPerRow / 32;
     static_assert(kSpansPerLane >= 1 && 32 % kSpansPerRow == 0,
@@ -54,16 +55,16 @@ struct Epilogue {
                                                  uint32_t staging, const Output<T>& out, int row0,
                                                  int column0, const T* bias) {
         uint32_t lane = threadIdx.x % 32;
-        // What follows from it is computed here, once per tile, not before the main loop, which has
-        // no registers for it.
+        // The main loop has no registers for what follows from the lane, so it is computed here,
+        // once per tile.
         pin(lane);
         const int span = lane % kSpansPerRow;
         const int column = column0 + span * kChunk<T>;
         const int columns = min(out.columns - column,
                                 kChunk<T>);  // of this lane's spans; none outside of the matrix
-        const bool whole = out.vectorised && columns == kChunk<T>;
+        const bool full = out.vectorised && columns == kChunk<T>;
         Span<T> shift = {};
-        if (bias != nullptr && whole) {
+        if (bias != nullptr && full) {
             load_bias(shift, bias + column);
         }
 #pragma unroll
@@ -86,7 +87,7 @@ struct Epilogue {
                         break;
                     }
                     T* const to = out.data + row * out.stride + column;
-                    if (whole) {
+                    if (full) {
                         finish(to, staging, tile_row, span, shift, out.accumulate);
                     } else {
                         finish_elements(to, staging, tile_row, span, columns,
@@ -99,10 +100,10 @@ struct Epilogue {
     }
 
    private:
-    // The staging (8, WarpN) of f32 in chunks of four, swizzled by pairs: what the lanes of half a
-    // warp write falls into different banks.
+    // The staging (8, WarpN) of f32 has chunks of four, swizzled by pairs: the lanes of half a warp
+    // write to different banks.
     __device__ __forceinline__ static uint32_t chunk(uint32_t staging, int row, int chunk) {
-        return staging + row * WarpN * 4 + (chunk ^ (row % 4 * 2)) * 16;
+        return staging + row * kStagingRowBytes + (chunk ^ (row % 4 * 2)) * 16;
     }
     __device__ __forceinline__ static float4 load_chunk(uint32_t staging, int row, int index) {
         return ptx::load_shared_quad(chunk(staging, row, index));
@@ -111,7 +112,7 @@ struct Epilogue {
     __device__ __forceinline__ static void load_staged(Span<T>& values, uint32_t staging, int row,
                                                        int span) {
         float4 low, high;
-        if constexpr (kChunk<T> == 8) {
+        if constexpr (sizeof(T) < sizeof(float)) {  // a span is two chunks of the staging
             // Lanes that would meet in a bank take the halves of their spans in opposite order.
             const bool swapped = threadIdx.x / 4 % 2 != 0;
             const float4 first = load_chunk(staging, row, 2 * span + (swapped ? 1 : 0));
@@ -155,14 +156,14 @@ struct Epilogue {
         store_span(to, values);
     }
 
-    // As finish, for spans that no access of 16 bytes may touch.
+    // As finish, for spans that 16-byte accesses can't take.
     __device__ __forceinline__ static void finish_elements(T* to, uint32_t staging, int row,
                                                            int span, int columns, const T* bias,
                                                            bool accumulate) {
 #pragma unroll 1
         for (int i = 0; i < columns; ++i) {
-            float value =
-                ptx::load_shared_float(chunk(staging, row, (span * kChunk<T> + i) / 4) + i % 4 * 4);
+            float value = ptx::load_shared_float(chunk(staging, row, (span * kChunk<T> + i) / 4) +
+                                                 i % 4 * kSize<float>);
             value += bias != nullptr ? to_float(bias[i]) : 0.0f;
             value += accumulate ? to_float(to[i]) : 0.0f;
             to[i] = from_float<T>(value);

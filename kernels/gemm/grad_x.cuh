@@ -3,59 +3,98 @@
 // partials grad_a left.
 #pragma once
 #include "common/dropout.cuh"
-#include "common/table.cuh"
-#include "gemm/gemm.cuh"
 #include "common/reduce.cuh"
+#include "gemm/gemm.cuh"
 
 template <typename T, typename Shape, Access A>
 struct GradX {
-    using G = Gemm<T, Shape, A == Access::kVectorisedKn ? Major::kK : Major::kMN, A != Access::kAny>;
-    static constexpr int kBlockRows = G::kBlockM, kBlockColumns = G::kBlockN;
-    static constexpr int kThreads = G::kThreads, kSharedBytes = G::kSharedBytes;
+    using G =
+        Gemm<T, Shape, A == Access::kVectorisedKn ? Major::kK : Major::kMN, A != Access::kAny>;
     using Loop = typename G::Loop;
     using LoraTile = Tile<T, G::kBlockK, G::kBlockN>;  // lora_A (r, k)
+    static constexpr int kBlockRows = G::kBlockM, kBlockColumns = G::kBlockN;
+    static constexpr int kThreads = G::kThreads, kSharedBytes = G::kSharedBytes;
 
+    __device__ static void run(const GradXParams& p) {
+        // The last blocks have another job.
+        if (blockIdx.x >= blocks(p)) {
+            reduce_partials<T, kThreads>(p.reduce_a, blockIdx.x - blocks(p));
+            return;
+        }
+        Loop loop;
+        Steps steps{p, blockIdx.x};
+        for (;; steps.index += blocks(p)) {
+            // Prologue: the first steps of this work item are issued.
+            const bool more = steps.index < work_items(p.schedule);
+            int base_steps = 0;
+            if (more) {
+                base_steps = steps.start();
+                loop.prologue(steps);
+            }
+            // Combine and epilogue of the item before, whose sums wait in the accumulators: its
+            // stores overlap with the first copies of this one.
+            if (steps.index >= blocks(p)) {
+                store(p, loop.acc, item_at(p, steps.index - blocks(p)));
+            }
+            if (!more) {
+                return;
+            }
+            // Low-rank steps: T * A of every projection, then the mask.
+            loop.acc.clear();
+            const WorkItem item = steps.item();
+            if (item.k_slice == 0) {
+                low_rank(p, loop, steps);
+                drop(p, loop.acc, item.row0 + Loop::warp_row(), item.column0 + Loop::warp_column());
+            }
+            // Main loop and tail: dy * W of every projection.
+            G::run(loop, steps, base_steps);
+            loop.end();
+        }
+    }
+
+   private:
+    // Blocks that multiply.
     __device__ __forceinline__ static uint32_t blocks(const GradXParams& p) {
         return gridDim.x - p.reduce_a.blocks;
     }
 
-    __device__ __forceinline__ static Place place_of(const GradXParams& p, uint32_t item) {
-        int column;
-        Place at = ::place_of<G::kBlockM>(p.schedule, item, blocks(p), column);
-        at.column0 = column * G::kBlockN;
-        return at;
+    __device__ __forceinline__ static WorkItem item_at(const GradXParams& p, uint32_t index) {
+        int tile_column;
+        WorkItem item = work_item<G::kBlockM>(p.schedule, index, blocks(p), tile_column);
+        item.column0 = tile_column * G::kBlockN;
+        return item;
     }
 
     __device__ __forceinline__ static int lora_steps(const GradXProjection& layer) {
-        return round_up(layer.r, G::kBlockK) / G::kBlockK;
+        return round_up(layer.lora_a.r, G::kBlockK) / G::kBlockK;
     }
 
-    // What the pipeline is fed of one turn: the steps of T * A of every projection, then those of
+    // Issues the steps of one work item in order: those of T * A of every projection, then those of
     // dy * W of every projection.
-    struct Feed {
+    struct Steps {
         const GradXParams& p;
-        uint32_t item;
+        uint32_t index;  // of the work item
         int lora_next;   // the step of all T * A that is issued next
         int projection;  // the one whose dy * W is issued
-        typename G::Steps steps;
+        typename G::BaseProducer base;
 
-        __device__ __forceinline__ Place place() const {
-            Place at = place_of(p, item);
-            at.projection = projection;
-            return at;
+        __device__ __forceinline__ WorkItem item() const {
+            WorkItem item = item_at(p, index);
+            item.projection = projection;
+            return item;
         }
 
         // dy (m, n)
-        __device__ __forceinline__ Operand<T> a(const Place& at) const {
-            const GradXProjection& layer = p.projection[at.projection];
+        __device__ __forceinline__ Operand<T> dy(const WorkItem& item) const {
+            const GradXProjection& layer = p.projection[item.projection];
             return {static_cast<const T*>(layer.dy), layer.dy_stride, p.m, layer.n, true};
         }
 
         // The weight, (n, k) or (k, n)
-        __device__ __forceinline__ Operand<T> b(const Place& at) const {
-            const GradXProjection& layer = p.projection[at.projection];
+        __device__ __forceinline__ Operand<T> weight(const WorkItem& item) const {
+            const GradXProjection& layer = p.projection[item.projection];
             return {static_cast<const T*>(layer.weight), layer.weight_stride, p.k, layer.n,
-                    G::depth_contiguous(p.weight_transposed != 0)};
+                    G::b_k_major(p.weight_transposed != 0)};
         }
 
         // Returns the steps of dy * W of all projections.
@@ -65,51 +104,83 @@ struct GradX {
             for (projection = p.projections; projection > 0;) {
                 --projection;
                 start_projection();
-                base_steps += steps.count();
+                base_steps += base.count();
             }
             lora_next = 0;
             return base_steps;
         }
 
         __device__ __forceinline__ void start_projection() {
-            const Place at = place();
-            steps.start(a(at), b(at), at, p.schedule.splits);
+            const WorkItem at = item();
+            base.start(dy(at), weight(at), at, p.schedule.k_slices);
         }
 
+        __device__ __forceinline__ void issue_full(uint32_t stage) {
+            if constexpr (G::kVectorised) {
+                base.issue_full(stage);
+            } else {
+                gather(stage, base.take_full());
+            }
+        }
+
+        // A step of any alignment and layout.
+        __device__ __forceinline__ void gather(uint32_t stage, int k0) {
+            const WorkItem at = item();
+            gather_tile<kThreads>(Loop::a_tile(stage), dy(at), at.row0, k0);
+            gather_tile<kThreads>(Loop::b_tile(stage), weight(at), at.column0, k0);
+        }
+
+        // The next step of any kind, if one is left.
         __device__ __forceinline__ void operator()(uint32_t stage) {
             if (issue_lora(stage)) {
                 return;
             }
 #pragma unroll 1
-            while (!steps.issue(*this, stage) && projection + 1 < p.projections) {
+            while (!issue_base(stage) && projection + 1 < p.projections) {
                 ++projection;
                 start_projection();
             }
         }
 
-        // False if all are issued.
+        // The next step of this projection's dy * W. False if all are issued.
+        __device__ __forceinline__ bool issue_base(uint32_t stage) {
+            if (base.tail) {
+                if constexpr (G::kVectorised) {
+                    const WorkItem at = item();
+                    base.issue_tail(stage, dy(at), weight(at), at);
+                } else {
+                    gather(stage, base.take_tail(p.projection[projection].n));
+                }
+                return true;
+            }
+            if (base.full > 0) {
+                issue_full(stage);
+                return true;
+            }
+            return false;
+        }
+
+        // The next step of T * A. False if all are issued.
         __device__ __forceinline__ bool issue_lora(uint32_t stage) {
             int before = 0;
 #pragma unroll 1
             for (int adapter = 0; adapter < p.projections; ++adapter) {
                 const GradXProjection& layer = p.projection[adapter];
                 const int rank = (lora_next - before) * G::kBlockK;
-                if (rank >= layer.r) {
+                if (rank >= layer.lora_a.r) {
                     before += lora_steps(layer);
                     continue;
                 }
-                const Place at = place();
-                if (at.split != 0) {
+                const WorkItem at = item();
+                if (at.k_slice != 0) {
                     return false;
                 }
-                const Source<T> t{static_cast<const T*>(p.t) + layer.rank0, p.ranks, p.m,
-                                  round_up(layer.r, kDepthStep)};  // (m, r_pad)
-                const AdapterSource lora_a{
-                    layer.lora_a, layer.lora_a_stride, layer.r,
-                    p.k,          p.adapter_f32 != 0,  layer.lora_vectorised != 0};  // (r, k)
-                load_tile<G::kThreads>(Loop::a_tile(stage), t, at.row0, rank, true);
-                load_adapter_tile<G::kThreads>(Loop::template b_tile<LoraTile>(stage), lora_a, rank,
-                                               at.column0);
+                const Source<T> t{static_cast<const T*>(p.t) + layer.lora_a.rank0, p.ranks, p.m,
+                                  padded_rank(layer.lora_a.r)};  // (m, r_pad)
+                load_tile<kThreads>(Loop::a_tile(stage), t, at.row0, rank, true);
+                load_adapter_tile<kThreads>(Loop::template b_tile<LoraTile>(stage), layer.lora_a,
+                                            p.adapter_f32 != 0, layer.lora_a.r, p.k, rank,
+                                            at.column0);
                 ++lora_next;
                 return true;
             }
@@ -117,59 +188,15 @@ struct GradX {
         }
     };
 
-    __device__ static void run(const GradXParams& p) {
-        if (blockIdx.x >= blocks(p)) {
-            reduce_partials<T, G::kThreads>(p.reduce_a, blockIdx.x - blocks(p));
-            return;
-        }
-        Loop loop;
-        Feed feed{p, blockIdx.x};
-        for (;; feed.item += blocks(p)) {
-            const bool more = feed.item < turns(p.schedule);
-            int base_steps = 0;
-            if (more) {
-                base_steps = feed.start();
-                loop.prologue(feed);
-            }
-            // The tile before waits in the accumulators to be stored, while the first steps of this
-            // one are already under way.
-            if (feed.item >= blocks(p)) {
-                store(p, loop.acc, place_of(p, feed.item - blocks(p)));
-            }
-            if (!more) {
-                return;
-            }
-            loop.acc.clear();
-            const Place at = feed.place();
-            if (at.split == 0) {
-                low_rank(p, loop, feed);
-                drop(p, loop.acc, at.row0 + Loop::warp_row(), at.column0 + Loop::warp_column());
-            }
-            G::run(loop, feed, base_steps);
-            loop.end();
-        }
-    }
-
-   private:
-    __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc,
-                                                 const Place& at) {
-        if (!G::combine(acc, p.schedule, at)) {
-            return;
-        }
-        const Output<T> dx{static_cast<T*>(p.dx),    p.dx_stride,      p.m, p.k,
-                           p.output_vectorised != 0, p.accumulate != 0};  // (m, k)
-        G::Finish::store(acc, G::staging(), dx, at.row0 + Loop::warp_row(),
-                         at.column0 + Loop::warp_column(), nullptr);
-    }
-
     // acc = sum over projections of T * A
-    __device__ __forceinline__ static void low_rank(const GradXParams& p, Loop& loop, Feed& feed) {
+    __device__ __forceinline__ static void low_rank(const GradXParams& p, Loop& loop,
+                                                    Steps& steps) {
 #pragma unroll 1
         for (int i = 0; i < p.projections; ++i) {
 #pragma unroll 1
-            for (int depth = round_up(p.projection[i].r, kDepthStep); depth > 0;
+            for (int depth = padded_rank(p.projection[i].lora_a.r); depth > 0;
                  depth -= G::kBlockK) {
-                loop.template plain_step<Major::kMN, LoraTile>(min(depth, G::kBlockK), feed);
+                loop.template plain_step<Major::kMN, LoraTile>(min(depth, G::kBlockK), steps);
             }
         }
     }
@@ -202,5 +229,16 @@ struct GradX {
                 value[3] = (lower & 2u) != 0 ? p.dropout.keep_scale * value[3] : 0.0f;
             });
         });
+    }
+
+    __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc,
+                                                 const WorkItem& item) {
+        if (!G::combine(acc, p.schedule, item)) {
+            return;
+        }
+        const Output<T> dx{static_cast<T*>(p.dx),    p.dx_stride,      p.m, p.k,
+                           p.output_vectorised != 0, p.accumulate != 0};  // (m, k)
+        G::Finish::store(acc, G::staging(), dx, item.row0 + Loop::warp_row(),
+                         item.column0 + Loop::warp_column(), nullptr);
     }
 };

@@ -1,36 +1,37 @@
-// The main loop that forward and grad_x share: acc (BlockM, BlockN) += A (BlockM, depth) * B
-// (depth, BlockN), BlockK of the depth per step, through `Stages` buffers in shared memory that
-// cp.async fills ahead.
+// The main loop that forward and grad_x share: acc (BlockM, BlockN) += A (BlockM, k) * B (k,
+// BlockN), BlockK of the depth per step, through `Stages` buffers in shared memory that cp.async
+// fills ahead.
 //
-// A step waits once and meets at one barrier. Fragments of the next 16 of the depth are read while
-// the tensor cores work on the last ones, also across the barrier, so that these seldom wait for
-// shared memory.
+// A step waits once and meets at one barrier. The fragments of the next k16 are read while the
+// tensor cores work on the current ones, also across the barrier, so the tensor cores seldom wait
+// for shared memory.
 #pragma once
 #include "common/accumulator.cuh"
 
-// Where a lane's rows of ldmatrix lie in the tiles of an operand. All its addresses differ from the
-// first by a constant: the swizzle of a lane is the same for every fragment, so what selects a
-// chunk is XORed and what selects 16 rows is added.
+// Where a lane's rows of ldmatrix lie in the tiles of an operand of 16-bit elements. All its
+// addresses differ from the first by a constant: the swizzle of a lane is the same for every
+// fragment, so what selects a chunk is XORed and what selects 16 rows is added.
 template <Major Layout, typename TileType>
 struct FragmentAddress {
     uint32_t first;
-    static constexpr int kRowBytes = TileType::kColumns * 2;
+    static constexpr int kRowBytes = TileType::kRowBytes;
 
-    // `outer0` is where the warp begins. `lane_outer`, `lane_chunk`: the row of the outer index,
-    // and the chunk of the depth, that the lane's address is for.
-    __device__ __forceinline__ void start(const TileType& tile, int outer0, int lane_outer,
-                                          int lane_depth) {
-        if constexpr (Layout == Major::kK) {  // tile (outer, depth)
-            first = tile.chunk_address(outer0 + lane_outer, lane_depth / 8);
-        } else {  // tile (depth, outer)
-            first = tile.chunk_address(lane_depth, (outer0 + lane_outer) / 8);
+    // The warp begins at `mn0` of the tile; the lane's address is for `lane_mn` further on and for
+    // `lane_k` of the depth.
+    __device__ __forceinline__ void start(const TileType& tile, int mn0, int lane_mn, int lane_k) {
+        if constexpr (Layout == Major::kK) {  // tile (mn, k)
+            first = tile.chunk_address(mn0 + lane_mn, lane_k / TileType::kChunkElements);
+        } else {  // tile (k, mn)
+            first = tile.chunk_address(lane_k, (mn0 + lane_mn) / TileType::kChunkElements);
         }
     }
-    __device__ __forceinline__ uint32_t at(uint32_t stage, int outer, int depth) const {
+    // The same `mn` rows or columns and `k` of the depth further on, in another stage.
+    __device__ __forceinline__ uint32_t at(uint32_t stage, int mn, int k) const {
+        constexpr int kElement = TileType::kElementBytes;
         if constexpr (Layout == Major::kK) {
-            return ((first + stage) ^ (depth * 2)) + outer * kRowBytes;
+            return ((first + stage) ^ (k * kElement)) + mn * kRowBytes;
         } else {
-            return ((first + stage) ^ (outer * 2)) + depth * kRowBytes;
+            return ((first + stage) ^ (mn * kElement)) + k * kRowBytes;
         }
     }
 };
@@ -38,20 +39,20 @@ struct FragmentAddress {
 template <typename T, int BlockM, int BlockN, int BlockK, int WarpM, int WarpN, int Stages,
           Major BMajor>
 struct MainLoop {
-    static constexpr int kDepthSteps = BlockK / kDepthStep;
+    static constexpr int kMmaSteps = BlockK / kMmaK;
     static constexpr Major kBMajor = BMajor;
     using ATile = Tile<T, BlockM, BlockK>;
-    using BTile = std::conditional_t<BMajor == Major::kK, Tile<T, BlockN, BlockK>,
-                                     Tile<T, BlockK, BlockN>>;
+    using BTile =
+        std::conditional_t<BMajor == Major::kK, Tile<T, BlockN, BlockK>, Tile<T, BlockK, BlockN>>;
     static constexpr uint32_t kStageBytes = ATile::kBytes + BTile::kBytes;
-    static_assert(kDepthSteps % 2 == 0 || !kTensorCore<T>,
+    static_assert(kMmaSteps % 2 == 0 || !kTensorCore<T>,
                   "fragments alternate between two sets of registers");
 
     Accumulator<WarpM, WarpN> acc;
     uint32_t read;  // bytes to the stage that is read next
     FragmentAddress<Major::kK, ATile> a_address;
     FragmentAddress<BMajor, BTile> b_address;
-    uint32_t a[2][WarpM / 16][4];  // fragments, of this 16 of the depth and of the next
+    uint32_t a[2][WarpM / 16][4];  // fragments of this k16 and of the next
     uint32_t b[2][WarpN / 16][4];
 
     __device__ __forceinline__ static unsigned char* stage_data(uint32_t stage) {
@@ -85,8 +86,8 @@ struct MainLoop {
         stage = stage == (Stages - 1) * kStageBytes ? 0 : stage + kStageBytes;
     }
 
-    // Calls issue(stage) for as many steps as there are stages less one: what a tile begins with.
-    // The buffers must be free.
+    // Issues one step less than there are stages: what a work item begins with. The stages must be
+    // free.
     template <typename Issue>
     __device__ __forceinline__ void prologue(Issue&& issue) {
         read = 0;
@@ -112,7 +113,7 @@ struct MainLoop {
         __syncthreads();
     }
 
-    // Before the first of a run of whole steps.
+    // Before the first of a run of full steps.
     __device__ __forceinline__ void begin() {
         if constexpr (kTensorCore<T>) {
             arrive();
@@ -120,14 +121,14 @@ struct MainLoop {
         }
     }
 
-    // One whole step, and the next stage filled. It leaves the first fragments of the step that
+    // One full step, and the next stage filled. It leaves the first fragments of the step that
     // follows in registers; a plain step has no use for them.
     template <typename Issue>
-    __device__ __forceinline__ void whole_step(Issue&& issue) {
+    __device__ __forceinline__ void full_step(Issue&& issue) {
         if constexpr (kTensorCore<T>) {
 #pragma unroll
-            for (int k = 0; k < kDepthSteps; ++k) {
-                if (k == kDepthSteps - 1) {
+            for (int k = 0; k < kMmaSteps; ++k) {
+                if (k == kMmaSteps - 1) {
                     next(read);
                     arrive();
                     load(0, 0, b_address);
@@ -144,17 +145,18 @@ struct MainLoop {
         }
     }
 
-    // One step of which `depth` is used, and the next stage filled: a few of each tile, so it is
-    // short instead of fast. B may lie in shared memory another way than the weight does.
+    // One step of which `depth` is used, and the next stage filled. A work item has few of these,
+    // so they are short instead of fast. B may have another layout in shared memory than the
+    // weight.
     template <Major Layout, typename Tile, typename Issue>
     __device__ __forceinline__ void plain_step(int depth, Issue&& issue) {
         arrive();
         fill(issue);
         if constexpr (!kTensorCore<T>) {
 #pragma unroll 1
-            for (int k = 0; k < depth; k += kDepthStep) {
+            for (int k = 0; k < depth; k += kMmaK) {
                 warp_fma<Major::kK, Layout>(acc, a_tile(read), warp_row(), b_tile<Tile>(read),
-                                                warp_column(), k);
+                                            warp_column(), k);
             }
         } else if constexpr (Layout == BMajor) {
             multiply_steps(depth, b_address);
@@ -168,7 +170,7 @@ struct MainLoop {
         next(read);
     }
 
-    // At the end of an output tile, before the prologue of the next.
+    // At the end of a work item, before the prologue of the next.
     __device__ __forceinline__ static void end() {
         ptx::cp_async_wait<0>();
         __syncthreads();
@@ -186,20 +188,20 @@ struct MainLoop {
         }
     }
 
-    // The fragments of 16 of the depth, the k-th of a stage.
+    // The fragments of a k16, the k-th of a stage.
     template <Major Layout, typename Tile>
     __device__ __forceinline__ void load(int set, int k,
                                          const FragmentAddress<Layout, Tile>& b_at) {
 #pragma unroll
         for (int i = 0; i < WarpM / 16; ++i) {
-            ptx::ldmatrix_x4(a[set][i], a_address.at(read, 16 * i, kDepthStep * k));
+            ptx::ldmatrix_x4(a[set][i], a_address.at(read, 16 * i, kMmaK * k));
         }
 #pragma unroll
         for (int j = 0; j < WarpN / 16; ++j) {
             if constexpr (Layout == Major::kK) {
-                ptx::ldmatrix_x4(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
+                ptx::ldmatrix_x4(b[set][j], b_at.at(read, 16 * j, kMmaK * k));
             } else {
-                ptx::ldmatrix_x4_trans(b[set][j], b_at.at(read, 16 * j, kDepthStep * k));
+                ptx::ldmatrix_x4_trans(b[set][j], b_at.at(read, 16 * j, kMmaK * k));
             }
         }
     }
@@ -207,7 +209,7 @@ struct MainLoop {
     template <typename Address>
     __device__ __forceinline__ void multiply_steps(int depth, const Address& b_at) {
 #pragma unroll 1
-        for (int k = 0; k < depth / kDepthStep; ++k) {
+        for (int k = 0; k < depth / kMmaK; ++k) {
             load(0, k, b_at);
             multiply(0);
         }

@@ -1,9 +1,9 @@
-// What one thread copies of an operand's tile in every step of a main loop: always the same chunks,
-// each a fixed way further along the depth.
+// What one thread copies of an operand's tile in every full step of a main loop: always the same
+// chunks, each a fixed way further along the depth.
 //
-// Rows and columns outside of the matrix are clamped to its last: what they bring ends in rows and
-// columns of the product that nobody stores. So a step tests nothing. The depth must be whole
-// steps, and in a tile of Major::kMN the matrix a whole number of chunks wide.
+// Rows and columns outside of the matrix are clamped to its last ones. What they bring ends in rows
+// and columns of the product that nobody stores, so a full step tests no bounds. The matrix must be
+// a whole number of chunks wide where its tile is MN-major.
 #pragma once
 #include "common/tile.cuh"
 
@@ -26,23 +26,23 @@ struct CopyShape {
     static constexpr int kStepBytes = kRowStep * TileType::kColumns * TileType::kElementBytes;
 };
 
-// `direction` is 1 for steps along the depth, -1 for steps back.
+// `direction` is 1 for steps along the depth, -1 for steps back. `mn0` is the tile's first row or
+// column of the output.
 template <int Threads, Major Layout, typename TileType, typename T>
 struct StepCopies;
 
-// Source and tile (outer, depth). A tile's rows span less than 2^32 chunks.
+// Source and tile (mn, k). A tile's rows span less than 2^32 chunks.
 template <int Threads, typename TileType, typename T>
 struct StepCopies<Threads, Major::kK, TileType, T> {
     using Shape = CopyShape<Threads, TileType>;
     const T* from;                   // the tile's first row, at the depth of the step before
     uint32_t offset[Shape::kCount];  // from there to this thread's chunks, in chunks
 
-    __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0,
-                                          int direction) {
-        from = source.data + outer0 * source.stride + depth0 - direction * TileType::kColumns;
+    __device__ __forceinline__ void start(const Source<T>& source, int mn0, int k0, int direction) {
+        from = source.data + mn0 * source.stride + k0 - direction * TileType::kColumns;
 #pragma unroll
         for (int i = 0; i < Shape::kCount; ++i) {
-            const uint32_t row = min(Shape::row() + i * Shape::kRowStep, source.rows - 1 - outer0);
+            const uint32_t row = min(Shape::row() + i * Shape::kRowStep, source.rows - 1 - mn0);
             offset[i] = row * static_cast<uint32_t>(source.stride / kChunk<T>) + Shape::chunk();
         }
     }
@@ -57,17 +57,17 @@ struct StepCopies<Threads, Major::kK, TileType, T> {
     }
 };
 
-// Source and tile (depth, outer). Rows that a thread copies are less than 2^31 chunks apart.
+// Source and tile (k, mn). Rows that a thread copies are less than 2^31 chunks apart.
 template <int Threads, typename TileType, typename T>
 struct StepCopies<Threads, Major::kMN, TileType, T> {
     using Shape = CopyShape<Threads, TileType>;
     const uint4* from;  // this thread's first chunk
     int row_step;       // chunks from one to the next
 
-    __device__ __forceinline__ void start(const Source<T>& source, int outer0, int depth0, int) {
-        const int outer = min(outer0 + Shape::chunk() * kChunk<T>, source.columns - kChunk<T>);
-        from = reinterpret_cast<const uint4*>(source.data +
-                                              (depth0 + Shape::row()) * source.stride + outer);
+    __device__ __forceinline__ void start(const Source<T>& source, int mn0, int k0, int) {
+        const int mn = min(mn0 + Shape::chunk() * kChunk<T>, source.columns - kChunk<T>);
+        from =
+            reinterpret_cast<const uint4*>(source.data + (k0 + Shape::row()) * source.stride + mn);
         row_step = Shape::kRowStep * static_cast<int>(source.stride / kChunk<T>);
     }
 

@@ -1,11 +1,11 @@
 // Adds adapters to a base weight, in f32 and rounded once, and counts what the rounding loses.
 #pragma once
-#include "common/table.cuh"
 #include "common/element.cuh"
 #include "common/params.cuh"
+#include "common/table.cuh"
 
-// The sum over a block's threads, in an order that depends on the block's size alone. Only thread 0
-// gets it.
+// The sum over a block's threads, in an order that depends on the block's size alone. Thread 0 gets
+// it.
 template <int Threads>
 __device__ __forceinline__ MergeTotals block_sum(MergeTotals mine) {
     constexpr int kWarps = Threads / 32;
@@ -40,8 +40,8 @@ __device__ __forceinline__ MergeTotals block_sum(MergeTotals mine) {
 }
 
 // One block per tile of the weight as it is stored: merged (rows, columns) = weight + sum over
-// adapters of scaling * down * across, where down (rows, r) and across (r, columns) are lora_B and
-// lora_A or, of a weight that is (k, n), their transposes. A thread has four rows and two quads of
+// adapters of scaling * down * across. down (rows, r) and across (r, columns) are lora_B and lora_A
+// or, for a weight that is (k, n), their transposes. A thread has four rows and two quads of
 // neighbouring columns.
 template <typename T, typename Shape, Access A>
 struct Merge {
@@ -58,8 +58,8 @@ struct Merge {
     static constexpr int kThreadChunks = kThreadColumns / kChunk<T>;
     static constexpr int kColumnThreads = kColumns / kThreadColumns;
 
-    // Strides at which lanes along the rank and lanes along the rows or columns meet few bank
-    // conflicts, and quads stay aligned.
+    // These strides keep quads aligned, with few bank conflicts between lanes along the rank and
+    // lanes along the rows or columns.
     static constexpr int kDownStride = kRows + 4;
     static constexpr int kQuadStride = kColumns / 2 + 16;
     static constexpr int kAcrossStride = 2 * kQuadStride - 12;
@@ -95,27 +95,27 @@ struct Merge {
 
     // lora_A (r, outers) from `outer0` on, lanes along its rows; put(rank, outer, value) stores it.
     template <int Outer, typename Put>
-    __device__ __forceinline__ static void load_a(const MergeAdapter& adapter, bool is_f32,
+    __device__ __forceinline__ static void load_a(const AdapterMatrix& lora_a, bool is_f32,
                                                   int rank0, int outer0, int outers, Put&& put) {
 #pragma unroll 2
         for (int index = threadIdx.x; index < kDepth * Outer; index += kThreads) {
             const int rank = index / Outer, outer = index % Outer;
-            const bool valid = rank0 + rank < adapter.r && outer0 + outer < outers;
-            const int64_t place = (rank0 + rank) * adapter.lora_a_stride + outer0 + outer;
-            put(rank, outer, valid ? element(adapter.lora_a, place, is_f32) : 0.0f);
+            const bool valid = rank0 + rank < lora_a.r && outer0 + outer < outers;
+            const int64_t place = (rank0 + rank) * lora_a.stride + outer0 + outer;
+            put(rank, outer, valid ? element(lora_a.data, place, is_f32) : 0.0f);
         }
     }
 
     // lora_B (outers, r) from `outer0` on, lanes along its rows
     template <int Outer, typename Put>
-    __device__ __forceinline__ static void load_b(const MergeAdapter& adapter, bool is_f32,
+    __device__ __forceinline__ static void load_b(const AdapterMatrix& lora_b, bool is_f32,
                                                   int rank0, int outer0, int outers, Put&& put) {
 #pragma unroll 2
         for (int index = threadIdx.x; index < kDepth * Outer; index += kThreads) {
             const int rank = index % kDepth, outer = index / kDepth;
-            const bool valid = rank0 + rank < adapter.r && outer0 + outer < outers;
-            const int64_t place = (outer0 + outer) * adapter.lora_b_stride + rank0 + rank;
-            put(rank, outer, valid ? element(adapter.lora_b, place, is_f32) : 0.0f);
+            const bool valid = rank0 + rank < lora_b.r && outer0 + outer < outers;
+            const int64_t place = (outer0 + outer) * lora_b.stride + rank0 + rank;
+            put(rank, outer, valid ? element(lora_b.data, place, is_f32) : 0.0f);
         }
     }
 
@@ -130,11 +130,11 @@ struct Merge {
         };
         const bool is_f32 = p.adapter_f32 != 0;
         if (p.weight_transposed != 0) {
-            load_a<kRows>(adapter, is_f32, rank0, row0, p.rows, down);
-            load_b<kColumns>(adapter, is_f32, rank0, column0, p.columns, across);
+            load_a<kRows>(adapter.lora_a, is_f32, rank0, row0, p.rows, down);
+            load_b<kColumns>(adapter.lora_b, is_f32, rank0, column0, p.columns, across);
         } else {
-            load_b<kRows>(adapter, is_f32, rank0, row0, p.rows, down);
-            load_a<kColumns>(adapter, is_f32, rank0, column0, p.columns, across);
+            load_b<kRows>(adapter.lora_b, is_f32, rank0, row0, p.rows, down);
+            load_a<kColumns>(adapter.lora_a, is_f32, rank0, column0, p.columns, across);
         }
     }
 
@@ -163,7 +163,7 @@ struct Merge {
         }
     }
 
-    // How many elements of a chunk are inside of the weight.
+    // Elements of a chunk that are inside the weight.
     __device__ __forceinline__ static int valid_elements(const MergeParams& p, int row,
                                                          int column) {
         return row < p.rows ? max(0, min(p.columns - column, kChunk<T>)) : 0;
@@ -232,17 +232,17 @@ struct Merge {
         for (int index = 0; index < p.adapters; ++index) {
             const MergeAdapter& adapter = p.adapter[index];
             Block product = {};
-            for (int rank0 = 0; rank0 < adapter.r; rank0 += kDepth) {
+            for (int rank0 = 0; rank0 < adapter.lora_b.r; rank0 += kDepth) {
                 __syncthreads();
                 load(shared, p, adapter, rank0, row0, column0);
                 __syncthreads();
-                multiply(shared, min(kDepth, adapter.r - rank0), product);
+                multiply(shared, min(kDepth, adapter.lora_b.r - rank0), product);
             }
 #pragma unroll
             for (int i = 0; i < kThreadRows; ++i) {
 #pragma unroll
                 for (int j = 0; j < kThreadColumns; ++j) {
-                    delta[i][j] = fmaf(adapter.scaling, product[i][j], delta[i][j]);
+                    delta[i][j] = fmaf(adapter.lora_b.scaling, product[i][j], delta[i][j]);
                 }
             }
         }

@@ -2,8 +2,8 @@
 // summed from its partials on the way and stored for grad_x. The last blocks of the grid sum dB,
 // whose partials grad_b left.
 #pragma once
-#include "skinny/weight_grad.cuh"
 #include "common/reduce.cuh"
+#include "skinny/weight_grad.cuh"
 
 template <typename T, typename Shape, Access A>
 struct GradA : WeightGrad<T, Shape> {
@@ -11,14 +11,15 @@ struct GradA : WeightGrad<T, Shape> {
     using typename Base::Acc;
     using typename Base::Position;
     using typename Base::QTile;
-    using typename Base::Stream;
+    using typename Base::ZProducer;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kQTiles, Base::kRanks, Base::kRows, Base::kSize, Base::kStages, Base::kSteps,
-        Base::kThreads, Base::kWarps;
+    using Base::kColumns, Base::kQTiles, Base::kRanks, Base::kRows, Base::kSize, Base::kStages,
+        Base::kSteps, Base::kThreads, Base::kWarps;
 
     static constexpr int kMaskBlocks =
         kColumns / dropout::kBlock;  // words of the mask per row of a step
-    static constexpr int kMaskBytes = kMaskBlocks * kRows * 8;  // block after block
+    static constexpr int kMaskBytes =
+        kMaskBlocks * kRows * static_cast<int>(sizeof(uint64_t));  // block after block
     static constexpr int kSharedBytes =
         kStages * (ZTile::kBytes + kMaskBytes) + kQTiles * QTile::kBytes;
 
@@ -30,14 +31,14 @@ struct GradA : WeightGrad<T, Shape> {
             reduce_partials<T, kThreads>(p.reduce_b, static_cast<int>(blockIdx.x) - blocks);
             return;
         }
-        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t memory = ptx::shared_address(block_memory());
         const uint32_t t_tiles = memory + kStages * ZTile::kBytes;  // x's come first
         const uint32_t mask_tiles = t_tiles + kQTiles * QTile::kBytes;
 
         const Position at(blockIdx.x, p.ranks, p.column_groups);
         const int row0 = at.split * p.rows_per_split;
-        Stream x(p.x, p.x_stride, row0, min(p.m, row0 + p.rows_per_split), at.column0(),
-                 p.k);  // (m, k)
+        ZProducer x(p.x, p.x_stride, row0, min(p.m, row0 + p.rows_per_split), at.column0(),
+                    p.k);  // (m, k)
         TSum t(p, at, row0);
 
         Acc grad[kSteps];  // dA^T (columns, kRanks)
@@ -45,17 +46,17 @@ struct GradA : WeightGrad<T, Shape> {
         for (int step = 0; step < kSteps; ++step) {
             grad[step].clear();
         }
-        const auto fetch = [&](int step, int stage) {
-            x.template fetch<kVectorised>(memory + stage * ZTile::kBytes, step);
+        const auto issue = [&](int step, int stage) {
+            x.template issue<kVectorised>(memory + stage * ZTile::kBytes, step);
             if (x.holds(step)) {
-                fetch_mask(p, mask_tiles + stage * kMaskBytes, x.row_of(step), x.row_end,
+                issue_mask(p, mask_tiles + stage * kMaskBytes, x.row_of(step), x.row_end,
                            (at.column0() + Base::column_step(step) * kColumns) / dropout::kBlock);
             }
             if (Base::column_step(step) == 0) {
                 t.load(p, x.row_end - x.row_of(step));
             }
         };
-        const auto place = [&](int step, int) {
+        const auto store_step = [&](int step, int) {
             if (Base::column_step(step) == 0) {
                 t.store(p, t_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
                         x.row_end - x.row_of(step));
@@ -66,7 +67,7 @@ struct GradA : WeightGrad<T, Shape> {
         const KeepColumns keep_at(
             mask_tiles + Base::warp_column() / 64 * kRows * 8 + word_column / 32 * 4,
             word_column % 32 / 8, kTensorCore<T>);
-        const auto compute = [&](int step, int stage) {
+        const auto consume = [&](int step, int stage) {
             if (!x.holds(step)) {
                 return;
             }
@@ -80,7 +81,7 @@ struct GradA : WeightGrad<T, Shape> {
                 }
             });
         };
-        stream<kStages>(x.steps(), fetch, place, compute);
+        pipeline<kStages>(x.steps(), issue, store_step, consume);
 
         const float scale = p.mask_source == MaskSource::kNone ? 1.0f : p.dropout.keep_scale;
         float* const partial =
@@ -101,9 +102,9 @@ struct GradA : WeightGrad<T, Shape> {
         static constexpr int kQuads = kRanks / 4;
         static constexpr int kRowsPerPass = kThreads / kQuads;
         static constexpr int kPasses = kRows / kRowsPerPass;
-        static constexpr int kAhead = kTensorCore<T>   ? 8 / kPasses
+        static constexpr int kAhead = kTensorCore<T> ? 8 / kPasses
                                       : kRanks == 16 ? 2
-                                                       : 0;  // as registers allow
+                                                     : 0;  // as registers allow
 
         const float*
             from;  // of this thread's first row of the current block; not read beyond the ranks
@@ -177,7 +178,7 @@ struct GradA : WeightGrad<T, Shape> {
                 }
                 store_shared_quad<T>(
                     tile + QTile::chunk_offset(row(pass), quad / kQuadsPerChunk) * kSize +
-                        quad % kQuadsPerChunk * 8,
+                        quad % kQuadsPerChunk * 4 * kSize,
                     sum);
             }
             from += static_cast<int64_t>(kRows) * r_pad;
@@ -187,7 +188,7 @@ struct GradA : WeightGrad<T, Shape> {
 
     // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or
     // drawn again.
-    __device__ __forceinline__ static void fetch_mask(const GradAParams& p, uint32_t to, int row0,
+    __device__ __forceinline__ static void issue_mask(const GradAParams& p, uint32_t to, int row0,
                                                       int row_end, int block) {
         if (p.mask_source == MaskSource::kStored) {
             const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;

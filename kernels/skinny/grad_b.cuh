@@ -2,7 +2,7 @@
 // column group, dB one per row split. Whoever reads them next sums them in order. The projections
 // follow each other in the grid.
 #pragma once
-#include "common/adapter_rows.cuh"
+#include "common/adapter.cuh"
 #include "skinny/weight_grad.cuh"
 
 template <typename T, typename Shape, Access A>
@@ -11,10 +11,10 @@ struct GradB : WeightGrad<T, Shape> {
     using typename Base::Acc;
     using typename Base::Position;
     using typename Base::QTile;
-    using typename Base::Stream;
+    using typename Base::ZProducer;
     using typename Base::ZTile;
-    using Base::kColumns, Base::kGroupColumns, Base::kQTiles, Base::kRanks, Base::kRows, Base::kSize,
-        Base::kStages, Base::kSteps, Base::kThreads, Base::kWarps;
+    using Base::kColumns, Base::kGroupColumns, Base::kQTiles, Base::kRanks, Base::kRows,
+        Base::kSize, Base::kStages, Base::kSteps, Base::kThreads, Base::kWarps;
 
     using BTile =
         Tile<T, kGroupColumns, kRanks>;  // (n, r): this group's rows of lora_B, loaded once
@@ -41,16 +41,16 @@ struct GradB : WeightGrad<T, Shape> {
    private:
     __device__ __forceinline__ static void run_projection(const GradBParams& p,
                                                           const GradBProjection& q) {
-        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t memory = ptx::shared_address(block_memory());
         const uint32_t dy_tiles = memory + BTile::kBytes;  // lora_B's rows come first
         const uint32_t s_tiles = dy_tiles + kStages * ZTile::kBytes;
 
-        const int r_pad = (q.lora_b.r + 15) / 16 * 16;
+        const int r_pad = padded_rank(q.lora_b.r);
         const Position at(static_cast<int>(blockIdx.x) - q.first_block, r_pad, q.column_groups);
         const int row0 = at.split * q.rows_per_split;
-        Stream dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(),
-                  q.n);  // (m, n)
-        SCopy s;         // (m, ranks)
+        ZProducer dy(q.dy, q.dy_stride, row0, min(p.m, row0 + q.rows_per_split), at.column0(),
+                     q.n);  // (m, n)
+        SCopy s;            // (m, ranks)
 #pragma unroll
         for (int pass = 0; pass < SCopy::kPasses; ++pass) {
             s.from[pass] = static_cast<const T*>(p.s) +
@@ -72,18 +72,18 @@ struct GradB : WeightGrad<T, Shape> {
         const ProductOfColumns<T, ZTile, QTile> grad_product(Base::warp_column());
         const ProductOfRows<T, ZTile, BTile> t_product(t_row, t_rank);
 
-        const auto fetch = [&](int step, int stage) {
-            dy.template fetch<kVectorised>(dy_tiles + stage * ZTile::kBytes, step);
+        const auto issue = [&](int step, int stage) {
+            dy.template issue<kVectorised>(dy_tiles + stage * ZTile::kBytes, step);
             if (Base::column_step(step) == 0) {
                 const int rows = dy.row_end - dy.row_of(step);
-                s.template part<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
-                                      [&](int pass) {
+                s.template partial<true>(s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes,
+                                         [&](int pass) {
                     return SCopy::row(pass) < rows ? r_pad - at.rank0 - SCopy::column() : 0;
                 });
                 s.advance(static_cast<int64_t>(kRows) * p.ranks);
             }
         };
-        const auto compute = [&](int step, int stage) {
+        const auto consume = [&](int step, int stage) {
             if (dy.holds(step)) {
                 const uint32_t dy_tile = dy_tiles + stage * ZTile::kBytes;
                 const uint32_t s_tile = s_tiles + Base::row_block(step) % kQTiles * QTile::kBytes;
@@ -108,7 +108,7 @@ struct GradB : WeightGrad<T, Shape> {
                 t.clear();
             }
         };
-        stream<kStages>(dy.steps(), fetch, [](int, int) {}, compute);
+        pipeline<kStages>(dy.steps(), issue, [](int, int) {}, consume);
 
         float* const partial =
             q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
@@ -126,7 +126,8 @@ struct GradB : WeightGrad<T, Shape> {
         const auto row_at = [&](int row) {
             // Nothing is read of a row beyond n, but its address must still be a good one.
             const int64_t offset = min(at.column0() + row, q.n - 1) * q.lora_b.stride + at.rank0;
-            return static_cast<const uint8_t*>(q.lora_b.data) + offset * (f32 ? 4 : kSize);
+            return static_cast<const uint8_t*>(q.lora_b.data) +
+                   offset * (f32 ? static_cast<int>(sizeof(float)) : kSize);
         };
         const auto valid_at = [&](int row, int column) {
             return at.column0() + row < q.n ? q.lora_b.r - at.rank0 - column : 0;
@@ -149,7 +150,7 @@ struct GradB : WeightGrad<T, Shape> {
         for (int i = threadIdx.x; i < kGroupColumns * kQuads; i += kThreads) {
             const int row = i / kQuads, quad = i % kQuads;
             store_shared_quad<T>(to + BTile::chunk_offset(row, quad / kQuadsPerChunk) * kSize +
-                                     quad % kQuadsPerChunk * 8,
+                                     quad % kQuadsPerChunk * 4 * kSize,
                                  load_adapter_quad<T>(row_at(row), quad * 4,
                                                       valid_at(row, quad * 4), f32, vectorised));
         }

@@ -1,18 +1,18 @@
-// What the kernels that stream a matrix have in common: their pipeline, and how a thread copies its
-// share of each tile with addresses that are advanced, never computed again.
+// What the skinny kernels have in common: their pipeline, and how a thread copies its share of each
+// tile. Addresses are advanced from tile to tile, not computed again.
 #pragma once
-#include "ptx/shared.cuh"
 #include "common/tile.cuh"
+#include "ptx/shared.cuh"
 
-// Shared memory of a streaming kernel. Aligned so that an exclusive or of an address steps from
+// The dynamic shared memory of a block. Its alignment lets an exclusive or of an address step from
 // chunk to chunk of a row of up to 1 KiB.
-__device__ __forceinline__ uint8_t* stream_memory() {
-    extern __shared__ __align__(1024) uint8_t stream_shared[];
-    return stream_shared;
+__device__ __forceinline__ uint8_t* block_memory() {
+    extern __shared__ __align__(1024) uint8_t skinny_shared[];
+    return skinny_shared;
 }
 
-// What the blocks of a later launch of the same call count arrivals with. Unsigned: grids may have
-// more threads than an int.
+// Zeroes what the blocks of a later launch of the same call count arrivals with. The index is
+// unsigned, since grids may have more threads than an int counts.
 template <int Threads>
 __device__ __forceinline__ void zero_counters(uint32_t* counters, int count) {
     for (uint32_t i = blockIdx.x * Threads + threadIdx.x; i < static_cast<uint32_t>(count);
@@ -21,13 +21,14 @@ __device__ __forceinline__ void zero_counters(uint32_t* counters, int count) {
     }
 }
 
-// `Stages` buffers in shared memory, filled ahead of use, one barrier and one wait per step. Calls
-// fetch(step, stage) ahead of compute(step, stage), for steps 0 .. steps. fetch starts cp.async
-// copies, stores what it gathers element by element, or loads into registers what place(step,
-// stage) stores to shared memory once compute has hidden the wait. On return all copies have landed
-// and every thread has finished reading.
-template <int Stages, typename Fetch, typename Place, typename Compute>
-__device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, Compute&& compute) {
+// `Stages` buffers in shared memory, filled ahead of use, with one barrier and one wait per step.
+// For each of `steps` steps, issue(step, stage) is called ahead of consume(step, stage). It starts
+// cp.async copies, stores what it gathers element by element, or loads into registers what
+// store(step, stage) writes to shared memory after a consume() has hidden the latency. On return
+// all copies have landed and every thread has finished reading.
+template <int Stages, typename Issue, typename Store, typename Consume>
+__device__ __forceinline__ void pipeline(int steps, Issue&& issue, Store&& store,
+                                         Consume&& consume) {
     static_assert(Stages >= 2, "one buffer is read while another is filled");
     int read = 0, write = Stages - 1;
     // The steps before the first only fill.
@@ -35,25 +36,25 @@ __device__ __forceinline__ void stream(int steps, Fetch&& fetch, Place&& place, 
     for (int step = 1 - Stages; step < steps; ++step) {
         const int next = step + Stages - 1;
         if (step >= 0) {
-            // One group is committed per step, empty ones at the end too, so the count of pending
-            // groups always names this step's.
+            // Every step commits one group, at the end an empty one, so the count of pending groups
+            // always names this step's.
             ptx::cp_async_wait<Stages - 2>();
-            // After it this step's tiles are visible to all, and all are done with the buffer that
-            // is filled next.
+            // From here on this step's tiles are visible to all threads, and none reads the buffer
+            // that is filled next.
             __syncthreads();
         } else {
             write = next;
         }
         if (next < steps) {
-            fetch(next, write);
+            issue(next, write);
         }
         ptx::cp_async_commit();
         if (step >= 0) {
-            compute(step, read);
+            consume(step, read);
             read = read + 1 == Stages ? 0 : read + 1;
         }
         if (next < steps) {
-            place(next, write);
+            store(next, write);
         }
         write = write + 1 == Stages ? 0 : write + 1;
     }
@@ -81,7 +82,7 @@ struct TileCopy {
     static constexpr int kPasses = Rows / kRowsPerPass;
     static constexpr int kPassBytes = kRowsPerPass * Columns * static_cast<int>(sizeof(T));
     static_assert(Rows % kRowsPerPass == 0 && kRowsPerPass % 8 == 0,
-                  "a pass is whole, and swizzled as the one before");
+                  "passes cover the tile, and all have the same swizzle");
 
     const T* from[kPasses];
     uint32_t offset;  // in bytes, of this thread's first chunk in the tile; the others follow
@@ -106,8 +107,8 @@ struct TileCopy {
         }
     }
 
-    // Copies whole chunks to the tile at shared address `to`.
-    __device__ __forceinline__ void whole(uint32_t to) const {
+    // Copies full chunks to the tile at shared address `to`.
+    __device__ __forceinline__ void full(uint32_t to) const {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
             ptx::cp_async_16(to + offset + pass * kPassBytes, from[pass]);
@@ -117,7 +118,7 @@ struct TileCopy {
     // Copies valid(pass) elements of each chunk and fills with zeros. With `Vectorised` by
     // cp.async, else by plain loads of any alignment.
     template <bool Vectorised, typename F>
-    __device__ __forceinline__ void part(uint32_t to, F&& valid_of) const {
+    __device__ __forceinline__ void partial(uint32_t to, F&& valid_of) const {
 #pragma unroll
         for (int pass = 0; pass < kPasses; ++pass) {
             const int valid = max(0, min(valid_of(pass), kChunk<T>));

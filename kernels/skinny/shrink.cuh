@@ -1,11 +1,11 @@
 // S = scaling * keep_scale * drop(x) * A^T of all adapters: one block per kRows rows of x and
 // kRanks columns of S. Draws the dropout mask, in registers, and stores it.
 #pragma once
+#include "common/adapter.cuh"
 #include "common/table.cuh"
-#include "common/adapter_rows.cuh"
-#include "skinny/warp_product.cuh"
-#include "skinny/store_block.cuh"
 #include "skinny/pipeline.cuh"
+#include "skinny/store_block.cuh"
+#include "skinny/warp_product.cuh"
 
 template <typename T, typename Shape, Access A>
 struct Shrink {
@@ -17,16 +17,17 @@ struct Shrink {
     static constexpr int kRanks = Shape::kRanks;  // columns of S
     static constexpr int kBlockRows = kRows, kBlockColumns = kRanks;
     static constexpr int kParts = kWarps * 16 / kRows;
-    static constexpr int kDepth = kParts == 1 ? 64 : 32;  // of a part of a step
-    static constexpr int kSize = static_cast<int>(sizeof(T));
+    static constexpr int kDepth = kParts == 1 ? 64 : 32;       // of a part of a step
+    static constexpr int kSize = static_cast<int>(sizeof(T));  // of an element
 
-    using XTile = Tile<T, kParts * kRows, kDepth>;      // part below part
+    using XTile = Tile<T, kParts * kRows, kDepth>;   // part below part
     using ATile = Tile<T, kParts * kRanks, kDepth>;  // part below part
     using XCopy = TileCopy<kThreads, T, kParts * kRows, kDepth>;
     using ACopy = TileCopy<kThreads, T, kParts * kRanks, kDepth>;
     static constexpr int kStageBytes = XTile::kBytes + ATile::kBytes;
     static constexpr int kStages = Shape::kStages;
-    static constexpr int kTableBytes = kRanks * 8;  // where each row of lora_A starts
+    static constexpr int kTableBytes =
+        kRanks * static_cast<int>(sizeof(const void*));  // where each row of lora_A starts
     static constexpr int kSharedBytes = kStages * kStageBytes + kTableBytes;
 
     __device__ static void run(const ShrinkParams& p) {
@@ -52,8 +53,8 @@ struct Shrink {
     }
 
    private:
-    // First column of this step of a part. Two steps of half a mask word follow each other, so that
-    // it is drawn once.
+    // First column of this step of a part. The two halves of a mask word are steps in a row, so
+    // that it is drawn once.
     __device__ __forceinline__ static int step_column(int step, int part) {
         return kParts == 1
                    ? step * kDepth
@@ -62,8 +63,8 @@ struct Shrink {
     __device__ __forceinline__ static int advance_after(int step) {
         return kParts == 1 || step % 2 == 0 ? kDepth : (kParts * 2 - 1) * kDepth;
     }
-    // kRows of x from the last on are read again in place of those beyond; nobody looks at what they
-    // give.
+    // Where this thread's chunk of x begins. The last row of x stands in for rows beyond it; what
+    // that gives is not stored.
     template <typename Source>
     __device__ __forceinline__ static const T* x_start(const Source& p, int row0, int pass) {
         const int tile_row = XCopy::row(pass);
@@ -76,11 +77,11 @@ struct Shrink {
     __device__ __forceinline__ static void accumulate(const ShrinkParams& p,
                                                       Accumulator<16, kRanks>& acc, int row0,
                                                       int rank0) {
-        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t memory = ptx::shared_address(block_memory());
         const auto x_at = [&](int stage) { return memory + stage * kStageBytes; };
         const auto a_at = [&](int stage) { return x_at(stage) + XTile::kBytes; };
         const void** const table =
-            reinterpret_cast<const void**>(stream_memory() + kStages * kStageBytes);
+            reinterpret_cast<const void**>(block_memory() + kStages * kStageBytes);
 
         XCopy x;  // (m, k)
 #pragma unroll
@@ -103,23 +104,22 @@ struct Shrink {
 
         const int width = kParts * 2 * kDepth;
         const int steps = kParts == 1 ? (p.k + kDepth - 1) / kDepth : (p.k + width - 1) / width * 2;
-        const int whole_steps = !kVectorised ? 0 : kParts == 1 ? p.k / kDepth : p.k / width * 2;
-        const auto fetch = [&](int step, int stage) {
-            if (step < whole_steps) {
-                x.whole(x_at(stage));
+        const int full_steps = !kVectorised ? 0 : kParts == 1 ? p.k / kDepth : p.k / width * 2;
+        const auto issue = [&](int step, int stage) {
+            if (step < full_steps) {
+                x.full(x_at(stage));
             } else {
-                x.template part<kVectorised>(x_at(stage), [&](int pass) {
+                x.template partial<kVectorised>(x_at(stage), [&](int pass) {
                     return p.k - step_column(step, XCopy::row(pass) / kRows) - XCopy::column();
                 });
             }
             x.advance(advance_after(step));
             if constexpr (ByCopy) {
-                if (step < whole_steps) {
-                    a.whole(a_at(stage));
+                if (step < full_steps) {
+                    a.full(a_at(stage));
                 } else {
-                    a.template part<true>(a_at(stage), [&](int pass) {
-                        return p.k - step_column(step, ACopy::row(pass) / kRanks) -
-                               ACopy::column();
+                    a.template partial<true>(a_at(stage), [&](int pass) {
+                        return p.k - step_column(step, ACopy::row(pass) / kRanks) - ACopy::column();
                     });
                 }
                 a.advance(advance_after(step));
@@ -127,7 +127,7 @@ struct Shrink {
                 quads.load(p, table, step);
             }
         };
-        const auto place = [&](int, int stage) {
+        const auto store_step = [&](int, int stage) {
             if constexpr (!ByCopy) {
                 quads.store(a_at(stage));
             }
@@ -140,7 +140,7 @@ struct Shrink {
         const MaskStore mask(p, warp_row, rank0);
         const ProductByRows<T, XTile, ATile> product(16 * warp, part * kRanks);
         dropout::KeepBits keep{};
-        const auto compute = [&](int step, int stage) {
+        const auto consume = [&](int step, int stage) {
             if (!drawn) {
 #pragma unroll
                 for (int column = 0; column < kDepth; column += 32) {
@@ -162,11 +162,11 @@ struct Shrink {
                 product.add_to(acc, x_at(stage), a_at(stage), column * kSize, rows);
             }
         };
-        stream<kStages>(steps, fetch, place, compute);
+        pipeline<kStages>(steps, issue, store_step, consume);
     }
 
-    // The blocks of every rank tile draw the same bits; those of the first one store them. Of a
-    // quad's lanes two hold different rows.
+    // The blocks of every rank tile draw the same bits, and those of the first one store them. Two
+    // lanes of a quad hold different rows.
     struct MaskStore {
         uint64_t* row;  // null where this lane stores nothing
 
@@ -185,17 +185,17 @@ struct Shrink {
         }
     };
 
-    // Row of lora_A that gives column `rank` of S. A row of the padding is another's copy: store()
-    // drops what it gives.
+    // The row of lora_A for column `rank` of S. For a column of the padding it is the last row
+    // again; store() drops what that gives.
     __device__ __forceinline__ static const void* adapter_row(const ShrinkParams& p, int rank,
                                                               int size) {
-        const AdapterParams& adapter = adapter_at(p.lora_a, p.adapters, rank);
+        const AdapterMatrix& adapter = adapter_at(p.lora_a, p.adapters, rank);
         const int row = min(rank - adapter.rank0, adapter.r - 1);
         return static_cast<const uint8_t*>(adapter.data) + row * adapter.stride * size;
     }
 
-    // lora_A through registers, four elements at a time: f32 adapters, and such as no 16-byte copy
-    // may touch.
+    // lora_A through registers, four elements at a time: for f32 adapters, and for those whose rows
+    // allow no 16-byte copies.
     struct AdapterQuads {
         static constexpr int kPerRow = kDepth / 4;
         static constexpr int kRowsPerPass = kThreads / kPerRow;
@@ -211,7 +211,7 @@ struct Shrink {
                 vectorised = vectorised && f32_vectorised(p.lora_a[i]);
             }
             for (int i = threadIdx.x; i < kRanks; i += kThreads) {
-                table[i] = adapter_row(p, rank0 + i, f32 ? 4 : kSize);
+                table[i] = adapter_row(p, rank0 + i, f32 ? static_cast<int>(sizeof(float)) : kSize);
             }
             __syncthreads();
         }
@@ -219,8 +219,7 @@ struct Shrink {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
-                const int column =
-                    step_column(step, tile_row / kRanks) + threadIdx.x % kPerRow * 4;
+                const int column = step_column(step, tile_row / kRanks) + threadIdx.x % kPerRow * 4;
                 value[pass] = load_adapter_quad<T>(table[tile_row % kRanks], column, p.k - column,
                                                    f32, vectorised);
             }
@@ -233,7 +232,7 @@ struct Shrink {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
                 const uint32_t at = tile +
                                     ATile::chunk_offset(tile_row, quad / kQuadsPerChunk) * kSize +
-                                    quad % kQuadsPerChunk * 8;
+                                    quad % kQuadsPerChunk * 4 * kSize;
                 store_shared_quad<T>(at, value[pass]);
             }
         }
@@ -241,7 +240,7 @@ struct Shrink {
 
     // Sums the parts of the depth in the order of the warps. Warp w keeps 16-column block w.
     __device__ __forceinline__ static void sum_parts(Accumulator<16, kRanks>& acc) {
-        const uint32_t memory = ptx::shared_address(stream_memory());
+        const uint32_t memory = ptx::shared_address(block_memory());
         const int lane = threadIdx.x % 32;
         const int warp = threadIdx.x / 32;
         const auto at = [&](int part, int fragment) {
@@ -282,7 +281,7 @@ struct Shrink {
             if (block >= kRanks / 16 || rank >= p.ranks) {
                 continue;
             }
-            const AdapterParams& adapter = adapter_at(p.lora_a, p.adapters, rank);
+            const AdapterMatrix& adapter = adapter_at(p.lora_a, p.adapters, rank);
             const float scale = adapter.scaling * keep_scale;
             const int valid = adapter.r - (rank - adapter.rank0);
             float value[2][4];

@@ -1,10 +1,10 @@
-// A 16x16 block of an accumulator to global memory, 16 bytes per lane and whole sectors, after a
-// transposition within each quad of lanes.
+// Stores a 16x16 block of an accumulator to global memory. A transposition within each quad of
+// lanes makes that 16 bytes per lane, and whole sectors.
 #pragma once
 #include "common/element.cuh"
 
-// `out` is the block's first element, 16-byte aligned as its rows are; rows from `rows` on are left
-// alone. value[j][e] as in Accumulator.
+// `out` is the block's first element. It and all rows are 16-byte aligned; rows from `rows` on are
+// not written. value[j][e] is as in Accumulator.
 template <typename T>
 __device__ __forceinline__ void store_block(T* out, int64_t stride, int rows,
                                             const float (&value)[2][4]) {
@@ -24,8 +24,8 @@ __device__ __forceinline__ void store_block(T* out, int64_t stride, int rows,
             }
         }
     } else {
-        // Lane t of a quad collects the words[t] of all four: row g + 8 * (t / 2), columns 8 * (t %
-        // 2) to + 7.
+        // Lane t of a quad collects words[t] of all four lanes: row g + 8 * (t / 2), and 8 columns
+        // from 8 * (t % 2) on.
         const uint32_t words[4] = {
             pack_pair<T>(value[0][0], value[0][1]), pack_pair<T>(value[1][0], value[1][1]),
             pack_pair<T>(value[0][2], value[0][3]), pack_pair<T>(value[1][2], value[1][3])};
@@ -42,7 +42,7 @@ __device__ __forceinline__ void store_block(T* out, int64_t stride, int rows,
         const uint32_t other1 = __shfl_xor_sync(~0u, far ? pairs[0][1] : pairs[1][1], 2);
         const int row = g + t / 2 * 8;
         if (row < rows) {
-            *reinterpret_cast<uint4*>(out + row * stride + t % 2 * 8) =
+            *reinterpret_cast<uint4*>(out + row * stride + t % 2 * kChunk<T>) =
                 far ? make_uint4(other0, other1, pairs[1][0], pairs[1][1])
                     : make_uint4(pairs[0][0], pairs[0][1], other0, other1);
         }

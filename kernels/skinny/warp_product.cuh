@@ -1,24 +1,25 @@
-// Products of one warp with the operands in shared memory, whose A operand passes a dropout mask on
-// its way to the multiplier. 16-bit elements go through ldmatrix and mma.sync, f32 through fused
-// multiply-adds; accumulators are laid out as warp_mma's.
+// Products of one warp with both operands in shared memory. The A operand may pass a dropout mask
+// on its way to the multiplier. 16-bit elements go through ldmatrix and mma.sync, f32 through fused
+// multiply-adds. Accumulators have the layout of common/accumulator.cuh.
 //
-// Each product keeps where this lane's operands are in the tiles A and B, in bytes; the addresses
+// Each product keeps where this lane's operands are in the tiles A and B, in bytes. The addresses
 // of later steps are these with some bits flipped: tiles lie on multiples of their rows, and
 // swizzles repeat every eight rows.
 #pragma once
+#include "common/accumulator.cuh"
 #include "common/dropout.cuh"
 #include "ptx/shared.cuh"
-#include "common/accumulator.cuh"
 
 template <typename T, typename Tile>
 __device__ __forceinline__ uint32_t byte_offset(int row, int chunk) {
     return Tile::chunk_offset(row, chunk) * static_cast<int>(sizeof(T));
 }
 
-// Of f32, what lies `rows` < 8 below an element of a row that the swizzle leaves as it is
+// f32: the element `rows` < 8 below one of a row that the swizzle leaves as it is.
 template <typename Tile>
 __device__ __forceinline__ uint32_t row_below(uint32_t address, int rows) {
-    return (address ^ Tile::chunk_offset(rows, 0) % Tile::kColumns * 4) + rows * Tile::kColumns * 4;
+    return (address ^ Tile::chunk_offset(rows, 0) % Tile::kColumns * Tile::kElementBytes) +
+           rows * Tile::kColumns * Tile::kElementBytes;
 }
 
 // A mask for A (16, 32) with contiguous columns that keeps everything.
@@ -53,8 +54,8 @@ struct KeepRows {
 // `start` of their rows on.
 template <typename T, typename A, typename B>
 struct ProductByRows {
-    static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
-    static constexpr int kBRow = B::kColumns * static_cast<int>(sizeof(T));
+    static constexpr int kARow = A::kRowBytes;
+    static constexpr int kBRow = B::kRowBytes;
     uint32_t a_offset, b_offset[2];
 
     __device__ __forceinline__ ProductByRows(int a_row, int b_row) {
@@ -81,12 +82,13 @@ struct ProductByRows {
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
                 uint32_t a[4];  // m16k16
-                ptx::ldmatrix_x4(a, a_at ^ (start + 32 * k));
+                ptx::ldmatrix_x4(a, a_at ^ (start + k * kMmaK * kSize<T>));
                 mask.fragment(a, k);
 #pragma unroll
                 for (int j = 0; j < WarpN / 16; ++j) {
                     uint32_t b[4];  // k16n16
-                    ptx::ldmatrix_x4(b, (b_at[0] ^ (start + 32 * k)) + j * 16 * kBRow);
+                    ptx::ldmatrix_x4(b,
+                                     (b_at[0] ^ (start + k * kMmaK * kSize<T>)) + j * 16 * kBRow);
                     ptx::mma_m16n8k16<T>(acc.value[0][2 * j], a, b[0], b[1]);
                     ptx::mma_m16n8k16<T>(acc.value[0][2 * j + 1], a, b[2], b[3]);
                 }
@@ -98,15 +100,15 @@ struct ProductByRows {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     a[half] = mask.quad(
-                        ptx::load_shared_quad((a_at ^ (start + 4 * k)) + half * 8 * kARow), half,
-                        k);
+                        ptx::load_shared_quad((a_at ^ (start + k * kSize<T>)) + half * 8 * kARow),
+                        half, k);
                 }
 #pragma unroll
                 for (int j = 0; j < WarpN / 8; ++j) {
 #pragma unroll
                     for (int e = 0; e < 2; ++e) {
-                        const float4 b =
-                            ptx::load_shared_quad((b_at[e] ^ (start + 4 * k)) + j * 8 * kBRow);
+                        const float4 b = ptx::load_shared_quad((b_at[e] ^ (start + k * kSize<T>)) +
+                                                               j * 8 * kBRow);
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
                             float& sum = acc.value[0][j][2 * half + e];
@@ -126,18 +128,18 @@ struct ProductByRows {
 // and columns b_column.. of as many rows of another.
 template <typename T, typename A, typename B>
 struct ProductOfRows {
-    static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
-    static constexpr int kBRow = B::kColumns * static_cast<int>(sizeof(T));
+    static constexpr int kARow = A::kRowBytes;
+    static constexpr int kBRow = B::kRowBytes;
     uint32_t a_offset, b_offset;
 
     __device__ __forceinline__ ProductOfRows(int a_row, int b_column) {
         const int lane = threadIdx.x % 32;
         if constexpr (kTensorCore<T>) {
             a_offset = byte_offset<T, A>(a_row + lane % 16, lane / 16);
-            b_offset = byte_offset<T, B>(lane % 16, b_column / 8 + lane / 16);
+            b_offset = byte_offset<T, B>(lane % 16, b_column / kChunk<T> + lane / 16);
         } else {
             a_offset = byte_offset<T, A>(a_row + lane / 4, 0);
-            b_offset = (b_column + lane % 4 * 2) * 4;
+            b_offset = (b_column + lane % 4 * 2) * kSize<T>;
         }
         pin(a_offset);
         pin(b_offset);
@@ -152,11 +154,11 @@ struct ProductOfRows {
 #pragma unroll
             for (int k = 0; k < A::kColumns / 16; ++k) {
                 uint32_t a[4];  // m16k16
-                ptx::ldmatrix_x4(a, a_at ^ (32 * k));
+                ptx::ldmatrix_x4(a, a_at ^ (k * kMmaK * kSize<T>));
 #pragma unroll
                 for (int j = 0; j < WarpN / 16; ++j) {
                     uint32_t b[4];  // k16n16
-                    ptx::ldmatrix_x4_trans(b, (b_at ^ (32 * j)) + k * 16 * kBRow);
+                    ptx::ldmatrix_x4_trans(b, (b_at ^ (16 * j * kSize<T>)) + k * 16 * kBRow);
                     ptx::mma_m16n8k16<T>(acc.value[0][2 * j], a, b[0], b[1]);
                     ptx::mma_m16n8k16<T>(acc.value[0][2 * j + 1], a, b[2], b[3]);
                 }
@@ -170,14 +172,14 @@ struct ProductOfRows {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         a[half] =
-                            ptx::load_shared_quad((a_at ^ (4 * k + 4 * q)) + half * 8 * kARow);
+                            ptx::load_shared_quad((a_at ^ ((k + q) * kSize<T>)) + half * 8 * kARow);
                     }
 #pragma unroll
                     for (int d = q; d < q + 4; ++d) {
 #pragma unroll
                         for (int j = 0; j < WarpN / 8; ++j) {
-                            const float2 b =
-                                ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
+                            const float2 b = ptx::load_shared_pair(
+                                row_below<B>(b_at ^ (8 * j * kSize<T>), d) + k * kBRow);
 #pragma unroll
                             for (int half = 0; half < 2; ++half) {
                                 const float4& four = a[half];
@@ -269,18 +271,19 @@ struct KeepColumns {
 // as many rows of another.
 template <typename T, typename A, typename B>
 struct ProductOfColumns {
-    static constexpr int kARow = A::kColumns * static_cast<int>(sizeof(T));
-    static constexpr int kBRow = B::kColumns * static_cast<int>(sizeof(T));
+    static constexpr int kARow = A::kRowBytes;
+    static constexpr int kBRow = B::kRowBytes;
     uint32_t a_offset, b_offset;
 
     __device__ __forceinline__ explicit ProductOfColumns(int a_column) {
         const int lane = threadIdx.x % 32;
         if constexpr (kTensorCore<T>) {
-            a_offset = byte_offset<T, A>(lane % 8 + 8 * (lane / 16), a_column / 8 + lane / 8 % 2);
+            a_offset =
+                byte_offset<T, A>(lane % 8 + 8 * (lane / 16), a_column / kChunk<T> + lane / 8 % 2);
             b_offset = byte_offset<T, B>(lane % 16, lane / 16);
         } else {
-            a_offset = (a_column + lane / 4) * 4;
-            b_offset = lane % 4 * 8;
+            a_offset = (a_column + lane / 4) * kSize<T>;
+            b_offset = lane % 4 * 2 * kSize<T>;
         }
         pin(a_offset);
         pin(b_offset);
@@ -298,13 +301,13 @@ struct ProductOfColumns {
                 uint32_t a[WarpM / 16][4];  // m16k16 each
 #pragma unroll
                 for (int i = 0; i < WarpM / 16; ++i) {
-                    ptx::ldmatrix_x4_trans(a[i], (a_at ^ (32 * i)) + k * 16 * kARow);
+                    ptx::ldmatrix_x4_trans(a[i], (a_at ^ (16 * i * kSize<T>)) + k * 16 * kARow);
                     keep.fragment(a[i], i);
                 }
 #pragma unroll
                 for (int j = 0; j < WarpN / 16; ++j) {
                     uint32_t b[4];  // k16n16
-                    ptx::ldmatrix_x4_trans(b, (b_at ^ (32 * j)) + k * 16 * kBRow);
+                    ptx::ldmatrix_x4_trans(b, (b_at ^ (16 * j * kSize<T>)) + k * 16 * kBRow);
 #pragma unroll
                     for (int i = 0; i < WarpM / 16; ++i) {
                         ptx::mma_m16n8k16<T>(acc.value[i][2 * j], a[i], b[0], b[1]);
@@ -322,13 +325,14 @@ struct ProductOfColumns {
 #pragma unroll
                     for (int i = 0; i < WarpM / 8; ++i) {
                         a[i] = keep.element(
-                            ptx::load_shared_float(row_below<A>(a_at ^ (32 * i), d) + k * kARow),
+                            ptx::load_shared_float(row_below<A>(a_at ^ (8 * i * kSize<T>), d) +
+                                                   k * kARow),
                             i);
                     }
 #pragma unroll
                     for (int j = 0; j < WarpN / 8; ++j) {
-                        const float2 b =
-                            ptx::load_shared_pair(row_below<B>(b_at ^ (32 * j), d) + k * kBRow);
+                        const float2 b = ptx::load_shared_pair(
+                            row_below<B>(b_at ^ (8 * j * kSize<T>), d) + k * kBRow);
 #pragma unroll
                         for (int i = 0; i < WarpM / 8; ++i) {
                             float(&sum)[4] = acc.value[i / 2][j];

@@ -1,10 +1,10 @@
-// What grad_b and grad_a share: a stream Z (m, columns), dy or x, is read once in row blocks, and
-// every column group keeps Z^T * Q (columns, ranks), Q = S or T, in registers while it goes down
-// its rows.
+// What grad_b and grad_a share, the gradient of an adapter's matrix: Z^T * Q (columns, ranks) with
+// Z (m, columns) = dy or x and Q (m, ranks) = S or T. Z is read once, in row blocks. A block keeps
+// the sums of its column group in registers while it goes down its rows.
 #pragma once
 #include "common/table.cuh"
-#include "skinny/warp_product.cuh"
 #include "skinny/pipeline.cuh"
+#include "skinny/warp_product.cuh"
 
 template <typename T, typename Shape>
 struct WeightGrad {
@@ -15,7 +15,7 @@ struct WeightGrad {
     static constexpr int kRanks = Shape::kRanks;  // columns of Q that a block works on
     static constexpr int kStages = Shape::kStages;
     static constexpr int kColumns = 256 / kSize;  // of Z per step: a 256-byte line
-    static constexpr int kSteps = 4;  // column tiles of a group, one after the other
+    static constexpr int kSteps = 4;              // column tiles of a group, one after the other
     static constexpr int kGroupColumns = kSteps * kColumns;
     static constexpr int kBlockRows = kRows, kBlockColumns = kGroupColumns;
     static constexpr int kWarpColumns = kColumns / kWarps;
@@ -26,7 +26,7 @@ struct WeightGrad {
     using Acc = Accumulator<kWarpColumns, kRanks>;
     static constexpr int kQTiles = 2;  // a row block's is in use while the next one's is filled
 
-    // Where a block works: the grid is one line, rank tiles first, then column groups, then row
+    // What a block works on. The grid is one line: rank tiles first, then column groups, then row
     // splits.
     struct Position {
         int rank0, group, split;
@@ -46,23 +46,22 @@ struct WeightGrad {
         return static_cast<uint32_t>(step) / kSteps;
     }
 
-    // A block's part of Z, rows row0 .. row_end and the columns of its group: what of it is copied
-    // when.
-    struct Stream {
+    // Copies a block's part of Z, rows row0 .. row_end and the columns of its group, tile by tile.
+    struct ZProducer {
         ZCopy copy;
-        int64_t turn;  // elements from the last tile of a row block to the first one of the next
+        int64_t to_next_block;  // elements from a row block's last tile to the next one's first
         int row0, row_end, columns;  // columns: those of Z from the group's first on
-        int whole_blocks;            // row blocks without rows beyond the end
+        int full_blocks;             // row blocks without rows beyond the end
 
-        __device__ __forceinline__ Stream(const void* z, int64_t z_stride, int first_row,
-                                          int last_row, int column0, int all_columns)
+        __device__ __forceinline__ ZProducer(const void* z, int64_t z_stride, int first_row,
+                                             int last_row, int column0, int all_columns)
             : row0(first_row), row_end(last_row), columns(all_columns - column0) {
-            whole_blocks = (row_end - row0) / kRows;
-            turn = kRows * z_stride - (kSteps - 1) * kColumns;
+            full_blocks = (row_end - row0) / kRows;
+            to_next_block = kRows * z_stride - (kSteps - 1) * kColumns;
 #pragma unroll
             for (int pass = 0; pass < ZCopy::kPasses; ++pass) {
-                // A matrix of one row may have any stride: not even the address of a copy of
-                // nothing may follow it.
+                // A matrix of one row may have any stride, so not even the address of an empty copy
+                // may use it.
                 const int row = min(row0 + ZCopy::row(pass), row_end - 1);
                 copy.from[pass] =
                     static_cast<const T*>(z) + row * z_stride + column0 + ZCopy::column();
@@ -79,24 +78,24 @@ struct WeightGrad {
             return column_step(step) * kColumns < columns;
         }
 
-        // Steps must be fetched one after the other.
+        // Issues the copies of a step. Steps must follow each other.
         template <bool Vectorised>
-        __device__ __forceinline__ void fetch(uint32_t to, int step) {
+        __device__ __forceinline__ void issue(uint32_t to, int step) {
             const int left = columns - column_step(step) * kColumns;
-            if (Vectorised && row_block(step) < whole_blocks && left >= kColumns) {
-                copy.whole(to);
+            if (Vectorised && row_block(step) < full_blocks && left >= kColumns) {
+                copy.full(to);
             } else if (left > 0) {
                 const int rows = row_end - row_of(step);
-                copy.template part<Vectorised>(to, [&](int pass) {
+                copy.template partial<Vectorised>(to, [&](int pass) {
                     return ZCopy::row(pass) < rows ? left - ZCopy::column() : 0;
                 });
             }
-            copy.advance(column_step(step) == kSteps - 1 ? turn : kColumns);
+            copy.advance(column_step(step) == kSteps - 1 ? to_next_block : kColumns);
         }
     };
 
-    // Calls f with the accumulator of a step's columns. Registers have no index: each accumulator
-    // has its own code.
+    // Calls f with the accumulator of a step's columns. Registers can't be indexed, so each
+    // accumulator has code of its own.
     template <typename F>
     __device__ __forceinline__ static void with_columns_of(Acc (&acc)[kSteps], int step, F&& f) {
 #pragma unroll

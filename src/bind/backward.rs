@@ -217,7 +217,6 @@ impl<'a> Call<'a> {
             ..Zeroable::zeroed()
         };
         let projections = problem.projections().iter().zip(self.args.projections);
-        let mut rank0 = 0;
         for ((slot, index), (planned, given)) in
             params.projection.iter_mut().zip(0..).zip(projections)
         {
@@ -225,16 +224,14 @@ impl<'a> Call<'a> {
             *slot = GradXProjection {
                 dy: given.dy,
                 weight: given.weight,
-                lora_a: given.lora.map_or(0, |lora| lora.a),
                 dy_stride: stride(Role::DY),
                 weight_stride: stride(Role::Weight),
-                lora_a_stride: stride(Role::LoraA),
                 n: planned.out_features as i32,
-                r: planned.rank as i32,
-                rank0,
-                lora_vectorised: access::adapter_aligned(problem, index, Role::LoraA).into(),
+                lora_a: given.lora.map_or_else(Zeroable::zeroed, |lora| {
+                    common::adapter(problem, index, Role::LoraA, lora.a, lora.scaling)
+                }),
+                ..Zeroable::zeroed()
             };
-            rank0 += planned.padded_rank() as i32;
         }
         params
     }

@@ -2,7 +2,7 @@
 
 use super::DevicePointer;
 use super::memory::Buffer;
-use super::params::{AdapterParams, ReduceJob, ReduceParams, ScheduleParams, mask_source};
+use super::params::{AdapterMatrix, ReduceJob, ReduceParams, ScheduleParams, mask_source};
 use crate::plan::{Launch, SplitRegions, access};
 use crate::{Mask, Problem, Role};
 
@@ -27,8 +27,8 @@ pub(super) fn adapter(
     tensor: Role,
     data: DevicePointer,
     scaling: f32,
-) -> AdapterParams {
-    AdapterParams {
+) -> AdapterMatrix {
+    AdapterMatrix {
         data,
         stride: problem.layout_of(projection, tensor).row_stride,
         rank0: problem.rank_offset(projection) as i32,
@@ -51,7 +51,7 @@ pub(super) fn schedule(
         tiles_m: schedule.tiles_m as i32,
         tiles_n: schedule.tiles_n as i32,
         group_n: schedule.group_n as i32,
-        splits: schedule.splits as i32,
+        k_slices: schedule.splits as i32,
         partial: workspace.at(split.map(|split| split.slabs)),
         arrived: workspace.at(split.map(|split| split.counters)),
     }

@@ -116,28 +116,25 @@ impl<'a> Call<'a> {
             ..Zeroable::zeroed()
         };
         let (_, tile_columns) = launch.variant.block();
-        let (mut first_tile, mut rank0) = (0, 0);
+        let mut first_tile = 0;
         let projections = problem.projections().iter().zip(self.args.projections);
         for (index, (planned, given)) in projections.enumerate() {
             let stride = |tensor| problem.layout_of(index, tensor).row_stride;
             params.projection[index] = ForwardProjection {
                 weight: given.weight,
                 bias: given.bias.unwrap_or_default(),
-                lora_b: given.lora.map_or(0, |lora| lora.b),
                 y: given.y,
                 weight_stride: stride(Role::Weight),
-                lora_b_stride: stride(Role::LoraB),
                 y_stride: stride(Role::Y),
                 n: planned.out_features as i32,
-                r: planned.rank as i32,
-                rank0,
                 first_tile,
-                lora_vectorised: access::adapter_aligned(problem, index, Role::LoraB).into(),
                 output_vectorised: access::rows_aligned(problem, index, Role::Y).into(),
+                lora_b: given.lora.map_or_else(Zeroable::zeroed, |lora| {
+                    common::adapter(problem, index, Role::LoraB, lora.b, lora.scaling)
+                }),
                 ..Zeroable::zeroed()
             };
             first_tile += planned.out_features.div_ceil(tile_columns) as i32;
-            rank0 += planned.padded_rank() as i32;
         }
         params
     }

@@ -3,7 +3,7 @@
 use bytemuck::{Zeroable, bytes_of};
 
 use super::memory::Buffer;
-use super::params::{MergeAdapter, MergeParams, merge_write};
+use super::params::{AdapterMatrix, MergeAdapter, MergeParams, merge_write};
 use super::{DevicePointer, Lora, Merge, MergeWeight, Raw, check};
 use crate::plan::Launch;
 use crate::{Argument, Error, MergePlan, MergeReport, Result, Role, WeightLayout};
@@ -111,13 +111,16 @@ fn params(plan: &MergePlan, args: &Args<'_>, workspace: Buffer) -> MergeParams {
             let layout = problem.adapter_layout(index, tensor);
             layout.map_or(0, |layout| layout.row_stride)
         };
-        *slot = MergeAdapter {
-            lora_a: adapter.a,
-            lora_b: adapter.b,
-            lora_a_stride: stride(Role::LoraA),
-            lora_b_stride: stride(Role::LoraB),
+        let matrix = |data, role| AdapterMatrix {
+            data,
+            stride: stride(role),
             r: rank as i32,
             scaling: adapter.scaling,
+            ..Zeroable::zeroed()
+        };
+        *slot = MergeAdapter {
+            lora_a: matrix(adapter.a, Role::LoraA),
+            lora_b: matrix(adapter.b, Role::LoraB),
         };
     }
     params

@@ -1,5 +1,5 @@
-//! The kernels' parameter structs, field for field as in `kernels/params.cuh`, which says what each
-//! field means. The kernel `lora_layout_check` writes out the size, the offset of every field and
+//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`, which says
+//! what each field means. The kernel `lora_layout_check` writes out the size, the offset of every field and
 //! the values of the enums as nvcc has them, and a test compares.
 
 use bytemuck::{Pod, Zeroable};
@@ -57,7 +57,7 @@ parameters! {
         keep_scale: f32,
     }
 
-    struct AdapterParams {
+    struct AdapterMatrix {
         data: Address,
         stride: i64,
         rank0: i32,
@@ -81,14 +81,14 @@ parameters! {
         counter_count: i32,
         pad: i32,
         dropout: DropoutParams,
-        lora_a: [AdapterParams; PROJECTIONS],
+        lora_a: [AdapterMatrix; PROJECTIONS],
     }
 
     struct ScheduleParams {
         tiles_m: i32,
         tiles_n: i32,
         group_n: i32,
-        splits: i32,
+        k_slices: i32,
         partial: Address,
         arrived: Address,
     }
@@ -96,17 +96,14 @@ parameters! {
     struct ForwardProjection {
         weight: Address,
         bias: Address,
-        lora_b: Address,
         y: Address,
         weight_stride: i64,
-        lora_b_stride: i64,
         y_stride: i64,
         n: i32,
-        r: i32,
-        rank0: i32,
         first_tile: i32,
-        lora_vectorised: i32,
         output_vectorised: i32,
+        pad: i32,
+        lora_b: AdapterMatrix,
     }
 
     struct ForwardParams {
@@ -136,7 +133,7 @@ parameters! {
         m_splits: i32,
         first_block: i32,
         pad: i32,
-        lora_b: AdapterParams,
+        lora_b: AdapterMatrix,
     }
 
     struct GradBParams {
@@ -201,14 +198,11 @@ parameters! {
     struct GradXProjection {
         dy: Address,
         weight: Address,
-        lora_a: Address,
         dy_stride: i64,
         weight_stride: i64,
-        lora_a_stride: i64,
         n: i32,
-        r: i32,
-        rank0: i32,
-        lora_vectorised: i32,
+        pad: i32,
+        lora_a: AdapterMatrix,
     }
 
     struct GradXParams {
@@ -233,12 +227,8 @@ parameters! {
     }
 
     struct MergeAdapter {
-        lora_a: Address,
-        lora_b: Address,
-        lora_a_stride: i64,
-        lora_b_stride: i64,
-        r: i32,
-        scaling: f32,
+        lora_a: AdapterMatrix,
+        lora_b: AdapterMatrix,
     }
 
     struct MergeParams {
