@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits};
 
 use super::LoraLinear;
 use super::inputs::LoraInputs;
-use super::memory::{uninitialised, zeros};
+use super::memory::{uninitialised, written, zeros};
 use super::operands::{Checks, Operands, read, write};
 use super::saved::Saved;
 use crate::plan::BUFFER_ALIGNMENT;
-use crate::raw::{BackwardArgs, BackwardProjectionArgs, DevicePointer, LoraGradientsArgs};
+use crate::raw::{BackwardArgs, BackwardProjectionArgs, LoraGradientsArgs};
 use crate::typed::check;
 use crate::{
     Argument, BackwardPlan, Element, Error, Layout, LoraGradients, MatRef, Projection, Result, Role,
@@ -187,14 +187,14 @@ impl LoraLinear {
         let (saved, guard) = saved.device_ptr(&self.stream);
         guards.push(guard);
         let Gradients { dx, adapters } = gradients;
-        let dx = dx.as_mut().map(|dx| written(dx, self, &mut guards));
+        let dx = dx.as_mut().map(|dx| written(dx, &self.stream, &mut guards));
         let workspace = workspace.as_mut();
-        let workspace = workspace.map(|buffer| written(buffer, self, &mut guards));
+        let workspace = workspace.map(|buffer| written(buffer, &self.stream, &mut guards));
         for (raw, adapter) in call.projections.iter_mut().zip(adapters) {
             if let Some(AdapterGradients { a, b }) = adapter {
                 raw.gradients = Some(LoraGradientsArgs {
-                    a: written(a, self, &mut guards),
-                    b: written(b, self, &mut guards),
+                    a: written(a, &self.stream, &mut guards),
+                    b: written(b, &self.stream, &mut guards),
                 });
             }
         }
@@ -308,15 +308,4 @@ fn contiguous(columns: usize) -> Layout {
         row_stride: columns as i64,
         alignment: BUFFER_ALIGNMENT,
     }
-}
-
-/// The address of an output.
-fn written<'g, T>(
-    memory: &'g mut CudaSlice<T>,
-    layer: &'g LoraLinear,
-    guards: &mut Vec<SyncOnDrop<'g>>,
-) -> DevicePointer {
-    let (address, guard) = memory.device_ptr_mut(&layer.stream);
-    guards.push(guard);
-    address
 }

@@ -6,7 +6,7 @@ use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
 
 use super::LoraLinear;
 use super::inputs::LoraInputs;
-use super::memory::uninitialised;
+use super::memory::{uninitialised, written};
 use super::operands::{Operands, ProjectionOperands};
 use super::saved::Saved;
 use crate::raw::{DevicePointer, ForwardArgs, ForwardProjectionArgs};
@@ -41,14 +41,10 @@ impl LoraLinear {
         let mut saved: CudaSlice<u8> = uninitialised(&self.stream, "saved", plan.saved().bytes())?;
         let mut workspace = self.scratch(plan.workspace_bytes())?;
         {
-            let (saved, _saved_in_use) = saved.device_ptr_mut(&self.stream);
-            let (workspace, _workspace_in_use) = match &mut workspace {
-                Some(workspace) => {
-                    let (address, guard) = workspace.device_ptr_mut(&self.stream);
-                    (Some(address), Some(guard))
-                }
-                None => (None, None),
-            };
+            let mut guards = Vec::with_capacity(2);
+            let saved = written(&mut saved, &self.stream, &mut guards);
+            let workspace = workspace.as_mut();
+            let workspace = workspace.map(|buffer| written(buffer, &self.stream, &mut guards));
             self.launch_forward(plan, inputs, &operands, &mut y, (saved, workspace))?;
         }
         let saved = Saved::new(Some(saved), inputs, &operands.signature);

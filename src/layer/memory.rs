@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits,
+};
 
 use crate::Result;
-use crate::raw::driver_error;
+use crate::raw::{DevicePointer, driver_error};
 
 /// Memory that a call overwrites before anyone reads it: it is not cleared.
 pub(super) fn uninitialised<T: DeviceRepr>(
@@ -42,4 +44,15 @@ fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlic
     let one: CudaSlice<T> = uninitialised(stream, what, 1)?;
     // SAFETY: the address is that of an allocation of this stream that nothing else frees.
     Ok(unsafe { stream.upgrade_device_ptr(one.leak(), 0) })
+}
+
+/// The address of memory that a call writes to; the guard records on the stream that it is in use.
+pub(super) fn written<'g, T>(
+    memory: &'g mut CudaSlice<T>,
+    stream: &'g CudaStream,
+    guards: &mut Vec<SyncOnDrop<'g>>,
+) -> DevicePointer {
+    let (address, guard) = memory.device_ptr_mut(stream);
+    guards.push(guard);
+    address
 }

@@ -9,6 +9,7 @@ mod cache;
 mod forward;
 mod inputs;
 mod memory;
+mod merge;
 mod operands;
 mod saved;
 mod signature;

@@ -297,7 +297,7 @@ impl<'a> Checks<'a> {
     }
 }
 
-fn same(
+pub(super) fn same(
     tensor: Argument,
     given: (usize, usize),
     expected: (usize, usize),
@@ -316,7 +316,7 @@ fn same(
 
 /// Rows at their stride, against the elements of the memory. Whether the stride makes sense is for
 /// the problem to say.
-fn extent(tensor: Argument, geometry: Geometry, available: usize) -> Result<()> {
+pub(super) fn extent(tensor: Argument, geometry: Geometry, available: usize) -> Result<()> {
     let Geometry {
         rows,
         columns,

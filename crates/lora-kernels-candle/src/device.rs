@@ -1,18 +1,13 @@
 //! Runs calls with the kernels on a CUDA device, for tensors of either owner.
 
-use std::sync::Arc;
-
 use candle_core::{Storage, Tensor};
-use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaView};
 use lora_kernels::layer::{BackwardOptions, LoraInputs, LoraProjection};
-use lora_kernels::{
-    Lora, LoraLinear, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
-    Role,
-};
+use lora_kernels::{Lora, LoraLinear, MatRef, MergeProblem, MergeReport, Role};
 
 use crate::Projection;
 use crate::call::{Call, Gradients, Saved};
-use crate::error::{BACKWARD, Error, Result, memory, non_finite};
+use crate::error::{BACKWARD, Error, Result};
 use crate::matrix::Matrix;
 use crate::number::Number;
 
@@ -100,53 +95,16 @@ pub(crate) fn device_merge<T: Number, A: Number>(
     problem: &MergeProblem,
     projection: &Projection,
 ) -> Result<(Storage, MergeReport)> {
-    let layer = resident.layer();
-    let (kernels, stream) = (layer.kernels(), layer.stream());
-    let plan = MergePlan::new(problem, kernels.props())?;
-    let inputs = ProjectionInputs::<_, T, A>::new(resident, projection)?;
-    let (rows, columns) = problem.shape(Role::Merged);
-    let mut merged = uninitialised(stream, rows * columns)?;
-    let mut report = problem
-        .has_report()
-        .then(|| uninitialised(stream, MergeReport::BYTES))
-        .transpose()?;
-    let mut workspace = uninitialised(stream, plan.workspace_bytes())?;
-    let arguments = Merge {
-        weight: MergeWeight::Apart {
-            weight: inputs.weight.matrix()?,
-            merged: MatMut::new(merged.as_view_mut(), rows, columns),
-        },
-        adapters: inputs.lora()?.into_iter().collect(),
-        report: report.as_mut().map(CudaSlice::as_view_mut),
-        workspace: Some(workspace.as_view_mut()),
+    let operands = ProjectionInputs::<_, T, A>::new(resident, projection)?;
+    let (weight, adapters) = (operands.weight.matrix()?, Vec::from_iter(operands.lora()?));
+    let (layer, layout) = (resident.layer(), problem.weight_layout());
+    let (merged, report) = if problem.has_report() {
+        layer.merge_with_report(&weight, &adapters, layout)?
+    } else {
+        let merged = layer.merge(&weight, &adapters, layout)?;
+        (merged, MergeReport::default())
     };
-    kernels.merge(stream, &plan, arguments)?;
-    let report = report.map(|report| {
-        let bytes = stream
-            .clone_dtoh(&report)
-            .map_err(memory("copying from the device", MergeReport::BYTES))?;
-        MergeReport::from_bytes(&bytes).ok_or(Error::Unexpected {
-            what: "a merge's report had another size",
-        })
-    });
-    let report = report.transpose()?.unwrap_or_default();
-    if problem.is_safe() && report.non_finite > 0 {
-        return Err(non_finite(projection, &report));
-    }
     Ok((resident.give(merged)?, report))
-}
-
-/// Allocates in the stream's order. At least one element is allocated, because CUDA has no empty
-/// allocations.
-fn uninitialised<T: DeviceRepr>(stream: &Arc<CudaStream>, elements: usize) -> Result<CudaSlice<T>> {
-    let elements = elements.max(1);
-    // SAFETY: every bit pattern is a valid value of these types. The kernels write each element of
-    // an output before it is read; the output of a refused merge is never read; scratch memory may
-    // hold anything.
-    unsafe { stream.alloc(elements) }.map_err(memory(
-        "allocating on the device",
-        elements * size_of::<T>(),
-    ))
 }
 
 /// A tensor on the device.

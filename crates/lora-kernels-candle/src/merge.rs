@@ -6,7 +6,7 @@ use lora_kernels::{MergeReport, Role};
 
 use crate::backend::CallBackend;
 use crate::device::device_merge;
-use crate::error::Result;
+use crate::error::{Result, non_finite};
 use crate::number::with_types;
 use crate::problem::merge_problem;
 use crate::reference::reference_merge;
@@ -41,8 +41,8 @@ impl Projection {
         Ok(self.merge(options, true)?)
     }
 
-    /// The report is filled only if `safe` is set.
-    fn merge(&self, options: &Options, safe: bool) -> Result<(Tensor, MergeReport)> {
+    /// With a report, a weight that is not finite is refused; without, the report is empty.
+    fn merge(&self, options: &Options, with_report: bool) -> Result<(Tensor, MergeReport)> {
         let Some(lora) = &self.lora else {
             return Ok((self.weight.detach(), MergeReport::default()));
         };
@@ -52,13 +52,7 @@ impl Projection {
             std::slice::from_ref(self),
             options,
         )?;
-        let problem = merge_problem(
-            self,
-            lora,
-            options,
-            !matches!(backend, CallBackend::Carried(_)),
-        )?
-        .with_safe(safe);
+        let problem = merge_problem(self, lora, options)?.with_report(with_report);
         let merged: Result<(Storage, MergeReport)> = match &backend {
             CallBackend::Reference => with_types!(&problem, reference_merge(&problem, self)),
             CallBackend::Carried(carrier) => {
@@ -68,6 +62,9 @@ impl Projection {
             CallBackend::Cuda(local) => with_types!(&problem, device_merge(local, &problem, self)),
         };
         let (merged, report) = merged?;
+        if with_report && report.non_finite > 0 {
+            return Err(non_finite(self, &report));
+        }
         Ok((Tensor::from((merged, self.weight.shape())), report))
     }
 

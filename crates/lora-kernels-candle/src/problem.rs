@@ -2,15 +2,11 @@
 //! here, before anything is computed and on every backend alike.
 
 use candle_core::Tensor;
-use lora_kernels::{DType, Layout, MergeProblem, Problem, Role, WeightLayout};
+use lora_kernels::{DType, MergeProblem, Problem, Role, WeightLayout};
 
 use crate::error::{Error, Result};
 use crate::matrix::Matrix;
 use crate::{Lora, Options, Projection};
-
-/// The alignment of candle's and cudarc's allocations, in bytes. CUDA guarantees 256 (CUDA C++
-/// Programming Guide, "Device Memory Accesses"); the kernels need no more than this.
-const ALIGNMENT: usize = 16;
 
 /// The problem of a call with these tensors: sizes, types and choices. How tensors lie in memory is
 /// for the backend to say, so its layouts are dense. Without tokens it is that of one token.
@@ -65,12 +61,11 @@ pub(crate) fn problem(
     )
 }
 
-/// The problem of merging a projection's adapter into a new weight. `whole` is as in [`problem`].
+/// The problem of merging a projection's adapter into a new weight, as far as [`problem`] says.
 pub(crate) fn merge_problem(
     projection: &Projection,
     lora: &Lora,
     options: &Options,
-    whole: bool,
 ) -> Result<MergeProblem> {
     let weight = &projection.weight;
     let dtype = element_type(&|| Role::Weight.to_string(), weight.dtype())?;
@@ -96,34 +91,18 @@ pub(crate) fn merge_problem(
         (&like_weight, in_features, options.weight_layout),
     )?;
     let adapter_dtype = adapter_type(&names, std::slice::from_ref(projection), &like_weight)?;
-    let of = |role: Role, tensor: &Tensor| {
-        let matrix = Matrix::of(&|| role.to_string(), tensor)?;
-        Ok::<_, Error>(layout(tensor, matrix, whole))
-    };
-    let merged = Layout {
-        row_stride: weight.dims()[1] as i64,
-        alignment: ALIGNMENT,
-    };
+    for (role, tensor) in [
+        (Role::Weight, weight),
+        (Role::LoraA, &lora.a),
+        (Role::LoraB, &lora.b),
+    ] {
+        Matrix::of(&|| role.to_string(), tensor)?;
+    }
     Ok(
         MergeProblem::new(sizes.out_features, in_features, &[sizes.rank], dtype)?
             .with_adapter_dtype(adapter_dtype)?
-            .with_weight_layout(options.weight_layout)
-            .with_layout(Role::Weight, of(Role::Weight, weight)?)?
-            .with_layout(Role::Merged, merged)?
-            .with_adapter_layout(0, Role::LoraA, of(Role::LoraA, &lora.a)?)?
-            .with_adapter_layout(0, Role::LoraB, of(Role::LoraB, &lora.b)?)?,
+            .with_weight_layout(options.weight_layout),
     )
-}
-
-fn layout(tensor: &Tensor, matrix: Matrix, whole: bool) -> Layout {
-    Layout {
-        row_stride: matrix.row_stride as i64,
-        alignment: if whole {
-            alignment(matrix.offset * tensor.dtype().size_in_bytes())
-        } else {
-            ALIGNMENT
-        },
-    }
 }
 
 /// The tensor whose type the others must have.
@@ -143,11 +122,6 @@ pub(crate) fn operands(projection: &Projection) -> impl Iterator<Item = (Role, &
     ]
     .into_iter()
     .flatten()
-}
-
-/// The largest power of two, at most [`ALIGNMENT`], that divides an offset in bytes.
-fn alignment(offset: usize) -> usize {
-    1 << offset.trailing_zeros().min(ALIGNMENT.trailing_zeros())
 }
 
 /// Names of tensors for messages, with the projection's index if there are several.

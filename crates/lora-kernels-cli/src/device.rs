@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::CudaStream;
-use lora_kernels::{Error, Kernels};
+use lora_kernels::{Error, LoraLinear};
 
 use crate::failure::Failure;
 
@@ -32,22 +32,24 @@ impl FromStr for Choice {
 
 /// A GPU with its kernels loaded.
 pub struct Gpu {
-    pub stream: Arc<CudaStream>,
-    pub kernels: Kernels,
+    pub layer: LoraLinear,
 }
 
 impl Gpu {
     pub fn open(ordinal: usize) -> Result<Self, Failure> {
         let context = lora_kernels::context(ordinal)?;
         Ok(Self {
-            stream: context.new_stream()?,
-            kernels: Kernels::load(&context)?,
+            layer: LoraLinear::new(&context.new_stream()?)?,
         })
+    }
+
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        self.layer.stream()
     }
 
     /// The name that the driver reports. The emulated GPU's name says that it is emulated.
     pub fn name(&self) -> Result<String, Failure> {
-        Ok(self.kernels.context().name()?)
+        Ok(self.stream().context().name()?)
     }
 }
 

@@ -26,15 +26,16 @@ impl Gpu {
         })
     }
 
-    /// Counts the launches of `call`.
-    pub fn count(&self, call: impl FnOnce() -> Outcome<()>) -> Outcome<Vec<Counted>> {
+    /// Counts the launches of `call`, and returns what it returns.
+    pub fn count<R>(&self, call: impl FnOnce() -> Outcome<R>) -> Outcome<(Vec<Counted>, R)> {
         self.control.reset()?;
         self.control.count(true)?;
         let result = call();
         self.stream.synchronize()?;
         self.control.count(false)?;
-        result?;
-        Ok(self.control.read()?.kernels.iter().map(counted).collect())
+        let result = result?;
+        let counted = self.control.read()?.kernels.iter().map(counted).collect();
+        Ok((counted, result))
     }
 }
 

@@ -59,7 +59,7 @@ pub fn runs(gpu: &Gpu, sizes: Sizes) -> Outcome<Vec<Run>> {
                 shape: sizes.shape(DTYPE),
                 multiprocessors: None,
                 pass: pass.to_owned(),
-                launches: gpu.count(|| device.run(&launches, &memory))?,
+                launches: gpu.count(|| device.run(&launches, &memory))?.0,
                 algorithm_flops: asked.flops,
                 base_flops: work.base_flops,
                 compulsory_bytes: asked.bytes,

@@ -7,10 +7,12 @@ mod refusals;
 use crate::common::data::Placement::Far;
 use crate::common::data::poison;
 use crate::common::device::{Number, gpu};
+use crate::common::memory::Input;
+use crate::common::short_path::{lora_linear, read};
 use case::{Case, Tensors, cases};
 use half::bf16;
 use lora_kernels::plan::{Operation, Variant};
-use lora_kernels::{DType, MergePlan, MergeReport, WeightLayout, reference};
+use lora_kernels::{DType, Lora, MergePlan, MergeReport, WeightLayout, reference};
 
 fn gives_the_bits_of<T: Number, A: Number>() {
     for case in cases() {
@@ -223,6 +225,7 @@ for_each_dtype!(
     the_report_tells_what_storage_loses,
     the_report_reaches_as_far_as_deltas_do,
     unmerging_comes_back_to_within_two_roundings,
+    the_short_path_merges
 );
 
 #[test]
@@ -264,4 +267,67 @@ fn rows_may_lie_far_apart() {
             tensors.case
         );
     }
+}
+
+/// `LoraLinear::merge` gives the bits of the reference too, in memory of its own.
+fn the_short_path_merges<T: Number>() {
+    let short = lora_linear();
+    for case in cases() {
+        let tensors = Tensors::<T, f32>::random(&case);
+        let expected = tensors.expected();
+        let weight = Input::new(&tensors.weight);
+        let inputs = tensors.adapters.iter();
+        let inputs: Vec<_> = inputs
+            .map(|(a, b, scaling)| (Input::new(a), Input::new(b), *scaling))
+            .collect();
+        let adapters = inputs.iter().map(|(a, b, scaling)| Lora {
+            a: a.matrix(),
+            b: b.matrix(),
+            scaling: *scaling,
+        });
+        let adapters: Vec<_> = adapters.collect();
+        let merged = short.merge(&weight.matrix(), &adapters, case.layout);
+        let merged = read(&merged.expect("a merge runs"));
+        let (reported, report) = short
+            .merge_with_report(&weight.matrix(), &adapters, case.layout)
+            .expect("a merge runs");
+        for merged in [merged, read(&reported)] {
+            let same = bytemuck::cast_slice::<T, u8>(&merged)
+                == bytemuck::cast_slice::<T, u8>(&expected.weight);
+            assert!(same, "{case:?}");
+        }
+        assert_reports_agree(&report, &expected.report, &case);
+    }
+}
+
+#[test]
+fn the_short_path_refuses_adapters_of_another_weight() {
+    let tensors = Tensors::<bf16, bf16>::random(&Case::new(24, 40, &[(3, 1.0)]));
+    let weight = Input::new(&tensors.weight);
+    let (a, b, _) = &tensors.adapters[0];
+    let (a, b) = (Input::new(a), Input::new(b));
+    let lora = Lora {
+        a: a.matrix(),
+        b: b.matrix(),
+        scaling: 1.0,
+    };
+    let short = lora_linear();
+    let transposed = short.merge(&weight.matrix(), &[lora.clone()], WeightLayout::InOut);
+    let text = transposed.err().expect("refused").to_string();
+    assert!(
+        text.contains("lora_A of adapter 0 is 3 x 40, it must be 3 x 24"),
+        "{text}"
+    );
+    let swapped = Lora {
+        b: a.matrix(),
+        ..lora
+    };
+    let text = short
+        .merge(&weight.matrix(), &[swapped], WeightLayout::OutIn)
+        .err();
+    let text = text.expect("refused").to_string();
+    assert!(
+        text.contains("lora_B of adapter 0 is 3 x 40, it must be 24 x 3"),
+        "{text}"
+    );
 }

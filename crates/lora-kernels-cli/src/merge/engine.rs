@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
+use lora_kernels::cudarc::driver::CudaSlice;
 use lora_kernels::reference::{self, Adapter, View};
-use lora_kernels::{
-    DType, Layout, Lora, MatMut, MatRef, Merge, MergePlan, MergeProblem, MergeReport, MergeWeight,
-    Role, WeightLayout,
-};
+use lora_kernels::{DType, Lora, MatRef, MergeReport, WeightLayout};
 
 use lora_kernels_adapters::Tensor;
 
@@ -90,8 +88,8 @@ impl Engine {
             Engine::Gpu(gpu) => {
                 let upload = |(a, b): &Pair<'_, A>| {
                     Ok((
-                        gpu.stream.clone_htod(&a[..])?,
-                        gpu.stream.clone_htod(&b[..])?,
+                        gpu.stream().clone_htod(&a[..])?,
+                        gpu.stream().clone_htod(&b[..])?,
                     ))
                 };
                 matrices
@@ -180,64 +178,25 @@ impl Piece<'_> {
         &self,
         gpu: &Gpu,
         values: &[T],
-        matrices: &[(
-            lora_kernels::cudarc::driver::CudaSlice<A>,
-            lora_kernels::cudarc::driver::CudaSlice<A>,
-        )],
+        matrices: &[(CudaSlice<A>, CudaSlice<A>)],
     ) -> Result<(Vec<T>, MergeReport), Failure> {
-        let plan = MergePlan::new(&self.problem::<A>()?, gpu.kernels.props())?;
         let (out_features, in_features) = self.features();
-        let mut weight = gpu.stream.clone_htod(values)?;
-        let mut report = gpu.stream.alloc_zeros::<u8>(MergeReport::BYTES)?;
-        let mut workspace = gpu.stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
-        let adapters = self
-            .weight
-            .loras
-            .iter()
-            .zip(matrices)
-            .map(|(lora, (a, b))| {
-                let (at_a, at_b) = self.offsets(lora);
-                let a = MatRef::new(a.slice(at_a..), lora.rank, in_features)
-                    .with_row_stride(lora.in_features as i64);
-                let b = MatRef::new(b.slice(at_b..), out_features, lora.rank);
-                Lora {
-                    a,
-                    b,
-                    scaling: lora.factor,
-                }
-            });
-        let call = Merge {
-            adapters: adapters.collect(),
-            weight: MergeWeight::InPlace(MatMut::new(
-                weight.as_view_mut(),
-                self.rows,
-                self.weight.columns,
-            )),
-            report: Some(report.as_view_mut()),
-            workspace: Some(workspace.as_view_mut()),
-        };
-        gpu.kernels.merge(&gpu.stream, &plan, call)?;
-        let merged = gpu.stream.clone_dtoh(&weight)?;
-        let report = MergeReport::from_bytes(&gpu.stream.clone_dtoh(&report)?);
-        let report = report
-            .ok_or_else(|| Failure::NoDevice("the device gave no report of a merge".into()))?;
-        Ok((merged, report))
-    }
-
-    fn problem<A: Number>(&self) -> Result<MergeProblem, Failure> {
-        let (out_features, in_features) = self.features();
-        let ranks: Vec<usize> = self.weight.loras.iter().map(|lora| lora.rank).collect();
-        let mut problem = MergeProblem::new(out_features, in_features, &ranks, self.weight.dtype)?
-            .with_adapter_dtype(A::DTYPE)?
-            .with_weight_layout(self.weight.layout)
-            .with_report(true);
-        for (index, lora) in self.weight.loras.iter().enumerate() {
-            let layout = Layout {
-                row_stride: lora.in_features as i64,
-                alignment: A::DTYPE.size(),
-            };
-            problem = problem.with_adapter_layout(index, Role::LoraA, layout)?;
-        }
-        Ok(problem)
+        let weight = gpu.stream().clone_htod(values)?;
+        let adapters = self.weight.loras.iter().zip(matrices);
+        let adapters = adapters.map(|(lora, (a, b))| {
+            let (at_a, at_b) = self.offsets(lora);
+            Lora {
+                a: MatRef::new(a.slice(at_a..), lora.rank, in_features)
+                    .with_row_stride(lora.in_features as i64),
+                b: MatRef::new(b.slice(at_b..), out_features, lora.rank),
+                scaling: lora.factor,
+            }
+        });
+        let (merged, report) = gpu.layer.merge_with_report(
+            &MatRef::new(weight.as_view(), self.rows, self.weight.columns),
+            &adapters.collect::<Vec<_>>(),
+            self.weight.layout,
+        )?;
+        Ok((gpu.stream().clone_dtoh(&merged)?, report))
     }
 }

@@ -1,13 +1,8 @@
 //! Runs a recorded layer on the device, forward and, if there is a dy, backward.
 
-use std::sync::Arc;
-
-use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DriverError};
+use lora_kernels::cudarc::driver::{CudaSlice, DriverError};
 use lora_kernels::reference::ShapeError;
-use lora_kernels::{
-    Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection,
-    ForwardRecord, Kernels, Lora, LoraGradients, MatMut, MatRef, Problem,
-};
+use lora_kernels::{Error, Lora, LoraInputs, LoraProjection, MatRef};
 
 use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs};
 
@@ -35,139 +30,59 @@ pub fn run<T: Number>(
     case: &RecordedLayer,
     inputs: &RoundedInputs<T>,
 ) -> Result<Vec<Outcome>, Failure> {
-    Run {
-        stream: &gpu.stream,
-        kernels: &gpu.kernels,
-    }
-    .run(case, inputs)
+    let mut expected = Expected::new(case, inputs);
+    let outcomes = results(gpu, case, inputs)?.into_iter().map(|result| {
+        let values = gpu.stream().clone_dtoh(&result.data)?;
+        let scale = if result.name == "y" {
+            1.0
+        } else {
+            inputs.gradient_scale
+        };
+        let shape = (result.rows, result.cols);
+        let outcome = Outcome::new(result.name, shape, &values, scale, &mut expected);
+        Ok(outcome.map_err(RunError::from)?)
+    });
+    outcomes.collect()
 }
 
-struct Run<'a> {
-    stream: &'a Arc<CudaStream>,
-    kernels: &'a Kernels,
-}
-
-impl Run<'_> {
-    fn run<T: Number>(
-        &self,
-        case: &RecordedLayer,
-        inputs: &RoundedInputs<T>,
-    ) -> Result<Vec<Outcome>, Failure> {
-        let problem = Problem::new(
-            case.tokens(),
-            case.in_features(),
-            case.out_features(),
-            case.rank(),
-            T::DTYPE,
-        )?
-        .with_bias(case.bias.is_some());
-        let on_device = OnDevice::new(self, case, inputs)?;
-
-        let plan = ForwardPlan::new(&problem, self.kernels.props())?;
-        show::line(&plan.to_string())?;
-        let mut saved = self.stream.alloc_zeros::<u8>(plan.saved().bytes())?;
-        let (y, record) = self.forward(&plan, case, &on_device, &mut saved)?;
-        let mut results = vec![y];
-        let mut launches = plan.launches().len();
-        if let Some(dy) = &on_device.dy {
-            let plan = BackwardPlan::new(&problem, self.kernels.props())?;
-            show::line(&plan.to_string())?;
-            results.extend(self.backward(&plan, case, &on_device, dy, (&saved, record))?);
-            launches += plan.launches().len();
-        }
-        show::line(&format!("{launches} launches"))?;
-
-        let mut expected = Expected::new(case, inputs);
-        let mut outcomes = Vec::new();
-        for result in results {
-            let values = self.stream.clone_dtoh(&result.data)?;
-            let scale = if result.name == "y" {
-                1.0
-            } else {
-                inputs.gradient_scale
-            };
-            let shape = (result.rows, result.cols);
-            let outcome = Outcome::new(result.name, shape, &values, scale, &mut expected);
-            outcomes.push(outcome.map_err(RunError::from)?);
-        }
-        Ok(outcomes)
-    }
-
-    fn forward<T: Number>(
-        &self,
-        plan: &ForwardPlan,
-        case: &RecordedLayer,
-        inputs: &OnDevice<T>,
-        saved: &mut CudaSlice<u8>,
-    ) -> Result<(DeviceMatrix<T>, ForwardRecord), RunError> {
-        let mut y = self.output("y", case.tokens(), case.out_features())?;
-        let mut workspace = self
-            .stream
-            .alloc_zeros::<u8>(plan.workspace_bytes().max(1))?;
-        let projection = ForwardProjection {
-            weight: inputs.weight.readable(),
-            bias: inputs.bias.as_ref().map(|bias| bias.data.as_view()),
-            lora: Some(inputs.lora(case.scaling)),
-            y: y.writable(),
-        };
-        let arguments = Forward {
-            x: inputs.x.readable(),
-            projections: vec![projection],
-            dropout: None,
-            saved: saved.as_view_mut().into(),
-            workspace: Some(workspace.as_view_mut()),
-        };
-        let record = self.kernels.forward(self.stream, plan, arguments)?;
-        Ok((y, record))
-    }
-
-    fn backward<T: Number>(
-        &self,
-        plan: &BackwardPlan,
-        case: &RecordedLayer,
-        inputs: &OnDevice<T>,
-        dy: &DeviceMatrix<T>,
-        (saved, record): (&CudaSlice<u8>, ForwardRecord),
-    ) -> Result<[DeviceMatrix<T>; 3], RunError> {
-        let mut dx = self.output("dx", case.tokens(), case.in_features())?;
-        let mut d_lora_a = self.output("d_lora_A", case.rank(), case.in_features())?;
-        let mut d_lora_b = self.output("d_lora_B", case.out_features(), case.rank())?;
-        let mut workspace = self.stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
-        let projection = BackwardProjection {
-            dy: dy.readable(),
-            weight: inputs.weight.readable(),
-            lora: Some(inputs.lora(case.scaling)),
-            gradients: Some(LoraGradients {
-                a: d_lora_a.writable(),
-                b: d_lora_b.writable(),
-            }),
-        };
-        let arguments = Backward {
-            x: inputs.x.readable(),
-            projections: vec![projection],
-            dropout: None,
-            saved: saved.as_view().into(),
-            record,
-            dx: Some(dx.writable()),
-            workspace: Some(workspace.as_view_mut()),
-        };
-        self.kernels.backward(self.stream, plan, arguments)?;
-        Ok([dx, d_lora_a, d_lora_b])
-    }
-
-    fn output<T: Number>(
-        &self,
-        name: &'static str,
-        rows: usize,
-        cols: usize,
-    ) -> Result<DeviceMatrix<T>, RunError> {
-        Ok(DeviceMatrix {
+/// y, and dx, d_lora_A and d_lora_B if there is a dy.
+fn results<T: Number>(
+    gpu: &Gpu,
+    case: &RecordedLayer,
+    inputs: &RoundedInputs<T>,
+) -> Result<Vec<DeviceMatrix<T>>, Failure> {
+    let (layer, device) = (&gpu.layer, OnDevice::new(gpu, case, inputs)?);
+    let inputs = device.inputs(case.scaling);
+    let plan = layer.forward_plan(&inputs)?;
+    show::line(&plan.to_string())?;
+    let mut launches = plan.launches().len();
+    let (y, saved) = layer.forward(&inputs)?;
+    let of = |name, rows, cols| {
+        move |data| DeviceMatrix {
             name,
             rows,
             cols,
-            data: self.stream.alloc_zeros(rows * cols)?,
-        })
+            data,
+        }
+    };
+    let (tokens, in_features) = (case.tokens(), case.in_features());
+    let (out_features, rank) = (case.out_features(), case.rank());
+    let y = y.into_iter().map(of("y", tokens, out_features));
+    let mut results: Vec<_> = y.collect();
+    if let Some(dy) = &device.dy {
+        let dy = [dy.readable()];
+        let plan = layer.backward_plan(&inputs, &dy)?;
+        show::line(&plan.to_string())?;
+        launches += plan.launches().len();
+        let gradients = layer.backward(&inputs, &saved, &dy)?;
+        results.extend(gradients.dx.map(of("dx", tokens, in_features)));
+        for adapter in gradients.adapters.into_iter().flatten() {
+            results.push(of("d_lora_A", rank, in_features)(adapter.a));
+            results.push(of("d_lora_B", out_features, rank)(adapter.b));
+        }
     }
+    show::line(&format!("{launches} launches"))?;
+    Ok(results)
 }
 
 /// The inputs on the device.
@@ -182,12 +97,12 @@ struct OnDevice<T> {
 
 impl<T: Number> OnDevice<T> {
     fn new(
-        device: &Run<'_>,
+        gpu: &Gpu,
         case: &RecordedLayer,
         inputs: &RoundedInputs<T>,
     ) -> Result<Self, DriverError> {
         let copy = |matrix: &Matrix, values: &Vec<T>| -> Result<_, DriverError> {
-            let data = device.stream.clone_htod(values)?;
+            let data = gpu.stream().clone_htod(values)?;
             Ok(DeviceMatrix {
                 name: matrix.name,
                 rows: matrix.rows,
@@ -212,12 +127,15 @@ impl<T: Number> OnDevice<T> {
         })
     }
 
-    fn lora(&self, scaling: f32) -> Lora<'_, T> {
-        Lora {
+    fn inputs(&self, scaling: f32) -> LoraInputs<'_, T> {
+        let lora = Lora {
             a: self.lora_a.readable(),
             b: self.lora_b.readable(),
             scaling,
-        }
+        };
+        let bias = self.bias.as_ref().map(|bias| bias.data.as_view());
+        let projection = LoraProjection::new(self.weight.readable(), lora).with_bias(bias);
+        LoraInputs::new(self.x.readable(), [projection])
     }
 }
 
@@ -231,9 +149,5 @@ struct DeviceMatrix<T> {
 impl<T> DeviceMatrix<T> {
     fn readable(&self) -> MatRef<'_, T> {
         MatRef::new(self.data.as_view(), self.rows, self.cols)
-    }
-
-    fn writable(&mut self) -> MatMut<'_, T> {
-        MatMut::new(self.data.as_view_mut(), self.rows, self.cols)
     }
 }

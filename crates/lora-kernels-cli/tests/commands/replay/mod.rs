@@ -27,7 +27,7 @@ fn written(folder: &Path, bytes: &[u8]) -> PathBuf {
 
 /// Cargo runs tests in the package's folder; elsewhere they run in one with the same fixtures.
 fn fixture(name: &str) -> PathBuf {
-    let folders = ["../tests/fixtures", "tests/fixtures"].map(Path::new);
+    let folders = ["../../tests/fixtures", "tests/fixtures"].map(Path::new);
     folders
         .into_iter()
         .find(|folder| folder.is_dir())

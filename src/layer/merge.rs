@@ -1,0 +1,157 @@
+//! Adapters added to a weight.
+
+use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
+
+use super::LoraLinear;
+use super::memory::{uninitialised, written};
+use super::operands::{extent, read, same};
+use crate::raw::{LoraArgs, MergeArgs, MergeWeight, driver_error};
+use crate::typed::check;
+use crate::{
+    Argument, Element, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result, Role,
+    WeightLayout,
+};
+
+impl LoraLinear {
+    /// W + Σ scaling·B·A in the shape of the weight, (out_features, in_features) or transposed as
+    /// `layout` says, without gaps. In f32, rounded once; what overflows is infinite.
+    ///
+    /// # Errors
+    /// [`crate::Error::Fit`] or [`crate::Error::Bounds`] if a matrix doesn't fit,
+    /// [`crate::Error::Context`], and what
+    /// [`MergeProblem::new`] and [`MergePlan::new`] refuse: all before anything is launched.
+    /// [`crate::Error::Driver`] if an allocation or a launch fails.
+    pub fn merge<T: Element + DeviceRepr, A: Element>(
+        &self,
+        weight: &MatRef<'_, T>,
+        adapters: &[Lora<'_, A>],
+        layout: WeightLayout,
+    ) -> Result<CudaSlice<T>> {
+        Ok(self.merge_as(weight, adapters, layout, false)?.0)
+    }
+
+    /// The merged weight, and what storing it loses. The report is copied to the host, which waits
+    /// for the stream.
+    ///
+    /// # Errors
+    /// As [`LoraLinear::merge`].
+    pub fn merge_with_report<T: Element + DeviceRepr, A: Element>(
+        &self,
+        weight: &MatRef<'_, T>,
+        adapters: &[Lora<'_, A>],
+        layout: WeightLayout,
+    ) -> Result<(CudaSlice<T>, MergeReport)> {
+        let (merged, report) = self.merge_as(weight, adapters, layout, true)?;
+        let bytes = report.map_or(Ok(Vec::new()), |report| self.stream.clone_dtoh(&report));
+        let bytes = bytes.map_err(|error| driver_error("reading a merge's report", error))?;
+        // The buffer was allocated with a report's size.
+        Ok((merged, MergeReport::from_bytes(&bytes).unwrap_or_default()))
+    }
+
+    fn merge_as<T: Element + DeviceRepr, A: Element>(
+        &self,
+        weight: &MatRef<'_, T>,
+        adapters: &[Lora<'_, A>],
+        layout: WeightLayout,
+        with_report: bool,
+    ) -> Result<(CudaSlice<T>, Option<CudaSlice<u8>>)> {
+        let (kernels, stream) = (&self.shared.kernels, &self.stream);
+        check::bind(kernels, stream)?;
+        self.check_merge(weight, adapters, layout)?;
+
+        let mut guards = Vec::with_capacity(4 + 2 * adapters.len());
+        let shape = weight.geometry();
+        let (out_features, in_features) = features(layout, (shape.rows, shape.columns));
+        let ranks: Vec<usize> = adapters.iter().map(|lora| lora.a.geometry().rows).collect();
+        let (weight, weight_layout) = read(stream, weight, &mut guards);
+        let mut problem = MergeProblem::new(out_features, in_features, &ranks, T::DTYPE)?
+            .with_adapter_dtype(A::DTYPE)?
+            .with_weight_layout(layout)
+            .with_report(with_report)
+            .with_layout(Role::Weight, weight_layout)?;
+        let mut raw = Vec::with_capacity(adapters.len());
+        for (index, Lora { a, b, scaling }) in adapters.iter().enumerate() {
+            let (lora_a, a_layout) = read(stream, a, &mut guards);
+            let (lora_b, b_layout) = read(stream, b, &mut guards);
+            problem = problem
+                .with_adapter_layout(index, Role::LoraA, a_layout)?
+                .with_adapter_layout(index, Role::LoraB, b_layout)?;
+            raw.push(LoraArgs {
+                a: lora_a,
+                b: lora_b,
+                scaling: *scaling,
+            });
+        }
+        let plan = MergePlan::new(&problem, &self.shared.props)?;
+
+        let elements = shape.rows.saturating_mul(shape.columns);
+        let mut merged = uninitialised(stream, "the merged weight", elements)?;
+        let report = with_report.then(|| uninitialised(stream, "the report", MergeReport::BYTES));
+        let mut report: Option<CudaSlice<u8>> = report.transpose()?;
+        let mut workspace = self.scratch(plan.workspace_bytes())?;
+        {
+            let mut guards = Vec::with_capacity(3);
+            let report = report.as_mut();
+            let report = report.map(|buffer| written(buffer, stream, &mut guards));
+            let workspace = workspace.as_mut();
+            let workspace = workspace.map(|buffer| written(buffer, stream, &mut guards));
+            let (merged, _in_use) = merged.device_ptr_mut(stream);
+            check::waits(stream)?;
+            let args = MergeArgs {
+                weight: MergeWeight::Apart { weight, merged },
+                adapters: &raw,
+                report,
+                workspace,
+            };
+            // SAFETY: as in forward; results and buffers were allocated for this call.
+            unsafe { kernels.merge_raw(&plan, &args, stream.cu_stream()) }?;
+        }
+        Ok((merged, report))
+    }
+
+    fn check_merge<T: Element, A: Element>(
+        &self,
+        weight: &MatRef<'_, T>,
+        adapters: &[Lora<'_, A>],
+        layout: WeightLayout,
+    ) -> Result<()> {
+        let kernels = &self.shared.kernels;
+        let geometry = weight.geometry();
+        let what = Argument::Tensor(Role::Weight, None);
+        extent(what, geometry, weight.elements())?;
+        check::home(kernels, what, weight.home())?;
+        let (out_features, in_features) = features(layout, (geometry.rows, geometry.columns));
+        for (index, Lora { a, b, .. }) in adapters.iter().enumerate() {
+            let rank = a.geometry().rows;
+            for (tensor, matrix, expected, because) in [
+                (
+                    Role::LoraA,
+                    a,
+                    (rank.max(1), in_features),
+                    "it is (rank, in_features) of the weight, and a rank is at least 1",
+                ),
+                (
+                    Role::LoraB,
+                    b,
+                    (out_features, rank),
+                    "it is (out_features, rank), as the weight and lora_A have them",
+                ),
+            ] {
+                let what = Argument::Adapter(tensor, index);
+                let geometry = matrix.geometry();
+                same(what, (geometry.rows, geometry.columns), expected, because)?;
+                extent(what, geometry, matrix.elements())?;
+                check::home(kernels, what, matrix.home())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// (out_features, in_features)
+fn features(layout: WeightLayout, (rows, columns): (usize, usize)) -> (usize, usize) {
+    match layout {
+        WeightLayout::OutIn => (rows, columns),
+        WeightLayout::InOut => (columns, rows),
+    }
+}
