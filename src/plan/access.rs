@@ -4,8 +4,8 @@ use super::Access;
 use crate::{Problem, Role, WeightLayout};
 
 pub(super) const VECTOR: u64 = 16;
-/// Rows of a GEMM's operands lie at most so many elements apart to be copied by vectors: 32 bits
-/// then hold a row's place in a tile, in vectors.
+/// The largest row stride, in elements, with which a GEMM copies its operands in vectors. It lets
+/// 32 bits hold the offset of a row in a tile, in vectors.
 const FAR_ROWS: i64 = 1 << 26;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
@@ -16,13 +16,13 @@ pub(crate) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -
         .rows_aligned(rows, problem.dtype_of(tensor), VECTOR)
 }
 
-/// Whether the kernels may read an adapter's matrix 16 bytes at a time: f32 elements over narrower
-/// tensors are converted one by one.
+/// Whether the kernels may read an adapter's matrix 16 bytes at a time. They convert f32 elements
+/// over narrower tensors one by one.
 pub(crate) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
 }
 
-/// The access that matrices which are read along their rows allow, and the reason for it.
+/// The access for matrices that are read along their rows, and the reason.
 pub(super) fn streamed<'a>(
     problem: &Problem,
     tensors: impl IntoIterator<Item = (usize, Role)> + 'a,
@@ -36,8 +36,8 @@ pub(super) fn streamed<'a>(
     }
 }
 
-/// The access of a GEMM: `stream` is x or dy. A weight that is contiguous along the output must
-/// have whole vectors there.
+/// The access of a GEMM, and the reason. `stream` is x or dy. The rows of a weight that is
+/// contiguous along the output must consist of whole vectors.
 pub(super) fn gemm(problem: &Problem, stream: Role) -> (Access, String) {
     let along_output = match stream {
         Role::X => problem.weight_layout() == WeightLayout::InOut,

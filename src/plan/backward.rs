@@ -1,6 +1,6 @@
-//! The backward: one pass over every dy (T and dB), one over x (dA), one GEMM (dx). Partial sums of
-//! one launch are added up by the next, in the order of their index: no float atomics, the same
-//! bits on every run.
+//! The backward: one pass over every dy (T and dB), one over x (dA), one GEMM (dx). Each launch
+//! adds the partial sums of the previous one in the order of their index, without float atomics, so
+//! the bits are the same on every run.
 
 use std::fmt;
 
@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{Problem, Result, Role};
 
-/// What a backward call launches: dx, and dA and dB of every adapted projection, from every dy.
+/// The launches of a backward call, which computes dx, and dA and dB of every adapted projection,
+/// from every dy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// grad_b, grad_a and grad_x; without tokens grad_a and grad_x, whose last blocks sum no partial
-    /// gradients.
+    /// grad_b, grad_a and grad_x. Without tokens only grad_a and grad_x, whose last blocks sum zero
+    /// partial gradients.
     launches: Vec<Launch>,
     saved: SavedLayout,
     pub(crate) splits: Splits,
@@ -27,10 +28,10 @@ pub struct BackwardPlan {
     workspace_bytes: usize,
 }
 
-/// Regions of the workspace; none without tokens.
+/// The regions of the workspace. There are none without tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Regions {
-    /// By adapted projection.
+    /// The regions of each adapted projection.
     pub of_dy: Vec<DyRegions>,
     /// T in the type of the activations, (tokens, padded ranks)
     pub t: Option<Region>,
@@ -39,7 +40,7 @@ pub(crate) struct Regions {
     pub split: Option<SplitRegions>,
 }
 
-/// What the pass over one dy leaves.
+/// The results of the pass over one dy.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct DyRegions {
     /// f32 (column groups of dy, tokens, padded rank)
@@ -49,7 +50,7 @@ pub(crate) struct DyRegions {
 }
 
 impl Regions {
-    /// The partial sums of dA from a projection's first rank on, in the first row split.
+    /// The partial sums of dA that begin at a projection's first rank, in the first row split.
     pub fn lora_a_partial_of(&self, problem: &Problem, projection: usize) -> Option<Region> {
         let skipped = problem.rank_offset(projection) * problem.in_features() * size_of::<f32>();
         let all = self.lora_a_partial?;
@@ -60,17 +61,17 @@ impl Regions {
     }
 }
 
-/// How grad_b and grad_a split their matrices.
+/// How grad_b and grad_a split their matrices over blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Splits {
-    /// Column groups of dy, by adapted projection.
+    /// Column groups of dy, for each adapted projection.
     pub dy_groups: Vec<usize>,
     pub dy: RowSplit,
     pub x_groups: usize,
     pub x: RowSplit,
-    /// Blocks that sum dB, by adapted projection.
+    /// Blocks that sum dB, for each adapted projection.
     pub reduce_b: Vec<u32>,
-    /// Blocks that sum dA, by adapted projection.
+    /// Blocks that sum dA, for each adapted projection.
     pub reduce_a: Vec<u32>,
 }
 
@@ -165,19 +166,19 @@ impl BackwardPlan {
         &self.launches
     }
 
-    /// What it reads from the buffer that the forward of the same problem saved.
+    /// The layout of the buffer that the forward of the same problem saved.
     pub fn saved(&self) -> &SavedLayout {
         &self.saved
     }
 
-    /// Bytes of scratch memory. Its content before the call does not matter, and nothing of it is
-    /// needed after.
+    /// The size of the workspace in bytes. Its content before the call does not matter, and it is
+    /// not needed after the call.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
 }
 
-/// The GEMM for dx, and the blocks after it that sum dA: those alone where dx is not wanted.
+/// The GEMM for dx, followed by blocks that sum dA. Without dx there are only the latter.
 fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)> {
     let access = access::gemm(problem, Role::DY);
     if !problem.has_input_gradient() || problem.tokens() == 0 {

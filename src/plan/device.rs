@@ -1,16 +1,16 @@
-//! What plans know of a device. GPUs by name are data here and nowhere else.
+//! The properties of a device that plans depend on. GPUs are listed by name only here.
 
 use std::fmt;
 
 use crate::{Error, Result};
 
-/// What a plan needs to know of a device.
+/// The properties of a device that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceProps {
     compute_capability: (u32, u32),
-    /// Of the device, for plans on another number of which see `planned`.
+    /// The device's multiprocessors. Plans may use another number, `planned`.
     multiprocessors: u32,
-    /// What plans divide their work over.
+    /// The multiprocessors that plans divide their work over.
     planned: u32,
     shared_per_block: u32,
     shared_per_multiprocessor: u32,
@@ -18,10 +18,10 @@ pub struct DeviceProps {
 }
 
 impl DeviceProps {
-    /// A device of this compute capability (major, minor) with so many multiprocessors (at least
-    /// 1). One block may use `shared_per_block` bytes of shared memory after opting in, all blocks
-    /// of a multiprocessor together `shared_per_multiprocessor`; the L2 cache has `l2_bytes`.
-    /// [`crate::Kernels::props`] asks a real one.
+    /// A device with this compute capability (major, minor) and number of multiprocessors (at least
+    /// 1). A block may use `shared_per_block` bytes of shared memory after opting in, and all
+    /// blocks of a multiprocessor together `shared_per_multiprocessor` bytes. The L2 cache has
+    /// `l2_bytes` bytes. [`crate::Kernels::props`] returns those of a real device.
     pub fn new(
         compute_capability: (u32, u32),
         multiprocessors: u32,
@@ -76,7 +76,7 @@ impl DeviceProps {
         Self::new((12, 0), 170, 99 << 10, 100 << 10, 96 << 20)
     }
 
-    /// The GPUs above, by a short name.
+    /// The GPUs above, with short names.
     pub fn named() -> [(&'static str, DeviceProps); 7] {
         [
             ("a100", Self::a100()),
@@ -89,33 +89,34 @@ impl DeviceProps {
         ]
     }
 
-    /// Compute capability, (major, minor).
+    /// The compute capability (major, minor).
     pub fn compute_capability(&self) -> (u32, u32) {
         self.compute_capability
     }
 
-    /// Streaming multiprocessors that plans divide their work over, at least 1.
+    /// The number of streaming multiprocessors that plans divide their work over, at least 1.
     pub fn multiprocessors(&self) -> u32 {
         self.planned
     }
 
-    /// Shared memory that one block may use after opting in, bytes.
+    /// Shared memory that a block may use after opting in, in bytes.
     pub fn shared_per_block(&self) -> u32 {
         self.shared_per_block
     }
 
-    /// Shared memory that the blocks of a multiprocessor have together, bytes.
+    /// Shared memory that all blocks of a multiprocessor may use together, in bytes.
     pub fn shared_per_multiprocessor(&self) -> u32 {
         self.shared_per_multiprocessor
     }
 
-    /// Size of the L2 cache, bytes.
+    /// Size of the L2 cache in bytes.
     pub fn l2_bytes(&self) -> u64 {
         self.l2_bytes
     }
 
-    /// The same device, of which plans use another number of multiprocessors (at least 1): a part
-    /// of a GPU that others use too, or a plan to look at. Such plans run on the whole device.
+    /// The same device with another number of multiprocessors (at least 1) for plans. Use it to
+    /// leave a part of the GPU to others, or to look at other plans. Such plans still run on the
+    /// whole device.
     pub fn with_multiprocessors(self, multiprocessors: u32) -> Self {
         Self {
             planned: multiprocessors.max(1),
@@ -123,7 +124,7 @@ impl DeviceProps {
         }
     }
 
-    /// Whether plans made for another device run on this one as planned.
+    /// Refuses a plan that was made for a device with other properties.
     #[cfg(feature = "cuda")]
     pub(crate) fn check_planned(&self, planned: &DeviceProps) -> Result<()> {
         let what_plans_rest_on = |props: &DeviceProps| {
@@ -155,8 +156,9 @@ impl DeviceProps {
         Ok(())
     }
 
-    /// Blocks of so much dynamic shared memory that a multiprocessor holds at once. CUDA takes 1
-    /// KiB for itself from each (CUDA C++ Programming Guide, "Compute Capabilities").
+    /// The number of blocks with this much dynamic shared memory that a multiprocessor can hold at
+    /// once. CUDA reserves 1 KiB for each block (CUDA C++ Programming Guide, "Compute
+    /// Capabilities").
     pub(crate) fn blocks_by_shared(&self, shared_bytes: u32) -> u32 {
         self.shared_per_multiprocessor / (shared_bytes + 1024)
     }

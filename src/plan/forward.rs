@@ -1,4 +1,4 @@
-//! The forward: shrink for all adapters, then one GEMM over [x | S]·[W | B]ᵀ of all projections.
+//! The forward: the shrink of all adapters, then one GEMM [x | S]·[W | B]ᵀ for all projections.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use super::memory::BufferLayout;
 use super::{DeviceProps, Launch, Operation, SavedLayout, SplitRegions, access, arch, fmt_plan};
 use crate::{Problem, Result, Role};
 
-/// What a forward call launches: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ of every projection.
+/// The launches of a forward call, which computes y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every
+/// projection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForwardPlan {
     problem: Problem,
@@ -15,7 +16,7 @@ pub struct ForwardPlan {
     /// Shrink and the GEMM; none without tokens.
     launches: Vec<Launch>,
     saved: SavedLayout,
-    /// Regions of the workspace, where tiles are split.
+    /// The regions of the workspace, if tiles are split.
     pub(crate) split: Option<SplitRegions>,
     workspace_bytes: usize,
 }
@@ -53,7 +54,7 @@ impl ForwardPlan {
             columns: problem
                 .projections()
                 .iter()
-                .map(|one| one.out_features)
+                .map(|projection| projection.out_features)
                 .collect(),
             depth: problem.in_features(),
         };
@@ -80,20 +81,20 @@ impl ForwardPlan {
         &self.device
     }
 
-    /// The kernels, in the order they are launched; none without tokens.
+    /// The launches in order. There are none without tokens.
     pub fn launches(&self) -> &[Launch] {
         &self.launches
     }
 
-    /// What the call leaves in the `saved` buffer for backward, and how many bytes that takes.
-    /// Needed without a backward too: the second kernel reads S there. Its content before the call
-    /// does not matter.
+    /// The layout and size of the `saved` buffer, which the call fills for backward. It is needed
+    /// without a backward too, because the second kernel reads S from it. Its content before the
+    /// call does not matter.
     pub fn saved(&self) -> &SavedLayout {
         &self.saved
     }
 
-    /// Bytes of scratch memory; none where no tile is split. Its content before the call does not
-    /// matter, and nothing of it is needed after.
+    /// The size of the workspace in bytes, 0 if no tile is split. Its content before the call does
+    /// not matter, and it is not needed after the call.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }

@@ -1,27 +1,29 @@
-//! Tile, split and order of a GEMM, by a cost model.
+//! Chooses tile, splits and order of a GEMM by a cost model.
 //!
-//! A multiprocessor holds R blocks of a tile, so a device of P multiprocessors has R·P places. The
-//! persistent blocks take turns at items = tiles · splits, the busiest multiprocessor at ⌈items /
-//! P⌉ of them:
+//! A multiprocessor holds R resident blocks of a tile, so a device with P multiprocessors has R·P
+//! places. The persistent blocks compute items = tiles · splits work items, and the busiest
+//! multiprocessor computes ⌈items / P⌉ of them:
 //!
 //! ```text
 //! wave efficiency = items / (P · ⌈items / P⌉)
 //! ```
 //!
-//! With a of its R blocks at work a multiprocessor does a/(a+1) · (R+1)/R of what it does with all
-//! of them, since fewer warps hide less of each other's waiting. So the last turn, with a = ⌈rest /
-//! P⌉, takes (a+1) · R/(R+1) times what one item of a full turn takes, and
+//! A multiprocessor with a of its R resident blocks busy runs at a/(a+1) · (R+1)/R of full
+//! throughput, because fewer warps hide less latency. So the last turn, with a = ⌈rest / P⌉ busy
+//! blocks, takes (a+1) · R/(R+1) times the time of an item in a full turn. The score of a tile is
 //!
 //! ```text
 //! use     = items / P / (R · full turns + (a+1) · R/(R+1))
-//! fill    = M · ΣN / (tiles · tile's area)                 what of the tiles lies inside the output
-//! split   = depth / (depth + slab · splits), or 1          slabs of partial sums: written and read in the time of products `slab` deep
+//! fill    = M · ΣN / (tiles · area of a tile)         the share of the tiles inside the output
+//! split   = K / (K + slab · splits), or 1             slabs of partial sums take as long to write
+//!                                                     and read as products of depth `slab`
 //! score   = use · fill · split · quality
 //! ```
 //!
-//! `quality` is what a tile's main loop reaches beside the largest one's: it loads more operands
-//! per product and has fewer products per barrier. The best score wins, among equals the larger
-//! tile. Where tiles fill the output, that is the largest one whose wave efficiency is high.
+//! `quality` is the throughput of a tile's main loop relative to the largest tile's: a smaller tile
+//! loads more operands per product and has fewer products per barrier. The best score wins; among
+//! equal scores, the larger tile wins. If tiles fill the output, the winner is the largest tile
+//! with a high wave efficiency.
 
 use super::launch::checked_count;
 use super::raster::Grid;
@@ -29,8 +31,8 @@ use super::stream::reduce_blocks;
 use super::{Access, DeviceProps, Launch, Operation, Schedule, Variant, arch};
 use crate::{DType, Problem, Result, Role};
 
-/// An output of `rows` x Σ `columns` (one width per projection), and the sum over how much each
-/// element is.
+/// A product with an output (`rows`, Σ `columns`), where `columns` has the width of each
+/// projection. Each element is a sum over `depth` products.
 pub(super) struct Product {
     pub operation: Operation,
     pub rows: usize,
@@ -38,18 +40,19 @@ pub(super) struct Product {
     pub depth: usize,
 }
 
-/// The most blocks that share a tile.
+/// The largest number of blocks that share a tile.
 const MAX_SPLITS: u64 = 16;
-/// A split has at least so many steps of depth.
+/// The smallest number of steps in a split.
 const MIN_STEPS: u64 = 4;
-/// Memory for partial sums that a small gain may cost, bytes.
+/// The largest memory for partial sums, in bytes. The gain of splitting is not worth more.
 const MAX_SLABS: u64 = 64 << 20;
-/// Eight bytes of a slab for each element, over the bandwidth of L2 or of DRAM, times half the
-/// FLOP/s of the tensor cores: about this on A100, H100 and RTX 4090.
+/// The depth of a product that takes as long as writing and reading a slab: eight bytes per
+/// element, divided by the bandwidth of L2 or DRAM, multiplied by half the FLOP/s of the tensor
+/// cores. The values are about right for A100, H100 and RTX 4090.
 const SLAB_IN_L2: f64 = 384.0;
 const SLAB_IN_DRAM: f64 = 768.0;
 
-/// A tile with the best of its splits.
+/// A tile with a number of splits, and its score.
 struct Choice {
     variant: Variant,
     schedule: Schedule,
@@ -57,7 +60,7 @@ struct Choice {
 }
 
 impl Choice {
-    /// `None` where the device has no room for the tile.
+    /// `None` if the tile doesn't fit the device, or if its slabs take too much memory.
     fn new(product: &Product, variant: Variant, splits: u64, device: &DeviceProps) -> Option<Self> {
         let shared = variant.shared_bytes();
         if shared > device.shared_per_block() {
@@ -79,9 +82,9 @@ impl Choice {
             .sum::<u64>();
         let tiles = tiles_m * tiles_n;
         let items = tiles * splits;
-        // Where a multiprocessor holds one block, as few as need no more turns than a full device:
-        // fewer blocks at a time share more of their operands in L2. Where it holds several, fewer
-        // would leave some with one and others with all.
+        // If a multiprocessor holds one block, use the fewest blocks that need no more turns than a
+        // full device: fewer concurrent blocks share more of their operands in L2. If it holds
+        // several, fewer blocks would be distributed unevenly.
         let blocks = match resident {
             1 => items.div_ceil(items.div_ceil(places)),
             _ => items.min(places),
@@ -123,14 +126,14 @@ impl Choice {
     }
 }
 
-/// The best choice of each tile that the device has room for, best first.
+/// The best choice for each tile that fits the device, sorted by descending score.
 fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
     for variant in arch::gemm(device, product.operation, dtype, access) {
         let steps = product.depth.div_ceil(variant.tile.depth) as u64;
         let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
         let of_splits = splits.filter_map(|splits| Choice::new(product, variant, splits, device));
-        // The first of equals: the fewest splits.
+        // Among equal scores, the first has the fewest splits.
         choices.extend(of_splits.reduce(|best, other| {
             if other.score > best.score {
                 other
@@ -139,8 +142,8 @@ fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps
             }
         }));
     }
-    // Stable: the larger of equals first.
-    choices.sort_by(|one, other| other.score.total_cmp(&one.score));
+    // The sort is stable, so among equal scores the larger tile comes first.
+    choices.sort_by(|a, b| b.score.total_cmp(&a.score));
     choices
 }
 
@@ -157,7 +160,7 @@ fn group(product: &Product, choice: &Choice, dtype: DType, device: &DeviceProps)
         column_bytes: bytes(block_n),
         l2_bytes: device.l2_bytes() as f64,
     };
-    // At most tiles_n.
+    // The width is at most tiles_n, which fits u32.
     grid.group() as u32
 }
 
@@ -171,7 +174,7 @@ pub(super) fn launch(
     launch_with(product, access, problem, device, |_| (0, String::new()))
 }
 
-/// The backward's GEMM, and the blocks of its grid, by adapted projection, that sum dA instead.
+/// The backward's GEMM, and the number of further blocks that sum dA, for each adapted projection.
 pub(super) fn launch_and_reduce(
     product: &Product,
     access: (Access, String),
@@ -187,7 +190,7 @@ pub(super) fn launch_and_reduce(
     Ok((launch, reduce))
 }
 
-/// The variant that any device which can run the kernels has shared memory for.
+/// The variant that needs the least shared memory, which fits every device that runs the kernels.
 pub(super) fn smallest(
     operation: Operation,
     dtype: DType,
@@ -199,7 +202,8 @@ pub(super) fn smallest(
         .ok_or_else(|| arch::not_in_table(operation, dtype, access))
 }
 
-/// A launch whose last blocks, as many as `more` says for a variant, do something else.
+/// A launch with additional blocks at the end of the grid for other work. `more` returns their
+/// number for a variant.
 fn launch_with(
     product: &Product,
     access: (Access, String),
@@ -210,12 +214,13 @@ fn launch_with(
     let (access, access_reason) = access;
     let choices = choices(product, access, problem.dtype(), device);
     let Some((best, others)) = choices.split_first() else {
-        // Not even the smallest tile has room: let its launch say what is missing.
+        // Not even the smallest tile fits. Making its launch gives the error that says what is
+        // missing.
         let variant = smallest(product.operation, problem.dtype(), access, device)?;
         return Launch::new(variant, 1, None, String::new(), problem, device);
     };
     let mut schedule = best.schedule;
-    // The kernels count items, and add the size of the grid to them, in 32 bits.
+    // The kernels count items, and add the size of the grid to them, in 32-bit integers.
     checked_count(schedule.items(), Problem::MAX_DIMENSION as u64, problem)?;
     schedule.group_n = group(product, best, problem.dtype(), device);
     let (more, more_reason) = more(best.variant);

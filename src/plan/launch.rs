@@ -11,61 +11,62 @@ use crate::{Error, Result};
 pub struct Launch {
     /// The kernel.
     pub variant: Variant,
-    /// Blocks of the grid.
+    /// The number of blocks in the grid.
     pub blocks: u32,
     /// Threads per block.
     pub threads: u32,
-    /// Dynamic shared memory per block, bytes.
+    /// Dynamic shared memory per block, in bytes.
     pub shared_bytes: u32,
-    /// Blocks of a cluster, which run at the same time and share their shared memory; 1 is none.
+    /// The number of blocks in a cluster. They run at the same time and can access each other's
+    /// shared memory. 1 means no clusters.
     pub cluster: u32,
-    /// Whether the kernel may start before the one before it on the stream has ended, and waits
-    /// for that one's results itself.
+    /// Whether the kernel may start before the previous one on the stream has ended. The kernel
+    /// then waits for the previous results itself.
     pub programmatic: bool,
-    /// How the blocks of a GEMM go through its output.
+    /// The order in which the blocks of a GEMM compute its output.
     pub schedule: Option<Schedule>,
-    /// Why this variant, grid and schedule.
+    /// The reason for this variant, grid and schedule.
     pub reason: String,
-    /// Of the variant among [`Variant::all`].
+    /// The index of the variant in [`Variant::all`].
     pub(crate) index: usize,
 }
 
-/// How the persistent blocks of a GEMM go through the tiles of its output: block b takes items b,
-/// b + blocks, ... of tiles x splits.
+/// The order in which the persistent blocks of a GEMM compute its tiles. There are tiles · splits
+/// work items, and block b computes items b, b + blocks, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Schedule {
-    /// Rows and columns of a tile, and depth of a step.
+    /// The tile of a block.
     pub tile: Tile,
     /// Tiles along the rows of the output.
     pub tiles_m: u32,
-    /// Tiles along the columns of the output, of all projections.
+    /// Tiles along the columns of the outputs of all projections.
     pub tiles_n: u32,
-    /// Blocks of the grid that multiply; others may follow, which sum partial gradients.
+    /// Blocks of the grid that compute tiles. Further blocks may sum partial gradients.
     pub blocks: u32,
-    /// Blocks that share a tile, each with a part of the depth.
+    /// Blocks that share a tile, each with a part of K.
     pub splits: u32,
-    /// Of the device.
+    /// The multiprocessors that the plan divides its work over.
     pub multiprocessors: u32,
-    /// Tile columns of a band: tiles are taken along the columns of a band first, then down its
-    /// rows, band after band.
+    /// The number of tile columns in a band. Tiles are computed along the columns of a band first,
+    /// then down its rows, band after band.
     pub group_n: u32,
-    /// Whether there is more than one turn, of which every other walks the depth backwards.
+    /// Whether there is more than one turn. Every other turn then walks K backwards.
     pub serpentine: bool,
 }
 
 impl Schedule {
-    /// Tiles of the output.
+    /// The number of tiles.
     pub fn tiles(&self) -> u64 {
         u64::from(self.tiles_m) * u64::from(self.tiles_n)
     }
 
-    /// What the blocks take turns at: tiles, or parts of them.
+    /// The number of work items: tiles, or parts of split tiles.
     pub fn items(&self) -> u64 {
         self.tiles() * u64::from(self.splits)
     }
 
-    /// Items of the mean multiprocessor, over those of the busiest.
+    /// The mean number of items per multiprocessor divided by that of the busiest one.
     pub fn wave_efficiency(&self) -> f64 {
         let multiprocessors = u64::from(self.multiprocessors);
         self.items() as f64 / (self.items().div_ceil(multiprocessors) * multiprocessors) as f64
@@ -91,13 +92,13 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// What a launch asks for beside its grid.
+/// An attribute of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LaunchAttribute {
-    /// Clusters of so many blocks, along the grid.
+    /// The grid is divided into clusters.
     Cluster {
-        /// Blocks of a cluster.
+        /// The number of blocks in a cluster.
         blocks: u32,
     },
     /// Programmatic dependent launch: see [`Launch::programmatic`].
@@ -105,12 +106,12 @@ pub enum LaunchAttribute {
 }
 
 impl LaunchAttribute {
-    /// As many as a launch can have.
+    /// The largest number of attributes that a launch can have.
     pub const MOST: usize = 2;
 }
 
 impl Launch {
-    /// The attributes of the launch; none for clusters of one block that wait for the launch before.
+    /// The attributes of the launch. There are none without clusters and programmatic launch.
     pub fn attributes(&self) -> impl Iterator<Item = LaunchAttribute> + use<> {
         let cluster = (self.cluster > 1).then_some(LaunchAttribute::Cluster {
             blocks: self.cluster,
@@ -151,7 +152,7 @@ impl Launch {
     }
 }
 
-/// A count of blocks or of a GEMM's items that a launch can have.
+/// Checks a number of blocks or of work items against the limit of a launch.
 pub(super) fn checked_count(blocks: u64, limit: u64, problem: &dyn fmt::Display) -> Result<u32> {
     u32::try_from(blocks)
         .ok()

@@ -1,32 +1,32 @@
-//! The layout of `saved` and the workspace: what sizes them also says where each region lies.
+//! The layout of `saved` and the workspace. The code that sizes them also places their regions.
 
 use crate::{Mask, Problem};
 
-/// What the addresses of `saved` and `workspace` must be a multiple of, in bytes.
+/// The alignment that the addresses of `saved` and `workspace` must have, in bytes.
 pub const BUFFER_ALIGNMENT: usize = 16;
 
-/// A part of a buffer.
+/// A region of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Region {
-    /// Bytes from the start of the buffer.
+    /// The offset from the start of the buffer, in bytes.
     pub offset: usize,
-    /// Length in bytes.
+    /// The size in bytes.
     pub bytes: usize,
 }
 
-/// The layout of a buffer: regions one after the other. [`BufferLayout::bytes`] is what a buffer
-/// for all of them must have.
+/// The layout of a buffer with consecutive regions. [`BufferLayout::bytes`] is the size of a buffer
+/// for all of them.
 #[derive(Debug, Default)]
 pub(crate) struct BufferLayout {
     end: usize,
 }
 
 impl BufferLayout {
-    /// Regions start on lines of 256 bytes, so that no two share an L2 line or a burst of DRAM.
+    /// Regions start at multiples of 256 bytes, so that no two share an L2 line or a DRAM burst.
     const LINE: usize = 256;
 
-    /// A region of `count` elements of `size` bytes. Saturates where the sizes overflow: no
+    /// Appends a region of `count` elements of `size` bytes. Sizes that overflow are saturated: no
     /// allocation of that size can succeed.
     pub fn region(&mut self, count: &[usize], size: usize) -> Region {
         let bytes = count.iter().fold(size, |bytes, &n| bytes.saturating_mul(n));
@@ -47,16 +47,16 @@ impl BufferLayout {
     }
 }
 
-/// What forward leaves for backward: S, and with a stored dropout mask the mask.
+/// The data that forward saves for backward: S and, if it is stored, the dropout mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedLayout {
     /// S = scaling · drop(x) · Aᵀ of all adapted projections side by side, (tokens,
-    /// [`Problem::padded_ranks`]) in the problem's dtype, rows contiguous; projection i's columns
-    /// start at [`Problem::rank_offset`] and are zero from its rank on.
+    /// [`Problem::padded_ranks`]) in the problem's dtype, with contiguous rows. Projection i's
+    /// columns start at [`Problem::rank_offset`] and are zero from its rank on.
     pub s: Region,
-    /// 64-bit words (⌈in_features / 64⌉, tokens): bit c of word (b, row) is set where x (row,
-    /// 64·b + c) is kept, and clear beyond the last column.
+    /// The mask as 64-bit words (⌈in_features / 64⌉, tokens). Bit c of word (b, row) is set if x
+    /// (row, 64·b + c) is kept, and clear beyond the last column.
     pub mask: Option<Region>,
     bytes: usize,
 }
@@ -80,7 +80,7 @@ impl SavedLayout {
         }
     }
 
-    /// Bytes that the `saved` buffer must have.
+    /// The size of the `saved` buffer in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

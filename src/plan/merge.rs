@@ -1,4 +1,5 @@
-//! Merging: a block per tile of the weight; where something is counted, one more block sums it.
+//! Merging: a block per tile of the weight and, if something is counted, a further block that sums
+//! the counts.
 
 use std::fmt;
 
@@ -7,13 +8,13 @@ use super::{Access, DeviceProps, Launch, access, arch, fmt_plan};
 use crate::bind::params::MergeTotals;
 use crate::{MergeProblem, Result, Role};
 
-/// What a merge launches: merged = W + Σ scaling·B·A.
+/// The launches of a merge, which computes merged = W + Σ scaling·B·A.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergePlan {
     problem: MergeProblem,
     device: DeviceProps,
     launches: Vec<Launch>,
-    /// What each tile counts, where something is counted.
+    /// The counts of each tile, if something is counted.
     pub(crate) partial: Option<Region>,
     pub(crate) tiles: u64,
     workspace_bytes: usize,
@@ -86,13 +87,13 @@ impl MergePlan {
         &self.device
     }
 
-    /// The kernels, in the order they are launched.
+    /// The launches in order.
     pub fn launches(&self) -> &[Launch] {
         &self.launches
     }
 
-    /// Bytes of scratch memory; none without a report. Its content before the call does not matter,
-    /// and nothing of it is needed after.
+    /// The size of the workspace in bytes, 0 without a report. Its content before the call does not
+    /// matter, and it is not needed after the call.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }

@@ -1,8 +1,8 @@
-//! Which kernels will run for a problem, on which grid, with which memory: pure functions of the
-//! problem and the device's properties.
+//! Plans: which kernels run for a problem, on which grid, and with which memory. They are pure
+//! functions of the problem and the device's properties.
 //!
-//! A plan can be made on a machine without a GPU, printed (`{}`) and compared. It is made once and
-//! used for any number of calls.
+//! A plan can be made on a machine without a GPU, printed (`{}`) and compared. Make it once and use
+//! it for any number of calls.
 
 pub(crate) mod access;
 mod arch;
@@ -46,8 +46,8 @@ fn fmt_plan(
     write!(f, "workspace {workspace} B")
 }
 
-/// Memory of a GEMM whose tiles are split: slabs f32 (tiles, splits, elements of a tile) and
-/// counters u32 (tiles).
+/// The workspace of a GEMM with split tiles: slabs, f32 (tiles, splits, elements of a tile), and
+/// arrival counters, u32 (tiles).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SplitRegions {
     pub slabs: Region,
@@ -56,7 +56,7 @@ pub(crate) struct SplitRegions {
 }
 
 impl SplitRegions {
-    /// Takes nothing where no tile is split.
+    /// Takes no memory and returns `None` if no tile is split.
     fn new(launch: &Launch, workspace: &mut memory::BufferLayout) -> Option<Self> {
         let schedule = launch.schedule.filter(|schedule| schedule.splits > 1)?;
         let (tiles, (rows, columns)) = (schedule.tiles() as usize, launch.variant.block());
@@ -66,7 +66,7 @@ impl SplitRegions {
                 size_of::<f32>(),
             ),
             counters: workspace.region(&[tiles], size_of::<u32>()),
-            // Items, which are more, are counted in 32 bits.
+            // The number of items, which is larger, was checked to fit 32 bits.
             count: tiles as i32,
         })
     }

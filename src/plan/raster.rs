@@ -1,32 +1,33 @@
-//! In which order a GEMM's tiles are taken: how wide its bands are.
+//! The raster: the order of a GEMM's tiles, given by the width of its bands.
 //!
-//! A band is `group` tile columns wide; tiles are taken along its columns first, then down its
-//! rows, band after band. Each band reads the rows of x (or dy) once, and its own columns of the
-//! weight once per turn of the blocks, but for what the turn before has left in L2. Every other
-//! turn walks the depth backwards, so it begins with what was used last: while it finds the
-//! weight's part there, it lets in rows of its own, and so finds
+//! A band is `group` tile columns wide. Tiles are computed along the columns of a band first, then
+//! down its rows, band after band. Each band reads the rows of x (or dy) once. It reads its columns
+//! of the weight once per turn of the blocks, except the part that the previous turn left in L2.
+//! Every other turn walks K backwards, so it begins with the part that was used last. While it
+//! reads that part from L2, it brings in its own rows, so the share of the weight's columns that it
+//! finds is
 //!
 //! ```text
 //! kept = min(1, L2 / (2 · rows of a turn + columns of a band))        in bytes
 //! ```
 //!
-//! of it. The width that reads least is taken. It makes a turn about square in bytes, wider where
-//! L2 holds the band from turn to turn.
+//! The width that reads the least is chosen. With it, the tiles of a turn form about a square in
+//! bytes, or a wider shape if L2 holds the band from turn to turn.
 
-/// What a raster goes through.
+/// The tiles that a raster orders.
 pub(super) struct Grid {
     pub tiles_m: u64,
     pub tiles_n: u64,
-    /// Tiles under way at a time.
+    /// Tiles that are computed at the same time.
     pub turn: u64,
-    /// Bytes of a tile's rows of x, over the whole depth.
+    /// Bytes of a tile's rows of x over the whole of K.
     pub row_bytes: f64,
-    /// Bytes of a tile's columns of the weight, over the whole depth.
+    /// Bytes of a tile's columns of the weight over the whole of K.
     pub column_bytes: f64,
     pub l2_bytes: f64,
 }
 
-/// Of L2, what the streams of a product have for themselves: outputs pass through it too, and lines
+/// The share of L2 that the operands of a product can use. Outputs pass through L2 too, and lines
 /// are not evicted strictly by age.
 const USABLE: f64 = 0.4;
 
@@ -34,14 +35,14 @@ impl Grid {
     /// The width of the bands, in tiles.
     pub fn group(&self) -> u64 {
         let widths = 1..=self.tiles_n.min(self.turn).max(1);
-        // Of equals the widest: it has fewer bands.
+        // Among equal reads the widest wins, because it has fewer bands.
         let best = widths
             .map(|width| (width, self.reads(width)))
             .reduce(|best, other| if other.1 <= best.1 { other } else { best });
         best.map_or(1, |(width, _)| width)
     }
 
-    /// Bytes that bands of this width read from DRAM.
+    /// The bytes that bands of this width read from DRAM.
     fn reads(&self, width: u64) -> f64 {
         let whole = (self.tiles_n / width) as f64 * self.band_reads(width);
         match self.tiles_n % width {
@@ -55,7 +56,7 @@ impl Grid {
         let turns = self.tiles_m as f64 / rows;
         let columns = width as f64 * self.column_bytes;
         let kept = (USABLE * self.l2_bytes / (2.0 * rows * self.row_bytes + columns)).min(1.0);
-        // A row of tiles that two turns share is read by both.
+        // A tile row that two turns share is read by both.
         let shared = if self.turn.is_multiple_of(width) {
             0.0
         } else {
@@ -81,7 +82,7 @@ mod tests {
         }
     }
 
-    /// What a replay of the tiles through a model of L2 finds best.
+    /// A replay of the tiles through a model of L2 finds these widths best.
     #[test]
     fn bands_are_those_that_read_least() {
         assert_eq!(grid(8192, 4096, 4096, (128, 256), 128, 50).group(), 8);

@@ -1,24 +1,25 @@
-//! Splits of the kernels that stream one matrix: shrink, grad_b and grad_a.
+//! How the skinny kernels, which stream one matrix, split their work over blocks.
 
 use super::{DeviceProps, Variant};
 use crate::{Problem, Role};
 
-/// How a streaming kernel splits its rows over blocks.
+/// How a kernel splits the rows of its streamed matrix over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowSplit {
-    /// Blocks one below the other, each with its own rows.
+    /// The number of splits of the rows.
     pub row_splits: usize,
-    /// Rows of a split, a multiple of any kernel's row block; the last split may have fewer.
+    /// Rows of a split, a multiple of every kernel's row block. The last split may have fewer.
     pub rows_per_split: usize,
 }
 
 impl RowSplit {
-    /// Of every tile's row blocks a whole number, so that sums do not depend on the tile.
+    /// A multiple of every tile's row block, so that sums do not depend on the tile.
     const ROWS: usize = 64;
 
-    /// With so many blocks side by side, one per column group and rank tile, about one block per
-    /// multiprocessor: partial sums are written and read once per split, and one block keeps enough
-    /// copies in flight.
+    /// Splits the rows so that there is about one block per multiprocessor. `side_by_side` is the
+    /// number of blocks for the same rows: one per column group and rank tile. More blocks would
+    /// only add traffic, because every split writes and reads partial sums, and one block keeps
+    /// enough copies in flight.
     pub(super) fn new(tokens: usize, side_by_side: usize, device: &DeviceProps) -> Self {
         if tokens == 0 {
             return Self {
@@ -28,7 +29,7 @@ impl RowSplit {
         }
         let multiprocessors = device.multiprocessors() as usize;
         let fewer = (multiprocessors / side_by_side).max(1);
-        // Rounded up where rounding down would leave more than a fifth of the device idle.
+        // Rounded up if rounding down would leave more than a fifth of the device idle.
         let wanted = if 5 * fewer * side_by_side >= 4 * multiprocessors {
             fewer
         } else {
@@ -43,13 +44,13 @@ impl RowSplit {
     }
 }
 
-/// Column groups of one matrix.
+/// The number of column groups of a matrix.
 pub(super) fn column_groups(variant: Variant, columns: usize) -> usize {
     columns.div_ceil(variant.block().1)
 }
 
-/// Blocks that sum the partial gradients of each adapted projection: eight elements per thread, at
-/// most a block per multiprocessor in all.
+/// The number of blocks that sum the partial gradients of each adapted projection: eight elements
+/// per thread, and about one block per multiprocessor in total at most.
 pub(super) fn reduce_blocks(
     problem: &Problem,
     tensor: Role,

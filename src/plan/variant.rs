@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::DType;
 
-/// What a kernel computes.
+/// The operation that a kernel computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// S = scaling · drop(x) · Aᵀ and the dropout mask.
@@ -21,7 +21,7 @@ pub enum Operation {
     Merge,
 }
 
-/// Which devices a kernel is for.
+/// The architecture that a kernel is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Arch {
@@ -30,7 +30,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Whether a device of this compute capability, (major, minor), runs its kernels.
+    /// Whether devices with this compute capability (major, minor) run its kernels.
     pub fn runs_on(self, compute_capability: (u32, u32)) -> bool {
         match self {
             Arch::Sm80 => compute_capability >= (8, 0),
@@ -38,22 +38,22 @@ impl Arch {
     }
 }
 
-/// The part of the work that a block takes at a time. The table of kernels has all of them.
+/// The part of the work that a block computes at a time, as stated in the table of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tile {
-    /// As symbols have it, such as `m128n256k64`. M: rows; N: columns of the output; K: depth of a
-    /// step; R: columns of S or T.
+    /// The name in symbols, such as `m128n256k64`. m is rows, n columns of the output, k the
+    /// k-slice of a step, r columns of S or T.
     pub name: &'static str,
-    /// Rows that a block covers: of the output, of x for shrink, of the streamed matrix per step
-    /// for grad_b and grad_a.
+    /// Rows of a block: of the output; for shrink of x; for grad_b and grad_a of the streamed
+    /// matrix, per step.
     pub rows: usize,
-    /// Columns that a block covers: of the output, of S for shrink, of the streamed matrix for
-    /// grad_b and grad_a.
+    /// Columns of a block: of the output; for shrink of S; for grad_b and grad_a of the streamed
+    /// matrix.
     pub columns: usize,
-    /// Depth of a GEMM's step; 0 for the other tiles.
+    /// The k-slice of a GEMM's step; 0 for other tiles.
     pub depth: usize,
-    /// Columns of S or T that a block covers; 0 for a GEMM's tiles, which take all as depth.
+    /// Columns of S or T of a block; 0 for a GEMM's tiles, which multiply all of them.
     pub ranks: usize,
 }
 
@@ -63,33 +63,33 @@ impl fmt::Display for Tile {
     }
 }
 
-/// How the streamed operands are read.
+/// How a kernel reads its streamed operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// 16 bytes at a time, asynchronously: rows must start at multiples of 16 bytes. A weight is
+    /// 16 bytes at a time, asynchronously. Rows must start at multiples of 16 bytes. A weight is
     /// (N, K).
     Vectorised,
-    /// The same with a weight that is (K, N).
+    /// Like `Vectorised`, with a weight that is (K, N).
     VectorisedKn,
-    /// Element by element, of any alignment and either weight.
+    /// Element by element, for any alignment and both layouts of the weight.
     Any,
 }
 
-/// One kernel: one symbol in the compiled images.
+/// A kernel that is built: a symbol in the compiled images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Variant {
-    /// What it computes.
+    /// Its operation.
     pub operation: Operation,
-    /// On which devices.
+    /// Its architecture.
     pub arch: Arch,
-    /// For which elements.
+    /// Its element type.
     pub dtype: DType,
-    /// In tiles of which shape.
+    /// Its tile.
     pub tile: Tile,
-    /// Reading how.
+    /// Its access.
     pub access: Access,
-    /// Of its row; only this module makes one.
+    /// The index of its row in the table. It is private, so only this module makes variants.
     index: usize,
 }
 
@@ -111,7 +111,7 @@ struct Row {
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 impl Variant {
-    /// All of them. Those of one image follow each other.
+    /// All variants. The variants of an image are consecutive.
     pub fn all() -> impl Iterator<Item = Variant> {
         ROWS.iter().enumerate().map(|(index, row)| Variant {
             operation: row.operation,
@@ -123,7 +123,7 @@ impl Variant {
         })
     }
 
-    /// Position among [`Variant::all`].
+    /// The index in [`Variant::all`].
     pub fn index(self) -> usize {
         self.index
     }
@@ -132,7 +132,7 @@ impl Variant {
         &ROWS[self.index]
     }
 
-    /// The image that holds it.
+    /// The name of the image that holds it.
     pub fn image(self) -> &'static str {
         self.row().unit
     }
@@ -142,8 +142,8 @@ impl Variant {
         self.row().symbol
     }
 
-    /// Rows and columns that one block covers: of the output for a GEMM and merge, of the streamed
-    /// matrix for grad_b and grad_a (rows: per step), and rows of x and columns of S for shrink.
+    /// (rows, columns) of a block: of the output for a GEMM and merge; of the streamed matrix for
+    /// grad_b and grad_a, with the rows of a step; rows of x and columns of S for shrink.
     pub fn block(self) -> (usize, usize) {
         (self.tile.rows, self.tile.columns)
     }
@@ -158,18 +158,18 @@ impl Variant {
         self.row().shared_bytes
     }
 
-    /// Blocks that a multiprocessor's registers hold at once, as the kernel is compiled.
+    /// The number of resident blocks per multiprocessor that the kernel's registers allow.
     pub fn resident_blocks(self) -> u32 {
         self.row().resident
     }
 
-    /// Speed of a GEMM's main loop beside that of the largest tile, for the cost model; 1 for
-    /// other operations.
+    /// The throughput of a GEMM's main loop relative to the largest tile's, for the cost model. It
+    /// is 1 for other operations.
     pub(super) fn quality(self) -> f64 {
         self.row().quality
     }
 
-    /// Whether it is merge's last block, which sums what the others counted.
+    /// Whether it is merge's kernel that sums the counts of the others.
     pub(crate) fn sums_totals(self) -> bool {
         self.operation == Operation::Merge && self.block() == (1, 1)
     }

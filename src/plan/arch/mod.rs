@@ -1,17 +1,17 @@
-//! Which kernels each architecture offers to plans: its candidates for an operation.
+//! The candidates of each architecture: the kernels that plans choose from.
 
 mod sm80;
 
 use super::{Access, Arch, DeviceProps, Operation, Variant};
 use crate::{DType, Error, Result};
 
-/// The architecture whose kernels plans for this device choose among. Devices that run none are
-/// refused before ([`DeviceProps::check`]).
+/// The architecture whose kernels plans for this device choose from. [`DeviceProps::check`] has
+/// refused devices that run none.
 fn of(_: &DeviceProps) -> Arch {
     Arch::Sm80
 }
 
-/// Kernels for a GEMM, the largest tile first.
+/// The kernels for a GEMM, with the largest tile first.
 pub(super) fn gemm(
     device: &DeviceProps,
     operation: Operation,
@@ -23,7 +23,7 @@ pub(super) fn gemm(
     }
 }
 
-/// The kernel for S (tokens, ranks), and why it was chosen.
+/// The kernel for S (tokens, ranks), and the reason for it.
 pub(super) fn shrink(
     device: &DeviceProps,
     dtype: DType,
@@ -36,7 +36,7 @@ pub(super) fn shrink(
     chosen.ok_or_else(|| not_in_table(Operation::Shrink, dtype, access))
 }
 
-/// The kernel of grad_b or grad_a for S or T with so many columns.
+/// The kernel of grad_b or grad_a for S or T with this many columns.
 pub(super) fn weight_grad(
     device: &DeviceProps,
     operation: Operation,
@@ -50,8 +50,7 @@ pub(super) fn weight_grad(
     chosen.ok_or_else(|| not_in_table(operation, dtype, access))
 }
 
-/// The kernels of a merge: the one for each tile of the weight, and the one that sums what it
-/// counted.
+/// The kernels of a merge: the one for the tiles of the weight, and the one that sums the counts.
 pub(super) fn merge(
     device: &DeviceProps,
     dtype: DType,
@@ -63,7 +62,7 @@ pub(super) fn merge(
     chosen.ok_or_else(|| not_in_table(Operation::Merge, dtype, access))
 }
 
-/// A hole in the table of kernels.
+/// The error for a kernel that is missing from the table.
 pub(super) fn not_in_table(operation: Operation, dtype: DType, access: Access) -> Error {
     Error::NoKernel {
         what: format!("{operation:?} in {dtype} with {access:?} access"),

@@ -3,7 +3,7 @@
 use crate::DType;
 use crate::plan::{Access, Arch, DeviceProps, Operation, Variant};
 
-/// The kernels that are built, in the order of the table.
+/// The kernels that are built, in the table's order.
 pub(super) fn built(
     operation: Operation,
     dtype: DType,
@@ -58,7 +58,7 @@ pub(super) fn shrink(
     Some((chosen, reason))
 }
 
-/// By the columns of S or T alone.
+/// The choice depends only on the columns of S or T.
 pub(super) fn weight_grad(
     operation: Operation,
     dtype: DType,
@@ -70,7 +70,7 @@ pub(super) fn weight_grad(
     built().find(|variant| variant.tile.ranks == columns)
 }
 
-/// Counting has no operand that could be read 16 bytes at a time.
+/// The second kernel only sums counts, so it exists for one access only.
 pub(super) fn merge(dtype: DType, access: Access) -> Option<(Variant, Variant)> {
     let tiled = built(Operation::Merge, dtype, access).find(|variant| !variant.sums_totals())?;
     let totals = built(Operation::Merge, dtype, Access::Any).find(|v| v.sums_totals())?;
