@@ -47,8 +47,8 @@ impl fmt::Display for Argument {
             Argument::Gradients(projection) => ("gradients", projection),
             Argument::Dropout => ("dropout", None),
             Argument::Saved => ("saved", None),
-            Argument::SavedS => ("S of saved", None),
-            Argument::SavedMask => ("the mask of saved", None),
+            Argument::SavedS => ("saved S", None),
+            Argument::SavedMask => ("saved mask", None),
             Argument::Workspace => ("workspace", None),
             Argument::Stream => ("the stream", None),
         };

@@ -45,6 +45,8 @@ class Device(Struct):
         ("shared_per_block", c_uint32),
         ("shared_per_multiprocessor", c_uint32),
         ("l2_bytes", c_uint64),
+        ("planned_multiprocessors", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -113,6 +115,25 @@ class Dropout(Struct):
     ]
 
 
+class ForwardRecord(Struct):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("dtype", c_uint32),
+        ("adapter_dtype", c_uint32),
+        ("mask", c_uint32),
+        ("dropout", c_uint32),
+        ("p", c_float),
+        ("seed", c_uint64),
+        ("offset", c_uint64),
+        ("tokens", c_size_t),
+        ("in_features", c_size_t),
+        ("projection_count", c_size_t),
+        ("out_features", c_size_t * MAX_PROJECTIONS),
+        ("rank", c_size_t * MAX_PROJECTIONS),
+        ("scaling", c_float * MAX_PROJECTIONS),
+    ]
+
+
 class ForwardProjection(Struct):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -137,6 +158,11 @@ class ForwardArgs(Struct):
         ("saved_bytes", c_size_t),
         ("workspace", c_uint64),
         ("workspace_bytes", c_size_t),
+        ("saved_s", c_uint64),
+        ("saved_s_bytes", c_size_t),
+        ("saved_mask", c_uint64),
+        ("saved_mask_bytes", c_size_t),
+        ("record", POINTER(ForwardRecord)),
     ]
 
 
@@ -166,6 +192,11 @@ class BackwardArgs(Struct):
         ("dx", c_uint64),
         ("workspace", c_uint64),
         ("workspace_bytes", c_size_t),
+        ("saved_s", c_uint64),
+        ("saved_s_bytes", c_size_t),
+        ("saved_mask", c_uint64),
+        ("saved_mask_bytes", c_size_t),
+        ("record", POINTER(ForwardRecord)),
     ]
 
 
@@ -233,6 +264,7 @@ STRUCTS: dict[str, type[Struct]] = {
     "lora_problem": Problem,
     "lora_plan_info": PlanInfo,
     "lora_dropout": Dropout,
+    "lora_forward_record": ForwardRecord,
     "lora_forward_projection": ForwardProjection,
     "lora_forward_args": ForwardArgs,
     "lora_backward_projection": BackwardProjection,

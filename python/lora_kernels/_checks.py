@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arrays import Array, named
+from .plans import Region
 from .types import DType, MergeProblem, Problem, Role
 
 Problems = Problem | MergeProblem
@@ -27,6 +28,14 @@ class Buffer:
     source: Any
     address: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class SavedBuffers:
+    """Memory for S and the mask, and what the structs of a call say of it."""
+
+    source: Any
+    fields: dict[str, int]
 
 
 class Call:
@@ -102,6 +111,28 @@ class Call:
         for size in found.shape:
             count *= size
         return Buffer(given, found.address, count)
+
+    def saved(
+        self, s: Region, mask: Region | None, given: Any, needed: int, written: bool = True
+    ) -> SavedBuffers:
+        """The buffer, or the pair of buffers, that S and the mask go from forward to backward in.
+
+        needed: bytes of both together. A pair is allocated where it has None.
+        """
+        if not isinstance(given, tuple):
+            whole = self.buffer("saved", given, needed, written)
+            return SavedBuffers(whole.source, {"saved": whole.address, "saved_bytes": whole.bytes})
+        if len(given) != 2:
+            raise ValueError(f"saved is a tuple of {len(given)}: it must be (S, mask)")
+        of_s = self.buffer("saved S", given[0], s.bytes, written)
+        of_mask = self.buffer("saved mask", given[1], mask.bytes if mask else 0, written)
+        fields = {
+            "saved_s": of_s.address,
+            "saved_s_bytes": of_s.bytes,
+            "saved_mask": of_mask.address,
+            "saved_mask_bytes": of_mask.bytes,
+        }
+        return SavedBuffers((of_s.source, of_mask.source), fields)
 
     def _new(self, name: str, shape: tuple[int, ...], dtype: DType | None) -> Any:
         if self._allocate is None:

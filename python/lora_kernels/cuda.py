@@ -192,7 +192,7 @@ class DeviceArray:
 
         data: bytes, or anything with the buffer protocol, such as a NumPy array.
         """
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
         if view.nbytes != self.nbytes:
             raise ValueError(
                 f"the host buffer has {view.nbytes} bytes, the device array {self.nbytes}"

@@ -151,13 +151,15 @@ class Kernels:
         x: (tokens, in_features). projections: as many as the problem has. dropout: exactly if the
         problem has it. y (tokens, out_features) of each projection, saved (plan.saved_bytes bytes)
         and workspace (plan.workspace_bytes bytes) come from `allocate` where they aren't given.
-        Arrays must have the shapes, types, strides and alignments that the plan was made for.
+        saved may be two arrays, (S, mask), with plan.s.bytes and plan.mask.bytes bytes; what is
+        None of them is allocated. Arrays must have the shapes, types, strides and alignments that
+        the plan was made for.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
         call.count("projections", projections, len(problem.projections))
         outputs = call.outputs(problem, Role.Y, y, [True] * len(projections))
-        saved = call.buffer("saved", saved, plan.saved_bytes)
+        buffers = call.saved(plan.s, plan.mask, saved, plan.saved_bytes)
         workspace = call.buffer("workspace", workspace, plan.workspace_bytes)
         structs = [
             _abi.ForwardProjection(
@@ -170,19 +172,19 @@ class Kernels:
             )
             for index, tensors in enumerate(projections)
         ]
+        record = _abi.ForwardRecord()
         args = _abi.ForwardArgs(
             x=call.read(problem, Role.X, 0, x),
             projections=(_abi.ForwardProjection * len(structs))(*structs),
             projection_count=len(structs),
             dropout=_dropout(dropout),
-            saved=saved.address,
-            saved_bytes=saved.bytes,
             workspace=workspace.address,
             workspace_bytes=workspace.bytes,
+            record=ctypes.pointer(record),
+            **buffers.fields,
         )
         check(library().lora_forward(self._open(), plan._handle, ctypes.byref(args), stream))
-        scalings = tuple(tensors.scaling for tensors in projections)
-        kept = Saved(saved.source, problem, dropout, scalings)
+        kept = Saved(buffers.source, dropout, record)
         return ForwardResult(tuple(outputs.arrays), kept, workspace.source)
 
     def backward(
@@ -203,8 +205,8 @@ class Kernels:
         """Enqueues a backward on a stream.
 
         x and projections are those of the forward; biases take no part. saved: of the forward's
-        result; it brings the dropout with it. ValueError if it is of a forward of another problem
-        or with other scalings.
+        result; it brings the dropout with it. LoraError if it is of a forward with other sizes,
+        types or scalings.
 
         dy: (tokens, out_features) of each projection. dx (tokens, in_features), d_lora_a (rank,
         in_features) and d_lora_b (out_features, rank) of each projection, and workspace
@@ -214,13 +216,12 @@ class Kernels:
         call = Call(self.ordinal, stream, allocate)
         call.count("projections", projections, len(problem.projections))
         call.count("dy", dy, len(problem.projections))
-        saved.check(problem, [tensors.scaling for tensors in projections])
         is_adapted = [projection.rank > 0 for projection in problem.projections]
         given_dx = None if dx is None else [dx]
         outputs_dx = call.outputs(problem, Role.DX, given_dx, [problem.input_gradient])
         outputs_a = call.outputs(problem, Role.D_LORA_A, d_lora_a, is_adapted)
         outputs_b = call.outputs(problem, Role.D_LORA_B, d_lora_b, is_adapted)
-        kept = call.buffer("saved", saved.array, plan.saved_bytes, written=False)
+        buffers = call.saved(plan.s, plan.mask, saved.array, plan.saved_bytes, written=False)
         workspace = call.buffer("workspace", workspace, plan.workspace_bytes)
         structs = [
             _abi.BackwardProjection(
@@ -239,11 +240,11 @@ class Kernels:
             projections=(_abi.BackwardProjection * len(structs))(*structs),
             projection_count=len(structs),
             dropout=_dropout(saved.dropout),
-            saved=kept.address,
-            saved_bytes=kept.bytes,
             dx=outputs_dx.addresses[0],
             workspace=workspace.address,
             workspace_bytes=workspace.bytes,
+            record=ctypes.pointer(saved._record),
+            **buffers.fields,
         )
         check(library().lora_backward(self._open(), plan._handle, ctypes.byref(args), stream))
         return BackwardResult(

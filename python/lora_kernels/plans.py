@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from . import _abi
@@ -15,7 +15,11 @@ from .types import Layout, MergeProblem, Problem, Role
 
 @dataclass(frozen=True)
 class DeviceProps:
-    """What plans need to know of a device; sizes are in bytes. `Kernels.props` has a real one's."""
+    """What plans need to know of a device; sizes are in bytes. `Kernels.props` has a real one's.
+
+    planned_multiprocessors: how many of the multiprocessors plans count on, where others use the
+    device too; 0: all.
+    """
 
     compute_major: int
     compute_minor: int
@@ -23,6 +27,7 @@ class DeviceProps:
     shared_per_block: int
     shared_per_multiprocessor: int
     l2_bytes: int
+    planned_multiprocessors: int = 0
 
     @staticmethod
     def named(name: str) -> DeviceProps:
@@ -33,7 +38,7 @@ class DeviceProps:
 
     @staticmethod
     def _of(struct: _abi.Device) -> DeviceProps:
-        return DeviceProps(*(getattr(struct, name) for name, *_ in struct._fields_[1:]))
+        return DeviceProps(*(getattr(struct, one.name) for one in fields(DeviceProps)))
 
     def _struct(self) -> _abi.Device:
         for name, value in self.__dict__.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .types import Dropout, Problem
+from . import _abi
+from .types import Dropout
 
 T = TypeVar("T")
 
@@ -40,37 +40,12 @@ class Adapter:
 class Saved:
     """What backward needs of a forward.
 
-    array: S and the dropout mask, `saved_bytes` bytes of the plan. problem, dropout and scalings
-    are the forward's: backward takes the dropout from here, and refuses to run if its plan was made
-    for something else. Whether x and the adapters are still the same can't be checked.
+    array: S and the dropout mask in one buffer, or (S, mask) in two. dropout: the forward's, which
+    backward takes from here. A record of what the forward was goes with it: backward refuses to run
+    if its problem or its scalings are others. Whether x, the adapters and the array are still the
+    same can't be checked.
     """
 
     array: Any
-    problem: Problem
     dropout: Dropout | None
-    scalings: tuple[float, ...]
-
-    def check(self, problem: Problem, scalings: Sequence[float]) -> None:
-        """Raises ValueError unless a backward of this problem can take it."""
-        given, wanted = _facts(self.problem), _facts(problem)
-        given["scalings"], wanted["scalings"] = self.scalings, tuple(scalings)
-        for name, value in given.items():
-            if value != wanted[name]:
-                raise ValueError(
-                    f"saved is of a forward with {name} {value}, this backward has "
-                    f"{wanted[name]}: give backward the same problem and scalings as forward"
-                )
-
-
-def _facts(problem: Problem) -> dict[str, object]:
-    """What determines the content of saved, besides the arrays."""
-    projections = tuple((one.out_features, one.rank) for one in problem.projections)
-    return {
-        "tokens": problem.tokens,
-        "in_features": problem.in_features,
-        "projections (out_features, rank)": projections,
-        "dtype": problem.dtype.name,
-        "adapter_dtype": (problem.adapter_dtype or problem.dtype).name,
-        "dropout": problem.dropout,
-        "mask": problem.mask.name if problem.dropout else None,
-    }
+    _record: _abi.ForwardRecord = field(repr=False)

@@ -153,10 +153,10 @@ def _check(x: torch.Tensor, tensors: Sequence[torch.Tensor | None], copy_to_devi
                 "a base weight requires a gradient: it must be frozen "
                 "(weight.requires_grad_(False)); these layers train adapters"
             )
-    if x.dim() == 0 or x.numel() == 0:
+    if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(
             f"x has the shape {tuple(x.shape)}: it must be (..., in_features), with at least one "
-            "token"
+            "feature"
         )
 
 
@@ -254,8 +254,10 @@ class _Copied:
         """A result as a tensor."""
         if array is None:
             return None
-        data = torch.frombuffer(bytearray(array.to_bytes()), dtype=torch.uint8)
         name = torch.uint8 if array.dtype is None else _TORCH_DTYPES[array.dtype]
+        if 0 in array.shape:
+            return torch.empty(array.shape, dtype=name)
+        data = torch.frombuffer(bytearray(array.to_bytes()), dtype=torch.uint8)
         return data.view(name).reshape(array.shape)
 
 
@@ -268,7 +270,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     """The same numbers in rows that the kernels can take: those of an expanded tensor overlap."""
     rows, columns = tensor.shape
     is_contiguous = columns == 1 or tensor.stride(1) == 1
-    is_apart = rows == 1 or tensor.stride(0) >= columns
+    is_apart = rows < 2 or tensor.stride(0) >= columns
     return tensor if is_contiguous and is_apart else tensor.contiguous()
 
 

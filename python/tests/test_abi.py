@@ -58,7 +58,7 @@ def test_nothing_of_the_header_is_missing() -> None:
     structs = dict(re.findall(r"typedef struct (\w+) \{\n(.*?)\n\} \1;", HEADER, re.DOTALL))
     assert structs.keys() == _abi.STRUCTS.keys()
     for name, body in structs.items():
-        fields = re.findall(r"^    [^/].*?(\w+);$", body, re.MULTILINE)
+        fields = re.findall(r"^    [^/].*?(\w+)(?:\[\w+\])?;$", body, re.MULTILINE)
         assert fields == [field for field, *_ in _abi.STRUCTS[name]._fields_], name
     functions = re.findall(r"^[\w ]*?[ *](lora_\w+)\(", HEADER, re.MULTILINE)
     assert sorted(functions) == sorted(_abi.FUNCTIONS)

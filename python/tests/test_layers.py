@@ -259,6 +259,44 @@ def test_outputs_come_from_the_allocator_where_they_are_not_given(kernels: Kerne
     close(dx, reference.input_gradient(made.x, made.values, DROPOUT), DType.F32, 26)
 
 
+def test_s_and_the_mask_may_be_two_arrays(kernels: Kernels) -> None:
+    made = Made(CASES["odd sizes, rank 3, bias, dropout"], DType.F32)
+    problem = problem_of(made.x_there, made.projections, dropout=True)
+    plan, back = ForwardPlan(problem, kernels.props), BackwardPlan(problem, kernels.props)
+    x, projections, dys = made.x_there, made.projections, made.dys
+
+    def gradients(saved: object) -> list[bytes]:
+        result = kernels.forward(
+            plan, x, projections, saved=saved, dropout=DROPOUT, allocate=cuda.allocate
+        )
+        assert isinstance(result.saved.array, tuple) == isinstance(saved, tuple)
+        found = kernels.backward(back, x, projections, dys, result.saved, allocate=cuda.allocate)
+        arrays = [found.dx, *found.d_lora_a, *found.d_lora_b]
+        return [array.to_bytes() for array in arrays]
+
+    assert plan.mask is not None
+    two = (cuda.allocate((plan.s.bytes,), None), cuda.allocate((plan.mask.bytes,), None))
+    assert gradients(None) == gradients((None, None)) == gradients(two)
+    with pytest.raises(ValueError, match=r"a tuple of 3: it must be \(S, mask\)"):
+        gradients((None, None, None))
+
+
+def test_without_tokens_y_is_empty_and_gradients_are_zeros(kernels: Kernels) -> None:
+    case = Case(0, 72, [(40, 8, 2.0), (24, 0, 0.0)], DROPOUT, bias=True)
+    made = Made(case, DType.BF16)
+    x, projections = made.known(made.x_there), projections_by_dlpack(made)
+    problem = problem_of(x, projections, dropout=True)
+    plan, back = ForwardPlan(problem, kernels.props), BackwardPlan(problem, kernels.props)
+    assert (plan.launches, plan.saved_bytes, plan.workspace_bytes) == (0, 0, 0)
+    result = kernels.forward(plan, x, projections, dropout=DROPOUT, allocate=cuda.allocate)
+    assert [y.shape for y in result.y] == [(0, 40), (0, 24)]
+    dys = [made.known(dy) for dy in made.dys]
+    found = kernels.backward(back, x, projections, dys, result.saved, allocate=cuda.allocate)
+    cuda.synchronize()
+    assert found.dx.shape == (0, 72)
+    assert not any(found.d_lora_a[0].to_bytes()) and not any(found.d_lora_b[0].to_bytes())
+
+
 def test_results_hold_all_that_was_allocated(kernels: Kernels) -> None:
     # What a call enqueued may still be to run: scratch memory must not be free for others before.
     # One token and many features: forward's sums are split, so it has some as well.

@@ -64,7 +64,7 @@ def test_row_strides_are_those_of_the_layouts() -> None:
 @pytest.mark.parametrize(
     ("change", "status", "text"),
     [
-        ({"tokens": 0}, "LORA_STATUS_DIMENSION", "tokens is 0: it must be between 1 and"),
+        ({"in_features": 0}, "LORA_STATUS_DIMENSION", "in_features is 0: it must be between 1 and"),
         (
             {"projections": (Projection(8, 0),)},
             "LORA_STATUS_NOT_ADAPTED",

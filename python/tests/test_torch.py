@@ -233,6 +233,17 @@ def test_torch_repeats_a_mask_after_the_same_seed() -> None:
     assert torch.equal(plain.grad, checkpointed.grad)  # type: ignore[arg-type]
 
 
+def test_an_empty_batch_has_zero_gradients() -> None:
+    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5, copy_to_device=True)
+    x = torch.rand(2, 0, 20, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (2, 0, 12)
+    y.sum().backward()
+    for tensor in (layer.lora_A, layer.lora_B):
+        assert tensor.grad is not None and not tensor.grad.any()
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
 def test_what_torch_users_are_told() -> None:
     (one,) = made(torch.float32, [(24, 4)], 20)
     x = torch.rand(7, 20)
@@ -260,8 +271,8 @@ def test_what_torch_users_are_told() -> None:
         call(weight=leaf(one.weight))
     with pytest.raises(ValueError, match="takes 20 features, x has 19"):
         call(torch.rand(7, 19))
-    with pytest.raises(ValueError, match="at least one token"):
-        call(torch.rand(0, 20))
+    with pytest.raises(ValueError, match="at least one feature"):
+        call(torch.rand(7, 0))
     with pytest.raises(ValueError, match="no projection has an adapter"):
         lora_linears(x, [LoraProjection(one.weight)], copy_to_device=True)
     with pytest.raises(TypeError, match="weight is F32, the plan was made for BF16"):

@@ -139,6 +139,8 @@ enum lora_status
     LORA_STATUS_SOME_BIASES = 35,
     // A backward that is not the one of its forward: other sizes, types, dropout or scalings.
     LORA_STATUS_OTHER_FORWARD = 36,
+    // A plan made for another device than the handle's.
+    LORA_STATUS_OTHER_DEVICE = 37,
     // An error of a kind that has no number of its own yet.
     LORA_STATUS_OTHER = 99,
     // A null pointer to host memory.
@@ -159,6 +161,8 @@ enum lora_status
     LORA_STATUS_ORDINAL = 107,
     // A device name that is not known.
     LORA_STATUS_DEVICE_NAME = 108,
+    // saved given as one buffer and as two.
+    LORA_STATUS_SAVED_TWICE = 109,
     // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     // may have been launched.
     LORA_STATUS_INTERNAL = 199,
@@ -298,6 +302,11 @@ typedef struct lora_device {
     uint32_t shared_per_multiprocessor;
     // Size of the L2 cache, bytes.
     uint64_t l2_bytes;
+    // Streaming multiprocessors that plans count on, where others use the device too. 0: all. A
+    // plan runs on devices that agree with its own in everything but this and l2_bytes.
+    uint32_t planned_multiprocessors;
+    // 0
+    uint32_t reserved;
 } lora_device;
 
 // One linear layer of those that share x.
@@ -337,7 +346,7 @@ typedef struct lora_problem {
     uint32_t struct_size;
     // A lora_dtype: of every tensor but the adapters' matrices and gradients. It has no default.
     uint32_t dtype;
-    // Rows of x: M.
+    // Rows of x: M. Without any, y is empty and the gradients of the adapters are 0.
     size_t tokens;
     // Columns of x: K.
     size_t in_features;
@@ -433,6 +442,42 @@ typedef struct lora_dropout {
     uint64_t offset;
 } lora_dropout;
 
+// What a forward was, for lora_backward_args: a backward with other sizes, types, dropout or
+// scalings would read saved as something else than it holds.
+//
+// lora_forward fills it in. It can't tell whether x, lora_A or what saved holds has changed since:
+// no call reads device memory on the host.
+typedef struct lora_forward_record {
+    // sizeof(lora_forward_record)
+    uint32_t struct_size;
+    // A lora_dtype: of every tensor but the adapters' matrices and gradients.
+    uint32_t dtype;
+    // A lora_dtype: of the adapters' matrices and gradients.
+    uint32_t adapter_dtype;
+    // A lora_mask.
+    uint32_t mask;
+    // 1: with dropout.
+    uint32_t dropout;
+    // Dropout probability.
+    float p;
+    // Philox key.
+    uint64_t seed;
+    // High half of the Philox counter.
+    uint64_t offset;
+    // Rows of x: M.
+    size_t tokens;
+    // Columns of x: K.
+    size_t in_features;
+    // Projections that share x.
+    size_t projection_count;
+    // Of each projection.
+    size_t out_features[LORA_MAX_PROJECTIONS];
+    // Of each projection; 0 where it has no adapter.
+    size_t rank[LORA_MAX_PROJECTIONS];
+    // Of each projection; 0 where it has no adapter.
+    float scaling[LORA_MAX_PROJECTIONS];
+} lora_forward_record;
+
 // Device addresses and numbers of a forward. Shapes, strides and alignments are those of the
 // plan's problem.
 typedef struct lora_forward_args {
@@ -448,14 +493,27 @@ typedef struct lora_forward_args {
     size_t projection_count;
     // Null exactly if the problem has no dropout.
     const struct lora_dropout *dropout;
-    // Out: for backward.
+    // Out: S and the dropout mask, for backward. A multiple of LORA_BUFFER_ALIGNMENT; 0 where they
+    // are in two buffers, or the plan's saved_bytes is 0.
     uint64_t saved;
     // What there is at saved: at least the plan's saved_bytes.
     size_t saved_bytes;
-    // Scratch; may be 0 where the plan's workspace_bytes is.
+    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
     uint64_t workspace;
     // What there is at workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
+    // Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
+    // LORA_BUFFER_ALIGNMENT.
+    uint64_t saved_s;
+    // What there is at saved_s: at least the plan's s_bytes.
+    size_t saved_s_bytes;
+    // With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
+    // at a multiple of LORA_BUFFER_ALIGNMENT.
+    uint64_t saved_mask;
+    // What there is at saved_mask: at least the plan's mask_bytes.
+    size_t saved_mask_bytes;
+    // Out: what this forward was, its struct_size set. Null: not wanted.
+    struct lora_forward_record *record;
 } lora_forward_args;
 
 // One projection of lora_backward_args.
@@ -499,10 +557,22 @@ typedef struct lora_backward_args {
     size_t saved_bytes;
     // Out: (tokens, in_features), 0 where the problem has no input gradient.
     uint64_t dx;
-    // Scratch.
+    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
     uint64_t workspace;
     // What there is at workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
+    // Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
+    // LORA_BUFFER_ALIGNMENT.
+    uint64_t saved_s;
+    // What there is at saved_s: at least the plan's s_bytes.
+    size_t saved_s_bytes;
+    // With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
+    // at a multiple of LORA_BUFFER_ALIGNMENT.
+    uint64_t saved_mask;
+    // What there is at saved_mask: at least the plan's mask_bytes.
+    size_t saved_mask_bytes;
+    // What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
+    const struct lora_forward_record *record;
 } lora_backward_args;
 
 // Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded

@@ -1,5 +1,6 @@
 //! The arguments of forward and backward: device addresses, scalings, dropout.
 
+use crate::problem::LORA_MAX_PROJECTIONS;
 use crate::structs::Versioned;
 
 /// Dropout on the adapters' input: each element of x is zeroed with probability p, the others
@@ -18,6 +19,44 @@ pub struct lora_dropout {
     pub seed: u64,
     /// High half of the Philox counter.
     pub offset: u64,
+}
+
+/// What a forward was, for lora_backward_args: a backward with other sizes, types, dropout or
+/// scalings would read saved as something else than it holds.
+///
+/// lora_forward fills it in. It can't tell whether x, lora_A or what saved holds has changed since:
+/// no call reads device memory on the host.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_forward_record {
+    /// sizeof(lora_forward_record)
+    pub struct_size: u32,
+    /// A lora_dtype: of every tensor but the adapters' matrices and gradients.
+    pub dtype: u32,
+    /// A lora_dtype: of the adapters' matrices and gradients.
+    pub adapter_dtype: u32,
+    /// A lora_mask.
+    pub mask: u32,
+    /// 1: with dropout.
+    pub dropout: u32,
+    /// Dropout probability.
+    pub p: f32,
+    /// Philox key.
+    pub seed: u64,
+    /// High half of the Philox counter.
+    pub offset: u64,
+    /// Rows of x: M.
+    pub tokens: usize,
+    /// Columns of x: K.
+    pub in_features: usize,
+    /// Projections that share x.
+    pub projection_count: usize,
+    /// Of each projection.
+    pub out_features: [usize; LORA_MAX_PROJECTIONS],
+    /// Of each projection; 0 where it has no adapter.
+    pub rank: [usize; LORA_MAX_PROJECTIONS],
+    /// Of each projection; 0 where it has no adapter.
+    pub scaling: [f32; LORA_MAX_PROJECTIONS],
 }
 
 /// One projection of lora_forward_args.
@@ -57,14 +96,27 @@ pub struct lora_forward_args {
     pub projection_count: usize,
     /// Null exactly if the problem has no dropout.
     pub dropout: *const lora_dropout,
-    /// Out: for backward.
+    /// Out: S and the dropout mask, for backward. A multiple of LORA_BUFFER_ALIGNMENT; 0 where they
+    /// are in two buffers, or the plan's saved_bytes is 0.
     pub saved: u64,
     /// What there is at saved: at least the plan's saved_bytes.
     pub saved_bytes: usize,
-    /// Scratch; may be 0 where the plan's workspace_bytes is.
+    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
     pub workspace: u64,
     /// What there is at workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
+    /// Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
+    /// LORA_BUFFER_ALIGNMENT.
+    pub saved_s: u64,
+    /// What there is at saved_s: at least the plan's s_bytes.
+    pub saved_s_bytes: usize,
+    /// With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
+    /// at a multiple of LORA_BUFFER_ALIGNMENT.
+    pub saved_mask: u64,
+    /// What there is at saved_mask: at least the plan's mask_bytes.
+    pub saved_mask_bytes: usize,
+    /// Out: what this forward was, its struct_size set. Null: not wanted.
+    pub record: *mut lora_forward_record,
 }
 
 /// One projection of lora_backward_args.
@@ -112,10 +164,22 @@ pub struct lora_backward_args {
     pub saved_bytes: usize,
     /// Out: (tokens, in_features), 0 where the problem has no input gradient.
     pub dx: u64,
-    /// Scratch.
+    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
     pub workspace: u64,
     /// What there is at workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
+    /// Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
+    /// LORA_BUFFER_ALIGNMENT.
+    pub saved_s: u64,
+    /// What there is at saved_s: at least the plan's s_bytes.
+    pub saved_s_bytes: usize,
+    /// With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
+    /// at a multiple of LORA_BUFFER_ALIGNMENT.
+    pub saved_mask: u64,
+    /// What there is at saved_mask: at least the plan's mask_bytes.
+    pub saved_mask_bytes: usize,
+    /// What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
+    pub record: *const lora_forward_record,
 }
 
 // SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
@@ -139,11 +203,17 @@ unsafe impl Versioned for lora_backward_projection {
 // SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
 unsafe impl Versioned for lora_forward_args {
     const NAME: &'static str = "lora_forward_args";
-    const FIRST_SIZE: u32 = 72;
+    const FIRST_SIZE: u32 = 112;
 }
 
 // SAFETY: as lora_forward_args.
 unsafe impl Versioned for lora_backward_args {
     const NAME: &'static str = "lora_backward_args";
-    const FIRST_SIZE: u32 = 80;
+    const FIRST_SIZE: u32 = 120;
+}
+
+// SAFETY: repr(C), six numbers of 4 bytes, integers of 8, an even number of floats.
+unsafe impl Versioned for lora_forward_record {
+    const NAME: &'static str = "lora_forward_record";
+    const FIRST_SIZE: u32 = 224;
 }

@@ -2,9 +2,10 @@
 
 use std::ffi::c_void;
 
+use kernels::plan::SavedLayout;
 use kernels::raw::{
     BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
-    LoraGradientsArgs,
+    LoraGradientsArgs, Saved,
 };
 use kernels::{Argument, BackwardPlan, Dropout, ForwardPlan, Kernels, Problem};
 
@@ -13,12 +14,13 @@ use crate::arguments::{
     lora_forward_projection,
 };
 use crate::context::Pushed;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::handle::lora_kernels;
 use crate::plan::{lora_backward_plan, lora_forward_plan};
 use crate::planned::{Handle, planned};
+use crate::record::{given_record, record_of};
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, borrow, converted, read, reserved, size};
+use crate::structs::{Versioned, borrow, check_writable, converted, read, reserved, size, write};
 
 /// The arguments of a call.
 pub trait Args: Versioned {
@@ -96,19 +98,37 @@ pub unsafe extern "C" fn lora_forward(
                 dropout(args.dropout)?,
             )
         };
-        check_bytes(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
         let workspace_bytes = plan.workspace_bytes();
         check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
+        let saved = saved(
+            plan.saved(),
+            (args.saved, args.saved_bytes),
+            (args.saved_s, args.saved_s_bytes),
+            (args.saved_mask, args.saved_mask_bytes),
+        )?;
+        let wants_record = !args.record.is_null();
+        if wants_record {
+            // Before anything is launched.
+            // SAFETY: the caller's promise: valid.
+            unsafe { check_writable(args.record, "args->record") }?;
+        }
         let raw = ForwardArgs {
             x: args.x,
             projections: &projections[..count],
             dropout,
-            saved: args.saved.into(),
+            saved,
             workspace: Some(args.workspace),
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?;
-        Ok(())
+        if !wants_record {
+            return Ok(());
+        }
+        let scalings = projections.iter().map(|projection| projection.lora);
+        let scalings = scalings.map(|lora| lora.map_or(0.0, |lora| lora.scaling));
+        let record = record_of(plan.problem(), dropout, scalings);
+        // SAFETY: the caller's promise: valid.
+        unsafe { write(args.record, &record, "args->record") }
     };
     // SAFETY: the caller's promise: null or valid.
     unsafe { enqueue(kernels, plan, args, call) }
@@ -133,21 +153,27 @@ pub unsafe extern "C" fn lora_backward(
         };
         let count = projection_count(args.projection_count, plan.problem())?;
         // SAFETY: the caller's promise: null or valid.
-        let (projections, dropout) = unsafe {
+        let (projections, dropout, record) = unsafe {
             (
                 projections(args.projections, count, convert)?,
                 dropout(args.dropout)?,
+                given_record(args.record)?,
             )
         };
-        check_bytes(Argument::Saved, args.saved_bytes, plan.saved().bytes())?;
         let workspace_bytes = plan.workspace_bytes();
         check_bytes(Argument::Workspace, args.workspace_bytes, workspace_bytes)?;
+        let saved = saved(
+            plan.saved(),
+            (args.saved, args.saved_bytes),
+            (args.saved_s, args.saved_s_bytes),
+            (args.saved_mask, args.saved_mask_bytes),
+        )?;
         let raw = BackwardArgs {
             x: args.x,
             projections: &projections[..count],
             dropout,
-            saved: args.saved.into(),
-            record: None,
+            saved,
+            record,
             dx: (args.dx != 0).then_some(args.dx),
             workspace: Some(args.workspace),
         };
@@ -205,9 +231,39 @@ unsafe fn dropout(pointer: *const lora_dropout) -> Result<Option<Dropout>> {
     }))
 }
 
+/// A buffer of a call: its address and its bytes.
+type Buffer = (u64, usize);
+
+/// The memory for S and the mask: `whole`, or `s` and `mask`.
+fn saved(layout: &SavedLayout, whole: Buffer, s: Buffer, mask: Buffer) -> Result<Saved<u64>> {
+    let is_split = s.0 != 0 || mask.0 != 0;
+    if is_split && whole.0 != 0 {
+        return Err(Error::SavedTwice);
+    }
+    if !is_split {
+        check_bytes(Argument::Saved, whole.1, layout.bytes())?;
+        return Ok(Saved::Whole(whole.0));
+    }
+    check_bytes(Argument::SavedS, s.1, layout.s.bytes)?;
+    if let (Some(region), true) = (layout.mask, mask.0 != 0) {
+        check_bytes(Argument::SavedMask, mask.1, region.bytes)?;
+    }
+    Ok(Saved::Split {
+        s: s.0,
+        mask: (mask.0 != 0).then_some(mask.0),
+    })
+}
+
 /// An error if a buffer has fewer bytes than a plan needs.
 pub fn check_bytes(buffer: Argument, given: usize, needed: usize) -> Result<()> {
-    let name = format_args!("args.{buffer}_bytes");
+    let field = match buffer {
+        Argument::SavedS => "saved_s",
+        Argument::SavedMask => "saved_mask",
+        Argument::Report => "report",
+        Argument::Workspace => "workspace",
+        _ => "saved",
+    };
+    let name = format_args!("args.{field}_bytes");
     let given = size(name, given, lora_status::Buffer)?;
     if given < needed {
         return Err(kernels::Error::Buffer {

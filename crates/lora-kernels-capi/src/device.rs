@@ -6,7 +6,7 @@ use kernels::DeviceProps;
 
 use crate::error::{Error, Result};
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, read, size, write};
+use crate::structs::{Versioned, read, reserved, size, write};
 
 /// What a plan needs to know of a device: asked of a handle by lora_kernels_device, looked up by
 /// lora_device_named, or filled in by hand.
@@ -27,12 +27,17 @@ pub struct lora_device {
     pub shared_per_multiprocessor: u32,
     /// Size of the L2 cache, bytes.
     pub l2_bytes: u64,
+    /// Streaming multiprocessors that plans count on, where others use the device too. 0: all. A
+    /// plan runs on devices that agree with its own in everything but this and l2_bytes.
+    pub planned_multiprocessors: u32,
+    /// 0
+    pub reserved: u32,
 }
 
-// SAFETY: repr(C), plain integers: 6 of 4 bytes, one of 8.
+// SAFETY: repr(C), plain integers: six of 4 bytes, one of 8, two of 4.
 unsafe impl Versioned for lora_device {
     const NAME: &'static str = "lora_device";
-    const FIRST_SIZE: u32 = 32;
+    const FIRST_SIZE: u32 = 40;
 }
 
 impl From<&DeviceProps> for lora_device {
@@ -46,6 +51,8 @@ impl From<&DeviceProps> for lora_device {
             shared_per_block: props.shared_per_block(),
             shared_per_multiprocessor: props.shared_per_multiprocessor(),
             l2_bytes: props.l2_bytes(),
+            planned_multiprocessors: 0,
+            reserved: 0,
         }
     }
 }
@@ -60,7 +67,12 @@ pub unsafe fn device_props(device: *const lora_device) -> Result<DeviceProps> {
         let wide = given.cast_signed() as usize;
         size(name, wide, lora_status::Device).map(|_| given)
     };
-    Ok(DeviceProps::new(
+    reserved("device", device.reserved)?;
+    let planned = number(
+        "device.planned_multiprocessors",
+        device.planned_multiprocessors,
+    )?;
+    let props = DeviceProps::new(
         (
             number("device.compute_major", device.compute_major)?,
             number("device.compute_minor", device.compute_minor)?,
@@ -76,7 +88,11 @@ pub unsafe fn device_props(device: *const lora_device) -> Result<DeviceProps> {
             device.l2_bytes as usize,
             lora_status::Device,
         )? as u64,
-    ))
+    );
+    Ok(match planned {
+        0 => props,
+        _ => props.with_multiprocessors(planned),
+    })
 }
 
 fn named(name: &str) -> Result<DeviceProps> {

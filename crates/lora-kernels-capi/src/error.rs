@@ -118,6 +118,10 @@ pub enum Error {
          adapter"
     )]
     Layouts { given: usize, limit: usize },
+    #[error(
+        "args.saved and args.saved_s or args.saved_mask are given: saved is one buffer, or two"
+    )]
+    SavedTwice,
     #[error("device {given}: ordinals count from 0")]
     Ordinal { given: i32 },
     #[error(

@@ -20,6 +20,7 @@ mod merge_plan;
 mod plan;
 mod planned;
 mod problem;
+mod record;
 mod status;
 mod structs;
 mod version;

@@ -35,7 +35,7 @@ pub struct lora_problem {
     pub struct_size: u32,
     /// A lora_dtype: of every tensor but the adapters' matrices and gradients. It has no default.
     pub dtype: u32,
-    /// Rows of x: M.
+    /// Rows of x: M. Without any, y is empty and the gradients of the adapters are 0.
     pub tokens: usize,
     /// Columns of x: K.
     pub in_features: usize,

@@ -87,6 +87,8 @@ pub enum lora_status {
     SomeBiases = 35,
     /// A backward that is not the one of its forward: other sizes, types, dropout or scalings.
     OtherForward = 36,
+    /// A plan made for another device than the handle's.
+    OtherDevice = 37,
     /// An error of a kind that has no number of its own yet.
     Other = 99,
     /// A null pointer to host memory.
@@ -107,6 +109,8 @@ pub enum lora_status {
     Ordinal = 107,
     /// A device name that is not known.
     DeviceName = 108,
+    /// saved given as one buffer and as two.
+    SavedTwice = 109,
     /// A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     /// may have been launched.
     Internal = 199,
@@ -151,6 +155,7 @@ impl lora_status {
         (Self::Fit, c"LORA_STATUS_FIT"),
         (Self::SomeBiases, c"LORA_STATUS_SOME_BIASES"),
         (Self::OtherForward, c"LORA_STATUS_OTHER_FORWARD"),
+        (Self::OtherDevice, c"LORA_STATUS_OTHER_DEVICE"),
         (Self::Other, c"LORA_STATUS_OTHER"),
         (Self::NullArgument, c"LORA_STATUS_NULL_ARGUMENT"),
         (Self::StructSize, c"LORA_STATUS_STRUCT_SIZE"),
@@ -161,6 +166,7 @@ impl lora_status {
         (Self::Layouts, c"LORA_STATUS_LAYOUTS"),
         (Self::Ordinal, c"LORA_STATUS_ORDINAL"),
         (Self::DeviceName, c"LORA_STATUS_DEVICE_NAME"),
+        (Self::SavedTwice, c"LORA_STATUS_SAVED_TWICE"),
         (Self::Internal, c"LORA_STATUS_INTERNAL"),
     ];
 
@@ -175,6 +181,7 @@ impl lora_status {
             Error::Reserved { .. } => Self::Reserved,
             Error::Negative { status, .. } => *status,
             Error::Layouts { .. } => Self::Layouts,
+            Error::SavedTwice => Self::SavedTwice,
             Error::Ordinal { .. } => Self::Ordinal,
             Error::DeviceName { .. } => Self::DeviceName,
             Error::Internal { .. } => Self::Internal,
@@ -225,6 +232,7 @@ impl lora_status {
             Core::Fit { .. } => Self::Fit,
             Core::SomeBiases { .. } => Self::SomeBiases,
             Core::OtherForward { .. } => Self::OtherForward,
+            Core::OtherDevice { .. } => Self::OtherDevice,
             _ => Self::Other,
         }
     }
@@ -288,13 +296,15 @@ pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lo
 }
 
 /// What the core's hints name, as C names it.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 8] = [
+    ("Kernels::props", "lora_kernels_device"),
     (
         "MergeProblem::with_report and with_safe",
         "report and safe of lora_merge_problem",
     ),
     ("Problem::with_bias", "bias of lora_problem"),
     ("Problem::with_dropout", "dropout of lora_problem"),
+    ("Problem::with_mask", "mask of lora_problem"),
     (
         "Problem::with_input_gradient",
         "no_input_gradient of lora_problem",

@@ -176,6 +176,18 @@ pub fn check_out<T>(pointer: *mut T, name: &'static str) -> Result<()> {
     Ok(())
 }
 
+/// An error if a struct of the program's can't be filled in.
+///
+/// # Safety
+/// `pointer` is null, or there are four readable bytes.
+pub unsafe fn check_writable<T: Versioned>(
+    pointer: *const T,
+    argument: impl Into<ArgumentPath>,
+) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { declared_size(pointer, argument.into()) }.map(|_| ())
+}
+
 /// # Safety
 /// `pointer` is null or valid for writing.
 pub unsafe fn put<T>(pointer: *mut T, value: T, name: &'static str) -> Result<()> {

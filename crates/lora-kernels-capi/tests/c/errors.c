@@ -35,7 +35,7 @@ static void devices(void) {
     FAILS(LORA_STATUS_NULL_ARGUMENT, "context is a null pointer",
           lora_kernels_context(opened.kernels, NULL));
     device.struct_size = 0;
-    FAILS(LORA_STATUS_STRUCT_SIZE, "set it to sizeof(lora_device), which is 32",
+    FAILS(LORA_STATUS_STRUCT_SIZE, "set it to sizeof(lora_device), which is 40",
           lora_device_named("h100", &device));
 }
 
@@ -98,7 +98,7 @@ static void plans(void) {
     WITH(accumulate_dx, 4, LORA_STATUS_FLAG, "problem.accumulate_dx is 4");
     WITH(accumulate_d_lora_a, 4, LORA_STATUS_FLAG, "problem.accumulate_d_lora_a is 4");
     WITH(accumulate_d_lora_b, 4, LORA_STATUS_FLAG, "problem.accumulate_d_lora_b is 4");
-    WITH(tokens, 0, LORA_STATUS_DIMENSION, "tokens is 0");
+    WITH(in_features, 0, LORA_STATUS_DIMENSION, "in_features is 0");
     WITH(in_features, SIZE_MAX >> 1, LORA_STATUS_DIMENSION, "in_features is 9223372036854775807");
     WITH(projections, NULL, LORA_STATUS_NULL_ARGUMENT, "problem->projections is a null pointer");
     WITH(projection_count, 0, LORA_STATUS_PROJECTIONS, "0 projections");
@@ -187,8 +187,16 @@ static void forwards(void) {
                                           memory + 4096, memory + 8192, memory + 12288};
     lora_forward_projection bad = good;
     const lora_dropout half = {sizeof half, 0.5f, 1, 2};
-    const lora_forward_args args = {sizeof args,    0,    memory + 16384, &bad, 1, NULL,
-                                    memory + 20480, 4096, memory + 24576, 4096};
+    const lora_forward_args args = {
+        .struct_size = sizeof args,
+        .x = memory + 16384,
+        .projections = &bad,
+        .projection_count = 1,
+        .saved = memory + 20480,
+        .saved_bytes = 4096,
+        .workspace = memory + 24576,
+        .workspace_bytes = 4096,
+    };
 
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
           lora_forward(NULL, plan, &args, opened.stream));
@@ -277,17 +285,17 @@ static void backwards(void) {
     lora_backward_projection bad = good;
     lora_plan_info info = {.struct_size = sizeof info};
     LORA(lora_backward_plan_info(plan, &info));
-    const lora_backward_args args = {sizeof args,
-                                     0,
-                                     memory + 24576,
-                                     &bad,
-                                     1,
-                                     NULL,
-                                     memory + 28672,
-                                     info.saved_bytes,
-                                     memory + 32768,
-                                     memory + 36864,
-                                     1 << 20};
+    const lora_backward_args args = {
+        .struct_size = sizeof args,
+        .x = memory + 24576,
+        .projections = &bad,
+        .projection_count = 1,
+        .saved = memory + 28672,
+        .saved_bytes = info.saved_bytes,
+        .dx = memory + 32768,
+        .workspace = memory + 36864,
+        .workspace_bytes = 1 << 20,
+    };
 
     FAILS(LORA_STATUS_NULL_ARGUMENT, "kernels is a null pointer",
           lora_backward(NULL, plan, &args, opened.stream));

@@ -18,8 +18,16 @@ int main(void) {
     LORA(lora_forward_plan_info(plan, &info));
     uint64_t saved = device_alloc(info.saved_bytes);
     lora_forward_projection wild = {sizeof wild, 1.0f, 0x100, 0, 0x200, 0x300, 0x400};
-    lora_forward_args args = {sizeof args,      0,     0x500,           &wild, 1, NULL, saved,
-                              info.saved_bytes, saved, info.saved_bytes};
+    lora_forward_args args = {
+        .struct_size = sizeof args,
+        .x = 0x500,
+        .projections = &wild,
+        .projection_count = 1,
+        .saved = saved,
+        .saved_bytes = info.saved_bytes,
+        .workspace = saved,
+        .workspace_bytes = info.saved_bytes,
+    };
 
     // An emulated device runs a launch at once; a real one tells when it is waited for.
     lora_status status = lora_forward(gpu.kernels, plan, &args, gpu.stream);

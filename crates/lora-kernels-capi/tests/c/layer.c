@@ -259,29 +259,27 @@ static void run(const gpu *gpu, layer *layer) {
     }
     const lora_dropout *dropout = spec->p >= 0 ? &layer->dropout : NULL;
     lora_forward_args forward_args = {
-        sizeof forward_args,
-        0,
-        layer->x.address,
-        outputs,
-        spec->projections,
-        dropout,
-        saved,
-        forward_info.saved_bytes,
-        forward_workspace,
-        forward_info.workspace_bytes,
+        .struct_size = sizeof forward_args,
+        .x = layer->x.address,
+        .projections = outputs,
+        .projection_count = spec->projections,
+        .dropout = dropout,
+        .saved = saved,
+        .saved_bytes = forward_info.saved_bytes,
+        .workspace = forward_workspace,
+        .workspace_bytes = forward_info.workspace_bytes,
     };
     lora_backward_args backward_args = {
-        sizeof backward_args,
-        0,
-        layer->x.address,
-        gradients,
-        spec->projections,
-        dropout,
-        saved,
-        forward_info.saved_bytes,
-        spec->no_input_gradient ? 0 : layer->dx.address,
-        backward_workspace,
-        backward_info.workspace_bytes,
+        .struct_size = sizeof backward_args,
+        .x = layer->x.address,
+        .projections = gradients,
+        .projection_count = spec->projections,
+        .dropout = dropout,
+        .saved = saved,
+        .saved_bytes = forward_info.saved_bytes,
+        .dx = spec->no_input_gradient ? 0 : layer->dx.address,
+        .workspace = backward_workspace,
+        .workspace_bytes = backward_info.workspace_bytes,
     };
     LORA(lora_forward(gpu->kernels, forward, &forward_args, gpu->stream));
     LORA(lora_backward(gpu->kernels, backward, &backward_args, gpu->stream));

@@ -76,6 +76,7 @@ static void layers(void) {
     NEGATIVE(shared_per_block);
     NEGATIVE(shared_per_multiprocessor);
     NEGATIVE(l2_bytes);
+    NEGATIVE(planned_multiprocessors);
 #undef NEGATIVE
     CHECK(plan == NULL);
 }
@@ -155,6 +156,10 @@ static void calls(const gpu *gpu) {
     FORWARD(projection_count, LORA_STATUS_PROJECTION_COUNT);
     FORWARD(saved_bytes, LORA_STATUS_BUFFER);
     FORWARD(workspace_bytes, LORA_STATUS_BUFFER);
+    lora_forward_args split_forward = of_forward;
+    split_forward.saved_s = 16;
+    NEGATIVE(lora_forward_args, lora_forward, forward, split_forward, saved_s_bytes,
+             LORA_STATUS_BUFFER);
     const lora_backward_args of_backward = {.struct_size = sizeof of_backward,
                                             .x = 16,
                                             .projections = &gradients,

@@ -18,7 +18,7 @@ int main(void) {
     LORA(lora_device_named("h100", &named));
     CHECK(named.compute_major == 9 && named.multiprocessors == 132 &&
           named.struct_size == sizeof named);
-    lora_device device = {sizeof device, 9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
+    lora_device device = {sizeof device, 9, 0, 132, 227 << 10, 228 << 10, 50 << 20, 0, 0};
     CHECK(memcmp(&device, &named, sizeof device) == 0);
 
     lora_projection qkv[] = {

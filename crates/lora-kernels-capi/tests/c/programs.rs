@@ -211,6 +211,11 @@ fn bad_input_is_refused_with_its_number_and_a_text() {
 }
 
 #[test]
+fn what_forward_saves_is_one_buffer_or_two_and_has_a_record() {
+    both_ways("tests/c/saved.c");
+}
+
+#[test]
 fn negative_numbers_are_shown_as_they_were_given() {
     both_ways("tests/c/negative.c");
 }

@@ -85,8 +85,15 @@ int main(void) {
     call.projection = (lora_forward_projection){
         sizeof call.projection, 1.5f, w.address, 0, a.address, b.address, y.address};
     call.args = (lora_forward_args){
-        sizeof call.args, 0,         x.address,           &call.projection, 1, NULL, saved,
-        info.saved_bytes, workspace, info.workspace_bytes};
+        .struct_size = sizeof call.args,
+        .x = x.address,
+        .projections = &call.projection,
+        .projection_count = 1,
+        .saved = saved,
+        .saved_bytes = info.saved_bytes,
+        .workspace = workspace,
+        .workspace_bytes = info.workspace_bytes,
+    };
 
     // The stream's context is made current for the call, and only for it.
     run(&call);
