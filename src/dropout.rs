@@ -2,25 +2,25 @@
 
 use crate::{Error, Result};
 
-/// Dropout on the adapter's input: each element of x is zeroed with probability `p`, the others
-/// divided by 1 - p. The base product sees x undropped, as in PEFT.
+/// Dropout on the adapters' input: each element of x is zeroed with probability `p`, and the others
+/// are divided by 1 - p. The base product uses x without dropout, as in PEFT.
 ///
-/// The mask is a function of `seed`, `offset`, row and column alone (Philox4x32-10, see
-/// [`crate::reference::philox`]): the same on every run, device and tiling. Draw a new one by
-/// changing `offset`, say to the training step.
+/// The mask depends only on `seed`, `offset`, row and column (Philox4x32-10, see
+/// [`crate::reference::philox`]), so it is the same on every run, device and tiling. Change
+/// `offset` to draw a new one, for example to the training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Probability in [0, 1). Rounded to a multiple of 2⁻¹⁶, and 1 / (1 - p) is taken of the
-    /// rounded value.
+    /// Probability in [0, 1). It is rounded to a multiple of 2⁻¹⁶, and 1 / (1 - p) is computed from
+    /// the rounded value.
     pub p: f32,
-    /// Philox key.
+    /// The key of Philox.
     pub seed: u64,
-    /// High half of the Philox counter.
+    /// The high half of Philox's counter.
     pub offset: u64,
 }
 
 impl Dropout {
-    /// An element is dropped where its 16 random bits are below this: `p` in units of 2⁻¹⁶, at
+    /// An element is dropped if its 16 random bits are below this: `p` in units of 2⁻¹⁶, at
     /// most 65535.
     pub fn threshold(&self) -> u32 {
         ((f64::from(self.p) * 65536.0).round() as u32).min(65535)
@@ -40,13 +40,13 @@ impl Dropout {
     }
 }
 
-/// Where the backward finds which elements of x the dropout has kept.
+/// Where backward gets the dropout mask from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u32)]
 pub enum Mask {
-    /// In `saved`, one bit per element of x, where forward has stored it.
+    /// Forward stores it in `saved`, one bit per element of x.
     #[default]
     Stored = 0,
-    /// Nowhere: it is drawn again, for arithmetic instead of memory.
+    /// Backward draws it again, which costs arithmetic instead of memory.
     Redrawn = 1,
 }

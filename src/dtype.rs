@@ -4,20 +4,20 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// The element type of every tensor of a problem. The numbers are fixed: a C ABI can rely on them.
+/// An element type. The numbers are fixed, so that a C ABI can rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum DType {
     /// IEEE 754 binary16.
     F16 = 1,
-    /// bfloat16: f32's exponent, 8 bits of significand.
+    /// bfloat16: the exponent of f32 and 8 significant bits.
     BF16 = 2,
     /// IEEE 754 binary32.
     F32 = 3,
 }
 
 impl DType {
-    /// All of them, in the order of their numbers.
+    /// All types, in the order of their numbers.
     pub const ALL: [DType; 3] = [DType::F16, DType::BF16, DType::F32];
 
     /// Bytes per element.
@@ -51,28 +51,28 @@ mod sealed {
     impl Sealed for f32 {}
 }
 
-/// A Rust type that the kernels compute with: [`half::f16`], [`half::bf16`] or `f32`.
+/// A Rust type that the kernels support: [`half::f16`], [`half::bf16`] or `f32`.
 pub trait Element:
     sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static
 {
-    /// The matching [`DType`].
+    /// The corresponding [`DType`].
     const DTYPE: DType;
-    /// Exact.
+    /// Converts exactly.
     fn to_f64(self) -> f64;
-    /// Rounded once, to nearest, ties to even.
+    /// Converts with one rounding to nearest, ties to even.
     fn from_f64(value: f64) -> Self;
 }
 
-/// f64 to f32, rounded to odd: a result that a second rounding to a narrower type can't spoil
-/// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
-/// rounding to odd", 2008).
+/// Rounds f64 to f32, to odd. A second rounding of the result to a narrower type then gives the
+/// correctly rounded value (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums:
+/// proved algorithms using rounding to odd", 2008).
 fn to_f32_odd(value: f64) -> f32 {
     let nearest = value as f32;
     let back = f64::from(nearest);
     if !nearest.is_finite() || back == value || nearest.to_bits() & 1 == 1 {
         return nearest;
     }
-    // Inexact and even: the odd neighbour on the other side of `value`.
+    // The result is inexact and even, so the odd neighbour on the other side of `value` is needed.
     let away = value.abs() > back.abs();
     f32::from_bits(if nearest == 0.0 {
         (value.is_sign_negative() as u32) << 31 | 1
@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn narrow_conversions_round_once() {
-        // 1 + 2^-11 + 2^-40 lies above the middle of two f16 neighbours, but rounds onto the middle
-        // in f32: going through f32 to nearest, as half's own conversion does, loses it.
+        // 1 + 2^-11 + 2^-40 is above the midpoint of two f16 neighbours, but f32 rounds it to the
+        // midpoint. A conversion through f32 to nearest, as in `half`, loses the difference.
         let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         assert_eq!(<f16 as Element>::from_f64(above).to_bits(), 0x3C01);
         assert_eq!(

@@ -1,20 +1,20 @@
-//! How matrices lie in memory.
+//! Layouts of matrices in memory.
 
 use crate::{DType, Error, Result, Role};
 
-/// How a matrix lies in memory. Columns are contiguous.
+/// The layout of a matrix in memory. The elements of a row are contiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layout {
     /// Elements from the start of one row to the start of the next; at least the number of columns.
     pub row_stride: i64,
-    /// What the address of the first element is a multiple of, in bytes: a power of two, at least
-    /// the element's size. A plan made for 16 can choose the fast kernels; an address that turns
-    /// out less aligned is an error.
+    /// The alignment of the first element's address in bytes: a power of two, at least the
+    /// element's size. A plan made for 16 can choose the fast kernels. A call with a less aligned
+    /// address is an error.
     pub alignment: usize,
 }
 
 impl Layout {
-    /// Whether a tensor of that shape can lie so.
+    /// Checks that a tensor with this shape can have the layout.
     pub(crate) fn check(
         &self,
         tensor: Role,
@@ -45,25 +45,24 @@ impl Layout {
     /// Whether every row starts at a multiple of `bytes`.
     pub(crate) fn rows_aligned(&self, rows: usize, dtype: DType, bytes: u64) -> bool {
         let row_bytes = self.row_stride as u64 * dtype.size() as u64;
-        // A single row has no second one to be misaligned.
+        // A single row has no other row that its stride could misalign.
         self.alignment as u64 >= bytes && (rows <= 1 || row_bytes.is_multiple_of(bytes))
     }
 }
 
-/// Which way round the base weight is stored. The adapters' matrices are (r, K) and (N, r) in
-/// either case.
+/// How the base weight is stored. The adapters' matrices are (r, K) and (N, r) in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u32)]
 pub enum WeightLayout {
-    /// (out_features, in_features), as `torch.nn.Linear` has it.
+    /// (out_features, in_features), as in `torch.nn.Linear`.
     #[default]
     OutIn = 0,
-    /// (in_features, out_features), as GPT-2's `Conv1D` has it: PEFT's `fan_in_fan_out`.
+    /// (in_features, out_features), as in GPT-2's `Conv1D`: PEFT's `fan_in_fan_out`.
     InOut = 1,
 }
 
 impl WeightLayout {
-    /// (rows, columns) of a weight as it is stored.
+    /// (rows, columns) of a weight as stored.
     pub(crate) fn shape(self, out_features: usize, in_features: usize) -> (usize, usize) {
         match self {
             WeightLayout::OutIn => (out_features, in_features),

@@ -1,4 +1,4 @@
-//! What is to be merged: a base weight and the adapters that are added to it. Pure data, no CUDA.
+//! Merge problems: a base weight and the adapters that are added to it. Pure data, no CUDA.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use crate::{DType, Error, Layout, Problem, Result, Role, WeightLayout};
 /// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A
 /// negative scaling takes an adapter out again.
 ///
-/// Shapes: W and merged (out_features, in_features), or transposed as the [`WeightLayout`] says; of
-/// each adapter lora_A (rank, in_features) and lora_B (out_features, rank).
+/// Shapes: W and merged are (out_features, in_features), or transposed as the [`WeightLayout`]
+/// says. Each adapter has lora_A (rank, in_features) and lora_B (out_features, rank).
 ///
 /// ```
 /// use lora_kernels::{DType, MergeProblem};
@@ -43,11 +43,12 @@ struct MergedAdapter {
 }
 
 impl MergeProblem {
-    /// As many adapters as one call merges.
+    /// The largest number of adapters of a call.
     pub const MAX_ADAPTERS: usize = Problem::MAX_PROJECTIONS;
 
-    /// One adapter per rank, of the weight's type; all matrices contiguous, the weight and the
-    /// merged one 16-byte aligned. lora_A and lora_B need no more than an element's alignment.
+    /// A merge of one adapter per rank, in the weight's type. All matrices are contiguous, and the
+    /// weight and the merged weight are 16-byte aligned. lora_A and lora_B need only the alignment
+    /// of an element.
     ///
     /// # Errors
     /// [`Error::Adapters`] unless there are between 1 and [`MergeProblem::MAX_ADAPTERS`],
@@ -91,9 +92,9 @@ impl MergeProblem {
         Ok(problem.with_weight_layout(WeightLayout::default()))
     }
 
-    /// With adapters in f32 over a weight of 16 bits, PEFT's default, or in the weight's own type;
-    /// contiguous again, until [`MergeProblem::with_adapter_layout`] says otherwise. f32 elements
-    /// are used as they are.
+    /// Sets the type of the adapters: f32 over a 16-bit weight, PEFT's default, or the weight's own
+    /// type. Their layouts become contiguous again, until [`MergeProblem::with_adapter_layout`] is
+    /// called. f32 elements are used unrounded.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] for any other type.
@@ -104,8 +105,8 @@ impl MergeProblem {
         Ok(self)
     }
 
-    /// Which way round the weight and the merged one are stored; contiguous and 16-byte aligned
-    /// again, until [`MergeProblem::with_layout`] says otherwise.
+    /// Sets how the weight and the merged weight are stored. Their layouts become contiguous and
+    /// 16-byte aligned again, until [`MergeProblem::with_layout`] is called.
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         self.weight = Layout {
@@ -116,25 +117,26 @@ impl MergeProblem {
         self
     }
 
-    /// Whether nothing is written if a merged element would be a NaN or an infinity. It takes two
-    /// more launches, and a report, which tells.
+    /// Sets whether nothing is written if a merged element would be a NaN or an infinity. A safe
+    /// merge takes two more launches, and always has a report, which says whether it wrote.
     pub fn with_safe(mut self, safe: bool) -> Self {
         self.safe = safe;
         self
     }
 
-    /// Whether a [`MergeReport`] is written, by one more launch. A safe merge has one always.
+    /// Sets whether a [`MergeReport`] is written, which takes one more launch. A safe merge always
+    /// has one.
     pub fn with_report(mut self, report: bool) -> Self {
         self.report = report;
         self
     }
 
-    /// With another layout of the weight, which the merged one then has as well, or of the merged
+    /// Sets the layout of the weight and with it that of the merged weight, or that of the merged
     /// weight alone.
     ///
     /// # Errors
-    /// [`Error::NoPart`] for another tensor, [`Error::Stride`] if rows would overlap or reach
-    /// beyond 2⁶³ bytes, [`Error::LayoutAlignment`] if the alignment is no power of two or less
+    /// [`Error::NoPart`] for another role, [`Error::Stride`] if rows would overlap or reach beyond
+    /// 2⁶³ bytes, [`Error::LayoutAlignment`] if the alignment is not a power of two or is smaller
     /// than an element.
     pub fn with_layout(mut self, tensor: Role, layout: Layout) -> Result<Self> {
         if matches!(tensor, Role::Weight | Role::Merged) {
@@ -148,7 +150,7 @@ impl MergeProblem {
         Ok(self)
     }
 
-    /// With another layout of lora_A or lora_B of one adapter.
+    /// Sets the layout of lora_A or lora_B of one adapter.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if there is no such adapter, [`Error::NoPart`] for another tensor, and
@@ -177,32 +179,32 @@ impl MergeProblem {
         Ok(self)
     }
 
-    /// Outputs of the layer: N.
+    /// The layer's out_features: N.
     pub fn out_features(&self) -> usize {
         self.out_features
     }
 
-    /// Inputs of the layer: K.
+    /// The layer's in_features: K.
     pub fn in_features(&self) -> usize {
         self.in_features
     }
 
-    /// Ranks of the adapters, in their order.
+    /// The ranks of the adapters, in order.
     pub fn ranks(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
         self.adapters.iter().map(|adapter| adapter.rank)
     }
 
-    /// Type of the weight and the merged one.
+    /// The element type of the weight and of the merged weight.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Type of the adapters.
+    /// The element type of the adapters.
     pub fn adapter_dtype(&self) -> DType {
         self.adapter_dtype
     }
 
-    /// Which way round the weight is stored.
+    /// How the weight is stored.
     pub fn weight_layout(&self) -> WeightLayout {
         self.weight_layout
     }
@@ -217,7 +219,7 @@ impl MergeProblem {
         self.report || self.safe
     }
 
-    /// (rows, columns) of the weight and of the merged one, as they are stored.
+    /// (rows, columns) of the weight and of the merged weight, as stored.
     pub fn shape(&self, tensor: Role) -> (usize, usize) {
         match tensor {
             Role::Weight | Role::Merged => self
@@ -227,8 +229,7 @@ impl MergeProblem {
         }
     }
 
-    /// (rows, columns) of lora_A or lora_B of an adapter; of one that does not exist as if it had
-    /// no rank.
+    /// (rows, columns) of lora_A or lora_B of an adapter. An adapter that doesn't exist has rank 0.
     pub fn adapter_shape(&self, adapter: usize, tensor: Role) -> (usize, usize) {
         let rank = self.adapters.get(adapter).map_or(0, |adapter| adapter.rank);
         match tensor {
@@ -238,7 +239,7 @@ impl MergeProblem {
         }
     }
 
-    /// The layout of the weight, or of the merged one.
+    /// The layout of the weight or of the merged weight.
     pub fn layout(&self, tensor: Role) -> Layout {
         if tensor == Role::Merged {
             self.merged
@@ -309,38 +310,41 @@ fn no_part(tensor: Role) -> Error {
     }
 }
 
-/// What merging changed, and what storing the result in the weight's type lost of it.
+/// The report of a merge: what it changed, and what storing the result in the weight's type lost.
 ///
-/// bf16 keeps 8 bits of a weight: of a delta a thousandth of the weight's size, most elements are
-/// rounded away. Bits of the sums depend on nothing but the arguments and the tile size.
+/// bf16 keeps 8 significant bits of a weight, so most elements of a delta that is a thousandth of
+/// the weight are rounded away. The bits of the sums depend only on the arguments and the tile
+/// size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct MergeReport {
-    /// Σ delta², of elements whose merged value is finite.
+    /// Σ delta² over the elements whose merged value is finite.
     pub delta_squares: f64,
-    /// Σ (stored merged - W - delta)², of elements whose merged value is finite.
+    /// Σ (stored merged - W - delta)² over the elements whose merged value is finite.
     pub error_squares: f64,
-    /// Elements of the weight.
+    /// The number of elements of the weight.
     pub elements: u64,
-    /// Elements whose delta is not 0.
+    /// The number of elements whose delta is not 0.
     pub nonzero: u64,
-    /// Of those, elements that the merge leaves as they were: the delta was rounded away.
+    /// The number of these whose stored value did not change, because the delta was rounded away.
     pub unchanged: u64,
-    /// Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    /// The number of elements whose merged value is a NaN or an infinity. If it is not 0, a safe
+    /// merge has written nothing.
     pub non_finite: u64,
 }
 
 impl MergeReport {
-    /// Bytes of a report in device memory.
+    /// The size of a report in device memory, in bytes.
     pub const BYTES: usize = size_of::<Self>();
 
-    /// A report as the kernels wrote it; `None` unless there are [`MergeReport::BYTES`] bytes.
+    /// The report from the bytes that the kernels wrote; `None` unless there are
+    /// [`MergeReport::BYTES`] bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytemuck::try_pod_read_unaligned(bytes).ok()
     }
 
-    /// Of the elements with a delta, the share that did not change: between 0 and 1, 0 where there
-    /// are none.
+    /// The share of the elements with a delta that did not change, between 0 and 1. It is 0 if
+    /// there is no delta.
     pub fn unchanged_share(&self) -> f64 {
         if self.nonzero == 0 {
             return 0.0;
@@ -348,8 +352,8 @@ impl MergeReport {
         self.unchanged as f64 / self.nonzero as f64
     }
 
-    /// ‖stored change - delta‖ / ‖delta‖: 0 is exact, 1 as if nothing had been merged; 0 where
-    /// there is no delta.
+    /// ‖stored change - delta‖ / ‖delta‖: 0 is exact, 1 is as if nothing had been merged. It is 0
+    /// if there is no delta.
     pub fn relative_error(&self) -> f64 {
         if self.delta_squares == 0.0 {
             return 0.0;

@@ -1,17 +1,17 @@
-//! What is to be computed: sizes, formats and memory layouts of adapted linear layers that share
-//! their input. Pure data, no CUDA.
+//! Problems: sizes, formats and memory layouts of adapted linear layers that share their input.
+//! Pure data, no CUDA.
 
 use std::fmt;
 
 use crate::formats::check_adapters;
 use crate::{DType, Error, Formats, Layout, Mask, Result, Role, RowAdapters, WeightLayout};
 
-/// One linear layer of those that share x.
+/// One of the linear layers that share x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Projection {
     /// Columns of y: N.
     pub out_features: usize,
-    /// Rank of the adapter: r. 0 where the layer has none.
+    /// Rank of the adapter: r. 0 if the layer has no adapter.
     pub rank: usize,
 }
 
@@ -26,14 +26,15 @@ impl Projection {
     }
 }
 
-/// Adapted linear layers applied to a batch of tokens: one, or several that share x, as q, k and v
-/// do, or gate and up.
+/// Adapted linear layers applied to a batch of tokens: a single one, or several that share x, such
+/// as q, k and v, or gate and up.
 ///
 /// ```
 /// use lora_kernels::{DType, Problem, Projection};
-/// let one = Problem::new(192, 384, 1536, 8, DType::BF16)?.with_bias(true).with_dropout(true);
+/// let mlp = Problem::new(192, 384, 1536, 8, DType::BF16)?.with_bias(true).with_dropout(true);
 /// let layer = |out_features, rank| Projection { out_features, rank };
-/// let qkv = Problem::sharing_x(4096, 4096, &[layer(4096, 16), layer(1024, 0), layer(1024, 16)], DType::BF16)?;
+/// let qkv = [layer(4096, 16), layer(1024, 0), layer(1024, 16)];
+/// let qkv = Problem::sharing_x(4096, 4096, &qkv, DType::BF16)?;
 /// # Ok::<(), lora_kernels::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,16 +49,16 @@ pub struct Problem {
     mask: Mask,
     weight_layout: WeightLayout,
     input_gradient: bool,
-    /// By tensor.
+    /// Indexed by role.
     accumulate: [bool; Role::ALL.len()],
-    /// By projection and tensor; those of x and dx stand with projection 0.
+    /// Indexed by projection and role. The layouts of x and dx are stored with projection 0.
     layouts: Vec<[Layout; Role::ALL.len()]>,
 }
 
 impl Problem {
-    /// One adapted projection, with contiguous, 16-byte aligned tensors, no bias and no dropout.
-    /// Bias, d_lora_A and d_lora_B, for which the kernels look at the addresses themselves, need no
-    /// more than an element's alignment.
+    /// A single adapted projection with contiguous, 16-byte aligned tensors, no bias and no
+    /// dropout. Bias, d_lora_A and d_lora_B need only the alignment of an element, because the
+    /// kernels check their addresses themselves.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
@@ -77,8 +78,8 @@ impl Problem {
         )
     }
 
-    /// Several projections of the same x, tensors as in [`Problem::new`]. A rank of 0 means no
-    /// adapter; at least one projection has one.
+    /// Several projections that share x, with tensors as in [`Problem::new`]. A rank of 0 means no
+    /// adapter; at least one projection must have an adapter.
     ///
     /// # Errors
     /// [`Error::Projections`] unless there are between 1 and [`Problem::MAX_PROJECTIONS`],
@@ -135,35 +136,34 @@ impl Problem {
         Ok(problem)
     }
 
-    /// The largest size of any dimension: the kernels' 32-bit indices must not overflow on the
-    /// last, partly filled tile either. Offsets into a tensor may go far beyond: they are 64-bit.
+    /// The largest size of a dimension. The kernels' 32-bit indices must not overflow, not even in
+    /// a last tile that is partly filled. Offsets into a tensor are 64-bit and may be much larger.
     pub const MAX_DIMENSION: usize = i32::MAX as usize - 0xFFFF;
 
-    /// As many projections as can share x.
+    /// The largest number of projections that can share x.
     pub const MAX_PROJECTIONS: usize = 8;
 
-    /// With or without a bias, in every projection.
+    /// Sets whether every projection has a bias.
     pub fn with_bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
     }
 
-    /// With or without dropout on the adapters' input. All adapters see x under the same mask.
+    /// Sets whether there is dropout on the adapters' input. All adapters use the same mask of x.
     pub fn with_dropout(mut self, dropout: bool) -> Self {
         self.dropout = dropout;
         self
     }
 
-    /// Where backward finds the dropout's mask. It makes no difference without dropout, and none in
-    /// any result.
+    /// Sets where backward gets the dropout mask from. It doesn't change any result.
     pub fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
         self
     }
 
-    /// With adapters and their gradients in f32 over tensors of 16 bits, PEFT's default, or in the
-    /// tensors' own type. An f32 element of lora_A or lora_B is rounded to the tensors' type before
-    /// it is used, as autocast does; d_lora_A and d_lora_B are not.
+    /// Sets the type of the adapters and their gradients: f32 over 16-bit tensors, PEFT's default, or
+    /// the tensors' own type. An f32 element of lora_A or lora_B is rounded to the tensors' type when
+    /// it is used, as autocast does. d_lora_A and d_lora_B are not rounded.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier
@@ -178,8 +178,8 @@ impl Problem {
         self.with_formats(formats)
     }
 
-    /// With another type of any role. Layouts given earlier stay, with an alignment of at least an
-    /// element.
+    /// Sets the element type of each role. Layouts that were set before stay, with an alignment of at
+    /// least an element.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] or [`Error::Format`] if there are no kernels for these types,
@@ -200,14 +200,14 @@ impl Problem {
         Ok(self)
     }
 
-    /// Which adapter each row of x goes through.
+    /// Sets which adapter each row of x uses.
     pub fn with_row_adapters(mut self, row_adapters: RowAdapters) -> Self {
         self.row_adapters = row_adapters;
         self
     }
 
-    /// Which way round the weights of all projections are stored; contiguous and 16-byte aligned
-    /// again, until [`Problem::with_layout`] says otherwise.
+    /// Sets how the weights of all projections are stored. Their layouts become contiguous and 16-byte
+    /// aligned again, until [`Problem::with_layout`] is called.
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         for projection in 0..self.projections.len() {
@@ -217,14 +217,14 @@ impl Problem {
         self
     }
 
-    /// Whether backward computes dx. It does unless told otherwise.
+    /// Sets whether backward computes dx, which is the default.
     pub fn with_input_gradient(mut self, input_gradient: bool) -> Self {
         self.input_gradient = input_gradient;
         self
     }
 
-    /// Whether an output is added to what its memory holds, in f32 and rounded once, or overwrites
-    /// it, as all do unless told otherwise. It holds for all projections.
+    /// Sets whether an output of all projections is added to its previous values, in f32 and rounded
+    /// once, instead of overwriting them, which is the default.
     ///
     /// # Errors
     /// [`Error::Accumulate`] unless the tensor is y, dx, d_lora_A or d_lora_B.
@@ -236,7 +236,7 @@ impl Problem {
         Ok(self)
     }
 
-    /// With another layout of x, dx, or a tensor of the first projection.
+    /// Sets the layout of x, dx, or a tensor of the first projection.
     ///
     /// # Errors
     /// As [`Problem::with_layout_of`].
@@ -244,12 +244,12 @@ impl Problem {
         self.with_layout_of(0, tensor, layout)
     }
 
-    /// With another layout of one tensor of one projection. x and dx are the same in all.
+    /// Sets the layout of a tensor of a projection. x and dx are shared by all projections.
     ///
     /// # Errors
     /// [`Error::NoProjection`] if there is no such projection, [`Error::NoPart`] for the merged
     /// weight, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
-    /// [`Error::LayoutAlignment`] if the alignment is no power of two or less than an element.
+    /// [`Error::LayoutAlignment`] if the alignment is not a power of two or is smaller than an element.
     pub fn with_layout_of(
         mut self,
         projection: usize,
@@ -298,17 +298,17 @@ impl Problem {
         &self.formats
     }
 
-    /// Type of the activations: x, y, dy, dx and the bias.
+    /// The element type of the activations: x, y, dy, dx and the bias.
     pub fn dtype(&self) -> DType {
         self.formats.activations
     }
 
-    /// Type of lora_A and lora_B.
+    /// The element type of lora_A and lora_B.
     pub fn adapter_dtype(&self) -> DType {
         self.formats.adapters
     }
 
-    /// Type of a tensor.
+    /// The element type of a tensor.
     pub fn dtype_of(&self, tensor: Role) -> DType {
         match tensor {
             Role::X | Role::Y | Role::DY | Role::DX | Role::Bias => self.formats.activations,
@@ -318,7 +318,7 @@ impl Problem {
         }
     }
 
-    /// Which adapter each row of x goes through.
+    /// Which adapter each row of x uses.
     pub fn row_adapters(&self) -> RowAdapters {
         self.row_adapters
     }
@@ -333,12 +333,12 @@ impl Problem {
         self.dropout
     }
 
-    /// Where backward finds the dropout's mask.
+    /// Where backward gets the dropout mask from.
     pub fn mask(&self) -> Mask {
         self.mask
     }
 
-    /// Which way round the weights are stored.
+    /// How the weights are stored.
     pub fn weight_layout(&self) -> WeightLayout {
         self.weight_layout
     }
@@ -348,7 +348,7 @@ impl Problem {
         self.input_gradient
     }
 
-    /// Whether an output is added to what its memory holds.
+    /// Whether an output is added to its previous values.
     pub fn accumulates(&self, tensor: Role) -> bool {
         self.accumulate[tensor as usize]
     }
@@ -371,8 +371,8 @@ impl Problem {
         self.shape_of(0, tensor)
     }
 
-    /// (rows, columns) of a tensor of a projection; of one that does not exist as if it had no
-    /// features and no rank.
+    /// (rows, columns) of a tensor of a projection. A projection that doesn't exist has no features
+    /// and no rank.
     pub fn shape_of(&self, projection: usize, tensor: Role) -> (usize, usize) {
         let Projection { out_features, rank } = self
             .projections
@@ -389,7 +389,7 @@ impl Problem {
         }
     }
 
-    /// Columns of S and T: the ranks, each rounded up to 16.
+    /// The columns of S and T: the sum of the ranks, each rounded up to 16.
     pub fn padded_ranks(&self) -> usize {
         self.projections.iter().map(Projection::padded_rank).sum()
     }
@@ -427,7 +427,7 @@ pub(crate) fn check_dimension(name: &'static str, given: usize) -> Result<()> {
     Ok(())
 }
 
-/// The projection with which the layout of a tensor stands.
+/// The projection that the layout of a tensor is stored with.
 fn home(projection: usize, tensor: Role) -> usize {
     if matches!(tensor, Role::X | Role::DX) {
         0

@@ -1,15 +1,16 @@
-//! The tensors of a layer.
+//! The roles of a layer's tensors.
 
 use std::fmt;
 
-/// The tensors of a layer, by their roles. Shapes, row-major: M = tokens, K = in_features, N =
-/// out_features, r = rank. Projections share x and dx; each has the others for itself.
+/// The role of a tensor in a layer. Shapes are row-major with M = tokens, K = in_features, N =
+/// out_features and r = rank. Projections share x and dx; each has its own tensors of the other
+/// roles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Role {
     /// Input, (M, K).
     X = 0,
-    /// Base weight W, (N, K), or (K, N) as [`WeightLayout::InOut`].
+    /// Base weight W, (N, K), or (K, N) with [`WeightLayout::InOut`].
     Weight = 1,
     /// lora_A, (r, K).
     LoraA = 2,
@@ -25,14 +26,14 @@ pub enum Role {
     DLoraA = 7,
     /// Gradient of lora_B, (N, r).
     DLoraB = 8,
-    /// Bias, (N): a single row.
+    /// Bias, (N), a single row.
     Bias = 9,
     /// Merged weight W + Σ scaling·B·A, in the shape of the weight.
     Merged = 10,
 }
 
 impl Role {
-    /// All of them, in the order of their numbers.
+    /// All roles, in the order of their numbers.
     pub const ALL: [Role; 11] = [
         Role::X,
         Role::Weight,
@@ -47,7 +48,7 @@ impl Role {
         Role::Merged,
     ];
 
-    /// The name used in error messages and, where PEFT has one, there.
+    /// The name in error messages. It is PEFT's name if PEFT has one.
     pub const fn name(self) -> &'static str {
         match self {
             Role::X => "x",

@@ -1,4 +1,4 @@
-//! The arguments of each call, over what stands for memory.
+//! The arguments of each call, generic over what represents memory.
 
 use super::{ForwardRecord, Saved};
 use crate::Dropout;
@@ -6,7 +6,7 @@ use crate::Dropout;
 /// A device address, as `CUdeviceptr`.
 pub type DevicePointer = u64;
 
-/// What stands for a tensor's memory in the arguments of a call.
+/// The types that represent a tensor's memory in the arguments of a call.
 pub trait Pointers {
     /// A matrix that is read: x, dy, the weight.
     type Matrix;
@@ -16,13 +16,13 @@ pub trait Pointers {
     type Row;
     /// A matrix of an adapter.
     type Adapter;
-    /// The gradient of such a matrix.
+    /// The gradient of an adapter's matrix.
     type AdapterMut;
-    /// A buffer that is read: what forward saved.
+    /// A buffer that is read: forward's saved data.
     type Bytes;
     /// A buffer that is written: saved, workspace, a merge's report.
     type BytesMut;
-    /// What a backward is told of its forward.
+    /// What a backward knows of its forward.
     type Record;
 }
 
@@ -66,13 +66,13 @@ pub struct LoraGradients<M> {
 pub struct Forward<P: Pointers, L = Vec<ForwardProjection<P>>> {
     /// (tokens, in_features)
     pub x: P::Matrix,
-    /// As many as the problem has
+    /// One item per projection of the problem
     pub projections: L,
-    /// Exactly if the problem has dropout
+    /// Present exactly if the problem has dropout
     pub dropout: Option<Dropout>,
     /// Out: S and the mask. Keep them for backward.
     pub saved: Saved<P::BytesMut>,
-    /// At least `plan.workspace_bytes()` bytes of scratch; may be `None` where that is 0
+    /// At least `plan.workspace_bytes()` bytes of scratch memory; may be `None` if that is 0
     pub workspace: Option<P::BytesMut>,
 }
 
@@ -81,9 +81,9 @@ pub struct Forward<P: Pointers, L = Vec<ForwardProjection<P>>> {
 pub struct ForwardProjection<P: Pointers> {
     /// W, (out_features, in_features), or transposed as the problem says
     pub weight: P::Matrix,
-    /// (out_features), exactly if the problem has a bias
+    /// (out_features), present exactly if the problem has a bias
     pub bias: Option<P::Row>,
-    /// Exactly if the projection has a rank
+    /// Present exactly if the projection has a rank
     pub lora: Option<Lora<P::Adapter>>,
     /// Out: (tokens, out_features)
     pub y: P::MatrixMut,
@@ -93,19 +93,19 @@ pub struct ForwardProjection<P: Pointers> {
 /// mask∘(Σ T·A)/(1-p), dA = Tᵀ·drop(x), dB = scaling·dyᵀ·(drop(x)·Aᵀ).
 #[derive(Debug, Clone, Copy)]
 pub struct Backward<P: Pointers, L = Vec<BackwardProjection<P>>> {
-    /// (tokens, in_features), as in forward
+    /// (tokens, in_features), as in the forward
     pub x: P::Matrix,
-    /// As many as the problem has
+    /// One item per projection of the problem
     pub projections: L,
-    /// As in forward
+    /// As in the forward
     pub dropout: Option<Dropout>,
-    /// What forward saved
+    /// The data that the forward saved
     pub saved: Saved<P::Bytes>,
-    /// What forward returned. A backward that doesn't fit it is refused.
+    /// The record that the forward returned. A backward that doesn't fit it is refused.
     pub record: P::Record,
-    /// Out: (tokens, in_features), exactly if the problem has an input gradient
+    /// Out: (tokens, in_features), present exactly if the problem has an input gradient
     pub dx: Option<P::MatrixMut>,
-    /// At least `plan.workspace_bytes()` bytes of scratch; may be `None` where that is 0
+    /// At least `plan.workspace_bytes()` bytes of scratch memory; may be `None` if that is 0
     pub workspace: Option<P::BytesMut>,
 }
 
@@ -116,16 +116,16 @@ pub struct BackwardProjection<P: Pointers> {
     pub dy: P::Matrix,
     /// W, (out_features, in_features), or transposed as the problem says
     pub weight: P::Matrix,
-    /// Exactly if the projection has a rank
+    /// Present exactly if the projection has a rank
     pub lora: Option<Lora<P::Adapter>>,
-    /// Exactly if the projection has a rank
+    /// Present exactly if the projection has a rank
     pub gradients: Option<LoraGradients<P::AdapterMut>>,
 }
 
 /// Arguments of a merge: merged = W + Σ scaling·B·A.
 #[derive(Debug, Clone, Copy)]
 pub struct Merge<P: Pointers, L = Vec<Lora<<P as Pointers>::Adapter>>> {
-    /// W, and where the merged weight goes
+    /// W, and where to write the merged weight
     pub weight: MergeWeight<P::Matrix, P::MatrixMut>,
     /// As many as the problem has. `scaling` times the adapter's own weight among several; negative
     /// to take it out.
@@ -147,7 +147,7 @@ pub enum MergeWeight<R, W> {
     Apart {
         /// The base weight
         weight: R,
-        /// Out: the merged weight; as it was where a safe merge writes nothing
+        /// Out: the merged weight. A safe merge that refuses leaves it unchanged.
         merged: W,
     },
 }

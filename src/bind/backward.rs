@@ -1,4 +1,4 @@
-//! A backward's parameters.
+//! The parameters of a backward's kernels.
 
 use bytemuck::{Zeroable, bytes_of};
 
@@ -13,7 +13,7 @@ use crate::{Argument, BackwardPlan, Result, Role, WeightLayout};
 
 type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
 
-/// What all launches of a call need.
+/// The data that all launches of a call need.
 struct Call<'a> {
     plan: &'a BackwardPlan,
     args: &'a Args<'a>,
@@ -22,7 +22,8 @@ struct Call<'a> {
     dropout: DropoutParams,
 }
 
-/// Checks a backward, then hands each of the plan's launches its parameters, in their order.
+/// Checks a backward, then calls `launch` for each launch of the plan, in order, with its
+/// parameters.
 pub(crate) fn backward(
     plan: &BackwardPlan,
     args: &Args<'_>,
@@ -35,7 +36,7 @@ pub(crate) fn backward(
             launch(grad_a, bytes_of(&call.grad_a()))?;
             launch(grad_x, bytes_of(&call.grad_x(grad_x)))
         }
-        // Without tokens, the blocks that sum no partial gradients.
+        // Without tokens, these launches only sum zero partial gradients.
         [grad_a, grad_x] => {
             launch(grad_a, bytes_of(&call.grad_a()))?;
             launch(grad_x, bytes_of(&call.grad_x(grad_x)))
@@ -83,7 +84,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// The projections with an adapter: which, and how wide their part of T is.
+    /// The projections that have an adapter, with their indices.
     fn adapted(&self) -> impl Iterator<Item = (usize, &BackwardProjection<Raw>)> {
         let all = self.args.projections.iter().enumerate();
         all.filter(|(_, projection)| projection.lora.is_some())

@@ -1,4 +1,4 @@
-//! What is checked of a call's arguments before anything is launched.
+//! Checks of a call's arguments before anything is launched.
 
 use super::params::DropoutParams;
 use super::{DevicePointer, Lora, LoraGradients};
@@ -21,7 +21,7 @@ pub(super) fn count(problem: &Problem, given: usize) -> Result<()> {
     }
 }
 
-/// An optional argument that takes part exactly where it is planned to.
+/// Checks that an optional argument is present exactly if the plan has it.
 pub(super) fn optional(
     what: Argument,
     given: bool,
@@ -59,12 +59,12 @@ pub(super) fn dropout(dropout: Option<Dropout>, problem: &Problem) -> Result<Dro
     })
 }
 
-/// The largest power of two, up to 256, that divides an address.
+/// The largest power of two, at most 256, that divides an address.
 fn alignment(pointer: DevicePointer) -> usize {
     1 << pointer.trailing_zeros().min(8)
 }
 
-/// The address of a tensor. One without elements needs none.
+/// Checks the address of a tensor. A tensor without elements needs none.
 #[inline]
 pub(super) fn pointer(
     problem: &Problem,
@@ -79,7 +79,7 @@ pub(super) fn pointer(
     address(|| argument(problem, projection, tensor), planned, pointer)
 }
 
-/// An address that must be there, and aligned as planned. `what` is called for a message alone.
+/// Checks that an address is not null and aligned as planned. `what` is called only for a message.
 #[inline]
 pub(super) fn address(
     what: impl FnOnce() -> Argument,
@@ -101,18 +101,18 @@ pub(super) fn address(
     })
 }
 
-/// A tensor as messages name it: with its projection where there are several.
+/// The name of a tensor in messages, with its projection if there are several.
 pub(crate) fn argument(problem: &Problem, projection: usize, tensor: Role) -> Argument {
     let shared = matches!(tensor, Role::X | Role::DX);
     Argument::Tensor(tensor, which(problem, projection).filter(|_| !shared))
 }
 
-/// The projection, where messages must say which.
+/// The projection's index if messages must name it.
 pub(crate) fn which(problem: &Problem, projection: usize) -> Option<usize> {
     (problem.projections().len() > 1).then_some(projection)
 }
 
-/// A buffer of which so many bytes are needed.
+/// Checks a buffer that must have `needed` bytes.
 pub(super) fn buffer(what: Argument, pointer: Option<DevicePointer>, needed: usize) -> Result<()> {
     if needed == 0 {
         return Ok(());
@@ -129,7 +129,8 @@ pub(super) fn buffer(what: Argument, pointer: Option<DevicePointer>, needed: usi
     }
 }
 
-/// An adapter exactly where the projection has a rank, with both its matrices.
+/// Checks that an adapter is given exactly if the projection has a rank, and that both its matrices
+/// are there.
 pub(super) fn lora(
     problem: &Problem,
     projection: usize,
@@ -142,7 +143,7 @@ pub(super) fn lora(
     pointer(problem, projection, Role::LoraB, lora.b)
 }
 
-/// Gradients exactly where the projection has a rank.
+/// Checks that gradients are given exactly if the projection has a rank.
 pub(super) fn gradients(
     problem: &Problem,
     projection: usize,
@@ -156,7 +157,7 @@ pub(super) fn gradients(
     pointer(problem, projection, Role::DLoraB, gradients.b)
 }
 
-/// An argument that is there exactly where the projection has a rank.
+/// Checks that an argument is given exactly if the projection has a rank.
 pub(crate) fn adapted(
     problem: &Problem,
     projection: usize,

@@ -1,4 +1,4 @@
-//! Parameters that several kernels take.
+//! Parameters that several kernels share.
 
 use super::DevicePointer;
 use super::memory::Buffer;
@@ -6,7 +6,8 @@ use super::params::{AdapterMatrix, ReduceJob, ReduceParams, ScheduleParams, mask
 use crate::plan::{Launch, SplitRegions, access};
 use crate::{Mask, Problem, Role};
 
-/// The adapters of a call with the projections that they belong to: kernels list them alone.
+/// The adapters of a call with the indices of their projections. Kernels list only projections with
+/// an adapter.
 pub(super) fn adapters<A>(
     projections: impl Iterator<Item = Option<A>>,
 ) -> impl Iterator<Item = (usize, A)> {
@@ -20,7 +21,7 @@ pub(super) fn adapter_f32(problem: &Problem) -> i32 {
     (problem.adapter_dtype() != problem.dtype()).into()
 }
 
-/// A matrix of an adapter.
+/// The parameters of an adapter's matrix.
 pub(super) fn adapter(
     problem: &Problem,
     projection: usize,
@@ -38,7 +39,7 @@ pub(super) fn adapter(
     }
 }
 
-/// How the blocks of a GEMM go through its output.
+/// The parameters of a GEMM's schedule.
 pub(super) fn schedule(
     launch: &Launch,
     split: Option<&SplitRegions>,
@@ -57,7 +58,7 @@ pub(super) fn schedule(
     }
 }
 
-/// Where backward's kernels find the mask.
+/// Where backward's kernels get the mask from.
 pub(super) fn backward_mask(problem: &Problem) -> i32 {
     match (problem.has_dropout(), problem.mask()) {
         (false, _) => mask_source::NONE,
@@ -75,8 +76,8 @@ pub(super) struct Partials {
     pub splits: usize,
 }
 
-/// The sums of one gradient for every adapted projection, by so many blocks each. `partials` and
-/// `outputs` are of the adapted projections.
+/// The parameters for summing one gradient of every adapted projection, with the given number of
+/// blocks for each. `partials` and `outputs` have an item per adapted projection.
 pub(super) fn reduce(
     problem: &Problem,
     gradient: Role,

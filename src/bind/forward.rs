@@ -1,4 +1,4 @@
-//! A forward's parameters.
+//! The parameters of a forward's kernels.
 
 use bytemuck::{Zeroable, bytes_of};
 
@@ -10,7 +10,7 @@ use crate::{Argument, ForwardPlan, Result, Role, WeightLayout};
 
 type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
 
-/// What all launches of a call need.
+/// The data that all launches of a call need.
 struct Call<'a> {
     plan: &'a ForwardPlan,
     args: &'a Args<'a>,
@@ -19,7 +19,8 @@ struct Call<'a> {
     dropout: DropoutParams,
 }
 
-/// Checks a forward, then hands each of the plan's launches its parameters, in their order.
+/// Checks a forward, then calls `launch` for each launch of the plan, in order, with its
+/// parameters.
 pub(crate) fn forward(
     plan: &ForwardPlan,
     args: &Args<'_>,
@@ -74,7 +75,7 @@ impl<'a> Call<'a> {
         let mut params = ShrinkParams {
             x: self.args.x,
             s: self.saved.s,
-            // A mask that backward draws again is not stored.
+            // Null if backward draws the mask again.
             mask: self.saved.mask,
             counters: self.workspace.at(plan.split.map(|split| split.counters)),
             x_stride: problem.layout(Role::X).row_stride,

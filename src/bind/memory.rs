@@ -4,10 +4,10 @@ use super::{DevicePointer, check};
 use crate::plan::{Region, SavedLayout};
 use crate::{Argument, Result};
 
-/// The memory of S and the mask, in one buffer or two.
+/// The memory of S and the mask, in one buffer or in two.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Saved<B> {
-    /// No memory, where there are no tokens.
+    /// No memory, for a call without tokens.
     #[default]
     Empty,
     /// At least [`SavedLayout::bytes`] bytes, with both regions at their offsets.
@@ -28,7 +28,7 @@ impl<B> From<B> for Saved<B> {
 }
 
 impl<B> Saved<B> {
-    /// The same with every buffer replaced.
+    /// The same with every buffer replaced by `replace`.
     pub fn map<C>(self, mut replace: impl FnMut(B) -> C) -> Saved<C> {
         match self {
             Saved::Empty => Saved::Empty,
@@ -64,8 +64,8 @@ impl<B> Saved<B> {
         }
     }
 
-    /// Visits every buffer with its name and the bytes that it must have; refuses a mask that is
-    /// missing or has no part.
+    /// Visits every buffer with its name and the size that it must have. Refuses a mask that is
+    /// missing or not expected.
     pub(crate) fn each(
         &self,
         layout: &SavedLayout,
@@ -93,11 +93,11 @@ impl<B> Saved<B> {
     }
 }
 
-/// Where S and the mask lie.
+/// The addresses of S and the mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SavedAddresses {
     pub s: DevicePointer,
-    /// 0 where there is none, as kernels take it
+    /// 0 if there is no mask, as the kernels expect
     pub mask: DevicePointer,
 }
 
@@ -123,7 +123,7 @@ impl SavedAddresses {
     }
 }
 
-/// A buffer that a plan has divided into regions; `None` where the plan needs none.
+/// A buffer that a plan has divided into regions; `None` if the plan needs no memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Buffer(Option<DevicePointer>);
 
@@ -133,7 +133,7 @@ impl Buffer {
         Ok(Self(start))
     }
 
-    /// The address of a region; null where there is none, as kernels take it.
+    /// The address of a region; null if there is no region, as the kernels expect.
     pub fn at(self, region: impl Into<Option<Region>>) -> DevicePointer {
         match (self.0, region.into()) {
             (Some(start), Some(region)) => start + region.offset as u64,

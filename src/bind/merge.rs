@@ -1,4 +1,4 @@
-//! A merge's parameters.
+//! The parameters of a merge's kernels.
 
 use bytemuck::{Zeroable, bytes_of};
 
@@ -10,7 +10,7 @@ use crate::{Argument, Error, MergePlan, MergeReport, Result, Role, WeightLayout}
 
 type Args<'a> = Merge<Raw, &'a [Lora<DevicePointer>]>;
 
-/// Checks a merge, then hands each of the plan's launches its parameters, in their order.
+/// Checks a merge, then calls `launch` for each launch of the plan, in order, with its parameters.
 pub(crate) fn merge(
     plan: &MergePlan,
     args: &Args<'_>,
@@ -26,7 +26,7 @@ pub(crate) fn merge(
             } else {
                 merge_write::NEVER
             };
-            // What the first launch counted is not counted again.
+            // The first launch has counted already.
             if index == last {
                 params.partial = 0;
             }
@@ -36,7 +36,7 @@ pub(crate) fn merge(
     Ok(())
 }
 
-/// Addresses of the weight and of the merged one.
+/// The addresses of the weight and of the merged weight.
 fn weights(args: &Args<'_>) -> (DevicePointer, DevicePointer) {
     match args.weight {
         MergeWeight::InPlace(weight) => (weight, weight),
@@ -90,7 +90,7 @@ fn params(plan: &MergePlan, args: &Args<'_>, workspace: Buffer) -> MergeParams {
     let mut params = MergeParams {
         weight,
         merged,
-        // Null says that nothing is counted.
+        // Null means that nothing is counted.
         partial: workspace.at(plan.partial),
         totals: args.report.unwrap_or_default(),
         weight_stride: problem.layout(Role::Weight).row_stride,

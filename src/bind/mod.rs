@@ -1,11 +1,11 @@
-//! From a call's arguments and its plan to the parameters of its kernels, without CUDA.
+//! Binding: from a call's arguments and its plan to the parameters of its kernels, without CUDA.
 //!
-//! The arguments of a call are one type, whatever stands for memory: [`Raw`] has device addresses,
-//! the typed calls have views of cudarc's slices. Binding checks them against the plan, finds the
-//! address of each region of `saved` and the workspace, and fills in the structs that the kernels
-//! take. Nothing is launched before all of a call is checked.
+//! The arguments of a call have one type that is generic over what represents memory: [`Raw`] uses
+//! device addresses, the typed calls use views of cudarc's slices. Binding checks the arguments
+//! against the plan, computes the address of each region of `saved` and the workspace, and fills in
+//! the kernels' parameter structs. Nothing is launched before the whole call has been checked.
 
-// Only `raw` launches: without CUDA the calls are made by the tests alone.
+// Only `raw` launches, so without CUDA only tests call these functions.
 #![cfg_attr(not(feature = "cuda"), allow(dead_code))]
 
 mod args;

@@ -1,6 +1,6 @@
-//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`, which says
-//! what each field means. The kernel `lora_layout_check` writes out the size, the offset of every field and
-//! the values of the enums as nvcc has them, and a test compares.
+//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`, which
+//! documents the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
+//! and the values of the enums as nvcc compiled them, and a test compares them with these.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,8 +11,8 @@ const PROJECTIONS: usize = Problem::MAX_PROJECTIONS;
 /// A device address.
 type Address = u64;
 
-/// Defines the structs, and `layout()`: of each its size, then the offset of every field; after all
-/// of them the values of the enums.
+/// Defines the structs, and `layout()`, which lists the size of each struct and the offsets of its
+/// fields, and then the values of the enums.
 macro_rules! parameters {
     ($(struct $name:ident { $($field:ident: $type:ty,)* })*) => {
         $(

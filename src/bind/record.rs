@@ -1,12 +1,12 @@
-//! What a backward must have in common with its forward.
+//! The record of a forward, which its backward must match.
 
 use crate::{Dropout, Error, Formats, Mask, Problem, Projection, Result};
 
-/// What a forward was: sizes, formats, dropout and scalings. A backward that differs in one of them
-/// would read `saved` as something else than it holds, and is refused.
+/// The sizes, formats, dropout and scalings of a forward. A backward that differs in any of them
+/// would misread `saved`, so it is refused.
 ///
-/// Keep it beside `saved`. It can't tell whether x, lora_A or what `saved` holds has changed since:
-/// the calls never read device memory on the host.
+/// Keep it with `saved`. It can't tell whether x, lora_A or the contents of `saved` have changed
+/// since, because the calls never read device memory on the host.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForwardRecord {
     tokens: usize,
@@ -16,13 +16,13 @@ pub struct ForwardRecord {
     formats: Formats,
     mask: Option<Mask>,
     dropout: Option<Dropout>,
-    /// 0 where the projection has no adapter
+    /// 0 if the projection has no adapter
     scaling: [f32; Problem::MAX_PROJECTIONS],
 }
 
 impl ForwardRecord {
-    /// The record of a forward of this problem. [`crate::Kernels::forward`] returns it; make one
-    /// where forward and backward run in processes apart.
+    /// The record of a forward of this problem. [`crate::Kernels::forward`] returns it. Make one
+    /// yourself if forward and backward run in different processes.
     pub fn new(
         problem: &Problem,
         dropout: Option<Dropout>,
@@ -52,7 +52,7 @@ impl ForwardRecord {
         record
     }
 
-    /// Refuses a backward, of which this is the record, after another forward.
+    /// Refuses a backward with this record if `forward` is the record of another forward.
     pub(super) fn fits(&self, forward: &Self) -> Result<()> {
         if self == forward {
             return Ok(());

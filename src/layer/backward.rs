@@ -1,4 +1,4 @@
-//! Backward of layers.
+//! The backward of layers.
 
 use std::sync::Arc;
 
@@ -16,16 +16,17 @@ use crate::{
     Argument, BackwardPlan, Element, Error, Layout, LoraGradients, MatRef, Projection, Result, Role,
 };
 
-/// What a backward gives. `T` is the type of the tensors, `A` that of the adapters.
+/// The results of a backward. `T` is the type of the tensors, `A` that of the adapters.
 #[non_exhaustive]
 pub struct Gradients<T, A = T> {
-    /// (tokens, in_features) without gaps; none where it wasn't wanted
+    /// dx, dense (tokens, in_features); `None` if it wasn't asked for
     pub dx: Option<CudaSlice<T>>,
-    /// Of each projection that has an adapter; none where they were added to other memory
+    /// The gradients of each projection that has an adapter; `None` if they were added to the
+    /// caller's memory
     pub adapters: Vec<Option<AdapterGradients<A>>>,
 }
 
-/// The gradients of one adapter, without gaps.
+/// The gradients of one adapter, both dense.
 #[non_exhaustive]
 pub struct AdapterGradients<A> {
     /// dA, (rank, in_features)
@@ -34,14 +35,14 @@ pub struct AdapterGradients<A> {
     pub b: CudaSlice<A>,
 }
 
-/// Which gradients a backward gives, and where.
+/// Options of a backward: which gradients to compute, and where to put them.
 pub struct BackwardOptions<'a, A> {
     input_gradient: bool,
     accumulate: Option<Vec<Option<LoraGradients<'a, A>>>>,
 }
 
 impl<A> Default for BackwardOptions<'_, A> {
-    /// dx, and each adapter's gradients in memory of their own.
+    /// Computes dx, and allocates each adapter's gradients.
     fn default() -> Self {
         Self {
             input_gradient: true,
@@ -51,14 +52,14 @@ impl<A> Default for BackwardOptions<'_, A> {
 }
 
 impl<'a, A> BackwardOptions<'a, A> {
-    /// With dx or without, for the first layer of a model.
+    /// Sets whether dx is computed. The first layer of a model doesn't need it.
     pub fn with_input_gradient(mut self, input_gradient: bool) -> Self {
         self.input_gradient = input_gradient;
         self
     }
 
-    /// dA and dB are added, in f32 and rounded once, to what these matrices hold: one pair for each
-    /// projection that has an adapter, in their places.
+    /// Adds dA and dB to the contents of these matrices, in f32 and rounded once. There is an item
+    /// per projection, with a pair if the projection has an adapter.
     pub fn accumulate(mut self, gradients: impl Into<Vec<Option<LoraGradients<'a, A>>>>) -> Self {
         self.accumulate = Some(gradients.into());
         self
@@ -66,15 +67,15 @@ impl<'a, A> BackwardOptions<'a, A> {
 }
 
 impl LoraLinear {
-    /// dx, and dA and dB of each adapter, from the gradient of each y: three launches. `inputs` are
-    /// those of the forward that gave `saved`, which stays as it is.
+    /// Computes dx, and dA and dB of each adapter, from the gradient of each y, in three launches.
+    /// `inputs` are those of the forward that returned `saved`, which is not changed.
     ///
     /// Without tokens dx is empty, and dA and dB are zero.
     ///
     /// # Errors
-    /// [`Error::OtherForward`] if `saved` is of a forward with other sizes, types, scalings or
-    /// another dropout; that x, weights and adapters hold the same numbers can't be told. Else as
-    /// [`LoraLinear::forward`], for the inputs and dy.
+    /// [`Error::OtherForward`] if `saved` belongs to a forward with other sizes, types, scalings or
+    /// dropout. Whether x, weights and adapters still hold the same numbers can't be checked.
+    /// Otherwise as for [`LoraLinear::forward`], for the inputs and dy.
     pub fn backward<T, A>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -88,11 +89,11 @@ impl LoraLinear {
         self.backward_with(inputs, saved, dy, BackwardOptions::default())
     }
 
-    /// [`LoraLinear::backward`] of these gradients alone, or added to others.
+    /// [`LoraLinear::backward`] with options.
     ///
     /// # Errors
-    /// As [`LoraLinear::backward`], and [`Error::Optional`] if gradients to add to are not there
-    /// exactly for the projections that have an adapter.
+    /// As for [`LoraLinear::backward`], and [`Error::Optional`] unless gradients to add to are
+    /// given exactly for the projections that have an adapter.
     pub fn backward_with<T, A>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -138,7 +139,7 @@ impl LoraLinear {
         Ok(gradients)
     }
 
-    /// The plan of [`LoraLinear::backward`] for these arguments, to look at.
+    /// The plan that [`LoraLinear::backward`] uses for these arguments.
     ///
     /// # Errors
     /// As [`LoraLinear::backward`]; there is no plan without tokens.
@@ -216,7 +217,7 @@ impl LoraLinear {
     }
 }
 
-/// The arguments of a backward as addresses, results that are yet to be allocated aside.
+/// The arguments of a backward as addresses, without the results, which are allocated later.
 struct Call<'g> {
     operands: Operands<'g>,
     projections: Vec<BackwardProjectionArgs>,
@@ -302,7 +303,7 @@ fn check_gradients<A: Element>(
     Ok(())
 }
 
-/// What problems start from.
+/// The layout that a new problem assumes.
 fn contiguous(columns: usize) -> Layout {
     Layout {
         row_stride: columns as i64,

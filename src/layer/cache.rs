@@ -1,4 +1,4 @@
-//! Plans that were made before, by the signature of the call they are for.
+//! A cache of plans, keyed by the signature of their calls.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::signature::Signature;
 use crate::{BackwardPlan, DeviceProps, ForwardPlan, Result};
 
-/// How many signatures have their plans kept, some kilobytes each: enough for the layers of a large
-/// model at a few batch sizes.
+/// The number of signatures whose plans are kept, a few kilobytes each. It is enough for the layers
+/// of a large model at a few batch sizes.
 const CAPACITY: usize = 256;
 
-/// The plans of the signatures used last.
+/// The plans of the most recently used signatures.
 #[derive(Default)]
 pub(super) struct PlanCache(Mutex<Entries>);
 
@@ -23,11 +23,11 @@ struct Entries {
 
 struct Entry {
     plans: Arc<Plans>,
-    /// The look-up that last found it.
+    /// The number of the look-up that last used it.
     used: u64,
 }
 
-/// The plans of one signature, each made when it is first asked for.
+/// The plans of a signature, each made when it is first needed.
 #[derive(Default)]
 pub(super) struct Plans {
     forward: OnceLock<Arc<ForwardPlan>>,
@@ -36,7 +36,7 @@ pub(super) struct Plans {
 
 impl PlanCache {
     pub fn of(&self, signature: &Signature) -> Arc<Plans> {
-        // A panic elsewhere leaves nothing half done in the cache.
+        // The cache is consistent even if a thread panicked while it held the lock.
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.clock += 1;
         let used = entries.clock;

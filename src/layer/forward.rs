@@ -1,4 +1,4 @@
-//! Forward of layers: with what backward needs, or without.
+//! The forward of layers, with or without saving what backward needs.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use crate::typed::check;
 use crate::{Element, ForwardPlan, Mask, Problem, Result};
 
 impl LoraLinear {
-    /// y of each projection, (tokens, out_features) without gaps, and what backward needs.
+    /// Computes y of each projection, dense (tokens, out_features), and what backward needs.
     ///
-    /// Without tokens each y is empty. Two launches otherwise.
+    /// It takes two launches. Without tokens each y is empty, and nothing is launched.
     ///
     /// # Errors
-    /// [`crate::Error::Fit`] if a matrix has another shape than the others ask for,
+    /// [`crate::Error::Fit`] if the shape of a matrix doesn't fit the others,
     /// [`crate::Error::Bounds`] if its memory is too small, [`crate::Error::SomeBiases`],
-    /// [`crate::Error::Context`], and what [`Problem::sharing_x`], its `with_` functions and
-    /// [`ForwardPlan::new`] and [`crate::BackwardPlan::new`] refuse: all before anything is
-    /// launched. [`crate::Error::Driver`] if an allocation or a launch fails.
+    /// [`crate::Error::Context`], and the errors of [`Problem::sharing_x`], its `with_` functions,
+    /// [`ForwardPlan::new`] and [`crate::BackwardPlan::new`], all before anything is launched.
+    /// [`crate::Error::Driver`] if an allocation or a launch fails.
     pub fn forward<T: Element + DeviceRepr, A: Element>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -36,7 +36,7 @@ impl LoraLinear {
         }
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
-        // What its backward would be refused for is refused now.
+        // The backward's plan is made now, so that forward refuses what its backward would refuse.
         plans.backward(&operands.signature, &self.shared.props)?;
         let mut saved: CudaSlice<u8> = uninitialised(&self.stream, "saved", plan.saved().bytes())?;
         let mut workspace = self.scratch(plan.workspace_bytes())?;
@@ -51,8 +51,8 @@ impl LoraLinear {
         Ok((y, saved))
     }
 
-    /// y of each projection, as [`LoraLinear::forward`] computes it, for a forward without a
-    /// backward: no mask is stored, and nothing but y is left allocated.
+    /// Computes the same y as [`LoraLinear::forward`], for a forward without a backward. It stores
+    /// no mask, and only y stays allocated.
     ///
     /// # Errors
     /// As [`LoraLinear::forward`].
@@ -69,7 +69,7 @@ impl LoraLinear {
         }
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
-        // S, and behind it the workspace.
+        // One allocation for S, followed by the workspace.
         let s_bytes = plan.saved().bytes();
         let mut scratch: CudaSlice<u8> = uninitialised(
             &self.stream,
@@ -84,8 +84,7 @@ impl LoraLinear {
         Ok(y)
     }
 
-    /// The plan of [`LoraLinear::forward`] for these inputs, to look at. It is the one that the
-    /// call takes.
+    /// The plan that [`LoraLinear::forward`] uses for these inputs.
     ///
     /// # Errors
     /// As [`LoraLinear::forward`]; there is no plan without tokens.
@@ -141,10 +140,10 @@ impl LoraLinear {
             workspace,
         };
         let stream = self.stream.cu_stream();
-        // SAFETY: the context was made current; every matrix lies in a live slice of it, checked
-        // against its extent; the plan was made for their shapes, strides and alignments; outputs
-        // and buffers were allocated for this call. Guards keep all of it in use until the call is
-        // enqueued, cudarc's stream order after.
+        // SAFETY: the context was made current. Every matrix is in a live slice of it and was
+        // checked against the slice's size. The plan was made for their shapes, strides and
+        // alignments, and outputs and buffers were allocated for this call. Guards keep all of it
+        // alive until the call is enqueued, and cudarc's stream order afterwards.
         unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }?;
         Ok(())
     }

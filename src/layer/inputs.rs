@@ -1,39 +1,40 @@
-//! What a layer computes on.
+//! The inputs of a layer.
 
 use cudarc::driver::CudaView;
 
 use crate::{Dropout, Lora, Mask, MatRef, WeightLayout};
 
-/// x and the adapted linear layers applied to it, as [`LoraLinear`](crate::LoraLinear) takes them.
-/// All sizes are those of the matrices. `T` is the type of the tensors, `A` that of the adapters.
+/// x and the adapted linear layers applied to it, for [`LoraLinear`](crate::LoraLinear). All sizes
+/// are taken from the matrices. `T` is the type of the tensors, `A` that of the adapters.
 #[non_exhaustive]
 pub struct LoraInputs<'a, T, A = T> {
     /// (tokens, in_features)
     pub x: MatRef<'a, T>,
-    /// One, or up to [`Problem::MAX_PROJECTIONS`](crate::Problem::MAX_PROJECTIONS) that share x; at
-    /// least one has an adapter, and all have a bias or none.
+    /// Between one and [`Problem::MAX_PROJECTIONS`](crate::Problem::MAX_PROJECTIONS) projections
+    /// that share x. At least one has an adapter, and either all have a bias or none has.
     pub projections: Vec<LoraProjection<'a, T, A>>,
-    /// Which way round every weight is stored.
+    /// How every weight is stored.
     pub weight_layout: WeightLayout,
-    /// Dropout on the adapters' input. All of them see x under the same mask.
+    /// Dropout on the adapters' input. All adapters use the same mask.
     pub dropout: Option<Dropout>,
-    /// Where backward finds the dropout's mask.
+    /// Where backward gets the dropout mask from.
     pub mask: Mask,
 }
 
-/// One linear layer of [`LoraInputs`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
+/// A linear layer of [`LoraInputs`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
 #[non_exhaustive]
 pub struct LoraProjection<'a, T, A = T> {
     /// W, (out_features, in_features), or transposed as [`LoraInputs::weight_layout`] says
     pub weight: MatRef<'a, T>,
     /// (out_features)
     pub bias: Option<CudaView<'a, T>>,
-    /// A, (rank, in_features), and B, (out_features, rank); none where the layer has no adapter
+    /// A, (rank, in_features), and B, (out_features, rank); `None` if the layer has no adapter
     pub lora: Option<Lora<'a, A>>,
 }
 
 impl<'a, T, A> LoraInputs<'a, T, A> {
-    /// Layers applied to x, with weights stored (out_features, in_features) and without dropout.
+    /// Layers applied to x. The defaults are weights stored (out_features, in_features) and no
+    /// dropout.
     pub fn new(x: MatRef<'a, T>, projections: impl Into<Vec<LoraProjection<'a, T, A>>>) -> Self {
         Self {
             x,
@@ -44,19 +45,19 @@ impl<'a, T, A> LoraInputs<'a, T, A> {
         }
     }
 
-    /// With dropout on the adapters' input, or without.
+    /// Sets the dropout on the adapters' input.
     pub fn with_dropout(mut self, dropout: impl Into<Option<Dropout>>) -> Self {
         self.dropout = dropout.into();
         self
     }
 
-    /// With the dropout's mask kept from forward to backward, or drawn again.
+    /// Sets whether the dropout mask is stored for backward or drawn again there.
     pub fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
         self
     }
 
-    /// With every weight stored this way round.
+    /// Sets how every weight is stored.
     pub fn with_weight_layout(mut self, weight_layout: WeightLayout) -> Self {
         self.weight_layout = weight_layout;
         self
@@ -72,7 +73,7 @@ impl<'a, T, A> LoraProjection<'a, T, A> {
         }
     }
 
-    /// A layer without an adapter, beside others that have one.
+    /// A layer without an adapter, for calls with other layers that have one.
     pub fn without_adapter(weight: MatRef<'a, T>) -> Self {
         Self {
             weight,
@@ -81,7 +82,7 @@ impl<'a, T, A> LoraProjection<'a, T, A> {
         }
     }
 
-    /// With a bias (out_features), or without.
+    /// Sets the bias (out_features).
     pub fn with_bias(mut self, bias: impl Into<Option<CudaView<'a, T>>>) -> Self {
         self.bias = bias.into();
         self

@@ -1,4 +1,4 @@
-//! Memory for results and scratch, in the order of the caller's stream.
+//! Allocates memory for results and scratch, in the order of the caller's stream.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use cudarc::driver::{
 use crate::Result;
 use crate::raw::{DevicePointer, driver_error};
 
-/// Memory that a call overwrites before anyone reads it: it is not cleared.
+/// Allocates memory that a call overwrites before it is read, so it is not cleared.
 pub(super) fn uninitialised<T: DeviceRepr>(
     stream: &Arc<CudaStream>,
     what: &str,
@@ -18,8 +18,8 @@ pub(super) fn uninitialised<T: DeviceRepr>(
     if elements == 0 {
         return empty(stream, what);
     }
-    // SAFETY: every bit pattern is a value of an element type. The kernels write each element of
-    // an output, and each of the scratch memory that they read.
+    // SAFETY: every bit pattern is a valid value of an element type. The kernels write each element
+    // of an output, and each element of scratch memory that they read.
     unsafe { stream.alloc(elements) }.map_err(|error| {
         let bytes = elements.saturating_mul(size_of::<T>());
         driver_error(format!("allocating {bytes} bytes for {what}"), error)
@@ -39,14 +39,15 @@ pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
     Ok(memory)
 }
 
-/// A slice without elements. CUDA has no empty allocations, so one element lies behind it.
+/// A slice without elements. CUDA has no empty allocations, so one element is allocated.
 fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlice<T>> {
     let one: CudaSlice<T> = uninitialised(stream, what, 1)?;
     // SAFETY: the address is that of an allocation of this stream that nothing else frees.
     Ok(unsafe { stream.upgrade_device_ptr(one.leak(), 0) })
 }
 
-/// The address of memory that a call writes to; the guard records on the stream that it is in use.
+/// The address of memory that a call writes to. The guard records on the stream that the memory is
+/// in use.
 pub(super) fn written<'g, T>(
     memory: &'g mut CudaSlice<T>,
     stream: &'g CudaStream,

@@ -1,4 +1,4 @@
-//! Adapters added to a weight.
+//! Merging adapters into a weight.
 
 use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
 
@@ -13,8 +13,9 @@ use crate::{
 };
 
 impl LoraLinear {
-    /// W + Σ scaling·B·A in the shape of the weight, (out_features, in_features) or transposed as
-    /// `layout` says, without gaps. In f32, rounded once; what overflows is infinite.
+    /// Computes W + Σ scaling·B·A in f32, rounded once. The result is dense and has the shape of
+    /// the weight, (out_features, in_features) or transposed, as `layout` says. Elements that
+    /// overflow are infinite.
     ///
     /// # Errors
     /// [`crate::Error::Fit`] or [`crate::Error::Bounds`] if a matrix doesn't fit,
@@ -30,8 +31,8 @@ impl LoraLinear {
         Ok(self.merge_as(weight, adapters, layout, false)?.0)
     }
 
-    /// The merged weight, and what storing it loses. The report is copied to the host, which waits
-    /// for the stream.
+    /// The merged weight, and a report of what storing it loses. Copying the report to the host
+    /// waits for the stream.
     ///
     /// # Errors
     /// As [`LoraLinear::merge`].

@@ -1,8 +1,8 @@
-//! The short path: adapted layers that own what a call needs beside its tensors.
+//! The short path: adapted layers that own everything that a call needs besides its tensors.
 //!
 //! [`Kernels`] are loaded once per context, plans are made once per shape and layout, and outputs,
-//! `saved` and scratch memory come from the caller's stream. The calls below it,
-//! [`Kernels::forward`] and [`Kernels::forward_raw`], allocate nothing; these do.
+//! `saved` and scratch memory come from the caller's stream. These calls allocate; the calls below
+//! them, [`Kernels::forward`] and [`Kernels::forward_raw`], don't.
 
 mod backward;
 mod cache;
@@ -27,13 +27,13 @@ use crate::typed::check;
 use crate::{DeviceProps, Kernels, Result};
 use cache::PlanCache;
 
-/// Runs adapted linear layers on a stream: one, or several that share x.
+/// Runs an adapted linear layer, or several that share x, on a stream.
 ///
-/// Weights and adapters are arguments of a call, so one of these serves all layers of a model.
-/// Clones share the kernels and the plans; cloning costs two reference counts.
+/// Weights and adapters are arguments of a call, so one `LoraLinear` serves all layers of a model.
+/// Clones share the kernels and the plans, and cloning only increments two reference counts.
 ///
 /// Every call enqueues its work on the stream and returns. Memory is allocated in the stream's
-/// order and not cleared, since the kernels write all of it that is read. On a device without
+/// order. It is not cleared, because the kernels write everything that is read. On a device without
 /// memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`) cudarc waits for the stream whenever
 /// it frees memory, and a call frees its scratch memory.
 ///
@@ -44,7 +44,7 @@ pub struct LoraLinear {
     stream: Arc<CudaStream>,
 }
 
-/// What all layers of a context have in common.
+/// The state shared by all `LoraLinear`s of a context.
 struct Shared {
     kernels: Arc<Kernels>,
     /// The device that plans are made for.
@@ -61,15 +61,16 @@ impl Shared {
         })
     }
 
-    /// That of the stream's context: loaded where nothing holds it.
+    /// The shared state of the stream's context. The kernels are loaded if no other `LoraLinear`
+    /// holds them.
     fn of(stream: &Arc<CudaStream>) -> Result<Arc<Self>> {
         static LOADED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
-        // A panic elsewhere leaves nothing half done here.
+        // The list is consistent even if a thread panicked while it held the lock.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|shared| shared.strong_count() > 0);
         let context = stream.context();
         let of_context = |shared: &Arc<Shared>| {
-            // Kernels keep their context alive, so an address stays that context's.
+            // Kernels keep their context alive, so its address can't belong to another context.
             shared.kernels.context().cu_ctx() == context.cu_ctx()
         };
         if let Some(shared) = loaded.iter().filter_map(Weak::upgrade).find(of_context) {
@@ -84,11 +85,12 @@ impl Shared {
 }
 
 impl LoraLinear {
-    /// Layers on this stream. The kernels are loaded by the first one of the stream's context and
-    /// stay until the last is dropped. Loading takes a while: do it outside of any graph capture.
+    /// Layers on this stream. The first `LoraLinear` of the stream's context loads the kernels,
+    /// which stay until the last one is dropped. Loading takes a while, so do it outside of graph
+    /// captures.
     ///
     /// # Errors
-    /// What [`Kernels::load`] refuses.
+    /// The errors of [`Kernels::load`].
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         Ok(Self {
             shared: Shared::of(stream)?,
@@ -96,10 +98,10 @@ impl LoraLinear {
         })
     }
 
-    /// Layers with kernels that are loaded already, and plans of their own.
+    /// Layers with kernels that are loaded already and a plan cache of their own.
     ///
     /// # Errors
-    /// [`crate::Error::Context`] if the stream is of another context than the kernels.
+    /// [`crate::Error::Context`] if the stream belongs to another context than the kernels.
     pub fn with_kernels(kernels: Arc<Kernels>, stream: &Arc<CudaStream>) -> Result<Self> {
         check::bind(&kernels, stream)?;
         let props = kernels.props().clone();
@@ -112,7 +114,7 @@ impl LoraLinear {
     /// The same kernels and plans on another stream of the context.
     ///
     /// # Errors
-    /// [`crate::Error::Context`] if the stream is of another context.
+    /// [`crate::Error::Context`] if the stream belongs to another context.
     pub fn on_stream(&self, stream: &Arc<CudaStream>) -> Result<Self> {
         check::bind(&self.shared.kernels, stream)?;
         Ok(Self {
@@ -121,8 +123,8 @@ impl LoraLinear {
         })
     }
 
-    /// The same kernels with plans for a device of these properties, such as one of which a part of
-    /// the multiprocessors is taken.
+    /// The same kernels with plans for a device with these properties, for example with fewer
+    /// multiprocessors.
     pub fn with_props(&self, props: DeviceProps) -> Self {
         Self {
             shared: Shared::new(self.shared.kernels.clone(), props),
@@ -130,12 +132,12 @@ impl LoraLinear {
         }
     }
 
-    /// The kernels that it launches.
+    /// The kernels that calls launch.
     pub fn kernels(&self) -> &Arc<Kernels> {
         &self.shared.kernels
     }
 
-    /// The stream that its calls are enqueued on.
+    /// The stream that calls are enqueued on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }

@@ -1,4 +1,4 @@
-//! The arguments of a call: checked against each other, then as addresses and a signature.
+//! The arguments of a call, checked against each other and converted to addresses and a signature.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::{
     ReadMatrix, Result, Role, WeightLayout, WriteMatrix,
 };
 
-/// The inputs of a call on the device. `'g` is how long their memory is known to be in use by the
+/// The inputs of a call on the device. The guards of lifetime `'g` mark their memory as used by the
 /// stream.
 pub(super) struct Operands<'g> {
     pub signature: Signature,
     pub x: DevicePointer,
     pub projections: Vec<ProjectionOperands>,
-    /// They record on the stream that the memory is in use, when they are dropped.
+    /// When they are dropped, they record on the stream that the memory is in use.
     pub guards: Vec<SyncOnDrop<'g>>,
 }
 
@@ -100,7 +100,7 @@ impl<'g> Operands<'g> {
     }
 }
 
-/// Where a matrix starts, and how it lies.
+/// The address and the layout of a matrix.
 pub(super) fn read<'g, T: Element>(
     stream: &'g CudaStream,
     matrix: &'g MatRef<'_, T>,
@@ -111,7 +111,7 @@ pub(super) fn read<'g, T: Element>(
     (address, layout(matrix.geometry(), address))
 }
 
-/// The same of a matrix to write to.
+/// The address and the layout of a matrix to write to.
 pub(super) fn write<'g, T: Element>(
     stream: &'g CudaStream,
     matrix: &'g mut MatMut<'_, T>,
@@ -123,8 +123,9 @@ pub(super) fn write<'g, T: Element>(
     (address, layout(geometry, address))
 }
 
-/// As aligned as the address is, up to what any kernel asks for. A single row has no second one to
-/// be at a stride.
+/// The layout of a matrix at an address. Its alignment is that of the address, up to the largest
+/// that a kernel needs. The stride of a single row has no meaning, so it becomes the number of
+/// columns.
 fn layout(geometry: Geometry, address: DevicePointer) -> Layout {
     let Geometry {
         rows,
@@ -140,13 +141,13 @@ fn layout(geometry: Geometry, address: DevicePointer) -> Layout {
     }
 }
 
-/// Shapes against each other, extents against memory, memory against the context.
+/// Checks shapes against each other, extents against memory, and memory against the context.
 pub(super) struct Checks<'a> {
     kernels: &'a Kernels,
     tokens: usize,
     in_features: usize,
     weight_layout: WeightLayout,
-    /// Messages say which of several projections.
+    /// Whether messages must name the projection.
     several: bool,
 }
 
@@ -165,7 +166,7 @@ impl<'a> Checks<'a> {
         }
     }
 
-    /// The sizes of each projection.
+    /// Checks all inputs and returns the sizes of each projection.
     pub fn inputs<T: Element, A: Element>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -240,7 +241,7 @@ impl<'a> Checks<'a> {
         Ok(Projection { out_features, rank })
     }
 
-    /// The gradients of all y.
+    /// Checks the gradients of all y.
     pub fn dy<T: Element>(&self, dy: &[MatRef<'_, T>], sizes: &[Projection]) -> Result<()> {
         let (given, planned) = (dy.len(), sizes.len());
         if given != planned {
@@ -314,8 +315,7 @@ pub(super) fn same(
     })
 }
 
-/// Rows at their stride, against the elements of the memory. Whether the stride makes sense is for
-/// the problem to say.
+/// Checks that all rows at their stride fit into the memory. The problem checks the stride itself.
 pub(super) fn extent(tensor: Argument, geometry: Geometry, available: usize) -> Result<()> {
     let Geometry {
         rows,

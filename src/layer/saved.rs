@@ -1,4 +1,4 @@
-//! What a forward keeps for its backward.
+//! The data that a forward saves for its backward.
 
 use cudarc::driver::CudaSlice;
 
@@ -6,16 +6,17 @@ use super::inputs::LoraInputs;
 use super::signature::Signature;
 use crate::{Dropout, Error, Formats, Mask, Projection, Result, WeightLayout};
 
-/// What [`LoraLinear::forward`](crate::LoraLinear::forward) keeps for backward: S =
-/// scaling·drop(x)·Aᵀ, the dropout's mask where it is stored, and of which forward they are. x, the
-/// weights and the adapters are not kept: backward is given them again, as they were.
+/// The data that [`LoraLinear::forward`](crate::LoraLinear::forward) saves for backward: S =
+/// scaling·drop(x)·Aᵀ, the dropout mask if it is stored, and a description of the forward. x, the
+/// weights and the adapters are not saved: pass the same ones to backward.
 pub struct Saved {
-    /// As [`SavedLayout`](crate::plan::SavedLayout) says; none of a forward without tokens.
+    /// The layout is that of [`SavedLayout`](crate::plan::SavedLayout). `None` for a forward
+    /// without tokens.
     pub(super) memory: Option<CudaSlice<u8>>,
     forward: Forward,
 }
 
-/// What a forward computed, as far as backward has to agree with it.
+/// The description of a forward that its backward must match.
 #[derive(Debug, Clone, PartialEq)]
 struct Forward {
     tokens: usize,
@@ -24,7 +25,7 @@ struct Forward {
     weight_layout: WeightLayout,
     dropout: Option<Dropout>,
     mask: Mask,
-    /// And the scaling of each.
+    /// (projection, scaling) of each projection.
     projections: Vec<(Projection, f32)>,
 }
 
@@ -59,13 +60,13 @@ impl Saved {
         }
     }
 
-    /// Bytes of device memory that it holds.
+    /// The size of its device memory in bytes.
     pub fn bytes(&self) -> usize {
         self.memory.as_ref().map_or(0, CudaSlice::num_bytes)
     }
 
-    /// Whether a backward with these inputs is the backward of this forward, as far as that can be
-    /// known without a look at the numbers.
+    /// Checks that a backward with these inputs fits this forward, as far as that is known without
+    /// reading device memory.
     pub(super) fn check<T, A>(
         &self,
         inputs: &LoraInputs<'_, T, A>,
@@ -75,7 +76,7 @@ impl Saved {
         if self.forward == backward {
             return Ok(());
         }
-        // Both list the same facts as far as they have the same number of projections.
+        // With the same number of projections, both list the same facts.
         let differs = self.forward.facts().into_iter().zip(backward.facts());
         let (forward, given) = differs
             .into_iter()
@@ -90,7 +91,7 @@ impl Saved {
 }
 
 impl Forward {
-    /// What it is, fact by fact: name and value.
+    /// The description as (name, value) pairs.
     fn facts(&self) -> Vec<(String, String)> {
         let formats = self.formats;
         let dropout = match self.dropout {

@@ -1,9 +1,9 @@
-//! What decides a call's plan: sizes, types, layouts and choices, as its arguments have them.
+//! The signature of a call: sizes, types, layouts and options, which decide its plan.
 
 use crate::{Formats, Layout, Mask, Problem, Projection, Result, Role, WeightLayout};
 
-/// Calls of one signature have the same plans. It is the key of the plans that are kept, and
-/// problems are made of nothing else.
+/// The signature of a call. Calls with the same signature have the same plans, so it is the key of
+/// the plan cache. Problems are made only from it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Signature {
     pub tokens: usize,
@@ -13,23 +13,24 @@ pub(super) struct Signature {
     pub dropout: bool,
     pub mask: Mask,
     pub weight_layout: WeightLayout,
-    /// Backward computes dx.
+    /// Whether backward computes dx.
     pub input_gradient: bool,
-    /// Backward adds dA and dB to what is there.
+    /// Whether backward adds dA and dB to previous values.
     pub accumulate: bool,
     pub x: Layout,
     pub projections: Vec<ProjectionSignature>,
 }
 
-/// One projection. Results that a call allocates are contiguous and aligned: no layout says so.
+/// The signature of a projection. Results that a call allocates are contiguous and aligned, so they
+/// need no layout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ProjectionSignature {
     pub sizes: Projection,
     pub weight: Layout,
     pub lora: Option<[Layout; 2]>,
-    /// Where backward's dy is not contiguous and aligned.
+    /// The layout of backward's dy, if it is not contiguous and aligned.
     pub dy: Option<Layout>,
-    /// Where backward adds to dA and dB.
+    /// The layouts of dA and dB, if backward adds to them.
     pub gradients: Option<[Layout; 2]>,
 }
 

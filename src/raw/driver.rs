@@ -1,4 +1,4 @@
-//! The CUDA driver: finding it, and its error codes as errors of ours.
+//! Finding the CUDA driver, and converting its error codes.
 
 use std::sync::Arc;
 
@@ -7,11 +7,10 @@ use cudarc::driver::{CudaContext, DriverError};
 
 use crate::{Error, Result};
 
-/// The primary context of a device, or an error where cudarc would panic for want of a driver.
+/// The primary context of a device. Without a driver this is an error, where cudarc would panic.
 ///
 /// # Errors
-/// [`Error::NoDriver`] if libcuda can't be loaded, [`Error::Driver`] if the driver has no such
-/// device.
+/// [`Error::NoDriver`] if libcuda can't be loaded, [`Error::Driver`] if there is no such device.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     if !is_driver_present() {
         return Err(Error::NoDriver);
@@ -20,15 +19,16 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         .map_err(|error| driver_error(format!("opening device {ordinal}"), error))
 }
 
-/// cudarc can tell, but only where it loads the driver itself: a program may have chosen to link
-/// it, as candle does.
+/// cudarc can tell only if it loads the driver itself. A program may have chosen to link the
+/// driver, as candle does.
 fn is_driver_present() -> bool {
     let names = if cfg!(windows) {
         ["nvcuda.dll", "cuda.dll"]
     } else {
         ["libcuda.so", "libcuda.so.1"]
     };
-    // SAFETY: loads and closes the driver library, whose initialisers any CUDA program runs.
+    // SAFETY: this loads and closes the driver library, whose initialisers run in every CUDA
+    // program.
     names
         .iter()
         .any(|name| unsafe { libloading::Library::new(*name) }.is_ok())

@@ -1,4 +1,4 @@
-//! The compiled kernels, as build.rs left them.
+//! The images of the compiled kernels, made by build.rs.
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
@@ -9,9 +9,9 @@ pub struct Image {
     pub bytes: &'static [u8],
 }
 
-/// What the kernels in this build have machine code for: compute capabilities such as `80` and
-/// `90`, in ascending order, none in a build without kernels. Other GPUs, from 8.0 on, compile the
-/// PTX that is always there.
+/// The compute capabilities for which this build has machine code, such as `80` and `90`, in
+/// ascending order. There are none in a build without kernels. Drivers compile the PTX, which is
+/// always included, for other GPUs from 8.0 on.
 pub fn built_architectures() -> &'static [&'static str] {
     ARCHITECTURES
 }

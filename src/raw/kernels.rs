@@ -12,23 +12,23 @@ use crate::bind::params;
 use crate::plan::{DeviceProps, Launch, Variant};
 use crate::{Error, Result};
 
-/// Every kernel of this crate, loaded into one CUDA context.
+/// The kernels of this crate, loaded into a CUDA context.
 ///
-/// Dropping it waits for all work of the context and unloads the kernels: a CUDA graph that was
-/// captured from its calls must not be launched after.
+/// Dropping it waits for all work of the context and unloads the kernels. A CUDA graph captured
+/// from its calls must not be launched afterwards.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<CudaContext>,
     props: DeviceProps,
-    /// In the order of [`Variant::all`].
-    /// None for those of an architecture that the device does not have.
+    /// Indexed as [`Variant::all`]. `None` for kernels of an architecture that the device can't
+    /// run.
     functions: Vec<Option<CudaFunction>>,
     layout_check: CudaFunction,
 }
 
 impl Kernels {
-    /// Loads all kernels into a context and raises their shared-memory limits. Do it once per
-    /// context, outside any graph capture.
+    /// Loads the kernels into a context and raises their shared-memory limits. Do it once per
+    /// context, outside of graph captures.
     ///
     /// # Errors
     /// [`Error::KernelsNotBuilt`] in a build without kernels, [`Error::Device`] on a GPU before
@@ -40,7 +40,7 @@ impl Kernels {
 
         let mut module: Option<(&str, Arc<CudaModule>)> = None;
         let mut functions = Vec::new();
-        // Variants of one image follow each other.
+        // The variants of an image are consecutive.
         for variant in Variant::all() {
             if !variant.arch.runs_on(props.compute_capability()) {
                 functions.push(None);
@@ -54,16 +54,16 @@ impl Kernels {
             let function = load_function(&loaded, variant.symbol())?;
             let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            // A device with less shared memory can still run the other variants; the plan refuses
-            // this one.
+            // A device with less shared memory can still run the other variants; plans refuse this
+            // one.
             if variant.shared_bytes() <= props.shared_per_block() {
                 function
                     .set_attribute(limit, variant.shared_bytes() as i32)
                     .map_err(|error| {
                         driver_error(format!("raising the shared memory of {variant}"), error)
                     })?;
-                // Plans count on as many resident blocks as all of a multiprocessor's shared memory
-                // holds.
+                // Plans assume that all of a multiprocessor's shared memory is available to
+                // resident blocks.
                 function.set_attribute(carveout, 100).map_err(|error| {
                     driver_error(format!("the shared memory carve-out of {variant}"), error)
                 })?;
@@ -80,7 +80,7 @@ impl Kernels {
         })
     }
 
-    /// What plans need to know of this device.
+    /// The properties of this device, for plans.
     pub fn props(&self) -> &DeviceProps {
         &self.props
     }
@@ -90,7 +90,7 @@ impl Kernels {
         &self.context
     }
 
-    /// The kernel of a launch; `None` if no such kernel was loaded.
+    /// The kernel of a launch; `None` if it was not loaded.
     pub(super) fn loaded(&self, launch: &Launch) -> Option<CUfunction> {
         self.functions
             .get(launch.index)?
@@ -98,8 +98,8 @@ impl Kernels {
             .map(CudaFunction::cu_function)
     }
 
-    /// Sizes and offsets of the parameter structs and values of their enums, as the kernels were
-    /// compiled. For tests.
+    /// The sizes and offsets of the parameter structs and the values of their enums, as the kernels
+    /// were compiled. For tests.
     #[doc(hidden)]
     pub fn layout_check(&self) -> Result<Vec<u32>> {
         let words = Self::expected_layout().len();
@@ -125,7 +125,7 @@ impl Kernels {
             .map_err(what("reading the layout check"))
     }
 
-    /// The same as the host believes it.
+    /// The same values as the host has them.
     #[doc(hidden)]
     pub fn expected_layout() -> Vec<u32> {
         params::layout()
@@ -134,8 +134,8 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        // A kernel must not be unloaded while it is still to run. Where waiting is impossible, say
-        // on a context that has faulted, nothing runs.
+        // A kernel must not be unloaded before it has run. If waiting fails, for example because
+        // the context has faulted, nothing runs any more.
         let _ = self.context.synchronize();
     }
 }

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 
 impl Kernels {
     /// # Safety
-    /// `params` is the struct that the kernel takes, and what it points to is as the kernel
-    /// expects.
+    /// `params` is the struct that the kernel takes, and the memory that it points to is as the
+    /// kernel expects.
     #[inline]
     pub(super) unsafe fn launch(
         &self,
@@ -38,10 +38,10 @@ impl Kernels {
     }
 }
 
-/// cuLaunchKernelEx.
+/// Calls cuLaunchKernelEx.
 ///
 /// # Safety
-/// As [`Kernels::launch`], and the function is that of the launch.
+/// As for [`Kernels::launch`], and `function` is the kernel of the launch.
 #[inline]
 pub(super) unsafe fn launch_function(
     function: CUfunction,
@@ -69,7 +69,7 @@ pub(super) unsafe fn launch_function(
     };
     let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
     // SAFETY: the driver copies the configuration, the attributes and the parameters during the
-    // call and writes to none of them; the rest is the caller's promise.
+    // call and doesn't write to them. The caller promises the rest.
     unsafe {
         sys::cuLaunchKernelEx(
             &config,
@@ -88,7 +88,7 @@ fn no_attribute() -> CUlaunchAttribute {
     }
 }
 
-/// An attribute as the driver takes it.
+/// An attribute in the driver's form.
 fn encoded(attribute: LaunchAttribute) -> CUlaunchAttribute {
     let mut encoded = no_attribute();
     match attribute {

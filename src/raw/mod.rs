@@ -1,9 +1,9 @@
-//! Launches on plain pointers and a plain stream: the layer for frameworks, C and anything with
-//! memory of its own.
+//! Launches on device addresses and a `CUstream`, for frameworks, C, and other programs that own
+//! their memory.
 //!
-//! A call enqueues its kernels and returns: no allocation, no synchronisation, no host read, no
-//! lock, no event. All kernels are resolved and their shared memory raised when [`Kernels`] is
-//! loaded, so a call can be captured in a CUDA graph.
+//! A call enqueues its kernels and returns. It doesn't allocate, synchronise, read device memory,
+//! lock, or record events. Loading [`Kernels`] resolves all functions and raises their
+//! shared-memory limits, so a call can be captured in a CUDA graph.
 
 mod calls;
 mod driver;
@@ -33,7 +33,7 @@ pub type ForwardProjectionArgs = ForwardProjection<Raw>;
 pub type LoraArgs = crate::bind::Lora<DevicePointer>;
 
 /// Arguments of [`Kernels::backward_raw`]. Shapes, strides and alignments are those of the plan's
-/// problem. Without a record nobody checks that the backward fits its forward.
+/// problem. Without a record, it is not checked that the backward fits its forward.
 pub type BackwardArgs<'a> = Backward<Raw, &'a [BackwardProjectionArgs]>;
 
 /// One projection of [`BackwardArgs`].
@@ -43,6 +43,6 @@ pub type BackwardProjectionArgs = BackwardProjection<Raw>;
 pub type LoraGradientsArgs = crate::bind::LoraGradients<DevicePointer>;
 
 /// Arguments of [`Kernels::merge_raw`]. Shapes, strides and alignments are those of the plan's
-/// problem. A weight that is merged apart from itself may have the merged one's address: then it is
-/// merged in place.
+/// problem. In `MergeWeight::Apart`, the weight and the merged weight may have the same address:
+/// the merge is then in place.
 pub type MergeArgs<'a> = Merge<Raw, &'a [LoraArgs]>;

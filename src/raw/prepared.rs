@@ -1,5 +1,5 @@
-//! The launches of a call with their parameters, ready: what a call's cost on the host is measured
-//! against.
+//! Prepared launches: the launches of a call with their parameters bound. The host cost of a call
+//! is measured against them.
 
 use cudarc::driver::sys::{CUfunction, CUresult, CUstream};
 
@@ -9,7 +9,7 @@ use crate::bind;
 use crate::plan::Launch;
 use crate::{BackwardPlan, ForwardPlan, Result};
 
-/// One launch with its parameters.
+/// A launch with its parameters.
 #[doc(hidden)]
 pub struct PreparedLaunch {
     function: CUfunction,
@@ -18,13 +18,14 @@ pub struct PreparedLaunch {
 }
 
 impl PreparedLaunch {
-    /// cuLaunchKernelEx, and nothing else.
+    /// Calls cuLaunchKernelEx and nothing else.
     ///
     /// # Safety
-    /// As for the call it was made from.
+    /// As for the call that it was made from.
     #[inline]
     pub unsafe fn launch(&self, stream: CUstream) -> CUresult {
-        // SAFETY: the caller's promise; the function and the parameters are those of the launch.
+        // SAFETY: the caller promises that the call is valid; the function and the parameters
+        // belong to the launch.
         unsafe { launch_function(self.function, &self.launch, &self.params, stream) }
     }
 }

@@ -1,4 +1,4 @@
-//! What is checked of views before their addresses are taken; binding checks the rest.
+//! Checks of views before their addresses are taken. Binding checks the rest.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::plan::SavedLayout;
 use crate::raw::driver_error;
 use crate::{Argument, DType, Error, Kernels, Problem, Result, Role};
 
-/// One call's problem and context.
+/// The checks of a call with a problem, in a context.
 pub(super) struct Checks<'a> {
     kernels: &'a Kernels,
     problem: &'a Problem,
 }
 
 impl<'a> Checks<'a> {
-    /// The number of projections, and the stream. Makes the context current.
+    /// Checks the number of projections and the stream, and makes the context current.
     pub fn new(
         kernels: &'a Kernels,
         stream: &Arc<CudaStream>,
@@ -77,7 +77,7 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// What a plan says of a matrix.
+/// A matrix as the plan expects it.
 pub(super) struct Expected {
     pub dtype: DType,
     /// (rows, columns)
@@ -85,8 +85,8 @@ pub(super) struct Expected {
     pub row_stride: i64,
 }
 
-/// A matrix of the planned type, shape and stride, with memory for all of it in the kernels'
-/// context. `name` is called for a message alone.
+/// Checks that a matrix has the planned type, shape and stride, and enough memory in the kernels'
+/// context. `name` is called only for a message.
 pub(super) fn matrix(
     kernels: &Kernels,
     name: impl Fn() -> Argument,
@@ -109,7 +109,7 @@ pub(super) fn matrix(
         });
     }
     let planned = expected.row_stride;
-    // A single row has no second one to be at a stride.
+    // The stride of a single row has no meaning.
     if geometry.rows > 1 && geometry.row_stride != planned {
         return Err(Error::PlannedStride {
             tensor: name(),
@@ -117,7 +117,7 @@ pub(super) fn matrix(
             planned,
         });
     }
-    // The problem has checked that the stride is positive and that all rows fit in 63 bits.
+    // The problem has checked that the stride is positive and that all rows fit into 63 bits.
     let needed = match geometry.rows {
         0 => 0,
         rows => (rows - 1) * planned as usize + geometry.columns,
@@ -133,14 +133,14 @@ pub(super) fn matrix(
     home(kernels, name(), given.home())
 }
 
-/// Makes the kernels' context current, if the stream is of it.
+/// Makes the kernels' context current, and refuses a stream of another context.
 pub(crate) fn bind(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<()> {
     home(kernels, Argument::Stream, stream)?;
     let bound = kernels.context().bind_to_thread();
     bound.map_err(|error| driver_error("making the context current", error))
 }
 
-/// Whether the memory of a stream is of the kernels' context.
+/// Refuses memory whose stream belongs to another context than the kernels.
 pub(crate) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
     if stream.context().cu_ctx() == kernels.context().cu_ctx() {
         Ok(())
@@ -149,7 +149,7 @@ pub(crate) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) 
     }
 }
 
-/// A buffer with so many bytes; none is needed for 0.
+/// Checks that a buffer has `needed` bytes. None is needed for 0 bytes.
 pub(super) fn bytes<B: DeviceSlice<u8>>(
     kernels: &Kernels,
     what: Argument,
@@ -170,9 +170,9 @@ pub(super) fn bytes<B: DeviceSlice<u8>>(
     }
 }
 
-/// Taking a pointer makes the stream wait for the memory's other users; cudarc keeps a failure of
-/// that in the stream's context object, which need not be the one that the kernels were loaded
-/// with.
+/// Returns failures of taking pointers, which makes the stream wait for the memory's other users.
+/// cudarc keeps such a failure in the stream's context object, which may not be the one that the
+/// kernels were loaded with.
 pub(crate) fn waits(stream: &CudaStream) -> Result<()> {
     let failed = stream.context().check_err();
     failed.map_err(|error| driver_error("waiting for the arguments' other users", error))

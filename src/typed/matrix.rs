@@ -1,4 +1,4 @@
-//! Matrices on the device: a view, a shape and a row stride.
+//! Matrices on the device: a view with a shape and a row stride.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use cudarc::driver::{
 
 use crate::{DType, Element};
 
-/// A matrix in device memory to read from, row-major with contiguous columns. Nothing is checked
-/// until it is used.
+/// A matrix in device memory to read from. It is row-major, and the elements of a row are
+/// contiguous. Nothing is checked until it is used.
 pub struct MatRef<'a, T> {
     data: CudaView<'a, T>,
     geometry: Geometry,
 }
 
-/// A matrix in device memory to write to, row-major with contiguous columns. Nothing is checked
-/// until it is used.
+/// A matrix in device memory to write to. It is row-major, and the elements of a row are
+/// contiguous. Nothing is checked until it is used.
 pub struct MatMut<'a, T> {
     data: CudaViewMut<'a, T>,
     geometry: Geometry,
@@ -36,7 +36,7 @@ pub struct DynMatMut<'a> {
     geometry: Geometry,
 }
 
-/// A matrix as a call gives it.
+/// The shape and stride of a matrix, as given to a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
     pub(crate) rows: usize,
@@ -54,15 +54,15 @@ impl Geometry {
     }
 }
 
-/// What calls read of a matrix, whatever its type says.
+/// The properties of a matrix that calls use, independent of its Rust type.
 pub trait Matrix {
-    /// Type of the elements.
+    /// The element type.
     #[doc(hidden)]
     fn dtype(&self) -> DType;
-    /// Shape and stride.
+    /// The shape and stride.
     #[doc(hidden)]
     fn geometry(&self) -> Geometry;
-    /// Elements that its memory has.
+    /// The number of elements in its memory.
     #[doc(hidden)]
     fn elements(&self) -> usize;
     /// The stream that the memory belongs to.

@@ -22,10 +22,10 @@ pub type MergeWeight<'a, T> = bind::MergeWeight<MatRef<'a, T>, MatMut<'a, T>>;
 impl Kernels {
     /// Enqueues a merge on `stream`.
     ///
-    /// B·A is summed over the rank in f32 by fused multiply-adds, multiplied by the scaling, summed
-    /// over the adapters in their order, added to W in f32 and rounded once: every bit is
-    /// determined, and [`crate::reference::merge`] gives the same. A safe merge whose report tells
-    /// of elements that are not finite has written nothing but the report.
+    /// B·A is summed over the rank in f32 with fused multiply-adds and multiplied by the scaling.
+    /// The adapters are summed in order and added to W in f32, and the result is rounded once.
+    /// Every bit is determined, and [`crate::reference::merge`] gives the same bits. A safe merge
+    /// whose report counts elements that are not finite has written only the report.
     ///
     /// # Errors
     /// Any of [`crate::Error`]'s argument errors before anything is launched,

@@ -1,4 +1,4 @@
-//! Views of cudarc's slices as what stands for memory in a call's arguments.
+//! Views of cudarc's slices, which represent memory in a call's arguments.
 
 use std::marker::PhantomData;
 
@@ -38,7 +38,8 @@ impl<'a> Pointers for Dynamic<'a> {
     type Record = ForwardRecord;
 }
 
-/// What [`crate::Kernels::forward`] and its like take: [`Typed`] or [`Dynamic`].
+/// The views that [`crate::Kernels::forward`] and the other typed calls take: [`Typed`] or
+/// [`Dynamic`].
 pub trait Views<'a>:
     Pointers<
         Matrix: ReadMatrix,
@@ -56,8 +57,8 @@ pub trait Views<'a>:
 impl<'a, T: Element, A: Element> Views<'a> for Typed<'a, T, A> {}
 impl<'a> Views<'a> for Dynamic<'a> {}
 
-/// Addresses of views for use on a stream. The guards record there that the memory is in use, and
-/// live until all kernels are enqueued.
+/// The addresses of views for use on a stream. The guards record on the stream that the memory is
+/// in use, and live until all kernels are enqueued.
 pub(super) struct Addresses<'s> {
     stream: &'s CudaStream,
     guards: Vec<SyncOnDrop<'s>>,
