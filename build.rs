@@ -86,7 +86,8 @@ fn run() -> Result<(), String> {
 }
 
 /// What is compiled: the table's kernels, each for the devices that its architecture serves, and
-/// the layouts of their parameters. Units of an architecture that none of the devices has are left out.
+/// the layouts of their parameters. Units of an architecture that none of the devices has are left
+/// out.
 fn units(
     table: &Table,
     root: &Path,

@@ -1,5 +1,5 @@
-//! What is made of the table of kernels: a `.cu` file per operation, architecture and dtype, and the
-//! rows that Rust reads.
+//! What is made of the table of kernels: a `.cu` file per operation, architecture and dtype, and
+//! the rows that Rust reads.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! Reads the table of kernels, `kernels/table.toml`: one entry per operation, architecture and tile.
+//! Reads the table of kernels, `kernels/table.toml`: one entry per operation, architecture and
+//! tile.
 
 use std::ops::Range;
 

@@ -10,7 +10,8 @@ use crate::error::{Error, Result, memory};
 use crate::matrix::Matrix;
 use crate::number::{Number, cpu_slice};
 
-/// Elements on the device. CUDA has no empty allocations, so there may be more memory than elements.
+/// Elements on the device. CUDA has no empty allocations, so there may be more memory than
+/// elements.
 pub(crate) struct Copied<T> {
     memory: CudaSlice<T>,
     elements: usize,

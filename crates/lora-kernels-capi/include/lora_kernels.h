@@ -498,7 +498,7 @@ typedef struct lora_forward_args {
     uint64_t saved;
     // What there is at saved: at least the plan's saved_bytes.
     size_t saved_bytes;
-    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
+    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     uint64_t workspace;
     // What there is at workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
@@ -557,7 +557,7 @@ typedef struct lora_backward_args {
     size_t saved_bytes;
     // Out: (tokens, in_features), 0 where the problem has no input gradient.
     uint64_t dx;
-    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
+    // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     uint64_t workspace;
     // What there is at workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;

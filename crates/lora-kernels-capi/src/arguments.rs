@@ -101,7 +101,7 @@ pub struct lora_forward_args {
     pub saved: u64,
     /// What there is at saved: at least the plan's saved_bytes.
     pub saved_bytes: usize,
-    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
+    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     pub workspace: u64,
     /// What there is at workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
@@ -164,7 +164,7 @@ pub struct lora_backward_args {
     pub saved_bytes: usize,
     /// Out: (tokens, in_features), 0 where the problem has no input gradient.
     pub dx: u64,
-    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 where the plan's workspace_bytes is.
+    /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     pub workspace: u64,
     /// What there is at workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,

@@ -1,7 +1,7 @@
 //! How the structs of the ABI are read and written. They may be older or newer than this library.
 //!
-//! The rules are those of Linux's `copy_struct_from_user`. Fields that an older struct lacks count as
-//! zero; fields of a newer one that this library doesn't know must be zero.
+//! The rules are those of Linux's `copy_struct_from_user`. Fields that an older struct lacks count
+//! as zero; fields of a newer one that this library doesn't know must be zero.
 
 use std::fmt::Display;
 use std::mem::MaybeUninit;

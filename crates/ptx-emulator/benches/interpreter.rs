@@ -1,8 +1,8 @@
 //! How long the interpreter takes on this machine's CPU. Nothing here says how fast a kernel is on
 //! a GPU.
 //!
-//! The GEMM is Triton's (`tests/conformance/triton/matmul_bf16.ptx`), a kernel that nobody tuned for this
-//! interpreter.
+//! The GEMM is Triton's (`tests/conformance/triton/matmul_bf16.ptx`), a kernel that nobody tuned
+//! for this interpreter.
 
 use std::sync::Arc;
 

@@ -13,7 +13,8 @@ const OLDEST: i32 = 11_000;
 /// The first driver that reads fatbins compressed with zstd: nvcc's modes `balance` and `size`.
 const FIRST_WITH_ZSTD: i32 = 12_040;
 
-/// PTX versions, 10 * major + minor, by the CUDA version that brought them (PTX ISA, release notes).
+/// PTX versions, 10 * major + minor, by the CUDA version that brought them (PTX ISA, release
+/// notes).
 const PTX_VERSIONS: [(i32, u32); 19] = [
     (11_000, 70),
     (11_010, 71),

@@ -1,5 +1,5 @@
-//! `cuLaunchKernelEx` with its attributes, two-dimensional fills, both also captured in a graph, and
-//! tensor maps. Each test has a context of its own.
+//! `cuLaunchKernelEx` with its attributes, two-dimensional fills, both also captured in a graph,
+//! and tensor maps. Each test has a context of its own.
 
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
@@ -145,8 +145,8 @@ fn replay(executable: sys::CUgraphExec) {
     assert_eq!(code, Code::CUDA_SUCCESS);
 }
 
-/// What a launch with programmatic dependent launch has: permission to start early, and a cluster of
-/// one block.
+/// What a launch with programmatic dependent launch has: permission to start early, and a cluster
+/// of one block.
 fn usual() -> [sys::CUlaunchAttribute; 3] {
     [
         attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, 1),

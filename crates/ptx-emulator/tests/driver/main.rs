@@ -1,6 +1,6 @@
 //! The driver as a program sees it, through cudarc: what works, what is refused, and the settings.
-//! Settings and stream captures in global mode are felt by a whole process, so tests of these run in
-//! processes of their own.
+//! Settings and stream captures in global mode are felt by a whole process, so tests of these run
+//! in processes of their own.
 
 mod capture;
 mod counters;

@@ -1,4 +1,5 @@
-//! Tables in the documents are what the code says of itself. `PTX_EMULATOR_BLESS=1` writes them anew.
+//! Tables in the documents are what the code says of itself. `PTX_EMULATOR_BLESS=1` writes them
+//! anew.
 
 use std::fmt::Write;
 use std::path::Path;

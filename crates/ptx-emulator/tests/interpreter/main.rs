@@ -1,5 +1,5 @@
-//! The parser, the decoder and the interpreter by themselves: each instruction family against values
-//! worked out by hand or by plain Rust, the checks, the counters and the DRAM model.
+//! The parser, the decoder and the interpreter by themselves: each instruction family against
+//! values worked out by hand or by plain Rust, the checks, the counters and the DRAM model.
 
 mod alu;
 mod asynchronous;
