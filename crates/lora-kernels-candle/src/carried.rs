@@ -1,8 +1,8 @@
 //! Tensors of candle's CPU device, copied to a CUDA device for one call.
 
 use candle_core::{Storage, Tensor};
-use lora_kernels::{Element, LoraLinear};
 use lora_kernels::cudarc::driver::{CudaSlice, CudaView};
+use lora_kernels::{Element, LoraLinear};
 
 use crate::backend::Carrier;
 use crate::device::Resident;
