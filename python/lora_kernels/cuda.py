@@ -97,7 +97,7 @@ def current(device: int) -> Iterator[None]:
 def device_of(address: int, device: int = 0) -> int | None:
     """The ordinal of the device that an address is of; None if the driver doesn't know it.
 
-    device: the one through whose context the driver is asked.
+    device: the driver is asked through this one's context.
     """
     ordinal = c_int(-1)
     with current(device):

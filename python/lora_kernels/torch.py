@@ -27,16 +27,12 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from . import cuda
-from .arrays import Array
+from ._torch_memory import DTYPES, Copied, OnDevice
 from .from_arrays import problem_of
 from .kernels import Kernels
 from .plans import BackwardPlan, ForwardPlan
 from .tensors import LoraProjection
-from .types import Dropout, DType, Mask, Problem, WeightLayout
-
-_DTYPES = {torch.float16: DType.F16, torch.bfloat16: DType.BF16, torch.float32: DType.F32}
-_TORCH_DTYPES = {dtype: name for name, dtype in _DTYPES.items()}
+from .types import Dropout, Mask, Problem, WeightLayout
 
 #: A projection's tensors in the arguments of the autograd function, in this order.
 _PER_PROJECTION = 4
@@ -132,7 +128,7 @@ def _check(x: torch.Tensor, tensors: Sequence[torch.Tensor | None], copy_to_devi
     for tensor in (x, *tensors):
         if tensor is None:
             continue
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in DTYPES:
             raise TypeError(
                 f"a tensor of {tensor.dtype}: the kernels take float16, bfloat16 and float32"
             )
@@ -199,71 +195,9 @@ def _backward_plan(problem: Problem, device: int) -> BackwardPlan:
     return BackwardPlan(problem, _kernels(device).props)
 
 
-class _OnDevice:
-    """Tensors on a CUDA device: used where they are."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.torch_device = device
-        self.ordinal: int = device.index
-        self.stream: int = torch.cuda.current_stream(device).cuda_stream
-
-    def take(self, tensor: torch.Tensor | None) -> Any:
-        """A tensor as the kernels take it."""
-        if tensor is None:
-            return None
-        return Array(
-            tensor.data_ptr(),
-            tuple(tensor.shape),
-            tuple(tensor.stride()),
-            _DTYPES.get(tensor.dtype),
-            self.ordinal,
-            False,
-            tensor,
-        )
-
-    def allocate(self, shape: tuple[int, ...], dtype: DType | None) -> Array:
-        """Memory of torch's allocator."""
-        name = torch.uint8 if dtype is None else _TORCH_DTYPES[dtype]
-        tensor = torch.empty(shape, dtype=name, device=self.torch_device)
-        return self.take(tensor)  # type: ignore[no-any-return]
-
-    def give(self, array: Any) -> torch.Tensor | None:
-        """A result as a tensor."""
-        return None if array is None else array.owner
-
-
-class _Copied:
-    """Tensors on the CPU: copied to device 0 and back."""
-
-    ordinal = 0
-    stream = 0
-
-    def take(self, tensor: torch.Tensor | None) -> Any:
-        """A tensor as the kernels take it."""
-        if tensor is None:
-            return None
-        tensor = tensor.detach().contiguous()
-        data = tensor.reshape(-1).view(torch.uint8).numpy()
-        return cuda.DeviceArray(tuple(tensor.shape), _DTYPES.get(tensor.dtype)).copy_from(data)
-
-    def allocate(self, shape: tuple[int, ...], dtype: DType | None) -> cuda.DeviceArray:
-        """Memory of the driver."""
-        return cuda.allocate(shape, dtype)
-
-    def give(self, array: cuda.DeviceArray | None) -> torch.Tensor | None:
-        """A result as a tensor."""
-        if array is None:
-            return None
-        name = torch.uint8 if array.dtype is None else _TORCH_DTYPES[array.dtype]
-        if 0 in array.shape:
-            return torch.empty(array.shape, dtype=name)
-        data = torch.frombuffer(bytearray(array.to_bytes()), dtype=torch.uint8)
-        return data.view(name).reshape(array.shape)
-
-
-def _memory(options: _Options, x: torch.Tensor) -> _OnDevice | _Copied:
+def _memory(options: _Options, x: torch.Tensor) -> OnDevice | Copied:
     is_copied = options.copy_to_device and x.device.type == "cpu"
-    return _Copied() if is_copied else _OnDevice(x.device)
+    return Copied() if is_copied else OnDevice(x.device)
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

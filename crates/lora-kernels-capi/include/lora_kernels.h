@@ -374,8 +374,8 @@ typedef struct lora_problem {
     uint32_t accumulate_d_lora_a;
     // 1: d_lora_B is added to, in all projections.
     uint32_t accumulate_d_lora_b;
-    // Layouts of matrices that aren't contiguous and 16-byte aligned. Of two for the same matrix,
-    // the later one holds.
+    // Layouts of matrices that aren't contiguous and 16-byte aligned. The last one for a matrix
+    // holds.
     const struct lora_layout *layouts;
     // How many; may be 0.
     size_t layout_count;
@@ -496,21 +496,21 @@ typedef struct lora_forward_args {
     // Out: S and the dropout mask, for backward. A multiple of LORA_BUFFER_ALIGNMENT; 0 where they
     // are in two buffers, or the plan's saved_bytes is 0.
     uint64_t saved;
-    // What there is at saved: at least the plan's saved_bytes.
+    // Bytes of saved: at least the plan's saved_bytes.
     size_t saved_bytes;
     // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     uint64_t workspace;
-    // What there is at workspace: at least the plan's workspace_bytes.
+    // Bytes of workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
     // Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
     // LORA_BUFFER_ALIGNMENT.
     uint64_t saved_s;
-    // What there is at saved_s: at least the plan's s_bytes.
+    // Bytes of saved_s: at least the plan's s_bytes.
     size_t saved_s_bytes;
     // With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
     // at a multiple of LORA_BUFFER_ALIGNMENT.
     uint64_t saved_mask;
-    // What there is at saved_mask: at least the plan's mask_bytes.
+    // Bytes of saved_mask: at least the plan's mask_bytes.
     size_t saved_mask_bytes;
     // Out: what this forward was, its struct_size set. Null: not wanted.
     struct lora_forward_record *record;
@@ -553,23 +553,23 @@ typedef struct lora_backward_args {
     const struct lora_dropout *dropout;
     // What the forward of the same problem and inputs saved.
     uint64_t saved;
-    // What there is at saved: at least the plan's saved_bytes.
+    // Bytes of saved: at least the plan's saved_bytes.
     size_t saved_bytes;
     // Out: (tokens, in_features), 0 where the problem has no input gradient.
     uint64_t dx;
     // Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     uint64_t workspace;
-    // What there is at workspace: at least the plan's workspace_bytes.
+    // Bytes of workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
     // Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
     // LORA_BUFFER_ALIGNMENT.
     uint64_t saved_s;
-    // What there is at saved_s: at least the plan's s_bytes.
+    // Bytes of saved_s: at least the plan's s_bytes.
     size_t saved_s_bytes;
     // With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
     // at a multiple of LORA_BUFFER_ALIGNMENT.
     uint64_t saved_mask;
-    // What there is at saved_mask: at least the plan's mask_bytes.
+    // Bytes of saved_mask: at least the plan's mask_bytes.
     size_t saved_mask_bytes;
     // What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
     const struct lora_forward_record *record;
@@ -637,11 +637,11 @@ typedef struct lora_merge_args {
     // Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no
     // report.
     uint64_t report;
-    // What there is at report: at least LORA_MERGE_REPORT_BYTES.
+    // Bytes of report: at least LORA_MERGE_REPORT_BYTES.
     size_t report_bytes;
     // Scratch; may be 0 where the plan's workspace_bytes is.
     uint64_t workspace;
-    // What there is at workspace: at least the plan's workspace_bytes.
+    // Bytes of workspace: at least the plan's workspace_bytes.
     size_t workspace_bytes;
 } lora_merge_args;
 
@@ -653,15 +653,16 @@ typedef struct lora_merge_report {
     uint32_t reserved;
     // Elements of the weight.
     uint64_t elements;
-    // Elements whose delta, sum of scaling*B*A, is not 0.
+    // Elements with a delta, sum of scaling*B*A, that is not 0.
     uint64_t nonzero;
     // Of those, elements that the merge leaves as they were: the delta was rounded away.
     uint64_t unchanged;
-    // Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    // Elements with a merged value that is a NaN or an infinity. A safe merge has then written
+    // nothing.
     uint64_t non_finite;
-    // Sum of delta^2, of elements whose merged value is finite.
+    // Sum of delta^2, over elements with a finite merged value.
     double delta_squares;
-    // Sum of (stored merged - W - delta)^2, of elements whose merged value is finite.
+    // Sum of (stored merged - W - delta)^2, over elements with a finite merged value.
     double error_squares;
     // unchanged / nonzero; 0 where there are none.
     double unchanged_share;

@@ -99,21 +99,21 @@ pub struct lora_forward_args {
     /// Out: S and the dropout mask, for backward. A multiple of LORA_BUFFER_ALIGNMENT; 0 where they
     /// are in two buffers, or the plan's saved_bytes is 0.
     pub saved: u64,
-    /// What there is at saved: at least the plan's saved_bytes.
+    /// Bytes of saved: at least the plan's saved_bytes.
     pub saved_bytes: usize,
     /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     pub workspace: u64,
-    /// What there is at workspace: at least the plan's workspace_bytes.
+    /// Bytes of workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
     /// Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
     /// LORA_BUFFER_ALIGNMENT.
     pub saved_s: u64,
-    /// What there is at saved_s: at least the plan's s_bytes.
+    /// Bytes of saved_s: at least the plan's s_bytes.
     pub saved_s_bytes: usize,
     /// With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
     /// at a multiple of LORA_BUFFER_ALIGNMENT.
     pub saved_mask: u64,
-    /// What there is at saved_mask: at least the plan's mask_bytes.
+    /// Bytes of saved_mask: at least the plan's mask_bytes.
     pub saved_mask_bytes: usize,
     /// Out: what this forward was, its struct_size set. Null: not wanted.
     pub record: *mut lora_forward_record,
@@ -160,23 +160,23 @@ pub struct lora_backward_args {
     pub dropout: *const lora_dropout,
     /// What the forward of the same problem and inputs saved.
     pub saved: u64,
-    /// What there is at saved: at least the plan's saved_bytes.
+    /// Bytes of saved: at least the plan's saved_bytes.
     pub saved_bytes: usize,
     /// Out: (tokens, in_features), 0 where the problem has no input gradient.
     pub dx: u64,
     /// Scratch, at a multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's workspace_bytes is.
     pub workspace: u64,
-    /// What there is at workspace: at least the plan's workspace_bytes.
+    /// Bytes of workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
     /// Instead of saved, which is 0 then: S in a buffer of its own, at a multiple of
     /// LORA_BUFFER_ALIGNMENT.
     pub saved_s: u64,
-    /// What there is at saved_s: at least the plan's s_bytes.
+    /// Bytes of saved_s: at least the plan's s_bytes.
     pub saved_s_bytes: usize,
     /// With saved_s, and exactly if the plan's mask_bytes isn't 0: the mask in a buffer of its own,
     /// at a multiple of LORA_BUFFER_ALIGNMENT.
     pub saved_mask: u64,
-    /// What there is at saved_mask: at least the plan's mask_bytes.
+    /// Bytes of saved_mask: at least the plan's mask_bytes.
     pub saved_mask_bytes: usize,
     /// What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
     pub record: *const lora_forward_record,

@@ -52,11 +52,11 @@ pub struct lora_merge_args {
     /// Out: for lora_merge_report_read once it is copied to the host; 0 where the problem has no
     /// report.
     pub report: u64,
-    /// What there is at report: at least LORA_MERGE_REPORT_BYTES.
+    /// Bytes of report: at least LORA_MERGE_REPORT_BYTES.
     pub report_bytes: usize,
     /// Scratch; may be 0 where the plan's workspace_bytes is.
     pub workspace: u64,
-    /// What there is at workspace: at least the plan's workspace_bytes.
+    /// Bytes of workspace: at least the plan's workspace_bytes.
     pub workspace_bytes: usize,
 }
 
@@ -70,15 +70,16 @@ pub struct lora_merge_report {
     pub reserved: u32,
     /// Elements of the weight.
     pub elements: u64,
-    /// Elements whose delta, sum of scaling*B*A, is not 0.
+    /// Elements with a delta, sum of scaling*B*A, that is not 0.
     pub nonzero: u64,
     /// Of those, elements that the merge leaves as they were: the delta was rounded away.
     pub unchanged: u64,
-    /// Elements whose merged value is a NaN or an infinity. A safe merge has then written nothing.
+    /// Elements with a merged value that is a NaN or an infinity. A safe merge has then written
+    /// nothing.
     pub non_finite: u64,
-    /// Sum of delta^2, of elements whose merged value is finite.
+    /// Sum of delta^2, over elements with a finite merged value.
     pub delta_squares: f64,
-    /// Sum of (stored merged - W - delta)^2, of elements whose merged value is finite.
+    /// Sum of (stored merged - W - delta)^2, over elements with a finite merged value.
     pub error_squares: f64,
     /// unchanged / nonzero; 0 where there are none.
     pub unchanged_share: f64,

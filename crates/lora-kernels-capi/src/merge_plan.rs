@@ -127,7 +127,7 @@ unsafe fn ranks(given: &lora_merge_problem) -> Result<&[usize]> {
             argument: "problem->ranks".into(),
         });
     }
-    // SAFETY: not null, so as many as are said to be there, by the caller's promise.
+    // SAFETY: not null, so there are `count` of them, by the caller's promise.
     let ranks = unsafe { std::slice::from_raw_parts(given.ranks, count) };
     for (index, &rank) in ranks.iter().enumerate() {
         dimension(ArgumentPath::element("problem->ranks", index), rank)?;

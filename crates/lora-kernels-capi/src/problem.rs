@@ -63,8 +63,8 @@ pub struct lora_problem {
     pub accumulate_d_lora_a: u32,
     /// 1: d_lora_B is added to, in all projections.
     pub accumulate_d_lora_b: u32,
-    /// Layouts of matrices that aren't contiguous and 16-byte aligned. Of two for the same matrix,
-    /// the later one holds.
+    /// Layouts of matrices that aren't contiguous and 16-byte aligned. The last one for a matrix
+    /// holds.
     pub layouts: *const lora_layout,
     /// How many; may be 0.
     pub layout_count: usize,
