@@ -80,8 +80,13 @@ impl Baseline {
         let mut sets = Sets::new(device, &problem, noise)?;
         let ours = Ours::new(device, &problem, 0.0, &sets)?;
         let layer = sets.layers[0].clone();
-        let one = layer.projections[0];
-        let results = [one.y, layer.dx, one.d_lora_a, one.d_lora_b];
+        let projection = layer.projections[0];
+        let results = [
+            projection.y,
+            layer.dx,
+            projection.d_lora_a,
+            projection.d_lora_b,
+        ];
         ours.forward(device, 0)?;
         ours.backward(device, 0)?;
         let expected = results.map(|matrix| read(device, &sets, matrix));

@@ -120,24 +120,24 @@ impl Ours {
 
 impl Call {
     fn new(layer: &Layer, saved: u64, workspace: u64) -> Self {
-        let lora = |one: &Projection| LoraArgs {
-            a: one.lora_a.address,
-            b: one.lora_b.address,
-            scaling: one.scaling,
+        let lora = |projection: &Projection| LoraArgs {
+            a: projection.lora_a.address,
+            b: projection.lora_b.address,
+            scaling: projection.scaling,
         };
-        let forward = |one: &Projection| ForwardProjectionArgs {
-            weight: one.weight.address,
+        let forward = |projection: &Projection| ForwardProjectionArgs {
+            weight: projection.weight.address,
             bias: None,
-            lora: Some(lora(one)),
-            y: one.y.address,
+            lora: Some(lora(projection)),
+            y: projection.y.address,
         };
-        let backward = |one: &Projection| BackwardProjectionArgs {
-            dy: one.dy.address,
-            weight: one.weight.address,
-            lora: Some(lora(one)),
+        let backward = |projection: &Projection| BackwardProjectionArgs {
+            dy: projection.dy.address,
+            weight: projection.weight.address,
+            lora: Some(lora(projection)),
             gradients: Some(LoraGradientsArgs {
-                a: one.d_lora_a.address,
-                b: one.d_lora_b.address,
+                a: projection.d_lora_a.address,
+                b: projection.d_lora_b.address,
             }),
         };
         Self {

@@ -70,7 +70,7 @@ impl<'a> Call<'a> {
             let scalings = args
                 .projections
                 .iter()
-                .map(|one| one.lora.map_or(0.0, |lora| lora.scaling));
+                .map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling));
             ForwardRecord::new(problem, args.dropout, scalings).fits(forward)?;
         }
         let saved = SavedAddresses::new(&args.saved, plan.saved())?;
@@ -139,7 +139,11 @@ impl<'a> Call<'a> {
             split_stride: planned.out_features as i64 * planned.padded_rank() as i64,
             splits: splits.dy.row_splits,
         });
-        let outputs = self.args.projections.iter().filter_map(|one| one.gradients);
+        let outputs = self
+            .args
+            .projections
+            .iter()
+            .filter_map(|projection| projection.gradients);
         let mut params = GradAParams {
             x: self.args.x,
             mask: self.saved.mask,
@@ -191,7 +195,11 @@ impl<'a> Call<'a> {
             split_stride: in_features * ranks,
             splits: splits.x.row_splits,
         });
-        let outputs = self.args.projections.iter().filter_map(|one| one.gradients);
+        let outputs = self
+            .args
+            .projections
+            .iter()
+            .filter_map(|projection| projection.gradients);
         let mut params = GradXParams {
             t: self.workspace.at(regions.t),
             mask: self.saved.mask,

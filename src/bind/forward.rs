@@ -35,7 +35,7 @@ pub(crate) fn forward(
     let scalings = args
         .projections
         .iter()
-        .map(|one| one.lora.map_or(0.0, |lora| lora.scaling));
+        .map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling));
     Ok(ForwardRecord::new(plan.problem(), args.dropout, scalings))
 }
 
@@ -92,7 +92,12 @@ impl<'a> Call<'a> {
             dropout: self.dropout,
             ..Zeroable::zeroed()
         };
-        for (index, lora) in common::adapters(self.args.projections.iter().map(|one| one.lora)) {
+        for (index, lora) in common::adapters(
+            self.args
+                .projections
+                .iter()
+                .map(|projection| projection.lora),
+        ) {
             params.lora_a[params.adapters as usize] =
                 common::adapter(problem, index, Role::LoraA, lora.a, lora.scaling);
             params.adapters += 1;

@@ -19,8 +19,8 @@ pub(crate) fn merge(
     let workspace = checked(plan, args)?;
     let mut params = params(plan, args, workspace);
     let last = plan.launches().len() - 1;
-    for (index, one) in plan.launches().iter().enumerate() {
-        if plan.problem().is_safe() && !one.variant.sums_totals() {
+    for (index, planned) in plan.launches().iter().enumerate() {
+        if plan.problem().is_safe() && !planned.variant.sums_totals() {
             params.writing = if index == last {
                 merge_write::IF_FINITE
             } else {
@@ -31,7 +31,7 @@ pub(crate) fn merge(
                 params.partial = 0;
             }
         }
-        launch(one, bytes_of(&params))?;
+        launch(planned, bytes_of(&params))?;
     }
     Ok(())
 }

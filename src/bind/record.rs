@@ -73,17 +73,17 @@ impl ForwardRecord {
                 return differs(what, forward.to_string(), backward.to_string());
             }
         }
-        for (index, (one, other)) in self
+        for (index, (ours, theirs)) in self
             .projections
             .iter()
             .zip(&forward.projections)
             .enumerate()
         {
-            if one != other {
+            if ours != theirs {
                 let shown = |Projection { out_features, rank }: &Projection| {
                     format!("{out_features} out_features with rank {rank} in projection {index}")
                 };
-                return differs("a projection", shown(other), shown(one));
+                return differs("a projection", shown(theirs), shown(ours));
             }
         }
         if self.formats != forward.formats {

@@ -122,9 +122,10 @@ impl LoraLinear {
             adapters: signature.projections.iter().map(|_| None).collect(),
         };
         if !signature.accumulate {
-            for (slot, one) in gradients.adapters.iter_mut().zip(&signature.projections) {
-                let adapted = one.sizes.rank > 0;
-                let made = adapted.then(|| self.adapter(one.sizes, in_features, tokens == 0));
+            for (slot, projection) in gradients.adapters.iter_mut().zip(&signature.projections) {
+                let adapted = projection.sizes.rank > 0;
+                let made =
+                    adapted.then(|| self.adapter(projection.sizes, in_features, tokens == 0));
                 *slot = made.transpose()?;
             }
         }
@@ -235,7 +236,10 @@ impl<'g> Call<'g> {
         let checks = Checks::new(kernels, inputs);
         let in_features = operands.signature.in_features;
         let signatures = &mut operands.signature.projections;
-        let sizes: Vec<Projection> = signatures.iter().map(|one| one.sizes).collect();
+        let sizes: Vec<Projection> = signatures
+            .iter()
+            .map(|projection| projection.sizes)
+            .collect();
         checks.dy(dy, &sizes)?;
         if let Some(gradients) = &accumulate {
             check_gradients(&checks, gradients, &sizes, in_features)?;
@@ -243,9 +247,10 @@ impl<'g> Call<'g> {
 
         let guards = &mut operands.guards;
         let mut projections = Vec::with_capacity(sizes.len());
-        for ((one, from), dy) in signatures.iter_mut().zip(&operands.projections).zip(dy) {
+        for ((projection, from), dy) in signatures.iter_mut().zip(&operands.projections).zip(dy) {
             let (dy, layout) = read(stream, dy, guards);
-            one.dy = Some(layout).filter(|dy| *dy != contiguous(one.sizes.out_features));
+            projection.dy =
+                Some(layout).filter(|dy| *dy != contiguous(projection.sizes.out_features));
             projections.push(BackwardProjectionArgs {
                 dy,
                 weight: from.weight,
@@ -254,7 +259,7 @@ impl<'g> Call<'g> {
             });
         }
         operands.signature.accumulate = accumulate.is_some();
-        for ((one, raw), target) in signatures
+        for ((projection, raw), target) in signatures
             .iter_mut()
             .zip(&mut projections)
             .zip(accumulate.into_iter().flatten())
@@ -266,7 +271,7 @@ impl<'g> Call<'g> {
                     a: d_lora_a,
                     b: d_lora_b,
                 });
-                one.gradients = Some([a_layout, b_layout]);
+                projection.gradients = Some([a_layout, b_layout]);
             }
         }
         Ok(Self {

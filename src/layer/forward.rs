@@ -103,8 +103,10 @@ impl LoraLinear {
         let signature = &operands.signature;
         let projections = signature.projections.iter();
         projections
-            .map(|one| {
-                let elements = signature.tokens.saturating_mul(one.sizes.out_features);
+            .map(|projection| {
+                let elements = signature
+                    .tokens
+                    .saturating_mul(projection.sizes.out_features);
                 uninitialised(&self.stream, "y", elements)
             })
             .collect()

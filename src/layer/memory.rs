@@ -41,9 +41,9 @@ pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
 
 /// A slice without elements. CUDA has no empty allocations, so one element is allocated.
 fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlice<T>> {
-    let one: CudaSlice<T> = uninitialised(stream, what, 1)?;
+    let allocated: CudaSlice<T> = uninitialised(stream, what, 1)?;
     // SAFETY: the address is that of an allocation of this stream that nothing else frees.
-    Ok(unsafe { stream.upgrade_device_ptr(one.leak(), 0) })
+    Ok(unsafe { stream.upgrade_device_ptr(allocated.leak(), 0) })
 }
 
 /// The address of memory that a call writes to. The guard records on the stream that the memory is

@@ -53,7 +53,10 @@ impl<'g> Operands<'g> {
                 gradients: A::DTYPE,
                 ..Formats::uniform(T::DTYPE)
             },
-            bias: inputs.projections.iter().any(|one| one.bias.is_some()),
+            bias: inputs
+                .projections
+                .iter()
+                .any(|projection| projection.bias.is_some()),
             dropout: inputs.dropout.is_some(),
             mask: inputs.mask,
             weight_layout: inputs.weight_layout,
@@ -63,16 +66,16 @@ impl<'g> Operands<'g> {
             projections: Vec::with_capacity(sizes.len()),
         };
         let mut projections = Vec::with_capacity(sizes.len());
-        for (one, sizes) in inputs.projections.iter().zip(sizes) {
+        for (projection, sizes) in inputs.projections.iter().zip(sizes) {
             let mut operands = ProjectionOperands::default();
-            let (weight, weight_layout) = read(stream, &one.weight, &mut guards);
+            let (weight, weight_layout) = read(stream, &projection.weight, &mut guards);
             operands.weight = weight;
-            if let Some(bias) = &one.bias {
+            if let Some(bias) = &projection.bias {
                 let (address, guard) = bias.device_ptr(stream);
                 operands.bias = Some(address);
                 guards.push(guard);
             }
-            let lora = one.lora.as_ref().map(|Lora { a, b, scaling }| {
+            let lora = projection.lora.as_ref().map(|Lora { a, b, scaling }| {
                 let (lora_a, a_layout) = read(stream, a, &mut guards);
                 let (lora_b, b_layout) = read(stream, b, &mut guards);
                 operands.lora = Some(LoraArgs {
@@ -175,16 +178,22 @@ impl<'a> Checks<'a> {
             dropout.check()?;
         }
         self.memory(Argument::Tensor(Role::X, None), &inputs.x)?;
-        let biased = inputs.projections.iter().filter(|one| one.bias.is_some());
+        let biased = inputs
+            .projections
+            .iter()
+            .filter(|projection| projection.bias.is_some());
         if let (1.., Some(without)) = (
             biased.count(),
-            inputs.projections.iter().position(|one| one.bias.is_none()),
+            inputs
+                .projections
+                .iter()
+                .position(|projection| projection.bias.is_none()),
         ) {
             return Err(Error::SomeBiases { without });
         }
         let projections = inputs.projections.iter().enumerate();
         projections
-            .map(|(index, one)| self.projection(index, one))
+            .map(|(index, projection)| self.projection(index, projection))
             .collect()
     }
 

@@ -32,8 +32,8 @@ struct Forward {
 impl Forward {
     fn new<T, A>(inputs: &LoraInputs<'_, T, A>, signature: &Signature) -> Self {
         let projections = inputs.projections.iter().zip(&signature.projections);
-        let projections = projections.map(|(one, signature)| {
-            let scaling = one.lora.as_ref().map_or(0.0, |lora| lora.scaling);
+        let projections = projections.map(|(projection, signature)| {
+            let scaling = projection.lora.as_ref().map_or(0.0, |lora| lora.scaling);
             (signature.sizes, scaling)
         });
         Self {

@@ -38,7 +38,11 @@ impl Signature {
     /// No problem is without tokens, and a call without any plans nothing: what is checked of it is
     /// checked for one token.
     pub fn problem(&self) -> Result<Problem> {
-        let sizes: Vec<Projection> = self.projections.iter().map(|one| one.sizes).collect();
+        let sizes: Vec<Projection> = self
+            .projections
+            .iter()
+            .map(|projection| projection.sizes)
+            .collect();
         let mut problem = Problem::sharing_x(
             self.tokens.max(1),
             self.in_features,
@@ -54,17 +58,17 @@ impl Signature {
         .with_accumulate(Role::DLoraA, self.accumulate)?
         .with_accumulate(Role::DLoraB, self.accumulate)?
         .with_layout(Role::X, self.x)?;
-        for (index, one) in self.projections.iter().enumerate() {
-            problem = problem.with_layout_of(index, Role::Weight, one.weight)?;
+        for (index, projection) in self.projections.iter().enumerate() {
+            problem = problem.with_layout_of(index, Role::Weight, projection.weight)?;
             for (tensors, layouts) in [
-                ([Role::LoraA, Role::LoraB], one.lora),
-                ([Role::DLoraA, Role::DLoraB], one.gradients),
+                ([Role::LoraA, Role::LoraB], projection.lora),
+                ([Role::DLoraA, Role::DLoraB], projection.gradients),
             ] {
                 for (tensor, layout) in tensors.into_iter().zip(layouts.into_iter().flatten()) {
                     problem = problem.with_layout_of(index, tensor, layout)?;
                 }
             }
-            if let Some(layout) = one.dy {
+            if let Some(layout) = projection.dy {
                 problem = problem.with_layout_of(index, Role::DY, layout)?;
             }
         }

@@ -87,7 +87,7 @@ impl BackwardPlan {
 
         let most_ranks = problem
             .adapted()
-            .map(|(_, one)| one.rank)
+            .map(|(_, projection)| projection.rank)
             .max()
             .unwrap_or_default();
         let streams = problem
@@ -95,13 +95,15 @@ impl BackwardPlan {
             .map(|(projection, _)| (projection, Role::DY));
         let (dy_access, access_reason) = access::streamed(problem, streams);
         let grad_b = arch::weight_grad(device, Operation::GradB, dtype, dy_access, most_ranks)?;
-        let groups = |(_, one): (usize, crate::Projection)| column_groups(grad_b, one.out_features);
+        let groups = |(_, projection): (usize, crate::Projection)| {
+            column_groups(grad_b, projection.out_features)
+        };
         let dy_groups: Vec<usize> = problem.adapted().map(groups).collect();
         let rank_tiles = |ranks: usize, variant: Variant| ranks.div_ceil(variant.tile.ranks);
         let side_by_side = dy_groups
             .iter()
             .zip(problem.adapted())
-            .map(|(groups, (_, one))| groups * rank_tiles(one.rank, grad_b))
+            .map(|(groups, (_, projection))| groups * rank_tiles(projection.rank, grad_b))
             .sum::<usize>();
         let dy = RowSplit::new(problem.tokens(), side_by_side, device);
         let reason = format!(
@@ -196,7 +198,7 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
         depth: problem
             .projections()
             .iter()
-            .map(|one| one.out_features)
+            .map(|projection| projection.out_features)
             .sum(),
     };
     gemm::launch_and_reduce(&product, access, problem, device)
@@ -215,15 +217,20 @@ fn regions(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usi
     }
     let (float, ranks) = (size_of::<f32>(), problem.padded_ranks());
     let mut of_dy = vec![DyRegions::default(); splits.dy_groups.len()];
-    for ((regions, groups), (_, one)) in of_dy
+    for ((regions, groups), (_, projection)) in of_dy
         .iter_mut()
         .zip(&splits.dy_groups)
         .zip(problem.adapted())
     {
-        regions.t_partial = Some(workspace.region(&[*groups, tokens, one.padded_rank()], float));
+        regions.t_partial =
+            Some(workspace.region(&[*groups, tokens, projection.padded_rank()], float));
     }
-    for (regions, (_, one)) in of_dy.iter_mut().zip(problem.adapted()) {
-        let count = [splits.dy.row_splits, one.out_features, one.padded_rank()];
+    for (regions, (_, projection)) in of_dy.iter_mut().zip(problem.adapted()) {
+        let count = [
+            splits.dy.row_splits,
+            projection.out_features,
+            projection.padded_rank(),
+        ];
         regions.lora_b_partial = Some(workspace.region(&count, float));
     }
     let regions = Regions {

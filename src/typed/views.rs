@@ -119,25 +119,25 @@ impl<'s> Addresses<'s> {
 
     pub fn forward_projection<'a, V: Views<'a>>(
         &mut self,
-        one: &'s mut bind::ForwardProjection<V>,
+        projection: &'s mut bind::ForwardProjection<V>,
     ) -> bind::ForwardProjection<Raw> {
         bind::ForwardProjection {
-            weight: self.read(&one.weight),
-            bias: one.bias.as_ref().map(|bias| self.read(bias)),
-            lora: one.lora.as_ref().map(|lora| self.lora(lora)),
-            y: self.write(&mut one.y),
+            weight: self.read(&projection.weight),
+            bias: projection.bias.as_ref().map(|bias| self.read(bias)),
+            lora: projection.lora.as_ref().map(|lora| self.lora(lora)),
+            y: self.write(&mut projection.y),
         }
     }
 
     pub fn backward_projection<'a, V: Views<'a>>(
         &mut self,
-        one: &'s mut bind::BackwardProjection<V>,
+        projection: &'s mut bind::BackwardProjection<V>,
     ) -> bind::BackwardProjection<Raw> {
         bind::BackwardProjection {
-            dy: self.read(&one.dy),
-            weight: self.read(&one.weight),
-            lora: one.lora.as_ref().map(|lora| self.lora(lora)),
-            gradients: one
+            dy: self.read(&projection.dy),
+            weight: self.read(&projection.weight),
+            lora: projection.lora.as_ref().map(|lora| self.lora(lora)),
+            gradients: projection
                 .gradients
                 .as_mut()
                 .map(|gradients| self.gradients(gradients)),

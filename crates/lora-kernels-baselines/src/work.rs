@@ -88,11 +88,11 @@ mod tests {
             rank: 2,
         };
         let both = Problem::sharing_x(3, 5, &[adapted, adapted], DType::F32).unwrap();
-        let one = Problem::sharing_x(3, 5, &[adapted], DType::F32).unwrap();
-        let (both, one) = (LayerWork::of(&both), LayerWork::of(&one));
-        assert_eq!(both.forward.flops, 2 * one.forward.flops);
+        let single = Problem::sharing_x(3, 5, &[adapted], DType::F32).unwrap();
+        let (both, single) = (LayerWork::of(&both), LayerWork::of(&single));
+        assert_eq!(both.forward.flops, 2 * single.forward.flops);
         let x = 4 * 3 * 5;
-        assert_eq!(both.forward.bytes, 2 * one.forward.bytes - x);
-        assert_eq!(both.backward.bytes, 2 * one.backward.bytes - 2 * x);
+        assert_eq!(both.forward.bytes, 2 * single.forward.bytes - x);
+        assert_eq!(both.backward.bytes, 2 * single.backward.bytes - 2 * x);
     }
 }

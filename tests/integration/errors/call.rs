@@ -202,12 +202,12 @@ pub fn forward_input<'c, 'a>(
     projection: usize,
     tensor: Role,
 ) -> &'c mut MatRef<'a, bf16> {
-    let one = &mut call.projections[projection];
+    let target = &mut call.projections[projection];
     match tensor {
         Role::X => &mut call.x,
-        Role::Weight => &mut one.weight,
-        Role::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
-        Role::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
+        Role::Weight => &mut target.weight,
+        Role::LoraA => &mut target.lora.as_mut().expect(ADAPTED).a,
+        Role::LoraB => &mut target.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of forward"),
     }
 }
@@ -217,13 +217,13 @@ pub fn backward_input<'c, 'a>(
     projection: usize,
     tensor: Role,
 ) -> &'c mut MatRef<'a, bf16> {
-    let one = &mut call.projections[projection];
+    let target = &mut call.projections[projection];
     match tensor {
         Role::X => &mut call.x,
-        Role::DY => &mut one.dy,
-        Role::Weight => &mut one.weight,
-        Role::LoraA => &mut one.lora.as_mut().expect(ADAPTED).a,
-        Role::LoraB => &mut one.lora.as_mut().expect(ADAPTED).b,
+        Role::DY => &mut target.dy,
+        Role::Weight => &mut target.weight,
+        Role::LoraA => &mut target.lora.as_mut().expect(ADAPTED).a,
+        Role::LoraB => &mut target.lora.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no input of backward"),
     }
 }
@@ -233,11 +233,11 @@ pub fn backward_output<'c, 'a>(
     projection: usize,
     tensor: Role,
 ) -> &'c mut MatMut<'a, bf16> {
-    let one = &mut call.projections[projection];
+    let target = &mut call.projections[projection];
     match tensor {
         Role::DX => call.dx.as_mut().expect("a call with dx"),
-        Role::DLoraA => &mut one.gradients.as_mut().expect(ADAPTED).a,
-        Role::DLoraB => &mut one.gradients.as_mut().expect(ADAPTED).b,
+        Role::DLoraA => &mut target.gradients.as_mut().expect(ADAPTED).a,
+        Role::DLoraB => &mut target.gradients.as_mut().expect(ADAPTED).b,
         _ => panic!("{tensor} is no output of backward"),
     }
 }

@@ -29,7 +29,7 @@ fn forward(
     change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardProjectionArgs]),
 ) -> Result<(), Error> {
     let plan = case.forward_plan::<bf16>();
-    let one = |adapted: bool| ForwardProjectionArgs {
+    let args = |adapted: bool| ForwardProjectionArgs {
         weight: ADDRESS,
         bias: Some(ADDRESS),
         lora: adapted.then_some(LORA),
@@ -38,7 +38,7 @@ fn forward(
     let mut projections: Vec<_> = case
         .projections
         .iter()
-        .map(|sizes| one(sizes.rank > 0))
+        .map(|sizes| args(sizes.rank > 0))
         .collect();
     let mut args = ForwardArgs {
         x: ADDRESS,
@@ -63,7 +63,7 @@ fn backward(
     change: impl FnOnce(&mut BackwardArgs<'_>, &mut [BackwardProjectionArgs]),
 ) -> Result<(), Error> {
     let plan = case.backward_plan::<bf16>();
-    let one = |adapted: bool| BackwardProjectionArgs {
+    let args = |adapted: bool| BackwardProjectionArgs {
         dy: ADDRESS,
         weight: ADDRESS,
         lora: adapted.then_some(LORA),
@@ -72,7 +72,7 @@ fn backward(
     let mut projections: Vec<_> = case
         .projections
         .iter()
-        .map(|sizes| one(sizes.rank > 0))
+        .map(|sizes| args(sizes.rank > 0))
         .collect();
     let mut args = BackwardArgs {
         x: ADDRESS,

@@ -41,7 +41,7 @@ fn projections() -> impl Strategy<Value = Vec<(usize, usize)>> {
                 .for_each(|(out_features, _)| *out_features = (*out_features).min(72));
             all
         });
-    prop_oneof![2 => adapted().prop_map(|one| vec![one]), 1 => several]
+    prop_oneof![2 => adapted().prop_map(|single| vec![single]), 1 => several]
 }
 
 /// The same placement for all tensors, or one for each.

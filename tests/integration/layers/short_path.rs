@@ -97,7 +97,10 @@ fn gradients_are_added_to_what_is_there() {
         let device = OnDevice::new(&layer);
         let (inputs, short) = (device.inputs(), lora_linear());
         let (_, saved) = short.forward(&inputs).expect("forward runs");
-        let before = layer.projections.iter().map(|one| one.gradients.as_ref());
+        let before = layer
+            .projections
+            .iter()
+            .map(|projection| projection.gradients.as_ref());
         let mut memory: Vec<_> = before
             .map(|lora| lora.map(|lora| [Output::new(&lora.a), Output::new(&lora.b)]))
             .collect();
@@ -404,8 +407,8 @@ fn what_no_shape_tells_is_refused_too() {
     });
     assert!(text.contains("row stride of -40"), "{text}");
     let text = refused(&|inputs| {
-        let one = || LoraProjection::without_adapter(inputs.projections[0].weight.clone());
-        inputs.projections = (0..9).map(|_| one()).collect();
+        let projection = || LoraProjection::without_adapter(inputs.projections[0].weight.clone());
+        inputs.projections = (0..9).map(|_| projection()).collect();
     });
     assert!(text.contains("9 projections"), "{text}");
 }

@@ -190,7 +190,7 @@ const K: usize = 6;
 
 fn layer(memory: &mut Memory, projections: &[(usize, usize)]) -> Layer {
     let x = memory.input(M, K);
-    let one = |&(n, r): &(usize, usize)| Projection {
+    let projection = |&(n, r): &(usize, usize)| Projection {
         weight: memory.input(n, K),
         lora_a: memory.input(r, K),
         lora_b: memory.input(n, r),
@@ -202,7 +202,7 @@ fn layer(memory: &mut Memory, projections: &[(usize, usize)]) -> Layer {
         s: memory.output(M, r),
         t: memory.output(M, r),
     };
-    let projections = projections.iter().map(one).collect();
+    let projections = projections.iter().map(projection).collect();
     Layer {
         x,
         dx: memory.output(M, K),
@@ -244,20 +244,25 @@ fn unsloths_way_computes_forward_and_backward_of_every_projection() {
     run(&products::unsloth_backward(&layer));
     let x = memory.read(layer.x);
     let mut all = Vec::new();
-    for one in &layer.projections {
-        let [w, a, b, dy] =
-            [one.weight, one.lora_a, one.lora_b, one.dy].map(|matrix| memory.read(matrix));
-        let (n, r) = (one.weight.rows, one.lora_a.rows);
+    for projection in &layer.projections {
+        let [w, a, b, dy] = [
+            projection.weight,
+            projection.lora_a,
+            projection.lora_b,
+            projection.dy,
+        ]
+        .map(|matrix| memory.read(matrix));
+        let (n, r) = (projection.weight.rows, projection.lora_a.rows);
         let s = |row: usize, j: usize| sum(K, |k| x.at(row, k) * a.at(j, k));
         let t = |row: usize, j: usize| sum(n, |i| dy.at(row, i) * b.at(i, j));
-        assert_matrix(&memory.read(one.y), |row, column| {
+        assert_matrix(&memory.read(projection.y), |row, column| {
             sum(K, |k| x.at(row, k) * w.at(column, k))
                 + 0.5 * sum(r, |j| s(row, j) * b.at(column, j))
         });
-        assert_matrix(&memory.read(one.d_lora_a), |j, k| {
+        assert_matrix(&memory.read(projection.d_lora_a), |j, k| {
             0.5 * sum(M, |row| t(row, j) * x.at(row, k))
         });
-        assert_matrix(&memory.read(one.d_lora_b), |i, j| {
+        assert_matrix(&memory.read(projection.d_lora_b), |i, j| {
             0.5 * sum(M, |row| dy.at(row, i) * s(row, j))
         });
         all.push((w, a, b, dy, n, r));
@@ -278,16 +283,16 @@ fn the_plain_way_is_the_base_product_alone() {
     run(&products::plain_forward(&layer));
     run(&products::plain_backward(&layer));
     let x = memory.read(layer.x);
-    for one in &layer.projections {
-        let w = memory.read(one.weight);
-        assert_matrix(&memory.read(one.y), |row, column| {
+    for projection in &layer.projections {
+        let w = memory.read(projection.weight);
+        assert_matrix(&memory.read(projection.y), |row, column| {
             sum(K, |k| x.at(row, k) * w.at(column, k))
         });
     }
     assert_matrix(&memory.read(layer.dx), |row, k| {
-        let parts = layer.projections.iter().map(|one| {
-            let (w, dy) = (memory.read(one.weight), memory.read(one.dy));
-            sum(one.weight.rows, |i| dy.at(row, i) * w.at(i, k))
+        let parts = layer.projections.iter().map(|projection| {
+            let (w, dy) = (memory.read(projection.weight), memory.read(projection.dy));
+            sum(projection.weight.rows, |i| dy.at(row, i) * w.at(i, k))
         });
         parts.sum()
     });
