@@ -61,8 +61,15 @@ def _driver() -> ctypes.CDLL:
         function.restype = c_int
     result = driver.cuInit(0)
     if result:
-        raise CudaError("cuInit", result, "the driver has no device that works")
+        name = _error_name(driver, result)
+        raise CudaError("cuInit", result, f"{name}: no device works with this driver")
     return driver
+
+
+def _error_name(driver: ctypes.CDLL, result: int) -> str:
+    text = c_char_p()
+    driver.cuGetErrorName(result, ctypes.byref(text))
+    return (text.value or b"unknown").decode()
 
 
 def call(name: str, *arguments: Any) -> None:
@@ -70,9 +77,7 @@ def call(name: str, *arguments: Any) -> None:
     driver = _driver()
     result = getattr(driver, name)(*arguments)
     if result:
-        text = c_char_p()
-        driver.cuGetErrorName(result, ctypes.byref(text))
-        raise CudaError(name, result, (text.value or b"unknown").decode())
+        raise CudaError(name, result, _error_name(driver, result))
 
 
 @functools.cache

@@ -100,7 +100,7 @@ enum Command {
         /// Also against PyTorch's autograd (installs it where there is none, 5 GB)
         #[arg(long)]
         torch: bool,
-        /// Also check its types with mypy (installs it)
+        /// Also check it with ruff and its types with mypy (installs them)
         #[arg(long)]
         types: bool,
         /// Passed on to pytest, e.g. -k and a part of a test's name

@@ -11,14 +11,14 @@ use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "python/tests/requirements.txt";
 const TORCH: &str = "python/tests/requirements-torch.txt";
-const MYPY: &str = "python/tests/requirements-types.txt";
+const CHECKERS: &str = "python/tests/requirements-types.txt";
 
 /// What to do besides the tests.
 #[derive(Default)]
 pub struct Choices {
     /// Also against PyTorch.
     pub torch: bool,
-    /// Also mypy.
+    /// Also ruff and mypy.
     pub types: bool,
     /// Passed on to pytest.
     pub arguments: Vec<String>,
@@ -62,8 +62,13 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
         packages.push(install(session, TORCH, "torch", Needs::Found)?);
     }
     if choices.types {
-        let mypy = install(session, MYPY, "mypy", Needs::Found)?;
-        let mut check = module("mypy", session, &[mypy]);
+        let checkers = [install(session, CHECKERS, "checkers", Needs::Found)?];
+        for arguments in [&["check"][..], &["format", "--check"]] {
+            let mut ruff = module("ruff", session, &checkers);
+            ruff.args(arguments).args(["--no-cache", "python"]);
+            session.run(ruff)?;
+        }
+        let mut check = module("mypy", session, &checkers);
         check.args(["--strict", "--no-error-summary", "--cache-dir"]);
         check.arg(session.target().join("python/mypy-cache"));
         check
