@@ -3,47 +3,19 @@
 # says more.
 set -euo pipefail
 
-usage() {
-    cat <<'TEXT'
-usage: run.sh [--only STEP,...] [--output FOLDER] [--timeout [STEP=]SECONDS]... [-- FILTER]
-
-Steps, in this order, and the seconds that each may take:
-  first-tests  50   tests of every family of kernels
-  first-bench  35   two shapes, ours and cuBLAS
-  memcheck     15   compute-sanitizer, where it is installed, over a test of each family
-  synccheck    15
-  racecheck    20
-  tests       130   every test
-  bench        80   all shapes
-
-  --only     only these steps
-  --output   where results.json, results.md and log.txt go (default: results/ beside this script)
-  --timeout  the longest that a step may take, or every one
-  FILTER     passed on to criterion: only benches whose names match, e.g. 'bf16 8192x4096x4096'
-
-environment: CUDA_VISIBLE_DEVICES chooses the GPU, LORA_KERNELS_CUBLAS is the path of a libcublas.so
-that is not found otherwise.
-exit status: 0 if all that was asked for ran and passed. Results are written as they come, so a run
-that is cut off leaves what it had found.
-TEXT
-}
-
-for argument in "$@"; do
-    case "$argument" in
-        --) break ;;
-        -h | --help)
-            usage
-            exit 0
-            ;;
-    esac
-done
-
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+for argument in "$@"; do
+    case "$argument" in
+        --) break ;;
+        -h | --help) exec "$here/bin/suite" --help ;;
+    esac
+done
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "the programs here are for Linux on x86-64, this is $(uname -sm)"
 for flag in avx2 fma bmi2; do

@@ -79,6 +79,9 @@ pub fn print(run: &TestRun) {
     for name in &run.failures {
         println!("    {name}");
     }
+    if run.outcome == Outcome::Failed && run.failures.is_empty() {
+        println!("    see log.txt");
+    }
 }
 
 #[cfg(test)]

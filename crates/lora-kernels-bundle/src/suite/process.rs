@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// The interval at which the output of a running program is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How long what a program has started may hold its output open once it has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+
 /// How a program ended.
 #[derive(Debug, Clone, Copy)]
 pub enum End {
@@ -106,8 +109,10 @@ impl Run<'_> {
         let mut looked = start;
         loop {
             if let Some(status) = child.try_wait().map_err(failed)? {
-                // If the copier panicked, that was printed, and the log lacks a part.
-                let _ = copier.join();
+                let end = Instant::now() + DRAIN;
+                while !copier.is_finished() && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(2));
+                }
                 return Ok((End::Exited(status), text()));
             }
             if start.elapsed() > self.limit {

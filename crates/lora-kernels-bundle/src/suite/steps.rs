@@ -47,14 +47,19 @@ impl Step {
         }
     }
 
+    /// Whether it runs under compute-sanitizer, at a fraction of the speed.
+    pub fn is_sanitizer(self) -> bool {
+        matches!(self, Self::Memcheck | Self::Synccheck | Self::Racecheck)
+    }
+
     fn default_limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::FirstTests => 50,
             Self::FirstBench => 35,
-            Self::Memcheck | Self::Synccheck => 15,
-            Self::Racecheck => 20,
-            Self::Tests => 130,
-            Self::Bench => 80,
+            Self::Memcheck | Self::Synccheck => 25,
+            Self::Racecheck => 40,
+            Self::Tests => 110,
+            Self::Bench => 70,
         })
     }
 }
@@ -96,6 +101,18 @@ pub fn limit(step: Step, asked: &[Limit]) -> Duration {
     })
 }
 
+/// The steps and their limits, for `--help`.
+pub fn help() -> String {
+    let mut text = "Steps, in this order, and the seconds that each may take:\n".to_owned();
+    for step in Step::ALL {
+        let seconds = limit(step, &[]).as_secs();
+        text += &format!("  {:<12} {seconds:>4}\n", step.name());
+    }
+    text + "\nCUDA_VISIBLE_DEVICES chooses the GPU. LORA_KERNELS_CUBLAS is the path of a libcublas.so that is \
+            not found otherwise.\nExit status: 0 if all that was asked for ran and passed. Results are \
+            written as they come, so a run that is cut off leaves what it had found."
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +122,15 @@ mod tests {
         let sum = |steps: &[Step]| -> Duration { steps.iter().map(|&step| limit(step, &[])).sum() };
         assert!(sum(&Step::ALL[..2]) < Duration::from_secs(90));
         assert!(sum(&Step::ALL) < Duration::from_secs(360));
+    }
+
+    #[test]
+    fn the_readme_has_the_limits() {
+        let readme = include_str!("../../bundle/README.md");
+        for step in Step::ALL {
+            let row = format!("| `{}` | {} |", step.name(), limit(step, &[]).as_secs());
+            assert!(readme.contains(&row), "there is no {row}");
+        }
     }
 
     #[test]
