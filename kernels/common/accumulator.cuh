@@ -32,6 +32,15 @@ struct Accumulator {
         }
     }
 
+    __device__ __forceinline__ void scale(float factor) {
+        for_each_quad([&](int, float(&quad)[4]) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                quad[e] *= factor;
+            }
+        });
+    }
+
     // Calls f(index, values) for the four values of every fragment.
     template <typename F>
     __device__ __forceinline__ void for_each_quad(F&& f) {

@@ -36,7 +36,7 @@ struct AdapterMatrix {
     float scaling;       // the adapter's
 };
 
-// S = scaling * drop(x) * A^T. Zeroes `counters` for the launch that follows.
+// S = drop(x) * A^T. Zeroes `counters` for the launch that follows.
 struct ShrinkParams {
     const void* x;
     void* s;         // (m, ranks)
@@ -75,7 +75,7 @@ struct ForwardProjection {
     AdapterMatrix lora_b;
 };
 
-// y = x * W^T + bias + S * B^T, or added to y
+// y = x * W^T + bias + scaling * S * B^T, or added to y
 struct ForwardParams {
     const void* x;
     const void* s;  // (m, ranks)
@@ -104,8 +104,8 @@ struct GradBProjection {
     AdapterMatrix lora_b;
 };
 
-// T partials = scaling * dy * B, and dB partials = dy^T * S: one pass over every dy. Zeroes
-// `counters` for the launches that follow.
+// T partials = scaling * dy * B, and dB partials = scaling * dy^T * S: one pass over every dy.
+// Zeroes `counters` for the launches that follow.
 struct GradBParams {
     const void* s;  // (m, ranks)
     uint32_t* counters;

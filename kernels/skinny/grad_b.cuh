@@ -1,6 +1,6 @@
-// One pass over dy gives both T = scaling * dy * B and dB = dy^T * S, as f32 partials: T one per
-// column group, dB one per row split. Whoever reads them next sums them in order. The projections
-// follow each other in the grid.
+// One pass over dy gives both T = scaling * dy * B and dB = scaling * dy^T * S, as f32 partials: T
+// one per column group, dB one per row split. The launch that reads them sums them in order. The
+// projections follow each other in the grid.
 #pragma once
 #include "common/adapter.cuh"
 #include "skinny/weight_grad.cuh"
@@ -100,9 +100,11 @@ struct GradB : WeightGrad<T, Shape> {
                 t.for_each_pair([&](int row, int rank, float first, float second) {
                     row += dy.row_of(step) + t_row;
                     rank += at.rank0 + t_rank;
+                    // An infinite dy makes NaNs of lora_B's padding, which must not reach T's.
                     if (row < dy.row_end && rank < r_pad) {
                         store_pair(partial + static_cast<int64_t>(row) * r_pad + rank,
-                                   q.lora_b.scaling * first, q.lora_b.scaling * second);
+                                   rank < q.lora_b.r ? q.lora_b.scaling * first : 0.0f,
+                                   rank + 1 < q.lora_b.r ? q.lora_b.scaling * second : 0.0f);
                     }
                 });
                 t.clear();
@@ -114,7 +116,8 @@ struct GradB : WeightGrad<T, Shape> {
             q.lora_b_partial + static_cast<int64_t>(at.split) * q.n * r_pad;  // (n, r_pad)
         Base::for_each_pair(grad, at, [&](int column, int rank, float first, float second) {
             if (column < q.n && rank < r_pad) {
-                store_pair(partial + static_cast<int64_t>(column) * r_pad + rank, first, second);
+                store_pair(partial + static_cast<int64_t>(column) * r_pad + rank,
+                           q.lora_b.scaling * first, q.lora_b.scaling * second);
             }
         });
     }

@@ -1,4 +1,4 @@
-// S = scaling * keep_scale * drop(x) * A^T of all adapters: one block per kRows rows of x and
+// S = keep_scale * (mask o x) * A^T of all adapters: one block per kRows rows of x and
 // kRanks columns of S. Draws the dropout mask, in registers, and stores it.
 #pragma once
 #include "common/adapter.cuh"
@@ -282,7 +282,6 @@ struct Shrink {
                 continue;
             }
             const AdapterMatrix& adapter = adapter_at(p.lora_a, p.adapters, rank);
-            const float scale = adapter.scaling * keep_scale;
             const int valid = adapter.r - (rank - adapter.rank0);
             float value[2][4];
 #pragma unroll
@@ -290,7 +289,7 @@ struct Shrink {
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     const int column = 8 * j + threadIdx.x % 4 * 2 + e % 2;
-                    value[j][e] = column < valid ? scale * acc.value[0][2 * i + j][e] : 0.0f;
+                    value[j][e] = column < valid ? keep_scale * acc.value[0][2 * i + j][e] : 0.0f;
                 }
             }
             const int first_row = row0 + (kParts == 1 ? 16 * warp : 0);

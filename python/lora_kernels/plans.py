@@ -101,7 +101,7 @@ class _LayerPlan(_Plan):
         self.saved_bytes: int = info.saved_bytes
         #: Columns of S: the ranks, each rounded up to 16.
         self.padded_ranks: int = info.padded_ranks
-        #: S = scaling*drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's
+        #: S = drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's
         #: dtype.
         self.s = Region(info.s_offset, info.s_bytes)
         #: The mask in the saved buffer: 64-bit words (ceil(in_features / 64), tokens), bit c of

@@ -7,7 +7,7 @@ use super::signature::Signature;
 use crate::{Dropout, Error, Formats, Mask, Projection, Result, WeightLayout};
 
 /// The data that [`LoraLinear::forward`](crate::LoraLinear::forward) saves for backward: S =
-/// scaling·drop(x)·Aᵀ, the dropout mask if it is stored, and a description of the forward. x, the
+/// drop(x)·Aᵀ, the dropout mask if it is stored, and a description of the forward. x, the
 /// weights and the adapters are not saved: pass the same ones to backward.
 pub struct Saved {
     /// The layout is that of [`SavedLayout`](crate::plan::SavedLayout). `None` for a forward

@@ -51,7 +51,7 @@ impl BufferLayout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedLayout {
-    /// S = scaling · drop(x) · Aᵀ of all adapted projections side by side, (tokens,
+    /// S = drop(x) · Aᵀ of all adapted projections side by side, unscaled: (tokens,
     /// [`Problem::padded_ranks`]) in the problem's dtype, with contiguous rows. Projection i's
     /// columns start at [`Problem::rank_offset`] and are zero from its rank on.
     pub s: Region,

@@ -7,11 +7,11 @@ use crate::DType;
 /// The operation that a kernel computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// S = scaling · drop(x) · Aᵀ and the dropout mask.
+    /// S = drop(x) · Aᵀ and the dropout mask.
     Shrink,
-    /// y = x·Wᵀ + bias + S·Bᵀ.
+    /// y = x·Wᵀ + bias + scaling · S·Bᵀ.
     Forward,
-    /// T = scaling · dy · B and dB = dyᵀ · S, in one pass over dy.
+    /// T = scaling · dy · B and dB = scaling · dyᵀ · S, in one pass over dy.
     GradB,
     /// dA = Tᵀ · drop(x); sums dB.
     GradA,

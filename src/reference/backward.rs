@@ -63,7 +63,7 @@ where
             dx.add_adapter(&t, adapter, store.precision);
             AdapterGradients {
                 d_lora_a: d_lora_a::<T, A>(layer, &t, &dropped),
-                d_lora_b: d_lora_b::<A>(&shrink(layer, adapter, &dropped, store), dy),
+                d_lora_b: d_lora_b(&shrink(layer, adapter, &dropped, store), dy, adapter),
                 t,
             }
         }));
@@ -107,11 +107,16 @@ where
     })
 }
 
-fn d_lora_b<A: Element>(s: &Bounded, dy: View<'_, impl Element + Into<f64>>) -> Bounded {
+fn d_lora_b<A: Element>(
+    s: &Bounded,
+    dy: View<'_, impl Element + Into<f64>>,
+    adapter: Adapter<'_, A>,
+) -> Bounded {
+    let scaling = f64::from(adapter.scaling);
     let sums = Operand::of(s).transposed().times(dy.transposed()); // (rank, out_features)
     Bounded::output(dy.cols(), s.cols, Precision::of(A::DTYPE), |row, col| {
-        let (sum, magnitude, inherited) = sums.at(col * dy.cols() + row);
-        (sum, reduction_error(dy.rows(), 0, magnitude) + inherited)
+        let (sum, magnitude, inherited) = sums.scaled_at(col * dy.cols() + row, scaling);
+        (sum, reduction_error(dy.rows(), 1, magnitude) + inherited)
     })
 }
 

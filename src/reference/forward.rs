@@ -61,14 +61,17 @@ where
         Operand::of(s).times(View::dense(&elements, b.rows(), b.cols()))
     });
     let rank = s.map_or(0, |s| s.cols);
+    let scaling = projection
+        .adapter
+        .map_or(0.0, |adapter| f64::from(adapter.scaling));
     let bias = |col: usize| projection.bias.map_or(0.0, |bias| bias[col].to_f64());
     Bounded::output(layer.tokens(), out_features, store.precision, |row, col| {
         let i = row * out_features + col;
         let (sum, magnitude, inherited) = adapter
             .as_ref()
-            .map_or((0.0, 0.0, 0.0), |product| product.at(i));
+            .map_or((0.0, 0.0, 0.0), |product| product.scaled_at(i, scaling));
         let magnitude = base.magnitude[i] + magnitude + bias(col).abs();
-        let error = reduction_error(layer.in_features() + rank + 1, 0, magnitude) + inherited;
+        let error = reduction_error(layer.in_features() + rank + 1, 1, magnitude) + inherited;
         (base.sum[i] + sum + bias(col), error)
     })
 }
@@ -85,7 +88,7 @@ where
     A: Element + Into<f64>,
 {
     let (rank, in_features) = (adapter.a.rows(), layer.in_features());
-    let factor = f64::from(adapter.scaling) * layer.keep_scale();
+    let factor = layer.keep_scale();
     let elements = rounded(adapter.a, store.precision);
     let sums = product(
         View::dense(dropped, layer.tokens(), in_features),
@@ -93,8 +96,7 @@ where
     );
     Bounded::intermediate(layer.tokens(), rank, store, |row, col| {
         let i = row * rank + col;
-        // The factor is itself a rounded product, so it counts as two.
-        let error = reduction_error(in_features, 2, factor.abs() * sums.magnitude[i]);
+        let error = reduction_error(in_features, 1, factor * sums.magnitude[i]);
         (factor * sums.sum[i], error)
     })
 }
@@ -107,5 +109,12 @@ impl OperandProduct {
             self.magnitude[index],
             self.inherited[index],
         )
+    }
+
+    /// The same of the product times `scaling`.
+    pub(super) fn scaled_at(&self, index: usize, scaling: f64) -> (f64, f64, f64) {
+        let (sum, magnitude, inherited) = self.at(index);
+        let factor = scaling.abs();
+        (scaling * sum, factor * magnitude, factor * inherited)
     }
 }

@@ -7,9 +7,9 @@
 //! scaling, `q` is the dropout's keep scale 1/(1-p), and `mask` is 1 for kept elements:
 //!
 //! ```text
-//! S  = s·q · (mask∘x)·Aᵀ           y  = x·Wᵀ + bias + S·Bᵀ
+//! S  = q · (mask∘x)·Aᵀ             y  = x·Wᵀ + bias + s · S·Bᵀ
 //! T  = s · dy·B                    dx = Σ dy·W + q · mask∘(Σ T·A)
-//! dA = q · Tᵀ·(mask∘x)             dB = dyᵀ·S
+//! dA = q · Tᵀ·(mask∘x)             dB = s · dyᵀ·S
 //! ```
 //!
 //! A projection without an adapter has only the base product. An adapter may have a wider type than
@@ -24,7 +24,7 @@
 //! 1. *A reduction.* A sum of n products, added in any order, has an error of at most n·u·Σ|a||b|
 //!    to first order. The bound is 1.5·n·u·Σ|a||b|. The extra half covers the second order, the
 //!    sums of partial sums if a reduction is split, and tensor cores that truncate where f32
-//!    addition rounds. Each following multiplication by a scalar (s·q, q) adds one u. If one
+//!    addition rounds. Each following multiplication by a scalar (s, q) adds one u. If one
 //!    accumulator sums two reductions and a bias, as for y, n is the number of all terms.
 //! 2. *An inexact operand.* S and T are computed before they are used. If the error of S is at most
 //!    εS, a sum over S·B has an additional error of at most Σ εS·|B|, and the magnitudes in 1 are
@@ -33,8 +33,8 @@
 //!    bf16, 2⁻¹¹ for f16 and 2⁻²⁴ for f32, or by half the smallest subnormal number if that is
 //!    more.
 //!
-//! For y: ε(y) = 1.5·(K+r+1)·u·(Σ|x||W| + Σ(|S|+εS)|B| + |bias|) + Σ εS·|B|, plus the rounding of
-//! y. The other results are bounded in the same way. If y, dx or a gradient is
+//! For y: ε(y) = (1.5·(K+r+1)+1)·u·(Σ|x||W| + |s|·Σ(|S|+εS)|B| + |bias|) + |s|·Σ εS·|B|, plus the
+//! rounding of y. The other results are bounded in the same way. If y, dx or a gradient is
 //! [added](Bounded::added_to) to previous values, there is one more addition in f32 before the
 //! single rounding.
 //!

@@ -395,7 +395,7 @@ typedef struct lora_plan_info {
     size_t workspace_bytes;
     // Columns of S: the ranks of all projections, each rounded up to 16.
     size_t padded_ranks;
-    // Where in saved S = scaling*drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the
+    // Where in saved S = drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the
     // problem's dtype, rows contiguous.
     size_t s_offset;
     // Bytes of S.

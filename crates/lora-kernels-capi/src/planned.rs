@@ -32,7 +32,7 @@ pub struct lora_plan_info {
     pub workspace_bytes: usize,
     /// Columns of S: the ranks of all projections, each rounded up to 16.
     pub padded_ranks: usize,
-    /// Where in saved S = scaling*drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the
+    /// Where in saved S = drop(x)*A^T lies, in bytes: (tokens, padded_ranks) in the
     /// problem's dtype, rows contiguous.
     pub s_offset: usize,
     /// Bytes of S.

@@ -8,6 +8,7 @@ mod far_rows;
 mod forward;
 mod random;
 mod recorded;
+mod scalings;
 mod shapes;
 mod shared;
 mod short_path;
