@@ -51,9 +51,26 @@ mod sealed {
     impl Sealed for f32 {}
 }
 
-/// A Rust type that the kernels support: [`half::f16`], [`half::bf16`] or `f32`.
+/// What cudarc asks of an element in device memory; nothing in a build without CUDA.
+#[cfg(feature = "cuda")]
+pub trait DeviceElement: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits {}
+
+#[cfg(feature = "cuda")]
+impl<T: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits> DeviceElement for T {}
+
+/// What cudarc asks of an element in device memory; nothing in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub trait DeviceElement {}
+
+#[cfg(not(feature = "cuda"))]
+impl<T> DeviceElement for T {}
+
+/// A Rust type that the kernels support: [`half::f16`], [`half::bf16`] or `f32`. It implies what
+/// cudarc asks for, so that code over any element can allocate and copy.
+///
+/// If the type is known only at run time, [`DType`] says which it is.
 pub trait Element:
-    sealed::Sealed + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static
+    sealed::Sealed + DeviceElement + bytemuck::Pod + fmt::Debug + PartialEq + Send + Sync + 'static
 {
     /// The corresponding [`DType`].
     const DTYPE: DType;

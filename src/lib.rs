@@ -24,8 +24,8 @@ pub use bind::{ForwardRecord, Saved};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use dropout::{Dropout, Mask};
-pub use dtype::{DType, Element};
-pub use error::{Argument, Error, Result};
+pub use dtype::{DType, DeviceElement, Element};
+pub use error::{Argument, Error, ErrorKind, Hint, Result};
 pub use formats::{Formats, RowAdapters, WeightFormat};
 #[cfg(feature = "cuda")]
 pub use layer::{LoraInputs, LoraLinear, LoraProjection};

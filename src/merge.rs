@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::formats::check_adapters;
 use crate::problem::check_dimension;
-use crate::{DType, Error, Layout, Problem, Result, Role, WeightLayout};
+use crate::{DType, Error, Hint, Layout, Problem, Result, Role, WeightLayout};
 
 /// Adding adapters to a base weight: merged = W + Σ scaling·B·A, summed in f32 and rounded once. A
 /// negative scaling takes an adapter out again.
@@ -306,7 +306,7 @@ fn no_part(tensor: Role) -> Error {
     Error::NoPart {
         tensor,
         problem: "a merge",
-        hint: "its tensors are weight and merged, and of each adapter lora_A and lora_B",
+        hint: Hint::MergeTensors,
     }
 }
 

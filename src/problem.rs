@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::formats::check_adapters;
-use crate::{DType, Error, Formats, Layout, Mask, Result, Role, RowAdapters, WeightLayout};
+use crate::{DType, Error, Formats, Hint, Layout, Mask, Result, Role, RowAdapters, WeightLayout};
 
 /// One of the linear layers that share x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -61,7 +61,8 @@ impl Problem {
     /// kernels check their addresses themselves.
     ///
     /// # Errors
-    /// [`Error::Dimension`] unless every size is between 1 and [`Problem::MAX_DIMENSION`].
+    /// [`Error::Dimension`] unless every size is between 1, for tokens 0, and
+    /// [`Problem::MAX_DIMENSION`].
     pub fn new(
         tokens: usize,
         in_features: usize,
@@ -84,19 +85,14 @@ impl Problem {
     /// # Errors
     /// [`Error::Projections`] unless there are between 1 and [`Problem::MAX_PROJECTIONS`],
     /// [`Error::NotAdapted`] if none has a rank, [`Error::Dimension`] unless every other size, and
-    /// the sum of the padded ranks, is between 1 and [`Problem::MAX_DIMENSION`].
+    /// the sum of the padded ranks, is between 1, for tokens 0, and [`Problem::MAX_DIMENSION`].
     pub fn sharing_x(
         tokens: usize,
         in_features: usize,
         projections: &[Projection],
         dtype: DType,
     ) -> Result<Self> {
-        if tokens > Self::MAX_DIMENSION {
-            return Err(Error::Dimension {
-                name: "tokens",
-                given: tokens,
-            });
-        }
+        check_tokens(tokens)?;
         check_dimension("in_features", in_features)?;
         if projections.is_empty() || projections.len() > Self::MAX_PROJECTIONS {
             return Err(Error::Projections {
@@ -142,6 +138,26 @@ impl Problem {
 
     /// The largest number of projections that can share x.
     pub const MAX_PROJECTIONS: usize = 8;
+
+    /// The same layers on another number of tokens. Layouts stay.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] beyond [`Problem::MAX_DIMENSION`], [`Error::Stride`] if a tensor at its
+    /// row stride would reach beyond 2⁶³ bytes.
+    pub fn with_tokens(mut self, tokens: usize) -> Result<Self> {
+        check_tokens(tokens)?;
+        self.tokens = tokens;
+        for projection in 0..self.projections.len() {
+            for tensor in [Role::X, Role::Y, Role::DY, Role::DX] {
+                self.layout_of(projection, tensor).check(
+                    tensor,
+                    self.shape_of(projection, tensor),
+                    self.dtype_of(tensor),
+                )?;
+            }
+        }
+        Ok(self)
+    }
 
     /// Sets whether every projection has a bias.
     pub fn with_bias(mut self, bias: bool) -> Self {
@@ -266,7 +282,7 @@ impl Problem {
             return Err(Error::NoPart {
                 tensor,
                 problem: "a layer",
-                hint: "weights are merged by a MergeProblem",
+                hint: Hint::MergeProblem,
             });
         }
         layout.check(
@@ -278,7 +294,7 @@ impl Problem {
         Ok(self)
     }
 
-    /// Rows of x: M.
+    /// Rows of x: M. Without any, a forward gives an empty y and a backward zero gradients.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -417,6 +433,14 @@ impl Problem {
                 _ => 16,
             },
         }
+    }
+}
+
+/// A batch may be empty.
+fn check_tokens(given: usize) -> Result<()> {
+    match given {
+        0 => Ok(()),
+        _ => check_dimension("tokens", given),
     }
 }
 

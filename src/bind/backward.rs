@@ -9,7 +9,7 @@ use super::params::{
 };
 use super::{Backward, BackwardProjection, ForwardRecord, Raw, check};
 use crate::plan::{Launch, access};
-use crate::{Argument, BackwardPlan, Result, Role, WeightLayout};
+use crate::{Argument, BackwardPlan, Hint, Result, Role, WeightLayout};
 
 type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
 
@@ -55,7 +55,7 @@ impl<'a> Call<'a> {
             Argument::Tensor(Role::DX, None),
             args.dx.is_some(),
             problem.has_input_gradient(),
-            "see Problem::with_input_gradient",
+            Hint::InputGradient,
         )?;
         if let Some(dx) = args.dx {
             check::pointer(problem, 0, Role::DX, dx)?;

@@ -2,7 +2,7 @@
 
 use super::params::DropoutParams;
 use super::{DevicePointer, Lora, LoraGradients};
-use crate::{Argument, Dropout, Error, Problem, Projection, Result, Role};
+use crate::{Argument, Dropout, Error, Hint, Problem, Projection, Result, Role};
 
 pub(crate) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -22,12 +22,7 @@ pub(super) fn count(problem: &Problem, given: usize) -> Result<()> {
 }
 
 /// Checks that an optional argument is present exactly if the plan has it.
-pub(super) fn optional(
-    what: Argument,
-    given: bool,
-    planned: bool,
-    hint: &'static str,
-) -> Result<()> {
+pub(super) fn optional(what: Argument, given: bool, planned: bool, hint: Hint) -> Result<()> {
     if given == planned {
         Ok(())
     } else {
@@ -40,7 +35,7 @@ pub(super) fn dropout(dropout: Option<Dropout>, problem: &Problem) -> Result<Dro
         Argument::Dropout,
         dropout.is_some(),
         problem.has_dropout(),
-        "see Problem::with_dropout",
+        Hint::Dropout,
     )?;
     let Some(dropout) = dropout else {
         return Ok(DropoutParams {
@@ -170,5 +165,5 @@ pub(crate) fn adapted(
         return Ok(());
     }
     let what = what(which(problem, projection));
-    optional(what, given, planned, "see the rank in Problem::sharing_x")
+    optional(what, given, planned, Hint::Rank)
 }

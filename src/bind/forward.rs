@@ -6,7 +6,7 @@ use super::memory::{Buffer, SavedAddresses};
 use super::params::{DropoutParams, ForwardParams, ForwardProjection, ShrinkParams, mask_source};
 use super::{Forward, ForwardRecord, Raw, check, common};
 use crate::plan::{Launch, access};
-use crate::{Argument, ForwardPlan, Result, Role, WeightLayout};
+use crate::{Argument, ForwardPlan, Hint, Result, Role, WeightLayout};
 
 type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
 
@@ -52,7 +52,7 @@ impl<'a> Call<'a> {
                 check::argument(problem, index, Role::Bias),
                 given.bias.is_some(),
                 problem.has_bias(),
-                "see Problem::with_bias",
+                Hint::Bias,
             )?;
             if let Some(bias) = given.bias {
                 check::pointer(problem, index, Role::Bias, bias)?;

@@ -2,7 +2,7 @@
 
 use super::{DevicePointer, check};
 use crate::plan::{Region, SavedLayout};
-use crate::{Argument, Result};
+use crate::{Argument, Hint, Result};
 
 /// The memory of S and the mask, in one buffer or in two.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,7 +80,7 @@ impl<B> Saved<B> {
                     Argument::SavedMask,
                     mask.is_some(),
                     layout.mask.is_some(),
-                    "see Problem::with_mask",
+                    Hint::Mask,
                 )?;
                 match (mask, layout.mask) {
                     (Some(mask), Some(region)) => {

@@ -6,7 +6,7 @@ use super::memory::Buffer;
 use super::params::{AdapterMatrix, MergeAdapter, MergeParams, merge_write};
 use super::{DevicePointer, Lora, Merge, MergeWeight, Raw, check};
 use crate::plan::Launch;
-use crate::{Argument, Error, MergePlan, MergeReport, Result, Role, WeightLayout};
+use crate::{Argument, Error, Hint, MergePlan, MergeReport, Result, Role, WeightLayout};
 
 type Args<'a> = Merge<Raw, &'a [Lora<DevicePointer>]>;
 
@@ -75,7 +75,7 @@ fn checked(plan: &MergePlan, args: &Args<'_>) -> Result<Buffer> {
         Argument::Report,
         args.report.is_some(),
         problem.has_report(),
-        "see MergeProblem::with_report and with_safe",
+        Hint::Report,
     )?;
     if args.report.is_some() {
         check::buffer(Argument::Report, args.report, MergeReport::BYTES)?;

@@ -17,18 +17,22 @@ mod memory;
 mod merge;
 pub(crate) mod params;
 mod record;
+mod tensor_map;
+#[cfg(test)]
+mod tests;
 
 pub use args::{
     Backward, BackwardProjection, DevicePointer, Forward, ForwardProjection, Lora, LoraGradients,
     Merge, MergeWeight, Pointers, Raw,
 };
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 pub(crate) use backward::backward;
 #[cfg(feature = "cuda")]
 pub(crate) use check::{adapted, argument, scaling as check_scaling};
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 pub(crate) use forward::forward;
 pub use memory::Saved;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 pub(crate) use merge::merge;
 pub use record::ForwardRecord;
+pub use tensor_map::{BoxedMatrix, Swizzle, TensorMap};

@@ -13,7 +13,8 @@ use crate::plan::BUFFER_ALIGNMENT;
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, LoraGradientsArgs};
 use crate::typed::check;
 use crate::{
-    Argument, BackwardPlan, Element, Error, Layout, LoraGradients, MatRef, Projection, Result, Role,
+    Argument, BackwardPlan, Element, Error, Hint, Layout, LoraGradients, MatRef, Projection,
+    Result, Role,
 };
 
 /// The results of a backward. `T` is the type of the tensors, `A` that of the adapters.
@@ -296,7 +297,7 @@ fn check_gradients<A: Element>(
             return Err(Error::Optional {
                 what: Argument::Gradients(checks.which(index)),
                 given: gradients.is_some(),
-                hint: "give them for each projection that has an adapter, and for no other",
+                hint: Hint::GradientsOfAdapters,
             });
         }
         let Some(LoraGradients { a, b }) = gradients else {

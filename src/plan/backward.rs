@@ -191,16 +191,7 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
         let launch = Launch::new(variant, u64::from(blocks), None, reason, problem, device)?;
         return Ok((launch, reduce_a));
     }
-    let product = Product {
-        operation: Operation::GradX,
-        rows: problem.tokens(),
-        columns: vec![problem.in_features()],
-        depth: problem
-            .projections()
-            .iter()
-            .map(|projection| projection.out_features)
-            .sum(),
-    };
+    let product = Product::grad_x(problem);
     gemm::launch_and_reduce(&product, access, problem, device)
 }
 

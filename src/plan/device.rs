@@ -1,7 +1,8 @@
-//! The properties of a device that plans depend on. GPUs are listed by name only here.
+//! The properties of a device that plans depend on.
 
 use std::fmt;
 
+use super::devices;
 use crate::{Error, Result};
 
 /// The properties of a device that a plan depends on.
@@ -22,71 +23,86 @@ impl DeviceProps {
     /// 1). A block may use `shared_per_block` bytes of shared memory after opting in, and all
     /// blocks of a multiprocessor together `shared_per_multiprocessor` bytes. The L2 cache has
     /// `l2_bytes` bytes. [`crate::Kernels::props`] returns those of a real device.
-    pub fn new(
+    pub const fn new(
         compute_capability: (u32, u32),
         multiprocessors: u32,
         shared_per_block: u32,
         shared_per_multiprocessor: u32,
         l2_bytes: u64,
     ) -> Self {
+        let multiprocessors = if multiprocessors == 0 {
+            1
+        } else {
+            multiprocessors
+        };
         Self {
             compute_capability,
-            multiprocessors: multiprocessors.max(1),
-            planned: multiprocessors.max(1),
+            multiprocessors,
+            planned: multiprocessors,
             shared_per_block,
             shared_per_multiprocessor,
             l2_bytes,
         }
     }
 
-    /// NVIDIA A100 (40 GB): 108 multiprocessors, 163 KiB of shared memory per block, 40 MiB of L2.
+    /// NVIDIA A100 40 GB.
     pub fn a100() -> Self {
-        Self::new((8, 0), 108, 163 << 10, 164 << 10, 40 << 20)
+        devices::A100.props
     }
 
-    /// NVIDIA GeForce RTX 3090: 82 multiprocessors, 99 KiB of shared memory per block, 6 MiB of L2.
+    /// NVIDIA A100 80 GB.
+    pub fn a100_80gb() -> Self {
+        devices::A100_80GB.props
+    }
+
+    /// NVIDIA GeForce RTX 3090.
     pub fn rtx3090() -> Self {
-        Self::new((8, 6), 82, 99 << 10, 100 << 10, 6 << 20)
+        devices::RTX3090.props
     }
 
-    /// NVIDIA GeForce RTX 4090: 128 multiprocessors, 99 KiB of shared memory per block, 72 MiB of
-    /// L2.
+    /// NVIDIA GeForce RTX 4090.
     pub fn rtx4090() -> Self {
-        Self::new((8, 9), 128, 99 << 10, 100 << 10, 72 << 20)
+        devices::RTX4090.props
     }
 
-    /// NVIDIA L40S: 142 multiprocessors, 99 KiB of shared memory per block, 96 MiB of L2.
+    /// NVIDIA L40S.
     pub fn l40s() -> Self {
-        Self::new((8, 9), 142, 99 << 10, 100 << 10, 96 << 20)
+        devices::L40S.props
     }
 
-    /// NVIDIA H100 SXM: 132 multiprocessors, 227 KiB of shared memory per block, 50 MiB of L2.
+    /// NVIDIA H100 SXM.
     pub fn h100() -> Self {
-        Self::new((9, 0), 132, 227 << 10, 228 << 10, 50 << 20)
+        devices::H100.props
     }
 
-    /// NVIDIA B200: 148 multiprocessors, 227 KiB of shared memory per block, 126 MiB of L2.
+    /// NVIDIA H100 PCIe.
+    pub fn h100_pcie() -> Self {
+        devices::H100_PCIE.props
+    }
+
+    /// NVIDIA H200.
+    pub fn h200() -> Self {
+        devices::H200.props
+    }
+
+    /// NVIDIA GH200.
+    pub fn gh200() -> Self {
+        devices::GH200.props
+    }
+
+    /// NVIDIA B200.
     pub fn b200() -> Self {
-        Self::new((10, 0), 148, 227 << 10, 228 << 10, 126 << 20)
+        devices::B200.props
     }
 
-    /// NVIDIA GeForce RTX 5090: 170 multiprocessors, 99 KiB of shared memory per block, 96 MiB of
-    /// L2.
+    /// NVIDIA GeForce RTX 5090.
     pub fn rtx5090() -> Self {
-        Self::new((12, 0), 170, 99 << 10, 100 << 10, 96 << 20)
+        devices::RTX5090.props
     }
 
     /// The GPUs above, with short names.
-    pub fn named() -> [(&'static str, DeviceProps); 7] {
-        [
-            ("a100", Self::a100()),
-            ("rtx3090", Self::rtx3090()),
-            ("rtx4090", Self::rtx4090()),
-            ("l40s", Self::l40s()),
-            ("h100", Self::h100()),
-            ("b200", Self::b200()),
-            ("rtx5090", Self::rtx5090()),
-        ]
+    pub fn named() -> [(&'static str, DeviceProps); devices::COUNT] {
+        devices::ALL.map(|device| (device.name, device.props))
     }
 
     /// The compute capability (major, minor).

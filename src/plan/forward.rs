@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
-use super::{DeviceProps, Launch, Operation, SavedLayout, SplitRegions, access, arch, fmt_plan};
+use super::{DeviceProps, Launch, SavedLayout, SplitRegions, access, arch, fmt_plan};
 use crate::{Problem, Result, Role};
 
 /// The launches of a forward call, which computes y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every
@@ -48,16 +48,7 @@ impl ForwardPlan {
         let reason = format!("{tile_reason}; {x_reason}");
         let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
 
-        let product = Product {
-            operation: Operation::Forward,
-            rows: problem.tokens(),
-            columns: problem
-                .projections()
-                .iter()
-                .map(|projection| projection.out_features)
-                .collect(),
-            depth: problem.in_features(),
-        };
+        let product = Product::forward(problem);
         let forward = gemm::launch(&product, access::gemm(problem, Role::X), problem, device)?;
 
         let mut workspace = BufferLayout::default();

@@ -40,6 +40,30 @@ pub(super) struct Product {
     pub depth: usize,
 }
 
+impl Product {
+    /// y of every projection.
+    pub fn forward(problem: &Problem) -> Self {
+        let projections = problem.projections().iter();
+        Self {
+            operation: Operation::Forward,
+            rows: problem.tokens(),
+            columns: projections.map(|one| one.out_features).collect(),
+            depth: problem.in_features(),
+        }
+    }
+
+    /// dx.
+    pub fn grad_x(problem: &Problem) -> Self {
+        let projections = problem.projections().iter();
+        Self {
+            operation: Operation::GradX,
+            rows: problem.tokens(),
+            columns: vec![problem.in_features()],
+            depth: projections.map(|one| one.out_features).sum(),
+        }
+    }
+}
+
 /// The largest number of blocks that share a tile.
 const MAX_SPLITS: u64 = 16;
 /// The smallest number of steps in a split.
@@ -130,8 +154,7 @@ impl Choice {
 fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
     for variant in arch::gemm(device, product.operation, dtype, access) {
-        let steps = product.depth.div_ceil(variant.tile.depth) as u64;
-        let splits = 1..=MAX_SPLITS.min(steps / MIN_STEPS).max(1);
+        let splits = 1..=most_splits(product.depth, variant);
         let of_splits = splits.filter_map(|splits| Choice::new(product, variant, splits, device));
         // Among equal scores, the first has the fewest splits.
         choices.extend(of_splits.reduce(|best, other| {
@@ -145,6 +168,65 @@ fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps
     // The sort is stable, so among equal scores the larger tile comes first.
     choices.sort_by(|a, b| b.score.total_cmp(&a.score));
     choices
+}
+
+/// The most splits of a sum over this depth by steps of a tile.
+fn most_splits(depth: usize, variant: Variant) -> u64 {
+    let steps = depth.div_ceil(variant.tile.depth) as u64;
+    MAX_SPLITS.min(steps / MIN_STEPS).max(1)
+}
+
+/// Tiles, and bytes of slabs, that no split of a product with this many rows, or fewer, exceeds;
+/// `None` where none is split. Whichever access its tensors allow.
+///
+/// How often a kernel splits depends on the rows by its tiles alone, so it is asked for each number
+/// of them. Beyond a few thousand tiles the slabs would be too large for any split.
+pub(super) fn split_bound(
+    mut product: Product,
+    dtype: DType,
+    device: &DeviceProps,
+) -> Option<(u64, u64)> {
+    let (operation, most_rows) = (product.operation, product.rows);
+    let mut bound = None;
+    for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
+        for variant in arch::gemm(device, operation, dtype, access) {
+            let (rows, columns) = variant.block();
+            let tile_bytes = (rows * columns * size_of::<f32>()) as u64;
+            let tiles_n: usize = product.columns.iter().map(|n| n.div_ceil(columns)).sum();
+            let splittable = MAX_SLABS / (2 * tile_bytes) / tiles_n as u64;
+            for tiles_m in 1..=splittable.min(most_rows.div_ceil(rows) as u64) {
+                product.rows = tiles_m as usize * rows;
+                for schedule in best_splits(&product, variant, device) {
+                    let (tiles, slabs) = bound.unwrap_or((0, 0));
+                    bound = Some((
+                        schedule.tiles().max(tiles),
+                        (schedule.items() * tile_bytes).max(slabs),
+                    ));
+                }
+            }
+        }
+    }
+    bound
+}
+
+/// The schedules that split, of a kernel's best; several where the last rows of a product, which
+/// the score depends on too, could decide between them.
+fn best_splits(
+    product: &Product,
+    variant: Variant,
+    device: &DeviceProps,
+) -> impl Iterator<Item = Schedule> {
+    let of = |splits| Choice::new(product, variant, splits, device);
+    let mut all = [const { None }; MAX_SPLITS as usize];
+    for (slot, splits) in all.iter_mut().zip(1..=most_splits(product.depth, variant)) {
+        *slot = of(splits);
+    }
+    let scores = all.iter().flatten().map(|choice| choice.score);
+    let best = scores.fold(0.0, f64::max);
+    all.into_iter()
+        .flatten()
+        .filter(move |choice| choice.score >= best * (1.0 - 1e-9) && choice.schedule.splits > 1)
+        .map(|choice| choice.schedule)
 }
 
 /// The width of the raster's bands.

@@ -173,3 +173,27 @@ impl fmt::Display for Launch {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, ForwardPlan, Problem};
+
+    #[test]
+    fn a_launch_asks_for_what_it_has() {
+        let problem = Problem::new(64, 64, 64, 8, DType::BF16).unwrap();
+        let plan = ForwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
+        let mut launch = plan.launches()[0].clone();
+        assert!(launch.attributes().eq([]));
+        launch.cluster = 2;
+        let cluster = LaunchAttribute::Cluster { blocks: 2 };
+        assert!(launch.attributes().eq([cluster]));
+        launch.programmatic = true;
+        assert!(
+            launch
+                .attributes()
+                .eq([cluster, LaunchAttribute::Programmatic])
+        );
+        assert_eq!(launch.attributes().count(), LaunchAttribute::MOST);
+    }
+}

@@ -7,7 +7,9 @@
 pub(crate) mod access;
 mod arch;
 mod backward;
+mod bound;
 mod device;
+mod devices;
 mod forward;
 mod gemm;
 mod launch;

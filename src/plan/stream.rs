@@ -27,19 +27,28 @@ impl RowSplit {
                 rows_per_split: Self::ROWS,
             };
         }
-        let multiprocessors = device.multiprocessors() as usize;
-        let fewer = (multiprocessors / side_by_side).max(1);
-        // Rounded up if rounding down would leave more than a fifth of the device idle.
-        let wanted = if 5 * fewer * side_by_side >= 4 * multiprocessors {
-            fewer
-        } else {
-            multiprocessors.div_ceil(side_by_side)
-        };
+        let wanted = Self::wanted(side_by_side, device);
         let row_blocks = tokens.div_ceil(Self::ROWS);
         let rows_per_split = row_blocks.div_ceil(wanted.min(row_blocks)) * Self::ROWS;
         Self {
             row_splits: tokens.div_ceil(rows_per_split),
             rows_per_split,
+        }
+    }
+
+    /// The most row splits of a matrix with up to so many rows.
+    pub(super) fn most(tokens: usize, side_by_side: usize, device: &DeviceProps) -> usize {
+        Self::wanted(side_by_side, device).min(tokens.div_ceil(Self::ROWS))
+    }
+
+    fn wanted(side_by_side: usize, device: &DeviceProps) -> usize {
+        let multiprocessors = device.multiprocessors() as usize;
+        let fewer = (multiprocessors / side_by_side).max(1);
+        // Rounded up where rounding down would leave more than a fifth of the device idle.
+        if 5 * fewer * side_by_side >= 4 * multiprocessors {
+            fewer
+        } else {
+            multiprocessors.div_ceil(side_by_side)
         }
     }
 }

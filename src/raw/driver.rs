@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError};
 
-use crate::{Error, Result};
+use crate::{Error, Hint, Result};
 
 /// The primary context of a device. Without a driver this is an error, where cudarc would panic.
 ///
@@ -22,41 +22,77 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
 /// cudarc can tell only if it loads the driver itself. A program may have chosen to link the
 /// driver, as candle does.
 fn is_driver_present() -> bool {
+    driver_library().is_some()
+}
+
+/// The driver's library, once more where it is loaded already.
+pub(super) fn driver_library() -> Option<libloading::Library> {
     let names = if cfg!(windows) {
         ["nvcuda.dll", "cuda.dll"]
     } else {
         ["libcuda.so", "libcuda.so.1"]
     };
-    // SAFETY: this loads and closes the driver library, whose initialisers run in every CUDA
-    // program.
+    // SAFETY: this loads the driver library, whose initialisers run in every CUDA program.
     names
         .iter()
-        .any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
+        .find_map(|name| unsafe { libloading::Library::new(*name) }.ok())
 }
 
+/// A failed driver call.
 pub(crate) fn driver_error(what: impl Into<String>, error: DriverError) -> Error {
     let DriverError(code) = error;
     Error::Driver {
         what: what.into(),
         code: code as i32,
-        description: format!("{error:?}"),
+        description: description(error),
         hint: hint(code),
     }
 }
 
-fn hint(code: CUresult) -> &'static str {
+/// The driver's name and text of an error: `CUDA_ERROR_INVALID_CONTEXT: invalid device context`.
+fn description(error: DriverError) -> String {
+    let texts = [error.error_name(), error.error_string()];
+    let texts = texts
+        .into_iter()
+        .flatten()
+        .map(|text| text.to_string_lossy());
+    let known = texts.collect::<Vec<_>>().join(": ");
+    if known.is_empty() {
+        "unknown to the driver".to_owned()
+    } else {
+        known
+    }
+}
+
+fn hint(code: CUresult) -> Option<Hint> {
     match code {
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
-            ": the kernels were not compiled for this GPU; build with LORA_KERNELS_CUDA_ARCHS naming its compute capability"
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Some(Hint::NotCompiledForDevice {
+            supports: supported_version(),
+        }),
+        // Older drivers don't know the format of newer images, nor their PTX.
+        CUresult::CUDA_ERROR_INVALID_IMAGE | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            Some(Hint::OlderDriver {
+                supports: supported_version(),
+            })
         }
-        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            ": the driver is older than the nvcc that made the kernels; update it, or build with LORA_KERNELS_CUDA_ARCHS naming the GPU's compute capability so that no PTX has to be compiled"
+        CUresult::CUDA_ERROR_INVALID_CONTEXT | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED => {
+            Some(Hint::NoCurrentContext)
         }
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
         | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-        | CUresult::CUDA_ERROR_LAUNCH_FAILED => {
-            ": an earlier launch of this context faulted; the context can't be used any more"
-        }
-        _ => "",
+        | CUresult::CUDA_ERROR_LAUNCH_FAILED => Some(Hint::FaultedContext),
+        _ => None,
+    }
+}
+
+/// The newest CUDA version that the driver supports; 0 if it can't be asked.
+fn supported_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    let asked = unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };
+    if asked == CUresult::CUDA_SUCCESS {
+        version
+    } else {
+        0
     }
 }

@@ -11,6 +11,7 @@ mod images;
 mod kernels;
 mod launch;
 mod prepared;
+mod tensor_map;
 
 pub use driver::context;
 pub(crate) use driver::driver_error;
@@ -18,6 +19,7 @@ pub use images::built_architectures;
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::PreparedLaunch;
+pub use tensor_map::encode_tensor_map;
 
 use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merge, Raw};
 pub use crate::bind::{DevicePointer, ForwardRecord, MergeWeight, Saved};

@@ -47,7 +47,7 @@ impl Pushed {
             what: "making the context current".into(),
             code: error.0 as i32,
             description: format!("{error:?}"),
-            hint: "",
+            hint: None,
         })?;
         Ok(Self(()))
     }

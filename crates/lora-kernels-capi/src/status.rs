@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use kernels::Hint;
+
 use crate::error::{Error, Result};
 
 /// What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below
@@ -233,6 +235,8 @@ impl lora_status {
             Core::SomeBiases { .. } => Self::SomeBiases,
             Core::OtherForward { .. } => Self::OtherForward,
             Core::OtherDevice { .. } => Self::OtherDevice,
+            // No function of the ABI encodes one.
+            Core::TensorMap { .. } => Self::Other,
             _ => Self::Other,
         }
     }
@@ -295,32 +299,34 @@ pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lo
     outcome.map_err(Report::store)
 }
 
-/// What the core's hints name, as C names it.
-const NAMES: [(&str, &str); 8] = [
-    ("Kernels::props", "lora_kernels_device"),
-    (
-        "MergeProblem::with_report and with_safe",
-        "report and safe of lora_merge_problem",
-    ),
-    ("Problem::with_bias", "bias of lora_problem"),
-    ("Problem::with_dropout", "dropout of lora_problem"),
-    ("Problem::with_mask", "mask of lora_problem"),
-    (
-        "Problem::with_input_gradient",
-        "no_input_gradient of lora_problem",
-    ),
-    ("the rank in Problem::sharing_x", "rank of lora_projection"),
-    ("Problem::with_layout", "lora_layout"),
-];
-
+/// The text of an error, with hints in the names of this ABI.
 fn in_c(error: &Error) -> String {
-    let text = error.to_string();
-    if !text.contains("::") {
-        return text;
+    let Error::Core(core) = error else {
+        return error.to_string();
+    };
+    match core.hint() {
+        Some(hint) => format!("{}: {}", core.fact(), hint_in_c(hint)),
+        None => core.to_string(),
     }
-    NAMES
-        .iter()
-        .fold(text, |text, (rust, c)| text.replace(rust, c))
+}
+
+fn hint_in_c(hint: Hint) -> String {
+    let text = match hint {
+        Hint::Bias => "see bias of lora_problem",
+        Hint::Dropout => "see dropout of lora_problem",
+        Hint::Mask => "see mask of lora_problem",
+        Hint::InputGradient => "see no_input_gradient of lora_problem",
+        Hint::Rank => "see rank of lora_projection",
+        Hint::Report => "see report and safe of lora_merge_problem",
+        Hint::Layout(_) => {
+            "make a plan with a lora_layout of this tensor; a smaller alignment takes slower kernels"
+        }
+        Hint::DeviceOfKernels => "make the plan with lora_kernels_device of this handle",
+        Hint::MergeProblem => "weights are merged by a lora_merge_problem",
+        // These have no name of an interface.
+        _ => return hint.to_string(),
+    };
+    text.to_owned()
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

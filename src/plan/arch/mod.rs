@@ -50,6 +50,18 @@ pub(super) fn weight_grad(
     chosen.ok_or_else(|| not_in_table(operation, dtype, access))
 }
 
+/// All kernels that [`weight_grad`] could choose.
+pub(super) fn weight_grads(
+    device: &DeviceProps,
+    operation: Operation,
+    dtype: DType,
+    access: Access,
+) -> impl Iterator<Item = Variant> {
+    match of(device) {
+        Arch::Sm80 => sm80::built(operation, dtype, access),
+    }
+}
+
 /// The kernels of a merge: the one for the tiles of the weight, and the one that sums the counts.
 pub(super) fn merge(
     device: &DeviceProps,

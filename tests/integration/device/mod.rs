@@ -1,6 +1,8 @@
 //! The driver, the kernels in it, streams and graphs.
 
 mod capture;
+mod edges;
 mod layout_check;
 mod no_driver;
 mod streams;
+mod tensor_maps;

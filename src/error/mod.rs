@@ -1,73 +1,31 @@
 //! What can go wrong. Every message names what was given, what is allowed and what to do.
 
+mod argument;
+mod hint;
+mod kind;
+
 use std::fmt;
+
+pub use argument::Argument;
+pub use hint::Hint;
+pub use kind::ErrorKind;
 
 use crate::{DType, DeviceProps, Problem, Role};
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An argument of a call, as messages name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Argument {
-    /// A tensor, with the projection it is of where there are several.
-    Tensor(Role, Option<usize>),
-    /// The adapter of a projection.
-    Lora(Option<usize>),
-    /// The gradients of an adapter.
-    Gradients(Option<usize>),
-    /// A matrix of one of several adapters that are merged.
-    Adapter(Role, usize),
-    /// The report of a merge.
-    Report,
-    /// The dropout.
-    Dropout,
-    /// The buffer from forward to backward.
-    Saved,
-    /// S, where forward saves it apart from the mask.
-    SavedS,
-    /// The mask, where forward saves it apart from S.
-    SavedMask,
-    /// The scratch memory.
-    Workspace,
-    /// The stream.
-    Stream,
-}
-
-impl fmt::Display for Argument {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, projection) = match *self {
-            Argument::Adapter(tensor, adapter) => {
-                return write!(f, "{tensor} of adapter {adapter}");
-            }
-            Argument::Report => ("report", None),
-            Argument::Tensor(tensor, projection) => (tensor.name(), projection),
-            Argument::Lora(projection) => ("lora", projection),
-            Argument::Gradients(projection) => ("gradients", projection),
-            Argument::Dropout => ("dropout", None),
-            Argument::Saved => ("saved", None),
-            Argument::SavedS => ("saved S", None),
-            Argument::SavedMask => ("saved mask", None),
-            Argument::Workspace => ("workspace", None),
-            Argument::Stream => ("the stream", None),
-        };
-        f.write_str(name)?;
-        match projection {
-            Some(projection) => write!(f, " of projection {projection}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// Why a problem, plan or call was refused. Nothing was launched or written when one is returned,
 /// [`Error::Driver`] excepted.
-#[derive(Debug, thiserror::Error)]
+///
+/// `{:?}` is the text of `{}`, so that `main() -> Result<(), Error>` ends with something to read.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A size of zero or beyond [`Problem::MAX_DIMENSION`].
+    /// A size of zero, tokens excepted, or beyond [`Problem::MAX_DIMENSION`].
     #[error(
-        "{name} is {given}: it must be between 1 and {}",
+        "{name} is {given}: it must be between {} and {}",
+        least(name),
         Problem::MAX_DIMENSION
     )]
     Dimension {
@@ -121,7 +79,7 @@ pub enum Error {
         /// What it has no part in.
         problem: &'static str,
         /// What has.
-        hint: &'static str,
+        hint: Hint,
     },
     /// A merge in place of a plan that has another layout for the result.
     #[error(
@@ -228,13 +186,24 @@ pub enum Error {
     },
     /// A plan for another device than the one that the kernels were loaded on.
     #[error(
-        "the plan was made for a device with {planned}, the kernels were loaded on one with {found}: make a plan with Kernels::props of these kernels"
+        "the plan was made for a device with {planned}, the kernels were loaded on one with {found}: {}",
+        Hint::DeviceOfKernels
     )]
     OtherDevice {
         /// The plan's device.
         planned: DeviceProps,
         /// The kernels' device.
         found: DeviceProps,
+    },
+    /// A tensor map that the driver would refuse.
+    #[error("a tensor map's {what} is {given}: it must be {allowed}")]
+    TensorMap {
+        /// What of it.
+        what: &'static str,
+        /// The value given.
+        given: u64,
+        /// What is allowed.
+        allowed: &'static str,
     },
     /// A grid larger than a launch can have.
     #[error(
@@ -293,7 +262,8 @@ pub enum Error {
     },
     /// A matrix with another row stride than the plan was made for.
     #[error(
-        "{tensor} has a row stride of {given} elements, the plan was made for {planned}: make a plan with Problem::with_layout for this stride"
+        "{tensor} has a row stride of {given} elements, the plan was made for {planned}: {}",
+        Hint::Layout(*tensor)
     )]
     PlannedStride {
         /// Which tensor.
@@ -315,7 +285,8 @@ pub enum Error {
     },
     /// An address less aligned than the plan was made for.
     #[error(
-        "{tensor} starts at an address that is a multiple of {given} bytes only, the plan was made for {planned}: make a plan with Problem::with_layout(alignment: {given}), which takes slower kernels where it must"
+        "{tensor} starts at an address that is a multiple of {given} bytes only, the plan was made for {planned}: {}",
+        Hint::Layout(*tensor)
     )]
     Alignment {
         /// Which tensor.
@@ -343,7 +314,7 @@ pub enum Error {
         /// Whether the call has it.
         given: bool,
         /// What to change.
-        hint: &'static str,
+        hint: Hint,
     },
     /// A call with another number of projections than its plan.
     #[error("{given} projections were given, the plan was made for {planned}")]
@@ -399,7 +370,7 @@ pub enum Error {
     )]
     KernelsNotBuilt,
     /// A CUDA driver call failed.
-    #[error("{what} failed: {code} ({description}){hint}")]
+    #[error("{what} failed: {code} ({description}){}", behind(hint))]
     Driver {
         /// The call, or what it was for.
         what: String,
@@ -408,8 +379,52 @@ pub enum Error {
         /// The driver's own text.
         description: String,
         /// What to do, where that is known.
-        hint: &'static str,
+        hint: Option<Hint>,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error {
+    /// What to do about it, as far as the text says so in this crate's names. Bindings of another
+    /// language phrase it in theirs, behind [`Error::fact`].
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Error::NoPart { hint, .. } | Error::Optional { hint, .. } => Some(*hint),
+            Error::PlannedStride { tensor, .. } | Error::Alignment { tensor, .. } => {
+                Some(Hint::Layout(*tensor))
+            }
+            Error::OtherDevice { .. } => Some(Hint::DeviceOfKernels),
+            Error::Driver { hint, .. } => *hint,
+            _ => None,
+        }
+    }
+
+    /// The text without the hint.
+    pub fn fact(&self) -> String {
+        let text = self.to_string();
+        match self.hint() {
+            Some(hint) => {
+                let behind = behind(&Some(hint));
+                text.strip_suffix(&behind).unwrap_or(&text).to_owned()
+            }
+            None => text,
+        }
+    }
+}
+
+/// A hint as it stands behind the fact.
+fn behind(hint: &Option<Hint>) -> String {
+    hint.map_or(String::new(), |hint| format!(": {hint}"))
+}
+
+/// The smallest size that a dimension may have.
+fn least(name: &str) -> usize {
+    if name == "tokens" { 0 } else { 1 }
 }
 
 /// What adapters over tensors of a type may be in.
@@ -418,5 +433,73 @@ fn adapter_types(dtype: DType) -> &'static str {
         DType::F16 => "f16 or f32",
         DType::BF16 => "bf16 or f32",
         DType::F32 => "f32",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_hints() -> Vec<Error> {
+        let tensor = Argument::Tensor(Role::Y, Some(2));
+        vec![
+            Error::PlannedStride {
+                tensor,
+                given: 5,
+                planned: 4,
+            },
+            Error::Alignment {
+                tensor,
+                given: 2,
+                planned: 16,
+            },
+            Error::Optional {
+                what: Argument::Dropout,
+                given: true,
+                hint: Hint::Dropout,
+            },
+            Error::NoPart {
+                tensor: Role::Merged,
+                problem: "a layer",
+                hint: Hint::MergeProblem,
+            },
+            Error::OtherDevice {
+                planned: DeviceProps::a100(),
+                found: DeviceProps::h100(),
+            },
+            Error::Driver {
+                what: "launching".into(),
+                code: 201,
+                description: "invalid device context".into(),
+                hint: Some(Hint::NoCurrentContext),
+            },
+        ]
+    }
+
+    #[test]
+    fn a_text_is_its_fact_and_its_hint() {
+        for error in with_hints() {
+            let hint = error.hint().expect("a hint");
+            let (text, fact) = (error.to_string(), error.fact());
+            assert_eq!(text, format!("{fact}: {hint}"));
+            assert!(!fact.contains("::"), "{fact}");
+        }
+        assert_eq!(Error::NoDriver.fact(), Error::NoDriver.to_string());
+    }
+
+    #[test]
+    fn an_error_out_of_main_is_readable() {
+        let error = Error::NoDriver;
+        assert_eq!(format!("{error:?}"), error.to_string());
+    }
+
+    #[test]
+    fn a_tensor_of_several_projections_is_laid_out_by_projection() {
+        let text = Hint::Layout(Argument::Tensor(Role::Y, Some(2))).to_string();
+        assert!(text.contains("with_layout_of(2, "), "{text}");
+        let text = Hint::Layout(Argument::Tensor(Role::Y, None)).to_string();
+        assert!(text.contains("with_layout("), "{text}");
+        let text = Hint::Layout(Argument::Adapter(Role::LoraA, 1)).to_string();
+        assert!(text.contains("with_adapter_layout(1, "), "{text}");
     }
 }

@@ -1,0 +1,58 @@
+//! Names of arguments.
+
+use std::fmt;
+
+use crate::Role;
+
+/// An argument of a call, as messages name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Argument {
+    /// A tensor, with the projection it is of where there are several.
+    Tensor(Role, Option<usize>),
+    /// The adapter of a projection.
+    Lora(Option<usize>),
+    /// The gradients of an adapter.
+    Gradients(Option<usize>),
+    /// A matrix of one of several adapters that are merged.
+    Adapter(Role, usize),
+    /// The report of a merge.
+    Report,
+    /// The dropout.
+    Dropout,
+    /// The buffer from forward to backward.
+    Saved,
+    /// S, where forward saves it apart from the mask.
+    SavedS,
+    /// The mask, where forward saves it apart from S.
+    SavedMask,
+    /// The scratch memory.
+    Workspace,
+    /// The stream.
+    Stream,
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, projection) = match *self {
+            Argument::Adapter(tensor, adapter) => {
+                return write!(f, "{tensor} of adapter {adapter}");
+            }
+            Argument::Report => ("report", None),
+            Argument::Tensor(tensor, projection) => (tensor.name(), projection),
+            Argument::Lora(projection) => ("lora", projection),
+            Argument::Gradients(projection) => ("gradients", projection),
+            Argument::Dropout => ("dropout", None),
+            Argument::Saved => ("saved", None),
+            Argument::SavedS => ("saved S", None),
+            Argument::SavedMask => ("saved mask", None),
+            Argument::Workspace => ("workspace", None),
+            Argument::Stream => ("the stream", None),
+        };
+        f.write_str(name)?;
+        match projection {
+            Some(projection) => write!(f, " of projection {projection}"),
+            None => Ok(()),
+        }
+    }
+}

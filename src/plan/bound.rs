@@ -1,0 +1,218 @@
+//! Memory that suffices for every number of tokens up to a maximum.
+//!
+//! What a plan needs does not grow steadily with the tokens: tiles are split where there are few.
+//! So a bound is made of what each region can have at most, over every kernel that a plan could
+//! choose.
+
+use super::gemm::{self, Product};
+use super::memory::BufferLayout;
+use super::stream::{RowSplit, column_groups};
+use super::{
+    Access, BackwardPlan, DeviceProps, ForwardPlan, Operation, SavedLayout, Variant, arch,
+};
+use crate::{Problem, Result};
+
+impl ForwardPlan {
+    /// Bytes of workspace that suffice for a forward of the problem's layers on any number of
+    /// tokens up to `max_tokens`, whatever number the problem has. For one buffer that serves
+    /// batches of changing sizes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Dimension`] or [`crate::Error::Stride`] if so many tokens can't be,
+    /// [`crate::Error::Device`] if the device can't run the kernels.
+    pub fn workspace_bound(
+        problem: &Problem,
+        max_tokens: usize,
+        device: &DeviceProps,
+    ) -> Result<usize> {
+        device.check()?;
+        let problem = problem.clone().with_tokens(max_tokens)?;
+        let mut workspace = BufferLayout::default();
+        split_regions(Product::forward(&problem), &problem, device, &mut workspace);
+        Ok(workspace.bytes())
+    }
+}
+
+impl BackwardPlan {
+    /// Bytes of workspace that suffice for a backward, as [`ForwardPlan::workspace_bound`] says for
+    /// a forward.
+    ///
+    /// # Errors
+    /// As [`ForwardPlan::workspace_bound`].
+    pub fn workspace_bound(
+        problem: &Problem,
+        max_tokens: usize,
+        device: &DeviceProps,
+    ) -> Result<usize> {
+        device.check()?;
+        let problem = problem.clone().with_tokens(max_tokens)?;
+        let (float, ranks) = (size_of::<f32>(), problem.padded_ranks());
+        let (groups, splits) = most_of(Operation::GradB, &problem, device, |variant| {
+            let mut side_by_side = 0;
+            let mut most_groups = Vec::new();
+            for (_, one) in problem.adapted() {
+                let groups = column_groups(variant, one.out_features);
+                side_by_side += groups * one.rank.div_ceil(variant.tile.ranks);
+                most_groups.push(groups);
+            }
+            (most_groups, side_by_side)
+        });
+        let (_, x_splits) = most_of(Operation::GradA, &problem, device, |variant| {
+            let groups = column_groups(variant, problem.in_features());
+            (Vec::new(), groups * ranks.div_ceil(variant.tile.ranks))
+        });
+        let mut workspace = BufferLayout::default();
+        for (groups, (_, one)) in groups.into_iter().zip(problem.adapted()) {
+            workspace.region(&[groups, max_tokens, one.padded_rank()], float);
+        }
+        for (_, one) in problem.adapted() {
+            workspace.region(&[splits, one.out_features, one.padded_rank()], float);
+        }
+        workspace.region(&[max_tokens, ranks], problem.dtype().size());
+        workspace.region(&[x_splits, ranks, problem.in_features()], float);
+        if problem.has_input_gradient() {
+            split_regions(Product::grad_x(&problem), &problem, device, &mut workspace);
+        }
+        Ok(workspace.bytes())
+    }
+}
+
+impl SavedLayout {
+    /// Bytes of `saved` that suffice for the problem's layers on any number of tokens up to
+    /// `max_tokens`, whatever number the problem has.
+    ///
+    /// # Errors
+    /// [`crate::Error::Dimension`] or [`crate::Error::Stride`] if so many tokens can't be.
+    pub fn bound(problem: &Problem, max_tokens: usize) -> Result<usize> {
+        // Both regions grow with the tokens.
+        let problem = problem.clone().with_tokens(max_tokens)?;
+        Ok(Self::new(&problem).bytes())
+    }
+}
+
+fn split_regions(
+    product: Product,
+    problem: &Problem,
+    device: &DeviceProps,
+    workspace: &mut BufferLayout,
+) {
+    if let Some((tiles, slabs)) = gemm::split_bound(product, problem.dtype(), device) {
+        let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        workspace.region(&[bytes(slabs)], 1);
+        workspace.region(&[bytes(tiles)], size_of::<u32>());
+    }
+}
+
+/// Column groups and row splits of a streaming kernel: the most over all kernels of the operation.
+/// `sizes` says for a kernel the column groups of each matrix, and the blocks side by side.
+fn most_of(
+    operation: Operation,
+    problem: &Problem,
+    device: &DeviceProps,
+    sizes: impl Fn(Variant) -> (Vec<usize>, usize),
+) -> (Vec<usize>, usize) {
+    let mut most: (Vec<usize>, usize) = (Vec::new(), 0);
+    for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
+        for variant in arch::weight_grads(device, operation, problem.dtype(), access) {
+            let (groups, side_by_side) = sizes(variant);
+            let splits = RowSplit::most(problem.tokens(), side_by_side, device);
+            most.1 = most.1.max(splits);
+            most.0.resize(groups.len(), 0);
+            for (most, groups) in most.0.iter_mut().zip(groups) {
+                *most = (*most).max(groups);
+            }
+        }
+    }
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{DType, Layout, Projection, Role, WeightLayout};
+
+    /// Layers of any kind, on `tokens` tokens.
+    fn problems() -> impl Strategy<Value = Problem> {
+        let size = prop_oneof![1..9000usize, Just(4096), Just(896), Just(11008)];
+        let projection = (size.clone(), prop_oneof![1..80usize, Just(16), Just(320)])
+            .prop_map(|(out_features, rank)| Projection { out_features, rank });
+        let projections = proptest::collection::vec(projection, 1..4);
+        let choices = (
+            any::<[bool; 4]>(),
+            0..3usize,
+            prop_oneof![Just(16usize), Just(4)],
+        );
+        (size, projections, choices).prop_map(
+            |(in_features, projections, ([dropout, dx, in_out, f32_adapters], dtype, aligned))| {
+                let dtype = DType::ALL[dtype];
+                let problem = Problem::sharing_x(1, in_features, &projections, dtype)
+                    .expect("a problem")
+                    .with_dropout(dropout)
+                    .with_input_gradient(dx)
+                    .with_weight_layout(if in_out {
+                        WeightLayout::InOut
+                    } else {
+                        WeightLayout::OutIn
+                    });
+                let adapters = if f32_adapters { DType::F32 } else { dtype };
+                let layout = Layout {
+                    row_stride: in_features as i64 + i64::from(aligned == 4),
+                    alignment: aligned,
+                };
+                problem
+                    .with_adapter_dtype(adapters)
+                    .and_then(|problem| problem.with_layout(Role::X, layout))
+                    .expect("a problem")
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn no_number_of_tokens_needs_more(
+            problem in problems(),
+            max_tokens in prop_oneof![1..300usize, 1..20_000usize],
+            parts in proptest::collection::vec(0.0..1.0f64, 24),
+            device in 0..11usize,
+        ) {
+            let (_, device) = DeviceProps::named()[device];
+            let forward = ForwardPlan::workspace_bound(&problem, max_tokens, &device).unwrap();
+            let backward = BackwardPlan::workspace_bound(&problem, max_tokens, &device).unwrap();
+            let saved = SavedLayout::bound(&problem, max_tokens).unwrap();
+            let few = 0..=max_tokens.min(4);
+            let some = parts.iter().map(|part| (part * max_tokens as f64) as usize);
+            for tokens in few.chain(some).chain([max_tokens]) {
+                let problem = problem.clone().with_tokens(tokens).unwrap();
+                let plan = ForwardPlan::new(&problem, &device).unwrap();
+                prop_assert!(plan.workspace_bytes() <= forward, "forward of {problem}");
+                prop_assert!(plan.saved().bytes() <= saved, "saved of {problem}");
+                let plan = BackwardPlan::new(&problem, &device).unwrap();
+                prop_assert!(
+                    plan.workspace_bytes() <= backward,
+                    "backward of {problem}: {} > {backward}",
+                    plan.workspace_bytes()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_hold_where_fewer_tokens_need_more() {
+        let problem = Problem::new(8192, 4096, 4096, 16, DType::BF16).unwrap();
+        let device = DeviceProps::h100();
+        let bytes = |tokens| {
+            let problem = problem.clone().with_tokens(tokens).unwrap();
+            BackwardPlan::new(&problem, &device)
+                .unwrap()
+                .workspace_bytes()
+        };
+        let most = (1..=8192).step_by(31).map(bytes).max().unwrap();
+        let bound = BackwardPlan::workspace_bound(&problem, 8192, &device).unwrap();
+        assert!(most <= bound, "{most} {bound}");
+        assert!(bound < 2 * most, "a bound of use: {most} {bound}");
+    }
+}
