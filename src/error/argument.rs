@@ -1,20 +1,20 @@
-//! Names of arguments.
+//! The names of arguments in messages.
 
 use std::fmt;
 
 use crate::Role;
 
-/// An argument of a call, as messages name it.
+/// An argument of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Argument {
-    /// A tensor, with the projection it is of where there are several.
+    /// A tensor, with its projection if there are several.
     Tensor(Role, Option<usize>),
     /// The adapter of a projection.
     Lora(Option<usize>),
     /// The gradients of an adapter.
     Gradients(Option<usize>),
-    /// A matrix of one of several adapters that are merged.
+    /// A matrix of an adapter that is merged, with the adapter's index.
     Adapter(Role, usize),
     /// The report of a merge.
     Report,
@@ -22,9 +22,9 @@ pub enum Argument {
     Dropout,
     /// The buffer from forward to backward.
     Saved,
-    /// S, where forward saves it apart from the mask.
+    /// The buffer of S, if it is separate from that of the mask.
     SavedS,
-    /// The mask, where forward saves it apart from S.
+    /// The buffer of the mask, if it is separate from that of S.
     SavedMask,
     /// The scratch memory.
     Workspace,

@@ -1,11 +1,11 @@
-//! What to do about an error.
+//! Hints: what to do about an error.
 
 use std::fmt;
 
 use super::Argument;
 
-/// What to do about an error, as data: its text has this crate's names, and bindings of another
-/// language give it in their own.
+/// What to do about an error, as data. Its text uses this crate's names; bindings of other
+/// languages can write their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {
@@ -31,10 +31,10 @@ pub enum Hint {
     MergeProblem,
     /// The tensors of a merge.
     MergeTensors,
-    /// The driver is older than the compiler of the kernels.
+    /// The driver is older than the nvcc that compiled the kernels.
     OlderDriver {
-        /// The newest CUDA version that the driver supports, as cuDriverGetVersion gives it: 12040
-        /// for 12.4; 0 if it can't be asked.
+        /// The newest CUDA version that the driver supports, as returned by cuDriverGetVersion:
+        /// 12040 for 12.4, 0 if unknown.
         supports: i32,
     },
     /// The images have no code for this GPU.
@@ -44,7 +44,7 @@ pub enum Hint {
     },
     /// An earlier launch faulted.
     FaultedContext,
-    /// No context is current on the thread, or one that is gone.
+    /// No context, or a destroyed one, is current on the thread.
     NoCurrentContext,
 }
 
@@ -106,7 +106,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// Images and the driver they need, beside the driver that was found.
+/// The driver that the images need, and the driver that was found.
 fn driver(f: &mut fmt::Formatter<'_>, supports: i32) -> fmt::Result {
     f.write_str(" (images built by nvcc 13.0 need driver 580 or later")?;
     if supports > 0 {

@@ -1,20 +1,20 @@
-//! Categories of errors.
+//! The categories of errors.
 
 use super::Error;
 
-/// What an error is about, and so who can do something about it.
+/// The category of an error, which tells who can do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Sizes, types or layouts that no problem can have.
+    /// A problem has impossible sizes, types or layouts.
     Problem,
-    /// Arguments of a call that don't fit each other, or what the call was planned for.
+    /// The arguments of a call don't fit each other or the plan.
     Arguments,
-    /// A problem or plan that this device, or this build's kernels, can't run.
+    /// This device, or this build's kernels, can't run the problem or plan.
     Unsupported,
-    /// No driver, or a build without kernels: nothing can run.
+    /// Nothing can run, because there is no driver or the build has no kernels.
     Unavailable,
-    /// The CUDA driver refused something, or an earlier launch failed.
+    /// The CUDA driver returned an error, or an earlier launch failed.
     Driver,
 }
 

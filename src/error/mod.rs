@@ -1,4 +1,4 @@
-//! What can go wrong. Every message names what was given, what is allowed and what to do.
+//! Errors. Every message names what was given, what is allowed, and what to do.
 
 mod argument;
 mod hint;
@@ -15,14 +15,15 @@ use crate::{DType, DeviceProps, Problem, Role};
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a problem, plan or call was refused. Nothing was launched or written when one is returned,
-/// [`Error::Driver`] excepted.
+/// Why a problem, plan or call was refused. When an error is returned, nothing was launched or
+/// written, except with [`Error::Driver`].
 ///
-/// `{:?}` is the text of `{}`, so that `main() -> Result<(), Error>` ends with something to read.
+/// `{:?}` prints the same text as `{}`, so that `main() -> Result<(), Error>` prints a readable
+/// message.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A size of zero, tokens excepted, or beyond [`Problem::MAX_DIMENSION`].
+    /// A size is zero, unless it is the number of tokens, or exceeds [`Problem::MAX_DIMENSION`].
     #[error(
         "{name} is {given}: it must be between {} and {}",
         least(name),
@@ -34,7 +35,7 @@ pub enum Error {
         /// The size given.
         given: usize,
     },
-    /// No projection, or more than can share x.
+    /// There is no projection, or more than can share x.
     #[error(
         "{given} projections: there must be between 1 and {}; split more over several calls",
         Problem::MAX_PROJECTIONS
@@ -43,18 +44,18 @@ pub enum Error {
         /// How many were given.
         given: usize,
     },
-    /// No kernel of this crate does it.
+    /// No kernel of this crate computes this.
     #[error("no kernel is built for {what}: docs/adding-a-kernel.md says how to add one")]
     NoKernel {
         /// Operation, element type and access.
         what: String,
     },
-    /// Projections of which none has an adapter.
+    /// None of the projections has an adapter.
     #[error(
         "no projection has a rank: at least one must be adapted; without adapters, use a matrix product"
     )]
     NotAdapted,
-    /// No adapter to merge, or more than one call merges.
+    /// There is no adapter to merge, or more than a call can merge.
     #[error(
         "{given} adapters: there must be between 1 and {}; merge more by several calls, or concatenate their ranks",
         crate::MergeProblem::MAX_ADAPTERS
@@ -63,7 +64,7 @@ pub enum Error {
         /// How many were given.
         given: usize,
     },
-    /// An adapter that a problem doesn't have.
+    /// The problem doesn't have this adapter.
     #[error("adapter {given}: the problem has {count}, counted from 0")]
     NoAdapter {
         /// The index given.
@@ -71,17 +72,17 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
-    /// A tensor that a problem doesn't have.
+    /// The problem doesn't have this tensor.
     #[error("{tensor} has no part in {problem}: {hint}")]
     NoPart {
         /// Which tensor.
         tensor: Role,
-        /// What it has no part in.
+        /// The problem that lacks it.
         problem: &'static str,
         /// What has.
         hint: Hint,
     },
-    /// A merge in place of a plan that has another layout for the result.
+    /// The plan of a merge in place has another layout for the result than for the weight.
     #[error(
         "merging in place, but the plan was made for a weight with a row stride of {weight} elements and a merged one with {merged}: give both the same layout"
     )]
@@ -91,7 +92,7 @@ pub enum Error {
         /// Row stride of the merged weight, in elements.
         merged: i64,
     },
-    /// A call that merges another number of adapters than its plan.
+    /// The call merges another number of adapters than its plan.
     #[error("{given} adapters were given, the plan was made for {planned}")]
     AdapterCount {
         /// How many were given.
@@ -99,7 +100,7 @@ pub enum Error {
         /// How many the plan has.
         planned: usize,
     },
-    /// A projection that a problem doesn't have.
+    /// The problem doesn't have this projection.
     #[error("projection {given}: the problem has {count}, counted from 0")]
     NoProjection {
         /// The index given.
@@ -107,7 +108,7 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
-    /// A type that adapters of a problem can't have.
+    /// The adapters can't have this type.
     #[error(
         "adapters in {given} over tensors in {dtype}: they must be in {}",
         adapter_types(*dtype)
@@ -118,7 +119,7 @@ pub enum Error {
         /// The type of the other tensors.
         dtype: DType,
     },
-    /// A type that a role can't have beside those of the others.
+    /// A role has a type that doesn't fit those of the other roles.
     #[error("{what} is {given} and {other} {needed}: give both the same type")]
     Format {
         /// The role.
@@ -127,16 +128,16 @@ pub enum Error {
         given: DType,
         /// The role whose type it must have.
         other: &'static str,
-        /// The type of that one.
+        /// The type of that role.
         needed: DType,
     },
-    /// A tensor that is no output, and can't be accumulated into.
+    /// The tensor is not an output, so it can't be accumulated into.
     #[error("{tensor} can't be accumulated into: only y, dx, d_lora_A and d_lora_B are outputs")]
     Accumulate {
         /// Which tensor.
         tensor: Role,
     },
-    /// A row stride that makes rows overlap or offsets overflow.
+    /// The row stride makes rows overlap or offsets overflow.
     #[error(
         "{tensor} has {columns} columns and a row stride of {given} elements: the stride must be at least the number of columns, and all rows together below 2^63 bytes"
     )]
@@ -148,7 +149,7 @@ pub enum Error {
         /// The tensor's columns.
         columns: usize,
     },
-    /// A layout with an impossible alignment.
+    /// The alignment of a layout is impossible.
     #[error(
         "{tensor} is said to be aligned to {given} bytes: the alignment must be a power of two and at least an element's {element} bytes"
     )]
@@ -160,13 +161,13 @@ pub enum Error {
         /// Bytes of an element.
         element: usize,
     },
-    /// A dropout probability outside [0, 1).
+    /// The dropout probability is outside of [0, 1).
     #[error("dropout probability {given}: it must be at least 0 and below 1")]
     DropoutProbability {
         /// The probability given.
         given: f32,
     },
-    /// A scaling that is not finite.
+    /// The scaling is not finite.
     #[error(
         "scaling {given}: it must be finite (lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA)"
     )]
@@ -174,17 +175,17 @@ pub enum Error {
         /// The scaling given.
         given: f32,
     },
-    /// The device can't run what the plan would need.
+    /// The device lacks something that the plan needs.
     #[error("{what}: needed {needed}, the device has {available}")]
     Device {
-        /// What is short.
+        /// What the device lacks.
         what: &'static str,
         /// What the kernels need.
         needed: String,
         /// What the device has.
         available: String,
     },
-    /// A plan for another device than the one that the kernels were loaded on.
+    /// The plan was made for another device than the one that the kernels were loaded on.
     #[error(
         "the plan was made for a device with {planned}, the kernels were loaded on one with {found}: {}",
         Hint::DeviceOfKernels
@@ -195,30 +196,29 @@ pub enum Error {
         /// The kernels' device.
         found: DeviceProps,
     },
-    /// A tensor map that the driver would refuse.
+    /// The driver would refuse this tensor map.
     #[error("a tensor map's {what} is {given}: it must be {allowed}")]
     TensorMap {
-        /// What of it.
+        /// The field of the tensor map.
         what: &'static str,
         /// The value given.
         given: u64,
         /// What is allowed.
         allowed: &'static str,
     },
-    /// A grid larger than a launch can have.
+    /// A launch would need too large a grid.
     #[error(
         "the problem ({problem}) needs {blocks} blocks or tiles in one launch, more than {limit}: split a layer's tokens, or the rows of a weight to merge, over several calls"
     )]
     Grid {
         /// The problem.
         problem: String,
-        /// Blocks needed along one axis of the grid, or tiles that persistent blocks would take
-        /// turns at.
+        /// The number of blocks needed, or of tiles for persistent blocks.
         blocks: u64,
-        /// The driver's limit, or the kernels'.
+        /// The limit of the driver or of the kernels.
         limit: u64,
     },
-    /// A matrix of another shape than the plan's problem has.
+    /// The shape of a matrix differs from the plan's.
     #[error("{tensor} is {} x {}, the plan's problem has {} x {}", given.0, given.1, expected.0, expected.1)]
     Shape {
         /// Which tensor.
@@ -228,7 +228,7 @@ pub enum Error {
         /// (rows, columns) of the plan.
         expected: (usize, usize),
     },
-    /// A matrix of another shape than the other arguments of a layer's call ask for.
+    /// The shape of a matrix doesn't fit the other arguments of a layer's call.
     #[error("{tensor} is {} x {}, it must be {} x {}: {because}", given.0, given.1, expected.0, expected.1)]
     Fit {
         /// Which tensor.
@@ -240,27 +240,27 @@ pub enum Error {
         /// Why.
         because: &'static str,
     },
-    /// Some projections of a layer's call with a bias and some without.
+    /// Some projections of a layer's call have a bias, and some don't.
     #[error(
         "projection {without} has no bias and others have: give all of them one (zeros where there is none) or none"
     )]
     SomeBiases {
-        /// The first projection without.
+        /// The first projection without a bias.
         without: usize,
     },
-    /// A backward that is not the backward of the forward whose `saved` it was given.
+    /// The backward doesn't fit the forward that returned its `saved`.
     #[error(
         "backward was given {what} {given}, the forward that saved had {forward}: give it the inputs of its own forward"
     )]
     OtherForward {
         /// What differs.
         what: String,
-        /// What the backward was given.
+        /// The backward's value.
         given: String,
-        /// What the forward had.
+        /// The forward's value.
         forward: String,
     },
-    /// A matrix with another row stride than the plan was made for.
+    /// The row stride of a matrix differs from the plan's.
     #[error(
         "{tensor} has a row stride of {given} elements, the plan was made for {planned}: {}",
         Hint::Layout(*tensor)
@@ -273,7 +273,7 @@ pub enum Error {
         /// The plan's stride, in elements.
         planned: i64,
     },
-    /// A buffer too small for its matrix.
+    /// The buffer of a matrix is too small.
     #[error("{tensor} needs {needed} elements (rows at its stride), its buffer has {available}")]
     Bounds {
         /// Which tensor.
@@ -283,7 +283,7 @@ pub enum Error {
         /// Elements in the buffer.
         available: usize,
     },
-    /// An address less aligned than the plan was made for.
+    /// An address is less aligned than planned.
     #[error(
         "{tensor} starts at an address that is a multiple of {given} bytes only, the plan was made for {planned}: {}",
         Hint::Layout(*tensor)
@@ -296,27 +296,27 @@ pub enum Error {
         /// The plan's alignment.
         planned: usize,
     },
-    /// Elements of another type than the plan's.
+    /// The element type differs from the plan's.
     #[error("{tensor} is {given}, the plan was made for {planned}")]
     PlannedDType {
         /// Which tensor.
         tensor: Argument,
-        /// Type given.
+        /// The type given.
         given: DType,
-        /// Type of the plan.
+        /// The plan's type.
         planned: DType,
     },
-    /// An optional argument that disagrees with the problem.
+    /// An optional argument is given although the problem has none, or the other way round.
     #[error("{what} was {}, but the plan was made {} it: {hint}", if *.given { "given" } else { "not given" }, if *.given { "without" } else { "with" })]
     Optional {
         /// Which argument.
         what: Argument,
-        /// Whether the call has it.
+        /// Whether the call has the argument.
         given: bool,
         /// What to change.
         hint: Hint,
     },
-    /// A call with another number of projections than its plan.
+    /// The call has another number of projections than its plan.
     #[error("{given} projections were given, the plan was made for {planned}")]
     ProjectionCount {
         /// How many were given.
@@ -324,7 +324,7 @@ pub enum Error {
         /// How many the plan has.
         planned: usize,
     },
-    /// A `saved`, `workspace` or `report` buffer that is too small.
+    /// The `saved`, `workspace` or `report` buffer is too small.
     #[error("the {buffer} buffer has {given} bytes, the plan needs {needed}")]
     Buffer {
         /// `saved`, `workspace` or `report`.
@@ -334,7 +334,7 @@ pub enum Error {
         /// Bytes needed.
         needed: usize,
     },
-    /// A `saved`, `workspace` or `report` buffer at a misaligned address.
+    /// The address of the `saved`, `workspace` or `report` buffer is misaligned.
     #[error(
         "the {buffer} buffer starts at an address that is a multiple of {given} bytes only: it must be a multiple of {}",
         crate::plan::BUFFER_ALIGNMENT
@@ -345,13 +345,13 @@ pub enum Error {
         /// Largest power of two that divides the address.
         given: usize,
     },
-    /// A null device pointer in a raw call.
+    /// A device pointer of a raw call is null.
     #[error("{what} is a null pointer")]
     Null {
         /// Which argument.
         what: Argument,
     },
-    /// A stream or buffer of another CUDA context than the kernels were loaded into.
+    /// A stream or buffer belongs to another CUDA context than the kernels.
     #[error(
         "{what} belongs to another CUDA context than the one the kernels were loaded into: load the kernels in that context"
     )]
@@ -359,7 +359,7 @@ pub enum Error {
         /// What was given.
         what: Argument,
     },
-    /// No CUDA driver library on this machine.
+    /// There is no CUDA driver library on this machine.
     #[error(
         "no CUDA driver: libcuda could not be loaded; install the NVIDIA driver, or put its libcuda.so.1 on the loader's path"
     )]
@@ -372,13 +372,13 @@ pub enum Error {
     /// A CUDA driver call failed.
     #[error("{what} failed: {code} ({description}){}", behind(hint))]
     Driver {
-        /// The call, or what it was for.
+        /// The call or its purpose.
         what: String,
-        /// CUresult.
+        /// The CUresult.
         code: i32,
-        /// The driver's own text.
+        /// The driver's text.
         description: String,
-        /// What to do, where that is known.
+        /// What to do, if it is known.
         hint: Option<Hint>,
     },
 }
@@ -390,8 +390,8 @@ impl fmt::Debug for Error {
 }
 
 impl Error {
-    /// What to do about it, as far as the text says so in this crate's names. Bindings of another
-    /// language phrase it in theirs, behind [`Error::fact`].
+    /// What to do about the error, if the text says so in this crate's names. Bindings of other
+    /// languages can append their own wording to [`Error::fact`].
     pub fn hint(&self) -> Option<Hint> {
         match self {
             Error::NoPart { hint, .. } | Error::Optional { hint, .. } => Some(*hint),
@@ -417,7 +417,7 @@ impl Error {
     }
 }
 
-/// A hint as it stands behind the fact.
+/// The text of a hint that is appended to the fact.
 fn behind(hint: &Option<Hint>) -> String {
     hint.map_or(String::new(), |hint| format!(": {hint}"))
 }
@@ -427,7 +427,7 @@ fn least(name: &str) -> usize {
     if name == "tokens" { 0 } else { 1 }
 }
 
-/// What adapters over tensors of a type may be in.
+/// The types that adapters over tensors of this type may have.
 fn adapter_types(dtype: DType) -> &'static str {
     match dtype {
         DType::F16 => "f16 or f32",

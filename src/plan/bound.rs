@@ -1,8 +1,7 @@
-//! Memory that suffices for every number of tokens up to a maximum.
+//! Bounds on the memory for every number of tokens up to a maximum.
 //!
-//! What a plan needs does not grow steadily with the tokens: tiles are split where there are few.
-//! So a bound is made of what each region can have at most, over every kernel that a plan could
-//! choose.
+//! The memory of a plan is not monotone in the tokens, because tiles are split when there are few.
+//! So a bound adds up the largest size of each region over every kernel that a plan could choose.
 
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
@@ -13,12 +12,12 @@ use super::{
 use crate::{Problem, Result};
 
 impl ForwardPlan {
-    /// Bytes of workspace that suffice for a forward of the problem's layers on any number of
-    /// tokens up to `max_tokens`, whatever number the problem has. For one buffer that serves
-    /// batches of changing sizes.
+    /// The bytes of workspace that are enough for a forward of the problem's layers with any number
+    /// of tokens up to `max_tokens`. The problem's own number of tokens is ignored. Use it for a
+    /// buffer that serves batches of changing sizes.
     ///
     /// # Errors
-    /// [`crate::Error::Dimension`] or [`crate::Error::Stride`] if so many tokens can't be,
+    /// [`crate::Error::Dimension`] or [`crate::Error::Stride`] if `max_tokens` is too large,
     /// [`crate::Error::Device`] if the device can't run the kernels.
     pub fn workspace_bound(
         problem: &Problem,
@@ -34,11 +33,10 @@ impl ForwardPlan {
 }
 
 impl BackwardPlan {
-    /// Bytes of workspace that suffice for a backward, as [`ForwardPlan::workspace_bound`] says for
-    /// a forward.
+    /// The bytes of workspace that are enough for a backward; see [`ForwardPlan::workspace_bound`].
     ///
     /// # Errors
-    /// As [`ForwardPlan::workspace_bound`].
+    /// As for [`ForwardPlan::workspace_bound`].
     pub fn workspace_bound(
         problem: &Problem,
         max_tokens: usize,
@@ -78,8 +76,8 @@ impl BackwardPlan {
 }
 
 impl SavedLayout {
-    /// Bytes of `saved` that suffice for the problem's layers on any number of tokens up to
-    /// `max_tokens`, whatever number the problem has.
+    /// The bytes of `saved` that are enough for the problem's layers with any number of tokens up
+    /// to `max_tokens`. The problem's own number of tokens is ignored.
     ///
     /// # Errors
     /// [`crate::Error::Dimension`] or [`crate::Error::Stride`] if so many tokens can't be.
@@ -103,8 +101,9 @@ fn split_regions(
     }
 }
 
-/// Column groups and row splits of a streaming kernel: the most over all kernels of the operation.
-/// `sizes` says for a kernel the column groups of each matrix, and the blocks side by side.
+/// The largest numbers of column groups and row splits over all kernels of an operation. `sizes`
+/// returns for a kernel the column groups of each matrix, and the number of blocks for the same
+/// rows.
 fn most_of(
     operation: Operation,
     problem: &Problem,
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{DType, Layout, Projection, Role, WeightLayout};
 
-    /// Layers of any kind, on `tokens` tokens.
+    /// Random layers.
     fn problems() -> impl Strategy<Value = Problem> {
         let size = prop_oneof![1..9000usize, Just(4096), Just(896), Just(11008)];
         let projection = (size.clone(), prop_oneof![1..80usize, Just(16), Just(320)])

@@ -1,4 +1,4 @@
-//! GPUs by name: the one list of the workspace.
+//! GPUs by name. This is the only list in the workspace.
 //!
 //! Multiprocessors and L2 are from NVIDIA's architecture whitepapers ("NVIDIA A100 Tensor Core GPU
 //! Architecture", "NVIDIA Ampere GA102 GPU Architecture", "NVIDIA Ada GPU Architecture", "NVIDIA
@@ -11,7 +11,7 @@ use super::DeviceProps;
 /// A GPU that plans can be made for by name.
 #[derive(Clone, Copy)]
 pub(super) struct Named {
-    /// As command lines and bindings take it.
+    /// The name on command lines and in bindings.
     pub name: &'static str,
     pub props: DeviceProps,
 }
