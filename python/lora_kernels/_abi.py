@@ -279,6 +279,8 @@ STRUCTS: dict[str, type[Struct]] = {
 _handle = c_void_p
 _out = POINTER(c_void_p)
 
+_BOUND = [POINTER(Problem), c_size_t, POINTER(Device), POINTER(c_size_t)]
+
 # Result and arguments of every function, by its name in C.
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lora_version": (c_uint32, []),
@@ -298,6 +300,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lora_backward_plan_info": (c_int32, [_handle, POINTER(PlanInfo)]),
     "lora_backward_plan_description": (c_char_p, [_handle]),
     "lora_backward_plan_free": (None, [_handle]),
+    "lora_forward_workspace_bound": (c_int32, _BOUND),
+    "lora_backward_workspace_bound": (c_int32, _BOUND),
     "lora_forward": (c_int32, [_handle, _handle, POINTER(ForwardArgs), c_void_p]),
     "lora_backward": (c_int32, [_handle, _handle, POINTER(BackwardArgs), c_void_p]),
     "lora_merge_plan_new": (c_int32, [POINTER(MergeProblem), POINTER(Device), _out]),

@@ -108,6 +108,20 @@ class _LayerPlan(_Plan):
         #: word (b, row) for x (row, 64*b + c).
         self.mask = Region(info.mask_offset, info.mask_bytes) if info.mask_bytes else None
 
+    @classmethod
+    def workspace_bound(cls, problem: Problem, max_tokens: int, props: DeviceProps) -> int:
+        """Bytes of workspace that suffice for any number of tokens up to `max_tokens`.
+
+        Whatever number of tokens the problem has. For one buffer that serves batches of changing
+        sizes: what a plan needs does not grow steadily with the tokens.
+        """
+        bytes_ = ctypes.c_size_t()
+        bound = getattr(library(), f"lora_{cls._KIND}_workspace_bound")
+        tokens = _unsigned("max_tokens", max_tokens)
+        problem_, device = ctypes.byref(_problem(problem)), ctypes.byref(props._struct())
+        check(bound(problem_, tokens, device, ctypes.byref(bytes_)))
+        return bytes_.value
+
 
 class ForwardPlan(_LayerPlan):
     """What a forward launches: y = x*W^T + bias + scaling*drop(x)*A^T*B^T of every projection."""

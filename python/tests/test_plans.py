@@ -48,6 +48,20 @@ def test_a_plan_says_what_runs_and_how_much_memory_it_takes() -> None:
     )
 
 
+def test_one_workspace_suffices_for_all_numbers_of_tokens() -> None:
+    h100 = DeviceProps.named("h100")
+    for kind in (ForwardPlan, BackwardPlan):
+        bound = kind.workspace_bound(QKV, 8192, h100)
+        needed = [
+            kind(replace(QKV, tokens=tokens), h100).workspace_bytes
+            for tokens in (0, 1, 17, 64, 128, 1024, 2048, 4096, 8192)
+        ]
+        assert max(needed) <= bound
+        assert bound <= kind.workspace_bound(QKV, 16384, h100)
+    with pytest.raises(ValueError, match="max_tokens is -1: it must not be negative"):
+        ForwardPlan.workspace_bound(QKV, -1, h100)
+
+
 def test_row_strides_are_those_of_the_layouts() -> None:
     layouts = (Layout(Role.X, 5, 72), Layout(Role.WEIGHT, 1, 80), Layout(Role.X, 0, 0, 4))
     problem = Problem(3, 64, (Projection(8, 2), Projection(8, 2)), DType.F32, layouts=layouts)

@@ -738,6 +738,26 @@ const char *lora_backward_plan_description(const struct lora_backward_plan *plan
 // Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
 void lora_backward_plan_free(struct lora_backward_plan *plan);
 
+// Bytes of workspace that suffice for a forward on any number of tokens up to a maximum: for one
+// buffer that serves batches of changing sizes. What a plan needs does not grow steadily with the
+// tokens.
+//
+// problem: its layers; whatever number of tokens it has.
+// max_tokens: the largest number of tokens.
+// device: what it is to run on.
+// bytes: out; untouched on failure.
+lora_status lora_forward_workspace_bound(const struct lora_problem *problem,
+                                         size_t max_tokens,
+                                         const struct lora_device *device,
+                                         size_t *bytes);
+
+// Bytes of workspace that suffice for a backward, as lora_forward_workspace_bound says for a
+// forward.
+lora_status lora_backward_workspace_bound(const struct lora_problem *problem,
+                                          size_t max_tokens,
+                                          const struct lora_device *device,
+                                          size_t *bytes);
+
 // Retains the primary context of a device, the one that the CUDA runtime uses too, and loads the
 // kernels into it. Do it once, not while a stream is being captured; lora_kernels_free undoes it.
 //

@@ -2,12 +2,13 @@
 
 use std::ffi::c_char;
 
-use kernels::{BackwardPlan, ForwardPlan};
+use kernels::{BackwardPlan, DeviceProps, ForwardPlan, Problem};
 
 use crate::device::{device_props, lora_device};
 use crate::planned::{self, Handle, Plan, Planned, handle, lora_plan_info};
 use crate::problem::{lora_problem, problem};
-use crate::status::lora_status;
+use crate::status::{lora_status, run};
+use crate::structs::{check_out, put, size};
 
 /// What a forward launches. It is made once, for any number of calls, and belongs to no handle.
 pub struct lora_forward_plan(Planned<ForwardPlan>);
@@ -129,4 +130,72 @@ pub unsafe extern "C" fn lora_backward_plan_description(
 pub unsafe extern "C" fn lora_backward_plan_free(plan: *mut lora_backward_plan) {
     // SAFETY: made by lora_backward_plan_new and not freed before, by the caller's promise.
     unsafe { planned::free(plan) }
+}
+
+/// Bytes of workspace that suffice for a forward on any number of tokens up to a maximum: for one
+/// buffer that serves batches of changing sizes. What a plan needs does not grow steadily with the
+/// tokens.
+///
+/// problem: its layers; whatever number of tokens it has.
+/// max_tokens: the largest number of tokens.
+/// device: what it is to run on.
+/// bytes: out; untouched on failure.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_forward_workspace_bound(
+    problem: *const lora_problem,
+    max_tokens: usize,
+    device: *const lora_device,
+    bytes: *mut usize,
+) -> lora_status {
+    // SAFETY: the caller's promise: null or valid.
+    unsafe {
+        workspace_bound(
+            problem,
+            max_tokens,
+            device,
+            bytes,
+            ForwardPlan::workspace_bound,
+        )
+    }
+}
+
+/// Bytes of workspace that suffice for a backward, as lora_forward_workspace_bound says for a
+/// forward.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lora_backward_workspace_bound(
+    problem: *const lora_problem,
+    max_tokens: usize,
+    device: *const lora_device,
+    bytes: *mut usize,
+) -> lora_status {
+    // SAFETY: the caller's promise: null or valid.
+    unsafe {
+        workspace_bound(
+            problem,
+            max_tokens,
+            device,
+            bytes,
+            BackwardPlan::workspace_bound,
+        )
+    }
+}
+
+/// # Safety
+/// The pointers are null or valid.
+unsafe fn workspace_bound(
+    problem: *const lora_problem,
+    max_tokens: usize,
+    device: *const lora_device,
+    bytes: *mut usize,
+    bound: impl FnOnce(&Problem, usize, &DeviceProps) -> kernels::Result<usize>,
+) -> lora_status {
+    run(|| {
+        check_out(bytes, "bytes")?;
+        let max_tokens = size("max_tokens", max_tokens, lora_status::Dimension)?;
+        // SAFETY: the caller's promise.
+        let (problem, device) = unsafe { (self::problem(problem)?, device_props(device)?) };
+        let bound = bound(&problem, max_tokens, &device)?;
+        // SAFETY: the caller's promise.
+        unsafe { put(bytes, bound, "bytes") }
+    })
 }

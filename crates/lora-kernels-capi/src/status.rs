@@ -5,9 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kernels::Hint;
-
 use crate::error::{Error, Result};
+use crate::hint::text_in_c;
 
 /// What became of a call. The numbers are fixed. From 100 on they are the C ABI's own; those below
 /// are of the library's computations.
@@ -263,7 +262,7 @@ impl Report {
         Self {
             status: lora_status::of(error),
             cuda_result,
-            text: CString::new(in_c(error).replace('\0', "\u{FFFD}")).unwrap_or_default(),
+            text: CString::new(text_in_c(error).replace('\0', "\u{FFFD}")).unwrap_or_default(),
         }
     }
 
@@ -297,36 +296,6 @@ pub fn attempt<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, lo
         Err(Report::of(&Error::Internal { message }))
     });
     outcome.map_err(Report::store)
-}
-
-/// The text of an error, with hints in the names of this ABI.
-fn in_c(error: &Error) -> String {
-    let Error::Core(core) = error else {
-        return error.to_string();
-    };
-    match core.hint() {
-        Some(hint) => format!("{}: {}", core.fact(), hint_in_c(hint)),
-        None => core.to_string(),
-    }
-}
-
-fn hint_in_c(hint: Hint) -> String {
-    let text = match hint {
-        Hint::Bias => "see bias of lora_problem",
-        Hint::Dropout => "see dropout of lora_problem",
-        Hint::Mask => "see mask of lora_problem",
-        Hint::InputGradient => "see no_input_gradient of lora_problem",
-        Hint::Rank => "see rank of lora_projection",
-        Hint::Report => "see report and safe of lora_merge_problem",
-        Hint::Layout(_) => {
-            "make a plan with a lora_layout of this tensor; a smaller alignment takes slower kernels"
-        }
-        Hint::DeviceOfKernels => "make the plan with lora_kernels_device of this handle",
-        Hint::MergeProblem => "weights are merged by a lora_merge_problem",
-        // These have no name of an interface.
-        _ => return hint.to_string(),
-    };
-    text.to_owned()
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {

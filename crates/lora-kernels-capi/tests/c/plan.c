@@ -46,6 +46,30 @@ int main(void) {
     printf("%s\n%s\n", lora_forward_plan_description(forward),
            lora_backward_plan_description(backward));
 
+    // One workspace for all numbers of tokens: no plan needs more, and the largest is not always
+    // that of the most tokens.
+    size_t forward_bound = 0, backward_bound = 0;
+    LORA(lora_forward_workspace_bound(&problem, 4096, &device, &forward_bound));
+    LORA(lora_backward_workspace_bound(&problem, 4096, &device, &backward_bound));
+    for (size_t tokens = 0; tokens <= 4096; tokens += tokens < 64 ? 1 : 61) {
+        lora_problem some = problem;
+        some.tokens = tokens;
+        lora_forward_plan *some_forward = NULL;
+        lora_backward_plan *some_backward = NULL;
+        LORA(lora_forward_plan_new(&some, &device, &some_forward));
+        LORA(lora_backward_plan_new(&some, &device, &some_backward));
+        LORA(lora_forward_plan_info(some_forward, &info));
+        CHECK(info.workspace_bytes <= forward_bound);
+        LORA(lora_backward_plan_info(some_backward, &info));
+        CHECK(info.workspace_bytes <= backward_bound);
+        lora_forward_plan_free(some_forward);
+        lora_backward_plan_free(some_backward);
+    }
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "bytes is a null pointer",
+          lora_forward_workspace_bound(&problem, 4096, &device, NULL));
+    FAILS(LORA_STATUS_DIMENSION, "max_tokens is -5: it must not be negative",
+          lora_backward_workspace_bound(&problem, (size_t)-5, &device, &backward_bound));
+
     // A size that no header ever had is a mistake, such as that of a pointer, and nothing is
     // written to it.
     lora_plan_info short_info;
