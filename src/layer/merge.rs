@@ -8,8 +8,8 @@ use super::operands::{extent, read, same};
 use crate::raw::{LoraArgs, MergeArgs, MergeWeight, driver_error};
 use crate::typed::check;
 use crate::{
-    Argument, Element, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result, Role,
-    WeightLayout,
+    Argument, Element, Layout, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result,
+    Role, WeightLayout,
 };
 
 impl LoraLinear {
@@ -65,11 +65,18 @@ impl LoraLinear {
         let (out_features, in_features) = features(layout, (shape.rows, shape.columns));
         let ranks: Vec<usize> = adapters.iter().map(|lora| lora.a.geometry().rows).collect();
         let (weight, weight_layout) = read(stream, weight, &mut guards);
+        // Allocations are aligned to more than any kernel needs.
+        let dense = Layout {
+            row_stride: shape.columns as i64,
+            alignment: 16,
+        };
         let mut problem = MergeProblem::new(out_features, in_features, &ranks, T::DTYPE)?
             .with_adapter_dtype(A::DTYPE)?
             .with_weight_layout(layout)
             .with_report(with_report)
-            .with_layout(Role::Weight, weight_layout)?;
+            .with_layout(Role::Weight, weight_layout)?
+            // The result's is the weight's unless it is said.
+            .with_layout(Role::Merged, dense)?;
         let mut raw = Vec::with_capacity(adapters.len());
         for (index, Lora { a, b, scaling }) in adapters.iter().enumerate() {
             let (lora_a, a_layout) = read(stream, a, &mut guards);
