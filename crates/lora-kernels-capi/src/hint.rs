@@ -29,7 +29,8 @@ fn hint_in_c(hint: Hint) -> String {
         Hint::Rank => "see rank of lora_projection",
         Hint::Report => "see report and safe of lora_merge_problem",
         Hint::Layout(_) => {
-            "make a plan with a lora_layout of this tensor; a smaller alignment takes slower kernels"
+            "make a plan with a lora_layout of this tensor; a smaller alignment takes slower \
+             kernels"
         }
         Hint::DeviceOfKernels => "make the plan with lora_kernels_device of this handle",
         Hint::MergeProblem => "weights are merged by a lora_merge_problem",
