@@ -39,7 +39,7 @@ pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
     Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
-    DynForwardProjection, DynMatMut, DynMatRef, DynMerge, Dynamic, Forward, ForwardProjection,
+    DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic, Forward, ForwardProjection,
     Lora, LoraGradients, MatMut, MatRef, Matrix, Merge, MergeWeight, ReadMatrix, Typed, Views,
     WriteMatrix,
 };

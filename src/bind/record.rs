@@ -52,6 +52,17 @@ impl ForwardRecord {
         record
     }
 
+    /// Refuses a backward that doesn't fit this forward.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn check(
+        &self,
+        problem: &Problem,
+        dropout: Option<Dropout>,
+        scalings: impl IntoIterator<Item = f32>,
+    ) -> Result<()> {
+        Self::new(problem, dropout, scalings).fits(self)
+    }
+
     /// Refuses a backward with this record if `forward` is the record of another forward.
     pub(super) fn fits(&self, forward: &Self) -> Result<()> {
         if self == forward {

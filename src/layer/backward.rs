@@ -2,22 +2,20 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
 
 use super::LoraLinear;
-use super::inputs::LoraInputs;
-use super::memory::{uninitialised, written, zeros};
-use super::operands::{Checks, Operands, read, write};
-use super::saved::Saved;
-use crate::plan::BUFFER_ALIGNMENT;
+use super::inputs::{Inputs, LayerMatrix};
+use super::memory::{matrix, scratch, written};
+use super::operands::{Checks, Operands, contiguous, read, write};
+use super::saved::SavedForward;
+use crate::bind::{self, LoraGradients};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, LoraGradientsArgs};
 use crate::typed::check;
-use crate::{
-    Argument, BackwardPlan, Element, Error, Hint, Layout, LoraGradients, MatRef, Projection,
-    Result, Role,
-};
+use crate::{BackwardPlan, DType, Projection, ReadMatrix, Result, WriteMatrix};
 
-/// The results of a backward. `T` is the type of the tensors, `A` that of the adapters.
+/// The results of a backward. `T` is the type of the tensors, `A` that of the adapters. Both are
+/// bytes if the inputs' types are known at run time only.
 #[non_exhaustive]
 pub struct Gradients<T, A = T> {
     /// dx, dense (tokens, in_features); `None` if it wasn't asked for
@@ -36,13 +34,14 @@ pub struct AdapterGradients<A> {
     pub b: CudaSlice<A>,
 }
 
-/// Options of a backward: which gradients to compute, and where to put them.
-pub struct BackwardOptions<'a, A> {
+/// Options of a backward: which gradients to compute, and where to put them. `M` is
+/// [`MatMut`](crate::MatMut) or [`DynMatMut`](crate::DynMatMut).
+pub struct BackwardOptions<M> {
     input_gradient: bool,
-    accumulate: Option<Vec<Option<LoraGradients<'a, A>>>>,
+    accumulate: Option<Vec<Option<LoraGradients<M>>>>,
 }
 
-impl<A> Default for BackwardOptions<'_, A> {
+impl<M> Default for BackwardOptions<M> {
     /// Computes dx, and allocates each adapter's gradients.
     fn default() -> Self {
         Self {
@@ -52,7 +51,7 @@ impl<A> Default for BackwardOptions<'_, A> {
     }
 }
 
-impl<'a, A> BackwardOptions<'a, A> {
+impl<M: WriteMatrix> BackwardOptions<M> {
     /// Sets whether dx is computed. The first layer of a model doesn't need it.
     pub fn with_input_gradient(mut self, input_gradient: bool) -> Self {
         self.input_gradient = input_gradient;
@@ -61,7 +60,7 @@ impl<'a, A> BackwardOptions<'a, A> {
 
     /// Adds dA and dB to the contents of these matrices, in f32 and rounded once. There is an item
     /// per projection, with a pair if the projection has an adapter.
-    pub fn accumulate(mut self, gradients: impl Into<Vec<Option<LoraGradients<'a, A>>>>) -> Self {
+    pub fn accumulate(mut self, gradients: impl Into<Vec<Option<LoraGradients<M>>>>) -> Self {
         self.accumulate = Some(gradients.into());
         self
     }
@@ -74,148 +73,142 @@ impl LoraLinear {
     /// Without tokens dx is empty, and dA and dB are zero.
     ///
     /// # Errors
-    /// [`Error::OtherForward`] if `saved` belongs to a forward with other sizes, types, scalings or
-    /// dropout. Whether x, weights and adapters still hold the same numbers can't be checked.
-    /// Otherwise as for [`LoraLinear::forward`], for the inputs and dy.
-    pub fn backward<T, A>(
+    /// [`crate::Error::OtherForward`] if `saved` belongs to a forward with other sizes, types,
+    /// scalings or dropout. Whether x, weights and adapters still hold the same numbers can't be
+    /// checked. Otherwise as for [`LoraLinear::forward`], for the inputs and dy.
+    pub fn backward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
-        saved: &Saved,
-        dy: &[MatRef<'_, T>],
-    ) -> Result<Gradients<T, A>>
-    where
-        T: Element + DeviceRepr,
-        A: Element + DeviceRepr + ValidAsZeroBits,
-    {
+        inputs: &Inputs<M, B, A>,
+        saved: &SavedForward,
+        dy: &[M],
+    ) -> Result<Gradients<M::Slice, A::Slice>> {
         self.backward_with(inputs, saved, dy, BackwardOptions::default())
     }
 
     /// [`LoraLinear::backward`] with options.
     ///
     /// # Errors
-    /// As for [`LoraLinear::backward`], and [`Error::Optional`] unless gradients to add to are
-    /// given exactly for the projections that have an adapter.
-    pub fn backward_with<T, A>(
+    /// As for [`LoraLinear::backward`], and [`crate::Error::Optional`] unless gradients to add to
+    /// are given exactly for the projections that have an adapter.
+    pub fn backward_with<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
-        saved: &Saved,
-        dy: &[MatRef<'_, T>],
-        options: BackwardOptions<'_, A>,
-    ) -> Result<Gradients<T, A>>
-    where
-        T: Element + DeviceRepr,
-        A: Element + DeviceRepr + ValidAsZeroBits,
-    {
+        inputs: &Inputs<M, B, A>,
+        saved: &SavedForward,
+        dy: &[M],
+        options: BackwardOptions<A::Mut<'_>>,
+    ) -> Result<Gradients<M::Slice, A::Slice>> {
         let BackwardOptions {
             input_gradient,
             mut accumulate,
         } = options;
         let mut call = Call::new(self, inputs, dy, accumulate.as_deref_mut())?;
         call.operands.signature.input_gradient = input_gradient;
-        saved.check(inputs, &call.operands.signature)?;
-
         let signature = &call.operands.signature;
-        let (tokens, in_features) = (signature.tokens, signature.in_features);
-        let dx = input_gradient
-            .then(|| uninitialised(&self.stream, "dx", tokens.saturating_mul(in_features)));
-        let mut gradients = Gradients {
-            dx: dx.transpose()?,
-            adapters: signature.projections.iter().map(|_| None).collect(),
-        };
-        if !signature.accumulate {
-            for (slot, projection) in gradients.adapters.iter_mut().zip(&signature.projections) {
-                let adapted = projection.sizes.rank > 0;
-                let made =
-                    adapted.then(|| self.adapter(projection.sizes, in_features, tokens == 0));
-                *slot = made.transpose()?;
-            }
-        }
-        let Some(saved) = &saved.memory else {
-            signature.problem()?;
-            return Ok(gradients);
-        };
         let plans = self.shared.plans.of(signature);
         let plan = plans.backward(signature, &self.shared.props)?;
-        let workspace = self.scratch(plan.workspace_bytes())?;
-        self.launch_backward(plan, inputs, &mut call, saved, workspace, &mut gradients)?;
+        saved
+            .record
+            .check(plan.problem(), inputs.dropout, call.scalings())?;
+
+        let formats = signature.formats;
+        let shape = (signature.tokens, signature.in_features);
+        let dx = input_gradient.then(|| matrix(&self.stream, "dx", shape, formats.activations));
+        let adapters = signature.projections.iter().map(|projection| {
+            let wanted = projection.sizes.rank > 0 && !signature.accumulate;
+            let adapter = wanted
+                .then(|| self.adapter(projection.sizes, signature.in_features, formats.gradients));
+            adapter.transpose()
+        });
+        let mut gradients = Gradients {
+            adapters: adapters.collect::<Result<_>>()?,
+            dx: dx.transpose()?,
+        };
+        let workspace = scratch(&self.stream, plan.workspace_bytes())?;
+        self.launch_backward(plan, inputs, call, saved, workspace, &mut gradients)?;
         Ok(gradients)
     }
 
     /// The plan that [`LoraLinear::backward`] uses for these arguments.
     ///
     /// # Errors
-    /// As [`LoraLinear::backward`]; there is no plan without tokens.
-    pub fn backward_plan<T: Element, A: Element>(
+    /// As [`LoraLinear::backward`].
+    pub fn backward_plan<M: ReadMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
-        dy: &[MatRef<'_, T>],
+        inputs: &Inputs<M, B, A>,
+        dy: &[M],
     ) -> Result<Arc<BackwardPlan>> {
-        let call = Call::new(self, inputs, dy, None)?;
-        let plans = self.shared.plans.of(&call.operands.signature);
-        plans
-            .backward(&call.operands.signature, &self.shared.props)
+        let call = Call::new(
+            self,
+            inputs,
+            dy,
+            None::<&mut [Option<LoraGradients<A::Mut<'_>>>]>,
+        )?;
+        let (signature, props) = (&call.operands.signature, &self.shared.props);
+        self.shared
+            .plans
+            .of(signature)
+            .backward(signature, props)
             .cloned()
     }
 
-    fn adapter<A: DeviceRepr + ValidAsZeroBits>(
+    fn adapter<A: DeviceRepr>(
         &self,
-        sizes: Projection,
+        Projection { out_features, rank }: Projection,
         in_features: usize,
-        without_tokens: bool,
+        dtype: DType,
     ) -> Result<AdapterGradients<A>> {
-        let memory = |what, rows: usize, columns| {
-            let elements = rows.saturating_mul(columns);
-            if without_tokens {
-                zeros(&self.stream, what, elements)
-            } else {
-                uninitialised(&self.stream, what, elements)
-            }
-        };
         Ok(AdapterGradients {
-            a: memory("d_lora_A", sizes.rank, in_features)?,
-            b: memory("d_lora_B", sizes.out_features, sizes.rank)?,
+            a: matrix(&self.stream, "d_lora_A", (rank, in_features), dtype)?,
+            b: matrix(&self.stream, "d_lora_B", (out_features, rank), dtype)?,
         })
     }
 
-    fn launch_backward<T, A>(
+    fn launch_backward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
         plan: &BackwardPlan,
-        inputs: &LoraInputs<'_, T, A>,
-        call: &mut Call<'_>,
-        saved: &CudaSlice<u8>,
+        inputs: &Inputs<M, B, A>,
+        mut call: Call<'_>,
+        saved: &SavedForward,
         mut workspace: Option<CudaSlice<u8>>,
-        gradients: &mut Gradients<T, A>,
+        gradients: &mut Gradients<M::Slice, A::Slice>,
     ) -> Result<()> {
+        let stream = &self.stream;
         let mut guards = Vec::new();
-        let (saved, guard) = saved.device_ptr(&self.stream);
-        guards.push(guard);
+        let memory = saved.memory.as_ref().map(|memory| {
+            let (address, guard) = memory.device_ptr(stream);
+            guards.push(guard);
+            address
+        });
         let Gradients { dx, adapters } = gradients;
-        let dx = dx.as_mut().map(|dx| written(dx, &self.stream, &mut guards));
+        let dx = dx.as_mut().map(|dx| written(dx, stream, &mut guards));
         let workspace = workspace.as_mut();
-        let workspace = workspace.map(|buffer| written(buffer, &self.stream, &mut guards));
+        let workspace = workspace.map(|buffer| written(buffer, stream, &mut guards));
         for (raw, adapter) in call.projections.iter_mut().zip(adapters) {
             if let Some(AdapterGradients { a, b }) = adapter {
                 raw.gradients = Some(LoraGradientsArgs {
-                    a: written(a, &self.stream, &mut guards),
-                    b: written(b, &self.stream, &mut guards),
+                    a: written(a, stream, &mut guards),
+                    b: written(b, stream, &mut guards),
                 });
             }
         }
-        check::waits(&self.stream)?;
+        check::waits(stream)?;
         let args = BackwardArgs {
             x: call.operands.x,
             projections: &call.projections,
             dropout: inputs.dropout,
-            saved: saved.into(),
-            // Checked already.
+            saved: memory.map_or(bind::Saved::Empty, bind::Saved::Whole),
+            // Checked already, before anything was allocated.
             record: None,
             dx,
             workspace,
         };
-        let stream = self.stream.cu_stream();
         // SAFETY: as in forward; `saved` is of a forward of the same sizes and dropout, and
         // gradients that are added to are borrowed for the call.
-        unsafe { self.shared.kernels.backward_raw(plan, &args, stream) }
+        unsafe {
+            self.shared
+                .kernels
+                .backward_raw(plan, &args, stream.cu_stream())
+        }
     }
 }
 
@@ -226,16 +219,15 @@ struct Call<'g> {
 }
 
 impl<'g> Call<'g> {
-    fn new<T: Element, A: Element>(
+    fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix, W: WriteMatrix>(
         layer: &'g LoraLinear,
-        inputs: &'g LoraInputs<'_, T, A>,
-        dy: &'g [MatRef<'_, T>],
-        accumulate: Option<&'g mut [Option<LoraGradients<'_, A>>]>,
+        inputs: &'g Inputs<M, B, A>,
+        dy: &'g [M],
+        accumulate: Option<&'g mut [Option<LoraGradients<W>>]>,
     ) -> Result<Self> {
-        let (kernels, stream) = (&layer.shared.kernels, &layer.stream);
-        let mut operands = Operands::new(kernels, stream, inputs)?;
-        let checks = Checks::new(kernels, inputs);
-        let in_features = operands.signature.in_features;
+        let stream = &layer.stream;
+        let checks = Checks::new(&layer.shared.kernels, inputs);
+        let mut operands = Operands::new(&checks, stream, inputs)?;
         let signatures = &mut operands.signature.projections;
         let sizes: Vec<Projection> = signatures
             .iter()
@@ -243,7 +235,7 @@ impl<'g> Call<'g> {
             .collect();
         checks.dy(dy, &sizes)?;
         if let Some(gradients) = &accumulate {
-            check_gradients(&checks, gradients, &sizes, in_features)?;
+            checks.gradients(gradients, &sizes)?;
         }
 
         let guards = &mut operands.guards;
@@ -266,12 +258,9 @@ impl<'g> Call<'g> {
             .zip(accumulate.into_iter().flatten())
         {
             if let Some(LoraGradients { a, b }) = target {
-                let (d_lora_a, a_layout) = write(stream, a, guards);
-                let (d_lora_b, b_layout) = write(stream, b, guards);
-                raw.gradients = Some(LoraGradientsArgs {
-                    a: d_lora_a,
-                    b: d_lora_b,
-                });
+                let (a, a_layout) = write(stream, a, guards);
+                let (b, b_layout) = write(stream, b, guards);
+                raw.gradients = Some(LoraGradientsArgs { a, b });
                 projection.gradients = Some([a_layout, b_layout]);
             }
         }
@@ -280,39 +269,9 @@ impl<'g> Call<'g> {
             projections,
         })
     }
-}
 
-fn check_gradients<A: Element>(
-    checks: &Checks<'_>,
-    gradients: &[Option<LoraGradients<'_, A>>],
-    sizes: &[Projection],
-    in_features: usize,
-) -> Result<()> {
-    let (given, planned) = (gradients.len(), sizes.len());
-    if given != planned {
-        return Err(Error::ProjectionCount { given, planned });
-    }
-    for (index, (gradients, sizes)) in gradients.iter().zip(sizes).enumerate() {
-        if gradients.is_some() != (sizes.rank > 0) {
-            return Err(Error::Optional {
-                what: Argument::Gradients(checks.which(index)),
-                given: gradients.is_some(),
-                hint: Hint::GradientsOfAdapters,
-            });
-        }
-        let Some(LoraGradients { a, b }) = gradients else {
-            continue;
-        };
-        checks.output(index, Role::DLoraA, a, (sizes.rank, in_features))?;
-        checks.output(index, Role::DLoraB, b, (sizes.out_features, sizes.rank))?;
-    }
-    Ok(())
-}
-
-/// The layout that a new problem assumes.
-fn contiguous(columns: usize) -> Layout {
-    Layout {
-        row_stride: columns as i64,
-        alignment: BUFFER_ALIGNMENT,
+    fn scalings(&self) -> impl Iterator<Item = f32> + '_ {
+        let projections = self.projections.iter();
+        projections.map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling))
     }
 }

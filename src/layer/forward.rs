@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
+use cudarc::driver::CudaSlice;
 
 use super::LoraLinear;
-use super::inputs::LoraInputs;
-use super::memory::{uninitialised, written};
-use super::operands::{Operands, ProjectionOperands};
-use super::saved::Saved;
-use crate::raw::{DevicePointer, ForwardArgs, ForwardProjectionArgs};
+use super::inputs::{Inputs, LayerMatrix};
+use super::memory::{matrix, scratch, uninitialised, written};
+use super::operands::{Checks, Operands};
+use super::saved::SavedForward;
+use crate::bind;
+use crate::raw::{DevicePointer, ForwardArgs, ForwardProjectionArgs, ForwardRecord};
 use crate::typed::check;
-use crate::{Element, ForwardPlan, Mask, Problem, Result};
+use crate::{ForwardPlan, Mask, Problem, ReadMatrix, Result};
 
 impl LoraLinear {
     /// Computes y of each projection, dense (tokens, out_features), and what backward needs.
@@ -19,36 +20,34 @@ impl LoraLinear {
     /// It takes two launches. Without tokens each y is empty, and nothing is launched.
     ///
     /// # Errors
-    /// [`crate::Error::Fit`] if the shape of a matrix doesn't fit the others,
-    /// [`crate::Error::Bounds`] if its memory is too small, [`crate::Error::SomeBiases`],
-    /// [`crate::Error::Context`], and the errors of [`Problem::sharing_x`], its `with_` functions,
-    /// [`ForwardPlan::new`] and [`crate::BackwardPlan::new`], all before anything is launched.
-    /// [`crate::Error::Driver`] if an allocation or a launch fails.
-    pub fn forward<T: Element + DeviceRepr, A: Element>(
+    /// [`crate::Error::Fit`] or [`crate::Error::PlannedDType`] if the shape or the type of a matrix
+    /// doesn't fit the others, [`crate::Error::Bounds`] if its memory is too small,
+    /// [`crate::Error::SomeBiases`], [`crate::Error::Context`], and the errors of
+    /// [`Problem::sharing_x`], its `with_` functions, [`ForwardPlan::new`] and
+    /// [`crate::BackwardPlan::new`], all before anything is launched. [`crate::Error::Driver`] if
+    /// an allocation or a launch fails.
+    pub fn forward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
-    ) -> Result<(Vec<CudaSlice<T>>, Saved)> {
-        let operands = Operands::new(&self.shared.kernels, &self.stream, inputs)?;
-        let mut y = self.outputs(&operands)?;
-        if operands.signature.tokens == 0 {
-            operands.signature.problem()?;
-            return Ok((y, Saved::new(None, inputs, &operands.signature)));
-        }
+        inputs: &Inputs<M, B, A>,
+    ) -> Result<(Vec<CudaSlice<M::Slice>>, SavedForward)> {
+        let operands = self.operands(inputs)?;
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
         // The backward's plan is made now, so that forward refuses what its backward would refuse.
         plans.backward(&operands.signature, &self.shared.props)?;
-        let mut saved: CudaSlice<u8> = uninitialised(&self.stream, "saved", plan.saved().bytes())?;
-        let mut workspace = self.scratch(plan.workspace_bytes())?;
-        {
+        let mut y = self.outputs(&operands)?;
+        let bytes = plan.saved().bytes();
+        let memory = (bytes > 0).then(|| uninitialised(&self.stream, "saved", bytes));
+        let mut memory: Option<CudaSlice<u8>> = memory.transpose()?;
+        let mut workspace = scratch(&self.stream, plan.workspace_bytes())?;
+        let record = {
             let mut guards = Vec::with_capacity(2);
-            let saved = written(&mut saved, &self.stream, &mut guards);
-            let workspace = workspace.as_mut();
-            let workspace = workspace.map(|buffer| written(buffer, &self.stream, &mut guards));
-            self.launch_forward(plan, inputs, &operands, &mut y, (saved, workspace))?;
-        }
-        let saved = Saved::new(Some(saved), inputs, &operands.signature);
-        Ok((y, saved))
+            let mut address = |buffer| written(buffer, &self.stream, &mut guards);
+            let saved = memory.as_mut().map(&mut address);
+            let workspace = workspace.as_mut().map(&mut address);
+            self.launch_forward(plan, inputs, &operands, &mut y, [saved, workspace])?
+        };
+        Ok((y, SavedForward { memory, record }))
     }
 
     /// Computes the same y as [`LoraLinear::forward`], for a forward without a backward. It stores
@@ -56,29 +55,24 @@ impl LoraLinear {
     ///
     /// # Errors
     /// As [`LoraLinear::forward`].
-    pub fn infer<T: Element + DeviceRepr, A: Element>(
+    pub fn infer<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
-    ) -> Result<Vec<CudaSlice<T>>> {
-        let mut operands = Operands::new(&self.shared.kernels, &self.stream, inputs)?;
+        inputs: &Inputs<M, B, A>,
+    ) -> Result<Vec<CudaSlice<M::Slice>>> {
+        let mut operands = self.operands(inputs)?;
         operands.signature.mask = Mask::Redrawn;
-        let mut y = self.outputs(&operands)?;
-        if operands.signature.tokens == 0 {
-            operands.signature.problem()?;
-            return Ok(y);
-        }
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
+        let mut y = self.outputs(&operands)?;
         // One allocation for S, followed by the workspace.
         let s_bytes = plan.saved().bytes();
-        let mut scratch: CudaSlice<u8> = uninitialised(
-            &self.stream,
-            "scratch memory",
-            s_bytes.saturating_add(plan.workspace_bytes()),
-        )?;
+        let bytes = s_bytes.saturating_add(plan.workspace_bytes());
+        let mut memory = scratch(&self.stream, bytes)?;
         {
-            let (s, _in_use) = scratch.device_ptr_mut(&self.stream);
-            let buffers = (s, Some(s + s_bytes as u64));
+            let mut guards = Vec::with_capacity(1);
+            let memory = memory.as_mut();
+            let s = memory.map(|buffer| written(buffer, &self.stream, &mut guards));
+            let buffers = [s, s.map(|s| s + s_bytes as u64)];
             self.launch_forward(plan, inputs, &operands, &mut y, buffers)?;
         }
         Ok(y)
@@ -87,58 +81,67 @@ impl LoraLinear {
     /// The plan that [`LoraLinear::forward`] uses for these inputs.
     ///
     /// # Errors
-    /// As [`LoraLinear::forward`]; there is no plan without tokens.
-    pub fn forward_plan<T: Element, A: Element>(
+    /// As [`LoraLinear::forward`].
+    pub fn forward_plan<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
+        inputs: &Inputs<M, B, A>,
     ) -> Result<Arc<ForwardPlan>> {
-        let operands = Operands::new(&self.shared.kernels, &self.stream, inputs)?;
-        let plans = self.shared.plans.of(&operands.signature);
-        plans
-            .forward(&operands.signature, &self.shared.props)
+        let operands = self.operands(inputs)?;
+        let (signature, props) = (&operands.signature, &self.shared.props);
+        self.shared
+            .plans
+            .of(signature)
+            .forward(signature, props)
             .cloned()
     }
 
-    fn outputs<T: DeviceRepr>(&self, operands: &Operands<'_>) -> Result<Vec<CudaSlice<T>>> {
+    fn operands<'g, M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
+        &'g self,
+        inputs: &'g Inputs<M, B, A>,
+    ) -> Result<Operands<'g>> {
+        let checks = Checks::new(&self.shared.kernels, inputs);
+        Operands::new(&checks, &self.stream, inputs)
+    }
+
+    fn outputs<T: cudarc::driver::DeviceRepr>(
+        &self,
+        operands: &Operands<'_>,
+    ) -> Result<Vec<CudaSlice<T>>> {
         let signature = &operands.signature;
         let projections = signature.projections.iter();
         projections
             .map(|projection| {
-                let elements = signature
-                    .tokens
-                    .saturating_mul(projection.sizes.out_features);
-                uninitialised(&self.stream, "y", elements)
+                let shape = (signature.tokens, projection.sizes.out_features);
+                matrix(&self.stream, "y", shape, signature.formats.activations)
             })
             .collect()
     }
 
-    pub(super) fn scratch(&self, bytes: usize) -> Result<Option<CudaSlice<u8>>> {
-        let needed = (bytes > 0).then(|| uninitialised(&self.stream, "the workspace", bytes));
-        needed.transpose()
-    }
-
-    fn launch_forward<T, A>(
+    fn launch_forward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
         plan: &ForwardPlan,
-        inputs: &LoraInputs<'_, T, A>,
+        inputs: &Inputs<M, B, A>,
         operands: &Operands<'_>,
-        y: &mut [CudaSlice<T>],
-        (saved, workspace): (DevicePointer, Option<DevicePointer>),
-    ) -> Result<()> {
+        y: &mut [CudaSlice<M::Slice>],
+        [saved, workspace]: [Option<DevicePointer>; 2],
+    ) -> Result<ForwardRecord> {
         let mut projections = [ForwardProjectionArgs::default(); Problem::MAX_PROJECTIONS];
         let count = operands.projections.len();
         let mut guards = Vec::with_capacity(count);
         for ((raw, from), y) in projections.iter_mut().zip(&operands.projections).zip(y) {
-            let (y, guard) = y.device_ptr_mut(&self.stream);
-            guards.push(guard);
-            *raw = forward_args(from, y);
+            *raw = ForwardProjectionArgs {
+                weight: from.weight,
+                bias: from.bias,
+                lora: from.lora,
+                y: written(y, &self.stream, &mut guards),
+            };
         }
         check::waits(&self.stream)?;
         let args = ForwardArgs {
             x: operands.x,
             projections: &projections[..count],
             dropout: inputs.dropout,
-            saved: saved.into(),
+            saved: saved.map_or(bind::Saved::Empty, bind::Saved::Whole),
             workspace,
         };
         let stream = self.stream.cu_stream();
@@ -146,16 +149,6 @@ impl LoraLinear {
         // checked against the slice's size. The plan was made for their shapes, strides and
         // alignments, and outputs and buffers were allocated for this call. Guards keep all of it
         // alive until the call is enqueued, and cudarc's stream order afterwards.
-        unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }?;
-        Ok(())
-    }
-}
-
-fn forward_args(from: &ProjectionOperands, y: DevicePointer) -> ForwardProjectionArgs {
-    ForwardProjectionArgs {
-        weight: from.weight,
-        bias: from.bias,
-        lora: from.lora,
-        y,
+        unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }
     }
 }

@@ -1,18 +1,25 @@
 //! The inputs of a layer.
 
-use cudarc::driver::CudaView;
+use cudarc::driver::{CudaView, DeviceRepr};
 
-use crate::{Dropout, Lora, Mask, MatRef, WeightLayout};
+use crate::bind::Lora;
+use crate::{
+    Dropout, DynMatMut, DynMatRef, Element, Mask, MatMut, MatRef, ReadMatrix, WeightLayout,
+    WriteMatrix,
+};
 
 /// x and the adapted linear layers applied to it, for [`LoraLinear`](crate::LoraLinear). All sizes
-/// are taken from the matrices. `T` is the type of the tensors, `A` that of the adapters.
+/// are taken from the matrices.
+///
+/// `M` is the type of x and the weights, `B` that of a bias, `A` that of an adapter's matrices:
+/// [`LoraInputs`] and [`DynLoraInputs`] name the two combinations that there are.
 #[non_exhaustive]
-pub struct LoraInputs<'a, T, A = T> {
+pub struct Inputs<M, B, A> {
     /// (tokens, in_features)
-    pub x: MatRef<'a, T>,
+    pub x: M,
     /// Between one and [`Problem::MAX_PROJECTIONS`](crate::Problem::MAX_PROJECTIONS) projections
     /// that share x. At least one has an adapter, and either all have a bias or none has.
-    pub projections: Vec<LoraProjection<'a, T, A>>,
+    pub projections: Vec<InputProjection<M, B, A>>,
     /// How every weight is stored.
     pub weight_layout: WeightLayout,
     /// Dropout on the adapters' input. All adapters use the same mask.
@@ -21,21 +28,52 @@ pub struct LoraInputs<'a, T, A = T> {
     pub mask: Mask,
 }
 
-/// A linear layer of [`LoraInputs`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
+/// A linear layer of [`Inputs`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
 #[non_exhaustive]
-pub struct LoraProjection<'a, T, A = T> {
-    /// W, (out_features, in_features), or transposed as [`LoraInputs::weight_layout`] says
-    pub weight: MatRef<'a, T>,
+pub struct InputProjection<M, B, A> {
+    /// W, (out_features, in_features), or transposed as [`Inputs::weight_layout`] says
+    pub weight: M,
     /// (out_features)
-    pub bias: Option<CudaView<'a, T>>,
+    pub bias: Option<B>,
     /// A, (rank, in_features), and B, (out_features, rank); `None` if the layer has no adapter
-    pub lora: Option<Lora<'a, A>>,
+    pub lora: Option<Lora<A>>,
 }
 
-impl<'a, T, A> LoraInputs<'a, T, A> {
+/// [`Inputs`] with tensors of type `T` and adapters of type `A`.
+pub type LoraInputs<'a, T, A = T> = Inputs<MatRef<'a, T>, CudaView<'a, T>, MatRef<'a, A>>;
+
+/// One linear layer of [`LoraInputs`].
+pub type LoraProjection<'a, T, A = T> =
+    InputProjection<MatRef<'a, T>, CudaView<'a, T>, MatRef<'a, A>>;
+
+/// [`Inputs`] with element types that are known at run time only.
+pub type DynLoraInputs<'a> = Inputs<DynMatRef<'a>, DynMatRef<'a>, DynMatRef<'a>>;
+
+/// One linear layer of [`DynLoraInputs`].
+pub type DynLoraProjection<'a> = InputProjection<DynMatRef<'a>, DynMatRef<'a>, DynMatRef<'a>>;
+
+/// A matrix that [`LoraLinear`](crate::LoraLinear) reads: [`MatRef`] or [`DynMatRef`].
+pub trait LayerMatrix: ReadMatrix {
+    /// The elements of slices of results: those of the matrix, or bytes.
+    type Slice: DeviceRepr;
+    /// The matrix to write to that has the same elements.
+    type Mut<'m>: WriteMatrix;
+}
+
+impl<T: Element + DeviceRepr> LayerMatrix for MatRef<'_, T> {
+    type Slice = T;
+    type Mut<'m> = MatMut<'m, T>;
+}
+
+impl LayerMatrix for DynMatRef<'_> {
+    type Slice = u8;
+    type Mut<'m> = DynMatMut<'m>;
+}
+
+impl<M, B, A> Inputs<M, B, A> {
     /// Layers applied to x. The defaults are weights stored (out_features, in_features) and no
     /// dropout.
-    pub fn new(x: MatRef<'a, T>, projections: impl Into<Vec<LoraProjection<'a, T, A>>>) -> Self {
+    pub fn new(x: M, projections: impl Into<Vec<InputProjection<M, B, A>>>) -> Self {
         Self {
             x,
             projections: projections.into(),
@@ -64,9 +102,9 @@ impl<'a, T, A> LoraInputs<'a, T, A> {
     }
 }
 
-impl<'a, T, A> LoraProjection<'a, T, A> {
+impl<M, B, A> InputProjection<M, B, A> {
     /// A layer with an adapter, without a bias.
-    pub fn new(weight: MatRef<'a, T>, lora: Lora<'a, A>) -> Self {
+    pub fn new(weight: M, lora: Lora<A>) -> Self {
         Self {
             lora: Some(lora),
             ..Self::without_adapter(weight)
@@ -74,7 +112,7 @@ impl<'a, T, A> LoraProjection<'a, T, A> {
     }
 
     /// A layer without an adapter, for calls with other layers that have one.
-    pub fn without_adapter(weight: MatRef<'a, T>) -> Self {
+    pub fn without_adapter(weight: M) -> Self {
         Self {
             weight,
             bias: None,
@@ -83,7 +121,7 @@ impl<'a, T, A> LoraProjection<'a, T, A> {
     }
 
     /// Sets the bias (out_features).
-    pub fn with_bias(mut self, bias: impl Into<Option<CudaView<'a, T>>>) -> Self {
+    pub fn with_bias(mut self, bias: impl Into<Option<B>>) -> Self {
         self.bias = bias.into();
         self
     }

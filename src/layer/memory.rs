@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop, ValidAsZeroBits,
-};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop};
 
-use crate::Result;
 use crate::raw::{DevicePointer, driver_error};
+use crate::{DType, Result};
 
 /// Allocates memory that a call overwrites before it is read, so it is not cleared.
 pub(super) fn uninitialised<T: DeviceRepr>(
@@ -26,17 +24,19 @@ pub(super) fn uninitialised<T: DeviceRepr>(
     })
 }
 
-pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
+/// The memory of a (rows, columns) matrix of this type, as a slice of it or of bytes.
+pub(super) fn matrix<T: DeviceRepr>(
     stream: &Arc<CudaStream>,
     what: &str,
-    elements: usize,
+    (rows, columns): (usize, usize),
+    dtype: DType,
 ) -> Result<CudaSlice<T>> {
-    let mut memory = uninitialised(stream, what, elements)?;
-    if elements > 0 {
-        let cleared = stream.memset_zeros(&mut memory);
-        cleared.map_err(|error| driver_error(format!("clearing {what}"), error))?;
-    }
-    Ok(memory)
+    let elements = rows.saturating_mul(columns);
+    uninitialised(
+        stream,
+        what,
+        elements.saturating_mul(dtype.size() / size_of::<T>()),
+    )
 }
 
 /// A slice without elements. CUDA has no empty allocations, so one element is allocated.
@@ -44,6 +44,12 @@ fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlic
     let allocated: CudaSlice<T> = uninitialised(stream, what, 1)?;
     // SAFETY: the address is that of an allocation of this stream that nothing else frees.
     Ok(unsafe { stream.upgrade_device_ptr(allocated.leak(), 0) })
+}
+
+/// Scratch memory: nothing is allocated for 0 bytes.
+pub(super) fn scratch(stream: &Arc<CudaStream>, bytes: usize) -> Result<Option<CudaSlice<u8>>> {
+    let needed = (bytes > 0).then(|| uninitialised(stream, "scratch memory", bytes));
+    needed.transpose()
 }
 
 /// The address of memory that a call writes to. The guard records on the stream that the memory is

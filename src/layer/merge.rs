@@ -3,13 +3,14 @@
 use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
 
 use super::LoraLinear;
-use super::memory::{uninitialised, written};
-use super::operands::{extent, read, same};
+use super::memory::{matrix, scratch, uninitialised, written};
+use super::operands::{contiguous, memory, read, same};
 use crate::raw::{LoraArgs, MergeArgs, MergeWeight, driver_error};
 use crate::typed::check;
+use crate::typed::matrix::Geometry;
 use crate::{
-    Argument, Element, Layout, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result,
-    Role, WeightLayout,
+    Argument, Element, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result, Role,
+    WeightLayout,
 };
 
 impl LoraLinear {
@@ -62,21 +63,16 @@ impl LoraLinear {
 
         let mut guards = Vec::with_capacity(4 + 2 * adapters.len());
         let shape = weight.geometry();
-        let (out_features, in_features) = features(layout, (shape.rows, shape.columns));
+        let (out_features, in_features) = features(layout, weight);
         let ranks: Vec<usize> = adapters.iter().map(|lora| lora.a.geometry().rows).collect();
         let (weight, weight_layout) = read(stream, weight, &mut guards);
-        // Allocations are aligned to more than any kernel needs.
-        let dense = Layout {
-            row_stride: shape.columns as i64,
-            alignment: 16,
-        };
         let mut problem = MergeProblem::new(out_features, in_features, &ranks, T::DTYPE)?
             .with_adapter_dtype(A::DTYPE)?
             .with_weight_layout(layout)
             .with_report(with_report)
             .with_layout(Role::Weight, weight_layout)?
-            // The result's is the weight's unless it is said.
-            .with_layout(Role::Merged, dense)?;
+            // Otherwise the result has the layout of the weight.
+            .with_layout(Role::Merged, contiguous(shape.columns))?;
         let mut raw = Vec::with_capacity(adapters.len());
         for (index, Lora { a, b, scaling }) in adapters.iter().enumerate() {
             let (lora_a, a_layout) = read(stream, a, &mut guards);
@@ -92,11 +88,11 @@ impl LoraLinear {
         }
         let plan = MergePlan::new(&problem, &self.shared.props)?;
 
-        let elements = shape.rows.saturating_mul(shape.columns);
-        let mut merged = uninitialised(stream, "the merged weight", elements)?;
+        let shape = (shape.rows, shape.columns);
+        let mut merged = matrix(stream, "the merged weight", shape, T::DTYPE)?;
         let report = with_report.then(|| uninitialised(stream, "the report", MergeReport::BYTES));
         let mut report: Option<CudaSlice<u8>> = report.transpose()?;
-        let mut workspace = self.scratch(plan.workspace_bytes())?;
+        let mut workspace = scratch(stream, plan.workspace_bytes())?;
         {
             let mut guards = Vec::with_capacity(3);
             let report = report.as_mut();
@@ -124,11 +120,8 @@ impl LoraLinear {
         layout: WeightLayout,
     ) -> Result<()> {
         let kernels = &self.shared.kernels;
-        let geometry = weight.geometry();
-        let what = Argument::Tensor(Role::Weight, None);
-        extent(what, geometry, weight.elements())?;
-        check::home(kernels, what, weight.home())?;
-        let (out_features, in_features) = features(layout, (geometry.rows, geometry.columns));
+        memory(kernels, Argument::Tensor(Role::Weight, None), weight)?;
+        let (out_features, in_features) = features(layout, weight);
         for (index, Lora { a, b, .. }) in adapters.iter().enumerate() {
             let rank = a.geometry().rows;
             for (tensor, matrix, expected, because) in [
@@ -146,10 +139,8 @@ impl LoraLinear {
                 ),
             ] {
                 let what = Argument::Adapter(tensor, index);
-                let geometry = matrix.geometry();
-                same(what, (geometry.rows, geometry.columns), expected, because)?;
-                extent(what, geometry, matrix.elements())?;
-                check::home(kernels, what, matrix.home())?;
+                same(what, matrix, expected, because)?;
+                memory(kernels, what, matrix)?;
             }
         }
         Ok(())
@@ -157,7 +148,8 @@ impl LoraLinear {
 }
 
 /// (out_features, in_features)
-fn features(layout: WeightLayout, (rows, columns): (usize, usize)) -> (usize, usize) {
+fn features(layout: WeightLayout, weight: &impl Matrix) -> (usize, usize) {
+    let Geometry { rows, columns, .. } = weight.geometry();
     match layout {
         WeightLayout::OutIn => (rows, columns),
         WeightLayout::InOut => (columns, rows),

@@ -20,8 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use cudarc::driver::CudaStream;
 
 pub use backward::{AdapterGradients, BackwardOptions, Gradients};
-pub use inputs::{LoraInputs, LoraProjection};
-pub use saved::Saved;
+pub use inputs::{
+    DynLoraInputs, DynLoraProjection, InputProjection, Inputs, LayerMatrix, LoraInputs,
+    LoraProjection,
+};
+pub use saved::SavedForward;
 
 use crate::typed::check;
 use crate::{DeviceProps, Kernels, Result};

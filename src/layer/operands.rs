@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, DevicePtr, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{CudaStream, SyncOnDrop};
 
-use super::inputs::{LoraInputs, LoraProjection};
+use super::inputs::{InputProjection, Inputs};
 use super::signature::{ProjectionSignature, Signature};
+use crate::bind::{Lora, LoraGradients};
 use crate::plan::BUFFER_ALIGNMENT;
 use crate::raw::{DevicePointer, LoraArgs};
 use crate::typed::check;
 use crate::typed::matrix::Geometry;
 use crate::{
-    Argument, Element, Error, Formats, Kernels, Layout, Lora, MatMut, MatRef, Matrix, Projection,
-    ReadMatrix, Result, Role, WeightLayout, WriteMatrix,
+    Argument, DType, Error, Formats, Hint, Kernels, Layout, Matrix, Projection, ReadMatrix, Result,
+    Role, WeightLayout, WriteMatrix,
 };
 
 /// The inputs of a call on the device. The guards of lifetime `'g` mark their memory as used by the
@@ -35,24 +36,19 @@ pub(super) struct ProjectionOperands {
 
 impl<'g> Operands<'g> {
     /// Checks all inputs before any address is taken.
-    pub fn new<T: Element, A: Element>(
-        kernels: &Kernels,
+    pub fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
+        checks: &Checks<'_>,
         stream: &'g Arc<CudaStream>,
-        inputs: &'g LoraInputs<'_, T, A>,
+        inputs: &'g Inputs<M, B, A>,
     ) -> Result<Self> {
-        check::bind(kernels, stream)?;
-        let checks = Checks::new(kernels, inputs);
+        check::bind(checks.kernels, stream)?;
         let sizes = checks.inputs(inputs)?;
         let mut guards = Vec::with_capacity(1 + 4 * sizes.len());
         let (x, x_layout) = read(stream, &inputs.x, &mut guards);
         let mut signature = Signature {
             tokens: checks.tokens,
             in_features: checks.in_features,
-            formats: Formats {
-                adapters: A::DTYPE,
-                gradients: A::DTYPE,
-                ..Formats::uniform(T::DTYPE)
-            },
+            formats: checks.formats,
             bias: inputs
                 .projections
                 .iter()
@@ -71,7 +67,7 @@ impl<'g> Operands<'g> {
             let (weight, weight_layout) = read(stream, &projection.weight, &mut guards);
             operands.weight = weight;
             if let Some(bias) = &projection.bias {
-                let (address, guard) = bias.device_ptr(stream);
+                let (address, guard) = bias.pointer(stream);
                 operands.bias = Some(address);
                 guards.push(guard);
             }
@@ -104,9 +100,9 @@ impl<'g> Operands<'g> {
 }
 
 /// The address and the layout of a matrix.
-pub(super) fn read<'g, T: Element>(
+pub(super) fn read<'g>(
     stream: &'g CudaStream,
-    matrix: &'g MatRef<'_, T>,
+    matrix: &'g impl ReadMatrix,
     guards: &mut Vec<SyncOnDrop<'g>>,
 ) -> (DevicePointer, Layout) {
     let (address, guard) = matrix.pointer(stream);
@@ -115,9 +111,9 @@ pub(super) fn read<'g, T: Element>(
 }
 
 /// The address and the layout of a matrix to write to.
-pub(super) fn write<'g, T: Element>(
+pub(super) fn write<'g>(
     stream: &'g CudaStream,
-    matrix: &'g mut MatMut<'_, T>,
+    matrix: &'g mut impl WriteMatrix,
     guards: &mut Vec<SyncOnDrop<'g>>,
 ) -> (DevicePointer, Layout) {
     let geometry = matrix.geometry();
@@ -144,40 +140,67 @@ fn layout(geometry: Geometry, address: DevicePointer) -> Layout {
     }
 }
 
-/// Checks shapes against each other, extents against memory, and memory against the context.
+/// The layout of memory that a call allocates. It is also the one that a new problem assumes.
+pub(super) fn contiguous(columns: usize) -> Layout {
+    Layout {
+        row_stride: columns as i64,
+        alignment: BUFFER_ALIGNMENT,
+    }
+}
+
+/// Checks shapes and types against each other, extents against memory, and memory against the
+/// context.
 pub(super) struct Checks<'a> {
     kernels: &'a Kernels,
     tokens: usize,
     in_features: usize,
+    formats: Formats,
     weight_layout: WeightLayout,
     /// Whether messages must name the projection.
     several: bool,
 }
 
+/// The type and the shape that a matrix must have, and the reason for the shape.
+struct Expected {
+    dtype: DType,
+    shape: (usize, usize),
+    because: &'static str,
+}
+
 impl<'a> Checks<'a> {
-    pub fn new<T: Element, A: Element>(
+    pub fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
         kernels: &'a Kernels,
-        inputs: &LoraInputs<'_, T, A>,
+        inputs: &Inputs<M, B, A>,
     ) -> Self {
-        let x = inputs.x.geometry();
+        let (x, activations) = (inputs.x.geometry(), inputs.x.dtype());
+        let mut adapters = inputs
+            .projections
+            .iter()
+            .filter_map(|projection| projection.lora.as_ref());
+        let adapters = adapters.next().map_or(activations, |lora| lora.a.dtype());
         Self {
             kernels,
             tokens: x.rows,
             in_features: x.columns,
+            formats: Formats {
+                adapters,
+                gradients: adapters,
+                ..Formats::uniform(activations)
+            },
             weight_layout: inputs.weight_layout,
             several: inputs.projections.len() > 1,
         }
     }
 
     /// Checks all inputs and returns the sizes of each projection.
-    pub fn inputs<T: Element, A: Element>(
+    fn inputs<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
         &self,
-        inputs: &LoraInputs<'_, T, A>,
+        inputs: &Inputs<M, B, A>,
     ) -> Result<Vec<Projection>> {
         if let Some(dropout) = inputs.dropout {
             dropout.check()?;
         }
-        self.memory(Argument::Tensor(Role::X, None), &inputs.x)?;
+        memory(self.kernels, Argument::Tensor(Role::X, None), &inputs.x)?;
         let biased = inputs
             .projections
             .iter()
@@ -197,13 +220,13 @@ impl<'a> Checks<'a> {
             .collect()
     }
 
-    fn projection<T: Element, A: Element>(
+    fn projection<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
         &self,
         index: usize,
-        projection: &LoraProjection<'_, T, A>,
+        projection: &InputProjection<M, B, A>,
     ) -> Result<Projection> {
         let weight = projection.weight.geometry();
-        let (out_features, weight_shape, because) = match self.weight_layout {
+        let (out_features, shape, because) = match self.weight_layout {
             WeightLayout::OutIn => (
                 weight.rows,
                 (weight.rows, self.in_features),
@@ -215,18 +238,19 @@ impl<'a> Checks<'a> {
                 "weights are stored (in_features, out_features), and x has in_features columns",
             ),
         };
-        self.matrix(
-            index,
-            Role::Weight,
-            &projection.weight,
-            weight_shape,
+        let expected = Expected {
+            dtype: self.formats.activations,
+            shape,
             because,
-        )?;
+        };
+        self.matrix(index, Role::Weight, &projection.weight, expected)?;
         if let Some(bias) = &projection.bias {
-            let what = self.argument(index, Role::Bias);
-            let because = "the weight has as many out_features";
-            same(what, (1, bias.len()), (1, out_features), because)?;
-            check::home(self.kernels, what, bias.stream())?;
+            let expected = Expected {
+                dtype: self.formats.activations,
+                shape: (1, out_features),
+                because: "the weight has as many out_features",
+            };
+            self.matrix(index, Role::Bias, bias, expected)?;
         }
         let Some(Lora { a, b, scaling }) = &projection.lora else {
             return Ok(Projection {
@@ -235,107 +259,129 @@ impl<'a> Checks<'a> {
             });
         };
         let rank = a.geometry().rows;
-        let because =
-            "it is (rank, in_features), x has in_features columns, and a rank is at least 1";
-        self.matrix(
-            index,
-            Role::LoraA,
-            a,
-            (rank.max(1), self.in_features),
-            because,
-        )?;
-        let because = "it is (out_features, rank), as the weight and lora_A have them";
-        self.matrix(index, Role::LoraB, b, (out_features, rank), because)?;
+        let expected = Expected {
+            dtype: self.formats.adapters,
+            shape: (rank.max(1), self.in_features),
+            because: "it is (rank, in_features), x has in_features columns, and a rank is at least 1",
+        };
+        self.matrix(index, Role::LoraA, a, expected)?;
+        let expected = Expected {
+            dtype: self.formats.adapters,
+            shape: (out_features, rank),
+            because: "it is (out_features, rank), as the weight and lora_A have them",
+        };
+        self.matrix(index, Role::LoraB, b, expected)?;
         crate::bind::check_scaling(*scaling)?;
         Ok(Projection { out_features, rank })
     }
 
     /// Checks the gradients of all y.
-    pub fn dy<T: Element>(&self, dy: &[MatRef<'_, T>], sizes: &[Projection]) -> Result<()> {
+    pub fn dy(&self, dy: &[impl Matrix], sizes: &[Projection]) -> Result<()> {
         let (given, planned) = (dy.len(), sizes.len());
         if given != planned {
             return Err(Error::ProjectionCount { given, planned });
         }
         for (index, (dy, sizes)) in dy.iter().zip(sizes).enumerate() {
-            let shape = (self.tokens, sizes.out_features);
-            self.matrix(index, Role::DY, dy, shape, "it has the shape of its y")?;
+            let expected = Expected {
+                dtype: self.formats.activations,
+                shape: (self.tokens, sizes.out_features),
+                because: "it has the shape of its y",
+            };
+            self.matrix(index, Role::DY, dy, expected)?;
         }
         Ok(())
     }
 
-    fn matrix<E: Element>(
+    /// Checks gradients to add to: there must be a pair exactly for the projections that have an
+    /// adapter.
+    pub fn gradients<M: Matrix>(
+        &self,
+        gradients: &[Option<LoraGradients<M>>],
+        sizes: &[Projection],
+    ) -> Result<()> {
+        let (given, planned) = (gradients.len(), sizes.len());
+        if given != planned {
+            return Err(Error::ProjectionCount { given, planned });
+        }
+        for (index, (gradients, sizes)) in gradients.iter().zip(sizes).enumerate() {
+            if gradients.is_some() != (sizes.rank > 0) {
+                return Err(Error::Optional {
+                    what: Argument::Gradients(self.which(index)),
+                    given: gradients.is_some(),
+                    hint: Hint::GradientsOfAdapters,
+                });
+            }
+            let Some(LoraGradients { a, b }) = gradients else {
+                continue;
+            };
+            let expected = |shape| Expected {
+                dtype: self.formats.gradients,
+                shape,
+                because: "a gradient has the shape of its matrix",
+            };
+            let (rank, out_features) = (sizes.rank, sizes.out_features);
+            self.matrix(index, Role::DLoraA, a, expected((rank, self.in_features)))?;
+            self.matrix(index, Role::DLoraB, b, expected((out_features, rank)))?;
+        }
+        Ok(())
+    }
+
+    fn matrix(
         &self,
         index: usize,
         tensor: Role,
-        matrix: &MatRef<'_, E>,
-        expected: (usize, usize),
-        because: &'static str,
+        matrix: &impl Matrix,
+        expected: Expected,
     ) -> Result<()> {
-        let what = self.argument(index, tensor);
-        let geometry = matrix.geometry();
-        same(what, (geometry.rows, geometry.columns), expected, because)?;
-        self.memory(what, matrix)
+        let what = Argument::Tensor(tensor, self.which(index));
+        if matrix.dtype() != expected.dtype {
+            return Err(Error::PlannedDType {
+                tensor: what,
+                given: matrix.dtype(),
+                planned: expected.dtype,
+            });
+        }
+        same(what, matrix, expected.shape, expected.because)?;
+        memory(self.kernels, what, matrix)
     }
 
-    fn memory<E: Element>(&self, what: Argument, matrix: &MatRef<'_, E>) -> Result<()> {
-        let (geometry, available) = (matrix.geometry(), matrix.elements());
-        extent(what, geometry, available)?;
-        check::home(self.kernels, what, matrix.home())
-    }
-
-    pub fn output<E: Element>(
-        &self,
-        index: usize,
-        tensor: Role,
-        matrix: &MatMut<'_, E>,
-        expected: (usize, usize),
-    ) -> Result<()> {
-        let what = self.argument(index, tensor);
-        let (geometry, available) = (matrix.geometry(), matrix.elements());
-        let because = "a gradient has the shape of its matrix";
-        same(what, (geometry.rows, geometry.columns), expected, because)?;
-        extent(what, geometry, available)?;
-        check::home(self.kernels, what, matrix.home())
-    }
-
-    fn argument(&self, index: usize, tensor: Role) -> Argument {
-        Argument::Tensor(tensor, self.which(index))
-    }
-
-    pub fn which(&self, index: usize) -> Option<usize> {
+    fn which(&self, index: usize) -> Option<usize> {
         self.several.then_some(index)
     }
 }
 
 pub(super) fn same(
     tensor: Argument,
-    given: (usize, usize),
+    matrix: &impl Matrix,
     expected: (usize, usize),
     because: &'static str,
 ) -> Result<()> {
-    if given == expected {
+    let Geometry { rows, columns, .. } = matrix.geometry();
+    if (rows, columns) == expected {
         return Ok(());
     }
     Err(Error::Fit {
         tensor,
-        given,
+        given: (rows, columns),
         expected,
         because,
     })
 }
 
-/// Checks that all rows at their stride fit into the memory. The problem checks the stride itself.
-pub(super) fn extent(tensor: Argument, geometry: Geometry, available: usize) -> Result<()> {
+/// Checks that all rows at their stride fit into the memory, and its context. The problem checks
+/// the stride itself.
+pub(super) fn memory(kernels: &Kernels, tensor: Argument, matrix: &impl Matrix) -> Result<()> {
     let Geometry {
         rows,
         columns,
         row_stride,
-    } = geometry;
+    } = matrix.geometry();
     let stride = usize::try_from(row_stride).unwrap_or(0);
     let needed = match rows {
         0 => 0,
         rows => (rows - 1).saturating_mul(stride).saturating_add(columns),
     };
+    let available = matrix.elements();
     if needed > available {
         return Err(Error::Bounds {
             tensor,
@@ -343,5 +389,5 @@ pub(super) fn extent(tensor: Argument, geometry: Geometry, available: usize) -> 
             available,
         });
     }
-    Ok(())
+    check::home(kernels, tensor, matrix.home())
 }

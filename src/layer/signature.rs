@@ -35,8 +35,6 @@ pub(super) struct ProjectionSignature {
 }
 
 impl Signature {
-    /// No problem is without tokens, and a call without any plans nothing: what is checked of it is
-    /// checked for one token.
     pub fn problem(&self) -> Result<Problem> {
         let sizes: Vec<Projection> = self
             .projections
@@ -44,7 +42,7 @@ impl Signature {
             .map(|projection| projection.sizes)
             .collect();
         let mut problem = Problem::sharing_x(
-            self.tokens.max(1),
+            self.tokens,
             self.in_features,
             &sizes,
             self.formats.activations,

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use cudarc::driver::CudaStream;
 
 use super::check::{self, Checks};
-use super::matrix::{MatMut, MatRef};
+use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef};
 use super::views::{Addresses, Dynamic, Typed, Views};
 use crate::bind::{self, ForwardRecord, Raw};
 use crate::{BackwardPlan, ForwardPlan, Kernels, Problem, Result, Role};
 
 /// One adapter, with elements of type `A`.
 pub type Lora<'a, A> = bind::Lora<MatRef<'a, A>>;
+
+/// One adapter whose element type is known at run time only.
+pub type DynLora<'a> = bind::Lora<DynMatRef<'a>>;
+
+/// Its gradients.
+pub type DynLoraGradients<'a> = bind::LoraGradients<DynMatMut<'a>>;
 
 /// The gradients of one adapter, with elements of type `A`.
 pub type LoraGradients<'a, A> = bind::LoraGradients<MatMut<'a, A>>;

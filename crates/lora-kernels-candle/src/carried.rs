@@ -37,8 +37,12 @@ impl Resident for Carrier {
         let elements = elements
             .get(matrix.offset..matrix.offset + matrix.span())
             .unwrap_or_default();
-        let one = [<T as Element>::from_f64(0.0)];
-        let copied = if elements.is_empty() { &one } else { elements };
+        let placeholder = [<T as Element>::from_f64(0.0)];
+        let copied = if elements.is_empty() {
+            &placeholder
+        } else {
+            elements
+        };
         let memory = self
             .layer
             .stream()

@@ -70,16 +70,19 @@ pub(crate) fn device_backward<T: Number, A: Number>(
         .dx
         .map(|dx| Ok::<_, Error>(Tensor::from((resident.give(dx)?, call.x.shape()))));
     let in_features = call.problem.in_features();
-    let sizes = call.problem.projections();
+    let projections = call.problem.projections();
     let lora = gradients
         .adapters
         .into_iter()
-        .zip(sizes)
-        .map(|(gradients, one)| {
+        .zip(projections)
+        .map(|(gradients, sizes)| {
             let both = gradients.map(|gradients| {
                 Ok([
-                    Tensor::from((resident.give(gradients.a)?, (one.rank, in_features))),
-                    Tensor::from((resident.give(gradients.b)?, (one.out_features, one.rank))),
+                    Tensor::from((resident.give(gradients.a)?, (sizes.rank, in_features))),
+                    Tensor::from((
+                        resident.give(gradients.b)?,
+                        (sizes.out_features, sizes.rank),
+                    )),
                 ])
             });
             both.transpose()

@@ -1,12 +1,16 @@
 //! A layer with its numbers on the device, for the calls that allocate their results themselves.
 
-use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::layer::{Gradients, LoraInputs, LoraLinear, LoraProjection};
-use lora_kernels::{Mask, MatRef, WeightLayout};
+use bytemuck::Pod;
+use lora_kernels::cudarc::driver::{CudaSlice, DeviceRepr};
+use lora_kernels::layer::{DynLoraInputs, DynLoraProjection, Gradients};
+use lora_kernels::{
+    DynLora, DynMatRef, LoraInputs, LoraLinear, LoraProjection, Mask, MatRef, WeightLayout,
+};
 
 use super::call::LoraMemory;
+use super::check;
 use super::device::{Number, gpu};
-use super::layer::Layer;
+use super::layer::{Layer, Lora};
 use super::memory::Input;
 
 /// A layer without a plan, kept from other tests' calls.
@@ -76,22 +80,22 @@ impl<'a, T: Number, A: Number> OnDevice<'a, T, A> {
 }
 
 /// The elements of a result.
-pub fn read<T: Number>(result: &CudaSlice<T>) -> Vec<T> {
+pub fn read<T: DeviceRepr + Pod>(result: &CudaSlice<T>) -> Vec<T> {
     gpu().stream.clone_dtoh(result).expect("reading back")
 }
 
-fn bits<T: Number>(result: &CudaSlice<T>) -> Vec<u8> {
+fn bits<T: DeviceRepr + Pod>(result: &CudaSlice<T>) -> Vec<u8> {
     bytemuck::cast_slice(&read(result)).to_vec()
 }
 
 /// As `ForwardRun::bits` names them.
-pub fn bits_of_y<T: Number>(y: &[CudaSlice<T>]) -> Vec<(String, Vec<u8>)> {
+pub fn bits_of_y<T: DeviceRepr + Pod>(y: &[CudaSlice<T>]) -> Vec<(String, Vec<u8>)> {
     let y = y.iter().enumerate();
     y.map(|(i, y)| (format!("y {i}"), bits(y))).collect()
 }
 
 /// As `BackwardRun::bits` names them.
-pub fn bits_of_gradients<T: Number, A: Number>(
+pub fn bits_of_gradients<T: DeviceRepr + Pod, A: DeviceRepr + Pod>(
     gradients: &Gradients<T, A>,
 ) -> Vec<(String, Vec<u8>)> {
     let dx = gradients.dx.iter().map(|dx| ("dx".to_owned(), bits(dx)));
@@ -104,4 +108,82 @@ pub fn bits_of_gradients<T: Number, A: Number>(
         ]
     });
     dx.chain(adapters).collect()
+}
+
+/// The same layer as bytes, whose element types are known at run time only.
+pub struct BytesOnDevice<'a, T, A = T> {
+    layer: &'a Layer<T, A>,
+    /// x, then of each projection weight, dy, bias, lora_A and lora_B, as far as they are there
+    memory: Vec<CudaSlice<u8>>,
+}
+
+impl<'a, T: Number, A: Number> BytesOnDevice<'a, T, A> {
+    pub fn new(layer: &'a Layer<T, A>) -> Self {
+        let mut memory = Vec::new();
+        let mut upload = |bytes: Vec<u8>| {
+            memory.push(gpu().stream.clone_htod(&bytes).expect("device memory"));
+        };
+        upload(check::bits(&layer.x));
+        for projection in &layer.projections {
+            upload(check::bits(&projection.weight));
+            upload(check::bits(&projection.dy));
+            projection
+                .bias
+                .iter()
+                .for_each(|bias| upload(check::bits(bias)));
+            if let Some(Lora { a, b }) = &projection.lora {
+                upload(check::bits(a));
+                upload(check::bits(b));
+            }
+        }
+        Self { layer, memory }
+    }
+
+    pub fn inputs(&self) -> DynLoraInputs<'_> {
+        let (layer, mut memory) = (self.layer, self.memory.iter());
+        let mut next = |dtype, rows, columns| {
+            let memory = memory.next().expect("as many as uploaded");
+            DynMatRef::new(memory.as_view(), dtype, rows, columns)
+        };
+        let x = next(T::DTYPE, layer.x.rows, layer.x.cols);
+        let mut projections = Vec::new();
+        for (projection, sizes) in layer.projections.iter().zip(&layer.case.projections) {
+            let weight = next(T::DTYPE, projection.weight.rows, projection.weight.cols);
+            next(T::DTYPE, projection.dy.rows, projection.dy.cols);
+            let bias = projection
+                .bias
+                .as_ref()
+                .map(|bias| next(T::DTYPE, 1, bias.cols));
+            let projection = match &projection.lora {
+                Some(Lora { a, b }) => {
+                    let lora = DynLora {
+                        a: next(A::DTYPE, a.rows, a.cols),
+                        b: next(A::DTYPE, b.rows, b.cols),
+                        scaling: sizes.scaling,
+                    };
+                    DynLoraProjection::new(weight, lora)
+                }
+                None => DynLoraProjection::without_adapter(weight),
+            };
+            projections.push(projection.with_bias(bias));
+        }
+        DynLoraInputs::new(x, projections).with_dropout(layer.case.dropout)
+    }
+
+    pub fn dy(&self) -> Vec<DynMatRef<'_>> {
+        let mut first = 1;
+        let projections = self.layer.projections.iter().map(|projection| {
+            let memory = &self.memory[first + 1];
+            first += 2
+                + usize::from(projection.bias.is_some())
+                + 2 * usize::from(projection.lora.is_some());
+            DynMatRef::new(
+                memory.as_view(),
+                T::DTYPE,
+                projection.dy.rows,
+                projection.dy.cols,
+            )
+        });
+        projections.collect()
+    }
 }

@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use half::bf16;
 use lora_kernels::cudarc::driver::CudaSlice;
-use lora_kernels::layer::{BackwardOptions, LoraInputs, LoraLinear, LoraProjection};
+use lora_kernels::layer::{BackwardOptions, DynLoraInputs};
 use lora_kernels::{
-    Argument, Dropout, Error, Lora, LoraGradients, Mask, MatMut, MatRef, Role, WeightLayout,
+    Argument, DType, Dropout, DynMatRef, Error, Lora, LoraGradients, LoraInputs, LoraLinear,
+    LoraProjection, Mask, MatMut, MatRef, Role,
 };
 
 use crate::common::case::Case;
@@ -14,7 +15,9 @@ use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::{Number, gpu};
 use crate::common::layer::{Layer, assert_same_bits};
 use crate::common::memory::Output;
-use crate::common::short_path::{OnDevice, bits_of_gradients, bits_of_y, lora_linear, read};
+use crate::common::short_path::{
+    BytesOnDevice, OnDevice, bits_of_gradients, bits_of_y, lora_linear, read,
+};
 
 fn cases() -> Vec<Case> {
     let case = Case::new(70, 200, 136, 24);
@@ -516,13 +519,10 @@ fn the_backward_of_another_forward_is_refused() {
         .expect("an adapter")
         .scaling = 7.0;
     let text = refused(&inputs, &device);
-    assert!(
-        text.contains("scaling of projection 1") && text.contains('7'),
-        "{text}"
-    );
+    assert!(text.contains("scaling") && text.contains('7'), "{text}");
     for (other, words) in others.iter().zip([
         ["tokens", "8"],
-        ["rank of projection 0", "15"],
+        ["projection 0", "15"],
         ["projections", "1"],
     ]) {
         let text = refused(&other.inputs(), other);
@@ -535,14 +535,92 @@ fn the_backward_of_another_forward_is_refused() {
     short
         .backward(&device.inputs(), &saved, &device.dy())
         .expect("its own backward");
+}
 
-    let square = Layer::<bf16>::random(&Case::new(9, 40, 40, 3));
-    let square = OnDevice::new(&square);
-    let (_, saved) = short.forward(&square.inputs()).expect("forward runs");
-    let transposed = square.inputs().with_weight_layout(WeightLayout::InOut);
-    let error = short.backward(&transposed, &saved, &square.dy()).err();
+/// The same calls with element types that are known at run time give the same bytes.
+fn run_time_types_give_the_same_bits<T: Number, A: Number>() {
+    let short = lora_linear();
+    for case in [
+        Case::new(17, 33, 51, 3).dropout(0.2),
+        Case::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]).bias(false),
+    ] {
+        let layer = Layer::<T, A>::random(&case);
+        let device = OnDevice::new(&layer);
+        let inputs = device.inputs();
+        let (y, saved) = short.forward(&inputs).expect("forward runs");
+        let gradients = short
+            .backward(&inputs, &saved, &device.dy())
+            .expect("backward runs");
+
+        let bytes = BytesOnDevice::new(&layer);
+        let inputs = bytes.inputs();
+        let (dyn_y, dyn_saved) = short.forward(&inputs).expect("forward runs");
+        let dyn_dy = bytes.dy();
+        let dyn_gradients = short
+            .backward(&inputs, &dyn_saved, &dyn_dy)
+            .expect("backward runs");
+        let what = format!("{case:?}");
+        assert_same_bits(&bits_of_y(&dyn_y), &bits_of_y(&y), &what);
+        assert_same_bits(
+            &bits_of_gradients(&dyn_gradients),
+            &bits_of_gradients(&gradients),
+            &what,
+        );
+        assert_same_bits(
+            &bits_of_y(&short.infer(&inputs).expect("runs")),
+            &bits_of_y(&y),
+            &what,
+        );
+    }
+}
+
+fn run_time_types<T: Number>() {
+    run_time_types_give_the_same_bits::<T, T>();
+    run_time_types_give_the_same_bits::<T, f32>();
+}
+
+mod at_run_time {
+    use super::run_time_types;
+    for_each_dtype!(run_time_types);
+}
+
+#[test]
+fn run_time_types_that_do_not_fit_are_refused_by_name() {
+    let layer = Layer::<bf16>::random(&Case::sharing_x(9, 40, &[(24, 16), (8, 3)]));
+    let bytes = BytesOnDevice::new(&layer);
+    let short = lora_linear();
+    let memory = gpu().stream.alloc_zeros::<u8>(1 << 14).expect("memory");
+    let refused =
+        |inputs: &DynLoraInputs<'_>| short.forward(inputs).err().expect("refused").to_string();
+    let mut inputs = bytes.inputs();
+    inputs.projections[1].weight = DynMatRef::new(memory.as_view(), DType::F16, 8, 40);
+    let text = refused(&inputs);
     assert!(
-        matches!(error, Some(Error::OtherForward { .. })),
-        "{error:?}"
+        text.contains("weight of projection 1 is f16, the plan was made for bf16"),
+        "{text}"
     );
+    let mut inputs = bytes.inputs();
+    let lora = inputs.projections[1].lora.as_mut().expect("an adapter");
+    lora.b = DynMatRef::new(memory.as_view(), DType::F32, 8, 3);
+    let text = refused(&inputs);
+    assert!(
+        text.contains("lora_B of projection 1 is f32, the plan was made for bf16"),
+        "{text}"
+    );
+    let mut inputs = bytes.inputs();
+    for lora in inputs
+        .projections
+        .iter_mut()
+        .flat_map(|projection| &mut projection.lora)
+    {
+        let (rank, out_features) = if lora.scaling == 1.7 {
+            (16, 24)
+        } else {
+            (3, 8)
+        };
+        lora.a = DynMatRef::new(memory.as_view(), DType::F16, rank, 40);
+        lora.b = DynMatRef::new(memory.as_view(), DType::F16, out_features, rank);
+    }
+    let text = refused(&inputs);
+    assert!(text.contains("f16") && text.contains("bf16"), "{text}");
 }
