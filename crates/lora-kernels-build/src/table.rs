@@ -221,7 +221,7 @@ impl Table {
             shared: fields.number("shared", 0..MOST_SHARED + 1)?,
             quality: fields.quality()?,
         };
-        if kernel.threads % 32 != 0 {
+        if !kernel.threads.is_multiple_of(32) {
             let span = fields.span_of("threads");
             let given = kernel.threads;
             return Err(fields.wrong(
