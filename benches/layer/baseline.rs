@@ -6,7 +6,7 @@ use lora_kernels::{DType, Element, Problem};
 use lora_kernels_baselines::cublas::products::{self, Matrix, Product};
 use lora_kernels_baselines::cublas::{Cublas, Type, WORKSPACE_BYTES};
 
-use crate::device::{Device, Noise, must};
+use crate::device::{BenchDevice, Noise, must};
 use crate::ours::Ours;
 use crate::sets::Sets;
 
@@ -16,7 +16,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    pub fn open(device: &Device) -> Self {
+    pub fn open(device: &BenchDevice) -> Self {
         let without = |reason: String| Self {
             cublas: Err(reason),
             _workspace: None,
@@ -65,7 +65,7 @@ impl Baseline {
 
     /// Compares Unsloth's sequence with our kernels on a small layer. If they differ, cuBLAS is
     /// called wrongly and is not used as a baseline.
-    pub fn verify<T: Element + DeviceRepr + Into<f64>>(&mut self, device: &Device) {
+    pub fn verify<T: Element + DeviceRepr + Into<f64>>(&mut self, device: &BenchDevice) {
         if self.cublas.is_ok()
             && let Err(error) = self.compare::<T>(device)
         {
@@ -73,7 +73,10 @@ impl Baseline {
         }
     }
 
-    fn compare<T: Element + DeviceRepr + Into<f64>>(&self, device: &Device) -> Result<(), String> {
+    fn compare<T: Element + DeviceRepr + Into<f64>>(
+        &self,
+        device: &BenchDevice,
+    ) -> Result<(), String> {
         let noise = &Noise::<T>::new(device);
         let problem =
             Problem::new(192, 320, 448, 16, T::DTYPE).map_err(|error| error.to_string())?;
@@ -118,6 +121,6 @@ fn short(reason: &str) -> String {
     reason[..end.unwrap_or(reason.len())].to_owned()
 }
 
-fn read<T: Element + DeviceRepr>(device: &Device, sets: &Sets<T>, matrix: Matrix) -> Vec<T> {
+fn read<T: Element + DeviceRepr>(device: &BenchDevice, sets: &Sets<T>, matrix: Matrix) -> Vec<T> {
     must(device.stream.clone_dtoh(sets.memory(device, matrix)))
 }

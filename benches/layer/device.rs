@@ -15,14 +15,14 @@ pub fn must<T, E: Debug>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-pub struct Device {
+pub struct BenchDevice {
     pub emulated: bool,
     pub name: String,
     pub kernels: Kernels,
     pub stream: Arc<CudaStream>,
 }
 
-impl Device {
+impl BenchDevice {
     pub fn open(emulated: bool) -> Self {
         let context = must(lora_kernels::context(0));
         let name = must(context.name());
@@ -77,7 +77,7 @@ impl Device {
 pub struct Noise<T>(CudaSlice<T>);
 
 impl<T: Element + DeviceRepr> Noise<T> {
-    pub fn new(device: &Device) -> Self {
+    pub fn new(device: &BenchDevice) -> Self {
         // Odd, so that the rows of a matrix filled from it differ.
         let count = if device.emulated { 4099 } else { (1 << 20) + 7 };
         let mut rng = StdRng::seed_from_u64(7);
@@ -87,7 +87,7 @@ impl<T: Element + DeviceRepr> Noise<T> {
         Self(must(device.stream.clone_htod(&data)))
     }
 
-    pub fn fill(&self, device: &Device, memory: &mut CudaSlice<T>) {
+    pub fn fill(&self, device: &BenchDevice, memory: &mut CudaSlice<T>) {
         let (whole, step) = (memory.len(), self.0.len());
         for start in (0..whole).step_by(step) {
             let end = (start + step).min(whole);

@@ -23,13 +23,13 @@ use half::{bf16, f16};
 use lora_kernels::{Element, Problem, Projection};
 use lora_kernels_baselines::LayerWork;
 use lora_kernels_baselines::cublas::products::{self, Product};
-use lora_kernels_bundle::results::{Layer, Measurement, Pass, Time, Way};
+use lora_kernels_bundle::results::{MeasuredLayer, Measurement, Pass, Time, Way};
 use lora_kernels_bundle::{BENCH_SHAPES, FIRST_LOOK, SUITE};
 use lora_kernels_test_device::{Selection, select};
 
 use baseline::Baseline;
 use clock::Clock;
-use device::{Device, Noise};
+use device::{BenchDevice, Noise};
 use ours::Ours;
 use record::Record;
 use sets::Sets;
@@ -38,23 +38,23 @@ use shapes::{Plan, Shape};
 /// The number of samples of each bench.
 const SAMPLES: usize = 10;
 
-type Products = fn(&products::Layer) -> Vec<Product>;
+type Products = fn(&products::LayerTensors) -> Vec<Product>;
 
 struct Bench<'a, 'b> {
     group: BenchmarkGroup<'b, Clock>,
-    device: &'a Device,
+    device: &'a BenchDevice,
     baseline: &'a Baseline,
     record: Record,
 }
 
 /// A layer whose calls use the tensors in `sets` in turn.
-struct Case<'a, T> {
-    layer: Layer,
+struct BenchCase<'a, T> {
+    layer: MeasuredLayer,
     sets: &'a Sets<T>,
     work: LayerWork,
 }
 
-impl<'a, T: Element> Case<'a, T> {
+impl<'a, T: Element> BenchCase<'a, T> {
     fn new(shape: Shape, problem: &Problem, sets: &'a Sets<T>) -> Self {
         let Shape {
             tokens,
@@ -62,7 +62,7 @@ impl<'a, T: Element> Case<'a, T> {
             out_features,
         } = shape;
         Self {
-            layer: Layer {
+            layer: MeasuredLayer {
                 tokens,
                 in_features,
                 out_features: out_features.to_vec(),
@@ -111,7 +111,7 @@ impl Bench<'_, '_> {
         let problem = Problem::sharing_x(shape.tokens, shape.in_features, &projections, T::DTYPE);
         let problem = problem.map_err(|error| error.to_string())?;
         let sets = Sets::new(self.device, &problem, noise)?;
-        let case = Case::new(shape, &problem, &sets);
+        let case = BenchCase::new(shape, &problem, &sets);
         if with_plain {
             self.cublas(&case, Pass::Forward, Way::Plain, products::plain_forward);
             self.cublas(&case, Pass::Backward, Way::Plain, products::plain_backward);
@@ -140,7 +140,13 @@ impl Bench<'_, '_> {
         Ok(())
     }
 
-    fn cublas<T: Element>(&mut self, case: &Case<'_, T>, pass: Pass, way: Way, products: Products) {
+    fn cublas<T: Element>(
+        &mut self,
+        case: &BenchCase<'_, T>,
+        pass: Pass,
+        way: Way,
+        products: Products,
+    ) {
         let calls: Vec<_> = case.sets.layers.iter().map(products).collect();
         let baseline = self.baseline;
         self.measure(case, pass, way, |set| baseline.run(&calls[set], T::DTYPE));
@@ -149,7 +155,7 @@ impl Bench<'_, '_> {
     /// Times `call`, which is given the index of the set to use.
     fn measure<T: Element>(
         &mut self,
-        case: &Case<'_, T>,
+        case: &BenchCase<'_, T>,
         pass: Pass,
         way: Way,
         call: impl Fn(usize) -> Result<(), String>,
@@ -212,7 +218,7 @@ fn main() {
         Ok(selection) => matches!(selection, Selection::Emulated { .. }),
         Err(error) => panic!("{error}"),
     };
-    let device = Device::open(emulated);
+    let device = BenchDevice::open(emulated);
     println!("device: {}", device.name);
     let mut baseline = Baseline::open(&device);
     baseline.verify::<bf16>(&device);
@@ -236,7 +242,7 @@ fn main() {
     criterion.final_summary();
 }
 
-fn run(criterion: &mut Criterion<Clock>, device: &Device, baseline: &Baseline) {
+fn run(criterion: &mut Criterion<Clock>, device: &BenchDevice, baseline: &Baseline) {
     let emulated = device.emulated;
     let mut group = criterion.benchmark_group(if emulated { "emulated layer" } else { "layer" });
     // All samples have the same length, because their median is used.

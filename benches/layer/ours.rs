@@ -6,9 +6,9 @@ use lora_kernels::raw::{
     LoraGradientsArgs,
 };
 use lora_kernels::{BackwardPlan, Dropout, Element, ForwardPlan, Problem};
-use lora_kernels_baselines::cublas::products::{Layer, Projection};
+use lora_kernels_baselines::cublas::products::{LayerTensors, Projection};
 
-use crate::device::Device;
+use crate::device::BenchDevice;
 use crate::sets::Sets;
 
 pub struct Ours {
@@ -34,7 +34,7 @@ impl Ours {
     /// # Errors
     /// If planning fails, or the device has too little memory.
     pub fn new<T: Element + DeviceRepr>(
-        device: &Device,
+        device: &BenchDevice,
         problem: &Problem,
         p: f32,
         sets: &Sets<T>,
@@ -73,7 +73,7 @@ impl Ours {
 
     /// # Errors
     /// The error of the call.
-    pub fn forward(&self, device: &Device, set: usize) -> Result<(), String> {
+    pub fn forward(&self, device: &BenchDevice, set: usize) -> Result<(), String> {
         let call = &self.calls[set];
         let args = ForwardArgs {
             x: call.x,
@@ -97,7 +97,7 @@ impl Ours {
     ///
     /// # Errors
     /// The error of the call.
-    pub fn backward(&self, device: &Device, set: usize) -> Result<(), String> {
+    pub fn backward(&self, device: &BenchDevice, set: usize) -> Result<(), String> {
         let call = &self.calls[set];
         let args = BackwardArgs {
             x: call.x,
@@ -119,7 +119,7 @@ impl Ours {
 }
 
 impl Call {
-    fn new(layer: &Layer, saved: u64, workspace: u64) -> Self {
+    fn new(layer: &LayerTensors, saved: u64, workspace: u64) -> Self {
         let lora = |projection: &Projection| LoraArgs {
             a: projection.lora_a.address,
             b: projection.lora_b.address,

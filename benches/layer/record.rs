@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lora_kernels_bundle::BENCH_RESULTS;
-use lora_kernels_bundle::results::{Bench, Layer, Measurement, Pass, Way};
+use lora_kernels_bundle::results::{Bench, MeasuredLayer, Measurement, Pass, Way};
 
 pub struct Record {
     path: Option<PathBuf>,
@@ -40,7 +40,7 @@ impl Record {
 }
 
 /// The name that filters match.
-pub fn name(layer: &Layer, pass: Pass, way: Way) -> String {
+pub fn name(layer: &MeasuredLayer, pass: Pass, way: Way) -> String {
     let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
     let shape = format!(
         "{}x{}x{}",

@@ -3,14 +3,14 @@
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{Element, Problem, Role};
-use lora_kernels_baselines::cublas::products::{Layer, Matrix, Projection};
+use lora_kernels_baselines::cublas::products::{LayerTensors, Matrix, Projection};
 
-use crate::device::{Device, Noise};
+use crate::device::{BenchDevice, Noise};
 
 pub const SCALING: f32 = 2.0;
 
 pub struct Sets<T> {
-    pub layers: Vec<Layer>,
+    pub layers: Vec<LayerTensors>,
     /// The memory that the addresses in `layers` point to
     memory: Vec<CudaSlice<T>>,
 }
@@ -18,7 +18,7 @@ pub struct Sets<T> {
 impl<T: Element + DeviceRepr> Sets<T> {
     /// # Errors
     /// If the device has too little memory.
-    pub fn new(device: &Device, problem: &Problem, noise: &Noise<T>) -> Result<Self, String> {
+    pub fn new(device: &BenchDevice, problem: &Problem, noise: &Noise<T>) -> Result<Self, String> {
         let mut memory = Vec::new();
         let mut matrix = |(rows, columns): (usize, usize)| -> Result<Matrix, String> {
             let mut tensor = device.memory::<T>(rows * columns)?;
@@ -49,7 +49,7 @@ impl<T: Element + DeviceRepr> Sets<T> {
                     t: matrix((problem.tokens(), sizes.rank))?,
                 });
             }
-            layers.push(Layer {
+            layers.push(LayerTensors {
                 x: matrix(problem.shape(Role::X))?,
                 dx: matrix(problem.shape(Role::DX))?,
                 projections,
@@ -59,18 +59,18 @@ impl<T: Element + DeviceRepr> Sets<T> {
     }
 
     /// The memory of a matrix of these sets.
-    pub fn memory(&self, device: &Device, matrix: Matrix) -> &CudaSlice<T> {
+    pub fn memory(&self, device: &BenchDevice, matrix: Matrix) -> &CudaSlice<T> {
         &self.memory[self.position(device, matrix)]
     }
 
-    pub fn fill(&mut self, device: &Device, matrices: &[Matrix], noise: &Noise<T>) {
+    pub fn fill(&mut self, device: &BenchDevice, matrices: &[Matrix], noise: &Noise<T>) {
         for &matrix in matrices {
             let position = self.position(device, matrix);
             noise.fill(device, &mut self.memory[position]);
         }
     }
 
-    fn position(&self, device: &Device, matrix: Matrix) -> usize {
+    fn position(&self, device: &BenchDevice, matrix: Matrix) -> usize {
         let holds = |memory: &CudaSlice<T>| device.address(memory) == matrix.address;
         self.memory
             .iter()
@@ -81,7 +81,7 @@ impl<T: Element + DeviceRepr> Sets<T> {
 
 /// The number of sets. The other sets take more than twice the L2 cache, counting only what the
 /// plain product touches; every call touches at least that.
-fn count(device: &Device, problem: &Problem) -> usize {
+fn count(device: &BenchDevice, problem: &Problem) -> usize {
     if device.emulated {
         return 2;
     }

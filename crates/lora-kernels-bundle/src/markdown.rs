@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{Device, Layer, Outcome, Pass, Results, Row, TestRun, Way};
+use crate::results::{MeasuredDevice, MeasuredLayer, Outcome, Pass, Results, Row, TestRun, Way};
 
 /// The results as a Markdown page.
 pub fn write(results: &Results) -> String {
@@ -27,7 +27,7 @@ fn head(text: &mut String, results: &Results) -> std::fmt::Result {
         device,
         ..
     } = results;
-    let Device {
+    let MeasuredDevice {
         name,
         cuda,
         compute_capability,
@@ -225,7 +225,7 @@ fn means(text: &mut String, rows: &[&Row]) -> std::fmt::Result {
 }
 
 /// M x K → N
-fn shape(layer: &Layer) -> String {
+fn shape(layer: &MeasuredLayer) -> String {
     let outputs: Vec<_> = layer.out_features.iter().map(usize::to_string).collect();
     format!(
         "{} x {} → {}",

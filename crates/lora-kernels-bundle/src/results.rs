@@ -14,7 +14,7 @@ pub struct Results {
     /// What the bundle was made from.
     pub build: Build,
     /// The device it ran on.
-    pub device: Device,
+    pub device: MeasuredDevice,
     /// Facts that a reader must know first, such as a driver that is too old.
     pub notes: Vec<String>,
     /// The runs of the correctness suite and the sanitizers, in order.
@@ -42,7 +42,7 @@ pub struct Build {
 
 /// The device of the machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Device {
+pub struct MeasuredDevice {
     /// The name that the driver reports.
     pub name: String,
     /// Whether it is the emulated GPU.
@@ -115,7 +115,7 @@ pub struct Bench {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// Which layer.
-    pub layer: Layer,
+    pub layer: MeasuredLayer,
     /// Forward or backward.
     pub pass: Pass,
     /// Who computes it.
@@ -129,7 +129,7 @@ pub struct Measurement {
 
 /// One or more projections that share x.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layer {
+pub struct MeasuredLayer {
     /// Rows of x.
     pub tokens: usize,
     /// Columns of x.
@@ -223,7 +223,7 @@ impl Time {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Which layer.
-    pub layer: Layer,
+    pub layer: MeasuredLayer,
     /// Forward or backward.
     pub pass: Pass,
     /// Who computed it.
@@ -273,7 +273,7 @@ impl Bench {
 ///
 /// # Errors
 /// If an emulated device has times: they would be the interpreter's.
-pub fn rows(bench: &Bench, device: &Device) -> Result<Vec<Row>, String> {
+pub fn rows(bench: &Bench, device: &MeasuredDevice) -> Result<Vec<Row>, String> {
     let timed = |measurement: &&Measurement| matches!(measurement.time, Time::Nanoseconds { .. });
     if (device.emulated || bench.emulated)
         && let Some(measurement) = bench.measurements.iter().find(timed)

@@ -6,7 +6,9 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use lora_kernels_bundle::manifest::{BLOBS, Kind, MANIFEST, Manifest, Program};
-use lora_kernels_bundle::results::{Bench, Layer, Measurement, Outcome, Pass, Results, Time, Way};
+use lora_kernels_bundle::results::{
+    Bench, MeasuredLayer, Measurement, Outcome, Pass, Results, Time, Way,
+};
 
 const PASSES: &str = "echo 'test a ... ok'; echo 'test result: ok. 1 passed; 0 failed; 0 ignored'";
 const FAILS: &str =
@@ -51,7 +53,7 @@ fn bundle(first: &str, second: &str, bench: &str) -> tempfile::TempDir {
         emulated: true,
         cublas: "none".to_owned(),
         measurements: vec![Measurement {
-            layer: Layer {
+            layer: MeasuredLayer {
                 tokens: 1,
                 in_features: 2,
                 out_features: vec![3],

@@ -9,11 +9,11 @@ use lora_kernels::{
 };
 
 use super::device::{Number, gpu};
-use super::layer::{BackwardRun, ForwardRun, Layer, Lora};
+use super::layer::{BackwardRun, ForwardRun, Lora, TestLayer};
 use super::memory::{Guarded, Input, Output};
 
 pub struct ForwardCall<'a, T, A> {
-    layer: &'a Layer<T, A>,
+    layer: &'a TestLayer<T, A>,
     pub x: Input<'a, T>,
     projections: Vec<ForwardMemory<'a, T, A>>,
     pub saved: Guarded,
@@ -53,7 +53,7 @@ impl<'a, A: Number> LoraMemory<'a, A> {
 }
 
 impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
-    pub fn new(layer: &'a Layer<T, A>, plan: &ForwardPlan) -> Self {
+    pub fn new(layer: &'a TestLayer<T, A>, plan: &ForwardPlan) -> Self {
         let projections = layer.projections.iter().zip(&layer.case.projections);
         let memory = projections.map(|(projection, sizes)| ForwardMemory {
             weight: Input::new(&projection.weight),
@@ -104,7 +104,7 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
 }
 
 pub struct BackwardCall<'a, T, A> {
-    layer: &'a Layer<T, A>,
+    layer: &'a TestLayer<T, A>,
     pub x: Input<'a, T>,
     pub projections: Vec<BackwardMemory<'a, T, A>>,
     pub saved: Guarded,
@@ -122,7 +122,7 @@ pub struct BackwardMemory<'a, T, A> {
 }
 
 impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
-    pub fn new(layer: &'a Layer<T, A>, plan: &BackwardPlan, saved: &[u8]) -> Self {
+    pub fn new(layer: &'a TestLayer<T, A>, plan: &BackwardPlan, saved: &[u8]) -> Self {
         let projections = layer.projections.iter().zip(&layer.case.projections);
         let memory = projections.map(|(projection, sizes)| BackwardMemory {
             dy: Input::new(&projection.dy),

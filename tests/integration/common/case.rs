@@ -11,7 +11,7 @@ use super::device::{Number, gpu};
 /// Projections that share x, the placement of each of their tensors, and the options of the call.
 /// The adapters' element type is chosen when the case runs.
 #[derive(Debug, Clone)]
-pub struct Case {
+pub struct LayerCase {
     pub tokens: usize,
     pub in_features: usize,
     pub projections: Vec<Sizes>,
@@ -47,7 +47,7 @@ const SCALINGS: [f32; 8] = [1.7, -0.6, 2.3, 0.9, -1.3, 0.35, 1.1, -2.1];
 /// The outputs that results can be added to.
 pub const OUTPUTS: [Role; 4] = [Role::Y, Role::DX, Role::DLoraA, Role::DLoraB];
 
-impl Case {
+impl LayerCase {
     /// A single projection with a bias and no dropout, dense in memory.
     pub fn new(tokens: usize, in_features: usize, out_features: usize, rank: usize) -> Self {
         Self::sharing_x(tokens, in_features, &[(out_features, rank)])

@@ -6,7 +6,7 @@ use lora_kernels::{DType, Role};
 
 use super::data::Placed;
 use super::device::Number;
-use super::layer::{BackwardRun, Case, ForwardRun, Layer, Lora};
+use super::layer::{BackwardRun, ForwardRun, LayerCase, Lora, TestLayer};
 
 /// The largest allowed difference of a whole tensor, 1 - 2<x,y> / (|x|² + |y|²), which is about
 /// half the squared relative error. An output that is rounded once has about 4e-7 in bf16, 5e-9 in
@@ -23,7 +23,7 @@ fn largest_difference(dtype: DType) -> f64 {
 /// rounded the other way exceeds it.
 const ENOUGH: usize = 64;
 
-impl<T: Number, A: Number> Layer<T, A> {
+impl<T: Number, A: Number> TestLayer<T, A> {
     pub fn reference(&self) -> reference::Layer<'_, T, A> {
         let projections = self.projections.iter().zip(&self.case.projections);
         let projections = projections.map(|(projection, sizes)| reference::Projection {
@@ -122,7 +122,7 @@ impl<T: Number, A: Number> Layer<T, A> {
     }
 
     fn check_mask(&self, saved: &[u8]) {
-        let Case {
+        let LayerCase {
             tokens,
             in_features,
             ..

@@ -3,15 +3,15 @@
 use lora_kernels::{BackwardPlan, Error, ForwardPlan, Role};
 
 use super::call::{BackwardCall, ForwardCall};
-pub use super::case::Case;
+pub use super::case::LayerCase;
 use super::check::bits;
 use super::data::{Placed, Placement};
 use super::device::{Number, gpu};
 
 /// A layer with adapters of type `A`.
 #[derive(Clone)]
-pub struct Layer<T, A = T> {
-    pub case: Case,
+pub struct TestLayer<T, A = T> {
+    pub case: LayerCase,
     pub x: Placed<T>,
     pub projections: Vec<Projection<T, A>>,
     /// dx before a backward; `None` if dx is not computed.
@@ -49,10 +49,10 @@ pub struct BackwardRun<T, A = T> {
     pub gradients: Vec<Option<Lora<A>>>,
 }
 
-impl<T: Number, A: Number> Layer<T, A> {
+impl<T: Number, A: Number> TestLayer<T, A> {
     /// Random numbers scaled so that every sum is around 1 for all sizes. Nothing overflows in f16
     /// or vanishes beside another term.
-    pub fn random(case: &Case) -> Self {
+    pub fn random(case: &LayerCase) -> Self {
         let per = |count: usize| 1.0 / count as f32;
         let projection = |i: usize| {
             let adapted = case.projections[i].rank > 0;
@@ -80,7 +80,7 @@ impl<T: Number, A: Number> Layer<T, A> {
     }
 
     /// The same numbers in other placements.
-    pub fn placed_as(&self, case: Case) -> Self {
+    pub fn placed_as(&self, case: LayerCase) -> Self {
         let lora = |i: usize, lora: &Lora<A>, [a, b]: [Role; 2]| Lora {
             a: lora.a.moved(case.placement_of(i, a)),
             b: lora.b.moved(case.placement_of(i, b)),

@@ -10,7 +10,7 @@ use lora_kernels::{
 use super::call::LoraMemory;
 use super::check;
 use super::device::{Number, gpu};
-use super::layer::{Layer, Lora};
+use super::layer::{TestLayer, Lora};
 use super::memory::Input;
 
 /// A layer without a plan, kept from other tests' calls.
@@ -19,7 +19,7 @@ pub fn lora_linear() -> LoraLinear {
 }
 
 pub struct OnDevice<'a, T, A = T> {
-    layer: &'a Layer<T, A>,
+    layer: &'a TestLayer<T, A>,
     x: Input<'a, T>,
     projections: Vec<Memory<'a, T, A>>,
 }
@@ -32,7 +32,7 @@ struct Memory<'a, T, A> {
 }
 
 impl<'a, T: Number, A: Number> OnDevice<'a, T, A> {
-    pub fn new(layer: &'a Layer<T, A>) -> Self {
+    pub fn new(layer: &'a TestLayer<T, A>) -> Self {
         let projections = layer.projections.iter().zip(&layer.case.projections);
         let memory = projections.map(|(projection, sizes)| Memory {
             weight: Input::new(&projection.weight),
@@ -112,13 +112,13 @@ pub fn bits_of_gradients<T: DeviceRepr + Pod, A: DeviceRepr + Pod>(
 
 /// The same layer as bytes, whose element types are known at run time only.
 pub struct BytesOnDevice<'a, T, A = T> {
-    layer: &'a Layer<T, A>,
+    layer: &'a TestLayer<T, A>,
     /// x, then of each projection weight, dy, bias, lora_A and lora_B, as far as they are there
     memory: Vec<CudaSlice<u8>>,
 }
 
 impl<'a, T: Number, A: Number> BytesOnDevice<'a, T, A> {
-    pub fn new(layer: &'a Layer<T, A>) -> Self {
+    pub fn new(layer: &'a TestLayer<T, A>) -> Self {
         let mut memory = Vec::new();
         let mut upload = |bytes: Vec<u8>| {
             memory.push(gpu().stream.clone_htod(&bytes).expect("device memory"));

@@ -3,13 +3,13 @@
 
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::device::gpu;
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use half::bf16;
 use lora_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 
 /// A layer with the same weights for every `seed`; x and dy depend on it.
-fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
-    let mut layer = Layer::random(case);
+fn layer(case: &LayerCase, seed: usize) -> TestLayer<bf16, f32> {
+    let mut layer = TestLayer::random(case);
     let dys = layer
         .projections
         .iter_mut()
@@ -23,10 +23,10 @@ fn layer(case: &Case, seed: usize) -> Layer<bf16, f32> {
 
 /// One projection, and several whose tiles are split: a replay starts with the counters that the
 /// previous run left.
-fn cases() -> [Case; 3] {
-    let shared = Case::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
+fn cases() -> [LayerCase; 3] {
+    let shared = LayerCase::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
     [
-        Case::new(100, 136, 72, 20).dropout(0.2).bias(false),
+        LayerCase::new(100, 136, 72, 20).dropout(0.2).bias(false),
         shared.clone().multiprocessors(1000),
         shared.redrawn(true).input_gradient(false),
     ]

@@ -2,14 +2,14 @@
 
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 
 /// Pairs of different sizes, and a pair of the same size: the same kernels with other arguments.
-fn pairs() -> Vec<[Case; 2]> {
-    let small = Case::new(70, 1032, 72, 8)
+fn pairs() -> Vec<[LayerCase; 2]> {
+    let small = LayerCase::new(70, 1032, 72, 8)
         .multiprocessors(1000)
         .dropout(0.1);
-    let shared = Case::sharing_x(130, 136, &[(72, 24), (40, 3)]).multiprocessors(1);
+    let shared = LayerCase::sharing_x(130, 136, &[(72, 24), (40, 3)]).multiprocessors(1);
     vec![
         [small.clone(), shared],
         [small.clone(), small.scaling(-0.7).dropout(0.4)],
@@ -20,7 +20,7 @@ fn two_streams_at_once_give_the_bits_of_one<T: Number>() {
     let context = gpu().kernels.context();
     let streams = [(); 2].map(|()| context.new_stream().expect("a stream"));
     for cases in pairs() {
-        let layers = cases.map(|case| Layer::<T>::random(&case));
+        let layers = cases.map(|case| TestLayer::<T>::random(&case));
         let alone = [0, 1].map(|i| layers[i].forward());
         let expected =
             [0, 1].map(|i| [alone[i].bits(), layers[i].backward(&alone[i].saved).bits()].concat());

@@ -2,7 +2,7 @@
 //! promise none, whole sectors, and the matrix work that the problem needs.
 
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 use half::{bf16, f16};
 use lora_kernels::plan::Operation;
 use lora_kernels::{
@@ -12,8 +12,8 @@ use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::{Blocks, Control, Counters, Kind, Tally};
 
 /// Runs forward and backward and returns their counters.
-fn count<T: Number>(control: Control, case: &Case) -> Counters {
-    let layer = Layer::<T>::random(case);
+fn count<T: Number>(control: Control, case: &LayerCase) -> Counters {
+    let layer = TestLayer::<T>::random(case);
     control.reset().expect("counters");
     control.count(true).expect("counters");
     let forward = layer.forward();
@@ -46,7 +46,7 @@ fn main_loops<T: Number>(control: Control) {
     // Plans for one multiprocessor choose wide tiles, plans for a thousand choose small ones.
     let mut tiles = Vec::new();
     for multiprocessors in [1, 1000] {
-        let case = Case::new(m, k, n, rank).multiprocessors(multiprocessors);
+        let case = LayerCase::new(m, k, n, rank).multiprocessors(multiprocessors);
         let plan = case.forward_plan::<T>();
         let mut launches = plan.launches().iter();
         let gemm = launches.find(|launch| launch.variant.operation == Operation::Forward);
@@ -144,8 +144,8 @@ fn merges<T: Number>(control: Control, layout: WeightLayout) {
 
 /// The counters of a sample of equal blocks, scaled up, are those of all blocks.
 fn samples<T: Number>(control: Control) {
-    let case = Case::new(512, 128, 1024, 16).multiprocessors(16);
-    let layer = Layer::<T>::random(&case);
+    let case = LayerCase::new(512, 128, 1024, 16).multiprocessors(16);
+    let layer = TestLayer::<T>::random(&case);
     let forward = |blocks: &Blocks| {
         control.reset().expect("counters");
         control.count(true).expect("counters");

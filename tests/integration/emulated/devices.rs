@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 use crate::common::process;
 use half::{bf16, f16};
 use lora_kernels::DeviceProps;
@@ -24,10 +24,10 @@ fn devices() -> impl Iterator<Item = (&'static str, DeviceProps)> {
 }
 
 /// Compares a layer with the reference, and records the tiles of its forward.
-fn run<T: Number>(case: Case, tiles: &mut HashSet<Tile>) {
+fn run<T: Number>(case: LayerCase, tiles: &mut HashSet<Tile>) {
     let plan = case.forward_plan::<T>();
     tiles.extend(plan.launches().iter().map(|launch| launch.variant.tile));
-    Layer::<T>::random(&case).check();
+    TestLayer::<T>::random(&case).check();
 }
 
 /// Runs layers on the device that this process was started for.
@@ -36,12 +36,12 @@ fn on_the_device(key: &str) {
     let (_, expected) = all.find(|(name, _)| *name == key).expect("a device");
     assert_eq!(gpu().kernels.props(), &expected);
     let mut tiles = HashSet::new();
-    let small = Case::new(70, 136, 200, 24).dropout(0.1);
+    let small = LayerCase::new(70, 136, 200, 24).dropout(0.1);
     run::<bf16>(small.clone(), &mut tiles);
     run::<f16>(small.clone(), &mut tiles);
     run::<f32>(small, &mut tiles);
     // 8 x 16 tiles of the largest shape, 8 x 32 of the next.
-    run::<bf16>(Case::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
+    run::<bf16>(LayerCase::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
     let chosen = |name: &str| tiles.iter().any(|tile: &Tile| tile.name == name);
     assert!(chosen("m128n256k64") || chosen("m128n128k32"), "{tiles:?}");
     assert!(chosen("m64n64k64"), "{tiles:?}");

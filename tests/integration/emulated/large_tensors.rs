@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::common::data::{Placed, poison};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 use half::bf16;
 use lora_kernels::cudarc::driver::CudaSlice;
 use lora_kernels::plan::Launch;
@@ -133,7 +133,7 @@ fn running<R>(control: Control, ranges: &[Range<u64>], run: impl FnOnce() -> R) 
 fn forward<T: Number>(
     control: Control,
     (m, k, n): (usize, usize, usize),
-    corner: &Layer<T>,
+    corner: &TestLayer<T>,
     chosen: impl Fn(&[Launch]) -> Vec<Range<u64>>,
 ) -> CudaSlice<u8> {
     let plan = ForwardPlan::new(&problem::<T>(m, k, n), &device()).expect("a plan");
@@ -181,7 +181,7 @@ fn forward<T: Number>(
 fn backward<T: Number>(
     control: Control,
     (m, k, n): (usize, usize, usize),
-    corner: &Layer<T>,
+    corner: &TestLayer<T>,
     saved: Option<&CudaSlice<u8>>,
     chosen: impl Fn(&[Launch]) -> Vec<Range<u64>>,
 ) {
@@ -239,8 +239,8 @@ fn backward<T: Number>(
     }
 }
 
-fn corner<T: Number>(m: usize, k: usize, n: usize) -> Layer<T> {
-    Layer::random(&Case::new(m, k, n, R).bias(false))
+fn corner<T: Number>(m: usize, k: usize, n: usize) -> TestLayer<T> {
+    TestLayer::random(&LayerCase::new(m, k, n, R).bias(false))
 }
 
 /// x has more than 2³¹ / in_features rows.

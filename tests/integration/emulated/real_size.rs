@@ -2,7 +2,7 @@
 //! and the host commits only the memory that they touch.
 
 use crate::common::device::gpu;
-use crate::common::layer::Case;
+use crate::common::layer::LayerCase;
 use half::bf16;
 use lora_kernels::cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::{
@@ -25,7 +25,7 @@ fn memory<T: DeviceRepr>(count: usize) -> CudaSlice<T> {
 
 fn sampled(control: Control) -> Counters {
     // The number of persistent blocks divides that of the tiles, so each has the same work.
-    let case = Case::new(M, K, N, R)
+    let case = LayerCase::new(M, K, N, R)
         .dropout(0.1)
         .bias(false)
         .multiprocessors(128);

@@ -5,7 +5,7 @@
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use half::{bf16, f16};
 use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::Control;
@@ -25,24 +25,24 @@ const ORDERS: [(&str, bool); 9] = [
 
 /// Aligned and odd layers, ranks that fill a rank tile and ranks that don't, wide tiles with one
 /// split and small tiles with many.
-fn cases() -> Vec<Case> {
-    let aligned = Case::new(130, 200, 136, 24).dropout(0.2);
-    let odd = Case::new(67, 131, 77, 5).placed(OddView);
+fn cases() -> Vec<LayerCase> {
+    let aligned = LayerCase::new(130, 200, 136, 24).dropout(0.2);
+    let odd = LayerCase::new(67, 131, 77, 5).placed(OddView);
     vec![
         aligned.clone().multiprocessors(1),
         aligned.clone().multiprocessors(1000),
         aligned.placed(AlignedView).bias(false),
-        Case::new(70, 1032, 72, 8).multiprocessors(1000),
+        LayerCase::new(70, 1032, 72, 8).multiprocessors(1000),
         odd.clone().dropout(0.4).multiprocessors(1000),
         odd.multiprocessors(1),
-        Case::new(1, 300, 40, 16).dropout(0.1),
-        Case::sharing_x(70, 264, &[(72, 8), (40, 0), (24, 17)])
+        LayerCase::new(1, 300, 40, 16).dropout(0.1),
+        LayerCase::sharing_x(70, 264, &[(72, 8), (40, 0), (24, 17)])
             .dropout(0.3)
             .redrawn(true),
-        Case::sharing_x(66, 1032, &[(40, 8), (8, 3)])
+        LayerCase::sharing_x(66, 1032, &[(40, 8), (8, 3)])
             .transposed(true)
             .multiprocessors(1000),
-        Case::new(66, 136, 1032, 8)
+        LayerCase::new(66, 136, 1032, 8)
             .multiprocessors(1000)
             .dropout(0.2)
             .accumulate(&OUTPUTS),
@@ -56,7 +56,7 @@ fn no_order_changes_a_bit<T: Number>() {
         Selection::Real => None,
     };
     for case in cases() {
-        let layer = Layer::<T>::random(&case);
+        let layer = TestLayer::<T>::random(&case);
         let expected = layer.written();
         let assert_same = |how: &str| {
             assert_same_bits(

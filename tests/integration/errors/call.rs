@@ -10,7 +10,7 @@ use super::{K, M, N, R};
 use crate::common::call::{BackwardCall, ForwardCall};
 use crate::common::check::bits;
 use crate::common::device::gpu;
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 
 /// Spare memory for a changed argument.
 pub struct Spare<'a> {
@@ -110,7 +110,7 @@ impl SpareMemory {
 
 /// A forward with one thing changed. Nothing may be written if it fails.
 pub fn forward(
-    case: &Case,
+    case: &LayerCase,
     change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
     forward_on(&gpu().stream, case, change)
@@ -119,10 +119,10 @@ pub fn forward(
 /// Like the function above, on a stream that may belong to another context.
 pub fn forward_on(
     stream: &Arc<CudaStream>,
-    case: &Case,
+    case: &LayerCase,
     change: impl for<'a> FnOnce(&mut Forward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
-    let layer = Layer::<bf16>::random(case);
+    let layer = TestLayer::<bf16>::random(case);
     let plan = layer.forward_plan();
     let mut call = ForwardCall::new(&layer, &plan);
     let mut spare = SpareMemory::new();
@@ -145,7 +145,7 @@ pub fn forward_on(
 
 /// A backward with one thing changed. Nothing may be written if it fails.
 pub fn backward(
-    case: &Case,
+    case: &LayerCase,
     change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
     backward_on(&gpu().stream, case, change)
@@ -154,10 +154,10 @@ pub fn backward(
 /// Like the function above, on a stream that may belong to another context.
 pub fn backward_on(
     stream: &Arc<CudaStream>,
-    case: &Case,
+    case: &LayerCase,
     change: impl for<'a> FnOnce(&mut Backward<'a, bf16>, Spare<'a>),
 ) -> Result<(), Error> {
-    let layer = Layer::<bf16>::random(case);
+    let layer = TestLayer::<bf16>::random(case);
     let plan = layer.backward_plan();
     let mut call = BackwardCall::new(&layer, &plan, &layer.forward().saved);
     let mut spare = SpareMemory::new();
@@ -182,13 +182,13 @@ pub fn backward_on(
     result
 }
 
-pub fn case() -> Case {
-    Case::new(M, K, N, R)
+pub fn case() -> LayerCase {
+    LayerCase::new(M, K, N, R)
 }
 
 /// Three projections; the second has no adapter.
-pub fn three() -> Case {
-    Case::sharing_x(M, K, &[(N, R), (N, 0), (2 * N, R)])
+pub fn three() -> LayerCase {
+    LayerCase::sharing_x(M, K, &[(N, R), (N, 0), (2 * N, R)])
 }
 
 pub const FORWARD_INPUTS: [Role; 4] = [Role::X, Role::Weight, Role::LoraA, Role::LoraB];
@@ -250,7 +250,7 @@ pub fn replaced(tensor: Role, other: Geometry) -> impl Iterator<Item = Result<()
 
 /// Like [`replaced`], in one of several projections.
 pub fn replaced_of(
-    case: &Case,
+    case: &LayerCase,
     projection: usize,
     tensor: Role,
     other: Geometry,

@@ -6,7 +6,7 @@ use lora_kernels::{Argument, Dropout, Error, Lora, Role};
 use super::N;
 use super::call::{Geometry, backward, case, forward, matrices, replaced};
 use crate::common::data::Placement;
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 
 #[test]
 fn calls_without_a_change_run() {
@@ -152,7 +152,7 @@ fn the_bias_is_given_exactly_if_planned_and_fits() {
             &length.to_string()
         );
     }
-    let off_by_one = |case: Case| {
+    let off_by_one = |case: LayerCase| {
         forward(&case, |call, spare| {
             call.projections[0].bias = Some(spare.read.slice(1..N + 1))
         })
@@ -321,14 +321,14 @@ fn the_elements_are_of_the_types_of_the_plan() {
         case().forward_plan::<bf16>(),
         case().backward_plan::<bf16>(),
     );
-    let layer = Layer::<f16>::random(&case());
+    let layer = TestLayer::<f16>::random(&case());
     let tensors = ["x is f16", "made for bf16"];
     let result = layer.try_forward(&plans.0);
     assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
     let result = layer.try_backward(&plans.1, &[]);
     assert_error!(result, Error::PlannedDType { .. }, tensors[0], tensors[1]);
 
-    let layer = Layer::<bf16, f32>::random(&case());
+    let layer = TestLayer::<bf16, f32>::random(&case());
     let adapters = ["lora_A is f32", "made for bf16"];
     let result = layer.try_forward(&plans.0);
     assert_error!(result, Error::PlannedDType { .. }, adapters[0], adapters[1]);
@@ -339,7 +339,7 @@ fn the_elements_are_of_the_types_of_the_plan() {
 /// Forward needs a workspace if blocks share tiles.
 #[test]
 fn the_workspace_of_a_forward_is_checked_too() {
-    let deep = Case::new(20, 1024, 64, 8);
+    let deep = LayerCase::new(20, 1024, 64, 8);
     let bytes = deep.forward_plan::<bf16>().workspace_bytes();
     assert!(bytes > 0);
     forward(&deep, |_, _| ()).unwrap();

@@ -9,7 +9,7 @@ use lora_kernels::raw::{
 
 use super::call::{case, three};
 use crate::common::device::gpu;
-use crate::common::layer::Case;
+use crate::common::layer::LayerCase;
 
 const ADDRESS: u64 = 256;
 
@@ -25,7 +25,7 @@ const GRADIENTS: LoraGradientsArgs = LoraGradientsArgs {
 };
 
 fn forward(
-    case: &Case,
+    case: &LayerCase,
     change: impl FnOnce(&mut ForwardArgs<'_>, &mut [ForwardProjectionArgs]),
 ) -> Result<(), Error> {
     let plan = case.forward_plan::<bf16>();
@@ -59,7 +59,7 @@ fn forward(
 }
 
 fn backward(
-    case: &Case,
+    case: &LayerCase,
     change: impl FnOnce(&mut BackwardArgs<'_>, &mut [BackwardProjectionArgs]),
 ) -> Result<(), Error> {
     let plan = case.backward_plan::<bf16>();

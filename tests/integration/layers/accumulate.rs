@@ -4,22 +4,22 @@ use crate::common::case::OUTPUTS;
 use crate::common::data::Placed;
 use crate::common::data::Placement::{AlignedView, Dense, OddView};
 use crate::common::device::Number;
-use crate::common::layer::{BackwardRun, Case, ForwardRun, Layer, Lora};
+use crate::common::layer::{BackwardRun, ForwardRun, LayerCase, Lora, TestLayer};
 use lora_kernels::Role;
 
-fn case() -> Case {
-    Case::new(70, 136, 104, 20)
+fn case() -> LayerCase {
+    LayerCase::new(70, 136, 104, 20)
 }
 
 /// Several projections with so large a K that blocks share the tiles of y if there are many
 /// multiprocessors.
-fn shared() -> Case {
-    Case::sharing_x(66, 1032, &[(72, 8), (40, 0), (16, 17)])
+fn shared() -> LayerCase {
+    LayerCase::sharing_x(66, 1032, &[(72, 8), (40, 0), (16, 17)])
 }
 
 /// A layer whose blocks share the tiles of dx in the same way.
-fn wide() -> Case {
-    Case::sharing_x(66, 40, &[(800, 8), (240, 0)])
+fn wide() -> LayerCase {
+    LayerCase::sharing_x(66, 40, &[(800, 8), (240, 0)])
 }
 
 /// Each output alone and all together, added to random numbers.
@@ -41,7 +41,7 @@ fn results_are_added_to_what_was_there<T: Number>() {
                 .placed(AlignedView)
                 .dropout(0.2),
         ] {
-            Layer::<T>::random(&case.accumulate(&tensors)).check();
+            TestLayer::<T>::random(&case.accumulate(&tensors)).check();
         }
     }
 }
@@ -49,13 +49,13 @@ fn results_are_added_to_what_was_there<T: Number>() {
 /// The gradients of an f32 adapter are added without rounding to the 16-bit type.
 fn gradients_in_f32_are_added_in_f32<T: Number>() {
     for case in [case().dropout(0.2), shared().placed(OddView)] {
-        Layer::<T, f32>::random(&case.accumulate(&OUTPUTS)).check();
+        TestLayer::<T, f32>::random(&case.accumulate(&OUTPUTS)).check();
     }
 }
 
 /// Small integers, for which every sum is exact.
-fn integers<T: Number>(case: &Case) -> Layer<T> {
-    let mut layer = Layer::random(case);
+fn integers<T: Number>(case: &LayerCase) -> TestLayer<T> {
+    let mut layer = TestLayer::random(case);
     let whole =
         |matrix: &Placed<T>| matrix.map(|row, col, _| ((row * 5 + col * 7) % 3) as f64 - 1.0);
     let selecting = |matrix: &Placed<T>| {
@@ -75,7 +75,7 @@ fn integers<T: Number>(case: &Case) -> Layer<T> {
 }
 
 /// Makes the results of a run the previous values of the next one.
-fn go_on<T: Number>(layer: &mut Layer<T>, forward: &ForwardRun<T>, backward: &BackwardRun<T>) {
+fn go_on<T: Number>(layer: &mut TestLayer<T>, forward: &ForwardRun<T>, backward: &BackwardRun<T>) {
     layer.dx = backward.dx.clone();
     for (i, projection) in layer.projections.iter_mut().enumerate() {
         projection.y = forward.y[i].clone();
@@ -93,7 +93,7 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
         case.projections
             .iter_mut()
             .for_each(|sizes| sizes.scaling = 2.0);
-        let run = |layer: &Layer<T>| {
+        let run = |layer: &TestLayer<T>| {
             let forward = layer.forward();
             let backward = layer.backward(&forward.saved);
             (forward, backward)
@@ -142,7 +142,7 @@ fn twice_is_double_and_a_first_time_over_zeros_is_once<T: Number>() {
 
 /// A previous NaN stays and doesn't spread: only the element itself is read.
 fn only_the_element_itself_is_added_to<T: Number>() {
-    let mut layer = Layer::<T>::random(&case().accumulate(&[Role::Y]));
+    let mut layer = TestLayer::<T>::random(&case().accumulate(&[Role::Y]));
     let clean = layer.forward().y[0].rows();
     let nan = |row, col, value| {
         if (row, col) == (33, 71) {

@@ -5,11 +5,11 @@ use crate::common::check::bits;
 use crate::common::data::Placed;
 use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer, Lora, Projection, assert_same_bits};
+use crate::common::layer::{LayerCase, Lora, Projection, TestLayer, assert_same_bits};
 use lora_kernels::Role;
 
-fn cases() -> Vec<Case> {
-    let case = Case::new(70, 200, 136, 24).dropout(0.2);
+fn cases() -> Vec<LayerCase> {
+    let case = LayerCase::new(70, 200, 136, 24).dropout(0.2);
     let alone = [Role::LoraA, Role::LoraB, Role::DLoraA, Role::DLoraB];
     let alone = alone.map(|tensor| case.clone().with_placement(tensor, OddView));
     let mut cases = vec![
@@ -18,20 +18,20 @@ fn cases() -> Vec<Case> {
         case.clone().placed(OddView),
         case.clone().multiprocessors(1000).redrawn(true),
         case.clone().transposed(true).bias(false),
-        Case::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]),
-        Case::sharing_x(33, 71, &[(51, 33), (7, 1)]).dropout(0.4),
-        Case::new(130, 264, 1000, 64),
+        LayerCase::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]),
+        LayerCase::sharing_x(33, 71, &[(51, 33), (7, 1)]).dropout(0.4),
+        LayerCase::new(130, 264, 1000, 64),
     ];
     cases.extend(alone);
     for rank in [1, 8, 15, 16, 17, 64, 100] {
-        cases.push(Case::new(40, 96, 56, rank));
+        cases.push(LayerCase::new(40, 96, 56, rank));
     }
     cases
 }
 
 fn agree_with_the_reference<T: Number>() {
     for case in cases() {
-        Layer::<T, f32>::random(&case).check();
+        TestLayer::<T, f32>::random(&case).check();
     }
 }
 
@@ -39,7 +39,7 @@ fn agree_with_the_reference<T: Number>() {
 /// adapter in that type, and gradients round to that adapter's.
 fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
     for case in cases() {
-        let narrow = Layer::<T>::random(&case);
+        let narrow = TestLayer::<T>::random(&case);
         let widened = |matrix: &Placed<T>, tensor, i| {
             let values: Vec<f32> = matrix
                 .rows()
@@ -53,7 +53,7 @@ fn elements_that_fit_give_the_narrow_adapters_bits<T: Number>() {
                 case.placement_of(i, tensor),
             )
         };
-        let mut wide = Layer::<T, f32>::random(&case);
+        let mut wide = TestLayer::<T, f32>::random(&case);
         for (i, (wide, narrow)) in wide
             .projections
             .iter_mut()

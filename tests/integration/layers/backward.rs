@@ -4,15 +4,15 @@
 use crate::common::call::BackwardCall;
 use crate::common::data::{Placed, Placement};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{BackwardRun, Case, Layer, assert_same_bits};
+use crate::common::layer::{BackwardRun, LayerCase, TestLayer, assert_same_bits};
 use lora_kernels::reference::Intermediates;
 
-fn case() -> Case {
+fn case() -> LayerCase {
     of_rank(24)
 }
 
-fn of_rank(rank: usize) -> Case {
-    Case::new(150, 200, 150, rank).dropout(0.1)
+fn of_rank(rank: usize) -> LayerCase {
+    LayerCase::new(150, 200, 150, rank).dropout(0.1)
 }
 
 fn two_runs_give_the_same_bits<T: Number>() {
@@ -24,7 +24,7 @@ fn two_runs_give_the_same_bits<T: Number>() {
             case.clone().multiprocessors(1),
             case.clone().multiprocessors(1000),
         ] {
-            let layer = Layer::<T>::random(&case);
+            let layer = TestLayer::<T>::random(&case);
             let saved = layer.forward().saved;
             let (first, second) = (layer.backward(&saved).bits(), layer.backward(&saved).bits());
             assert_same_bits(&second, &first, &format!("{case:?}"));
@@ -35,8 +35,9 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// The workspace needn't be reset between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer =
-            Layer::<T>::random(&Case::new(130, 72, 1032, 8).multiprocessors(multiprocessors));
+        let layer = TestLayer::<T>::random(
+            &LayerCase::new(130, 72, 1032, 8).multiprocessors(multiprocessors),
+        );
         let (plan, saved) = (layer.backward_plan(), layer.forward().saved);
         let mut call = BackwardCall::new(&layer, &plan, &saved);
         let mut run = || {
@@ -51,10 +52,10 @@ fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
 /// The order of sums doesn't depend on the placement of tensors.
 fn placement_does_not_change_the_bits<T: Number>() {
     for rank in [3, 8, 24] {
-        let case = Case::new(150, 200, 152, rank).dropout(0.1);
-        let layer = Layer::<T>::random(&case.placed(Placement::AlignedView));
+        let case = LayerCase::new(150, 200, 152, rank).dropout(0.1);
+        let layer = TestLayer::<T>::random(&case.placed(Placement::AlignedView));
         let moved = layer.moved(Placement::Dense);
-        let variants = |layer: &Layer<T>| -> Vec<_> {
+        let variants = |layer: &TestLayer<T>| -> Vec<_> {
             let plan = layer.backward_plan();
             plan.launches()
                 .iter()
@@ -79,10 +80,10 @@ fn without_dx_the_others_are_the_same<T: Number>() {
         case().placed(Placement::OddView),
         case().multiprocessors(1000),
     ] {
-        let layer = Layer::<T>::random(&case);
+        let layer = TestLayer::<T>::random(&case);
         let saved = layer.forward().saved;
         let with = layer.backward(&saved).bits();
-        let without = Layer::<T>::random(&case.input_gradient(false));
+        let without = TestLayer::<T>::random(&case.input_gradient(false));
         let run = without.backward(&saved);
         without.check_backward(&run);
         assert_same_bits(&run.bits(), &with[1..], "without dx");
@@ -94,7 +95,7 @@ fn all_zero<T: Number>(matrix: &Placed<T>) -> bool {
 }
 
 fn no_gradient_in_means_none_out<T: Number>() {
-    let mut layer = Layer::<T>::random(&case());
+    let mut layer = TestLayer::<T>::random(&case());
     layer.first().dy = layer.first().dy.map(|_, _, _| 0.0);
     let run = layer.backward(&layer.forward().saved);
     assert!(all_zero(run.dx()) && all_zero(&run.lora().a) && all_zero(&run.lora().b));
@@ -105,7 +106,7 @@ fn no_gradient_in_means_none_out<T: Number>() {
 fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
     let times = |factor: f64, matrix: &Placed<T>| matrix.map(|_, _, value| factor * value);
     let with_dy = |factor: f64| -> BackwardRun<T> {
-        let mut layer = Layer::<T>::random(&case());
+        let mut layer = TestLayer::<T>::random(&case());
         layer.first().dy = times(factor, &layer.first().dy);
         layer.backward(&layer.forward().saved)
     };
@@ -122,7 +123,7 @@ fn twice_the_gradient_in_is_twice_the_gradient_out<T: Number>() {
 /// If lora_B is zero, as at the start of training, T is zero too. Then only lora_B has a gradient,
 /// and dx is the base layer's.
 fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
-    let mut layer = Layer::<T>::random(&case());
+    let mut layer = TestLayer::<T>::random(&case());
     layer.lora().b = layer.lora().b.map(|_, _, _| 0.0);
     let (_, run) = layer.check();
     assert!(all_zero(&run.lora().a));
@@ -140,10 +141,10 @@ fn a_fresh_adapter_has_a_gradient_in_lora_b_only<T: Number>() {
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
-            let case = Case::new(100, 70, 90, r)
+            let case = LayerCase::new(100, 70, 90, r)
                 .scaling(2.0)
                 .transposed(transposed);
-            let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
+            let mut layer = TestLayer::<T>::random(&case.multiprocessors(multiprocessors));
             // One element per row, so that S, T and all later values are small integers that every
             // type represents.
             let selecting = |matrix: &Placed<T>| {

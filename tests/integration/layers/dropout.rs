@@ -2,7 +2,7 @@
 
 use crate::common::data::Placement;
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use half::bf16;
 use lora_kernels::Dropout;
 use lora_kernels::reference::KeepMask;
@@ -12,8 +12,8 @@ fn with(p: f32, seed: u64, offset: u64) -> Dropout {
 }
 
 /// The mask that the device saved.
-fn mask_of<T: Number>(case: &Case) -> Vec<u64> {
-    let saved = Layer::<T>::random(case).forward().saved;
+fn mask_of<T: Number>(case: &LayerCase) -> Vec<u64> {
+    let saved = TestLayer::<T>::random(case).forward().saved;
     let region = case.forward_plan::<T>().saved().mask.expect("a mask");
     let words = saved[region.offset..][..region.bytes].chunks_exact(8);
     words.map(bytemuck::pod_read_unaligned).collect()
@@ -34,7 +34,7 @@ fn assert_binomial(count: f64, trials: f64, probability: f64) {
 #[test]
 fn the_device_keeps_as_many_as_asked() {
     for p in [0.05, 0.1, 0.5, 0.9] {
-        let case = Case::new(256, 512, 8, 8).dropout(p);
+        let case = LayerCase::new(256, 512, 8, 8).dropout(p);
         let kept: f64 = mask_of::<bf16>(&case)
             .iter()
             .map(|word| f64::from(word.count_ones()))
@@ -113,39 +113,39 @@ fn probabilities_are_rounded_to_sixteen_bits() {
 
 #[test]
 fn the_mask_is_the_same_for_every_type_tile_and_placement() {
-    let case = Case::new(131, 203, 64, 8).dropout(0.4);
+    let case = LayerCase::new(131, 203, 64, 8).dropout(0.4);
     let expected = KeepMask::new(131, 203, &case.dropout.unwrap());
     assert_eq!(mask_of::<half::f16>(&case), expected.words());
     assert_eq!(mask_of::<f32>(&case), expected.words());
     let placed = case.clone().placed(Placement::OddView).multiprocessors(1);
     assert_eq!(mask_of::<bf16>(&placed), expected.words());
     for (rank, multiprocessors) in [(200, 1), (200, 1000), (16, 1), (16, 1000)] {
-        let case = Case::new(131, 203, 64, rank)
+        let case = LayerCase::new(131, 203, 64, rank)
             .dropout(0.4)
             .multiprocessors(multiprocessors);
         assert_eq!(mask_of::<bf16>(&case), expected.words(), "{case:?}");
     }
-    let shared = Case::sharing_x(131, 203, &[(64, 0), (8, 16), (24, 70)]).dropout(0.4);
+    let shared = LayerCase::sharing_x(131, 203, &[(64, 0), (8, 16), (24, 70)]).dropout(0.4);
     assert_eq!(mask_of::<bf16>(&shared), expected.words());
 }
 
 /// A redrawn mask keeps the same elements as a stored one, and gives the same bits.
 fn a_redrawn_mask_is_the_stored_one<T: Number>() {
     for case in [
-        Case::new(150, 203, 136, 24),
-        Case::new(150, 200, 136, 24)
+        LayerCase::new(150, 203, 136, 24),
+        LayerCase::new(150, 200, 136, 24)
             .placed(Placement::AlignedView)
             .multiprocessors(1),
-        Case::new(150, 200, 136, 3)
+        LayerCase::new(150, 200, 136, 3)
             .placed(Placement::OddView)
             .multiprocessors(1000),
-        Case::new(17, 64, 40, 80),
-        Case::sharing_x(70, 136, &[(72, 8), (40, 0), (8, 17)]).transposed(true),
+        LayerCase::new(17, 64, 40, 80),
+        LayerCase::sharing_x(70, 136, &[(72, 8), (40, 0), (8, 17)]).transposed(true),
     ] {
         let case = case.dropout(0.3);
         let (stored, redrawn) = (
-            Layer::<T>::random(&case),
-            Layer::<T>::random(&case.clone().redrawn(true)),
+            TestLayer::<T>::random(&case),
+            TestLayer::<T>::random(&case.clone().redrawn(true)),
         );
         let (stored_forward, redrawn_forward) = (stored.forward(), redrawn.forward());
         redrawn.check_forward(&redrawn_forward);
@@ -167,15 +167,15 @@ fn a_redrawn_mask_is_the_stored_one<T: Number>() {
 
 /// A probability of zero gives the bits of a layer without dropout.
 fn dropping_nothing_is_no_dropout<T: Number>() {
-    let bits = |layer: &Layer<T>| {
+    let bits = |layer: &TestLayer<T>| {
         let mut written = layer.written();
         written.retain(|(name, _)| name != "saved");
         written
     };
-    let case = Case::new(70, 130, 90, 20);
-    let plain = bits(&Layer::random(&case));
+    let case = LayerCase::new(70, 130, 90, 20);
+    let plain = bits(&TestLayer::random(&case));
     for redrawn in [false, true] {
-        let dropping = Layer::random(&case.clone().dropout(0.0).redrawn(redrawn));
+        let dropping = TestLayer::random(&case.clone().dropout(0.0).redrawn(redrawn));
         assert_same_bits(&bits(&dropping), &plain, "p = 0");
     }
 }
@@ -183,7 +183,8 @@ fn dropping_nothing_is_no_dropout<T: Number>() {
 /// If nearly everything is dropped, the scale is large and most rows of S are zero.
 fn dropping_nearly_everything<T: Number>() {
     for redrawn in [false, true] {
-        Layer::<T>::random(&Case::new(40, 64, 48, 8).dropout(0.98).redrawn(redrawn)).check();
+        TestLayer::<T>::random(&LayerCase::new(40, 64, 48, 8).dropout(0.98).redrawn(redrawn))
+            .check();
     }
 }
 
@@ -191,8 +192,8 @@ fn dropping_nearly_everything<T: Number>() {
 /// would keep.
 fn a_dropped_nan_does_not_reach_the_adapter<T: Number>() {
     for redrawn in [false, true] {
-        let case = Case::new(30, 96, 32, 8).dropout(0.5).redrawn(redrawn);
-        let mut layer = Layer::<T>::random(&case);
+        let case = LayerCase::new(30, 96, 32, 8).dropout(0.5).redrawn(redrawn);
+        let mut layer = TestLayer::<T>::random(&case);
         let mask = KeepMask::new(30, 96, &case.dropout.unwrap());
         let clean = layer.forward().saved;
         let dropped = (0..96)

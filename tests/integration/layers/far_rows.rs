@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::common::data::Placement::{Dense, Far};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use lora_kernels::Role;
 
 /// A far matrix takes 17 GB in f32. A GPU with 24 GB holds only one, so tests take turns.
@@ -14,19 +14,19 @@ static DEVICE_MEMORY: Mutex<()> = Mutex::new(());
 
 /// Far strides are multiples of 16 bytes in every type, like the dense strides of these sizes. If
 /// rows of x, dy or the weight are this far apart, the GEMM uses its gathering kernels.
-fn cases() -> Vec<Case> {
-    let case = Case::new(5, 64, 8, 8).bias(false).dropout(0.25);
+fn cases() -> Vec<LayerCase> {
+    let case = LayerCase::new(5, 64, 8, 8).bias(false).dropout(0.25);
     vec![
         case.clone(),
         case.transposed(true),
-        Case::sharing_x(5, 64, &[(16, 0), (8, 8)]).bias(false),
+        LayerCase::sharing_x(5, 64, &[(16, 0), (8, 8)]).bias(false),
     ]
 }
 
 fn rows_beyond_32_bits_give_the_bits_of_a_dense_layer<T: Number>() {
     let _turn = DEVICE_MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     for case in cases() {
-        let layer = Layer::<T>::random(&case.clone().placed(Dense));
+        let layer = TestLayer::<T>::random(&case.clone().placed(Dense));
         let (forward, last) = (layer.forward(), case.projections.len() - 1);
         let (expected_forward, expected) = (forward.bits(), layer.backward(&forward.saved).bits());
         for far in Role::ALL.into_iter().filter(|&tensor| tensor != Role::Bias) {

@@ -4,11 +4,11 @@
 use crate::common::call::ForwardCall;
 use crate::common::data::{Placed, Placement};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use lora_kernels::reference::Intermediates;
 
-fn of_rank(rank: usize) -> Case {
-    Case::new(77, 200, 150, rank).dropout(0.1)
+fn of_rank(rank: usize) -> LayerCase {
+    LayerCase::new(77, 200, 150, rank).dropout(0.1)
 }
 
 fn two_runs_give_the_same_bits<T: Number>() {
@@ -20,7 +20,7 @@ fn two_runs_give_the_same_bits<T: Number>() {
             case.clone().multiprocessors(1),
             case.clone().multiprocessors(1000),
         ] {
-            let layer = Layer::<T>::random(&case);
+            let layer = TestLayer::<T>::random(&case);
             let (first, second) = (layer.forward().bits(), layer.forward().bits());
             assert_same_bits(&second, &first, &format!("{case:?}"));
         }
@@ -30,8 +30,9 @@ fn two_runs_give_the_same_bits<T: Number>() {
 /// The workspace needn't be reset between calls.
 fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
     for multiprocessors in [1, 1000] {
-        let layer =
-            Layer::<T>::random(&Case::new(130, 1032, 72, 8).multiprocessors(multiprocessors));
+        let layer = TestLayer::<T>::random(
+            &LayerCase::new(130, 1032, 72, 8).multiprocessors(multiprocessors),
+        );
         let plan = layer.forward_plan();
         assert_eq!(
             plan.workspace_bytes() > 0,
@@ -51,9 +52,9 @@ fn two_runs_in_the_same_memory_give_the_same_bits<T: Number>() {
 /// The order of sums doesn't depend on the placement of tensors.
 fn placement_does_not_change_the_bits<T: Number>() {
     for rank in [3, 8, 24] {
-        let layer = Layer::<T>::random(&of_rank(rank).placed(Placement::AlignedView));
+        let layer = TestLayer::<T>::random(&of_rank(rank).placed(Placement::AlignedView));
         let moved = layer.moved(Placement::Dense);
-        let variants = |layer: &Layer<T>| -> Vec<_> {
+        let variants = |layer: &TestLayer<T>| -> Vec<_> {
             let plan = layer.forward_plan();
             plan.launches()
                 .iter()
@@ -70,7 +71,7 @@ fn placement_does_not_change_the_bits<T: Number>() {
 }
 
 fn a_row_does_not_depend_on_the_others<T: Number>() {
-    let layer = Layer::<T>::random(&Case::new(77, 200, 150, 24));
+    let layer = TestLayer::<T>::random(&LayerCase::new(77, 200, 150, 24));
     let y = layer.forward().y[0].rows();
     for row in [0, 63, 76] {
         let mut others = layer.clone();
@@ -89,10 +90,10 @@ fn a_row_does_not_depend_on_the_others<T: Number>() {
 
 /// A layer whose adapter contributes nothing gives the bits of a layer without one.
 fn zero_scaling_or_zero_lora_b_leave_the_base_layer<T: Number>() {
-    let layer = Layer::<T>::random(&Case::new(33, 80, 48, 8).scaling(0.0));
+    let layer = TestLayer::<T>::random(&LayerCase::new(33, 80, 48, 8).scaling(0.0));
     let base = layer.forward();
     layer.check_forward(&base);
-    let mut layer = Layer::<T>::random(&Case::new(33, 80, 48, 8));
+    let mut layer = TestLayer::<T>::random(&LayerCase::new(33, 80, 48, 8));
     layer.lora().b = layer.lora().b.map(|_, _, _| 0.0);
     assert_eq!(layer.forward().y[0].rows(), base.y[0].rows());
 }
@@ -100,7 +101,8 @@ fn zero_scaling_or_zero_lora_b_leave_the_base_layer<T: Number>() {
 fn scalings_of_both_signs_and_many_sizes<T: Number>() {
     for scaling in [-2.0, 0.125, 1.0, 16.0 / 3.0, 60.0] {
         for p in [0.0, 0.5] {
-            Layer::<T>::random(&Case::new(20, 96, 40, 12).scaling(scaling).dropout(p)).check();
+            TestLayer::<T>::random(&LayerCase::new(20, 96, 40, 12).scaling(scaling).dropout(p))
+                .check();
         }
     }
 }
@@ -110,10 +112,10 @@ fn scalings_of_both_signs_and_many_sizes<T: Number>() {
 fn integers_are_exact<T: Number>() {
     for (r, multiprocessors) in [3, 8, 20].into_iter().flat_map(|r| [(r, 1), (r, 1000)]) {
         for transposed in [false, true] {
-            let case = Case::new(50, 150, 90, r)
+            let case = LayerCase::new(50, 150, 90, r)
                 .scaling(2.0)
                 .transposed(transposed);
-            let mut layer = Layer::<T>::random(&case.multiprocessors(multiprocessors));
+            let mut layer = TestLayer::<T>::random(&case.multiprocessors(multiprocessors));
             let whole = |matrix: &Placed<T>, largest: usize| {
                 matrix.map(|row, col, _| {
                     ((row * 31 + col * 7919) % (2 * largest + 1)) as f64 - largest as f64
@@ -144,7 +146,7 @@ fn integers_are_exact<T: Number>() {
 
 /// A NaN or an infinity in a row of x affects only that row of y.
 fn a_nan_stays_in_its_row<T: Number>() {
-    let mut layer = Layer::<T>::random(&Case::new(70, 100, 60, 8));
+    let mut layer = TestLayer::<T>::random(&LayerCase::new(70, 100, 60, 8));
     let clean = layer.forward().y[0].rows();
     let nan = |row, col, value| {
         if (row, col) == (65, 99) {

@@ -4,7 +4,7 @@
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placement;
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 use lora_kernels::{DType, Role};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -57,7 +57,7 @@ fn placements(count: usize) -> impl Strategy<Value = Vec<Placement>> {
     prop_oneof![2 => any_place().prop_map(move |placement| vec![placement; count]), 1 => mixed]
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn case() -> impl Strategy<Value = LayerCase> {
     // A few layers have so large a K that blocks share tiles.
     let in_features = prop_oneof![15 => size(), 1 => 1024usize..1200];
     let sizes = (size(), in_features, projections());
@@ -79,7 +79,7 @@ fn case() -> impl Strategy<Value = Case> {
             multiprocessors,
             (bias, transposed, input_gradient),
         ) = rest;
-        let mut case = Case::sharing_x(m, k, &projections)
+        let mut case = LayerCase::sharing_x(m, k, &projections)
             .bias(bias)
             .transposed(transposed)
             .input_gradient(input_gradient)
@@ -94,7 +94,7 @@ fn case() -> impl Strategy<Value = Case> {
                 case = case.with_placement_of(i, tensor, placement);
             }
         }
-        dropout.into_iter().fold(case, Case::dropout)
+        dropout.into_iter().fold(case, LayerCase::dropout)
     })
 }
 
@@ -111,9 +111,9 @@ fn agree_with_the_reference<T: Number>() {
     let wide = prop::bool::weighted(0.33).prop_map(|wide| wide && T::DTYPE != DType::F32);
     let result = runner.run(&(case(), wide), |(case, wide)| {
         if wide {
-            Layer::<T, f32>::random(&case).check();
+            TestLayer::<T, f32>::random(&case).check();
         } else {
-            Layer::<T>::random(&case).check();
+            TestLayer::<T>::random(&case).check();
         }
         Ok(())
     });

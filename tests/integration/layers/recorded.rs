@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::data::{Placed, Placement};
 use crate::common::device::Number;
-use crate::common::layer::{self, Layer, Lora, Projection};
+use crate::common::layer::{self, Lora, Projection, TestLayer};
 use lora_kernels::reference::relative_error;
 use lora_kernels_cases::{Matrix, RecordedLayer, RoundedInputs, largest_relative_error};
 
@@ -37,7 +37,7 @@ fn layer_of<T: Number>(
     case: &RecordedLayer,
     inputs: &RoundedInputs<T>,
     placement: Placement,
-) -> Layer<T> {
+) -> TestLayer<T> {
     let placed = |matrix: &Matrix, values: &[T]| {
         Placed::from_rows(values, matrix.rows, matrix.cols, placement)
     };
@@ -45,7 +45,7 @@ fn layer_of<T: Number>(
     let dy = case.dy.as_ref().zip(inputs.dy.as_ref());
     let dy = dy.expect("recorded layers have a dy");
     let bias = case.bias.as_ref().zip(inputs.bias.as_ref());
-    let sizes = layer::Case::new(
+    let sizes = layer::LayerCase::new(
         case.tokens(),
         case.in_features(),
         case.out_features(),
@@ -65,7 +65,7 @@ fn layer_of<T: Number>(
             b: result(case.out_features(), case.rank()),
         }),
     };
-    Layer {
+    TestLayer {
         case: sizes
             .scaling(case.scaling)
             .bias(bias.is_some())

@@ -4,21 +4,21 @@
 use crate::common::data::Placed;
 use crate::common::data::Placement::OddView;
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 
 const SCALINGS: [f32; 3] = [64.0, 1000.0, -0.37];
 
 /// Ranks that are no multiple of 16, alone and side by side.
-fn cases() -> Vec<Case> {
-    let alone = Case::new(37, 64, 56, 3);
-    let several = Case::sharing_x(70, 64, &[(56, 3), (40, 0), (136, 24), (8, 17)]);
+fn cases() -> Vec<LayerCase> {
+    let alone = LayerCase::new(37, 64, 56, 3);
+    let several = LayerCase::sharing_x(70, 64, &[(56, 3), (40, 0), (136, 24), (8, 17)]);
     let cases = [
         alone.clone().dropout(0.5),
         alone.transposed(true).placed(OddView),
         several.clone(),
         several.multiprocessors(1000),
     ];
-    let scaled = |(case, scaling): (&Case, f32)| {
+    let scaled = |(case, scaling): (&LayerCase, f32)| {
         let mut case = case.clone();
         for projection in &mut case.projections {
             projection.scaling = scaling;
@@ -31,14 +31,14 @@ fn cases() -> Vec<Case> {
 
 fn agree_with_the_reference<T: Number>() {
     for case in cases() {
-        Layer::<T>::random(&case).check();
+        TestLayer::<T>::random(&case).check();
     }
 }
 
 /// x and lora_A whose product is `s` everywhere, and a lora_B that makes the adapter's part of y
 /// about `y`.
-fn with_large_s<T: Number>(case: &Case, s: f64, y: f64) -> Layer<T> {
-    let mut layer = Layer::<T>::random(case);
+fn with_large_s<T: Number>(case: &LayerCase, s: f64, y: f64) -> TestLayer<T> {
+    let mut layer = TestLayer::<T>::random(case);
     layer.x = layer.x.map(|_, _, _| 16.0);
     let a = s / 16.0 / case.in_features as f64;
     for (projection, sizes) in layer.projections.iter_mut().zip(&case.projections) {
@@ -95,7 +95,7 @@ fn a_zero_lora_b_changes_nothing<T: Number>() {
 /// All terms of dx have one sign, so an infinite dy gives an infinite row and no NaN.
 fn an_infinite_dy_gives_an_infinite_dx<T: Number>() {
     for case in cases() {
-        let mut layer = Layer::<T>::random(&case);
+        let mut layer = TestLayer::<T>::random(&case);
         let positive = |_, _, value: f64| value.abs() + 0.0625;
         for (projection, sizes) in layer.projections.iter_mut().zip(&case.projections) {
             let sign = f64::from(sizes.scaling.signum());

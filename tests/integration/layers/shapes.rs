@@ -5,18 +5,18 @@ use std::collections::HashSet;
 
 use crate::common::data::Placement::{AlignedView, Dense, OddView};
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer};
+use crate::common::layer::{LayerCase, TestLayer};
 use half::{bf16, f16};
 use lora_kernels::plan::{DeviceProps, Launch, Operation, Variant};
 use lora_kernels::{BackwardPlan, ForwardPlan, Role};
 
 /// Every rank that peers got wrong, on layers of odd and even sizes.
-fn ranks() -> Vec<Case> {
+fn ranks() -> Vec<LayerCase> {
     let sizes = [(17, 896, 128), (128, 130, 71)];
     let ranks = [1, 3, 8, 16, 24, 64, 320];
     let cases = sizes
         .into_iter()
-        .flat_map(|(m, k, n)| ranks.map(|r| Case::new(m, k, n, r)));
+        .flat_map(|(m, k, n)| ranks.map(|r| LayerCase::new(m, k, n, r)));
     // Each rank has a case with dropout and one without. A third of the weights are stored
     // transposed.
     let cases = cases.enumerate().map(|(i, case)| {
@@ -27,7 +27,7 @@ fn ranks() -> Vec<Case> {
 }
 
 /// All sizes from one element to just past the edge of a tile or a vector.
-fn edges() -> Vec<Case> {
+fn edges() -> Vec<LayerCase> {
     let mut cases = Vec::new();
     for (m, k, n, r) in [
         (1, 1, 1, 1),
@@ -44,7 +44,7 @@ fn edges() -> Vec<Case> {
         for placement in [Dense, AlignedView, OddView] {
             let transposed = cases.len() % 2 == 1;
             cases.push(
-                Case::new(m, k, n, r)
+                LayerCase::new(m, k, n, r)
                     .placed(placement)
                     .dropout(0.3)
                     .transposed(transposed),
@@ -56,8 +56,8 @@ fn edges() -> Vec<Case> {
 
 /// Views into larger matrices, and mixtures in which a single tensor of the layer prevents wide
 /// loads or stores.
-fn placements() -> Vec<Case> {
-    let case = Case::new(130, 200, 136, 24).dropout(0.2);
+fn placements() -> Vec<LayerCase> {
+    let case = LayerCase::new(130, 200, 136, 24).dropout(0.2);
     let of_layers = Role::ALL
         .into_iter()
         .filter(|&tensor| tensor != Role::Merged);
@@ -79,14 +79,14 @@ fn placements() -> Vec<Case> {
 
 /// Plans for devices of other sizes. With one multiprocessor, blocks with a large tile take many
 /// turns; with a thousand, there are small tiles and many splits of rows and of K.
-fn devices() -> Vec<Case> {
+fn devices() -> Vec<LayerCase> {
     let mut cases = Vec::new();
     for multiprocessors in [1, 1000] {
         for (m, k, n, r) in [(200, 136, 512, 8), (128, 384, 128, 40), (140, 392, 328, 24)] {
             for (placement, transposed) in
                 [(AlignedView, false), (AlignedView, true), (OddView, false)]
             {
-                let case = Case::new(m, k, n, r)
+                let case = LayerCase::new(m, k, n, r)
                     .placed(placement)
                     .transposed(transposed);
                 cases.push(case.dropout(0.25).multiprocessors(multiprocessors));
@@ -97,7 +97,7 @@ fn devices() -> Vec<Case> {
 }
 
 /// Few tiles with a large K: blocks share them, and the last one to arrive sums the parts.
-fn split_depth() -> Vec<Case> {
+fn split_depth() -> Vec<LayerCase> {
     let mut cases = Vec::new();
     for (m, k, n, r) in [
         (65, 1024, 64, 8),
@@ -108,7 +108,7 @@ fn split_depth() -> Vec<Case> {
         (200, 72, 1500, 8),
         (77, 45, 1201, 17),
     ] {
-        let case = Case::new(m, k, n, r);
+        let case = LayerCase::new(m, k, n, r);
         cases.push(match cases.len() % 2 {
             0 => case.dropout(0.1),
             _ => case.placed(AlignedView).transposed(true),
@@ -117,7 +117,7 @@ fn split_depth() -> Vec<Case> {
     // There are more parts than concurrent blocks, so some blocks take a second part.
     for placement in [AlignedView, OddView] {
         cases.push(
-            Case::new(40, 4096, 264, 8)
+            LayerCase::new(40, 4096, 264, 8)
                 .placed(placement)
                 .multiprocessors(3),
         );
@@ -127,24 +127,26 @@ fn split_depth() -> Vec<Case> {
 
 /// Sizes of real models. Only one or two sizes of a case are large, because larger cases would take
 /// minutes.
-fn large() -> Vec<Case> {
+fn large() -> Vec<LayerCase> {
     vec![
-        Case::new(1, 4096, 896, 320).dropout(0.5),
-        Case::new(128, 4096, 128, 64),
-        Case::new(128, 130, 3696, 64).dropout(0.1),
-        Case::new(4097, 896, 128, 16).dropout(0.05),
-        Case::new(4097, 72, 200, 24).bias(false),
-        Case::new(4097, 40, 1000, 3).placed(OddView).dropout(0.1),
-        Case::new(17, 64, 50257, 8).bias(false),
-        Case::new(65, 40, 50257, 24)
+        LayerCase::new(1, 4096, 896, 320).dropout(0.5),
+        LayerCase::new(128, 4096, 128, 64),
+        LayerCase::new(128, 130, 3696, 64).dropout(0.1),
+        LayerCase::new(4097, 896, 128, 16).dropout(0.05),
+        LayerCase::new(4097, 72, 200, 24).bias(false),
+        LayerCase::new(4097, 40, 1000, 3)
+            .placed(OddView)
+            .dropout(0.1),
+        LayerCase::new(17, 64, 50257, 8).bias(false),
+        LayerCase::new(65, 40, 50257, 24)
             .placed(AlignedView)
             .dropout(0.1),
     ]
 }
 
-fn check_all<T: Number>(cases: Vec<Case>) {
+fn check_all<T: Number>(cases: Vec<LayerCase>) {
     for case in cases {
-        Layer::<T>::random(&case).check();
+        TestLayer::<T>::random(&case).check();
     }
 }
 
@@ -182,7 +184,7 @@ for_each_dtype!(
 );
 
 /// The launches of a case on an A100, or on one with the case's number of multiprocessors.
-fn launches<T: Number>(case: &Case) -> Vec<Launch> {
+fn launches<T: Number>(case: &LayerCase) -> Vec<Launch> {
     let (problem, device) = (case.problem::<T>(), DeviceProps::a100());
     let multiprocessors = case.multiprocessors.unwrap_or(device.multiprocessors());
     let device = device.with_multiprocessors(multiprocessors);

@@ -3,24 +3,24 @@
 
 use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::Number;
-use crate::common::layer::{Case, Layer, assert_same_bits};
+use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use lora_kernels::Role;
 
 /// Query, key and value. Key and value have a quarter of the heads and another rank.
-fn qkv() -> Case {
-    Case::sharing_x(100, 192, &[(192, 16), (48, 8), (48, 8)])
+fn qkv() -> LayerCase {
+    LayerCase::sharing_x(100, 192, &[(192, 16), (48, 8), (48, 8)])
 }
 
-fn gate_and_up() -> Case {
-    Case::sharing_x(70, 136, &[(264, 24), (264, 24)])
+fn gate_and_up() -> LayerCase {
+    LayerCase::sharing_x(70, 136, &[(264, 24), (264, 24)])
 }
 
 /// loralib's `MergedLinear`: a fused query, key and value, whose key has no adapter.
-fn merged_linear() -> Case {
-    Case::sharing_x(65, 128, &[(128, 8), (128, 0), (128, 8)])
+fn merged_linear() -> LayerCase {
+    LayerCase::sharing_x(65, 128, &[(128, 8), (128, 0), (128, 8)])
 }
 
-fn eight() -> Case {
+fn eight() -> LayerCase {
     let sizes = [
         (8, 1),
         (24, 0),
@@ -31,15 +31,15 @@ fn eight() -> Case {
         (136, 33),
         (64, 5),
     ];
-    Case::sharing_x(33, 72, &sizes)
+    LayerCase::sharing_x(33, 72, &sizes)
 }
 
 /// A layer whose blocks share the tiles of y if there are many multiprocessors.
-fn deep() -> Case {
-    Case::sharing_x(33, 1040, &[(40, 3), (72, 0), (8, 16)])
+fn deep() -> LayerCase {
+    LayerCase::sharing_x(33, 1040, &[(40, 3), (72, 0), (8, 16)])
 }
 
-fn cases() -> Vec<Case> {
+fn cases() -> Vec<LayerCase> {
     let all = [qkv(), gate_and_up(), merged_linear(), eight(), deep()].into_iter();
     all.flat_map(|case| {
         [
@@ -62,7 +62,7 @@ fn cases() -> Vec<Case> {
 
 fn each_projection_is_the_references<T: Number>() {
     for case in cases() {
-        Layer::<T>::random(&case).check();
+        TestLayer::<T>::random(&case).check();
     }
 }
 
@@ -72,7 +72,7 @@ fn each_projection_has_a_place_of_its_own<T: Number>() {
         let case = merged_linear()
             .dropout(0.1)
             .with_placement_of(2, tensor, OddView);
-        Layer::<T>::random(&case).check();
+        TestLayer::<T>::random(&case).check();
     }
 }
 
@@ -80,7 +80,7 @@ fn each_projection_has_a_place_of_its_own<T: Number>() {
 /// up.
 fn separate_calls_agree<T: Number>() {
     for case in [qkv(), merged_linear().dropout(0.3)] {
-        let layer = Layer::<T>::random(&case);
+        let layer = TestLayer::<T>::random(&case);
         let (forward, backward) = layer.check();
         let mut dx = vec![0.0; case.tokens * case.in_features];
         for (i, sizes) in case
@@ -127,7 +127,7 @@ fn separate_calls_agree<T: Number>() {
 
 /// The inputs of one projection don't affect the results of another.
 fn a_projection_does_not_depend_on_the_others<T: Number>() {
-    let layer = Layer::<T>::random(&qkv().dropout(0.1));
+    let layer = TestLayer::<T>::random(&qkv().dropout(0.1));
     let mut other = layer.clone();
     let changed = &mut other.projections[1];
     changed.weight = changed.weight.map(|_, _, value| -value);
@@ -135,7 +135,7 @@ fn a_projection_does_not_depend_on_the_others<T: Number>() {
     let lora = changed.lora.as_mut().unwrap();
     lora.a = lora.a.map(|_, _, value| 0.5 - value);
     lora.b = lora.b.map(|_, _, value| 2.0 * value);
-    let without = |layer: &Layer<T>| {
+    let without = |layer: &TestLayer<T>| {
         let mut written = layer.written();
         written.retain(|(name, _)| !name.ends_with('1') && name != "saved" && name != "dx");
         written
@@ -148,12 +148,12 @@ fn the_last_of_eight_alone_is_adapted<T: Number>() {
     let mut sizes = [(24, 0); 8];
     sizes[7] = (40, 6);
     for case in [
-        Case::sharing_x(40, 96, &sizes).dropout(0.2),
-        Case::sharing_x(40, 96, &sizes)
+        LayerCase::sharing_x(40, 96, &sizes).dropout(0.2),
+        LayerCase::sharing_x(40, 96, &sizes)
             .multiprocessors(1000)
             .placed(OddView),
     ] {
-        Layer::<T>::random(&case).check();
+        TestLayer::<T>::random(&case).check();
     }
 }
 

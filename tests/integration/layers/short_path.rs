@@ -10,17 +10,17 @@ use lora_kernels::{
     LoraProjection, Mask, MatMut, MatRef, Role,
 };
 
-use crate::common::case::Case;
+use crate::common::case::LayerCase;
 use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::{Number, gpu};
-use crate::common::layer::{Layer, assert_same_bits};
+use crate::common::layer::{TestLayer, assert_same_bits};
 use crate::common::memory::Output;
 use crate::common::short_path::{
     BytesOnDevice, OnDevice, bits_of_gradients, bits_of_y, lora_linear, read,
 };
 
-fn cases() -> Vec<Case> {
-    let case = Case::new(70, 200, 136, 24);
+fn cases() -> Vec<LayerCase> {
+    let case = LayerCase::new(70, 200, 136, 24);
     vec![
         case.clone().bias(false),
         case.clone().dropout(0.3),
@@ -29,12 +29,12 @@ fn cases() -> Vec<Case> {
         case.clone().placed(AlignedView).dropout(0.1),
         case.clone().placed(OddView),
         case.with_placement(Role::X, OddView),
-        Case::new(1, 384, 1536, 8),
-        Case::new(1, 72, 40, 16).placed(OddView).dropout(0.5),
-        Case::new(17, 33, 51, 3).dropout(0.2),
-        Case::new(130, 264, 1000, 1),
-        Case::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]).dropout(0.2),
-        Case::sharing_x(33, 71, &[(51, 33), (7, 0)]).transposed(true),
+        LayerCase::new(1, 384, 1536, 8),
+        LayerCase::new(1, 72, 40, 16).placed(OddView).dropout(0.5),
+        LayerCase::new(17, 33, 51, 3).dropout(0.2),
+        LayerCase::new(130, 264, 1000, 1),
+        LayerCase::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]).dropout(0.2),
+        LayerCase::sharing_x(33, 71, &[(51, 33), (7, 0)]).transposed(true),
     ]
 }
 
@@ -42,7 +42,7 @@ fn cases() -> Vec<Case> {
 fn bits_are_those_of_the_typed_calls<T: Number, A: Number>() {
     let short = lora_linear();
     for case in cases() {
-        let layer = Layer::<T, A>::random(&case);
+        let layer = TestLayer::<T, A>::random(&case);
         let (forward, backward) = layer.check();
         let device = OnDevice::new(&layer);
         let inputs = device.inputs();
@@ -86,7 +86,7 @@ mod wide {
 
 #[test]
 fn gradients_are_added_to_what_is_there() {
-    let case = Case::sharing_x(33, 71, &[(51, 33), (40, 0), (7, 3)]).dropout(0.4);
+    let case = LayerCase::sharing_x(33, 71, &[(51, 33), (40, 0), (7, 3)]).dropout(0.4);
     let case = case
         .accumulate(&[Role::DLoraA, Role::DLoraB])
         .input_gradient(false);
@@ -95,7 +95,7 @@ fn gradients_are_added_to_what_is_there() {
         case.clone().placed(OddView),
         case.placed(AlignedView),
     ] {
-        let layer = Layer::<bf16, f32>::random(&case);
+        let layer = TestLayer::<bf16, f32>::random(&case);
         let (_, expected) = layer.check();
         let device = OnDevice::new(&layer);
         let (inputs, short) = (device.inputs(), lora_linear());
@@ -144,8 +144,8 @@ fn gradients_are_added_to_what_is_there() {
 }
 
 fn no_tokens<T: Number, A: Number>() {
-    let case = Case::sharing_x(3, 40, &[(24, 16), (8, 0), (16, 3)]).dropout(0.2);
-    let layer = Layer::<T, A>::random(&case);
+    let case = LayerCase::sharing_x(3, 40, &[(24, 16), (8, 0), (16, 3)]).dropout(0.2);
+    let layer = TestLayer::<T, A>::random(&case);
     let device = OnDevice::new(&layer);
     let (short, stream) = (lora_linear(), &gpu().stream);
     let memory = stream.alloc_zeros::<T>(1).expect("memory");
@@ -195,8 +195,8 @@ for_each_dtype!(without_tokens);
 
 #[test]
 fn without_tokens_nothing_is_added() {
-    let case = Case::new(2, 40, 24, 8).accumulate(&[Role::DLoraA, Role::DLoraB]);
-    let layer = Layer::<bf16>::random(&case);
+    let case = LayerCase::new(2, 40, 24, 8).accumulate(&[Role::DLoraA, Role::DLoraB]);
+    let layer = TestLayer::<bf16>::random(&case);
     let device = OnDevice::new(&layer);
     let memory = gpu().stream.alloc_zeros::<bf16>(1).expect("memory");
     let empty = |columns| MatRef::new(memory.slice(0..0), 0, columns);
@@ -219,15 +219,15 @@ fn without_tokens_nothing_is_added() {
 #[test]
 fn a_plan_is_made_once_for_a_shape_and_layout() {
     let short = lora_linear();
-    let case = Case::new(70, 200, 136, 24).dropout(0.2);
-    let layer = Layer::<bf16>::random(&case);
+    let case = LayerCase::new(70, 200, 136, 24).dropout(0.2);
+    let layer = TestLayer::<bf16>::random(&case);
     let device = OnDevice::new(&layer);
     let plan = |inputs: &LoraInputs<'_, bf16>| short.forward_plan(inputs).expect("a plan");
     let (first, second) = (plan(&device.inputs()), plan(&device.inputs()));
     assert!(Arc::ptr_eq(&first, &second));
     // Other numbers and another draw are the same shape.
     let (other, redrawn) = (
-        Layer::<bf16>::random(&case),
+        TestLayer::<bf16>::random(&case),
         Dropout {
             p: 0.9,
             seed: 1,
@@ -259,7 +259,7 @@ fn a_plan_is_made_once_for_a_shape_and_layout() {
         case.clone().with_placement(Role::Weight, AlignedView),
         case.with_placement(Role::LoraB, OddView),
     ] {
-        let layer = Layer::<bf16>::random(&case);
+        let layer = TestLayer::<bf16>::random(&case);
         let device = OnDevice::new(&layer);
         let changed = plan(&device.inputs());
         assert!(!Arc::ptr_eq(&first, &changed), "{case:?}");
@@ -269,7 +269,7 @@ fn a_plan_is_made_once_for_a_shape_and_layout() {
 
 /// A layer of these sizes whose numbers nobody looks at.
 fn with_tokens<R>(tokens: usize, call: impl FnOnce(&LoraInputs<'_, bf16>) -> R) -> R {
-    let layer = Layer::<bf16>::random(&Case::new(tokens, 16, 8, 3).bias(false));
+    let layer = TestLayer::<bf16>::random(&LayerCase::new(tokens, 16, 8, 3).bias(false));
     let device = OnDevice::new(&layer);
     call(&device.inputs())
 }
@@ -311,8 +311,8 @@ fn some_memory() -> &'static CudaSlice<bf16> {
 /// The first shape that doesn't fit is named, and nothing runs.
 #[track_caller]
 fn assert_refused(change: impl FnOnce(&mut LoraInputs<'_, bf16>), what: Argument, words: &[&str]) {
-    let case = Case::sharing_x(9, 40, &[(24, 16), (8, 3)]);
-    let layer = Layer::<bf16>::random(&case);
+    let case = LayerCase::sharing_x(9, 40, &[(24, 16), (8, 3)]);
+    let layer = TestLayer::<bf16>::random(&case);
     let device = OnDevice::new(&layer);
     let mut inputs = device.inputs();
     change(&mut inputs);
@@ -380,7 +380,7 @@ fn shapes_that_do_not_fit_are_refused_by_name() {
 
 #[test]
 fn what_no_shape_tells_is_refused_too() {
-    let layer = Layer::<bf16>::random(&Case::sharing_x(9, 40, &[(24, 16), (8, 3)]));
+    let layer = TestLayer::<bf16>::random(&LayerCase::sharing_x(9, 40, &[(24, 16), (8, 3)]));
     let device = OnDevice::new(&layer);
     let short = lora_linear();
     let memory = some_memory();
@@ -418,7 +418,7 @@ fn what_no_shape_tells_is_refused_too() {
 
 #[test]
 fn gradients_that_do_not_fit_are_refused() {
-    let layer = Layer::<bf16>::random(&Case::sharing_x(9, 40, &[(24, 16), (8, 0)]));
+    let layer = TestLayer::<bf16>::random(&LayerCase::sharing_x(9, 40, &[(24, 16), (8, 0)]));
     let device = OnDevice::new(&layer);
     let (short, inputs) = (lora_linear(), device.inputs());
     let (_, saved) = short.forward(&inputs).expect("forward runs");
@@ -478,16 +478,16 @@ fn gradients_that_do_not_fit_are_refused() {
 
 #[test]
 fn the_backward_of_another_forward_is_refused() {
-    let case = Case::sharing_x(9, 40, &[(24, 16), (24, 3)]).dropout(0.25);
-    let layer = Layer::<bf16>::random(&case);
-    let fewer = Layer::<bf16>::random(&Case {
+    let case = LayerCase::sharing_x(9, 40, &[(24, 16), (24, 3)]).dropout(0.25);
+    let layer = TestLayer::<bf16>::random(&case);
+    let fewer = TestLayer::<bf16>::random(&LayerCase {
         tokens: 8,
         ..case.clone()
     });
     let narrower =
-        Layer::<bf16>::random(&Case::sharing_x(9, 40, &[(24, 15), (24, 3)]).dropout(0.25));
-    let single = Layer::<bf16>::random(&Case::new(9, 40, 24, 16).dropout(0.25));
-    let wide = Layer::<bf16, f32>::random(&case);
+        TestLayer::<bf16>::random(&LayerCase::sharing_x(9, 40, &[(24, 15), (24, 3)]).dropout(0.25));
+    let single = TestLayer::<bf16>::random(&LayerCase::new(9, 40, 24, 16).dropout(0.25));
+    let wide = TestLayer::<bf16, f32>::random(&case);
     let (device, wide) = (OnDevice::new(&layer), OnDevice::new(&wide));
     let others = [&fewer, &narrower, &single].map(OnDevice::new);
     let short = lora_linear();
@@ -541,10 +541,10 @@ fn the_backward_of_another_forward_is_refused() {
 fn run_time_types_give_the_same_bits<T: Number, A: Number>() {
     let short = lora_linear();
     for case in [
-        Case::new(17, 33, 51, 3).dropout(0.2),
-        Case::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]).bias(false),
+        LayerCase::new(17, 33, 51, 3).dropout(0.2),
+        LayerCase::sharing_x(65, 72, &[(96, 16), (40, 0), (24, 3)]).bias(false),
     ] {
-        let layer = Layer::<T, A>::random(&case);
+        let layer = TestLayer::<T, A>::random(&case);
         let device = OnDevice::new(&layer);
         let inputs = device.inputs();
         let (y, saved) = short.forward(&inputs).expect("forward runs");
@@ -586,7 +586,7 @@ mod at_run_time {
 
 #[test]
 fn run_time_types_that_do_not_fit_are_refused_by_name() {
-    let layer = Layer::<bf16>::random(&Case::sharing_x(9, 40, &[(24, 16), (8, 3)]));
+    let layer = TestLayer::<bf16>::random(&LayerCase::sharing_x(9, 40, &[(24, 16), (8, 3)]));
     let bytes = BytesOnDevice::new(&layer);
     let short = lora_linear();
     let memory = gpu().stream.alloc_zeros::<u8>(1 << 14).expect("memory");

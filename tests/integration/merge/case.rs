@@ -12,7 +12,7 @@ use crate::common::memory::{Guarded, Input, Output};
 
 /// A weight and the adapters that are merged into it, with their placements.
 #[derive(Debug, Clone)]
-pub struct Case {
+pub struct MergeCase {
     out_features: usize,
     in_features: usize,
     /// (rank, scaling) of each adapter.
@@ -21,7 +21,7 @@ pub struct Case {
     pub placement: Placement,
 }
 
-impl Case {
+impl MergeCase {
     pub fn new(out_features: usize, in_features: usize, adapters: &[(usize, f32)]) -> Self {
         Self {
             out_features,
@@ -65,14 +65,14 @@ impl Case {
 }
 
 pub struct Tensors<T, A> {
-    pub case: Case,
+    pub case: MergeCase,
     pub problem: MergeProblem,
     pub weight: Placed<T>,
     pub adapters: Vec<(Placed<A>, Placed<A>, f32)>,
 }
 
 impl<T: Number, A: Number> Tensors<T, A> {
-    pub fn random(case: &Case) -> Self {
+    pub fn random(case: &MergeCase) -> Self {
         let problem = case.problem::<T, A>();
         let (rows, columns) = problem.shape(Role::Weight);
         let adapters = case
@@ -168,17 +168,17 @@ impl<T: Number, A: Number> Tensors<T, A> {
     }
 }
 
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<MergeCase> {
     let mut cases = vec![
-        Case::new(64, 128, &[(16, 2.0)]),
-        Case::new(65, 129, &[(3, 0.25)]),
-        Case::new(1, 1, &[(1, -3.0)]),
-        Case::new(1, 300, &[(8, 2.0)]),
-        Case::new(130, 72, &[(17, 1.5)]).placed(AlignedView),
-        Case::new(51, 71, &[(33, 0.5), (1, -2.0), (8, 4.0)]).placed(OddView),
-        Case::new(40, 136, &[(16, 1.0), (64, -0.125)]).placed(AlignedView),
-        Case::new(200, 24, &[(5, 0.7); 8]),
+        MergeCase::new(64, 128, &[(16, 2.0)]),
+        MergeCase::new(65, 129, &[(3, 0.25)]),
+        MergeCase::new(1, 1, &[(1, -3.0)]),
+        MergeCase::new(1, 300, &[(8, 2.0)]),
+        MergeCase::new(130, 72, &[(17, 1.5)]).placed(AlignedView),
+        MergeCase::new(51, 71, &[(33, 0.5), (1, -2.0), (8, 4.0)]).placed(OddView),
+        MergeCase::new(40, 136, &[(16, 1.0), (64, -0.125)]).placed(AlignedView),
+        MergeCase::new(200, 24, &[(5, 0.7); 8]),
     ];
-    cases.extend(cases.clone().into_iter().map(Case::transposed));
+    cases.extend(cases.clone().into_iter().map(MergeCase::transposed));
     cases
 }

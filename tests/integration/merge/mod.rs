@@ -9,7 +9,7 @@ use crate::common::data::poison;
 use crate::common::device::{Number, gpu};
 use crate::common::memory::Input;
 use crate::common::short_path::{lora_linear, read};
-use case::{Case, Tensors, cases};
+use case::{MergeCase, Tensors, cases};
 use half::bf16;
 use lora_kernels::plan::{Operation, Variant};
 use lora_kernels::{DType, Lora, MergePlan, MergeReport, WeightLayout, reference};
@@ -38,7 +38,7 @@ fn gives_the_bits_of<T: Number, A: Number>() {
 }
 
 /// Counts must be equal; sums may differ by the order of their terms.
-fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &Case) {
+fn assert_reports_agree(given: &MergeReport, expected: &MergeReport, case: &MergeCase) {
     let counts = |report: &MergeReport| {
         (
             report.elements,
@@ -103,7 +103,7 @@ fn the_reference_is_right<T: Number>() {
 /// Weights whose merged elements are not all finite: an overflow in f16 and f32, and a NaN in the
 /// weight itself.
 fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
-    let case = Case::new(70, 150, &[(4, 2.0)]);
+    let case = MergeCase::new(70, 150, &[(4, 2.0)]);
     for element in [Some(f64::NAN), None] {
         let mut tensors = Tensors::<T, f32>::random(&case);
         match element {
@@ -154,7 +154,7 @@ fn a_safe_merge_leaves_the_weight_alone<T: Number>() {
 /// bf16 keeps 8 bits, so a small delta is lost in most elements, which the report shows. f32 keeps
 /// it.
 fn the_report_tells_what_storage_loses<T: Number>() {
-    let case = Case::new(96, 200, &[(8, 0.01)]);
+    let case = MergeCase::new(96, 200, &[(8, 0.01)]);
     let tensors = Tensors::<T, f32>::random(&case);
     let (_, report) = tensors.run(&tensors.problem.clone().with_report(true), false);
     let report = report.expect("a report");
@@ -173,7 +173,7 @@ fn the_report_tells_what_storage_loses<T: Number>() {
 /// it.
 fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
     for (scaling, is_lost) in [(1e-25, true), (1e25, false)] {
-        let case = Case::new(20, 30, &[(4, scaling)]);
+        let case = MergeCase::new(20, 30, &[(4, scaling)]);
         let mut tensors = Tensors::<T, f32>::random(&case);
         tensors.weight = tensors.weight.map(|_, _, old| 1.0 + old.abs());
         let (_, report) = tensors.run(&tensors.problem.clone().with_report(true), false);
@@ -198,7 +198,7 @@ fn the_report_reaches_as_far_as_deltas_do<T: Number>() {
 
 /// Unmerging gives the weight back up to the roundings of two merges.
 fn unmerging_comes_back_to_within_two_roundings<T: Number>() {
-    let case = Case::new(100, 60, &[(8, 2.0)]);
+    let case = MergeCase::new(100, 60, &[(8, 2.0)]);
     let mut tensors = Tensors::<T, f32>::random(&case);
     let before = tensors.weight.clone();
     (tensors.weight, _) = tensors.run(&tensors.problem, true);
@@ -256,8 +256,8 @@ fn the_cases_launch_every_kernel_of_a_merge() {
 #[test]
 fn rows_may_lie_far_apart() {
     for case in [
-        Case::new(3, 130, &[(2, 0.5)]),
-        Case::new(130, 3, &[(2, 0.5)]).transposed(),
+        MergeCase::new(3, 130, &[(2, 0.5)]),
+        MergeCase::new(130, 3, &[(2, 0.5)]).transposed(),
     ] {
         let tensors = Tensors::<bf16, bf16>::random(&case.placed(Far));
         let (merged, _) = tensors.run(&tensors.problem, true);
@@ -302,7 +302,7 @@ fn the_short_path_merges<T: Number>() {
 
 #[test]
 fn the_short_path_refuses_adapters_of_another_weight() {
-    let tensors = Tensors::<bf16, bf16>::random(&Case::new(24, 40, &[(3, 1.0)]));
+    let tensors = Tensors::<bf16, bf16>::random(&MergeCase::new(24, 40, &[(3, 1.0)]));
     let weight = Input::new(&tensors.weight);
     let (a, b, _) = &tensors.adapters[0];
     let (a, b) = (Input::new(a), Input::new(b));

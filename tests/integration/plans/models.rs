@@ -4,13 +4,13 @@ use std::fmt;
 
 /// A layer of one or more projections that share x.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
+pub struct ModelLayer {
     model: &'static str,
     pub input: usize,
     pub outputs: Vec<usize>,
 }
 
-impl Layer {
+impl ModelLayer {
     pub fn new(model: &'static str, input: usize, outputs: &[usize]) -> Self {
         Self {
             model,
@@ -20,7 +20,7 @@ impl Layer {
     }
 }
 
-impl fmt::Display for Layer {
+impl fmt::Display for ModelLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outputs: Vec<_> = self.outputs.iter().map(usize::to_string).collect();
         let space = if self.model.is_empty() { "" } else { " " };
@@ -99,29 +99,30 @@ const AWKWARD: &[(&str, usize, usize)] = &[
 ];
 
 /// All layers, without duplicates.
-pub fn layers() -> Vec<Layer> {
+pub fn layers() -> Vec<ModelLayer> {
     let gated = GATED.iter().flat_map(|&(model, width, q, kv, mlp)| {
         [
-            Layer::new(model, width, &[q, kv, kv]),
-            Layer::new(model, q, &[width]),
-            Layer::new(model, width, &[mlp, mlp]),
-            Layer::new(model, mlp, &[width]),
+            ModelLayer::new(model, width, &[q, kv, kv]),
+            ModelLayer::new(model, q, &[width]),
+            ModelLayer::new(model, width, &[mlp, mlp]),
+            ModelLayer::new(model, mlp, &[width]),
         ]
     });
     let fused = FUSED.iter().flat_map(|&(model, width, qkv, mlp)| {
         [
-            Layer::new(model, width, &[qkv]),
-            Layer::new(model, width, &[width]),
-            Layer::new(model, width, &[mlp]),
-            Layer::new(model, mlp, &[width]),
+            ModelLayer::new(model, width, &[qkv]),
+            ModelLayer::new(model, width, &[width]),
+            ModelLayer::new(model, width, &[mlp]),
+            ModelLayer::new(model, mlp, &[width]),
         ]
     });
     let awkward = AWKWARD
         .iter()
-        .map(|&(model, width, outputs)| Layer::new(model, width, &[outputs]));
-    let mut layers: Vec<Layer> = Vec::new();
+        .map(|&(model, width, outputs)| ModelLayer::new(model, width, &[outputs]));
+    let mut layers: Vec<ModelLayer> = Vec::new();
     for layer in gated.chain(fused).chain(awkward) {
-        let known = |other: &Layer| other.input == layer.input && other.outputs == layer.outputs;
+        let known =
+            |other: &ModelLayer| other.input == layer.input && other.outputs == layer.outputs;
         if !layers.iter().any(known) {
             layers.push(layer);
         }

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use lora_kernels::plan::Launch;
 use lora_kernels::{BackwardPlan, DType, DeviceProps, ForwardPlan, Problem, Projection};
 
-use super::models::{self, Layer};
+use super::models::{self, ModelLayer};
 
-fn problem(layer: &Layer, tokens: usize, dtype: DType) -> Problem {
+fn problem(layer: &ModelLayer, tokens: usize, dtype: DType) -> Problem {
     let projections: Vec<_> = layer
         .outputs
         .iter()
@@ -100,7 +100,7 @@ fn few_tokens_and_narrow_outputs() {
             &[4096, 1024, 1024],
             &[14336, 14336],
         ] {
-            let layer = Layer::new("", 4096, outputs);
+            let layer = ModelLayer::new("", 4096, outputs);
             for tokens in [
                 1, 16, 64, 65, 100, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 32768,
             ] {
@@ -109,7 +109,7 @@ fn few_tokens_and_narrow_outputs() {
             }
         }
         for dtype in [DType::F32] {
-            let layer = Layer::new("", 768, &[2304]);
+            let layer = ModelLayer::new("", 768, &[2304]);
             for tokens in [64, 512, 16384] {
                 let problem = problem(&layer, tokens, dtype);
                 writeln!(

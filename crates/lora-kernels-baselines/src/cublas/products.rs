@@ -96,7 +96,7 @@ impl Product {
 
 /// The tensors of a call. M = tokens, K = in_features.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct LayerTensors {
     /// (M, K)
     pub x: Matrix,
     /// (M, K)
@@ -131,13 +131,13 @@ pub struct Projection {
 }
 
 /// y = x·Wᵀ, without the adapter.
-pub fn plain_forward(layer: &Layer) -> Vec<Product> {
+pub fn plain_forward(layer: &LayerTensors) -> Vec<Product> {
     let base = |projection: &Projection| base(layer, projection);
     layer.projections.iter().map(base).collect()
 }
 
 /// dx = Σ dy·W, without the adapter.
-pub fn plain_backward(layer: &Layer) -> Vec<Product> {
+pub fn plain_backward(layer: &LayerTensors) -> Vec<Product> {
     let numbered = layer.projections.iter().enumerate();
     numbered
         .map(|(index, projection)| base_gradient(layer, index, projection))
@@ -145,7 +145,7 @@ pub fn plain_backward(layer: &Layer) -> Vec<Product> {
 }
 
 /// Unsloth's forward: mm, mm, addmm for every projection.
-pub fn unsloth_forward(layer: &Layer) -> Vec<Product> {
+pub fn unsloth_forward(layer: &LayerTensors) -> Vec<Product> {
     let three = |projection: &Projection| {
         let expand = Product::new(
             projection.y,
@@ -162,7 +162,7 @@ pub fn unsloth_forward(layer: &Layer) -> Vec<Product> {
 }
 
 /// Unsloth's backward. x·Aᵀ is computed again instead of kept, and dy·B is computed twice.
-pub fn unsloth_backward(layer: &Layer) -> Vec<Product> {
+pub fn unsloth_backward(layer: &LayerTensors) -> Vec<Product> {
     let gradients = |projection: &Projection| {
         [
             narrow_gradient(projection),
@@ -194,7 +194,7 @@ pub fn unsloth_backward(layer: &Layer) -> Vec<Product> {
     products
 }
 
-fn base(layer: &Layer, projection: &Projection) -> Product {
+fn base(layer: &LayerTensors, projection: &Projection) -> Product {
     Product::new(
         projection.y,
         layer.x.as_is(),
@@ -202,11 +202,11 @@ fn base(layer: &Layer, projection: &Projection) -> Product {
     )
 }
 
-fn base_gradient(layer: &Layer, index: usize, projection: &Projection) -> Product {
+fn base_gradient(layer: &LayerTensors, index: usize, projection: &Projection) -> Product {
     Product::new(layer.dx, projection.dy.as_is(), projection.weight.as_is()).adding(index > 0)
 }
 
-fn shrink(layer: &Layer, projection: &Projection) -> Product {
+fn shrink(layer: &LayerTensors, projection: &Projection) -> Product {
     Product::new(
         projection.s,
         layer.x.as_is(),

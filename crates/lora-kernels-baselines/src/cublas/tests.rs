@@ -7,7 +7,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use half::bf16;
 
 use super::*;
-use products::{self, Layer, Matrix, Projection};
+use products::{self, LayerTensors, Matrix, Projection};
 
 const HANDLE: usize = 0xB1A5;
 const STREAM: usize = 0x57;
@@ -188,7 +188,7 @@ impl Values {
 const M: usize = 5;
 const K: usize = 6;
 
-fn layer(memory: &mut Memory, projections: &[(usize, usize)]) -> Layer {
+fn layer(memory: &mut Memory, projections: &[(usize, usize)]) -> LayerTensors {
     let x = memory.input(M, K);
     let projection = |&(n, r): &(usize, usize)| Projection {
         weight: memory.input(n, K),
@@ -203,7 +203,7 @@ fn layer(memory: &mut Memory, projections: &[(usize, usize)]) -> Layer {
         t: memory.output(M, r),
     };
     let projections = projections.iter().map(projection).collect();
-    Layer {
+    LayerTensors {
         x,
         dx: memory.output(M, K),
         projections,

@@ -1,7 +1,7 @@
 use super::*;
 
-pub fn device(emulated: bool) -> Device {
-    Device {
+pub fn device(emulated: bool) -> MeasuredDevice {
+    MeasuredDevice {
         name: if emulated {
             "Emulated NVIDIA A100"
         } else {
@@ -19,7 +19,7 @@ pub fn device(emulated: bool) -> Device {
 }
 
 pub fn measurement(way: Way, pass: Pass, time: Time) -> Measurement {
-    let layer = Layer {
+    let layer = MeasuredLayer {
         tokens: 8192,
         in_features: 4096,
         out_features: vec![4096],

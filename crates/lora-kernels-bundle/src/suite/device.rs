@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::process::Command;
 
 use libloading::Library;
-use lora_kernels_bundle::results::Device;
+use lora_kernels_bundle::results::MeasuredDevice;
 use lora_kernels_test_device::{Selection, select};
 
 /// `CUdevice_attribute`, from cuda.h.
@@ -13,7 +13,7 @@ const L2_BYTES: c_int = 38;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
 
-pub fn describe() -> Result<Device, String> {
+pub fn describe() -> Result<MeasuredDevice, String> {
     let emulated = match select().map_err(|error| error.to_string())? {
         Selection::Emulated { .. } => true,
         Selection::Real => false,
@@ -45,7 +45,7 @@ pub fn describe() -> Result<Device, String> {
             let mut value = 0;
             check("cuDeviceGetAttribute", attribute(&mut value, which, device)).map(|()| value)
         };
-        Ok(Device {
+        Ok(MeasuredDevice {
             name: CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned(),
             emulated,
             driver: if emulated { None } else { driver_version() },

@@ -1,6 +1,6 @@
 //! Checks whether the driver is new enough for the images.
 
-use lora_kernels_bundle::results::Device;
+use lora_kernels_bundle::results::MeasuredDevice;
 
 /// (major version of CUDA, the first driver that supports it). An older driver can't load machine
 /// code of that version.
@@ -14,19 +14,19 @@ const REFUSALS: [&str; 2] = [
 ];
 
 /// A note if the driver belongs to an older major version of CUDA than the images.
-pub fn too_old(device: &Device, nvcc: &str) -> Option<String> {
+pub fn too_old(device: &MeasuredDevice, nvcc: &str) -> Option<String> {
     let (driver, images) = (version(&device.cuda)?, version(nvcc)?);
     (driver.0 < images.0).then(|| what_to_do(device, nvcc))
 }
 
 /// A note if a program printed that the driver refused an image.
-pub fn refused(text: &str, device: &Device, nvcc: &str) -> Option<String> {
+pub fn refused(text: &str, device: &MeasuredDevice, nvcc: &str) -> Option<String> {
     let refusal = REFUSALS.iter().find(|refusal| text.contains(*refusal))?;
     let older = version(&device.cuda)? < version(nvcc)?;
     older.then(|| format!("{refusal}: {}", what_to_do(device, nvcc)))
 }
 
-fn what_to_do(device: &Device, nvcc: &str) -> String {
+fn what_to_do(device: &MeasuredDevice, nvcc: &str) -> String {
     let driver = device.driver.as_deref().unwrap_or("of this machine");
     let major = |text| version(text).map(|(major, _)| major);
     // Within a major version, it depends on the contents of the images.
@@ -53,8 +53,8 @@ fn version(text: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    fn device(driver: &str, cuda: &str) -> Device {
-        Device {
+    fn device(driver: &str, cuda: &str) -> MeasuredDevice {
+        MeasuredDevice {
             name: "NVIDIA A100".to_owned(),
             emulated: false,
             driver: Some(driver.to_owned()),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest, Program};
-use lora_kernels_bundle::results::{Bench, Build, Device, Outcome};
+use lora_kernels_bundle::results::{Bench, Build, MeasuredDevice, Outcome};
 use lora_kernels_bundle::{BENCH_RESULTS, BENCH_SHAPES, FIRST_LOOK, SUITE};
 
 use output::Output;
@@ -101,7 +101,7 @@ impl Suite {
 
     /// Runs the steps, and returns whether all of them passed.
     fn run(&mut self) -> Result<bool, String> {
-        let Device {
+        let MeasuredDevice {
             name,
             compute_capability,
             cuda,

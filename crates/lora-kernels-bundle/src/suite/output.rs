@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lora_kernels_bundle::markdown;
-use lora_kernels_bundle::results::{Bench, Build, Device, Results, TestRun, rows};
+use lora_kernels_bundle::results::{Bench, Build, MeasuredDevice, Results, TestRun, rows};
 
 use crate::process::Log;
 
@@ -17,7 +17,7 @@ pub struct Output {
     started: Instant,
     date: String,
     build: Build,
-    device: Device,
+    device: MeasuredDevice,
     pub notes: Vec<String>,
     pub tests: Vec<TestRun>,
     pub bench: Bench,
@@ -29,7 +29,7 @@ impl Output {
         folder: PathBuf,
         date: String,
         build: Build,
-        device: Device,
+        device: MeasuredDevice,
     ) -> Result<Self, String> {
         fs::create_dir_all(&folder)
             .map_err(|error| format!("can't make {}: {error}", folder.display()))?;
@@ -54,7 +54,7 @@ impl Output {
         &self.folder
     }
 
-    pub fn device(&self) -> &Device {
+    pub fn device(&self) -> &MeasuredDevice {
         &self.device
     }
 
