@@ -39,9 +39,9 @@ pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
     Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
-    DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic, Forward, ForwardProjection,
-    Lora, LoraGradients, MatMut, MatRef, Matrix, Merge, MergeWeight, ReadMatrix, Typed, Views,
-    WriteMatrix,
+    DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic,
+    Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Matrix, Merge, MergeWeight,
+    ReadMatrix, Typed, Views, WriteMatrix,
 };
 
 /// The guide's examples, compiled and run with the tests.

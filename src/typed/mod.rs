@@ -9,7 +9,8 @@ mod views;
 
 pub use calls::{
     Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
-    DynForwardProjection, DynLora, DynLoraGradients, Forward, ForwardProjection, Lora, LoraGradients,
+    DynForwardProjection, DynLora, DynLoraGradients, Forward, ForwardProjection, Lora,
+    LoraGradients,
 };
 pub use matrix::{DynMatMut, DynMatRef, MatMut, MatRef, Matrix, ReadMatrix, WriteMatrix};
 pub use merge::{DynMerge, Merge, MergeWeight};

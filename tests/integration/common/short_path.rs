@@ -10,7 +10,7 @@ use lora_kernels::{
 use super::call::LoraMemory;
 use super::check;
 use super::device::{Number, gpu};
-use super::layer::{TestLayer, Lora};
+use super::layer::{Lora, TestLayer};
 use super::memory::Input;
 
 /// A layer without a plan, kept from other tests' calls.
