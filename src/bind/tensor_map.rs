@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn what_the_driver_would_refuse_is_named() {
         MATRIX.check().expect("a map");
-        let cases: [(fn(&mut BoxedMatrix), &str); 9] = [
+        type Change = fn(&mut BoxedMatrix);
+        let cases: [(Change, &str); 9] = [
             (|map| map.address += 8, "address"),
             (|map| map.address = 0, "address"),
             (|map| map.rows = 0, "rows"),

@@ -132,9 +132,7 @@ mod tests {
             CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         );
         // SAFETY: as above.
-        assert_eq!(
-            unsafe { programmatic.value.programmaticStreamSerializationAllowed },
-            1
-        );
+        let allowed = unsafe { programmatic.value.programmaticStreamSerializationAllowed };
+        assert_eq!(allowed, 1);
     }
 }

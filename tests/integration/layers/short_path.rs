@@ -388,7 +388,7 @@ fn what_no_shape_tells_is_refused_too() {
         let mut inputs = device.inputs();
         change(&mut inputs);
         let forward = short.forward(&inputs).err().expect("refused").to_string();
-        let inference = short.infer(&inputs).err().expect("refused").to_string();
+        let inference = short.infer(&inputs).expect_err("refused").to_string();
         assert_eq!(forward, inference);
         forward
     };

@@ -312,8 +312,12 @@ fn the_short_path_refuses_adapters_of_another_weight() {
         scaling: 1.0,
     };
     let short = lora_linear();
-    let transposed = short.merge(&weight.matrix(), &[lora.clone()], WeightLayout::InOut);
-    let text = transposed.err().expect("refused").to_string();
+    let transposed = short.merge(
+        &weight.matrix(),
+        std::slice::from_ref(&lora),
+        WeightLayout::InOut,
+    );
+    let text = transposed.expect_err("refused").to_string();
     assert!(
         text.contains("lora_A of adapter 0 is 3 x 40, it must be 3 x 24"),
         "{text}"
