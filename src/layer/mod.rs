@@ -80,7 +80,7 @@ impl Shared {
             return Ok(shared);
         }
         let kernels = Arc::new(Kernels::load(context)?);
-        let props = kernels.props().clone();
+        let props = *kernels.props();
         let shared = Self::new(kernels, props);
         loaded.push(Arc::downgrade(&shared));
         Ok(shared)
@@ -107,7 +107,7 @@ impl LoraLinear {
     /// [`crate::Error::Context`] if the stream belongs to another context than the kernels.
     pub fn with_kernels(kernels: Arc<Kernels>, stream: &Arc<CudaStream>) -> Result<Self> {
         check::bind(&kernels, stream)?;
-        let props = kernels.props().clone();
+        let props = *kernels.props();
         Ok(Self {
             shared: Shared::new(kernels, props),
             stream: stream.clone(),

@@ -9,10 +9,10 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceProps {
     compute_capability: (u32, u32),
-    /// The device's multiprocessors. Plans may use another number, `planned`.
+    /// All that the device has.
+    physical_multiprocessors: u32,
+    /// Those that plans divide their work over.
     multiprocessors: u32,
-    /// The multiprocessors that plans divide their work over.
-    planned: u32,
     shared_per_block: u32,
     shared_per_multiprocessor: u32,
     l2_bytes: u64,
@@ -37,8 +37,8 @@ impl DeviceProps {
         };
         Self {
             compute_capability,
+            physical_multiprocessors: multiprocessors,
             multiprocessors,
-            planned: multiprocessors,
             shared_per_block,
             shared_per_multiprocessor,
             l2_bytes,
@@ -112,7 +112,7 @@ impl DeviceProps {
 
     /// The number of streaming multiprocessors that plans divide their work over, at least 1.
     pub fn multiprocessors(&self) -> u32 {
-        self.planned
+        self.multiprocessors
     }
 
     /// Shared memory that a block may use after opting in, in bytes.
@@ -135,7 +135,7 @@ impl DeviceProps {
     /// whole device.
     pub fn with_multiprocessors(self, multiprocessors: u32) -> Self {
         Self {
-            planned: multiprocessors.max(1),
+            multiprocessors: multiprocessors.max(1),
             ..self
         }
     }
@@ -146,7 +146,7 @@ impl DeviceProps {
         let what_plans_rest_on = |props: &DeviceProps| {
             (
                 props.compute_capability,
-                props.multiprocessors,
+                props.physical_multiprocessors,
                 props.shared_per_block,
                 props.shared_per_multiprocessor,
             )
@@ -186,7 +186,7 @@ impl fmt::Display for DeviceProps {
         write!(
             f,
             "compute capability {major}.{minor}, {} multiprocessors, {} bytes of shared memory per block and {} per multiprocessor",
-            self.multiprocessors, self.shared_per_block, self.shared_per_multiprocessor
+            self.physical_multiprocessors, self.shared_per_block, self.shared_per_multiprocessor
         )
     }
 }

@@ -315,7 +315,7 @@ fn device(arguments: &Arguments) -> Result<(String, DeviceProps), Failure> {
             )),
             other => other,
         })?;
-        return Ok((gpu.name()?, gpu.layer.kernels().props().clone()));
+        return Ok((gpu.name()?, *gpu.layer.kernels().props()));
     };
     let found = named.iter().find(|(name, _)| name.eq_ignore_ascii_case(on));
     let (name, props) = found.cloned().ok_or_else(|| {

@@ -32,7 +32,7 @@ impl<'a> Ours<'a> {
         multiprocessors: u32,
     ) -> Outcome<[Run; 2]> {
         let problem = sizes.problem(T::DTYPE)?;
-        let props = self.layer.kernels().props().clone();
+        let props = *self.layer.kernels().props();
         let layer = self
             .layer
             .with_props(props.with_multiprocessors(multiprocessors));

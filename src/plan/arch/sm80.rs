@@ -43,7 +43,7 @@ pub(super) fn shrink(
         4 * blocks >= 3 * u64::from(device.multiprocessors())
     };
     let lowest = *tiles.first()?;
-    let chosen = *tiles.iter().rfind(fills).unwrap_or(&&lowest);
+    let chosen = *tiles.iter().rfind(fills).unwrap_or(&lowest);
     let mut reason = format!("{ranks} ranks in tiles of {columns}");
     if tiles.len() > 1 {
         reason += &format!("; {} rows", chosen.tile.rows);

@@ -231,7 +231,7 @@ impl LayerCase {
     }
 
     pub fn device(&self) -> DeviceProps {
-        let props = gpu().kernels.props().clone();
+        let props = *gpu().kernels.props();
         match self.multiprocessors {
             Some(multiprocessors) => props.with_multiprocessors(multiprocessors),
             None => props,

@@ -104,7 +104,7 @@ impl<T: Number> Corner<T> {
 
 /// A device so large that each block has one tile or one block of rows.
 fn device() -> DeviceProps {
-    gpu().kernels.props().clone().with_multiprocessors(1 << 20)
+    gpu().kernels.props().with_multiprocessors(1 << 20)
 }
 
 fn problem<T: Number>(m: usize, k: usize, n: usize) -> Problem {
