@@ -137,8 +137,8 @@ fn calls(criterion: &mut Criterion) {
         // SAFETY: as above.
         let record = must(unsafe { kernels.forward_raw(&forward, &args, stream) });
         let bare = must(kernels.prepare_forward(&forward, &args));
-        // SAFETY: as above.
         let call = || {
+            // SAFETY: as above.
             must(unsafe { kernels.forward_raw(&forward, &args, stream) });
         };
         compare(&mut group, &format!("forward of {name}"), call, || {

@@ -159,7 +159,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         adapter.variables(),
         &recording,
         arguments.steps,
-        |step| report::line(step),
+        report::line,
     )?;
     let whole = arguments.steps == recording.losses.len();
     let end = whole
