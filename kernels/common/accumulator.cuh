@@ -32,15 +32,6 @@ struct Accumulator {
         }
     }
 
-    __device__ __forceinline__ void scale(float factor) {
-        for_each_quad([&](int, float(&quad)[4]) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                quad[e] *= factor;
-            }
-        });
-    }
-
     // Calls f(index, values) for the four values of every fragment.
     template <typename F>
     __device__ __forceinline__ void for_each_quad(F&& f) {
@@ -115,6 +106,41 @@ __device__ __forceinline__ void warp_fma(Accumulator<WarpM, WarpN>& acc, const A
                     acc.value[i][j][2 * half] = fmaf(a, b[j][0], acc.value[i][j][2 * half]);
                     acc.value[i][j][2 * half + 1] = fmaf(a, b[j][1], acc.value[i][j][2 * half + 1]);
                 }
+            }
+        }
+    }
+}
+
+// acc += scaling * A[m0.., 0..depth] * B[0..depth, n0..], in f32 by fused multiply-adds. The
+// product is summed first, eight columns at a time, and then scaled.
+template <Major ALayout, Major BLayout, int WarpM, int WarpN, typename A, typename B>
+__device__ __forceinline__ void warp_fma_scaled(Accumulator<WarpM, WarpN>& acc, float scaling,
+                                                const A& a_tile, int m0, const B& b_tile, int n0,
+                                                int depth) {
+    const int g = threadIdx.x % 32 / 4;
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < WarpN / 8; ++j) {
+        float part[WarpM / 16][4] = {};
+#pragma unroll 1
+        for (int k = 0; k < depth; ++k) {
+            const float b0 = element<BLayout>(b_tile, n0 + 8 * j + 2 * t, k);
+            const float b1 = element<BLayout>(b_tile, n0 + 8 * j + 2 * t + 1, k);
+#pragma unroll
+            for (int i = 0; i < WarpM / 16; ++i) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float a = element<ALayout>(a_tile, m0 + 16 * i + 8 * half + g, k);
+                    part[i][2 * half] = fmaf(a, b0, part[i][2 * half]);
+                    part[i][2 * half + 1] = fmaf(a, b1, part[i][2 * half + 1]);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < WarpM / 16; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                acc.value[i][j][e] = fmaf(scaling, part[i][e], acc.value[i][j][e]);
             }
         }
     }

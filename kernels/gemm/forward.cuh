@@ -1,6 +1,5 @@
-// y = x * W^T + bias + scaling * S * B^T for every projection: one GEMM over [S | x] * [B | W]^T.
-// The low-rank steps come first and are scaled in the accumulator, in f32, then the main loop on
-// top.
+// y = x * W^T + bias + scaling * S * B^T for every projection: one GEMM over [x | S] * [W | B]^T,
+// the low-rank steps last. They scale their product in f32.
 #pragma once
 #include "gemm/gemm.cuh"
 
@@ -33,11 +32,16 @@ struct Forward {
             if (!more) {
                 return;
             }
-            // Low-rank steps: scaling * S * B^T.
-            loop.acc.clear();
-            low_rank(p, loop, steps);
             // Main loop and tail: x * W^T.
+            loop.acc.clear();
             G::run(loop, steps, base_steps);
+            // Low-rank steps: scaling * S * B^T.
+#pragma unroll 1
+            for (int depth = lora_depth(p, steps.item()); depth > 0; depth -= G::kBlockK) {
+                const float scaling = p.projection[steps.item().projection].lora_b.scaling;
+                loop.template scaled_step<Major::kK, LoraTile>(min(depth, G::kBlockK), scaling,
+                                                               steps);
+            }
             loop.end();
         }
     }
@@ -59,7 +63,7 @@ struct Forward {
         return item.k_slice == 0 ? padded_rank(p.projection[item.projection].lora_b.r) : 0;
     }
 
-    // Issues the steps of one work item in order: those of S * B^T, then those of x * W^T.
+    // Issues the steps of one work item in order: those of x * W^T, then those of S * B^T.
     struct Steps {
         const ForwardParams& p;
         uint32_t index;  // of the work item
@@ -103,13 +107,13 @@ struct Forward {
 
         // The next step of any kind, if one is left.
         __device__ __forceinline__ void operator()(uint32_t stage) {
-            if (!issue_lora(stage)) {
-                issue_base(stage);
+            if (!issue_base(stage)) {
+                issue_lora(stage);
             }
         }
 
-        // The next step of x * W^T, if one is left.
-        __device__ __forceinline__ void issue_base(uint32_t stage) {
+        // The next step of x * W^T. False if all are issued.
+        __device__ __forceinline__ bool issue_base(uint32_t stage) {
             if (base.tail) {
                 if constexpr (G::kVectorised) {
                     const WorkItem at = item();
@@ -117,17 +121,20 @@ struct Forward {
                 } else {
                     gather(stage, base.take_tail(p.k));
                 }
-            } else if (base.full > 0) {
-                issue_full(stage);
+                return true;
             }
+            if (base.full > 0) {
+                issue_full(stage);
+                return true;
+            }
+            return false;
         }
 
-        // The next step of S * B^T. False if all are issued.
-        __device__ __forceinline__ bool issue_lora(uint32_t stage) {
+        __device__ __forceinline__ void issue_lora(uint32_t stage) {
             const WorkItem at = item();
             const int depth = lora_depth(p, at);
             if (lora_next >= depth) {
-                return false;
+                return;
             }
             const ForwardProjection& layer = p.projection[at.projection];
             const Source<T> s{static_cast<const T*>(p.s) + layer.lora_b.rank0, p.ranks, p.m,
@@ -137,24 +144,8 @@ struct Forward {
                                         p.adapter_f32 != 0, layer.n, layer.lora_b.r, at.column0,
                                         lora_next);
             lora_next += G::kBlockK;
-            return true;
         }
     };
-
-    // acc = scaling * S * B^T, of the work item's projection.
-    __device__ __forceinline__ static void low_rank(const ForwardParams& p, Loop& loop,
-                                                    Steps& steps) {
-        const WorkItem item = steps.item();
-        int depth = lora_depth(p, item);
-        if (depth == 0) {
-            return;
-        }
-#pragma unroll 1
-        for (; depth > 0; depth -= G::kBlockK) {
-            loop.template plain_step<Major::kK, LoraTile>(min(depth, G::kBlockK), steps);
-        }
-        loop.acc.scale(p.projection[item.projection].lora_b.scaling);
-    }
 
     __device__ __forceinline__ static void store(const ForwardParams& p, typename G::Acc& acc,
                                                  const WorkItem& item) {

@@ -170,6 +170,24 @@ struct MainLoop {
         next(read);
     }
 
+    // As plain_step, and the step's product is multiplied by `scaling` in f32 before it is added.
+    template <Major Layout, typename Tile, typename Issue>
+    __device__ __forceinline__ void scaled_step(int depth, float scaling, Issue&& issue) {
+        arrive();
+        fill(issue);
+        if constexpr (!kTensorCore<T>) {
+            warp_fma_scaled<Major::kK, Layout>(acc, scaling, a_tile(read), warp_row(),
+                                               b_tile<Tile>(read), warp_column(), depth);
+        } else {
+            FragmentAddress<Layout, Tile> address;
+            uint32_t lane = threadIdx.x % 32;
+            pin(lane);
+            start_b(address, lane);
+            multiply_scaled(depth, scaling, address);
+        }
+        next(read);
+    }
+
     // At the end of a work item, before the prologue of the next.
     __device__ __forceinline__ static void end() {
         ptx::cp_async_wait<0>();
@@ -198,11 +216,7 @@ struct MainLoop {
         }
 #pragma unroll
         for (int j = 0; j < WarpN / 16; ++j) {
-            if constexpr (Layout == Major::kK) {
-                ptx::ldmatrix_x4(b[set][j], b_at.at(read, 16 * j, kMmaK * k));
-            } else {
-                ptx::ldmatrix_x4_trans(b[set][j], b_at.at(read, 16 * j, kMmaK * k));
-            }
+            load_b(b[set][j], b_at, 16 * j, kMmaK * k);
         }
     }
 
@@ -212,6 +226,48 @@ struct MainLoop {
         for (int k = 0; k < depth / kMmaK; ++k) {
             load(0, k, b_at);
             multiply(0);
+        }
+    }
+
+    // acc += scaling * the product, 16 columns at a time: that takes no more registers than the
+    // fragments of a full step, which are free here.
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ void multiply_scaled(int depth, float scaling,
+                                                    const FragmentAddress<Layout, Tile>& b_at) {
+#pragma unroll
+        for (int j = 0; j < WarpN / 16; ++j) {
+            float part[WarpM / 16][2][4] = {};
+#pragma unroll 1
+            for (int k = 0; k < depth; k += kMmaK) {
+                uint32_t b_fragment[4];  // k16n16
+                load_b(b_fragment, b_at, 16 * j, k);
+#pragma unroll
+                for (int i = 0; i < WarpM / 16; ++i) {
+                    uint32_t a_fragment[4];  // m16k16
+                    ptx::ldmatrix_x4(a_fragment, a_address.at(read, 16 * i, k));
+                    ptx::mma_m16n8k16<T>(part[i][0], a_fragment, b_fragment[0], b_fragment[1]);
+                    ptx::mma_m16n8k16<T>(part[i][1], a_fragment, b_fragment[2], b_fragment[3]);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < WarpM / 16; ++i) {
+#pragma unroll
+                for (int e = 0; e < 8; ++e) {
+                    float& sum = acc.value[i][2 * j + e / 4][e % 4];
+                    sum = fmaf(scaling, part[i][e / 4][e % 4], sum);
+                }
+            }
+        }
+    }
+
+    template <Major Layout, typename Tile>
+    __device__ __forceinline__ void load_b(uint32_t (&fragment)[4],
+                                           const FragmentAddress<Layout, Tile>& b_at, int n,
+                                           int k) {
+        if constexpr (Layout == Major::kK) {
+            ptx::ldmatrix_x4(fragment, b_at.at(read, n, k));
+        } else {
+            ptx::ldmatrix_x4_trans(fragment, b_at.at(read, n, k));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The forward: the shrink of all adapters, then one GEMM [S | x]·[B | W]ᵀ for all projections.
+//! The forward: the shrink of all adapters, then one GEMM [x | S]·[W | B]ᵀ for all projections.
 
 use std::fmt;
 
