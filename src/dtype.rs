@@ -4,6 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::device_element::DeviceElement;
+
 /// An element type. The numbers are fixed, so that a C ABI can rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -50,20 +52,6 @@ mod sealed {
     impl Sealed for half::bf16 {}
     impl Sealed for f32 {}
 }
-
-/// What cudarc asks of an element in device memory; nothing in a build without CUDA.
-#[cfg(feature = "cuda")]
-pub trait DeviceElement: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits {}
-
-#[cfg(feature = "cuda")]
-impl<T: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits> DeviceElement for T {}
-
-/// What cudarc asks of an element in device memory; nothing in a build without CUDA.
-#[cfg(not(feature = "cuda"))]
-pub trait DeviceElement {}
-
-#[cfg(not(feature = "cuda"))]
-impl<T> DeviceElement for T {}
 
 /// A Rust type that the kernels support: [`half::f16`], [`half::bf16`] or `f32`. It implies what
 /// cudarc asks for, so that code over any element can allocate and copy.

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod bind;
+mod device_element;
 mod dropout;
 mod dtype;
 mod error;
@@ -23,8 +24,9 @@ mod typed;
 pub use bind::{ForwardRecord, Saved};
 #[cfg(feature = "cuda")]
 pub use cudarc;
+pub use device_element::DeviceElement;
 pub use dropout::{Dropout, Mask};
-pub use dtype::{DType, DeviceElement, Element};
+pub use dtype::{DType, Element};
 pub use error::{Argument, Error, ErrorKind, Hint, Result};
 pub use formats::{Formats, RowAdapters, WeightFormat};
 #[cfg(feature = "cuda")]

@@ -177,9 +177,9 @@ impl Problem {
         self
     }
 
-    /// Sets the type of the adapters and their gradients: f32 over 16-bit tensors, PEFT's default, or
-    /// the tensors' own type. An f32 element of lora_A or lora_B is rounded to the tensors' type when
-    /// it is used, as autocast does. d_lora_A and d_lora_B are not rounded.
+    /// Sets the type of the adapters and their gradients: f32 over 16-bit tensors, PEFT's default,
+    /// or the tensors' own type. An f32 element of lora_A or lora_B is rounded to the tensors' type
+    /// when it is used, as autocast does. d_lora_A and d_lora_B are not rounded.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] for any other type, [`Error::Stride`] if a layout given earlier
@@ -194,8 +194,8 @@ impl Problem {
         self.with_formats(formats)
     }
 
-    /// Sets the element type of each role. Layouts that were set before stay, with an alignment of at
-    /// least an element.
+    /// Sets the element type of each role. Layouts that were set before stay, with an alignment of
+    /// at least an element.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] or [`Error::Format`] if there are no kernels for these types,
@@ -222,8 +222,8 @@ impl Problem {
         self
     }
 
-    /// Sets how the weights of all projections are stored. Their layouts become contiguous and 16-byte
-    /// aligned again, until [`Problem::with_layout`] is called.
+    /// Sets how the weights of all projections are stored. Their layouts become contiguous and
+    /// 16-byte aligned again, until [`Problem::with_layout`] is called.
     pub fn with_weight_layout(mut self, layout: WeightLayout) -> Self {
         self.weight_layout = layout;
         for projection in 0..self.projections.len() {
@@ -239,8 +239,8 @@ impl Problem {
         self
     }
 
-    /// Sets whether an output of all projections is added to its previous values, in f32 and rounded
-    /// once, instead of overwriting them, which is the default.
+    /// Sets whether an output of all projections is added to its previous values, in f32 and
+    /// rounded once, instead of overwriting them, which is the default.
     ///
     /// # Errors
     /// [`Error::Accumulate`] unless the tensor is y, dx, d_lora_A or d_lora_B.
@@ -265,7 +265,8 @@ impl Problem {
     /// # Errors
     /// [`Error::NoProjection`] if there is no such projection, [`Error::NoPart`] for the merged
     /// weight, [`Error::Stride`] if rows would overlap or reach beyond 2⁶³ bytes,
-    /// [`Error::LayoutAlignment`] if the alignment is not a power of two or is smaller than an element.
+    /// [`Error::LayoutAlignment`] if the alignment is not a power of two or is smaller than an
+    /// element.
     pub fn with_layout_of(
         mut self,
         projection: usize,
