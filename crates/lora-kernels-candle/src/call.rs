@@ -30,7 +30,7 @@ pub(crate) enum Saved {
     /// that no backward follows.
     Nothing,
     /// S and the mask, where the kernels ran.
-    Device(layer::SavedForward),
+    Device(Box<layer::SavedForward>),
 }
 
 /// The results of backward.

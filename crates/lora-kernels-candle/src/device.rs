@@ -37,7 +37,7 @@ pub(crate) fn device_forward<T: Number, A: Number>(
     let inputs = operands.inputs(call)?;
     let (y, saved) = if call.tracked {
         let (y, saved) = resident.layer().forward(&inputs)?;
-        (y, Saved::Device(saved))
+        (y, Saved::Device(Box::new(saved)))
     } else {
         (resident.layer().infer(&inputs)?, Saved::Nothing)
     };

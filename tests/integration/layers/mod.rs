@@ -12,3 +12,4 @@ mod scalings;
 mod shapes;
 mod shared;
 mod short_path;
+mod short_path_memory;

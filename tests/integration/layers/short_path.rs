@@ -387,7 +387,7 @@ fn what_no_shape_tells_is_refused_too() {
     let refused = |change: &dyn Fn(&mut LoraInputs<'_, bf16>)| {
         let mut inputs = device.inputs();
         change(&mut inputs);
-        let forward = short.forward(&inputs).err().expect("refused").to_string();
+        let forward = short.forward(&inputs).expect_err("refused").to_string();
         let inference = short.infer(&inputs).expect_err("refused").to_string();
         assert_eq!(forward, inference);
         forward
@@ -591,7 +591,7 @@ fn run_time_types_that_do_not_fit_are_refused_by_name() {
     let short = lora_linear();
     let memory = gpu().stream.alloc_zeros::<u8>(1 << 14).expect("memory");
     let refused =
-        |inputs: &DynLoraInputs<'_>| short.forward(inputs).err().expect("refused").to_string();
+        |inputs: &DynLoraInputs<'_>| short.forward(inputs).expect_err("refused").to_string();
     let mut inputs = bytes.inputs();
     inputs.projections[1].weight = DynMatRef::new(memory.as_view(), DType::F16, 8, 40);
     let text = refused(&inputs);
