@@ -1,5 +1,6 @@
 //! What `LoraLinear` takes of the device's memory, and that a refused call takes none and launches
-//! nothing. The memory pool and the counters belong to the process, so each test has one of its own.
+//! nothing. The memory pool and the counters belong to the process, so each test has one of its
+//! own.
 
 use half::bf16;
 use lora_kernels::cudarc::driver::sys::{
