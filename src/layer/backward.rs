@@ -12,7 +12,7 @@ use super::saved::SavedForward;
 use crate::bind::{self, LoraGradients};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, LoraGradientsArgs};
 use crate::typed::check;
-use crate::{BackwardPlan, DType, Projection, ReadMatrix, Result, WriteMatrix};
+use crate::{Argument, BackwardPlan, DType, Projection, ReadMatrix, Result, WriteMatrix};
 
 /// The results of a backward. `T` is the type of the tensors, `A` that of the adapters. Both are
 /// bytes if the inputs' types are known at run time only.
@@ -109,6 +109,9 @@ impl LoraLinear {
         saved
             .record
             .check(plan.problem(), inputs.dropout, call.scalings())?;
+        if let Some(memory) = &saved.memory {
+            check::home(&self.shared.kernels, Argument::Saved, memory.stream())?;
+        }
 
         let formats = signature.formats;
         let shape = (signature.tokens, signature.in_features);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, DeviceRepr};
 
 use super::LoraLinear;
 use super::inputs::{Inputs, LayerMatrix};
@@ -103,10 +103,7 @@ impl LoraLinear {
         Operands::new(&checks, &self.stream, inputs)
     }
 
-    fn outputs<T: cudarc::driver::DeviceRepr>(
-        &self,
-        operands: &Operands<'_>,
-    ) -> Result<Vec<CudaSlice<T>>> {
+    fn outputs<T: DeviceRepr>(&self, operands: &Operands<'_>) -> Result<Vec<CudaSlice<T>>> {
         let signature = &operands.signature;
         let projections = signature.projections.iter();
         projections

@@ -60,7 +60,7 @@ pub trait LayerMatrix: ReadMatrix {
     type Mut<'m>: WriteMatrix;
 }
 
-impl<T: Element + DeviceRepr> LayerMatrix for MatRef<'_, T> {
+impl<T: Element> LayerMatrix for MatRef<'_, T> {
     type Slice = T;
     type Mut<'m> = MatMut<'m, T>;
 }

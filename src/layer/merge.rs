@@ -1,6 +1,6 @@
 //! Merging adapters into a weight.
 
-use cudarc::driver::{CudaSlice, DevicePtrMut, DeviceRepr};
+use cudarc::driver::{CudaSlice, DevicePtrMut};
 
 use super::LoraLinear;
 use super::memory::{matrix, scratch, uninitialised, written};
@@ -23,7 +23,7 @@ impl LoraLinear {
     /// [`crate::Error::Context`], and what
     /// [`MergeProblem::new`] and [`MergePlan::new`] refuse: all before anything is launched.
     /// [`crate::Error::Driver`] if an allocation or a launch fails.
-    pub fn merge<T: Element + DeviceRepr, A: Element>(
+    pub fn merge<T: Element, A: Element>(
         &self,
         weight: &MatRef<'_, T>,
         adapters: &[Lora<'_, A>],
@@ -37,7 +37,7 @@ impl LoraLinear {
     ///
     /// # Errors
     /// As [`LoraLinear::merge`].
-    pub fn merge_with_report<T: Element + DeviceRepr, A: Element>(
+    pub fn merge_with_report<T: Element, A: Element>(
         &self,
         weight: &MatRef<'_, T>,
         adapters: &[Lora<'_, A>],
@@ -50,7 +50,7 @@ impl LoraLinear {
         Ok((merged, MergeReport::from_bytes(&bytes).unwrap_or_default()))
     }
 
-    fn merge_as<T: Element + DeviceRepr, A: Element>(
+    fn merge_as<T: Element, A: Element>(
         &self,
         weight: &MatRef<'_, T>,
         adapters: &[Lora<'_, A>],

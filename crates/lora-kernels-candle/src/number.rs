@@ -3,7 +3,6 @@
 use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
 use lora_kernels::Element;
-use lora_kernels::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 
 #[cfg(feature = "cuda")]
 pub(crate) trait OnDevice: candle_core::cuda::CudaDType {}
@@ -17,10 +16,7 @@ pub(crate) trait OnDevice {}
 impl<T> OnDevice for T {}
 
 /// f32, f16 or bf16.
-pub(crate) trait Number:
-    Element + Into<f64> + DeviceRepr + ValidAsZeroBits + WithDType + OnDevice
-{
-}
+pub(crate) trait Number: Element + Into<f64> + WithDType + OnDevice {}
 
 impl Number for f32 {}
 impl Number for f16 {}

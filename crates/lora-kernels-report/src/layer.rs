@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream};
 use lora_kernels::{Element, Lora, LoraInputs, LoraLinear, LoraProjection, MatRef, Problem, Role};
 
 use crate::Outcome;
@@ -26,11 +26,7 @@ impl<'a> Ours<'a> {
 
     /// Runs every block of forward and backward. All numbers are zero, because the counts don't
     /// depend on them.
-    pub fn run<T: Element + DeviceRepr + ValidAsZeroBits>(
-        &self,
-        sizes: Sizes,
-        multiprocessors: u32,
-    ) -> Outcome<[Run; 2]> {
+    pub fn run<T: Element>(&self, sizes: Sizes, multiprocessors: u32) -> Outcome<[Run; 2]> {
         let problem = sizes.problem(T::DTYPE)?;
         let props = *self.layer.kernels().props();
         let layer = self
@@ -71,7 +67,7 @@ struct Tensors<T> {
     dy: CudaSlice<T>,
 }
 
-impl<T: Element + DeviceRepr + ValidAsZeroBits> Tensors<T> {
+impl<T: Element> Tensors<T> {
     fn new(stream: &Arc<CudaStream>, problem: &Problem) -> Outcome<Self> {
         let zeros = |tensor| {
             let (rows, columns) = problem.shape(tensor);

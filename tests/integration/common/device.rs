@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use lora_kernels::cudarc::driver::{CudaStream, DeviceRepr, ValidAsZeroBits};
+use lora_kernels::cudarc::driver::CudaStream;
 use lora_kernels::{Element, Kernels};
 use lora_kernels_test_device::select;
 
 /// An element type that the kernels, cudarc and the reference all support.
-pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
+pub trait Number: Element + Into<f64> {}
 
-impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
+impl<T: Element + Into<f64>> Number for T {}
 
 pub struct Gpu {
     pub stream: Arc<CudaStream>,

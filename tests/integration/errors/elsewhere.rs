@@ -8,13 +8,14 @@ use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
 use lora_kernels::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
-use lora_kernels::{Error, MatMut, MatRef, Role};
+use lora_kernels::{Error, Lora, LoraInputs, LoraLinear, LoraProjection, MatMut, MatRef, Role};
 
 use super::call::{
     BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on,
     backward_output, case, forward, forward_input, forward_on,
 };
 use crate::common::device::gpu;
+use crate::common::short_path::lora_linear;
 
 /// A stream of a second context on the same device.
 fn elsewhere() -> &'static Arc<CudaStream> {
@@ -146,4 +147,43 @@ fn memory_of_another_context_is_refused_in_backward() {
         call.workspace = Some(memory(plan.workspace_bytes()).as_view_mut())
     });
     assert_error!(result, Error::Context { .. }, "workspace belongs");
+}
+
+/// Inputs of `LoraLinear` in memory of that stream's context, and a dy.
+fn layer_on(stream: &Arc<CudaStream>) -> (LoraInputs<'static, bf16>, [MatRef<'static, bf16>; 1]) {
+    let matrix = |rows: usize, columns: usize| {
+        let memory = stream.alloc_zeros(rows * columns).expect("device memory");
+        let memory: &'static CudaSlice<bf16> = Box::leak(Box::new(memory));
+        MatRef::new(memory.as_view(), rows, columns)
+    };
+    let lora = Lora {
+        a: matrix(3, 40),
+        b: matrix(24, 3),
+        scaling: 2.0,
+    };
+    let projection = LoraProjection::new(matrix(24, 40), lora);
+    (
+        LoraInputs::new(matrix(9, 40), [projection]),
+        [matrix(9, 24)],
+    )
+}
+
+#[test]
+fn layers_of_two_contexts_share_nothing() {
+    let (here, there) = (lora_linear(), LoraLinear::new(elsewhere()).expect("loads"));
+    assert!(!Arc::ptr_eq(here.kernels(), there.kernels()));
+    let stream = here.on_stream(elsewhere());
+    assert_error!(stream, Error::Context { .. }, "the stream");
+
+    let (inputs, dy) = layer_on(here.stream());
+    let (other_inputs, other_dy) = layer_on(elsewhere());
+    let result = here.infer(&other_inputs);
+    assert_error!(result, Error::Context { .. }, "x belongs");
+    let (_, saved) = here.forward(&inputs).expect("forward runs");
+    let (_, other_saved) = there.forward(&other_inputs).expect("forward runs there");
+    let result = here.backward(&inputs, &other_saved, &dy);
+    assert_error!(result, Error::Context { .. }, "saved belongs");
+    let result = here.backward(&inputs, &saved, &other_dy);
+    assert_error!(result, Error::Context { .. }, "dy belongs");
+    here.backward(&inputs, &saved, &dy).expect("backward runs");
 }

@@ -8,7 +8,6 @@ mod run;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use lora_kernels::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{DType, Element};
 use lora_kernels_cases::{
     RecordedLayer, RecordedLayerError, RoundedInputs, largest_relative_error,
@@ -23,9 +22,9 @@ use report::Outcome;
 use run::RunError;
 
 /// An element type that the kernels, cudarc and the reference all support.
-pub trait Number: Element + Into<f64> + DeviceRepr + ValidAsZeroBits {}
+pub trait Number: Element + Into<f64> {}
 
-impl<T: Element + Into<f64> + DeviceRepr + ValidAsZeroBits> Number for T {}
+impl<T: Element + Into<f64>> Number for T {}
 
 const AFTER_HELP: &str = "\
 Example:
