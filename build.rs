@@ -85,9 +85,8 @@ fn run() -> Result<(), String> {
     write_images(&out, &images, &devices)
 }
 
-/// What is compiled: the table's kernels, each for the devices that its architecture serves, and
-/// the layouts of their parameters. Units of an architecture that none of the devices has are left
-/// out.
+/// The units to compile: the table's kernels, each for the devices that its architecture serves,
+/// and the layout check. Units of an architecture that no device has are left out.
 fn units(
     table: &Table,
     root: &Path,
@@ -110,7 +109,7 @@ fn units(
         write_if_changed(&source, unit.source.as_bytes())?;
         add(&unit.name, source, &table.architectures[unit.architecture]);
     }
-    // Layouts are the same whatever a kernel is compiled for.
+    // Layouts don't depend on the architecture.
     if let Some(first) = table.architectures.first() {
         add(
             LAYOUT_CHECK,
@@ -142,11 +141,12 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
-    // -fmad=false: a multiply and an add are fused where the source says fmaf() and nowhere else.
+    // -fmad=false: a multiply and an add are fused only where the source says fmaf().
     let common = "-std=c++17 -O3 -lineinfo -fmad=false -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
     let flags = variable("LORA_KERNELS_NVCC_FLAGS").unwrap_or_default();
-    // The strongest compression, where nvcc knows of it: older ones compress less, and always.
+    // Use the strongest compression if nvcc has the option. Older versions always compress, but
+    // less.
     let compression = "--compress-mode";
     if !flags.contains("compress") && output(nvcc, "--help")?.contains(compression) {
         args.push(format!("{compression}=size"));
@@ -169,8 +169,7 @@ fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
     Ok(args)
 }
 
-/// The devices to make machine code for. The GPU of the building machine, if it has one, is never
-/// asked.
+/// The devices to make machine code for. The building machine's GPU is never queried.
 fn devices(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     let asked =
         ["LORA_KERNELS_CUDA_ARCHS", "CUDA_COMPUTE_CAP"].map(|name| Some((name, variable(name)?)));
@@ -207,7 +206,7 @@ fn devices(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     Ok(known)
 }
 
-/// What nvcc prints for one argument.
+/// The output of nvcc for one argument.
 fn output(nvcc: &nvcc::Nvcc, argument: &str) -> Result<String, String> {
     let output = std::process::Command::new(&nvcc.path)
         .arg(argument)
@@ -240,7 +239,7 @@ fn write_images(
     write_if_changed(&out.join("images.rs"), source.as_bytes())
 }
 
-/// An unchanged file keeps its date, and what was made from it stays good.
+/// An unchanged file keeps its date, so results made from it stay up to date.
 fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<(), String> {
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());

@@ -258,7 +258,9 @@ fn without_tokens_a_forward_launches_nothing_and_gradients_are_sums_of_nothing()
     let problem = problem(0).with_dropout(true);
     let plan = ForwardPlan::new(&problem, &device()).expect("a plan");
     let mut projections = forward_projections(&problem);
-    projections.iter_mut().for_each(|one| one.y = 0);
+    projections
+        .iter_mut()
+        .for_each(|projection| projection.y = 0);
     let mut args = forward_args(&problem, &projections);
     (args.x, args.saved, args.workspace) = (0, Saved::Empty, None);
     let (launched, record) = run_forward(&plan, &args).expect("bound");
@@ -267,7 +269,9 @@ fn without_tokens_a_forward_launches_nothing_and_gradients_are_sums_of_nothing()
     let plan = BackwardPlan::new(&problem, &device()).expect("a plan");
     assert_eq!((plan.workspace_bytes(), plan.saved().bytes()), (0, 0));
     let mut projections = backward_projections(&problem);
-    projections.iter_mut().for_each(|one| one.dy = 0);
+    projections
+        .iter_mut()
+        .for_each(|projection| projection.dy = 0);
     let mut args = backward_args(&problem, &projections);
     (args.x, args.dx, args.saved, args.workspace) = (0, Some(0), Saved::Empty, None);
     args.record = Some(record);

@@ -48,9 +48,9 @@ impl BackwardPlan {
         let (groups, splits) = most_of(Operation::GradB, &problem, device, |variant| {
             let mut side_by_side = 0;
             let mut most_groups = Vec::new();
-            for (_, one) in problem.adapted() {
-                let groups = column_groups(variant, one.out_features);
-                side_by_side += groups * one.rank.div_ceil(variant.tile.ranks);
+            for (_, projection) in problem.adapted() {
+                let groups = column_groups(variant, projection.out_features);
+                side_by_side += groups * projection.rank.div_ceil(variant.tile.ranks);
                 most_groups.push(groups);
             }
             (most_groups, side_by_side)
@@ -60,11 +60,14 @@ impl BackwardPlan {
             (Vec::new(), groups * ranks.div_ceil(variant.tile.ranks))
         });
         let mut workspace = BufferLayout::default();
-        for (groups, (_, one)) in groups.into_iter().zip(problem.adapted()) {
-            workspace.region(&[groups, max_tokens, one.padded_rank()], float);
+        for (groups, (_, projection)) in groups.into_iter().zip(problem.adapted()) {
+            workspace.region(&[groups, max_tokens, projection.padded_rank()], float);
         }
-        for (_, one) in problem.adapted() {
-            workspace.region(&[splits, one.out_features, one.padded_rank()], float);
+        for (_, projection) in problem.adapted() {
+            workspace.region(
+                &[splits, projection.out_features, projection.padded_rank()],
+                float,
+            );
         }
         workspace.region(&[max_tokens, ranks], problem.dtype().size());
         workspace.region(&[x_splits, ranks, problem.in_features()], float);

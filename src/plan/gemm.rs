@@ -47,7 +47,9 @@ impl Product {
         Self {
             operation: Operation::Forward,
             rows: problem.tokens(),
-            columns: projections.map(|one| one.out_features).collect(),
+            columns: projections
+                .map(|projection| projection.out_features)
+                .collect(),
             depth: problem.in_features(),
         }
     }
@@ -59,7 +61,7 @@ impl Product {
             operation: Operation::GradX,
             rows: problem.tokens(),
             columns: vec![problem.in_features()],
-            depth: projections.map(|one| one.out_features).sum(),
+            depth: projections.map(|projection| projection.out_features).sum(),
         }
     }
 }

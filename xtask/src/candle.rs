@@ -1,5 +1,5 @@
 //! The candle crate: its fine-tune, and its tests on candle's CUDA device, which is the emulated
-//! one here.
+//! GPU here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -22,7 +22,7 @@ const LIBRARIES: [&str; 5] = [
     "libnvrtc.so",
     "libcudart.so",
 ];
-/// Where their functions are declared: package, file, and what stands before each name.
+/// The declarations of their functions: package, file, and the text before each name.
 const DECLARATIONS: [(&str, &str, &str); 5] = [
     ("cudarc", "src/cublas/sys/mod.rs", "pub unsafe fn "),
     ("cudarc", "src/cublaslt/sys/mod.rs", "pub unsafe fn "),
@@ -33,30 +33,30 @@ const DECLARATIONS: [(&str, &str, &str); 5] = [
 
 pub fn finetune(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
     toolchain::ensure(session)?;
-    // With the features of the whole workspace, as the tests' build has them: nothing is compiled
-    // again where that has run.
+    // The features are those of the whole workspace, as in the tests' build, so that nothing is
+    // compiled twice.
     session.run(session.cargo("build --quiet --workspace --example finetune_minilm"))?;
     let mut example = Command::new(session.target().join("debug/examples/finetune_minilm"));
     example.args(arguments).current_dir(session.root());
-    // They make a step six times as slow, and the tests run every kernel with them.
+    // The checks make a step six times as slow, and the tests run every kernel with them.
     if std::env::var_os("PTX_EMULATOR_CHECKS").is_none() {
         example.env("PTX_EMULATOR_CHECKS", "off");
     }
     session.run(example)
 }
 
-/// Runs the tests with candle's `cuda` feature. candle's own kernels are compiled as far as they
-/// need them; cuBLAS, cuRAND and the others are stand-ins that end the program when they are asked
-/// for more than a handle.
+/// Runs the tests with candle's `cuda` feature. candle's own kernels are compiled as far as the
+/// tests need them. cuBLAS, cuRAND and the others are stand-ins that end the program if anything
+/// but a handle is asked of them.
 pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
-    // A test of the emulator's own: with it comes the driver, which candle links.
+    // Building a test of the emulated GPU also builds the driver that candle links.
     session.run(session.cargo("test --quiet --workspace --test driver --no-run"))?;
     let folders = [libraries(session)?, client::driver_of_tests(session)?];
     let libraries =
         std::env::join_paths(folders).map_err(|error| format!("a folder's name: {error}"))?;
-    // The setting makes cargo keep this build of our kernels, with another nvcc to ask, beside the
-    // others'.
+    // With this setting, cargo keeps this build of our kernels, which uses another nvcc, beside the
+    // other builds.
     let mut tests = session.cargo(
         "test --workspace --features lora-kernels-candle/cuda --test on_cuda \
          --config profile.dev.package.lora-kernels.codegen-units=14",
@@ -65,7 +65,7 @@ pub fn cuda(session: &mut Session) -> Result<(), Failure> {
         .env("NVCC", session.root().join(NVCC))
         .env("REAL_NVCC", nvcc.path);
     tests.env("CUDA_COMPUTE_CAP", "80");
-    // Our own kernels are not to be compiled anew for that one.
+    // Our kernels must not be recompiled for that device.
     if std::env::var_os("LORA_KERNELS_CUDA_ARCHS").is_none() {
         tests.env("LORA_KERNELS_CUDA_ARCHS", archs::DEFAULT);
     }
@@ -75,7 +75,7 @@ pub fn cuda(session: &mut Session) -> Result<(), Failure> {
     session.run(tests)
 }
 
-/// A folder with the libraries that candle links, but for the driver.
+/// A folder with the libraries that candle links, except the driver.
 fn libraries(session: &mut Session) -> Result<PathBuf, Failure> {
     let folder = session.target().join("stand-in");
     let failed = |error: std::io::Error| format!("can't fill {}: {error}", folder.display());

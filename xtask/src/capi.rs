@@ -1,4 +1,4 @@
-//! The C ABI as other programs get it: libraries, header and pkg-config file in one folder.
+//! The C ABI for other programs: libraries, header and pkg-config file in one folder.
 
 use std::fs;
 use std::io::Write;
@@ -8,10 +8,10 @@ use crate::client;
 use crate::commands;
 use crate::steps::{Failure, Session};
 
-/// What cargo calls the library; two packages can't both build a liblora_kernels.
+/// Cargo's name of the library: two packages can't both build a liblora_kernels.
 const BUILT: &str = "liblora_kernels_capi";
 const SHARED: &str = "liblora_kernels.so";
-/// What programs look for when they run, as capi/build.rs says.
+/// The name that programs look for at run time, set by the crate's build.rs.
 const SONAME: &str = concat!(
     "liblora_kernels.so.",
     env!("CARGO_PKG_VERSION_MAJOR"),
@@ -21,7 +21,7 @@ const SONAME: &str = concat!(
 const STATIC: &str = "liblora_kernels.a";
 const HEADER: &str = "crates/lora-kernels-capi/include/lora_kernels.h";
 
-/// Builds the libraries and fills `prefix`, or a folder of the target folder.
+/// Builds the libraries and fills `prefix`, by default a folder in the target folder.
 pub fn capi(session: &mut Session, prefix: Option<PathBuf>) -> Result<(), Failure> {
     commands::setup(session)?;
     let target = session.target();
@@ -57,8 +57,8 @@ fn make_parent(file: &Path) -> Result<(), Failure> {
 
 fn put(from: &Path, to: &Path) -> Result<(), Failure> {
     make_parent(to)?;
-    // A program may have the old file open: it keeps it, where an overwritten one would change
-    // under it.
+    // A program may have the old file open. It keeps a removed file, but an overwritten one would
+    // change under it.
     let _ = fs::remove_file(to);
     let copied = fs::copy(from, to).map(|_| ());
     copied.map_err(|error| {
@@ -66,15 +66,15 @@ fn put(from: &Path, to: &Path) -> Result<(), Failure> {
     })
 }
 
-/// To a file beside it, so that the folder can be moved.
+/// Links to a file in the same folder, so that the folder can be moved.
 fn put_link(to: &str, at: &Path) -> Result<(), Failure> {
     let _ = fs::remove_file(at);
     client::make_link(Path::new(to), at)
         .map_err(|error| format!("can't link {} to {to}: {error}", at.display()).into())
 }
 
-/// Where it is, the rest is, wherever the folder is moved. The last line is what Rust's standard
-/// library needs where it is linked statically (`rustc --print native-static-libs`).
+/// Paths are relative to this file, so that the folder can be moved. The last line lists what
+/// Rust's standard library needs when it is linked statically (`rustc --print native-static-libs`).
 const PKG_CONFIG: &str = concat!(
     "prefix=${pcfiledir}/../..\n\n",
     "Name: lora_kernels\n",

@@ -1,4 +1,5 @@
-//! The emulated driver by itself: building it, other programs on it, and random input to it.
+//! The emulated driver by itself: building it, running other programs on it, and giving it random
+//! input.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +15,7 @@ const LIBRARY: &str = "libptx_emulator.so";
 /// The names under which programs look for the driver.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// Builds the driver and gives its path.
+/// Builds the driver and returns its path.
 fn build(session: &mut Session) -> Result<PathBuf, Failure> {
     let target = session.target();
     let mut cargo = session.cargo("build --release --package ptx-emulator --lib --target-dir");
@@ -69,7 +70,7 @@ pub fn make_link(library: &Path, link: &Path) -> std::io::Result<()> {
     fs::copy(library, link).map(|_| ())
 }
 
-/// A folder that programs find the driver in which a build of tests has left.
+/// A folder in which programs find the driver that a build of tests made.
 pub fn driver_of_tests(session: &Session) -> Result<PathBuf, Failure> {
     let folder = session.target().join("debug/cuda");
     link_as(

@@ -1,4 +1,4 @@
-//! What each command does.
+//! The simpler commands.
 
 use std::path::PathBuf;
 
@@ -61,12 +61,12 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     setup(session)?;
     session.run(session.cargo("test --workspace"))?;
 
-    // The emulated A100 sums as its tensor cores do; a test's bound must hold for the others as
-    // well. Kernels for f32 use none, so their tests would only repeat themselves. A real GPU has
+    // The emulated A100 sums like its tensor cores. A test's bound must hold for the other models
+    // too. f32 kernels use no tensor cores, so their tests would only be repeated. A real GPU has
     // no such choice.
     if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
         for numerics in ["hopper", "f32fma"] {
-            // Large sizes are more sums, not deeper ones.
+            // Large sizes have more sums, but not longer ones.
             let mut kernels = session.cargo("test --workspace --test integration --");
             kernels.args([LAYERS, "--skip", "in_f32", "--skip", "every_large_size"]);
             kernels.env("PTX_EMULATOR_NUMERICS", numerics);
@@ -74,8 +74,8 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
         }
     }
 
-    // A setting of its own makes cargo keep this build of the one package beside the other: they
-    // would otherwise undo each other's work on every run.
+    // With a setting of its own, cargo keeps this build of the package beside the other one.
+    // Otherwise they would replace each other on every run.
     let mut stub = session.cargo(
         "test --test missing_kernels --config profile.dev.package.lora-kernels.codegen-units=15",
     );
@@ -89,7 +89,7 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
 
 pub fn bench(session: &mut Session, arguments: &[String]) -> Result<(), Failure> {
     setup(session)?;
-    // Without timing anything the tests' build will do.
+    // If nothing is timed, the tests' build is good enough.
     let only_once = arguments == ["--test"];
     let mut bench = session.cargo(if only_once {
         "test --workspace --bench *"

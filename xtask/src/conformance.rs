@@ -32,7 +32,7 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
             .args(["-B", "compile.py", "."])
             .current_dir(session.root().join(TRITON_FOLDER));
         python.env("PYTHONPATH", packages);
-        // What is compiled must come from this source and compiler alone.
+        // The result must depend only on this source and compiler.
         python.env(
             "TRITON_CACHE_DIR",
             folder.join(format!("triton-cache-{}", std::process::id())),
@@ -49,7 +49,7 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     session.run(run)
 }
 
-/// nvcc with what all programs are compiled with.
+/// nvcc with the arguments that all programs share.
 fn compiler(nvcc: &Nvcc) -> Command {
     let mut command = Command::new(&nvcc.path);
     command.args(
@@ -100,7 +100,7 @@ fn vendor(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
         .join(format!("candle-kernels-{CANDLE_KERNELS}"));
     if !sources.is_dir() {
         make_folder(&folder.join("src"))?;
-        // A workspace of its own: this folder may lie below this project's.
+        // It is a workspace of its own, because this folder may be inside this project.
         let manifest = format!(
             "[package]\nname = \"sources\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n\
              candle-kernels = \"={CANDLE_KERNELS}\"\n\n[workspace]\n"

@@ -32,11 +32,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Look for nvcc; where there is none, install it from PyPI into .toolchain
+    /// Look for nvcc, and install it from PyPI into .toolchain if there is none
     Setup,
     /// Replay the recorded layers of tests/fixtures in f32, bf16 and f16
     Demo,
-    /// Run every test, also of a build without kernels, and check one without CUDA
+    /// Run every test, also of a build without kernels, and check a build without CUDA
     Test,
     /// Run the benches
     Bench {
@@ -50,16 +50,15 @@ enum Command {
     Client,
     /// Compile CUTLASS's and candle's kernels and run them, and Triton's, on the emulated GPU
     Conformance {
-        /// Compile Triton's kernels anew, too, and replace the committed PTX (installs Triton, 280
-        /// MB)
+        /// Also recompile Triton's kernels and replace the committed PTX (installs Triton, 280 MB)
         #[arg(long)]
         regenerate: bool,
     },
     /// Compare with PEFT, installed from PyPI: it loads what we write, we read what it writes, and
     /// both merge to the same
     Peft,
-    /// Fine-tune all-MiniLM-L6-v2 with candle, beside the losses recorded from PEFT; 24 steps take
-    /// some minutes
+    /// Fine-tune all-MiniLM-L6-v2 with candle, and compare with the losses recorded from PEFT; 24
+    /// steps take some minutes
     Finetune {
         /// Passed on, e.g. --steps 2, --dtype bf16, --out FOLDER, --json or --help
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -67,17 +66,17 @@ enum Command {
     },
     /// Run the candle crate on candle's CUDA device, the emulated one, without CUDA's libraries
     CandleCuda,
-    /// Put a million random cases each to the emulator's parser, fatbin reader and driver
+    /// Give a million random cases each to the emulated GPU's parser, fatbin reader and driver
     Fuzz {
         /// How many cases
         #[arg(long, default_value_t = 1_000_000)]
         cases: u64,
     },
-    /// Write docs/report.md and docs/report.json: the machine code, what the emulated device
-    /// counts, and traffic under its L2 model, beside goals
+    /// Write docs/report.md and docs/report.json: the machine code, the emulated device's counts,
+    /// and traffic under its L2 model, compared with goals
     Report {
-        /// Compare a quick form with the committed docs/report.json instead, and fail where a
-        /// figure got worse
+        /// Compare a quick form with the committed docs/report.json instead, and fail if a figure
+        /// got worse
         #[arg(long)]
         check: bool,
     },
@@ -91,23 +90,23 @@ enum Command {
     /// Build the C library, shared and static; the last line on stdout is the folder that it, its
     /// header and its pkg-config file are in
     Capi {
-        /// Put them below this folder instead of one of the target folder
+        /// Put them into this folder instead of one in the target folder
         #[arg(long)]
         prefix: Option<PathBuf>,
     },
     /// Test the Python package on the emulated device (installs NumPy and pytest from PyPI)
     Python {
-        /// Also against PyTorch's autograd (installs it where there is none, 5 GB)
+        /// Also compare with PyTorch's autograd (installs it if there is none, 5 GB)
         #[arg(long)]
         torch: bool,
-        /// Also check it with ruff and its types with mypy (installs them)
+        /// Also check the package with ruff and its types with mypy (installs them)
         #[arg(long)]
         types: bool,
         /// Passed on to pytest, e.g. -k and a part of a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Pack what is published as for crates.io, and build the core from its package
+    /// Pack the published crates as for crates.io, and build the core from its package
     Package,
     /// Check formatting, clippy, the documentation and the rules of this repository; warnings are
     /// errors

@@ -1,4 +1,5 @@
-//! The packages as crates.io would get them: complete, and the core builds from its own.
+//! Packs the crates as for crates.io, and checks that they are complete and that the core builds
+//! from its package.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::steps::{Failure, Session};
 
-/// What every package must hold.
+/// The files that every package must contain.
 const FILES: [&str; 3] = ["README.md", "LICENSE-APACHE", "LICENSE-MIT"];
 
 /// A package that is published, as cargo describes it.
@@ -19,12 +20,12 @@ struct Published {
 }
 
 impl Published {
-    /// What its own manifest says, or the workspace's.
+    /// A field of its manifest, or the workspace's.
     fn field(&self, name: &str) -> Option<&str> {
         self.manifest[name].as_str().filter(|text| !text.is_empty())
     }
 
-    /// Whether it is built from that package; what tests need alone isn't published with it.
+    /// Whether it depends on that package to be built. Dependencies of tests aren't published.
     fn needs(&self, package: &str) -> bool {
         let dependencies = self.manifest["dependencies"].as_array();
         let mut dependencies = dependencies.into_iter().flatten();
@@ -53,7 +54,7 @@ fn published(session: &mut Session) -> Result<Vec<Published>, Failure> {
     let metadata: Value = serde_json::from_str(&session.capture(metadata)?)
         .map_err(|error| format!("cargo metadata: {error}"))?;
     let members = metadata["packages"].as_array().cloned().unwrap_or_default();
-    // An empty list of registries is `publish = false`.
+    // An empty list of registries means `publish = false`.
     let is_published = |package: &Value| package["publish"].is_null();
     let mut packages = Vec::new();
     for manifest in members.into_iter().filter(is_published) {
@@ -78,7 +79,7 @@ fn published(session: &mut Session) -> Result<Vec<Published>, Failure> {
     Ok(packages)
 }
 
-/// Unpacks one, and looks whether it is complete.
+/// Unpacks a package and checks that it is complete.
 fn unpack(session: &mut Session, folder: &Path, package: &Published) -> Result<(), Failure> {
     let name = format!("{}-{}", package.name, package.version);
     let unpacked = folder.join(&name);
@@ -122,7 +123,7 @@ fn builds_alone(
     cargo
         .current_dir(path(core))
         .env("LORA_KERNELS_STUB", "1")
-        // Little runs: examples that need a device are only compiled.
+        // Little code runs: examples that need a device are only compiled.
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
         .env("CARGO_TARGET_DIR", session.target().join("package/target"));
     session.run(cargo)

@@ -1,5 +1,5 @@
-//! Hugging Face PEFT beside ours: what one writes, the other reads, and what one merges, the other
-//! merges to.
+//! Compares with Hugging Face PEFT: each reads what the other writes, and both merge to the same
+//! weights.
 
 use crate::pip::{self, Needs};
 use crate::steps::{Failure, Session};

@@ -1,5 +1,5 @@
-//! Python packages from PyPI, each list of them in a folder of its own. No Python environment is
-//! touched, so one that is managed by the system allows it.
+//! Installs Python packages from PyPI, each list into a folder of its own. No Python environment is
+//! changed, so this also works with one that the system manages.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::process::Command;
 
 use crate::steps::{Failure, Session};
 
-/// What a list says of the packages that its packages need.
+/// Whether a list includes the dependencies of its packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// It names them all.
+    /// The list names all dependencies.
     Listed,
-    /// pip finds them.
+    /// pip resolves the dependencies.
     Found,
 }
 
-/// Installs what a list in the checkout names into a folder, unless that holds it already.
+/// Installs the packages of a list in the checkout into a folder, unless it holds them already.
 pub fn ensure(
     session: &mut Session,
     list: &str,
@@ -39,7 +39,7 @@ pub fn ensure(
         .map_err(|error| format!("can't write {}: {error}", stamp.display()).into())
 }
 
-/// Installs what a list in the checkout names into a folder.
+/// Installs the packages of a list in the checkout into a folder.
 pub fn install(
     session: &mut Session,
     list: &str,
@@ -67,7 +67,7 @@ pub fn install(
     })
 }
 
-/// Says plainly what is missing.
+/// Checks that python3 and pip work, and says what is missing.
 fn check(list: &str) -> Result<(), Failure> {
     if !runs("python3", &["--version"]) {
         return Err(format!(
@@ -86,7 +86,7 @@ fn check(list: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a program ends well.
+/// Whether a program exits without an error.
 pub fn runs(program: &str, arguments: &[&str]) -> bool {
     let output = Command::new(program).args(arguments).output();
     output.is_ok_and(|output| output.status.success())

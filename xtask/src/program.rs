@@ -1,5 +1,5 @@
-//! The command line as a user has it: a program that looks for libcuda and knows nothing of the
-//! emulator.
+//! The command line as a user runs it: a program that looks for libcuda and doesn't know the
+//! emulated GPU.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::client;
 use crate::steps::{Failure, Session};
 
-/// What tests and commands choose the device by, see `crates/ptx-emulator/README.md`.
+/// The variable that chooses the device of tests and commands.
 const DEVICE: &str = "LORA_KERNELS_DEVICE";
 
 /// `lora-kernels`, and where it finds a driver that isn't the machine's own.
@@ -17,8 +17,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Builds it as its tests do, which leaves the emulated driver, too. That one is taken where it
-    /// is asked for, and where no real device runs the kernels.
+    /// Builds it together with its tests, which also build the emulated driver. That driver is used
+    /// if it is asked for, or if no real device can run the kernels.
     pub fn build(session: &mut Session) -> Result<Self, Failure> {
         session.run(session.cargo("test --quiet --workspace --test commands --no-run"))?;
         let mut program = Self {
@@ -38,7 +38,7 @@ impl Program {
         Ok(program)
     }
 
-    /// In the checkout.
+    /// The command, to run in the checkout.
     pub fn command(&self, session: &Session) -> Command {
         let mut command = Command::new(&self.path);
         command.current_dir(session.root());

@@ -13,27 +13,26 @@ const PACKAGES: &str = "python/tests/requirements.txt";
 const TORCH: &str = "python/tests/requirements-torch.txt";
 const CHECKERS: &str = "python/tests/requirements-types.txt";
 
-/// What to do besides the tests.
+/// What to run besides the tests.
 #[derive(Default)]
 pub struct Choices {
-    /// Also against PyTorch.
+    /// Whether to compare with PyTorch.
     pub torch: bool,
-    /// Also ruff and mypy.
+    /// Whether to run ruff and mypy.
     pub types: bool,
     /// Passed on to pytest.
     pub arguments: Vec<String>,
 }
 
-/// The libraries that a build of the tests of the C ABI leaves, under the names that programs look
-/// for.
+/// The libraries made by a build of the C ABI's tests, under the names that programs look for.
 struct Libraries {
     kernels: PathBuf,
-    /// A folder with the emulated driver in it.
+    /// The folder with the emulated driver.
     driver: PathBuf,
 }
 
-/// With the same features and profile as `cargo xtask test` builds them: nothing is compiled again
-/// where that has run.
+/// Builds them with the features and profile of `cargo xtask test`, so that nothing is compiled
+/// twice.
 fn build(session: &mut Session) -> Result<Libraries, Failure> {
     commands::setup(session)?;
     let target = session.target();
@@ -91,14 +90,14 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     session.run(tests)
 }
 
-/// Whether this machine's Python has PyTorch, of whatever version.
+/// Whether this machine's Python has PyTorch, in any version.
 fn has_torch() -> bool {
     let mut python = Command::new("python3");
     python.args(["-c", "import torch"]);
     python.output().is_ok_and(|output| output.status.success())
 }
 
-/// The folder, before those that are searched anyway.
+/// The search path with this folder first.
 fn searched(folder: &Path) -> OsString {
     let mut all = folder.as_os_str().to_owned();
     if let Some(others) = std::env::var_os("LD_LIBRARY_PATH") {

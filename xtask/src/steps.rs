@@ -1,15 +1,15 @@
-//! Running programs: each is printed before, timed, and its failure ends the command.
+//! Runs programs: each is printed and timed, and its failure ends the command.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Why a command ends early.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub struct Failure {
     pub message: String,
-    /// What the process exits with: the status of the program that failed, where it was one.
+    /// The exit status of the process: that of the failed program, if it was a program that failed.
     pub status: u8,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// One run of an xtask command.
+/// A run of an xtask command.
 pub struct Session {
     root: PathBuf,
     done: Vec<(String, Duration)>,
@@ -40,12 +40,12 @@ impl Session {
         }
     }
 
-    /// The checkout, wherever in it the command was called.
+    /// The root of the checkout.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Cargo's folder for what it builds.
+    /// Cargo's target folder.
     pub fn target(&self) -> PathBuf {
         let folder = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| PathBuf::from("target"), PathBuf::from);
@@ -59,7 +59,7 @@ impl Session {
         command
     }
 
-    /// Runs a program to its end, its output going where ours goes.
+    /// Runs a program to its end. Its output goes where ours goes.
     pub fn run(&mut self, mut command: Command) -> Result<(), Failure> {
         let name = describe(&command);
         eprintln!("\n$ {name}");
@@ -81,8 +81,7 @@ impl Session {
         })
     }
 
-    /// Runs a program to its end and gives what it printed; what it says on stderr goes where ours
-    /// goes.
+    /// Runs a program to its end and returns its stdout. Its stderr goes where ours goes.
     pub fn capture(&mut self, mut command: Command) -> Result<String, Failure> {
         let name = describe(&command);
         let started = Instant::now();
@@ -98,7 +97,7 @@ impl Session {
             .map_err(|error| format!("what `{name}` printed is no text: {error}").into())
     }
 
-    /// What was run since the last summary and how long it took.
+    /// Prints what was run since the last summary, and how long it took.
     pub fn summarise(&mut self) {
         let done = std::mem::take(&mut self.done);
         if done.is_empty() {
@@ -118,7 +117,7 @@ impl Session {
     }
 }
 
-/// The command as one would type it, the variables set for it first.
+/// The command as one would type it, beginning with the variables set for it.
 pub fn describe(command: &Command) -> String {
     let variables = command
         .get_envs()

@@ -1,4 +1,4 @@
-//! nvcc for machines that have none: pinned packages from PyPI, unpacked into .toolchain.
+//! Installs nvcc on machines that have none: pinned packages from PyPI, unpacked into .toolchain.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::steps::{Failure, Session};
 use lora_kernels_build::nvcc::{self, Here, Machine, Nvcc};
 
 const FOLDER: &str = ".toolchain";
-/// Installations in the making are `.toolchain-partial-<process>`; only a complete one is renamed.
+/// An unfinished installation is in `.toolchain-partial-<process>`. Only a complete one is renamed.
 const PARTIAL: &str = ".toolchain-partial-";
 const LIST: &str = "xtask/toolchain.txt";
 const PACKAGES: &str = include_str!("../toolchain.txt");
-/// The list of packages, kept in what was installed from it.
+/// The list of packages, kept in the installation made from it.
 const STAMP: &str = "toolchain.txt";
 
-/// Finds nvcc, or installs it where there is none or where .toolchain holds other versions than the
+/// Finds nvcc, or installs it if there is none or if .toolchain holds other versions than the
 /// pinned ones.
 pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
     let root = session.root().to_owned();
@@ -52,7 +52,7 @@ fn install(session: &mut Session, root: &Path) -> Result<(), Failure> {
     result
 }
 
-/// Says plainly that the host compiler is missing, before nvcc fails over it.
+/// Says clearly that the host compiler is missing, before nvcc fails because of it.
 fn check_host_compiler() -> Result<(), Failure> {
     if Here.var("NVCC_CCBIN").is_none() && !pip::runs("g++", &["--version"]) {
         return Err(
@@ -74,8 +74,8 @@ fn fill(session: &mut Session, partial: &Path) -> Result<(), Failure> {
         ..failure
     })?;
 
-    // One kernel through the whole compiler: the versions match, and the host compiler is one that
-    // nvcc takes.
+    // Compiles a kernel, which shows that the versions match and that nvcc accepts the host
+    // compiler.
     let folder = partial.join(nvcc::INSTALLED.trim_start_matches(&format!("{FOLDER}/")));
     let (source, image) = (partial.join("try.cu"), partial.join("try.fatbin"));
     fs::write(
@@ -121,7 +121,8 @@ fn put_in_place(root: &Path, partial: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes what interrupted installations left. One of the last hour may still be running.
+/// Removes what interrupted installations left. One that is less than an hour old may still be
+/// running.
 fn remove_leftovers(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else {
         return;

@@ -1,9 +1,9 @@
-//! Which GPUs the kernels are compiled for, and how nvcc is told.
+//! The GPUs that the kernels are compiled for, and nvcc's arguments for them.
 
 use std::fmt;
 
-/// Machine code is made for these where nobody says otherwise: A100, the RTX 30 and 40 series,
-/// H100, the RTX 50 series.
+/// The default compute capabilities for machine code: A100, the RTX 30 and 40 series, H100, the RTX
+/// 50 series.
 pub const DEFAULT: &str = "80,86,89,90,120";
 
 /// The oldest GPU that the kernels run on: `cp.async` and bf16 tensor cores begin there.
@@ -24,9 +24,9 @@ impl fmt::Display for Arch {
     }
 }
 
-/// Reads a list of devices such as `80,89,90`, `8.0 9.0` or `sm_90a`; `variable` is where it came
-/// from, for the error. A device has one spelling, without suffix: which kernels use what only its
-/// capability has is theirs to say.
+/// Reads a list of devices such as `80,89,90`, `8.0 9.0` or `sm_90a`; `variable` is its source, for
+/// the error. A suffix is dropped, because the table of kernels says which kernels use instructions
+/// of a single capability.
 pub fn parse_list(variable: &str, list: &str) -> Result<Vec<Arch>, String> {
     let mut archs = list
         .split(|c: char| c == ',' || c == ';' || c.is_whitespace())
@@ -94,7 +94,8 @@ fn decimal(digits: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Keeps what an nvcc knows; `listing` is what `nvcc --list-gpu-code` prints.
+/// Splits devices into those that an nvcc knows and those that it doesn't. `listing` is the output
+/// of `nvcc --list-gpu-code`.
 pub fn known_to(listing: &str, archs: &[Arch]) -> (Vec<Arch>, Vec<Arch>) {
     let known: Vec<&str> = listing.lines().map(str::trim).collect();
     archs
@@ -103,8 +104,8 @@ pub fn known_to(listing: &str, archs: &[Arch]) -> (Vec<Arch>, Vec<Arch>) {
         .partition(|arch| known.contains(&format!("sm_{}", arch.number).as_str()))
 }
 
-/// Which of the devices run what the front end compiles for `compute`: those of its capability and
-/// later ones or, with a suffix, those of its capability alone.
+/// The devices that run code compiled for `compute`: those with its capability or a later one. With
+/// a suffix, only those with exactly its capability.
 pub fn targets(compute: Arch, devices: &[Arch]) -> Vec<Arch> {
     let runs = |device: &&Arch| match compute.suffix {
         None => device.number >= compute.number,

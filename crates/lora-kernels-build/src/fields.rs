@@ -17,7 +17,7 @@ pub(crate) struct Fields<'t> {
 }
 
 impl<'t> Fields<'t> {
-    /// The fields of `value`, of which only `allowed` may be there.
+    /// The fields of `value`. Only those in `allowed` may be present.
     pub fn of(
         text: &'t str,
         entry: &'t str,
@@ -31,7 +31,7 @@ impl<'t> Fields<'t> {
         }
     }
 
-    /// The same of a table itself.
+    /// Like [`Fields::of`], for a table itself.
     pub fn of_table(
         text: &'t str,
         entry: &'t str,

@@ -1,5 +1,5 @@
-//! What is made of the table of kernels: a `.cu` file per operation, architecture and dtype, and
-//! the rows that Rust reads.
+//! Generates code from the table of kernels: a `.cu` file per operation, architecture and dtype,
+//! and the rows that Rust reads.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ pub struct Unit {
     pub source: String,
 }
 
-/// One kernel, that is one symbol.
+/// A kernel, which has one symbol.
 struct Symbol<'t> {
     kernel: &'t Kernel,
     dtype: usize,
@@ -23,7 +23,7 @@ struct Symbol<'t> {
 }
 
 impl Table {
-    /// All symbols; those of one unit follow each other.
+    /// All symbols. The symbols of a unit are consecutive.
     fn symbols(&self) -> impl Iterator<Item = Symbol<'_>> {
         self.by_unit()
             .flat_map(move |(operation, architecture, dtype)| {
@@ -101,7 +101,7 @@ impl Table {
         )
     }
 
-    /// The constants of an entry, as the kernels' templates take them.
+    /// The constants of an entry, for the kernels' templates.
     fn tile(&self, kernel: &Kernel) -> String {
         let mut text = format!("\nstruct {} {{\n", tile_type(kernel));
         let warp = kernel.warp.unwrap_or_default();
@@ -124,7 +124,7 @@ impl Table {
         text
     }
 
-    /// One kernel function, and the comparison of its template with the entry.
+    /// A kernel function, and the comparison of its template with the entry.
     fn shell(&self, symbol: &Symbol<'_>) -> String {
         let kernel = symbol.kernel;
         let (threads, resident, shared) = (kernel.threads, kernel.resident, kernel.shared);
@@ -138,7 +138,7 @@ impl Table {
             ACCESSES[symbol.access].2
         );
         let columns = block_columns(kernel);
-        // What is wrong here is wrong in the table: compilers name its line.
+        // An error here is an error in the table, so compilers must name the table's line.
         let line = kernel.line;
         let name = self.name(symbol);
         format!(
@@ -202,8 +202,8 @@ extern \"C\" __global__ void __launch_bounds__({threads}, {resident})
     }
 }
 
-/// Columns of the output that a block covers: of S, which has a column per rank, where the entry
-/// names no others.
+/// The columns of the output that a block covers. If the entry has none, they are its columns of S,
+/// which has a column per rank.
 fn block_columns(kernel: &Kernel) -> u32 {
     match kernel.block.columns {
         0 => kernel.block.ranks,

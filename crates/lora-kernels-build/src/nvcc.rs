@@ -1,17 +1,18 @@
-//! Where nvcc is.
+//! Finds nvcc.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Older ones know neither `sm_90a` nor enough of C++17.
+/// The oldest supported release. Older ones lack `sm_90a` and parts of C++17.
 pub const OLDEST: (u32, u32) = (12, 0);
 
-/// Where `cargo xtask setup` puts the compiler, below the checkout.
+/// The folder in the checkout into which `cargo xtask setup` installs the compiler.
 pub const INSTALLED: &str = ".toolchain/nvidia/cu13";
 
-/// The environment variables that choose a compiler. `PATH` is read too, but differs between a
-/// shell and an editor, and following it would build everything anew whenever the other one calls.
+/// The environment variables that choose a compiler. `PATH` is read too, but it isn't listed here:
+/// it differs between a shell and an editor, so tracking it would rebuild everything when they
+/// alternate.
 pub const VARIABLES: [&str; 3] = ["NVCC", "CUDA_HOME", "CUDA_PATH"];
 
 /// A compiler that runs.
@@ -23,15 +24,15 @@ pub struct Nvcc {
     pub version: String,
 }
 
-/// The machine, as far as the search looks at it; a test has another one.
+/// The parts of the machine that the search looks at. Tests replace them.
 pub trait Machine {
     /// An environment variable that is set and not empty.
     fn var(&self, name: &str) -> Option<OsString>;
-    /// What `path --version` prints, if that can be run.
+    /// The output of `path --version`, if it can be run.
     fn version(&self, path: &Path) -> Option<String>;
 }
 
-/// The machine this runs on.
+/// The machine that this runs on.
 pub struct Here;
 
 impl Machine for Here {
@@ -52,8 +53,8 @@ impl Machine for Here {
 /// Looks at `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`, /usr/local/cuda and what `cargo xtask setup`
 /// installed below `checkout`, in this order.
 ///
-/// `NVCC` is an order, and wrong if it can't be followed; the other places are passed over where
-/// they hold no nvcc or one that is too old.
+/// An `NVCC` that can't be used is an error. The other places are skipped if they hold no nvcc or
+/// one that is too old.
 pub fn find(machine: &dyn Machine, checkout: &Path) -> Result<Nvcc, String> {
     if let Some(named) = machine.var("NVCC") {
         let path = resolve(machine, Path::new(&named));
@@ -123,7 +124,7 @@ fn on_path(machine: &dyn Machine, program: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A bare name is one on `PATH`, as a shell would have it.
+/// Resolves a bare name through `PATH`, as a shell does.
 fn resolve(machine: &dyn Machine, named: &Path) -> PathBuf {
     if named.components().count() > 1 {
         return named.to_owned();

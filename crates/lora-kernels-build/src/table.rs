@@ -9,10 +9,10 @@ use toml::de::{DeTable, DeValue};
 use crate::archs::{self, Arch};
 use crate::fields::{Fields, fail, line_of};
 
-/// Where the table stands, below the crate's root.
+/// The table's path in the crate.
 pub const PATH: &str = "kernels/table.toml";
 
-/// Shared memory that one block of any GPU so far can have: 227 KiB.
+/// The largest shared memory of a block on any GPU so far.
 const MOST_SHARED: u32 = 227 << 10;
 
 /// How streamed operands are read: the name in the table, in Rust and in CUDA C++.
@@ -22,11 +22,11 @@ pub const ACCESSES: [(&str, &str, &str); 3] = [
     ("any", "Any", "kAny"),
 ];
 
-/// The whole table, checked.
+/// The checked table.
 #[derive(Debug)]
 pub struct Table {
     pub architectures: Vec<Architecture>,
-    /// Name and C++ type.
+    /// (name, C++ type).
     pub dtypes: Vec<(String, String)>,
     pub operations: Vec<Operation>,
     pub kernels: Vec<Kernel>,
@@ -36,28 +36,28 @@ pub struct Table {
 #[derive(Debug)]
 pub struct Architecture {
     pub name: String,
-    /// What its kernels are compiled for by the front end.
+    /// The virtual architecture that the front end compiles for.
     pub compute: Arch,
 }
 
-/// What is the same for all kernels of an operation.
+/// The properties shared by all kernels of an operation.
 #[derive(Debug)]
 pub struct Operation {
     pub name: String,
-    /// Below `kernels/`.
+    /// The path of the header in `kernels/`.
     pub header: String,
     /// The C++ template over <element type, tile, access>.
     pub kernel: String,
     /// The C++ struct that the kernel takes.
     pub params: String,
-    /// How tiles are named: a pattern over the fields of `block`.
+    /// The pattern of tile names, over the fields of `block`.
     pub tile: String,
 }
 
 /// One entry; operation, architecture, dtypes and accesses are indices.
 #[derive(Debug)]
 pub struct Kernel {
-    /// In the table, from 1.
+    /// The entry's line in the table, counted from 1.
     pub line: usize,
     pub operation: usize,
     pub architecture: usize,
@@ -75,7 +75,7 @@ pub struct Kernel {
     pub quality: Option<f64>,
 }
 
-/// What one block works on; 0 for what the operation does not have.
+/// The sizes of a block's tile; 0 for those that the operation doesn't have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Block {
     pub rows: u32,
@@ -99,7 +99,7 @@ impl Block {
 /// Reads a table.
 ///
 /// # Errors
-/// The line, the entry and the field that is wrong, and what is allowed there.
+/// The line, the entry and the field that is wrong, and what is allowed.
 pub fn parse(text: &str) -> Result<Table, String> {
     let document = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, &span));
@@ -254,7 +254,7 @@ impl Table {
     }
 }
 
-/// `m{rows}n{columns}` with the block's numbers; the field that is needed and absent otherwise.
+/// `m{rows}n{columns}` with the block's numbers. The error is a field that is needed and missing.
 fn tile_name(pattern: &str, block: Block) -> Result<String, &'static str> {
     let mut name = pattern.to_owned();
     for (field, value) in block.fields() {
@@ -267,7 +267,7 @@ fn tile_name(pattern: &str, block: Block) -> Result<String, &'static str> {
     Ok(name)
 }
 
-/// A name of the table as Rust has it: `grad_b` is `GradB`.
+/// A name of the table as a Rust type: `grad_b` becomes `GradB`.
 pub fn camel_case(name: &str) -> String {
     let words = name.split('_').map(|word| {
         let mut letters = word.chars();

@@ -1,8 +1,8 @@
 //! Compiles `.cu` files to fatbins, and only those whose compiler, arguments or sources changed.
 //!
 //! A store holds, for each unit, the list of files that it was last made from, and fatbins named by
-//! a key over all that went into them. Files are replaced whole, by renaming, so builds that run at
-//! once can share a store.
+//! a key over all their inputs. Files are replaced by renaming, so concurrent builds can share a
+//! store.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,30 +13,30 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-/// How many fatbins of one unit a store keeps: going back and forth between branches or settings
-/// recompiles nothing.
+/// The number of fatbins of a unit that a store keeps, so that switching between branches or
+/// settings recompiles nothing.
 const KEPT: usize = 6;
 
-/// What is the same for every unit.
+/// The settings shared by all units.
 pub struct Compiler {
     pub nvcc: PathBuf,
     /// All that `nvcc --version` prints.
     pub version: String,
     pub args: Vec<String>,
-    /// nvcc runs here, and the paths it is given are relative to it.
+    /// The folder in which nvcc runs. The paths passed to it are relative to it.
     pub root: PathBuf,
     pub store: PathBuf,
 }
 
-/// The result of one unit.
+/// The result of compiling a unit.
 #[derive(Debug)]
 pub struct Image {
-    /// Of the unit.
+    /// The name of the unit.
     pub name: String,
     pub fatbin: PathBuf,
-    /// What nvcc said when it made the image.
+    /// nvcc's warnings when it made the image.
     pub warnings: String,
-    /// Whether nvcc ran, or the store had it.
+    /// Whether nvcc ran. Otherwise the store had the image.
     pub compiled: bool,
 }
 
@@ -45,14 +45,14 @@ pub struct Image {
 pub struct Unit {
     /// Unique among the units of a store.
     pub name: String,
-    /// The file; nothing that is compiled depends on where it lies.
+    /// The file. The result doesn't depend on its location.
     pub source: PathBuf,
-    /// What the compiler is told of this unit alone.
+    /// The compiler's arguments for this unit only.
     pub args: Vec<String>,
 }
 
 impl Compiler {
-    /// Compiles `units` on `jobs` threads; after a failure no further unit is begun.
+    /// Compiles `units` on `jobs` threads. After a failure, no further unit is started.
     pub fn build(&self, units: &[Unit], jobs: usize) -> Result<Vec<Image>, String> {
         fs::create_dir_all(&self.store)
             .map_err(|error| format!("can't create {}: {error}", self.store.display()))?;
@@ -115,8 +115,8 @@ impl Compiler {
                 let _ = fs::remove_file(&temporary_depfile);
             })?;
 
-        // A file edited meanwhile may be newer than what was read: then the image gets a name that
-        // no key finds.
+        // A file that was edited meanwhile may be newer than the one that was read. The image then
+        // gets a name that no key finds.
         let files = self.dependencies(unit, &temporary_depfile);
         let current = files.is_some_and(|files| {
             files.iter().chain([&unit.source]).all(|file| {
@@ -150,8 +150,8 @@ impl Compiler {
             .args(&self.args)
             .args(&unit.args)
             .arg("--fatbin");
-        // nvcc would add their content to the arguments, which the key then did not know;
-        // LORA_KERNELS_NVCC_FLAGS it knows.
+        // nvcc would append these variables to its arguments, and the key doesn't include them. It
+        // includes LORA_KERNELS_NVCC_FLAGS.
         command
             .env_remove("NVCC_APPEND_FLAGS")
             .env_remove("NVCC_PREPEND_FLAGS");
@@ -181,8 +181,8 @@ impl Compiler {
         ))
     }
 
-    /// The key over a unit's source and all other files that `depfile` lists, or none if one of
-    /// them can't be read.
+    /// The key over a unit's source and all other files that `depfile` lists; `None` if one of them
+    /// can't be read.
     fn key(&self, unit: &Unit, source: u64, depfile: &Path, contents: &Contents) -> Option<String> {
         let files = self.dependencies(unit, depfile)?;
         let hashes = files
@@ -192,7 +192,8 @@ impl Compiler {
         Some(hex(&(source, hashes)))
     }
 
-    /// What the unit's source includes. The source itself may lie elsewhere in another build.
+    /// The files that the unit's source includes. The source itself is left out, because another
+    /// build may have it elsewhere.
     fn dependencies(&self, unit: &Unit, depfile: &Path) -> Option<Vec<PathBuf>> {
         let text = fs::read_to_string(depfile).ok()?;
         let (source, files) = {
@@ -203,8 +204,8 @@ impl Compiler {
         same.then(|| files.map(|file| self.root.join(file)).collect())
     }
 
-    /// Removes the oldest fatbins of a unit, never `newest`. What can't be removed stays: it is
-    /// only space.
+    /// Removes the oldest fatbins of a unit, but never `newest`. A file that can't be removed only
+    /// costs space.
     fn prune(&self, name: &str, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.store) else {
             return;
@@ -261,8 +262,8 @@ pub fn dependencies(rule: &str) -> Vec<String> {
     files
 }
 
-/// File contents by hash, each file read once: the units share nearly all of their several hundred
-/// headers.
+/// Hashes of file contents. Each file is read once, because the units share nearly all of their
+/// several hundred headers.
 #[derive(Default)]
 struct Contents(Mutex<HashMap<PathBuf, Option<u64>>>);
 
@@ -284,7 +285,7 @@ fn hex(value: &impl Hash) -> String {
     format!("{:016x}", digest(value))
 }
 
-/// The data behind these locks is never left half changed, so a panic elsewhere doesn't spoil it.
+/// The data behind these locks is consistent even if a thread panicked while it held one.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()

@@ -1,4 +1,4 @@
-//! The programs, as cargo builds them.
+//! Builds the bundle's programs with cargo.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use crate::steps::{Failure, Session};
 /// The name of the command line.
 pub const PROGRAM: &str = "lora-kernels";
 
-/// The programs whose tests run there.
+/// The test programs of the bundle.
 const TESTS: [&str; 3] = ["integration", "missing_kernels", "commands"];
 
 /// Paths of what was built.
 #[derive(Default)]
 pub struct Built {
-    /// By name
+    /// (name, path)
     pub tests: Vec<(String, PathBuf)>,
     /// The command line, which tests start
     pub program: PathBuf,
@@ -27,7 +27,8 @@ pub struct Built {
     pub emulator: PathBuf,
 }
 
-/// With `for_check`, the bench is built as tests are, which spares a second build of everything.
+/// Builds everything. With `for_check`, the bench is built like the tests, which avoids a second
+/// build of everything.
 pub fn build(session: &mut Session, for_check: bool) -> Result<Built, Failure> {
     let mut built = Built::default();
     // The profile of `cargo test`, whose overflow checks are worth having there, too.
@@ -104,7 +105,7 @@ impl Built {
         }
     }
 
-    /// Of all build scripts, which say where they put things, ours alone makes images.
+    /// Every build script reports its output folder; only ours makes images.
     fn add_images(&mut self, message: &Value) {
         let Some(folder) = message["out_dir"].as_str() else {
             return;

@@ -1,4 +1,4 @@
-//! The bundle on the emulated device, copied away from where it was built, which is hidden.
+//! Runs the bundle on the emulated device from a copy, with the checkout hidden.
 
 use std::fs;
 use std::path::Path;
@@ -10,23 +10,24 @@ use super::build::Built;
 use super::choice;
 use crate::steps::{Failure, Session};
 
-/// For each step, in seconds: the emulated device is slow, and machines differ.
+/// The time limit of each step in seconds: the emulated device is slow, and machines differ.
 const EMULATED_LIMIT: &str = "1200";
 
 pub fn check(session: &mut Session, bundle: &Path, built: &Built) -> Result<(), Failure> {
     names_are_of_tests(session, built)?;
-    // Outside of the checkout, which is hidden. A path with a space is one that scripts get wrong.
+    // The place is outside of the checkout, which is hidden. Its path has a space, which scripts
+    // often get wrong.
     let place = std::env::temp_dir().join(format!("lora-kernels gpu check {}", std::process::id()));
     super::empty(&place)?;
     let result = run(session, bundle, built, &place);
     match result {
         Ok(()) => super::empty(&place),
-        // What it left says why.
+        // The files that it left say why it failed.
         failed => failed,
     }
 }
 
-/// Every name that the bundle chooses tests by is a part of a test's name.
+/// Checks that every name that selects tests of the bundle is part of a test's name.
 fn names_are_of_tests(session: &mut Session, built: &Built) -> Result<(), Failure> {
     let mut tests = String::new();
     for (_, path) in &built.tests {
@@ -46,7 +47,7 @@ fn names_are_of_tests(session: &mut Session, built: &Built) -> Result<(), Failur
 fn run(session: &mut Session, bundle: &Path, built: &Built, place: &Path) -> Result<(), Failure> {
     let copy = place.join("lora-kernels-gpu");
     super::copy(bundle, &copy)?;
-    // The product's bundle has no emulator. The programs look for it in their own folder.
+    // A bundle contains no emulated GPU. The programs look for it in their own folder.
     let driver = copy.join("bin/deps");
     fs::create_dir_all(&driver)
         .map_err(|error| format!("can't make {}: {error}", driver.display()))?;
@@ -73,8 +74,9 @@ fn run(session: &mut Session, bundle: &Path, built: &Built, place: &Path) -> Res
     findings.map_err(|finding| format!("{finding}: see {}", results.display()).into())
 }
 
-/// The script, for which the checkout and cargo's folder are empty: a machine that has the bundle
-/// has neither. Where this system grants no such view, the script sees them, and that is said.
+/// The command that runs the script with empty folders in place of the checkout and cargo's folder,
+/// which a machine with the bundle doesn't have. If the system doesn't allow that, the script sees
+/// them, and a message says so.
 fn hidden(session: &mut Session, script: &Path) -> Result<Command, Failure> {
     let folders = [session.root().to_owned(), session.target()];
     let bare = || {
@@ -108,11 +110,11 @@ fn hidden(session: &mut Session, script: &Path) -> Result<Command, Failure> {
     Ok(bare())
 }
 
-/// Covers folders, then runs what follows `--`. The target folder may lie in the checkout, and is
-/// gone then.
+/// Covers folders, then runs the command after `--`. The target folder may be in the checkout, so
+/// it is hidden too.
 const HIDE: &str = r#"while [ "$1" != -- ]; do [ ! -d "$1" ] || mount -t tmpfs -o ro hidden "$1" || exit 1; shift; done; shift; exec "$@""#;
 
-/// Tests that passed and benches that ran, nothing of them timed.
+/// Checks that tests passed and benches ran, and that nothing was timed.
 fn check_json(results: &Value) -> Result<(), String> {
     if results["device"]["emulated"] != true {
         return Err("the device is not said to be emulated".to_owned());

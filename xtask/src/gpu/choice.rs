@@ -1,12 +1,12 @@
-//! Which tests the bundle runs, and when.
+//! The tests that the bundle runs, and when.
 
 use lora_kernels_bundle::manifest::{Family, Program};
 
-/// Tests that have nothing to do there, by their program and a part of their names.
+/// Tests that the bundle skips: (program, part of the name).
 const SKIPPED: [(&str, &str); 5] = [
     // They run no kernel, and read snapshots that are in the checkout.
     ("integration", "plans::"),
-    // They set what a GPU lets nobody choose.
+    // They change settings that a real GPU doesn't have.
     ("integration", "emulated::"),
     // They read what PEFT saved, which is in the checkout.
     ("commands", "inspect_plan_doctor::"),
@@ -14,7 +14,7 @@ const SKIPPED: [(&str, &str); 5] = [
     ("commands", "merge::refusals::"),
 ];
 
-/// Tests that take long on the emulated device, and are like others that don't.
+/// Tests that take long on the emulated device and are similar to faster ones.
 const SLOW_EMULATED: [&str; 9] = [
     "in_f16",
     "in_f32",
@@ -45,8 +45,8 @@ const FIRST_LOOK: [(&str, &[&str]); 1] = [(
     ],
 )];
 
-/// A test for each family of kernels: forwards launch a shrink and a product, backwards the three
-/// kernels of gradients, both in large tiles and in small ones whose depth is split.
+/// A test for each family of kernels. Forwards launch a shrink and a product, backwards the three
+/// gradient kernels, in large tiles and in small ones with a split K.
 const FAMILIES: [(&str, &str); 3] = [
     (
         "forward",
@@ -83,7 +83,7 @@ pub fn families() -> Vec<Family> {
     FAMILIES.map(family).to_vec()
 }
 
-/// All names of tests, or parts of them, that stand here: each must be in a list of all tests.
+/// All names or parts of names in this file. Each must match a test.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let first_look = FIRST_LOOK
         .iter()

@@ -17,10 +17,10 @@ use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest};
 use pack::Packer;
 
 const NAME: &str = "lora-kernels-gpu";
-/// The one that is checked: its bench is not optimised as a bench should be.
+/// The bundle that is only checked. Its bench is not optimised as a bench should be.
 const CHECKED: &str = "lora-kernels-gpu-check";
 const FIXTURES: &str = "tests/fixtures";
-/// Written for this folder, in the checkout.
+/// The files in the checkout that were written for the bundle.
 const OWN_FILES: &str = "crates/lora-kernels-bundle/bundle";
 
 pub fn gpu(session: &mut Session, check: bool) -> Result<(), Failure> {
@@ -58,7 +58,7 @@ fn fill(
         manifest.programs.push(choice::chosen(program));
     }
     manifest.families = choice::families();
-    // Tests look for it where cargo puts it: beside the folder that they themselves lie in.
+    // Tests look for the program where cargo puts it: beside their own folder.
     let program = packer.pack(Kind::Helper, build::PROGRAM, &built.program, "bin")?;
     manifest.programs.push(program);
     let program = packer.pack(Kind::Bench, "layer", &built.bench, "bin/deps")?;
@@ -76,7 +76,7 @@ fn fill(
     Ok(manifest)
 }
 
-/// A folder with all that is in it, with permissions.
+/// Copies a folder with its contents and permissions.
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         format!("can't copy {} to {}: {error}", from.display(), to.display())
@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes sure that there is nothing.
+/// Removes a folder.
 fn empty(folder: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -133,7 +133,7 @@ fn report(folder: &Path, manifest: &Manifest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Bytes of all files below a folder.
+/// The size of all files below a folder, in bytes.
 fn size(folder: &Path) -> Result<u64, Failure> {
     let failed = |error: std::io::Error| format!("can't list {}: {error}", folder.display());
     let mut bytes = 0;

@@ -1,5 +1,5 @@
-//! Programs without what they need not carry twice: debug information is stripped, and the kernels'
-//! images, which every program holds, are cut out and kept once.
+//! Packs programs: debug information is stripped, and the kernels' images, which every program
+//! contains, are cut out and stored once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,15 +9,15 @@ use std::process::Command;
 use crate::steps::Failure;
 use lora_kernels_bundle::manifest::{BLOBS, Kind, Program};
 
-/// Every fatbin begins with it.
+/// The first bytes of every fatbin.
 const MAGIC: [u8; 4] = [0x50, 0xED, 0x55, 0xBA];
 
 pub struct Packer {
     folder: PathBuf,
     images: Vec<Vec<u8>>,
-    /// Blobs' contents to their numbers
+    /// Maps the contents of a blob to its number
     blobs: HashMap<Vec<u8>, usize>,
-    /// The newest version of the C library that any program asks for
+    /// The newest version of the C library that a program needs
     glibc: (u32, u32),
 }
 
@@ -41,7 +41,7 @@ impl Packer {
         })
     }
 
-    /// `below` is the folder in the bundle where it is unpacked.
+    /// Packs a program. `below` is the folder in the bundle to which it is unpacked.
     pub fn pack(
         &mut self,
         kind: Kind,
@@ -67,7 +67,7 @@ impl Packer {
         })
     }
 
-    /// Copies a program without its symbols, and gives its contents.
+    /// Copies a program without its symbols, and returns its contents.
     pub fn strip(&mut self, from: &Path, to: &Path) -> Result<Vec<u8>, Failure> {
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder)
@@ -109,7 +109,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|error| format!("can't read {}: {error}", path.display()).into())
 }
 
-/// A program as images and what lies between them.
+/// Splits a program into images and the parts between them.
 fn cut<'a>(bytes: &'a [u8], images: &[Vec<u8>]) -> Vec<&'a [u8]> {
     let mut parts = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -134,7 +134,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// From the names of the versions that a program's symbols need.
+/// The version of the C library, from the symbol versions that a program needs.
 fn newest_glibc(bytes: &[u8]) -> (u32, u32) {
     const PREFIX: &[u8] = b"GLIBC_2.";
     let mut newest = (0, 0);

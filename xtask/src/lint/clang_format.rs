@@ -1,4 +1,4 @@
-//! The format of CUDA sources, where the clang-format that they were formatted with is installed.
+//! Checks the format of CUDA sources, if the clang-format that formatted them is installed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,10 +9,10 @@ use crate::steps::{Failure, Session};
 /// Other versions differ in details.
 const VERSION: &str = "version 19.";
 
-/// Names that distributions give it; PyPI's package has the second, too.
+/// Its names in distributions. PyPI's package uses the second.
 const NAMES: [&str; 2] = ["clang-format-19", "clang-format"];
 
-/// The program in PyPI's package, where that is installed and its scripts are not on PATH.
+/// Finds the program in PyPI's package, if that is installed and its scripts are not on PATH.
 const FROM_PYPI: &str = "import clang_format, os; \
     print(os.path.join(os.path.dirname(clang_format.__file__), 'data', 'bin', 'clang-format'))";
 

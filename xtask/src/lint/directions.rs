@@ -1,15 +1,15 @@
-//! Which part of the product may know which: kernels know no host, plans and binding know no CUDA,
-//! only `raw` launches, and nothing of the product knows the emulated GPU, which knows nothing of
-//! the product.
+//! Checks which part of the product may know which: kernels know no host, plans and binding know no
+//! CUDA, and only `raw` launches. The product doesn't know the emulated GPU, which doesn't know the
+//! product.
 
 use std::path::Path;
 
 use super::{Finding, is_below};
 
-/// What files in some folders must not name.
+/// Words that files in some folders must not contain.
 struct Rule {
     folders: &'static [&'static str],
-    /// Of these, folders that may.
+    /// Folders that are exempt.
     except: &'static [&'static str],
     words: &'static [&'static str],
     why: &'static str,
@@ -88,7 +88,7 @@ const EMULATOR: Rule = Rule {
     why: "the emulated GPU depends on nothing of this project",
 };
 
-/// The lines of a file that name what it must not know.
+/// The lines of a file that break a rule.
 pub fn findings(file: &Path, text: &str) -> Vec<Finding> {
     let applies = |rule: &&Rule| {
         rule.folders.iter().any(|folder| is_below(file, folder))

@@ -1,10 +1,11 @@
-//! A README that crates.io and docs.rs show has no relative links: both know no files beside it.
+//! Checks that a README that crates.io and docs.rs show has no relative links, which lead nowhere
+//! there.
 
 use std::path::{Path, PathBuf};
 
 use super::Finding;
 
-/// Links of the README of one of these packages that lead to files.
+/// The lines with links to files, in the README of a published package.
 pub fn findings(file: &Path, published: &[PathBuf], text: &str) -> Vec<Finding> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let is_shown = file.file_name().is_some_and(|name| name == "README.md")
@@ -26,7 +27,7 @@ pub fn findings(file: &Path, published: &[PathBuf], text: &str) -> Vec<Finding> 
     found
 }
 
-/// What `[text](target)` and `[text]: target` lead to.
+/// The targets of `[text](target)` and `[text]: target`.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
     let inline = line.split("](").skip(1).filter_map(|rest| {
         let (target, _) = rest.split_once(')')?;
@@ -39,7 +40,8 @@ fn targets(line: &str) -> impl Iterator<Item = &str> {
     inline.chain(definition)
 }
 
-/// Addresses, places on the page, and items of the crate, which rustdoc knows.
+/// Whether a target is an address, a place on the page, or an item of the crate, which rustdoc
+/// resolves.
 fn works_anywhere(target: &str) -> bool {
     target.contains("://") || target.starts_with(['#', '<']) || target.contains("::")
 }

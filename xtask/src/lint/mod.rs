@@ -1,5 +1,5 @@
-//! `cargo xtask lint`: what rustfmt, clippy, rustdoc and clang-format hold, and rules of this
-//! repository that none of them knows.
+//! `cargo xtask lint`: rustfmt, clippy, rustdoc and clang-format, and rules of this repository that
+//! none of them checks.
 
 mod clang_format;
 mod directions;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::commands;
 use crate::steps::{Failure, Session};
 
-/// Makes the build script take nvcc's warnings for errors.
+/// The variable that makes the build script treat nvcc's warnings as errors.
 const STRICT: &str = "LORA_KERNELS_STRICT";
 
 /// A line that breaks a rule.
@@ -29,7 +29,7 @@ pub fn lint(session: &mut Session) -> Result<(), Failure> {
     commands::setup(session)?;
     session.run(session.cargo("fmt --all -- --check"))?;
     let mut clippy = session.cargo("clippy --workspace --all-targets -- -D warnings");
-    // What ptxas warns of, such as registers that it had to spill, fails the build of the kernels.
+    // Warnings of ptxas, such as spilled registers, fail the build of the kernels.
     clippy.env(STRICT, "1");
     session.run(clippy)?;
     let mut documentation = session.cargo("doc --workspace --no-deps");
@@ -40,7 +40,7 @@ pub fn lint(session: &mut Session) -> Result<(), Failure> {
     clang_format::check(session)
 }
 
-/// The rules of this repository, over all its files.
+/// Checks the rules of this repository in all its files.
 fn rules(root: &Path) -> Result<(), Failure> {
     let mut broken = Vec::new();
     let files = files(root)?;
@@ -48,7 +48,7 @@ fn rules(root: &Path) -> Result<(), Failure> {
     let published = published(root, &packages);
     for file in &files {
         let path = root.join(file);
-        // What is no text has no rules.
+        // Files that are not text are skipped.
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
@@ -72,7 +72,7 @@ fn rules(root: &Path) -> Result<(), Failure> {
     .into())
 }
 
-/// All files of the checkout that people write, relative to it, in order.
+/// All files of the checkout that people write, as sorted relative paths.
 fn files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -102,7 +102,7 @@ fn packages(files: &[PathBuf]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Of these, the ones that crates.io gets.
+/// The packages that are published on crates.io.
 fn published(root: &Path, packages: &[PathBuf]) -> Vec<PathBuf> {
     let is_published = |package: &&PathBuf| {
         let manifest = fs::read_to_string(root.join(package).join("Cargo.toml"));
@@ -111,14 +111,14 @@ fn published(root: &Path, packages: &[PathBuf]) -> Vec<PathBuf> {
     packages.iter().filter(is_published).cloned().collect()
 }
 
-/// The folder of the package that a path is in: the nearest one.
+/// The folder of the innermost package that contains a path.
 fn package_of<'a>(packages: &'a [PathBuf], path: &Path) -> Option<&'a Path> {
     let above = packages.iter().filter(|package| path.starts_with(package));
     let nearest = above.max_by_key(|package| package.components().count());
     nearest.map(PathBuf::as_path)
 }
 
-/// Whether a file is in a folder, or is it.
+/// Whether a path is a folder or inside it.
 fn is_below(file: &Path, folder: &str) -> bool {
     file.starts_with(folder)
 }

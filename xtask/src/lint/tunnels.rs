@@ -1,4 +1,4 @@
-//! No path leaves its package: what two packages share is a crate.
+//! Checks that no path leaves its package. Packages share code by a crate.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::{Finding, package_of};
 
 const INCLUDES: [&str; 3] = ["include!(", "include_str!(", "include_bytes!("];
 
-/// Modules and files that are taken from outside of the package.
+/// The lines that include modules or files from outside of the package.
 pub fn findings(file: &Path, packages: &[PathBuf], text: &str) -> Vec<Finding> {
     if file.extension().is_none_or(|extension| extension != "rs") {
         return Vec::new();
@@ -43,7 +43,7 @@ fn paths_of_modules(text: &str) -> impl Iterator<Item = (usize, &str)> {
             return None;
         }
         let value = text[at + name.len()..].trim_start().strip_prefix('=')?;
-        // An attribute's line has its bracket.
+        // The line must contain the attribute's bracket.
         let line = before.rfind('\n').map_or(0, |end| end + 1);
         let is_attribute = text[line..at].contains("#[") || text[line..at].contains("#![");
         Some((at, literal(value)?)).filter(|_| is_attribute)
@@ -53,7 +53,7 @@ fn paths_of_modules(text: &str) -> impl Iterator<Item = (usize, &str)> {
 enum Included<'a> {
     /// Relative to the file's folder.
     FromFile(&'a str),
-    /// Relative to the package, as `concat!(env!("CARGO_MANIFEST_DIR"), "/...")` is.
+    /// Relative to the package, like `concat!(env!("CARGO_MANIFEST_DIR"), "/...")`.
     FromPackage(&'a str),
 }
 
@@ -77,7 +77,7 @@ fn literal(text: &str) -> Option<&str> {
     Some(path)
 }
 
-/// Without `.` and `..`; none where it leaves the checkout.
+/// The path without `.` and `..`; `None` if it leaves the checkout.
 fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for component in path.components() {

@@ -1,4 +1,4 @@
-//! Comments and Markdown are wrapped at 100 columns, as code is.
+//! Checks that comments and Markdown are wrapped at 100 columns, like code.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::{Finding, is_below};
 
 const COLUMNS: usize = 100;
 
-/// Text that programs write.
+/// Files that programs write.
 const GENERATED: [&str; 2] = [
     "docs/report.md",
     "crates/lora-kernels-capi/include/lora_kernels.h",
 ];
 
-/// How comments begin in a file of this kind; none for Markdown, which is all text.
+/// The comment markers of this kind of file. There are none for Markdown, which is all text.
 fn markers(file: &Path) -> Option<&'static [&'static str]> {
     let extension = file.extension()?.to_str()?;
     Some(match extension {
@@ -46,7 +46,7 @@ pub fn findings(file: &Path, text: &str) -> Vec<Finding> {
             None => continue,
         };
         let words = words.trim_start_matches(['/', '!', '*', ' ']);
-        // Code and what it prints is as wide as it is.
+        // Code and its output may have any width.
         if words.starts_with("```") {
             in_fence = !in_fence;
         }
@@ -65,12 +65,12 @@ fn is_table(words: &str) -> bool {
     words.starts_with('|')
 }
 
-/// Whether there is a place to break before the last column: a long link has none.
+/// Whether the line can be broken before the last column. A long link can't.
 fn can_be_wrapped(line: &str, words: &str) -> bool {
     let indent = line.chars().count() - words.chars().count();
     let fits = words.chars().take((COLUMNS + 1).saturating_sub(indent));
     let fits: String = fits.collect();
-    // A list's mark is no place to break after.
+    // A list marker is no place to break after.
     let text = fits.trim_start_matches(['-', ' ']);
     text.contains(' ')
 }

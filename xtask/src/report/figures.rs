@@ -1,4 +1,4 @@
-//! Every number of the report under a name, and which way is worse.
+//! Every number of the report with a name, and which direction is worse.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,18 @@ use serde_json::{Value, json};
 use super::kernels::Compiled;
 use lora_kernels_report::document::{Document, OURS};
 
-/// What the names of figures of others begin with.
+/// The prefix of the names of peers' figures.
 const PEERS: &str = "peers/";
 
-/// Which way a number improves.
+/// The direction in which a number improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
     Lower,
     Higher,
 }
 
-/// What the table of kernels says of each, and which of it is compared: the rest is for the reader.
+/// The columns of the table of kernels, and which of them are compared. The others are only for the
+/// reader.
 pub const KERNEL_COLUMNS: [(&str, Option<Better>); 17] = [
     ("registers", None),
     ("local_bytes", Some(Better::Lower)),
@@ -38,7 +39,7 @@ pub const KERNEL_COLUMNS: [(&str, Option<Better>); 17] = [
     ("float_atomics", Some(Better::Lower)),
 ];
 
-/// The last part of a figure's name decides. What peers do is not ours to improve.
+/// Decided by the last part of a figure's name. Peers' figures are not compared.
 pub fn better(name: &str) -> Option<Better> {
     if name.starts_with(PEERS) {
         return None;
@@ -64,7 +65,7 @@ pub fn better(name: &str) -> Option<Better> {
         .and_then(|(_, better)| better)
 }
 
-/// Four decimals: the report is compared as text.
+/// Rounds to four decimals, because the report is compared as text.
 pub fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
@@ -108,7 +109,7 @@ fn prefix(who: &str) -> String {
     }
 }
 
-/// Everything that was executed or modelled.
+/// The figures of everything that was executed or modelled.
 pub fn figures(document: &Document) -> BTreeMap<String, f64> {
     let mut figures = BTreeMap::new();
     let mut add = |name: String, value: f64| figures.insert(name, rounded(value));
@@ -165,7 +166,7 @@ pub fn figures(document: &Document) -> BTreeMap<String, f64> {
     figures
 }
 
-/// Nothing of nothing is all there can be.
+/// The ratio of part to whole; 1 if the whole is 0.
 pub fn over(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 1.0 } else { part / whole }
 }

@@ -1,29 +1,29 @@
-//! The goals, each with the best that others were seen to reach, and what we have.
+//! The goals, each with the best value known of others, and ours.
 
 use super::figures::{Better, over, rounded};
 use super::kernels::{Compiled, is_wide, tile};
 use super::loops::Math;
 use lora_kernels_report::document::{Counted, Document, OURS, Plan};
 
-/// One goal and the worst value of what it is about.
+/// A goal, and the worst value that it applies to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
     pub what: &'static str,
-    /// None where there is nothing that it speaks of: then it isn't met.
+    /// `None` if it applies to nothing; it isn't met then.
     pub worst: Option<Worst>,
     pub bar: f64,
     pub aim: Option<f64>,
     pub better: Better,
     pub unit: &'static str,
     pub source: &'static str,
-    /// Why it isn't met, where it isn't, and what was tried.
+    /// Why it isn't met, if it isn't, and what was tried.
     pub shortfall: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worst {
     pub value: f64,
-    /// Where it was found.
+    /// The kernel or run with this value.
     pub at: String,
 }
 
@@ -97,7 +97,7 @@ impl Goal {
             Better::Lower => a.0.total_cmp(&b.0),
             Better::Higher => b.0.total_cmp(&a.0),
         };
-        // Of equals, the first.
+        // Among equal values the first one is kept.
         let worst = values.reduce(|worst, next| {
             if worse(&next, &worst).is_gt() {
                 next
@@ -113,7 +113,7 @@ impl Goal {
     }
 }
 
-/// The product of the whole goal list.
+/// All goals.
 pub fn goals(kernels: &[Compiled], document: &Document) -> Vec<Goal> {
     let mut goals = of_the_code(kernels);
     goals.extend(executed(document));
@@ -126,14 +126,14 @@ type Tile = (u32, u32, u32);
 const LARGE: Tile = (128, 256, 64);
 const SQUARE: Tile = (128, 128, 32);
 
-/// What the machine code shows.
+/// Goals for the machine code.
 fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
     use Better::{Higher, Lower};
     let at =
         |kernel: &Compiled| format!("{} sm_{}", kernel.resources.symbol, kernel.resources.arch);
     let all = |of: fn(&Compiled) -> f64| kernels.iter().map(move |kernel| (of(kernel), at(kernel)));
-    // Loads of any alignment are for odd shapes; the goals are for the others. The comparisons were
-    // measured for sm_80.
+    // Kernels for any alignment serve odd shapes; the goals are for the others. The comparisons
+    // were measured for sm_80.
     let of_tile = |wanted: Tile, of: fn(&Compiled) -> Option<f64>| {
         let fast = kernels.iter().filter(move |kernel| {
             let symbol = &kernel.resources.symbol;
@@ -141,7 +141,7 @@ fn of_the_code(kernels: &[Compiled]) -> Vec<Goal> {
         });
         fast.filter_map(move |kernel| Some((of(kernel)?, at(kernel))))
     };
-    // The main loops of products on tensor cores, of whatever tile and architecture.
+    // The main loops of tensor-core products, for every tile and architecture.
     let products = |of: fn(&Compiled) -> Option<f64>| {
         let products = kernels.iter().filter(|kernel| {
             let mma = kernel
@@ -231,7 +231,7 @@ fn per_step(kernel: &Compiled, of: fn(&super::loops::Mix) -> u32) -> Option<f64>
     Some(f64::from(of(mix)) / kernel.steps?)
 }
 
-/// What the emulated device counted.
+/// Goals for the counts of the emulated device.
 fn executed(document: &Document) -> Vec<Goal> {
     use Better::{Higher, Lower};
     let runs = || document.runs.iter().filter(|run| run.who == OURS);
@@ -298,7 +298,7 @@ fn executed(document: &Document) -> Vec<Goal> {
     ]
 }
 
-/// What plans say, and DRAM traffic under the model.
+/// Goals for plans and modelled DRAM traffic.
 fn modelled(document: &Document) -> Vec<Goal> {
     use Better::{Higher, Lower};
     const GIB: f64 = (1_u64 << 30) as f64;

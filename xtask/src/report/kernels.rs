@@ -1,4 +1,4 @@
-//! The compiled kernels: what ptxas made of each, for each architecture.
+//! The compiled kernels: ptxas's result for each kernel and architecture.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use lora_kernels_report::document::Kernel;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compiled {
     pub resources: Resources,
-    /// None for a kernel that no plan launches.
+    /// `None` for a kernel that no plan launches.
     pub host: Option<Kernel>,
-    /// Blocks that one multiprocessor holds at once.
+    /// Resident blocks per multiprocessor.
     pub blocks: Option<u32>,
     pub main_loop: Option<(Math, Mix)>,
-    /// Steps of depth in one turn of the main loop, where the symbol names its tile; 0.5 and the
-    /// like mean that there is other math in it.
+    /// Steps in one iteration of the main loop, if the symbol names its tile. A fraction such as
+    /// 0.5 means that the loop contains other math.
     pub steps: Option<f64>,
     pub float_atomics: usize,
 }
 
-/// What the two listings of cuobjdump say of all images together.
+/// Combines the two listings of cuobjdump for all images.
 pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled>, String> {
     let mut code: BTreeMap<(String, String), Function> = sass::parse(sass)
         .into_iter()
@@ -35,7 +35,7 @@ pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled
             "cuobjdump lists {} for sm_{} without its code",
             key.1, key.0
         ))?;
-        all.push(one(resources, &function, host));
+        all.push(kernel(resources, &function, host));
     }
     match code.into_keys().next() {
         Some((arch, symbol)) => Err(format!(
@@ -45,7 +45,7 @@ pub fn compiled(sass: &str, usage: &str, host: &[Kernel]) -> Result<Vec<Compiled
     }
 }
 
-fn one(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
+fn kernel(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
     let host = host
         .iter()
         .find(|kernel| kernel.symbol == resources.symbol)
@@ -73,8 +73,8 @@ fn one(resources: Resources, function: &Function, host: &[Kernel]) -> Compiled {
     }
 }
 
-/// Instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`) that one step
-/// of a tile takes.
+/// The number of instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`)
+/// in a step of a tile.
 fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
     let products = f64::from(m) * f64::from(n) * f64::from(k) / f64::from(threads.max(1));
     match math {
@@ -83,7 +83,7 @@ fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
     }
 }
 
-/// (128, 256, 64) of `..._m128n256k64_vec_kn`.
+/// The tile of a symbol: (128, 256, 64) for `..._m128n256k64_vec_kn`.
 pub fn tile(symbol: &str) -> Option<(u32, u32, u32)> {
     symbol.split('_').find_map(|part| {
         let (m, rest) = part.strip_prefix('m')?.split_once('n')?;

@@ -1,11 +1,11 @@
-//! The main loop of a kernel, and what it consists of.
+//! Finds the main loop of a kernel and counts its instructions.
 //!
-//! A loop is what lies between a backward branch and its target. Code that ptxas placed elsewhere,
-//! to be jumped to and back from, is not in it: in the loops that matter there is none.
+//! A loop is the code between a backward branch and its target. Code that ptxas moved elsewhere is
+//! not included; the loops that matter have none.
 
 use super::sass::{Function, Instruction};
 
-/// What does a kernel's work.
+/// The instructions that do a kernel's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Math {
     /// Tensor cores: `HMMA`.
@@ -20,7 +20,7 @@ pub struct Mix {
     pub instructions: u32,
     /// `HMMA`, or `FFMA` in a kernel that has none.
     pub math: u32,
-    /// `LDSM`, whatever its width.
+    /// `LDSM` of any width.
     pub ldsm: u32,
     /// Other loads and stores of shared memory.
     pub lds: u32,
@@ -34,9 +34,9 @@ pub struct Mix {
     pub other: u32,
 }
 
-/// The math of a kernel and its main loop: of the innermost loops with math, the one with most; of
-/// equals the shortest, since what fills or drains a pipeline has the same math and more around it.
-/// None if there is no such loop.
+/// The math of a kernel and its main loop: the innermost loop with the most math. Among equal loops
+/// the shortest wins, because loops that fill or drain a pipeline have the same math and more
+/// around it. `None` if there is no such loop.
 pub fn main_loop(function: &Function) -> Option<(Math, Mix)> {
     let instructions = &function.instructions;
     let count = |name| instructions.iter().filter(|i| i.name() == name).count();
@@ -71,8 +71,8 @@ impl Math {
     }
 }
 
-/// The bodies of all loops, branches included. Several branches to one target are one loop. A
-/// branch to itself ends a kernel and is none.
+/// The bodies of all loops, including the branches. Several branches to one target are one loop. A
+/// branch to itself ends a kernel and is not a loop.
 fn loops(instructions: &[Instruction]) -> Vec<&[Instruction]> {
     let mut ends = std::collections::BTreeMap::new();
     for (end, instruction) in instructions.iter().enumerate() {

@@ -187,7 +187,7 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
     row
 }
 
-/// Without what all symbols share.
+/// A symbol without the parts that all symbols share.
 fn short(symbol: &str) -> String {
     let parts = symbol
         .split('_')

@@ -1,5 +1,5 @@
-//! docs/report.md and docs/report.json: what the kernels cost as far as that can be known without a
-//! GPU, beside the goals.
+//! docs/report.md and docs/report.json: what the kernels cost, as far as that is known without a
+//! GPU, compared with the goals.
 
 mod figures;
 mod goals;
@@ -28,7 +28,7 @@ const PACKAGE: &str = "lora-kernels-report";
 const JSON: &str = "docs/report.json";
 const MARKDOWN: &str = "docs/report.md";
 
-/// The quick form looks at the machine code for this architecture alone.
+/// The quick form looks only at the machine code for this architecture.
 const QUICK_ARCH: &str = "80";
 
 pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
@@ -78,7 +78,7 @@ fn compare(session: &Session, report: &Report<'_>) -> Result<(), Failure> {
 }
 
 struct Built {
-    /// The measuring program.
+    /// The counting program.
     program: PathBuf,
     /// The fatbins of the crate.
     images: Vec<PathBuf>,
@@ -116,7 +116,7 @@ fn build(session: &mut Session) -> Result<Built, Failure> {
     })
 }
 
-/// The files that `images.rs` embeds: others in its folder may be of earlier builds.
+/// The files that `images.rs` embeds. Other files in its folder may be from earlier builds.
 fn embedded(source: &str) -> Vec<&str> {
     let names = source.split("include_bytes!(\"").skip(1);
     names
@@ -129,8 +129,8 @@ fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Documen
     if quick {
         command.arg("--quick");
     }
-    // The virtual device with the largest limits; how products round is not counted, and every
-    // launch is checked by the tests.
+    // This virtual device has the largest limits. Rounding doesn't matter for counts, and the tests
+    // check every launch.
     command.env("PTX_EMULATOR_DEVICE", "h100");
     command.env("PTX_EMULATOR_NUMERICS", "f32fma");
     command.env("PTX_EMULATOR_CHECKS", "off");
@@ -139,7 +139,7 @@ fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Documen
     document.map_err(|error| format!("can't read what {PACKAGE} printed: {error}").into())
 }
 
-/// `V13.0.88` of what nvcc prints, without the V.
+/// The version that nvcc prints as `V13.0.88`, without the V.
 fn version(nvcc: &Nvcc) -> String {
     let mut words = nvcc.version.split([',', ' ', '\n']);
     let version = words.find_map(|word| {

@@ -1,4 +1,4 @@
-//! This crate beside its peers: the same shapes, the same emulator, the same model.
+//! Compares lora-kernels with its peers on the same shapes, emulated GPU and model.
 
 use super::figures::over;
 use super::markdown::{self, MIB};
@@ -11,7 +11,7 @@ The peers are written anew from their published structure, as kernels of decent 
 sectors were counted on the emulated device, DRAM traffic is of the same model as ours.
 ";
 
-/// One way to compute a layer, forward and backward.
+/// A way to compute a layer, forward and backward.
 struct Entry<'a> {
     who: &'a str,
     plans: [&'a Plan; 2],
@@ -64,7 +64,7 @@ pub fn table(text: &mut String, document: &Document) {
     }
 }
 
-/// Those of whom both a model and a run are there, by shape; ours first.
+/// The entries with both a model and a run, sorted by shape, with ours first.
 fn entries(document: &Document) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry> = Vec::new();
     for pair in document.plans.chunks(2) {
@@ -75,7 +75,7 @@ fn entries(document: &Document) -> Vec<Entry<'_>> {
         if !document.plans.iter().any(|plan| compared(&plan)) {
             continue;
         }
-        // The largest that was executed with the same type and dropout.
+        // The largest shape that was executed with the same type and dropout.
         let of_pass = |pass: &str| {
             let like = |run: &&Run| {
                 let (a, b) = (&run.shape, &forward.shape);

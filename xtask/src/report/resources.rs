@@ -1,20 +1,20 @@
-//! What `cuobjdump -res-usage` prints, and how many blocks fit a multiprocessor with it.
+//! Parses the output of `cuobjdump -res-usage`, and computes how many blocks fit a multiprocessor.
 
-/// What one kernel needs on one architecture.
+/// The resources of a kernel on an architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resources {
     /// As in `sm_<arch>`.
     pub arch: String,
     pub symbol: String,
     pub registers: u32,
-    /// Local memory per thread, bytes: the stack, which spills are part of, and what is indexed.
+    /// Local memory per thread in bytes: the stack, which includes spills, and indexed arrays.
     pub local_bytes: u32,
-    /// Static shared memory per block, bytes, without what the system keeps.
+    /// Static shared memory per block in bytes, without the part that the system reserves.
     pub static_shared: u32,
 }
 
-/// Shared memory that the system takes from each block, which some architectures list as the
-/// kernel's own.
+/// Shared memory that the system reserves in each block. Some architectures list it as the kernel's
+/// own.
 const RESERVED_SHARED: u32 = 1 << 10;
 
 pub fn parse(listing: &str) -> Vec<Resources> {
@@ -61,8 +61,8 @@ pub fn number(arch: &str) -> u32 {
         .unwrap_or(0)
 }
 
-/// What a multiprocessor has: CUDA C++ Programming Guide, "Technical Specifications per Compute
-/// Capability".
+/// The limits of a multiprocessor: CUDA C++ Programming Guide, "Technical Specifications per
+/// Compute Capability".
 struct Limits {
     threads: u32,
     blocks: u32,
@@ -87,11 +87,11 @@ fn limits(arch: &str) -> Option<Limits> {
     })
 }
 
-/// Blocks of a kernel that one multiprocessor holds at once: 0 if not even one fits. None where the
-/// architecture is not known here.
+/// The number of resident blocks of a kernel per multiprocessor, 0 if not even one fits. `None` for
+/// an unknown architecture.
 ///
-/// Registers are given to warps by the 256, a quarter of them to each of the four schedulers, and
-/// shared memory to blocks by the 128 bytes.
+/// Registers are allocated to warps in units of 256, a quarter of them for each of the four
+/// schedulers. Shared memory is allocated to blocks in units of 128 bytes.
 pub fn blocks_per_multiprocessor(
     kernel: &Resources,
     threads: u32,
@@ -151,7 +151,7 @@ arch = sm_90a
         blocks_per_multiprocessor(&kernel, threads, shared)
     }
 
-    /// Each limit in its turn.
+    /// Each limit decides once.
     #[test]
     fn blocks_by_each_limit() {
         assert_eq!(blocks("80", 219, 128, 64 << 10), Some(2)); // shared memory and registers

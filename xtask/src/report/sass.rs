@@ -1,6 +1,6 @@
-//! What `cuobjdump -sass` prints.
+//! Parses the output of `cuobjdump -sass`.
 
-/// The machine code of one kernel for one architecture.
+/// The machine code of a kernel for an architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
     /// As in `sm_<arch>`.
@@ -12,9 +12,9 @@ pub struct Function {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
     pub address: u64,
-    /// With its modifiers: `HMMA.16816.F32.BF16`.
+    /// The opcode with its modifiers: `HMMA.16816.F32.BF16`.
     pub opcode: String,
-    /// Where a branch goes.
+    /// The target of a branch.
     pub target: Option<u64>,
 }
 
@@ -24,7 +24,7 @@ impl Instruction {
         self.opcode.split('.').next().unwrap_or_default()
     }
 
-    /// A sum of floats in memory in whatever order its lanes come.
+    /// Whether it adds floats in memory in an undefined order.
     pub fn is_float_atomic(&self) -> bool {
         let reduces =
             self.opcode.starts_with("ATOM") || self.name() == "RED" || self.name() == "REDG";
@@ -38,7 +38,7 @@ impl Instruction {
     }
 }
 
-/// The functions in the order of the listing.
+/// The functions, in the order of the listing.
 pub fn parse(listing: &str) -> Vec<Function> {
     let mut functions: Vec<Function> = Vec::new();
     let mut arch = String::new();
@@ -60,8 +60,8 @@ pub fn parse(listing: &str) -> Vec<Function> {
     functions
 }
 
-/// `/*5eb0*/  @!P0 BRA 0x5a00 ;  /* encoding */`; the second half of an encoding stands on a line
-/// of its own.
+/// `/*5eb0*/  @!P0 BRA 0x5a00 ;  /* encoding */`; the second half of an encoding is on a line of
+/// its own.
 fn instruction(line: &str) -> Option<Instruction> {
     let (address, rest) = line.strip_prefix("/*")?.split_once("*/")?;
     let address = u64::from_str_radix(address, 16).ok()?;

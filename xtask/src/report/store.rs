@@ -1,5 +1,5 @@
-//! docs/report.json: every figure, one to a line, so that changes can be read; and the comparison
-//! with what is committed.
+//! docs/report.json: every figure on a line of its own, so that changes can be read; and the
+//! comparison with the committed document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use super::kernels::Compiled;
 
 const SCHEMA: u32 = 1;
 
-/// What is compared.
+/// The report that is compared.
 pub struct Report<'a> {
     pub nvcc: String,
     pub kernels: &'a [Compiled],
@@ -54,11 +54,12 @@ impl Report<'_> {
         text
     }
 
-    /// What is worse than in the committed document, or can't be compared with it; one line each.
+    /// The figures that are worse than in the committed document or can't be compared with it, one
+    /// line each.
     ///
-    /// The quick form has the kernels of fewer architectures and fewer figures. What it has must be
-    /// committed; kernels of `arch` and figures of the shapes that it ran must be here if they are
-    /// committed.
+    /// The quick form has fewer figures, and the kernels of fewer architectures. Everything it has
+    /// must be in the committed document. Committed kernels of `arch` and figures of the shapes
+    /// that it ran must be in it.
     pub fn regressions(&self, committed: &str, arch: &str) -> Result<Vec<String>, String> {
         let committed: Map<String, Value> =
             serde_json::from_str(committed).map_err(|error| error.to_string())?;
@@ -103,7 +104,7 @@ fn section(text: &mut String, name: &str, entries: impl Iterator<Item = (String,
     let _ = write!(text, "\"{name}\": {{\n{}\n}}", lines.join(",\n"));
 }
 
-/// Whole numbers without a point.
+/// A number as JSON; whole numbers have no decimal point.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         json!(value as i64)
@@ -209,7 +210,7 @@ fn compare_goals(now: &[Goal], committed: &Map<String, Value>, found: &mut Vec<S
     }
 }
 
-/// Both are rounded numbers from deterministic counts: any difference is one.
+/// Both numbers are rounded from deterministic counts, so any difference counts.
 fn worse(new: f64, old: f64, better: Better) -> bool {
     match better {
         Better::Lower => new > old,
