@@ -42,6 +42,8 @@ pub(super) fn matrix<T: DeviceRepr>(
 /// A slice without elements. CUDA has no empty allocations, so one element is allocated.
 fn empty<T: DeviceRepr>(stream: &Arc<CudaStream>, what: &str) -> Result<CudaSlice<T>> {
     let allocated: CudaSlice<T> = uninitialised(stream, what, 1)?;
+    // cudarc panics if it can't create the two events of the new slice. The allocation has just
+    // created two and gives them back here, so a context out of resources failed above.
     // SAFETY: the address is that of an allocation of this stream that nothing else frees.
     Ok(unsafe { stream.upgrade_device_ptr(allocated.leak(), 0) })
 }

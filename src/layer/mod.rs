@@ -68,6 +68,9 @@ impl Shared {
     /// holds them.
     fn of(stream: &Arc<CudaStream>) -> Result<Arc<Self>> {
         static LOADED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+        // Another context's state may lose its last owner elsewhere while it is looked at here. Its
+        // kernels then wait for that context when this is dropped, which is after the lock.
+        let mut others = Vec::new();
         // The list is consistent even if a thread panicked while it held the lock.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|shared| shared.strong_count() > 0);
@@ -76,8 +79,11 @@ impl Shared {
             // Kernels keep their context alive, so its address can't belong to another context.
             shared.kernels.context().cu_ctx() == context.cu_ctx()
         };
-        if let Some(shared) = loaded.iter().filter_map(Weak::upgrade).find(of_context) {
-            return Ok(shared);
+        for shared in loaded.iter().filter_map(Weak::upgrade) {
+            if of_context(&shared) {
+                return Ok(shared);
+            }
+            others.push(shared);
         }
         let kernels = Arc::new(Kernels::load(context)?);
         let props = *kernels.props();

@@ -38,6 +38,7 @@ impl Kernels {
         plan: &ForwardPlan,
         args: &ForwardArgs<'_>,
     ) -> Result<Vec<PreparedLaunch>> {
+        self.props().check_planned(plan.device())?;
         let mut prepared = Vec::new();
         bind::forward(plan, args, |launch, params| {
             prepared.push(self.prepare(launch, params)?);
@@ -53,6 +54,7 @@ impl Kernels {
         plan: &BackwardPlan,
         args: &BackwardArgs<'_>,
     ) -> Result<Vec<PreparedLaunch>> {
+        self.props().check_planned(plan.device())?;
         let mut prepared = Vec::new();
         bind::backward(plan, args, |launch, params| {
             prepared.push(self.prepare(launch, params)?);
