@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Role {
     /// Input, (M, K).
     X = 0,
-    /// Base weight W, (N, K), or (K, N) with [`WeightLayout::InOut`].
+    /// Base weight W, (N, K), or (K, N) with [`WeightLayout::InOut`](crate::WeightLayout::InOut).
     Weight = 1,
     /// lora_A, (r, K).
     LoraA = 2,
