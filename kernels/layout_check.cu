@@ -1,4 +1,4 @@
-// Writes what src/plan/params.rs repeats of common/params.cuh, so that a test can compare: of every
+// Writes what src/bind/params.rs repeats of common/params.cuh, so that a test can compare: of every
 // parameter struct its size and the offset of each field, then the values of the enums.
 #include <initializer_list>
 
@@ -127,7 +127,7 @@ struct MergeTotalsFields : MergeTotals {
     }
 };
 
-// In the order of src/plan/params.rs
+// In the order of src/bind/params.rs
 template <typename... Fields>
 __device__ void write_layouts(Writer& w) {
     ([&] {

@@ -117,8 +117,11 @@ template <Major ALayout, Major BLayout, int WarpM, int WarpN, typename A, typena
 __device__ __forceinline__ void warp_fma_scaled(Accumulator<WarpM, WarpN>& acc, float scaling,
                                                 const A& a_tile, int m0, const B& b_tile, int n0,
                                                 int depth) {
-    const int g = threadIdx.x % 32 / 4;
-    const int t = threadIdx.x % 4;
+    // Addresses of its own: shared with the main loop's, they cost that loop instructions.
+    uint32_t lane = threadIdx.x % 32;
+    pin(lane);
+    const int g = lane / 4;
+    const int t = lane % 4;
 #pragma unroll
     for (int j = 0; j < WarpN / 8; ++j) {
         float part[WarpM / 16][4] = {};

@@ -93,7 +93,7 @@ struct ForwardParams {
 struct GradBProjection {
     const void* dy;
     float* t_partial;       // (column groups, m, r_pad)
-    float* lora_b_partial;  // (m splits, n, r_pad)
+    float* lora_b_partial;  // (m splits, n, r_pad); columns from r on have no defined value
     int64_t dy_stride;
     int32_t n;
     int32_t column_groups;
@@ -152,7 +152,7 @@ struct GradAParams {
     const void* x;
     const uint64_t* mask;   // null where it is drawn again
     void* t;                // (m, ranks)
-    float* lora_a_partial;  // (m splits, ranks, k)
+    float* lora_a_partial;  // (m splits, ranks, k); rows from r on have no defined value
     int64_t x_stride;
     int32_t m, k, ranks;
     int32_t adapters;

@@ -45,6 +45,7 @@ struct MainLoop {
     using BTile =
         std::conditional_t<BMajor == Major::kK, Tile<T, BlockN, BlockK>, Tile<T, BlockK, BlockN>>;
     static constexpr uint32_t kStageBytes = ATile::kBytes + BTile::kBytes;
+    static_assert(Stages >= 2, "one buffer is read while another is filled");
     static_assert(kMmaSteps % 2 == 0 || !kTensorCore<T>,
                   "fragments alternate between two sets of registers");
 

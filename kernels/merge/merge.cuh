@@ -57,6 +57,8 @@ struct Merge {
     static constexpr int kThreadColumns = 8;
     static constexpr int kThreadChunks = kThreadColumns / kChunk<T>;
     static constexpr int kColumnThreads = kColumns / kThreadColumns;
+    static_assert(kThreads * kThreadRows * kThreadColumns == kRows * kColumns,
+                  "the threads cover the tile");
 
     // These strides keep quads aligned, with few bank conflicts between lanes along the rank and
     // lanes along the rows or columns.

@@ -102,6 +102,8 @@ struct GradA : WeightGrad<T, Shape> {
         static constexpr int kQuads = kRanks / 4;
         static constexpr int kRowsPerPass = kThreads / kQuads;
         static constexpr int kPasses = kRows / kRowsPerPass;
+        static_assert(kThreads % kQuads == 0 && kRows % kRowsPerPass == 0 && kPasses <= 8,
+                      "the threads cover the tile of T in whole passes");
         static constexpr int kAhead = kTensorCore<T> ? 8 / kPasses
                                       : kRanks == 16 ? 2
                                                      : 0;  // as registers allow

@@ -26,6 +26,10 @@ struct GradB : WeightGrad<T, Shape> {
     // the columns.
     static constexpr int kRowWarps = kRows / 16;
     static constexpr int kWarpRanks = kRanks * kRowWarps / kWarps;
+    static_assert(kRows % 16 == 0 && kRowWarps <= kWarps && kWarps % kRowWarps == 0,
+                  "the warps cover T's rows");
+    static_assert(kWarpRanks % 16 == 0 && kWarpRanks * kWarps == kRanks * kRowWarps,
+                  "the warps cover T's columns");
 
     static constexpr bool kVectorised = A != Access::kAny;
 

@@ -17,6 +17,8 @@ struct Shrink {
     static constexpr int kRanks = Shape::kRanks;  // columns of S
     static constexpr int kBlockRows = kRows, kBlockColumns = kRanks;
     static constexpr int kParts = kWarps * 16 / kRows;
+    static_assert(kParts * kRows == kWarps * 16 && (kParts == 1 || kParts == kWarps),
+                  "a warp has rows of its own, or all warps share the same 16");
     static constexpr int kDepth = kParts == 1 ? 64 : 32;       // of a part of a step
     static constexpr int kSize = static_cast<int>(sizeof(T));  // of an element
 

@@ -25,6 +25,8 @@ struct WeightGrad {
     using ZCopy = TileCopy<kThreads, T, kRows, kColumns>;
     using Acc = Accumulator<kWarpColumns, kRanks>;
     static constexpr int kQTiles = 2;  // a row block's is in use while the next one's is filled
+    // A tile of Q is filled up to kStages - 1 steps ahead of its row block's first step.
+    static_assert(kStages - 1 <= (kQTiles - 1) * kSteps, "a tile of Q is filled while it is read");
 
     // What a block works on. The grid is one line: rank tiles first, then column groups, then row
     // splits.

@@ -158,7 +158,8 @@ impl Variant {
         self.row().shared_bytes
     }
 
-    /// The number of resident blocks per multiprocessor that the kernel's registers allow.
+    /// The least number of blocks that a multiprocessor's registers hold at once: the minimum in
+    /// the kernel's launch bounds.
     pub fn resident_blocks(self) -> u32 {
         self.row().resident
     }
