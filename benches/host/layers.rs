@@ -1,5 +1,5 @@
-//! The host time of a layer's calls, which find their plans and allocate what they return. No block
-//! runs, so what is left is ours and the emulated driver's.
+//! The host time of a layer's calls, which find their plans and allocate what they return, and of
+//! their allocations alone. No block runs, so what is left is ours and the emulated driver's.
 
 use criterion::Criterion;
 use half::bf16;
@@ -46,5 +46,32 @@ pub fn layers(criterion: &mut Criterion) {
     group.bench_function("inference", |bencher| {
         bencher.iter(|| must(layer.infer(&inputs().with_dropout(None))))
     });
+    // What the driver and cudarc take for the memory of such calls, which is the most of them here.
+    let forward = must(layer.forward_plan(&inputs()));
+    let backward = must(layer.backward_plan(&inputs(), &dy()));
+    let bytes = |rows: usize, columns: usize| rows * columns * size_of::<bf16>();
+    let of_forward = [
+        bytes(m, n),
+        forward.saved().bytes(),
+        forward.workspace_bytes(),
+    ];
+    let of_backward = [
+        bytes(m, k),
+        bytes(r, k),
+        bytes(n, r),
+        backward.workspace_bytes(),
+    ];
+    for (name, sizes) in [
+        ("a forward's allocations alone", &of_forward[..]),
+        ("a backward's allocations alone", &of_backward),
+    ] {
+        let allocated = || -> Vec<_> {
+            let sizes = sizes.iter().filter(|bytes| **bytes > 0);
+            // SAFETY: nobody reads the memory.
+            let memory = sizes.map(|&bytes| must(unsafe { stream.alloc::<u8>(bytes) }));
+            memory.collect()
+        };
+        group.bench_function(name, |bencher| bencher.iter(allocated));
+    }
     group.finish();
 }
