@@ -86,7 +86,8 @@ fn run() -> Result<(), String> {
 }
 
 /// The units to compile: the table's kernels, each for the devices that its architecture serves,
-/// and the layout check. Units of an architecture that no device has are left out.
+/// and the layout check. Every unit has at least PTX, so plans depend on the device alone, not on
+/// the build's list of devices.
 fn units(
     table: &Table,
     root: &Path,
@@ -98,11 +99,11 @@ fn units(
         .map_err(|error| format!("can't create {}: {error}", folder.display()))?;
     let mut units = Vec::new();
     let mut add = |name: &str, source: PathBuf, architecture: &table::Architecture| {
-        let args = archs::gencode(architecture.compute, devices);
-        if !args.is_empty() {
-            let name = name.to_owned();
-            units.push(units::Unit { name, source, args });
-        }
+        units.push(units::Unit {
+            name: name.to_owned(),
+            source,
+            args: archs::gencode(architecture.compute, devices).to_vec(),
+        });
     };
     for unit in table.units() {
         let source = folder.join(format!("{}.cu", unit.name));

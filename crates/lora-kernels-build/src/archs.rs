@@ -58,7 +58,13 @@ pub fn parse(item: &str) -> Result<Arch, String> {
         .or_else(|| item.strip_prefix("compute_"))
         .unwrap_or(item);
     let (digits, suffix) = match bare.chars().last() {
-        Some(c @ ('a' | 'f')) => (&bare[..bare.len() - 1], Some(c)),
+        Some('a') => (&bare[..bare.len() - 1], Some('a')),
+        Some('f') if decimal(&bare[..bare.len() - 1].replace('.', "")).is_some() => {
+            return Err(
+                "is a family of capabilities; name each capability, e.g. 100 or 100a for 100f"
+                    .to_owned(),
+            );
+        }
         _ => (bare, None),
     };
     let number = match digits.split_once('.') {
@@ -114,25 +120,20 @@ pub fn targets(compute: Arch, devices: &[Arch]) -> Vec<Arch> {
     devices.iter().filter(runs).copied().collect()
 }
 
-/// The `-gencode` arguments of a unit that is compiled for `compute`, none if there is nothing to
-/// make. All its machine code comes from one pass of the front end, the slowest part of nvcc. The
-/// PTX of that pass goes into the image too, for the driver of a GPU not in the list to compile; so
-/// the PTX that is tested is the one that the machine code was made from. PTX with a suffix runs on
-/// no other GPU, and is left out.
-pub fn gencode(compute: Arch, devices: &[Arch]) -> Vec<String> {
+/// The `-gencode` arguments of a unit that is compiled for `compute`. All its machine code comes
+/// from one pass of the front end, the slowest part of nvcc. The PTX of that pass goes into the
+/// image too, so the tests on the emulated GPU run the PTX that the machine code was made from.
+/// Drivers compile it for GPUs that are not in the list. With a suffix, only GPUs of exactly this
+/// capability run it, and the kernels' loader leaves it out on others.
+pub fn gencode(compute: Arch, devices: &[Arch]) -> [String; 2] {
     let suffix = compute.suffix.map(String::from).unwrap_or_default();
     let mut codes: Vec<String> = targets(compute, devices)
         .iter()
         .map(|arch| format!("sm_{arch}{suffix}"))
         .collect();
-    if compute.suffix.is_none() {
-        codes.push(format!("compute_{compute}"));
-    }
-    match codes.is_empty() {
-        true => Vec::new(),
-        false => vec![
-            "-gencode".to_owned(),
-            format!("arch=compute_{compute},code=[{}]", codes.join(",")),
-        ],
-    }
+    codes.push(format!("compute_{compute}"));
+    [
+        "-gencode".to_owned(),
+        format!("arch=compute_{compute},code=[{}]", codes.join(",")),
+    ]
 }

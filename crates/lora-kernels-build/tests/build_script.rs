@@ -18,7 +18,7 @@ mod arch_list {
         assert_eq!(names("80,89,90"), ["80", "89", "90"]);
         assert_eq!(names("8.0 9.0a"), ["80", "90"]);
         assert_eq!(names("sm_90a"), ["90"]);
-        assert_eq!(names("compute_86; sm_100f"), ["86", "100"]);
+        assert_eq!(names("compute_86; sm_100a"), ["86", "100"]);
         assert_eq!(names("12.0"), ["120"]);
     }
 
@@ -64,6 +64,15 @@ mod arch_list {
     }
 
     #[test]
+    fn families_of_gpus_are_refused() {
+        for item in ["100f", "sm_120f", "compute_100f", "10.0f"] {
+            let error = parse_list("V", item).unwrap_err();
+            assert!(error.contains(item) && error.contains("family"), "{error}");
+        }
+        assert!(!parse("f").unwrap_err().contains("family"));
+    }
+
+    #[test]
     fn a_unit_has_one_front_end_pass_and_its_ptx() {
         let args = gencode(parse("80").unwrap(), &parse_list("V", DEFAULT).unwrap());
         let all = "arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90,sm_120,compute_80]";
@@ -73,20 +82,20 @@ mod arch_list {
     #[test]
     fn a_unit_is_compiled_for_devices_that_run_it_only() {
         let devices = parse_list("V", "80,89,90,100").unwrap();
-        let codes = |compute| gencode(parse(compute).unwrap(), &devices).pop();
+        let codes = |compute| gencode(parse(compute).unwrap(), &devices)[1].clone();
         let later = "arch=compute_89,code=[sm_89,sm_90,sm_100,compute_89]";
-        assert_eq!(codes("89").as_deref(), Some(later));
-        assert_eq!(
-            codes("90a").as_deref(),
-            Some("arch=compute_90a,code=[sm_90a]")
-        );
-        assert_eq!(codes("120a"), None);
+        assert_eq!(codes("89"), later);
+        assert_eq!(codes("90a"), "arch=compute_90a,code=[sm_90a,compute_90a]");
+        assert_eq!(codes("120a"), "arch=compute_120a,code=[compute_120a]");
     }
 
     #[test]
     fn ptx_is_there_whatever_is_asked_for() {
-        let args = gencode(parse("90").unwrap(), &parse_list("V", "80").unwrap());
-        assert_eq!(args[1], "arch=compute_90,code=[compute_90]");
+        for compute in ["90", "90a"] {
+            let args = gencode(parse(compute).unwrap(), &parse_list("V", "80").unwrap());
+            let ptx = format!("arch=compute_{compute},code=[compute_{compute}]");
+            assert_eq!(args[1], ptx);
+        }
     }
 
     #[test]
