@@ -146,11 +146,10 @@ fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
     let common = "-std=c++17 -O3 -lineinfo -fmad=false -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
     let flags = variable("LORA_KERNELS_NVCC_FLAGS").unwrap_or_default();
-    // Use the strongest compression if nvcc has the option. Older versions always compress, but
-    // less.
-    let compression = "--compress-mode";
-    if !flags.contains("compress") && output(nvcc, "--help")?.contains(compression) {
-        args.push(format!("{compression}=size"));
+    // Drivers read the strongest compression from 550 (CUDA 12.4) on. Images of nvcc 13 need a newer
+    // driver anyway. Images of nvcc 12 run with drivers from 525 on, so they keep its default.
+    if !flags.contains("compress") && nvcc.release >= (13, 0) {
+        args.push("--compress-mode=size".to_owned());
     }
     // Line tables in the machine code make the images two and a half times as big. The PTX has its
     // lines always.

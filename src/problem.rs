@@ -195,13 +195,14 @@ impl Problem {
     }
 
     /// Sets the element type of each role. Layouts that were set before stay, with an alignment of
-    /// at least an element.
+    /// at least an element; the others have their default for the new type.
     ///
     /// # Errors
     /// [`Error::AdapterDType`] or [`Error::Format`] if there are no kernels for these types,
     /// [`Error::Stride`] if a layout given earlier reaches beyond 2⁶³ bytes in the new type.
     pub fn with_formats(mut self, formats: Formats) -> Result<Self> {
         formats.check()?;
+        let before = self.clone();
         self.formats = formats;
         for projection in 0..self.projections.len() {
             for tensor in Role::ALL
@@ -209,6 +210,9 @@ impl Problem {
                 .filter(|&tensor| tensor != Role::Merged)
             {
                 let mut layout = self.layout_of(projection, tensor);
+                if layout == before.contiguous(projection, tensor) {
+                    layout = self.contiguous(projection, tensor);
+                }
                 layout.alignment = layout.alignment.max(self.dtype_of(tensor).size());
                 self = self.with_layout_of(projection, tensor, layout)?;
             }

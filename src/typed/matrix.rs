@@ -54,8 +54,13 @@ impl Geometry {
     }
 }
 
+/// Launches trust the addresses and lengths of these types, so no other type may claim to be one.
+mod sealed {
+    pub trait Sealed {}
+}
+
 /// The properties of a matrix that calls use, independent of its Rust type.
-pub trait Matrix {
+pub trait Matrix: sealed::Sealed {
     /// The element type.
     #[doc(hidden)]
     fn dtype(&self) -> DType;
@@ -174,6 +179,7 @@ impl<'a> DynMatMut<'a> {
 
 macro_rules! matrix {
     ([$($generics:tt)*] $type:ty, $self:ident: $dtype:expr, $elements:expr) => {
+        impl<$($generics)*> sealed::Sealed for $type {}
         impl<$($generics)*> Matrix for $type {
             fn dtype(&$self) -> DType {
                 $dtype
@@ -195,6 +201,8 @@ matrix!([T: Element] MatRef<'_, T>, self: T::DTYPE, self.data.len());
 matrix!([T: Element] MatMut<'_, T>, self: T::DTYPE, self.data.len());
 matrix!([] DynMatRef<'_>, self: self.dtype, self.data.len() / self.dtype.size());
 matrix!([] DynMatMut<'_>, self: self.dtype, self.data.len() / self.dtype.size());
+
+impl<T: Element> sealed::Sealed for CudaView<'_, T> {}
 
 /// A bias: one row.
 impl<T: Element> Matrix for CudaView<'_, T> {

@@ -1,7 +1,8 @@
 //! Problems and plans, which need no device.
 
 use lora_kernels::{
-    BackwardPlan, DType, DeviceProps, Error, ForwardPlan, Layout, Problem, Projection, Role,
+    BackwardPlan, DType, DeviceProps, Error, Formats, ForwardPlan, Layout, Problem, Projection,
+    Role,
 };
 
 use super::{K, M, N, R};
@@ -38,6 +39,22 @@ fn sizes_are_between_one_and_31_bits() {
         }
     }
     Problem::new(Problem::MAX_DIMENSION, 1, 1, 1, DType::F32).unwrap();
+}
+
+/// A type that was set for a while leaves no alignment behind; a layout that was set stays.
+#[test]
+fn a_narrower_type_needs_no_more_alignment_than_its_own() {
+    let set = Layout {
+        row_stride: 2 * K as i64,
+        alignment: 64,
+    };
+    let wide = Problem::new(M, K, N, R, DType::F32).unwrap();
+    let wide = wide.with_layout(Role::X, set).unwrap();
+    let narrow = wide.with_formats(Formats::uniform(DType::BF16)).unwrap();
+    for role in [Role::Bias, Role::DLoraA, Role::DLoraB] {
+        assert_eq!(narrow.layout(role).alignment, 2, "{role}");
+    }
+    assert_eq!(narrow.layout(Role::X), set);
 }
 
 fn layer(out_features: usize, rank: usize) -> Projection {

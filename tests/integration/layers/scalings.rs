@@ -29,8 +29,17 @@ fn cases() -> Vec<LayerCase> {
     all.into_iter().flatten().collect()
 }
 
+/// One scaling for each projection, and one adapter that a scaling of 0 turns off.
+fn with_different_scalings() -> LayerCase {
+    let mut case = LayerCase::sharing_x(70, 64, &[(56, 3), (40, 16), (136, 24), (8, 17)]);
+    for (projection, scaling) in case.projections.iter_mut().zip([64.0, 0.0, -0.37, 1000.0]) {
+        projection.scaling = scaling;
+    }
+    case
+}
+
 fn agree_with_the_reference<T: Number>() {
-    for case in cases() {
+    for case in cases().into_iter().chain([with_different_scalings()]) {
         TestLayer::<T>::random(&case).check();
     }
 }
