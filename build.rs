@@ -146,8 +146,9 @@ fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
     let common = "-std=c++17 -O3 -lineinfo -fmad=false -Ikernels -Xptxas --warn-on-spills";
     let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
     let flags = variable("LORA_KERNELS_NVCC_FLAGS").unwrap_or_default();
-    // Drivers read the strongest compression from 550 (CUDA 12.4) on. Images of nvcc 13 need a newer
-    // driver anyway. Images of nvcc 12 run with drivers from 525 on, so they keep its default.
+    // Drivers read the strongest compression from 550 (CUDA 12.4) on. Images of nvcc 13 need a
+    // newer driver anyway. Images of nvcc 12 run with drivers from 525 on, so they keep its
+    // default.
     if !flags.contains("compress") && nvcc.release >= (13, 0) {
         args.push("--compress-mode=size".to_owned());
     }
