@@ -7,6 +7,7 @@ use super::memory::{Buffer, SavedAddresses};
 use super::params::{
     DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, TSource,
 };
+use super::record::scalings;
 use super::{Backward, BackwardProjection, ForwardRecord, Raw, check};
 use crate::plan::{Launch, access};
 use crate::{Argument, BackwardPlan, Hint, Result, Role, WeightLayout};
@@ -67,10 +68,7 @@ impl<'a> Call<'a> {
             check::gradients(problem, index, given.gradients.as_ref())?;
         }
         if let Some(forward) = &args.record {
-            let scalings = args
-                .projections
-                .iter()
-                .map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling));
+            let scalings = scalings(args.projections.iter().map(|projection| projection.lora));
             ForwardRecord::new(problem, args.dropout, scalings).fits(forward)?;
         }
         let saved = SavedAddresses::new(&args.saved, plan.saved())?;

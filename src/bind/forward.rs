@@ -4,6 +4,7 @@ use bytemuck::{Zeroable, bytes_of};
 
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{DropoutParams, ForwardParams, ForwardProjection, ShrinkParams, mask_source};
+use super::record::scalings;
 use super::{Forward, ForwardRecord, Raw, check, common};
 use crate::plan::{Launch, access};
 use crate::{Argument, ForwardPlan, Hint, Result, Role, WeightLayout};
@@ -32,10 +33,7 @@ pub(crate) fn forward(
         launch(shrink, bytes_of(&call.shrink()))?;
         launch(gemm, bytes_of(&call.gemm(gemm)))?;
     }
-    let scalings = args
-        .projections
-        .iter()
-        .map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling));
+    let scalings = scalings(args.projections.iter().map(|projection| projection.lora));
     Ok(ForwardRecord::new(plan.problem(), args.dropout, scalings))
 }
 

@@ -35,4 +35,6 @@ pub use memory::Saved;
 #[cfg(any(feature = "cuda", test))]
 pub(crate) use merge::merge;
 pub use record::ForwardRecord;
+#[cfg(feature = "cuda")]
+pub(crate) use record::scalings;
 pub use tensor_map::{BoxedMatrix, Swizzle, TensorMap};

@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Problem;
+use crate::{MergeReport, Problem};
 
 const PROJECTIONS: usize = Problem::MAX_PROJECTIONS;
 
@@ -258,3 +258,6 @@ parameters! {
         non_finite: u64,
     }
 }
+
+// The counts of one block and of all blocks, which a report shows, are one struct on the device.
+const _: () = assert!(size_of::<MergeTotals>() == MergeReport::BYTES);

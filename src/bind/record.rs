@@ -1,5 +1,6 @@
 //! The record of a forward, which its backward must match.
 
+use super::Lora;
 use crate::{Dropout, Error, Formats, Mask, Problem, Projection, Result};
 
 /// The sizes, formats, dropout and scalings of a forward. A backward that differs in any of them
@@ -18,6 +19,13 @@ pub struct ForwardRecord {
     dropout: Option<Dropout>,
     /// 0 if the projection has no adapter
     scaling: [f32; Problem::MAX_PROJECTIONS],
+}
+
+/// The scalings of a call as a record lists them: 0 if the projection has no adapter.
+pub(crate) fn scalings<M>(
+    adapters: impl Iterator<Item = Option<Lora<M>>>,
+) -> impl Iterator<Item = f32> {
+    adapters.map(|lora| lora.map_or(0.0, |lora| lora.scaling))
 }
 
 impl ForwardRecord {

@@ -274,7 +274,6 @@ impl<'g> Call<'g> {
     }
 
     fn scalings(&self) -> impl Iterator<Item = f32> + '_ {
-        let projections = self.projections.iter();
-        projections.map(|projection| projection.lora.map_or(0.0, |lora| lora.scaling))
+        bind::scalings(self.projections.iter().map(|projection| projection.lora))
     }
 }

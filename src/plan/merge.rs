@@ -5,8 +5,7 @@ use std::fmt;
 
 use super::memory::{BufferLayout, Region};
 use super::{Access, DeviceProps, Launch, access, arch, fmt_plan};
-use crate::bind::params::MergeTotals;
-use crate::{MergeProblem, Result, Role};
+use crate::{MergeProblem, MergeReport, Result, Role};
 
 /// The launches of a merge, which computes merged = W + Σ scaling·B·A.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +65,7 @@ impl MergePlan {
         let mut workspace = BufferLayout::default();
         let partial = problem
             .has_report()
-            .then(|| workspace.region(&[blocks as usize], size_of::<MergeTotals>()));
+            .then(|| workspace.region(&[blocks as usize], MergeReport::BYTES));
         Ok(Self {
             partial,
             tiles: blocks,

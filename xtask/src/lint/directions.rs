@@ -30,7 +30,7 @@ const PRODUCT: &[&str] = &[
     "python/lora_kernels",
 ];
 
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     Rule {
         folders: &["kernels"],
         except: &[],
@@ -65,6 +65,12 @@ const RULES: [Rule; 4] = [
             "crate::layer",
         ],
         why: "problems, plans, binding and the reference know no CUDA and nobody above them",
+    },
+    Rule {
+        folders: &["src/plan", "src/problem.rs", "src/reference"],
+        except: &[],
+        words: &["crate::bind"],
+        why: "binding stands on plans, and plans on problems; none of them looks back",
     },
     Rule {
         folders: PRODUCT,
@@ -127,6 +133,7 @@ mod tests {
             ("kernels/gemm/gemm.cuh", "#include <torch/extension.h>"),
             ("kernels/gemm.cuh", "gemm<<<1, 2>>>();"),
             ("src/plan/gemm.rs", "use cudarc::driver::CudaSlice;"),
+            ("src/plan/merge.rs", "use crate::bind::params::MergeTotals;"),
             ("src/bind/forward.rs", "use crate::raw::Pointer;"),
             ("src/reference/mod.rs", "use crate::typed::MatRef;"),
             (
