@@ -42,6 +42,14 @@ pub enum Kind {
     Embedding,
     /// A convolution. lora_A holds its kernel, and in_features and out_features are its channels.
     Convolution,
+    /// A bare parameter of its module (PEFT's `target_parameters`), such as the fused weights of
+    /// several experts. lora_A is (experts·rank, in_features) with each expert's rows together;
+    /// lora_B is (out_features, rank·experts), and its column ρ·experts + e belongs to row ρ of
+    /// expert e.
+    Parameter,
+    /// A stack of linear layers: lora_A is (experts, rank, in_features) and lora_B (experts,
+    /// out_features, rank).
+    Stacked,
 }
 
 impl fmt::Display for Kind {
@@ -50,6 +58,8 @@ impl fmt::Display for Kind {
             Kind::Linear => "linear",
             Kind::Embedding => "embedding",
             Kind::Convolution => "convolution",
+            Kind::Parameter => "parameter",
+            Kind::Stacked => "stacked",
         })
     }
 }
@@ -59,10 +69,20 @@ impl fmt::Display for Kind {
 #[non_exhaustive]
 pub struct Module<'a> {
     /// Its path in the base model, such as `encoder.layer.0.attention.self.query`, without PEFT's
-    /// prefix `base_model.model.`.
+    /// prefix `base_model.model.` and without its component's.
     pub path: &'a str,
+    /// The part of a pipeline that it belongs to, such as `transformer` or `text_encoder`, where
+    /// the file's names say so.
+    pub component: Option<&'a str>,
+    /// Whether the path has underscores in place of its dots, as kohya's names have.
+    pub flattened: bool,
     /// The kind of layer it adapts.
     pub kind: Kind,
+    /// The number of matrices that it adapts: more than 1 for fused experts.
+    pub experts: usize,
+    /// How many other adapted parameters PEFT wraps inside of this one, where several parameters of
+    /// one module are adapted: its name has as many `base_layer` segments fewer.
+    pub nesting: usize,
     /// The rank r.
     pub rank: usize,
     /// Columns of A: K.
@@ -71,11 +91,11 @@ pub struct Module<'a> {
     pub out_features: usize,
     /// lora_alpha / r, or lora_alpha / √r with rsLoRA.
     pub scaling: f32,
-    /// lora_A, (rank, in_features), or (rank, in_features, kernel ...) for a convolution. F32, F16
-    /// or BF16.
+    /// lora_A, (rank, in_features), or (rank, in_features, kernel ...) for a convolution; see
+    /// [`Kind`] for experts. F64, F32, F16 or BF16.
     pub a: Tensor<'a>,
-    /// lora_B, (out_features, rank), with A's type. A convolution's has further dimensions of
-    /// size 1.
+    /// lora_B, (out_features, rank); its type may differ from A's. A convolution's has further
+    /// dimensions of size 1.
     pub b: Tensor<'a>,
     /// The bias of lora_B, (out_features), present where PEFT's `lora_bias` is set. scaling·bias is
     /// added to y.
@@ -89,10 +109,35 @@ pub struct Module<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
     /// Its name in the base model, such as `classifier.weight`, without PEFT's `base_model.model.`
-    /// and `base_layer.`.
+    /// and wrappers (`base_layer`, `modules_to_save`).
     pub name: &'a str,
+    /// The part of a pipeline that it belongs to; see [`Module::component`].
+    pub component: Option<&'a str>,
     /// Its value.
     pub tensor: Tensor<'a>,
+}
+
+/// Rows of an embedding that were trained in full (PEFT's `trainable_token_indices`): they replace
+/// the base's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens<'a> {
+    /// The path of the embedding.
+    pub path: &'a str,
+    /// The part of a pipeline that it belongs to; see [`Module::component`].
+    pub component: Option<&'a str>,
+    /// The rows' indices in the embedding, from the config.
+    pub indices: &'a [usize],
+    /// (indices, columns of the embedding).
+    pub rows: Tensor<'a>,
+}
+
+/// A tensor that this crate doesn't understand. Nothing may be computed from it or added to a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Unknown<'a> {
+    /// The tensor, by its name in the file.
+    pub tensor: Tensor<'a>,
+    /// Why it isn't understood, and what to do.
+    pub reason: &'a str,
 }
 
 /// A checked, memory-mapped adapter.
@@ -116,8 +161,23 @@ pub struct Adapter {
     pub(crate) saved: Vec<(String, String)>,
     /// Pairs of names as in `saved`.
     pub(crate) base_weights: Vec<(String, String)>,
-    /// Names in the file.
-    pub(crate) unknown: Vec<String>,
+    pub(crate) tokens: Vec<TokenParts>,
+    pub(crate) unknown: Vec<UnknownPart>,
+}
+
+/// Rows of an embedding, whose tensor is given by its name in the file.
+#[derive(Debug)]
+pub(crate) struct TokenParts {
+    pub path: String,
+    pub indices: Vec<usize>,
+    pub rows: String,
+}
+
+/// A tensor that isn't understood, by its name in the file.
+#[derive(Debug)]
+pub(crate) struct UnknownPart {
+    pub name: String,
+    pub reason: String,
 }
 
 /// A module whose tensors are given by their names in the file.
@@ -188,14 +248,38 @@ impl Adapter {
         names.iter().filter_map(|(name, key)| {
             Some(Saved {
                 name,
+                component: None,
                 tensor: self.file.tensor(key)?,
             })
         })
     }
 
-    /// Tensors of methods other than LoRA, which this crate keeps without interpreting them.
-    pub fn unknown(&self) -> impl Iterator<Item = Tensor<'_>> {
-        self.unknown.iter().filter_map(|key| self.file.tensor(key))
+    /// Rows of embeddings that were trained in full.
+    pub fn tokens(&self) -> impl Iterator<Item = Tokens<'_>> {
+        self.tokens.iter().filter_map(|parts| {
+            Some(Tokens {
+                path: &parts.path,
+                component: None,
+                indices: &parts.indices,
+                rows: self.file.tensor(&parts.rows)?,
+            })
+        })
+    }
+
+    /// Tensors that this crate keeps without interpreting them.
+    pub fn unknown(&self) -> impl Iterator<Item = Unknown<'_>> {
+        self.unknown.iter().filter_map(|part| {
+            Some(Unknown {
+                tensor: self.file.tensor(&part.name)?,
+                reason: &part.reason,
+            })
+        })
+    }
+
+    /// The folder that the adapter was read from, if its files lie in one of their own: where its
+    /// config is. A tokenizer may lie there, too.
+    pub fn folder(&self) -> Option<&Path> {
+        self.config.as_ref().and(self.file.path().parent())
     }
 
     fn module_of<'a>(&'a self, parts: &'a Parts) -> Module<'a> {
@@ -211,7 +295,11 @@ impl Adapter {
         };
         Module {
             path: &parts.path,
+            component: None,
+            flattened: false,
             kind: parts.kind,
+            experts: 1,
+            nesting: 0,
             rank: parts.rank,
             in_features: parts.in_features,
             out_features: parts.out_features,

@@ -12,7 +12,7 @@ mod read;
 mod shown;
 mod write;
 
-pub use adapter::{Adapter, Format, Kind, Module, Saved};
+pub use adapter::{Adapter, Format, Kind, Module, Saved, Tokens, Unknown};
 pub use base::BaseModel;
 pub use config::{Bias, PeftConfig};
 pub use error::{Error, Result};

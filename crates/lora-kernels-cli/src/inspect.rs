@@ -153,7 +153,7 @@ fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
             .collect(),
         unknown: adapter
             .unknown()
-            .map(|tensor| tensor.name.to_owned())
+            .map(|unknown| unknown.tensor.name.to_owned())
             .collect(),
         variants: config.map(|config| config.variants()).unwrap_or_default(),
         config: config.and_then(|config| RawValue::from_string(config.to_json()).ok()),

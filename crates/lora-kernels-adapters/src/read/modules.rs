@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lora_kernels::Problem;
 
 use super::keys::{Key, Part, module_of_base_weight, parse};
-use crate::adapter::Parts;
+use crate::adapter::{Parts, UnknownPart};
 use crate::mapped::{MappedFile, Tensor};
 use crate::shown::{shape, shown};
 use crate::{Adapter, Error, Format, Kind, PeftConfig, Result};
@@ -44,7 +44,10 @@ pub(super) fn adapter(
                     ));
                 }
             }
-            Key::Unknown => unknown.push(tensor.name.to_owned()),
+            Key::Unknown => unknown.push(UnknownPart {
+                name: tensor.name.to_owned(),
+                reason: "it is of another method than LoRA".into(),
+            }),
         }
     }
     let mut modules = Vec::with_capacity(found.len());
@@ -58,9 +61,9 @@ pub(super) fn adapter(
     }
     if modules.is_empty() {
         let hint = match unknown.first() {
-            Some(name) => format!(
+            Some(part) => format!(
                 "; {} looks like a state dict that was not saved by save_pretrained",
-                shown(name)
+                shown(&part.name)
             ),
             None => String::new(),
         };
@@ -78,6 +81,7 @@ pub(super) fn adapter(
         modules,
         saved,
         base_weights,
+        tokens: Vec::new(),
         unknown,
         file,
     })

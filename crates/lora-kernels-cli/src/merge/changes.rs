@@ -1,12 +1,13 @@
 //! The changes that a merge makes to a model, collected and checked before anything is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use lora_kernels::{DType, MergeProblem, WeightLayout};
 use lora_kernels_adapters::base::Resolver;
 use lora_kernels_adapters::{Adapter, BaseModel, Kind, Module, Saved, Tensor};
 
+use super::change::{Added, Change, Changes, LoraPart, Stack};
 use super::numbers::{is_float, same_within_types};
 use super::{Direction, layout};
 use crate::failure::Failure;
@@ -19,79 +20,41 @@ pub struct Weighted<'a> {
     pub weight: f64,
 }
 
-/// All changes to a model.
-#[derive(Default)]
-pub struct Changes<'a> {
-    /// Keyed by shard, then by name.
-    pub tensors: BTreeMap<usize, BTreeMap<&'a str, Change<'a>>>,
-    /// Tensors that the base model lacks.
-    pub added: Vec<Saved<'a>>,
-}
-
-/// The change of one tensor.
-pub struct Change<'a> {
-    /// A tensor of the same shape that replaces the base's.
-    pub replaced: Option<Tensor<'a>>,
-    /// Adapters to add to W, which is (out_features, in_features) or transposed.
-    pub loras: Vec<LoraPart<'a>>,
-    pub layout: WeightLayout,
-    /// Biases of lora_B to add to this bias, with their factors.
-    pub biases: Vec<(f32, Tensor<'a>)>,
-}
-
-/// The part of one adapter in a weight.
-#[derive(Clone, Copy)]
-pub struct LoraPart<'a> {
-    pub rank: usize,
-    pub in_features: usize,
-    /// scaling · the adapter's weight, negative when unmerging.
-    pub factor: f32,
-    pub a: Tensor<'a>,
-    pub b: Tensor<'a>,
-}
-
-impl<'a> Changes<'a> {
-    /// `fan_in_fan_out` says whether square weights are stored transposed, where the adapters can't
-    /// tell.
-    pub fn new(
-        base: &'a BaseModel,
-        adapters: &[Weighted<'a>],
-        direction: Direction,
-        fan_in_fan_out: Option<bool>,
-    ) -> Result<Self, Failure> {
-        for weighted in adapters {
-            check_adapter(weighted, direction)?;
-        }
-        let mut finder = Finder {
-            base,
-            // Each adapter gets a resolver of its own, because their prefixes may differ.
-            resolver: base.resolver(),
-            square: WeightLayout::default(),
-            adapted: BTreeSet::new(),
-            changes: Changes::default(),
-        };
-        for weighted in adapters {
-            finder.resolver = base.resolver();
-            finder.square = layout::of_squares(base, &finder.resolver, weighted, fan_in_fan_out)?;
-            finder.adapted.clear();
-            // Modules come first: they determine the prefix of the paths, if there is one.
-            for module in weighted.adapter.modules() {
-                finder.module(&module, weighted, direction)?;
-            }
-            for saved in weighted.adapter.saved() {
-                finder.saved(saved)?;
-            }
-            for weight in weighted.adapter.base_weights() {
-                finder.base_weight(weight, direction)?;
-            }
-        }
-        Ok(finder.changes)
+/// Collects the changes that adapters make. `fan_in_fan_out` says whether square weights are stored transposed, where the adapters can't
+/// tell.
+pub fn collect<'a>(
+    base: &'a BaseModel,
+    adapters: &[Weighted<'a>],
+    direction: Direction,
+    fan_in_fan_out: Option<bool>,
+) -> Result<Changes<'a>, Failure> {
+    for weighted in adapters {
+        check_adapter(weighted, direction)?;
     }
-
-    /// The change of a tensor, or `None` if it stays as it is.
-    pub fn of(&self, shard: usize, name: &str) -> Option<&Change<'a>> {
-        self.tensors.get(&shard)?.get(name)
+    let mut finder = Finder {
+        base,
+        // Each adapter gets a resolver of its own, because their prefixes may differ.
+        resolver: base.resolver(),
+        square: WeightLayout::default(),
+        adapted: BTreeSet::new(),
+        changes: Changes::default(),
+    };
+    for weighted in adapters {
+        finder.resolver = base.resolver();
+        finder.square = layout::of_squares(base, &finder.resolver, weighted, fan_in_fan_out)?;
+        finder.adapted.clear();
+        // Modules come first: they determine the prefix of the paths, if there is one.
+        for module in weighted.adapter.modules() {
+            finder.module(&module, weighted, direction)?;
+        }
+        for saved in weighted.adapter.saved() {
+            finder.saved(saved)?;
+        }
+        for weight in weighted.adapter.base_weights() {
+            finder.base_weight(weight, direction)?;
+        }
     }
+    Ok(finder.changes)
 }
 
 /// Refuses an adapter that can't be merged, and names the reason.
@@ -140,7 +103,10 @@ fn check_adapter(weighted: &Weighted<'_>, direction: Direction) -> Result<(), Fa
             few(variants.iter().map(String::as_str))
         ));
     }
-    let unknown: Vec<&str> = adapter.unknown().map(|tensor| tensor.name).collect();
+    let unknown: Vec<&str> = adapter
+        .unknown()
+        .map(|unknown| unknown.tensor.name)
+        .collect();
     if !unknown.is_empty() {
         return refuse(format!(
             "it has tensors of another method than LoRA: {}",
@@ -189,7 +155,9 @@ impl<'a> Finder<'a> {
             {
                 return Err(twice(saved.name));
             }
-            self.changes.added.push(saved);
+            self.changes
+                .added
+                .push(Added::whole(saved.name.to_owned(), saved.tensor));
             return Ok(());
         }
         let (name, target, change) = self.change(saved.name)?;
@@ -264,6 +232,7 @@ impl<'a> Finder<'a> {
             rank: module.rank,
             in_features: module.in_features,
             factor,
+            stack: Stack::One,
             a: module.a,
             b: module.b,
         });
@@ -314,12 +283,7 @@ impl<'a> Finder<'a> {
             .entry(found.shard)
             .or_default()
             .entry(found.name)
-            .or_insert_with(|| Change {
-                replaced: None,
-                loras: Vec::new(),
-                layout: WeightLayout::default(),
-                biases: Vec::new(),
-            });
+            .or_default();
         Ok((found.name, tensor, change))
     }
 }

@@ -8,7 +8,7 @@ use lora_kernels::{DType, Lora, MatRef, MergeReport, WeightLayout};
 
 use lora_kernels_adapters::Tensor;
 
-use super::changes::LoraPart;
+use super::change::LoraPart;
 use super::numbers::{converted, part, with_type};
 use crate::device::{Choice, Gpu, or_cpu};
 use crate::failure::Failure;

@@ -7,7 +7,7 @@ use lora_kernels_adapters::base::{INDEX, stays_inside};
 use serde_json::Value;
 
 use super::Work;
-use super::changes::Changes;
+use super::change::Changes;
 use crate::failure::Failure;
 
 /// Extensions of weights in other formats. They aren't copied, because they hold the unmerged
@@ -132,13 +132,13 @@ fn write_index(
         let mut document: Value =
             serde_json::from_str(&text).map_err(|error| failed("read", error.to_string()))?;
         for saved in &changes.added {
-            document["weight_map"][saved.name] = last.name.as_str().into();
+            document["weight_map"][saved.name.as_str()] = last.name.as_str().into();
         }
         if let Some(bytes) = document["metadata"]["total_size"].as_u64() {
             let more: usize = changes
                 .added
                 .iter()
-                .map(|saved| saved.tensor.data.len())
+                .map(|added| added.from.data.len())
                 .sum();
             document["metadata"]["total_size"] = (bytes + more as u64).into();
         }

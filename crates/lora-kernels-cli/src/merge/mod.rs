@@ -1,5 +1,6 @@
 //! `merge` and `unmerge`.
 
+mod change;
 mod changes;
 mod engine;
 mod folder;
@@ -20,7 +21,8 @@ use lora_kernels_adapters::output::{OutputFile, OutputFolder};
 use crate::device::Choice;
 use crate::failure::Failure;
 use crate::read::Reading;
-use changes::{Changes, Weighted};
+use change::Changes;
+use changes::Weighted;
 use engine::Engine;
 use report::Report;
 
@@ -110,7 +112,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         })
         .collect();
     let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
-    let changes = Changes::new(&base, &weighted, direction, fan_in_fan_out)?;
+    let changes = changes::collect(&base, &weighted, direction, fan_in_fan_out)?;
     let engine = Engine::open(arguments.device)?;
 
     let mut work = Work {

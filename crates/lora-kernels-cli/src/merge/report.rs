@@ -4,7 +4,7 @@ use lora_kernels::MergeReport;
 use lora_kernels_adapters::Tensor;
 use serde::Serialize;
 
-use super::changes::Change;
+use super::change::Change;
 use super::{Arguments, Direction};
 use crate::failure::Failure;
 use crate::show;

@@ -11,7 +11,7 @@ use lora_kernels_adapters::{MappedFile, Tensor};
 use serde_json::json;
 
 use super::Work;
-use super::changes::Change;
+use super::change::{Added, Change};
 use super::engine::Weight;
 use super::numbers::{converted, converted_bytes, non_finite, part, with_type};
 use super::report::Entry;
@@ -68,7 +68,7 @@ impl Work<'_> {
             [] => shard.file.header().to_vec(),
             _ => with_added(
                 &shard.file,
-                added.iter().map(|saved| (saved.name, saved.tensor)),
+                added.iter().map(|added| (added.name.as_str(), added.from)),
             ),
         };
         target.write(&header)?;
@@ -84,16 +84,13 @@ impl Work<'_> {
             }
             shard.file.release(bytes);
         }
-        for saved in added {
-            self.finite(
-                saved.name,
-                non_finite(saved.tensor.data, saved.tensor.dtype),
-            )?;
-            for bytes in saved.tensor.data.chunks(STEP as usize) {
+        for Added { name, from, .. } in added {
+            self.finite(name, non_finite(from.data, from.dtype))?;
+            for bytes in from.data.chunks(STEP as usize) {
                 self.go_on()?;
                 target.write(bytes)?;
             }
-            self.report.added(saved.name);
+            self.report.added(name);
         }
         // Checks the file as any reader would, before it gets its final name.
         let written = MappedFile::open(path)?;

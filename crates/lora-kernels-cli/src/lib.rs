@@ -1,0 +1,93 @@
+//! The command line of lora-kernels, as a library: its tests run commands in their own process. It
+//! promises no stable interface; the program `lora-kernels` does.
+
+mod device;
+mod doctor;
+mod failure;
+mod inspect;
+mod merge;
+mod plan;
+mod read;
+mod replay;
+mod show;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+const AFTER_HELP: &str = "\
+Examples:
+  lora-kernels doctor                                 do the kernels run here?
+  lora-kernels inspect my-adapter                     ranks, scalings, norms
+  lora-kernels merge my-model my-adapter -o merged    the adapter in the weights
+  lora-kernels plan -m 4096 -k 4096 -n 4096 -r 16 --on h100
+
+Exit status:
+  0  done
+  1  the answer is no: a result beyond its bound (replay), a merged weight that
+     is not finite (merge, unmerge)
+  2  nothing was done: an argument, a file or an output can't be used
+  3  no device that can be used, or it failed
+  4  the result can't be printed; OUT is complete (merge, unmerge)
+  130  interrupted";
+
+/// LoRA adapters on NVIDIA GPUs: merge them into models, look into them, and see what the kernels
+/// of lora-kernels would do.
+#[derive(Parser)]
+#[command(name = "lora-kernels", version, after_help = AFTER_HELP, propagate_version = true, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Add adapters to the weights of a model: W + scaling·B·A, summed in f32 and rounded once
+    Merge(merge::Arguments),
+    /// Take adapters out of a merged model again: W - scaling·B·A
+    Unmerge(merge::Arguments),
+    /// Show what is in an adapter: format, ranks, scalings, modules, norms
+    Inspect(inspect::Arguments),
+    /// Show which kernels would run for a layer on a device, on which grid, and why
+    Plan(plan::Arguments),
+    /// Check driver, devices and kernels, and say what to do where they don't fit
+    Doctor(doctor::Arguments),
+    /// Run a recorded layer on the device and compare the results
+    Replay(replay::Arguments),
+}
+
+/// Runs the program with the process's arguments, and prints its failure.
+pub fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {}", show::one_line(&failure.to_string()));
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+/// Runs a command in this process. `arguments` begin with the program's name.
+///
+/// # Errors
+/// The exit status and the message that the program would end with.
+pub fn run<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(
+    arguments: I,
+) -> Result<(), (u8, String)> {
+    let parsed = Arguments::try_parse_from(arguments).map_err(|error| (2, error.to_string()))?;
+    execute(parsed.command).map_err(|failure| (failure.status(), failure.to_string()))
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Merge(arguments) => merge::run(&arguments, merge::Direction::Merge),
+        Command::Unmerge(arguments) => merge::run(&arguments, merge::Direction::Unmerge),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+    }
+}

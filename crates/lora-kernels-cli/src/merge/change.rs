@@ -1,0 +1,92 @@
+//! What a merge does to each tensor of a model.
+
+use std::collections::BTreeMap;
+
+use lora_kernels::WeightLayout;
+use lora_kernels_adapters::Tensor;
+
+/// All changes to a model.
+#[derive(Default)]
+pub struct Changes<'a> {
+    /// Keyed by shard, then by name.
+    pub tensors: BTreeMap<usize, BTreeMap<&'a str, Change<'a>>>,
+    /// Tensors that the base model lacks. They are written behind those of the last shard.
+    pub added: Vec<Added<'a>>,
+}
+
+impl<'a> Changes<'a> {
+    /// The change of a tensor, or `None` if it stays as it is.
+    pub fn of(&self, shard: usize, name: &str) -> Option<&Change<'a>> {
+        self.tensors.get(&shard)?.get(name)
+    }
+}
+
+/// A tensor that the base model lacks.
+pub struct Added<'a> {
+    pub name: String,
+    /// What it is made from: it has this tensor's type and shape.
+    pub from: Tensor<'a>,
+    pub change: Change<'a>,
+}
+
+impl<'a> Added<'a> {
+    /// A tensor taken over as it is.
+    pub fn whole(name: String, from: Tensor<'a>) -> Self {
+        Self {
+            name,
+            from,
+            change: Change::default(),
+        }
+    }
+}
+
+/// The change of one tensor. Its steps come in the order of the fields.
+#[derive(Default)]
+pub struct Change<'a> {
+    /// A tensor that replaces the base's. Where its shape differs (a resized vocabulary), the
+    /// result has its shape.
+    pub replaced: Option<Tensor<'a>>,
+    /// Adapters to add to W. A W of more than two dimensions is a stack of matrices, or a
+    /// convolution's (out_features, in_features · kernel).
+    pub loras: Vec<LoraPart<'a>>,
+    /// Whether a matrix of W is (out_features, in_features) or transposed.
+    pub layout: WeightLayout,
+    /// DoRA's magnitudes, one for each out_feature: each is the norm of its row of the sum.
+    pub magnitude: Option<Tensor<'a>>,
+    /// Biases of lora_B to add to this bias, with their factors.
+    pub biases: Vec<(f32, Tensor<'a>)>,
+    /// Rows that are put in place of the sum's.
+    pub rows: Vec<Rows<'a>>,
+}
+
+/// Rows of a matrix, and their values.
+pub struct Rows<'a> {
+    /// In the matrix.
+    pub indices: &'a [usize],
+    /// (indices, columns).
+    pub values: Tensor<'a>,
+}
+
+/// The part of one adapter in a weight.
+#[derive(Clone, Copy)]
+pub struct LoraPart<'a> {
+    pub rank: usize,
+    pub in_features: usize,
+    /// scaling · the adapter's weight, negative when unmerging.
+    pub factor: f32,
+    pub stack: Stack,
+    pub a: Tensor<'a>,
+    pub b: Tensor<'a>,
+}
+
+/// How lora_A and lora_B hold the parts of several experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// One matrix: lora_A (rank, in_features), lora_B (out_features, rank).
+    One,
+    /// lora_A (experts·rank, in_features), where each expert's rows lie together; lora_B
+    /// (out_features, rank·experts), where column ρ·experts + e belongs to row ρ of expert e.
+    Parameter { experts: usize },
+    /// lora_A (experts, rank, in_features), lora_B (experts, out_features, rank).
+    Leading { experts: usize },
+}
