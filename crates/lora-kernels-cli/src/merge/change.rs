@@ -12,6 +12,38 @@ pub struct Changes<'a> {
     pub tensors: BTreeMap<usize, BTreeMap<&'a str, Change<'a>>>,
     /// Tensors that the base model lacks. They are written behind those of the last shard.
     pub added: Vec<Added<'a>>,
+    /// What config.json must say of the result.
+    pub config: Vec<ConfigEdit>,
+    /// What the report tells beside figures.
+    pub remarks: Remarks,
+}
+
+/// A field of config.json that follows a change of the tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigEdit {
+    /// `vocab_size` is the number of rows of the embeddings.
+    VocabSize {
+        /// In the base.
+        from: usize,
+        to: usize,
+    },
+    /// `tie_word_embeddings`: whether the head is the embeddings.
+    TieWordEmbeddings(bool),
+}
+
+/// What a merge tells its user. Each is a whole line.
+#[derive(Debug, Default, Clone)]
+pub struct Remarks {
+    /// Where BASE and ADAPTERs were found, if not where they were named.
+    pub followed: Vec<String>,
+    /// Replacements of prefixes, as `--map` takes them.
+    pub mapping: Vec<String>,
+    /// The adapter's parts that belong to other components of a pipeline.
+    pub other_components: Vec<String>,
+    /// Modules and tensors of the adapters that `--skip` left out.
+    pub skipped: Vec<String>,
+    /// Things the user should check.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Changes<'a> {
