@@ -56,7 +56,7 @@ impl<'a> Changes<'a> {
 /// A tensor that the base model lacks.
 pub struct Added<'a> {
     pub name: String,
-    /// What it is made from: it has this tensor's type and shape.
+    /// What it is made from: it has this tensor's type, and its shape unless `change` replaces it.
     pub from: Tensor<'a>,
     pub change: Change<'a>,
 }
@@ -107,6 +107,13 @@ pub struct LoraPart<'a> {
     /// scaling · the adapter's weight, negative when unmerging.
     pub factor: f32,
     pub stack: Stack,
+    /// The only expert that the weight belongs to, where the adapter has several in a stack and the
+    /// base has a tensor for each. Else the weight has as many matrices as the stack.
+    pub expert: Option<usize>,
+    /// The row of each expert's lora_B that belongs to the weight's first out_feature. It is more
+    /// than 0 where the adapter was trained on one weight (gate_up_proj) that the base has as
+    /// several.
+    pub first_out: usize,
     pub a: Tensor<'a>,
     pub b: Tensor<'a>,
 }

@@ -233,6 +233,8 @@ impl<'a> Finder<'a> {
             in_features: module.in_features,
             factor,
             stack: Stack::One,
+            expert: None,
+            first_out: 0,
             a: module.a,
             b: module.b,
         });
