@@ -17,6 +17,14 @@ pub enum Format {
     /// loralib's `lora_state_dict` as safetensors: keys such as `encoder.query.lora_A`, and no
     /// config.
     Loralib,
+    /// diffusers' and ComfyUI's: one safetensors file whose names begin with a part of a pipeline,
+    /// such as `transformer.blocks.0.to_q.lora_A.weight` or `diffusion_model.` ..., with
+    /// `lora_A`/`lora_B` or `lora_down`/`lora_up`. The scaling is in scalars `X.alpha` or in the
+    /// header.
+    Diffusers,
+    /// sd-scripts' (kohya): one safetensors file with keys such as
+    /// `lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight`, and scalars `X.alpha`.
+    Kohya,
 }
 
 impl fmt::Display for Format {
@@ -25,6 +33,8 @@ impl fmt::Display for Format {
             Format::Peft => "PEFT",
             Format::Mistral => "Mistral",
             Format::Loralib => "loralib",
+            Format::Diffusers => "diffusers",
+            Format::Kohya => "kohya",
         })
     }
 }
@@ -64,6 +74,34 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Where a module's scaling comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScalingSource {
+    /// `adapter_config.json`.
+    Config,
+    /// The config in the header of the safetensors file (diffusers' `lora_adapter_metadata`).
+    Header,
+    /// A scalar `X.alpha` beside lora_A and lora_B: alpha / r.
+    AlphaTensor,
+    /// [`ReadOptions::scaling`].
+    Given,
+    /// Nothing in the file: kohya's format takes alpha = r then, which is a scaling of 1.
+    Default,
+}
+
+impl fmt::Display for ScalingSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ScalingSource::Config => "config",
+            ScalingSource::Header => "header",
+            ScalingSource::AlphaTensor => "alpha tensor",
+            ScalingSource::Given => "given",
+            ScalingSource::Default => "default",
+        })
+    }
+}
+
 /// One adapted module: y += scaling·B·A·x.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -72,16 +110,22 @@ pub struct Module<'a> {
     /// prefix `base_model.model.` and without its component's.
     pub path: &'a str,
     /// The part of a pipeline that it belongs to, such as `transformer` or `text_encoder`, where
-    /// the file's names say so.
+    /// the names of a file without `adapter_config.json` begin with it. It may be the first part of
+    /// the path as well (`transformer.h.0` in GPT-2), so a base model may hold either `path` or
+    /// `component.path`. kohya's names are flattened and have their component in other words
+    /// (`lora_te1_`): there, only `path` counts.
     pub component: Option<&'a str>,
-    /// Whether the path has underscores in place of its dots, as kohya's names have.
+    /// Whether the path has underscores in place of its dots, as kohya's names have:
+    /// `down_blocks_0_attentions_0_proj_in`.
     pub flattened: bool,
     /// The kind of layer it adapts.
     pub kind: Kind,
     /// The number of matrices that it adapts: more than 1 for fused experts.
     pub experts: usize,
     /// How many other adapted parameters PEFT wraps inside of this one, where several parameters of
-    /// one module are adapted: its name has as many `base_layer` segments fewer.
+    /// one module are adapted: its name has as many `base_layer` segments fewer. PEFT wraps them in
+    /// the order in which the module defines them, so 0 is the first of them (`gate_up_proj`) and 1
+    /// the second (`down_proj`).
     pub nesting: usize,
     /// The rank r.
     pub rank: usize,
@@ -91,6 +135,8 @@ pub struct Module<'a> {
     pub out_features: usize,
     /// lora_alpha / r, or lora_alpha / √r with rsLoRA.
     pub scaling: f32,
+    /// Where the scaling comes from.
+    pub scaled_by: ScalingSource,
     /// lora_A, (rank, in_features), or (rank, in_features, kernel ...) for a convolution; see
     /// [`Kind`] for experts. F64, F32, F16 or BF16.
     pub a: Tensor<'a>,
@@ -140,6 +186,16 @@ pub struct Unknown<'a> {
     pub reason: &'a str,
 }
 
+/// A tensor that was left out on purpose, because it changes nothing or belongs to an adapter that
+/// wasn't asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct LeftOut<'a> {
+    /// The tensor, by its name in the file.
+    pub tensor: Tensor<'a>,
+    /// Why it is left out.
+    pub reason: &'a str,
+}
+
 /// A checked, memory-mapped adapter.
 ///
 /// ```no_run
@@ -153,27 +209,41 @@ pub struct Unknown<'a> {
 #[derive(Debug)]
 pub struct Adapter {
     pub(crate) format: Format,
+    pub(crate) name: Option<String>,
     pub(crate) file: MappedFile,
+    /// `adapter_config.json`.
     pub(crate) config: Option<PeftConfig>,
+    /// The header's configs by component; that of a header without components has none.
+    pub(crate) header: Vec<(Option<String>, PeftConfig)>,
     /// Sorted by path.
     pub(crate) modules: Vec<Parts>,
-    /// (name in the base model, name in the file).
-    pub(crate) saved: Vec<(String, String)>,
-    /// Pairs of names as in `saved`.
-    pub(crate) base_weights: Vec<(String, String)>,
+    pub(crate) saved: Vec<SavedPart>,
+    pub(crate) base_weights: Vec<SavedPart>,
     pub(crate) tokens: Vec<TokenParts>,
     pub(crate) unknown: Vec<UnknownPart>,
+    pub(crate) left_out: Vec<UnknownPart>,
+}
+
+/// A tensor of the base model.
+#[derive(Debug)]
+pub(crate) struct SavedPart {
+    /// In the base model.
+    pub name: String,
+    pub component: Option<String>,
+    /// Its name in the file.
+    pub key: String,
 }
 
 /// Rows of an embedding, whose tensor is given by its name in the file.
 #[derive(Debug)]
 pub(crate) struct TokenParts {
     pub path: String,
+    pub component: Option<String>,
     pub indices: Vec<usize>,
     pub rows: String,
 }
 
-/// A tensor that isn't understood, by its name in the file.
+/// A tensor that isn't understood or is left out, by its name in the file.
 #[derive(Debug)]
 pub(crate) struct UnknownPart {
     pub name: String,
@@ -184,11 +254,16 @@ pub(crate) struct UnknownPart {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub path: String,
+    pub component: Option<String>,
+    pub flattened: bool,
     pub kind: Kind,
+    pub experts: usize,
+    pub nesting: usize,
     pub rank: usize,
     pub in_features: usize,
     pub out_features: usize,
     pub scaling: f32,
+    pub scaled_by: ScalingSource,
     pub a: String,
     pub b: String,
     pub bias: Option<String>,
@@ -211,14 +286,47 @@ impl Adapter {
         self.format
     }
 
+    /// The adapter's name in the tensors' names (`default` in `lora_A.default.weight`), if they
+    /// hold one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// The file that holds the tensors.
     pub fn file(&self) -> &MappedFile {
         &self.file
     }
 
-    /// Its config, in PEFT's format.
+    /// What was read: the folder if the adapter has an `adapter_config.json`, else the file. It
+    /// differs from the path given to [`Adapter::read`] where that led to another: a cache's root,
+    /// or a folder with one checkpoint below.
+    pub fn path(&self) -> &Path {
+        self.folder().unwrap_or(self.file.path())
+    }
+
+    /// The config, in PEFT's format: `adapter_config.json`, or the one in the file's header if it
+    /// holds one alone. See [`Adapter::config_of`] for several.
     pub fn config(&self) -> Option<&PeftConfig> {
-        self.config.as_ref()
+        match (&self.config, &self.header[..]) {
+            (Some(config), _) => Some(config),
+            (None, [(_, config)]) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// The config of a component: `adapter_config.json`, or the one in the file's header.
+    pub fn config_of(&self, component: Option<&str>) -> Option<&PeftConfig> {
+        let of = |wanted: Option<&str>| {
+            let found = self
+                .header
+                .iter()
+                .find(|(name, _)| name.as_deref() == wanted)?;
+            Some(&found.1)
+        };
+        self.config
+            .as_ref()
+            .or_else(|| of(component))
+            .or_else(|| of(None))
     }
 
     /// The adapted modules, sorted by path.
@@ -237,19 +345,19 @@ impl Adapter {
         self.named(&self.saved)
     }
 
-    /// Base weights of the adapted modules, sorted by name. The adapter doesn't change them: PEFT
-    /// saves those of adapted embeddings and heads (`save_embedding_layers`) in case they were
-    /// resized.
+    /// Base weights of adapted or wholly trained modules, sorted by name. The adapter doesn't change
+    /// them: PEFT saves those of adapted embeddings and heads (`save_embedding_layers`) in case they
+    /// were resized.
     pub fn base_weights(&self) -> impl Iterator<Item = Saved<'_>> {
         self.named(&self.base_weights)
     }
 
-    fn named<'a>(&'a self, names: &'a [(String, String)]) -> impl Iterator<Item = Saved<'a>> {
-        names.iter().filter_map(|(name, key)| {
+    fn named<'a>(&'a self, parts: &'a [SavedPart]) -> impl Iterator<Item = Saved<'a>> {
+        parts.iter().filter_map(|part| {
             Some(Saved {
-                name,
-                component: None,
-                tensor: self.file.tensor(key)?,
+                name: &part.name,
+                component: part.component.as_deref(),
+                tensor: self.file.tensor(&part.key)?,
             })
         })
     }
@@ -259,14 +367,15 @@ impl Adapter {
         self.tokens.iter().filter_map(|parts| {
             Some(Tokens {
                 path: &parts.path,
-                component: None,
+                component: parts.component.as_deref(),
                 indices: &parts.indices,
                 rows: self.file.tensor(&parts.rows)?,
             })
         })
     }
 
-    /// Tensors that this crate keeps without interpreting them.
+    /// Tensors that this crate doesn't understand. An adapter that has some can't be merged as a
+    /// whole.
     pub fn unknown(&self) -> impl Iterator<Item = Unknown<'_>> {
         self.unknown.iter().filter_map(|part| {
             Some(Unknown {
@@ -276,8 +385,19 @@ impl Adapter {
         })
     }
 
+    /// Tensors that are understood and left out: those of other adapters in the same file
+    /// ([`ReadOptions::adapter`]), and copies of the base's values that PEFT keeps for itself.
+    pub fn left_out(&self) -> impl Iterator<Item = LeftOut<'_>> {
+        self.left_out.iter().filter_map(|part| {
+            Some(LeftOut {
+                tensor: self.file.tensor(&part.name)?,
+                reason: &part.reason,
+            })
+        })
+    }
+
     /// The folder that the adapter was read from, if its files lie in one of their own: where its
-    /// config is. A tokenizer may lie there, too.
+    /// `adapter_config.json` is. A tokenizer may lie there, too.
     pub fn folder(&self) -> Option<&Path> {
         self.config.as_ref().and(self.file.path().parent())
     }
@@ -295,15 +415,16 @@ impl Adapter {
         };
         Module {
             path: &parts.path,
-            component: None,
-            flattened: false,
+            component: parts.component.as_deref(),
+            flattened: parts.flattened,
             kind: parts.kind,
-            experts: 1,
-            nesting: 0,
+            experts: parts.experts,
+            nesting: parts.nesting,
             rank: parts.rank,
             in_features: parts.in_features,
             out_features: parts.out_features,
             scaling: parts.scaling,
+            scaled_by: parts.scaled_by,
             a: named(&parts.a),
             b: named(&parts.b),
             bias: parts.bias.as_deref().and_then(tensor),

@@ -12,9 +12,9 @@ mod read;
 mod shown;
 mod write;
 
-pub use adapter::{Adapter, Format, Kind, Module, Saved, Tokens, Unknown};
+pub use adapter::{Adapter, Format, Kind, LeftOut, Module, Saved, ScalingSource, Tokens, Unknown};
 pub use base::BaseModel;
-pub use config::{Bias, PeftConfig};
+pub use config::{Bias, PeftConfig, TrainableTokens};
 pub use error::{Error, Result};
 pub use lora_kernels::DType;
 pub use mapped::{MappedFile, Tensor};

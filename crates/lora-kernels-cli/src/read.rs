@@ -42,7 +42,14 @@ impl Reading {
             Name::Mistral => Format::Mistral,
             Name::Loralib => Format::Loralib,
         });
-        let read = |path: &Path, scaling| Adapter::read(path, &ReadOptions { format, scaling });
+        let read = |path: &Path, scaling| {
+            let options = ReadOptions {
+                format,
+                scaling,
+                ..ReadOptions::default()
+            };
+            Adapter::read(path, &options)
+        };
         let mut used = false;
         let mut adapters = Vec::with_capacity(paths.len());
         for path in paths {

@@ -3,8 +3,10 @@
 mod fields;
 mod pattern;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -46,8 +48,22 @@ pub struct PeftConfig {
     fan_in_fan_out: bool,
     bias: Bias,
     modules_to_save: Vec<String>,
+    target_parameters: Vec<String>,
+    trainable_tokens: TrainableTokens,
     ranks: Patterns<usize>,
     alphas: Patterns<f64>,
+}
+
+/// The field `trainable_token_indices`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TrainableTokens {
+    /// No rows are trained.
+    #[default]
+    None,
+    /// Rows of the input embedding.
+    Input(Vec<usize>),
+    /// Rows of each module, by the end of its path.
+    Modules(BTreeMap<String, Vec<usize>>),
 }
 
 impl PeftConfig {
@@ -113,14 +129,14 @@ impl PeftConfig {
         }
         let flag = |name| Ok::<bool, Error>(reader.field(name, "true or false")?.unwrap_or(false));
         const POSITIVE: &str = "a finite number above 0";
-        let lora_alpha: f64 = reader.field("lora_alpha", POSITIVE)?.unwrap_or(8.0);
+        let lora_alpha: f64 = reader.number("lora_alpha", POSITIVE)?.unwrap_or(8.0);
         reader.check(
             "lora_alpha",
             lora_alpha > 0.0 && lora_alpha.is_finite(),
             POSITIVE,
         )?;
         const RANK: &str = "a whole number from 1 to 2147418112";
-        let rank: u64 = reader.field("r", RANK)?.unwrap_or(8);
+        let rank: u64 = reader.number("r", RANK)?.unwrap_or(8);
         let is_rank = |rank: u64| rank > 0 && rank <= lora_kernels::Problem::MAX_DIMENSION as u64;
         reader.check("r", is_rank(rank), RANK)?;
         const BIAS: &str = "\"none\", \"all\" or \"lora_only\"";
@@ -139,6 +155,15 @@ impl PeftConfig {
         )?;
         let modules_to_save: Option<Vec<String>> =
             reader.field("modules_to_save", "a list of names")?;
+        const PARAMETERS: &str = "null or a list of parameters' names";
+        let target_parameters: Option<Vec<String>> =
+            reader.field("target_parameters", PARAMETERS)?;
+        const TOKENS: &str = "null, a list of token indices, or an object of such lists by module";
+        let trainable_tokens = match reader.field("trainable_token_indices", TOKENS)? {
+            None => TrainableTokens::None,
+            Some(Indices::Input(indices)) => TrainableTokens::Input(indices),
+            Some(Indices::Modules(modules)) => TrainableTokens::Modules(modules),
+        };
         Ok(Self {
             rank: rank as usize,
             lora_alpha,
@@ -148,6 +173,8 @@ impl PeftConfig {
             fan_in_fan_out: flag("fan_in_fan_out")?,
             bias,
             modules_to_save: modules_to_save.unwrap_or_default(),
+            target_parameters: target_parameters.unwrap_or_default(),
+            trainable_tokens,
             ranks: ranks.map(|rank| rank as usize),
             alphas,
             fields,
@@ -235,10 +262,34 @@ impl PeftConfig {
         &self.modules_to_save
     }
 
+    /// Bare parameters that are adapted, such as `mlp.experts.gate_up_proj`: the ends of their
+    /// names.
+    pub fn target_parameters(&self) -> &[String] {
+        &self.target_parameters
+    }
+
+    /// Names of the parameters of the module at this path that [`PeftConfig::target_parameters`]
+    /// may mean, in that list's order: `gate_up_proj` for `mlp.experts.gate_up_proj` and the path
+    /// `layers.0.mlp.experts`. A target without a module's name, such as `gate_up_proj` alone, may
+    /// mean a parameter of any module.
+    pub fn parameters_of(&self, path: &str) -> Vec<&str> {
+        let targets = self.target_parameters.iter();
+        targets
+            .filter_map(|target| match target.rsplit_once('.') {
+                None => Some(target.as_str()),
+                Some((module, parameter)) => ends_with_path(path, module).then_some(parameter),
+            })
+            .collect()
+    }
+
+    /// Rows of embeddings that were trained in full.
+    pub fn trainable_tokens(&self) -> &TrainableTokens {
+        &self.trainable_tokens
+    }
+
     /// The config's fields that make the adapter more than B·A added to a weight of the original
-    /// base: aLoRA, QA-LoRA, adapters on bare parameters, replicated layers and the like, and
-    /// initialisations that change the base, such as PiSSA's. DoRA is not listed; see
-    /// [`PeftConfig::use_dora`].
+    /// base: aLoRA, QA-LoRA, replicated layers and the like, and initialisations that change the
+    /// base, such as PiSSA's. DoRA is not listed; see [`PeftConfig::use_dora`].
     pub fn variants(&self) -> Vec<String> {
         let set = |name: &str| {
             let value = self
@@ -248,14 +299,12 @@ impl PeftConfig {
                 && value != Some(Value::Array(Vec::new()))
                 && value != Some(Value::Object(serde_json::Map::new()))
         };
-        const FIELDS: [&str; 10] = [
+        const FIELDS: [&str; 8] = [
             "alora_invocation_tokens",
             "arrow_config",
             "kasa_config",
             "layer_replication",
             "monteclora_config",
-            "target_parameters",
-            "trainable_token_indices",
             "use_bdlora",
             "use_qalora",
             "velora_config",
@@ -280,6 +329,20 @@ impl PeftConfig {
     }
 }
 
+/// Whether a path is `end`, or ends with it after a dot.
+pub(crate) fn ends_with_path(path: &str, end: &str) -> bool {
+    path.strip_suffix(end)
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// The JSON of `trainable_token_indices`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Indices {
+    Input(Vec<usize>),
+    Modules(BTreeMap<String, Vec<usize>>),
+}
+
 /// Reads fields as typed values.
 struct Reader<'a> {
     fields: &'a Fields,
@@ -297,6 +360,18 @@ impl Reader<'_> {
             return Ok(None);
         };
         serde_json::from_str(json).map_err(|_| self.refused(name, allowed))
+    }
+
+    /// `None` if the field is missing. PEFT has no meaning for null here.
+    fn number<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        allowed: &'static str,
+    ) -> Result<Option<T>> {
+        match self.fields.get(name) {
+            Some("null") => Err(self.refused(name, allowed)),
+            _ => self.field(name, allowed),
+        }
     }
 
     fn check(&self, name: &'static str, holds: bool, allowed: &'static str) -> Result<()> {

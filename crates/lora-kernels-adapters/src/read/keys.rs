@@ -46,7 +46,7 @@ const LORALIB_PARTS: [(&str, Part); 2] = [
 pub(super) fn parse(name: &str, format: Format) -> Key<'_> {
     let (path, parts) = match format {
         Format::Peft => (name.strip_prefix(PEFT_PREFIX).unwrap_or(name), &PARTS[..]),
-        Format::Mistral => (name, &PARTS[..]),
+        Format::Mistral | Format::Diffusers | Format::Kohya => (name, &PARTS[..]),
         Format::Loralib => (name, &LORALIB_PARTS[..]),
     };
     for &(suffix, part) in parts {

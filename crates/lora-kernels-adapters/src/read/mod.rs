@@ -14,12 +14,15 @@ const PEFT_PICKLE: &str = "adapter_model.bin";
 const MISTRAL_TENSORS: &str = "lora.safetensors";
 
 /// How to read an adapter.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ReadOptions {
     /// The format. If `None`, it is detected from the names of files and tensors.
     pub format: Option<Format>,
     /// The scaling: required for formats that hold none, refused for PEFT's, which holds its own.
     pub scaling: Option<Scaling>,
+    /// The adapter's name, where the tensors' names hold several adapters (`lora_A.first.weight`
+    /// and `lora_A.second.weight`), or where several lie in a folder.
+    pub adapter: Option<String>,
 }
 
 /// The scaling of an adapter whose format holds none.

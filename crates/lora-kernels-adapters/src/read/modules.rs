@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lora_kernels::Problem;
 
 use super::keys::{Key, Part, module_of_base_weight, parse};
-use crate::adapter::{Parts, UnknownPart};
+use crate::adapter::{Parts, SavedPart, ScalingSource, UnknownPart};
 use crate::mapped::{MappedFile, Tensor};
 use crate::shown::{shape, shown};
 use crate::{Adapter, Error, Format, Kind, PeftConfig, Result};
@@ -53,9 +53,9 @@ pub(super) fn adapter(
     let mut modules = Vec::with_capacity(found.len());
     for (path, found) in &found {
         let mut parts = checks.module(path, found)?;
-        parts.scaling = match &config {
-            None => scaling_of_rank(parts.rank)?,
-            Some(config) => checks.configured(&parts, config)?,
+        (parts.scaling, parts.scaled_by) = match &config {
+            None => (scaling_of_rank(parts.rank)?, ScalingSource::Given),
+            Some(config) => (checks.configured(&parts, config)?, ScalingSource::Config),
         };
         modules.push(parts);
     }
@@ -72,17 +72,25 @@ pub(super) fn adapter(
             reason: format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
         });
     }
-    let (base_weights, saved) = saved.into_iter().partition(|(_, key)| {
-        module_of_base_weight(key).is_some_and(|path| found.contains_key(path))
+    let saved = saved.into_iter().map(|(name, key)| SavedPart {
+        name,
+        component: None,
+        key,
+    });
+    let (base_weights, saved) = saved.partition(|part| {
+        module_of_base_weight(&part.key).is_some_and(|path| found.contains_key(path))
     });
     Ok(Adapter {
         format,
+        name: None,
         config,
+        header: Vec::new(),
         modules,
         saved,
         base_weights,
         tokens: Vec::new(),
         unknown,
+        left_out: Vec::new(),
         file,
     })
 }
@@ -184,11 +192,16 @@ impl<'a> Checks<'a> {
         let name = |tensor: Tensor<'_>| tensor.name.to_owned();
         Ok(Parts {
             path: path.to_owned(),
+            component: None,
+            flattened: false,
             kind,
+            experts: 1,
+            nesting: 0,
             rank,
             in_features,
             out_features,
             scaling: 0.0,
+            scaled_by: ScalingSource::Config,
             a: name(a),
             b: name(b),
             bias: found.bias.map(name),

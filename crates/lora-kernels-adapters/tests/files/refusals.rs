@@ -317,6 +317,7 @@ fn a_named_format_counts() {
     let options = ReadOptions {
         format: Some(lora_kernels_adapters::Format::Loralib),
         scaling: Some(lora_kernels_adapters::Scaling::Factor(1.0)),
+        ..ReadOptions::default()
     };
     assert_refused(Adapter::read(&path, &options), &["loralib"]);
 }
