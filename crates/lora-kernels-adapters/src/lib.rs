@@ -6,6 +6,7 @@ pub mod base;
 mod config;
 mod error;
 mod header;
+mod hub;
 mod mapped;
 pub mod output;
 mod read;

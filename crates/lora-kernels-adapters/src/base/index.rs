@@ -1,10 +1,11 @@
 //! `model.safetensors.index.json`, and the files that it may name.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use serde::Deserialize;
 
+use super::links::Home;
 use crate::mapped::read_text;
 use crate::shown::shown;
 use crate::{Error, Result};
@@ -32,49 +33,36 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The path of the file `name` in `folder`. `named_by` is the file that names it, for errors.
-pub(super) fn inside(folder: &Path, name: &str, named_by: &Path) -> Result<PathBuf> {
-    let refuse = |reason: &str| {
-        Err(Error::Shard {
-            path: named_by.into(),
-            shard: shown(name),
-            reason: reason.to_owned(),
-        })
+/// The home of a model whose files in `folder` are `names`, once it is checked that they are files
+/// there. `named_by` is the file that names them, or the only one of them, for errors.
+pub(super) fn home(folder: &Path, names: &[&str], named_by: &Path) -> Result<Home> {
+    let refuse = |name: &str, reason: &str| Error::Shard {
+        path: named_by.into(),
+        shard: shown(name),
+        reason: reason.to_owned(),
     };
-    let mut components = Path::new(name).components();
-    let is_name = matches!((components.next(), components.next()), (Some(Component::Normal(file)), None) if file == name);
-    if !is_name || name.contains(['/', '\\', ':', '\0']) || !name.ends_with(".safetensors") {
-        return refuse(
+    if let Some(name) = names.iter().find(|name| !is_name(name)) {
+        return Err(refuse(
+            name,
             "must be the name of a .safetensors file in the same folder, without any path",
-        );
+        ));
     }
-    let path = folder.join(name);
-    if stays_inside(folder, &path)? {
-        Ok(path)
-    } else {
-        refuse("is a link that leads out of the folder; put the file itself there")
+    let mut home = Home::of(folder)?;
+    match home.link(names, folder)? {
+        None => Ok(home),
+        Some(name) => Err(refuse(
+            name,
+            "is a link that leads out of the folder, and not all of the model's files are links \
+             into one other folder, under the same names; put the file itself there, or name that \
+             folder",
+        )),
     }
 }
 
-/// Whether `path`, with links followed, stays inside the model's folder. If the folder is a
-/// snapshot in a Hugging Face cache, the cache's `blobs` count as inside, because every file of a
-/// snapshot links to one of them.
-///
-/// # Errors
-/// [`Error::Io`] if either path can't be resolved.
-pub fn stays_inside(folder: &Path, path: &Path) -> Result<bool> {
-    let resolved = |path: &Path| {
-        path.canonicalize().map_err(|source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        })
-    };
-    let (home, file) = (resolved(folder)?, resolved(path)?);
-    // <model>/snapshots/<revision>/<name> links to <model>/blobs/<hash>.
-    let snapshots = home.parent().filter(|parent| parent.ends_with("snapshots"));
-    let blobs = snapshots
-        .and_then(Path::parent)
-        .map(|model| model.join("blobs"));
-    Ok(file.starts_with(&home) || blobs.is_some_and(|blobs| file.parent() == Some(&blobs)))
+fn is_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let one = (components.next(), components.next());
+    matches!(one, (Some(Component::Normal(file)), None) if file == name)
+        && !name.contains(['/', '\\', ':', '\0'])
+        && name.ends_with(".safetensors")
 }

@@ -1,32 +1,52 @@
-//! Base models on disk: a safetensors file, or a Hugging Face folder with a single file or with
-//! shards and their index.
+//! Base models on disk: a safetensors file, or a folder with a single file or with shards and their
+//! index, as Hugging Face, diffusers and Mistral write them.
 
+mod find;
 mod index;
+mod links;
+mod quantised;
 mod resolve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use crate::mapped::{MappedFile, Tensor};
+use serde_json::Value;
+
+use crate::mapped::{MappedFile, Tensor, read_text};
 use crate::shown::shown;
 use crate::{Error, Result};
+use links::Home;
+use quantised::Packed;
 
-pub use index::stays_inside;
+pub use links::stays_inside;
+pub use quantised::Quantisation;
 pub use resolve::{Resolved, Resolver};
 
-/// The index of a sharded model.
+/// The index of a sharded model in Hugging Face's folders.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// Files that hold a whole model (Hugging Face's and Mistral's), in search order.
-const WHOLE: [&str; 2] = ["model.safetensors", "consolidated.safetensors"];
+/// The largest config that is read, in bytes.
+const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// A memory-mapped base model: a tensor's bytes are read from disk when they are first used.
 #[derive(Debug)]
 pub struct BaseModel {
+    /// The file, index or folder that means this model and no other.
+    path: PathBuf,
     folder: Option<PathBuf>,
+    /// Where its files may lie; `None` for a single file.
+    home: Option<Home>,
     index: Option<PathBuf>,
     shards: Vec<Shard>,
     /// The shard that holds each tensor.
     homes: BTreeMap<String, usize>,
+    /// Further shards with a tensor of the same name.
+    copies: BTreeMap<String, Vec<usize>>,
+    config: Option<Value>,
+    /// Among the models in one folder; the lowest is preferred.
+    rank: usize,
+    notes: Vec<String>,
+    packed: OnceLock<Packed>,
 }
 
 /// One file of a model.
@@ -39,62 +59,123 @@ pub struct Shard {
 }
 
 impl BaseModel {
-    /// Opens a model: a safetensors file, or a folder that holds `model.safetensors`,
-    /// `model.safetensors.index.json` with its shards, or Mistral's `consolidated.safetensors`.
+    /// Opens the model that a path means, the preferred one if several formats of it lie there; see
+    /// [`BaseModel::candidates`].
     ///
-    /// A shard's name must be the plain name of a file in the folder. A path is refused, and so is
-    /// a link that leaves the folder, unless the folder is a snapshot in a Hugging Face cache and
-    /// the link leads to the cache's `blobs`.
+    /// # Errors
+    /// Those of [`BaseModel::candidates`], and [`Error::NoBase`] if several models lie there and
+    /// none is preferred.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut found = Self::candidates(path)?;
+        let preferred = Self::preferred(&found.iter().collect::<Vec<_>>()).len();
+        if preferred == 1 {
+            return Ok(found.swap_remove(0));
+        }
+        let names: Vec<String> = found
+            .iter()
+            .take(8)
+            .map(|model| model.path.display().to_string())
+            .collect();
+        Err(Error::NoBase {
+            path: path.into(),
+            reason: format!(
+                "it has no model.safetensors and no {INDEX}, and holds {} models: name one of {} (.bin and .pt files, pickles, are not read)",
+                found.len(),
+                names.join(", ")
+            ),
+        })
+    }
+
+    /// Opens every model that a path can mean, the preferred ones first. There is at least one.
+    ///
+    /// A path means what it leads to:
+    /// - a safetensors file: that file;
+    /// - an index of shards, such as `model.safetensors.index.json`: the model that it describes;
+    /// - a folder: `model`, `diffusion_pytorch_model` and `consolidated` in it, each as
+    ///   `.safetensors` or, next in order, as `.safetensors.index.json` with its shards; then other
+    ///   indexes, variants (`model.fp16.safetensors`), and, where there is none of these,
+    ///   safetensors files of other names;
+    /// - a folder without such files, or of a pipeline (`model_index.json`): the models in its
+    ///   subfolders, too, one level down;
+    /// - a model's folder in the Hugging Face cache (`models--org--name`): the snapshot that
+    ///   `refs/main` names, else the only one.
+    ///
+    /// A shard's name must be the plain name of a file in the folder. A link that leaves the folder
+    /// is followed if it leads to the cache's `blobs`, to a place whose name holds a hash of the
+    /// content (as in a Hugging Face cache, DVC's, git-annex's, Nix's), or if all of the model's
+    /// files are links into one other folder, under the same names.
     ///
     /// # Errors
     /// [`Error::NoBase`], [`Error::Shard`], [`Error::Json`], [`Error::Safetensors`],
-    /// [`Error::NotAFile`], [`Error::Io`].
-    pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        })?;
-        if !metadata.is_dir() {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let file = MappedFile::open(path)?;
-            return Self::with_shards(None, None, vec![Shard { name, file }]);
-        }
-        let whole = WHOLE
-            .iter()
-            .find(|name| path.join(name).symlink_metadata().is_ok());
-        let index = path.join(INDEX);
-        if let Some(name) = whole {
-            let file = MappedFile::open(&index::inside(path, name, &path.join(name))?)?;
-            let name = (*name).to_owned();
-            return Self::with_shards(Some(path.into()), None, vec![Shard { name, file }]);
-        }
-        if !index.is_file() {
-            return Err(Error::NoBase {
-                path: path.into(),
+    /// [`Error::NotAFile`], [`Error::Io`]. What can't be used beside a preferred model is only
+    /// named in [`BaseModel::notes`].
+    pub fn candidates(path: &Path) -> Result<Vec<Self>> {
+        find::candidates(path)
+    }
+
+    /// Those of `models`, which [`BaseModel::candidates`] gave, that no other of them is preferred
+    /// to: one format is preferred to another in the same folder, but no folder to another.
+    pub fn preferred<'a>(models: &[&'a BaseModel]) -> Vec<&'a BaseModel> {
+        let beats = |other: &BaseModel, model: &BaseModel| {
+            other.home_folder() == model.home_folder() && other.rank < model.rank
+        };
+        let best = |model: &&&BaseModel| !models.iter().any(|other| beats(other, model));
+        models.iter().filter(best).copied().collect()
+    }
+
+    fn home_folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    fn single(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let file = MappedFile::open(path)?;
+        Self::with_shards(path.into(), None, vec![Shard { name, file }])
+    }
+
+    fn whole(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        Self::without(folder, &[name], path)
+    }
+
+    fn without_index(folder: &Path, names: &[String]) -> Result<Self> {
+        let expected = names.first().and_then(|name| find::shards_of(name));
+        if let [first, ..] = names
+            && expected.is_none_or(|count| count != names.len())
+        {
+            return Err(Error::Shard {
+                path: folder.into(),
+                shard: shown(first),
                 reason: format!(
-                    "the folder has no {} and no {INDEX}; .bin and .pt files are pickles, which can run code and are not read: save the model again, as \
-                     safetensors",
-                    WHOLE.join(", no ")
+                    "is one of several by its name, and {} of them lie there without an index: download the model again",
+                    names.len()
                 ),
             });
         }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Self::without(folder, &names, folder.into())
+    }
+
+    /// A model of these files, for which no index is there. `path` means it.
+    fn without(folder: &Path, names: &[&str], path: PathBuf) -> Result<Self> {
+        let home = index::home(folder, names, &path)?;
+        let shards = open_all(folder, names)?;
+        let mut model = Self::with_shards(path, None, shards)?;
+        model.folder = Some(folder.into());
+        model.note_links(&home);
+        model.home = Some(home);
+        Ok(model)
+    }
+
+    fn with_index(folder: &Path, name: &str) -> Result<Self> {
+        let index = folder.join(name);
         let map = index::read(&index)?;
-        let mut names: Vec<&String> = map.values().collect();
-        names.sort();
+        let mut names: Vec<&str> = map.values().map(String::as_str).collect();
+        names.sort_unstable();
         names.dedup();
-        let mut shards = Vec::with_capacity(names.len());
-        for name in names {
-            let file = MappedFile::open(&index::inside(path, name, &index)?)?;
-            shards.push(Shard {
-                name: name.clone(),
-                file,
-            });
-        }
+        let home = index::home(folder, &names, &index)?;
+        let shards = open_all(folder, &names)?;
         for (tensor, name) in &map {
             let holds = |shard: &Shard| shard.name == *name && shard.file.tensor(tensor).is_some();
             // `shards` stays sorted by name.
@@ -110,41 +191,127 @@ impl BaseModel {
                 });
             }
         }
-        Self::with_shards(Some(path.into()), Some(index), shards)
+        let mut model = Self::with_shards(index.clone(), Some(&map), shards)?;
+        model.folder = Some(folder.into());
+        model.index = Some(index);
+        model.note_links(&home);
+        model.home = Some(home);
+        Ok(model)
     }
 
+    /// `index` maps the names of tensors to their shards'.
     fn with_shards(
-        folder: Option<PathBuf>,
-        index: Option<PathBuf>,
+        path: PathBuf,
+        index: Option<&BTreeMap<String, String>>,
         shards: Vec<Shard>,
     ) -> Result<Self> {
-        let mut homes = BTreeMap::new();
+        let mut homes: BTreeMap<String, usize> = BTreeMap::new();
+        let mut copies: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (at, shard) in shards.iter().enumerate() {
             for tensor in shard.file.tensors() {
-                if let Some(other) = homes.insert(tensor.name.to_owned(), at) {
-                    return Err(Error::Shard {
-                        path: shard.file.path().into(),
-                        shard: shown(&shard.name),
-                        reason: format!(
-                            "holds tensor {}, and so does {}",
-                            shown(tensor.name),
-                            shown(&shards[other].name)
-                        ),
-                    });
-                }
+                let named = index.and_then(|index| index.get(tensor.name));
+                let Some(&other) = homes.get(tensor.name) else {
+                    homes.insert(tensor.name.to_owned(), at);
+                    continue;
+                };
+                let copy = match named {
+                    Some(named) if *named == shard.name => {
+                        homes.insert(tensor.name.to_owned(), at);
+                        other
+                    }
+                    Some(_) => at,
+                    None => {
+                        return Err(Error::Shard {
+                            path: shard.file.path().into(),
+                            shard: shown(&shard.name),
+                            reason: format!(
+                                "holds tensor {}, and so does {}, and no index says which of the two counts",
+                                shown(tensor.name),
+                                shown(&shards[other].name)
+                            ),
+                        });
+                    }
+                };
+                copies.entry(tensor.name.to_owned()).or_default().push(copy);
             }
         }
         Ok(Self {
-            folder,
-            index,
+            path,
+            folder: None,
+            home: None,
+            index: None,
             shards,
             homes,
+            copies,
+            config: None,
+            rank: 0,
+            notes: Vec::new(),
+            packed: OnceLock::new(),
         })
+    }
+
+    /// Reads the config in `folder`, if there is one.
+    fn described(mut self, folder: &Path) -> Self {
+        let is_mistrals = self
+            .shards
+            .iter()
+            .all(|shard| shard.name.starts_with("consolidated"));
+        let names = match is_mistrals {
+            true => ["params.json", "config.json"],
+            false => ["config.json", "params.json"],
+        };
+        for name in names {
+            let path = folder.join(name);
+            if !path.is_file() || !self.holds(&path).unwrap_or(false) {
+                continue;
+            }
+            match config(&path) {
+                Ok(config) => {
+                    self.config = Some(config);
+                    break;
+                }
+                Err(error) => self.notes.push(format!("not looked into: {error}")),
+            }
+        }
+        self
+    }
+
+    fn note_links(&mut self, home: &Home) {
+        if let Some(linked) = home.linked() {
+            let (path, linked) = (self.path.display(), linked.display());
+            self.notes
+                .push(format!("the weights of {path} are links into {linked}"));
+        }
+    }
+
+    /// The file, index or folder that means this model.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The folder, or `None` if the model is a single file.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
+    }
+
+    /// What was followed to reach the model, and what lies beside it and can't be used, as
+    /// sentences for people.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether the file `path` in the folder, or below it, may be read as a part of the model: links
+    /// are followed as [`BaseModel::candidates`] says. Every file beside a single file may.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the path can't be resolved.
+    pub fn holds(&self, path: &Path) -> Result<bool> {
+        self.home.as_ref().map_or(Ok(true), |home| home.holds(path))
+    }
+
+    /// The model's `config.json`, or Mistral's `params.json`, if one lies there and is JSON.
+    pub fn config(&self) -> Option<&Value> {
+        self.config.as_ref()
     }
 
     /// The index of the shards, if there is one.
@@ -163,6 +330,11 @@ impl BaseModel {
         Some((home, self.shards[home].file.tensor(name)?))
     }
 
+    /// The further shards that hold a tensor of this name. The index names the one that counts.
+    pub fn copies(&self, name: &str) -> &[usize] {
+        self.copies.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// The names of all tensors.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.homes.keys().map(String::as_str)
@@ -172,4 +344,22 @@ impl BaseModel {
     pub fn resolver(&self) -> Resolver<'_> {
         Resolver::new(self)
     }
+}
+
+fn open_all(folder: &Path, names: &[&str]) -> Result<Vec<Shard>> {
+    let open = |name: &&str| {
+        Ok(Shard {
+            name: (*name).to_owned(),
+            file: MappedFile::open(&folder.join(name))?,
+        })
+    };
+    names.iter().map(open).collect()
+}
+
+fn config(path: &Path) -> Result<Value> {
+    let text = read_text(path, LARGEST_CONFIG)?;
+    serde_json::from_str(&text).map_err(|error| Error::Json {
+        path: path.into(),
+        reason: shown(&error.to_string()),
+    })
 }

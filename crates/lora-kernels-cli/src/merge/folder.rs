@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::BaseModel;
-use lora_kernels_adapters::base::{INDEX, stays_inside};
+use lora_kernels_adapters::base::INDEX;
 use serde_json::Value;
 
 use super::Work;
@@ -22,7 +22,8 @@ pub fn copy_others(work: &Work<'_>, folder: &Path, to: &Path) -> Result<Vec<Stri
     let mut left_out = Vec::new();
     copy(work, folder, folder, to, &mut left_out)?;
     if let Some(index) = base.index() {
-        write_index(index, base, changes, &to.join(INDEX))?;
+        let name = index.file_name().unwrap_or(INDEX.as_ref());
+        write_index(index, base, changes, &to.join(name))?;
     }
     left_out.sort();
     Ok(left_out)
@@ -47,7 +48,7 @@ fn copy(
         let (path, name) = (entry.path(), entry.file_name());
         let target = to.join(&name);
         let is_written = from == root
-            && (name == INDEX
+            && (work.base.index().and_then(Path::file_name) == Some(&name)
                 || work
                     .base
                     .shards()
@@ -75,7 +76,7 @@ fn copy(
             copy(work, root, &path, &target, left_out)?;
         } else if is_weights(&path, from == root) {
             left_out.push(below);
-        } else if !stays_inside(root, &path).unwrap_or(false) || !path.is_file() {
+        } else if !work.base.holds(&path).unwrap_or(false) || !path.is_file() {
             left_out.push(format!("{below} (a link out of the folder, or no file)"));
         } else {
             let failed = |error: std::io::Error| {

@@ -1,0 +1,125 @@
+//! Which links in a model's folder are followed.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Hexadecimal digits in a row that make a name a content's address: DVC cuts an MD5 sum's first 2
+/// of 32 off.
+const ADDRESS: usize = 30;
+/// Stores whose paths hold a hash of what lies there.
+const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
+
+/// A model's folder, and where its files may lie besides.
+///
+/// A link in a folder that someone else made could lead to any file of this machine, and a merge
+/// would copy it. So a link is followed where it stays inside of the folder, or leads to a content's
+/// address, which nobody can guess who doesn't have the content. And it is followed where the whole
+/// model lies in one other folder: all of its weights are links into it, under the same names.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    /// Without links.
+    folder: PathBuf,
+    /// The other folder, without links.
+    linked: Option<PathBuf>,
+}
+
+impl Home {
+    /// # Errors
+    /// [`Error::Io`] if the folder can't be resolved.
+    pub fn of(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            folder: resolved(folder)?,
+            linked: None,
+        })
+    }
+
+    /// The other folder into which all weights are links.
+    pub fn linked(&self) -> Option<&Path> {
+        self.linked.as_deref()
+    }
+
+    /// Whether the file `path` may be read, which lies in the folder or below it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it can't be resolved.
+    pub fn holds(&self, path: &Path) -> Result<bool> {
+        let file = resolved(path)?;
+        let same_place = |linked: &PathBuf| {
+            let parent = path.parent().and_then(|parent| resolved(parent).ok());
+            let below = parent.as_ref()?.strip_prefix(&self.folder).ok()?;
+            Some(file == linked.join(below).join(path.file_name()?))
+        };
+        Ok(self.is_inside(&file)
+            || is_address(&file)
+            || self.linked.as_ref().and_then(same_place) == Some(true))
+    }
+
+    /// Finds the other folder into which all of the files `names` are links. Returns the first
+    /// file that may not be read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be resolved.
+    pub fn link<'a>(&mut self, names: &[&'a str], folder: &Path) -> Result<Option<&'a str>> {
+        let mut outside = None;
+        let mut others = Vec::with_capacity(names.len());
+        for name in names {
+            let path = folder.join(name);
+            if !self.holds(&path)? {
+                outside = outside.or(Some(*name));
+            }
+            others.push((*name, resolved(&path)?));
+        }
+        let Some(outside) = outside else {
+            return Ok(None);
+        };
+        let other = others.first().and_then(|(_, file)| file.parent());
+        let same = |(name, file): &(&str, PathBuf)| {
+            file.is_file() && file.parent() == other && file.file_name() == Some((*name).as_ref())
+        };
+        if others.iter().all(same) {
+            self.linked = other.map(Path::to_owned);
+            return Ok(None);
+        }
+        Ok(Some(outside))
+    }
+
+    fn is_inside(&self, file: &Path) -> bool {
+        // <model>/snapshots/<revision>/<name> links to <model>/blobs/<hash>.
+        let snapshots = self
+            .folder
+            .parent()
+            .filter(|parent| parent.ends_with("snapshots"));
+        let blobs = snapshots
+            .and_then(Path::parent)
+            .map(|model| model.join("blobs"));
+        file.starts_with(&self.folder) || blobs.is_some_and(|blobs| file.parent() == Some(&blobs))
+    }
+}
+
+/// Whether a file's place holds a hash of its content.
+fn is_address(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    name.chunk_by(|a, b| is_digit(a) == is_digit(b))
+        .any(|run| run.len() >= ADDRESS && run.iter().all(|byte| is_digit(byte)))
+        || STORES.iter().any(|store| file.starts_with(store))
+}
+
+/// Whether `path`, with links followed, stays inside the model's folder. If the folder is a
+/// snapshot in a Hugging Face cache, the cache's `blobs` count as inside, because every file of a
+/// snapshot links to one of them.
+///
+/// # Errors
+/// [`Error::Io`] if either path can't be resolved.
+pub fn stays_inside(folder: &Path, path: &Path) -> Result<bool> {
+    Ok(Home::of(folder)?.is_inside(&resolved(path)?))
+}
+
+fn resolved(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|source| Error::Io {
+        doing: "read",
+        path: path.into(),
+        source,
+    })
+}
