@@ -24,6 +24,7 @@ use crate::read::Reading;
 use change::Changes;
 use changes::Weighted;
 use engine::Engine;
+use folder::{Companions, FilesFrom};
 use report::Report;
 
 const AFTER_HELP: &str = "\
@@ -72,6 +73,11 @@ pub struct Arguments {
     /// adapters don't tell; other weights' shapes tell
     #[arg(long, value_enum, value_name = "yes|no")]
     fan_in_fan_out: Option<YesNo>,
+    /// Whose tokenizer, chat template, generation config and processor the result gets, where
+    /// adapters bring some: base, or the number of an adapter, from 1 [default: the adapters', where
+    /// they don't differ among each other]
+    #[arg(long, value_name = "base|N")]
+    files_from: Option<FilesFrom>,
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
@@ -113,6 +119,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         .collect();
     let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
     let changes = changes::collect(&base, &weighted, direction, fan_in_fan_out)?;
+    let companions = Companions::plan(&base, &weighted, &changes, direction, arguments.files_from)?;
     let engine = Engine::open(arguments.device)?;
 
     let mut work = Work {
@@ -124,6 +131,8 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         progress: progress(&base),
         report: Report::new(engine.name()?, direction, arguments),
     };
+    work.report.remarks(&changes.remarks);
+    companions.tell(&mut work.report);
     match base.folder() {
         None => {
             let mut output = OutputFile::create(&arguments.output, overwrite)?;
@@ -134,19 +143,8 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         Some(folder) => {
             let output = OutputFolder::create(&arguments.output, overwrite)?;
             work.shards(output.path())?;
-            let left_out = folder::copy_others(&work, folder, output.path())?;
+            let left_out = companions.write(&work, folder, output.path())?;
             work.report.left_out(left_out);
-            let mut heads = changes
-                .added
-                .iter()
-                .filter(|saved| saved.name.ends_with("lm_head.weight"));
-            if let Some(head) = heads.next().filter(|_| folder::ties_embeddings(folder)) {
-                work.report.warn(format!(
-                    "{} was added, and config.json doesn't say that tie_word_embeddings is false: unless it is set so, a reader may take the embeddings \
-                     in its place",
-                    head.name
-                ));
-            }
             output.finish()?;
         }
     }

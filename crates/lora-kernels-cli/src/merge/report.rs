@@ -1,10 +1,12 @@
 //! The report of a run: what changed in the model, and what storing it lost.
 
+use std::path::Path;
+
 use lora_kernels::MergeReport;
 use lora_kernels_adapters::Tensor;
 use serde::Serialize;
 
-use super::change::Change;
+use super::change::{Change, Remarks};
 use super::{Arguments, Direction};
 use crate::failure::Failure;
 use crate::show;
@@ -25,6 +27,20 @@ pub struct Report {
     added: Vec<String>,
     /// Biases to which lora_B's biases were added.
     biases: Vec<String>,
+    /// Embeddings of which single rows were replaced (trainable_token_indices).
+    rows: Vec<TrainedRows>,
+    /// Where BASE and ADAPTERs were found, if not where they were named.
+    followed: Vec<String>,
+    /// How the adapters' names were mapped to the base's, as `--map` takes it.
+    mapping: Vec<String>,
+    /// Parts of the adapters that belong to other components of a pipeline.
+    other_components: Vec<String>,
+    /// What `--skip` left out.
+    skipped: Vec<String>,
+    /// Fields of configs that follow the tensors.
+    edited: Vec<Edited>,
+    /// Files taken from an adapter's folder.
+    taken_over: Vec<TakenOver>,
     /// Things the user should check.
     warnings: Vec<String>,
     /// Files of the folder that were not copied.
@@ -33,11 +49,35 @@ pub struct Report {
     sum: MergeReport,
 }
 
+/// Rows of an embedding that were put in place of the base's.
+#[derive(Serialize)]
+struct TrainedRows {
+    tensor: String,
+    rows: usize,
+}
+
+/// A config's changed fields.
+#[derive(Serialize)]
+struct Edited {
+    file: String,
+    changes: Vec<String>,
+}
+
+/// A file that the adapter's folder has for the merged model.
+#[derive(Serialize)]
+struct TakenOver {
+    file: String,
+    from: String,
+    /// Whether the base has one of this name, which was left out.
+    instead_of_the_bases: bool,
+}
+
 /// The report's entry for one tensor.
 pub struct Entry {
     figures: Figures,
     replaced: bool,
     biased: bool,
+    rows: usize,
     pub merged: Option<MergeReport>,
 }
 
@@ -48,6 +88,8 @@ struct Figures {
     shape: Vec<usize>,
     ranks: Vec<usize>,
     scalings: Vec<f32>,
+    /// Whether the rows were brought to DoRA's magnitudes.
+    dora: bool,
     elements: u64,
     /// Elements with a delta other than 0.
     changed_by_adapters: u64,
@@ -87,9 +129,12 @@ impl Entry {
             figures: Figures {
                 tensor: tensor.name.to_owned(),
                 dtype: format!("{:?}", tensor.dtype),
-                shape: tensor.shape.to_vec(),
+                shape: { change.replaced }
+                    .map_or(tensor.shape, |new| new.shape)
+                    .to_vec(),
                 ranks: change.loras.iter().map(|lora| lora.rank).collect(),
                 scalings: change.loras.iter().map(|lora| lora.factor).collect(),
+                dora: change.magnitude.is_some(),
                 elements: 0,
                 changed_by_adapters: 0,
                 unchanged: 0,
@@ -99,6 +144,7 @@ impl Entry {
             },
             replaced: change.replaced.is_some(),
             biased: !change.biases.is_empty(),
+            rows: change.rows.iter().map(|rows| rows.indices.len()).sum(),
             merged: None,
         }
     }
@@ -124,6 +170,13 @@ impl Report {
             replaced: Vec::new(),
             added: Vec::new(),
             biases: Vec::new(),
+            rows: Vec::new(),
+            followed: Vec::new(),
+            mapping: Vec::new(),
+            other_components: Vec::new(),
+            skipped: Vec::new(),
+            edited: Vec::new(),
+            taken_over: Vec::new(),
             warnings: Vec::new(),
             left_out: Vec::new(),
             sum: MergeReport::default(),
@@ -135,6 +188,7 @@ impl Report {
             mut figures,
             replaced,
             biased,
+            rows,
             merged,
         } = entry;
         if replaced {
@@ -142,6 +196,12 @@ impl Report {
         }
         if biased {
             self.biases.push(figures.tensor.clone());
+        }
+        if rows > 0 {
+            self.rows.push(TrainedRows {
+                tensor: figures.tensor.clone(),
+                rows,
+            });
         }
         if let Some(report) = merged {
             figures.fill(&report);
@@ -158,8 +218,39 @@ impl Report {
         self.warnings.push(warning);
     }
 
+    /// What was found out before anything was written.
+    pub fn remarks(&mut self, remarks: &Remarks) {
+        let Remarks {
+            followed,
+            mapping,
+            other_components,
+            skipped,
+            warnings,
+        } = remarks.clone();
+        self.followed.extend(followed);
+        self.mapping.extend(mapping);
+        self.other_components.extend(other_components);
+        self.skipped.extend(skipped);
+        self.warnings.extend(warnings);
+    }
+
+    pub fn edited(&mut self, file: &str, changes: &[String]) {
+        self.edited.push(Edited {
+            file: file.to_owned(),
+            changes: changes.to_vec(),
+        });
+    }
+
+    pub fn taken_over(&mut self, file: &str, from: &Path, instead_of_the_bases: bool) {
+        self.taken_over.push(TakenOver {
+            file: file.to_owned(),
+            from: from.display().to_string(),
+            instead_of_the_bases,
+        });
+    }
+
     pub fn left_out(&mut self, names: Vec<String>) {
-        self.left_out = names;
+        self.left_out.extend(names);
     }
 
     pub fn print(mut self, json: bool) -> Result<(), Failure> {
@@ -176,6 +267,7 @@ impl Report {
             shape: Vec::new(),
             ranks: Vec::new(),
             scalings: Vec::new(),
+            dora: false,
             elements: 0,
             changed_by_adapters: 0,
             unchanged: 0,
@@ -208,7 +300,32 @@ impl Report {
         show::line(
             "relative error: how far the stored change is from the adapters', 0 is exact and 1 as if nothing were merged",
         )?;
+        let dora = self.merged.iter().filter(|figures| figures.dora);
+        let dora: Vec<String> = dora.map(|figures| figures.tensor.clone()).collect();
+        let rows = self.rows.iter();
+        let rows: Vec<String> = rows
+            .map(|rows| format!("{} ({})", rows.tensor, show::count(rows.rows, "row")))
+            .collect();
+        let edited = self.edited.iter();
+        let edited: Vec<String> = edited
+            .map(|edited| format!("{}: {}", edited.file, edited.changes.join(", ")))
+            .collect();
+        let taken = self.taken_over.iter();
+        let taken: Vec<String> = taken
+            .map(|taken| match taken.instead_of_the_bases {
+                true => format!("{} (instead of the base's)", taken.from),
+                false => taken.from.clone(),
+            })
+            .collect();
         for (names, what) in [
+            (&self.followed, "found"),
+            (&self.mapping, "names mapped"),
+            (&self.other_components, "left out, for other components"),
+            (&self.skipped, "skipped"),
+            (&dora, "brought to DoRA's magnitudes"),
+            (&rows, "single rows replaced by the adapter's"),
+            (&edited, "changed with the tensors"),
+            (&taken, "taken over from the adapter"),
             (&self.biases, "lora_B's bias added to"),
             (&self.replaced, "replaced by the adapter's"),
             (&self.added, "added from the adapter"),

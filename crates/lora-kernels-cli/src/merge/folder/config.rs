@@ -1,0 +1,340 @@
+//! config.json, which follows the changes of the tensors, and what is wrong with it after them.
+
+use std::path::Path;
+
+use lora_kernels_adapters::BaseModel;
+use serde_json::{Value, json};
+
+use super::edit::{Document, Field};
+use super::is_there;
+use crate::failure::Failure;
+use crate::merge::change::{Changes, ConfigEdit};
+use crate::show::count;
+
+pub const CONFIG: &str = "config.json";
+/// Files that describe a model, Hugging Face's and Mistral's.
+const CONFIGS: [&str; 2] = [CONFIG, "params.json"];
+/// The fields that hold the number of rows of the embeddings. ChatGLM's is the second.
+const VOCAB_SIZE: [&str; 2] = ["vocab_size", "padded_vocab_size"];
+const TIE: &str = "tie_word_embeddings";
+/// The parts of a config that describe the language model of several models in one.
+const TEXT_CONFIGS: [&[&str]; 5] = [
+    &["text_config"],
+    &["llm_config"],
+    &["language_config"],
+    &["thinker_config", "text_config"],
+    &["text_model_config"],
+];
+/// Words in the name of a part of a config that describes no language model.
+const OTHER_TOWERS: [&str; 5] = ["vision", "visual", "image", "audio", "speech"];
+
+/// A config's new text.
+pub struct Edited {
+    pub name: &'static str,
+    pub text: String,
+    /// The changes, for the report: `vocab_size is 34 instead of 32`.
+    pub changes: Vec<String>,
+}
+
+/// Carries the edits out on the configs of a model's folder. What no config says is a warning.
+pub fn edited(
+    folder: Option<&Path>,
+    edits: &[ConfigEdit],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Edited>, Failure> {
+    let mut all = Vec::new();
+    if !edits.is_empty() {
+        for name in CONFIGS {
+            if let Some(path) = folder
+                .map(|folder| folder.join(name))
+                .filter(|p| is_there(p))
+            {
+                all.push((name, Document::read(&path)?, Vec::new()));
+            }
+        }
+    }
+    for edit in edits {
+        let mut follows = false;
+        let mut other = None;
+        for (name, document, changes) in &mut all {
+            let result = match *edit {
+                ConfigEdit::VocabSize { from, to } => {
+                    vocab_size(document, *name == CONFIG, from, to, changes)
+                }
+                ConfigEdit::TieWordEmbeddings(tie) => {
+                    tie_word_embeddings(document, *name == CONFIG, tie, changes)
+                }
+            };
+            match result {
+                Ok(found) => follows |= found,
+                Err(value) => other = Some((*name, value)),
+            }
+        }
+        if !follows {
+            let (field, wanted) = match edit {
+                ConfigEdit::VocabSize { to, .. } => ("vocab_size", to.to_string()),
+                ConfigEdit::TieWordEmbeddings(tie) => (TIE, tie.to_string()),
+            };
+            warnings.push(match other {
+                Some((name, value)) => format!(
+                    "{name} says that {field} is {value}, which the base's tensors don't: set it to {wanted}"
+                ),
+                None => format!("no config.json lies beside the base: the result's must say that {field} is {wanted}"),
+            });
+        }
+    }
+    let edited = all
+        .into_iter()
+        .filter(|(_, _, changes)| !changes.is_empty());
+    Ok({ edited }
+        .map(|(name, document, changes)| Edited {
+            name,
+            text: document.into_text(),
+            changes,
+        })
+        .collect())
+}
+
+/// Whether the config says `to` afterwards, or the other value that it says.
+fn vocab_size(
+    document: &mut Document,
+    may_add: bool,
+    from: usize,
+    to: usize,
+    changes: &mut Vec<String>,
+) -> Result<bool, Value> {
+    let of_text = |key| document.fields_called(key).into_iter().filter(is_of_text);
+    let fields: Vec<Field> = VOCAB_SIZE.into_iter().flat_map(of_text).collect();
+    let mut follows = fields.iter().any(|field| field.value == json!(to));
+    for field in fields.iter().filter(|field| field.value == json!(from)) {
+        put(document, &field.path, &json!(to), changes);
+        follows = true;
+    }
+    match fields.into_iter().next() {
+        _ if follows => Ok(true),
+        Some(field) => Err(field.value),
+        None if may_add => {
+            let text = { TEXT_CONFIGS }
+                .into_iter()
+                .find(|path| is_object(document, path));
+            let path: Vec<String> = { text.unwrap_or_default().iter() }
+                .chain([&"vocab_size"])
+                .map(|key| (*key).to_owned())
+                .collect();
+            put(document, &path, &json!(to), changes);
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+fn tie_word_embeddings(
+    document: &mut Document,
+    may_add: bool,
+    tie: bool,
+    changes: &mut Vec<String>,
+) -> Result<bool, Value> {
+    let fields = document.fields_called(TIE).into_iter().filter(is_of_text);
+    let fields: Vec<Field> = fields.collect();
+    if !may_add && fields.is_empty() {
+        return Ok(false);
+    }
+    let mut paths: Vec<Vec<String>> = { fields.into_iter() }
+        .filter(|field| field.value != json!(tie))
+        .map(|field| field.path)
+        .collect();
+    if may_add {
+        // Readers look at the whole model's config or at the language model's; both have defaults.
+        let objects = TEXT_CONFIGS
+            .into_iter()
+            .filter(|path| is_object(document, path));
+        for object in objects.chain([&[][..]]) {
+            let path: Vec<&str> = object.iter().copied().chain([TIE]).collect();
+            if document.get(&path).is_none() {
+                paths.push(path.into_iter().map(str::to_owned).collect());
+            }
+        }
+    }
+    for path in paths {
+        put(document, &path, &json!(tie), changes);
+    }
+    Ok(true)
+}
+
+fn put(document: &mut Document, path: &[String], value: &Value, changes: &mut Vec<String>) {
+    let keys: Vec<&str> = path.iter().map(String::as_str).collect();
+    let before = document.get(&keys);
+    if before.as_ref() == Some(value) || !document.set(&keys, value) {
+        return;
+    }
+    let name = keys.join(".");
+    changes.push(match before {
+        Some(before) => format!("{name} is {value} instead of {before}"),
+        None => format!("{name} is {value}"),
+    });
+}
+
+fn is_object(document: &Document, path: &[&str]) -> bool {
+    document.get(path).is_some_and(|value| value.is_object())
+}
+
+fn is_of_text(field: &Field) -> bool {
+    let objects = &field.path[..field.path.len().saturating_sub(1)];
+    !objects
+        .iter()
+        .any(|key| OTHER_TOWERS.iter().any(|word| key.contains(word)))
+}
+
+/// Warns of an added head that config.json's class doesn't read. `task` is what the adapter's
+/// config calls its task, such as `SEQ_CLS`.
+pub fn heads(
+    folder: Option<&Path>,
+    base: &BaseModel,
+    changes: &Changes<'_>,
+    task: Option<&str>,
+    warnings: &mut Vec<String>,
+) {
+    let path = folder
+        .map(|folder| folder.join(CONFIG))
+        .filter(|path| is_there(path));
+    let document = path.and_then(|path| Document::read(&path).ok());
+    let classes = { document.as_ref() }
+        .and_then(|document| document.get(&["architectures"]))
+        .unwrap_or_default();
+    let classes: Vec<&str> = classes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let Changes {
+        added,
+        config: edits,
+        ..
+    } = changes;
+    for added in added {
+        let Some(module) = added.name.strip_suffix(".weight") else {
+            continue;
+        };
+        // A tensor of a module that the base has, such as a bias, makes no other class.
+        let below = format!("{module}.");
+        if base.names().any(|name| name.starts_with(&below)) {
+            continue;
+        }
+        if module.ends_with("lm_head") {
+            // transformers' classes that end with Model have no head, GPT2LMHeadModel excepted.
+            let lacks = |class: &&str| class.ends_with("Model") && !class.ends_with("LMHeadModel");
+            if !classes.is_empty() && classes.iter().all(lacks) {
+                warnings.push(format!(
+                    "{} was added, and config.json names {}, which has no head: set its \
+                     architectures to the class that has",
+                    added.name,
+                    classes.join(", ")
+                ));
+            }
+            let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
+            let ties = document.as_ref().is_none_or(ties_embeddings);
+            if ties && !edits.iter().any(follows) {
+                warnings.push(format!(
+                    "{} was added, and config.json doesn't say that {TIE} is false: unless it is \
+                     set so, a reader may take the embeddings in its place",
+                    added.name
+                ));
+            }
+            continue;
+        }
+        let Some(wanted) = class(module, task) else {
+            warnings.push(format!(
+                "{} was added: the class that config.json names{} must have a module {module}",
+                added.name,
+                named(&classes)
+            ));
+            continue;
+        };
+        let fits = classes.iter().any(|class| class.ends_with(wanted));
+        let labels = added.from.shape.first().copied().unwrap_or_default();
+        let labelled = matches!(wanted, SEQUENCES | TOKENS);
+        let says = document.as_ref().map_or(2, labels_of);
+        if fits && (!labelled || says == labels as u64) {
+            continue;
+        }
+        let mut set = Vec::new();
+        if !fits {
+            let example = classes
+                .first()
+                .and_then(|class| family(class))
+                .unwrap_or("...");
+            set.push(format!("architectures to [\"{example}{wanted}\"]"));
+        }
+        if labelled && says != labels as u64 {
+            set.push(format!(
+                "num_labels to {labels} (or give id2label {})",
+                count(labels, "label")
+            ));
+        }
+        warnings.push(format!(
+            "{} was added, and {} doesn't load it as the adapter was trained{}: set its {}",
+            added.name,
+            if document.is_some() {
+                "config.json"
+            } else {
+                "without a config.json, a reader"
+            },
+            if fits { String::new() } else { named(&classes) },
+            set.join(" and its ")
+        ));
+    }
+}
+
+const SEQUENCES: &str = "ForSequenceClassification";
+const TOKENS: &str = "ForTokenClassification";
+const ANSWERS: &str = "ForQuestionAnswering";
+
+/// The end of the name of transformers' classes that have this head.
+fn class(module: &str, task: Option<&str>) -> Option<&'static str> {
+    let is = |names: &[&str]| module.split('.').any(|part| names.contains(&part));
+    if is(&["qa_outputs"]) {
+        return Some(ANSWERS);
+    }
+    if !is(&["score", "classifier", "classification_head"]) {
+        return None;
+    }
+    Some(match task {
+        Some("TOKEN_CLS") => TOKENS,
+        Some("QUESTION_ANS") => ANSWERS,
+        _ => SEQUENCES,
+    })
+}
+
+/// Whether this model's head may be tied to its embeddings. transformers ties them unless the config
+/// says otherwise.
+fn ties_embeddings(document: &Document) -> bool {
+    let text = TEXT_CONFIGS.iter().map(|path| [path, &[TIE][..]].concat());
+    let mut paths = std::iter::once(vec![TIE]).chain(text);
+    { paths.find_map(|path| document.get(&path)?.as_bool()) }.unwrap_or(true)
+}
+
+/// `Llama` of `LlamaForCausalLM` and `LlamaModel`.
+fn family(class: &str) -> Option<&str> {
+    let end = class
+        .find("For")
+        .or_else(|| class.strip_suffix("Model").map(str::len))?;
+    Some(&class[..end]).filter(|family| !family.is_empty())
+}
+
+/// The number of labels that transformers takes from a config.
+fn labels_of(document: &Document) -> u64 {
+    let labels = document.get(&["id2label"]);
+    { labels.as_ref() }
+        .and_then(Value::as_object)
+        .map(|labels| labels.len() as u64)
+        .or_else(|| document.get(&["num_labels"])?.as_u64())
+        .unwrap_or(2)
+}
+
+fn named(classes: &[&str]) -> String {
+    match classes {
+        [] => String::new(),
+        _ => format!(" ({})", classes.join(", ")),
+    }
+}

@@ -1,0 +1,391 @@
+//! An adapter's own tokenizer, chat template, generation config and processor, which belong to the
+//! merged model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use lora_kernels_adapters::base::stays_inside;
+use serde_json::Value;
+
+use super::{LARGEST, is_there, vocabulary};
+use crate::failure::Failure;
+use crate::merge::changes::Weighted;
+use crate::show::few;
+
+/// Further chat templates lie in a folder of their own.
+const TEMPLATES: &str = "additional_chat_templates";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Whose tokenizer and other files a merged model gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilesFrom {
+    Base,
+    /// The number of the adapter, from 1.
+    Adapter(usize),
+}
+
+impl FromStr for FilesFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "base" => Ok(Self::Base),
+            Ok(number @ 1..) => Ok(Self::Adapter(number)),
+            _ => Err("it must be base, or the number of an adapter, from 1".into()),
+        }
+    }
+}
+
+/// Files that are used together, so that all come from one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// With the chat template, which the tokenizer's config may hold.
+    Tokenizer,
+    Generation,
+    Processor,
+}
+
+impl Group {
+    const ALL: [Group; 3] = [Group::Tokenizer, Group::Generation, Group::Processor];
+
+    fn of(name: &str) -> Option<Self> {
+        const TOKENIZER: [&str; 25] = [
+            "tokenizer.json",
+            TOKENIZER_CONFIG,
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "chat_template.jinja",
+            "chat_template.json",
+            "vocab.json",
+            "vocab.txt",
+            "vocab.bpe",
+            "vocab.model",
+            "encoder.json",
+            "merges.txt",
+            "bpe.codes",
+            "emoji.json",
+            "normalizer.json",
+            "spiece.model",
+            "spm.model",
+            "sentencepiece.model",
+            "sentencepiece.bpe.model",
+            "ice_text.model",
+            "source.spm",
+            "target.spm",
+            "target_vocab.json",
+            "tiktoken.model",
+            "tekken.json",
+        ];
+        const PROCESSOR: [&str; 5] = [
+            "preprocessor_config.json",
+            "processor_config.json",
+            "video_preprocessor_config.json",
+            "image_processor_config.json",
+            "feature_extractor_config.json",
+        ];
+        match name {
+            "generation_config.json" => Some(Group::Generation),
+            _ if PROCESSOR.contains(&name) => Some(Group::Processor),
+            _ if TOKENIZER.contains(&name)
+                // Mistral's tokenizer.model.v3, Qwen's qwen.tiktoken.
+                || name.starts_with("tokenizer.model")
+                || name.ends_with(".tiktoken") =>
+            {
+                Some(Group::Tokenizer)
+            }
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Group::Tokenizer => "tokenizer",
+            Group::Generation => "generation_config.json",
+            Group::Processor => "processor",
+        }
+    }
+}
+
+/// A file of an adapter that is written beside the model.
+pub struct Taken {
+    /// Its path in the model's folder.
+    pub name: String,
+    pub from: PathBuf,
+    /// Whether the base's file of this name is left out.
+    pub replaces: bool,
+}
+
+/// What the adapters' folders bring.
+#[derive(Default)]
+pub struct Travels {
+    pub taken: Vec<Taken>,
+    /// Files of the base that contradict those that were taken.
+    pub dropped: BTreeSet<String>,
+}
+
+/// An adapter's files of one group that differ from the base's.
+struct Brought {
+    /// The adapter's place among the adapters, from 0.
+    adapter: usize,
+    /// All its files of the group, by their names.
+    files: BTreeMap<String, PathBuf>,
+    /// The part of them that the base hasn't or has otherwise.
+    changed: BTreeMap<String, PathBuf>,
+}
+
+/// Finds the files to take over. A file of the base that has the same content, or the same JSON,
+/// stays.
+///
+/// # Errors
+/// Several adapters bring different ones, and `from` doesn't decide.
+pub fn find(
+    base: &Path,
+    adapters: &[Weighted<'_>],
+    from: Option<FilesFrom>,
+    warnings: &mut Vec<String>,
+) -> Result<Travels, Failure> {
+    let mut travels = Travels::default();
+    if from == Some(FilesFrom::Base) {
+        return Ok(travels);
+    }
+    for group in Group::ALL {
+        let mut all = Vec::new();
+        for (at, adapter) in adapters.iter().enumerate() {
+            if from.is_some_and(|from| from != FilesFrom::Adapter(at + 1)) {
+                continue;
+            }
+            let files = brought(adapter, group, warnings)?;
+            let changed: BTreeMap<String, PathBuf> = { files.iter() }
+                .filter(|(name, path)| !same(path, &base.join(name)))
+                .map(|(name, path)| (name.clone(), path.clone()))
+                .collect();
+            if !changed.is_empty() {
+                all.push(Brought {
+                    adapter: at,
+                    files,
+                    changed,
+                });
+            }
+        }
+        let Some((first, others)) = all.split_first() else {
+            continue;
+        };
+        if let Some(other) = others
+            .iter()
+            .find(|other| !same_files(&first.changed, &other.changed))
+        {
+            let numbers: Vec<String> = all
+                .iter()
+                .map(|brought| (brought.adapter + 1).to_string())
+                .collect();
+            return Err(Failure::Refused(format!(
+                "adapters {} and {} bring a different {} ({}): --files-from {} or base decides whose the merged model gets",
+                first.adapter + 1,
+                other.adapter + 1,
+                group.name(),
+                few(first
+                    .changed
+                    .keys()
+                    .chain(other.changed.keys())
+                    .map(String::as_str)
+                    .collect::<BTreeSet<_>>()),
+                numbers.join(", "),
+            )));
+        }
+        travels.take(base, group, first, warnings);
+    }
+    Ok(travels)
+}
+
+/// All files that the adapters bring for a merged model.
+pub fn find_each(
+    adapters: &[Weighted<'_>],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PathBuf>, Failure> {
+    let mut all = Vec::new();
+    for adapter in adapters {
+        for group in Group::ALL {
+            all.extend(brought(adapter, group, warnings)?.into_values());
+        }
+    }
+    Ok(all)
+}
+
+impl Travels {
+    fn take(&mut self, base: &Path, group: Group, brought: &Brought, warnings: &mut Vec<String>) {
+        for (name, from) in &brought.changed {
+            self.taken.push(Taken {
+                name: name.clone(),
+                from: from.clone(),
+                replaces: is_there(&base.join(name)),
+            });
+        }
+        let Some(config) = brought
+            .files
+            .get(TOKENIZER_CONFIG)
+            .filter(|_| group == Group::Tokenizer)
+        else {
+            return;
+        };
+        let bases = |name: &str| is_there(&base.join(name)) && !brought.files.contains_key(name);
+        let template = |config: &Path| {
+            let config: Value = serde_json::from_str(&super::read_text(config).ok()?).ok()?;
+            config
+                .get("chat_template")
+                .filter(|template| !template.is_null())
+                .cloned()
+        };
+        let templates = ["chat_template.jinja", "chat_template.json"];
+        let brings_file = templates
+            .iter()
+            .any(|name| brought.files.contains_key(*name));
+        if !brings_file {
+            let ours = template(config);
+            // A reader prefers these files to the template in the tokenizer's config.
+            for name in templates.into_iter().filter(|name| bases(name)) {
+                let text = super::read_text(&base.join(name)).unwrap_or_default();
+                if ours
+                    .as_ref()
+                    .and_then(Value::as_str)
+                    .is_some_and(|ours| ours != text)
+                {
+                    self.dropped.insert(name.to_owned());
+                }
+            }
+            let had = template(&base.join(TOKENIZER_CONFIG));
+            let is_replaced = brought.changed.contains_key(TOKENIZER_CONFIG);
+            if ours.is_none()
+                && had.is_some()
+                && is_replaced
+                && !templates.iter().any(|name| bases(name))
+            {
+                warnings.push(format!(
+                    "the adapter's {TOKENIZER_CONFIG} was taken over, and has no chat template, which the base's has"
+                ));
+            }
+        }
+        // These repeat what the tokenizer's two main files say, and would contradict them.
+        if brought.changed.contains_key("tokenizer.json")
+            || brought.changed.contains_key(TOKENIZER_CONFIG)
+        {
+            let repeating = ["special_tokens_map.json", "added_tokens.json"];
+            let whole = brought.files.contains_key("tokenizer.json");
+            self.dropped.extend(
+                repeating
+                    .into_iter()
+                    .filter(|name| whole && bases(name))
+                    .map(str::to_owned),
+            );
+        }
+    }
+
+    /// The rows that the taken tokenizer needs, and the file that says so.
+    pub fn rows_needed(&self) -> Option<(u64, &str)> {
+        { self.taken.iter() }
+            .filter_map(|taken| Some((vocabulary::needed(&taken.from)?, taken.name.as_str())))
+            .max()
+    }
+}
+
+/// The adapter's files of a group: those beside its tensors, or else those in the folder that was
+/// named as the adapter, which may hold it in a subfolder.
+fn brought(
+    adapter: &Weighted<'_>,
+    group: Group,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let named = Some(adapter.path).filter(|path| path.is_dir());
+    for folder in adapter.adapter.folder().into_iter().chain(named) {
+        let mut files = BTreeMap::new();
+        list(folder, "", &mut |name, path| {
+            let of_group = match name.strip_prefix(&format!("{TEMPLATES}/")) {
+                Some(template) if template.ends_with(".jinja") => Some(Group::Tokenizer),
+                Some(_) => None,
+                None => Group::of(name),
+            };
+            if of_group != Some(group) {
+                let is_code = ["tokenization", "processing"]
+                    .iter()
+                    .any(|start| name.starts_with(start));
+                if group == Group::Tokenizer && is_code && name.ends_with(".py") {
+                    warnings.push(format!(
+                        "{} is code, and was not taken over: copy it yourself if the tokenizer needs it",
+                        path.display()
+                    ));
+                }
+                return;
+            }
+            match stays_inside(folder, &path) {
+                Ok(true) if too_large(&path) => warnings.push(format!(
+                    "{} is larger than {} MB, and was not taken over",
+                    path.display(),
+                    LARGEST >> 20
+                )),
+                Ok(true) => {
+                    files.insert(name.to_owned(), path);
+                }
+                _ => warnings.push(format!(
+                    "{} is a link that leads out of the adapter's folder, and was not taken over",
+                    path.display()
+                )),
+            }
+        })?;
+        if !files.is_empty() {
+            return Ok(files);
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+/// Calls `found` with the names and paths of a folder's files and of its chat templates.
+fn list(folder: &Path, below: &str, found: &mut dyn FnMut(&str, PathBuf)) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::Refused(format!("can't read {}: {error}", folder.display()))
+    };
+    let mut entries = folder
+        .read_dir()
+        .map_err(failed)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Some(name) = name.to_str().map(|name| format!("{below}{name}")) else {
+            continue;
+        };
+        if path.is_file() {
+            found(&name, path);
+        } else if below.is_empty() && name == TEMPLATES && path.is_dir() {
+            list(&path, &format!("{TEMPLATES}/"), found)?;
+        }
+    }
+    Ok(())
+}
+
+fn too_large(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LARGEST)
+}
+
+/// Whether both folders' files have the same names and contents.
+fn same_files(ours: &BTreeMap<String, PathBuf>, theirs: &BTreeMap<String, PathBuf>) -> bool {
+    ours.len() == theirs.len() && { ours.iter() }
+        .all(|(name, path)| theirs.get(name).is_some_and(|other| same(path, other)))
+}
+
+/// Whether both files exist with the same bytes or the same JSON. A file that can't be compared
+/// differs.
+pub fn same(ours: &Path, theirs: &Path) -> bool {
+    if !is_there(ours) || !is_there(theirs) || too_large(ours) || too_large(theirs) {
+        return false;
+    }
+    let (Ok(first), Ok(second)) = (std::fs::read(ours), std::fs::read(theirs)) else {
+        return false;
+    };
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+    first == second
+        || (ours
+            .extension()
+            .is_some_and(|extension| extension == "json")
+            && json(&first).is_some_and(|first| json(&second) == Some(first)))
+}
