@@ -184,6 +184,32 @@ impl MappedFile {
         }
     }
 
+    /// The range of the file that these bytes were borrowed from, or `None` if they don't belong to
+    /// this mapping.
+    pub fn place(&self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+        let start = bytes
+            .as_ptr()
+            .addr()
+            .checked_sub(self.map.as_ptr().addr())?;
+        let end = start.checked_add(bytes.len())?;
+        (end <= self.map.len()).then_some(start..end)
+    }
+
+    /// Reads bytes of the file, from `offset` on, into memory of the caller's. Unlike a tensor's
+    /// bytes, they don't stay in the process's memory as pages of the mapping.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also if the file has become shorter.
+    pub fn read_at(&self, into: &mut [u8], offset: usize) -> Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, into, offset as u64).map_err(
+            |source| Error::Io {
+                doing: "read",
+                path: self.path.clone(),
+                source,
+            },
+        )
+    }
+
     fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
         Tensor {
             name,

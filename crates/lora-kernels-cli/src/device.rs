@@ -43,6 +43,14 @@ impl Gpu {
         })
     }
 
+    /// The same kernels on a stream of its own, whose work overlaps that of this one.
+    pub fn on_another_stream(&self) -> Result<Self, Failure> {
+        let stream = self.stream().context().new_stream()?;
+        Ok(Self {
+            layer: self.layer.on_stream(&stream)?,
+        })
+    }
+
     pub fn stream(&self) -> &Arc<CudaStream> {
         self.layer.stream()
     }

@@ -1,45 +1,25 @@
-//! Merges weights on the device or, if asked to, with the CPU reference.
+//! Adds adapters to parts of weights, on the device or, if asked to, with the CPU reference.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use lora_kernels::cudarc::driver::CudaSlice;
+use lora_kernels::cudarc::driver::CudaContext;
 use lora_kernels::reference::{self, Adapter, View};
-use lora_kernels::{DType, Lora, MatRef, MergeReport, WeightLayout};
+use lora_kernels::{Lora, MatRef, MergeReport, WeightLayout};
 
-use lora_kernels_adapters::Tensor;
-
-use super::change::LoraPart;
-use super::numbers::{converted, part, with_type};
 use crate::device::{Choice, Gpu, or_cpu};
 use crate::failure::Failure;
 use crate::replay::Number;
 
-/// Bytes of a weight that are merged at a time, so that the memory needed on host and device
-/// doesn't depend on the model.
-const PIECE: usize = 64 << 20;
+/// Streams that work at the same time, so that the transfers of one overlap the kernels of another.
+const STREAMS: usize = 3;
+/// The most threads that compute on the CPU. Each holds a piece of a weight in memory.
+const MOST_THREADS: usize = 16;
 
 pub enum Engine {
     Gpu(Gpu),
     Cpu,
 }
-
-/// A dense weight to merge, (rows, columns).
-#[derive(Clone, Copy)]
-pub struct Weight<'a> {
-    pub dtype: DType,
-    pub rows: usize,
-    pub columns: usize,
-    pub layout: WeightLayout,
-    /// Its elements, in `dtype` or another float type.
-    pub data: Tensor<'a>,
-    pub loras: &'a [LoraPart<'a>],
-}
-
-/// The elements of lora_A and lora_B.
-type Pair<'a, A> = (Cow<'a, [A]>, Cow<'a, [A]>);
-
-/// Receives the merged rows in order.
-pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Failure> + 'a;
 
 impl Engine {
     pub fn open(choice: Choice) -> Result<Self, Failure> {
@@ -56,147 +36,144 @@ impl Engine {
         }
     }
 
-    /// Merges a weight piece by piece.
-    pub fn merge(&self, weight: Weight<'_>, sink: &mut Sink<'_>) -> Result<MergeReport, Failure> {
-        // All adapters of a call must have one type: the weight's, or f32, which represents every
-        // other type exactly.
-        let same = weight
-            .loras
-            .iter()
-            .all(|lora| lora.a.element_type() == Some(weight.dtype));
-        with_type!(weight.dtype, T => {
-            if same {
-                self.merge_as::<T, T>(weight, sink)
-            } else {
-                self.merge_as::<T, f32>(weight, sink)
+    /// Where pieces are computed at the same time: streams of the device, or threads.
+    pub fn lanes(&self) -> Result<Vec<Lane>, Failure> {
+        match self {
+            Engine::Cpu => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                Ok(vec![Lane::Cpu; threads.min(MOST_THREADS)])
             }
-        })
-    }
-
-    fn merge_as<T: Number, A: Number>(
-        &self,
-        weight: Weight<'_>,
-        sink: &mut Sink<'_>,
-    ) -> Result<MergeReport, Failure> {
-        let matrices = weight
-            .loras
-            .iter()
-            .map(|lora| (converted::<A>(&lora.a), converted::<A>(&lora.b)));
-        let matrices: Vec<Pair<'_, A>> = matrices.collect();
-        let on_device = match self {
-            Engine::Cpu => Vec::new(),
-            Engine::Gpu(gpu) => {
-                let upload = |(a, b): &Pair<'_, A>| {
-                    Ok((
-                        gpu.stream().clone_htod(&a[..])?,
-                        gpu.stream().clone_htod(&b[..])?,
-                    ))
-                };
-                matrices
-                    .iter()
-                    .map(upload)
-                    .collect::<Result<Vec<_>, Failure>>()?
-            }
-        };
-        let mut total = MergeReport::default();
-        let row_bytes = weight.columns * size_of::<T>();
-        let rows_at_once = (PIECE / row_bytes).max(1);
-        for first in (0..weight.rows).step_by(rows_at_once) {
-            let rows = rows_at_once.min(weight.rows - first);
-            let piece = Piece {
-                weight,
-                first,
-                rows,
-            };
-            let elements = first * weight.columns..(first + rows) * weight.columns;
-            let values = converted::<T>(&part(&weight.data, elements));
-            let (merged, report) = match self {
-                Engine::Cpu => piece.on_cpu(&values, &matrices)?,
-                Engine::Gpu(gpu) => piece.on_gpu(gpu, &values, &on_device)?,
-            };
-            total.add(&report);
-            sink(bytemuck::cast_slice(&merged))?;
-        }
-        Ok(total)
-    }
-}
-
-/// A range of rows of a weight.
-struct Piece<'a> {
-    weight: Weight<'a>,
-    first: usize,
-    rows: usize,
-}
-
-impl Piece<'_> {
-    /// Offsets of the piece in A and in B. A row of the weight is an output feature (a row of B)
-    /// or, if transposed, an input feature (a column of A).
-    fn offsets(&self, lora: &LoraPart<'_>) -> (usize, usize) {
-        match self.weight.layout {
-            WeightLayout::OutIn => (0, self.first * lora.rank),
-            WeightLayout::InOut => (self.first, 0),
+            Engine::Gpu(gpu) => (0..STREAMS)
+                .map(|_| Ok(Lane::Gpu(Arc::new(gpu.on_another_stream()?))))
+                .collect(),
         }
     }
 
-    /// (out_features, in_features) of the piece.
+    /// The blocks of a weight that one piece has. A device needs larger ones to be kept busy.
+    pub fn blocks_at_once(&self) -> usize {
+        match self {
+            Engine::Cpu => 1,
+            Engine::Gpu(_) => 2,
+        }
+    }
+
+    /// The context whose transfers page-locked memory makes asynchronous.
+    pub fn context(&self) -> Option<Arc<CudaContext>> {
+        match self {
+            Engine::Cpu => None,
+            Engine::Gpu(gpu) => Some(gpu.stream().context().clone()),
+        }
+    }
+}
+
+/// One of the places that compute at the same time.
+#[derive(Clone)]
+pub enum Lane {
+    Cpu,
+    Gpu(Arc<Gpu>),
+}
+
+/// Rows of a matrix, dense.
+#[derive(Clone, Copy)]
+pub struct Block {
+    pub rows: usize,
+    pub columns: usize,
+    pub layout: WeightLayout,
+}
+
+/// An adapter's part in a block, dense: lora_A (rank, in_features of the block) and lora_B
+/// (out_features of the block, rank).
+pub struct Factors<'a, A: Clone> {
+    pub rank: usize,
+    pub scaling: f32,
+    pub a: Cow<'a, [A]>,
+    pub b: Cow<'a, [A]>,
+}
+
+impl Block {
+    /// (out_features, in_features)
     fn features(&self) -> (usize, usize) {
-        match self.weight.layout {
-            WeightLayout::OutIn => (self.rows, self.weight.columns),
-            WeightLayout::InOut => (self.weight.columns, self.rows),
+        match self.layout {
+            WeightLayout::OutIn => (self.rows, self.columns),
+            WeightLayout::InOut => (self.columns, self.rows),
         }
     }
+}
 
-    fn on_cpu<T: Number, A: Number>(
+impl Lane {
+    /// values += Σ scaling·B·A, summed in f32 and rounded once. The bits don't depend on the lane.
+    pub fn add<T: Number, A: Number>(
         &self,
-        values: &[T],
-        matrices: &[Pair<'_, A>],
-    ) -> Result<(Vec<T>, MergeReport), Failure> {
-        let (out_features, in_features) = self.features();
-        let failed = |error: reference::ShapeError| {
-            Failure::Refused(format!("the reference refused a weight: {error}"))
-        };
-        let adapters = self
-            .weight
-            .loras
-            .iter()
-            .zip(matrices)
-            .map(|(lora, (a, b))| {
-                let (at_a, at_b) = self.offsets(lora);
-                Ok(Adapter {
-                    a: View::with_row_stride(&a[at_a..], lora.rank, in_features, lora.in_features)?,
-                    b: View::new(&b[at_b..], out_features, lora.rank)?,
-                    scaling: lora.factor,
-                })
-            });
-        let adapters = adapters.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let weight = View::new(values, self.rows, self.weight.columns).map_err(failed)?;
-        let merged = reference::merge(weight, self.weight.layout, &adapters).map_err(failed)?;
-        Ok((merged.weight, merged.report))
-    }
-
-    fn on_gpu<T: Number, A: Number>(
-        &self,
-        gpu: &Gpu,
-        values: &[T],
-        matrices: &[(CudaSlice<A>, CudaSlice<A>)],
-    ) -> Result<(Vec<T>, MergeReport), Failure> {
-        let (out_features, in_features) = self.features();
-        let weight = gpu.stream().clone_htod(values)?;
-        let adapters = self.weight.loras.iter().zip(matrices);
-        let adapters = adapters.map(|(lora, (a, b))| {
-            let (at_a, at_b) = self.offsets(lora);
-            Lora {
-                a: MatRef::new(a.slice(at_a..), lora.rank, in_features)
-                    .with_row_stride(lora.in_features as i64),
-                b: MatRef::new(b.slice(at_b..), out_features, lora.rank),
-                scaling: lora.factor,
+        values: &mut [T],
+        block: Block,
+        factors: &[Factors<'_, A>],
+    ) -> Result<MergeReport, Failure> {
+        match self {
+            Lane::Cpu => add_on_cpu(values, block, factors),
+            Lane::Gpu(gpu) => {
+                let report = add_on_gpu(gpu, values, block, factors);
+                // Copies from and to page-locked memory may still run, also after an error.
+                let waited = gpu.stream().synchronize();
+                let report = report?;
+                waited?;
+                Ok(report)
             }
-        });
-        let (merged, report) = gpu.layer.merge_with_report(
-            &MatRef::new(weight.as_view(), self.rows, self.weight.columns),
-            &adapters.collect::<Vec<_>>(),
-            self.weight.layout,
-        )?;
-        Ok((gpu.stream().clone_dtoh(&merged)?, report))
+        }
     }
+}
+
+fn add_on_cpu<T: Number, A: Number>(
+    values: &mut [T],
+    block: Block,
+    factors: &[Factors<'_, A>],
+) -> Result<MergeReport, Failure> {
+    let (out_features, in_features) = block.features();
+    let failed = |error: reference::ShapeError| {
+        Failure::Refused(format!("the reference refused a weight: {error}"))
+    };
+    let adapters = factors.iter().map(|factors| {
+        Ok(Adapter {
+            a: View::new(&factors.a, factors.rank, in_features)?,
+            b: View::new(&factors.b, out_features, factors.rank)?,
+            scaling: factors.scaling,
+        })
+    });
+    let adapters = adapters.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let weight = View::new(values, block.rows, block.columns).map_err(failed)?;
+    let merged = reference::merge(weight, block.layout, &adapters).map_err(failed)?;
+    values.copy_from_slice(&merged.weight);
+    Ok(merged.report)
+}
+
+fn add_on_gpu<T: Number, A: Number>(
+    gpu: &Gpu,
+    values: &mut [T],
+    block: Block,
+    factors: &[Factors<'_, A>],
+) -> Result<MergeReport, Failure> {
+    let (out_features, in_features) = block.features();
+    let stream = gpu.stream();
+    let weight = stream.clone_htod(&*values)?;
+    let on_device = factors.iter().map(|factors| {
+        Ok((
+            stream.clone_htod(&factors.a[..])?,
+            stream.clone_htod(&factors.b[..])?,
+        ))
+    });
+    let on_device = on_device.collect::<Result<Vec<_>, Failure>>()?;
+    let adapters = factors
+        .iter()
+        .zip(&on_device)
+        .map(|(factors, (a, b))| Lora {
+            a: MatRef::new(a.as_view(), factors.rank, in_features),
+            b: MatRef::new(b.as_view(), out_features, factors.rank),
+            scaling: factors.scaling,
+        });
+    let (merged, report) = gpu.layer.merge_with_report(
+        &MatRef::new(weight.as_view(), block.rows, block.columns),
+        &adapters.collect::<Vec<_>>(),
+        block.layout,
+    )?;
+    stream.memcpy_dtoh(&merged, values)?;
+    Ok(report)
 }

@@ -1,22 +1,28 @@
 //! `merge` and `unmerge`.
 
+mod buffer;
 mod change;
 mod changes;
+mod compute;
 mod engine;
 mod folder;
+mod header;
+mod job;
 mod layout;
 pub mod numbers;
+mod pipeline;
+mod progress;
 mod report;
 mod shard;
 mod target;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::output::{OutputFile, OutputFolder};
+use lora_kernels_adapters::{Adapter, BaseModel};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -25,7 +31,10 @@ use change::Changes;
 use changes::Weighted;
 use engine::Engine;
 use folder::{Companions, FilesFrom};
+use pipeline::Files;
+use progress::Progress;
 use report::Report;
+use shard::{Plan, Target};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -118,9 +127,13 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         })
         .collect();
     let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
+    let progress = Progress::waiting("checking the adapters");
     let changes = changes::collect(&base, &weighted, direction, fan_in_fan_out)?;
     let companions = Companions::plan(&base, &weighted, &changes, direction, arguments.files_from)?;
+    let plan = Plan::new(&base, &changes)?;
     let engine = Engine::open(arguments.device)?;
+    let shards = base.shards().iter().map(|shard| &shard.file);
+    let files = Files::new(shards.chain(adapters.iter().map(Adapter::file)));
 
     let mut work = Work {
         base: &base,
@@ -128,7 +141,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         engine: &engine,
         allow_non_finite: arguments.allow_non_finite,
         interrupted: interruptions(),
-        progress: progress(&base),
+        progress,
         report: Report::new(engine.name()?, direction, arguments),
     };
     work.report.remarks(&changes.remarks);
@@ -137,18 +150,26 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         None => {
             let mut output = OutputFile::create(&arguments.output, overwrite)?;
             let path = output.path().to_owned();
-            work.shard(0, output.file(), &path)?;
+            work.write(&plan, &files, |_| {
+                Target::new(output.file().try_clone(), &path)
+            })?;
+            work.progress.wait("bringing the file to the disk");
             output.finish()?;
         }
         Some(folder) => {
             let output = OutputFolder::create(&arguments.output, overwrite)?;
-            work.shards(output.path())?;
+            work.write(&plan, &files, |name| {
+                let path = output.path().join(name);
+                Target::new(File::create_new(&path), &path)
+            })?;
+            work.progress.wait("copying the folder's other files");
             let left_out = companions.write(&work, folder, output.path())?;
             work.report.left_out(left_out);
+            work.progress.wait("bringing the files to the disk");
             output.finish()?;
         }
     }
-    work.progress.finish_and_clear();
+    work.progress.finish();
     work.report.print(arguments.json)
 }
 
@@ -180,7 +201,7 @@ struct Work<'a> {
     engine: &'a Engine,
     allow_non_finite: bool,
     interrupted: Arc<AtomicBool>,
-    progress: ProgressBar,
+    progress: Progress,
     report: Report,
 }
 
@@ -202,20 +223,4 @@ fn interruptions() -> Arc<AtomicBool> {
     // If no handler can be set, an interruption leaves a partial file, whose name says what it is.
     let _ = ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed));
     interrupted
-}
-
-/// A progress bar, shown only on a terminal.
-fn progress(base: &BaseModel) -> ProgressBar {
-    let bytes = base
-        .shards()
-        .iter()
-        .map(|shard| shard.file.bytes() as u64)
-        .sum();
-    let style =
-        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
-    let bar = ProgressBar::new(bytes);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -4,8 +4,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use half::{bf16, f16};
-use lora_kernels::{DType, Element};
+use lora_kernels::Element;
 use lora_kernels_adapters::{Dtype, Tensor};
+
+/// Bytes of an element; 0 for types smaller than a byte.
+pub fn element_bytes(dtype: Dtype) -> usize {
+    dtype.bitsize() / 8
+}
 
 /// Whether this is a float type, which can be converted to any other.
 pub fn is_float(dtype: Dtype) -> bool {
@@ -33,10 +38,79 @@ macro_rules! with_type {
 }
 pub(crate) use with_type;
 
+/// A float type that tensors are stored in.
+pub trait Float: bytemuck::Pod {
+    /// Exact.
+    fn wide(self) -> f64;
+    /// Rounded once.
+    fn rounded(value: f64) -> Self;
+}
+
+macro_rules! floats {
+    ($($T:ty: $wide:expr, $rounded:expr;)*) => {
+        $(impl Float for $T {
+            fn wide(self) -> f64 {
+                $wide(self)
+            }
+
+            fn rounded(value: f64) -> Self {
+                $rounded(value)
+            }
+        })*
+    };
+}
+floats! {
+    f16: f16::to_f64, f16::from_f64;
+    bf16: bf16::to_f64, bf16::from_f64;
+    f32: f64::from, |value| value as f32;
+    f64: |value| value, |value| value;
+}
+
+/// Runs `$body` with `$S` as the Rust type of a float type of files; else is `$other`.
+macro_rules! with_float {
+    ($dtype:expr, $S:ident => $body:expr, else $other:expr) => {
+        match $dtype {
+            lora_kernels_adapters::Dtype::F16 => {
+                type $S = half::f16;
+                $body
+            }
+            lora_kernels_adapters::Dtype::BF16 => {
+                type $S = half::bf16;
+                $body
+            }
+            lora_kernels_adapters::Dtype::F32 => {
+                type $S = f32;
+                $body
+            }
+            lora_kernels_adapters::Dtype::F64 => {
+                type $S = f64;
+                $body
+            }
+            _ => $other,
+        }
+    };
+}
+pub(crate) use with_float;
+
+/// The numbers of bytes that hold elements of `S`.
+pub fn read<S: Float>(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
+    let values = bytes.chunks_exact(size_of::<S>());
+    values.map(|bytes| bytemuck::pod_read_unaligned::<S>(bytes).wide())
+}
+
+/// Elements of a float tensor at these places, converted to another type.
+pub fn gathered<T: Element>(tensor: &Tensor<'_>, places: impl Iterator<Item = usize>) -> Vec<T> {
+    with_float!(tensor.dtype, S => {
+        let size = size_of::<S>();
+        let bytes = places.filter_map(|at| tensor.data.get(at * size..(at + 1) * size));
+        bytes.map(|bytes| T::from_f64(bytemuck::pod_read_unaligned::<S>(bytes).wide())).collect()
+    }, else Vec::new())
+}
+
 /// A range of a tensor's elements, in row-major order. The result keeps the whole tensor's shape,
 /// which no longer fits and must not be used.
 pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Tensor<'a> {
-    let size = tensor.dtype.bitsize() / 8;
+    let size = element_bytes(tensor.dtype);
     Tensor {
         data: &tensor.data[elements.start * size..elements.end * size],
         ..*tensor
@@ -54,68 +128,38 @@ fn elements<T: Element>(bytes: &[u8]) -> Cow<'_, [T]> {
 /// The elements of a float tensor converted to another type: exactly if that is wider, else rounded
 /// once.
 pub fn converted<'a, T: Element>(tensor: &Tensor<'a>) -> Cow<'a, [T]> {
-    fn from<S: bytemuck::Pod, T: Element>(
-        bytes: &[u8],
-        to_f64: impl Fn(S) -> f64,
-    ) -> Cow<'static, [T]> {
-        let values = bytes
-            .chunks_exact(size_of::<S>())
-            .map(bytemuck::pod_read_unaligned);
-        values.map(|value| T::from_f64(to_f64(value))).collect()
+    if tensor.element_type() == Some(T::DTYPE) {
+        return elements(tensor.data);
     }
-    match tensor.dtype {
-        _ if tensor.element_type() == Some(T::DTYPE) => elements(tensor.data),
-        Dtype::F16 => from(tensor.data, f16::to_f64),
-        Dtype::BF16 => from(tensor.data, bf16::to_f64),
-        Dtype::F32 => from(tensor.data, |value: f32| f64::from(value)),
-        Dtype::F64 => from(tensor.data, |value: f64| value),
-        _ => Cow::Borrowed(&[]),
-    }
+    with_float!(tensor.dtype, S => read::<S>(tensor.data).map(T::from_f64).collect(), else Cow::Borrowed(&[]))
 }
 
-/// The bytes of a float tensor converted to another type.
-pub fn converted_bytes<'a>(tensor: &Tensor<'a>, to: Dtype) -> Cow<'a, [u8]> {
-    let of = |dtype: DType| with_type!(dtype, T => Cow::Owned(bytemuck::cast_slice(&converted::<T>(tensor)).to_vec()));
-    match to {
-        same if same == tensor.dtype => Cow::Borrowed(tensor.data),
-        Dtype::F16 => of(DType::F16),
-        Dtype::BF16 => of(DType::BF16),
-        Dtype::F32 => of(DType::F32),
-        _ => {
-            let wide = with_type!(tensor.element_type().unwrap_or(DType::F32), T => {
-                let values = converted::<T>(tensor);
-                values.iter().map(|value| value.to_f64()).collect::<Vec<f64>>()
-            });
-            Cow::Owned(bytemuck::cast_slice(&wide).to_vec())
+/// Writes the numbers in a float type. The shorter of both sides ends it.
+pub fn store(values: impl Iterator<Item = f64>, dtype: Dtype, into: &mut [u8]) {
+    with_float!(dtype, S => {
+        for (into, value) in into.chunks_exact_mut(size_of::<S>()).zip(values) {
+            into.copy_from_slice(bytemuck::bytes_of(&S::rounded(value)));
         }
+    }, else ())
+}
+
+/// Writes the bytes of a tensor of float type `from` in another float type.
+pub fn convert(bytes: &[u8], from: Dtype, to: Dtype, into: &mut [u8]) {
+    if from == to {
+        into.copy_from_slice(bytes);
+        return;
     }
+    with_float!(from, S => store(read::<S>(bytes), to, into), else ());
 }
 
 /// The number of elements that are NaN or infinite: 0 for types without such values.
 pub fn non_finite(bytes: &[u8], dtype: Dtype) -> u64 {
-    floats(bytes, dtype)
-        .filter(|value| !value.is_finite())
-        .count() as u64
+    with_float!(dtype, S => read::<S>(bytes).filter(|value| !value.is_finite()).count() as u64, else 0)
 }
 
 /// The elements if the type is a float type, else none.
 fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
-    fn of<S: bytemuck::Pod>(
-        bytes: &[u8],
-        to_f64: fn(S) -> f64,
-    ) -> Box<dyn Iterator<Item = f64> + '_> {
-        let values = bytes
-            .chunks_exact(size_of::<S>())
-            .map(bytemuck::pod_read_unaligned);
-        Box::new(values.map(to_f64))
-    }
-    match dtype {
-        Dtype::F16 => of(bytes, f16::to_f64),
-        Dtype::BF16 => of(bytes, bf16::to_f64),
-        Dtype::F32 => of(bytes, |value: f32| f64::from(value)),
-        Dtype::F64 => of(bytes, |value: f64| value),
-        _ => Box::new(std::iter::empty()),
-    }
+    with_float!(dtype, S => Box::new(read::<S>(bytes)), else Box::new(std::iter::empty()))
 }
 
 /// Whether two tensors of the same shape hold the same numbers, or one holds the other's rounded to

@@ -1,0 +1,256 @@
+//! Reads, computes and writes at the same time, within bounded memory.
+//!
+//! One thread reads the pieces of all jobs in order. Each lane of the engine computes one piece at a
+//! time in a thread of its own. The calling thread takes the results in order and writes them. As
+//! the pieces don't depend on the number of lanes, neither do the results.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lora_kernels::MergeReport;
+use lora_kernels_adapters::MappedFile;
+
+use super::buffer::{Buffer, Pool};
+use super::compute::{Outcome, Pass, Scales, compute};
+use super::engine::{Engine, Lane};
+use super::job::{Job, Piece};
+use crate::failure::Failure;
+
+/// Pieces that are read ahead of those that are computed.
+const AHEAD: usize = 2;
+
+/// The files that tensors lie in, by the addresses of their mappings.
+pub struct Files<'a>(Vec<&'a MappedFile>);
+
+impl<'a> Files<'a> {
+    pub fn new(files: impl Iterator<Item = &'a MappedFile>) -> Self {
+        let mut files: Vec<_> = files.collect();
+        files.sort_by_key(|file| file.header().as_ptr());
+        Self(files)
+    }
+
+    fn of(&self, bytes: &[u8]) -> Option<(&'a MappedFile, std::ops::Range<usize>)> {
+        let after = self
+            .0
+            .partition_point(|file| file.header().as_ptr() <= bytes.as_ptr());
+        let file = self.0[..after].last()?;
+        Some((file, file.place(bytes)?))
+    }
+
+    /// Copies bytes of a file without mapping its pages.
+    fn read(&self, bytes: &[u8], into: &mut [u8]) -> Result<(), Failure> {
+        match self.of(bytes) {
+            Some((file, place)) => Ok(file.read_at(into, place.start)?),
+            None => {
+                into.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Allows the system to drop the pages of these bytes.
+    pub fn release(&self, bytes: &[u8]) {
+        if let Some((file, place)) = self.of(bytes) {
+            file.release(place);
+        }
+    }
+
+    /// Allows the system to drop every page.
+    pub fn release_all(&self) {
+        self.0.iter().for_each(|file| file.release(0..file.bytes()));
+    }
+}
+
+type Answer = Result<Outcome, Failure>;
+
+/// A piece on its way to a lane.
+struct Task<'j, 'a> {
+    job: &'j Job<'a>,
+    piece: Piece,
+    pass: Pass,
+    source: Buffer,
+    answer: Sender<Answer>,
+}
+
+/// The results of a run, in the order of the jobs and of their pieces.
+pub struct Results<'p> {
+    answers: Receiver<Receiver<Answer>>,
+    scales: Sender<Arc<[f64]>>,
+    pool: &'p Pool,
+    blocks: usize,
+}
+
+/// Computes `jobs`. `write` takes the results of every job, in this order.
+pub fn run<'j, 'a: 'j, R>(
+    engine: &Engine,
+    files: &Files<'_>,
+    jobs: &[&'j Job<'a>],
+    write: impl FnOnce(Results<'_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    let blocks = engine.blocks_at_once();
+    let lanes = engine.lanes()?;
+    let largest = jobs.iter().map(|job| job.grid.largest_piece(blocks)).max();
+    let pool = &Pool::new(
+        largest.unwrap_or_default() * size_of::<f32>(),
+        engine.context(),
+    );
+    let (answers, taken) = sync_channel(lanes.len() + AHEAD);
+    let (tasks, queue) = channel();
+    let (scales, gate) = channel();
+    let queue = Arc::new(Mutex::new(queue));
+    std::thread::scope(|scope| {
+        for lane in lanes {
+            let queue = queue.clone();
+            scope.spawn(move || work(&lane, pool, &queue));
+        }
+        let reader = Reader {
+            files,
+            pool,
+            blocks,
+            answers,
+            tasks,
+            gate,
+        };
+        // The error says only that the results aren't wanted any more.
+        scope.spawn(move || jobs.iter().try_for_each(|job| reader.job(job)));
+        // When the results are dropped, every thread comes to its end.
+        write(Results {
+            answers: taken,
+            scales,
+            pool,
+            blocks,
+        })
+    })
+}
+
+fn work(lane: &Lane, pool: &Pool, queue: &Mutex<Receiver<Task<'_, '_>>>) {
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Task {
+            job,
+            piece,
+            pass,
+            source,
+            answer,
+        }) = next
+        else {
+            return;
+        };
+        let computed = compute(lane, pool, job, piece, &pass, source);
+        // Nobody waits for it after an error elsewhere.
+        let _ = answer.send(computed);
+    }
+}
+
+/// Nobody takes the results any more.
+struct Stopped;
+
+struct Reader<'r, 'j, 'a> {
+    files: &'r Files<'r>,
+    pool: &'r Pool,
+    blocks: usize,
+    answers: SyncSender<Receiver<Answer>>,
+    tasks: Sender<Task<'j, 'a>>,
+    gate: Receiver<Arc<[f64]>>,
+}
+
+impl<'j, 'a> Reader<'_, 'j, 'a> {
+    fn job(&self, job: &'j Job<'a>) -> Result<(), Stopped> {
+        let mut scales = None;
+        if job.has_column_norms() {
+            self.pass(job, &Pass::Squares)?;
+            scales = Some(self.gate.recv().map_err(|_| Stopped)?);
+        }
+        self.pass(job, &Pass::Bytes(scales))
+    }
+
+    fn pass(&self, job: &'j Job<'a>, pass: &Pass) -> Result<(), Stopped> {
+        for piece in job.grid.pieces(self.blocks) {
+            let (answer, result) = channel();
+            // Waits here while enough pieces are on their way.
+            self.answers.send(result).map_err(|_| Stopped)?;
+            let begin = job.grid.place(piece) * job.source_bytes();
+            let bytes = piece.rows * job.grid.columns * job.source_bytes();
+            let mut source = self.pool.take(bytes);
+            let read = source.bytes_mut().and_then(|into| {
+                self.files
+                    .read(&job.source.data[begin..begin + bytes], into)
+            });
+            if let Err(error) = read {
+                let _ = answer.send(Err(error));
+                return Err(Stopped);
+            }
+            let task = Task {
+                job,
+                piece,
+                pass: pass.clone(),
+                source,
+                answer,
+            };
+            self.tasks.send(task).map_err(|_| Stopped)?;
+        }
+        Ok(())
+    }
+}
+
+impl Results<'_> {
+    fn next(&self) -> Result<Outcome, Failure> {
+        let ended = |_| Failure::Wrong("a thread ended before its work was done".into());
+        self.answers
+            .recv()
+            .and_then(|answer| answer.recv())
+            .map_err(ended)?
+    }
+
+    /// Takes the results of the next job, piece by piece, and adds up what is counted.
+    pub fn of(
+        &self,
+        job: &Job<'_>,
+        mut write: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<Totals, Failure> {
+        let out_of_step = || Failure::Wrong("the pieces came in another order".into());
+        let mut totals = Totals::default();
+        if let Some(magnitude) = job.change.magnitude.filter(|_| job.has_column_norms()) {
+            let mut squares = vec![0.0; job.grid.columns];
+            for _ in job.grid.pieces(self.blocks) {
+                let Outcome::Squares(blocks) = self.next()? else {
+                    return Err(out_of_step());
+                };
+                for block in blocks {
+                    squares
+                        .iter_mut()
+                        .zip(block)
+                        .for_each(|(sum, square)| *sum += square);
+                }
+            }
+            let scales = Scales::new(&magnitude, 0..job.grid.columns, &squares);
+            totals.without_norm = scales.without_norm;
+            // If the reader has ended, an error comes with the next piece.
+            let _ = self.scales.send(scales.scales.into());
+        }
+        for _ in job.grid.pieces(self.blocks) {
+            let Outcome::Bytes(made) = self.next()? else {
+                return Err(out_of_step());
+            };
+            write(made.bytes.bytes()?)?;
+            self.pool.give_back(made.bytes);
+            totals.non_finite += made.non_finite;
+            totals.without_norm += made.without_norm;
+            if let Some(report) = made.report {
+                totals.report.get_or_insert_default().add(&report);
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// What is counted over a tensor of the result.
+#[derive(Default)]
+pub struct Totals {
+    /// What storing it loses, where adapters were added.
+    pub report: Option<MergeReport>,
+    /// Elements that are NaN or infinite.
+    pub non_finite: u64,
+    /// Out_features whose row is 0, so that DoRA's magnitude can't be given to it.
+    pub without_norm: u64,
+}
