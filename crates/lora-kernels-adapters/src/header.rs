@@ -25,6 +25,9 @@ impl Header {
     /// "it" or "its".
     pub fn read(file: &[u8]) -> Result<Self, String> {
         let bytes = file.len();
+        if let Some(what) = other_format(file) {
+            return Err(format!("it is {what}"));
+        }
         let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
             return Err(format!(
                 "it has {bytes} bytes, too few for the length of a header"
@@ -33,12 +36,14 @@ impl Header {
         let length = u64::from_le_bytes(*length);
         if length > LONGEST {
             return Err(format!(
-                "its header claims {length} bytes, and {LONGEST} are the most; an older .bin or .pt file looks like that, too"
+                "its header claims {length} bytes, and {LONGEST} are the most; an older .bin or \
+                 .pt file looks like that, too"
             ));
         }
         let Some(text) = rest.get(..length as usize) else {
             return Err(format!(
-                "it has {bytes} bytes and its header claims {length}: it is truncated, or no safetensors file"
+                "it has {bytes} bytes and its header claims {length}: it is truncated, or no \
+                 safetensors file"
             ));
         };
         let parsed: Parsed = serde_json::from_slice(text).map_err(|error| {
@@ -56,7 +61,8 @@ impl Header {
         let data = LENGTH + length as usize;
         if tensors.data_len() != bytes - data {
             return Err(format!(
-                "its tensors have {} bytes, but {} follow the header: it is truncated, or something was appended to it",
+                "its tensors have {} bytes, but {} follow the header: it is truncated, or something \
+                 was appended to it",
                 tensors.data_len(),
                 bytes - data
             ));
@@ -67,6 +73,30 @@ impl Header {
             tensors,
         })
     }
+}
+
+/// What a file is that people take for safetensors, by its first bytes.
+fn other_format(file: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 5] = [
+        (
+            b"version https://git-lfs",
+            "a pointer of Git LFS, without the file's content: run git lfs pull in its folder",
+        ),
+        (
+            b"GGUF",
+            "a GGUF file, llama.cpp's, whose weights are mostly quantised and have other names: \
+             merge into the safetensors model that it was made from, and convert the result",
+        ),
+        (
+            b"PK\x03\x04",
+            "a ZIP archive, like any .bin or .pt file: those hold pickles, which can run code and \
+             are not read; load it with the program that wrote it, and save it as safetensors",
+        ),
+        (b"<!DOCTYPE", "a web page: the download failed"),
+        (b"<html", "a web page: the download failed"),
+    ];
+    let mut known = KNOWN.iter();
+    known.find_map(|(begins, what)| file.starts_with(begins).then_some(*what))
 }
 
 #[derive(Default)]
@@ -109,7 +139,8 @@ impl<'de> Deserialize<'de> for Parsed {
 fn reason(error: &SafeTensorError) -> String {
     match error {
         SafeTensorError::InvalidOffset(name) => format!(
-            "the bytes of tensor {} don't begin where another tensor's end: offsets overlap or leave gaps",
+            "the bytes of tensor {} don't begin where another tensor's end: offsets overlap or \
+             leave gaps",
             shown(name)
         ),
         SafeTensorError::TensorInvalidInfo => {

@@ -33,7 +33,8 @@ pub(crate) fn followed(path: &Path) -> Result<Followed, String> {
     }
     let is_root = |path: &Path| {
         let has = |name: &str| path.join(name).is_dir();
-        has("snapshots") && (has("blobs") || has("refs"))
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        has("snapshots") && (has("blobs") || has("refs") || name.starts_with(b"models--"))
     };
     let root = match path.parent() {
         _ if is_root(path) => path.to_owned(),
@@ -68,6 +69,24 @@ pub(crate) fn followed(path: &Path) -> Result<Followed, String> {
             ))
         }
     }
+}
+
+/// Says what to do about a path that doesn't exist and looks like the name of a model on the Hub.
+pub(crate) fn looks_like_a_name(path: &Path) -> Option<String> {
+    let name = path.to_str()?;
+    let mut parts = name.split('/');
+    let is_part = |part: Option<&str>| {
+        part.is_some_and(|part| !part.is_empty() && !part.starts_with(['.', '~']))
+    };
+    let is_name = is_part(parts.next()) && is_part(parts.next()) && parts.next().is_none();
+    let absent = is_name && path.symlink_metadata().is_err() && !path.parent()?.exists();
+    absent.then(|| {
+        let name = shown(name);
+        format!(
+            "no such file or folder is there; a model of the Hugging Face Hub has to be downloaded \
+             first (hf download {name}), and the folder that this prints has to be given"
+        )
+    })
 }
 
 /// The commit that `refs/main` names.

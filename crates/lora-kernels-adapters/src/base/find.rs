@@ -1,35 +1,19 @@
 //! Finds the models that a path can mean.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::names::{self, OTHER, STEMS, indexed, is_adapter, is_index, is_other, is_slice, rank};
 use super::{BaseModel, INDEX};
 use crate::shown::shown;
 use crate::{Error, Result, hub};
 
-/// Stems of files that hold a whole model, or of its index (Hugging Face's, diffusers' and
-/// Mistral's), in search order.
-const STEMS: [&str; 3] = ["model", "diffusion_pytorch_model", "consolidated"];
-/// Ranks of whole models and indexes of those stems are below this one.
-const OTHER_INDEX: usize = 2 * STEMS.len();
-/// Of `model.fp16.safetensors` and its like.
-const VARIANT: usize = OTHER_INDEX + 1;
-/// Of safetensors files of any other name.
-const OTHER: usize = VARIANT + 1;
 /// The most subfolders with models, and files of other names, that are looked into.
 const MOST: usize = 64;
 /// The number of files that an error lists.
 const LISTED: usize = 8;
 /// A pipeline of several models has this file, and each model in a subfolder.
 const PIPELINE: &str = "model_index.json";
-/// Files with the weights of something else than a model.
-const NO_MODELS: [&str; 6] = [
-    "adapter_model.safetensors",
-    "lora.safetensors",
-    "pytorch_lora_weights.safetensors",
-    "optimizer.safetensors",
-    "training_state.safetensors",
-    "scheduler.safetensors",
-];
 
 /// A model in a folder.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +28,13 @@ enum Place {
 
 /// See [`BaseModel::candidates`].
 pub(super) fn candidates(path: &Path) -> Result<Vec<BaseModel>> {
+    let none = |reason| Error::NoBase {
+        path: path.into(),
+        reason,
+    };
+    if let Some(reason) = hub::looks_like_a_name(path) {
+        return Err(none(reason));
+    }
     let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
         doing: "read",
         path: path.into(),
@@ -52,19 +43,17 @@ pub(super) fn candidates(path: &Path) -> Result<Vec<BaseModel>> {
     if !metadata.is_dir() {
         return file(path);
     }
-    let followed = hub::followed(path).map_err(|reason| Error::NoBase {
-        path: path.into(),
-        reason,
+    let followed = hub::followed(path).map_err(none)?;
+    let mut models = folder(&followed.path).map_err(|error| match (error, &followed.how) {
+        (Error::NoBase { reason, .. }, Some(how)) => none(format!(
+            "it {how}, and {reason}; another snapshot can be named instead"
+        )),
+        (error, _) => error,
     })?;
-    let mut models = folder(&followed.path)?;
     for model in &mut models {
-        model.notes.splice(
-            0..0,
-            followed
-                .how
-                .iter()
-                .map(|how| format!("{} {how}", path.display())),
-        );
+        let how = followed.how.iter();
+        let how = how.map(|how| format!("{} {how}", path.display()));
+        model.notes.splice(0..0, how);
     }
     Ok(models)
 }
@@ -84,12 +73,6 @@ fn file(path: &Path) -> Result<Vec<BaseModel>> {
         }
         _ => {}
     }
-    if let Some(what) = foreign(&name) {
-        return Err(Error::NoBase {
-            path: path.into(),
-            reason: format!("it is {what}"),
-        });
-    }
     let model = BaseModel::single(path)?;
     Ok(vec![match rank(&name) {
         Some(_) => model.described(parent),
@@ -103,11 +86,12 @@ fn folder(path: &Path) -> Result<Vec<BaseModel>> {
     let places = listing.places();
     let known = places.iter().any(|(rank, _)| *rank < OTHER);
     for (rank, place) in places {
-        let absent = listing.lacks_all(path, &place);
         match open(path, rank, &place) {
             Ok(model) => models.push(model),
             // An index whose shards weren't downloaded doesn't stand in the way of other files.
-            Err(error) if models.is_empty() && rank < OTHER && !absent => return Err(error),
+            Err(error) if rank == OTHER || listing.lacks_all(path, &place) => broken.push(error),
+            // What comes next is no substitute for a broken model.
+            Err(error) if models.is_empty() => return Err(error),
             Err(error) => broken.push(error),
         }
     }
@@ -168,7 +152,7 @@ fn below(
                 }
                 Err(error) => {
                     broken.push(error);
-                    // What comes next is no substitute for a broken model.
+                    // As in the folder itself.
                     break;
                 }
             }
@@ -240,29 +224,33 @@ impl Listing {
                 places.push((rank, place));
             }
         }
-        if places.is_empty() {
-            let others = self.others().into_iter().take(MOST);
-            places.extend(others.map(|place| (OTHER, place)));
+        let is_slice = |place: &Place| matches!(place, Place::Whole(name) if is_slice(name));
+        if places.iter().filter(|(_, place)| is_slice(place)).count() > 1 {
+            places.retain(|(_, place)| !is_slice(place));
         }
-        places.sort();
-        places
-    }
-
-    /// Safetensors files of no known name. Shards `x-00001-of-00002.safetensors` are one model.
-    fn others(&self) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
+        let known = !places.is_empty();
+        let mut series: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+        let mut others = Vec::new();
+        let indexed: BTreeSet<&str> = self.files.iter().filter_map(|name| indexed(name)).collect();
         for name in &self.files {
-            if !name.ends_with(".safetensors") || NO_MODELS.contains(&name.as_str()) {
-                continue;
-            }
-            let series = series(name);
-            let same = |other: &&mut Place| matches!(other, Place::Shards(names) if series.is_some() && names.first().and_then(|first| self::series(first)) == series);
-            match (series, places.iter_mut().find(same)) {
-                (Some(_), Some(Place::Shards(names))) => names.push(name.clone()),
-                (Some(_), _) => places.push(Place::Shards(vec![name.clone()])),
-                (None, _) => places.push(Place::Whole(name.clone())),
+            match names::series(name) {
+                Some(of)
+                    if !of
+                        .0
+                        .split('.')
+                        .next()
+                        .is_some_and(|stem| indexed.contains(stem)) =>
+                {
+                    series.entry(of).or_default().push(name.clone());
+                }
+                None if !known && is_other(name) => others.push(Place::Whole(name.clone())),
+                _ => {}
             }
         }
+        others.extend(series.into_values().map(Place::Shards));
+        let others = others.into_iter().take(MOST);
+        places.extend(others.map(|place| (OTHER, place)));
+        places.sort();
         places
     }
 
@@ -290,71 +278,22 @@ impl Listing {
             }
         }
         let has = |wanted: &dyn Fn(&str) -> bool| self.files.iter().any(|name| wanted(name));
-        if has(&|name| NO_MODELS[..3].contains(&name)) {
+        if has(&is_adapter) {
             text += ": an adapter, and BASE is the model that it is for";
+        } else if has(&is_slice) {
+            text += ": slices of a model, each with a part of every tensor, which have to be put \
+                     together first (transformers' conversion scripts do)";
         } else if self.folders.iter().any(|name| name.starts_with("models--")) {
             text += ": name one of those folders";
-        } else if has(&|name| name.ends_with(".gguf")) {
-            text += &format!(": {GGUF}");
         } else {
-            text += &format!("; .bin and .pt files are {PICKLE}");
+            if has(&|name| name.ends_with(".gguf")) {
+                text += "; GGUF files, llama.cpp's, mostly hold quantised weights under other \
+                         names: merge into the safetensors model that they were made from, and \
+                         convert the result";
+            }
+            text += "; .bin and .pt files are pickles, which can run code and are not read: save \
+                     the model again, as safetensors";
         }
         text
     }
-}
-
-const GGUF: &str = "a GGUF file, llama.cpp's, whose weights are mostly quantised and have other names: \
-    merge into the safetensors model that it was made from, and convert the result";
-const PICKLE: &str =
-    "pickles, which can run code and are not read: save the model again, as safetensors";
-
-/// What a file of another format is, by its name.
-fn foreign(name: &str) -> Option<&'static str> {
-    let extension = Path::new(name).extension()?.to_str()?;
-    match extension.to_ascii_lowercase().as_str() {
-        "gguf" => Some(GGUF),
-        "bin" | "pt" | "pth" | "ckpt" | "pkl" => Some(
-            "one of the .bin and .pt files that are pickles, which can run code and are not read: save the model again, as safetensors",
-        ),
-        _ => None,
-    }
-}
-
-/// Whether a name is that of an index of safetensors shards: `model.safetensors.index.json`,
-/// `model.safetensors.index.fp16.json`.
-fn is_index(name: &str) -> bool {
-    name.ends_with(".json") && name.contains(".safetensors.index.")
-}
-
-/// The rank of a model's file by its name, lower ranks first; `None` if it isn't known to be one.
-fn rank(name: &str) -> Option<usize> {
-    for (at, stem) in STEMS.iter().enumerate() {
-        let Some(rest) = name.strip_prefix(stem) else {
-            continue;
-        };
-        match rest {
-            ".safetensors" => return Some(2 * at),
-            ".safetensors.index.json" => return Some(2 * at + 1),
-            _ if series(name).is_some() => return None,
-            // Another name that begins alike, such as `model_ema.safetensors`, isn't known.
-            _ if !rest.starts_with('.') => {}
-            _ if rest.ends_with(".safetensors") || is_index(name) => return Some(VARIANT),
-            _ => {}
-        }
-    }
-    is_index(name).then_some(OTHER_INDEX)
-}
-
-/// The number of shards that the name of one of several gives.
-pub(super) fn shards_of(name: &str) -> Option<usize> {
-    series(name).and_then(|(_, count)| count.parse().ok())
-}
-
-/// The stem and the number of shards in the name of one of several:
-/// `model-00001-of-00002.safetensors`.
-fn series(name: &str) -> Option<(&str, &str)> {
-    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (is_number(number) && is_number(count)).then_some((stem, count))
 }

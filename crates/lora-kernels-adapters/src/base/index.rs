@@ -47,14 +47,35 @@ pub(super) fn home(folder: &Path, names: &[&str], named_by: &Path) -> Result<Hom
             "must be the name of a .safetensors file in the same folder, without any path",
         ));
     }
+    let absent = |name: &&&str| !folder.join(name).exists();
+    if let Some(name) = names.iter().find(absent) {
+        let is_link = folder.join(name).is_symlink();
+        let what = if is_link {
+            "is a link to a file that isn't there"
+        } else {
+            "isn't there"
+        };
+        let count = names.iter().filter(absent).count();
+        return Err(refuse(
+            name,
+            &format!(
+                "{what}: {count} of the model's {} files are missing, so the download isn't \
+                 complete",
+                names.len()
+            ),
+        ));
+    }
     let mut home = Home::of(folder)?;
     match home.link(names, folder)? {
         None => Ok(home),
-        Some(name) => Err(refuse(
+        Some((name, place)) => Err(refuse(
             name,
-            "is a link that leads out of the folder, and not all of the model's files are links \
-             into one other folder, under the same names; put the file itself there, or name that \
-             folder",
+            &format!(
+                "is a link that leads out of the folder, to {}, and not all of the model's files \
+                 are links into one other folder, under the same names; put the file itself there, \
+                 or name that folder",
+                shown(&place.to_string_lossy())
+            ),
         )),
     }
 }

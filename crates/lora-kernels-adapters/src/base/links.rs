@@ -13,9 +13,10 @@ const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
 /// A model's folder, and where its files may lie besides.
 ///
 /// A link in a folder that someone else made could lead to any file of this machine, and a merge
-/// would copy it. So a link is followed where it stays inside of the folder, or leads to a content's
-/// address, which nobody can guess who doesn't have the content. And it is followed where the whole
-/// model lies in one other folder: all of its weights are links into it, under the same names.
+/// would copy it. So a link is followed where it stays inside of the folder, or leads to a
+/// content's address, which nobody can guess who doesn't have the content. And it is followed where
+/// the whole model lies in one other folder: all of its weights are links into it, under the same
+/// names.
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     /// Without links.
@@ -56,19 +57,24 @@ impl Home {
     }
 
     /// Finds the other folder into which all of the files `names` are links. Returns the first
-    /// file that may not be read.
+    /// file that may not be read, with the place that it leads to.
     ///
     /// # Errors
     /// [`Error::Io`] if a file can't be resolved.
-    pub fn link<'a>(&mut self, names: &[&'a str], folder: &Path) -> Result<Option<&'a str>> {
+    pub fn link<'a>(
+        &mut self,
+        names: &[&'a str],
+        folder: &Path,
+    ) -> Result<Option<(&'a str, PathBuf)>> {
         let mut outside = None;
         let mut others = Vec::with_capacity(names.len());
         for name in names {
             let path = folder.join(name);
-            if !self.holds(&path)? {
-                outside = outside.or(Some(*name));
+            let place = resolved(&path)?;
+            if outside.is_none() && !self.holds(&path)? {
+                outside = Some((*name, place.clone()));
             }
-            others.push((*name, resolved(&path)?));
+            others.push((*name, place));
         }
         let Some(outside) = outside else {
             return Ok(None);

@@ -1,9 +1,11 @@
 //! Base models on disk: a safetensors file, or a folder with a single file or with shards and their
 //! index, as Hugging Face, diffusers and Mistral write them.
 
+mod config;
 mod find;
 mod index;
 mod links;
+mod names;
 mod quantised;
 mod resolve;
 
@@ -13,7 +15,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::mapped::{MappedFile, Tensor, read_text};
+use crate::mapped::{MappedFile, Tensor};
 use crate::shown::shown;
 use crate::{Error, Result};
 use links::Home;
@@ -25,8 +27,6 @@ pub use resolve::{Resolved, Resolver};
 
 /// The index of a sharded model in Hugging Face's folders.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// The largest config that is read, in bytes.
-const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// A memory-mapped base model: a tensor's bytes are read from disk when they are first used.
 #[derive(Debug)]
@@ -79,7 +79,8 @@ impl BaseModel {
         Err(Error::NoBase {
             path: path.into(),
             reason: format!(
-                "it has no model.safetensors and no {INDEX}, and holds {} models: name one of {} (.bin and .pt files, pickles, are not read)",
+                "it has no model.safetensors and no {INDEX}, and holds {} models: name one of {} \
+                 (.bin and .pt files, pickles, are not read)",
                 found.len(),
                 names.join(", ")
             ),
@@ -140,17 +141,10 @@ impl BaseModel {
     }
 
     fn without_index(folder: &Path, names: &[String]) -> Result<Self> {
-        let expected = names.first().and_then(|name| find::shards_of(name));
-        if let [first, ..] = names
-            && expected.is_none_or(|count| count != names.len())
-        {
-            return Err(Error::Shard {
+        if let Some(reason) = names::incomplete(names) {
+            return Err(Error::NoBase {
                 path: folder.into(),
-                shard: shown(first),
-                reason: format!(
-                    "is one of several by its name, and {} of them lie there without an index: download the model again",
-                    names.len()
-                ),
+                reason,
             });
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -225,7 +219,8 @@ impl BaseModel {
                             path: shard.file.path().into(),
                             shard: shown(&shard.name),
                             reason: format!(
-                                "holds tensor {}, and so does {}, and no index says which of the two counts",
+                                "holds tensor {}, and so does {}, and no index says which of the \
+                                 two counts",
                                 shown(tensor.name),
                                 shown(&shards[other].name)
                             ),
@@ -260,17 +255,23 @@ impl BaseModel {
             true => ["params.json", "config.json"],
             false => ["config.json", "params.json"],
         };
-        for name in names {
-            let path = folder.join(name);
-            if !path.is_file() || !self.holds(&path).unwrap_or(false) {
+        for path in names.map(|name| folder.join(name)) {
+            if !path.is_file() {
                 continue;
             }
-            match config(&path) {
+            if !self.holds(&path).unwrap_or(false) {
+                let path = path.display();
+                self.notes.push(format!(
+                    "{path} is a link out of the folder and was not read"
+                ));
+                continue;
+            }
+            match config::read(&path) {
                 Ok(config) => {
                     self.config = Some(config);
                     break;
                 }
-                Err(error) => self.notes.push(format!("not looked into: {error}")),
+                Err(error) => self.notes.push(format!("not read: {error}")),
             }
         }
         self
@@ -300,8 +301,8 @@ impl BaseModel {
         &self.notes
     }
 
-    /// Whether the file `path` in the folder, or below it, may be read as a part of the model: links
-    /// are followed as [`BaseModel::candidates`] says. Every file beside a single file may.
+    /// Whether the file `path` in the folder, or below it, may be read as a part of the model:
+    /// links are followed as [`BaseModel::candidates`] says. Every file beside a single file may.
     ///
     /// # Errors
     /// [`Error::Io`] if the path can't be resolved.
@@ -354,12 +355,4 @@ fn open_all(folder: &Path, names: &[&str]) -> Result<Vec<Shard>> {
         })
     };
     names.iter().map(open).collect()
-}
-
-fn config(path: &Path) -> Result<Value> {
-    let text = read_text(path, LARGEST_CONFIG)?;
-    serde_json::from_str(&text).map_err(|error| Error::Json {
-        path: path.into(),
-        reason: shown(&error.to_string()),
-    })
 }

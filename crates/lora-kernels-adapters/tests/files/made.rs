@@ -32,7 +32,7 @@ impl Tensors {
             let size = match *dtype {
                 "F64" | "I64" => 8,
                 "F16" | "BF16" => 2,
-                "I8" => 1,
+                "I8" | "U8" | "F8_E4M3" | "F8_E5M2" => 1,
                 _ => 4,
             };
             let start = data.len();

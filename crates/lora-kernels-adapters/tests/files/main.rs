@@ -1,6 +1,9 @@
 //! Adapters and base models as PEFT, loralib and others write them, and broken ones.
 
 mod base;
+mod base_found;
+mod base_links;
+mod base_quantised;
 mod fixtures;
 mod made;
 mod output;
