@@ -144,29 +144,40 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A module of the adapter that matches no tensor of the base model, or more than one.
-    #[error("{wanted} is not in the base model{}", candidates_text(*.ambiguous, .candidates))]
+    /// A tensor that the adapter wants and the base model lacks, or that several could be.
+    #[error("{wanted} is not in the base model{}", candidates_text(.mapped, *.ambiguous, .candidates))]
     Unresolved {
         /// The tensor looked for, by the adapter's path.
         wanted: String,
+        /// Its name with the replacements of the other names, where that differs.
+        mapped: Option<String>,
         /// Whether several tensors fit, rather than none.
         ambiguous: bool,
         /// Tensors that fit, or have the most similar names.
         candidates: Vec<String>,
+        /// Replacements under which it would be found.
+        replacements: Vec<crate::base::Replacement>,
     },
-    /// Modules whose paths differ from the base model's by different prefixes.
+    /// Two of the adapter's names that mean one tensor.
     #[error(
-        "the adapter's paths don't lie in the base model in one way: {first} corresponds to {first_tensor}, but {second} to {second_tensor}; is this the adapter's base model?"
+        "more than one module of the adapter is {tensor} in the base model: {first} and {second}; is this its base model?"
     )]
-    Prefixes {
-        /// A tensor by the adapter's path.
+    Clash {
+        /// One.
         first: String,
-        /// Its tensor.
-        first_tensor: String,
-        /// Another.
+        /// The other.
         second: String,
-        /// And its tensor.
-        second_tensor: String,
+        /// What both mean.
+        tensor: String,
+    },
+    /// Components of a file that could all be the base model.
+    #[error(
+        "the base model could be each of the adapter's components {}",
+        components.join(", ")
+    )]
+    Components {
+        /// Their names.
+        components: Vec<String>,
     },
     /// An adapter that a reader would refuse, so it isn't written.
     #[error("can't write the adapter: {reason}")]
@@ -194,15 +205,19 @@ pub enum Error {
     },
 }
 
-fn candidates_text(ambiguous: bool, candidates: &[String]) -> String {
+fn candidates_text(mapped: &Option<String>, ambiguous: bool, candidates: &[String]) -> String {
     let list = candidates.join(", ");
+    let name = match mapped {
+        Some(mapped) => format!("as {mapped}"),
+        None => "under that name".into(),
+    };
     match (ambiguous, candidates.is_empty()) {
-        (true, _) => format!(" under that name, and more than one tensor ends like it: {list}"),
-        (false, true) => {
-            ", and no tensor there has a similar name; is this the adapter's base model?".into()
-        }
+        (true, _) => format!(" {name}, and more than one tensor could be it: {list}"),
+        (false, true) => format!(
+            " {name}, and no tensor there has a similar name; is this the adapter's base model?"
+        ),
         (false, false) => {
-            format!(" under that name, nor with another prefix; the closest are {list}")
+            format!(" {name}, nor with another prefix; the closest are {list}")
         }
     }
 }

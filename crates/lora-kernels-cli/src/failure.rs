@@ -11,7 +11,7 @@ pub enum Failure {
     /// Arguments are wrong, or files don't fit each other.
     #[error("{0}")]
     Refused(String),
-    #[error(transparent)]
+    #[error("{error}{hint}", error = .0, hint = way_out(.0))]
     Files(#[from] lora_kernels_adapters::Error),
     #[error(transparent)]
     Kernels(#[from] lora_kernels::Error),
@@ -37,6 +37,22 @@ impl Failure {
             Failure::Print(_) => 4,
             Failure::Interrupted => 130,
         }
+    }
+}
+
+/// The option that helps.
+fn way_out(error: &lora_kernels_adapters::Error) -> String {
+    use lora_kernels_adapters::Error;
+    match error {
+        Error::Unresolved { replacements, .. } if !replacements.is_empty() => {
+            let options: Vec<String> = replacements
+                .iter()
+                .map(|replacement| format!("--map {replacement}"))
+                .collect();
+            format!("; if it is meant, state {}", options.join(" or "))
+        }
+        Error::Components { .. } => ": --component says which".into(),
+        _ => String::new(),
     }
 }
 

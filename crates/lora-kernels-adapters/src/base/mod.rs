@@ -3,11 +3,17 @@
 
 mod config;
 mod find;
+mod flattened;
 mod index;
 mod links;
+mod mapping;
 mod names;
+mod nodes;
 mod quantised;
 mod resolve;
+mod solve;
+mod towers;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +28,10 @@ use links::Home;
 use quantised::Packed;
 
 pub use links::stays_inside;
+pub use mapping::{Mapping, Replacement};
 pub use quantised::Quantisation;
-pub use resolve::{Resolved, Resolver};
+pub use resolve::{Fit, Resolved, Resolver};
+pub use wanted::{Fits, Wanted};
 
 /// The index of a sharded model in Hugging Face's folders.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -339,11 +347,6 @@ impl BaseModel {
     /// The names of all tensors.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.homes.keys().map(String::as_str)
-    }
-
-    /// A resolver that finds tensors by an adapter's paths.
-    pub fn resolver(&self) -> Resolver<'_> {
-        Resolver::new(self)
     }
 }
 

@@ -1,24 +1,37 @@
-//! Finds an adapter's paths in a base model, where one of the two may lack a prefix such as `bert.`
-//! or `model.`.
+//! Finds an adapter's names in a base model.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::BaseModel;
+use super::flattened;
+use super::mapping::{Mapping, Replacement, joined};
+use super::nodes::{Nodes, ends_with, last, split};
+use super::solve::{self, Item, Solution};
+use super::towers::{renames_trunk, same_list};
+use super::wanted::{Fits, Wanted};
 use crate::shown::shown;
 use crate::{Error, Result};
 
 /// The number of candidates that an error lists.
 const LISTED: usize = 6;
 
-/// Finds tensors of a base model by the paths of an adapter.
+/// Finds the tensors of a base model that an adapter wants. All names are looked at together: a
+/// replacement of leading segments counts for all of them that begin so.
+///
+/// A name is found as it is; else with the replacements that are stated; else with the only
+/// consistent set of replacements under which all required names lie in the base model.
+/// Replacements that are found hold no number, so that no layer becomes another, and lead from no
+/// tower of a model to another.
 #[derive(Debug)]
 pub struct Resolver<'a> {
     base: &'a BaseModel,
-    /// Tensors keyed by the last two parts of their names.
-    by_end: HashMap<&'a str, Vec<&'a str>>,
-    /// The prefix by which paths differ, with the pair of names that it was found from.
-    prefix: RefCell<Option<(Prefix, String, String)>>,
+    /// By component.
+    parts: BTreeMap<Option<String>, Part<'a>>,
+    stated: Mapping,
+    /// Which of the stated replacements counted for a name.
+    used: BTreeSet<usize>,
+    /// Components between which the base model's names don't decide.
+    rivals: Vec<String>,
 }
 
 /// A tensor of the base model.
@@ -30,136 +43,550 @@ pub struct Resolved<'a> {
     pub shard: usize,
 }
 
-/// How a path of the adapter becomes a name in the base model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Prefix {
-    /// The two are equal.
-    None,
-    Added(String),
-    Removed(String),
+/// How much of what an adapter requires is in a base model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fit {
+    /// How many names are required. If none is, every name counts.
+    pub required: usize,
+    /// How many of them were found.
+    pub found: usize,
+    /// Names that were not found, a few of them.
+    pub missing: Vec<String>,
+}
+
+impl Fit {
+    /// Whether everything was found.
+    pub fn is_full(&self) -> bool {
+        self.found == self.required
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.required += other.required;
+        self.found += other.found;
+        self.missing.extend(other.missing.iter().cloned());
+        self.missing.truncate(LISTED);
+    }
+}
+
+/// What belongs to one component.
+#[derive(Debug, Default)]
+struct Part<'a> {
+    /// The component's name, where the names in the base model begin with it.
+    front: String,
+    mapping: Mapping,
+    outcomes: HashMap<String, Outcome<'a>>,
+    fit: Fit,
+    left_out: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Outcome<'a> {
+    Found(&'a str),
+    /// Replacements that would fit, if any.
+    Absent(Vec<Replacement>),
+    Ambiguous(Vec<Replacement>),
+    /// Several names with underscores are the same.
+    Several(Vec<&'a str>),
+    /// Another name is the same tensor of the base model.
+    Clash {
+        tensor: &'a str,
+        other: String,
+    },
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(base: &'a BaseModel) -> Self {
-        let mut by_end: HashMap<&str, Vec<&str>> = HashMap::new();
-        for name in base.names() {
-            by_end.entry(end(name)).or_default().push(name);
+    /// Looks for all that is wanted. What isn't found is told by [`Resolver::resolve`], and
+    /// [`Resolver::fit`] sums it up.
+    ///
+    /// `stated` replacements count before any that are found. `components` are those whose names
+    /// are looked for: all if it is empty. A component of which nothing is in the base model is
+    /// left out if there are others.
+    pub fn new(
+        base: &'a BaseModel,
+        wanted: &[Wanted],
+        stated: &Mapping,
+        components: &[String],
+    ) -> Self {
+        let mut by_component: BTreeMap<Option<String>, Vec<&Wanted>> = BTreeMap::new();
+        for wanted in wanted {
+            let component = wanted.component.clone();
+            by_component.entry(component).or_default().push(wanted);
         }
-        Self {
+        let mut search = Search {
             base,
-            by_end,
-            prefix: RefCell::new(None),
+            names: None,
+            stated,
+            used: BTreeSet::new(),
+            cautious: by_component.len() > 1,
+        };
+        let mut parts: BTreeMap<Option<String>, Part<'a>> = by_component
+            .into_iter()
+            .map(|(component, wanted)| {
+                let is_chosen = components.is_empty()
+                    || component
+                        .as_ref()
+                        .is_some_and(|name| components.contains(name));
+                let part = match is_chosen {
+                    true => search.part(component.as_deref(), &wanted),
+                    false => Part {
+                        left_out: true,
+                        ..Part::default()
+                    },
+                };
+                (component, part)
+            })
+            .collect();
+        if parts.values().any(|part| part.fit.found > 0) {
+            for part in parts.values_mut() {
+                part.left_out |= part.fit.found == 0 && part.fit.required > 0;
+            }
         }
+        let used = search.used;
+        let mut resolver = Self {
+            base,
+            parts,
+            stated: stated.clone(),
+            used,
+            rivals: Vec::new(),
+        };
+        resolver.settle_rivals();
+        resolver
     }
 
-    /// Finds the tensor `wanted`, such as `encoder.layer.0.attention.self.query.weight`: the one
-    /// with exactly this name, else the only one whose name has a longer prefix (`bert.encoder...`)
-    /// or a shorter one. All tensors of an adapter must differ by the same prefix, or none may
-    /// differ.
+    /// Two components can't be the same tensors. The one whose name the base model has counts.
+    fn settle_rivals(&mut self) {
+        let mut owners: HashMap<&'a str, &Option<String>> = HashMap::new();
+        let mut rivals: BTreeSet<Option<String>> = BTreeSet::new();
+        for (component, part) in &self.parts {
+            for outcome in part.outcomes.values() {
+                let Outcome::Found(name) = outcome else {
+                    continue;
+                };
+                if let Some(&other) = owners.get(name)
+                    && other != component
+                {
+                    rivals.insert(other.clone());
+                    rivals.insert(component.clone());
+                }
+                owners.insert(name, component);
+            }
+        }
+        let name = match self.base.folder() {
+            Some(folder) => folder.file_name(),
+            None => self
+                .base
+                .shards()
+                .first()
+                .and_then(|shard| shard.file.path().file_stem()),
+        };
+        let name = name.map(|name| name.to_string_lossy().into_owned());
+        if name.is_some() && rivals.contains(&name) {
+            for rival in rivals.iter().filter(|rival| **rival != name) {
+                if let Some(part) = self.parts.get_mut(rival) {
+                    part.left_out = true;
+                }
+            }
+            return;
+        }
+        self.rivals = rivals
+            .into_iter()
+            .map(|rival| rival.unwrap_or_else(|| "(none)".into()))
+            .collect();
+    }
+
+    /// The tensor that the adapter calls `name`.
     ///
     /// # Errors
-    /// [`Error::Unresolved`] if no tensor or more than one fits, [`Error::Prefixes`] if the tensor
-    /// differs by another prefix than an earlier one did.
-    pub fn resolve(&self, wanted: &str) -> Result<Resolved<'a>> {
-        if let Some((name, &shard)) = self.base.homes.get_key_value(wanted) {
-            self.same_prefix(wanted, name)?;
-            return Ok(Resolved { name, shard });
-        }
-        let same_end = self.by_end.get(end(wanted)).map_or(&[][..], Vec::as_slice);
-        let fits = |name: &&&str| prefix(wanted, name).is_some();
-        let fitting: Vec<&str> = same_end.iter().filter(fits).copied().collect();
-        let unresolved = |ambiguous, candidates: &[&str]| {
-            let mut candidates: Vec<String> = candidates
-                .iter()
-                .take(LISTED)
-                .map(|name| shown(name))
-                .collect();
-            candidates.sort();
-            Error::Unresolved {
-                wanted: shown(wanted),
-                ambiguous,
-                candidates,
-            }
-        };
-        let [name] = fitting[..] else {
-            return Err(match fitting.len() {
-                0 => unresolved(false, &closest(wanted, same_end)),
-                _ => unresolved(true, &fitting),
+    /// [`Error::Unresolved`] if no tensor or more than one can be meant, [`Error::Clash`] if
+    /// another of the adapter's names means the same tensor, [`Error::Components`] if two
+    /// components do.
+    pub fn resolve(&self, component: Option<&str>, name: &str) -> Result<Resolved<'a>> {
+        self.find(component, name)?.ok_or_else(|| {
+            let replacements = match self.outcome(component, name) {
+                Some(Outcome::Absent(replacements)) => replacements.clone(),
+                _ => Vec::new(),
+            };
+            self.unresolved(component, name, false, replacements)
+        })
+    }
+
+    /// As [`Resolver::resolve`], but `None` if the base model has no such tensor.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    pub fn find(&self, component: Option<&str>, name: &str) -> Result<Option<Resolved<'a>>> {
+        if !self.rivals.is_empty() {
+            return Err(Error::Components {
+                components: self.rivals.iter().map(|name| shown(name)).collect(),
             });
-        };
-        self.same_prefix(wanted, name)?;
-        let shard = self
-            .base
-            .homes
-            .get(name)
-            .copied()
-            .ok_or_else(|| unresolved(false, &[]))?;
-        Ok(Resolved { name, shard })
-    }
-
-    /// Whether the base model has a tensor with exactly this name, or one that differs by a prefix.
-    /// Once a prefix was found, only that one counts.
-    pub fn contains(&self, wanted: &str) -> bool {
-        let earlier = self.prefix.borrow();
-        let same_as_earlier = |found| earlier.as_ref().is_none_or(|(prefix, ..)| *prefix == found);
-        let same_end = self.by_end.get(end(wanted)).map_or(&[][..], Vec::as_slice);
-        same_end
-            .iter()
-            .any(|name| *name == wanted || prefix(wanted, name).is_some_and(same_as_earlier))
-    }
-
-    fn same_prefix(&self, wanted: &str, name: &str) -> Result<()> {
-        let Some(found) = prefix(wanted, name) else {
-            return Ok(());
-        };
-        match &mut *self.prefix.borrow_mut() {
-            empty @ None => {
-                *empty = Some((found, wanted.to_owned(), name.to_owned()));
-                Ok(())
+        }
+        let found = match self.outcome(component, name) {
+            Some(Outcome::Found(found)) => found,
+            Some(Outcome::Absent(_)) => return Ok(None),
+            Some(Outcome::Ambiguous(replacements)) => {
+                return Err(self.unresolved(component, name, true, replacements.clone()));
             }
-            Some((earlier, ..)) if *earlier == found => Ok(()),
-            Some((_, first, first_tensor)) => Err(Error::Prefixes {
-                first: shown(first),
-                first_tensor: shown(first_tensor),
-                second: shown(wanted),
-                second_tensor: shown(name),
-            }),
+            Some(Outcome::Several(names)) => {
+                return Err(Error::Unresolved {
+                    wanted: shown(name),
+                    mapped: None,
+                    ambiguous: true,
+                    candidates: listed(names.iter().copied()),
+                    replacements: Vec::new(),
+                });
+            }
+            Some(Outcome::Clash { tensor, other }) => {
+                return Err(Error::Clash {
+                    first: shown(other),
+                    second: shown(name),
+                    tensor: shown(tensor),
+                });
+            }
+            // It wasn't among the wanted.
+            None => &*self.named(component, name),
+        };
+        let home = self.base.homes.get_key_value(found);
+        Ok(home.map(|(name, &shard)| Resolved { name, shard }))
+    }
+
+    fn outcome(&self, component: Option<&str>, name: &str) -> Option<&Outcome<'a>> {
+        self.part(component)?.outcomes.get(name)
+    }
+
+    fn part(&self, component: Option<&str>) -> Option<&Part<'a>> {
+        self.parts.get(&component.map(str::to_owned))
+    }
+
+    /// The name that `name` has, or would have, in the base model.
+    pub fn named(&self, component: Option<&str>, name: &str) -> String {
+        let Some(part) = self.part(component) else {
+            return self.stated.apply(name);
+        };
+        match part.outcomes.get(name) {
+            Some(Outcome::Found(found)) => (*found).to_owned(),
+            _ => renamed(&self.stated, component, &part.front, name)
+                .map(|(_, name)| name)
+                .unwrap_or_else(|| part.mapping.apply(&joined(&part.front, name))),
+        }
+    }
+
+    /// The tensors of a module of the base model and of the modules in it. `path` is the adapter's.
+    pub fn below(&self, component: Option<&str>, path: &str) -> Vec<&'a str> {
+        let front = format!("{}.", self.named(component, path));
+        let names = self.base.homes.range(front.clone()..);
+        let names = names.map(|(name, _)| name.as_str());
+        names.take_while(|name| name.starts_with(&front)).collect()
+    }
+
+    /// Tensors of the base model that could be `name` in another tree: one of the two names has
+    /// further leading segments, or another name for the model's trunk.
+    pub fn elsewhere(&self, component: Option<&str>, name: &str) -> Vec<&'a str> {
+        let wanted = self.named(component, name);
+        let is_like = |found: &&str| {
+            let (Some((ours, child)), Some((theirs, found_child))) =
+                (wanted.rsplit_once('.'), found.rsplit_once('.'))
+            else {
+                return false;
+            };
+            if child != found_child || last(ours) != last(theirs) || ours == theirs {
+                return false;
+            }
+            let ((head, tail), (other, other_tail)) = (split(ours), split(theirs));
+            tail == other_tail
+                && (ends_with(other, head)
+                    || ends_with(head, other)
+                    || renames_trunk(head, other)
+                    || (!tail.is_empty() && same_list(head, other)))
+        };
+        self.base.names().filter(is_like).take(LISTED).collect()
+    }
+
+    /// Whether tensors of this component are in the base model, rather than left out.
+    pub fn takes(&self, component: Option<&str>) -> bool {
+        self.part(component).is_none_or(|part| !part.left_out)
+    }
+
+    /// The components that are left out.
+    pub fn left_out(&self) -> Vec<&str> {
+        let left_out = self.parts.iter().filter(|(_, part)| part.left_out);
+        left_out
+            .filter_map(|(component, _)| component.as_deref())
+            .collect()
+    }
+
+    /// The replacements that were found, of all components.
+    pub fn found(&self) -> Vec<&Replacement> {
+        let parts = self.parts.values().filter(|part| !part.left_out);
+        let all: BTreeSet<&Replacement> =
+            parts.flat_map(|part| part.mapping.replacements()).collect();
+        all.into_iter().collect()
+    }
+
+    /// The stated replacements that counted for a name, by their indices.
+    pub fn used(&self) -> &BTreeSet<usize> {
+        &self.used
+    }
+
+    /// How much of what is required was found, in the components that aren't left out.
+    pub fn fit(&self) -> Fit {
+        let mut fit = Fit::default();
+        for part in self.parts.values().filter(|part| !part.left_out) {
+            fit.add(&part.fit);
+        }
+        fit
+    }
+
+    fn unresolved(
+        &self,
+        component: Option<&str>,
+        name: &str,
+        ambiguous: bool,
+        replacements: Vec<Replacement>,
+    ) -> Error {
+        let mapped = self.named(component, name);
+        Error::Unresolved {
+            candidates: self.closest(&mapped),
+            wanted: shown(name),
+            mapped: (mapped != name).then(|| shown(&mapped)),
+            ambiguous,
+            replacements,
+        }
+    }
+
+    /// The names that share the longest end with `wanted`.
+    fn closest(&self, wanted: &str) -> Vec<String> {
+        let mut names: Vec<(usize, &str)> = self
+            .base
+            .names()
+            .map(|name| {
+                let parts = wanted.rsplit('.').zip(name.rsplit('.'));
+                (
+                    parts.take_while(|(ours, theirs)| ours == theirs).count(),
+                    name,
+                )
+            })
+            // `weight` alone is no similarity.
+            .filter(|&(common, _)| common > 1)
+            .collect();
+        names.sort_by_key(|&(common, _)| std::cmp::Reverse(common));
+        listed(names.into_iter().map(|(_, name)| name))
+    }
+}
+
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let mut names: Vec<String> = names.take(LISTED).map(shown).collect();
+    names.sort();
+    names
+}
+
+/// The name by the stated replacements, which may begin with the component, and the index of the
+/// one that counts.
+fn renamed(
+    stated: &Mapping,
+    component: Option<&str>,
+    front: &str,
+    name: &str,
+) -> Option<(usize, String)> {
+    let whole = component.map(|component| joined(component, name));
+    let whole = whole.and_then(|whole| stated.find(&whole));
+    whole.or_else(|| stated.find(&joined(front, name)))
+}
+
+/// The search of one resolver.
+struct Search<'s, 'a> {
+    base: &'a BaseModel,
+    names: Option<Nodes<'a>>,
+    stated: &'s Mapping,
+    used: BTreeSet<usize>,
+    cautious: bool,
+}
+
+impl<'a> Search<'_, 'a> {
+    /// What is found of one component: its names as they are, or with the component in front.
+    fn part(&mut self, component: Option<&str>, wanted: &[&Wanted]) -> Part<'a> {
+        let plain = self.read("", component, wanted);
+        let Some(name) = component else {
+            return plain;
+        };
+        let with_front = self.read(name, component, wanted);
+        let rank = |part: &Part<'_>| (part.fit.found, part.mapping.is_empty());
+        if rank(&with_front) > rank(&plain) {
+            with_front
+        } else {
+            plain
+        }
+    }
+
+    fn read(&mut self, front: &str, component: Option<&str>, wanted: &[&Wanted]) -> Part<'a> {
+        // One name may be wanted twice: as a module's weight, and as the base's that came with it.
+        let mut unique: BTreeMap<&str, &Wanted> = BTreeMap::new();
+        for wanted in wanted {
+            let entry = unique.entry(&wanted.name).or_insert(wanted);
+            if wanted.required && !entry.required {
+                *entry = wanted;
+            }
+        }
+        let mut part = Part {
+            front: front.to_owned(),
+            ..Part::default()
+        };
+        let mut searched = Vec::new();
+        let mut flattened = Vec::new();
+        for wanted in unique.into_values() {
+            if wanted.flattened {
+                flattened.push(wanted);
+                continue;
+            }
+            match renamed(self.stated, component, front, &wanted.name) {
+                None => searched.push((joined(front, &wanted.name), wanted)),
+                Some((at, name)) => {
+                    self.used.insert(at);
+                    let outcome = self.exact(&name, wanted);
+                    part.outcomes.insert(wanted.name.clone(), outcome);
+                }
+            }
+        }
+        self.searched(&searched, &mut part);
+        self.flattened(&flattened, &mut part);
+        self.clashes(&mut part);
+        let any_required = wanted.iter().any(|wanted| wanted.required);
+        for wanted in wanted.iter().filter(|w| w.required || !any_required) {
+            part.fit.required += 1;
+            match part.outcomes.get(&wanted.name) {
+                Some(Outcome::Found(_)) => part.fit.found += 1,
+                _ if part.fit.missing.len() < LISTED => {
+                    part.fit.missing.push(wanted.name.clone());
+                }
+                _ => {}
+            }
+        }
+        part
+    }
+
+    /// A name as it is.
+    fn exact(&self, name: &str, wanted: &Wanted) -> Outcome<'a> {
+        if wanted.fits == Fits::Module {
+            let front = format!("{name}.");
+            let next = self.base.homes.range(front.clone()..).next();
+            return match next.filter(|(found, _)| found.starts_with(&front)) {
+                Some((found, _)) => Outcome::Found(&found[..name.len()]),
+                None => Outcome::Absent(Vec::new()),
+            };
+        }
+        match self.base.homes.get_key_value(name) {
+            Some((found, _)) => Outcome::Found(found),
+            None => Outcome::Absent(Vec::new()),
+        }
+    }
+
+    fn searched(&mut self, searched: &[(String, &Wanted)], part: &mut Part<'a>) {
+        let is_found = |outcome: &Outcome<'_>| matches!(outcome, Outcome::Found(_));
+        let mut solution = Solution::default();
+        if !searched
+            .iter()
+            .all(|(name, wanted)| is_found(&self.exact(name, wanted)))
+        {
+            let items: Vec<Item<'_>> = searched
+                .iter()
+                .map(|(name, wanted)| item(name, wanted))
+                .collect();
+            let names = self.names.get_or_insert_with(|| Nodes::new(self.base));
+            solution = solve::solve(names, &items, self.cautious);
+        }
+        for (at, (name, wanted)) in searched.iter().enumerate() {
+            let outcome = match solution.undecided.remove(&at) {
+                Some(replacements) => Outcome::Ambiguous(replacements),
+                None => match self.exact(&solution.mapping.apply(name), wanted) {
+                    Outcome::Absent(_) => {
+                        Outcome::Absent(solution.unlikely.remove(&at).unwrap_or_default())
+                    }
+                    found => found,
+                },
+            };
+            part.outcomes.insert(wanted.name.clone(), outcome);
+        }
+        part.mapping = solution.mapping;
+    }
+
+    fn flattened(&mut self, wanted: &[&Wanted], part: &mut Part<'a>) {
+        if wanted.is_empty() {
+            return;
+        }
+        let mut names = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let stated = self.stated.replacements().iter().enumerate();
+            let stated =
+                stated.filter_map(|(at, replacement)| Some((at, flat(replacement, &wanted.name)?)));
+            match { stated }.next() {
+                None => names.push(wanted.name.clone()),
+                Some((at, name)) => {
+                    self.used.insert(at);
+                    names.push(name);
+                }
+            }
+        }
+        let items: Vec<(usize, Item<'_>)> = names
+            .iter()
+            .zip(wanted)
+            .map(|(name, wanted)| item(name, wanted))
+            .enumerate()
+            .collect();
+        let mut found = flattened::solve(self.base, &items);
+        for (at, item) in &items {
+            let outcome = match found.nodes.remove(at).as_deref() {
+                Some([node]) => self.exact(&joined(node, item.child), item.wanted),
+                None | Some([]) => Outcome::Absent(Vec::new()),
+                Some(several) => Outcome::Several(several.to_vec()),
+            };
+            part.outcomes.insert(item.wanted.name.clone(), outcome);
+        }
+        if part.mapping.is_empty() {
+            part.mapping = found.mapping;
+        }
+    }
+
+    /// Two names that are one tensor are none.
+    fn clashes(&self, part: &mut Part<'a>) {
+        let mut owners: HashMap<&'a str, &str> = HashMap::new();
+        let mut clashes = Vec::new();
+        for (name, outcome) in &part.outcomes {
+            let Outcome::Found(tensor) = outcome else {
+                continue;
+            };
+            if let Some(other) = owners.insert(tensor, name) {
+                clashes.push((name.clone(), other.to_owned(), *tensor));
+                clashes.push((other.to_owned(), name.clone(), *tensor));
+            }
+        }
+        for (name, other, tensor) in clashes {
+            let clash = Outcome::Clash { tensor, other };
+            part.outcomes.insert(name, clash);
         }
     }
 }
 
-/// The last two parts of a name: `query.weight`.
-fn end(name: &str) -> &str {
-    let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
-    match (dots.next(), dots.next()) {
-        (Some(_), Some(second)) => &name[second + 1..],
-        _ => name,
+fn item<'w>(name: &'w str, wanted: &'w Wanted) -> Item<'w> {
+    let (node, child) = match wanted.fits {
+        Fits::Module => (name, ""),
+        _ => name.rsplit_once('.').unwrap_or(("", name)),
+    };
+    Item {
+        node,
+        child,
+        wanted,
     }
 }
 
-/// The prefix, ending at a dot, by which the two names differ; `None` if neither name ends with the
-/// other.
-fn prefix(wanted: &str, name: &str) -> Option<Prefix> {
-    if wanted == name {
-        return Some(Prefix::None);
+/// A stated replacement in a name with underscores.
+fn flat(replacement: &Replacement, name: &str) -> Option<String> {
+    let (path, child) = name.rsplit_once('.')?;
+    let [from, to] = [replacement.from(), replacement.to()].map(|part| part.replace('.', "_"));
+    let rest = match from.as_str() {
+        "" => path,
+        from => path.strip_prefix(from)?.strip_prefix('_')?,
+    };
+    match to.as_str() {
+        "" => Some(format!("{rest}.{child}")),
+        _ => Some(format!("{to}_{rest}.{child}")),
     }
-    let in_front = |long: &str, short: &str| {
-        let before = long.strip_suffix(short)?;
-        before.ends_with('.').then(|| before.to_owned())
-    };
-    in_front(name, wanted)
-        .map(Prefix::Added)
-        .or_else(|| in_front(wanted, name).map(Prefix::Removed))
-}
-
-/// The names that share the longest suffix with `wanted`.
-fn closest<'a>(wanted: &str, names: &[&'a str]) -> Vec<&'a str> {
-    let common = |name: &str| {
-        let parts = wanted.rsplit('.').zip(name.rsplit('.'));
-        parts.take_while(|(ours, theirs)| ours == theirs).count()
-    };
-    let mut names: Vec<&str> = names.to_vec();
-    names.sort_by_key(|name| std::cmp::Reverse(common(name)));
-    names.truncate(LISTED);
-    names
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use lora_kernels_adapters::base::{Mapping, Resolver};
 use lora_kernels_adapters::{
     Adapter, BaseModel, Bias, Format, Kind, MappedFile, ReadOptions, Scaling, Tensor,
 };
@@ -18,17 +19,17 @@ fn values(tensor: &Tensor<'_>) -> Vec<f64> {
 
 /// Every tensor of the base that the adapter changes, after the change, in f64. Not for DoRA.
 fn merged(base: &BaseModel, adapter: &Adapter) -> BTreeMap<String, Vec<f64>> {
-    let names = base.resolver();
+    let names = Resolver::new(base, &adapter.wanted(), &Mapping::default(), &[]);
     let mut merged = BTreeMap::new();
     for saved in adapter.saved() {
         merged.insert(
-            names.resolve(saved.name).unwrap().name.to_owned(),
+            names.resolve(None, saved.name).unwrap().name.to_owned(),
             values(&saved.tensor),
         );
     }
     for module in adapter.modules() {
         let name = names
-            .resolve(&format!("{}.weight", module.path))
+            .resolve(None, &format!("{}.weight", module.path))
             .unwrap()
             .name;
         let weight = base.tensor(name).unwrap().1;
@@ -58,7 +59,7 @@ fn merged(base: &BaseModel, adapter: &Adapter) -> BTreeMap<String, Vec<f64>> {
         }
         if let Some(bias) = module.bias {
             let name = names
-                .resolve(&format!("{}.bias", module.path))
+                .resolve(None, &format!("{}.bias", module.path))
                 .unwrap()
                 .name;
             let before = values(&base.tensor(name).unwrap().1);

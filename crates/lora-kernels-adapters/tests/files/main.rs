@@ -6,6 +6,7 @@ mod base_links;
 mod base_quantised;
 mod fixtures;
 mod made;
+mod names;
 mod output;
 mod peft;
 mod refusals;

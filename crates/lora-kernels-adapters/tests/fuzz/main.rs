@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lora_kernels_adapters::base::{Mapping, Resolver};
 use lora_kernels_adapters::{Adapter, BaseModel, Error, PeftConfig, ReadOptions, Scaling};
 use mutate::Mutator;
 
@@ -207,9 +208,10 @@ fn indices_and_shards() {
         std::fs::write(&good, bytes).unwrap();
         if let Some(base) = check(case, BaseModel::open(folder.path())) {
             read += 1;
-            let resolver = base.resolver();
+            let resolver = Resolver::new(&base, &adapter.wanted(), &Mapping::default(), &[]);
             for module in adapter.modules() {
-                check(case, resolver.resolve(&format!("{}.weight", module.path)));
+                let name = format!("{}.weight", module.path);
+                check(case, resolver.resolve(module.component, &name));
             }
         }
     }

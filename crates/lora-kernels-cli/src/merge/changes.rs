@@ -18,6 +18,8 @@ pub struct Weighted<'a> {
     pub adapter: &'a Adapter,
     pub path: &'a Path,
     pub weight: f64,
+    /// Finds its names in the base model.
+    pub resolver: &'a Resolver<'a>,
 }
 
 /// Collects the changes that adapters make. `fan_in_fan_out` says whether square weights are stored transposed, where the adapters can't
@@ -31,26 +33,30 @@ pub fn collect<'a>(
     for weighted in adapters {
         check_adapter(weighted, direction)?;
     }
+    let Some(first) = adapters.first() else {
+        return Ok(Changes::default());
+    };
     let mut finder = Finder {
         base,
-        // Each adapter gets a resolver of its own, because their prefixes may differ.
-        resolver: base.resolver(),
+        resolver: first.resolver,
         square: WeightLayout::default(),
         adapted: BTreeSet::new(),
         changes: Changes::default(),
     };
     for weighted in adapters {
-        finder.resolver = base.resolver();
-        finder.square = layout::of_squares(base, &finder.resolver, weighted, fan_in_fan_out)?;
+        finder.resolver = weighted.resolver;
+        finder.square = layout::of_squares(base, finder.resolver, weighted, fan_in_fan_out)?;
         finder.adapted.clear();
-        // Modules come first: they determine the prefix of the paths, if there is one.
-        for module in weighted.adapter.modules() {
+        let takes = |component| weighted.resolver.takes(component);
+        let adapter = weighted.adapter;
+        for module in adapter.modules().filter(|part| takes(part.component)) {
             finder.module(&module, weighted, direction)?;
         }
-        for saved in weighted.adapter.saved() {
+        for saved in adapter.saved().filter(|part| takes(part.component)) {
             finder.saved(saved)?;
         }
-        for weight in weighted.adapter.base_weights() {
+        let weights = adapter.base_weights();
+        for weight in weights.filter(|part| takes(part.component)) {
             finder.base_weight(weight, direction)?;
         }
     }
@@ -63,6 +69,7 @@ fn check_adapter(weighted: &Weighted<'_>, direction: Direction) -> Result<(), Fa
         adapter,
         path,
         weight,
+        ..
     } = weighted;
     let refuse = |what: String| {
         Err(Failure::Refused(format!(
@@ -137,7 +144,7 @@ fn check_adapter(weighted: &Weighted<'_>, direction: Direction) -> Result<(), Fa
 
 struct Finder<'a> {
     base: &'a BaseModel,
-    resolver: Resolver<'a>,
+    resolver: &'a Resolver<'a>,
     square: WeightLayout,
     /// Weights that the current adapter's modules have changed so far.
     adapted: BTreeSet<&'a str>,
@@ -146,7 +153,7 @@ struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     fn saved(&mut self, saved: Saved<'a>) -> Result<(), Failure> {
-        if !self.resolver.contains(saved.name) {
+        if self.resolver.find(saved.component, saved.name)?.is_none() {
             if self
                 .changes
                 .added
@@ -160,7 +167,7 @@ impl<'a> Finder<'a> {
                 .push(Added::whole(saved.name.to_owned(), saved.tensor));
             return Ok(());
         }
-        let (name, target, change) = self.change(saved.name)?;
+        let (name, target, change) = self.change(saved.component, saved.name)?;
         let (new, old) = (saved.tensor, target);
         if new.shape != old.shape {
             return Err(Failure::Refused(format!(
@@ -182,7 +189,7 @@ impl<'a> Finder<'a> {
 
     /// Checks that a base weight saved with the adapter is the one in this base model.
     fn base_weight(&mut self, weight: Saved<'a>, direction: Direction) -> Result<(), Failure> {
-        let (name, old, _) = self.change(weight.name)?;
+        let (name, old, _) = self.change(weight.component, weight.name)?;
         // When unmerging, the base model's weight contains the adapter, so only shapes are
         // compared.
         let same = weight.tensor.shape == old.shape
@@ -219,7 +226,7 @@ impl<'a> Finder<'a> {
             path => format!("{path}.{of}"),
         };
         let square = self.square;
-        let (name, target, change) = self.change(&path("weight"))?;
+        let (name, target, change) = self.change(module.component, &path("weight"))?;
         float(name, target)?;
         let layout = layout::of(name, target.shape, module, square)?;
         if !change.loras.is_empty() && change.layout != layout {
@@ -253,7 +260,7 @@ impl<'a> Finder<'a> {
         let Some(bias) = module.bias else {
             return Ok(());
         };
-        let (name, target, change) = self.change(&path("bias"))?;
+        let (name, target, change) = self.change(module.component, &path("bias"))?;
         float(name, target)?;
         if target.shape != [module.out_features] {
             return Err(Failure::Refused(format!(
@@ -266,8 +273,12 @@ impl<'a> Finder<'a> {
     }
 
     /// The base's tensor that the adapter calls `wanted`, and its change.
-    fn change(&mut self, wanted: &str) -> Result<(&'a str, Tensor<'a>, &mut Change<'a>), Failure> {
-        let found = self.resolver.resolve(wanted).map_err(|error| match wanted {
+    fn change(
+        &mut self,
+        component: Option<&str>,
+        wanted: &str,
+    ) -> Result<(&'a str, Tensor<'a>, &mut Change<'a>), Failure> {
+        let found = self.resolver.resolve(component, wanted).map_err(|error| match wanted {
             head if head.ends_with("lm_head.weight") => Failure::Refused(format!(
                 "{error} (a model that ties it to its embeddings stores it once: untie and save it before)"
             )),

@@ -62,7 +62,7 @@ pub fn of_squares(
         .filter(|module| module.kind == Kind::Linear && !is_square(module));
     let other = others.filter_map(|module| {
         let name = resolver
-            .resolve(&format!("{}.weight", module.path))
+            .resolve(module.component, &format!("{}.weight", module.path))
             .ok()?
             .name;
         let transposed = base.tensor(name)?.1.shape == [module.in_features, module.out_features];

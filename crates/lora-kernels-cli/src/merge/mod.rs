@@ -3,6 +3,7 @@
 mod buffer;
 mod change;
 mod changes;
+mod choice;
 mod compute;
 mod engine;
 mod folder;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lora_kernels_adapters::base::Replacement;
 use lora_kernels_adapters::output::{OutputFile, OutputFolder};
 use lora_kernels_adapters::{Adapter, BaseModel};
 
@@ -29,6 +31,7 @@ use crate::failure::Failure;
 use crate::read::Reading;
 use change::Changes;
 use changes::Weighted;
+use choice::Chosen;
 use engine::Engine;
 use folder::{Companions, FilesFrom};
 use pipeline::Files;
@@ -75,6 +78,14 @@ pub struct Arguments {
     weights: Vec<f64>,
     #[command(flatten)]
     reading: Reading,
+    /// Replace the leading segments FROM of the adapters' names by TO, such as
+    /// model.language_model.=model. [default: found from the names; may be given several times]
+    #[arg(long, value_name = "FROM=TO")]
+    map: Vec<Replacement>,
+    /// Merge only this part of adapters for several parts of a pipeline, such as transformer
+    /// [default: those that BASE is; may be given several times]
+    #[arg(long, value_name = "NAME")]
+    component: Vec<String>,
     /// Where to compute: the number of a GPU, or cpu for the reference, which gives the same bits
     #[arg(long, default_value = "0", value_name = "N|cpu")]
     device: Choice,
@@ -113,30 +124,34 @@ pub enum Direction {
 
 pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let weights = weights(&arguments.weights, arguments.adapters.len())?;
-    let base = BaseModel::open(&arguments.base)?;
+    let candidates = BaseModel::candidates(&arguments.base)?;
     let adapters = arguments.reading.read(&arguments.adapters)?;
-    let overwrite = target::check(&base, arguments)?;
+    let Chosen { base, resolvers } = choice::choose(&candidates, &adapters, arguments)?;
+    let overwrite = target::check(base, arguments)?;
     let weighted: Vec<Weighted<'_>> = adapters
         .iter()
         .zip(&arguments.adapters)
         .zip(weights)
-        .map(|((adapter, path), weight)| Weighted {
+        .zip(&resolvers)
+        .map(|(((adapter, path), weight), resolver)| Weighted {
             adapter,
             path,
             weight,
+            resolver,
         })
         .collect();
     let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
     let progress = Progress::waiting("checking the adapters");
-    let changes = changes::collect(&base, &weighted, direction, fan_in_fan_out)?;
-    let companions = Companions::plan(&base, &weighted, &changes, direction, arguments.files_from)?;
-    let plan = Plan::new(&base, &changes)?;
+    let mut changes = changes::collect(base, &weighted, direction, fan_in_fan_out)?;
+    choice::remark(&mut changes.remarks, base, &resolvers);
+    let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;
+    let plan = Plan::new(base, &changes)?;
     let engine = Engine::open(arguments.device)?;
     let shards = base.shards().iter().map(|shard| &shard.file);
     let files = Files::new(shards.chain(adapters.iter().map(Adapter::file)));
 
     let mut work = Work {
-        base: &base,
+        base,
         changes: &changes,
         engine: &engine,
         allow_non_finite: arguments.allow_non_finite,

@@ -1,0 +1,163 @@
+//! A base model's names, as the search for replacements looks at them.
+//!
+//! A *node* is a module's path: any leading segments of a tensor's name, without the last. It is
+//! split in front of its first number: `model.layers.0.self_attn.q_proj` has the head
+//! `model.layers` and the tail `0.self_attn.q_proj`. Replacements that are found change heads only,
+//! so no layer ever becomes another.
+
+use std::collections::{HashMap, HashSet};
+
+use super::BaseModel;
+use super::mapping::joined;
+use super::towers::is_only_part;
+use super::wanted::Fits;
+
+/// Names with more segments or bytes are found only as they are. No model has such names.
+const MOST_SEGMENTS: usize = 32;
+const LONGEST: usize = 512;
+
+/// How well a base model's tensor or module is what an adapter looks for. The order is from worst
+/// to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    /// There is nothing under the name.
+    Absent,
+    /// The module is there, and holds other tensors: its weight is quantised, for one.
+    Module,
+    /// The tensor is there, in a shape that doesn't fit.
+    Named,
+    /// The tensor is there and fits.
+    Fits,
+}
+
+/// The nodes of a base model.
+#[derive(Debug)]
+pub(super) struct Nodes<'a> {
+    base: &'a BaseModel,
+    nodes: HashSet<&'a str>,
+    /// The heads of the nodes with a number, by their tails.
+    heads: HashMap<&'a str, Vec<&'a str>>,
+    /// The nodes without a number, by their last segments.
+    plain: HashMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Nodes<'a> {
+    pub fn new(base: &'a BaseModel) -> Self {
+        let mut names = Self {
+            base,
+            nodes: HashSet::new(),
+            heads: HashMap::new(),
+            plain: HashMap::new(),
+        };
+        let mut previous = "";
+        for name in base.names() {
+            if !is_sensible(name) {
+                continue;
+            }
+            for (at, _) in name.match_indices('.') {
+                let node = &name[..at];
+                // Names are sorted, so most nodes are also the previous name's.
+                let is_previous =
+                    previous.starts_with(node) && previous.as_bytes().get(at) == Some(&b'.');
+                if !is_previous && names.nodes.insert(node) {
+                    match split(node) {
+                        (head, "") => names.plain.entry(last(head)).or_default().push(node),
+                        (head, tail) => names.heads.entry(tail).or_default().push(head),
+                    }
+                }
+            }
+            previous = name;
+        }
+        names
+    }
+
+    /// The heads of all nodes with this tail.
+    pub fn heads(&self, tail: &str) -> &[&'a str] {
+        self.heads.get(tail).map_or(&[], Vec::as_slice)
+    }
+
+    /// All nodes without a number that end with this segment.
+    pub fn plain(&self, last: &str) -> &[&'a str] {
+        self.plain.get(last).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether all names begin with these segments.
+    pub fn all_begin_with(&self, front: &str) -> bool {
+        self.base.names().all(|name| {
+            let rest = name.strip_prefix(front);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        })
+    }
+
+    /// Whether `from` names no part beside the trunk, and all layers of the base model are of the
+    /// part that `to` names.
+    pub fn only_part(&self, from: &str, to: &str) -> bool {
+        is_only_part(from, to, self.heads.values().flatten())
+    }
+
+    /// How well `child` of `node` is what `fits` asks for. An empty child asks for the node itself.
+    pub fn level(&self, node: &str, child: &str, fits: &Fits) -> Level {
+        if child.is_empty() {
+            return match self.nodes.contains(node) {
+                true => Level::Fits,
+                false => Level::Absent,
+            };
+        }
+        match self.base.tensor(&joined(node, child)) {
+            Some((_, tensor)) if fits.fits(tensor.shape) => Level::Fits,
+            Some(_) => Level::Named,
+            None if self.nodes.contains(node) => Level::Module,
+            None => Level::Absent,
+        }
+    }
+}
+
+pub(super) fn is_sensible(name: &str) -> bool {
+    name.len() <= LONGEST && name.matches('.').count() < MOST_SEGMENTS
+}
+
+/// A node in front of its first number, and from there on. A node without a number is all head.
+pub(super) fn split(node: &str) -> (&str, &str) {
+    let mut start = 0;
+    for segment in node.split('.') {
+        if is_number(segment) {
+            let head = &node[..start.max(1) - 1];
+            return (head, &node[start..]);
+        }
+        start += segment.len() + 1;
+    }
+    (node, "")
+}
+
+fn is_number(segment: &str) -> bool {
+    !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether any segment is a number.
+pub(super) fn has_number(path: &str) -> bool {
+    path.split('.').any(is_number)
+}
+
+/// The last segment.
+pub(super) fn last(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(_, last)| last)
+}
+
+/// Whether `path` ends with all segments of `end`.
+pub(super) fn ends_with(path: &str, end: &str) -> bool {
+    match path.strip_suffix(end) {
+        Some("") => true,
+        Some(front) => end.is_empty() || front.ends_with('.'),
+        None => false,
+    }
+}
+
+/// Two paths without the `count` last segments that they share at most, and how many those are.
+pub(super) fn stripped<'p>(from: &'p str, to: &'p str, most: usize) -> (&'p str, &'p str, usize) {
+    let (mut from, mut to, mut count) = (from, to, 0);
+    while count < most && !from.is_empty() && last(from) == last(to) {
+        let without = |path: &'p str| path.rsplit_once('.').map_or("", |(front, _)| front);
+        (from, to, count) = (without(from), without(to), count + 1);
+    }
+    (from, to, count)
+}
