@@ -1,8 +1,8 @@
 //! Compiles the CUDA kernels and embeds them; see CONTRIBUTING.md for the environment variables.
 //!
 //! Reads `kernels/table.toml`, and writes to `$OUT_DIR`: `kernels.rs`, the table's rows;
-//! `kernels/*.cu`, the kernel functions; `images.rs` with `IMAGES`, one (unit, fatbin) each, and
-//! `ARCHITECTURES`, what they have machine code for.
+//! `kernels/*.cu`, the kernel functions; `images.rs` with `IMAGES`, one (unit, fatbin) each,
+//! `ARCHITECTURES`, what they have machine code for, and `TOOLKIT`, the nvcc that made them.
 
 use std::env;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lora_kernels_build::table::{self, Table};
-use lora_kernels_build::{archs, nvcc, units};
+use lora_kernels_build::{archs, arguments, flags, nvcc, units};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(kernels_stub)");
@@ -39,20 +39,27 @@ fn run() -> Result<(), String> {
     }
     if stub()? {
         println!("cargo::rustc-cfg=kernels_stub");
-        return write_images(&out, &[], &[]);
+        return write_images(&out, &[], &[], None);
     }
 
-    for name in nvcc::VARIABLES {
+    let variables = [
+        &nvcc::VARIABLES[..],
+        &flags::VARIABLES,
+        &arguments::VARIABLES,
+    ];
+    for name in variables.concat() {
         println!("cargo::rerun-if-env-changed={name}");
     }
     let nvcc = nvcc::find(&nvcc::Here, &root)?;
     println!("cargo::rerun-if-changed={}", nvcc.path.display());
     let devices = devices(&nvcc)?;
     let units = units(&table, &root, &out, &devices)?;
+    let flags = flags::Flags::find(&nvcc::Here)?;
     let compiler = units::Compiler {
-        args: arguments(&nvcc)?,
-        nvcc: nvcc.path,
-        version: nvcc.version,
+        args: arguments::arguments(&nvcc::Here, nvcc.release, &flags)?,
+        flags,
+        nvcc: nvcc.path.clone(),
+        version: nvcc.version.clone(),
         store: variable("LORA_KERNELS_CACHE").map_or_else(|| out.join("units"), PathBuf::from),
         root,
     };
@@ -82,7 +89,7 @@ fn run() -> Result<(), String> {
     for warning in &warnings {
         println!("cargo::warning={warning}");
     }
-    write_images(&out, &images, &devices)
+    write_images(&out, &images, &devices, Some(&nvcc))
 }
 
 /// The units to compile: the table's kernels, each for the devices that its architecture serves,
@@ -141,35 +148,6 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
-fn arguments(nvcc: &nvcc::Nvcc) -> Result<Vec<String>, String> {
-    // -fmad=false: a multiply and an add are fused only where the source says fmaf().
-    let common = "-std=c++17 -O3 -lineinfo -fmad=false -Ikernels -Xptxas --warn-on-spills";
-    let mut args: Vec<String> = common.split(' ').map(str::to_owned).collect();
-    let flags = variable("LORA_KERNELS_NVCC_FLAGS").unwrap_or_default();
-    // Drivers read the strongest compression from 550 (CUDA 12.4) on. Images of nvcc 13 need a
-    // newer driver anyway. Images of nvcc 12 run with drivers from 525 on, so they keep its
-    // default.
-    if !flags.contains("compress") && nvcc.release >= (13, 0) {
-        args.push("--compress-mode=size".to_owned());
-    }
-    // Line tables in the machine code make the images two and a half times as big. The PTX has its
-    // lines always.
-    match variable("LORA_KERNELS_LINEINFO").as_deref() {
-        None | Some("0") => args.extend(["-Xptxas", "--suppress-debug-info"].map(str::to_owned)),
-        Some("1") => {}
-        Some(other) => {
-            return Err(format!(
-                "LORA_KERNELS_LINEINFO={other}: set it to 1 to keep line tables, or unset it"
-            ));
-        }
-    }
-    if let Some(host_compiler) = variable("NVCC_CCBIN") {
-        args.extend(["-ccbin".to_owned(), host_compiler]);
-    }
-    args.extend(flags.split_whitespace().map(str::to_owned));
-    Ok(args)
-}
-
 /// The devices to make machine code for. The building machine's GPU is never queried.
 fn devices(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
     let asked =
@@ -209,9 +187,9 @@ fn devices(nvcc: &nvcc::Nvcc) -> Result<Vec<archs::Arch>, String> {
 
 /// The output of nvcc for one argument.
 fn output(nvcc: &nvcc::Nvcc, argument: &str) -> Result<String, String> {
-    let output = std::process::Command::new(&nvcc.path)
-        .arg(argument)
-        .output();
+    let mut command = std::process::Command::new(&nvcc.path);
+    flags::Flags::default().give(&mut command);
+    let output = command.arg(argument).output();
     let output = output.map_err(|error| format!("can't run {}: {error}", nvcc.path.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -220,6 +198,7 @@ fn write_images(
     out: &Path,
     images: &[units::Image],
     devices: &[archs::Arch],
+    nvcc: Option<&nvcc::Nvcc>,
 ) -> Result<(), String> {
     let mut rows = String::new();
     for image in images {
@@ -234,8 +213,20 @@ fn write_images(
         );
     }
     let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    let toolkit = nvcc.map_or_else(
+        || "None".to_owned(),
+        |nvcc| {
+            let driver = nvcc::oldest_driver(nvcc.release.0);
+            format!(
+                "Some(Toolkit {{ nvcc: {:?}, driver: {driver:?} }})",
+                nvcc.release
+            )
+        },
+    );
     let source = format!(
-        "pub(crate) static IMAGES: &[Image] = &[\n{rows}];\npub(crate) static ARCHITECTURES: &[&str] = &{devices:?};\n"
+        "pub(crate) static IMAGES: &[Image] = &[\n{rows}];\n\
+         pub(crate) static ARCHITECTURES: &[&str] = &{devices:?};\n\
+         pub(crate) static TOOLKIT: Option<Toolkit> = {toolkit};\n"
     );
     write_if_changed(&out.join("images.rs"), source.as_bytes())
 }

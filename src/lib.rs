@@ -27,7 +27,7 @@ pub use cudarc;
 pub use device_element::DeviceElement;
 pub use dropout::{Dropout, Mask};
 pub use dtype::{DType, Element};
-pub use error::{Argument, Error, ErrorKind, Hint, Result};
+pub use error::{Argument, Error, ErrorKind, Hint, Result, Toolkit};
 pub use formats::{Formats, RowAdapters, WeightFormat};
 #[cfg(feature = "cuda")]
 pub use layer::{LoraInputs, LoraLinear, LoraProjection};

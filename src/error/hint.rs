@@ -36,16 +36,42 @@ pub enum Hint {
         /// The newest CUDA version that the driver supports, as returned by cuDriverGetVersion:
         /// 12040 for 12.4, 0 if unknown.
         supports: i32,
+        /// The nvcc that compiled the kernels.
+        toolkit: Toolkit,
     },
     /// The images have no code for this GPU.
     NotCompiledForDevice {
         /// As in [`Hint::OlderDriver`].
         supports: i32,
+        /// The nvcc that compiled the kernels.
+        toolkit: Toolkit,
     },
     /// An earlier launch faulted.
     FaultedContext,
     /// No context, or a destroyed one, is current on the thread.
     NoCurrentContext,
+}
+
+/// The nvcc that compiled the kernels of a build, and the driver that they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Toolkit {
+    /// Its release, the major and the minor version.
+    pub nvcc: (u32, u32),
+    /// The oldest driver that loads machine code of this release; `None` if it isn't known. PTX,
+    /// which GPUs take that the build has no machine code for, needs a driver that supports the
+    /// release itself.
+    pub driver: Option<u32>,
+}
+
+impl Toolkit {
+    /// Whether a driver that supports CUDA up to `supports`, as returned by cuDriverGetVersion, is
+    /// older than the release. 0 is an unknown version, which isn't.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_newer_than(&self, supports: i32) -> bool {
+        let (major, minor) = self.nvcc;
+        supports > 0 && i64::from(supports) < 1000 * i64::from(major) + 10 * i64::from(minor)
+    }
 }
 
 impl fmt::Display for Hint {
@@ -81,19 +107,20 @@ impl fmt::Display for Hint {
             Hint::MergeTensors => f.write_str(
                 "its tensors are weight and merged, and of each adapter lora_A and lora_B",
             ),
-            Hint::OlderDriver { supports } => {
-                f.write_str("the driver is older than the nvcc that compiled the kernels")?;
-                driver(f, supports)?;
+            Hint::OlderDriver { supports, toolkit } => {
+                f.write_str("the driver is older than the nvcc that compiled the kernels (")?;
+                driver(f, supports, &toolkit)?;
                 f.write_str(
-                    "; update the driver, or build with an nvcc that is no newer than the driver",
+                    "); update the driver, or build with an nvcc that is no newer than the driver",
                 )
             }
-            Hint::NotCompiledForDevice { supports } => {
+            Hint::NotCompiledForDevice { supports, toolkit } => {
                 f.write_str(
                     "the kernels were not compiled for this GPU; build with \
-                     LORA_KERNELS_CUDA_ARCHS naming its compute capability",
+                     LORA_KERNELS_CUDA_ARCHS naming its compute capability (",
                 )?;
-                driver(f, supports)
+                driver(f, supports, &toolkit)?;
+                f.write_str(")")
             }
             Hint::FaultedContext => f.write_str(
                 "an earlier launch of this context faulted; the context can't be used any more",
@@ -107,11 +134,72 @@ impl fmt::Display for Hint {
 }
 
 /// The driver that the images need, and the driver that was found.
-fn driver(f: &mut fmt::Formatter<'_>, supports: i32) -> fmt::Result {
-    f.write_str(" (images built by nvcc 13.0 need driver 580 or later")?;
-    if supports > 0 {
-        let (major, minor) = (supports / 1000, supports % 1000 / 10);
-        write!(f, "; this driver supports up to CUDA {major}.{minor}")?;
+fn driver(f: &mut fmt::Formatter<'_>, supports: i32, toolkit: &Toolkit) -> fmt::Result {
+    let (major, minor) = toolkit.nvcc;
+    write!(f, "images built by nvcc {major}.{minor} need ")?;
+    let found = (supports / 1000, supports % 1000 / 10);
+    match toolkit.driver {
+        // Within a major version the number alone decides nothing: an older driver loads machine
+        // code, and no PTX.
+        Some(driver) if i64::from(found.0) != i64::from(major) => {
+            write!(f, "driver {driver} or later")?;
+        }
+        _ => write!(f, "a driver that supports CUDA {major}.{minor}")?,
     }
-    f.write_str(")")
+    if supports > 0 {
+        write!(
+            f,
+            "; this driver supports up to CUDA {}.{}",
+            found.0, found.1
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(nvcc: (u32, u32), driver: Option<u32>, supports: i32) -> String {
+        let toolkit = Toolkit { nvcc, driver };
+        Hint::OlderDriver { supports, toolkit }.to_string()
+    }
+
+    #[test]
+    fn a_driver_of_an_older_cuda_is_told_its_own_version_and_the_driver_that_is_needed() {
+        let old = text((13, 0), Some(580), 12_040);
+        assert!(
+            old.contains(
+                "images built by nvcc 13.0 need driver 580 or later; this driver supports up to \
+                 CUDA 12.4"
+            ),
+            "{old}"
+        );
+        let unknown = text((13, 0), Some(580), 0);
+        assert!(unknown.contains("need driver 580 or later)"), "{unknown}");
+    }
+
+    #[test]
+    fn within_a_major_version_the_release_itself_is_what_the_driver_must_support() {
+        for driver in [Some(525), None] {
+            let minor = text((12, 9), driver, 12_040);
+            assert!(
+                minor.contains(
+                    "need a driver that supports CUDA 12.9; this driver supports up to CUDA 12.4"
+                ),
+                "{minor}"
+            );
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn versions_compare_by_major_and_minor() {
+        let toolkit = |nvcc| Toolkit { nvcc, driver: None };
+        assert!(toolkit((13, 0)).is_newer_than(12_090));
+        assert!(toolkit((12, 9)).is_newer_than(12_080));
+        assert!(!toolkit((13, 0)).is_newer_than(13_000));
+        assert!(!toolkit((12, 4)).is_newer_than(13_000));
+        assert!(!toolkit((13, 0)).is_newer_than(0));
+    }
 }

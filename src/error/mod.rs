@@ -7,7 +7,7 @@ mod kind;
 use std::fmt;
 
 pub use argument::Argument;
-pub use hint::Hint;
+pub use hint::{Hint, Toolkit};
 pub use kind::ErrorKind;
 
 use crate::{DType, DeviceProps, Problem, Role};

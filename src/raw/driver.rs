@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, DriverError};
 
+use super::images::built_toolkit;
 use crate::{Error, Hint, Result};
 
 /// The primary context of a device. Without a driver this is an error, where cudarc would panic.
@@ -49,6 +50,23 @@ pub(crate) fn driver_error(what: impl Into<String>, error: DriverError) -> Error
     }
 }
 
+/// A failed call that loads an image. Whatever its code, the age of the driver is the likely reason
+/// if the driver is older than the image.
+pub(super) fn load_error(what: String, error: DriverError) -> Error {
+    let DriverError(code) = error;
+    Error::Driver {
+        what,
+        code: code as i32,
+        description: description(error),
+        hint: hint(code).or_else(|| older_driver(supported_version())),
+    }
+}
+
+fn older_driver(supports: i32) -> Option<Hint> {
+    let toolkit = built_toolkit().filter(|toolkit| toolkit.is_newer_than(supports))?;
+    Some(Hint::OlderDriver { supports, toolkit })
+}
+
 /// The driver's name and text of an error: `CUDA_ERROR_INVALID_CONTEXT: invalid device context`.
 fn description(error: DriverError) -> String {
     let texts = [error.error_name(), error.error_string()];
@@ -68,12 +86,11 @@ fn hint(code: CUresult) -> Option<Hint> {
     match code {
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Some(Hint::NotCompiledForDevice {
             supports: supported_version(),
+            toolkit: built_toolkit()?,
         }),
         // Older drivers don't know the format of newer images, nor their PTX.
         CUresult::CUDA_ERROR_INVALID_IMAGE | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            Some(Hint::OlderDriver {
-                supports: supported_version(),
-            })
+            older_driver(supported_version())
         }
         CUresult::CUDA_ERROR_INVALID_CONTEXT | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED => {
             Some(Hint::NoCurrentContext)

@@ -1,5 +1,7 @@
 //! The images of the compiled kernels, made by build.rs.
 
+use crate::Toolkit;
+
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// A fatbin.
@@ -14,6 +16,11 @@ pub struct Image {
 /// always included, for other GPUs from 8.0 on.
 pub fn built_architectures() -> &'static [&'static str] {
     ARCHITECTURES
+}
+
+/// The nvcc that compiled the kernels; `None` in a build without kernels.
+pub fn built_toolkit() -> Option<Toolkit> {
+    TOOLKIT
 }
 
 /// The image of a unit; `None` in a build without kernels.

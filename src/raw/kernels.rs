@@ -6,7 +6,7 @@ use cudarc::driver::sys::{CUdevice_attribute, CUfunction, CUfunction_attribute};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
-use super::driver::driver_error;
+use super::driver::{driver_error, load_error};
 use super::images::{Image, image};
 use crate::bind::params;
 use crate::plan::{DeviceProps, Launch, Variant};
@@ -163,7 +163,7 @@ fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
 fn load_image(context: &Arc<CudaContext>, image: &Image) -> Result<Arc<CudaModule>> {
     context
         .load_module(Ptx::from_binary(image.bytes.to_vec()))
-        .map_err(|error| driver_error(format!("loading the kernels of {}", image.unit), error))
+        .map_err(|error| load_error(format!("loading the kernels of {}", image.unit), error))
 }
 
 fn load_function(module: &Arc<CudaModule>, symbol: &str) -> Result<CudaFunction> {

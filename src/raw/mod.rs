@@ -15,7 +15,7 @@ mod tensor_map;
 
 pub use driver::context;
 pub(crate) use driver::driver_error;
-pub use images::built_architectures;
+pub use images::{built_architectures, built_toolkit};
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::PreparedLaunch;

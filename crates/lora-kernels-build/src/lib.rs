@@ -2,8 +2,11 @@
 //! and compiles again what changed.
 
 pub mod archs;
+pub mod arguments;
 mod fields;
+pub mod flags;
 pub mod generate;
+pub mod host;
 pub mod nvcc;
 pub mod table;
 pub mod units;

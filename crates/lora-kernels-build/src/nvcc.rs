@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::flags::Flags;
+
 /// The oldest supported release. Older ones lack `sm_90a` and parts of C++17.
 pub const OLDEST: (u32, u32) = (12, 0);
 
@@ -14,6 +16,18 @@ pub const INSTALLED: &str = ".toolchain/nvidia/cu13";
 /// it differs between a shell and an editor, so tracking it would rebuild everything when they
 /// alternate.
 pub const VARIABLES: [&str; 3] = ["NVCC", "CUDA_HOME", "CUDA_PATH"];
+
+/// (Major version of CUDA, the first driver of that version). An older driver can't load machine
+/// code that a newer major version's nvcc made.
+const OLDEST_DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
+
+/// The oldest driver that loads machine code made by an nvcc of this major version; `None` for a
+/// version that isn't known here. PTX needs a driver of the minor version, too.
+pub fn oldest_driver(major: u32) -> Option<u32> {
+    OLDEST_DRIVERS
+        .into_iter()
+        .find_map(|(cuda, driver)| (cuda == major).then_some(driver))
+}
 
 /// A compiler that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +55,10 @@ impl Machine for Here {
     }
 
     fn version(&self, path: &Path) -> Option<String> {
-        let output = Command::new(path)
+        let mut nvcc = Command::new(path);
+        // A question has no use for the flags.
+        Flags::default().give(&mut nvcc);
+        let output = nvcc
             .arg("--version")
             .output()
             .ok()

@@ -13,6 +13,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
+use crate::flags::Flags;
+use crate::host;
+
 /// The number of fatbins of a unit that a store keeps, so that switching between branches or
 /// settings recompiles nothing.
 const KEPT: usize = 6;
@@ -23,6 +26,8 @@ pub struct Compiler {
     /// All that `nvcc --version` prints.
     pub version: String,
     pub args: Vec<String>,
+    /// What nvcc adds to its arguments.
+    pub flags: Flags,
     /// The folder in which nvcc runs. The paths passed to it are relative to it.
     pub root: PathBuf,
     pub store: PathBuf,
@@ -89,7 +94,7 @@ impl Compiler {
         let source = contents
             .hash(&unit.source)
             .ok_or_else(|| format!("can't read {}", unit.source.display()))?;
-        let settings = hex(&(&self.version, &self.args, &unit.args));
+        let settings = hex(&(&self.version, self.flags.around(&self.args), &unit.args));
         let stored = |rest: &str| self.store.join(format!("{name}.{settings}.{rest}"));
         let depfile = stored("d");
         if let Some(key) = self.key(unit, source, &depfile, contents) {
@@ -150,11 +155,7 @@ impl Compiler {
             .args(&self.args)
             .args(&unit.args)
             .arg("--fatbin");
-        // nvcc would append these variables to its arguments, and the key doesn't include them. It
-        // includes LORA_KERNELS_NVCC_FLAGS.
-        command
-            .env_remove("NVCC_APPEND_FLAGS")
-            .env_remove("NVCC_PREPEND_FLAGS");
+        self.flags.give(&mut command);
         command
             .arg(&unit.source)
             .arg("-o")
@@ -173,8 +174,9 @@ impl Compiler {
         if output.status.success() {
             return Ok(said);
         }
+        let advice = host::advice(&said).map_or_else(String::new, |advice| format!("\n{advice}"));
         Err(format!(
-            "nvcc failed on {} ({})\n{}\nthe command was {command:?}",
+            "nvcc failed on {} ({})\n{}{advice}\nthe command was {command:?}",
             unit.source.display(),
             output.status,
             said.trim_end()

@@ -1,5 +1,10 @@
 //! The parts of build.rs: which GPUs, which nvcc, and what is compiled again after a change.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use lora_kernels_build::nvcc::Machine;
 use lora_kernels_build::units;
 
 mod arch_list {
@@ -109,45 +114,51 @@ mod arch_list {
     }
 }
 
+/// A machine with these environment variables, and with these releases of nvcc at their paths.
+#[derive(Default)]
+struct Fake {
+    vars: HashMap<&'static str, &'static str>,
+    releases: HashMap<&'static str, &'static str>,
+}
+
+impl Machine for Fake {
+    fn var(&self, name: &str) -> Option<OsString> {
+        self.vars.get(name).map(OsString::from)
+    }
+
+    fn version(&self, path: &Path) -> Option<String> {
+        let release = self.releases.get(path.to_str()?)?;
+        Some(format!(
+            "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release {release}, V{release}.88\n"
+        ))
+    }
+}
+
+/// A machine with these environment variables and no nvcc.
+fn machine(vars: &[(&'static str, &'static str)]) -> Fake {
+    Fake {
+        vars: vars.iter().copied().collect(),
+        releases: HashMap::new(),
+    }
+}
+
 #[cfg(unix)]
 mod nvcc_search {
-    use std::collections::HashMap;
-    use std::ffi::OsString;
-    use std::path::Path;
-
-    use lora_kernels_build::nvcc::{Machine, find};
-
-    const CHECKOUT: &str = "/checkout";
-    const INSTALLED: &str = "/checkout/.toolchain/nvidia/cu13/bin/nvcc";
-
-    #[derive(Default)]
-    struct Fake {
-        vars: HashMap<&'static str, &'static str>,
-        releases: HashMap<&'static str, &'static str>,
-    }
-
-    impl Machine for Fake {
-        fn var(&self, name: &str) -> Option<OsString> {
-            self.vars.get(name).map(OsString::from)
-        }
-
-        fn version(&self, path: &Path) -> Option<String> {
-            let release = self.releases.get(path.to_str()?)?;
-            Some(format!(
-                "nvcc: NVIDIA (R) Cuda compiler driver\nCuda compilation tools, release {release}, V{release}.88\n"
-            ))
-        }
-    }
+    use super::Fake;
+    use lora_kernels_build::nvcc::find;
 
     fn machine(
         vars: &[(&'static str, &'static str)],
         releases: &[(&'static str, &'static str)],
     ) -> Fake {
         Fake {
-            vars: vars.iter().copied().collect(),
             releases: releases.iter().copied().collect(),
+            ..super::machine(vars)
         }
     }
+
+    const CHECKOUT: &str = "/checkout";
+    const INSTALLED: &str = "/checkout/.toolchain/nvidia/cu13/bin/nvcc";
 
     fn found(machine: &Fake) -> String {
         find(machine, CHECKOUT.as_ref())
@@ -244,6 +255,122 @@ mod nvcc_search {
     }
 }
 
+mod nvcc_flags {
+    use super::machine;
+    use lora_kernels_build::arguments::arguments;
+    use lora_kernels_build::flags::Flags;
+    use lora_kernels_build::host::advice;
+
+    fn flags(name: &'static str, value: &'static str) -> Result<Flags, String> {
+        Flags::find(&machine(&[(name, value)]))
+    }
+
+    /// The arguments of nvcc 13.0 where these variables are set.
+    fn with(variables: &[(&'static str, &'static str)]) -> Result<String, String> {
+        let machine = machine(variables);
+        let flags = Flags::find(&machine)?;
+        Ok(arguments(&machine, (13, 0), &flags)?.join(" "))
+    }
+
+    #[test]
+    fn flags_that_would_change_results_or_images_are_refused_by_name() {
+        for name in ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
+            for (value, option) in [
+                ("-lineinfo -use_fast_math", "use_fast_math"),
+                ("--use_fast_math", "use_fast_math"),
+                ("-fmad=true", "fmad"),
+                ("--fmad true", "fmad"),
+                ("-ftz=true", "ftz"),
+                ("-prec-div=false", "prec-div"),
+                ("-ptx", "ptx"),
+                ("-rdc=true", "rdc"),
+                ("--relocatable-device-code true", "relocatable-device-code"),
+                ("-dc", "dc"),
+                ("-dryrun", "dryrun"),
+                ("-o /tmp/x", "o"),
+                ("-optf flags.txt", "optf"),
+                ("--options-file=flags.txt", "options-file"),
+            ] {
+                let error = flags(name, value).unwrap_err();
+                assert!(
+                    error.contains(&format!("{name}={value}: `{option}`")),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn flags_that_people_set_are_passed_on() {
+        for value in [
+            "-ccbin /usr/bin/g++-12",
+            "-ccbin=g++-12 -allow-unsupported-compiler",
+            "--threads 4 -lineinfo -G",
+            "-Xcompiler -fno-plt -Xcompiler=-O2",
+            "-Xcompiler -c -Xptxas -v",
+            "-rdc=false --relocatable-device-code false",
+            "-gencode arch=compute_90,code=sm_90",
+            "-I/usr/include -DNDEBUG -std=c++20 --diag-suppress 20012",
+        ] {
+            assert!(flags("NVCC_APPEND_FLAGS", value).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn arguments_leave_to_the_flags_what_the_flags_say() {
+        let usual = with(&[]).unwrap();
+        for part in ["-std=c++17", "-fmad=false", "--compress-mode=size"] {
+            assert!(usual.contains(part), "{usual}");
+        }
+        assert!(!usual.contains("ccbin"), "{usual}");
+        let own = with(&[("NVCC_CCBIN", "g++-12")]).unwrap();
+        assert!(own.contains("-ccbin g++-12"), "{own}");
+
+        for flag in ["-ccbin /opt/g++", "--compiler-bindir=/opt/g++"] {
+            let both = with(&[("NVCC_CCBIN", "g++-12"), ("NVCC_PREPEND_FLAGS", flag)]).unwrap();
+            assert_eq!(both, usual);
+        }
+        let standard = with(&[("NVCC_APPEND_FLAGS", "--std c++20")]).unwrap();
+        assert!(!standard.contains("-std"), "{standard}");
+        for flag in ["--compress-mode=balance", "-no-compress"] {
+            let compression = with(&[("NVCC_APPEND_FLAGS", flag)]).unwrap();
+            assert!(!compression.contains("compress"), "{compression}");
+        }
+    }
+
+    #[test]
+    fn advice_names_the_newest_host_compiler_that_nvcc_takes() {
+        // What nvcc 13.0 prints, with its source line.
+        let words = "crt/host_config.h:137:2: error: #error -- unsupported GNU version! gcc \
+                     versions later than 15 are not supported! The nvcc flag\n  137 | #error -- \
+                     unsupported GNU version! gcc versions later than 15 are not supported!\n";
+        let advice_of_gcc = advice(words).unwrap();
+        for part in [
+            "g++ 15 or older",
+            "NVCC_CCBIN=g++-15",
+            "-allow-unsupported-compiler",
+        ] {
+            assert!(advice_of_gcc.contains(part), "{advice_of_gcc}");
+        }
+        let clang = "host_config.h:151:2: error: #error -- unsupported clang version! clang \
+                     version must be less than 21 and greater than 3.2 .";
+        assert!(advice(clang).unwrap().contains("set NVCC_CCBIN"));
+    }
+
+    #[test]
+    fn advice_is_given_where_there_is_no_host_compiler() {
+        for words in [
+            "gcc: No such file or directory\nnvcc fatal   : Failed to preprocess host compiler \
+             properties.",
+            "gcc: fatal error: cannot execute 'cc1plus': execvp: No such file or directory",
+            "nvcc fatal   : Cannot find compiler 'cl.exe' in PATH",
+        ] {
+            assert!(advice(words).unwrap().contains("NVCC_CCBIN"), "{words}");
+        }
+        assert_eq!(advice("kernels/a.cu(3): error: expected a \";\""), None);
+    }
+}
+
 #[test]
 fn depfiles_are_read_as_make_would() {
     let rule = "out.fatbin : kernels/a.cu \\\n    kernels/with\\ space.cuh \\\n    /cuda/bin/..//include/b.h kernels/c$$d\\#.h\n";
@@ -264,9 +391,12 @@ mod incremental {
     use std::path::PathBuf;
     use std::time::{Duration, SystemTime};
 
+    use super::machine;
+    use lora_kernels_build::flags::Flags;
     use lora_kernels_build::units::{Compiler, Image, Unit};
 
     const NVCC: &str = r#"
+echo "$NVCC_PREPEND_FLAGS+$NVCC_APPEND_FLAGS" > flags
 while [ $# -gt 0 ]; do
     case $1 in
         -o) out=$2; shift ;;
@@ -277,6 +407,7 @@ while [ $# -gt 0 ]; do
 done
 headers=$(sed -n 's/#include "\(.*\)"/kernels\/\1/p' "$unit")
 if grep -q WRONG "$unit" $headers; then echo "$unit(1): error: WRONG" >&2; exit 2; fi
+if grep -q HOST "$unit" $headers; then cat kernels/host >&2; exit 1; fi
 grep -h warning "$unit" $headers >&2
 cat "$unit" $headers > "$out"
 echo "$out : $unit $headers" > "$deps"
@@ -306,6 +437,7 @@ echo "$out : $unit $headers" > "$deps"
                 nvcc: "/bin/sh".into(),
                 version: "13.0".to_owned(),
                 args: vec![script.to_str().unwrap().to_owned()],
+                flags: Flags::default(),
                 store: root.join("store"),
                 root: root.clone(),
             };
@@ -408,6 +540,42 @@ echo "$out : $unit $headers" > "$deps"
         assert_eq!(checkout.compiled(), ["a", "b"]);
         checkout.compiler.version = "13.1".to_owned();
         assert_eq!(checkout.compiled(), ["a", "b"]);
+    }
+
+    #[test]
+    fn nvccs_own_variables_reach_it_and_another_value_compiles_everything() {
+        let mut checkout = Checkout::new("flags");
+        let mut build = |prepended: &'static str, appended: &'static str| {
+            let machine = machine(&[
+                ("NVCC_PREPEND_FLAGS", prepended),
+                ("NVCC_APPEND_FLAGS", appended),
+            ]);
+            checkout.compiler.flags = Flags::find(&machine).unwrap();
+            let compiled = checkout.compiled().len();
+            let seen = fs::read_to_string(checkout.root.join("flags")).unwrap();
+            (compiled, seen.trim().to_owned())
+        };
+        assert_eq!(build("", ""), (2, "+".to_owned()));
+        assert_eq!(build("-DA -DB", ""), (2, "-DA -DB+".to_owned()));
+        assert_eq!(build("", "-DA  -DB "), (2, "+-DA -DB".to_owned()));
+        assert_eq!(build("-DA", "-DB"), (2, "-DA+-DB".to_owned()));
+        // White space is no other value.
+        assert_eq!(build("  ", "-DA -DB").0, 0);
+        assert_eq!(build("", "").0, 0);
+    }
+
+    #[test]
+    fn a_host_compiler_that_nvcc_refuses_points_at_nvcc_ccbin() {
+        let checkout = Checkout::new("host");
+        let refusal = "host_config.h:137:2: error: #error -- unsupported GNU version! gcc versions \
+                       later than 15 are not supported! The nvcc flag";
+        checkout.write("host", refusal);
+        checkout.write("two.cuh", "HOST");
+        let error = checkout.build().unwrap_err();
+        assert!(
+            error.contains("set NVCC_CCBIN to g++ 15 or older") && error.contains(refusal),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `doctor`: the driver and devices found, what will be used, and what to do.
 
 use lora_kernels::cudarc::driver::{CudaContext, result, sys};
-use lora_kernels::raw::built_architectures;
+use lora_kernels::raw::{built_architectures, built_toolkit};
 use lora_kernels::{Error, Kernels};
 use serde::Serialize;
 
@@ -24,6 +24,10 @@ struct Findings {
     version: &'static str,
     /// Compute capabilities for which this build has machine code.
     architectures: Vec<&'static str>,
+    /// The release of the nvcc that compiled the kernels.
+    nvcc: Option<String>,
+    /// The oldest driver that loads what that nvcc made.
+    oldest_driver: Option<u32>,
     driver: bool,
     /// The CUDA version that the driver supports.
     cuda: Option<String>,
@@ -61,9 +65,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn examine() -> Findings {
+    let toolkit = built_toolkit();
     let mut findings = Findings {
         version: env!("CARGO_PKG_VERSION"),
         architectures: built_architectures().to_vec(),
+        nvcc: toolkit.map(|toolkit| format!("{}.{}", toolkit.nvcc.0, toolkit.nvcc.1)),
+        oldest_driver: toolkit.and_then(|toolkit| toolkit.driver),
         ..Findings::default()
     };
     if findings.architectures.is_empty() {
@@ -160,6 +167,15 @@ fn print(findings: &Findings) -> Result<(), Failure> {
         list => format!("machine code for {list}; PTX for 8.0, which newer GPUs compile"),
     };
     show::line(&format!("kernels  {built}"))?;
+    if let Some(nvcc) = &findings.nvcc {
+        let needs = findings.oldest_driver.map_or_else(
+            || format!("a driver that supports CUDA {nvcc}"),
+            |driver| format!("driver {driver} or later"),
+        );
+        show::line(&format!(
+            "         compiled by nvcc {nvcc}, whose machine code needs {needs}"
+        ))?;
+    }
     let driver = match (&findings.cuda, findings.driver) {
         (Some(version), _) => format!("present, CUDA {version}"),
         (None, true) => "present, of an unknown version".into(),

@@ -244,6 +244,35 @@ fn doctor_says_what_is_missing() {
     );
 }
 
+/// The commands know the nvcc that made their images, so a driver that is too old for these is told
+/// which driver they need.
+#[test]
+fn an_older_driver_is_told_which_driver_the_kernels_need() {
+    if !crate::common::emulated() {
+        return;
+    }
+    let usual = json(&["doctor", "--json"]);
+    let nvcc = usual["nvcc"].as_str().unwrap();
+    let needed = usual["oldest_driver"].as_u64().unwrap();
+    let major: u32 = nvcc.split('.').next().unwrap().parse().unwrap();
+    // Two major versions back, the release is too old for every nvcc that can build this.
+    let output = lora_kernels()
+        .arg("doctor")
+        .env("PTX_EMULATOR_DRIVER_VERSION", "11080")
+        .output()
+        .unwrap();
+    assert_status(&output, 3);
+    let text = stdout(&output);
+    assert!(major > 11, "{nvcc}");
+    for part in [
+        format!("images built by nvcc {nvcc} need driver {needed} or later"),
+        "this driver supports up to CUDA 11.8".to_owned(),
+        "update the driver".to_owned(),
+    ] {
+        assert!(text.contains(&part), "no `{part}` in:\n{text}");
+    }
+}
+
 /// As in `lora-kernels inspect ... | head -1`.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
