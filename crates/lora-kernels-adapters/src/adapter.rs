@@ -210,6 +210,7 @@ pub struct LeftOut<'a> {
 pub struct Adapter {
     pub(crate) format: Format,
     pub(crate) name: Option<String>,
+    pub(crate) followed: Option<String>,
     pub(crate) file: MappedFile,
     /// `adapter_config.json`.
     pub(crate) config: Option<PeftConfig>,
@@ -302,6 +303,12 @@ impl Adapter {
     /// or a folder with one checkpoint below.
     pub fn path(&self) -> &Path {
         self.folder().unwrap_or(self.file.path())
+    }
+
+    /// How the path given to [`Adapter::read`] led to another folder, as a sentence without subject:
+    /// `leads to checkpoint-10, the only folder with an adapter there`.
+    pub fn followed(&self) -> Option<&str> {
+        self.followed.as_deref()
     }
 
     /// The config, in PEFT's format: `adapter_config.json`, or the one in the file's header if it

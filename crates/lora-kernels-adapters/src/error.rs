@@ -78,7 +78,7 @@ pub enum Error {
     },
     /// A rank in the file that differs from the config's.
     #[error(
-        "{}: module {module} has rank {given}, but adapter_config.json gives it {expected} (r, or rank_pattern where a key matches)",
+        "{}: module {module} has rank {given}, but its config gives it {expected} (r, or rank_pattern where a key matches)",
         path.display()
     )]
     Rank {
@@ -99,22 +99,64 @@ pub enum Error {
         /// What was looked for, and what to do.
         reason: String,
     },
-    /// A format that holds no scaling, read without giving one.
-    #[error("{} is in {format} format, which holds no scaling: give it, as lora_alpha or as the scaling itself", path.display())]
+    /// A module whose tensors don't fit its config.
+    #[error("{}: module {module} {reason}", path.display())]
+    Module {
+        /// The file with the tensors.
+        path: PathBuf,
+        /// The module's path.
+        module: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file with several adapters, read without saying which.
+    #[error("{} holds several adapters, and one must be chosen by its name: {}", path.display(), names.join(", "))]
+    Adapters {
+        /// The file.
+        path: PathBuf,
+        /// The adapters' names, or the first of them.
+        names: Vec<String>,
+    },
+    /// A folder with several adapters in folders of their own, read without saying which.
+    #[error("{} holds several adapters in folders of their own, and one must be given{}: {}", path.display(), newest.as_ref().map(|newest| format!(" (the newest is {newest})")).unwrap_or_default(), names.join(", "))]
+    AdapterFolders {
+        /// The folder.
+        path: PathBuf,
+        /// The folders below it, or the first of them.
+        names: Vec<String>,
+        /// The last of a trainer's checkpoints, as a path.
+        newest: Option<String>,
+    },
+    /// A file without the adapter of the given name.
+    #[error("{} holds no adapter {wanted}; it holds {}", path.display(), names.join(", "))]
+    NoSuchAdapter {
+        /// The file.
+        path: PathBuf,
+        /// The name given.
+        wanted: String,
+        /// The adapters' names, or the first of them.
+        names: Vec<String>,
+    },
+    /// A file that holds no scaling, read without giving one.
+    #[error("{} is in {format} format, which holds no scaling for {module}: give it, as lora_alpha or as the scaling itself", path.display())]
     NoScaling {
         /// The file.
         path: PathBuf,
         /// Its format.
         format: crate::Format,
+        /// The first module that lacks one.
+        module: String,
     },
-    /// A scaling that was given although the format holds one.
+    /// A scaling that was given although the file holds one for every module.
     #[error(
-        "{} is a PEFT folder, whose adapter_config.json has lora_alpha and r: a scaling given beside it would contradict them",
+        "{} has its scaling in {holder}: one given beside it would contradict that",
         path.display()
     )]
     ScalingGiven {
-        /// The folder.
+        /// The file or folder.
         path: PathBuf,
+        /// Where the scaling is.
+        holder: &'static str,
     },
     /// A scaling or lora_alpha that no computation can use.
     #[error(

@@ -45,9 +45,14 @@ impl Fields {
 
     /// The object as JSON, one field per line.
     pub fn to_text(&self) -> String {
+        Self::text_of(self.iter())
+    }
+
+    /// An object of these names and JSON texts as JSON, one field per line.
+    pub fn text_of<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
         let line =
             |(name, value): (&str, &str)| format!("  {}: {value}", serde_json::Value::from(name));
-        let lines: Vec<String> = self.iter().map(line).collect();
+        let lines: Vec<String> = fields.into_iter().map(line).collect();
         format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
 }

@@ -1,0 +1,285 @@
+//! Names of wrappers, components and adapters that surround a tensor's own name.
+
+use std::collections::BTreeSet;
+
+use crate::Format;
+use crate::mapped::MappedFile;
+
+/// Wrappers in front of every name.
+const LEADING: [&str; 5] = [
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_forward_module.",
+    "_module.",
+    "module.",
+];
+
+/// What PEFT puts before every path.
+const PEFT: &str = "base_model.model.";
+const PEFT_SHORT: &str = "base_model.";
+
+/// Segments that trainers' wrappers leave inside of names.
+const INSIDE: [&str; 7] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_fpw_module",
+    "_flat_param",
+    "_dp_wrapped_module",
+];
+
+/// Components of diffusers' and ComfyUI's names, which stand first in them.
+const COMPONENTS: [&str; 17] = [
+    "transformer",
+    "transformer_2",
+    "unet",
+    "diffusion_model",
+    "prior",
+    "decoder_unet",
+    "dit",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "text_encoders",
+    "image_encoder",
+    "vae",
+    "vocoder",
+    "controlnet",
+    "connectors",
+    "denoiser",
+];
+
+/// What kohya's and related names begin with, and the component that it means.
+const FLATTENED: [(&str, Option<&str>); 9] = [
+    ("lora_unet_", Some("unet")),
+    ("lora_te_", Some("text_encoder")),
+    ("lora_te1_", Some("text_encoder")),
+    ("lora_te2_", Some("text_encoder_2")),
+    ("lora_te3_", Some("text_encoder_3")),
+    ("lora_transformer_", Some("transformer")),
+    ("lora_prior_unet_", Some("prior")),
+    ("lora_prior_te_", Some("text_encoder")),
+    ("lycoris_", None),
+];
+
+/// The names of all tensors without the wrappers before them, in the file's order.
+pub(super) fn unwrapped(file: &MappedFile) -> Vec<&str> {
+    let mut names: Vec<&str> = file.tensors().map(|tensor| tensor.name).collect();
+    let mut in_peft = false;
+    // Each turn shortens every name, or ends the loop.
+    loop {
+        let common = LEADING.iter().find(|wrapper| {
+            !names.is_empty() && names.iter().all(|name| name.starts_with(**wrapper))
+        });
+        if let Some(wrapper) = common {
+            names
+                .iter_mut()
+                .for_each(|name| *name = &name[wrapper.len()..]);
+        } else if names.iter().any(|name| name.starts_with(PEFT)) {
+            in_peft = true;
+            let without = |name: &mut &str| *name = name.strip_prefix(PEFT).unwrap_or(name);
+            names.iter_mut().for_each(without);
+        } else if !in_peft
+            && !names.is_empty()
+            && names.iter().all(|name| name.starts_with(PEFT_SHORT))
+        {
+            in_peft = true;
+            names
+                .iter_mut()
+                .for_each(|name| *name = &name[PEFT_SHORT.len()..]);
+        } else {
+            return names;
+        }
+    }
+}
+
+/// The wrapper's segment inside of a name.
+pub(super) fn wrapper_inside(name: &str) -> Option<&str> {
+    name.split('.').find(|segment| INSIDE.contains(segment))
+}
+
+/// A name's component and the rest of the name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Placed<'a> {
+    pub component: Option<&'a str>,
+    pub flattened: bool,
+    pub rest: &'a str,
+}
+
+/// Takes a name's component off. `more` are components that the file's header names.
+pub(super) fn placed<'a>(name: &'a str, more: &BTreeSet<String>) -> Placed<'a> {
+    if let Some((component, rest)) = flattened(name) {
+        return Placed {
+            component,
+            flattened: true,
+            rest,
+        };
+    }
+    // ComfyUI's checkpoints have `model.diffusion_model.`.
+    let from = match name.strip_prefix("model.") {
+        Some(rest) if rest.starts_with("diffusion_model.") => rest,
+        _ => name,
+    };
+    let found = from
+        .split_once('.')
+        .filter(|(first, _)| COMPONENTS.contains(first) || more.contains(*first));
+    match found {
+        Some((component, rest)) => Placed {
+            component: Some(component),
+            flattened: false,
+            rest: rest.strip_prefix(PEFT).unwrap_or(rest),
+        },
+        None => Placed {
+            component: None,
+            flattened: false,
+            rest: name,
+        },
+    }
+}
+
+/// The component and the rest of one of kohya's names.
+fn flattened(name: &str) -> Option<(Option<&'static str>, &str)> {
+    let known = FLATTENED.iter().find_map(|(start, component)| {
+        let rest = name.strip_prefix(start)?;
+        Some((*component, rest))
+    });
+    let (component, rest) = known.or_else(|| Some((None, name.strip_prefix("lora_")?)))?;
+    // The module is one segment, and the part comes after it.
+    let (_, part) = rest.split_once('.')?;
+    let of_part = [
+        "lora_",
+        "alpha",
+        "dora_scale",
+        "hada_",
+        "lokr_",
+        "oft_",
+        "diff",
+    ];
+    of_part
+        .iter()
+        .any(|start| part.starts_with(start))
+        .then_some((component, rest))
+}
+
+/// The format of a file without a config, by its names without wrappers; `None` if there is no
+/// LoRA in it, and an error's reason if it has several.
+pub(super) fn format_of(
+    file: &MappedFile,
+    has_header: bool,
+) -> Result<Option<Format>, &'static str> {
+    let mut formats = BTreeSet::new();
+    let names = unwrapped(file);
+    let none = BTreeSet::new();
+    for (name, tensor) in names.iter().zip(file.tensors()) {
+        let place = placed(name, &none);
+        let segments: Vec<&str> = place.rest.split('.').collect();
+        let is_a = segments
+            .iter()
+            .any(|segment| ["lora_A", "lora_down", "lora_embedding_A"].contains(segment))
+            || segments.windows(2).any(|pair| {
+                (pair[0] == "lora_linear_layer" || pair[0] == "lora" || pair[0].ends_with("_lora"))
+                    && pair[1] == "down"
+            });
+        if !is_a {
+            continue;
+        }
+        let in_peft = name.len() < tensor.name.len() && tensor.name.contains(PEFT_SHORT);
+        formats.insert(match segments.last() {
+            _ if place.flattened => Order::Kohya,
+            Some(&"lora_A") => Order::Loralib,
+            _ if in_peft || segments.contains(&"lora_embedding_A") => Order::Peft,
+            _ if place.component.is_some() || !segments.contains(&"lora_A") => Order::Diffusers,
+            _ => Order::Mistral,
+        });
+    }
+    let found: Vec<Order> = formats.into_iter().collect();
+    Ok(Some(match found[..] {
+        [] => return Ok(None),
+        [Order::Mistral] if has_header => Format::Diffusers,
+        [Order::Mistral] => Format::Mistral,
+        [Order::Kohya] => Format::Kohya,
+        [Order::Loralib] => Format::Loralib,
+        [Order::Peft] => Format::Peft,
+        _ if !found.contains(&Order::Loralib) && !found.contains(&Order::Peft) => Format::Diffusers,
+        _ => return Err("its tensors have names of more than one format"),
+    }))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Mistral,
+    Diffusers,
+    Kohya,
+    Loralib,
+    Peft,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_come_off() {
+        let more = BTreeSet::from(["brain".to_owned()]);
+        for (name, component, flattened, rest) in [
+            (
+                "transformer.h.0.q.lora_A.weight",
+                Some("transformer"),
+                false,
+                "h.0.q.lora_A.weight",
+            ),
+            (
+                "unet.base_model.model.q.lora_A.weight",
+                Some("unet"),
+                false,
+                "q.lora_A.weight",
+            ),
+            (
+                "model.diffusion_model.q.alpha",
+                Some("diffusion_model"),
+                false,
+                "q.alpha",
+            ),
+            ("brain.q.alpha", Some("brain"), false, "q.alpha"),
+            (
+                "model.layers.0.q.lora_A.weight",
+                None,
+                false,
+                "model.layers.0.q.lora_A.weight",
+            ),
+            (
+                "lora_te2_text_q.alpha",
+                Some("text_encoder_2"),
+                true,
+                "text_q.alpha",
+            ),
+            (
+                "lora_unet_q_k.lora_down.weight",
+                Some("unet"),
+                true,
+                "q_k.lora_down.weight",
+            ),
+            (
+                "lora_llm_q.lora_up.weight",
+                None,
+                true,
+                "llm_q.lora_up.weight",
+            ),
+            ("lora_unet_q.weight", None, false, "lora_unet_q.weight"),
+        ] {
+            let expected = Placed {
+                component,
+                flattened,
+                rest,
+            };
+            assert_eq!(placed(name, &more), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn wrappers_inside_are_named() {
+        assert_eq!(wrapper_inside("a.0._orig_mod.q"), Some("_orig_mod"));
+        assert_eq!(wrapper_inside("a.0.my_orig_mod.q"), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! PEFT's adapters on bare parameters (`target_parameters`): which of a module's wrappers has which
+//! rank and scaling.
+
+use crate::PeftConfig;
+
+/// The most wrappers of one module, and the most parameters that the config may mean. Real modules
+/// have two.
+const MOST_WRAPPERS: usize = 4;
+const MOST_PARAMETERS: usize = 8;
+
+/// A wrapper's rank, scaling and number of experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Wrapped {
+    pub rank: usize,
+    pub scaling: f32,
+    pub experts: usize,
+}
+
+/// Whether the module at `path` is wrapped for its parameters rather than adapted as a layer.
+/// `wrappers` is the number of its pairs of matrices, and `rows` those of the outer lora_A.
+pub(super) fn is_wrapped(config: &PeftConfig, path: &str, wrappers: usize, rows: usize) -> bool {
+    let names_module = |target: &String| {
+        target
+            .rsplit_once('.')
+            .is_some_and(|(module, _)| crate::config::ends_with_path(path, module))
+    };
+    let targets = config.target_parameters();
+    targets.iter().any(names_module)
+        || !targets.is_empty()
+            && (wrappers > 1 || rows != config.rank_of(path))
+            && !config.parameters_of(path).is_empty()
+}
+
+/// Ranks and scalings of a module's wrappers, whose lora_A have these rows. An error is a sentence
+/// that follows the module's name.
+pub(super) fn wrapped(
+    config: &PeftConfig,
+    path: &str,
+    rows: &[usize],
+) -> Result<Vec<Wrapped>, String> {
+    let mut names = config.parameters_of(path);
+    names.sort_unstable();
+    names.dedup();
+    if rows.len() > names.len() {
+        return Err(format!(
+            "has {} adapted parameters, and target_parameters names {} of it",
+            rows.len(),
+            names.len()
+        ));
+    }
+    let mut options: Vec<(usize, f32)> = Vec::with_capacity(names.len());
+    for name in &names {
+        // PEFT matches rank_pattern and alpha_pattern with the parameter's name.
+        let full = super::keys::joined(path, name);
+        options.push((config.rank_of(&full), config.scaling_of(&full)));
+    }
+    if options.iter().all(|option| *option == options[0]) {
+        options.truncate(1);
+        let (rank, scaling) = options[0];
+        let of = |rows: &usize| split(*rows, rank, scaling);
+        return match rows.iter().map(of).collect::<Option<Vec<Wrapped>>>() {
+            Some(found) if alike(&found) => Ok(found),
+            _ => Err(format!(
+                "has lora_A of {rows:?} rows, and its config gives it rank {rank}: they must be the same number of experts times the rank"
+            )),
+        };
+    }
+    if rows.len() > MOST_WRAPPERS || options.len() > MOST_PARAMETERS {
+        return Err("has more adapted parameters of different ranks than can be told apart".into());
+    }
+    let mut found: Vec<Vec<Wrapped>> = Vec::new();
+    assign(rows, &options, &mut Vec::new(), &mut found);
+    match &found[..] {
+        [one] => Ok(one.clone()),
+        [] => Err(format!(
+            "has lora_A of {rows:?} rows, which no ranks of its config explain"
+        )),
+        _ => Err(format!(
+            "has parameters with different ranks or scalings in its config, and which of them has which can't be told from lora_A's {rows:?} rows"
+        )),
+    }
+}
+
+fn split(rows: usize, rank: usize, scaling: f32) -> Option<Wrapped> {
+    (rows > 0 && rows.is_multiple_of(rank)).then(|| Wrapped {
+        rank,
+        scaling,
+        experts: rows / rank,
+    })
+}
+
+/// Whether all have the same number of experts.
+fn alike(found: &[Wrapped]) -> bool {
+    found
+        .windows(2)
+        .all(|pair| pair[0].experts == pair[1].experts)
+}
+
+/// All ways of giving each wrapper a parameter of its own that differ in what they give.
+fn assign(
+    rows: &[usize],
+    options: &[(usize, f32)],
+    taken: &mut Vec<usize>,
+    found: &mut Vec<Vec<Wrapped>>,
+) {
+    let Some(&next) = rows.get(taken.len()) else {
+        let way = taken
+            .iter()
+            .zip(rows)
+            .filter_map(|(&at, &rows)| split(rows, options[at].0, options[at].1));
+        let way: Vec<Wrapped> = way.collect();
+        if alike(&way) && !found.contains(&way) {
+            found.push(way);
+        }
+        return;
+    };
+    for (at, &(rank, scaling)) in options.iter().enumerate() {
+        if !taken.contains(&at) && split(next, rank, scaling).is_some() {
+            taken.push(at);
+            assign(rows, options, taken, found);
+            taken.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(more: &str) -> PeftConfig {
+        let text = format!(
+            r#"{{"r": 2, "lora_alpha": 4, "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]{more}}}"#
+        );
+        PeftConfig::parse(&text, Path::new("x")).unwrap()
+    }
+
+    const PATH: &str = "layers.0.mlp.experts";
+
+    #[test]
+    fn rows_are_experts_times_rank() {
+        let found = wrapped(&config(""), PATH, &[6, 6]).unwrap();
+        let one = Wrapped {
+            rank: 2,
+            scaling: 2.0,
+            experts: 3,
+        };
+        assert_eq!(found, [one, one]);
+        assert!(wrapped(&config(""), PATH, &[6, 8]).is_err());
+        assert!(wrapped(&config(""), PATH, &[5]).is_err());
+        assert!(wrapped(&config(""), PATH, &[6, 6, 6]).is_err());
+        assert!(wrapped(&config(""), "layers.0.mlp.gate", &[6]).is_err());
+        assert!(is_wrapped(&config(""), PATH, 1, 2));
+        assert!(!is_wrapped(&config(""), "layers.0.self_attn.q_proj", 1, 2));
+    }
+
+    #[test]
+    fn different_ranks_are_told_apart_by_the_number_of_experts() {
+        let ranks = r#", "rank_pattern": {".*\\.gate_up_proj": 4}, "alpha_pattern": {".*\\.gate_up_proj": 8}"#;
+        let found = wrapped(&config(ranks), PATH, &[12, 6]).unwrap();
+        let ranks_found: Vec<_> = found.iter().map(|one| (one.rank, one.experts)).collect();
+        assert_eq!(ranks_found, [(4, 3), (2, 3)]);
+        // One pair of matrices may be either parameter's.
+        assert!(wrapped(&config(ranks), PATH, &[12]).is_err());
+        let alphas = r#", "alpha_pattern": {".*\\.gate_up_proj": 8}"#;
+        assert!(
+            wrapped(&config(alphas), PATH, &[6, 6])
+                .unwrap_err()
+                .contains("can't be told")
+        );
+    }
+}
