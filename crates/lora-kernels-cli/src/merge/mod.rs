@@ -5,6 +5,7 @@ mod change;
 mod changes;
 mod choice;
 mod compute;
+mod copies;
 mod engine;
 mod folder;
 mod header;
@@ -143,6 +144,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
     let progress = Progress::waiting("checking the adapters");
     let mut changes = changes::collect(base, &weighted, direction, fan_in_fan_out)?;
+    copies::change_all(base, &mut changes);
     choice::remark(&mut changes.remarks, base, &resolvers);
     let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;
     let plan = Plan::new(base, &changes)?;

@@ -239,15 +239,18 @@ fn is_of_tools(name: &str, in_root: bool) -> bool {
         || (in_root && (name == "adapter_config.json" || name.starts_with("checkpoint-")))
 }
 
-/// Whether a file holds weights, by its extension before any `.index.json`. A safetensors file in a
-/// subfolder belongs to another module, as in sentence-transformers.
+/// Whether a file holds weights, by its extension before any `.index.json` or `.index.fp16.json`. A
+/// safetensors file in a subfolder belongs to another module, as in sentence-transformers.
 fn is_weights(path: &Path, in_root: bool) -> bool {
     let name = path
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .to_lowercase();
-    let name = PathBuf::from(name.strip_suffix(".index.json").unwrap_or(&name));
+    let indexed = name
+        .split_once(".index.")
+        .filter(|(_, rest)| rest.ends_with("json"));
+    let name = PathBuf::from(indexed.map_or(&*name, |(stem, _)| stem));
     let extension = name
         .extension()
         .unwrap_or_default()

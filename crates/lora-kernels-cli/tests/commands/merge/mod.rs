@@ -1,5 +1,6 @@
 //! Tests of the `merge` and `unmerge` commands.
 
+mod bases;
 mod guarded;
 mod killed;
 mod model;

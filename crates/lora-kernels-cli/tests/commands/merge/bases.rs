@@ -1,0 +1,259 @@
+//! Bases as people have them on their disks: the right tensors of the right files are merged.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use lora_kernels_adapters::MappedFile;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+/// The size of every weight.
+const SIZE: usize = 4;
+/// lora_alpha / r.
+const SCALING: f32 = 2.0;
+
+/// A weight's values, which differ from seed to seed.
+fn weight(seed: usize) -> Vec<f32> {
+    let value = |at: usize| ((at * 7 + seed * 3) % 11) as f32 - 5.0;
+    (0..SIZE * SIZE).map(value).collect()
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+/// Writes a safetensors file with these weights: name and seed.
+fn model(path: &Path, weights: &[(&str, usize)]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let data: Vec<Vec<u8>> = weights
+        .iter()
+        .map(|(_, seed)| bytes(&weight(*seed)))
+        .collect();
+    let shape = vec![SIZE, SIZE];
+    let views = weights.iter().zip(&data).map(|((name, _), data)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).unwrap();
+        (*name, view)
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+fn write(path: &Path, json: &serde_json::Value) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
+/// Writes a PEFT folder with an adapter of rank 1 on one module: lora_A is all ones, and row n of
+/// lora_B is n.
+fn adapter(folder: &Path, path: &str) -> PathBuf {
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": SCALING, "fan_in_fan_out": false,
+        "target_modules": [path.rsplit('.').next()]});
+    write(&folder.join("adapter_config.json"), &config);
+    let ones = bytes(&[1.0; SIZE]);
+    let rows = bytes(&std::array::from_fn::<f32, SIZE, _>(|row| row as f32));
+    let (a, b) = (vec![1, SIZE], vec![SIZE, 1]);
+    let views = [
+        (format!("base_model.model.{path}.lora_A.weight"), a, &ones),
+        (format!("base_model.model.{path}.lora_B.weight"), b, &rows),
+    ]
+    .map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape, data).unwrap()));
+    let file = folder.join("adapter_model.safetensors");
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+    folder.to_owned()
+}
+
+/// What the adapter makes of the weight of a seed.
+fn merged(seed: usize) -> Vec<f32> {
+    let values = weight(seed).into_iter().enumerate();
+    values
+        .map(|(at, value)| value + SCALING * (at / SIZE) as f32)
+        .collect()
+}
+
+/// Runs a merge in this process.
+fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<(), (u8, String)> {
+    let paths = [base, adapter].map(Path::as_os_str);
+    let [base, adapter] = paths;
+    let options = ["--device", "cpu", "-o"].map(std::ffi::OsStr::new);
+    let program = ["lora-kernels", "merge"].map(std::ffi::OsStr::new);
+    let last = [base, adapter];
+    let all = program
+        .into_iter()
+        .chain(last)
+        .chain(options)
+        .chain([out.as_os_str()]);
+    lora_kernels_cli::run(all)
+}
+
+#[track_caller]
+fn assert_values(file: &Path, name: &str, expected: &[f32]) {
+    let file = MappedFile::open(file).unwrap();
+    assert_eq!(file.tensor(name).unwrap().data, bytes(expected), "{name}");
+}
+
+#[track_caller]
+fn assert_refused(result: Result<(), (u8, String)>, out: &Path, fragments: &[&str]) {
+    let (status, text) = result.expect_err("refused");
+    assert_eq!(status, 2, "{text}");
+    assert_eq!(text.lines().count(), 1, "one line, not: {text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "`{fragment}` is not in: {text}");
+    }
+    assert!(!out.exists(), "{} is there", out.display());
+}
+
+/// Savers of several processes write a tensor twice, and readers differ in which they take.
+#[test]
+fn a_tensor_in_two_shards_is_changed_in_both() {
+    let folder = super::folder("two_shards");
+    let base = folder.join("base");
+    let (first, second) = (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    );
+    model(
+        &base.join(first),
+        &[("model.q.weight", 1), ("model.embed.weight", 2)],
+    );
+    let all = [
+        ("model.q.weight", 1),
+        ("model.embed.weight", 2),
+        ("head.weight", 3),
+    ];
+    model(&base.join(second), &all);
+    let map = json!({"model.q.weight": first, "model.embed.weight": first, "head.weight": second});
+    write(
+        &base.join("model.safetensors.index.json"),
+        &json!({"weight_map": map}),
+    );
+    let adapter = adapter(&folder.join("adapter"), "model.q");
+    let out = folder.join("out");
+    merge(&base, &adapter, &out).unwrap();
+    for shard in [first, second] {
+        assert_values(&out.join(shard), "model.q.weight", &merged(1));
+        assert_values(&out.join(shard), "model.embed.weight", &weight(2));
+    }
+
+    // Another value under the same name is another tensor, which the index doesn't mean.
+    model(
+        &base.join(second),
+        &[("model.q.weight", 9), ("head.weight", 3)],
+    );
+    let out = folder.join("other");
+    merge(&base, &adapter, &out).unwrap();
+    assert_values(&out.join(first), "model.q.weight", &merged(1));
+    assert_values(&out.join(second), "model.q.weight", &weight(9));
+}
+
+/// Without an index, nothing says which of the two counts.
+#[test]
+fn a_tensor_twice_without_an_index_is_refused() {
+    let folder = super::folder("twice");
+    let base = folder.join("base");
+    for shard in ["model-00001-of-00002", "model-00002-of-00002"] {
+        model(
+            &base.join(format!("{shard}.safetensors")),
+            &[("model.q.weight", 1)],
+        );
+    }
+    let out = folder.join("out");
+    let result = merge(&base, &adapter(&folder.join("adapter"), "model.q"), &out);
+    assert_refused(result, &out, &["model.q.weight", "no index"]);
+}
+
+#[test]
+fn a_folder_of_links_becomes_a_folder_of_files() {
+    let folder = super::folder("links");
+    let (real, base) = (folder.join("real"), folder.join("base"));
+    model(&real.join("model.safetensors"), &[("model.q.weight", 1)]);
+    write(&real.join("config.json"), &json!({"model_type": "llama"}));
+    std::fs::create_dir(&base).unwrap();
+    for name in ["model.safetensors", "config.json"] {
+        symlink(format!("../real/{name}"), base.join(name)).unwrap();
+    }
+    std::fs::write(folder.join("secret.json"), "{}").unwrap();
+    symlink("../secret.json", base.join("tokenizer.json")).unwrap();
+    let out = folder.join("out");
+    merge(&base, &adapter(&folder.join("adapter"), "model.q"), &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(1));
+    // A link to anything else is no part of the model.
+    assert_eq!(super::names(&out), ["config.json", "model.safetensors"]);
+    assert!(!out.join("config.json").is_symlink());
+    // The folder that is linked to is as it was.
+    assert_values(
+        &real.join("model.safetensors"),
+        "model.q.weight",
+        &weight(1),
+    );
+}
+
+#[test]
+fn a_folder_of_the_hub_cache_stands_for_its_snapshot() {
+    let folder = super::folder("hub");
+    let root = folder.join("hub/models--me--model");
+    model(&root.join("blobs/1111"), &[("model.q.weight", 1)]);
+    let snapshot = root.join("snapshots/abc");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    symlink("../../blobs/1111", snapshot.join("model.safetensors")).unwrap();
+    let adapter = adapter(&folder.join("adapter"), "model.q");
+    let out = folder.join("out");
+    merge(&root, &adapter, &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(1));
+    model(
+        &root.join("snapshots/def/model.safetensors"),
+        &[("model.q.weight", 2)],
+    );
+    let out = folder.join("second");
+    assert_refused(
+        merge(&root, &adapter, &out),
+        &out,
+        &["2 snapshots", "abc, def"],
+    );
+    std::fs::create_dir(root.join("refs")).unwrap();
+    std::fs::write(root.join("refs/main"), "def").unwrap();
+    merge(&root, &adapter, &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(2));
+}
+
+/// diffusers' names, and an index of half-precision shards that must not come along.
+#[test]
+fn diffusers_folders_are_models() {
+    let folder = super::folder("diffusers");
+    let base = folder.join("unet");
+    let stem = "diffusion_pytorch_model";
+    let (first, second) = (
+        format!("{stem}-00001-of-00002"),
+        format!("{stem}-00002-of-00002"),
+    );
+    let file = |name: &str| format!("{name}.safetensors");
+    model(&base.join(file(&first)), &[("blocks.0.to_q.weight", 1)]);
+    model(&base.join(file(&second)), &[("blocks.1.to_q.weight", 2)]);
+    let map = json!({"blocks.0.to_q.weight": file(&first), "blocks.1.to_q.weight": file(&second)});
+    let index = format!("{stem}.safetensors.index.json");
+    write(&base.join(&index), &json!({"weight_map": map}));
+    write(
+        &base.join("config.json"),
+        &json!({"_class_name": "UNet2DConditionModel"}),
+    );
+    let half = json!({"blocks.0.to_q.weight": "absent.safetensors"});
+    let variant = format!("{stem}.safetensors.index.fp16.json");
+    write(&base.join(variant), &json!({"weight_map": half}));
+    let adapter = adapter(&folder.join("adapter"), "blocks.1.to_q");
+    let out = folder.join("out");
+    merge(&base, &adapter, &out).unwrap();
+    assert_values(&out.join(file(&first)), "blocks.0.to_q.weight", &weight(1));
+    assert_values(&out.join(file(&second)), "blocks.1.to_q.weight", &merged(2));
+    let expected = [
+        "config.json".into(),
+        file(&first),
+        file(&second),
+        index.clone(),
+    ];
+    assert_eq!(super::names(&out), expected);
+    // The index stands for its folder.
+    let out = folder.join("by_index");
+    merge(&base.join(index), &adapter, &out).unwrap();
+    assert_values(&out.join(file(&second)), "blocks.1.to_q.weight", &merged(2));
+}
