@@ -17,6 +17,8 @@ mod progress;
 mod report;
 mod shard;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::PathBuf;
