@@ -32,7 +32,6 @@ use lora_kernels_adapters::{Adapter, BaseModel};
 use crate::device::Choice;
 use crate::failure::Failure;
 use crate::read::Reading;
-use change::Changes;
 use changes::Weighted;
 use choice::Chosen;
 use engine::Engine;
@@ -156,7 +155,6 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
 
     let mut work = Work {
         base,
-        changes: &changes,
         engine: &engine,
         allow_non_finite: arguments.allow_non_finite,
         interrupted: interruptions(),
@@ -216,7 +214,6 @@ fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
 /// The state of one run.
 struct Work<'a> {
     base: &'a BaseModel,
-    changes: &'a Changes<'a>,
     engine: &'a Engine,
     allow_non_finite: bool,
     interrupted: Arc<AtomicBool>,
