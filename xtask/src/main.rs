@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask --help`.
 
+mod aarch64;
 mod candle;
 mod capi;
 mod client;
@@ -38,6 +39,8 @@ enum Command {
     Demo,
     /// Run every test, also of a build without kernels, and check a build without CUDA
     Test,
+    /// Type-check everything for Linux on aarch64; rustup installs the target if it is missing
+    Aarch64,
     /// Run the benches
     Bench {
         /// Passed on to criterion, e.g. a filter, or --test to run each bench once
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Setup => commands::setup(&mut session),
         Command::Demo => commands::demo(&mut session),
         Command::Test => commands::test(&mut session),
+        Command::Aarch64 => aarch64::aarch64(&mut session),
         Command::Bench { arguments } => commands::bench(&mut session, &arguments),
         Command::Emulator => client::emulator(&mut session),
         Command::Client => client::client(&mut session),

@@ -92,7 +92,8 @@ fn fill(session: &mut Session, partial: &Path) -> Result<(), Failure> {
     }
     session.run(compiler).map_err(|failure| Failure {
         message: format!(
-            "{failure}\nthe nvcc that was just installed can't compile a kernel here, see above"
+            "{failure}\nthe nvcc that was just installed can't compile a kernel here, see above; if \
+             it doesn't support the C++ compiler, set NVCC_CCBIN to one that it supports"
         ),
         ..failure
     })?;

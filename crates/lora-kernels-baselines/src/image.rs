@@ -5,7 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lora_kernels_build::nvcc;
+use lora_kernels_build::flags::Flags;
+use lora_kernels_build::{host, nvcc};
 
 use super::Result;
 
@@ -42,18 +43,21 @@ pub fn fatbin(checkout: &Path, folder: &Path) -> Result<Vec<u8>> {
         );
     }
     let nvcc = nvcc::find(&nvcc::Here, checkout)?;
-    let image = folder.join(format!("peers-{:016x}.fatbin", key(checkout, &nvcc)?));
+    let flags = Flags::find(&nvcc::Here)?;
+    let key = key(checkout, &nvcc, &flags)?;
+    let image = folder.join(format!("peers-{key:016x}.fatbin"));
     if !image.exists() {
-        compile(checkout, &nvcc.path, &image)?;
+        compile(checkout, &nvcc.path, &flags, &image)?;
     }
     Ok(fs::read(&image).map_err(|error| format!("can't read {}: {error}", image.display()))?)
 }
 
-fn compile(checkout: &Path, nvcc: &Path, image: &Path) -> Result<()> {
+fn compile(checkout: &Path, nvcc: &Path, flags: &Flags, image: &Path) -> Result<()> {
     // Several programs may compile at once: each writes a file of its own, and the last rename
     // wins.
     let partial = image.with_extension(format!("{}.partial", std::process::id()));
     let mut compiler = Command::new(nvcc);
+    flags.give(&mut compiler);
     compiler
         .args(ARGUMENTS)
         .arg("-o")
@@ -68,16 +72,18 @@ fn compile(checkout: &Path, nvcc: &Path, image: &Path) -> Result<()> {
         .map_err(|error| format!("can't run {}: {error}", nvcc.display()))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{} could not compile {UNIT}:\n{words}", nvcc.display()).into());
+        let advice = host::advice(&words).unwrap_or_default();
+        let nvcc = nvcc.display();
+        return Err(format!("{nvcc} could not compile {UNIT}:\n{words}{advice}").into());
     }
     Ok(fs::rename(&partial, image)
         .map_err(|error| format!("can't make {}: {error}", image.display()))?)
 }
 
 /// A hash of everything that the image is made from.
-fn key(checkout: &Path, nvcc: &nvcc::Nvcc) -> Result<u64> {
+fn key(checkout: &Path, nvcc: &nvcc::Nvcc, flags: &Flags) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    (ARGUMENTS, &nvcc.version).hash(&mut hasher);
+    (ARGUMENTS, &nvcc.version, flags).hash(&mut hasher);
     for folder in SOURCES {
         let path = checkout.join(folder);
         let failed = |error| format!("can't read {}: {error}", path.display());

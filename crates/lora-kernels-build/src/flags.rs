@@ -87,7 +87,7 @@ const FORWARDED: [&str; 10] = [
 
 /// The flags of `NVCC_PREPEND_FLAGS` and `NVCC_APPEND_FLAGS`, in words: nvcc splits them at white
 /// space and knows no quotes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
 pub struct Flags {
     prepended: Vec<String>,
     appended: Vec<String>,

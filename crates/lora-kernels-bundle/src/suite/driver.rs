@@ -1,10 +1,7 @@
 //! Checks whether the driver is new enough for the images.
 
+use lora_kernels_build::nvcc::oldest_driver;
 use lora_kernels_bundle::results::MeasuredDevice;
-
-/// (major version of CUDA, the first driver that supports it). An older driver can't load machine
-/// code of that version.
-const OLDEST_DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
 
 /// The errors that drivers return for images that they can't load: CUDA_ERROR_INVALID_IMAGE (200)
 /// and CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222).
@@ -28,11 +25,11 @@ pub fn refused(text: &str, device: &MeasuredDevice, nvcc: &str) -> Option<String
 
 fn what_to_do(device: &MeasuredDevice, nvcc: &str) -> String {
     let driver = device.driver.as_deref().unwrap_or("of this machine");
-    let major = |text| version(text).map(|(major, _)| major);
     // Within a major version, it depends on the contents of the images.
-    let oldest = OLDEST_DRIVERS.into_iter().find_map(|(cuda, oldest)| {
-        (Some(cuda) == major(nvcc) && major(&device.cuda) < Some(cuda)).then_some(oldest)
-    });
+    let (cuda, images) = (version(&device.cuda), version(nvcc));
+    let oldest = images
+        .filter(|images| cuda.is_some_and(|cuda| cuda.0 < images.0))
+        .and_then(|images| oldest_driver(images.0));
     let needed = oldest.map_or_else(
         || format!("one that supports CUDA {nvcc}"),
         |oldest| format!("driver {oldest} or newer"),
