@@ -129,7 +129,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let candidates = BaseModel::candidates(&arguments.base)?;
     let adapters = arguments.reading.read(&arguments.adapters)?;
     let Chosen { base, resolvers } = choice::choose(&candidates, &adapters, arguments)?;
-    let overwrite = target::check(base, arguments)?;
+    let overwrite = target::check(base, &adapters, arguments)?;
     let weighted: Vec<Weighted<'_>> = adapters
         .iter()
         .zip(&arguments.adapters)
