@@ -4,3 +4,5 @@ mod common;
 mod inspect_plan_doctor;
 mod merge;
 mod replay;
+mod reports;
+mod scene;
