@@ -73,7 +73,7 @@ impl<'a> Added<'a> {
 }
 
 /// The change of one tensor. Its steps come in the order of the fields.
-#[derive(Default, Clone)]
+#[derive(Clone, Default)]
 pub struct Change<'a> {
     /// A tensor that replaces the base's. Where its shape differs (a resized vocabulary), the
     /// result has its shape.
@@ -92,7 +92,7 @@ pub struct Change<'a> {
 }
 
 /// Rows of a matrix, and their values.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct Rows<'a> {
     /// In the matrix.
     pub indices: &'a [usize],

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::base::{Mapping, Resolver};
-use lora_kernels_adapters::{Adapter, BaseModel};
 
 use super::Arguments;
 use super::change::Remarks;
+use super::changes::Selected;
 use crate::failure::Failure;
 use crate::show::few;
 
@@ -22,7 +23,7 @@ pub struct Chosen<'a> {
 /// chosen if nothing lies in the others: what it lacks is told later, by name.
 pub fn choose<'a>(
     candidates: &'a [BaseModel],
-    adapters: &[Adapter],
+    adapters: &[Selected<'_>],
     arguments: &Arguments,
 ) -> Result<Chosen<'a>, Failure> {
     let refuse = |text: String| Err(Failure::Refused(text));
@@ -30,7 +31,7 @@ pub fn choose<'a>(
         Ok(stated) => stated,
         Err(reason) => return refuse(format!("--map: {reason}")),
     };
-    let wanted: Vec<_> = adapters.iter().map(Adapter::wanted).collect();
+    let wanted: Vec<_> = adapters.iter().map(Selected::wanted).collect();
     let components: BTreeSet<&str> = wanted
         .iter()
         .flatten()

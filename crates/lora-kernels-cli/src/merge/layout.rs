@@ -4,28 +4,86 @@ use lora_kernels::WeightLayout;
 use lora_kernels_adapters::base::Resolver;
 use lora_kernels_adapters::{BaseModel, Kind, Module};
 
-use super::changes::Weighted;
+use super::changes::Selected;
 use crate::failure::Failure;
 
-/// The layout of a weight: `square` if it is square, else the layout that fits its shape. PEFT
-/// knows the layout from the layer's class.
+/// The layout of a weight, and the columns of lora_A as a matrix. The layout is `square` if the
+/// weight is square, else the one that fits its shape. PEFT knows the layout from the layer's class.
 pub fn of(
     name: &str,
     shape: &[usize],
     module: &Module<'_>,
     square: WeightLayout,
-) -> Result<WeightLayout, Failure> {
+) -> Result<(WeightLayout, usize), Failure> {
+    if module.kind == Kind::Convolution {
+        return of_convolution(name, shape, module, square);
+    }
+    let layout = of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module))?;
+    Ok((layout, module.in_features))
+}
+
+/// The layout of one matrix; `None` if it doesn't fit the module.
+pub fn of_matrix(
+    shape: &[usize],
+    module: &Module<'_>,
+    square: WeightLayout,
+) -> Option<WeightLayout> {
     let (n, k) = (module.out_features, module.in_features);
     let is = |expected: [usize; 2]| shape == expected;
     let transposed = module.kind == Kind::Embedding || (n == k && square == WeightLayout::InOut);
     match (is([n, k]), is([k, n])) {
-        (true, _) if !transposed => Ok(WeightLayout::OutIn),
-        (_, true) => Ok(WeightLayout::InOut),
-        _ => Err(Failure::Refused(format!(
-            "{name} has shape {shape:?}, and the adapter's module {} has {n} out_features and {k} in_features ({}): is this its base model?",
-            module.path, module.kind
-        ))),
+        (true, _) if !transposed => Some(WeightLayout::OutIn),
+        (_, true) => Some(WeightLayout::InOut),
+        _ => None,
     }
+}
+
+/// A convolution's weight is (out_features, in_features, kernel ...), and lora_A (rank, in_features,
+/// kernel ...) has the same kernel, so their product is that of two matrices.
+fn of_convolution(
+    name: &str,
+    shape: &[usize],
+    module: &Module<'_>,
+    square: WeightLayout,
+) -> Result<(WeightLayout, usize), Failure> {
+    let (n, k) = (module.out_features, module.in_features);
+    let kernel = module.a.shape.get(2..).unwrap_or_default();
+    // A linear layer that was trained as a convolution of one element.
+    if shape.len() == 2 && kernel.iter().all(|&size| size == 1) {
+        let layout = of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module))?;
+        return Ok((layout, k));
+    }
+    match shape {
+        [out, inputs, own @ ..] if (*out, own) == (n, kernel) && *inputs == k => {
+            Ok((WeightLayout::OutIn, k * kernel.iter().product::<usize>()))
+        }
+        [out, inputs, own @ ..]
+            if (*out, own) == (n, kernel) && *inputs > 0 && k.is_multiple_of(*inputs) =>
+        {
+            Err(Failure::Refused(format!(
+                "{name} has shape {shape:?}, and the adapter's module {} has {k} in_features: it is \
+                 a convolution of {} groups, whose adapters no matrix of its weight expresses",
+                module.path,
+                k / inputs
+            )))
+        }
+        _ => Err(unfit(name, shape, module)),
+    }
+}
+
+/// A weight that is not the module's.
+pub fn unfit(name: &str, shape: &[usize], module: &Module<'_>) -> Failure {
+    let (n, k) = (module.out_features, module.in_features);
+    let further = match module.kind {
+        Kind::Convolution => format!(", kernel {:?}", module.a.shape.get(2..).unwrap_or_default()),
+        Kind::Parameter | Kind::Stacked => format!(", {} experts", module.experts),
+        _ => String::new(),
+    };
+    Failure::Refused(format!(
+        "{name} has shape {shape:?}, and the adapter's module {} has {n} out_features and {k} \
+         in_features ({}{further}): is this its base model?",
+        module.path, module.kind
+    ))
 }
 
 /// The layout of an adapter's square weights.
@@ -36,29 +94,27 @@ pub fn of(
 pub fn of_squares(
     base: &BaseModel,
     resolver: &Resolver<'_>,
-    weighted: &Weighted<'_>,
+    selected: &Selected<'_>,
     asked: Option<bool>,
 ) -> Result<WeightLayout, Failure> {
     let layout = |transposed| match transposed {
         true => WeightLayout::InOut,
         false => WeightLayout::OutIn,
     };
-    let adapter = weighted.adapter;
     let is_square = |module: &Module<'_>| {
         module.in_features == module.out_features && module.kind == Kind::Linear
     };
-    let flag = adapter
+    let flag = selected
+        .adapter
         .config()
         .is_some_and(|config| config.fan_in_fan_out());
-    let Some(square) = adapter
-        .modules()
-        .find(is_square)
+    let Some(square) = { selected.modules.iter() }
+        .find(|module| is_square(module))
         .filter(|_| asked.is_none())
     else {
         return Ok(layout(asked.unwrap_or(flag)));
     };
-    let others = adapter
-        .modules()
+    let others = { selected.modules.iter() }
         .filter(|module| module.kind == Kind::Linear && !is_square(module));
     let other = others.filter_map(|module| {
         let name = resolver
@@ -76,9 +132,9 @@ pub fn of_squares(
         Some(name) => Err(Failure::Refused(format!(
             "{}: whether the square weight of {} is stored transposed can't be told: fan_in_fan_out is {}, and {name} is {}; --fan-in-fan-out yes \
              (transposed, as GPT-2's Conv1D) or no decides for square weights",
-            weighted.path.display(),
+            selected.path.display(),
             square.path,
-            match adapter.config() {
+            match selected.adapter.config() {
                 Some(_) => flag.to_string(),
                 None => "not in this format".into(),
             },

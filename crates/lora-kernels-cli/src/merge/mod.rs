@@ -32,7 +32,7 @@ use lora_kernels_adapters::{Adapter, BaseModel};
 use crate::device::Choice;
 use crate::failure::Failure;
 use crate::read::Reading;
-use changes::Weighted;
+use changes::{Choices, Skip, Weighted};
 use choice::Chosen;
 use engine::Engine;
 use folder::{Companions, FilesFrom};
@@ -100,6 +100,13 @@ pub struct Arguments {
     /// they don't differ among each other]
     #[arg(long, value_name = "base|N")]
     files_from: Option<FilesFrom>,
+    /// Leave out modules and tensors of the adapters: parts of their names, such as lm_head,
+    /// layers.3 or 'vision*'
+    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME...")]
+    skip: Vec<String>,
+    /// Write the head apart from the embeddings that the model ties it to, as it was
+    #[arg(long)]
+    untie: bool,
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
@@ -128,23 +135,27 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let weights = weights(&arguments.weights, arguments.adapters.len())?;
     let candidates = BaseModel::candidates(&arguments.base)?;
     let adapters = arguments.reading.read(&arguments.adapters)?;
-    let Chosen { base, resolvers } = choice::choose(&candidates, &adapters, arguments)?;
-    let overwrite = target::check(base, &adapters, arguments)?;
     let weighted: Vec<Weighted<'_>> = adapters
         .iter()
         .zip(&arguments.adapters)
         .zip(weights)
-        .zip(&resolvers)
-        .map(|(((adapter, path), weight), resolver)| Weighted {
+        .map(|((adapter, path), weight)| Weighted {
             adapter,
             path,
             weight,
-            resolver,
         })
         .collect();
-    let fan_in_fan_out = arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes);
+    let (selected, skipped) = changes::select(&weighted, &Skip::new(&arguments.skip))?;
+    let Chosen { base, resolvers } = choice::choose(&candidates, &selected, arguments)?;
+    let overwrite = target::check(base, &adapters, arguments)?;
     let progress = Progress::waiting("checking the adapters");
-    let mut changes = changes::collect(base, &weighted, direction, fan_in_fan_out)?;
+    let choices = Choices {
+        direction,
+        fan_in_fan_out: arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes),
+        untie: arguments.untie,
+    };
+    let mut changes = changes::collect(base, &selected, &resolvers, &choices)?;
+    changes.remarks.skipped = skipped;
     copies::change_all(base, &mut changes);
     choice::remark(&mut changes.remarks, base, &resolvers);
     let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;

@@ -145,17 +145,13 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
         &merge(&base, &[&with("wide", &wide)], &out, &["--force"]),
         0,
     );
-    for (name, shapes) in [
-        (
-            "other",
-            &[("x", &[1][..]), ("lm_head.weight", &[11, 7])][..],
-        ),
-        ("resized", &[("lm_head.weight", &[12, 7])]),
-    ] {
-        write(&wide, DType::F32, shapes);
-        let refused = merge(&base, &[&with(name, &wide)], &out, &["--force"]);
-        assert_refused(&refused, 2, &["lm_head.weight", "resized", "another base"]);
-    }
+    write(
+        &wide,
+        DType::F32,
+        &[("x", &[1]), ("lm_head.weight", &[11, 7])],
+    );
+    let refused = merge(&base, &[&with("other", &wide)], &out, &["--force"]);
+    assert_refused(&refused, 2, &["lm_head.weight", "resized", "another base"]);
 }
 
 /// A model that ties its head to its embeddings stores no head.

@@ -35,8 +35,6 @@ fn what_cannot_be_merged_is_named() {
     let refused = |name: &str, fragments: &[&str]| {
         assert_refused(&merge(&base, &[&fixture(name)], &out, &[]), 2, fragments)
     };
-    refused("dora", &["dora can't be merged", "DoRA", "blocks.0.attn.q"]);
-    refused("conv", &["convolutions", "conv"]);
     refused("loralib.safetensors", &["loralib", "--alpha or --scaling"]);
     refused("absent", &["absent"]);
     let unmerge = |name: &str| {
@@ -44,6 +42,11 @@ fn what_cannot_be_merged_is_named() {
             .output()
             .unwrap()
     };
+    assert_refused(
+        &unmerge("dora"),
+        2,
+        &["can't be unmerged", "DoRA", "blocks.0.attn.q"],
+    );
     assert_refused(
         &unmerge("lora_bias"),
         2,

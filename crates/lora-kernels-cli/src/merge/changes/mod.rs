@@ -1,0 +1,225 @@
+//! The changes that a merge makes to a model, collected and checked before anything is written.
+
+mod adapter;
+mod experts;
+mod module;
+mod remarks;
+mod saved;
+mod skip;
+mod tied;
+mod tokens;
+mod vocabulary;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use lora_kernels::WeightLayout;
+use lora_kernels_adapters::base::Resolver;
+use lora_kernels_adapters::{Adapter, BaseModel, Tensor};
+
+use super::change::{Added, Change, Changes};
+use super::{Direction, layout};
+use crate::failure::Failure;
+
+pub use adapter::Selected;
+pub use skip::{Skip, select};
+
+/// An adapter and its weight among several.
+pub struct Weighted<'a> {
+    pub adapter: &'a Adapter,
+    pub path: &'a Path,
+    pub weight: f64,
+}
+
+/// What the user decides.
+pub struct Choices {
+    pub direction: Direction,
+    /// Whether square weights are stored transposed, where the adapters can't tell.
+    pub fan_in_fan_out: Option<bool>,
+    /// Whether a tied head is written apart, as it was.
+    pub untie: bool,
+}
+
+/// Collects the changes that adapters make. Each has its resolver.
+pub fn collect<'a>(
+    base: &'a BaseModel,
+    adapters: &[Selected<'a>],
+    resolvers: &[Resolver<'a>],
+    choices: &Choices,
+) -> Result<Changes<'a>, Failure> {
+    let mut finder = Finder {
+        base,
+        tie: tied::Tie::of(base),
+        choices,
+        replaced_by: BTreeMap::new(),
+        effects: BTreeSet::new(),
+        changes: Changes::default(),
+    };
+    let mut sources = Vec::with_capacity(adapters.len());
+    let adapters: Vec<Selected<'a>> = { adapters.iter().zip(resolvers) }
+        .map(|(selected, resolver)| selected.taken(resolver))
+        .collect();
+    for (number, (selected, resolver)) in adapters.iter().zip(resolvers).enumerate() {
+        adapter::check(selected, choices.direction)?;
+        sources.push(Source {
+            number,
+            selected,
+            resolver,
+            square: layout::of_squares(base, resolver, selected, choices.fan_in_fan_out)?,
+        });
+    }
+    // Whole tensors come first, because LoRA is added to them: they may have other rows than the
+    // base's.
+    for source in &sources {
+        finder.whole(source)?;
+    }
+    for source in &sources {
+        finder.modules(source)?;
+        finder.tokens(source)?;
+    }
+    finder.tied()?;
+    finder.vocabulary()?;
+    remarks::twice(&sources, &mut finder.changes.remarks.warnings);
+    for source in &sources {
+        finder.remark_on(source);
+    }
+    Ok(finder.changes)
+}
+
+/// An adapter, and how its names lie in the base.
+struct Source<'a, 's> {
+    /// Among the adapters.
+    number: usize,
+    selected: &'s Selected<'a>,
+    resolver: &'s Resolver<'a>,
+    /// The layout of square weights.
+    square: WeightLayout,
+}
+
+/// Where a change goes.
+#[derive(Clone)]
+enum Target<'a> {
+    Base {
+        shard: usize,
+        name: &'a str,
+        tensor: Tensor<'a>,
+    },
+    /// A tensor that the base lacks, by its index among the added.
+    Added { name: String, at: usize },
+}
+
+impl Target<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Target::Base { name, .. } => name,
+            Target::Added { name, .. } => name,
+        }
+    }
+}
+
+struct Finder<'a, 'c> {
+    base: &'a BaseModel,
+    tie: tied::Tie<'a>,
+    choices: &'c Choices,
+    /// The adapter that has each replaced tensor, by the tensor's name in the base.
+    replaced_by: BTreeMap<String, usize>,
+    /// The adapters whose whole tensors or rows differ from the base's.
+    effects: BTreeSet<usize>,
+    changes: Changes<'a>,
+}
+
+impl<'a> Finder<'a, '_> {
+    /// The base's tensor that the adapter calls `wanted`, or a head that is stored as the embedding
+    /// only.
+    fn find(
+        &mut self,
+        source: &Source<'a, '_>,
+        component: Option<&str>,
+        wanted: &str,
+    ) -> Result<Target<'a>, Failure> {
+        if let Some(found) = source.resolver.find(component, wanted)? {
+            return self.in_base(found.name);
+        }
+        if let Some(head) = self.tied_head(wanted)? {
+            return Ok(head);
+        }
+        let named = source.resolver.named(component, wanted);
+        if let Some(failure) = self.quantised(&named) {
+            return Err(failure);
+        }
+        let found = source.resolver.resolve(component, wanted)?;
+        self.in_base(found.name)
+    }
+
+    fn in_base(&self, name: &'a str) -> Result<Target<'a>, Failure> {
+        match self.base.tensor(name) {
+            Some((shard, tensor)) => Ok(Target::Base {
+                shard,
+                name,
+                tensor,
+            }),
+            None => Err(self
+                .quantised(name)
+                .unwrap_or_else(|| Failure::Refused(format!("{name} is not in the base model")))),
+        }
+    }
+
+    /// The error of a weight to which nothing can be added because it is quantised.
+    fn quantised(&self, name: &str) -> Option<Failure> {
+        let quantisation = self.base.quantised(name)?;
+        Some(Failure::Refused(format!(
+            "{name} of the base is quantised, {quantisation}, and adapters are added to F32, F16 \
+             and BF16: {}",
+            quantisation.way_out()
+        )))
+    }
+
+    /// The tensor as the base has it: the result has its type.
+    fn original(&self, target: &Target<'a>) -> Tensor<'a> {
+        match target {
+            Target::Base { tensor, .. } => *tensor,
+            Target::Added { at, .. } => self.changes.added[*at].from,
+        }
+    }
+
+    /// The tensor that adapters are added to: the base's, or what replaces it.
+    fn current(&self, target: &Target<'a>) -> Tensor<'a> {
+        let change = match target {
+            Target::Base { shard, name, .. } => self.changes.of(*shard, name),
+            Target::Added { at, .. } => self.changes.added.get(*at).map(|added| &added.change),
+        };
+        change
+            .and_then(|change| change.replaced)
+            .unwrap_or_else(|| self.original(target))
+    }
+
+    fn change(&mut self, target: &Target<'a>) -> &mut Change<'a> {
+        match target {
+            Target::Base { shard, name, .. } => self
+                .changes
+                .tensors
+                .entry(*shard)
+                .or_default()
+                .entry(name)
+                .or_default(),
+            Target::Added { at, .. } => &mut self.changes.added[*at].change,
+        }
+    }
+
+    fn add(&mut self, added: Added<'a>) -> Target<'a> {
+        let name = added.name.clone();
+        self.changes.added.push(added);
+        Target::Added {
+            name,
+            at: self.changes.added.len() - 1,
+        }
+    }
+
+    fn warn(&mut self, warning: String) {
+        self.changes.remarks.warnings.push(warning);
+    }
+}
+
+fn refuse<T>(reason: String) -> Result<T, Failure> {
+    Err(Failure::Refused(reason))
+}

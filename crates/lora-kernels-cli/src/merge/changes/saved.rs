@@ -1,0 +1,243 @@
+//! Tensors that an adapter holds whole: trained (`modules_to_save`, `bias`), or the base's own that
+//! PEFT saves beside an adapted embedding or head.
+
+use lora_kernels_adapters::{Error, Saved, Tensor};
+
+use super::{Finder, Source, Target, refuse, vocabulary};
+use crate::failure::Failure;
+use crate::merge::Direction;
+use crate::merge::change::Added;
+use crate::merge::numbers::{is_float, part, same_within_types};
+use crate::show::few;
+
+impl<'a> Finder<'a, '_> {
+    /// Collects the whole tensors of an adapter.
+    pub(super) fn whole(&mut self, source: &Source<'a, '_>) -> Result<(), Failure> {
+        for saved in &source.selected.saved {
+            self.saved(source, saved)?;
+        }
+        for weight in &source.selected.base_weights {
+            self.base_weight(source, weight)?;
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self, source: &Source<'a, '_>, saved: &Saved<'a>) -> Result<(), Failure> {
+        let target = match self.find(source, saved.component, saved.name) {
+            Ok(target) => target,
+            Err(Failure::Files(Error::Unresolved {
+                ambiguous: false,
+                candidates,
+                ..
+            })) => return self.added(source, saved, &candidates),
+            Err(other) => return Err(other),
+        };
+        let (new, old) = (saved.tensor, self.original(&target));
+        let name = target.name();
+        if new.shape != old.shape && !vocabulary::is_resized(name, new.shape, old.shape) {
+            return refuse(format!(
+                "the adapter has {name} whole, with shape {:?}, and the base's has {:?}: is this \
+                 its base model?",
+                new.shape, old.shape
+            ));
+        }
+        if new.dtype != old.dtype && !(is_float(new.dtype) && is_float(old.dtype)) {
+            if let Some(failure) = self.quantised(name) {
+                return Err(failure);
+            }
+            return refuse(format!(
+                "the adapter has {name} whole, in {:?}, and the base's is {:?}",
+                new.dtype, old.dtype
+            ));
+        }
+        if new.shape != old.shape || !same_within_types(&new, &old) {
+            self.effects.insert(source.number);
+        }
+        self.replace(source, &target, new)
+    }
+
+    fn replace(
+        &mut self,
+        source: &Source<'a, '_>,
+        target: &Target<'a>,
+        new: Tensor<'a>,
+    ) -> Result<(), Failure> {
+        let name = target.name();
+        if self.replaced_by.contains_key(name) {
+            return refuse(format!(
+                "more than one of the adapters has {name} whole: only one of them can be put in \
+                 its place (--skip leaves it out of all)"
+            ));
+        }
+        self.replaced_by.insert(name.to_owned(), source.number);
+        self.change(target).replaced = Some(new);
+        Ok(())
+    }
+
+    /// A tensor that the base lacks, such as a classifier's head.
+    fn added(
+        &mut self,
+        source: &Source<'a, '_>,
+        saved: &Saved<'a>,
+        candidates: &[String],
+    ) -> Result<(), Failure> {
+        let path = source.selected.path.display();
+        let elsewhere = source.resolver.elsewhere(saved.component, saved.name);
+        if !elsewhere.is_empty() {
+            return refuse(format!(
+                "{path} has {} whole, and the base has it under another name, if at all: {} (--map \
+                 FROM=TO says which is meant, --skip {} leaves it out)",
+                saved.name,
+                few(elsewhere),
+                saved.name
+            ));
+        }
+        let config = source.selected.adapter.config_of(saved.component);
+        let modules = config.map_or(&[][..], |config| config.modules_to_save());
+        let is_named = modules.iter().any(|module| lies_in(saved.name, module));
+        // PEFT saves both of these if it is asked to, or if the vocabulary was resized.
+        let is_vocabulary = config.is_some()
+            && ["embed_tokens", "lm_head"]
+                .iter()
+                .any(|module| lies_in(saved.name, module));
+        if !is_named && !is_vocabulary {
+            let near = match candidates {
+                [] => String::new(),
+                near => format!(
+                    "; the closest there are {}",
+                    few(near.iter().map(String::as_str))
+                ),
+            };
+            return refuse(format!(
+                "{path} has {} whole, which the base lacks, and no config names it as trained \
+                 (modules_to_save){near} (--map FROM=TO says where it belongs, --skip {} leaves it \
+                 out)",
+                saved.name, saved.name
+            ));
+        }
+        let name = added_name(source, saved);
+        if { self.changes.added.iter() }.any(|other| other.name == name) {
+            return refuse(format!(
+                "more than one of the adapters has {name} whole: only one of them can be added \
+                 (--skip leaves it out of all)"
+            ));
+        }
+        self.effects.insert(source.number);
+        self.replaced_by.insert(name.clone(), source.number);
+        self.add(Added::whole(name, saved.tensor));
+        Ok(())
+    }
+
+    /// The base's weight as the adapter has it. It is what the adapter was trained on, so it
+    /// replaces the base's where tokens were added or their rows set before training.
+    fn base_weight(&mut self, source: &Source<'a, '_>, weight: &Saved<'a>) -> Result<(), Failure> {
+        let trained = { source.selected.saved.iter() }
+            .find(|saved| (saved.component, saved.name) == (weight.component, weight.name));
+        let target = match self.find(source, weight.component, weight.name) {
+            // The original of a head that the adapter adds.
+            Err(Failure::Files(Error::Unresolved { .. })) if trained.is_some() => return Ok(()),
+            other => other?,
+        };
+        let name = target.name();
+        let (new, old) = (weight.tensor, self.original(&target));
+        let same_shape = new.shape == old.shape;
+        // The weight of a merged model contains the adapter.
+        if same_shape
+            && (self.choices.direction == Direction::Unmerge || same_within_types(&new, &old))
+        {
+            return Ok(());
+        }
+        if let Some(trained) = trained {
+            if new.shape != trained.tensor.shape || same_shape {
+                self.warn(format!(
+                    "{} has the original of {name} beside the trained one, and this base's is \
+                     another: is this its base model?",
+                    source.selected.path.display()
+                ));
+            }
+            return Ok(());
+        }
+        if let Some(other) = self.current_replacement(&target) {
+            return match other.shape == new.shape && same_within_types(&other, &new) {
+                true => Ok(()),
+                false => refuse(format!(
+                    "the adapters were trained on different weights of {name}: merge them one \
+                     after the other"
+                )),
+            };
+        }
+        let another = || {
+            refuse(format!(
+                "the adapter has the weight of its base that it was trained on for {name}, with \
+                 shape {:?}, and this base's, with shape {:?}, is another: a model with resized \
+                 embeddings, or another base",
+                new.shape, old.shape
+            ))
+        };
+        let fits = same_shape || vocabulary::is_resized(name, new.shape, old.shape);
+        if !fits
+            || self.choices.direction == Direction::Unmerge
+            || !is_float(new.dtype)
+            || !is_float(old.dtype)
+        {
+            return another();
+        }
+        let (differing, common) = differing_rows(&new, &old);
+        if 2 * differing > common {
+            return another();
+        }
+        if differing > 0 {
+            self.warn(format!(
+                "{} brings its base's {name}, and {differing} of {common} rows are others than this \
+                 base's: the adapter's are taken, because it was trained on them",
+                source.selected.path.display()
+            ));
+        }
+        self.effects.insert(source.number);
+        self.replace(source, &target, new)
+    }
+
+    fn current_replacement(&self, target: &Target<'a>) -> Option<Tensor<'a>> {
+        { self.replaced_by.get(target.name()) }.map(|_| self.current(target))
+    }
+}
+
+/// The name of a tensor that the base lacks. What the names of a model's trunk begin with
+/// (`bert.encoder` for `encoder`) doesn't count for a head, but a language model in another model
+/// has its head with it.
+fn added_name(source: &Source<'_, '_>, saved: &Saved<'_>) -> String {
+    const WITH_HEADS: [&str; 5] = ["language_model", "llm", "text_model", "thinker", "lm"];
+    let named = source.resolver.named(saved.component, saved.name);
+    let prefix = { named.strip_suffix(saved.name) }.and_then(|prefix| prefix.strip_suffix('.'));
+    let is_trunk = |prefix: &str| {
+        let last = prefix.rsplit('.').next();
+        !prefix.is_empty() && !WITH_HEADS.iter().any(|name| last == Some(name))
+    };
+    match prefix {
+        Some(prefix) if is_trunk(prefix) && saved.component != Some(prefix) => {
+            saved.name.to_owned()
+        }
+        _ => named,
+    }
+}
+
+/// Whether `modules_to_save` names the module of a tensor, as PEFT matches it: by whole parts of its
+/// path.
+fn lies_in(name: &str, module: &str) -> bool {
+    let mut starts = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
+    starts.any(|start| {
+        { name[start..].strip_prefix(module) }.is_some_and(|rest| rest.starts_with('.'))
+    })
+}
+
+/// How many rows differ among those that both tensors have, and how many these are.
+fn differing_rows(a: &Tensor<'_>, b: &Tensor<'_>) -> (usize, usize) {
+    let rows = |tensor: &Tensor<'_>| tensor.shape.first().copied().unwrap_or(1);
+    let common = rows(a).min(rows(b));
+    let columns: usize = a.shape.iter().skip(1).product();
+    let differ = (0..common).filter(|row| {
+        let elements = row * columns..(row + 1) * columns;
+        !same_within_types(&part(a, elements.clone()), &part(b, elements))
+    });
+    (differ.count(), common)
+}
