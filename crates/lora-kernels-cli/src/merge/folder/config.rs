@@ -338,3 +338,117 @@ fn named(classes: &[&str]) -> String {
         _ => format!(" ({})", classes.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESIZED: ConfigEdit = ConfigEdit::VocabSize { from: 32, to: 34 };
+
+    /// The config's new text and the warnings.
+    fn edited_text(name: &str, text: &str, edits: &[ConfigEdit]) -> (Option<String>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let mut warnings = Vec::new();
+        let mut all = edited(Some(folder.path()), edits, &mut warnings).unwrap();
+        assert!(all.len() < 2);
+        (all.pop().map(|edited| edited.text), warnings)
+    }
+
+    /// The sizes of other towers' vocabularies and of other models' stay.
+    #[test]
+    fn the_vocabularys_size_is_changed_where_it_was_the_bases() {
+        for (before, after) in [
+            (r#"{"vocab_size": 32}"#, r#"{"vocab_size": 34}"#),
+            (
+                r#"{"text_config": {"vocab_size": 32}, "vision_config": {"vocab_size": 32}}"#,
+                r#"{"text_config": {"vocab_size": 34}, "vision_config": {"vocab_size": 32}}"#,
+            ),
+            (
+                r#"{"vocab_size": 32, "text_config": {"vocab_size": 32}, "aux": {"vocab_size": 9}}"#,
+                r#"{"vocab_size": 34, "text_config": {"vocab_size": 34}, "aux": {"vocab_size": 9}}"#,
+            ),
+            (
+                r#"{"thinker_config": {"text_config": {"vocab_size": 32}}}"#,
+                r#"{"thinker_config": {"text_config": {"vocab_size": 34}}}"#,
+            ),
+            (
+                r#"{"padded_vocab_size": 32}"#,
+                r#"{"padded_vocab_size": 34}"#,
+            ),
+            // Gemma 3's config leaves the size to transformers' default.
+            ("{}", r#"{"vocab_size": 34}"#),
+            (
+                r#"{"text_config": {}}"#,
+                r#"{"text_config": {"vocab_size": 34}}"#,
+            ),
+        ] {
+            let (text, warnings) = edited_text(CONFIG, before, &[RESIZED]);
+            assert_eq!(text.as_deref(), Some(after));
+            assert_eq!(warnings, [""; 0]);
+        }
+        let (text, warnings) = edited_text("params.json", r#"{"vocab_size": 32}"#, &[RESIZED]);
+        assert_eq!(text.as_deref(), Some(r#"{"vocab_size": 34}"#));
+        assert_eq!(warnings, [""; 0]);
+        // Set by hand before.
+        let (text, warnings) = edited_text(CONFIG, r#"{"vocab_size": 34}"#, &[RESIZED]);
+        assert_eq!((text, warnings), (None, Vec::new()));
+    }
+
+    #[test]
+    fn what_no_config_says_is_a_warning() {
+        let (text, warnings) = edited_text(CONFIG, r#"{"vocab_size": 40}"#, &[RESIZED]);
+        assert_eq!(text, None);
+        assert!(warnings[0].contains("vocab_size is 40") && warnings[0].contains("set it to 34"));
+        for (name, text) in [("other.json", "{}"), ("params.json", "{}")] {
+            let (text, warnings) = edited_text(name, text, &[RESIZED]);
+            assert_eq!(text, None);
+            assert!(
+                warnings[0].contains("must say that vocab_size is 34"),
+                "{warnings:?}"
+            );
+        }
+        let mut warnings = Vec::new();
+        let untied = [ConfigEdit::TieWordEmbeddings(false)];
+        assert!(edited(None, &untied, &mut warnings).unwrap().is_empty());
+        assert!(
+            warnings[0].contains("tie_word_embeddings is false"),
+            "{warnings:?}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG), "{").unwrap();
+        assert!(edited(Some(folder.path()), &untied, &mut warnings).is_err());
+        assert!(
+            edited(Some(folder.path()), &[], &mut warnings)
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    /// A reader takes the whole model's field or the language model's, and both have defaults.
+    #[test]
+    fn untying_is_said_wherever_readers_look() {
+        let untied = [ConfigEdit::TieWordEmbeddings(false)];
+        for (before, after) in [
+            (
+                r#"{"tie_word_embeddings": true}"#,
+                r#"{"tie_word_embeddings": false}"#,
+            ),
+            ("{}", r#"{"tie_word_embeddings": false}"#),
+            (
+                r#"{"text_config": {"tie_word_embeddings": true}, "vision_config": {"tie_word_embeddings": true}}"#,
+                r#"{"text_config": {"tie_word_embeddings": false}, "vision_config": {"tie_word_embeddings": true}, "tie_word_embeddings": false}"#,
+            ),
+        ] {
+            let (text, warnings) = edited_text(CONFIG, before, &untied);
+            assert_eq!(text.as_deref(), Some(after));
+            assert_eq!(warnings, [""; 0]);
+        }
+        let both = [untied[0], RESIZED];
+        let (text, _) = edited_text(CONFIG, r#"{"vocab_size": 32}"#, &both);
+        assert_eq!(
+            text.as_deref(),
+            Some(r#"{"vocab_size": 34, "tie_word_embeddings": false}"#)
+        );
+    }
+}

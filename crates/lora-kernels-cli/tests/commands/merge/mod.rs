@@ -8,6 +8,7 @@ mod numbers;
 mod peft;
 mod refusals;
 mod results;
+mod travel;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
