@@ -61,6 +61,7 @@ enum Command {
 
 /// Runs the program with the process's arguments, and prints its failure.
 pub fn main() -> ExitCode {
+    allow_many_files();
     match execute(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -68,6 +69,16 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// Lets this process open as many files as the system allows it. Each of a model's shards stays open
+/// while it is read, and models have more of them than the 256 or 1024 files that are the default.
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it fails, opening the file that is too many says so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Runs a command in this process. `arguments` begin with the program's name.

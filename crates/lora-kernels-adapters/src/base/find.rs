@@ -71,6 +71,14 @@ fn file(path: &Path) -> Result<Vec<BaseModel>> {
             let model = BaseModel::with_index(parent, name)?;
             return Ok(vec![model.described(parent)]);
         }
+        name if name.ends_with(".json") => {
+            return Err(Error::NoBase {
+                path: path.into(),
+                reason: "it is no index of safetensors shards: name the model's folder, its \
+                         safetensors file or its .safetensors.index.json"
+                    .into(),
+            });
+        }
         _ => {}
     }
     let model = BaseModel::single(path)?;
@@ -175,6 +183,8 @@ fn open(folder: &Path, rank: usize, place: &Place) -> Result<BaseModel> {
 struct Listing {
     files: Vec<String>,
     folders: Vec<String>,
+    /// Links to folders. They could lead anywhere; their user can name where they lead.
+    links: Vec<String>,
 }
 
 impl Listing {
@@ -184,7 +194,7 @@ impl Listing {
             path: path.into(),
             source,
         };
-        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        let (mut files, mut folders, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for entry in path.read_dir().map_err(unread)? {
             let entry = entry.map_err(unread)?;
             // No name in a model is anything but UTF-8.
@@ -196,14 +206,18 @@ impl Listing {
             }
             match entry.file_type().map_err(unread)? {
                 kind if kind.is_dir() => folders.push(name),
-                // A link to a folder could lead anywhere; its user can name it.
-                kind if kind.is_symlink() && entry.path().is_dir() => {}
+                kind if kind.is_symlink() && entry.path().is_dir() => links.push(name),
                 _ => files.push(name),
             }
         }
         files.sort();
         folders.sort();
-        Ok(Self { files, folders })
+        links.sort();
+        Ok(Self {
+            files,
+            folders,
+            links,
+        })
     }
 
     fn has(&self, name: &str) -> bool {
@@ -276,6 +290,14 @@ impl Listing {
             if all.len() > LISTED {
                 text += &format!(" and {} others", all.len() - LISTED);
             }
+        }
+        if let Some(link) = self.links.first() {
+            text += &format!(
+                "; {} links to folders in it are not followed: name the folder itself that is \
+                 meant ({})",
+                self.links.len(),
+                shown(link)
+            );
         }
         let has = |wanted: &dyn Fn(&str) -> bool| self.files.iter().any(|name| wanted(name));
         if has(&is_adapter) {

@@ -362,6 +362,11 @@ fn what_lies_there_instead_of_a_model_is_named() {
     refused(&["pytorch_model.bin", "pickles"]);
     file(folder, "model-Q4_K_M.gguf", b"GGUF");
     refused(&["model-Q4_K_M.gguf", "llama.cpp", "quantised"]);
+    file(folder, "pytorch_model.bin.index.json", b"{}");
+    assert_refused(
+        BaseModel::open(&folder.join("pytorch_model.bin.index.json")),
+        &["no index of safetensors shards"],
+    );
     for (name, fragment) in [
         ("pytorch_model.bin", "pickles"),
         ("model-Q4_K_M.gguf", "quantised"),
@@ -373,7 +378,7 @@ fn what_lies_there_instead_of_a_model_is_named() {
     for number in 0..20 {
         file(folder, &format!("a{number}.txt"), b"");
     }
-    refused(&["15 others"]);
+    refused(&["16 others"]);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n";
     file(folder, "model.safetensors", pointer);
     refused(&["model.safetensors", "Git LFS", "git lfs pull"]);

@@ -138,5 +138,6 @@ fn a_link_to_the_folder_is_the_folder_and_a_dangling_one_is_said() {
     // Folders that are links are no part of a folder.
     let pipeline = tempfile::tempdir().unwrap();
     symlink(&real, pipeline.path().join("transformer")).unwrap();
-    assert_refused(BaseModel::open(pipeline.path()), &["no base model"]);
+    let named = ["no base model", "1 links to folders", "(transformer)"];
+    assert_refused(BaseModel::open(pipeline.path()), &named);
 }

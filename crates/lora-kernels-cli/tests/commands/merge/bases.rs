@@ -257,3 +257,110 @@ fn diffusers_folders_are_models() {
     merge(&base.join(index), &adapter, &out).unwrap();
     assert_values(&out.join(file(&second)), "blocks.1.to_q.weight", &merged(2));
 }
+
+/// Each shard stays open while it is read, and a process may open few files unless it asks for more.
+#[test]
+fn more_shards_than_files_may_be_open_at_first_are_merged() {
+    let folder = super::folder("many_shards");
+    let base = folder.join("base");
+    let (shards, allowed) = (100, 40);
+    let shard = |number: usize| format!("model-{number:05}-of-{shards:05}.safetensors");
+    let tensor = |number: usize| format!("model.layers.{number}.q.weight");
+    let mut map = serde_json::Map::new();
+    for number in 1..=shards {
+        model(&base.join(shard(number)), &[(&tensor(number), number)]);
+        map.insert(tensor(number), shard(number).into());
+    }
+    write(
+        &base.join("model.safetensors.index.json"),
+        &json!({"weight_map": map}),
+    );
+    let adapter = adapter(&folder.join("adapter"), "model.layers.77.q");
+    let out = folder.join("out");
+    let command = super::command("merge", &base, &[&adapter], &out);
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            &format!("ulimit -Sn {allowed}; exec \"$0\" \"$@\" --device cpu"),
+        ])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .output()
+        .unwrap();
+    crate::common::assert_status(&output, 0);
+    assert_values(&out.join(shard(77)), &tensor(77), &merged(77));
+    assert_values(&out.join(shard(78)), &tensor(78), &weight(78));
+    assert_eq!(super::names(&out).len(), shards + 1);
+}
+
+/// mistralai's repositories hold the model twice, and an adapter's names say which one is meant.
+#[test]
+fn the_adapters_names_decide_between_two_formats() {
+    let folder = super::folder("two_formats");
+    let base = folder.join("base");
+    model(
+        &base.join("consolidated.safetensors"),
+        &[("layers.0.attention.wq.weight", 1)],
+    );
+    let shard = "model-00001-of-00001.safetensors";
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    model(&base.join(shard), &[(name, 2)]);
+    write(
+        &base.join("model.safetensors.index.json"),
+        &json!({"weight_map": {name: shard}}),
+    );
+    write(&base.join("config.json"), &json!({"model_type": "mistral"}));
+    let of_huggingface = adapter(&folder.join("a"), "model.layers.0.self_attn.q_proj");
+    let out = folder.join("out");
+    merge(&base, &of_huggingface, &out).unwrap();
+    assert_values(&out.join(shard), name, &merged(2));
+    // The other format would be the unmerged model.
+    assert!(!out.join("consolidated.safetensors").exists());
+
+    let of_mistral = adapter(&folder.join("b"), "layers.0.attention.wq");
+    let out = folder.join("mistral");
+    merge(&base, &of_mistral, &out).unwrap();
+    let file = out.join("consolidated.safetensors");
+    assert_values(&file, "layers.0.attention.wq.weight", &merged(1));
+    assert!(!out.join(shard).exists());
+    assert!(!out.join("model.safetensors.index.json").exists());
+
+    let of_neither = adapter(&folder.join("c"), "encoder.layer.0.attention.self.query");
+    let out = folder.join("neither");
+    let result = merge(&base, &of_neither, &out);
+    let both = ["consolidated.safetensors", "model.safetensors.index.json"];
+    assert_refused(result, &out, &both);
+}
+
+/// A trainer's folder, and a pipeline's.
+#[test]
+fn models_below_a_folder_are_found_if_one_fits() {
+    let folder = super::folder("below");
+    let base = folder.join("base");
+    model(
+        &base.join("checkpoint-10/model.safetensors"),
+        &[("model.q.weight", 1)],
+    );
+    let adapter = adapter(&folder.join("adapter"), "model.q");
+    let out = folder.join("out");
+    merge(&base, &adapter, &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(1));
+    // Of two, the one that has the adapter's modules.
+    model(
+        &base.join("checkpoint-9/model.safetensors"),
+        &[("model.other.weight", 2)],
+    );
+    let out = folder.join("second");
+    merge(&base, &adapter, &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(1));
+    // Where both have them, the user decides.
+    model(
+        &base.join("checkpoint-9/model.safetensors"),
+        &[("model.q.weight", 2)],
+    );
+    let out = folder.join("third");
+    let result = merge(&base, &adapter, &out);
+    assert_refused(result, &out, &["checkpoint-10", "checkpoint-9", "name one"]);
+    merge(&base.join("checkpoint-9"), &adapter, &out).unwrap();
+    assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(2));
+}
