@@ -1,15 +1,19 @@
 //! Adapters and base models as PEFT, loralib and others write them, and broken ones.
 
+mod adapter_names;
 mod base;
 mod base_found;
 mod base_links;
 mod base_quantised;
 mod fixtures;
+mod found;
 mod made;
 mod names;
 mod output;
+mod parameters;
 mod peft;
 mod refusals;
+mod scalings;
 mod write;
 
 use std::path::{Path, PathBuf};
