@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::BaseModel;
 use super::mapping::{Mapping, Replacement, joined};
-use super::nodes::is_sensible;
+use super::nodes::{has_number, is_sensible};
 use super::solve::Item;
+use super::towers::same_part;
 
 /// Prefixes compared at most, so that made-up files can't keep the search busy.
 const MOST_COMPARISONS: usize = 4_000_000;
@@ -63,7 +64,10 @@ pub(super) fn solve<'a>(base: &'a BaseModel, items: &[(usize, Item<'_>)]) -> Fou
             .map(|(_, item)| ends.get(item.node).map_or(&[][..], Vec::as_slice))
             .min_by_key(|ends| ends.len())
             .unwrap_or_default();
-        let candidates: HashSet<&str> = rarest.iter().map(|end| end.front).collect();
+        // A prefix with a number may be a layer's, and one with another part's name that part's.
+        let usual = |front: &&str| !has_number(front) && same_part("", front);
+        let fronts_there = rarest.iter().map(|end| end.front);
+        let candidates: HashSet<&str> = fronts_there.filter(usual).collect();
         let comparisons: usize = driving()
             .map(|(_, item)| ends.get(item.node).map_or(0, Vec::len))
             .sum();

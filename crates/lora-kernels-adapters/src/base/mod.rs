@@ -345,7 +345,7 @@ impl BaseModel {
     }
 
     /// The names of all tensors.
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + DoubleEndedIterator {
         self.homes.keys().map(String::as_str)
     }
 }

@@ -81,12 +81,16 @@ impl<'a> Nodes<'a> {
         self.plain.get(last).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether all names begin with these segments.
-    pub fn all_begin_with(&self, front: &str) -> bool {
-        self.base.names().all(|name| {
-            let rest = name.strip_prefix(front);
-            rest.is_some_and(|rest| rest.starts_with('.'))
-        })
+    /// The segments that all nodes begin with.
+    pub fn common_front(&self) -> &'a str {
+        let mut names = self.base.names();
+        let front = |name: &'a str| name.rsplit_once('.').map_or("", |(front, _)| front);
+        // Names are sorted, so what the first and the last share all share.
+        match (names.next(), names.next_back()) {
+            (Some(first), Some(last)) => common_front(front(first), front(last)),
+            (Some(only), None) => front(only),
+            _ => "",
+        }
     }
 
     /// Whether `from` names no part beside the trunk, and all layers of the base model are of the
@@ -160,4 +164,16 @@ pub(super) fn stripped<'p>(from: &'p str, to: &'p str, most: usize) -> (&'p str,
         (from, to, count) = (without(from), without(to), count + 1);
     }
     (from, to, count)
+}
+
+/// The leading segments that two paths share.
+pub(super) fn common_front<'p>(one: &'p str, other: &str) -> &'p str {
+    let mut end = 0;
+    for (ours, theirs) in one.split('.').zip(other.split('.')) {
+        if ours != theirs {
+            break;
+        }
+        end += ours.len() + 1;
+    }
+    &one[..end.saturating_sub(1).min(one.len())]
 }

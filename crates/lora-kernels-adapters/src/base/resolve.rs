@@ -1,6 +1,7 @@
 //! Finds an adapter's names in a base model.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 
 use super::BaseModel;
 use super::flattened;
@@ -32,6 +33,7 @@ pub struct Resolver<'a> {
     used: BTreeSet<usize>,
     /// Components between which the base model's names don't decide.
     rivals: Vec<String>,
+    nodes: OnceLock<Nodes<'a>>,
 }
 
 /// A tensor of the base model.
@@ -114,7 +116,7 @@ impl<'a> Resolver<'a> {
         }
         let mut search = Search {
             base,
-            names: None,
+            nodes: OnceLock::new(),
             stated,
             used: BTreeSet::new(),
             cautious: by_component.len() > 1,
@@ -137,17 +139,18 @@ impl<'a> Resolver<'a> {
             })
             .collect();
         if parts.values().any(|part| part.fit.found > 0) {
-            for part in parts.values_mut() {
+            // Names without a component belong to every model.
+            for (_, part) in parts.iter_mut().filter(|(name, _)| name.is_some()) {
                 part.left_out |= part.fit.found == 0 && part.fit.required > 0;
             }
         }
-        let used = search.used;
         let mut resolver = Self {
             base,
             parts,
             stated: stated.clone(),
-            used,
+            used: search.used,
             rivals: Vec::new(),
+            nodes: search.nodes,
         };
         resolver.settle_rivals();
         resolver
@@ -282,23 +285,28 @@ impl<'a> Resolver<'a> {
     /// further leading segments, or another name for the model's trunk.
     pub fn elsewhere(&self, component: Option<&str>, name: &str) -> Vec<&'a str> {
         let wanted = self.named(component, name);
-        let is_like = |found: &&str| {
-            let (Some((ours, child)), Some((theirs, found_child))) =
-                (wanted.rsplit_once('.'), found.rsplit_once('.'))
-            else {
-                return false;
-            };
-            if child != found_child || last(ours) != last(theirs) || ours == theirs {
-                return false;
-            }
-            let ((head, tail), (other, other_tail)) = (split(ours), split(theirs));
-            tail == other_tail
+        let Some((node, child)) = wanted.rsplit_once('.') else {
+            return Vec::new();
+        };
+        let nodes = self.nodes.get_or_init(|| Nodes::new(self.base));
+        let (head, tail) = split(node);
+        let others = match tail {
+            "" => nodes.plain(last(node)),
+            _ => nodes.heads(tail),
+        };
+        let is_like = |other: &&&str| {
+            **other != head
                 && (ends_with(other, head)
                     || ends_with(head, other)
                     || renames_trunk(head, other)
                     || (!tail.is_empty() && same_list(head, other)))
         };
-        self.base.names().filter(is_like).take(LISTED).collect()
+        let names = others.iter().filter(is_like).filter_map(|other| {
+            let name = joined(&joined(other, tail), child);
+            let (name, _) = self.base.homes.get_key_value(&name)?;
+            Some(name.as_str())
+        });
+        names.take(LISTED).collect()
     }
 
     /// Whether tensors of this component are in the base model, rather than left out.
@@ -312,6 +320,19 @@ impl<'a> Resolver<'a> {
         left_out
             .filter_map(|(component, _)| component.as_deref())
             .collect()
+    }
+
+    /// A component of which a part is in the base model and a part isn't, and a name that isn't.
+    /// Where a file has several components, one that isn't the base model's has nothing in it.
+    pub fn torn(&self) -> Option<(&str, &str)> {
+        if self.parts.len() < 2 {
+            return None;
+        }
+        self.parts.iter().find_map(|(component, part)| {
+            let missing = part.fit.missing.first()?;
+            let is_torn = part.fit.found > 0 && !part.left_out;
+            is_torn.then_some((component.as_deref()?, missing.as_str()))
+        })
     }
 
     /// The replacements that were found, of all components.
@@ -395,7 +416,7 @@ fn renamed(
 /// The search of one resolver.
 struct Search<'s, 'a> {
     base: &'a BaseModel,
-    names: Option<Nodes<'a>>,
+    nodes: OnceLock<Nodes<'a>>,
     stated: &'s Mapping,
     used: BTreeSet<usize>,
     cautious: bool,
@@ -490,8 +511,8 @@ impl<'a> Search<'_, 'a> {
                 .iter()
                 .map(|(name, wanted)| item(name, wanted))
                 .collect();
-            let names = self.names.get_or_insert_with(|| Nodes::new(self.base));
-            solution = solve::solve(names, &items, self.cautious);
+            let nodes = self.nodes.get_or_init(|| Nodes::new(self.base));
+            solution = solve::solve(nodes, &items, self.cautious);
         }
         for (at, (name, wanted)) in searched.iter().enumerate() {
             let outcome = match solution.undecided.remove(&at) {
@@ -516,7 +537,7 @@ impl<'a> Search<'_, 'a> {
         for wanted in wanted {
             let stated = self.stated.replacements().iter().enumerate();
             let stated =
-                stated.filter_map(|(at, replacement)| Some((at, flat(replacement, &wanted.name)?)));
+                stated.filter_map(|(at, replacement)| Some((at, flat(replacement, wanted)?)));
             match { stated }.next() {
                 None => names.push(wanted.name.clone()),
                 Some((at, name)) => {
@@ -577,11 +598,20 @@ fn item<'w>(name: &'w str, wanted: &'w Wanted) -> Item<'w> {
     }
 }
 
-/// A stated replacement in a name with underscores.
-fn flat(replacement: &Replacement, name: &str) -> Option<String> {
-    let (path, child) = name.rsplit_once('.')?;
-    let [from, to] = [replacement.from(), replacement.to()].map(|part| part.replace('.', "_"));
-    let rest = match from.as_str() {
+/// A name with underscores, with a stated replacement. What is replaced may begin with the
+/// component.
+fn flat(replacement: &Replacement, wanted: &Wanted) -> Option<String> {
+    let (path, child) = wanted.name.rsplit_once('.')?;
+    let (mut from, to) = (replacement.from(), replacement.to().replace('.', "_"));
+    if let Some(rest) = wanted
+        .component
+        .as_ref()
+        .and_then(|front| from.strip_prefix(front.as_str()))
+        && (rest.is_empty() || rest.starts_with('.'))
+    {
+        from = rest.trim_start_matches('.');
+    }
+    let rest = match from.replace('.', "_").as_str() {
         "" => path,
         from => path.strip_prefix(from)?.strip_prefix('_')?,
     };

@@ -1,14 +1,16 @@
 //! Finds the replacements under which an adapter's names lie in a base model.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::mapping::{Mapping, Replacement, joined};
-use super::nodes::{Level, Nodes, ends_with, has_number, is_sensible, last, split, stripped};
+use super::nodes::{
+    Level, Nodes, common_front, ends_with, has_number, is_sensible, last, split, stripped,
+};
 use super::towers::{renames_trunk, same_list, same_part};
 use super::wanted::Wanted;
 
 /// Names compared at most, so that made-up files can't keep the search busy.
-const MOST_COMPARISONS: usize = 4_000_000;
+const MOST_COMPARISONS: usize = 2_000_000;
 /// A model's parts with names of their own; found mappings have no more replacements.
 const MOST_REPLACEMENTS: usize = 64;
 
@@ -32,42 +34,50 @@ pub(super) struct Solution {
 }
 
 /// Finds the mapping. `cautious` takes only replacements that are usual ones.
-pub(super) fn solve(names: &Nodes<'_>, items: &[Item<'_>], cautious: bool) -> Solution {
+pub(super) fn solve(nodes: &Nodes<'_>, items: &[Item<'_>], cautious: bool) -> Solution {
     let required = |item: &&Item<'_>| item.wanted.required;
     let any_required = items.iter().any(|item| required(&item));
     let drives = |item: &Item<'_>| item.wanted.required || !any_required;
     let mut search = Search {
-        names,
+        nodes,
         items,
         cautious,
         comparisons: 0,
+        exact: false,
         pairs: Vec::new(),
         solution: Solution::default(),
     };
     let driving: Vec<usize> = (0..items.len()).filter(|&at| drives(&items[at])).collect();
-    if driving
-        .iter()
-        .all(|&at| search.level(at, None) > Level::Absent)
-    {
-        search.follow(&driving);
-        return search.finish();
+    let is_there = |&at: &usize| search.level(at, None) > Level::Absent;
+    if driving.iter().all(is_there) {
+        search.exact = !driving.is_empty();
+    } else if let Some(replacement) = search.one_prefix(&driving) {
+        let mapping = Mapping::new([replacement]).unwrap_or_default();
+        if mapping.replacements().iter().any(has_numbers) {
+            search.solution.mapping = mapping;
+            return search.solution;
+        }
+        let heads: BTreeSet<&str> = driving.iter().map(|&at| split(items[at].node).0).collect();
+        let pairs = heads
+            .into_iter()
+            .map(|head| Pair::head(head, &mapping.apply(head)));
+        search.pairs.extend(pairs);
+    } else {
+        search.groups(&driving, false);
     }
-    if let Some(replacement) = search.one_prefix(&driving) {
-        search.solution.mapping = Mapping::new([replacement]).unwrap_or_default();
-        return search.solution;
-    }
-    search.groups(&driving, false);
     search.follow(&driving);
     search.finish()
 }
 
 struct Search<'s, 'a> {
-    names: &'s Nodes<'a>,
+    nodes: &'s Nodes<'a>,
     items: &'s [Item<'s>],
     cautious: bool,
     comparisons: usize,
+    /// Whether all items that drive the search have their own names.
+    exact: bool,
     /// What the heads, and the nodes without a number, are in the base model.
-    pairs: Vec<(String, String)>,
+    pairs: Vec<Pair>,
     solution: Solution,
 }
 
@@ -82,10 +92,10 @@ impl<'s, 'a> Search<'s, 'a> {
     fn level(&self, at: usize, head: Option<&str>) -> Level {
         let item = &self.items[at];
         match head {
-            None => self.names.level(item.node, item.child, &item.wanted.fits),
+            None => self.nodes.level(item.node, item.child, &item.wanted.fits),
             Some(head) => {
                 let (_, tail) = split(item.node);
-                self.names
+                self.nodes
                     .level(&joined(head, tail), item.child, &item.wanted.fits)
             }
         }
@@ -100,8 +110,8 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         // The node that the fewest of the base model's end like.
         let ends_like = |node: &str| match split(node) {
-            (head, "") => self.names.plain(last(head)),
-            (_, tail) => self.names.heads(tail),
+            (head, "") => self.nodes.plain(last(head)),
+            (_, tail) => self.nodes.heads(tail),
         };
         let rarest = nodes().min_by_key(|node| ends_like(node).len())?;
         let (head, tail) = split(rarest);
@@ -117,6 +127,12 @@ impl<'s, 'a> Search<'s, 'a> {
         let cuts = shared.match_indices('.').map(|(at, _)| &shared[..at]);
         for prefix in cuts.chain((!shared.is_empty()).then_some(shared)) {
             candidates.push(Replacement::new(prefix, ""));
+        }
+        // A prefix with a number counts if all of the base model's names have it.
+        let front = self.nodes.common_front();
+        let cuts = front.match_indices('.').map(|(at, _)| &front[..at]);
+        for prefix in cuts.chain([front]).filter(|prefix| has_number(prefix)) {
+            candidates.push(Replacement::new("", prefix));
         }
         let mut best: Vec<(Level, Replacement)> = Vec::new();
         for candidate in candidates {
@@ -145,7 +161,7 @@ impl<'s, 'a> Search<'s, 'a> {
             self.comparisons += 1;
             let item = &self.items[at];
             let (_, node) = mapping.find(item.node)?;
-            let level = self.names.level(&node, item.child, &item.wanted.fits);
+            let level = self.nodes.level(&node, item.child, &item.wanted.fits);
             if level == Level::Absent || self.comparisons > MOST_COMPARISONS {
                 return None;
             }
@@ -156,16 +172,13 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// Whether a prefix, added or taken off, leaves every item in its part of the model.
     fn is_likely(&self, driving: &[usize], replacement: &Replacement) -> bool {
-        let (from, to) = (replacement.from(), replacement.to());
-        let numbers = match (has_number(from), has_number(to)) {
-            (false, false) => true,
-            // A number that is taken off is no layer's if another follows.
-            (true, _) => driving.iter().all(|&at| {
+        let from = replacement.from();
+        // A number that is taken off is no layer's if another follows.
+        let numbers = !has_number(from)
+            || driving.iter().all(|&at| {
                 let node = self.items[at].node;
                 node.strip_prefix(from).is_some_and(has_number)
-            }),
-            (_, true) => self.names.all_begin_with(to),
-        };
+            });
         let Ok(mapping) = Mapping::new([replacement.clone()]) else {
             return false;
         };
@@ -177,7 +190,7 @@ impl<'s, 'a> Search<'s, 'a> {
                     Some((_, found)) => found,
                     None => return true,
                 };
-                same_part(head, &found) || self.names.only_part(head, &found)
+                same_part(head, &found) || self.nodes.only_part(head, &found)
             })
     }
 
@@ -194,11 +207,18 @@ impl<'s, 'a> Search<'s, 'a> {
     /// follow the replacements that were found for others.
     fn groups(&mut self, among: &[usize], late: bool) {
         let items = self.items;
+        let found: HashSet<(bool, String)> = self
+            .pairs
+            .iter()
+            .map(|pair| (pair.is_head, pair.from.clone()))
+            .collect();
+        let is_found = |is_head, from: &str| found.contains(&(is_head, from.to_owned()));
         let mut heads: BTreeMap<&'s str, Vec<usize>> = BTreeMap::new();
         let mut plain = Vec::new();
         for &at in among {
             match split(items[at].node) {
                 _ if !is_sensible(items[at].node) => {}
+                (head, tail) if is_found(!tail.is_empty(), head) => {}
                 (_, "") => plain.push(at),
                 (head, _) => heads.entry(head).or_default().push(at),
             }
@@ -208,9 +228,14 @@ impl<'s, 'a> Search<'s, 'a> {
             let group = Group { head, items };
             let options = self.options(&group);
             match self.decide(&group, options, late) {
-                Decision::Head(found) => self.pairs.push((head.to_owned(), found.to_owned())),
+                Decision::Head(found) => self.pairs.push(Pair::head(head, found)),
                 Decision::Among(options) => ambiguous.push((group, options)),
-                Decision::Nothing => {}
+                Decision::Nothing if late => {}
+                Decision::Nothing => {
+                    if let Some(found) = self.most(&group) {
+                        self.pairs.push(Pair::head(head, found));
+                    }
+                }
             }
         }
         // What was found for other heads may decide.
@@ -218,7 +243,7 @@ impl<'s, 'a> Search<'s, 'a> {
         for (group, options) in ambiguous {
             let ruled = rules.apply(group.head);
             if options.contains(&ruled.as_str()) && ruled != group.head {
-                self.pairs.push((group.head.to_owned(), ruled));
+                self.pairs.push(Pair::head(group.head, &ruled));
                 continue;
             }
             let replacements: Vec<Replacement> = options
@@ -239,17 +264,15 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     /// The base model's heads under which all items of a group lie, with the worst level of each.
-    /// If there are none, the one head under which the most of them lie: the error is about the
-    /// rest.
     fn options(&mut self, group: &Group<'s>) -> Vec<(Level, &'a str)> {
         let tail = |at: usize| split(self.items[at].node).1;
         let Some(rarest) =
-            { group.items.iter().copied() }.min_by_key(|&at| self.names.heads(tail(at)).len())
+            { group.items.iter().copied() }.min_by_key(|&at| self.nodes.heads(tail(at)).len())
         else {
             return Vec::new();
         };
         let mut options = Vec::new();
-        for &head in self.names.heads(tail(rarest)) {
+        for &head in self.nodes.heads(tail(rarest)) {
             let mut worst = Level::Fits;
             for &at in &group.items {
                 self.comparisons += 1;
@@ -268,6 +291,35 @@ impl<'s, 'a> Search<'s, 'a> {
         options
     }
 
+    /// The one head under which the most items of a group lie, where not all do: then the error is
+    /// about the others.
+    fn most(&mut self, group: &Group<'s>) -> Option<&'a str> {
+        let head = group.head;
+        let mut counts: BTreeMap<&'a str, usize> = BTreeMap::new();
+        for &at in &group.items {
+            for &option in self.nodes.heads(split(self.items[at].node).1) {
+                self.comparisons += 1;
+                if self.comparisons > MOST_COMPARISONS {
+                    return None;
+                }
+                *counts.entry(option).or_default() += 1;
+            }
+        }
+        counts.retain(|option, _| {
+            let pure = ends_with(option, head) || ends_with(head, option);
+            same_part(head, option) && (pure || (!self.cautious && renames_trunk(head, option)))
+        });
+        if counts.contains_key(head) {
+            return None;
+        }
+        let most = counts.values().copied().max()?;
+        let mut best = counts.into_iter().filter(|&(_, count)| count == most);
+        match (best.next(), best.next()) {
+            (Some((option, _)), None) => Some(option),
+            _ => None,
+        }
+    }
+
     fn decide(
         &mut self,
         group: &Group<'s>,
@@ -280,8 +332,11 @@ impl<'s, 'a> Search<'s, 'a> {
         options.retain(|&(_, option)| {
             let (from, to, _) = stripped(head, option, usize::MAX);
             let in_part =
-                same_part(head, option) || (pure(option) && self.names.only_part(head, option));
-            let usual = pure(option) || renames_trunk(head, option);
+                same_part(head, option) || (pure(option) && self.nodes.only_part(head, option));
+            let usual = match late && self.exact {
+                true => option == head,
+                false => pure(option) || renames_trunk(head, option),
+            };
             let likely = in_part && (usual || (!self.cautious && !late && same_list(head, option)));
             if !likely {
                 unlikely.push(Replacement::new(from, to));
@@ -346,14 +401,18 @@ impl<'s, 'a> Search<'s, 'a> {
                 None => return,
             },
         };
-        self.pairs.push((node.to_owned(), chosen));
+        self.pairs.push(Pair {
+            from: node.to_owned(),
+            to: chosen,
+            is_head: false,
+        });
     }
 
     /// The one node that only has another name for the trunk.
     fn in_another_trunk(&mut self, at: usize) -> Option<&'a str> {
         let node = self.items[at].node;
         let mut found = Vec::new();
-        for &other in self.names.plain(last(node)) {
+        for &other in self.nodes.plain(last(node)) {
             self.comparisons += 1;
             if self.comparisons > MOST_COMPARISONS {
                 return None;
@@ -368,7 +427,8 @@ impl<'s, 'a> Search<'s, 'a> {
             Replacement::new(from, to)
         };
         // Where the heads have one tree in both, another tree is another module.
-        let renamed = self.pairs.is_empty() || self.pairs.iter().any(|(from, to)| from != to);
+        let renamed = !self.exact
+            && (self.pairs.is_empty() || self.pairs.iter().any(|pair| pair.from != pair.to));
         match found[..] {
             [one] if renamed => Some(one),
             [one] => {
@@ -388,17 +448,35 @@ impl<'s, 'a> Search<'s, 'a> {
     fn follow(&mut self, driving: &[usize]) {
         let rules = rules(&self.pairs).unwrap_or_default();
         let driving: HashSet<usize> = driving.iter().copied().collect();
-        let rest: Vec<usize> = (0..self.items.len())
-            .filter(|at| !driving.contains(at))
-            .filter(|&at| {
-                let item = &self.items[at];
-                let node = rules.apply(item.node);
-                self.names.level(&node, item.child, &item.wanted.fits) < Level::Named
-            })
-            .collect();
-        if !rest.is_empty() {
-            self.groups(&rest, true);
+        let mut rest = Vec::new();
+        let mut there: BTreeSet<(bool, &str)> = BTreeSet::new();
+        for (at, item) in self.items.iter().enumerate() {
+            if driving.contains(&at) {
+                continue;
+            }
+            let node = rules.apply(item.node);
+            let level = self.nodes.level(&node, item.child, &item.wanted.fits);
+            if level < Level::Named {
+                rest.push(at);
+                continue;
+            }
+            match split(item.node) {
+                (node, "") => there.insert((false, node)),
+                (head, _) => there.insert((true, head)),
+            };
         }
+        if rest.is_empty() {
+            return;
+        }
+        // What is found for the rest must not change these.
+        for (is_head, from) in there {
+            self.pairs.push(Pair {
+                from: from.to_owned(),
+                to: rules.apply(from),
+                is_head,
+            });
+        }
+        self.groups(&rest, true);
     }
 
     fn finish(mut self) -> Solution {
@@ -408,9 +486,9 @@ impl<'s, 'a> Search<'s, 'a> {
                 let replacements: Vec<Replacement> = self
                     .pairs
                     .iter()
-                    .filter(|(from, to)| from != to)
+                    .filter(|pair| pair.from != pair.to)
                     .take(4)
-                    .map(|(from, to)| Replacement::new(from, to))
+                    .map(|pair| Replacement::new(&pair.from, &pair.to))
                     .collect();
                 for at in 0..self.items.len() {
                     self.solution.undecided.insert(at, replacements.clone());
@@ -427,19 +505,39 @@ enum Decision<'a> {
     Nothing,
 }
 
-/// The shortest replacements that make each pair's first path its second. `None` if one path is two
-/// in the base model.
-fn rules(pairs: &[(String, String)]) -> Option<Mapping> {
-    let mut kept: Vec<Option<usize>> = pairs
+/// What a head, or a node without a number, is in the base model.
+#[derive(Debug)]
+struct Pair {
+    from: String,
+    to: String,
+    is_head: bool,
+}
+
+impl Pair {
+    fn head(from: &str, to: &str) -> Self {
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            is_head: true,
+        }
+    }
+}
+
+/// The shortest replacements that make each pair's first path its second. Those of the heads go
+/// first; what they don't make right gets one of its own. `None` if one path would be two in the
+/// base model.
+fn rules(pairs: &[Pair]) -> Option<Mapping> {
+    // How many of the segments that both paths end with a replacement leaves out.
+    let mut shared: Vec<Option<usize>> = pairs
         .iter()
-        .map(|(from, to)| (from != to).then_some(usize::MAX))
+        .map(|pair| (pair.is_head && pair.from != pair.to).then_some(usize::MAX))
         .collect();
     loop {
         let mut replacements = BTreeMap::new();
         let mut clashes = HashSet::new();
-        for ((from, to), kept) in pairs.iter().zip(&kept) {
-            let Some(most) = *kept else { continue };
-            let (from, to, _) = stripped(from, to, most);
+        for (pair, shared) in pairs.iter().zip(&shared) {
+            let Some(most) = *shared else { continue };
+            let (from, to, _) = stripped(&pair.from, &pair.to, most);
             if *replacements.entry(from).or_insert(to) != to {
                 clashes.insert(from);
             }
@@ -447,28 +545,34 @@ fn rules(pairs: &[(String, String)]) -> Option<Mapping> {
         if replacements.len() > MOST_REPLACEMENTS {
             return None;
         }
-        let mapping = Mapping::new(
-            replacements
-                .into_iter()
-                .filter(|(from, _)| !clashes.contains(from))
-                .map(|(from, to)| Replacement::new(from, to)),
-        )
-        .ok()?;
+        let replacements = replacements
+            .into_iter()
+            .filter(|(from, _)| !clashes.contains(from))
+            .map(|(from, to)| Replacement::new(from, to));
+        let mapping = Mapping::new(replacements).ok()?;
         let mut all_right = true;
-        for ((from, to), kept) in pairs.iter().zip(&mut kept) {
-            let strip = kept.map_or(usize::MAX, |most| stripped(from, to, most).2);
-            if mapping.apply(from) == *to {
+        for (pair, shared) in pairs.iter().zip(&mut shared) {
+            if mapping.apply(&pair.from) == pair.to {
                 continue;
             }
             all_right = false;
-            // One more segment tells it from the others.
-            let strip = strip.min(segments(from));
-            *kept = Some(strip.checked_sub(1)?);
+            let most = shared.unwrap_or(segments(&pair.from));
+            let (_, _, common) = stripped(&pair.from, &pair.to, most);
+            *shared = match *shared {
+                None if !pair.is_head => Some(0),
+                None => Some(common.min(segments(&pair.from).saturating_sub(1))),
+                // One more segment tells it from the others.
+                Some(_) => Some(common.checked_sub(1)?),
+            };
         }
         if all_right {
             return Some(mapping);
         }
     }
+}
+
+fn has_numbers(replacement: &Replacement) -> bool {
+    has_number(replacement.from()) || has_number(replacement.to())
 }
 
 fn segments(path: &str) -> usize {
@@ -477,16 +581,4 @@ fn segments(path: &str) -> usize {
     } else {
         path.split('.').count()
     }
-}
-
-/// The leading segments that two paths share.
-fn common_front<'p>(one: &'p str, other: &str) -> &'p str {
-    let mut end = 0;
-    for (ours, theirs) in one.split('.').zip(other.split('.')) {
-        if ours != theirs {
-            break;
-        }
-        end += ours.len() + 1;
-    }
-    &one[..end.saturating_sub(1).min(one.len())]
 }

@@ -1,95 +1,101 @@
 //! Which parts of a model a name can mean, by its words.
 
-use super::nodes::stripped;
+use super::nodes::{last, stripped};
 
-/// A part of a model that has layers of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tower {
+/// A part of a model that has layers of its own, beside its trunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
     Vision,
     Audio,
     /// What lies between towers.
     Connector,
     /// Further layers that predict tokens ahead.
     Draft,
-    Text,
-    Encoder,
-    Decoder,
+    /// What a training run holds beside the model.
+    Teacher,
+    Student,
+    Critic,
+    Average,
+    Generator,
+    Discriminator,
 }
 
-const WORDS: [(&str, Tower); 36] = [
-    ("vision", Tower::Vision),
-    ("visual", Tower::Vision),
-    ("image", Tower::Vision),
-    ("img", Tower::Vision),
-    ("video", Tower::Vision),
-    ("vit", Tower::Vision),
-    ("siglip", Tower::Vision),
-    ("audio", Tower::Audio),
-    ("speech", Tower::Audio),
-    ("sound", Tower::Audio),
-    ("voice", Tower::Audio),
-    ("talker", Tower::Audio),
-    ("token2wav", Tower::Audio),
-    ("code2wav", Tower::Audio),
-    ("qformer", Tower::Connector),
-    ("connector", Tower::Connector),
-    ("projector", Tower::Connector),
-    ("projection", Tower::Connector),
-    ("merger", Tower::Connector),
-    ("resampler", Tower::Connector),
-    ("perceiver", Tower::Connector),
-    ("bridge", Tower::Connector),
-    ("mtp", Tower::Draft),
-    ("draft", Tower::Draft),
-    ("eagle", Tower::Draft),
-    ("medusa", Tower::Draft),
-    ("language", Tower::Text),
-    ("text", Tower::Text),
-    ("txt", Tower::Text),
-    ("llm", Tower::Text),
-    ("lm", Tower::Text),
-    ("encoder", Tower::Encoder),
-    ("enc", Tower::Encoder),
-    ("decoder", Tower::Decoder),
-    ("dec", Tower::Decoder),
-    ("generator", Tower::Decoder),
+const PARTS: [(&str, Part); 34] = [
+    ("vision", Part::Vision),
+    ("visual", Part::Vision),
+    ("image", Part::Vision),
+    ("img", Part::Vision),
+    ("video", Part::Vision),
+    ("vit", Part::Vision),
+    ("siglip", Part::Vision),
+    ("audio", Part::Audio),
+    ("speech", Part::Audio),
+    ("sound", Part::Audio),
+    ("voice", Part::Audio),
+    ("talker", Part::Audio),
+    ("token2wav", Part::Audio),
+    ("code2wav", Part::Audio),
+    ("qformer", Part::Connector),
+    ("connector", Part::Connector),
+    ("projector", Part::Connector),
+    ("projection", Part::Connector),
+    ("merger", Part::Connector),
+    ("resampler", Part::Connector),
+    ("perceiver", Part::Connector),
+    ("bridge", Part::Connector),
+    ("mtp", Part::Draft),
+    ("draft", Part::Draft),
+    ("eagle", Part::Draft),
+    ("medusa", Part::Draft),
+    ("teacher", Part::Teacher),
+    ("student", Part::Student),
+    ("critic", Part::Critic),
+    ("reward", Part::Critic),
+    ("ema", Part::Average),
+    ("generator", Part::Generator),
+    ("discriminator", Part::Discriminator),
+    ("nextn", Part::Draft),
 ];
 
-fn towers(path: &str) -> Vec<Tower> {
-    let words = path.split(['.', '_']).map(str::to_ascii_lowercase);
-    let tower = |word: String| {
-        let found = WORDS.iter().find(|(name, _)| *name == word);
-        found.map(|&(_, tower)| tower)
-    };
-    words.filter_map(tower).collect()
+fn words(path: &str) -> impl Iterator<Item = String> {
+    path.split(['.', '_']).map(str::to_ascii_lowercase)
 }
 
-/// Whether a name is of a part beside the main one.
-fn sides(towers: &[Tower]) -> [bool; 4] {
-    [Tower::Vision, Tower::Audio, Tower::Connector, Tower::Draft].map(|side| towers.contains(&side))
+/// The parts that a path names, each once.
+fn parts(path: &str) -> Vec<Part> {
+    let part = |word: String| PARTS.iter().find(|(name, _)| *name == word);
+    let mut parts: Vec<Part> = words(path)
+        .filter_map(part)
+        .map(|&(_, part)| part)
+        .collect();
+    parts.sort_unstable();
+    parts.dedup();
+    parts
 }
 
-/// Whether two names can be those of one part of a model.
+/// Whether two names can be those of one part of a model: they name the same parts beside the
+/// trunk, and not the encoder in one and the decoder in the other.
 pub(super) fn same_part(from: &str, to: &str) -> bool {
-    let (from, to) = (towers(from), towers(to));
-    let has = |tower| (from.contains(&tower), to.contains(&tower));
-    let crossed = matches!(
-        (has(Tower::Encoder), has(Tower::Decoder)),
-        ((true, false), (false, true)) | ((false, true), (true, false))
+    let has =
+        |path: &str, full: &str, short: &str| words(path).any(|word| word == full || word == short);
+    let (encoders, decoders) = (
+        [from, to].map(|path| has(path, "encoder", "enc")),
+        [from, to].map(|path| has(path, "decoder", "dec")),
     );
-    sides(&from) == sides(&to) && !crossed
+    let crossed = (encoders == [true, false] && decoders == [false, true])
+        || (encoders == [false, true] && decoders == [true, false]);
+    parts(from) == parts(to) && !crossed
 }
 
-/// Whether `from` names no part beside the main one, and all heads of a base model are of the part
-/// that `to` names.
+/// Whether `from` names no part beside the trunk, and all heads of a base model are of the one that
+/// `to` names.
 pub(super) fn is_only_part<'a>(
     from: &str,
     to: &str,
     mut heads: impl Iterator<Item = &'a &'a str>,
 ) -> bool {
-    let sides_of = |path: &str| sides(&towers(path));
-    let part = sides_of(to);
-    sides_of(from) == [false; 4] && part != [false; 4] && heads.all(|head| sides_of(head) == part)
+    let part = parts(to);
+    parts(from).is_empty() && !part.is_empty() && heads.all(|head| parts(head) == part)
 }
 
 /// The words for the trunk of a model, around its layers and embeddings.
@@ -149,7 +155,6 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
 
 /// Whether two heads end with the same word for the layers' list, or with usual ones.
 pub(super) fn same_list(from: &str, to: &str) -> bool {
-    use super::nodes::last;
     let (from, to) = (last(from), last(to));
     !from.is_empty() && (from == to || (LISTS.contains(&from) && LISTS.contains(&to)))
 }

@@ -71,7 +71,15 @@ pub fn choose<'a>(
             few(names.collect::<Vec<_>>())
         ));
     }
-    Ok(chosen)
+    let mut torn = chosen.resolvers.iter().filter_map(Resolver::torn);
+    match torn.next() {
+        None => Ok(chosen),
+        Some((component, missing)) => refuse(format!(
+            "only a part of the adapter's component {component} is in the base model, which lacks {missing}: is this its base model? --component names the \
+             one to merge, of {}",
+            few(components)
+        )),
+    }
 }
 
 fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failure> {
