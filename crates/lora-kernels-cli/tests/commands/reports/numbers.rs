@@ -81,7 +81,6 @@ fn bf16_is_rounded_once() {
 
 /// Report 39: adapters in f64, and pairs of two types.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn f64_and_pairs_of_two_types_are_merged() {
     let scene = scene("types");
     let weight = scene.random(&[8, 8]);

@@ -17,7 +17,6 @@ fn config(scene: &Scene, path: &str) -> Value {
 /// Report 7: LoRA on the head of a model that stores its embeddings alone. PEFT puts the head's base
 /// weight into the adapter.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn a_lora_on_a_tied_head_writes_the_head_apart() {
     let scene = scene("tied_head");
     let (embed, q) = (scene.random(&[16, 8]), scene.random(&[8, 8]));
@@ -51,7 +50,6 @@ fn a_lora_on_a_tied_head_writes_the_head_apart() {
 
 /// Report 9: tokens were added before training. The adapter has all rows, the base fewer.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn a_resized_vocabulary_is_written_with_the_adapters_rows() {
     let scene = scene("resized");
     let [embed, head, q] = [[32, 8], [32, 8], [8, 8]].map(|shape| scene.random(&shape));
@@ -130,7 +128,6 @@ fn what_mergekit_extracts_is_merged() {
 
 /// Report 25: W' = m·(W + s·B·A)/‖W + s·B·A‖, by output row.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn dora_is_merged() {
     let scene = scene("dora");
     let (weight, lora, magnitude) = (
@@ -162,7 +159,6 @@ fn dora_is_merged() {
 
 /// Report 28: lora_B was never trained, or got lost: the result is the base.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn an_adapter_that_changes_nothing_says_so() {
     let scene = scene("dead");
     let weight = scene.random(&[8, 8]);
