@@ -119,7 +119,7 @@ fn folder(path: &Path) -> Result<Vec<BaseModel>> {
         let unusable = broken.iter().take(LISTED);
         model
             .notes
-            .extend(unusable.map(|error| format!("not looked into: {error}")));
+            .extend(unusable.map(|error| format!("beside it, and not used: {error}")));
     }
     Ok(models)
 }
@@ -155,7 +155,7 @@ fn below(
                     let place = model.path.display();
                     model
                         .notes
-                        .push(format!("it lies below the folder given: {place}"));
+                        .push(format!("BASE is {place}"));
                     models.push(model);
                 }
                 Err(error) => {

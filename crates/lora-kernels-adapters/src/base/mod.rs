@@ -279,7 +279,7 @@ impl BaseModel {
                     self.config = Some(config);
                     break;
                 }
-                Err(error) => self.notes.push(format!("not read: {error}")),
+                Err(error) => self.notes.push(format!("beside it, and not used: {error}")),
             }
         }
         self

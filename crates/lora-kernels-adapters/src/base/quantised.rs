@@ -86,7 +86,7 @@ impl BaseModel {
                 .or_else(|| {
                     let small = |name: &&str| {
                         let (_, tensor) = self.tensor(name)?;
-                        (name.ends_with(".weight") && is_quantised(&tensor)).then_some(())
+                        (is_weight(name) && is_quantised(&tensor)).then_some(())
                     };
                     let weight = self.names().find(|name| small(name).is_some())?;
                     Some(self.by_tensors(weight))
@@ -109,6 +109,17 @@ impl BaseModel {
         }
         let method = self.config().and_then(by_config);
         Some(self.named(method.unwrap_or_else(|| self.by_tensors(name))))
+    }
+
+    /// The first quantised weight of the modules in the module `path`, and how it is quantised.
+    pub fn quantised_below(&self, path: &str) -> Option<(String, Quantisation)> {
+        let front = format!("{path}.");
+        let begins = |name: &&String| name.starts_with(&front);
+        let own = self.homes.range(front.clone()..).map(|(name, _)| name);
+        let stored = self.packed().stored.range(front.clone()..);
+        let stored = stored.map(|(name, _)| name).take_while(begins);
+        let mut names = stored.chain(own.take_while(begins).filter(|name| is_weight(name)));
+        names.find_map(|name| Some((name.clone(), self.quantised(name)?)))
     }
 
     /// The names of the weights that the model holds under other names only, sorted, each with the
@@ -210,6 +221,10 @@ impl BaseModel {
             other => format!("a method that isn't known ({other:?})"),
         }
     }
+}
+
+fn is_weight(name: &str) -> bool {
+    name.ends_with(".weight")
 }
 
 /// Whether a weight of this type is quantised: no training is done in it.

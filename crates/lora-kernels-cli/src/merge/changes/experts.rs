@@ -6,7 +6,7 @@ use lora_kernels::WeightLayout;
 use lora_kernels_adapters::{Kind, Module};
 
 use super::module::inside;
-use super::{Finder, Source, Target, refuse};
+use super::{Finder, Source, Target, quantised, refuse};
 use crate::failure::Failure;
 use crate::merge::change::{LoraPart, Stack};
 use crate::merge::layout;
@@ -141,6 +141,11 @@ impl<'a> Finder<'a, '_> {
             }
         }
         if found.is_empty() {
+            // Experts that are stored one by one have their own weights.
+            let named = source.resolver.named(component, path);
+            if let Some((name, quantisation)) = self.base.quantised_below(&named) {
+                return Err(quantised(&name, &quantisation));
+            }
             return match first_error {
                 Some(error) => Err(error),
                 None => refuse(format!(
@@ -325,6 +330,7 @@ impl<'a> Finder<'a, '_> {
                 );
             }
         };
+        self.float(&target)?;
         let shape = self.current(&target).shape;
         let layout = match *shape {
             [experts, ref matrix @ ..] if experts == module.experts => {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lora_kernels::WeightLayout;
-use lora_kernels_adapters::base::Resolver;
+use lora_kernels_adapters::base::{Quantisation, Resolver};
 use lora_kernels_adapters::{Adapter, BaseModel, Tensor};
 
 use super::change::{Added, Change, Changes};
@@ -167,11 +167,7 @@ impl<'a> Finder<'a, '_> {
     /// The error of a weight to which nothing can be added because it is quantised.
     fn quantised(&self, name: &str) -> Option<Failure> {
         let quantisation = self.base.quantised(name)?;
-        Some(Failure::Refused(format!(
-            "{name} of the base is quantised, {quantisation}, and adapters are added to F32, F16 \
-             and BF16: {}",
-            quantisation.way_out()
-        )))
+        Some(quantised(name, &quantisation))
     }
 
     /// The tensor as the base has it: the result has its type.
@@ -218,6 +214,15 @@ impl<'a> Finder<'a, '_> {
     fn warn(&mut self, warning: String) {
         self.changes.remarks.warnings.push(warning);
     }
+}
+
+/// The error of a weight of the base to which nothing can be added.
+fn quantised(name: &str, quantisation: &Quantisation) -> Failure {
+    Failure::Refused(format!(
+        "{name} of the base is quantised, {quantisation}, and adapters are added to F32, F16 and \
+         BF16: {}",
+        quantisation.way_out()
+    ))
 }
 
 fn refuse<T>(reason: String) -> Result<T, Failure> {

@@ -33,6 +33,8 @@ impl<'a> Finder<'a, '_> {
     ) -> Result<(), Failure> {
         let factor = self.factor(source, module)?;
         let target = self.find(source, module.component, &inside(module.path, "weight"))?;
+        // A quantised weight has any shape.
+        self.float(&target)?;
         let shape = self.current(&target).shape;
         let (layout, in_features) = layout::of(target.name(), shape, module, source.square)?;
         let part = LoraPart {

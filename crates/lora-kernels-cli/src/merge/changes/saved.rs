@@ -34,6 +34,13 @@ impl<'a> Finder<'a, '_> {
         };
         let (new, old) = (saved.tensor, self.original(&target));
         let name = target.name();
+        // A quantised weight has any shape.
+        if !is_float(old.dtype)
+            && is_float(new.dtype)
+            && let Some(failure) = self.quantised(name)
+        {
+            return Err(failure);
+        }
         if new.shape != old.shape && !vocabulary::is_resized(name, new.shape, old.shape) {
             return refuse(format!(
                 "the adapter has {name} whole, with shape {:?}, and the base's has {:?}: is this \
@@ -42,9 +49,6 @@ impl<'a> Finder<'a, '_> {
             ));
         }
         if new.dtype != old.dtype && !(is_float(new.dtype) && is_float(old.dtype)) {
-            if let Some(failure) = self.quantised(name) {
-                return Err(failure);
-            }
             return refuse(format!(
                 "the adapter has {name} whole, in {:?}, and the base's is {:?}",
                 new.dtype, old.dtype

@@ -364,3 +364,110 @@ fn models_below_a_folder_are_found_if_one_fits() {
     merge(&base.join("checkpoint-9"), &adapter, &out).unwrap();
     assert_values(&out.join("model.safetensors"), "model.q.weight", &merged(2));
 }
+
+/// Writes a base file: name, type, shape; its bytes are zeros.
+fn zeros(path: &Path, tensors: &[(&str, Dtype, &[usize])]) {
+    let bytes = |dtype: Dtype, shape: &[usize]| {
+        vec![0; shape.iter().product::<usize>() * dtype.bitsize().div_ceil(8)]
+    };
+    let data: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, dtype, shape)| bytes(*dtype, shape))
+        .collect();
+    let views = tensors
+        .iter()
+        .zip(&data)
+        .map(|((name, dtype, shape), data)| {
+            (
+                *name,
+                TensorView::new(*dtype, shape.to_vec(), data).unwrap(),
+            )
+        });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// Each is refused with the name of its method, and the weights beside can still be merged.
+#[test]
+fn a_quantised_weight_is_named_as_what_it_is_and_others_are_merged() {
+    type Layer = &'static [(&'static str, Dtype, &'static [usize])];
+    let cases: [(&str, Layer); 8] = [
+        (
+            "bitsandbytes (4 bit)",
+            &[
+                ("weight", Dtype::U8, &[8, 1]),
+                ("weight.absmax", Dtype::F32, &[1]),
+            ],
+        ),
+        // Its shape is that of the weight before.
+        (
+            "bitsandbytes (8 bit)",
+            &[
+                ("weight", Dtype::I8, &[SIZE, SIZE]),
+                ("SCB", Dtype::F32, &[SIZE]),
+            ],
+        ),
+        (
+            "GPTQ",
+            &[
+                ("qweight", Dtype::I32, &[1, SIZE]),
+                ("scales", Dtype::F16, &[1, SIZE]),
+            ],
+        ),
+        (
+            "AWQ",
+            &[
+                ("qweight", Dtype::I32, &[SIZE, 1]),
+                ("scales", Dtype::F16, &[1, SIZE]),
+            ],
+        ),
+        (
+            "compressed-tensors",
+            &[("weight_packed", Dtype::I32, &[SIZE, 1])],
+        ),
+        (
+            "FP8",
+            &[
+                ("weight", Dtype::F8_E4M3, &[SIZE, SIZE]),
+                ("weight_scale_inv", Dtype::F32, &[1, 1]),
+            ],
+        ),
+        (
+            "MLX",
+            &[
+                ("weight", Dtype::U32, &[SIZE, 1]),
+                ("scales", Dtype::F16, &[SIZE, 1]),
+            ],
+        ),
+        ("HQQ", &[("W_q", Dtype::U8, &[SIZE / 2, SIZE])]),
+    ];
+    for (at, (method, layer)) in cases.into_iter().enumerate() {
+        let folder = super::folder(&format!("quantised_{at}"));
+        let base = folder.join("base.safetensors");
+        let named: Vec<_> = layer
+            .iter()
+            .map(|(ending, dtype, shape)| (format!("model.layers.0.q.{ending}"), *dtype, *shape))
+            .collect();
+        let mut tensors: Vec<_> = named
+            .iter()
+            .map(|(name, dtype, shape)| (name.as_str(), *dtype, *shape))
+            .collect();
+        tensors.push(("lm_head.weight", Dtype::F32, &[SIZE, SIZE]));
+        zeros(&base, &tensors);
+        let out = folder.join("out.safetensors");
+        // Under the base's prefix and without it.
+        for path in ["model.layers.0.q", "layers.0.q"] {
+            let adapter = adapter(&folder.join(path), path);
+            let fragments = [
+                "model.layers.0.q.weight",
+                "quantised",
+                method,
+                "unquantised model",
+            ];
+            assert_refused(merge(&base, &adapter, &out), &out, &fragments);
+        }
+        let head = adapter(&folder.join("head"), "lm_head");
+        merge(&base, &head, &out).unwrap();
+        let rows = (0..SIZE * SIZE).map(|at| SCALING * (at / SIZE) as f32);
+        assert_values(&out, "lm_head.weight", &rows.collect::<Vec<_>>());
+    }
+}
