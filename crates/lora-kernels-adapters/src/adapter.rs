@@ -84,6 +84,8 @@ pub enum ScalingSource {
     Header,
     /// A scalar `X.alpha` beside lora_A and lora_B: alpha / r.
     AlphaTensor,
+    /// `lora.scaling` in the `params.json` that mistral-finetune writes beside its file.
+    Params,
     /// [`ReadOptions::scaling`].
     Given,
     /// Nothing in the file: kohya's format takes alpha = r then, which is a scaling of 1.
@@ -96,6 +98,7 @@ impl fmt::Display for ScalingSource {
             ScalingSource::Config => "config",
             ScalingSource::Header => "header",
             ScalingSource::AlphaTensor => "alpha tensor",
+            ScalingSource::Params => "params.json",
             ScalingSource::Given => "given",
             ScalingSource::Default => "default",
         })

@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// a few hundred.
 const LARGEST: u64 = 16 << 20;
 
+/// The largest number of names in a field that every module is compared with.
+const MOST_NAMES: usize = 4096;
+
 /// The biases of the base model that were trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bias {
@@ -155,14 +158,26 @@ impl PeftConfig {
         )?;
         let modules_to_save: Option<Vec<String>> =
             reader.field("modules_to_save", "a list of names")?;
-        const PARAMETERS: &str = "null or a list of parameters' names";
+        const PARAMETERS: &str = "null or a list of at most 4096 parameters' names";
         let target_parameters: Option<Vec<String>> =
             reader.field("target_parameters", PARAMETERS)?;
-        const TOKENS: &str = "null, a list of token indices, or an object of such lists by module";
+        let few = |list: &Vec<String>| list.len() <= MOST_NAMES;
+        reader.check(
+            "target_parameters",
+            target_parameters.as_ref().is_none_or(few),
+            PARAMETERS,
+        )?;
+        const TOKENS: &str =
+            "null, a list of token indices, or an object of such lists for at most 4096 modules";
         let trainable_tokens = match reader.field("trainable_token_indices", TOKENS)? {
             None => TrainableTokens::None,
             Some(Indices::Input(indices)) => TrainableTokens::Input(indices),
-            Some(Indices::Modules(modules)) => TrainableTokens::Modules(modules),
+            Some(Indices::Modules(modules)) if modules.len() <= MOST_NAMES => {
+                TrainableTokens::Modules(modules)
+            }
+            Some(Indices::Modules(_)) => {
+                return Err(reader.refused("trainable_token_indices", TOKENS));
+            }
         };
         Ok(Self {
             rank: rank as usize,

@@ -112,8 +112,8 @@ struct Copies<'e> {
     names: &'e BTreeSet<&'e str>,
     wanted: Option<&'e str>,
     originals: BTreeSet<&'e str>,
-    /// The tails of each module, with shapes.
-    tails: BTreeMap<&'e str, Vec<(&'e str, &'e [usize])>>,
+    /// What each module's tails say alone.
+    by_tails: BTreeMap<&'e str, Tail>,
     /// How many modules have a tail that begins with this segment and goes on.
     modules_with: BTreeMap<&'e str, BTreeSet<&'e str>>,
 }
@@ -128,17 +128,18 @@ impl<'e> Copies<'e> {
             names,
             wanted,
             originals: BTreeSet::new(),
-            tails: BTreeMap::new(),
+            by_tails: BTreeMap::new(),
             modules_with: BTreeMap::new(),
         };
+        let mut tails: BTreeMap<&str, Vec<(&str, &[usize])>> = BTreeMap::new();
         for entry in entries {
             match &entry.key.meaning {
                 Meaning::Original(name) => {
                     copies.originals.insert(name);
                 }
                 Meaning::Copied { module, tail } => {
-                    let tails = copies.tails.entry(module).or_default();
-                    tails.push((tail, entry.tensor.shape));
+                    let of_module = tails.entry(module).or_default();
+                    of_module.push((tail, entry.tensor.shape));
                     if let Some((first, _)) = tail.split_once('.') {
                         copies.modules_with.entry(first).or_default().insert(module);
                     }
@@ -146,6 +147,10 @@ impl<'e> Copies<'e> {
                 _ => {}
             }
         }
+        let tails = tails
+            .iter()
+            .map(|(module, tails)| (*module, by_tails(tails)));
+        copies.by_tails = tails.collect();
         copies
     }
 
@@ -173,20 +178,23 @@ impl<'e> Copies<'e> {
         {
             return Tail::Named;
         }
-        let tails = self.tails.get(module).map_or(&[][..], Vec::as_slice);
-        // What each first segment has below it. Adapters have the same tensors, and submodules
-        // usually haven't.
-        let mut below: BTreeMap<&str, BTreeSet<(&str, &[usize])>> = BTreeMap::new();
-        for (tail, shape) in tails {
-            match tail.split_once('.') {
-                Some((first, rest)) => {
-                    below.entry(first).or_default().insert((rest, shape));
-                }
-                None => return Tail::Plain,
-            }
-        }
-        let mut sets = below.values();
-        let alike = sets.next().is_none_or(|one| sets.all(|other| other == one));
-        if alike { Tail::Either } else { Tail::Plain }
+        self.by_tails.get(module).copied().unwrap_or(Tail::Either)
     }
+}
+
+/// What the first segments of a module's tails are by the tails alone. Several adapters have the
+/// same tensors, and several submodules usually haven't.
+fn by_tails(tails: &[(&str, &[usize])]) -> Tail {
+    let mut below: BTreeMap<&str, BTreeSet<(&str, &[usize])>> = BTreeMap::new();
+    for (tail, shape) in tails {
+        match tail.split_once('.') {
+            Some((first, rest)) => {
+                below.entry(first).or_default().insert((rest, shape));
+            }
+            None => return Tail::Plain,
+        }
+    }
+    let mut sets = below.values();
+    let alike = sets.next().is_none_or(|one| sets.all(|other| other == one));
+    if alike { Tail::Either } else { Tail::Plain }
 }

@@ -17,8 +17,11 @@ const ALONE: [&str; 2] = ["lora.safetensors", "pytorch_lora_weights.safetensors"
 const LISTED: usize = 8;
 /// The most entries of a folder that are looked at.
 const MOST_ENTRIES: usize = 10_000;
-/// How many levels of folders are looked at below one without an adapter: `checkpoint-10/default`.
-const LEVELS: usize = 2;
+/// How many levels of folders are looked at below one without an adapter:
+/// `v0-20250101/checkpoint-10/default`.
+const LEVELS: usize = 3;
+/// The most folders that are looked at.
+const MOST_FOLDERS: usize = 2_000;
 
 /// The paths of an adapter's files.
 pub(super) struct Files {
@@ -187,8 +190,8 @@ fn listed(names: &[String]) -> String {
 
 /// The adapter in a folder below `folder`.
 fn below(folder: &Path, wanted: Option<&str>) -> Result<Files> {
-    let mut found = Vec::new();
-    look_below(folder, LEVELS, &mut found)?;
+    let (mut left, mut found) = (MOST_FOLDERS, Vec::new());
+    look_below(folder, LEVELS, &mut left, &mut found);
     if let Some(wanted) = wanted {
         let of_name = |path: &&PathBuf| path.file_name().is_some_and(|name| name == wanted);
         let fitting: Vec<&PathBuf> = found.iter().filter(of_name).collect();
@@ -245,8 +248,10 @@ fn leads_to(folder: &Path, found: &Path) -> String {
 }
 
 /// The folders with an adapter of their own, sorted by name and by step.
-fn look_below(folder: &Path, levels: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-    let mut folders: Vec<PathBuf> = entries(folder)?
+fn look_below(folder: &Path, levels: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
+    // A folder that can't be read holds nothing that could be followed.
+    let mut folders: Vec<PathBuf> = entries(folder)
+        .unwrap_or_default()
         .iter()
         .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
         .map(std::fs::DirEntry::path)
@@ -254,17 +259,17 @@ fn look_below(folder: &Path, levels: usize, found: &mut Vec<PathBuf>) -> Result<
         .collect();
     folders.sort_by_key(|path| (step(path), path.clone()));
     for path in folders {
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
         let holds = |name: &str| path.join(name).is_file();
         if holds(CONFIG) || holds(PEFT_TENSORS) || ALONE.iter().any(|name| holds(name)) {
             found.push(path);
         } else if levels > 1 {
-            look_below(&path, levels - 1, found)?;
-        }
-        if found.len() > MOST_ENTRIES {
-            break;
+            look_below(&path, levels - 1, left, found);
         }
     }
-    Ok(())
 }
 
 /// The number of a trainer's `checkpoint-<step>`.

@@ -315,6 +315,14 @@ fn other_method(segments: &[&str], has_config: bool) -> Option<Meaning<'static>>
             )));
         }
     }
+    // XLabs' `proj_lora1.down` and the like. With a config, it may be the model's own name.
+    let lora = |segment: &&&str| segment.to_ascii_lowercase().contains("lora");
+    if let Some(segment) = segments.iter().find(lora).filter(|_| !has_config) {
+        return Some(Meaning::Unknown(format!(
+            "has {} in its name, which isn't a part of LoRA as known tools name them; {way_out}",
+            shown(segment)
+        )));
+    }
     let last = segments.last().copied().unwrap_or_default();
     (!has_config && ["diff", "diff_b"].contains(&last)).then(|| {
         Meaning::Unknown(format!(
@@ -480,6 +488,7 @@ mod tests {
             ("a.q.lora_a", "MLX"),
             ("a.q.lora_router.weight", "another method"),
             ("a.q.diff", "difference"),
+            ("a.processor.proj_lora1.down.weight", "proj_lora1"),
             ("a.q.lora_A.my.adapter.weight", "dots"),
             ("a.q.lora_A.bias", "bias"),
             ("score.modules_to_save", "without a tensor"),

@@ -74,9 +74,14 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
         }
         _ => None,
     };
+    let params = match format {
+        Format::Mistral => scalings::of_params(&files.tensors)?,
+        _ => None,
+    };
     let configs = Configs {
         file: config,
         header,
+        params,
     };
     let wanted = options.adapter.clone().filter(|_| !files.is_wanted);
     let options = ReadOptions {

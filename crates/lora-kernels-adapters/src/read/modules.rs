@@ -59,6 +59,8 @@ struct Sorted<'a> {
 pub(super) struct Configs {
     pub file: Option<PeftConfig>,
     pub header: Vec<(Option<String>, PeftConfig)>,
+    /// The scaling in mistral-finetune's params.json.
+    pub params: Option<f64>,
 }
 
 impl Configs {
@@ -537,6 +539,10 @@ impl<'a> Reader<'a> {
             let alpha = scalings::alpha(tensor).map_err(|reason| self.wrong(tensor, reason))?;
             let scaling = checked("alpha", alpha, (alpha / parts.rank as f64) as f32)?;
             return Ok((scaling, ScalingSource::AlphaTensor));
+        }
+        if let Some(factor) = self.configs.params {
+            let scaling = checked("scaling in params.json", factor, factor as f32)?;
+            return Ok((scaling, ScalingSource::Params));
         }
         if let Some(given) = self.scaling {
             return Ok((given.of_rank(parts.rank)?, ScalingSource::Given));

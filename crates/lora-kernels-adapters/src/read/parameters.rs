@@ -2,6 +2,7 @@
 //! rank and scaling.
 
 use crate::PeftConfig;
+use crate::shown::shape;
 
 /// The most wrappers of one module, and the most parameters that the config may mean. Real modules
 /// have two.
@@ -61,7 +62,8 @@ pub(super) fn wrapped(
         return match rows.iter().map(of).collect::<Option<Vec<Wrapped>>>() {
             Some(found) if alike(&found) => Ok(found),
             _ => Err(format!(
-                "has lora_A of {rows:?} rows, and its config gives it rank {rank}: they must be the same number of experts times the rank"
+                "has lora_A of {} rows, and its config gives it rank {rank}: they must be the same number of experts times the rank",
+                shape(rows)
             )),
         };
     }
@@ -73,10 +75,12 @@ pub(super) fn wrapped(
     match &found[..] {
         [one] => Ok(one.clone()),
         [] => Err(format!(
-            "has lora_A of {rows:?} rows, which no ranks of its config explain"
+            "has lora_A of {} rows, which no ranks of its config explain",
+            shape(rows)
         )),
         _ => Err(format!(
-            "has parameters with different ranks or scalings in its config, and which of them has which can't be told from lora_A's {rows:?} rows"
+            "has parameters with different ranks or scalings in its config, and which of them has which can't be told from lora_A's {} rows",
+            shape(rows)
         )),
     }
 }
@@ -89,11 +93,12 @@ fn split(rows: usize, rank: usize, scaling: f32) -> Option<Wrapped> {
     })
 }
 
-/// Whether all have the same number of experts.
+/// Whether all have the module's number of experts. PEFT takes a parameter of two dimensions, such
+/// as the experts' biases, for one matrix.
 fn alike(found: &[Wrapped]) -> bool {
-    found
-        .windows(2)
-        .all(|pair| pair[0].experts == pair[1].experts)
+    let mut experts = found.iter().map(|one| one.experts).filter(|&n| n > 1);
+    let first = experts.next();
+    experts.all(|other| Some(other) == first)
 }
 
 /// All ways of giving each wrapper a parameter of its own that differ in what they give.
@@ -147,6 +152,8 @@ mod tests {
         };
         assert_eq!(found, [one, one]);
         assert!(wrapped(&config(""), PATH, &[6, 8]).is_err());
+        // One of them is a matrix, as biases of experts are.
+        assert_eq!(wrapped(&config(""), PATH, &[6, 2]).unwrap()[1].experts, 1);
         assert!(wrapped(&config(""), PATH, &[5]).is_err());
         assert!(wrapped(&config(""), PATH, &[6, 6, 6]).is_err());
         assert!(wrapped(&config(""), "layers.0.mlp.gate", &[6]).is_err());

@@ -1,11 +1,14 @@
 //! The scaling of a module: from a config, from an `alpha` tensor, or given.
 
+use std::path::Path;
+
 use safetensors::Dtype;
+use serde_json::Value;
 
 use super::Scaling;
 use crate::adapter::ScalingSource;
-use crate::mapped::Tensor;
-use crate::shown::shape;
+use crate::mapped::{Tensor, read_text};
+use crate::shown::{shape, shown};
 use crate::{Error, Result};
 
 impl Scaling {
@@ -93,12 +96,34 @@ fn f16(bits: u16) -> f64 {
     }
 }
 
+/// The scaling in the `params.json` that mistral-finetune writes beside `lora.safetensors`. Other
+/// files of that name, such as those of base models, have none.
+pub(super) fn of_params(tensors: &Path) -> Result<Option<f64>> {
+    let path = tensors.with_file_name("params.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = read_text(&path, LARGEST_PARAMS)?;
+    let params: Value = serde_json::from_str(&text).map_err(|error| Error::Json {
+        path: path.clone(),
+        reason: shown(&error.to_string()),
+    })?;
+    Ok(params
+        .get("lora")
+        .and_then(|lora| lora.get("scaling"))
+        .and_then(Value::as_f64))
+}
+
+/// In bytes. Real ones have a few hundred.
+const LARGEST_PARAMS: u64 = 1 << 20;
+
 /// What holds scalings of this source, for an error.
 pub(super) fn holder(source: ScalingSource) -> &'static str {
     match source {
         ScalingSource::Config => "PEFT's adapter_config.json",
         ScalingSource::Header => "its header (lora_adapter_metadata)",
         ScalingSource::AlphaTensor => "its alpha tensors",
+        ScalingSource::Params => "the params.json beside it",
         ScalingSource::Given | ScalingSource::Default => {
             "kohya's format, where a missing alpha is the rank"
         }

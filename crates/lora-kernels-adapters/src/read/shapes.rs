@@ -101,6 +101,21 @@ pub(super) fn sizes<'a>(
 pub(super) const EMPTY_HINT: &str = "; DeepSpeed's ZeRO-3 saves empty tensors where it doesn't gather them: gather the weights and save the adapter again";
 
 fn mismatched<'a>(a: Tensor<'a>, b: Tensor<'a>) -> Wrong<'a> {
+    if let ([r, _, _, ..], [_, of_group, kernel @ ..]) = (a.shape, b.shape)
+        && kernel.iter().all(|&size| size == 1)
+        && *of_group > 0
+        && r > of_group
+        && r.is_multiple_of(*of_group)
+    {
+        let reason = format!(
+            "has shape {} and {} has {}: a convolution of {} groups, whose change isn't B·A",
+            shape(b.shape),
+            shown(a.name),
+            shape(a.shape),
+            r / of_group
+        );
+        return (b, reason);
+    }
     let reason = format!(
         "has shape {} and {} has {}: lora_A is (rank, in_features) and lora_B (out_features, rank), with one rank",
         shape(b.shape),
@@ -167,6 +182,9 @@ mod tests {
         );
         assert_eq!(kind(&[3, 2, 7, 7], &[3, 5, 2, 2], None), None);
         assert_eq!(kind(&[3, 2, 7], &[4, 5, 2], None), None);
+        let (a, b) = ([4, 6, 3, 3], [8, 2, 1, 1]);
+        let (_, reason) = sizes(Kind::Linear, tensor(&a), tensor(&b), None).unwrap_err();
+        assert!(reason.contains("2 groups"), "{reason}");
         let (a, b) = ([4, 1, 7], [4, 4, 1]);
         assert_eq!(kind(&a, &b, Some(1)), Some((Kind::Stacked, 4, 1)));
         assert_eq!(kind(&a, &b, Some(4)), Some((Kind::Convolution, 1, 4)));

@@ -291,3 +291,36 @@ fn null_is_no_number() {
     let adapter = read(Path::new(folder.path())).unwrap();
     assert_eq!(adapter.config().unwrap().lora_alpha(), 8.0);
 }
+
+/// mistral-finetune writes its arguments beside lora.safetensors.
+#[test]
+fn mistral_s_params_hold_the_scaling() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_params = |text: &str, scaling| {
+        let path = folder.path().join("lora.safetensors");
+        Tensors::default()
+            .pair("layers.0.wq.lora_A.weight", "layers.0.wq.lora_B.weight")
+            .write(&path);
+        std::fs::write(folder.path().join("params.json"), text).unwrap();
+        let options = ReadOptions {
+            scaling,
+            ..ReadOptions::default()
+        };
+        Adapter::read(folder.path(), &options)
+    };
+    let params = r#"{"dim": 4096, "lora": {"enable": true, "rank": 3, "scaling": 2.5}}"#;
+    let adapter = of_params(params, None).unwrap();
+    assert_eq!(
+        rows(&adapter),
+        [(None, "layers.0.wq", 2.5, ScalingSource::Params)]
+    );
+    let given = Some(Scaling::Factor(2.0));
+    assert_refused(of_params(params, given), &["params.json", "contradict"]);
+    // A base model's has none.
+    assert_refused(of_params(r#"{"dim": 4096}"#, None), &["no scaling"]);
+    assert!(of_params(r#"{"dim": 4096, "lora": null}"#, given).is_ok());
+    assert_refused(
+        of_params(r#"{"lora": {"scaling": 0}}"#, None),
+        &["params.json 0"],
+    );
+}

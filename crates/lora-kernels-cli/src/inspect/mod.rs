@@ -348,6 +348,7 @@ fn print_scalings(adapter: &Adapter) -> Result<(), Failure> {
             ScalingSource::Config => continue,
             ScalingSource::Header => "the config in the file's header",
             ScalingSource::AlphaTensor => "alpha tensors, alpha / r",
+            ScalingSource::Params => "the params.json beside it",
             ScalingSource::Given => "the command line",
             _ => "kohya's rule for files without alpha, which is alpha = r",
         };
