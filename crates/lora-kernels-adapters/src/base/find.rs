@@ -153,9 +153,7 @@ fn below(
             match open(&sub, rank, &place) {
                 Ok(mut model) => {
                     let place = model.path.display();
-                    model
-                        .notes
-                        .push(format!("BASE is {place}"));
+                    model.notes.push(format!("BASE is {place}"));
                     models.push(model);
                 }
                 Err(error) => {
