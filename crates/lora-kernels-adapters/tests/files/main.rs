@@ -5,6 +5,7 @@ mod base;
 mod base_found;
 mod base_links;
 mod base_quantised;
+mod base_random;
 mod fixtures;
 mod found;
 mod made;
