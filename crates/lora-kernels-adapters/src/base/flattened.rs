@@ -99,7 +99,7 @@ fn best<'a>(base: &'a BaseModel, item: &Item<'_>, mut nodes: Vec<&'a str>) -> Ve
         let tensor = base.tensor(&joined(node, item.child));
         tensor.is_some_and(|(_, tensor)| item.wanted.fits.fits(tensor.shape))
     };
-    if nodes.iter().any(|node| fits(node)) {
+    if nodes.iter().any(&fits) {
         nodes.retain(|node| fits(node));
     }
     nodes

@@ -108,7 +108,7 @@ fn is_address(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().as_encoded_bytes();
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     name.chunk_by(|a, b| is_digit(a) == is_digit(b))
-        .any(|run| run.len() >= ADDRESS && run.iter().all(|byte| is_digit(byte)))
+        .any(|run| run.len() >= ADDRESS && run.iter().all(is_digit))
         || STORES.iter().any(|store| file.starts_with(store))
 }
 

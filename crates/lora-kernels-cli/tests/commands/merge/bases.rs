@@ -258,7 +258,8 @@ fn diffusers_folders_are_models() {
     assert_values(&out.join(file(&second)), "blocks.1.to_q.weight", &merged(2));
 }
 
-/// Each shard stays open while it is read, and a process may open few files unless it asks for more.
+/// Each shard stays open while it is read, and a process may open few files unless it asks for
+/// more.
 #[test]
 fn more_shards_than_files_may_be_open_at_first_are_merged() {
     let folder = super::folder("many_shards");
