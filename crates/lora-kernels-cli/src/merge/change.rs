@@ -104,7 +104,6 @@ pub struct Rows<'a> {
 #[derive(Clone, Copy)]
 pub struct LoraPart<'a> {
     pub rank: usize,
-    pub in_features: usize,
     /// scaling · the adapter's weight, negative when unmerging.
     pub factor: f32,
     pub stack: Stack,

@@ -7,19 +7,18 @@ use lora_kernels_adapters::{BaseModel, Kind, Module};
 use super::changes::Selected;
 use crate::failure::Failure;
 
-/// The layout of a weight, and the columns of lora_A as a matrix. The layout is `square` if the
-/// weight is square, else the one that fits its shape. PEFT knows the layout from the layer's class.
+/// The layout of a weight: `square` if it is square, else the one that fits its shape. PEFT knows the
+/// layout from the layer's class.
 pub fn of(
     name: &str,
     shape: &[usize],
     module: &Module<'_>,
     square: WeightLayout,
-) -> Result<(WeightLayout, usize), Failure> {
+) -> Result<WeightLayout, Failure> {
     if module.kind == Kind::Convolution {
         return of_convolution(name, shape, module, square);
     }
-    let layout = of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module))?;
-    Ok((layout, module.in_features))
+    of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module))
 }
 
 /// The layout of one matrix; `None` if it doesn't fit the module.
@@ -45,17 +44,16 @@ fn of_convolution(
     shape: &[usize],
     module: &Module<'_>,
     square: WeightLayout,
-) -> Result<(WeightLayout, usize), Failure> {
+) -> Result<WeightLayout, Failure> {
     let (n, k) = (module.out_features, module.in_features);
     let kernel = module.a.shape.get(2..).unwrap_or_default();
     // A linear layer that was trained as a convolution of one element.
     if shape.len() == 2 && kernel.iter().all(|&size| size == 1) {
-        let layout = of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module))?;
-        return Ok((layout, k));
+        return of_matrix(shape, module, square).ok_or_else(|| unfit(name, shape, module));
     }
     match shape {
-        [out, inputs, own @ ..] if (*out, own) == (n, kernel) && *inputs == k => {
-            Ok((WeightLayout::OutIn, k * kernel.iter().product::<usize>()))
+        [out, inputs, own @ ..] if (*out, *inputs, own) == (n, k, kernel) => {
+            Ok(WeightLayout::OutIn)
         }
         [out, inputs, own @ ..]
             if (*out, own) == (n, kernel) && *inputs > 0 && k.is_multiple_of(*inputs) =>

@@ -76,6 +76,10 @@ impl<'a> Selected<'a> {
             names.insert((module.component, module.path.to_owned()));
             names.insert((module.component, inside(module.path, "weight")));
             names.insert((module.component, inside(module.path, "bias")));
+            if let (Kind::Stacked, Some((parent, _))) = (module.kind, module.path.rsplit_once('.'))
+            {
+                names.insert((module.component, parent.to_owned()));
+            }
         }
         for saved in self.saved.iter().chain(&self.base_weights) {
             names.insert((saved.component, saved.name.to_owned()));

@@ -118,6 +118,7 @@ impl<'a> Finder<'a, '_> {
             }
             match self.find(source, component, &inside(path, name)) {
                 Ok(target) => {
+                    self.float(&target)?;
                     let shape = self.current(&target).shape;
                     // A parameter of two dimensions is one matrix, (out_features, in_features).
                     let shape = match *shape {
@@ -183,6 +184,7 @@ impl<'a> Finder<'a, '_> {
                 let mut rows = 0;
                 let mut columns = None;
                 for target in &targets {
+                    self.float(target)?;
                     let &[n, k] = self.current(target).shape else {
                         return refuse(format!("{} is no matrix", target.name()));
                     };
@@ -267,7 +269,6 @@ impl<'a> Finder<'a, '_> {
         }
         let part = LoraPart {
             rank: module.rank,
-            in_features: module.in_features,
             factor: self.factor(source, module)?,
             stack,
             expert: None,
@@ -363,6 +364,7 @@ impl<'a> Finder<'a, '_> {
         (0..module.experts)
             .map(|expert| {
                 let target = self.find(source, module.component, &at(expert)).ok()?;
+                self.float(&target).ok()?;
                 let fits = self.current(&target).shape == [module.out_features, module.in_features];
                 fits.then_some(target)
             })

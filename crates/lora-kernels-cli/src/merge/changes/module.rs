@@ -36,10 +36,9 @@ impl<'a> Finder<'a, '_> {
         // A quantised weight has any shape.
         self.float(&target)?;
         let shape = self.current(&target).shape;
-        let (layout, in_features) = layout::of(target.name(), shape, module, source.square)?;
+        let layout = layout::of(target.name(), shape, module, source.square)?;
         let part = LoraPart {
             rank: module.rank,
-            in_features,
             factor,
             stack: Stack::One,
             expert: None,
@@ -55,8 +54,8 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         };
         let target = self.find(source, module.component, &inside(module.path, "bias"))?;
-        let tensor = self.current(&target);
         self.float(&target)?;
+        let tensor = self.current(&target);
         if tensor.shape != [module.out_features] {
             return refuse(format!(
                 "{} has shape {:?}, and the adapter's lora_B.bias {} elements",
@@ -99,7 +98,6 @@ impl<'a> Finder<'a, '_> {
         part: LoraPart<'a>,
         adapted: &mut BTreeSet<String>,
     ) -> Result<(), Failure> {
-        self.float(target)?;
         let name = target.name();
         if !adapted.insert(name.to_owned()) {
             return refuse(format!(

@@ -144,6 +144,9 @@ impl<'a> Finder<'a, '_> {
         };
         let name = target.name();
         let (new, old) = (weight.tensor, self.original(&target));
+        if let Some(failure) = self.quantised(name).filter(|_| is_float(new.dtype)) {
+            return Err(failure);
+        }
         let same_shape = new.shape == old.shape;
         // The weight of a merged model contains the adapter.
         if same_shape

@@ -1,6 +1,7 @@
 //! Tests of the `merge` and `unmerge` commands.
 
 mod bases;
+mod changes;
 mod guarded;
 mod killed;
 mod model;
