@@ -23,7 +23,10 @@ fn every_kernel_is_merged() {
         let full = |first: usize, second: usize| [&[first, second], kernel].concat();
         let ones = [&[5, 2][..], &vec![1; kernel.len()]].concat();
         let convolved = (shaped(&pair.0, &full(2, 4)), shaped(&pair.1, &ones));
-        scene.put("base.safetensors", &[("conv.weight", &shaped(&w, &full(5, 4)))]);
+        scene.put(
+            "base.safetensors",
+            &[("conv.weight", &shaped(&w, &full(5, 4)))],
+        );
         let tensors = Tensors::default().lora("conv", &convolved);
         scene.adapter("a", json!({"target_modules": ["conv"]}), &tensors.list());
         scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
@@ -41,12 +44,23 @@ fn convolutions_that_do_not_fit_are_refused() {
         scene.adapter("a", json!({"target_modules": ["conv"]}), &tensors.list());
     };
     let refused = |weight: &[usize], a: &[usize], fragments: &[&str]| {
-        scene.put("base.safetensors", &[("conv.weight", &scene.random(weight))]);
+        scene.put(
+            "base.safetensors",
+            &[("conv.weight", &scene.random(weight))],
+        );
         of(&scene, a, &[4, 2, 1, 1]);
         scene.refused(&["base.safetensors", "a"], &[], fragments);
     };
-    refused(&[4, 6, 3, 3], &[2, 6, 1, 1], &["conv.weight", "[4, 6, 3, 3]", "kernel [1, 1]"]);
-    refused(&[4, 5, 3, 3], &[2, 6, 3, 3], &["conv.weight", "6 in_features"]);
+    refused(
+        &[4, 6, 3, 3],
+        &[2, 6, 1, 1],
+        &["conv.weight", "[4, 6, 3, 3]", "kernel [1, 1]"],
+    );
+    refused(
+        &[4, 5, 3, 3],
+        &[2, 6, 3, 3],
+        &["conv.weight", "6 in_features"],
+    );
     refused(&[4, 3, 3, 3], &[2, 6, 3, 3], &["conv.weight", "2 groups"]);
     refused(&[4, 6, 9], &[2, 6, 3, 3], &["conv.weight", "[4, 6, 9]"]);
 }

@@ -26,7 +26,11 @@ fn with_magnitude(path: &str, pair: &(Numbers, Numbers), m: &Numbers) -> Tensors
 /// Each type of weight, also with another type of adapter.
 #[test]
 fn rows_are_normalised_and_scaled() {
-    for (name, dtype) in [("f32", Dtype::F32), ("bf16", Dtype::BF16), ("f16", Dtype::F16)] {
+    for (name, dtype) in [
+        ("f32", Dtype::F32),
+        ("bf16", Dtype::BF16),
+        ("f16", Dtype::F16),
+    ] {
         let scene = scene(&format!("dora_{name}"));
         let (w, pair, m) = (
             scene.random(&[6, 10]).to(dtype),
@@ -47,7 +51,11 @@ fn rows_are_normalised_and_scaled() {
 #[test]
 fn transposed_weights_are_normalised_by_columns() {
     let scene = scene("dora_transposed");
-    let (w, pair, m) = (scene.random(&[6, 9]), scene.pair(9, 6, 2), scene.random(&[9]));
+    let (w, pair, m) = (
+        scene.random(&[6, 9]),
+        scene.pair(9, 6, 2),
+        scene.random(&[9]),
+    );
     scene.put("base.safetensors", &[("c_attn.weight", &w)]);
     let tensors = with_magnitude("c_attn", &pair, &m);
     let fields = json!({"use_dora": true, "fan_in_fan_out": true, "target_modules": ["c_attn"]});
@@ -62,7 +70,11 @@ fn transposed_weights_are_normalised_by_columns() {
 #[test]
 fn embeddings_are_normalised_by_columns() {
     let scene = scene("dora_embedding");
-    let (w, pair, m) = (scene.random(&[11, 4]), scene.pair(4, 11, 2), scene.random(&[4]));
+    let (w, pair, m) = (
+        scene.random(&[11, 4]),
+        scene.pair(4, 11, 2),
+        scene.random(&[4]),
+    );
     scene.put("base.safetensors", &[("embed.weight", &w)]);
     let tensors = Tensors::default()
         .with(key("embed", "lora_embedding_A"), &pair.0)
@@ -83,9 +95,19 @@ fn convolutions_are_normalised_by_output() {
         shape: shape.to_vec(),
         ..numbers.clone()
     };
-    let (w, pair, m) = (scene.random(&[5, 27]), scene.pair(5, 27, 2), scene.random(&[5]));
-    scene.put("base.safetensors", &[("conv.weight", &shaped(&w, &[5, 3, 3, 3]))]);
-    let convolved = (shaped(&pair.0, &[2, 3, 3, 3]), shaped(&pair.1, &[5, 2, 1, 1]));
+    let (w, pair, m) = (
+        scene.random(&[5, 27]),
+        scene.pair(5, 27, 2),
+        scene.random(&[5]),
+    );
+    scene.put(
+        "base.safetensors",
+        &[("conv.weight", &shaped(&w, &[5, 3, 3, 3]))],
+    );
+    let convolved = (
+        shaped(&pair.0, &[2, 3, 3, 3]),
+        shaped(&pair.1, &[5, 2, 1, 1]),
+    );
     let tensors = with_magnitude("conv", &convolved, &shaped(&m, &[1, 5, 1, 1]));
     let fields = json!({"use_dora": true, "target_modules": ["conv"]});
     scene.adapter("a", fields, &tensors.list());
@@ -98,21 +120,40 @@ fn convolutions_are_normalised_by_output() {
 #[test]
 fn what_dora_does_not_allow_is_refused() {
     let scene = scene("dora_refused");
-    let (w, pair, m) = (scene.random(&[6, 10]), scene.pair(6, 10, 2), scene.random(&[6]));
+    let (w, pair, m) = (
+        scene.random(&[6, 10]),
+        scene.pair(6, 10, 2),
+        scene.random(&[6]),
+    );
     scene.put("base.safetensors", &[("q_proj.weight", &w)]);
     let tensors = with_magnitude("q_proj", &pair, &m);
     scene.adapter("a", json!({"use_dora": true}), &tensors.list());
     let plain = Tensors::default().lora("q_proj", &pair);
     scene.adapter("plain", json!({}), &plain.list());
-    scene.refused(&["base.safetensors", "a"], &["--weights", "0.5"], &["DoRA", "0.5", "q_proj"]);
-    for inputs in [["base.safetensors", "a", "plain"], ["base.safetensors", "plain", "a"]] {
+    scene.refused(
+        &["base.safetensors", "a"],
+        &["--weights", "0.5"],
+        &["DoRA", "0.5", "q_proj"],
+    );
+    for inputs in [
+        ["base.safetensors", "a", "plain"],
+        ["base.safetensors", "plain", "a"],
+    ] {
         scene.refused(&inputs, &[], &["q_proj.weight", "DoRA", "beside another"]);
     }
     let output = scene.program("unmerge", &["base.safetensors", "a"], "back", &[]);
     crate::common::assert_refused(&output, 2, &["can't be unmerged", "DoRA"]);
     // A magnitude that went missing, and one that the config doesn't know of.
     scene.adapter("a", json!({"use_dora": true}), &plain.list());
-    scene.refused(&["base.safetensors", "a"], &[], &["use_dora", "lora_magnitude_vector", "q_proj"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &["use_dora", "lora_magnitude_vector", "q_proj"],
+    );
     scene.adapter("a", json!({}), &tensors.list());
-    scene.refused(&["base.safetensors", "a"], &[], &["use_dora", "magnitude", "q_proj"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &["use_dora", "magnitude", "q_proj"],
+    );
 }

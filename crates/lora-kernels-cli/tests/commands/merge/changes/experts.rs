@@ -66,7 +66,10 @@ impl Adapted {
 /// gate_up_proj is wrapped first, so its names have one `base_layer` more.
 fn nested(gate_up: &Adapted, down: &Adapted) -> Tensors {
     Tensors::default()
-        .lora(&format!("{EXPERTS}.base_layer"), &(gate_up.a.clone(), gate_up.b.clone()))
+        .lora(
+            &format!("{EXPERTS}.base_layer"),
+            &(gate_up.a.clone(), gate_up.b.clone()),
+        )
         .lora(EXPERTS, &(down.a.clone(), down.b.clone()))
 }
 
@@ -102,7 +105,12 @@ fn fused_experts_are_merged_both_ways_round() {
         let expected = [(GATE_UP, &results.0), (DOWN, &results.1)];
         scene.assert_has("out.safetensors", &expected);
         // And out again.
-        let output = scene.program("unmerge", &["out.safetensors", "a"], "back.safetensors", &[]);
+        let output = scene.program(
+            "unmerge",
+            &["out.safetensors", "a"],
+            "back.safetensors",
+            &[],
+        );
         crate::common::assert_status(&output, 0);
         scene.assert_has("back.safetensors", &[(GATE_UP, &gate_up), (DOWN, &down)]);
     }
@@ -122,14 +130,28 @@ fn square_parameters_follow_the_others() {
     let of_down = Adapted::new(&scene, experts, size, size);
     scene.adapter("a", targets(), &nested(&of_gate_up, &of_down).list());
     scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
-    let (new_gate_up, new_down) = (of_gate_up.added_to(&gate_up, true), of_down.added_to(&down, true));
-    scene.assert_has("out.safetensors", &[(GATE_UP, &new_gate_up), (DOWN, &new_down)]);
+    let (new_gate_up, new_down) = (
+        of_gate_up.added_to(&gate_up, true),
+        of_down.added_to(&down, true),
+    );
+    scene.assert_has(
+        "out.safetensors",
+        &[(GATE_UP, &new_gate_up), (DOWN, &new_down)],
+    );
     let alone = Tensors::default().lora(EXPERTS, &(of_down.a.clone(), of_down.b.clone()));
     let fields = json!({"target_modules": [], "target_parameters": ["mlp.experts.down_proj"]});
     scene.adapter("a", fields, &alone.list());
-    scene.refused(&["base.safetensors", "a"], &[], &["down_proj", "--fan-in-fan-out"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &["down_proj", "--fan-in-fan-out"],
+    );
     for (answer, transposed) in [("yes", true), ("no", false)] {
-        scene.merge(&["base.safetensors", "a"], "out.safetensors", &["--fan-in-fan-out", answer]);
+        scene.merge(
+            &["base.safetensors", "a"],
+            "out.safetensors",
+            &["--fan-in-fan-out", answer],
+        );
         let result = of_down.added_to(&down, transposed);
         scene.assert_has("out.safetensors", &[(GATE_UP, &gate_up), (DOWN, &result)]);
     }
@@ -154,7 +176,11 @@ fn fused_adapters_are_merged_into_separate_experts() {
             let delta = of_gate_up.delta(expert);
             let half = |from: usize| {
                 let values = delta.values[from * hidden..(from + inner) * hidden].to_vec();
-                Numbers { values, shape: vec![inner, hidden], ..delta.clone() }
+                Numbers {
+                    values,
+                    shape: vec![inner, hidden],
+                    ..delta.clone()
+                }
             };
             for (part, delta) in [
                 (gate, half(0)),
@@ -171,12 +197,26 @@ fn fused_adapters_are_merged_into_separate_experts() {
         scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
         scene.assert_has("out.safetensors", &expected.list());
         // A base of more experts is another.
-        let more = base.clone()
-            .with(format!("{EXPERTS}.3.{gate}.weight"), &scene.random(&[inner, hidden]))
-            .with(format!("{EXPERTS}.3.{up}.weight"), &scene.random(&[inner, hidden]))
-            .with(format!("{EXPERTS}.3.{down}.weight"), &scene.random(&[hidden, inner]));
+        let more = base
+            .clone()
+            .with(
+                format!("{EXPERTS}.3.{gate}.weight"),
+                &scene.random(&[inner, hidden]),
+            )
+            .with(
+                format!("{EXPERTS}.3.{up}.weight"),
+                &scene.random(&[inner, hidden]),
+            )
+            .with(
+                format!("{EXPERTS}.3.{down}.weight"),
+                &scene.random(&[hidden, inner]),
+            );
         scene.put("base.safetensors", &more.list());
-        scene.refused(&["base.safetensors", "a"], &[], &["more experts", "base model?"]);
+        scene.refused(
+            &["base.safetensors", "a"],
+            &[],
+            &["more experts", "base model?"],
+        );
     }
 }
 
@@ -187,16 +227,25 @@ fn stacked_matrices_are_merged_expert_by_expert() {
     let (experts, out, inputs) = (3, 5, 6);
     for place in ["parameter", "weight", "transposed", "apart"] {
         let scene = scene(&format!("stacked_{place}"));
-        let (a, b) = (scene.random(&[experts, 2, inputs]), scene.random(&[experts, out, 2]));
+        let (a, b) = (
+            scene.random(&[experts, 2, inputs]),
+            scene.random(&[experts, out, 2]),
+        );
         let part = |of: &Numbers, expert: usize| {
             let size = of.values.len() / experts;
             let values = of.values[expert * size..(expert + 1) * size].to_vec();
-            Numbers { values, shape: of.shape[1..].to_vec(), ..of.clone() }
+            Numbers {
+                values,
+                shape: of.shape[1..].to_vec(),
+                ..of.clone()
+            }
         };
-        let tensors = Tensors::default().lora(&format!("{EXPERTS}.up_proj"), &(a.clone(), b.clone()));
+        let tensors =
+            Tensors::default().lora(&format!("{EXPERTS}.up_proj"), &(a.clone(), b.clone()));
         scene.adapter("a", json!({"target_modules": ["up_proj"]}), &tensors.list());
-        let deltas: Vec<Numbers> =
-            (0..experts).map(|expert| part(&b, expert).dot(&part(&a, expert))).collect();
+        let deltas: Vec<Numbers> = (0..experts)
+            .map(|expert| part(&b, expert).dot(&part(&a, expert)))
+            .collect();
         let (mut base, mut expected) = (Tensors::default(), Tensors::default());
         if place == "apart" {
             for (expert, delta) in deltas.iter().enumerate() {
@@ -217,7 +266,11 @@ fn stacked_matrices_are_merged_expert_by_expert() {
             let weight = scene.random(&shape);
             let mut result = weight.clone();
             for (matrix, delta) in result.values.chunks_mut(out * inputs).zip(&deltas) {
-                let delta = if transposed { delta.transposed() } else { delta.clone() };
+                let delta = if transposed {
+                    delta.transposed()
+                } else {
+                    delta.clone()
+                };
                 for (value, delta) in matrix.iter_mut().zip(&delta.values) {
                     *value += 2.0 * delta;
                 }
@@ -243,10 +296,32 @@ fn parameters_that_do_not_fit_are_refused() {
         scene.put("base.safetensors", &[(GATE_UP, &gate_up), (DOWN, &down)]);
         scene.refused(&["base.safetensors", "a"], &[], fragments);
     };
-    refused(&[4, 10, 6], &[4, 6, 5], &["3 experts", "gate_up_proj", "base model?"]);
-    refused(&[3, 10, 7], &[3, 7, 5], &["6 in_features", "10 out_features"]);
+    refused(
+        &[4, 10, 6],
+        &[4, 6, 5],
+        &["3 experts", "gate_up_proj", "base model?"],
+    );
+    refused(
+        &[3, 10, 7],
+        &[3, 7, 5],
+        &["6 in_features", "10 out_features"],
+    );
     // gate_up_proj and down_proj of one shape.
-    refused(&[3, 10, 6], &[3, 10, 6], &["more than one parameter", "gate_up_proj", "down_proj"]);
-    scene.put("base.safetensors", &[("model.layers.0.mlp.experts.other", &scene.random(&[3, 10, 6]))]);
-    scene.refused(&["base.safetensors", "a"], &[], &["gate_up_proj", "not in the base model"]);
+    refused(
+        &[3, 10, 6],
+        &[3, 10, 6],
+        &["more than one parameter", "gate_up_proj", "down_proj"],
+    );
+    scene.put(
+        "base.safetensors",
+        &[(
+            "model.layers.0.mlp.experts.other",
+            &scene.random(&[3, 10, 6]),
+        )],
+    );
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &["gate_up_proj", "not in the base model"],
+    );
 }

@@ -32,14 +32,24 @@ fn an_adapter_that_changes_nothing_is_told() {
         scene.adapter("a", json!({}), &tensors.list());
         let text = scene.printed(&["base.safetensors", "a"], "out.safetensors", &[]);
         let warnings = warnings(&text);
-        let [warning] = warnings[..] else { panic!("{text}") };
-        assert!(warning.contains("changes nothing") && warning.contains(what), "{text}");
-        scene.assert_has("out.safetensors", &[(Q_WEIGHT, &q), ("model.norm.weight", &norm)]);
+        let [warning] = warnings[..] else {
+            panic!("{text}")
+        };
+        assert!(
+            warning.contains("changes nothing") && warning.contains(what),
+            "{text}"
+        );
+        scene.assert_has(
+            "out.safetensors",
+            &[(Q_WEIGHT, &q), ("model.norm.weight", &norm)],
+        );
     }
     // A norm that is the base's changes nothing either, but a trained one does.
     let zeros = (scene.random(&[2, 8]), Numbers::zeros(&[8, 2]));
     for (saved, dead) in [(norm.clone(), true), (scene.random(&[8]), false)] {
-        let tensors = Tensors::default().lora(Q, &zeros).with(key("model.norm", "weight"), &saved);
+        let tensors = Tensors::default()
+            .lora(Q, &zeros)
+            .with(key("model.norm", "weight"), &saved);
         scene.adapter("a", json!({"modules_to_save": ["norm"]}), &tensors.list());
         let text = scene.printed(&["base.safetensors", "a"], "out.safetensors", &[]);
         assert_eq!(text.contains("a changes nothing"), dead, "{text}");
@@ -60,7 +70,10 @@ fn modules_that_change_nothing_are_told() {
     scene.adapter("a", json!({}), &tensors.list());
     let text = scene.printed(&["base.safetensors", "a"], "out.safetensors", &[]);
     let told = "1 of 2 modules";
-    assert!(warnings(&text)[0].contains(told) && text.contains("k_proj"), "{text}");
+    assert!(
+        warnings(&text)[0].contains(told) && text.contains("k_proj"),
+        "{text}"
+    );
 }
 
 /// By the same path, by another, and as a copy.
@@ -90,5 +103,8 @@ fn an_adapter_given_twice_is_told() {
     }
     scene.merge(&["base.safetensors", "a", "copy"], "out.safetensors", &[]);
     let result = q.plus(4.0, &lora.1.dot(&lora.0));
-    scene.assert_has("out.safetensors", &[(Q_WEIGHT, &result), ("model.norm.weight", &norm)]);
+    scene.assert_has(
+        "out.safetensors",
+        &[(Q_WEIGHT, &result), ("model.norm.weight", &norm)],
+    );
 }

@@ -20,8 +20,13 @@ fn skipped_parts_change_nothing_and_are_listed() {
     let fields = json!({"target_modules": ["q_proj", "lm_head"]});
     scene.adapter("a", fields, &tensors.list());
     let inputs = ["base.safetensors", "a"];
-    scene.refused(&inputs, &[], &["vision_tower"]);
-    let report = scene.json(&inputs, "out.safetensors", &["--skip", "model.vision*,lm_head"]);
+    scene.refused(&inputs, &[], &["lm_head.weight", "another base"]);
+    scene.refused(&inputs, &["--skip", "lm_head"], &["vision_tower"]);
+    let report = scene.json(
+        &inputs,
+        "out.safetensors",
+        &["--skip", "model.vision*,lm_head"],
+    );
     assert_eq!(report["skipped"], json!(["lm_head", other, HEAD]));
     let result = q.plus(2.0, &lora.1.dot(&lora.0));
     scene.assert_has("out.safetensors", &[(Q_WEIGHT, &result), (HEAD, &head)]);
@@ -35,9 +40,17 @@ fn skipped_parts_change_nothing_and_are_listed() {
 fn patterns_that_match_nothing_or_all_are_refused() {
     let scene = scene("skip_refused");
     scene.put("base.safetensors", &[(Q_WEIGHT, &scene.random(&[8, 8]))]);
-    scene.adapter("a", json!({}), &Tensors::default().lora(Q, &scene.pair(8, 8, 2)).list());
+    scene.adapter(
+        "a",
+        json!({}),
+        &Tensors::default().lora(Q, &scene.pair(8, 8, 2)).list(),
+    );
     let inputs = ["base.safetensors", "a"];
-    scene.refused(&inputs, &["--skip", "k_proj"], &["--skip k_proj", "matches nothing", Q]);
+    scene.refused(
+        &inputs,
+        &["--skip", "k_proj"],
+        &["--skip k_proj", "matches nothing", Q],
+    );
     scene.refused(&inputs, &["--skip", "layers"], &["--skip leaves nothing"]);
 }
 
@@ -49,7 +62,9 @@ fn tensors_that_are_not_understood_can_be_skipped() {
     scene.put("base.safetensors", &[(Q_WEIGHT, &q)]);
     let lora = scene.pair(8, 8, 2);
     let odd = key("model.layers.0.mlp", "lora_router.weight");
-    let tensors = Tensors::default().lora(Q, &lora).with(&odd, &scene.random(&[4]));
+    let tensors = Tensors::default()
+        .lora(Q, &lora)
+        .with(&odd, &scene.random(&[4]));
     scene.adapter("a", json!({}), &tensors.list());
     let inputs = ["base.safetensors", "a"];
     scene.refused(&inputs, &[], &["lora_router", "--skip"]);

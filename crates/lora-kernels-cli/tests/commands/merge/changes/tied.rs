@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{EMBED, HEAD, Q, Q_WEIGHT, Tensors, key, scene};
 use crate::scene::{Numbers, Scene};
 
-const TIED: &str = r#"{"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": true, "vocab_size": 16}"#;
+const TIED: &str =
+    r#"{"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": true, "vocab_size": 16}"#;
 
 fn config(scene: &Scene) -> Value {
     let text = std::fs::read(scene.path("out/config.json")).unwrap();
@@ -36,7 +37,9 @@ fn a_changed_embedding_changes_the_head_or_is_untied() {
     scene.adapter("a", fields, &embedding(&lora).list());
     let result = embed.plus(2.0, &lora.1.dot(&lora.0).transposed());
     let text = scene.printed(&["base", "a"], "out", &[]);
-    let warning = text.lines().find(|line| line.starts_with("warning: model.embed_tokens.weight"));
+    let warning = text
+        .lines()
+        .find(|line| line.starts_with("warning: model.embed_tokens.weight"));
     assert!(warning.unwrap().contains("--untie"), "{text}");
     scene.assert_has("out/model.safetensors", &[(EMBED, &result), (Q_WEIGHT, &q)]);
     assert_eq!(config(&scene)["tie_word_embeddings"], true);
@@ -52,14 +55,22 @@ fn an_untied_model_is_left_alone() {
     let scene = scene("untied");
     model(&scene, r#"{"tie_word_embeddings": false}"#);
     let lora = scene.pair(8, 16, 2);
-    scene.adapter("a", json!({"target_modules": ["embed_tokens"]}), &embedding(&lora).list());
+    scene.adapter(
+        "a",
+        json!({"target_modules": ["embed_tokens"]}),
+        &embedding(&lora).list(),
+    );
     let text = scene.printed(&["base", "a"], "out", &[]);
     assert!(!text.contains("warning"), "{text}");
     scene.refused(&["base", "a"], &["--untie"], &["--untie", "apart already"]);
     // A head that such a model lacks can't be computed.
     let head = Tensors::default().lora("lm_head", &scene.pair(16, 8, 2));
     scene.adapter("a", json!({"target_modules": ["lm_head"]}), &head.list());
-    scene.refused(&["base", "a"], &[], &["lm_head.weight", "not in the base model"]);
+    scene.refused(
+        &["base", "a"],
+        &[],
+        &["lm_head.weight", "not in the base model"],
+    );
 }
 
 /// LoRA on both: each is added to the matrix as it was.
@@ -69,7 +80,11 @@ fn lora_on_embedding_and_head_is_added_to_each() {
     let [embed, q] = model(&scene, TIED);
     let (of_embed, of_head) = (scene.pair(8, 16, 2), scene.pair(16, 8, 2));
     let tensors = embedding(&of_embed).lora("lm_head", &of_head);
-    scene.adapter("a", json!({"target_modules": ["embed_tokens", "lm_head"]}), &tensors.list());
+    scene.adapter(
+        "a",
+        json!({"target_modules": ["embed_tokens", "lm_head"]}),
+        &tensors.list(),
+    );
     scene.merge(&["base", "a"], "out", &[]);
     let results = (
         embed.plus(2.0, &of_embed.1.dot(&of_embed.0).transposed()),
@@ -97,7 +112,10 @@ fn a_saved_head_is_added_only_if_it_is_another() {
     };
     scene.adapter("a", json!({}), &tensors(&rows).list());
     scene.merge(&["base", "a"], "out", &[]);
-    scene.assert_has("out/model.safetensors", &[(EMBED, &rows), (Q_WEIGHT, &result)]);
+    scene.assert_has(
+        "out/model.safetensors",
+        &[(EMBED, &rows), (Q_WEIGHT, &result)],
+    );
     assert_eq!(config(&scene)["tie_word_embeddings"], true);
     assert_eq!(config(&scene)["vocab_size"], 18);
     let head = scene.random(&[18, 8]);
@@ -107,9 +125,15 @@ fn a_saved_head_is_added_only_if_it_is_another() {
     scene.assert_has("out/model.safetensors", &expected);
     assert_eq!(config(&scene)["tie_word_embeddings"], false);
     // Rows for the head alone leave the embedding without them.
-    let alone = Tensors::default().lora(Q, &lora).with(key("lm_head", "weight"), &head);
+    let alone = Tensors::default()
+        .lora(Q, &lora)
+        .with(key("lm_head", "weight"), &head);
     scene.adapter("a", json!({}), &alone.list());
-    scene.refused(&["base", "a"], &[], &["18 rows", "model.embed_tokens.weight would have 16"]);
+    scene.refused(
+        &["base", "a"],
+        &[],
+        &["18 rows", "model.embed_tokens.weight would have 16"],
+    );
 }
 
 /// The head's name follows that of the embedding in models of several parts.
@@ -127,17 +151,28 @@ fn a_head_is_named_as_the_model_names_it() {
         let (embed, q) = (scene.random(&[16, 8]), scene.random(&[8, 8]));
         let name = |of: &str| of.replacen("model", trunk, 1);
         let (embed_name, q_name) = (name(EMBED), name(Q_WEIGHT));
-        scene.put("base/model.safetensors", &[(&embed_name, &embed), (&q_name, &q)]);
+        scene.put(
+            "base/model.safetensors",
+            &[(&embed_name, &embed), (&q_name, &q)],
+        );
         scene.text("base/config.json", text);
         let (lora, of_head) = (scene.pair(8, 8, 2), scene.pair(16, 8, 2));
         let tensors = Tensors::default().lora(Q, &lora).lora("lm_head", &of_head);
-        scene.adapter("a", json!({"target_modules": ["q_proj", "lm_head"]}), &tensors.list());
+        scene.adapter(
+            "a",
+            json!({"target_modules": ["q_proj", "lm_head"]}),
+            &tensors.list(),
+        );
         scene.merge(&["base", "a"], "out", &[]);
         let results = (
             q.plus(2.0, &lora.1.dot(&lora.0)),
             embed.plus(2.0, &of_head.1.dot(&of_head.0)),
         );
-        let expected = [(&*embed_name, &embed), (&*q_name, &results.0), (head, &results.1)];
+        let expected = [
+            (&*embed_name, &embed),
+            (&*q_name, &results.0),
+            (head, &results.1),
+        ];
         scene.assert_has("out/model.safetensors", &expected);
         assert_eq!(config(&scene)["text_config"]["tie_word_embeddings"], false);
     }
@@ -154,7 +189,11 @@ fn a_stored_copy_of_the_embedding_changes_with_it() {
     scene.text("base/config.json", TIED);
     let lora = scene.pair(8, 16, 2);
     let result = embed.plus(2.0, &lora.1.dot(&lora.0).transposed());
-    scene.adapter("a", json!({"target_modules": ["embed_tokens"]}), &embedding(&lora).list());
+    scene.adapter(
+        "a",
+        json!({"target_modules": ["embed_tokens"]}),
+        &embedding(&lora).list(),
+    );
     let text = scene.printed(&["base", "a"], "out", &[]);
     assert!(text.contains("--untie keeps the head"), "{text}");
     let expected = [(EMBED, &result), (HEAD, &result), (Q_WEIGHT, &q)];

@@ -27,17 +27,27 @@ fn rows_replace_the_embeddings() {
         ("modules", json!({"embed_tokens": [7, 0, 3]})),
     ] {
         let scene = scene(&format!("tokens_{name}"));
-        let (embed, q) = (scene.random(&[16, 8]).to(Dtype::BF16), scene.random(&[8, 8]));
+        let (embed, q) = (
+            scene.random(&[16, 8]).to(Dtype::BF16),
+            scene.random(&[8, 8]),
+        );
         scene.put("base/model.safetensors", &[(EMBED, &embed), (Q_WEIGHT, &q)]);
         scene.text("base/config.json", r#"{"tie_word_embeddings": true}"#);
         let (rows, lora) = (scene.random(&[3, 8]), scene.pair(8, 8, 2));
         let tensors = Tensors::default()
             .lora(Q, &lora)
             .with(key("model.embed_tokens", DELTA), &rows);
-        scene.adapter("a", json!({"trainable_token_indices": indices}), &tensors.list());
+        scene.adapter(
+            "a",
+            json!({"trainable_token_indices": indices}),
+            &tensors.list(),
+        );
         let text = scene.printed(&["base", "a"], "out", &[]);
         // The head is tied, and follows.
-        assert!(text.contains("warning: model.embed_tokens.weight"), "{text}");
+        assert!(
+            text.contains("warning: model.embed_tokens.weight"),
+            "{text}"
+        );
         let results = (
             with_rows(&embed, &[7, 0, 3], &rows),
             q.plus(2.0, &lora.1.dot(&lora.0)),
@@ -59,18 +69,35 @@ fn embedding_and_head_have_their_own_rows() {
         .with(key("model.embed_tokens", DELTA), &first)
         .with(key("lm_head", DELTA), &second);
     let indices = json!({"embed_tokens": [15], "lm_head": [1, 2]});
-    scene.adapter("a", json!({"trainable_token_indices": indices}), &tensors.list());
+    scene.adapter(
+        "a",
+        json!({"trainable_token_indices": indices}),
+        &tensors.list(),
+    );
     scene.merge(&["base", "a"], "out", &[]);
-    let results = (with_rows(&embed, &[15], &first), with_rows(&head, &[1, 2], &second));
-    scene.assert_has("out/model.safetensors", &[(EMBED, &results.0), (HEAD, &results.1)]);
+    let results = (
+        with_rows(&embed, &[15], &first),
+        with_rows(&head, &[1, 2], &second),
+    );
+    scene.assert_has(
+        "out/model.safetensors",
+        &[(EMBED, &results.0), (HEAD, &results.1)],
+    );
     // The same matrix twice, tied.
     scene.put("base/model.safetensors", &[(EMBED, &embed), (HEAD, &embed)]);
     scene.text("base/config.json", r#"{"tie_word_embeddings": true}"#);
     let tensors = Tensors::default().with(key("model.embed_tokens", DELTA), &first);
-    scene.adapter("a", json!({"trainable_token_indices": [15]}), &tensors.list());
+    scene.adapter(
+        "a",
+        json!({"trainable_token_indices": [15]}),
+        &tensors.list(),
+    );
     scene.merge(&["base", "a"], "out", &[]);
     let result = with_rows(&embed, &[15], &first);
-    scene.assert_has("out/model.safetensors", &[(EMBED, &result), (HEAD, &result)]);
+    scene.assert_has(
+        "out/model.safetensors",
+        &[(EMBED, &result), (HEAD, &result)],
+    );
 }
 
 #[test]
@@ -79,17 +106,34 @@ fn rows_that_the_base_has_not_are_refused() {
     let embed = scene.random(&[16, 8]);
     scene.put("base.safetensors", &[(EMBED, &embed)]);
     let adapter = |folder: &str, indices: Value, shape: &[usize]| {
-        let tensors = Tensors::default().with(key("model.embed_tokens", DELTA), &scene.random(shape));
-        scene.adapter(folder, json!({"trainable_token_indices": indices}), &tensors.list());
+        let tensors =
+            Tensors::default().with(key("model.embed_tokens", DELTA), &scene.random(shape));
+        scene.adapter(
+            folder,
+            json!({"trainable_token_indices": indices}),
+            &tensors.list(),
+        );
     };
     adapter("a", json!([3, 16]), &[2, 8]);
-    scene.refused(&["base.safetensors", "a"], &[], &["token 16", EMBED, "16 rows"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &["token 16", EMBED, "16 rows"],
+    );
     adapter("a", json!([3, 4]), &[2, 4]);
-    scene.refused(&["base.safetensors", "a"], &[], &[EMBED, "rows of 8", "of 4"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &[],
+        &[EMBED, "rows of 8", "of 4"],
+    );
     adapter("a", json!([3, 4]), &[2, 8]);
     adapter("b", json!([4, 5]), &[2, 8]);
     scene.refused(&["base.safetensors", "a", "b"], &[], &["token 4", EMBED]);
-    scene.refused(&["base.safetensors", "a"], &["--weights", "0.5"], &["0.5", "embed_tokens"]);
+    scene.refused(
+        &["base.safetensors", "a"],
+        &["--weights", "0.5"],
+        &["0.5", "embed_tokens"],
+    );
     let output = scene.program("unmerge", &["base.safetensors", "a"], "back", &[]);
     crate::common::assert_refused(&output, 2, &["can't be unmerged", "embed_tokens"]);
 }

@@ -49,23 +49,26 @@ fn resized_rows_have_the_bases_type() {
     let rows = |count: usize| scene.random(&[count, 8]);
     let (embed, head) = (rows(16).to(Dtype::BF16), rows(16).to(Dtype::BF16));
     scene.put("base/model.safetensors", &[(EMBED, &embed), (HEAD, &head)]);
-    scene.text("base/config.json", r#"{"tie_word_embeddings": false, "vocab_size": 16}"#);
-    let (new_embed, new_head) = (rows(12), rows(12));
-    let lora = scene.pair(12, 8, 2);
-    let tensors = Tensors::default()
-        .with(key("model.embed_tokens", "weight"), &new_embed)
-        .with(key("lm_head", "base_layer.weight"), &rows(1))
-        .lora("lm_head", &lora);
+    scene.text(
+        "base/config.json",
+        r#"{"tie_word_embeddings": false, "vocab_size": 16}"#,
+    );
+    let (new_embed, lora) = (rows(12), scene.pair(12, 8, 2));
     // The head's own rows come as the weight that its LoRA was trained on: the base's first rows.
     let first = Numbers::new(Dtype::F32, &[12, 8], head.values[..96].to_vec());
-    let mut tensors = tensors;
-    tensors.0[1].1 = first.clone();
+    let tensors = Tensors::default()
+        .with(key("model.embed_tokens", "weight"), &new_embed)
+        .with(key("lm_head", "base_layer.weight"), &first)
+        .lora("lm_head", &lora);
     let fields = json!({"modules_to_save": ["embed_tokens"], "target_modules": ["lm_head"]});
     scene.adapter("a", fields, &tensors.list());
     scene.merge(&["base", "a"], "out", &[]);
     let result = first.to(Dtype::BF16).plus(2.0, &lora.1.dot(&lora.0));
     let new_embed = new_embed.to(Dtype::BF16);
-    scene.assert_has("out/model.safetensors", &[(EMBED, &new_embed), (HEAD, &result)]);
+    scene.assert_has(
+        "out/model.safetensors",
+        &[(EMBED, &new_embed), (HEAD, &result)],
+    );
     assert_eq!(config(&scene, "out/config.json")["vocab_size"], 12);
 }
 
@@ -131,14 +134,22 @@ fn a_vocabulary_has_one_size() {
         scene.refused(&["base", "a"], &[], fragments);
     };
     let with = |path: &str, shape: &[usize]| {
-        Tensors::default().lora(Q, &scene.pair(8, 8, 2)).with(key(path, "weight"), &scene.random(shape))
+        Tensors::default()
+            .lora(Q, &scene.pair(8, 8, 2))
+            .with(key(path, "weight"), &scene.random(shape))
     };
     let embed = with("model.embed_tokens", &[18, 8]);
-    refused(embed.clone(), &[EMBED, "18 rows", "lm_head.weight would have 16", "--skip"]);
+    refused(
+        embed.clone(),
+        &[EMBED, "18 rows", "lm_head.weight would have 16", "--skip"],
+    );
     let both = embed.with(key("lm_head", "weight"), &scene.random(&[17, 8]));
     refused(both, &["18", "17", "one vocabulary"]);
     // Another width is another model, and a layer has no rows to add.
-    refused(with("model.embed_tokens", &[16, 4]), &[EMBED, "[16, 4]", "base model?"]);
+    refused(
+        with("model.embed_tokens", &[16, 4]),
+        &[EMBED, "[16, 4]", "base model?"],
+    );
     refused(with("lm_head", &[16, 8, 1]), &[HEAD, "[16, 8, 1]"]);
     // LoRA of the old size beside rows of the new.
     let lora = Tensors::default()
@@ -154,8 +165,14 @@ fn unknown_whole_tensors_are_refused_unless_skipped() {
     let [_, _, q] = model(&scene, 16);
     let lora = scene.pair(8, 8, 2);
     let odd = scene.random(&[8]);
-    for name in ["model.layers.0.self_attn.q_norm.weight", "extra.weight", "model.prompt"] {
-        let tensors = Tensors::default().lora(Q, &lora).with(format!("base_model.model.{name}"), &odd);
+    for name in [
+        "model.layers.0.self_attn.q_norm.weight",
+        "extra.weight",
+        "model.prompt",
+    ] {
+        let tensors = Tensors::default()
+            .lora(Q, &lora)
+            .with(format!("base_model.model.{name}"), &odd);
         scene.adapter("a", json!({"modules_to_save": ["score"]}), &tensors.list());
         scene.refused(&["base", "a"], &[], &[name, "--skip", "--map"]);
         let text = scene.printed(&["base", "a"], "out", &["--skip", name]);
@@ -176,10 +193,12 @@ fn a_whole_tensor_that_lies_elsewhere_is_not_added() {
     scene.put("base.safetensors", &base);
     let lora = scene.pair(8, 8, 2);
     let trained = scene.random(&[8]);
-    let tensors = Tensors::default().lora(Q, &lora).with(key("model.norm", "weight"), &trained);
+    let tensors = Tensors::default()
+        .lora(Q, &lora)
+        .with(key("model.norm", "weight"), &trained);
     scene.adapter("a", json!({"modules_to_save": ["norm"]}), &tensors.list());
     match scene.run(&["base.safetensors", "a"], "out.safetensors", &[]) {
-        Ok(()) => {
+        Ok(_) => {
             let result = q.plus(2.0, &lora.1.dot(&lora.0));
             let expected = [(Q_WEIGHT, &result), ("backbone.norm.weight", &trained)];
             scene.assert_has("out.safetensors", &expected);
@@ -196,7 +215,11 @@ fn a_whole_tensor_that_lies_elsewhere_is_not_added() {
 #[test]
 fn whole_tensors_follow_the_layers_prefix() {
     let scene = scene("whole_prefix");
-    let (embed, head, q) = (scene.random(&[16, 8]), scene.random(&[16, 8]), scene.random(&[8, 8]));
+    let (embed, head, q) = (
+        scene.random(&[16, 8]),
+        scene.random(&[16, 8]),
+        scene.random(&[8, 8]),
+    );
     let name = |path: &str| format!("language_model.{path}");
     let names = [EMBED, HEAD, Q_WEIGHT].map(name);
     let base = [(&*names[0], &embed), (&*names[1], &head), (&*names[2], &q)];
@@ -206,10 +229,18 @@ fn whole_tensors_follow_the_layers_prefix() {
         .lora(Q, &lora)
         .with(key("model.embed_tokens", "weight"), &new)
         .with(key("lm_head", "weight"), &head);
-    scene.adapter("a", json!({"modules_to_save": ["embed_tokens", "lm_head"]}), &tensors.list());
+    scene.adapter(
+        "a",
+        json!({"modules_to_save": ["embed_tokens", "lm_head"]}),
+        &tensors.list(),
+    );
     scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
     let result = q.plus(2.0, &lora.1.dot(&lora.0));
-    let expected = [(&*names[0], &new), (&*names[1], &head), (&*names[2], &result)];
+    let expected = [
+        (&*names[0], &new),
+        (&*names[1], &head),
+        (&*names[2], &result),
+    ];
     scene.assert_has("out.safetensors", &expected);
 }
 
