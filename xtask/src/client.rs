@@ -108,8 +108,15 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
 }
 
 pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
-    let mut cargo =
-        session.cargo("test --release --package ptx-emulator --test fuzz -- --show-output");
-    cargo.env("PTX_EMULATOR_FUZZ_CASES", cases.to_string());
-    session.run(cargo)
+    for (package, variable) in [
+        ("ptx-emulator", "PTX_EMULATOR_FUZZ_CASES"),
+        ("lora-kernels-adapters", "LORA_KERNELS_FUZZ_CASES"),
+        ("lora-kernels-cli", "LORA_KERNELS_FUZZ_CASES"),
+    ] {
+        let test = format!("test --release --package {package} --test fuzz -- --show-output");
+        let mut cargo = session.cargo(&test);
+        cargo.env(variable, cases.to_string());
+        session.run(cargo)?;
+    }
+    Ok(())
 }

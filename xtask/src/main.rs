@@ -69,7 +69,8 @@ enum Command {
     },
     /// Run the candle crate on candle's CUDA device, the emulated one, without CUDA's libraries
     CandleCuda,
-    /// Give a million random cases each to the emulated GPU's parser, fatbin reader and driver
+    /// Give a million random cases each to the emulated GPU's parser, fatbin reader and driver, to
+    /// the reader of adapters, and to merging
     Fuzz {
         /// How many cases
         #[arg(long, default_value_t = 1_000_000)]

@@ -1,7 +1,6 @@
 //! Configs, headers and indices with random damage cause no panic, no disproportionate allocation,
-//! and an error of one line. The cases are the same on every run.
-
-mod mutate;
+//! and an error of one line. The cases are the same on every run; `LORA_KERNELS_FUZZ_CASES` is their
+//! number.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -10,9 +9,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lora_kernels_adapters::base::{Mapping, Resolver};
 use lora_kernels_adapters::{Adapter, BaseModel, Error, PeftConfig, ReadOptions, Scaling};
-use mutate::Mutator;
+use lora_kernels_fuzz::Mutator;
 
-const CASES: u64 = 8_000;
+/// All tests together.
+const CASES: u64 = 40_000;
+const CASES_VARIABLE: &str = "LORA_KERNELS_FUZZ_CASES";
+
+/// A fifth of all cases: each test takes one or two of these.
+fn cases() -> u64 {
+    let cases =
+        std::env::var(CASES_VARIABLE).map_or(CASES, |text| text.parse().expect(CASES_VARIABLE));
+    cases / 5
+}
+
 /// The files have a few kilobytes; a compiled pattern may take a megabyte.
 const LARGEST_ALLOCATION: usize = 8 << 20;
 
@@ -104,7 +113,7 @@ fn folder() -> tempfile::TempDir {
 fn configs() {
     let seeds = ["patterns", "lora_bias", "dora"].map(|name| fixture(name, "adapter_config.json"));
     let mut read = 0;
-    for case in 0..2 * CASES {
+    for case in 0..2 * cases() {
         let mut mutator = Mutator::new(case);
         let text = String::from_utf8_lossy(&mutator.text(&seeds[case as usize % seeds.len()]))
             .into_owned();
@@ -126,7 +135,7 @@ fn configs() {
         }
     }
     assert!(
-        read > CASES / 10,
+        read > cases() / 10,
         "only {read} configs got through: the damage is too great to test anything"
     );
 }
@@ -143,7 +152,7 @@ fn adapters() {
     )
     .unwrap();
     let mut read = 0;
-    for case in 0..CASES {
+    for case in 0..cases() {
         let mut mutator = Mutator::new(case);
         std::fs::write(
             &path,
@@ -155,7 +164,7 @@ fn adapters() {
             use_adapter(&adapter);
         }
     }
-    assert!(read > CASES / 20, "only {read} adapters got through");
+    assert!(read > cases() / 20, "only {read} adapters got through");
 }
 
 #[test]
@@ -167,7 +176,7 @@ fn files_without_a_config() {
         scaling: Some(Scaling::Alpha(5.0)),
         ..ReadOptions::default()
     };
-    for case in 0..CASES {
+    for case in 0..cases() {
         std::fs::write(&path, Mutator::new(case).safetensors(&loralib)).unwrap();
         if let Some(adapter) = check(case, Adapter::read(&path, &options)) {
             use_adapter(&adapter);
@@ -198,7 +207,7 @@ fn indices_and_shards() {
     let index =
         serde_json::json!({"metadata": {"total_size": 9748}, "weight_map": map}).to_string();
     let mut read = 0;
-    for case in 0..CASES {
+    for case in 0..cases() {
         let mut mutator = Mutator::new(case);
         let (text, bytes) = match case % 2 {
             0 => (mutator.text(index.as_bytes()), shard.clone()),
@@ -215,5 +224,5 @@ fn indices_and_shards() {
             }
         }
     }
-    assert!(read > CASES / 20, "only {read} models got through");
+    assert!(read > cases() / 20, "only {read} models got through");
 }

@@ -74,7 +74,7 @@ pub struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_name = "W,W..."
     )]
     weights: Vec<f64>,

@@ -43,6 +43,13 @@ fn adapters_are_weighed_without_cross_terms() {
     );
     let expected = merged(&weight, -2.0, &loras[0]);
     scene.assert_has("out.safetensors", &[("q.weight", &expected)]);
+    // A list that begins with a negative weight is no option.
+    scene.merge(
+        &["base.safetensors", "one", "one"],
+        "twice.safetensors",
+        &["--weights", "-0.5,-0.5"],
+    );
+    scene.assert_has("twice.safetensors", &[("q.weight", &expected)]);
 }
 
 /// Report 20: the sum is rounded to bf16 once, and taken out again within two roundings.

@@ -1,4 +1,6 @@
-//! Random damage, the same for the same seed.
+//! Random damage.
+
+use super::Random;
 
 /// Fragments to build hostile files from.
 const PIECES: [&str; 40] = [
@@ -44,24 +46,17 @@ const PIECES: [&str; 40] = [
     "\"(a*)*b{9999}\"",
 ];
 
-pub struct Mutator(u64);
+/// Damages files.
+pub struct Mutator(Random);
 
 impl Mutator {
+    /// The damage depends on the seed alone.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def0)
-    }
-
-    /// splitmix64
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self(Random::new(seed))
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
+        self.0.below(bound)
     }
 
     /// The JSON text with up to three defects.
@@ -108,10 +103,13 @@ impl Mutator {
         text.splice(from..to, piece.iter().copied());
     }
 
-    /// The file with a damaged header, a wrong header length, or its end cut off.
+    /// The safetensors file with a damaged header, a wrong header length, or its end cut off.
+    ///
+    /// # Panics
+    /// If `good` is no safetensors file.
     pub fn safetensors(&mut self, good: &[u8]) -> Vec<u8> {
-        let length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
-        let (header, data) = good[8..].split_at(length);
+        let (length, rest) = good.split_first_chunk().expect("a header's length");
+        let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
         let header = match self.below(3) {
             0 => self.numbers(header),
             _ => self.text(header),
@@ -145,7 +143,7 @@ impl Mutator {
             .filter(|(_, byte)| byte.is_ascii_digit())
             .map(|(at, _)| at)
             .collect();
-        for _ in 0..self.below(3) {
+        for _ in 0..if digits.is_empty() { 0 } else { self.below(3) } {
             text[digits[self.below(digits.len())]] = b'0' + self.below(10) as u8;
         }
         text
