@@ -9,6 +9,7 @@ mod numbers;
 mod peft;
 mod refusals;
 mod results;
+mod scale;
 mod travel;
 
 use std::path::{Path, PathBuf};
