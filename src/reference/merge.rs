@@ -47,10 +47,7 @@ where
         for operand in &operands {
             product.fill(0.0);
             for (rank, across) in operand.across.iter().enumerate() {
-                let down = operand.down.at(row, rank) as f32;
-                for (sum, &across) in product.iter_mut().zip(across) {
-                    *sum = down.mul_add(across, *sum);
-                }
+                add_multiple(&mut product, operand.down.at(row, rank) as f32, across);
             }
             for (delta, &product) in delta.iter_mut().zip(&product) {
                 *delta = operand.scaling.mul_add(product, *delta);
@@ -64,6 +61,30 @@ where
         }
     }
     Ok(merged)
+}
+
+/// sums += factor · row, each with one rounding.
+fn add_multiple(sums: &mut [f32], factor: f32, row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: this processor has both.
+        return unsafe { add_multiple_with_fma(sums, factor, row) };
+    }
+    add_multiple_in_order(sums, factor, row);
+}
+
+/// The same compiled for processors that fuse multiply-adds. For others, each is a call.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_multiple_with_fma(sums: &mut [f32], factor: f32, row: &[f32]) {
+    add_multiple_in_order(sums, factor, row);
+}
+
+#[inline(always)]
+fn add_multiple_in_order(sums: &mut [f32], factor: f32, row: &[f32]) {
+    for (sum, &value) in sums.iter_mut().zip(row) {
+        *sum = factor.mul_add(value, *sum);
+    }
 }
 
 /// An adapter arranged for the weight's layout: the delta is scaling · down (rows, r) · across (r,

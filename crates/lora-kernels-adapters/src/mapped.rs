@@ -5,7 +5,7 @@ use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use lora_kernels::DType;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 
 use crate::header::Header;
@@ -181,6 +181,17 @@ impl MappedFile {
                     end - bytes.start,
                 )
             };
+        }
+    }
+
+    /// Asks the system to read this range of the file, and doesn't wait for it.
+    pub fn prefetch(&self, bytes: std::ops::Range<usize>) {
+        let end = bytes.end.min(self.map.len());
+        if bytes.start < end {
+            // If the system refuses, the bytes are read when they are used.
+            let _ = self
+                .map
+                .advise_range(Advice::WillNeed, bytes.start, end - bytes.start);
         }
     }
 

@@ -53,7 +53,7 @@ impl Engine {
     pub fn blocks_at_once(&self) -> usize {
         match self {
             Engine::Cpu => 1,
-            Engine::Gpu(_) => 2,
+            Engine::Gpu(_) => 4,
         }
     }
 

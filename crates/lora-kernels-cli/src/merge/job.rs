@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// Elements of a block. Sums over several blocks are taken block by block, so that their bits don't
 /// depend on how many blocks are computed at once. Tests have several blocks in small weights.
-const BLOCK: usize = if cfg!(test) { 1 << 6 } else { 1 << 20 };
+const BLOCK: usize = if cfg!(test) { 1 << 6 } else { 1 << 19 };
 
 /// A tensor of the result. Pieces of it are computed on their own.
 pub struct Job<'a> {

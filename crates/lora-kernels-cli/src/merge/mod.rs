@@ -7,6 +7,7 @@ mod choice;
 mod compute;
 mod copies;
 mod engine;
+mod flush;
 mod folder;
 mod header;
 mod job;

@@ -48,6 +48,13 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// Asks the system to read these bytes, and doesn't wait for it.
+    fn prefetch(&self, bytes: &[u8]) {
+        if let Some((file, place)) = self.of(bytes) {
+            file.prefetch(place);
+        }
+    }
+
     /// Allows the system to drop the pages of these bytes.
     pub fn release(&self, bytes: &[u8]) {
         if let Some((file, place)) = self.of(bytes) {
@@ -156,6 +163,11 @@ struct Reader<'r, 'j, 'a> {
 
 impl<'j, 'a> Reader<'_, 'j, 'a> {
     fn job(&self, job: &'j Job<'a>) -> Result<(), Stopped> {
+        for lora in &job.change.loras {
+            [lora.a, lora.b]
+                .iter()
+                .for_each(|tensor| self.files.prefetch(tensor.data));
+        }
         let mut scales = None;
         if job.has_column_norms() {
             self.pass(job, &Pass::Squares)?;

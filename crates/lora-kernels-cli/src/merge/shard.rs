@@ -10,6 +10,7 @@ use lora_kernels_adapters::{BaseModel, MappedFile, Tensor};
 
 use super::Work;
 use super::change::Changes;
+use super::flush::Flusher;
 use super::header::{self, Entry};
 use super::job::Job;
 use super::pipeline::{self, Files, Results};
@@ -165,11 +166,18 @@ impl Work<'_> {
         // What was looked at to check the changes isn't needed in memory any more.
         files.release_all();
         self.progress.write(plan.bytes());
-        pipeline::run(self.engine, files, &plan.jobs(), |results| {
-            for planned in &plan.files {
-                self.file(planned, files, &results, &mut create(planned.name)?)?;
-            }
-            Ok(())
+        std::thread::scope(|scope| {
+            let mut flusher = Flusher::new(scope);
+            let written = pipeline::run(self.engine, files, &plan.jobs(), |results| {
+                for planned in &plan.files {
+                    let mut target = create(planned.name)?;
+                    self.file(planned, files, &results, &mut flusher, &mut target)?;
+                }
+                Ok(())
+            });
+            // An error of writing comes first: it may be the cause of the other one.
+            let flushed = flusher.finish();
+            written.and(flushed)
         })
     }
 
@@ -178,6 +186,7 @@ impl Work<'_> {
         planned: &Planned<'_>,
         files: &Files<'_>,
         results: &Results<'_>,
+        flusher: &mut Flusher<'_>,
         target: &mut Target,
     ) -> Result<(), Failure> {
         target.write(&planned.header)?;
@@ -192,6 +201,7 @@ impl Work<'_> {
                     factors.for_each(|tensor| files.release(tensor.data));
                 }
             }
+            flusher.wrote(part.bytes() as u64, &target.file, &target.path);
         }
         // Checks the file as any reader would, before it gets its final name.
         let written = MappedFile::open(&target.path)?;
