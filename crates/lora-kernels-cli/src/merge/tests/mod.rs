@@ -73,7 +73,6 @@ fn numbers(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
 fn part<'a>(rank: usize, factor: f32, stack: Stack, a: &'a Owned, b: &'a Owned) -> LoraPart<'a> {
     LoraPart {
         rank,
-        in_features: *a.shape.last().unwrap(),
         factor,
         stack,
         expert: None,
