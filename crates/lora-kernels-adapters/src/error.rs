@@ -200,17 +200,18 @@ pub enum Error {
         /// Replacements under which it would be found.
         replacements: Vec<crate::base::Replacement>,
     },
-    /// Two of the adapter's names that mean one tensor.
+    /// Two of the adapter's names, or two of their leading parts, that would be the same in the base
+    /// model.
     #[error(
-        "more than one module of the adapter is {tensor} in the base model: {first} and {second}; is this its base model?"
+        "{first} and {second} of the adapter would both be {there} in the base model; is this its base model?"
     )]
     Clash {
         /// One.
         first: String,
         /// The other.
         second: String,
-        /// What both mean.
-        tensor: String,
+        /// What both would be.
+        there: String,
     },
     /// Components of a file that could all be the base model.
     #[error(

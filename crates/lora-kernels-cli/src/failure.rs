@@ -51,6 +51,10 @@ fn way_out(error: &lora_kernels_adapters::Error) -> String {
                 .collect();
             format!("; if it is meant, state {}", options.join(" or "))
         }
+        Error::Unresolved { candidates, .. } if !candidates.is_empty() => {
+            " (--map FROM=TO states what leading parts of names become, --skip leaves modules out)"
+                .into()
+        }
         Error::Components { .. } => ": --component says which".into(),
         _ => String::new(),
     }

@@ -100,7 +100,7 @@ fn best<'a>(base: &'a BaseModel, item: &Item<'_>, mut nodes: Vec<&'a str>) -> Ve
         tensor.is_some_and(|(_, tensor)| item.wanted.fits.fits(tensor.shape))
     };
     if nodes.iter().any(&fits) {
-        nodes.retain(|node| fits(node));
+        nodes.retain(&fits);
     }
     nodes
 }

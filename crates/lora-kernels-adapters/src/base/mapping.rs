@@ -31,7 +31,7 @@ impl Replacement {
     }
 
     /// The name with this replacement, or `None` if the name doesn't begin with what it replaces.
-    fn apply(&self, name: &str) -> Option<String> {
+    pub(super) fn apply(&self, name: &str) -> Option<String> {
         let rest = match self.from.as_str() {
             "" => name,
             from if name == from => "",

@@ -11,6 +11,7 @@ mod names;
 mod nodes;
 mod quantised;
 mod resolve;
+mod search;
 mod solve;
 mod towers;
 mod wanted;

@@ -5,7 +5,8 @@
 //! `model.layers` and the tail `0.self_attn.q_proj`. Replacements that are found change heads only,
 //! so no layer ever becomes another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::BaseModel;
 use super::mapping::joined;
@@ -34,7 +35,8 @@ pub(super) enum Level {
 #[derive(Debug)]
 pub(super) struct Nodes<'a> {
     base: &'a BaseModel,
-    nodes: HashSet<&'a str>,
+    /// Whether a tensor lies directly in each.
+    nodes: HashMap<&'a str, bool>,
     /// The heads of the nodes with a number, by their tails.
     heads: HashMap<&'a str, Vec<&'a str>>,
     /// The nodes without a number, by their last segments.
@@ -45,7 +47,7 @@ impl<'a> Nodes<'a> {
     pub fn new(base: &'a BaseModel) -> Self {
         let mut names = Self {
             base,
-            nodes: HashSet::new(),
+            nodes: HashMap::new(),
             heads: HashMap::new(),
             plain: HashMap::new(),
         };
@@ -59,10 +61,18 @@ impl<'a> Nodes<'a> {
                 // Names are sorted, so most nodes are also the previous name's.
                 let is_previous =
                     previous.starts_with(node) && previous.as_bytes().get(at) == Some(&b'.');
-                if !is_previous && names.nodes.insert(node) {
-                    match split(node) {
-                        (head, "") => names.plain.entry(last(head)).or_default().push(node),
-                        (head, tail) => names.heads.entry(tail).or_default().push(head),
+                let is_parent = !name[at + 1..].contains('.');
+                if is_previous && !is_parent {
+                    continue;
+                }
+                match names.nodes.entry(node) {
+                    Entry::Occupied(mut entry) => *entry.get_mut() |= is_parent,
+                    Entry::Vacant(entry) => {
+                        entry.insert(is_parent);
+                        match split(node) {
+                            (head, "") => names.plain.entry(last(head)).or_default().push(node),
+                            (head, tail) => names.heads.entry(tail).or_default().push(head),
+                        }
                     }
                 }
             }
@@ -102,7 +112,7 @@ impl<'a> Nodes<'a> {
     /// How well `child` of `node` is what `fits` asks for. An empty child asks for the node itself.
     pub fn level(&self, node: &str, child: &str, fits: &Fits) -> Level {
         if child.is_empty() {
-            return match self.nodes.contains(node) {
+            return match self.nodes.contains_key(node) {
                 true => Level::Fits,
                 false => Level::Absent,
             };
@@ -110,7 +120,7 @@ impl<'a> Nodes<'a> {
         match self.base.tensor(&joined(node, child)) {
             Some((_, tensor)) if fits.fits(tensor.shape) => Level::Fits,
             Some(_) => Level::Named,
-            None if self.nodes.contains(node) => Level::Module,
+            None if self.nodes.get(node) == Some(&true) => Level::Module,
             None => Level::Absent,
         }
     }

@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use super::BaseModel;
-use super::flattened;
 use super::mapping::{Mapping, Replacement, joined};
 use super::nodes::{Nodes, ends_with, last, split};
-use super::solve::{self, Item, Solution};
+use super::search::{Outcome, Part, Search, renamed};
 use super::towers::{renames_trunk, same_list};
-use super::wanted::{Fits, Wanted};
+use super::wanted::Wanted;
 use crate::shown::shown;
 use crate::{Error, Result};
 
 /// The number of candidates that an error lists.
-const LISTED: usize = 6;
+pub(super) const LISTED: usize = 6;
 
 /// Finds the tensors of a base model that an adapter wants. All names are looked at together: a
 /// replacement of leading segments counts for all of them that begin so.
@@ -68,32 +67,6 @@ impl Fit {
         self.missing.extend(other.missing.iter().cloned());
         self.missing.truncate(LISTED);
     }
-}
-
-/// What belongs to one component.
-#[derive(Debug, Default)]
-struct Part<'a> {
-    /// The component's name, where the names in the base model begin with it.
-    front: String,
-    mapping: Mapping,
-    outcomes: HashMap<String, Outcome<'a>>,
-    fit: Fit,
-    left_out: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Outcome<'a> {
-    Found(&'a str),
-    /// Replacements that would fit, if any.
-    Absent(Vec<Replacement>),
-    Ambiguous(Vec<Replacement>),
-    /// Several names with underscores are the same.
-    Several(Vec<&'a str>),
-    /// Another name is the same tensor of the base model.
-    Clash {
-        tensor: &'a str,
-        other: String,
-    },
 }
 
 impl<'a> Resolver<'a> {
@@ -160,7 +133,7 @@ impl<'a> Resolver<'a> {
     fn settle_rivals(&mut self) {
         let mut owners: HashMap<&'a str, &Option<String>> = HashMap::new();
         let mut rivals: BTreeSet<Option<String>> = BTreeSet::new();
-        for (component, part) in &self.parts {
+        for (component, part) in self.parts.iter().filter(|(_, part)| !part.left_out) {
             for outcome in part.outcomes.values() {
                 let Outcome::Found(name) = outcome else {
                     continue;
@@ -238,11 +211,11 @@ impl<'a> Resolver<'a> {
                     replacements: Vec::new(),
                 });
             }
-            Some(Outcome::Clash { tensor, other }) => {
+            Some(Outcome::Clash { there, ours, other }) => {
                 return Err(Error::Clash {
-                    first: shown(other),
-                    second: shown(name),
-                    tensor: shown(tensor),
+                    first: shown(ours),
+                    second: shown(other),
+                    there: shown(there),
                 });
             }
             // It wasn't among the wanted.
@@ -365,8 +338,16 @@ impl<'a> Resolver<'a> {
         replacements: Vec<Replacement>,
     ) -> Error {
         let mapped = self.named(component, name);
+        let options: Vec<String> = replacements
+            .iter()
+            .filter_map(|replacement| replacement.apply(&mapped))
+            .filter(|option| self.base.homes.contains_key(option))
+            .collect();
         Error::Unresolved {
-            candidates: self.closest(&mapped),
+            candidates: match ambiguous && !options.is_empty() {
+                true => listed(options.iter().map(String::as_str)),
+                false => self.closest(&mapped),
+            },
             wanted: shown(name),
             mapped: (mapped != name).then(|| shown(&mapped)),
             ambiguous,
@@ -398,225 +379,4 @@ fn listed<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
     let mut names: Vec<String> = names.take(LISTED).map(shown).collect();
     names.sort();
     names
-}
-
-/// The name by the stated replacements, which may begin with the component, and the index of the
-/// one that counts.
-fn renamed(
-    stated: &Mapping,
-    component: Option<&str>,
-    front: &str,
-    name: &str,
-) -> Option<(usize, String)> {
-    let whole = component.map(|component| joined(component, name));
-    let whole = whole.and_then(|whole| stated.find(&whole));
-    whole.or_else(|| stated.find(&joined(front, name)))
-}
-
-/// The search of one resolver.
-struct Search<'s, 'a> {
-    base: &'a BaseModel,
-    nodes: OnceLock<Nodes<'a>>,
-    stated: &'s Mapping,
-    used: BTreeSet<usize>,
-    cautious: bool,
-}
-
-impl<'a> Search<'_, 'a> {
-    /// What is found of one component: its names as they are, or with the component in front.
-    fn part(&mut self, component: Option<&str>, wanted: &[&Wanted]) -> Part<'a> {
-        let plain = self.read("", component, wanted);
-        let Some(name) = component else {
-            return plain;
-        };
-        let with_front = self.read(name, component, wanted);
-        let rank = |part: &Part<'_>| (part.fit.found, part.mapping.is_empty());
-        if rank(&with_front) > rank(&plain) {
-            with_front
-        } else {
-            plain
-        }
-    }
-
-    fn read(&mut self, front: &str, component: Option<&str>, wanted: &[&Wanted]) -> Part<'a> {
-        // One name may be wanted twice: as a module's weight, and as the base's that came with it.
-        let mut unique: BTreeMap<&str, &Wanted> = BTreeMap::new();
-        for wanted in wanted {
-            let entry = unique.entry(&wanted.name).or_insert(wanted);
-            if wanted.required && !entry.required {
-                *entry = wanted;
-            }
-        }
-        let mut part = Part {
-            front: front.to_owned(),
-            ..Part::default()
-        };
-        let mut searched = Vec::new();
-        let mut flattened = Vec::new();
-        for wanted in unique.into_values() {
-            if wanted.flattened {
-                flattened.push(wanted);
-                continue;
-            }
-            match renamed(self.stated, component, front, &wanted.name) {
-                None => searched.push((joined(front, &wanted.name), wanted)),
-                Some((at, name)) => {
-                    self.used.insert(at);
-                    let outcome = self.exact(&name, wanted);
-                    part.outcomes.insert(wanted.name.clone(), outcome);
-                }
-            }
-        }
-        self.searched(&searched, &mut part);
-        self.flattened(&flattened, &mut part);
-        self.clashes(&mut part);
-        let any_required = wanted.iter().any(|wanted| wanted.required);
-        for wanted in wanted.iter().filter(|w| w.required || !any_required) {
-            part.fit.required += 1;
-            match part.outcomes.get(&wanted.name) {
-                Some(Outcome::Found(_)) => part.fit.found += 1,
-                _ if part.fit.missing.len() < LISTED => {
-                    part.fit.missing.push(wanted.name.clone());
-                }
-                _ => {}
-            }
-        }
-        part
-    }
-
-    /// A name as it is.
-    fn exact(&self, name: &str, wanted: &Wanted) -> Outcome<'a> {
-        if wanted.fits == Fits::Module {
-            let front = format!("{name}.");
-            let next = self.base.homes.range(front.clone()..).next();
-            return match next.filter(|(found, _)| found.starts_with(&front)) {
-                Some((found, _)) => Outcome::Found(&found[..name.len()]),
-                None => Outcome::Absent(Vec::new()),
-            };
-        }
-        match self.base.homes.get_key_value(name) {
-            Some((found, _)) => Outcome::Found(found),
-            None => Outcome::Absent(Vec::new()),
-        }
-    }
-
-    fn searched(&mut self, searched: &[(String, &Wanted)], part: &mut Part<'a>) {
-        let is_found = |outcome: &Outcome<'_>| matches!(outcome, Outcome::Found(_));
-        let mut solution = Solution::default();
-        if !searched
-            .iter()
-            .all(|(name, wanted)| is_found(&self.exact(name, wanted)))
-        {
-            let items: Vec<Item<'_>> = searched
-                .iter()
-                .map(|(name, wanted)| item(name, wanted))
-                .collect();
-            let nodes = self.nodes.get_or_init(|| Nodes::new(self.base));
-            solution = solve::solve(nodes, &items, self.cautious);
-        }
-        for (at, (name, wanted)) in searched.iter().enumerate() {
-            let outcome = match solution.undecided.remove(&at) {
-                Some(replacements) => Outcome::Ambiguous(replacements),
-                None => match self.exact(&solution.mapping.apply(name), wanted) {
-                    Outcome::Absent(_) => {
-                        Outcome::Absent(solution.unlikely.remove(&at).unwrap_or_default())
-                    }
-                    found => found,
-                },
-            };
-            part.outcomes.insert(wanted.name.clone(), outcome);
-        }
-        part.mapping = solution.mapping;
-    }
-
-    fn flattened(&mut self, wanted: &[&Wanted], part: &mut Part<'a>) {
-        if wanted.is_empty() {
-            return;
-        }
-        let mut names = Vec::with_capacity(wanted.len());
-        for wanted in wanted {
-            let stated = self.stated.replacements().iter().enumerate();
-            let stated =
-                stated.filter_map(|(at, replacement)| Some((at, flat(replacement, wanted)?)));
-            match { stated }.next() {
-                None => names.push(wanted.name.clone()),
-                Some((at, name)) => {
-                    self.used.insert(at);
-                    names.push(name);
-                }
-            }
-        }
-        let items: Vec<(usize, Item<'_>)> = names
-            .iter()
-            .zip(wanted)
-            .map(|(name, wanted)| item(name, wanted))
-            .enumerate()
-            .collect();
-        let mut found = flattened::solve(self.base, &items);
-        for (at, item) in &items {
-            let outcome = match found.nodes.remove(at).as_deref() {
-                Some([node]) => self.exact(&joined(node, item.child), item.wanted),
-                None | Some([]) => Outcome::Absent(Vec::new()),
-                Some(several) => Outcome::Several(several.to_vec()),
-            };
-            part.outcomes.insert(item.wanted.name.clone(), outcome);
-        }
-        if part.mapping.is_empty() {
-            part.mapping = found.mapping;
-        }
-    }
-
-    /// Two names that are one tensor are none.
-    fn clashes(&self, part: &mut Part<'a>) {
-        let mut owners: HashMap<&'a str, &str> = HashMap::new();
-        let mut clashes = Vec::new();
-        for (name, outcome) in &part.outcomes {
-            let Outcome::Found(tensor) = outcome else {
-                continue;
-            };
-            if let Some(other) = owners.insert(tensor, name) {
-                clashes.push((name.clone(), other.to_owned(), *tensor));
-                clashes.push((other.to_owned(), name.clone(), *tensor));
-            }
-        }
-        for (name, other, tensor) in clashes {
-            let clash = Outcome::Clash { tensor, other };
-            part.outcomes.insert(name, clash);
-        }
-    }
-}
-
-fn item<'w>(name: &'w str, wanted: &'w Wanted) -> Item<'w> {
-    let (node, child) = match wanted.fits {
-        Fits::Module => (name, ""),
-        _ => name.rsplit_once('.').unwrap_or(("", name)),
-    };
-    Item {
-        node,
-        child,
-        wanted,
-    }
-}
-
-/// A name with underscores, with a stated replacement. What is replaced may begin with the
-/// component.
-fn flat(replacement: &Replacement, wanted: &Wanted) -> Option<String> {
-    let (path, child) = wanted.name.rsplit_once('.')?;
-    let (mut from, to) = (replacement.from(), replacement.to().replace('.', "_"));
-    if let Some(rest) = wanted
-        .component
-        .as_ref()
-        .and_then(|front| from.strip_prefix(front.as_str()))
-        && (rest.is_empty() || rest.starts_with('.'))
-    {
-        from = rest.trim_start_matches('.');
-    }
-    let rest = match from.replace('.', "_").as_str() {
-        "" => path,
-        from => path.strip_prefix(from)?.strip_prefix('_')?,
-    };
-    match to.as_str() {
-        "" => Some(format!("{rest}.{child}")),
-        _ => Some(format!("{to}_{rest}.{child}")),
-    }
 }

@@ -26,12 +26,12 @@ const PARTS: [(&str, Part); 34] = [
     ("image", Part::Vision),
     ("img", Part::Vision),
     ("video", Part::Vision),
-    ("vit", Part::Vision),
-    ("siglip", Part::Vision),
+    ("vpm", Part::Vision),
     ("audio", Part::Audio),
     ("speech", Part::Audio),
     ("sound", Part::Audio),
     ("voice", Part::Audio),
+    ("apm", Part::Audio),
     ("talker", Part::Audio),
     ("token2wav", Part::Audio),
     ("code2wav", Part::Audio),
@@ -57,8 +57,18 @@ const PARTS: [(&str, Part); 34] = [
     ("nextn", Part::Draft),
 ];
 
+/// Segments whose words name no part: the trunks of models of one part alone.
+const WHOLE: [&str; 3] = [
+    "audio_spectrogram_transformer",
+    "vision_transformer",
+    "image_transformer",
+];
+
 fn words(path: &str) -> impl Iterator<Item = String> {
-    path.split(['.', '_']).map(str::to_ascii_lowercase)
+    path.split('.')
+        .filter(|segment| !WHOLE.contains(segment))
+        .flat_map(|segment| segment.split('_'))
+        .map(str::to_ascii_lowercase)
 }
 
 /// The parts that a path names, each once.
@@ -99,7 +109,7 @@ pub(super) fn is_only_part<'a>(
 }
 
 /// The words for the trunk of a model, around its layers and embeddings.
-const TRUNKS: [&str; 36] = [
+const TRUNKS: [&str; 47] = [
     "model",
     "backbone",
     "transformer",
@@ -136,6 +146,17 @@ const TRUNKS: [&str; 36] = [
     "funnel",
     "convbert",
     "wavlm",
+    "wav2vec2",
+    "hubert",
+    "vit",
+    "deit",
+    "beit",
+    "dinov2",
+    "swin",
+    "clip",
+    "siglip",
+    "whisper",
+    "audio_spectrogram_transformer",
 ];
 
 /// Words for a list of layers.

@@ -101,12 +101,11 @@ impl Adapter {
         let mut wanted = Vec::new();
         for module in self.modules() {
             let fits = Fits::of(&module);
-            // A base model may hold stacked matrices in a parameter, a layer's weight, or a layer of
-            // each expert: what they lie in is there in each case.
-            let stacked = module.path.rsplit_once('.');
-            let stacked = stacked.filter(|_| module.kind == Kind::Stacked);
-            let name = match fits {
-                Fits::Module => stacked.map_or(module.path, |(parent, _)| parent).to_owned(),
+            let name = match (module.kind, module.path.rsplit_once('.')) {
+                // A base model may hold a stack as one tensor, with or without `weight`, or expert
+                // by expert, with a number in the middle of the name.
+                (Kind::Stacked, Some((parent, _))) => parent.to_owned(),
+                (Kind::Stacked | Kind::Parameter, _) => module.path.to_owned(),
                 _ => below(module.path, "weight"),
             };
             let weight = Wanted {

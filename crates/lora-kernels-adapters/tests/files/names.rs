@@ -371,6 +371,16 @@ fn renamed_trunks_are_found() {
             "anything.=something.",
         ),
         (
+            "vit.encoder.layer.0.q.weight",
+            "encoder.layer.0.q.weight",
+            "vit.=",
+        ),
+        (
+            "encoder.layer.0.q.weight",
+            "audio_spectrogram_transformer.encoder.layer.0.q.weight",
+            "=audio_spectrogram_transformer.",
+        ),
+        (
             "0.auto_model.encoder.layer.3.q.weight",
             "encoder.layer.3.q.weight",
             "0.auto_model.=",
@@ -428,6 +438,23 @@ fn no_module_lands_on_another_part_of_the_model() {
     }
 }
 
+/// Two lists of layers of the adapter are not one of the base model's, whatever their layers.
+#[test]
+fn two_lists_of_layers_are_not_made_one() {
+    let base = base(&["model.layers.0.q.weight", "model.layers.1.q.weight"]);
+    let wanted = all(&["a.layers.0.q.weight", "b.layers.1.q.weight"]);
+    assert_not_found(&base, &wanted, &["a.layers and b.layers", "model.layers"]);
+}
+
+/// A module of this path that holds other modules is not the weight that is wanted.
+#[test]
+fn a_list_of_layers_is_no_weight() {
+    let base = base(&["model.layers.0.q.weight"]);
+    assert_not_found(&base, &all(&["layers.0.weight"]), &["layers.0.weight"]);
+    let resolver = resolver(&base, &all(&["layers.0.weight"]));
+    assert!(resolver.found().is_empty());
+}
+
 /// A model that is one tower alone is meant by names without a tower.
 #[test]
 fn names_of_a_lone_tower_may_lack_its_name() {
@@ -469,7 +496,14 @@ fn ambiguous_names_are_refused_with_what_would_decide() {
     assert_not_found(
         &base(&[a]),
         &wanted,
-        &["x.layers.0.q.weight", "y.layers.0.q.weight", a],
+        &["x.layers and y.layers", "both be one.layers"],
+    );
+    let stated = mapping(&["x=one", "y=one"]);
+    let theirs = base(&[a]);
+    let resolver = Resolver::new(&theirs, &wanted, &stated, &[]);
+    assert_refused(
+        resolver.resolve(None, "y.layers.0.q.weight"),
+        &["y.layers.0.q.weight and x.layers.0.q.weight", a],
     );
 }
 

@@ -66,8 +66,7 @@ pub fn choose<'a>(
     if let Some((_, replacement)) = unused {
         let names = wanted.iter().flatten().map(|wanted| wanted.name.as_str());
         return refuse(format!(
-            "--map {replacement}: none of the adapters' names begins with {}; they are {}",
-            replacement.from(),
+            "--map {replacement}: no name of the adapters is replaced by it; they are {}",
             few(names.collect::<Vec<_>>())
         ));
     }

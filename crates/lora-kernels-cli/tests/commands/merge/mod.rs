@@ -11,6 +11,7 @@ mod refusals;
 mod results;
 mod scale;
 mod travel;
+mod trees;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,18 +1,19 @@
 //! Finds the replacements under which an adapter's names lie in a base model.
 
+mod plain;
+mod prefix;
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::mapping::{Mapping, Replacement, joined};
-use super::nodes::{
-    Level, Nodes, common_front, ends_with, has_number, is_sensible, last, split, stripped,
-};
+use super::nodes::{Level, Nodes, ends_with, has_number, is_sensible, split, stripped};
 use super::towers::{renames_trunk, same_list, same_part};
 use super::wanted::Wanted;
+use rules::{Pair, rules};
 
 /// Names compared at most, so that made-up files can't keep the search busy.
-const MOST_COMPARISONS: usize = 2_000_000;
-/// A model's parts with names of their own; found mappings have no more replacements.
-const MOST_REPLACEMENTS: usize = 64;
+const MOST_COMPARISONS: usize = 1_000_000;
 
 /// Something wanted, under the name that it is looked for by.
 #[derive(Debug)]
@@ -29,8 +30,18 @@ pub(super) struct Solution {
     pub mapping: Mapping,
     /// The replacements between which can't be decided, by the index of each item that needs one.
     pub undecided: HashMap<usize, Vec<Replacement>>,
+    /// The items whose heads are another head's, too.
+    pub twins: HashMap<usize, Twin>,
     /// Replacements that would fit, and that are too unlikely to be taken unasked.
     pub unlikely: HashMap<usize, Vec<Replacement>>,
+}
+
+/// Two heads of the adapter that would be one in the base model.
+#[derive(Debug, Clone)]
+pub(super) struct Twin {
+    pub head: String,
+    pub ours: String,
+    pub other: String,
 }
 
 /// Finds the mapping. `cautious` takes only replacements that are usual ones.
@@ -101,97 +112,10 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
-    /// The one prefix that all items have in front of their names in the base model, or lack there.
-    fn one_prefix(&mut self, driving: &[usize]) -> Option<Replacement> {
-        let items = self.items;
-        let nodes = || driving.iter().map(|&at| items[at].node);
-        if nodes().any(|node| !is_sensible(node)) {
-            return None;
-        }
-        // The node that the fewest of the base model's end like.
-        let ends_like = |node: &str| match split(node) {
-            (head, "") => self.nodes.plain(last(head)),
-            (_, tail) => self.nodes.heads(tail),
-        };
-        let rarest = nodes().min_by_key(|node| ends_like(node).len())?;
-        let (head, tail) = split(rarest);
-        let mut candidates = Vec::new();
-        for found in ends_like(rarest) {
-            let of = if tail.is_empty() { rarest } else { head };
-            if ends_with(found, of) && *found != of {
-                let front = &found[..found.len() - of.len()];
-                candidates.push(Replacement::new("", front.trim_end_matches('.')));
-            }
-        }
-        let shared = nodes().fold(rarest, |shared, node| common_front(shared, node));
-        let cuts = shared.match_indices('.').map(|(at, _)| &shared[..at]);
-        for prefix in cuts.chain((!shared.is_empty()).then_some(shared)) {
-            candidates.push(Replacement::new(prefix, ""));
-        }
-        // A prefix with a number counts if all of the base model's names have it.
-        let front = self.nodes.common_front();
-        let cuts = front.match_indices('.').map(|(at, _)| &front[..at]);
-        for prefix in cuts.chain([front]).filter(|prefix| has_number(prefix)) {
-            candidates.push(Replacement::new("", prefix));
-        }
-        let mut best: Vec<(Level, Replacement)> = Vec::new();
-        for candidate in candidates {
-            let Some(level) = self.level_of_all(driving, &candidate) else {
-                continue;
-            };
-            if self.is_likely(driving, &candidate) {
-                best.push((level, candidate));
-            } else {
-                self.unlikely(driving, candidate);
-            }
-        }
-        let most = best.iter().map(|(level, _)| *level).max()?;
-        best.retain(|(level, _)| *level == most);
-        match <[_; 1]>::try_from(best) {
-            Ok([(_, replacement)]) => Some(replacement),
-            Err(_) => None,
-        }
-    }
-
-    /// The worst level among the items with a replacement, or `None` if one of them isn't there.
-    fn level_of_all(&mut self, driving: &[usize], replacement: &Replacement) -> Option<Level> {
-        let mapping = Mapping::new([replacement.clone()]).ok()?;
-        let mut worst = Level::Fits;
-        for &at in driving {
-            self.comparisons += 1;
-            let item = &self.items[at];
-            let (_, node) = mapping.find(item.node)?;
-            let level = self.nodes.level(&node, item.child, &item.wanted.fits);
-            if level == Level::Absent || self.comparisons > MOST_COMPARISONS {
-                return None;
-            }
-            worst = worst.min(level);
-        }
-        Some(worst)
-    }
-
-    /// Whether a prefix, added or taken off, leaves every item in its part of the model.
-    fn is_likely(&self, driving: &[usize], replacement: &Replacement) -> bool {
-        let from = replacement.from();
-        // A number that is taken off is no layer's if another follows.
-        let numbers = !has_number(from)
-            || driving.iter().all(|&at| {
-                let node = self.items[at].node;
-                node.strip_prefix(from).is_some_and(has_number)
-            });
-        let Ok(mapping) = Mapping::new([replacement.clone()]) else {
-            return false;
-        };
-        let heads: HashSet<&str> = driving.iter().map(|&at| self.items[at].node).collect();
-        let heads: HashSet<&str> = heads.into_iter().map(|node| split(node).0).collect();
-        numbers
-            && heads.iter().all(|head| {
-                let found = match mapping.find(head) {
-                    Some((_, found)) => found,
-                    None => return true,
-                };
-                same_part(head, &found) || self.nodes.only_part(head, &found)
-            })
+    /// Whether the base model has another tree than the adapter, by what was found so far. Where it
+    /// has the same, a name that isn't there is another module's.
+    fn is_renamed(&self) -> bool {
+        !self.exact && (self.pairs.is_empty() || self.pairs.iter().any(|pair| pair.from != pair.to))
     }
 
     fn unlikely(&mut self, items: &[usize], replacement: Replacement) {
@@ -257,7 +181,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 self.solution.undecided.insert(at, replacements.clone());
             }
         }
-        let rules = self::rules(&self.pairs).unwrap_or_default();
+        let rules = rules::rules(&self.pairs).unwrap_or_default();
         for at in plain {
             self.plain(at, &rules);
         }
@@ -302,7 +226,9 @@ impl<'s, 'a> Search<'s, 'a> {
                 if self.comparisons > MOST_COMPARISONS {
                     return None;
                 }
-                *counts.entry(option).or_default() += 1;
+                if self.level(at, Some(option)) > Level::Absent {
+                    *counts.entry(option).or_default() += 1;
+                }
             }
         }
         counts.retain(|option, _| {
@@ -333,7 +259,7 @@ impl<'s, 'a> Search<'s, 'a> {
             let (from, to, _) = stripped(head, option, usize::MAX);
             let in_part =
                 same_part(head, option) || (pure(option) && self.nodes.only_part(head, option));
-            let usual = match late && self.exact {
+            let usual = match late && !self.is_renamed() {
                 true => option == head,
                 false => pure(option) || renames_trunk(head, option),
             };
@@ -377,73 +303,6 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
-    /// Finds a node without a number, such as `lm_head`: it follows what was found for the heads,
-    /// or has its own name, or is in another trunk where heads are, too.
-    fn plain(&mut self, at: usize, rules: &Mapping) {
-        let node = self.items[at].node;
-        let ruled = rules.apply(node);
-        let (by_rules, as_it_is) = (self.level(at, Some(&ruled)), self.level(at, Some(node)));
-        let is_there = |level| level >= Level::Named;
-        let chosen = match (is_there(by_rules), is_there(as_it_is)) {
-            _ if ruled == node && by_rules > Level::Absent => ruled,
-            (true, true) if by_rules == as_it_is => {
-                let (from, to, _) = stripped(node, &ruled, segments(node).saturating_sub(1));
-                let replacements = vec![Replacement::new(from, to), Replacement::new(from, from)];
-                self.solution.undecided.insert(at, replacements);
-                return;
-            }
-            (true, true) if as_it_is > by_rules => node.to_owned(),
-            (true, _) => ruled,
-            (false, true) => node.to_owned(),
-            (false, false) => match self.in_another_trunk(at) {
-                Some(found) => found.to_owned(),
-                None if by_rules > Level::Absent => ruled,
-                None => return,
-            },
-        };
-        self.pairs.push(Pair {
-            from: node.to_owned(),
-            to: chosen,
-            is_head: false,
-        });
-    }
-
-    /// The one node that only has another name for the trunk.
-    fn in_another_trunk(&mut self, at: usize) -> Option<&'a str> {
-        let node = self.items[at].node;
-        let mut found = Vec::new();
-        for &other in self.nodes.plain(last(node)) {
-            self.comparisons += 1;
-            if self.comparisons > MOST_COMPARISONS {
-                return None;
-            }
-            let fits = self.level(at, Some(other)) == Level::Fits;
-            if fits && renames_trunk(node, other) && same_part(node, other) {
-                found.push(other);
-            }
-        }
-        let replacement = |other: &&str| {
-            let (from, to, _) = stripped(node, other, segments(node).saturating_sub(1));
-            Replacement::new(from, to)
-        };
-        // Where the heads have one tree in both, another tree is another module.
-        let renamed = !self.exact
-            && (self.pairs.is_empty() || self.pairs.iter().any(|pair| pair.from != pair.to));
-        match found[..] {
-            [one] if renamed => Some(one),
-            [one] => {
-                self.unlikely(&[at], replacement(&one));
-                None
-            }
-            [] => None,
-            _ => {
-                let replacements = found.iter().take(4).map(replacement).collect();
-                self.solution.undecided.insert(at, replacements);
-                None
-            }
-        }
-    }
-
     /// Finds the items that don't drive the search, by what was found for those that do.
     fn follow(&mut self, driving: &[usize]) {
         let rules = rules(&self.pairs).unwrap_or_default();
@@ -480,6 +339,7 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     fn finish(mut self) -> Solution {
+        self.refuse_twins();
         match rules(&self.pairs) {
             Some(mapping) => self.solution.mapping = mapping,
             None => {
@@ -499,86 +359,45 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 }
 
+impl Search<'_, '_> {
+    /// Two heads of the adapter can't be one in the base model, also where their items differ.
+    fn refuse_twins(&mut self) {
+        let mut owners: HashMap<&str, Vec<&Pair>> = HashMap::new();
+        for pair in self.pairs.iter().filter(|pair| pair.is_head) {
+            owners.entry(&pair.to).or_default().push(pair);
+        }
+        let mut twins: HashMap<&str, Twin> = HashMap::new();
+        for pairs in owners.values() {
+            let [first, second, ..] = pairs[..] else {
+                continue;
+            };
+            for pair in pairs {
+                let twin = Twin {
+                    head: first.to.clone(),
+                    ours: pair.from.clone(),
+                    other: match pair.from == first.from {
+                        true => second.from.clone(),
+                        false => first.from.clone(),
+                    },
+                };
+                twins.insert(&pair.from, twin);
+            }
+        }
+        for (at, item) in self.items.iter().enumerate() {
+            let (head, tail) = split(item.node);
+            if let Some(twin) = twins.get(head).filter(|_| !tail.is_empty()) {
+                self.solution.twins.insert(at, twin.clone());
+            }
+        }
+    }
+}
+
 enum Decision<'a> {
     Head(&'a str),
     Among(Vec<&'a str>),
     Nothing,
 }
 
-/// What a head, or a node without a number, is in the base model.
-#[derive(Debug)]
-struct Pair {
-    from: String,
-    to: String,
-    is_head: bool,
-}
-
-impl Pair {
-    fn head(from: &str, to: &str) -> Self {
-        Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            is_head: true,
-        }
-    }
-}
-
-/// The shortest replacements that make each pair's first path its second. Those of the heads go
-/// first; what they don't make right gets one of its own. `None` if one path would be two in the
-/// base model.
-fn rules(pairs: &[Pair]) -> Option<Mapping> {
-    // How many of the segments that both paths end with a replacement leaves out.
-    let mut shared: Vec<Option<usize>> = pairs
-        .iter()
-        .map(|pair| (pair.is_head && pair.from != pair.to).then_some(usize::MAX))
-        .collect();
-    loop {
-        let mut replacements = BTreeMap::new();
-        let mut clashes = HashSet::new();
-        for (pair, shared) in pairs.iter().zip(&shared) {
-            let Some(most) = *shared else { continue };
-            let (from, to, _) = stripped(&pair.from, &pair.to, most);
-            if *replacements.entry(from).or_insert(to) != to {
-                clashes.insert(from);
-            }
-        }
-        if replacements.len() > MOST_REPLACEMENTS {
-            return None;
-        }
-        let replacements = replacements
-            .into_iter()
-            .filter(|(from, _)| !clashes.contains(from))
-            .map(|(from, to)| Replacement::new(from, to));
-        let mapping = Mapping::new(replacements).ok()?;
-        let mut all_right = true;
-        for (pair, shared) in pairs.iter().zip(&mut shared) {
-            if mapping.apply(&pair.from) == pair.to {
-                continue;
-            }
-            all_right = false;
-            let most = shared.unwrap_or(segments(&pair.from));
-            let (_, _, common) = stripped(&pair.from, &pair.to, most);
-            *shared = match *shared {
-                None if !pair.is_head => Some(0),
-                None => Some(common.min(segments(&pair.from).saturating_sub(1))),
-                // One more segment tells it from the others.
-                Some(_) => Some(common.checked_sub(1)?),
-            };
-        }
-        if all_right {
-            return Some(mapping);
-        }
-    }
-}
-
 fn has_numbers(replacement: &Replacement) -> bool {
     has_number(replacement.from()) || has_number(replacement.to())
-}
-
-fn segments(path: &str) -> usize {
-    if path.is_empty() {
-        0
-    } else {
-        path.split('.').count()
-    }
 }
