@@ -4,6 +4,7 @@ mod adapters;
 mod common;
 mod inspect_plan_doctor;
 mod merge;
+mod random;
 mod replay;
 mod reports;
 mod scene;
