@@ -37,10 +37,13 @@ enum Name {
 
 impl Reading {
     /// Reads all adapters. A given scaling applies to those whose files hold none, and a given name
-    /// to those that hold several; there must be at least one such.
-    pub fn read(&self, paths: &[PathBuf]) -> Result<Vec<Adapter>, Failure> {
+    /// to those that hold several; there must be at least one such. If `partial`, modules that
+    /// can't be read are tensors that aren't understood.
+    pub fn read(&self, paths: &[PathBuf], partial: bool) -> Result<Vec<Adapter>, Failure> {
         let mut used = Used::default();
-        let adapters = paths.iter().map(|path| self.read_one(path, &mut used));
+        let adapters = paths
+            .iter()
+            .map(|path| self.read_one(path, partial, &mut used));
         let adapters = adapters.collect::<Result<Vec<_>, _>>()?;
         if self.scaling().is_some() && !used.scaling {
             return Err(Failure::Refused(
@@ -62,9 +65,10 @@ impl Reading {
         factor.or(self.alpha.map(Scaling::Alpha))
     }
 
-    fn read_one(&self, path: &Path, used: &mut Used) -> Result<Adapter, Failure> {
+    fn read_one(&self, path: &Path, partial: bool, used: &mut Used) -> Result<Adapter, Failure> {
         let mut options = ReadOptions {
             format: self.format.map(Format::from),
+            partial,
             ..ReadOptions::default()
         };
         loop {

@@ -104,7 +104,7 @@ pub(super) fn parse<'a>(
         .unwrap_or_else(|| nameless(whole(name, &segments)))
 }
 
-fn nameless(meaning: Meaning<'_>) -> Key<'_> {
+pub(super) fn nameless(meaning: Meaning<'_>) -> Key<'_> {
     Key {
         adapter: None,
         meaning,

@@ -4,11 +4,13 @@ mod chosen;
 mod find;
 mod keys;
 mod metadata;
+mod module;
 mod modules;
 mod names;
 mod parameters;
 mod scalings;
 mod shapes;
+mod sorted;
 mod tokens;
 
 use std::path::Path;
@@ -28,6 +30,9 @@ pub struct ReadOptions {
     /// The adapter's name, where the tensors' names hold several adapters (`lora_A.first.weight`
     /// and `lora_A.second.weight`), or where several lie in folders of their own below the path.
     pub adapter: Option<String>,
+    /// Whether modules whose tensors are wrong or don't fit each other become unknown tensors, with
+    /// the error as their reason, rather than ending the reading with that error.
+    pub partial: bool,
 }
 
 /// The scaling of an adapter whose format holds none.

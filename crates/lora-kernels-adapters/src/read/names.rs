@@ -29,18 +29,15 @@ const INSIDE: [&str; 7] = [
     "_dp_wrapped_module",
 ];
 
-/// Components of diffusers' and ComfyUI's names, which stand first in them.
-const COMPONENTS: [&str; 17] = [
+/// Components of diffusers' and ComfyUI's names, which stand first in them. Any may have a number:
+/// `text_encoder_2`.
+const COMPONENTS: [&str; 13] = [
     "transformer",
-    "transformer_2",
     "unet",
     "diffusion_model",
     "prior",
-    "decoder_unet",
     "dit",
     "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
     "text_encoders",
     "image_encoder",
     "vae",
@@ -49,6 +46,14 @@ const COMPONENTS: [&str; 17] = [
     "connectors",
     "denoiser",
 ];
+
+fn is_component(segment: &str) -> bool {
+    let name = match segment.rsplit_once('_') {
+        Some((name, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => segment,
+    };
+    COMPONENTS.contains(&name)
+}
 
 /// What kohya's and related names begin with, and the component that it means.
 const FLATTENED: [(&str, Option<&str>); 9] = [
@@ -123,7 +128,7 @@ pub(super) fn placed<'a>(name: &'a str, more: &BTreeSet<String>) -> Placed<'a> {
     };
     let found = from
         .split_once('.')
-        .filter(|(first, _)| COMPONENTS.contains(first) || more.contains(*first));
+        .filter(|(first, _)| is_component(first) || more.contains(*first));
     match found {
         Some((component, rest)) => Placed {
             component: Some(component),
@@ -144,22 +149,15 @@ fn flattened(name: &str) -> Option<(Option<&'static str>, &str)> {
         let rest = name.strip_prefix(start)?;
         Some((*component, rest))
     });
-    let (component, rest) = known.or_else(|| Some((None, name.strip_prefix("lora_")?)))?;
     // The module is one segment, and the part comes after it.
+    if let Some((_, rest)) = known {
+        return rest.contains('.').then_some(known?);
+    }
+    let rest = name.strip_prefix("lora_")?;
     let (_, part) = rest.split_once('.')?;
-    let of_part = [
-        "lora_",
-        "alpha",
-        "dora_scale",
-        "hada_",
-        "lokr_",
-        "oft_",
-        "diff",
-    ];
-    of_part
-        .iter()
-        .any(|start| part.starts_with(start))
-        .then_some((component, rest))
+    const PARTS: [&str; 6] = ["lora_", "alpha", "dora_scale", "hada_", "lokr_", "oft_"];
+    let is_part = PARTS.iter().any(|start| part.starts_with(start));
+    is_part.then_some((None, rest))
 }
 
 /// The format of a file without a config, by its names without wrappers; `None` if there is no
@@ -243,6 +241,18 @@ mod tests {
             ),
             ("brain.q.alpha", Some("brain"), false, "q.alpha"),
             (
+                "text_encoder_4.q.alpha",
+                Some("text_encoder_4"),
+                false,
+                "q.alpha",
+            ),
+            (
+                "text_encoder_x.q.alpha",
+                None,
+                false,
+                "text_encoder_x.q.alpha",
+            ),
+            (
                 "model.layers.0.q.lora_A.weight",
                 None,
                 false,
@@ -266,7 +276,8 @@ mod tests {
                 true,
                 "llm_q.lora_up.weight",
             ),
-            ("lora_unet_q.weight", None, false, "lora_unet_q.weight"),
+            ("lora_unet_q.scalar", Some("unet"), true, "q.scalar"),
+            ("lora_llm_q.weight", None, false, "lora_llm_q.weight"),
         ] {
             let expected = Placed {
                 component,

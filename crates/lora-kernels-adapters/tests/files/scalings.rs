@@ -176,6 +176,7 @@ fn kohya_s_names_are_flattened_paths_of_components() {
         "lora_mid.weight",
         "diff",
         "oft_blocks",
+        "scalar",
     ] {
         let name = format!("lora_unet_conv_out.{method}");
         let tensors = Tensors::default()

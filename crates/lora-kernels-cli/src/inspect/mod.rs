@@ -116,7 +116,7 @@ struct Reason {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let adapters = arguments
         .reading
-        .read(std::slice::from_ref(&arguments.adapter))?;
+        .read(std::slice::from_ref(&arguments.adapter), false)?;
     adapters
         .iter()
         .try_for_each(|adapter| show(adapter, arguments))

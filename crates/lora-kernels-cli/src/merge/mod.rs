@@ -65,7 +65,8 @@ were, and how far the stored change is from the adapter's.";
 pub struct Arguments {
     /// The model: a safetensors file or a Hugging Face folder
     base: PathBuf,
-    /// The adapters: PEFT folders, or Mistral's or loralib's safetensors files
+    /// The adapters: PEFT folders, or safetensors files of Mistral, loralib, diffusers, ComfyUI or
+    /// kohya; a trainer's or a cache's folder with one of them works, too
     #[arg(required = true, value_name = "ADAPTER")]
     adapters: Vec<PathBuf>,
     /// Where the result goes
@@ -135,7 +136,9 @@ pub enum Direction {
 pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let weights = weights(&arguments.weights, arguments.adapters.len())?;
     let candidates = BaseModel::candidates(&arguments.base)?;
-    let adapters = arguments.reading.read(&arguments.adapters)?;
+    // What is skipped may be what can't be read.
+    let partial = !arguments.skip.is_empty();
+    let adapters = arguments.reading.read(&arguments.adapters, partial)?;
     let weighted: Vec<Weighted<'_>> = adapters
         .iter()
         .zip(&arguments.adapters)

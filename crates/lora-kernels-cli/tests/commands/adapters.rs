@@ -377,3 +377,43 @@ fn mistral_s_params_have_the_scaling() {
         &[("layers.0.attention.wq.weight", &merged(&wq, 3.0, &pair))],
     );
 }
+
+/// What can be merged is merged if the user leaves the rest out.
+#[test]
+fn modules_that_cannot_be_read_can_be_skipped() {
+    let scene = scene("skipped");
+    let (q, pair, other) = (
+        scene.random(&[4, 6]),
+        scene.pair(4, 6, 2),
+        scene.random(&[2, 2]),
+    );
+    let (down, up) = (scene.random(&[2, 6, 3, 3]), scene.random(&[4, 1, 1, 1]));
+    let empty = Numbers::zeros(&[0]);
+    scene.put("base.safetensors", &[("q.weight", &q)]);
+    scene.adapter(
+        "a",
+        json!({}),
+        &[
+            ("base_model.model.q.lora_A.weight", &pair.0),
+            ("base_model.model.q.lora_B.weight", &pair.1),
+            ("base_model.model.grouped.lora_A.weight", &down),
+            ("base_model.model.grouped.lora_B.weight", &up),
+            ("base_model.model.lost.lora_A.weight", &empty),
+            ("base_model.model.lost.lora_B.weight", &empty),
+            ("base_model.model.l._orig_mod.k.lora_A.weight", &other),
+        ],
+    );
+    let inputs = ["base.safetensors", "a"];
+    scene.refused(&inputs, &[], &["_orig_mod"]);
+    scene.refused(
+        &inputs,
+        &["--skip", "_orig_mod,lost"],
+        &["grouped", "2 groups"],
+    );
+    scene.merge(
+        &inputs,
+        "out.safetensors",
+        &["--skip", "_orig_mod,lost,grouped"],
+    );
+    scene.assert_has("out.safetensors", &[("q.weight", &merged(&q, 2.0, &pair))]);
+}

@@ -1,0 +1,204 @@
+//! The tensors of a file, sorted by what their names say.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::chosen::Entry;
+use super::keys::{Meaning, Part, joined, nameless, parse};
+use super::modules::Reader;
+use super::names::{Placed, placed, unwrapped, wrapper_inside};
+use super::shapes::EMPTY_HINT;
+use crate::adapter::UnknownPart;
+use crate::mapped::Tensor;
+use crate::shown::{shape, shown};
+use crate::{Error, Format, Kind, Result};
+
+/// The tensors of a module.
+#[derive(Default)]
+pub(super) struct Found<'a> {
+    pub a: Option<(Kind, Tensor<'a>)>,
+    pub b: Option<(Kind, Tensor<'a>)>,
+    pub bias: Option<Tensor<'a>>,
+    pub magnitude: Option<Tensor<'a>>,
+    pub alpha: Option<Tensor<'a>>,
+}
+
+impl Found<'_> {
+    /// All tensors, as unknown ones.
+    pub fn refused(&self, error: &Error) -> Vec<UnknownPart> {
+        let (a, b) = (self.a.map(|(_, a)| a), self.b.map(|(_, b)| b));
+        let tensors = [a, b, self.bias, self.magnitude, self.alpha];
+        let tensors = tensors.into_iter().flatten();
+        let part = |tensor: Tensor<'_>| UnknownPart {
+            name: tensor.name.to_owned(),
+            reason: format!("is of a module that can't be read: {error}"),
+        };
+        tensors.map(part).collect()
+    }
+}
+
+/// What tells modules apart. The order is that of paths; of the wrappers of one module, the inner
+/// ones come first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id<'a> {
+    pub path: String,
+    pub component: Option<&'a str>,
+    pub flattened: bool,
+    pub depth: Reverse<usize>,
+}
+
+/// Tensors of the base model: its component and name there, and its name in the file.
+pub(super) type Names<'a> = BTreeMap<(Option<&'a str>, String), &'a str>;
+
+/// What the tensors' names say.
+#[derive(Default)]
+pub(super) struct Sorted<'a> {
+    pub modules: BTreeMap<Id<'a>, Found<'a>>,
+    pub saved: Names<'a>,
+    /// The base's own, inside of adapted modules.
+    pub base_layers: Names<'a>,
+    /// The base's own, beside copies that were trained whole.
+    pub originals: Names<'a>,
+    pub tokens: Vec<(Option<&'a str>, String, Tensor<'a>)>,
+    pub unknown: Vec<UnknownPart>,
+    pub left_out: Vec<UnknownPart>,
+}
+
+impl<'a> Reader<'a> {
+    /// Every tensor with the meaning of its name.
+    pub(super) fn entries(&self) -> Result<Vec<Entry<'a>>> {
+        let has_config = self.configs.file.is_some();
+        let has_components =
+            !has_config && matches!(self.format, Format::Diffusers | Format::Kohya);
+        let header = self.configs.header.iter();
+        let components: BTreeSet<String> = header
+            .filter_map(|(component, _)| component.clone())
+            .collect();
+        let names = unwrapped(self.file);
+        let mut entries = Vec::with_capacity(names.len());
+        for (name, tensor) in names.into_iter().zip(self.file.tensors()) {
+            if let Some(wrapper) = wrapper_inside(name) {
+                let reason = format!(
+                    "has a trainer's wrapper inside its name, {wrapper}: save the adapter from the unwrapped model, or take these segments off its tensors' names"
+                );
+                if !self.partial {
+                    return Err(self.wrong(tensor, reason));
+                }
+                entries.push(Entry {
+                    tensor,
+                    component: None,
+                    flattened: false,
+                    key: nameless(Meaning::Unknown(reason)),
+                });
+                continue;
+            }
+            let Placed {
+                component,
+                flattened,
+                rest,
+            } = match has_components {
+                true => placed(name, &components),
+                false => Placed {
+                    component: None,
+                    flattened: false,
+                    rest: name,
+                },
+            };
+            let mut key = parse(rest, self.format, component, has_config);
+            if flattened && matches!(key.meaning, Meaning::Saved(_) | Meaning::BaseLayer(_)) {
+                key = nameless(Meaning::Unknown(
+                    "isn't a part of a module that kohya's format has for LoRA".into(),
+                ));
+            }
+            entries.push(Entry {
+                tensor,
+                component,
+                flattened,
+                key,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Sorts the tensors of the adapter of this name, and those without an adapter's name.
+    pub(super) fn sorted(
+        &self,
+        entries: Vec<Entry<'a>>,
+        adapter: Option<&str>,
+    ) -> Result<Sorted<'a>> {
+        let mut sorted = Sorted::default();
+        for entry in entries {
+            let (tensor, component) = (entry.tensor, entry.component);
+            let left_out = |reason: String| UnknownPart {
+                name: tensor.name.to_owned(),
+                reason,
+            };
+            if let Some(other) = entry.key.adapter.filter(|name| Some(*name) != adapter) {
+                let reason = format!("is of the adapter {}", shown(other));
+                sorted.left_out.push(left_out(reason));
+                continue;
+            }
+            let is_empty = tensor.shape.contains(&0);
+            let names = match entry.key.meaning {
+                Meaning::Part { path, depth, part } => {
+                    let id = Id {
+                        path,
+                        component,
+                        flattened: entry.flattened,
+                        depth: Reverse(depth),
+                    };
+                    self.place(sorted.modules.entry(id).or_default(), part, tensor)?;
+                    continue;
+                }
+                Meaning::LeftOut(reason) => {
+                    sorted.left_out.push(left_out(reason.to_owned()));
+                    continue;
+                }
+                Meaning::Unknown(reason) => {
+                    sorted.unknown.push(left_out(reason));
+                    continue;
+                }
+                _ if is_empty => {
+                    let reason =
+                        format!("is empty, with shape {}{EMPTY_HINT}", shape(tensor.shape));
+                    sorted.unknown.push(left_out(reason));
+                    continue;
+                }
+                Meaning::Tokens(path) => {
+                    sorted.tokens.push((component, path, tensor));
+                    continue;
+                }
+                // `choose` has resolved these.
+                Meaning::Copied { module, tail } => (&mut sorted.saved, joined(module, tail)),
+                Meaning::Saved(name) => (&mut sorted.saved, name),
+                Meaning::BaseLayer(name) => (&mut sorted.base_layers, name),
+                Meaning::Original(name) => (&mut sorted.originals, name),
+            };
+            let (names, name) = names;
+            if let Some(other) = names.insert((component, name), tensor.name) {
+                return Err(self.same(tensor, other));
+            }
+        }
+        Ok(sorted)
+    }
+
+    fn place(&self, found: &mut Found<'a>, part: Part, tensor: Tensor<'a>) -> Result<()> {
+        let taken = match part {
+            Part::A(kind) => found.a.replace((kind, tensor)).map(|(_, tensor)| tensor),
+            Part::B(kind) => found.b.replace((kind, tensor)).map(|(_, tensor)| tensor),
+            Part::Bias => found.bias.replace(tensor),
+            Part::Magnitude => found.magnitude.replace(tensor),
+            Part::Alpha => found.alpha.replace(tensor),
+        };
+        match taken {
+            None => Ok(()),
+            Some(other) => Err(self.wrong(
+                tensor,
+                format!(
+                    "stands beside {}, and a module has one such",
+                    shown(other.name)
+                ),
+            )),
+        }
+    }
+}
