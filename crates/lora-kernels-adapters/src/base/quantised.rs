@@ -104,11 +104,28 @@ impl BaseModel {
             self.tensor(name)
                 .is_some_and(|(_, tensor)| is_quantised(&tensor))
         };
-        if !is_stored && !is_small() {
+        let method = self.config().and_then(by_config);
+        // Methods whose tensors aren't known here store a weight under other names, too.
+        let is_stored_somehow = || method.is_some() && self.is_hidden(name);
+        if !is_stored && !is_small() && !is_stored_somehow() {
             return None;
         }
-        let method = self.config().and_then(by_config);
         Some(self.named(method.unwrap_or_else(|| self.by_tensors(name))))
+    }
+
+    /// Whether the model lacks the weight `name`, and its module has tensors that are no bias.
+    fn is_hidden(&self, name: &str) -> bool {
+        let Some(path) = name
+            .strip_suffix("weight")
+            .filter(|path| path.ends_with('.'))
+        else {
+            return false;
+        };
+        let names = self.homes.range(path.to_owned()..).map(|(name, _)| name);
+        let mut own = names
+            .map_while(|name| name.strip_prefix(path))
+            .filter(|name| *name != "bias" && !name.contains('.'));
+        !self.has(name) && own.next().is_some()
     }
 
     /// The first quantised weight of the modules in the module `path`, and how it is quantised.

@@ -234,6 +234,32 @@ fn a_config_names_the_method_its_bits_and_the_original() {
     assert!(quantisation.way_out().contains("me/model"));
 }
 
+/// Methods come up all the time, and each has names of its own.
+#[test]
+fn a_weight_in_tensors_of_unknown_names_is_quantised_if_the_config_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = [(".indices", "I32", &[1, 8][..]), (".bias", "F16", &[8])];
+    let config = json!({"quantization_config": {"quant_method": "vptq"}});
+    let weight = format!("{PATH}.weight");
+    let told = base(folder.path(), &layer, &config);
+    assert_eq!(told.quantised(&weight).unwrap().method(), "VPTQ");
+    for absent in [
+        "model.layers.1.q_proj.weight",
+        "lm_head.weight",
+        "weight",
+        "model.norm",
+    ] {
+        assert_eq!(told.quantised(absent), None, "{absent}");
+    }
+    // A bias alone is no weight, and without a config there is nothing that tells.
+    let bias = [(".bias", "F16", &[8][..])];
+    assert_eq!(base(folder.path(), &bias, &config).quantised(&weight), None);
+    assert_eq!(
+        base(folder.path(), &layer, &json!({})).quantised(&weight),
+        None
+    );
+}
+
 /// A config that tells of quantisation while training in 4 bit says nothing about these weights.
 #[test]
 fn weights_of_floats_are_not_quantised_whatever_the_config_says() {

@@ -13,7 +13,7 @@ use crate::show::count;
 
 pub const CONFIG: &str = "config.json";
 /// Files that describe a model, Hugging Face's and Mistral's.
-const CONFIGS: [&str; 2] = [CONFIG, "params.json"];
+pub const CONFIGS: [&str; 2] = [CONFIG, "params.json"];
 /// The fields that hold the number of rows of the embeddings. ChatGLM's is the second.
 const VOCAB_SIZE: [&str; 2] = ["vocab_size", "padded_vocab_size"];
 const TIE: &str = "tie_word_embeddings";

@@ -81,7 +81,13 @@ impl Companions {
         }
         let folder = base.folder();
         let mut warnings = Vec::new();
-        let edited = config::edited(folder, &changes.config, &mut warnings)?;
+        // A link out of the folder is no config of the base's, and its text isn't written.
+        let holds = |path: &Path| !is_there(path) || base.holds(path).unwrap_or(false);
+        let configs = { folder }.filter(|folder| {
+            let mut all = config::CONFIGS.iter().map(|name| folder.join(name));
+            all.all(|path| holds(&path))
+        });
+        let edited = config::edited(configs, &changes.config, &mut warnings)?;
         let task = adapters.iter().find_map(|weighted| {
             let task = weighted.adapter.config()?.field("task_type")?;
             serde_json::from_str::<String>(task).ok()
