@@ -18,7 +18,7 @@ pub use base::BaseModel;
 pub use config::{Bias, PeftConfig, TrainableTokens};
 pub use error::{Error, Result};
 pub use lora_kernels::DType;
-pub use mapped::{MappedFile, Tensor};
+pub use mapped::{MappedFile, Tensor, release};
 pub use read::{ReadOptions, Scaling};
 pub use safetensors::Dtype;
 pub use write::PeftWriter;

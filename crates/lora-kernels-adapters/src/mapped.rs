@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use lora_kernels::DType;
 use memmap2::{Advice, Mmap, UncheckedAdvice};
@@ -61,7 +62,7 @@ impl<'a> Tensor<'a> {
 pub struct MappedFile {
     path: PathBuf,
     file: File,
-    map: Mmap,
+    map: Arc<Mmap>,
     /// The offset of the tensors' bytes in the file.
     data: usize,
     tensors: BTreeMap<String, Place>,
@@ -109,7 +110,7 @@ impl MappedFile {
             data: header.data,
             metadata: header.metadata,
             file,
-            map,
+            map: registered(map),
         })
     }
 
@@ -172,15 +173,7 @@ impl MappedFile {
     pub fn release(&self, bytes: std::ops::Range<usize>) {
         let end = bytes.end.min(self.map.len());
         if bytes.start < end {
-            // SAFETY: the pages of a read-only file mapping hold nothing that isn't in the file. If
-            // the system refuses, only memory is lost.
-            let _ = unsafe {
-                self.map.unchecked_advise_range(
-                    UncheckedAdvice::DontNeed,
-                    bytes.start,
-                    end - bytes.start,
-                )
-            };
+            release(&self.map[bytes.start..end]);
         }
     }
 
@@ -228,6 +221,41 @@ impl MappedFile {
             shape: &place.shape,
             data: &self.map[self.data + place.bytes.start..self.data + place.bytes.end],
         }
+    }
+}
+
+/// The mappings of this process, by their first addresses.
+static MAPPED: Mutex<BTreeMap<usize, Weak<Mmap>>> = Mutex::new(BTreeMap::new());
+
+fn registered(map: Mmap) -> Arc<Mmap> {
+    let map = Arc::new(map);
+    // The entries are whole even if a thread panicked while it held the lock.
+    let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    // Now and then, so that opening thousands of files takes no longer for each.
+    if mapped.len().is_power_of_two() {
+        mapped.retain(|_, map| map.strong_count() > 0);
+    }
+    mapped.insert(map.as_ptr().addr(), Arc::downgrade(&map));
+    map
+}
+
+/// Allows the system to drop the pages of these bytes if they belong to a [`MappedFile`]: they are
+/// read again when they are used again. Looking through a large tensor part by part, and releasing
+/// each part, keeps it out of the process's memory.
+pub fn release(bytes: &[u8]) {
+    let begin = bytes.as_ptr().addr();
+    let mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    let living = |(first, map): (&usize, &Weak<Mmap>)| Some((*first, map.upgrade()?));
+    let Some((first, map)) = mapped.range(..=begin).rev().find_map(living) else {
+        return;
+    };
+    drop(mapped);
+    let offset = begin - first;
+    if !bytes.is_empty() && offset + bytes.len() <= map.len() {
+        // SAFETY: the pages of a read-only file mapping hold nothing that isn't in the file. If the
+        // system refuses, only memory is lost.
+        let _ =
+            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
     }
 }
 

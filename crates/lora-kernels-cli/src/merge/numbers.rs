@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use lora_kernels::Element;
-use lora_kernels_adapters::{Dtype, Tensor};
+use lora_kernels_adapters::{Dtype, Tensor, release};
 
 /// Bytes of an element; 0 for types smaller than a byte.
 pub fn element_bytes(dtype: Dtype) -> usize {
@@ -162,9 +162,40 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
     with_float!(dtype, S => Box::new(read::<S>(bytes)), else Box::new(std::iter::empty()))
 }
 
+/// Elements or bytes of a tensor that are looked at before their pages are released.
+const LOOKED_AT: usize = 4 << 20;
+
+/// Whether this holds for all parts of some bytes. Those of a file don't stay in memory.
+pub fn all_parts(bytes: &[u8], holds: impl Fn(&[u8]) -> bool) -> bool {
+    bytes.chunks(LOOKED_AT).all(|part| {
+        let holds = holds(part);
+        release(part);
+        holds
+    })
+}
+
+/// Whether these are the same bytes. Those of files don't stay in memory.
+pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let parts = a.chunks(LOOKED_AT).zip(b.chunks(LOOKED_AT));
+    a.len() == b.len() && both_released(parts, |a, b| a == b)
+}
+
+/// Whether this holds for all pairs of parts, which don't stay in memory if they are those of files.
+fn both_released<'a>(
+    mut parts: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    holds: impl Fn(&[u8], &[u8]) -> bool,
+) -> bool {
+    parts.all(|(a, b)| {
+        let holds = holds(a, b);
+        release(a);
+        release(b);
+        holds
+    })
+}
+
 /// Whether two tensors of the same shape hold the same numbers, or one holds the other's rounded to
 /// its type.
-pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
+pub fn same_within_types<'a>(a: &Tensor<'a>, b: &Tensor<'a>) -> bool {
     fn rounded(value: f64, to: Dtype) -> f64 {
         match to {
             Dtype::F16 => f16::from_f64(value).to_f64(),
@@ -174,14 +205,16 @@ pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> bool {
         }
     }
     if a.dtype == b.dtype {
-        return a.data == b.data;
+        return same_bytes(a.data, b.data);
+    }
+    if !is_float(a.dtype) || !is_float(b.dtype) {
+        return false;
     }
     let same = |(x, y): (f64, f64)| {
         rounded(x, b.dtype) == y || rounded(y, a.dtype) == x || (x.is_nan() && y.is_nan())
     };
-    is_float(a.dtype)
-        && is_float(b.dtype)
-        && floats(a.data, a.dtype)
-            .zip(floats(b.data, b.dtype))
-            .all(same)
+    let parts = |tensor: &Tensor<'a>| tensor.data.chunks(LOOKED_AT * element_bytes(tensor.dtype));
+    both_released(parts(a).zip(parts(b)), |x, y| {
+        floats(x, a.dtype).zip(floats(y, b.dtype)).all(same)
+    })
 }

@@ -55,13 +55,6 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Allows the system to drop the pages of these bytes.
-    pub fn release(&self, bytes: &[u8]) {
-        if let Some((file, place)) = self.of(bytes) {
-            file.release(place);
-        }
-    }
-
     /// Allows the system to drop every page.
     pub fn release_all(&self) {
         self.0.iter().for_each(|file| file.release(0..file.bytes()));

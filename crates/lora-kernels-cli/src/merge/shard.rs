@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lora_kernels_adapters::{BaseModel, MappedFile, Tensor};
+use lora_kernels_adapters::{BaseModel, MappedFile, Tensor, release};
 
 use super::Work;
 use super::change::Changes;
@@ -171,7 +171,7 @@ impl Work<'_> {
             let written = pipeline::run(self.engine, files, &plan.jobs(), |results| {
                 for planned in &plan.files {
                     let mut target = create(planned.name)?;
-                    self.file(planned, files, &results, &mut flusher, &mut target)?;
+                    self.file(planned, &results, &mut flusher, &mut target)?;
                 }
                 Ok(())
             });
@@ -184,7 +184,6 @@ impl Work<'_> {
     fn file(
         &mut self,
         planned: &Planned<'_>,
-        files: &Files<'_>,
         results: &Results<'_>,
         flusher: &mut Flusher<'_>,
         target: &mut Target,
@@ -198,7 +197,7 @@ impl Work<'_> {
                 Part::Made { job, is_added } => {
                     self.made(job, *is_added, results, target)?;
                     let factors = job.change.loras.iter().flat_map(|lora| [lora.a, lora.b]);
-                    factors.for_each(|tensor| files.release(tensor.data));
+                    factors.for_each(|tensor| release(tensor.data));
                 }
             }
             flusher.wrote(part.bytes() as u64, &target.file, &target.path);

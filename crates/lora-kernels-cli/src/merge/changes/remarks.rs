@@ -3,7 +3,7 @@
 use lora_kernels_adapters::{Dtype, MappedFile, Module, Tensor};
 
 use super::{Finder, Selected, Source};
-use crate::merge::numbers::is_float;
+use crate::merge::numbers::{all_parts, is_float, same_bytes};
 use crate::show::few;
 
 impl<'a> Finder<'a, '_> {
@@ -62,7 +62,7 @@ fn is_zero(tensor: &Tensor<'_>) -> bool {
         [rest @ .., last] => last & 0x7f == 0 && rest.iter().all(|&byte| byte == 0),
         [] => true,
     };
-    is_float(tensor.dtype) && tensor.data.chunks_exact(size).all(zero)
+    is_float(tensor.dtype) && all_parts(tensor.data, |part| part.chunks_exact(size).all(zero))
 }
 
 /// Warns of adapters that are given more than once.
@@ -102,5 +102,7 @@ fn same_content(a: &MappedFile, b: &MappedFile) -> bool {
     }
     a.bytes() == b.bytes() && a.tensors().count() == b.tensors().count() && { a.tensors() }
         .zip(b.tensors())
-        .all(|(a, b)| (a.name, a.dtype, a.shape) == (b.name, b.dtype, b.shape) && a.data == b.data)
+        .all(|(a, b)| {
+            (a.name, a.dtype, a.shape) == (b.name, b.dtype, b.shape) && same_bytes(a.data, b.data)
+        })
 }
