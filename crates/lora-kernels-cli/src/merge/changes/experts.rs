@@ -14,14 +14,37 @@ use crate::show::few;
 
 /// Names under which checkpoints store the weights of one expert, and the parameters that
 /// transformers makes of them: their rows one after the other.
-const PARTS: [(&str, &[&str]); 6] = [
+const PARTS: [(&str, &[&str]); 8] = [
     ("gate_up_proj", &["gate_proj", "up_proj"]),
     ("gate_up_proj", &["w1", "w3"]),
+    ("gate_up_proj", &["fc1", "fc3"]),
     ("down_proj", &["down_proj"]),
     ("down_proj", &["w2"]),
+    ("down_proj", &["fc2"]),
     ("gate_proj", &["gate_proj"]),
     ("up_proj", &["up_proj"]),
 ];
+
+/// Names that transformers gives to parts of a layer, and those that their checkpoints have:
+/// Mixtral's and its kin's, and Granite's.
+const STORED: [(&str, &str); 3] = [
+    (".mlp.", ".block_sparse_moe."),
+    (".experts.gate_up_proj", ".input_linear.weight"),
+    (".experts.down_proj", ".output_linear.weight"),
+];
+
+/// The name that checkpoints have for a tensor that transformers calls `named`, if `there` has it,
+/// and how the one becomes the other.
+pub fn stored<T>(named: &str, there: impl Fn(&str) -> Option<T>) -> Option<(T, String)> {
+    STORED.into_iter().find_map(|(from, to)| {
+        if !named.contains(from) {
+            return None;
+        }
+        let plain = |part: &str| part.trim_matches('.').to_owned();
+        let found = there(&named.replacen(from, to, 1))?;
+        Some((found, format!("{}={}", plain(from), plain(to))))
+    })
+}
 
 /// A parameter that a module may adapt.
 #[derive(Clone)]
@@ -69,7 +92,7 @@ impl<'a> Finder<'a, '_> {
                         self.parameter(source, module, &parameter, layout, adapted)?;
                     }
                     _ => {
-                        let told = stored_in_out(&parameters);
+                        let told = self.stored_in_out(source, module);
                         square.push((module, parameter, told));
                     }
                 }
@@ -225,8 +248,28 @@ impl<'a> Finder<'a, '_> {
         Ok(None)
     }
 
-    fn has(&self, source: &Source<'a, '_>, component: Option<&str>, name: &str) -> bool {
-        matches!(source.resolver.find(component, name), Ok(Some(_)))
+    fn has(&mut self, source: &Source<'a, '_>, component: Option<&str>, name: &str) -> bool {
+        matches!(self.located(source, component, name), Ok(Some(_)))
+    }
+
+    /// Whether the base stores fused experts (in_features, out_features), by the sizes of
+    /// gate_up_proj and down_proj, which share the hidden and the intermediate size; `None` if it
+    /// can't be told.
+    fn stored_in_out(&mut self, source: &Source<'a, '_>, module: &Module<'a>) -> Option<bool> {
+        let mut of = |name: &str| {
+            let name = inside(module.path, name);
+            let found = self.located(source, module.component, &name).ok()??;
+            match *self.base.tensor(found)?.1.shape {
+                [_, rows, columns] => Some((rows, columns)),
+                _ => None,
+            }
+        };
+        let ((a, b), (c, d)) = (of("gate_up_proj")?, of("down_proj")?);
+        let in_out = Some(b) == c.checked_mul(2) && a == d;
+        let out_in = Some(a) == d.checked_mul(2) && b == c;
+        // PEFT took (in_features, out_features) for granted before it told the two apart, so only
+        // that way of storing decides.
+        (in_out && !out_in).then_some(true)
     }
 
     /// Adds a module to its parameter.
@@ -448,19 +491,4 @@ fn assigned<'m, 'a>(
     Ok({ modules.iter().copied() }
         .zip(chosen.into_iter().map(|at| parameters[at].clone()))
         .collect())
-}
-
-/// Whether the base stores fused experts (in_features, out_features), by the sizes of gate_up_proj
-/// and down_proj, which share the hidden and the intermediate size; `None` if it can't be told.
-fn stored_in_out(parameters: &[Parameter<'_>]) -> Option<bool> {
-    let of = |name: &str| {
-        let found = parameters.iter().find(|parameter| parameter.name == name)?;
-        matches!(found.place, Place::Fused(_)).then_some(found.shape)
-    };
-    let ([_, a, b], [_, c, d]) = (of("gate_up_proj")?, of("down_proj")?);
-    let in_out = b == 2 * c && a == d;
-    let out_in = a == 2 * d && b == c;
-    // PEFT took (in_features, out_features) for granted before it told the two apart, so only that
-    // way of storing decides.
-    (in_out && !out_in).then_some(true)
 }

@@ -137,8 +137,8 @@ impl<'a> Finder<'a, '_> {
         component: Option<&str>,
         wanted: &str,
     ) -> Result<Target<'a>, Failure> {
-        if let Some(found) = source.resolver.find(component, wanted)? {
-            return self.in_base(found.name);
+        if let Some(name) = self.located(source, component, wanted)? {
+            return self.in_base(name);
         }
         if let Some(head) = self.tied_head(wanted)? {
             return Ok(head);
@@ -149,6 +149,27 @@ impl<'a> Finder<'a, '_> {
         }
         let found = source.resolver.resolve(component, wanted)?;
         self.in_base(found.name)
+    }
+
+    /// The name in the base of the tensor that the adapter calls `wanted`.
+    fn located(
+        &mut self,
+        source: &Source<'a, '_>,
+        component: Option<&str>,
+        wanted: &str,
+    ) -> Result<Option<&'a str>, Failure> {
+        if let Some(found) = source.resolver.find(component, wanted)? {
+            return Ok(Some(found.name));
+        }
+        let named = source.resolver.named(component, wanted);
+        let stored = experts::stored(&named, |name| Some(self.base.tensor(name)?.1.name));
+        Ok(stored.map(|(name, renamed)| {
+            let mapping = &mut self.changes.remarks.mapping;
+            if !mapping.contains(&renamed) {
+                mapping.push(renamed);
+            }
+            name
+        }))
     }
 
     fn in_base(&self, name: &'a str) -> Result<Target<'a>, Failure> {

@@ -117,7 +117,7 @@ fn fused_experts_are_merged_both_ways_round() {
 }
 
 /// gpt-oss: the hidden and the intermediate size are equal, so down_proj is square. gate_up_proj
-/// tells which way round both are; alone, down_proj needs to be told.
+/// tells which way round both are, by the adapter's part in it or by the base's; else it is asked.
 #[test]
 fn square_parameters_follow_the_others() {
     let scene = scene("experts_square");
@@ -216,6 +216,46 @@ fn fused_adapters_are_merged_into_separate_experts() {
             &["base.safetensors", "a"],
             &[],
             &["more experts", "base model?"],
+        );
+    }
+}
+
+/// transformers calls a part of Mixtral's layers otherwise than its checkpoints do, and Granite's
+/// experts otherwise.
+#[test]
+fn checkpoints_may_call_experts_otherwise() {
+    let scene = scene("experts_renamed");
+    let (experts, hidden, inner) = (2, 6, 5);
+    let of_gate_up = Adapted::new(&scene, experts, 2 * inner, hidden);
+    let of_down = Adapted::new(&scene, experts, hidden, inner);
+    scene.adapter("a", targets(), &nested(&of_gate_up, &of_down).list());
+    let gate_up = scene.random(&[experts, 2 * inner, hidden]);
+    let down = scene.random(&[experts, hidden, inner]);
+    let results = (
+        of_gate_up.added_to(&gate_up, false),
+        of_down.added_to(&down, false),
+    );
+    for (first, second) in [
+        (
+            "block_sparse_moe.experts.gate_up_proj",
+            "block_sparse_moe.experts.down_proj",
+        ),
+        ("mlp.input_linear.weight", "mlp.output_linear.weight"),
+    ] {
+        let [first, second] = [first, second].map(|name| format!("model.layers.0.{name}"));
+        scene.put("base.safetensors", &[(&first, &gate_up), (&second, &down)]);
+        let text = scene.printed(&["base.safetensors", "a"], "out.safetensors", &[]);
+        scene.assert_has(
+            "out.safetensors",
+            &[(&first, &results.0), (&second, &results.1)],
+        );
+        let renamed = [
+            "mlp=block_sparse_moe",
+            "experts.down_proj=output_linear.weight",
+        ];
+        assert!(
+            renamed.iter().any(|renamed| text.contains(renamed)),
+            "{text}"
         );
     }
 }
