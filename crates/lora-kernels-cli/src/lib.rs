@@ -89,7 +89,8 @@ pub fn run<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(
     arguments: I,
 ) -> Result<(), (u8, String)> {
     let parsed = Arguments::try_parse_from(arguments).map_err(|error| (2, error.to_string()))?;
-    execute(parsed.command).map_err(|failure| (failure.status(), failure.to_string()))
+    execute(parsed.command)
+        .map_err(|failure| (failure.status(), show::one_line(&failure.to_string())))
 }
 
 /// Runs a command as [`run`] does, and returns what it would print to stdout, which isn't printed.

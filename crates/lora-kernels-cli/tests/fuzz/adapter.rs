@@ -20,6 +20,18 @@ pub struct Adapter {
     pub kinds: Vec<&'static str>,
     /// Its tensors' names.
     pub names: Vec<String>,
+    /// The tensors of the base that it is for, and whether it changes them for sure.
+    pub targets: Vec<Target>,
+    /// Whether tensors were renamed, lost, or given other shapes and types.
+    pub disturbed: bool,
+}
+
+/// A tensor of the base that an adapter is for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub name: String,
+    /// Whether the change is large enough to be seen in each type.
+    pub sure: bool,
 }
 
 /// How tensors of an adapter are called.
@@ -40,11 +52,13 @@ struct Writer<'r> {
     dtype: &'static str,
     rank: usize,
     tensors: Vec<Tensor>,
-    targets: Vec<String>,
+    modules: Vec<String>,
+    targets: Vec<Target>,
     parameters: Vec<String>,
     saved: Vec<String>,
     tokens: Option<Vec<usize>>,
     dora: bool,
+    bias: bool,
     kinds: Vec<&'static str>,
 }
 
@@ -68,11 +82,13 @@ impl Adapter {
             dtype: random.of(&FLOATS),
             rank: 1 + random.below(4),
             tensors: Vec::new(),
+            modules: Vec::new(),
             targets: Vec::new(),
             parameters: Vec::new(),
             saved: Vec::new(),
             tokens: None,
             dora,
+            bias: false,
             kinds: Vec::new(),
             random,
         };
@@ -87,7 +103,7 @@ impl Adapter {
                 .find(|module| module.kind == Kind::Linear);
             if let Some(module) = module {
                 let path = model.name(module);
-                writer.linear(&path, module);
+                writer.linear(model, &path, module);
             }
         }
         writer.finish(name)
@@ -102,16 +118,18 @@ impl Writer<'_> {
         };
         let peft = matches!(self.style, Style::Peft | Style::Named);
         match module.kind {
-            Kind::Linear if self.random.below(3) != 0 => self.linear(&path, module),
-            Kind::Convolution if peft && self.random.once_in(2) => self.convolution(&path, module),
-            Kind::Experts if peft && self.random.once_in(2) => self.experts(&path, module),
+            Kind::Linear if self.random.below(3) != 0 => self.linear(model, &path, module),
+            Kind::Convolution if peft && self.random.once_in(2) => {
+                self.convolution(model, &path, module)
+            }
+            Kind::Experts if peft && self.random.once_in(2) => self.experts(model, &path, module),
             Kind::Embedding if peft && self.random.once_in(4) => match self.random.below(3) {
-                0 => self.embedding(&path, module),
-                1 => self.tokens(&path, module),
+                0 => self.embedding(model, &path, module),
+                1 => self.tokens(model, &path, module),
                 _ => self.save(model, &path, module),
             },
             Kind::Head if peft && self.random.once_in(4) => match self.random.below(2) {
-                0 => self.linear(&path, module),
+                0 => self.linear(model, &path, module),
                 _ => self.save(model, &path, module),
             },
             Kind::Norm if peft && self.random.once_in(8) => self.save(model, &path, module),
@@ -145,14 +163,22 @@ impl Writer<'_> {
             .push(Tensor::new(self.random, name, dtype, shape));
     }
 
-    fn target(&mut self, path: &str) {
+    /// Notes what the last `count` tensors change.
+    fn target(&mut self, model: &Model, module: &Module, path: &str, count: usize) {
+        let tensors = &self.tensors[self.tensors.len() - count..];
+        let large = module.shape.iter().product::<usize>() > 3;
+        let name = format!("{}{}", model.name(module), module.suffix);
+        let base = model.tensors.iter().find(|tensor| tensor.name == name);
+        let mut parts = tensors.iter().chain(base);
+        let sure = large && parts.all(|tensor| tensor.ordinary);
+        self.targets.push(Target { name, sure });
         let last = path.rsplit('.').next().unwrap_or(path).to_owned();
-        if !self.targets.contains(&last) {
-            self.targets.push(last);
+        if !self.modules.contains(&last) {
+            self.modules.push(last);
         }
     }
 
-    fn linear(&mut self, path: &str, module: &Module) {
+    fn linear(&mut self, model: &Model, path: &str, module: &Module) {
         let (n, k) = match (module.shape[0], module.shape[1]) {
             // As GPT-2's Conv1D has it.
             (n, k) if self.random.once_in(12) => (k, n),
@@ -161,7 +187,7 @@ impl Writer<'_> {
         let r = self.rank;
         self.add(self.name(path, "lora_A"), &[r, k]);
         self.add(self.name(path, "lora_B"), &[n, r]);
-        self.target(path);
+        self.target(model, module, path, 2);
         self.kinds.push(match self.style {
             Style::Peft => "linear",
             Style::Named => "an adapter's name in the keys",
@@ -173,6 +199,11 @@ impl Writer<'_> {
             let name = format!("lora_transformer_{}.alpha", path.replace('.', "_"));
             self.tensors.push(Tensor::scalar(name, 2.0));
         }
+        if self.style == Style::Peft && self.random.once_in(20) {
+            let name = self.random.of(&["lora_B.bias", "bias"]);
+            self.add(format!("base_model.model.{path}.{name}"), &[n]);
+            self.bias = true;
+        }
         if self.dora {
             let name = format!("base_model.model.{path}.lora_magnitude_vector");
             self.add(name, &[n]);
@@ -180,7 +211,7 @@ impl Writer<'_> {
         }
     }
 
-    fn convolution(&mut self, path: &str, module: &Module) {
+    fn convolution(&mut self, model: &Model, path: &str, module: &Module) {
         let (shape, r) = (module.shape.clone(), self.rank);
         let mut down = shape.clone();
         down[0] = r;
@@ -188,11 +219,11 @@ impl Writer<'_> {
         (up[0], up[1]) = (shape[0], r);
         self.add(self.name(path, "lora_A"), &down);
         self.add(self.name(path, "lora_B"), &up);
-        self.target(path);
+        self.target(model, module, path, 2);
         self.kinds.push("a convolution");
     }
 
-    fn experts(&mut self, path: &str, module: &Module) {
+    fn experts(&mut self, model: &Model, path: &str, module: &Module) {
         let [experts, first, second] = module.shape[..] else {
             return;
         };
@@ -201,14 +232,23 @@ impl Writer<'_> {
             _ => (second, first),
         };
         let r = self.rank;
+        if self.random.once_in(3) {
+            // One matrix for each expert, stacked.
+            self.add(self.name(path, "lora_A"), &[experts, r, k]);
+            self.add(self.name(path, "lora_B"), &[experts, n, r]);
+            self.target(model, module, path, 2);
+            self.kinds.push("stacked experts");
+            return;
+        }
         let layer = path.rsplit_once('.').map_or(path, |(layer, _)| layer);
         self.add(self.name(layer, "lora_A"), &[experts * r, k]);
         self.add(self.name(layer, "lora_B"), &[n, r * experts]);
+        self.target(model, module, layer, 2);
         self.parameters.push("experts.gate_up_proj".to_owned());
         self.kinds.push("experts");
     }
 
-    fn embedding(&mut self, path: &str, module: &Module) {
+    fn embedding(&mut self, model: &Model, path: &str, module: &Module) {
         let (rows, hidden, r) = (module.shape[0], module.shape[1], self.rank);
         let end = match self.style {
             Style::Named => ".default",
@@ -217,14 +257,15 @@ impl Writer<'_> {
         let path_of = |part: &str| format!("base_model.model.{path}.{part}{end}");
         self.add(path_of("lora_embedding_A"), &[r, rows]);
         self.add(path_of("lora_embedding_B"), &[hidden, r]);
-        self.target(path);
+        self.target(model, module, path, 2);
         self.kinds.push("an embedding");
     }
 
-    fn tokens(&mut self, path: &str, module: &Module) {
+    fn tokens(&mut self, model: &Model, path: &str, module: &Module) {
         let count = 1 + self.random.below(2);
         let name = format!("base_model.model.{path}.token_adapter.trainable_tokens_delta");
         self.add(name, &[count, module.shape[1]]);
+        self.target(model, module, path, 1);
         let first = self.random.below(module.shape[0] + 1 - count);
         self.tokens = Some((first..first + count).collect());
         self.kinds.push("trained tokens");
@@ -241,6 +282,7 @@ impl Writer<'_> {
             .random
             .of(&["", "", ".modules_to_save", ".modules_to_save.default"]);
         self.add(format!("base_model.model.{path}{segment}.weight"), &shape);
+        self.target(model, module, path, 1);
         if !segment.is_empty() && self.random.once_in(2) {
             // The base's own tensor, as PEFT keeps it.
             let name = format!("{}{}", model.name(module), module.suffix);
@@ -265,10 +307,11 @@ impl Writer<'_> {
             "peft_type": "LORA",
             "r": self.rank,
             "lora_alpha": alpha,
-            "target_modules": self.targets,
+            "target_modules": self.modules,
             "use_rslora": self.random.once_in(8),
             "use_dora": self.dora,
-            "bias": "none",
+            "bias": if self.bias { "all" } else { "none" },
+            "lora_bias": self.bias && self.random.once_in(2),
         });
         if !self.saved.is_empty() && self.random.below(4) != 0 {
             config["modules_to_save"] = json!(self.saved);
@@ -296,6 +339,10 @@ impl Writer<'_> {
             .iter()
             .map(|tensor| tensor.name.clone())
             .collect();
+        let disturbed = self.random.once_in(5);
+        if disturbed {
+            disturb(self.random, &mut self.tensors);
+        }
         let mut files = Vec::new();
         let mut add = |path: String, bytes: Vec<u8>| {
             files.push(File {
@@ -345,6 +392,86 @@ impl Writer<'_> {
             options,
             kinds: self.kinds,
             names,
+            targets: self.targets,
+            disturbed,
         }
+    }
+}
+
+/// Words that mean something in adapters' names, and words that mean nothing.
+const WORDS: [&str; 22] = [
+    "",
+    "0",
+    "..",
+    "a/b",
+    "é",
+    "\n",
+    "_orig_mod",
+    "alpha",
+    "base_layer",
+    "base_model",
+    "bias",
+    "default",
+    "lora_A",
+    "lora_B",
+    "lora_magnitude_vector",
+    "lora_up",
+    "model",
+    "modules_to_save",
+    "original_module",
+    "text_encoder",
+    "token_adapter",
+    "weight",
+];
+
+/// Renames a tensor, drops one, or gives one another shape or type.
+fn disturb(random: &mut Random, tensors: &mut Vec<Tensor>) {
+    if tensors.is_empty() {
+        return;
+    }
+    let index = random.below(tensors.len());
+    let word = random.of(&WORDS).to_owned();
+    let mut other = tensors[index].clone();
+    let mut segments: Vec<String> = other.name.split('.').map(str::to_owned).collect();
+    let at = random.below(segments.len());
+    match random.below(8) {
+        0 => segments[at] = word,
+        1 => segments.insert(at, word),
+        2 => drop(segments.remove(at)),
+        3 => segments.push(word),
+        4 => {
+            tensors.remove(index);
+            return;
+        }
+        5 => {
+            segments[at] = word;
+            other.name = segments.join(".");
+            tensors.push(other);
+            return;
+        }
+        6 => {
+            let count: usize = other.shape.iter().product();
+            other.shape = match random.below(4) {
+                0 => vec![count],
+                1 => vec![1, count],
+                2 => other.shape.into_iter().rev().collect(),
+                _ => {
+                    other.data.clear();
+                    vec![0]
+                }
+            };
+        }
+        _ => {
+            let same: &[&str] = match other.dtype {
+                "F64" => &["I64", "U64"],
+                "F32" => &["I32", "U32"],
+                _ => &["F16", "BF16", "I16"],
+            };
+            other.dtype = random.of(same);
+        }
+    }
+    other.name = segments.join(".");
+    if let Some(tensor) = tensors.get_mut(index) {
+        *tensor = other;
     }
 }

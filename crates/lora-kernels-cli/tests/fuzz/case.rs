@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use lora_kernels_fuzz::{Mutator, Random};
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Target};
 use super::model::Model;
 use super::tensors::Tensor;
 
 /// What cases have; each must be merged in some of them.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 16] = [
     "linear",
     "an adapter's name in the keys",
     "diffusers",
@@ -20,11 +20,13 @@ pub const KINDS: [&str; 14] = [
     "DoRA",
     "a convolution",
     "experts",
+    "stacked experts",
     "an embedding",
     "trained tokens",
     "a module trained whole",
     "a grown vocabulary",
     "damage",
+    "disturbed tensors",
     "--force",
 ];
 
@@ -49,8 +51,12 @@ pub struct Case {
     kinds: Vec<&'static str>,
     /// The base's tensors, where its files are undamaged.
     pub tensors: Option<Vec<Tensor>>,
-    /// The names of the adapters' tensors, where their files are undamaged.
+    /// The names of the adapters' tensors before they were disturbed, where their files are
+    /// undamaged and no option maps names.
     pub names: Option<Vec<String>>,
+    /// What the adapters are for, where their files and the base's are undamaged and no option
+    /// chooses.
+    pub targets: Option<Vec<Target>>,
 }
 
 /// The name of OUT.
@@ -67,6 +73,8 @@ impl Case {
         let mut options = Vec::new();
         let mut kinds = Vec::new();
         let mut names = Vec::new();
+        let mut targets = Vec::new();
+        let mut disturbed = false;
         for index in 0..count {
             let adapter = Adapter::new(random, &model, &format!("adapter{index}"));
             files.extend(adapter.files);
@@ -76,6 +84,11 @@ impl Case {
             }
             kinds.extend(adapter.kinds);
             names.extend(adapter.names);
+            targets.extend(adapter.targets);
+            if adapter.disturbed {
+                kinds.push("disturbed tensors");
+                disturbed = true;
+            }
         }
         if random.once_in(30) {
             // The same adapter twice.
@@ -97,6 +110,10 @@ impl Case {
             }
         }
         options.extend(more_options(random, adapters.len()));
+        let choosing = ["--map", "--skip", "--component"];
+        let is_choosing = |option: &String| choosing.contains(&option.as_str());
+        let undamaged = !damaged.base && !damaged.adapters && !disturbed;
+        let plain = undamaged && !options.iter().any(is_choosing);
         Self {
             command: if random.once_in(10) {
                 "unmerge"
@@ -106,10 +123,12 @@ impl Case {
             files,
             base,
             adapters,
-            options,
             kinds,
             tensors: (!damaged.base).then_some(model.tensors),
-            names: (!damaged.adapters).then_some(names),
+            names: (!damaged.adapters && !options.iter().any(|option| option == "--map"))
+                .then_some(names),
+            targets: plain.then_some(targets),
+            options,
         }
     }
 
@@ -231,6 +250,21 @@ fn more_options(random: &mut Random, adapters: usize) -> Vec<String> {
             "lm_head=score",
         ];
         add(&["--map", random.of(&maps)]);
+    }
+    if random.once_in(20) {
+        let skips = [
+            "embed_tokens",
+            "layers.0",
+            "*_proj",
+            "nothing",
+            "",
+            "*",
+            "norm",
+        ];
+        add(&["--skip", random.of(&skips)]);
+    }
+    if random.once_in(12) {
+        add(&["--untie"]);
     }
     if random.once_in(40) {
         add(&["--component", random.of(&["transformer", "unet", ""])]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::BaseModel;
 
+use super::adapter::Target;
 use super::case::{Case, OUT};
 
 /// The files of a case before the command.
@@ -81,7 +82,7 @@ fn check_output(case: &Case, out: &Path) -> Result<(), String> {
         return Ok(());
     };
     let names: BTreeSet<&str> = model.names().collect();
-    let mut changed = 0;
+    let mut changed = BTreeSet::new();
     for tensor in tensors {
         if !names.contains(tensor.name.as_str()) {
             return Err(format!("OUT has no {}", tensor.name));
@@ -96,7 +97,19 @@ fn check_output(case: &Case, out: &Path) -> Result<(), String> {
                 tensor.name, view.shape, tensor.shape
             ));
         }
-        changed += usize::from(view.data != tensor.data);
+        if view.data != tensor.data {
+            changed.insert(tensor.name.as_str());
+        }
+    }
+    if let Some(targets) = &case.targets {
+        let named: BTreeSet<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+        if let Some(name) = changed.difference(&named).next() {
+            return Err(format!("{name} is changed, and no adapter is for it"));
+        }
+        let missed = |target: &&Target| target.sure && !changed.contains(target.name.as_str());
+        if let Some(target) = targets.iter().find(missed) {
+            return Err(format!("{} is not changed", target.name));
+        }
     }
     let Some(brought) = &case.names else {
         return Ok(());
@@ -125,12 +138,6 @@ fn check_output(case: &Case, out: &Path) -> Result<(), String> {
                 return Err(format!("OUT has {name}"));
             }
         }
-    }
-    if changed > brought.len() {
-        return Err(format!(
-            "{changed} tensors differ from the base's, and the adapters have {}",
-            brought.len()
-        ));
     }
     Ok(())
 }

@@ -9,6 +9,8 @@ pub struct Tensor {
     pub dtype: &'static str,
     pub shape: Vec<usize>,
     pub data: Vec<u8>,
+    /// Whether the values are around 1.
+    pub ordinary: bool,
 }
 
 /// The element types that weights and adapters have.
@@ -53,6 +55,7 @@ impl Tensor {
             dtype,
             shape: shape.to_vec(),
             data,
+            ordinary: kind > 1,
         }
     }
 
@@ -63,6 +66,7 @@ impl Tensor {
             dtype: "F32",
             shape: Vec::new(),
             data: value.to_le_bytes().to_vec(),
+            ordinary: true,
         }
     }
 }

@@ -98,13 +98,15 @@ impl<'a> Finder<'a, '_> {
         }
         let config = source.selected.adapter.config_of(saved.component);
         let modules = config.map_or(&[][..], |config| config.modules_to_save());
-        let is_named = modules.iter().any(|module| lies_in(saved.name, module));
+        // Of the modules that hold it, the outermost was trained whole.
+        let named = { modules.iter() }
+            .filter_map(|module| lies_in(saved.name, module))
+            .min_by_key(|(module, _)| module.len());
         // PEFT saves both of these if it is asked to, or if the vocabulary was resized.
-        let is_vocabulary = config.is_some()
-            && ["embed_tokens", "lm_head"]
-                .iter()
-                .any(|module| lies_in(saved.name, module));
-        if !is_named && !is_vocabulary {
+        let vocabulary = ["embed_tokens", "lm_head"].iter();
+        let of_vocabulary = { vocabulary.filter_map(|module| lies_in(saved.name, module)) }
+            .find(|(_, tensor)| config.is_some() && ["weight", "bias"].contains(tensor));
+        let Some((module, tensor)) = named.or(of_vocabulary) else {
             let near = match candidates {
                 [] => String::new(),
                 near => format!(
@@ -116,6 +118,26 @@ impl<'a> Finder<'a, '_> {
                 "{path} has {} whole, which the base lacks, and no config names it as trained \
                  (modules_to_save){near} (--map FROM=TO says where it belongs, --skip {} leaves it \
                  out)",
+                saved.name, saved.name
+            ));
+        };
+        let others = source.resolver.below(saved.component, module);
+        let reason = if is_of_an_adapter(saved.name) {
+            Some("its name has a part that is an adapter's".to_owned())
+        } else if tensor.split('.').rev().skip(1).any(is_parameter) {
+            Some("its name goes on behind a weight or a bias".to_owned())
+        } else if !others.is_empty() && tensor != "bias" {
+            Some(format!(
+                "the base has {module}, but with {} only",
+                few(others)
+            ))
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return refuse(format!(
+                "{path} has {} whole, which the base lacks, and it is no tensor of a new module: \
+                 {reason} (--map FROM=TO says where it belongs, --skip {} leaves it out)",
                 saved.name, saved.name
             ));
         }
@@ -228,13 +250,33 @@ fn added_name(source: &Source<'_, '_>, saved: &Saved<'_>) -> String {
     }
 }
 
-/// Whether `modules_to_save` names the module of a tensor, as PEFT matches it: by whole parts of its
-/// path.
-fn lies_in(name: &str, module: &str) -> bool {
+/// The path of a tensor's module and the tensor's name in it, if `module` names the module as PEFT
+/// matches `modules_to_save`: by whole parts of its path.
+fn lies_in<'n>(name: &'n str, module: &str) -> Option<(&'n str, &'n str)> {
     let mut starts = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
-    starts.any(|start| {
-        { name[start..].strip_prefix(module) }.is_some_and(|rest| rest.starts_with('.'))
+    starts.find_map(|start| {
+        let tensor = name[start..].strip_prefix(module)?.strip_prefix('.')?;
+        Some((&name[..start + module.len()], tensor))
     })
+}
+
+fn is_parameter(segment: &str) -> bool {
+    ["weight", "bias"].contains(&segment)
+}
+
+/// Whether a segment is a part's name in an adapter. No module is called so.
+fn is_of_an_adapter(name: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "alpha",
+        "base_layer",
+        "dora_scale",
+        "modules_to_save",
+        "original_module",
+        "token_adapter",
+        "trainable_tokens_delta",
+        "trainable_tokens_original",
+    ];
+    { name.split('.') }.any(|segment| segment.starts_with("lora_") || WORDS.contains(&segment))
 }
 
 /// How many rows differ among those that both tensors have, and how many these are.

@@ -274,3 +274,64 @@ fn the_original_beside_a_trained_head_is_checked_and_not_added() {
     let expected = [(Q_WEIGHT, &result), ("score.weight", &trained)];
     scene.assert_has("out.safetensors", &expected);
 }
+
+/// A module of modules_to_save is new to the base, or has the base's tensors: anything else that
+/// bears its name isn't understood, and must not be added.
+#[test]
+fn what_only_bears_the_name_of_a_saved_module_is_refused() {
+    let scene = scene("odd_saved");
+    let (q, head) = (scene.random(&[8, 8]), scene.random(&[16, 8]));
+    scene.put("base.safetensors", &[(Q_WEIGHT, &q), (HEAD, &head)]);
+    let (lora, odd) = (scene.pair(8, 8, 2), scene.random(&[16, 8]));
+    for (path, tensor, reason) in [
+        (
+            "lm_head",
+            "extra.weight",
+            "the base has lm_head, but with lm_head.weight only",
+        ),
+        (
+            "lm_head",
+            "scale",
+            "the base has lm_head, but with lm_head.weight only",
+        ),
+        (
+            "lm_head",
+            "weight.default",
+            "goes on behind a weight or a bias",
+        ),
+        ("score", "weight.old", "goes on behind a weight or a bias"),
+        (
+            "score",
+            "bias.0.weight",
+            "goes on behind a weight or a bias",
+        ),
+        ("score", "alpha.weight", "a part that is an adapter's"),
+        (
+            "a.lora_A.score",
+            "modules_to_save.weight",
+            "a part that is an adapter's",
+        ),
+        (
+            "model.embed_tokens",
+            "old.weight",
+            "no config names it as trained",
+        ),
+    ] {
+        let tensors = Tensors::default()
+            .lora(Q, &lora)
+            .with(key(path, tensor), &odd);
+        let fields = json!({"modules_to_save": ["lm_head", "score"]});
+        scene.adapter("a", fields, &tensors.list());
+        scene.refused(&["base.safetensors", "a"], &[], &[reason, "--skip"]);
+    }
+    // A module that is new may have modules of its own.
+    let tensors = Tensors::default()
+        .lora(Q, &lora)
+        .with(key("score", "dense.weight"), &odd)
+        .with(key("score", "dense.bias"), &scene.random(&[16]));
+    scene.adapter("a", json!({"modules_to_save": ["score"]}), &tensors.list());
+    scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
+    let got = scene.get("out.safetensors");
+    assert_eq!(got["score.dense.weight"], odd);
+    assert_eq!(got.len(), 4);
+}
