@@ -81,7 +81,10 @@ fn file(path: &Path) -> Result<Vec<BaseModel>> {
         }
         _ => {}
     }
-    let model = BaseModel::single(path)?;
+    let mut model = BaseModel::single(path)?;
+    if names::incomplete(&[name.to_string()]).is_some() && names::series(&name).is_some() {
+        model.part_of = Some(parent.into());
+    }
     Ok(vec![match rank(&name) {
         Some(_) => model.described(parent),
         None => model,
@@ -149,9 +152,13 @@ fn below(
                 ),
             });
         }
+        let is_alone = places.len() == 1;
         for (rank, place) in places {
             match open(&sub, rank, &place) {
                 Ok(mut model) => {
+                    if is_alone {
+                        model.path.clone_from(&sub);
+                    }
                     let place = model.path.display();
                     model.notes.push(format!("BASE is {place}"));
                     models.push(model);

@@ -46,6 +46,8 @@ pub struct BaseModel {
     /// Where its files may lie; `None` for a single file.
     home: Option<Home>,
     index: Option<PathBuf>,
+    /// The folder of the model of which this file is one shard, by its name.
+    part_of: Option<PathBuf>,
     shards: Vec<Shard>,
     /// The shard that holds each tensor.
     homes: BTreeMap<String, usize>,
@@ -244,6 +246,7 @@ impl BaseModel {
             folder: None,
             home: None,
             index: None,
+            part_of: None,
             shards,
             homes,
             copies,
@@ -302,6 +305,12 @@ impl BaseModel {
     /// The folder, or `None` if the model is a single file.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
+    }
+
+    /// The folder of the whole model, if this is the file of one of its shards by its name,
+    /// `model-00001-of-00002.safetensors`. What isn't in it may be in another.
+    pub fn part_of(&self) -> Option<&Path> {
+        self.part_of.as_deref()
     }
 
     /// What was followed to reach the model, and what lies beside it and can't be used, as

@@ -151,6 +151,13 @@ fn an_index_and_a_config_can_be_given_for_the_folder() {
     assert_eq!(whole.config().unwrap()["vocab_size"], 7);
     let part = BaseModel::open(&folder.join("part.safetensors")).unwrap();
     assert!(part.config().is_none());
+    // By its name, a file is a shard of the folder's model.
+    assert_eq!(part.part_of(), None);
+    for (name, is_shard) in [("x-00001-of-00002", true), ("x-00001-of-00001", false)] {
+        model(folder, &format!("{name}.safetensors"), &["q.weight"]);
+        let part = BaseModel::open(&folder.join(format!("{name}.safetensors"))).unwrap();
+        assert_eq!(part.part_of(), is_shard.then_some(folder), "{name}");
+    }
 }
 
 #[test]

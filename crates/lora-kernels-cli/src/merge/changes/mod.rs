@@ -147,7 +147,19 @@ impl<'a> Finder<'a, '_> {
         if let Some(failure) = self.quantised(&named) {
             return Err(failure);
         }
-        let found = source.resolver.resolve(component, wanted)?;
+        // What a shard lacks may be in another, so nothing is added to it either.
+        let found = match (
+            source.resolver.resolve(component, wanted),
+            self.base.part_of(),
+        ) {
+            (Err(error), Some(folder)) => {
+                return refuse(format!(
+                    "{error}; BASE is one shard of several by its name: name the whole model ({})",
+                    folder.display()
+                ));
+            }
+            (found, _) => found?,
+        };
         self.in_base(found.name)
     }
 

@@ -472,3 +472,63 @@ fn a_quantised_weight_is_named_as_what_it_is_and_others_are_merged() {
         assert_values(&out, "lm_head.weight", &rows.collect::<Vec<_>>());
     }
 }
+
+/// A head that lies in another shard must not be added to this one.
+#[test]
+fn one_shard_is_not_taken_for_the_model() {
+    let folder = super::folder("shard");
+    let base = folder.join("base");
+    let (first, second) = (
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    );
+    model(&base.join(first), &[("model.q.weight", 1)]);
+    model(&base.join(second), &[("lm_head.weight", 2)]);
+    let map = json!({"model.q.weight": first, "lm_head.weight": second});
+    write(
+        &base.join("model.safetensors.index.json"),
+        &json!({"weight_map": map}),
+    );
+    let adapter = adapter(&folder.join("adapter"), "model.q");
+    let path = adapter.join("adapter_model.safetensors");
+    let file = MappedFile::open(&path).unwrap();
+    let head = bytes(&weight(5));
+    let views: Vec<_> = file
+        .tensors()
+        .map(|tensor| {
+            (
+                tensor.name.to_owned(),
+                tensor.shape.to_vec(),
+                tensor.data.to_vec(),
+            )
+        })
+        .chain([(
+            "base_model.model.lm_head.weight".into(),
+            vec![SIZE, SIZE],
+            head,
+        )])
+        .collect();
+    let views = views.iter().map(|(name, shape, data)| {
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), data).unwrap(),
+        )
+    });
+    let new = folder.join("new.safetensors");
+    safetensors::serialize_to_file(views, None, &new).unwrap();
+    std::fs::rename(new, path).unwrap();
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": SCALING,
+        "target_modules": ["q"], "modules_to_save": ["lm_head"]});
+    write(&adapter.join("adapter_config.json"), &config);
+    let out = folder.join("out.safetensors");
+    let result = merge(&base.join(first), &adapter, &out);
+    assert_refused(
+        result,
+        &out,
+        &["lm_head.weight", "one shard of several", "base"],
+    );
+    let out = folder.join("out");
+    merge(&base, &adapter, &out).unwrap();
+    assert_values(&out.join(first), "model.q.weight", &merged(1));
+    assert_values(&out.join(second), "lm_head.weight", &weight(5));
+}
