@@ -123,7 +123,7 @@ impl Writer<'_> {
                 self.convolution(model, &path, module)
             }
             Kind::Experts if peft && self.random.once_in(2) => self.experts(model, &path, module),
-            Kind::Embedding if peft && self.random.once_in(4) => match self.random.below(3) {
+            Kind::Embedding if peft && self.random.once_in(3) => match self.random.below(3) {
                 0 => self.embedding(model, &path, module),
                 1 => self.tokens(model, &path, module),
                 _ => self.save(model, &path, module),
@@ -331,6 +331,41 @@ impl Writer<'_> {
         }
     }
 
+    /// What stands beside the adapter in its file, and what stands around its names.
+    fn others(&mut self, options: &mut Vec<String>) {
+        match self.style {
+            Style::Diffusers if self.random.once_in(3) => {
+                let path = "text_encoder.text_model.layers.0.q_proj";
+                self.add(format!("{path}.lora_A.weight"), &[2, 3]);
+                self.add(format!("{path}.lora_B.weight"), &[3, 2]);
+                self.kinds.push("another component");
+            }
+            Style::Named if self.random.once_in(3) => {
+                let other = |tensor: &Tensor| Tensor {
+                    name: tensor.name.replace(".default", ".other"),
+                    ..tensor.clone()
+                };
+                let others: Vec<Tensor> = { self.tensors.iter() }
+                    .filter(|tensor| tensor.name.contains(".default"))
+                    .map(other)
+                    .collect();
+                self.tensors.extend(others);
+                options.extend(["--adapter", "default"].map(str::to_owned));
+                self.kinds.push("two adapters in a file");
+            }
+            Style::Peft if self.random.once_in(10) => {
+                let wrapper = self
+                    .random
+                    .of(&["_orig_mod.", "module.", "module._orig_mod."]);
+                for tensor in &mut self.tensors {
+                    tensor.name.insert_str(0, wrapper);
+                }
+                self.kinds.push("wrappers");
+            }
+            _ => {}
+        }
+    }
+
     fn finish(mut self, name: &str) -> Adapter {
         let config = self.config();
         let mut options = Vec::new();
@@ -339,6 +374,7 @@ impl Writer<'_> {
             .iter()
             .map(|tensor| tensor.name.clone())
             .collect();
+        self.others(&mut options);
         let disturbed = self.random.once_in(5);
         if disturbed {
             disturb(self.random, &mut self.tensors);
@@ -380,7 +416,7 @@ impl Writer<'_> {
                     let config = Value::Object(config).to_string();
                     metadata.push(("lora_adapter_metadata", config));
                 } else if self.style != Style::Kohya {
-                    options = vec!["--scaling".to_owned(), "0.5".to_owned()];
+                    options.extend(["--scaling", "0.5"].map(str::to_owned));
                 }
                 add(path.clone(), file(&self.tensors, &metadata));
                 path

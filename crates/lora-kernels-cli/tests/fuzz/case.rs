@@ -11,13 +11,16 @@ use super::model::Model;
 use super::tensors::Tensor;
 
 /// What cases have; each must be merged in some of them.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 19] = [
     "linear",
     "an adapter's name in the keys",
     "diffusers",
     "Mistral",
     "kohya",
     "DoRA",
+    "another component",
+    "two adapters in a file",
+    "wrappers",
     "a convolution",
     "experts",
     "stacked experts",
@@ -44,7 +47,7 @@ pub struct File {
 
 pub struct Case {
     files: Vec<File>,
-    command: &'static str,
+    pub command: &'static str,
     base: PathBuf,
     adapters: Vec<PathBuf>,
     options: Vec<String>,
@@ -110,16 +113,17 @@ impl Case {
             }
         }
         options.extend(more_options(random, adapters.len()));
+        let command = match random.below(20) {
+            0 => "inspect",
+            1 | 2 => "unmerge",
+            _ => "merge",
+        };
         let choosing = ["--map", "--skip", "--component"];
         let is_choosing = |option: &String| choosing.contains(&option.as_str());
         let undamaged = !damaged.base && !damaged.adapters && !disturbed;
         let plain = undamaged && !options.iter().any(is_choosing);
         Self {
-            command: if random.once_in(10) {
-                "unmerge"
-            } else {
-                "merge"
-            },
+            command,
             files,
             base,
             adapters,
@@ -146,6 +150,13 @@ impl Case {
     pub fn arguments(&self, root: &Path) -> Vec<String> {
         let place = |path: &Path| root.join(path).to_str().unwrap().to_owned();
         let mut arguments = vec!["lora-kernels".to_owned(), self.command.to_owned()];
+        if self.command == "inspect" {
+            arguments.push(place(&self.adapters[0]));
+            let shared = ["--scaling", "0.5", "--adapter", "default", "--json"];
+            let is_shared = |option: &&String| shared.contains(&option.as_str());
+            arguments.extend(self.options.iter().filter(is_shared).cloned());
+            return arguments;
+        }
         arguments.push(place(&self.base));
         arguments.extend(self.adapters.iter().map(|path| place(path)));
         arguments.extend(["-o".to_owned(), place(Path::new(OUT))]);
@@ -157,11 +168,12 @@ impl Case {
     /// What kind of case it was, for the counts.
     pub fn kinds(&self, result: &Result<(), (u8, String)>) -> Vec<String> {
         let mut counted = vec!["cases".to_owned()];
+        let command = self.command;
         counted.push(match result {
-            Ok(()) => "status 0".to_owned(),
-            Err((status, _)) => format!("status {status}"),
+            Ok(()) => format!("{command}: status 0"),
+            Err((status, _)) => format!("{command}: status {status}"),
         });
-        if result.is_ok() {
+        if result.is_ok() && command != "inspect" {
             let mut kinds = self.kinds.clone();
             kinds.sort_unstable();
             kinds.dedup();
