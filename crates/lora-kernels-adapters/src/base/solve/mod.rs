@@ -364,7 +364,11 @@ impl Search<'_, '_> {
     fn refuse_twins(&mut self) {
         let mut owners: HashMap<&str, Vec<&Pair>> = HashMap::new();
         for pair in self.pairs.iter().filter(|pair| pair.is_head) {
-            owners.entry(&pair.to).or_default().push(pair);
+            let owners = owners.entry(&pair.to).or_default();
+            // A head is there once for what drives the search and once for what follows.
+            if !owners.iter().any(|owner| owner.from == pair.from) {
+                owners.push(pair);
+            }
         }
         let mut twins: HashMap<&str, Twin> = HashMap::new();
         for pairs in owners.values() {
