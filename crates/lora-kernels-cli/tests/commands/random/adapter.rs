@@ -298,8 +298,9 @@ impl Made {
         (self.format == Format::Plain).then(|| format!("--scaling={}", self.scaling))
     }
 
-    /// Does to the model what the adapter means.
-    pub fn add_to(&self, model: &Model, expected: &mut BTreeMap<String, Expected>) {
+    /// Does to the model what the adapter means. Returns whether DoRA would divide by 0.
+    pub fn add_to(&self, model: &Model, expected: &mut BTreeMap<String, Expected>) -> bool {
+        let mut is_undefined = false;
         for lora in &self.loras {
             let weight = &model.weights[lora.at];
             let Expected { sum, tolerance } = expected.get_mut(&weight.name()).unwrap();
@@ -323,6 +324,7 @@ impl Made {
                         _ => row * k + column,
                     };
                     let squares: f64 = (0..k).map(|at| sum.values[place(at)].powi(2)).sum();
+                    is_undefined |= squares == 0.0;
                     for at in 0..k {
                         sum.values[place(at)] *= magnitude.values[row] / squares.sqrt();
                     }
@@ -346,6 +348,7 @@ impl Made {
                 sum.values[row * columns..(row + 1) * columns].copy_from_slice(values);
             }
         }
+        is_undefined
     }
 }
 
