@@ -96,16 +96,7 @@ fn folder(path: &Path) -> Result<Vec<BaseModel>> {
     let (mut models, mut broken) = (Vec::new(), Vec::new());
     let places = listing.places();
     let known = places.iter().any(|(rank, _)| *rank < OTHER);
-    for (rank, place) in places {
-        match open(path, rank, &place) {
-            Ok(model) => models.push(model),
-            // An index whose shards weren't downloaded doesn't stand in the way of other files.
-            Err(error) if rank == OTHER || listing.lacks_all(path, &place) => broken.push(error),
-            // What comes next is no substitute for a broken model.
-            Err(error) if models.is_empty() => return Err(error),
-            Err(error) => broken.push(error),
-        }
-    }
+    in_folder(path, &listing, places, &mut models, &mut broken)?;
     if !known || listing.has(PIPELINE) {
         below(path, &listing, &mut models, &mut broken)?;
     }
@@ -127,6 +118,28 @@ fn folder(path: &Path) -> Result<Vec<BaseModel>> {
     Ok(models)
 }
 
+/// Opens the models that lie in a folder itself. The error is that of the best of them.
+fn in_folder(
+    path: &Path,
+    listing: &Listing,
+    places: Vec<(usize, Place)>,
+    models: &mut Vec<BaseModel>,
+    broken: &mut Vec<Error>,
+) -> Result<()> {
+    let before = models.len();
+    for (rank, place) in places {
+        match open(path, rank, &place) {
+            Ok(model) => models.push(model),
+            // An index whose shards weren't downloaded doesn't stand in the way of other files.
+            Err(error) if rank == OTHER || listing.lacks_all(path, &place) => broken.push(error),
+            // What comes next is no substitute for a broken model.
+            Err(error) if models.len() == before => return Err(error),
+            Err(error) => broken.push(error),
+        }
+    }
+    Ok(())
+}
+
 /// The models in the folders of a folder: a pipeline's parts, checkpoints.
 fn below(
     path: &Path,
@@ -139,8 +152,12 @@ fn below(
         let Ok(hub::Followed { path: sub, .. }) = hub::followed(&path.join(name)) else {
             continue;
         };
-        let Ok(listing) = Listing::read(&sub) else {
-            continue;
+        let listing = match Listing::read(&sub) {
+            Ok(listing) => listing,
+            Err(error) => {
+                broken.push(error);
+                continue;
+            }
         };
         let places = listing.places();
         with_models += usize::from(!places.is_empty());
@@ -152,23 +169,16 @@ fn below(
                 ),
             });
         }
-        let is_alone = places.len() == 1;
-        for (rank, place) in places {
-            match open(&sub, rank, &place) {
-                Ok(mut model) => {
-                    if is_alone {
-                        model.path.clone_from(&sub);
-                    }
-                    let place = model.path.display();
-                    model.notes.push(format!("BASE is {place}"));
-                    models.push(model);
-                }
-                Err(error) => {
-                    broken.push(error);
-                    // As in the folder itself.
-                    break;
-                }
+        let (before, is_alone) = (models.len(), places.len() == 1);
+        if let Err(error) = in_folder(&sub, &listing, places, models, broken) {
+            broken.push(error);
+        }
+        for model in models.iter_mut().skip(before) {
+            if is_alone {
+                model.path.clone_from(&sub);
             }
+            let note = format!("BASE is {}", model.path.display());
+            model.notes.push(note);
         }
     }
     Ok(())

@@ -532,3 +532,58 @@ fn one_shard_is_not_taken_for_the_model() {
     assert_values(&out.join(first), "model.q.weight", &merged(1));
     assert_values(&out.join(second), "lm_head.weight", &weight(5));
 }
+
+/// gpt-oss is published in MXFP4, and others' experts are quantised one by one.
+#[test]
+fn quantised_experts_are_named_as_such() {
+    let folder = super::folder("quantised_experts");
+    let adapter = folder.join("adapter");
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [],
+        "target_parameters": ["mlp.experts.gate_up_proj"]});
+    write(&adapter.join("adapter_config.json"), &config);
+    // 2 experts, rank 1.
+    let module = "base_model.model.model.layers.0.mlp.experts";
+    let (a, b) = (
+        format!("{module}.lora_A.weight"),
+        format!("{module}.lora_B.weight"),
+    );
+    let tensors: [(&str, Dtype, &[usize]); 2] = [
+        (&a, Dtype::F32, &[2, SIZE]),
+        (&b, Dtype::F32, &[2 * SIZE, 2]),
+    ];
+    zeros(&adapter.join("adapter_model.safetensors"), &tensors);
+    let experts = "model.layers.0.mlp.experts";
+    let named = |endings: &[&'static str]| -> Vec<String> {
+        endings
+            .iter()
+            .map(|ending| format!("{experts}.{ending}"))
+            .collect()
+    };
+    let out = folder.join("out.safetensors");
+    for (method, names) in [
+        (
+            "MXFP4",
+            named(&["gate_up_proj_blocks", "gate_up_proj_scales"]),
+        ),
+        (
+            "GPTQ",
+            named(&[
+                "0.gate_proj.qweight",
+                "0.gate_proj.g_idx",
+                "0.up_proj.qweight",
+            ]),
+        ),
+    ] {
+        let base = folder.join(format!("{method}.safetensors"));
+        let tensors: Vec<(&str, Dtype, &[usize])> = { names.iter() }
+            .map(|name| (name.as_str(), Dtype::U8, &[2, 8, 1, 16][..]))
+            .collect();
+        zeros(&base, &tensors);
+        let result = merge(&base, &adapter, &out);
+        assert_refused(
+            result,
+            &out,
+            &[experts, "quantised", method, "unquantised model"],
+        );
+    }
+}
