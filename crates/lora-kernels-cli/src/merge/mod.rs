@@ -49,7 +49,7 @@ Examples:
   lora-kernels merge my-model lora.safetensors -o merged --scaling 2
   lora-kernels unmerge merged my-adapter -o my-model-again
 
-BASE is a safetensors file, or a Hugging Face folder, sharded or not; OUT is what BASE is. A folder's other files are copied, other formats of the \
+OUT is a folder or a file, as the model is that BASE leads to. A folder's other files are copied, other formats of the \
 weights are not. OUT has its name only when it is complete: what a killed run leaves is called .OUT.partial-<process>, and the next run that writes \
 OUT removes it.
 
@@ -63,7 +63,9 @@ were, and how far the stored change is from the adapter's.";
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
-    /// The model: a safetensors file or a Hugging Face folder
+    /// The model: its folder (Hugging Face's, diffusers', Mistral's), its index of shards, or a
+    /// safetensors file; a trainer's, a pipeline's or a cache's folder with one that the adapters
+    /// fit works, too
     base: PathBuf,
     /// The adapters: PEFT folders, or safetensors files of Mistral, loralib, diffusers, ComfyUI or
     /// kohya; a trainer's or a cache's folder with one of them works, too
