@@ -176,7 +176,14 @@ impl<'a> Reader<'a> {
             };
             let (names, name) = names;
             if let Some(other) = names.insert((component, name), tensor.name) {
-                return Err(self.same(tensor, other));
+                // PEFT saves a resized embedding that was trained whole with its wrapper's segments
+                // and without them.
+                let content = |of: Tensor<'a>| (of.dtype, of.shape, of.data);
+                if self.file.tensor(other).map(content) != Some(content(tensor)) {
+                    return Err(self.same(tensor, other));
+                }
+                let reason = format!("is {} once more", shown(other));
+                sorted.left_out.push(left_out(reason));
             }
         }
         Ok(sorted)

@@ -54,7 +54,7 @@ weights are not. OUT has its name only when it is complete: what a killed run le
 OUT removes it.
 
 Where modules were trained whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those back, and refuses. What \
-unmerge gives is the base within two roundings: keep the base. DoRA and convolutions can't be merged yet, and are refused.
+unmerge gives is the base within two roundings: keep the base. DoRA can't be unmerged, and can't be weighed or mixed on one weight.
 
 What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
 were, and how far the stored change is from the adapter's.";
@@ -104,11 +104,15 @@ pub struct Arguments {
     /// they don't differ among each other]
     #[arg(long, value_name = "base|N")]
     files_from: Option<FilesFrom>,
+    /// Whether the matrices of fused experts are stored transposed, (in_features, out_features), as
+    /// gpt-oss and Llama 4 have them, where they are square and nothing tells
+    #[arg(long, value_enum, value_name = "yes|no")]
+    experts_transposed: Option<YesNo>,
     /// Leave out modules and tensors of the adapters: parts of their names, such as lm_head,
     /// layers.3 or 'vision*'
     #[arg(long, value_delimiter = ',', value_name = "NAME,NAME...")]
     skip: Vec<String>,
-    /// Write the head apart from the embeddings that the model ties it to, as it was
+    /// Write the head apart from the embeddings that the model ties it to, as it was in BASE
     #[arg(long)]
     untie: bool,
     /// Replace OUT if it exists
@@ -158,6 +162,9 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let choices = Choices {
         direction,
         fan_in_fan_out: arguments.fan_in_fan_out.map(|answer| answer == YesNo::Yes),
+        experts_transposed: arguments
+            .experts_transposed
+            .map(|answer| answer == YesNo::Yes),
         untie: arguments.untie,
     };
     let mut changes = changes::collect(base, &selected, &resolvers, &choices)?;

@@ -88,11 +88,14 @@ impl<'a> Finder<'a, '_> {
             for (module, parameter) in assigned(path, &modules, &parameters)? {
                 match fitting(&parameter, module)[..] {
                     [layout] => {
-                        seen.insert(layout == WeightLayout::InOut);
+                        // A single matrix tells nothing of stacks.
+                        if module.experts > 1 {
+                            seen.insert(layout == WeightLayout::InOut);
+                        }
                         self.parameter(source, module, &parameter, layout, adapted)?;
                     }
                     _ => {
-                        let told = self.stored_in_out(source, module);
+                        let told = self.stored_in_out(source, module.component, path);
                         square.push((module, parameter, told));
                     }
                 }
@@ -104,18 +107,10 @@ impl<'a> Finder<'a, '_> {
                 (false, true) => Some(false),
                 _ => None,
             };
-            let Some(transposed) = self.choices.fan_in_fan_out.or(seen).or(told) else {
-                return refuse(format!(
-                    "{} of {}: whether its square matrices are (in_features, out_features) can't be \
-                     told from shapes; --fan-in-fan-out yes (as gpt-oss and Llama 4 store them) or \
-                     no decides",
-                    parameter.name, module.path
-                ));
+            let Some(transposed) = self.choices.experts_transposed.or(seen).or(told) else {
+                return Err(untold(&inside(module.path, &parameter.name)));
             };
-            let layout = match transposed {
-                true => WeightLayout::InOut,
-                false => WeightLayout::OutIn,
-            };
+            let layout = layout_of(transposed);
             self.parameter(source, module, &parameter, layout, adapted)?;
         }
         Ok(())
@@ -255,10 +250,15 @@ impl<'a> Finder<'a, '_> {
     /// Whether the base stores fused experts (in_features, out_features), by the sizes of
     /// gate_up_proj and down_proj, which share the hidden and the intermediate size; `None` if it
     /// can't be told.
-    fn stored_in_out(&mut self, source: &Source<'a, '_>, module: &Module<'a>) -> Option<bool> {
+    fn stored_in_out(
+        &mut self,
+        source: &Source<'a, '_>,
+        component: Option<&str>,
+        path: &str,
+    ) -> Option<bool> {
         let mut of = |name: &str| {
-            let name = inside(module.path, name);
-            let found = self.located(source, module.component, &name).ok()??;
+            let name = inside(path, name);
+            let found = self.located(source, component, &name).ok()??;
             match *self.base.tensor(found)?.1.shape {
                 [_, rows, columns] => Some((rows, columns)),
                 _ => None,
@@ -377,6 +377,16 @@ impl<'a> Finder<'a, '_> {
         self.float(&target)?;
         let shape = self.current(&target).shape;
         let layout = match *shape {
+            [experts, rows, columns] if experts == module.experts && rows == columns => {
+                let told = self.choices.experts_transposed;
+                let parent = module
+                    .path
+                    .rsplit_once('.')
+                    .map_or("", |(parent, _)| parent);
+                let told = told.or_else(|| self.stored_in_out(source, module.component, parent));
+                let square = layout_of(told.ok_or_else(|| untold(target.name()))?);
+                layout::of_matrix(&[rows, columns], module, square)
+            }
             [experts, ref matrix @ ..] if experts == module.experts => {
                 layout::of_matrix(matrix, module, source.square)
             }
@@ -413,6 +423,21 @@ impl<'a> Finder<'a, '_> {
             })
             .collect()
     }
+}
+
+fn layout_of(transposed: bool) -> WeightLayout {
+    match transposed {
+        true => WeightLayout::InOut,
+        false => WeightLayout::OutIn,
+    }
+}
+
+/// Square experts whose layout nothing tells.
+fn untold(name: &str) -> Failure {
+    Failure::Refused(format!(
+        "{name}: whether its square matrices are stored (in_features, out_features) can't be told; \
+         --experts-transposed yes (as gpt-oss and Llama 4 store them) or no decides"
+    ))
 }
 
 /// The layouts in which a parameter fits a module.

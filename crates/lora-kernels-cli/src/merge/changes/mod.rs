@@ -36,6 +36,8 @@ pub struct Choices {
     pub direction: Direction,
     /// Whether square weights are stored transposed, where the adapters can't tell.
     pub fan_in_fan_out: Option<bool>,
+    /// Whether square weights of fused experts are, where nothing tells.
+    pub experts_transposed: Option<bool>,
     /// Whether a tied head is written apart, as it was.
     pub untie: bool,
 }

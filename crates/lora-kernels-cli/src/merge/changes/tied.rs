@@ -151,6 +151,12 @@ impl<'a> Finder<'a, '_> {
 
     /// Decides what becomes of a tied head after all adapters are collected.
     pub(super) fn tied(&mut self) -> Result<(), Failure> {
+        if self.choices.untie && self.choices.direction == Direction::Unmerge {
+            return refuse(
+                "--untie is for merge: unmerge has only the changed embedding to write as a head"
+                    .into(),
+            );
+        }
         if self.choices.untie && self.tie.stated == Some(false) {
             return refuse(
                 "--untie: config.json says tie_word_embeddings is false, so the head is apart \

@@ -150,15 +150,45 @@ fn square_parameters_follow_the_others() {
         scene.refused(
             &["base.safetensors", "a"],
             &[],
-            &["down_proj", "--fan-in-fan-out"],
+            &["down_proj", "--experts-transposed"],
         );
         for (answer, transposed) in [("yes", true), ("no", false)] {
-            let more = ["--fan-in-fan-out", answer];
+            let more = ["--experts-transposed", answer];
             scene.merge(&["base.safetensors", "a"], "out.safetensors", &more);
             let result = of_down.added_to(&down, transposed);
             assert_eq!(scene.get("out.safetensors")[DOWN], result);
         }
     }
+}
+
+/// A router's matrix is (out, in) in every model, and doesn't tell how its experts are stored.
+#[test]
+fn a_single_matrix_does_not_decide_for_experts() {
+    let scene = scene("experts_router");
+    let (experts, size) = (2, 4);
+    let router = scene.random(&[experts, size]);
+    let down = scene.random(&[experts, size, size]);
+    let router_name = "model.layers.0.mlp.router.weight";
+    scene.put("base.safetensors", &[(router_name, &router), (DOWN, &down)]);
+    let of_down = Adapted::new(&scene, experts, size, size);
+    let pair = scene.pair(experts, size, 2);
+    let tensors = Tensors::default()
+        .lora("model.layers.0.mlp.router", &pair)
+        .lora(EXPERTS, &(of_down.a.clone(), of_down.b.clone()));
+    let fields = json!({
+        "target_modules": [],
+        "target_parameters": ["mlp.experts.down_proj", "mlp.router.weight"],
+    });
+    scene.adapter("a", fields, &tensors.list());
+    let inputs = ["base.safetensors", "a"];
+    scene.refused(&inputs, &[], &["down_proj", "--experts-transposed"]);
+    scene.merge(&inputs, "out.safetensors", &["--experts-transposed", "yes"]);
+    let results = (
+        router.plus(2.0, &pair.1.dot(&pair.0)),
+        of_down.added_to(&down, true),
+    );
+    let expected = [(router_name, &results.0), (DOWN, &results.1)];
+    scene.assert_has("out.safetensors", &expected);
 }
 
 /// transformers fuses the experts of a checkpoint that has a tensor for each; the adapter's parts
@@ -325,6 +355,41 @@ fn stacked_matrices_are_merged_expert_by_expert() {
         scene.put("base.safetensors", &base.list());
         scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
         scene.assert_has("out.safetensors", &expected.list());
+    }
+}
+
+/// A stack of square matrices is asked about.
+#[test]
+fn square_stacks_are_asked_about() {
+    let scene = scene("stacked_square");
+    let pair = (scene.random(&[2, 2, 4]), scene.random(&[2, 4, 2]));
+    let name = format!("{EXPERTS}.up_proj");
+    let tensors = Tensors::default().lora(&name, &pair);
+    scene.adapter("a", json!({"target_modules": ["up_proj"]}), &tensors.list());
+    let weight = scene.random(&[2, 4, 4]);
+    scene.put("base.safetensors", &[(&name, &weight)]);
+    let inputs = ["base.safetensors", "a"];
+    scene.refused(&inputs, &[], &[&name, "--experts-transposed"]);
+    let results = ["yes", "no"].map(|answer| {
+        scene.merge(
+            &inputs,
+            "out.safetensors",
+            &["--experts-transposed", answer],
+        );
+        scene.get("out.safetensors")[&name].clone()
+    });
+    for (expert, range) in [(0, 0..16), (1, 16..32)] {
+        let part = |of: &Numbers| Numbers {
+            values: of.values[8 * expert..8 * expert + 8].to_vec(),
+            shape: of.shape[1..].to_vec(),
+            ..of.clone()
+        };
+        let delta = part(&pair.1).dot(&part(&pair.0));
+        for (result, delta) in results.iter().zip([delta.transposed(), delta]) {
+            let before = weight.values[range.clone()].iter();
+            let expected = before.zip(&delta.values).map(|(w, d)| w + 2.0 * d);
+            assert_eq!(result.values[range.clone()], expected.collect::<Vec<_>>());
+        }
     }
 }
 

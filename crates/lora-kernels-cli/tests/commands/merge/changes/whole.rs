@@ -335,3 +335,35 @@ fn what_only_bears_the_name_of_a_saved_module_is_refused() {
     assert_eq!(got["score.dense.weight"], odd);
     assert_eq!(got.len(), 4);
 }
+
+/// PEFT saves a resized embedding that was trained whole three times: with its wrapper's segments,
+/// without them, and as it was before training.
+#[test]
+fn a_tensor_that_is_saved_twice_counts_once() {
+    let scene = scene("saved_twice");
+    let [_, _, q] = model(&scene, 16);
+    let (embed, head, lora) = (
+        scene.random(&[18, 8]),
+        scene.random(&[18, 8]),
+        scene.pair(8, 8, 2),
+    );
+    let original = scene.random(&[18, 8]);
+    let mut tensors = Tensors::default().lora(Q, &lora);
+    for (path, trained) in [("model.embed_tokens", &embed), ("lm_head", &head)] {
+        tensors = tensors
+            .with(key(path, "weight"), trained)
+            .with(key(path, "modules_to_save.weight"), trained)
+            .with(key(path, "original_module.weight"), &original);
+    }
+    let fields = json!({"modules_to_save": ["embed_tokens", "lm_head"]});
+    scene.adapter("a", fields.clone(), &tensors.list());
+    let text = scene.printed(&["base", "a"], "out", &[]);
+    assert!(!text.contains("warning"), "{text}");
+    let result = q.plus(2.0, &lora.1.dot(&lora.0));
+    let expected = [(EMBED, &embed), (HEAD, &head), (Q_WEIGHT, &result)];
+    scene.assert_has("out/model.safetensors", &expected);
+    // Two different ones are none.
+    tensors.0[3].1 = scene.random(&[18, 8]);
+    scene.adapter("a", fields, &tensors.list());
+    scene.refused(&["base", "a"], &[], &["model.embed_tokens", "same tensor"]);
+}
