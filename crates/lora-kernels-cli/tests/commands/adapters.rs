@@ -417,3 +417,110 @@ fn modules_that_cannot_be_read_can_be_skipped() {
     );
     scene.assert_has("out.safetensors", &[("q.weight", &merged(&q, 2.0, &pair))]);
 }
+
+/// torch's MultiheadAttention has no `weight`, but one for its three projections, and PEFT wraps its
+/// output's projection a second time.
+#[test]
+fn a_multihead_attention_is_merged() {
+    let scene = scene("attention");
+    let (joint, out) = (scene.random(&[12, 4]), scene.random(&[4, 4]));
+    let (of_joint, of_out) = (scene.pair(12, 4, 2), scene.pair(4, 4, 2));
+    scene.put(
+        "base.safetensors",
+        &[
+            ("attn.in_proj_weight", &joint),
+            ("attn.out_proj.weight", &out),
+        ],
+    );
+    scene.adapter(
+        "a",
+        json!({}),
+        &[
+            ("base_model.model.attn.lora_A.weight", &of_joint.0),
+            ("base_model.model.attn.lora_B.weight", &of_joint.1),
+            (
+                "base_model.model.attn.base_layer.out_proj.lora_A.weight",
+                &of_out.0,
+            ),
+            (
+                "base_model.model.attn.base_layer.out_proj.lora_B.weight",
+                &of_out.1,
+            ),
+        ],
+    );
+    scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
+    scene.assert_has(
+        "out.safetensors",
+        &[
+            ("attn.in_proj_weight", &merged(&joint, 2.0, &of_joint)),
+            ("attn.out_proj.weight", &merged(&out, 2.0, &of_out)),
+        ],
+    );
+}
+
+/// transformers fuses experts when it loads a checkpoint, and Mixtral's have another path and other
+/// names in it.
+#[test]
+fn mixtral_s_experts_are_found_in_its_checkpoints() {
+    let scene = scene("mixtral");
+    let stored = "model.layers.0.block_sparse_moe.experts";
+    let names: Vec<String> = (0..2)
+        .flat_map(|expert| {
+            ["w1", "w2", "w3"].map(|part| format!("{stored}.{expert}.{part}.weight"))
+        })
+        .collect();
+    // w1 and w3 are (3, 4), w2 is (4, 3).
+    let shapes = [[3, 4], [4, 3], [3, 4]];
+    let weights: Vec<Numbers> = (0..6).map(|at| scene.random(&shapes[at % 3])).collect();
+    let tensors: Vec<(&str, &Numbers)> = names.iter().map(String::as_str).zip(&weights).collect();
+    scene.put("base.safetensors", &tensors);
+    // Two experts of rank 2: lora_A (4, in), lora_B (out, 4).
+    let (gate_up, down) = (
+        (scene.random(&[4, 4]), scene.random(&[6, 4])),
+        (scene.random(&[4, 3]), scene.random(&[4, 4])),
+    );
+    let path = "base_model.model.model.layers.0.mlp.experts";
+    scene.adapter(
+        "a",
+        json!({"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
+        &[
+            (&format!("{path}.base_layer.lora_A.weight"), &gate_up.0),
+            (&format!("{path}.base_layer.lora_B.weight"), &gate_up.1),
+            (&format!("{path}.lora_A.weight"), &down.0),
+            (&format!("{path}.lora_B.weight"), &down.1),
+        ],
+    );
+    scene.merge(&["base.safetensors", "a"], "out.safetensors", &[]);
+    // Column ρ·2 + e of lora_B belongs to row ρ of expert e.
+    let delta = |(a, b): &(Numbers, Numbers), expert: usize, rows: std::ops::Range<usize>| {
+        let columns = a.shape[1];
+        let value = |n: usize, k: usize| -> f64 {
+            let of = |rho: usize| {
+                b.values[n * 4 + rho * 2 + expert] * a.values[(expert * 2 + rho) * columns + k]
+            };
+            of(0) + of(1)
+        };
+        let values = rows
+            .clone()
+            .flat_map(|n| (0..columns).map(move |k| (n, k)))
+            .map(|(n, k)| value(n, k))
+            .collect();
+        Numbers {
+            dtype: Dtype::F64,
+            shape: vec![rows.len(), columns],
+            values,
+        }
+    };
+    let expected: Vec<Numbers> = (0..6)
+        .map(|at| {
+            let delta = match at % 3 {
+                0 => delta(&gate_up, at / 3, 0..3),
+                1 => delta(&down, at / 3, 0..4),
+                _ => delta(&gate_up, at / 3, 3..6),
+            };
+            weights[at].plus(2.0, &delta)
+        })
+        .collect();
+    let expected: Vec<(&str, &Numbers)> = names.iter().map(String::as_str).zip(&expected).collect();
+    scene.assert_has("out.safetensors", &expected);
+}
