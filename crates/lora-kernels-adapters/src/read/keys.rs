@@ -184,6 +184,11 @@ fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
         _ => &segments[..at],
     };
     let refuse = |reason: &str| Some(nameless(unknown(reason)));
+    if path.ends_with(&["base_layer", "out_proj"]) {
+        return refuse(
+            "is of the output projection of torch's MultiheadAttention, which PEFT adds twice: merge it with PEFT",
+        );
+    }
     let (adapter, part) = match (&segments[at + length..], part) {
         ([] | ["weight"], part) => (None, part),
         (["bias"], Part::B(Kind::Linear)) => (None, Part::Bias),
@@ -419,9 +424,9 @@ mod tests {
                 part_of("attn1.to_out.0", b),
             ),
             (
-                "m.attn.base_layer.out.lora_A.weight",
+                "m.experts.base_layer.gate.lora_A.weight",
                 None,
-                part_of("m.attn.out", a),
+                part_of("m.experts.gate", a),
             ),
             (
                 "e.token_adapter.base_layer.lora_embedding_A",
@@ -486,6 +491,7 @@ mod tests {
             ("a.q.lora_mid.weight", "Tucker"),
             ("a.q.lora_E", "AdaLoRA"),
             ("a.q.lora_a", "MLX"),
+            ("attn.base_layer.out_proj.lora_A.weight", "twice"),
             ("a.q.lora_router.weight", "another method"),
             ("a.q.diff", "difference"),
             ("a.processor.proj_lora1.down.weight", "proj_lora1"),

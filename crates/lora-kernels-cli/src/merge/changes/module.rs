@@ -32,13 +32,7 @@ impl<'a> Finder<'a, '_> {
         adapted: &mut BTreeSet<String>,
     ) -> Result<(), Failure> {
         let factor = self.factor(source, module)?;
-        let weight = self.find(source, module.component, &inside(module.path, "weight"));
-        let target = weight.or_else(|error| {
-            // torch's MultiheadAttention has the weights of its three projections in one.
-            let joint = inside(module.path, "in_proj_weight");
-            let target = self.find(source, module.component, &joint);
-            target.map_err(|_| error)
-        })?;
+        let target = self.find(source, module.component, &inside(module.path, "weight"))?;
         // A quantised weight has any shape.
         self.float(&target)?;
         let shape = self.current(&target).shape;
