@@ -64,7 +64,12 @@ impl Grid {
     /// a matrix.
     pub fn pieces(self, blocks: usize) -> impl Iterator<Item = Piece> {
         let rows = self.block_rows() * blocks;
-        (0..self.matrices).flat_map(move |matrix| {
+        // Without elements there may be any number of rows and matrices.
+        let matrices = match [self.rows, self.columns].contains(&0) {
+            true => 0,
+            false => self.matrices,
+        };
+        (0..matrices).flat_map(move |matrix| {
             (0..self.rows).step_by(rows).map(move |first| Piece {
                 matrix,
                 first,

@@ -88,7 +88,9 @@ pub fn run<'j, 'a: 'j, R>(
     write: impl FnOnce(Results<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let blocks = engine.blocks_at_once();
-    let lanes = engine.lanes()?;
+    let mut lanes = engine.lanes()?;
+    let pieces = jobs.iter().flat_map(|job| job.grid.pieces(blocks));
+    lanes.truncate(pieces.take(lanes.len()).count());
     let largest = jobs.iter().map(|job| job.grid.largest_piece(blocks)).max();
     let pool = &Pool::new(
         largest.unwrap_or_default() * size_of::<f32>(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar of the bytes that are written, with the time left.
-const WRITING: &str = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left  {wide_msg}";
+const WRITING: &str = "{bar:24} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left  {wide_msg}";
 /// For work whose size isn't known.
 const WAITING: &str = "{spinner} {wide_msg}";
 const TICK: Duration = Duration::from_millis(200);

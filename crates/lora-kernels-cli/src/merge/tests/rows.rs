@@ -189,10 +189,10 @@ fn a_sum_beyond_the_type_is_counted() {
     assert_eq!(values[0], f64::INFINITY);
 }
 
-/// Nothing is computed for tensors without elements.
+/// Nothing is computed for tensors without elements, however many rows they have.
 #[test]
 fn tensors_without_elements_are_written_as_such() {
-    for shape in [&[0][..], &[0, 7], &[7, 0]] {
+    for shape in [&[0][..], &[0, 7], &[7, 0], &[usize::MAX, 0]] {
         let [w, new] = [1, 2].map(|seed| Owned::made(Dtype::F32, shape, seed));
         let change = Change {
             replaced: Some(new.tensor()),
@@ -200,4 +200,12 @@ fn tensors_without_elements_are_written_as_such() {
         };
         assert!(changed(&w, &change).0.is_empty());
     }
+    let experts = 1 << 40;
+    let [w, a, b] = [&[experts, 0, 0][..], &[experts, 0], &[0, experts]]
+        .map(|shape| Owned::made(Dtype::F32, shape, 1));
+    let change = Change {
+        loras: vec![part(1, 1.0, Stack::Parameter { experts }, &a, &b)],
+        ..Change::default()
+    };
+    assert!(changed(&w, &change).0.is_empty());
 }
