@@ -96,12 +96,9 @@ impl<'a> Job<'a> {
         let source = change.replaced.unwrap_or(tensor);
         let (shape, dtype) = (source.shape, tensor.dtype);
         let misfit = |what: String| Failure::Refused(format!("{name}: {what}"));
-        let only_taken = change.loras.is_empty()
-            && change.magnitude.is_none()
-            && change.biases.is_empty()
-            && change.rows.is_empty();
-        if source.dtype == dtype && only_taken {
-            let bytes = source.data.len();
+        let is_computed =
+            !change.loras.is_empty() || change.magnitude.is_some() || !change.biases.is_empty();
+        if source.dtype == dtype && !is_computed && change.rows.is_empty() {
             return Ok(Self {
                 name,
                 dtype,
@@ -111,28 +108,26 @@ impl<'a> Job<'a> {
                 method: Method::Copied,
                 grid: Grid {
                     matrices: 1,
-                    rows: bytes,
+                    rows: source.data.len(),
                     columns: 1,
                 },
                 rows: Vec::new(),
             });
         }
-        for (what, tensor) in tensors(change).chain([("its values", source)]) {
-            if !is_float(tensor.dtype) && !(tensor.dtype == dtype && element_bytes(dtype) > 0) {
+        // Values of other types can only be put in the place of others of the same type.
+        let is_usable = |other: Dtype| match is_float(dtype) {
+            true => is_float(other),
+            false => other == dtype && !is_computed && element_bytes(dtype) > 0,
+        };
+        let own = [("its values", tensor), ("its new values", source)];
+        for (what, tensor) in tensors(change).chain(own) {
+            if !is_usable(tensor.dtype) {
                 return Err(misfit(format!(
-                    "{what} are {:?}, and only F64, F32, F16 and BF16 are computed with",
+                    "it is {dtype:?} and {what} are {:?}: only F64, F32, F16 and BF16 are computed \
+                     with",
                     tensor.dtype
                 )));
             }
-        }
-        let only_rows = change.loras.is_empty()
-            && change.magnitude.is_none()
-            && change.biases.is_empty()
-            && source.dtype == dtype;
-        if !is_float(dtype) && !only_rows {
-            return Err(misfit(format!(
-                "it is {dtype:?}, and only F64, F32, F16 and BF16 are computed with"
-            )));
         }
         let grid = grid(shape, change).map_err(misfit)?;
         check(&grid, shape, change).map_err(misfit)?;
