@@ -5,6 +5,7 @@ mod common;
 mod inspect_plan_doctor;
 mod merge;
 mod random;
+mod readme;
 mod replay;
 mod reports;
 mod scene;

@@ -51,7 +51,6 @@ fn the_adapters_names_decide_between_two_formats() {
 
 /// Report 16: a quantised base is named as what it is.
 #[test]
-#[ignore = "its part of the merge is on its way"]
 fn quantised_bases_are_named() {
     let scene = scene("quantised");
     scene.adapter("a", json!({}), &pair(&peft(Q), &scene.pair(8, 8, 2)));
