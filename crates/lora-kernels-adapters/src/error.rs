@@ -213,14 +213,13 @@ pub enum Error {
         /// What both would be.
         there: String,
     },
-    /// Components of a file that could all be the base model.
-    #[error(
-        "the base model could be each of the adapter's components {}",
-        components.join(", ")
-    )]
-    Components {
-        /// Their names.
-        components: Vec<String>,
+    /// A component of an adapter that the base model may or may not be.
+    #[error("the adapter's component {component} {reason}")]
+    Component {
+        /// Its name.
+        component: String,
+        /// What is in doubt.
+        reason: String,
     },
     /// An adapter that a reader would refuse, so it isn't written.
     #[error("can't write the adapter: {reason}")]

@@ -55,7 +55,7 @@ fn way_out(error: &lora_kernels_adapters::Error) -> String {
             " (--map FROM=TO states what leading parts of names become, --skip leaves modules out)"
                 .into()
         }
-        Error::Components { .. } => ": --component says which".into(),
+        Error::Component { .. } => " (--component NAME merges the named one alone)".into(),
         _ => String::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::BaseModel;
 use super::mapping::{Mapping, Replacement, joined};
-use super::nodes::{Nodes, ends_with, last, split};
+use super::nodes::{Nodes, ends_with, has_number, last, split};
 use super::search::{Outcome, Part, Search, renamed};
 use super::towers::{renames_trunk, same_list};
 use super::wanted::Wanted;
@@ -30,8 +30,8 @@ pub struct Resolver<'a> {
     stated: Mapping,
     /// Which of the stated replacements counted for a name.
     used: BTreeSet<usize>,
-    /// Components between which the base model's names don't decide.
-    rivals: Vec<String>,
+    /// A component of which can't be told whether it is the base model, and why.
+    doubt: Option<(String, String)>,
     nodes: OnceLock<Nodes<'a>>,
 }
 
@@ -51,6 +51,8 @@ pub struct Fit {
     pub required: usize,
     /// How many of them were found.
     pub found: usize,
+    /// How many of those have shapes that fit.
+    pub fitting: usize,
     /// Names that were not found, a few of them.
     pub missing: Vec<String>,
 }
@@ -64,6 +66,7 @@ impl Fit {
     fn add(&mut self, other: &Self) {
         self.required += other.required;
         self.found += other.found;
+        self.fitting += other.fitting;
         self.missing.extend(other.missing.iter().cloned());
         self.missing.truncate(LISTED);
     }
@@ -111,10 +114,10 @@ impl<'a> Resolver<'a> {
                 (component, part)
             })
             .collect();
-        if parts.values().any(|part| part.fit.found > 0) {
+        if parts.values().any(|part| part.fit.fitting > 0) {
             // Names without a component belong to every model.
             for (_, part) in parts.iter_mut().filter(|(name, _)| name.is_some()) {
-                part.left_out |= part.fit.found == 0 && part.fit.required > 0;
+                part.left_out |= part.fit.fitting == 0 && part.fit.required > 0;
             }
         }
         let mut resolver = Self {
@@ -122,10 +125,15 @@ impl<'a> Resolver<'a> {
             parts,
             stated: stated.clone(),
             used: search.used,
-            rivals: Vec::new(),
+            doubt: None,
             nodes: search.nodes,
         };
         resolver.settle_rivals();
+        if resolver.doubt.is_none() && resolver.parts.len() > 1 {
+            resolver.doubt = resolver
+                .torn()
+                .or_else(|| components.is_empty().then(|| resolver.hidden()).flatten());
+        }
         resolver
     }
 
@@ -164,18 +172,71 @@ impl<'a> Resolver<'a> {
             }
             return;
         }
-        self.rivals = rivals
-            .into_iter()
-            .map(|rival| rival.unwrap_or_else(|| "(none)".into()))
-            .collect();
+        let named =
+            |rival: &Option<String>| rival.as_deref().map_or("(without a name)".into(), shown);
+        let rivals: Vec<String> = rivals.iter().map(named).collect();
+        if let [first, others @ ..] = &rivals[..] {
+            let reason = format!(
+                "could be the base model, and so could {}",
+                others.join(", ")
+            );
+            self.doubt = Some((first.clone(), reason));
+        }
+    }
+
+    /// A component of which a part is in the base model and a part isn't. Where a file has several
+    /// components, one that isn't the base model's has nothing in it.
+    fn torn(&self) -> Option<(String, String)> {
+        self.parts.iter().find_map(|(component, part)| {
+            let missing = part.fit.missing.first()?;
+            let is_torn = part.fit.fitting > 0 && !part.left_out;
+            let reason = format!(
+                "is in the base model in part only, which lacks {}; is this its base model?",
+                shown(missing)
+            );
+            is_torn.then_some((shown(component.as_deref()?), reason))
+        })
+    }
+
+    /// A component that is left out although the base model holds more than those that aren't: one
+    /// file may hold all models of a pipeline, some of them under other names.
+    fn hidden(&self) -> Option<(String, String)> {
+        let (component, _) = { self.parts.iter() }.find(|(_, part)| part.left_out)?;
+        let (taken, front) = self.parts.iter().find_map(|(component, part)| {
+            let mut replacements = part.mapping.replacements().iter();
+            let front = replacements.find(|it| it.from().is_empty() && !it.to().is_empty())?;
+            (!part.left_out).then_some((component.as_deref()?, front.to()))
+        })?;
+        let is_other = |name: &str| {
+            let rest = name.strip_prefix(front);
+            has_number(name) && !rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        let other = self.base.names().find(|name| is_other(name))?;
+        let reason = format!(
+            "isn't in the base model under its names, and that holds more than {}, such as {}",
+            shown(taken),
+            shown(other)
+        );
+        Some((shown(component.as_deref()?), reason))
+    }
+
+    /// Whether it can be told which of the adapter's components the base model is.
+    ///
+    /// # Errors
+    /// [`Error::Component`] names one that can't be placed: two could be the base model, or it is
+    /// there in part, or it may be there under other names.
+    pub fn check(&self) -> Result<()> {
+        match self.doubt.clone() {
+            None => Ok(()),
+            Some((component, reason)) => Err(Error::Component { component, reason }),
+        }
     }
 
     /// The tensor that the adapter calls `name`.
     ///
     /// # Errors
     /// [`Error::Unresolved`] if no tensor or more than one can be meant, [`Error::Clash`] if
-    /// another of the adapter's names means the same tensor, [`Error::Components`] if two
-    /// components do.
+    /// another of the adapter's names means the same tensor.
     pub fn resolve(&self, component: Option<&str>, name: &str) -> Result<Resolved<'a>> {
         self.find(component, name)?.ok_or_else(|| {
             let replacements = match self.outcome(component, name) {
@@ -191,11 +252,6 @@ impl<'a> Resolver<'a> {
     /// # Errors
     /// As [`Resolver::resolve`].
     pub fn find(&self, component: Option<&str>, name: &str) -> Result<Option<Resolved<'a>>> {
-        if !self.rivals.is_empty() {
-            return Err(Error::Components {
-                components: self.rivals.iter().map(|name| shown(name)).collect(),
-            });
-        }
         let found = match self.outcome(component, name) {
             Some(Outcome::Found(found)) => found,
             Some(Outcome::Absent(_)) => return Ok(None),
@@ -293,19 +349,6 @@ impl<'a> Resolver<'a> {
         left_out
             .filter_map(|(component, _)| component.as_deref())
             .collect()
-    }
-
-    /// A component of which a part is in the base model and a part isn't, and a name that isn't.
-    /// Where a file has several components, one that isn't the base model's has nothing in it.
-    pub fn torn(&self) -> Option<(&str, &str)> {
-        if self.parts.len() < 2 {
-            return None;
-        }
-        self.parts.iter().find_map(|(component, part)| {
-            let missing = part.fit.missing.first()?;
-            let is_torn = part.fit.found > 0 && !part.left_out;
-            is_torn.then_some((component.as_deref()?, missing.as_str()))
-        })
     }
 
     /// The replacements that were found, of all components.

@@ -71,7 +71,7 @@ impl<'a> Search<'_, 'a> {
             return plain;
         };
         let with_front = self.read(name, component, wanted);
-        let rank = |part: &Part<'_>| (part.fit.found, part.mapping.is_empty());
+        let rank = |part: &Part<'_>| (part.fit.fitting, part.fit.found, part.mapping.is_empty());
         if rank(&with_front) > rank(&plain) {
             with_front
         } else {
@@ -115,7 +115,12 @@ impl<'a> Search<'_, 'a> {
         for wanted in wanted.iter().filter(|w| w.required || !any_required) {
             part.fit.required += 1;
             match part.outcomes.get(&wanted.name) {
-                Some(Outcome::Found(_)) => part.fit.found += 1,
+                Some(Outcome::Found(name)) => {
+                    part.fit.found += 1;
+                    let tensor = self.base.tensor(name);
+                    part.fit.fitting +=
+                        usize::from(tensor.is_none_or(|(_, it)| wanted.fits.fits(it.shape)));
+                }
                 _ if part.fit.missing.len() < LISTED => {
                     part.fit.missing.push(wanted.name.clone());
                 }

@@ -651,7 +651,7 @@ fn components_that_are_not_in_the_model_are_left_out() {
     let resolver = resolver(&theirs, &wanted);
     assert_eq!(resolver.left_out(), ["text_encoder"]);
     assert!(resolver.takes(Some("transformer")) && !resolver.takes(Some("text_encoder")));
-    assert!(resolver.fit().is_full() && resolver.torn().is_none());
+    assert!(resolver.fit().is_full() && resolver.check().is_ok());
     // A part of a component is no component.
     let torn = [
         of("transformer", required("blocks.0.to_q.weight")),
@@ -662,10 +662,28 @@ fn components_that_are_not_in_the_model_are_left_out() {
         ),
     ];
     let resolver = self::resolver(&theirs, &torn);
-    assert_eq!(
-        resolver.torn(),
-        Some(("transformer", "blocks.1.to_q.weight"))
+    assert_refused(
+        resolver.check(),
+        &["transformer", "in part", "blocks.1.to_q.weight"],
     );
+    // Neither is one whose names are there in other shapes.
+    let theirs = shaped(&[
+        ("layers.0.q.weight", &[2, 3]),
+        ("layers.1.q.weight", &[2, 3]),
+    ]);
+    let larger = |name: &str| Wanted {
+        fits: Fits::Exactly(vec![5, 5]),
+        ..of("text_encoder_2", required(name))
+    };
+    let wanted = [
+        of("text_encoder", required("layers.0.q.weight")),
+        larger("layers.0.q.weight"),
+        larger("layers.1.q.weight"),
+        larger("layers.2.q.weight"),
+    ];
+    let resolver = self::resolver(&theirs, &wanted);
+    assert_eq!(resolver.left_out(), ["text_encoder_2"]);
+    assert!(resolver.check().is_ok());
 }
 
 /// GPT-2's names begin with the name of a component of pipelines.
@@ -708,10 +726,7 @@ fn the_name_of_the_base_model_tells_components_apart() {
         let resolver = resolver(&base, &wanted);
         match expected {
             Some(left_out) => assert_eq!(resolver.left_out(), [left_out]),
-            None => assert_refused(
-                resolver.resolve(Some("text_encoder"), name),
-                &["text_encoder, text_encoder_2"],
-            ),
+            None => assert_refused(resolver.check(), &["text_encoder ", "text_encoder_2"]),
         }
         let chosen = Resolver::new(
             &base,
@@ -722,6 +737,34 @@ fn the_name_of_the_base_model_tells_components_apart() {
         assert_eq!(chosen.left_out(), ["text_encoder_2"]);
         assert!(chosen.resolve(Some("text_encoder"), name).is_ok());
     }
+}
+
+/// One file may hold all models of a pipeline, some under names that no adapter has.
+#[test]
+fn a_component_is_not_left_out_of_a_file_that_may_hold_it() {
+    let [unet, encoder] = [
+        "model.diffusion_model.input_blocks.1.q.weight",
+        "cond_stage_model.text_model.layers.0.q.weight",
+    ];
+    let theirs = base(&[unet, encoder]);
+    let wanted = [
+        of("unet", required("down_blocks.0.q.weight")),
+        of("text_encoder", required("text_model.layers.0.q.weight")),
+    ];
+    let resolver = resolver(&theirs, &wanted);
+    assert_refused(
+        resolver.check(),
+        &["component unet", "more than text_encoder", unet],
+    );
+    let chosen = Resolver::new(
+        &theirs,
+        &wanted,
+        &Mapping::default(),
+        &["text_encoder".into()],
+    );
+    assert!(chosen.check().is_ok());
+    let found = chosen.resolve(Some("text_encoder"), "text_model.layers.0.q.weight");
+    assert_eq!(found.unwrap().name, encoder);
 }
 
 #[test]

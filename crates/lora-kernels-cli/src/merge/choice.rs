@@ -70,15 +70,10 @@ pub fn choose<'a>(
             few(names.collect::<Vec<_>>())
         ));
     }
-    let mut torn = chosen.resolvers.iter().filter_map(Resolver::torn);
-    match torn.next() {
-        None => Ok(chosen),
-        Some((component, missing)) => refuse(format!(
-            "only a part of the adapter's component {component} is in the base model, which lacks {missing}: is this its base model? --component names the \
-             one to merge, of {}",
-            few(components)
-        )),
+    for resolver in &chosen.resolvers {
+        resolver.check()?;
     }
+    Ok(chosen)
 }
 
 fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failure> {
@@ -87,6 +82,10 @@ fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failur
     {
         return Ok(only);
     }
+    let fits_whole = |chosen: &Chosen<'_>| {
+        let mut fits = chosen.resolvers.iter().map(Resolver::fit);
+        fits.all(|fit| fit.fitting == fit.required)
+    };
     let is_full = |chosen: &Chosen<'_>| {
         let mut resolvers = chosen.resolvers.iter();
         resolvers.all(|resolver| resolver.fit().is_full())
@@ -95,7 +94,10 @@ fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failur
         let mut resolvers = chosen.resolvers.iter();
         resolvers.any(|resolver| resolver.fit().found > 0)
     };
-    let full = preferred(&all, &is_full);
+    let mut full = preferred(&all, &fits_whole);
+    if full.is_empty() {
+        full = preferred(&all, &is_full);
+    }
     let in_part = preferred(&all, &fits_in_part);
     let names = |of: &[usize]| {
         let of = of.iter().filter_map(|&at| all.get(at));
