@@ -446,6 +446,26 @@ fn two_lists_of_layers_are_not_made_one() {
     assert_not_found(&base, &wanted, &["a.layers and b.layers", "model.layers"]);
 }
 
+/// What is saved beside a module of the same list of layers is no second list.
+#[test]
+fn saved_tensors_lie_in_the_list_of_their_modules() {
+    let theirs = base(&[
+        "model.language_model.layers.0.q.weight",
+        "model.language_model.layers.0.norm.weight",
+        "lm_head.weight",
+    ]);
+    let wanted = [
+        required("model.layers.0.q.weight"),
+        saved("model.layers.0.norm.weight"),
+        saved("score.weight"),
+    ];
+    let resolver = resolver(&theirs, &wanted);
+    for wanted in &wanted[..2] {
+        assert!(resolver.find(None, &wanted.name).unwrap().is_some());
+    }
+    assert!(resolver.find(None, "score.weight").unwrap().is_none());
+}
+
 /// A module of this path that holds other modules is not the weight that is wanted.
 #[test]
 fn a_list_of_layers_is_no_weight() {

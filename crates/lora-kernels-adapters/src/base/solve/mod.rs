@@ -328,7 +328,15 @@ impl<'s, 'a> Search<'s, 'a> {
             return;
         }
         // What is found for the rest must not change these.
+        let found: HashSet<(bool, String)> = self
+            .pairs
+            .iter()
+            .map(|pair| (pair.is_head, pair.from.clone()))
+            .collect();
         for (is_head, from) in there {
+            if found.contains(&(is_head, from.to_owned())) {
+                continue;
+            }
             self.pairs.push(Pair {
                 from: from.to_owned(),
                 to: rules.apply(from),
