@@ -339,6 +339,17 @@ impl Adapter {
             .or_else(|| of(None))
     }
 
+    /// All configs, with the component of each: `adapter_config.json`, which is for all of them, or
+    /// those in the file's header.
+    pub fn configs(&self) -> impl Iterator<Item = (Option<&str>, &PeftConfig)> {
+        let header = self.header.iter();
+        let header = header.map(|(component, config)| (component.as_deref(), config));
+        self.config
+            .iter()
+            .map(|config| (None, config))
+            .chain(header)
+    }
+
     /// The adapted modules, sorted by path.
     pub fn modules(&self) -> impl ExactSizeIterator<Item = Module<'_>> {
         self.modules.iter().map(|parts| self.module_of(parts))

@@ -2,6 +2,7 @@
 
 mod norms;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
@@ -165,6 +166,10 @@ fn document(adapter: &Adapter, arguments: &Arguments) -> Document {
         reason: reason.to_owned(),
     };
     let config = adapter.config();
+    let variants: BTreeSet<String> = adapter
+        .configs()
+        .flat_map(|(_, config)| config.variants())
+        .collect();
     Document {
         path: match adapter.followed() {
             Some(_) => adapter.path().display().to_string(),
@@ -191,7 +196,7 @@ fn document(adapter: &Adapter, arguments: &Arguments) -> Document {
             .left_out()
             .map(|left_out| reason(left_out.tensor, left_out.reason))
             .collect(),
-        variants: config.map(|config| config.variants()).unwrap_or_default(),
+        variants: variants.into_iter().collect(),
         config: config.and_then(|config| RawValue::from_string(config.to_json()).ok()),
     }
 }
@@ -298,15 +303,16 @@ fn print(document: &Document, adapter: &Adapter) -> Result<(), Failure> {
     if let Some(name) = &document.name {
         show::line(&format!("the adapter's name: {name}"))?;
     }
-    if let Some(config) = adapter.config() {
+    for (component, config) in adapter.configs() {
         let base = config.field("base_model_name_or_path").unwrap_or("null");
         let rslora = if config.use_rslora() { ", rsLoRA" } else { "" };
-        let r = format!(
-            "r {}, lora_alpha {}{rslora}",
+        let of = component.map(|component| format!(" of {component}"));
+        show::line(&format!(
+            "config{}: r {}, lora_alpha {}{rslora}, base model {base}",
+            of.unwrap_or_default(),
             config.rank(),
             config.lora_alpha()
-        );
-        show::line(&format!("config: {r}, base model {base}"))?;
+        ))?;
     }
     print_scalings(adapter)?;
     let mut head = vec![

@@ -153,6 +153,8 @@ fn the_header_of_diffusers_files_has_the_scaling() {
     let document = inspected(&scene, "lora.safetensors");
     assert_eq!(document["modules"][0]["scaled_by"], "header");
     assert_eq!(document["modules"][0]["component"], "transformer");
+    let text = inspect(&scene, "lora.safetensors", &[]).unwrap();
+    assert!(text.contains("config of transformer: r 2"), "{text}");
 }
 
 /// kohya's names are flattened, and say nothing of the base's dots.

@@ -33,7 +33,7 @@ fn matches(pattern: &str, name: &str) -> bool {
         return false;
     }
     let mut starts = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
-    starts.any(|start| at_start(pattern.as_bytes(), name[start..].as_bytes()))
+    starts.any(|start| at_start(pattern.as_bytes(), &name.as_bytes()[start..]))
 }
 
 /// Whether the pattern matches the name up to its end or a dot. A `*` matches any characters.
