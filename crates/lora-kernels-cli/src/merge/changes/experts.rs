@@ -1,16 +1,15 @@
-//! Adapters on the weights of several experts: PEFT's `target_parameters`, and stacked matrices.
+//! Adapters on the fused weights of several experts: PEFT's `target_parameters`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lora_kernels::WeightLayout;
 use lora_kernels_adapters::{Kind, Module};
 
+use super::fitting::{assigned, fitting};
 use super::module::inside;
 use super::{Finder, Source, Target, quantised, refuse};
 use crate::failure::Failure;
 use crate::merge::change::{LoraPart, Stack};
-use crate::merge::layout;
-use crate::show::few;
 
 /// Names under which checkpoints store the weights of one expert, and the parameters that
 /// transformers makes of them: their rows one after the other.
@@ -48,24 +47,21 @@ pub fn stored<T>(named: &str, there: impl Fn(&str) -> Option<T>) -> Option<(T, S
 
 /// A parameter that a module may adapt.
 #[derive(Clone)]
-struct Parameter<'a> {
-    name: String,
-    place: Place<'a>,
+pub struct Parameter<'a> {
+    pub name: String,
+    pub place: Place<'a>,
     /// (experts, rows, columns).
-    shape: [usize; 3],
+    pub shape: [usize; 3],
 }
 
 /// Where the base stores a parameter.
 #[derive(Clone)]
-enum Place<'a> {
+pub enum Place<'a> {
     /// In one tensor.
     Fused(Target<'a>),
     /// In tensors of each expert, whose rows follow each other: `[expert][part]`.
     Apart(Vec<Vec<Target<'a>>>),
 }
-
-/// How a parameter lies in memory: (in_features, out_features) or the other way round.
-type Layouts = Vec<WeightLayout>;
 
 impl<'a> Finder<'a, '_> {
     /// Adds the modules of kind [`Kind::Parameter`].
@@ -243,14 +239,19 @@ impl<'a> Finder<'a, '_> {
         Ok(None)
     }
 
-    fn has(&mut self, source: &Source<'a, '_>, component: Option<&str>, name: &str) -> bool {
+    pub(super) fn has(
+        &mut self,
+        source: &Source<'a, '_>,
+        component: Option<&str>,
+        name: &str,
+    ) -> bool {
         matches!(self.located(source, component, name), Ok(Some(_)))
     }
 
     /// Whether the base stores fused experts (in_features, out_features), by the sizes of
     /// gate_up_proj and down_proj, which share the hidden and the intermediate size; `None` if it
     /// can't be told.
-    fn stored_in_out(
+    pub(super) fn stored_in_out(
         &mut self,
         source: &Source<'a, '_>,
         component: Option<&str>,
@@ -296,7 +297,7 @@ impl<'a> Finder<'a, '_> {
         self.stack(source, module, (&parameter.place, layout), stack, adapted)
     }
 
-    fn stack(
+    pub(super) fn stack(
         &mut self,
         source: &Source<'a, '_>,
         module: &Module<'a>,
@@ -338,94 +339,9 @@ impl<'a> Finder<'a, '_> {
             }
         }
     }
-
-    /// Adds a module whose matrices are stacked: (experts, rank, in_features) and (experts,
-    /// out_features, rank).
-    pub(super) fn stacked(
-        &mut self,
-        source: &Source<'a, '_>,
-        module: &Module<'a>,
-        adapted: &mut BTreeSet<String>,
-    ) -> Result<(), Failure> {
-        let name = inside(module.path, "weight");
-        let target = match self.find(source, module.component, &name) {
-            Ok(target) => Ok(target),
-            // A bare parameter has no `weight` of its own.
-            Err(error) => self
-                .find(source, module.component, module.path)
-                .map_err(|_| error),
-        };
-        let stack = Stack::Leading {
-            experts: module.experts,
-        };
-        let target = match target {
-            Ok(target) => target,
-            Err(error) => {
-                let Some(experts) = self.stacked_apart(source, module) else {
-                    return Err(error);
-                };
-                let place = Place::Apart(experts.into_iter().map(|target| vec![target]).collect());
-                return self.stack(
-                    source,
-                    module,
-                    (&place, WeightLayout::OutIn),
-                    stack,
-                    adapted,
-                );
-            }
-        };
-        self.float(&target)?;
-        let shape = self.current(&target).shape;
-        let layout = match *shape {
-            [experts, rows, columns] if experts == module.experts && rows == columns => {
-                let told = self.choices.experts_transposed;
-                let parent = module
-                    .path
-                    .rsplit_once('.')
-                    .map_or("", |(parent, _)| parent);
-                let told = told.or_else(|| self.stored_in_out(source, module.component, parent));
-                let square = layout_of(told.ok_or_else(|| untold(target.name()))?);
-                layout::of_matrix(&[rows, columns], module, square)
-            }
-            [experts, ref matrix @ ..] if experts == module.experts => {
-                layout::of_matrix(matrix, module, source.square)
-            }
-            _ => None,
-        };
-        let layout = layout.ok_or_else(|| layout::unfit(target.name(), shape, module))?;
-        self.stack(
-            source,
-            module,
-            (&Place::Fused(target), layout),
-            stack,
-            adapted,
-        )
-    }
-
-    /// The base's tensors of a stacked module, one for each expert: `experts.3.up_proj.weight` for
-    /// `experts.up_proj`. All must fit.
-    fn stacked_apart(
-        &mut self,
-        source: &Source<'a, '_>,
-        module: &Module<'a>,
-    ) -> Option<Vec<Target<'a>>> {
-        let (path, name) = module.path.rsplit_once('.')?;
-        let at = |expert: usize| format!("{path}.{expert}.{name}.weight");
-        if self.has(source, module.component, &at(module.experts)) {
-            return None;
-        }
-        (0..module.experts)
-            .map(|expert| {
-                let target = self.find(source, module.component, &at(expert)).ok()?;
-                self.float(&target).ok()?;
-                let fits = self.current(&target).shape == [module.out_features, module.in_features];
-                fits.then_some(target)
-            })
-            .collect()
-    }
 }
 
-fn layout_of(transposed: bool) -> WeightLayout {
+pub fn layout_of(transposed: bool) -> WeightLayout {
     match transposed {
         true => WeightLayout::InOut,
         false => WeightLayout::OutIn,
@@ -433,87 +349,9 @@ fn layout_of(transposed: bool) -> WeightLayout {
 }
 
 /// Square experts whose layout nothing tells.
-fn untold(name: &str) -> Failure {
+pub fn untold(name: &str) -> Failure {
     Failure::Refused(format!(
         "{name}: whether its square matrices are stored (in_features, out_features) can't be told; \
          --experts-transposed yes (as gpt-oss and Llama 4 store them) or no decides"
     ))
-}
-
-/// The layouts in which a parameter fits a module.
-fn fitting(parameter: &Parameter<'_>, module: &Module<'_>) -> Layouts {
-    let [experts, rows, columns] = parameter.shape;
-    let (n, k) = (module.out_features, module.in_features);
-    if experts != module.experts {
-        return Vec::new();
-    }
-    // A parameter of two dimensions is (out_features, in_features). So are the base's tensors of
-    // single experts, but a square one may have been trained the other way round.
-    let is_matrix = match &parameter.place {
-        Place::Apart(_) => rows != columns,
-        Place::Fused(_) => experts == 1,
-    };
-    let mut layouts = Vec::new();
-    if [rows, columns] == [n, k] {
-        layouts.push(WeightLayout::OutIn);
-    }
-    if [rows, columns] == [k, n] && !is_matrix {
-        layouts.push(WeightLayout::InOut);
-    }
-    layouts
-}
-
-/// The parameter of each module. PEFT wraps several parameters of one module in the order in which
-/// its class defines them, which no file tells, so shapes have to.
-fn assigned<'m, 'a>(
-    path: &str,
-    modules: &[&'m Module<'a>],
-    parameters: &[Parameter<'a>],
-) -> Result<Vec<(&'m Module<'a>, Parameter<'a>)>, Failure> {
-    let fits: Vec<Vec<usize>> = { modules.iter() }
-        .map(|module| {
-            (0..parameters.len())
-                .filter(|&at| !fitting(&parameters[at], module).is_empty())
-                .collect()
-        })
-        .collect();
-    let names = || few(parameters.iter().map(|parameter| parameter.name.as_str()));
-    let mut chosen = Vec::with_capacity(modules.len());
-    for (module, fits) in modules.iter().zip(&fits) {
-        match fits[..] {
-            [only] => chosen.push(only),
-            [] => {
-                let first = &parameters[0];
-                let [experts, rows, columns] = first.shape;
-                return refuse(format!(
-                    "module {path} has {} experts, {} in_features and {} out_features, and none of \
-                     the base's {} fits ({} is {experts} times {rows} x {columns}): is this its base \
-                     model?",
-                    module.experts,
-                    module.in_features,
-                    module.out_features,
-                    names(),
-                    first.name
-                ));
-            }
-            _ => {
-                return refuse(format!(
-                    "module {path} fits more than one parameter of the base ({}), and the file \
-                     doesn't say which it adapts",
-                    names()
-                ));
-            }
-        }
-    }
-    let distinct: BTreeSet<usize> = chosen.iter().copied().collect();
-    if distinct.len() != chosen.len() {
-        return refuse(format!(
-            "module {path}: two of its adapters fit the same parameter of the base ({}): is this \
-             its base model?",
-            names()
-        ));
-    }
-    Ok({ modules.iter().copied() }
-        .zip(chosen.into_iter().map(|at| parameters[at].clone()))
-        .collect())
 }

@@ -2,10 +2,12 @@
 
 mod adapter;
 mod experts;
+mod fitting;
 mod module;
 mod remarks;
 mod saved;
 mod skip;
+mod stacked;
 mod tied;
 mod tokens;
 mod vocabulary;
