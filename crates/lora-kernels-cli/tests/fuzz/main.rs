@@ -8,6 +8,7 @@
 mod adapter;
 mod case;
 mod check;
+mod disturb;
 mod model;
 mod tensors;
 
