@@ -83,8 +83,7 @@ fn what_mergekit_extracts_is_merged() {
     let of = |shape: &[usize]| scene.random(shape).to(Dtype::BF16);
     let k_weight = "model.layers.0.self_attn.k_proj.weight";
     let k_bias = "model.layers.0.self_attn.k_proj.bias";
-    let [embed, norm, q, k, bias] =
-        [&[16, 8][..], &[8], &[8, 8], &[4, 8], &[4]].map(|shape| of(shape));
+    let [embed, norm, q, k, bias] = [&[16, 8][..], &[8], &[8, 8], &[4, 8], &[4]].map(of);
     let base = [
         (EMBED, &embed),
         ("model.norm.weight", &norm),
