@@ -1,11 +1,10 @@
 //! Computes pieces of tensors.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 use lora_kernels::{DType, Element, MergeReport, WeightLayout};
-use lora_kernels_adapters::{Dtype, Tensor};
+use lora_kernels_adapters::Dtype;
 
 use super::buffer::{Buffer, Pool};
 use super::change::{LoraPart, Stack};
@@ -14,6 +13,7 @@ use super::job::{Job, Method, Piece};
 use super::numbers::{
     convert, converted, gathered, non_finite, part, read, store, with_float, with_type,
 };
+use super::wide::{Biases, Scales, Values, collected, count};
 use crate::failure::Failure;
 use crate::replay::Number;
 
@@ -339,99 +339,4 @@ impl Work<'_, '_> {
             convert(values.data, values.dtype, job.dtype, into);
         }
     }
-}
-
-/// The values of a piece with the adapters added, exactly as they are computed on with.
-struct Values<'v> {
-    /// See [`Work::sums`].
-    sums: &'v [f32],
-    source: &'v [u8],
-    dtype: Dtype,
-    columns: usize,
-}
-
-impl<'v> Values<'v> {
-    fn row(&self, row: usize) -> impl Iterator<Item = f64> + Clone + use<'v> {
-        let places = row * self.columns..(row + 1) * self.columns;
-        let wide = match self.dtype {
-            Dtype::F64 => Some(&self.source[places.start * 8..places.end * 8]),
-            _ => None,
-        };
-        let sums = self.sums[places].iter().enumerate();
-        sums.map(move |(column, sum)| match wide {
-            Some(wide) => {
-                bytemuck::pod_read_unaligned::<f64>(&wide[column * 8..(column + 1) * 8])
-                    + f64::from(*sum)
-            }
-            None => f64::from(*sum),
-        })
-    }
-
-    /// A row of the source.
-    fn old(&self, row: usize) -> Vec<f64> {
-        let row_bytes = self.columns * super::numbers::element_bytes(self.dtype);
-        collected(
-            &self.source[row * row_bytes..(row + 1) * row_bytes],
-            self.dtype,
-        )
-    }
-}
-
-fn collected(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
-    with_float!(dtype, S => read::<S>(bytes).collect(), else Vec::new())
-}
-
-/// lora_B's biases for a piece, with their factors.
-struct Biases {
-    biases: Vec<(f32, Vec<f64>)>,
-    in_f64: bool,
-}
-
-impl Biases {
-    /// Adds those of one element, in the adapters' order.
-    fn added(&self, value: f64, at: usize) -> f64 {
-        self.biases
-            .iter()
-            .fold(value, |sum, (factor, bias)| match self.in_f64 {
-                true => f64::from(*factor).mul_add(bias[at], sum),
-                false => f64::from(factor.mul_add(bias[at] as f32, sum as f32)),
-            })
-    }
-}
-
-/// What DoRA multiplies rows or columns by.
-pub struct Scales {
-    pub scales: Vec<f64>,
-    /// Those that are 0, so that nothing multiplied by them has the magnitude.
-    pub without_norm: u64,
-}
-
-impl Scales {
-    /// The magnitudes of these out_features, divided by the norms.
-    pub fn new(magnitude: &Tensor<'_>, out_features: Range<usize>, squares: &[f64]) -> Self {
-        let magnitude = part(magnitude, out_features);
-        let magnitudes = collected(magnitude.data, magnitude.dtype);
-        let scales = magnitudes
-            .iter()
-            .zip(squares)
-            .map(|(magnitude, squares)| magnitude / squares.sqrt());
-        Self {
-            scales: scales.collect(),
-            without_norm: squares.iter().filter(|squares| **squares == 0.0).count() as u64,
-        }
-    }
-}
-
-/// Counts what storing an element loses, as the kernels do.
-fn count(report: &mut MergeReport, old: f64, wanted: f64, stored: f64) {
-    report.elements += 1;
-    if !stored.is_finite() {
-        report.non_finite += 1;
-        return;
-    }
-    let delta = wanted - old;
-    report.nonzero += u64::from(delta != 0.0);
-    report.unchanged += u64::from(delta != 0.0 && stored == old);
-    report.delta_squares += delta * delta;
-    report.error_squares += (stored - wanted) * (stored - wanted);
 }

@@ -13,7 +13,7 @@ pub struct Entry<'a> {
     pub bytes: usize,
 }
 
-/// The header of a file with the tensors of `file`, in their order and with these sizes, followed by
+/// The header of a file with the tensors of `file`, in their order and with these sizes, and then
 /// `added`. The text stays as it was as far as it says the same.
 pub fn of<'a>(file: &'a MappedFile, kept: &[Entry<'_>], added: &[Entry<'_>]) -> Cow<'a, [u8]> {
     let was = file.in_file_order();

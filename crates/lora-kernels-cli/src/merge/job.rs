@@ -296,7 +296,8 @@ fn check(grid: &Grid, shape: &[usize], change: &Change<'_>) -> Result<(), String
         let count = replaced.indices.len();
         if matrices != 1 || elements(replaced.values.shape) != count.checked_mul(columns) {
             return Err(format!(
-                "its rows have {columns} elements, and {count} rows of shape {:?} are to replace some",
+                "its rows have {columns} elements, and {count} rows of shape {:?} are to replace \
+                 some",
                 replaced.values.shape
             ));
         }
@@ -326,7 +327,8 @@ fn fits(lora: &LoraPart<'_>, out_features: usize, in_features: usize) -> Result<
     match a.is_some() && a == elements(lora.a.shape) && fits_b && is_there {
         true => Ok(()),
         false => Err(format!(
-            "lora_A {:?} and lora_B {:?} of rank {} don't fit {out_features} out_features and {in_features} in_features",
+            "lora_A {:?} and lora_B {:?} of rank {} don't fit {out_features} out_features and \
+             {in_features} in_features",
             lora.a.shape, lora.b.shape, lora.rank
         )),
     }

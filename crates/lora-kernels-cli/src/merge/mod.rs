@@ -20,6 +20,7 @@ mod shard;
 mod target;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -131,7 +131,9 @@ pub fn converted<'a, T: Element>(tensor: &Tensor<'a>) -> Cow<'a, [T]> {
     if tensor.element_type() == Some(T::DTYPE) {
         return elements(tensor.data);
     }
-    with_float!(tensor.dtype, S => read::<S>(tensor.data).map(T::from_f64).collect(), else Cow::Borrowed(&[]))
+    with_float!(tensor.dtype, S => {
+        read::<S>(tensor.data).map(T::from_f64).collect()
+    }, else Cow::Borrowed(&[]))
 }
 
 /// Writes the numbers in a float type. The shorter of both sides ends it.
@@ -154,7 +156,9 @@ pub fn convert(bytes: &[u8], from: Dtype, to: Dtype, into: &mut [u8]) {
 
 /// The number of elements that are NaN or infinite: 0 for types without such values.
 pub fn non_finite(bytes: &[u8], dtype: Dtype) -> u64 {
-    with_float!(dtype, S => read::<S>(bytes).filter(|value| !value.is_finite()).count() as u64, else 0)
+    with_float!(dtype, S => {
+        read::<S>(bytes).filter(|value| !value.is_finite()).count() as u64
+    }, else 0)
 }
 
 /// The elements if the type is a float type, else none.
@@ -180,7 +184,7 @@ pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && both_released(parts, |a, b| a == b)
 }
 
-/// Whether this holds for all pairs of parts, which don't stay in memory if they are those of files.
+/// Whether this holds for all pairs of parts. Those of files don't stay in memory.
 fn both_released<'a>(
     mut parts: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     holds: impl Fn(&[u8], &[u8]) -> bool,

@@ -288,12 +288,14 @@ fn usable(name: &str, non_finite: u64, without_norm: u64) -> Result<(), Failure>
     match (non_finite, without_norm) {
         (0, 0) => Ok(()),
         (_, 1..) => Err(Failure::Wrong(format!(
-            "{without_norm} out_features of {name} are 0 with the adapter added, and DoRA divides by their norm, so nothing was written: is this its base \
-             model? (--allow-non-finite writes NaN, as PEFT does)"
+            "{without_norm} out_features of {name} are 0 with the adapter added, and DoRA divides \
+             by their norm, so nothing was written: is this its base model? (--allow-non-finite \
+             writes NaN, as PEFT does)"
         ))),
         _ => Err(Failure::Wrong(format!(
-            "{non_finite} elements of {name} would be NaN or infinite, so nothing was written: the adapter or the base holds such, or the sum is too large for \
-             the type (--allow-non-finite writes them)"
+            "{non_finite} elements of {name} would be NaN or infinite, so nothing was written: the \
+             adapter or the base holds such, or the sum is too large for the type \
+             (--allow-non-finite writes them)"
         ))),
     }
 }

@@ -153,7 +153,13 @@ fn adapter(folder: &Path) {
     let mut tensors = vec![marked(name, VOCABULARY, TRAINED)];
     tensors.extend(matrices);
     write(&folder.join("adapter_model.safetensors"), &tensors);
-    let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]});
+    let config = json!({
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens"],
+    });
     std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
 }
 
