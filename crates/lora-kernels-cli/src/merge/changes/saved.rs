@@ -141,6 +141,20 @@ impl<'a> Finder<'a, '_> {
                 saved.name, saved.name
             ));
         }
+        // A model has one vocabulary: a second embedding or head is the base's under another name.
+        let rival = |name: &&str| {
+            let both = |is: fn(&str) -> bool| is(saved.name) && is(name);
+            (both(vocabulary::is_embedding) || both(vocabulary::is_head))
+                && saved.name.ends_with(".weight")
+                && name.ends_with(".weight")
+        };
+        if let Some(other) = self.base.names().find(rival) {
+            return refuse(format!(
+                "{path} has {} whole, which the base lacks under that name, and it has {other}: is \
+                 this its base model? (--map FROM=TO says where it belongs, --skip {} leaves it out)",
+                saved.name, saved.name
+            ));
+        }
         let name = added_name(source, saved);
         if { self.changes.added.iter() }.any(|other| other.name == name) {
             return refuse(format!(

@@ -367,3 +367,31 @@ fn a_tensor_that_is_saved_twice_counts_once() {
     scene.adapter("a", fields, &tensors.list());
     scene.refused(&["base", "a"], &[], &["model.embed_tokens", "same tensor"]);
 }
+
+/// A base in Mistral's own format calls its embedding and head otherwise. Another pair beside them
+/// would be read by nobody.
+#[test]
+fn a_second_embedding_or_head_is_not_added() {
+    let scene = scene("second_head");
+    let (q, embed, head) = (
+        scene.random(&[8, 8]),
+        scene.random(&[16, 8]),
+        scene.random(&[16, 8]),
+    );
+    let base = [
+        ("layers.0.attention.wq.weight", &q),
+        ("tok_embeddings.weight", &embed),
+        ("output.weight", &head),
+    ];
+    scene.put("base.safetensors", &base);
+    for (path, named) in [("embed_tokens", "tok_embeddings"), ("lm_head", "output")] {
+        let tensors = Tensors::default()
+            .lora("layers.0.attention.wq", &scene.pair(8, 8, 2))
+            .with(key(path, "weight"), &scene.random(&[16, 8]));
+        for modules in [json!(null), json!([path])] {
+            scene.adapter("a", json!({"modules_to_save": modules}), &tensors.list());
+            let fragments = [path, named, "--skip"];
+            scene.refused(&["base.safetensors", "a"], &[], &fragments);
+        }
+    }
+}
