@@ -150,6 +150,7 @@ fn add_products<const TERMS: usize>(
 }
 
 /// [`add_products`] of one row, where [`narrow`] gives way.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 #[cold]
 pub(super) fn add_wide<const TERMS: usize>(
     a: &[f32; MOST_K],
