@@ -54,7 +54,8 @@ impl Reading {
         }
         match &self.adapter_name {
             Some(name) if !used.name => Err(Failure::Refused(format!(
-                "no adapter given is called {name}: leave out --adapter, which chooses one of several by its name"
+                "no adapter given is called {name}: leave out --adapter, which chooses one of \
+                 several by its name"
             ))),
             _ => Ok(adapters),
         }

@@ -86,7 +86,9 @@ fn resolve_copies(entries: &mut [Entry<'_>], names: &BTreeSet<&str>, wanted: Opt
             (Tail::Either, _) => {
                 let first = tail.split('.').next().unwrap_or_default();
                 let reason = format!(
-                    "may be a tensor of {}'s {first}, or of an adapter of that name (modules_to_save.{first}): say so if it is the adapter's name (--adapter {first})",
+                    "may be a tensor of {}'s {first}, or of an adapter of that name \
+                     (modules_to_save.{first}): say so if it is the adapter's name (--adapter \
+                     {first})",
                     shown(module),
                     first = shown(first)
                 );

@@ -99,7 +99,8 @@ fn file(path: &Path) -> Result<Files> {
     })
 }
 
-const A_PICKLE: &str = "it is a pickle, which can run code and is not read; load it with the tool that made it and save it again, as safetensors";
+const A_PICKLE: &str = "it is a pickle, which can run code and is not read; load it with the tool \
+    that made it and save it again, as safetensors";
 
 /// The adapter in a folder; `None` if there is nothing of one.
 fn inside(folder: &Path) -> Result<Option<Files>> {
@@ -124,13 +125,15 @@ fn inside(folder: &Path) -> Result<Option<Files>> {
                 [] if folder.join(PEFT_PICKLE).is_file() => refused(
                     folder,
                     format!(
-                        "{PEFT_PICKLE} is a pickle, which can run code and is not read; load it with PEFT and save it again, as safetensors"
+                        "{PEFT_PICKLE} is a pickle, which can run code and is not read; load it \
+                         with PEFT and save it again, as safetensors"
                     ),
                 ),
                 _ if folder.join(PEFT_INDEX).is_file() => refused(
                     folder,
                     format!(
-                        "its tensors lie in several files ({PEFT_INDEX}), as PEFT doesn't write them: save it as one"
+                        "its tensors lie in several files ({PEFT_INDEX}), as PEFT doesn't write \
+                         them: save it as one"
                     ),
                 ),
                 [] => refused(
@@ -140,7 +143,8 @@ fn inside(folder: &Path) -> Result<Option<Files>> {
                 _ => refused(
                     folder,
                     format!(
-                        "{CONFIG} lies there without {PEFT_TENSORS}, and beside several others: {}; name one of them {PEFT_TENSORS}",
+                        "{CONFIG} lies there without {PEFT_TENSORS}, and beside several others: \
+                         {}; name one of them {PEFT_TENSORS}",
                         listed(&others)
                     ),
                 ),

@@ -186,7 +186,8 @@ fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
     let refuse = |reason: &str| Some(nameless(unknown(reason)));
     if path.ends_with(&["base_layer", "out_proj"]) {
         return refuse(
-            "is of the output projection of torch's MultiheadAttention, which PEFT adds twice: merge it with PEFT",
+            "is of the output projection of torch's MultiheadAttention, which PEFT adds twice: \
+             merge it with PEFT",
         );
     }
     let (adapter, part) = match (&segments[at + length..], part) {
@@ -199,7 +200,8 @@ fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
         ([adapter] | [adapter, "weight"], part) => (Some(*adapter), part),
         _ => {
             return refuse(
-                "has more segments after lora_A or lora_B than an adapter's name: a name with dots can't be told from them; rename the adapter",
+                "has more segments after lora_A or lora_B than an adapter's name: a name with dots \
+                 can't be told from them; rename the adapter",
             );
         }
     };
@@ -299,7 +301,9 @@ fn other_method(segments: &[&str], has_config: bool) -> Option<Meaning<'static>>
     for segment in segments {
         if ["lora_a", "lora_b"].contains(segment) {
             return Some(Meaning::Unknown(
-                "is MLX's, whose lora_a and lora_b are transposed: convert the adapter to PEFT's format".into(),
+                "is MLX's, whose lora_a and lora_b are transposed: convert the adapter to PEFT's \
+                 format"
+                    .into(),
             ));
         }
         let method = OTHER_METHODS

@@ -73,7 +73,8 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
         (Format::Peft, None) if header.is_empty() && !has_alphas(&file) => {
             let config = find::CONFIG;
             let reason = format!(
-                "it has PEFT's tensors without {config}, where r and lora_alpha stand: there is no {config} beside them"
+                "it has PEFT's tensors without {config}, where r and lora_alpha stand: there is no \
+                 {config} beside them"
             );
             return Err(no_adapter(reason));
         }

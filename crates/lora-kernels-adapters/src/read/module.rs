@@ -86,7 +86,8 @@ impl<'a> Reader<'a> {
             let elements: usize = bias.shape.iter().product();
             if elements != out_features || experts > 1 {
                 let reason = format!(
-                    "has shape {}; lora_B's bias has an element for each of {out_features} out_features of one matrix",
+                    "has shape {}; lora_B's bias has an element for each of {out_features} \
+                     out_features of one matrix",
                     shape(bias.shape)
                 );
                 return Err(self.wrong(bias, reason));
@@ -171,7 +172,8 @@ impl<'a> Reader<'a> {
         if id.depth.0 == 0 {
             return Ok(());
         }
-        let reason = "is inside another adapter's base_layer, and the config names no target_parameters that explain it";
+        let reason = "is inside another adapter's base_layer, and the config names no \
+            target_parameters that explain it";
         Err(self.wrong(a, reason.into()))
     }
 

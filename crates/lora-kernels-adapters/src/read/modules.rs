@@ -250,7 +250,9 @@ impl<'a> Reader<'a> {
             if !saved.contains_key(&id) {
                 sorted.unknown.push(UnknownPart {
                     name: key.to_owned(),
-                    reason: "is the base's own copy of a module that was trained whole, and the trained one (modules_to_save) isn't in the file".into(),
+                    reason: "is the base's own copy of a module that was trained whole, and the \
+                        trained one (modules_to_save) isn't in the file"
+                        .into(),
                 });
             } else if let Some(other) = base.insert(id, key) {
                 let tensor = self.file.tensor(key);

@@ -62,7 +62,8 @@ pub(super) fn wrapped(
         return match rows.iter().map(of).collect::<Option<Vec<Wrapped>>>() {
             Some(found) if alike(&found) => Ok(found),
             _ => Err(format!(
-                "has lora_A of {} rows, and its config gives it rank {rank}: they must be the same number of experts times the rank",
+                "has lora_A of {} rows, and its config gives it rank {rank}: they must be the same \
+                 number of experts times the rank",
                 shape(rows)
             )),
         };
@@ -79,7 +80,8 @@ pub(super) fn wrapped(
             shape(rows)
         )),
         _ => Err(format!(
-            "has parameters with different ranks or scalings in its config, and which of them has which can't be told from lora_A's {} rows",
+            "has parameters with different ranks or scalings in its config, and which of them has \
+             which can't be told from lora_A's {} rows",
             shape(rows)
         )),
     }
@@ -163,7 +165,8 @@ mod tests {
 
     #[test]
     fn different_ranks_are_told_apart_by_the_number_of_experts() {
-        let ranks = r#", "rank_pattern": {".*\\.gate_up_proj": 4}, "alpha_pattern": {".*\\.gate_up_proj": 8}"#;
+        let ranks = r#", "rank_pattern": {".*\\.gate_up_proj": 4},
+            "alpha_pattern": {".*\\.gate_up_proj": 8}"#;
         let found = wrapped(&config(ranks), PATH, &[12, 6]).unwrap();
         let ranks_found: Vec<_> = found.iter().map(|one| (one.rank, one.experts)).collect();
         assert_eq!(ranks_found, [(4, 3), (2, 3)]);

@@ -31,7 +31,8 @@ pub(super) fn sizes<'a>(
     for tensor in [a, b] {
         if !(2..=most).contains(&tensor.shape.len()) || tensor.shape.len() != a.shape.len() {
             let reason = format!(
-                "has shape {}: lora_A and lora_B are matrices, or have a convolution's three to five dimensions both",
+                "has shape {}: lora_A and lora_B are matrices, or have a convolution's three to \
+                 five dimensions both",
                 shape(tensor.shape)
             );
             return Err((tensor, reason));
@@ -76,7 +77,8 @@ pub(super) fn sizes<'a>(
                     _ => Err((
                         b,
                         format!(
-                            "has shape {} and {} has {}: a convolution of rank {} or a stack of {} matrices of rank {}, and no config says which",
+                            "has shape {} and {} has {}: a convolution of rank {} or a stack of {} \
+                             matrices of rank {}, and no config says which",
                             shape(b.shape),
                             shown(a.name),
                             shape(a.shape),
@@ -98,7 +100,8 @@ pub(super) fn sizes<'a>(
 }
 
 /// What may have made a tensor empty.
-pub(super) const EMPTY_HINT: &str = "; DeepSpeed's ZeRO-3 saves empty tensors where it doesn't gather them: gather the weights and save the adapter again";
+pub(super) const EMPTY_HINT: &str = "; DeepSpeed's ZeRO-3 saves empty tensors where it doesn't \
+    gather them: gather the weights and save the adapter again";
 
 fn mismatched<'a>(a: Tensor<'a>, b: Tensor<'a>) -> Wrong<'a> {
     if let ([r, _, _, ..], [_, of_group, kernel @ ..]) = (a.shape, b.shape)
@@ -117,7 +120,8 @@ fn mismatched<'a>(a: Tensor<'a>, b: Tensor<'a>) -> Wrong<'a> {
         return (b, reason);
     }
     let reason = format!(
-        "has shape {} and {} has {}: lora_A is (rank, in_features) and lora_B (out_features, rank), with one rank",
+        "has shape {} and {} has {}: lora_A is (rank, in_features) and lora_B (out_features, \
+         rank), with one rank",
         shape(b.shape),
         shown(a.name),
         shape(a.shape)
@@ -134,13 +138,15 @@ pub(super) fn magnitude(tensor: Tensor<'_>, out_features: usize) -> Option<Strin
     };
     if tensor.name.ends_with("dora_scale") && elements > 0 && !by_row(tensor.shape) {
         return Some(format!(
-            "has shape {}: a magnitude for each row, ({out_features}, 1), can be merged; one for each column can't",
+            "has shape {}: a magnitude for each row, ({out_features}, 1), can be merged; one for \
+             each column can't",
             shape(tensor.shape)
         ));
     }
     (elements != out_features).then(|| {
         format!(
-            "has shape {}; a magnitude vector has an element for each of {out_features} out_features",
+            "has shape {}; a magnitude vector has an element for each of {out_features} \
+             out_features",
             shape(tensor.shape)
         )
     })

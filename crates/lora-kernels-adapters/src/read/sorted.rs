@@ -79,7 +79,8 @@ impl<'a> Reader<'a> {
         for (name, tensor) in names.into_iter().zip(self.file.tensors()) {
             if let Some(wrapper) = wrapper_inside(name) {
                 let reason = format!(
-                    "has a trainer's wrapper inside its name, {wrapper}: save the adapter from the unwrapped model, or take these segments off its tensors' names"
+                    "has a trainer's wrapper inside its name, {wrapper}: save the adapter from the \
+                     unwrapped model, or take these segments off its tensors' names"
                 );
                 if !self.partial {
                     return Err(self.wrong(tensor, reason));
