@@ -162,7 +162,8 @@ const TRUNKS: [&str; 47] = [
 /// Words for a list of layers.
 const LISTS: [&str; 6] = ["layers", "layer", "h", "blocks", "block", "resblocks"];
 
-/// Whether replacing `from` by `to` is only another name for a trunk: each is empty or of its words.
+/// Whether replacing `from` by `to` is only another name for a trunk: each is empty or made of its
+/// words.
 pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
     let (from, to, _) = stripped(from, to, usize::MAX);
     let is_trunk =

@@ -128,7 +128,8 @@ fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failur
             )))
         }
         ([], several) => Err(Failure::Refused(format!(
-            "{} holds several models, and the adapters fit none of them whole: name the one that is meant, of {}",
+            "{} holds several models, and the adapters fit none of them whole: name the one that is \
+             meant, of {}",
             path.display(),
             names(several)
         ))),

@@ -58,8 +58,8 @@ fn pipeline(scene: &Scene, file: &str, modules: &[&str]) -> Vec<Numbers> {
     pairs.iter().map(|(a, b)| b.dot(a)).collect()
 }
 
-/// A vision-language model as it is on disk, and an adapter by the names of transformers since 4.52:
-/// layers of both towers, the projector, and an embedding and a head trained whole.
+/// A vision-language model as it is on disk, and an adapter by the names of transformers since
+/// 4.52: layers of both towers, the projector, and an embedding and a head trained whole.
 #[test]
 fn several_replacements_are_found_at_once_and_printed() {
     let scene = scene("several");
