@@ -218,8 +218,8 @@ impl Scene {
         self.text(index, &document.to_string());
     }
 
-    /// Writes an adapter's folder: a config with rank 2 and lora_alpha 4, which `fields` change, and
-    /// its tensors.
+    /// Writes an adapter's folder: a config with rank 2 and lora_alpha 4, which `fields` change,
+    /// and its tensors.
     pub fn adapter(&self, folder: &str, fields: Value, tensors: &[(&str, &Numbers)]) {
         let mut config = json!({
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4,

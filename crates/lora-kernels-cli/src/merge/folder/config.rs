@@ -1,24 +1,22 @@
-//! config.json, which follows the changes of the tensors, and what is wrong with it after them.
+//! config.json, which follows the changes of the tensors.
 
 use std::path::Path;
 
-use lora_kernels_adapters::BaseModel;
 use serde_json::{Value, json};
 
 use super::edit::{Document, Field};
 use super::is_there;
 use crate::failure::Failure;
-use crate::merge::change::{Changes, ConfigEdit};
-use crate::show::count;
+use crate::merge::change::ConfigEdit;
 
 pub const CONFIG: &str = "config.json";
 /// Files that describe a model, Hugging Face's and Mistral's.
 pub const CONFIGS: [&str; 2] = [CONFIG, "params.json"];
 /// The fields that hold the number of rows of the embeddings. ChatGLM's is the second.
 const VOCAB_SIZE: [&str; 2] = ["vocab_size", "padded_vocab_size"];
-const TIE: &str = "tie_word_embeddings";
+pub const TIE: &str = "tie_word_embeddings";
 /// The parts of a config that describe the language model of several models in one.
-const TEXT_CONFIGS: [&[&str]; 5] = [
+pub const TEXT_CONFIGS: [&[&str]; 5] = [
     &["text_config"],
     &["llm_config"],
     &["language_config"],
@@ -77,9 +75,13 @@ pub fn edited(
             };
             warnings.push(match other {
                 Some((name, value)) => format!(
-                    "{name} says that {field} is {value}, which the base's tensors don't: set it to {wanted}"
+                    "{name} says that {field} is {value}, which the base's tensors don't: \
+                     set it to {wanted}"
                 ),
-                None => format!("no config.json lies beside the base: the result's must say that {field} is {wanted}"),
+                None => format!(
+                    "no config.json lies beside the base: the result's must say that {field} is \
+                     {wanted}"
+                ),
             });
         }
     }
@@ -183,160 +185,6 @@ fn is_of_text(field: &Field) -> bool {
     !objects
         .iter()
         .any(|key| OTHER_TOWERS.iter().any(|word| key.contains(word)))
-}
-
-/// Warns of an added head that config.json's class doesn't read. `task` is what the adapter's
-/// config calls its task, such as `SEQ_CLS`.
-pub fn heads(
-    folder: Option<&Path>,
-    base: &BaseModel,
-    changes: &Changes<'_>,
-    task: Option<&str>,
-    warnings: &mut Vec<String>,
-) {
-    let path = folder
-        .map(|folder| folder.join(CONFIG))
-        .filter(|path| is_there(path));
-    let document = path.and_then(|path| Document::read(&path).ok());
-    let classes = { document.as_ref() }
-        .and_then(|document| document.get(&["architectures"]))
-        .unwrap_or_default();
-    let classes: Vec<&str> = classes
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let Changes {
-        added,
-        config: edits,
-        ..
-    } = changes;
-    for added in added {
-        let Some(module) = added.name.strip_suffix(".weight") else {
-            continue;
-        };
-        // A tensor of a module that the base has, such as a bias, makes no other class.
-        let below = format!("{module}.");
-        if base.names().any(|name| name.starts_with(&below)) {
-            continue;
-        }
-        if module.ends_with("lm_head") {
-            // transformers' classes that end with Model have no head, GPT2LMHeadModel excepted.
-            let lacks = |class: &&str| class.ends_with("Model") && !class.ends_with("LMHeadModel");
-            if !classes.is_empty() && classes.iter().all(lacks) {
-                warnings.push(format!(
-                    "{} was added, and config.json names {}, which has no head: set its \
-                     architectures to the class that has",
-                    added.name,
-                    classes.join(", ")
-                ));
-            }
-            let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
-            let ties = document.as_ref().is_none_or(ties_embeddings);
-            if ties && !edits.iter().any(follows) {
-                warnings.push(format!(
-                    "{} was added, and config.json doesn't say that {TIE} is false: unless it is \
-                     set so, a reader may take the embeddings in its place",
-                    added.name
-                ));
-            }
-            continue;
-        }
-        let Some(wanted) = class(module, task) else {
-            warnings.push(format!(
-                "{} was added: the class that config.json names{} must have a module {module}",
-                added.name,
-                named(&classes)
-            ));
-            continue;
-        };
-        let fits = classes.iter().any(|class| class.ends_with(wanted));
-        let labels = added.from.shape.first().copied().unwrap_or_default();
-        let labelled = matches!(wanted, SEQUENCES | TOKENS);
-        let says = document.as_ref().map_or(2, labels_of);
-        if fits && (!labelled || says == labels as u64) {
-            continue;
-        }
-        let mut set = Vec::new();
-        if !fits {
-            let example = classes
-                .first()
-                .and_then(|class| family(class))
-                .unwrap_or("...");
-            set.push(format!("architectures to [\"{example}{wanted}\"]"));
-        }
-        if labelled && says != labels as u64 {
-            set.push(format!(
-                "num_labels to {labels} (or give id2label {})",
-                count(labels, "label")
-            ));
-        }
-        warnings.push(format!(
-            "{} was added, and {} doesn't load it as the adapter was trained{}: set its {}",
-            added.name,
-            if document.is_some() {
-                "config.json"
-            } else {
-                "without a config.json, a reader"
-            },
-            if fits { String::new() } else { named(&classes) },
-            set.join(" and its ")
-        ));
-    }
-}
-
-const SEQUENCES: &str = "ForSequenceClassification";
-const TOKENS: &str = "ForTokenClassification";
-const ANSWERS: &str = "ForQuestionAnswering";
-
-/// The end of the name of transformers' classes that have this head.
-fn class(module: &str, task: Option<&str>) -> Option<&'static str> {
-    let is = |names: &[&str]| module.split('.').any(|part| names.contains(&part));
-    if is(&["qa_outputs"]) {
-        return Some(ANSWERS);
-    }
-    if !is(&["score", "classifier", "classification_head"]) {
-        return None;
-    }
-    Some(match task {
-        Some("TOKEN_CLS") => TOKENS,
-        Some("QUESTION_ANS") => ANSWERS,
-        _ => SEQUENCES,
-    })
-}
-
-/// Whether this model's head may be tied to its embeddings. transformers ties them unless the config
-/// says otherwise.
-fn ties_embeddings(document: &Document) -> bool {
-    let text = TEXT_CONFIGS.iter().map(|path| [path, &[TIE][..]].concat());
-    let mut paths = std::iter::once(vec![TIE]).chain(text);
-    { paths.find_map(|path| document.get(&path)?.as_bool()) }.unwrap_or(true)
-}
-
-/// `Llama` of `LlamaForCausalLM` and `LlamaModel`.
-fn family(class: &str) -> Option<&str> {
-    let end = class
-        .find("For")
-        .or_else(|| class.strip_suffix("Model").map(str::len))?;
-    Some(&class[..end]).filter(|family| !family.is_empty())
-}
-
-/// The number of labels that transformers takes from a config.
-fn labels_of(document: &Document) -> u64 {
-    let labels = document.get(&["id2label"]);
-    { labels.as_ref() }
-        .and_then(Value::as_object)
-        .map(|labels| labels.len() as u64)
-        .or_else(|| document.get(&["num_labels"])?.as_u64())
-        .unwrap_or(2)
-}
-
-fn named(classes: &[&str]) -> String {
-    match classes {
-        [] => String::new(),
-        _ => format!(" ({})", classes.join(", ")),
-    }
 }
 
 #[cfg(test)]

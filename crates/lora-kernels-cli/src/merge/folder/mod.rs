@@ -2,6 +2,7 @@
 
 mod config;
 mod edit;
+mod heads;
 mod index;
 mod travels;
 mod vocabulary;
@@ -39,7 +40,8 @@ const WEIGHTS: [&str; 15] = [
     "tflite",
     "nemo",
 ];
-/// Of the files that are read or compared as a whole, in bytes. The largest tokenizers have a fifth.
+/// Of the files that are read or compared as a whole, in bytes. The largest tokenizers have a fifth
+/// of it.
 const LARGEST: u64 = 256 << 20;
 
 /// Everything beside the tensors' files: planned before anything is written.
@@ -92,7 +94,7 @@ impl Companions {
             let task = weighted.adapter.config()?.field("task_type")?;
             serde_json::from_str::<String>(task).ok()
         });
-        config::heads(folder, base, changes, task.as_deref(), &mut warnings);
+        heads::warn(folder, base, changes, task.as_deref(), &mut warnings);
         let mut travels = Travels::default();
         let mut left_out = Vec::new();
         match (direction, folder) {
@@ -238,8 +240,8 @@ impl Companions {
     }
 }
 
-/// Whether a name belongs to a tool, not to a model: `.git` and `.cache`, an adapter's config, which
-/// would make readers look for its tensors, and a trainer's checkpoints.
+/// Whether a name belongs to a tool, not to a model: `.git` and `.cache`, an adapter's config,
+/// which would make readers look for its tensors, and a trainer's checkpoints.
 fn is_of_tools(name: &str, in_root: bool) -> bool {
     name.starts_with('.')
         || (in_root && (name == "adapter_config.json" || name.starts_with("checkpoint-")))
@@ -284,7 +286,7 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| unread(path, error))
 }
 
-/// Copies a file's content. A folder of links may hold files that can't be written to; the copy can.
+/// Copies a file's content, without its permissions: a cache's files can't be written to.
 fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
     let copied = std::fs::File::open(from).and_then(|mut source| {
         let mut target = std::fs::File::create(to)?;

@@ -180,7 +180,8 @@ pub fn find(
                 .map(|brought| (brought.adapter + 1).to_string())
                 .collect();
             return Err(Failure::Refused(format!(
-                "adapters {} and {} bring a different {} ({}): --files-from {} or base decides whose the merged model gets",
+                "adapters {} and {} bring a different {} ({}): --files-from {} or \
+                 base decides whose the merged model gets",
                 first.adapter + 1,
                 other.adapter + 1,
                 group.name(),
@@ -261,7 +262,8 @@ impl Travels {
                 && !templates.iter().any(|name| bases(name))
             {
                 warnings.push(format!(
-                    "the adapter's {TOKENIZER_CONFIG} was taken over, and has no chat template, which the base's has"
+                    "the adapter's {TOKENIZER_CONFIG} was taken over, and has no chat \
+                     template, which the base's has"
                 ));
             }
         }
@@ -310,7 +312,8 @@ fn brought(
                     .any(|start| name.starts_with(start));
                 if group == Group::Tokenizer && is_code && name.ends_with(".py") {
                     warnings.push(format!(
-                        "{} is code, and was not taken over: copy it yourself if the tokenizer needs it",
+                        "{} is code, and was not taken over: copy it yourself if the \
+                         tokenizer needs it",
                         path.display()
                     ));
                 }

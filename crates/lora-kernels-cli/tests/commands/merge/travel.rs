@@ -1,4 +1,4 @@
-//! What travels with a merged model: tokenizers and other files of adapters, config.json, the index.
+//! What travels with a merged model: adapters' tokenizers and other files, config.json, the index.
 
 use std::os::unix::fs::symlink;
 
@@ -30,8 +30,8 @@ fn text(scene: &Scene, path: &str) -> String {
     std::fs::read_to_string(scene.path(path)).unwrap()
 }
 
-/// Files that a trainer writes for itself, and the base's own files in another form, stay where they
-/// are.
+/// Files that a trainer writes for itself, and the base's own files in another form, stay where
+/// they are.
 #[test]
 fn only_what_belongs_to_a_model_is_taken_from_an_adapter() {
     let scene = scene("taken", &["a"]);
@@ -148,8 +148,8 @@ fn adapters_that_disagree_need_a_decision() {
     assert_refused(&output, 2, &["--files-from is for merge"]);
 }
 
-/// transformers prefers chat_template.jinja to the template in tokenizer_config.json, and the maps of
-/// special tokens repeat what the tokenizer's main files say.
+/// transformers prefers chat_template.jinja to the template in tokenizer_config.json, and the maps
+/// of special tokens repeat what the tokenizer's main files say.
 #[test]
 fn files_of_the_base_that_contradict_the_adapters_tokenizer_are_left_out() {
     let scene = scene("contradict", &["a"]);

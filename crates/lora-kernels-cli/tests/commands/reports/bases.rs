@@ -11,8 +11,8 @@ use crate::scene::Numbers;
 const Q: &str = "model.layers.0.self_attn.q_proj";
 const Q_WEIGHT: &str = "model.layers.0.self_attn.q_proj.weight";
 
-/// Report 1: mistralai's repositories hold two formats. A PEFT adapter is for the indexed shards, and
-/// one with Mistral's names is for the other.
+/// Report 1: mistralai's repositories hold two formats. A PEFT adapter is for the indexed shards,
+/// and one with Mistral's names is for the other.
 #[test]
 fn the_adapters_names_decide_between_two_formats() {
     let scene = scene("two_formats");

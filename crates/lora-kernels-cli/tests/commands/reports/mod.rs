@@ -1,5 +1,5 @@
-//! What users of LoRA tools reported in public, each with the right result. The numbers are those of
-//! the reports that the tests come from.
+//! What users of LoRA tools reported in public, each with the right result. The numbers are those
+//! of the reports that the tests come from.
 
 mod bases;
 mod names;

@@ -35,8 +35,8 @@ fn the_adapters_tokenizer_is_taken_over_and_said() {
     }
 }
 
-/// Report 26: the head of a reward model is added to a causal model, whose config.json names another
-/// class.
+/// Report 26: the head of a reward model is added to a causal model, whose config.json names
+/// another class.
 #[test]
 fn a_head_that_config_json_does_not_name_is_warned_of() {
     let scene = scene("head");

@@ -14,8 +14,8 @@ fn config(scene: &Scene, path: &str) -> Value {
     serde_json::from_slice(&std::fs::read(scene.path(path)).unwrap()).unwrap()
 }
 
-/// Report 7: LoRA on the head of a model that stores its embeddings alone. PEFT puts the head's base
-/// weight into the adapter.
+/// Report 7: LoRA on the head of a model that stores its embeddings alone. PEFT puts the head's
+/// base weight into the adapter.
 #[test]
 fn a_lora_on_a_tied_head_writes_the_head_apart() {
     let scene = scene("tied_head");
