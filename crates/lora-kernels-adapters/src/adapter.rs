@@ -420,7 +420,12 @@ impl Adapter {
     /// The folder that the adapter was read from, if its files lie in one of their own: where its
     /// `adapter_config.json` is. A tokenizer may lie there, too.
     pub fn folder(&self) -> Option<&Path> {
-        self.config.as_ref().and(self.file.path().parent())
+        let parent = self.config.as_ref().and(self.file.path().parent())?;
+        // A file that is named without any folder lies in the current one.
+        match parent.as_os_str().is_empty() {
+            true => Some(Path::new(".")),
+            false => Some(parent),
+        }
     }
 
     fn module_of<'a>(&'a self, parts: &'a Parts) -> Module<'a> {

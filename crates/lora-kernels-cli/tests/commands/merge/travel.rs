@@ -270,6 +270,41 @@ fn a_file_is_written_alone_and_what_it_lacks_is_said() {
     assert_eq!(names(&scene.folder), ["a", "base", "out.safetensors"]);
 }
 
+/// Names without a folder lie in the current one.
+#[test]
+fn an_adapters_file_may_be_named_from_its_own_folder() {
+    let scene = scene("current", &["a"]);
+    scene.text("a/tokenizer.json", "{}");
+    let inside = |folder: &str, inputs: [&str; 2], out: &str| {
+        let mut command = crate::common::lora_kernels();
+        command.current_dir(scene.path(folder));
+        command
+            .arg("merge")
+            .args(inputs)
+            .args(["-o", out, "--device", "cpu"]);
+        crate::common::assert_status(&command.output().unwrap(), 0);
+    };
+    inside("a", ["../base", "adapter_model.safetensors"], "../out");
+    assert_eq!(text(&scene, "out/tokenizer.json"), "{}");
+    inside("base", [".", "../a"], "../again");
+    assert_eq!(text(&scene, "again/tokenizer.json"), "{}");
+    let tensors = scene.get("base/model.safetensors");
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, numbers)| (&**name, numbers))
+        .collect();
+    scene.shards(
+        "sharded/model.safetensors.index.json",
+        &[("model-1.safetensors", &tensors)],
+    );
+    inside(
+        "sharded",
+        ["model.safetensors.index.json", "../a"],
+        "../third",
+    );
+    assert_eq!(text(&scene, "third/tokenizer.json"), "{}");
+}
+
 /// Taking an adapter out gives no other tokenizer than the merged model's.
 #[test]
 fn unmerging_leaves_files_as_they_are_and_says_so() {
