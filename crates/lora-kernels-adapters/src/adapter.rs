@@ -180,7 +180,8 @@ pub struct Tokens<'a> {
     pub rows: Tensor<'a>,
 }
 
-/// A tensor that this crate doesn't understand. Nothing may be computed from it or added to a model.
+/// A tensor that this crate doesn't understand. Nothing may be computed from it or added to a
+/// model.
 #[derive(Debug, Clone, Copy)]
 pub struct Unknown<'a> {
     /// The tensor, by its name in the file.
@@ -308,8 +309,8 @@ impl Adapter {
         self.folder().unwrap_or(self.file.path())
     }
 
-    /// How the path given to [`Adapter::read`] led to another folder, as a sentence without subject:
-    /// `leads to checkpoint-10, the only folder with an adapter there`.
+    /// How the path given to [`Adapter::read`] led to another folder, as a sentence without
+    /// subject: `leads to checkpoint-10, the only folder with an adapter there`.
     pub fn followed(&self) -> Option<&str> {
         self.followed.as_deref()
     }
@@ -366,9 +367,9 @@ impl Adapter {
         self.named(&self.saved)
     }
 
-    /// Base weights of adapted or wholly trained modules, sorted by name. The adapter doesn't change
-    /// them: PEFT saves those of adapted embeddings and heads (`save_embedding_layers`) in case they
-    /// were resized.
+    /// Base weights of adapted or wholly trained modules, sorted by name. The adapter doesn't
+    /// change them: PEFT saves those of adapted embeddings and heads (`save_embedding_layers`) in
+    /// case they were resized.
     pub fn base_weights(&self) -> impl Iterator<Item = Saved<'_>> {
         self.named(&self.base_weights)
     }

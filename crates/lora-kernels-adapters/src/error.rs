@@ -200,8 +200,8 @@ pub enum Error {
         /// Replacements under which it would be found.
         replacements: Vec<crate::base::Replacement>,
     },
-    /// Two of the adapter's names, or two of their leading parts, that would be the same in the base
-    /// model.
+    /// Two of the adapter's names, or two of their leading parts, that would be the same in the
+    /// base model.
     #[error(
         "{first} and {second} of the adapter would both be {there} in the base model; is this its base model?"
     )]

@@ -71,8 +71,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Lets this process open as many files as the system allows it. Each of a model's shards stays open
-/// while it is read, and models have more of them than the 256 or 1024 files that are the default.
+/// Lets this process open as many files as the system allows it. Each of a model's shards stays
+/// open while it is read, and models have more of them than the 256 or 1024 files that are the
+/// default.
 fn allow_many_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

@@ -7,8 +7,8 @@ use crate::config::{TrainableTokens, ends_with_path};
 use crate::mapped::Tensor;
 use crate::shown::shape;
 
-/// The indices of the rows for the embedding at `path`. An error is a reason that follows a tensor's
-/// name.
+/// The indices of the rows for the embedding at `path`. An error is a reason that follows a
+/// tensor's name.
 pub(super) fn indices(config: Option<&PeftConfig>, path: &str) -> Result<Vec<usize>, String> {
     let none = || {
         "has rows of an embedding, and no config's trainable_token_indices says which they are"

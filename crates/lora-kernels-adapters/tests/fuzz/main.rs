@@ -1,6 +1,6 @@
 //! Configs, headers and indices with random damage cause no panic, no disproportionate allocation,
-//! and an error of one line. The cases are the same on every run; `LORA_KERNELS_FUZZ_CASES` is their
-//! number.
+//! and an error of one line. The cases are the same on every run; `LORA_KERNELS_FUZZ_CASES` is
+//! their number.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;

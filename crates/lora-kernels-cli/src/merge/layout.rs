@@ -7,8 +7,8 @@ use lora_kernels_adapters::{BaseModel, Kind, Module};
 use super::changes::Selected;
 use crate::failure::Failure;
 
-/// The layout of a weight: `square` if it is square, else the one that fits its shape. PEFT knows the
-/// layout from the layer's class.
+/// The layout of a weight: `square` if it is square, else the one that fits its shape. PEFT knows
+/// the layout from the layer's class.
 pub fn of(
     name: &str,
     shape: &[usize],
@@ -37,8 +37,8 @@ pub fn of_matrix(
     }
 }
 
-/// A convolution's weight is (out_features, in_features, kernel ...), and lora_A (rank, in_features,
-/// kernel ...) has the same kernel, so their product is that of two matrices.
+/// A convolution's weight is (out_features, in_features, kernel ...), and lora_A (rank,
+/// in_features, kernel ...) has the same kernel, so their product is that of two matrices.
 fn of_convolution(
     name: &str,
     shape: &[usize],

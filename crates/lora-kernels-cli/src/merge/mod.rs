@@ -105,8 +105,8 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "yes|no")]
     fan_in_fan_out: Option<YesNo>,
     /// Whose tokenizer, chat template, generation config and processor the result gets, where
-    /// adapters bring some: base, or the number of an adapter, from 1 [default: the adapters', where
-    /// they don't differ among each other]
+    /// adapters bring some: base, or the number of an adapter, from 1 [default: the adapters',
+    /// where they don't differ among each other]
     #[arg(long, value_name = "base|N")]
     files_from: Option<FilesFrom>,
     /// Whether the matrices of fused experts are stored transposed, (in_features, out_features), as

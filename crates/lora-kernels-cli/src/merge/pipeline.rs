@@ -1,8 +1,8 @@
 //! Reads, computes and writes at the same time, within bounded memory.
 //!
-//! One thread reads the pieces of all jobs in order. Each lane of the engine has a thread of its own
-//! and computes one piece at a time. The calling thread takes the results in order and writes them.
-//! As the pieces don't depend on the number of lanes, neither do the results.
+//! One thread reads the pieces of all jobs in order. Each lane of the engine has a thread of its
+//! own and computes one piece at a time. The calling thread takes the results in order and writes
+//! them. As the pieces don't depend on the number of lanes, neither do the results.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -420,8 +420,8 @@ fn modules_that_cannot_be_read_can_be_skipped() {
     scene.assert_has("out.safetensors", &[("q.weight", &merged(&q, 2.0, &pair))]);
 }
 
-/// PEFT adds the adapter of a MultiheadAttention's output projection twice, in training too, so that
-/// W + scaling·B·A isn't what was trained.
+/// PEFT adds the adapter of a MultiheadAttention's output projection twice, in training too, so
+/// that W + scaling·B·A isn't what was trained.
 #[test]
 fn a_multihead_attention_is_refused_by_name() {
     let scene = scene("attention");

@@ -183,8 +183,8 @@ fn unknown_whole_tensors_are_refused_unless_skipped() {
     }
 }
 
-/// A trained norm whose name in the base has another prefix than the layers' is replaced or refused,
-/// never added beside it.
+/// A trained norm whose name in the base has another prefix than the layers' is replaced or
+/// refused, never added beside it.
 #[test]
 fn a_whole_tensor_that_lies_elsewhere_is_not_added() {
     let scene = scene("elsewhere");
