@@ -211,6 +211,14 @@ fn elements(shape: &[usize]) -> Option<usize> {
 
 /// The matrices of a tensor of this shape.
 fn grid(shape: &[usize], change: &Change<'_>) -> Result<Grid, String> {
+    // What depends on each element alone is computed in small pieces, however long the rows are.
+    if change.loras.is_empty() && change.magnitude.is_none() && change.rows.is_empty() {
+        return Ok(Grid {
+            matrices: 1,
+            rows: elements(shape).ok_or("its shape is too large")?,
+            columns: 1,
+        });
+    }
     let stacks = change.loras.iter().filter(|lora| lora.expert.is_none());
     let mut stacks = stacks.filter_map(|lora| lora.stack.experts());
     let stack = stacks.next();

@@ -85,6 +85,7 @@ impl Numbers {
     }
 
     fn bytes(&self) -> Vec<u8> {
+        // The values are the type's own, so that no conversion rounds.
         let values = self.values.iter().copied();
         match self.dtype {
             Dtype::F64 => values.flat_map(f64::to_le_bytes).collect(),
@@ -106,10 +107,28 @@ impl Numbers {
 
 fn rounded(dtype: Dtype, value: f64) -> f64 {
     match dtype {
-        Dtype::F32 => f64::from(value as f32),
-        Dtype::F16 => f16::from_f64(value).to_f64(),
-        Dtype::BF16 => bf16::from_f64(value).to_f64(),
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => nearest(dtype, value),
         _ => value,
+    }
+}
+
+/// The nearest number of a type, ties to even, without the conversions that are tested: steps of the
+/// type at the value's size are powers of two, so that f64 counts them exactly.
+fn nearest(dtype: Dtype, value: f64) -> f64 {
+    let (digits, least, largest) = match dtype {
+        Dtype::F16 => (11, -14, 65504.0),
+        Dtype::BF16 => (8, -126, 2f64.powi(127) * (2.0 - 2f64.powi(-7))),
+        _ => return value as f32 as f64,
+    };
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let step = 2f64.powi(exponent.max(least) + 1 - digits);
+    let rounded = (value / step).round_ties_even() * step;
+    match rounded.abs() > largest {
+        true => f64::INFINITY.copysign(value),
+        false => rounded,
     }
 }
 

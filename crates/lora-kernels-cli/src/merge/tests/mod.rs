@@ -145,6 +145,26 @@ fn assert_rounded(values: &[f64], expected: &[f64], dtype: Dtype) {
     }
 }
 
+/// The nearest number of a type, ties to even, without the conversions that are tested: steps of the
+/// type at the value's size are powers of two, so that f64 counts them exactly.
+fn nearest(dtype: Dtype, value: f64) -> f64 {
+    let (digits, least, largest) = match dtype {
+        Dtype::F16 => (11, -14, 65504.0),
+        Dtype::BF16 => (8, -126, 2f64.powi(127) * (2.0 - 2f64.powi(-7))),
+        _ => return value as f32 as f64,
+    };
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let step = 2f64.powi(exponent.max(least) + 1 - digits);
+    let rounded = (value / step).round_ties_even() * step;
+    match rounded.abs() > largest {
+        true => f64::INFINITY.copysign(value),
+        false => rounded,
+    }
+}
+
 /// Σ factor·b(ρ)·a(ρ) over the ranks.
 fn product(rank: usize, factor: f32, b: impl Fn(usize) -> f64, a: impl Fn(usize) -> f64) -> f64 {
     f64::from(factor) * (0..rank).map(|rank| b(rank) * a(rank)).sum::<f64>()

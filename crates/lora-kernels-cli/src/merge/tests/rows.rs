@@ -1,6 +1,7 @@
 //! Tensors and rows in place of the base's, and biases.
 
 use super::super::change::Rows;
+use super::super::numbers::same_within_types;
 use super::*;
 
 /// Rows come last: what the adapters add to them is replaced, too. Of two for one row, the later
@@ -39,7 +40,7 @@ fn rows_replace_those_of_the_sum() {
         (0, &second.values),
     ] {
         for (column, value) in from.iter().enumerate() {
-            expected[row * columns + column] = bf16::from_f64(*value).to_f64();
+            expected[row * columns + column] = nearest(Dtype::BF16, *value);
         }
     }
     assert_eq!(values, expected);
@@ -94,7 +95,7 @@ fn a_replaced_tensor_may_have_another_shape_and_type() {
     let rounded: Vec<f64> = resized
         .values
         .iter()
-        .map(|value| bf16::from_f64(*value).to_f64())
+        .map(|value| nearest(Dtype::BF16, *value))
         .collect();
     assert_eq!(changed(&w, &whole).0, rounded);
     let a = Owned::made(Dtype::F32, &[rank, columns], 3);
@@ -120,7 +121,7 @@ fn a_replaced_tensor_may_have_another_shape_and_type() {
     let correct = values
         .iter()
         .zip(&expected)
-        .filter(|(value, expected)| **value == bf16::from_f64(**expected).to_f64());
+        .filter(|(value, expected)| **value == nearest(Dtype::BF16, **expected));
     assert!(correct.count() >= 23 * columns - 1);
 }
 
@@ -208,4 +209,103 @@ fn tensors_without_elements_are_written_as_such() {
         ..Change::default()
     };
     assert!(changed(&w, &change).0.is_empty());
+}
+
+/// Each whole tensor is rounded once, to nearest, ties to even, from all bits of its values.
+#[test]
+fn conversions_round_once_from_all_bits() {
+    let power = |exponent: i32| 2f64.powi(exponent);
+    for (to, from, value, expected) in [
+        // Just above the middle of two numbers, in the middle, and just below it.
+        (
+            Dtype::BF16,
+            Dtype::F32,
+            1.0 + power(-8) + power(-23),
+            0x3f81,
+        ),
+        (Dtype::BF16, Dtype::F32, 1.0 + power(-8), 0x3f80),
+        (
+            Dtype::BF16,
+            Dtype::F32,
+            1.0 + power(-7) + power(-8) - power(-23),
+            0x3f81,
+        ),
+        (
+            Dtype::BF16,
+            Dtype::F64,
+            -1.0 - power(-8) - power(-52),
+            0xbf81,
+        ),
+        (
+            Dtype::F16,
+            Dtype::F32,
+            1.0 + power(-11) + power(-23),
+            0x3c01,
+        ),
+        (Dtype::F16, Dtype::F32, 1.0 + power(-11), 0x3c00),
+        // f32's nearest is the middle: rounding it again would go the other way.
+        (
+            Dtype::F16,
+            Dtype::F64,
+            1.0 + power(-11) + power(-40),
+            0x3c01,
+        ),
+        (
+            Dtype::F16,
+            Dtype::F64,
+            1.0 + 3.0 * power(-11) - power(-40),
+            0x3c01,
+        ),
+        (Dtype::F16, Dtype::F64, power(-25) + power(-60), 0x0001),
+        (Dtype::F16, Dtype::F64, 65520.0 - power(-30), 0x7bff),
+        (Dtype::F16, Dtype::F64, 65520.0, 0x7c00),
+    ] {
+        let old = Owned::new(to, &[1, 1], &[0.0]);
+        let new = Owned::new(from, &[1, 1], &[value]);
+        let whole = Change {
+            replaced: Some(new.tensor()),
+            ..Change::default()
+        };
+        let row = Change {
+            rows: vec![Rows {
+                indices: &[0],
+                values: new.tensor(),
+            }],
+            ..Change::default()
+        };
+        for change in [whole, row] {
+            let bytes = run(&Engine::Cpu, old.tensor(), &change).unwrap().0;
+            let got = u16::from_le_bytes(bytes.try_into().unwrap());
+            assert_eq!(
+                got, expected,
+                "{value:e} of {from:?} in {to:?} is {got:#06x}"
+            );
+        }
+        let rounded = f64::from(match to {
+            Dtype::F16 => f16::from_bits(expected).to_f32(),
+            _ => bf16::from_bits(expected).to_f32(),
+        });
+        assert_eq!(nearest(to, value), rounded);
+        // The trained tensor's copy in the base's type is the same tensor.
+        let stored = Owned::new(to, &[1, 1], &[rounded]);
+        assert!(same_within_types(&stored.tensor(), &new.tensor()));
+    }
+}
+
+/// A stack of matrices that is replaced whole isn't read in one piece for each of them.
+#[test]
+fn a_replaced_stack_is_converted_in_small_pieces() {
+    let shape = [3, 8, 40];
+    let old = Owned::made(Dtype::BF16, &shape, 1);
+    let new = Owned::made(Dtype::F32, &shape, 2);
+    let change = Change {
+        replaced: Some(new.tensor()),
+        ..Change::default()
+    };
+    let job = Job::new("w", old.tensor(), &change).unwrap();
+    assert!(job.grid.largest_piece(1) <= 64, "{:?}", job.grid);
+    let expected: Vec<f64> = { new.values.iter() }
+        .map(|value| nearest(Dtype::BF16, *value))
+        .collect();
+    assert_eq!(changed(&old, &change).0, expected);
 }
