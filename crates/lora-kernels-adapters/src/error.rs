@@ -78,7 +78,8 @@ pub enum Error {
     },
     /// A rank in the file that differs from the config's.
     #[error(
-        "{}: module {module} has rank {given}, but its config gives it {expected} (r, or rank_pattern where a key matches)",
+        "{}: module {module} has rank {given}, but its config gives it {expected} (r, or \
+         rank_pattern where a key matches)",
         path.display()
     )]
     Rank {
@@ -110,7 +111,11 @@ pub enum Error {
         reason: String,
     },
     /// A file with several adapters, read without saying which.
-    #[error("{} holds several adapters, and one must be chosen by its name: {}", path.display(), names.join(", "))]
+    #[error(
+        "{} holds several adapters, and one must be chosen by its name: {}",
+        path.display(),
+        names.join(", ")
+    )]
     Adapters {
         /// The file.
         path: PathBuf,
@@ -118,7 +123,12 @@ pub enum Error {
         names: Vec<String>,
     },
     /// A folder with several adapters in folders of their own, read without saying which.
-    #[error("{} holds several adapters in folders of their own, and one must be given{}: {}", path.display(), newest.as_ref().map(|newest| format!(" (the newest is {newest})")).unwrap_or_default(), names.join(", "))]
+    #[error(
+        "{} holds several adapters in folders of their own, and one must be given{}: {}",
+        path.display(),
+        newest.as_ref().map(|newest| format!(" (the newest is {newest})")).unwrap_or_default(),
+        names.join(", ")
+    )]
     AdapterFolders {
         /// The folder.
         path: PathBuf,
@@ -138,7 +148,11 @@ pub enum Error {
         names: Vec<String>,
     },
     /// A file that holds no scaling, read without giving one.
-    #[error("{} is in {format} format, which holds no scaling for {module}: give it, as lora_alpha or as the scaling itself", path.display())]
+    #[error(
+        "{} is in {format} format, which holds no scaling for {module}: give it, as lora_alpha or \
+         as the scaling itself",
+        path.display()
+    )]
     NoScaling {
         /// The file.
         path: PathBuf,
@@ -160,7 +174,8 @@ pub enum Error {
     },
     /// A scaling or lora_alpha that no computation can use.
     #[error(
-        "{name} {given}: it must be finite and more than 0, and so must the scaling that comes of it in f32"
+        "{name} {given}: it must be finite and more than 0, and so must the scaling that comes of \
+         it in f32"
     )]
     Scaling {
         /// `scaling` or `lora_alpha`.
@@ -187,7 +202,10 @@ pub enum Error {
         reason: String,
     },
     /// A tensor that the adapter wants and the base model lacks, or that several could be.
-    #[error("{wanted} is not in the base model{}", candidates_text(.mapped, *.ambiguous, .candidates))]
+    #[error(
+        "{wanted} is not in the base model{}",
+        candidates_text(.mapped, *.ambiguous, .candidates)
+    )]
     Unresolved {
         /// The tensor looked for, by the adapter's path.
         wanted: String,
@@ -203,7 +221,8 @@ pub enum Error {
     /// Two of the adapter's names, or two of their leading parts, that would be the same in the
     /// base model.
     #[error(
-        "{first} and {second} of the adapter would both be {there} in the base model; is this its base model?"
+        "{first} and {second} of the adapter would both be {there} in the base model; is this its \
+         base model?"
     )]
     Clash {
         /// One.
@@ -228,7 +247,12 @@ pub enum Error {
         reason: String,
     },
     /// A complete output that can't be renamed to its final name.
-    #[error("can't give {} its name: {source}; it is complete, and lies in {}: move it from there, or the next run that writes this removes it", path.display(), kept.display())]
+    #[error(
+        "can't give {} its name: {source}; it is complete, and lies in {}: move it from there, or \
+         the next run that writes this removes it",
+        path.display(),
+        kept.display()
+    )]
     NotPlaced {
         /// The final name.
         path: PathBuf,

@@ -51,7 +51,7 @@ fn way_out(error: &lora_kernels_adapters::Error) -> String {
                 .collect();
             format!("; if it is meant, state {}", options.join(" or "))
         }
-        Error::Unresolved { candidates, .. } if !candidates.is_empty() => {
+        Error::Unresolved { .. } => {
             " (--map FROM=TO states what leading parts of names become, --skip leaves modules out)"
                 .into()
         }

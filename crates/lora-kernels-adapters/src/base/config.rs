@@ -61,7 +61,12 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&without_infinities(text)).unwrap();
         assert_eq!(
             value,
-            serde_json::json!({"a": [0.0, null], "b": null, "c": [null, null], "d": "NaN \" Infinity"})
+            serde_json::json!({
+                "a": [0.0, null],
+                "b": null,
+                "c": [null, null],
+                "d": "NaN \" Infinity",
+            })
         );
     }
 }

@@ -31,15 +31,15 @@ pub(super) fn solve<'a>(base: &'a BaseModel, items: &[(usize, Item<'_>)]) -> Fou
     let wanted: HashSet<&str> = items.iter().map(|(_, item)| item.node).collect();
     let longest = wanted.iter().map(|node| node.len()).max().unwrap_or(0);
     let mut ends: HashMap<String, Vec<End<'a>>> = HashMap::new();
-    let mut previous = "";
+    let mut seen = HashSet::new();
     for name in base.names().filter(|name| is_sensible(name)) {
         let Some((node, _)) = name.rsplit_once('.') else {
             continue;
         };
-        if node == previous {
+        // Names of a module's own modules may lie between those of its tensors.
+        if !seen.insert(node) {
             continue;
         }
-        previous = node;
         let flat = node.replace('.', "_");
         let starts = node.match_indices('.').map(|(at, _)| at + 1);
         for start in std::iter::once(0).chain(starts) {

@@ -59,7 +59,8 @@ impl fmt::Display for Replacement {
 impl FromStr for Replacement {
     type Err = String;
 
-    /// Reads `FROM=TO`. A dot at the end of either doesn't matter.
+    /// Reads `FROM=TO`. A dot at the end of either doesn't matter. The same on both sides keeps
+    /// names from a replacement with a shorter FROM.
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((from, to)) = text.split_once('=') else {
             return Err("it must be FROM=TO, such as model.language_model.=model.".into());
@@ -73,8 +74,8 @@ impl FromStr for Replacement {
             }
         };
         let (from, to) = (part(from)?, part(to)?);
-        match from == to {
-            true => Err("it replaces nothing: FROM and TO are the same".into()),
+        match from.is_empty() && to.is_empty() {
+            true => Err("it replaces nothing: FROM and TO are empty".into()),
             false => Ok(Self { from, to }),
         }
     }

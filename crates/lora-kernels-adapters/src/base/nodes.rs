@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry;
 
 use super::BaseModel;
 use super::mapping::joined;
-use super::towers::is_only_part;
+use super::towers::{Part, lone_parts, parts};
 use super::wanted::Fits;
 
 /// Names with more segments or bytes are found only as they are. No model has such names.
@@ -41,6 +41,8 @@ pub(super) struct Nodes<'a> {
     heads: HashMap<&'a str, Vec<&'a str>>,
     /// The nodes without a number, by their last segments.
     plain: HashMap<&'a str, Vec<&'a str>>,
+    /// The parts that all heads name, if all name the same ones.
+    lone: Option<Vec<Part>>,
 }
 
 impl<'a> Nodes<'a> {
@@ -50,6 +52,7 @@ impl<'a> Nodes<'a> {
             nodes: HashMap::new(),
             heads: HashMap::new(),
             plain: HashMap::new(),
+            lone: None,
         };
         let mut previous = "";
         for name in base.names() {
@@ -78,6 +81,7 @@ impl<'a> Nodes<'a> {
             }
             previous = name;
         }
+        names.lone = lone_parts(names.heads.values().flatten());
         names
     }
 
@@ -106,7 +110,7 @@ impl<'a> Nodes<'a> {
     /// Whether `from` names no part beside the trunk, and all layers of the base model are of the
     /// part that `to` names.
     pub fn only_part(&self, from: &str, to: &str) -> bool {
-        is_only_part(from, to, self.heads.values().flatten())
+        parts(from).is_empty() && self.lone.as_ref().is_some_and(|lone| *lone == parts(to))
     }
 
     /// How well `child` of `node` is what `fits` asks for. An empty child asks for the node itself.
@@ -166,7 +170,8 @@ pub(super) fn ends_with(path: &str, end: &str) -> bool {
     }
 }
 
-/// Two paths without the `count` last segments that they share at most, and how many those are.
+/// Two paths without the last segments that they share, `most` of them at most, and how many
+/// those are.
 pub(super) fn stripped<'p>(from: &'p str, to: &'p str, most: usize) -> (&'p str, &'p str, usize) {
     let (mut from, mut to, mut count) = (from, to, 0);
     while count < most && !from.is_empty() && last(from) == last(to) {

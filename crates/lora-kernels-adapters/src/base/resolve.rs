@@ -115,9 +115,10 @@ impl<'a> Resolver<'a> {
             })
             .collect();
         if parts.values().any(|part| part.fit.fitting > 0) {
-            // Names without a component belong to every model.
-            for (_, part) in parts.iter_mut().filter(|(name, _)| name.is_some()) {
-                part.left_out |= part.fit.fitting == 0 && part.fit.required > 0;
+            for component in absent(base, &parts) {
+                if let Some(part) = parts.get_mut(&component) {
+                    part.left_out = true;
+                }
             }
         }
         let mut resolver = Self {
@@ -155,15 +156,7 @@ impl<'a> Resolver<'a> {
                 owners.insert(name, component);
             }
         }
-        let name = match self.base.folder() {
-            Some(folder) => folder.file_name(),
-            None => self
-                .base
-                .shards()
-                .first()
-                .and_then(|shard| shard.file.path().file_stem()),
-        };
-        let name = name.map(|name| name.to_string_lossy().into_owned());
+        let name = own_name(self.base);
         if name.is_some() && rivals.contains(&name) {
             for rival in rivals.iter().filter(|rival| **rival != name) {
                 if let Some(part) = self.parts.get_mut(rival) {
@@ -416,6 +409,40 @@ impl<'a> Resolver<'a> {
         names.sort_by_key(|&(common, _)| std::cmp::Reverse(common));
         listed(names.into_iter().map(|(_, name)| name))
     }
+}
+
+/// The name of a base model's folder, or of its only file.
+fn own_name(base: &BaseModel) -> Option<String> {
+    let name = match base.folder() {
+        Some(folder) => folder.file_name(),
+        None => { base.shards().first() }.and_then(|shard| shard.file.path().file_stem()),
+    };
+    name.map(|name| name.to_string_lossy().into_owned())
+}
+
+/// The components that a base model doesn't hold in whatever shapes. It holds those of whose tensors
+/// one fits; where it has a component's name, no further ones; else those under whose names it has
+/// tensors, and those that are there in full and don't share their tensors with one that fits.
+fn absent(base: &BaseModel, parts: &BTreeMap<Option<String>, Part<'_>>) -> Vec<Option<String>> {
+    let is_named = parts.contains_key(&own_name(base));
+    let fitting: BTreeSet<&str> = { parts.values() }
+        .filter(|part| part.fit.fitting > 0)
+        .flat_map(Part::tensors)
+        .collect();
+    let is_absent = |(component, part): &(&Option<String>, &Part<'_>)| {
+        // Names without a component belong to every model.
+        let Some(component) = component else {
+            return false;
+        };
+        let front = format!("{component}.");
+        let mut own = base.homes.range(front.clone()..);
+        let has_own = own.next().is_some_and(|(name, _)| name.starts_with(&front));
+        let is_there = part.fit.is_full() && part.tensors().all(|name| !fitting.contains(name));
+        let is_held = !is_named && (has_own || is_there);
+        part.fit.fitting == 0 && part.fit.required > 0 && !is_held
+    };
+    let absent = parts.iter().filter(is_absent);
+    absent.map(|(component, _)| component.clone()).collect()
 }
 
 fn listed<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {

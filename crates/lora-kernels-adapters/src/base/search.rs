@@ -22,6 +22,16 @@ pub(super) struct Part<'a> {
     pub left_out: bool,
 }
 
+impl<'a> Part<'a> {
+    /// The tensors that were found.
+    pub fn tensors(&self) -> impl Iterator<Item = &'a str> {
+        self.outcomes.values().filter_map(|outcome| match outcome {
+            Outcome::Found(name) => Some(*name),
+            _ => None,
+        })
+    }
+}
+
 /// What became of one name.
 #[derive(Debug, Clone)]
 pub(super) enum Outcome<'a> {

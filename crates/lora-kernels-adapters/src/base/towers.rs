@@ -4,7 +4,7 @@ use super::nodes::{last, stripped};
 
 /// A part of a model that has layers of its own, beside its trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+pub(super) enum Part {
     Vision,
     Audio,
     /// What lies between towers.
@@ -72,7 +72,7 @@ fn words(path: &str) -> impl Iterator<Item = String> {
 }
 
 /// The parts that a path names, each once.
-fn parts(path: &str) -> Vec<Part> {
+pub(super) fn parts(path: &str) -> Vec<Part> {
     let part = |word: String| PARTS.iter().find(|(name, _)| *name == word);
     let mut parts: Vec<Part> = words(path)
         .filter_map(part)
@@ -97,15 +97,10 @@ pub(super) fn same_part(from: &str, to: &str) -> bool {
     parts(from) == parts(to) && !crossed
 }
 
-/// Whether `from` names no part beside the trunk, and all heads of a base model are of the one that
-/// `to` names.
-pub(super) fn is_only_part<'a>(
-    from: &str,
-    to: &str,
-    mut heads: impl Iterator<Item = &'a &'a str>,
-) -> bool {
-    let part = parts(to);
-    parts(from).is_empty() && !part.is_empty() && heads.all(|head| parts(head) == part)
+/// The parts that each of these heads names, if all name the same ones and at least one.
+pub(super) fn lone_parts<'a>(mut heads: impl Iterator<Item = &'a &'a str>) -> Option<Vec<Part>> {
+    let lone = parts(heads.next()?);
+    (!lone.is_empty() && heads.all(|head| parts(head) == lone)).then_some(lone)
 }
 
 /// The words for the trunk of a model, around its layers and embeddings.

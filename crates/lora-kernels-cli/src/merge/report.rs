@@ -317,9 +317,10 @@ impl Report {
                 false => taken.from.clone(),
             })
             .collect();
+        let mapping: Vec<String> = self.mapping.iter().map(|it| explained(it)).collect();
         for (names, what) in [
             (&self.followed, "found"),
-            (&self.mapping, "names mapped"),
+            (&mapping, "names mapped"),
             (&self.other_components, "left out, for other components"),
             (&self.skipped, "skipped"),
             (&dora, "brought to DoRA's magnitudes"),
@@ -345,5 +346,15 @@ impl Report {
             "{} written, computed on {}",
             self.output, self.device
         ))
+    }
+}
+
+/// A replacement, with words where it isn't plain what it does.
+fn explained(replacement: &str) -> String {
+    match replacement.split_once('=') {
+        Some(("", to)) => format!("{replacement} ({to} in front of all others)"),
+        Some((from, "")) => format!("{replacement} ({from} taken off)"),
+        Some((from, to)) if from == to => format!("{replacement} (as it is)"),
+        _ => replacement.to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::mapping::{Mapping, Replacement, joined};
 use super::nodes::{Level, Nodes, ends_with, has_number, is_sensible, split, stripped};
+use super::resolve::LISTED;
 use super::towers::{renames_trunk, same_list, same_part};
 use super::wanted::Wanted;
 use rules::{Pair, rules};
@@ -163,15 +164,16 @@ impl<'s, 'a> Search<'s, 'a> {
             }
         }
         // What was found for other heads may decide.
-        let rules = rules(&self.pairs).unwrap_or_default();
+        let mapping = rules(&self.pairs).unwrap_or_default();
         for (group, options) in ambiguous {
-            let ruled = rules.apply(group.head);
+            let ruled = mapping.apply(group.head);
             if options.contains(&ruled.as_str()) && ruled != group.head {
                 self.pairs.push(Pair::head(group.head, &ruled));
                 continue;
             }
             let replacements: Vec<Replacement> = options
                 .iter()
+                .take(LISTED)
                 .map(|option| {
                     let (from, to, _) = stripped(group.head, option, usize::MAX);
                     Replacement::new(from, to)
@@ -181,9 +183,9 @@ impl<'s, 'a> Search<'s, 'a> {
                 self.solution.undecided.insert(at, replacements.clone());
             }
         }
-        let rules = rules::rules(&self.pairs).unwrap_or_default();
+        let mapping = rules(&self.pairs).unwrap_or_default();
         for at in plain {
-            self.plain(at, &rules);
+            self.plain(at, &mapping);
         }
     }
 

@@ -50,6 +50,45 @@ fn components_that_are_not_in_the_model_are_left_out() {
     assert!(resolver.check().is_ok());
 }
 
+/// A component that the base model holds in another shape is no other model's.
+#[test]
+fn a_component_that_is_there_in_another_shape_is_not_left_out() {
+    let wanted = [
+        of("transformer", required("q.weight")),
+        of("text_encoder", required("layers.0.k.weight")),
+    ];
+    for front in ["text_encoder.", ""] {
+        let name = format!("{front}layers.0.k.weight");
+        let theirs = shaped(&[("transformer.q.weight", &[2, 3]), (&name, &[8, 8])]);
+        let resolver = resolver(&theirs, &wanted);
+        assert!(resolver.left_out().is_empty());
+        let found = resolver.resolve(Some("text_encoder"), "layers.0.k.weight");
+        assert_eq!(found.unwrap().name, name);
+    }
+    // Nor is one of which the base model holds other layers.
+    let theirs = base(&["transformer.q.weight", "text_encoder.layers.1.k.weight"]);
+    let resolver = resolver(&theirs, &wanted);
+    assert!(resolver.left_out().is_empty());
+    assert_refused(
+        resolver.resolve(Some("text_encoder"), "layers.0.k.weight"),
+        &[
+            "layers.0.k.weight is not in",
+            "text_encoder.layers.1.k.weight",
+        ],
+    );
+}
+
+/// Modules inside of a module lie between its tensors.
+#[test]
+fn a_module_with_modules_of_its_own_is_found_once() {
+    let theirs = base(&["blk.q.bias", "blk.q.norm.weight", "blk.q.weight"]);
+    let wanted = Wanted {
+        flattened: true,
+        ..of("unet", required("blk_q.weight"))
+    };
+    assert_found(&theirs, &[wanted], &["blk.q.weight"], &[]);
+}
+
 /// GPT-2's names begin with the name of a component of pipelines.
 #[test]
 fn a_component_may_be_the_first_part_of_a_path() {

@@ -164,6 +164,7 @@ fn replacements_are_written_as_they_are_read() {
         ("backbone=model", "backbone.=model."),
         ("=bert", "=bert."),
         ("bert.=", "bert.="),
+        ("lm_head=lm_head.", "lm_head.=lm_head."),
     ] {
         let replacement: lora_kernels_adapters::base::Replacement = text.parse().unwrap();
         assert_eq!(replacement.to_string(), shown);

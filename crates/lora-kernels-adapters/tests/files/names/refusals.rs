@@ -222,3 +222,18 @@ fn large_and_hostile_trees_take_no_time() {
     println!("hostile: {:?}", began.elapsed());
     assert!(began.elapsed().as_secs() < 20);
 }
+
+/// Whether a model is one tower alone is looked at once, not for each module that could be meant.
+#[test]
+fn many_towers_take_no_time() {
+    let names: Vec<String> = (0..4000)
+        .map(|at| format!("vision.a{at}.layers.0.q.weight"))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let theirs = base(&names);
+    let wanted = all(&["layers.0.q.weight"]);
+    let began = std::time::Instant::now();
+    let found = resolver(&theirs, &wanted).resolve(None, "layers.0.q.weight");
+    assert_refused(found, &["layers.0.q.weight", "vision.a"]);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
