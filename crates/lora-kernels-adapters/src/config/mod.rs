@@ -277,6 +277,18 @@ impl PeftConfig {
         &self.modules_to_save
     }
 
+    /// Whether the module at this path lies in one of [`PeftConfig::modules_to_save`], or is one.
+    pub(crate) fn saves_whole(&self, path: &str) -> bool {
+        let names = self.modules_to_save.iter().take(MOST_NAMES);
+        { names.filter(|name| !name.is_empty()) }.any(|name| {
+            path.match_indices(name.as_str()).any(|(at, _)| {
+                let (before, after) = (&path[..at], &path[at + name.len()..]);
+                (before.is_empty() || before.ends_with('.'))
+                    && (after.is_empty() || after.starts_with('.'))
+            })
+        })
+    }
+
     /// Bare parameters that are adapted, such as `mlp.experts.gate_up_proj`: the ends of their
     /// names.
     pub fn target_parameters(&self) -> &[String] {

@@ -116,8 +116,6 @@ struct Copies<'e> {
     originals: BTreeSet<&'e str>,
     /// What each module's tails say alone.
     by_tails: BTreeMap<&'e str, Tail>,
-    /// How many modules have a tail that begins with this segment and goes on.
-    modules_with: BTreeMap<&'e str, BTreeSet<&'e str>>,
 }
 
 impl<'e> Copies<'e> {
@@ -131,7 +129,6 @@ impl<'e> Copies<'e> {
             wanted,
             originals: BTreeSet::new(),
             by_tails: BTreeMap::new(),
-            modules_with: BTreeMap::new(),
         };
         let mut tails: BTreeMap<&str, Vec<(&str, &[usize])>> = BTreeMap::new();
         for entry in entries {
@@ -142,9 +139,6 @@ impl<'e> Copies<'e> {
                 Meaning::Copied { module, tail } => {
                     let of_module = tails.entry(module).or_default();
                     of_module.push((tail, entry.tensor.shape));
-                    if let Some((first, _)) = tail.split_once('.') {
-                        copies.modules_with.entry(first).or_default().insert(module);
-                    }
                 }
                 _ => {}
             }
@@ -172,13 +166,6 @@ impl<'e> Copies<'e> {
         // LoRA's own tensors have names, and this isn't one of them.
         if !self.names.is_empty() {
             return Tail::Plain;
-        }
-        if self
-            .modules_with
-            .get(first)
-            .is_some_and(|modules| modules.len() > 1)
-        {
-            return Tail::Named;
         }
         self.by_tails.get(module).copied().unwrap_or(Tail::Either)
     }

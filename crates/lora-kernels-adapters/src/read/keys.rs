@@ -36,6 +36,12 @@ pub(super) enum Meaning<'a> {
     /// A tensor of the base model, by its name there.
     Saved(String),
     Unknown(String),
+    /// A tensor without which B·A isn't the change of the module at this path, and why it isn't
+    /// understood.
+    Foreign {
+        path: String,
+        reason: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +54,7 @@ pub(super) enum Part {
 }
 
 /// Segments of other methods' names, and what they are.
-const OTHER_METHODS: [(&str, &str); 16] = [
+const OTHER_METHODS: [(&str, &str); 11] = [
     (
         "lora_mid",
         "a convolution in three factors (LoCon's Tucker decomposition)",
@@ -63,6 +69,10 @@ const OTHER_METHODS: [(&str, &str); 16] = [
     ("vera_", "VeRA"),
     ("randlora_", "RandLoRA"),
     ("fourierft_", "FourierFT"),
+];
+
+/// The same, where the file has no config: with one, they may be the model's own names.
+const OTHER_TOOLS: [(&str, &str); 5] = [
     ("prompt_embeddings", "prompt tuning"),
     ("emb_params", "textual inversion"),
     ("bundle_emb", "textual inversion"),
@@ -71,7 +81,7 @@ const OTHER_METHODS: [(&str, &str); 16] = [
 ];
 
 /// Reads a name without wrappers and component. `component` is the one that was taken off, and
-/// `in_text` says whether the file has no config, so that names of other tools' formats count.
+/// without a config, names of other tools' formats count.
 pub(super) fn parse<'a>(
     name: &'a str,
     format: Format,
@@ -98,7 +108,7 @@ pub(super) fn parse<'a>(
             _ => Meaning::Original(joined(module, tail)),
         });
     }
-    part(&segments, component)
+    part(&segments, component, has_config)
         .or_else(|| tokens(&segments))
         .or_else(|| other_method(&segments, has_config).map(nameless))
         .unwrap_or_else(|| nameless(whole(name, &segments)))
@@ -108,6 +118,13 @@ pub(super) fn nameless(meaning: Meaning<'_>) -> Key<'_> {
     Key {
         adapter: None,
         meaning,
+    }
+}
+
+fn foreign(path: &[&str], reason: String) -> Meaning<'static> {
+    Meaning::Foreign {
+        path: module_path(&owned(path)).0,
+        reason,
     }
 }
 
@@ -136,6 +153,7 @@ fn loralib<'a>(name: &'a str, segments: &[&'a str]) -> Key<'a> {
     let part = match segments.last() {
         Some(&"lora_A") => Part::A(Kind::Linear),
         Some(&"lora_B") => Part::B(Kind::Linear),
+        Some(&"alpha") => Part::Alpha,
         _ if name.contains("lora_") => {
             return nameless(unknown(
                 "isn't loralib's, which ends names with lora_A or lora_B",
@@ -151,19 +169,23 @@ fn loralib<'a>(name: &'a str, segments: &[&'a str]) -> Key<'a> {
 }
 
 /// A part of a module, if the name has a segment that says so.
-fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
-    if segments.last() == Some(&"alpha") {
-        let before = &segments[..segments.len() - 1];
-        let before = match before.last() {
-            Some(&("lora" | "lora_linear_layer")) => &before[..before.len() - 1],
-            _ => before,
+fn part<'a>(segments: &[&'a str], component: Option<&str>, has_config: bool) -> Option<Key<'a>> {
+    if let [before @ .., "alpha"] = segments {
+        let path = match before {
+            [path @ .., "lora" | "lora_linear_layer"] => owned(path),
+            [.., "to_q_lora" | "to_k_lora" | "to_v_lora" | "to_out_lora"] if !has_config => {
+                attention(before, component)
+            }
+            _ => owned(before),
         };
-        return Some(found(before, Part::Alpha, None, component));
+        return Some(found(&path, Part::Alpha, None));
     }
     let (at, length, part) = (0..segments.len()).rev().find_map(|at| {
         let next = segments.get(at + 1).copied();
         let is_pair = |segment: &str| {
-            segment == "lora" || segment == "lora_linear_layer" || segment.ends_with("_lora")
+            segment == "lora"
+                || segment == "lora_linear_layer"
+                || !has_config && segment.ends_with("_lora")
         };
         let (length, part) = match segments[at] {
             "lora_A" | "lora_down" => (1, Part::A(Kind::Linear)),
@@ -177,14 +199,21 @@ fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
         };
         Some((at, length, part))
     })?;
-    // `to_q_lora.down` is a part of `to_q`.
-    let path = match segments[at] {
-        "lora" | "lora_linear_layer" => &segments[..at],
-        pair if pair.ends_with("_lora") => &segments[..=at],
-        _ => &segments[..at],
+    // `to_q_lora.down` is a part of `to_q`. Elsewhere, `_lora` belongs to the model's own name.
+    let path = match length {
+        2 if segments[at].ends_with("_lora") => attention(&segments[..=at], component),
+        _ => owned(&segments[..at]),
     };
-    let refuse = |reason: &str| Some(nameless(unknown(reason)));
-    if path.ends_with(&["base_layer", "out_proj"]) {
+    let refuse = |reason: &str| {
+        Some(nameless(Meaning::Foreign {
+            path: module_path(&path).0,
+            reason: reason.to_owned(),
+        }))
+    };
+    if let [.., base_layer, projection] = &path[..]
+        && base_layer == "base_layer"
+        && projection == "out_proj"
+    {
         return refuse(
             "is of the output projection of torch's MultiheadAttention, which PEFT adds twice: \
              merge it with PEFT",
@@ -205,16 +234,15 @@ fn part<'a>(segments: &[&'a str], component: Option<&str>) -> Option<Key<'a>> {
             );
         }
     };
-    Some(found(path, part, adapter, component))
+    Some(found(&path, part, adapter))
 }
 
-fn found<'a>(
-    path: &[&str],
-    part: Part,
-    adapter: Option<&'a str>,
-    component: Option<&str>,
-) -> Key<'a> {
-    let (path, depth) = module_path(&attention(path, component));
+fn owned(path: &[&str]) -> Vec<String> {
+    path.iter().map(|segment| (*segment).to_owned()).collect()
+}
+
+fn found<'a>(path: &[String], part: Part, adapter: Option<&'a str>) -> Key<'a> {
+    let (path, depth) = module_path(path);
     Key {
         adapter,
         meaning: Meaning::Part { path, depth, part },
@@ -224,7 +252,7 @@ fn found<'a>(
 /// Older diffusers' names of attention layers as the model has them: `attn1.processor.to_q_lora` is
 /// `attn1.to_q`.
 fn attention(path: &[&str], component: Option<&str>) -> Vec<String> {
-    let mut path: Vec<String> = path.iter().map(|segment| (*segment).to_owned()).collect();
+    let mut path = owned(path);
     let Some(layer) = path
         .last()
         .and_then(|last| last.strip_suffix("_lora"))
@@ -297,47 +325,60 @@ fn tokens<'a>(segments: &[&'a str]) -> Option<Key<'a>> {
 }
 
 fn other_method(segments: &[&str], has_config: bool) -> Option<Meaning<'static>> {
-    let way_out = "merge it with the tool that made it, or leave it out (--skip)";
-    for segment in segments {
-        if ["lora_a", "lora_b"].contains(segment) {
-            return Some(Meaning::Unknown(
-                "is MLX's, whose lora_a and lora_b are transposed: convert the adapter to PEFT's \
-                 format"
-                    .into(),
-            ));
-        }
-        let method = OTHER_METHODS
+    let way_out = "merge it with the tool that made it, or leave its module out (--skip)";
+    let of = |methods: &[(&str, &'static str)], segment: &str| {
+        let found = methods
             .iter()
             .find(|(start, _)| match start.strip_suffix('_') {
                 Some(_) => segment.starts_with(start),
-                None => segment == start,
+                None => segment == *start,
             });
-        if let Some((_, method)) = method {
-            return Some(Meaning::Unknown(format!(
-                "is of another method than LoRA: {method}; {way_out}"
-            )));
+        found.map(|(_, method)| *method)
+    };
+    for (at, segment) in segments.iter().enumerate() {
+        if ["lora_a", "lora_b"].contains(segment) {
+            return Some(unknown(
+                "is MLX's, whose lora_a and lora_b are transposed: convert the adapter to PEFT's \
+                 format",
+            ));
+        }
+        let path = &segments[..at];
+        let other = || of(&OTHER_TOOLS, segment).filter(|_| !has_config);
+        if let Some(method) = of(&OTHER_METHODS, segment).or_else(other) {
+            let reason = format!("is of another method than LoRA: {method}; {way_out}");
+            return Some(foreign(path, reason));
         }
         if segment.starts_with("lora_") || segment.starts_with("trainable_tokens") {
-            return Some(Meaning::Unknown(format!(
+            let reason = format!(
                 "is of another method than LoRA ({}); {way_out}",
                 shown(segment)
-            )));
+            );
+            return Some(foreign(path, reason));
         }
     }
-    // XLabs' `proj_lora1.down` and the like. With a config, it may be the model's own name.
-    let lora = |segment: &&&str| segment.to_ascii_lowercase().contains("lora");
-    if let Some(segment) = segments.iter().find(lora).filter(|_| !has_config) {
-        return Some(Meaning::Unknown(format!(
-            "has {} in its name, which isn't a part of LoRA as known tools name them; {way_out}",
-            shown(segment)
-        )));
+    if has_config {
+        return None;
     }
-    let last = segments.last().copied().unwrap_or_default();
-    (!has_config && ["diff", "diff_b"].contains(&last)).then(|| {
-        Meaning::Unknown(format!(
+    // XLabs' `proj_lora1.down` and the like. With a config, it may be the model's own name.
+    let is_lora = |segment: &&str| segment.to_ascii_lowercase().contains("lora");
+    if let Some(at) = segments.iter().position(|segment| is_lora(segment)) {
+        let reason = format!(
+            "has {} in its name, which isn't a part of LoRA as known tools name them; {way_out}",
+            shown(segments[at])
+        );
+        return Some(foreign(&segments[..at], reason));
+    }
+    let (last, path) = segments.split_last()?;
+    match *last {
+        "diff" | "diff_b" => Some(Meaning::Unknown(format!(
             "is a difference to a whole tensor of the base rather than LoRA; {way_out}"
-        ))
-    })
+        ))),
+        "scalar" => Some(foreign(
+            path,
+            format!("is of another method than LoRA: a factor of LyCORIS'; {way_out}"),
+        )),
+        _ => None,
+    }
 }
 
 /// A tensor of the base model.
@@ -418,16 +459,6 @@ mod tests {
                 part_of("a.q_proj", b),
             ),
             (
-                "attn1.processor.to_q_lora.down.weight",
-                None,
-                part_of("attn1.to_q", a),
-            ),
-            (
-                "attn1.processor.to_out_lora.up.weight",
-                None,
-                part_of("attn1.to_out.0", b),
-            ),
-            (
                 "m.experts.base_layer.gate.lora_A.weight",
                 None,
                 part_of("m.experts.gate", a),
@@ -486,6 +517,37 @@ mod tests {
         );
     }
 
+    /// `_lora` is diffusers' in the segment of a pair, and the model's own anywhere else.
+    #[test]
+    fn only_a_pair_s_segment_loses_lora() {
+        let (a, b) = (Part::A(Kind::Linear), Part::B(Kind::Linear));
+        for (name, expected) in [
+            ("n.processor.to_q_lora.down.weight", part_of("n.to_q", a)),
+            (
+                "n.processor.to_out_lora.up.weight",
+                part_of("n.to_out.0", b),
+            ),
+            (
+                "n.processor.to_q_lora.alpha",
+                part_of("n.to_q", Part::Alpha),
+            ),
+            ("b.q_lora.lora_A.weight", part_of("b.q_lora", a)),
+            ("b.q_lora.lora_up.weight", part_of("b.q_lora", b)),
+            ("b.q_lora.alpha", part_of("b.q_lora", Part::Alpha)),
+        ] {
+            let meaning = parse(name, Format::Diffusers, None, false).meaning;
+            assert_eq!(meaning, expected, "{name}");
+        }
+        for (name, expected) in [
+            ("b.q_lora.lora_B.weight", part_of("b.q_lora", b)),
+            ("b.to_q_lora.alpha", part_of("b.to_q_lora", Part::Alpha)),
+            ("b.q_lora.down.w", Meaning::Saved("b.q_lora.down.w".into())),
+            ("b.w_norm.w", Meaning::Saved("b.w_norm.w".into())),
+        ] {
+            assert_eq!(parse(name, Format::Peft, None, true).meaning, expected);
+        }
+    }
+
     #[test]
     fn other_methods_are_named() {
         for (name, fragment) in [
@@ -498,12 +560,15 @@ mod tests {
             ("attn.base_layer.out_proj.lora_A.weight", "twice"),
             ("a.q.lora_router.weight", "another method"),
             ("a.q.diff", "difference"),
+            ("a.q.scalar", "LyCORIS"),
+            ("a.w_norm", "norm"),
             ("a.processor.proj_lora1.down.weight", "proj_lora1"),
             ("a.q.lora_A.my.adapter.weight", "dots"),
             ("a.q.lora_A.bias", "bias"),
             ("score.modules_to_save", "without a tensor"),
         ] {
-            let Meaning::Unknown(reason) = parse(name, Format::Diffusers, None, false).meaning
+            let (Meaning::Unknown(reason) | Meaning::Foreign { reason, .. }) =
+                parse(name, Format::Diffusers, None, false).meaning
             else {
                 panic!("{name} is taken for something else");
             };
@@ -515,6 +580,7 @@ mod tests {
     fn loralib_has_two_endings() {
         let meaning = |name| parse(name, Format::Loralib, None, false).meaning;
         assert_eq!(meaning("a.q.lora_A"), part_of("a.q", Part::A(Kind::Linear)));
+        assert_eq!(meaning("a.q.alpha"), part_of("a.q", Part::Alpha));
         assert_eq!(meaning("a.q.bias"), Meaning::Saved("a.q.bias".into()));
         assert!(matches!(meaning("a.q.lora_A.weight"), Meaning::Unknown(_)));
     }

@@ -109,7 +109,7 @@ fn has_alphas(file: &MappedFile) -> bool {
 fn nothing_of(file: &MappedFile) -> String {
     let other = file.tensors().find_map(|tensor| {
         match keys::parse(tensor.name, Format::Diffusers, None, false).meaning {
-            keys::Meaning::Unknown(reason) => {
+            keys::Meaning::Unknown(reason) | keys::Meaning::Foreign { reason, .. } => {
                 Some(format!("; {} {reason}", crate::shown::shown(tensor.name)))
             }
             _ => None,

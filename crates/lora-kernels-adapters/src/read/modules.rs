@@ -61,9 +61,13 @@ pub(super) fn adapter(
             Some(part) => format!("; {} {}", shown(&part.name), part.reason),
             None => String::new(),
         };
+        let reason = match sorted.modules.is_empty() {
+            true => format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
+            false => format!("none of its modules can be read{hint}"),
+        };
         return Err(Error::NoAdapter {
             path: file.path().into(),
-            reason: format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
+            reason,
         });
     }
     let (saved, base_weights) = reader.whole(&mut sorted)?;
@@ -142,13 +146,18 @@ impl<'a> Reader<'a> {
                 0
             };
             previous = Some(id);
+            if let Some(other) = sorted.foreign.get(&(id.component, id.path.clone())) {
+                let why = format!("without {}, its change isn't B·A", shown(other));
+                sorted.unknown.extend(found.refused(&why));
+                continue;
+            }
             let siblings = wrappers
                 .get(&(id.component, id.path.as_str()))
                 .map_or(&[][..], Vec::as_slice);
             let mut parts = match self.module(id, found, nesting, siblings) {
                 Ok(parts) => parts,
                 Err(error) if self.partial => {
-                    sorted.unknown.extend(found.refused(&error));
+                    sorted.unknown.extend(found.refused(&error.to_string()));
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -167,7 +176,9 @@ impl<'a> Reader<'a> {
             });
         }
         for (id, alpha) in lone_alphas {
-            if id.flattened || scalings::is_scalar(alpha) {
+            let is_saved = |(config, _): (&PeftConfig, _)| config.saves_whole(&id.path);
+            let is_whole = self.configs.of(id.component).is_some_and(is_saved);
+            if id.flattened || scalings::is_scalar(alpha) && !is_whole {
                 sorted.unknown.push(UnknownPart {
                     name: alpha.name.to_owned(),
                     reason: "is the alpha of a module without lora_A and lora_B".into(),
@@ -175,7 +186,8 @@ impl<'a> Reader<'a> {
             } else {
                 // A parameter of the model that is called alpha.
                 let name = joined(&id.path, "alpha");
-                sorted.saved.insert((id.component, name), alpha.name);
+                let again = self.once(&mut sorted.saved, (id.component, name), alpha)?;
+                sorted.left_out.extend(again);
             }
         }
         Ok(modules)

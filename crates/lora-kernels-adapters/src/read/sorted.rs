@@ -11,7 +11,7 @@ use super::shapes::EMPTY_HINT;
 use crate::adapter::UnknownPart;
 use crate::mapped::Tensor;
 use crate::shown::{shape, shown};
-use crate::{Error, Format, Kind, Result};
+use crate::{Format, Kind, Result};
 
 /// The tensors of a module.
 #[derive(Default)]
@@ -24,14 +24,14 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// All tensors, as unknown ones.
-    pub fn refused(&self, error: &Error) -> Vec<UnknownPart> {
+    /// All tensors, as unknown ones. `why` is the end of a sentence.
+    pub fn refused(&self, why: &str) -> Vec<UnknownPart> {
         let (a, b) = (self.a.map(|(_, a)| a), self.b.map(|(_, b)| b));
         let tensors = [a, b, self.bias, self.magnitude, self.alpha];
         let tensors = tensors.into_iter().flatten();
         let part = |tensor: Tensor<'_>| UnknownPart {
             name: tensor.name.to_owned(),
-            reason: format!("is of a module that can't be read: {error}"),
+            reason: format!("is of a module that can't be read: {why}"),
         };
         tensors.map(part).collect()
     }
@@ -60,6 +60,8 @@ pub(super) struct Sorted<'a> {
     /// The base's own, beside copies that were trained whole.
     pub originals: Names<'a>,
     pub tokens: Vec<(Option<&'a str>, String, Tensor<'a>)>,
+    /// Modules whose change isn't B·A alone, each with a tensor that says so.
+    pub foreign: Names<'a>,
     pub unknown: Vec<UnknownPart>,
     pub left_out: Vec<UnknownPart>,
 }
@@ -107,9 +109,10 @@ impl<'a> Reader<'a> {
             };
             let mut key = parse(rest, self.format, component, has_config);
             if flattened && matches!(key.meaning, Meaning::Saved(_) | Meaning::BaseLayer(_)) {
-                key = nameless(Meaning::Unknown(
-                    "isn't a part of a module that kohya's format has for LoRA".into(),
-                ));
+                key = nameless(Meaning::Foreign {
+                    path: rest.split('.').next().unwrap_or_default().to_owned(),
+                    reason: "isn't a part of a module that kohya's format has for LoRA".into(),
+                });
             }
             entries.push(Entry {
                 tensor,
@@ -159,6 +162,14 @@ impl<'a> Reader<'a> {
                     sorted.unknown.push(left_out(reason));
                     continue;
                 }
+                Meaning::Foreign { path, reason } => {
+                    sorted.unknown.push(left_out(reason));
+                    sorted
+                        .foreign
+                        .entry((component, path))
+                        .or_insert(tensor.name);
+                    continue;
+                }
                 _ if is_empty => {
                     let reason =
                         format!("is empty, with shape {}{EMPTY_HINT}", shape(tensor.shape));
@@ -176,18 +187,33 @@ impl<'a> Reader<'a> {
                 Meaning::Original(name) => (&mut sorted.originals, name),
             };
             let (names, name) = names;
-            if let Some(other) = names.insert((component, name), tensor.name) {
-                // PEFT saves a resized embedding that was trained whole with its wrapper's segments
-                // and without them.
-                let content = |of: Tensor<'a>| (of.dtype, of.shape, of.data);
-                if self.file.tensor(other).map(content) != Some(content(tensor)) {
-                    return Err(self.same(tensor, other));
-                }
-                let reason = format!("is {} once more", shown(other));
-                sorted.left_out.push(left_out(reason));
-            }
+            let again = self.once(names, (component, name), tensor)?;
+            sorted.left_out.extend(again);
         }
         Ok(sorted)
+    }
+
+    /// Adds a tensor under its name in the base model. One that is there already is left out if the
+    /// two are equal, and an error otherwise.
+    pub(super) fn once(
+        &self,
+        names: &mut Names<'a>,
+        name: (Option<&'a str>, String),
+        tensor: Tensor<'a>,
+    ) -> Result<Option<UnknownPart>> {
+        let Some(other) = names.insert(name, tensor.name) else {
+            return Ok(None);
+        };
+        // PEFT saves a resized embedding that was trained whole with its wrapper's segments and
+        // without them.
+        let content = |of: Tensor<'a>| (of.dtype, of.shape, of.data);
+        if self.file.tensor(other).map(content) != Some(content(tensor)) {
+            return Err(self.same(tensor, other));
+        }
+        Ok(Some(UnknownPart {
+            name: tensor.name.to_owned(),
+            reason: format!("is {} once more", shown(other)),
+        }))
     }
 
     fn place(&self, found: &mut Found<'a>, part: Part, tensor: Tensor<'a>) -> Result<()> {

@@ -216,11 +216,44 @@ fn the_name_of_an_adapter_is_told_from_a_submodule_s() {
         original("score.original_module.mine.weight"),
         "score.mine.weight"
     );
-    // So does another module with the same name in it.
+    // Another module with the same name in it doesn't: both may have a submodule of that name.
     let two = doubtful.with("head.modules_to_save.mine.weight", &[3, 5]);
     let read = adapter(&two).unwrap();
+    assert_eq!((saved(&read).len(), reasons(&read).len()), (0, 2));
+    let read = named(&two, "mine").unwrap();
     let names: Vec<_> = saved(&read).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["head.weight", "score.weight"]);
+}
+
+/// Leaving such a tensor out alone would leave B·A, which isn't what was trained.
+#[test]
+fn what_changes_b_a_makes_its_module_unreadable() {
+    for name in ["lora_E", "lora_mid.weight", "lora_A.bias", "ranknum"] {
+        let name = format!("base_model.model.a.q.{name}");
+        let tensors = one_module()
+            .with(&name, &[3, 1])
+            .pair("a.k.lora_A.weight", "a.k.lora_B.weight");
+        let read = adapter(&tensors).unwrap();
+        assert_eq!(paths(&read), ["a.k"]);
+        let mut found: Vec<_> = reasons(&read).into_iter().map(|(name, _)| name).collect();
+        found.retain(|found| *found != name);
+        assert_eq!(found, [A, B]);
+    }
+}
+
+/// The alpha of a snake activation is a parameter that may have one number.
+#[test]
+fn parameters_called_alpha_are_saved_once() {
+    let config = CONFIG.replace("\"r\"", "\"modules_to_save\": [\"act\"], \"r\"");
+    let one = one_module().with("base_model.model.l.act.alpha", &[1]);
+    let name = "base_model.model.l.act.alpha";
+    let read = of_config(&config, &one).unwrap();
+    assert_eq!(saved(&read), [("l.act.alpha", name)]);
+    let copy = "base_model.model.l.act.modules_to_save.default.alpha";
+    let read = of_config(&config, &one.clone().with(copy, &[1])).unwrap();
+    assert_eq!(saved(&read).len(), 1);
+    let two = one.number(copy, &[1], 3.0);
+    assert_refused(of_config(&config, &two), &["same tensor", name, copy]);
 }
 
 #[test]
