@@ -89,6 +89,9 @@ pub struct Change<'a> {
     pub biases: Vec<(f32, Tensor<'a>)>,
     /// Rows that are put in place of the sum's.
     pub rows: Vec<Rows<'a>>,
+    /// Whether `rows` are put in place of W's instead, before adapters are added: those of a tied
+    /// embedding, in its head.
+    pub rows_first: bool,
 }
 
 /// Rows of a matrix, and their values.

@@ -11,7 +11,8 @@ use super::change::{LoraPart, Stack};
 use super::engine::{Block, Factors, Lane};
 use super::job::{Job, Method, Piece};
 use super::numbers::{
-    convert, converted, gathered, non_finite, part, read, store, with_float, with_type,
+    convert, converted, element_bytes, gathered, non_finite, part, read, store, with_float,
+    with_type,
 };
 use super::wide::{Biases, Scales, Values, collected, count};
 use crate::failure::Failure;
@@ -57,6 +58,10 @@ pub fn compute(
         job,
         piece,
     };
+    let mut source = source;
+    if job.rows_come_first() {
+        piece.replace_rows(source.bytes_mut()?, job.source.dtype);
+    }
     match (pass, job.method) {
         (Pass::Squares, _) => piece.squares(source).map(Outcome::Squares),
         (Pass::Bytes(_), Method::Copied | Method::Converted) => {
@@ -94,7 +99,7 @@ impl Work<'_, '_> {
             );
             self.pool.give_back(std::mem::replace(&mut bytes, into));
         }
-        self.replace_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?);
         Ok(Made {
             non_finite: non_finite(bytes.bytes()?, job.dtype),
             bytes,
@@ -109,7 +114,7 @@ impl Work<'_, '_> {
         let report = with_type!(dtype, T => {
             self.add::<T>(bytemuck::cast_slice_mut(bytes.bytes_mut()?))?
         });
-        self.replace_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?);
         let non_finite = match self.job.rows.is_empty() {
             true => report.non_finite,
             false => non_finite(bytes.bytes()?, self.job.dtype),
@@ -166,7 +171,7 @@ impl Work<'_, '_> {
         }
         self.pool.give_back(sums);
         self.pool.give_back(source);
-        self.replace_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?);
         Ok(Made {
             non_finite: non_finite(bytes.bytes()?, job.dtype),
             bytes,
@@ -321,11 +326,18 @@ impl Work<'_, '_> {
         }
     }
 
-    fn replace_rows(&self, bytes: &mut [u8]) {
+    fn replace_sums_rows(&self, bytes: &mut [u8]) {
+        if !self.job.rows_come_first() {
+            self.replace_rows(bytes, self.job.dtype);
+        }
+    }
+
+    /// Puts the replaced rows into a piece of this type.
+    fn replace_rows(&self, bytes: &mut [u8], dtype: Dtype) {
         let job = self.job;
         let first = self.piece.first;
         let begin = job.rows.partition_point(|(row, ..)| *row < first);
-        let row_bytes = job.grid.columns * job.result_bytes();
+        let row_bytes = job.grid.columns * element_bytes(dtype);
         for &(row, at, from) in job.rows[begin..]
             .iter()
             .take_while(|(row, ..)| *row < first + self.piece.rows)
@@ -336,7 +348,7 @@ impl Work<'_, '_> {
                 from * job.grid.columns..(from + 1) * job.grid.columns,
             );
             let into = &mut bytes[(row - first) * row_bytes..(row - first + 1) * row_bytes];
-            convert(values.data, values.dtype, job.dtype, into);
+            convert(values.data, values.dtype, dtype, into);
         }
     }
 }

@@ -177,6 +177,11 @@ impl<'a> Job<'a> {
         self.grid.matrices * self.grid.rows * self.grid.columns * self.result_bytes()
     }
 
+    /// Whether the replaced rows are the source's, and not the sum's.
+    pub fn rows_come_first(&self) -> bool {
+        self.change.rows_first && !self.rows.is_empty()
+    }
+
     /// Whether a pass over the whole matrix has to come first, for the norms of its columns.
     pub fn has_column_norms(&self) -> bool {
         self.change.magnitude.is_some() && self.change.layout == WeightLayout::InOut

@@ -81,7 +81,7 @@ pub fn collect<'a>(
         finder.modules(source)?;
         finder.tokens(source)?;
     }
-    finder.tied()?;
+    finder.tied(&sources)?;
     finder.vocabulary()?;
     remarks::twice(&sources, &mut finder.changes.remarks.warnings);
     for source in &sources {

@@ -3,11 +3,12 @@
 use lora_kernels_adapters::{BaseModel, Tensor};
 
 use super::vocabulary::{is_embedding, is_head};
-use super::{Finder, Target, refuse};
+use super::{Finder, Source, Target, refuse};
 use crate::failure::Failure;
 use crate::merge::Direction;
-use crate::merge::change::{Added, Change, ConfigEdit};
+use crate::merge::change::{Added, Change, ConfigEdit, Rows};
 use crate::merge::numbers::same_within_types;
+use crate::show::few;
 
 /// What a base says of its embedding and its head.
 pub struct Tie<'a> {
@@ -19,6 +20,8 @@ pub struct Tie<'a> {
     /// Whether the model may have a head beyond its tensors: its config doesn't name a class
     /// without one.
     may_have_head: bool,
+    /// Whether every adapter's config says that the head was trained with the embedding.
+    trained_together: bool,
 }
 
 impl<'a> Tie<'a> {
@@ -60,6 +63,7 @@ impl<'a> Tie<'a> {
             embedding,
             head,
             may_have_head,
+            trained_together: false,
         }
     }
 }
@@ -99,7 +103,11 @@ fn head_name(embedding: &str, wanted: &str) -> String {
         "wte",
     ];
     /// Heads whose paths have two parts.
-    const LONG: [&str; 2] = ["cls.predictions.decoder", "lm_head.decoder"];
+    const LONG: [&str; 3] = [
+        "cls.predictions.decoder",
+        "predictions.decoder",
+        "lm_head.decoder",
+    ];
     let path = wanted.strip_suffix(".weight").unwrap_or(wanted);
     let tail = { LONG.into_iter() }
         .find(|long| ends_with(path, long))
@@ -150,7 +158,11 @@ impl<'a> Finder<'a, '_> {
     }
 
     /// Decides what becomes of a tied head after all adapters are collected.
-    pub(super) fn tied(&mut self) -> Result<(), Failure> {
+    pub(super) fn tied(&mut self, sources: &[Source<'a, '_>]) -> Result<(), Failure> {
+        self.tie.trained_together = sources.iter().all(|source| {
+            let config = source.selected.adapter.config();
+            config.is_some_and(|config| config.field("ensure_weight_tying") == Some("true"))
+        });
         if self.choices.untie && self.choices.direction == Direction::Unmerge {
             return refuse(
                 "--untie is for merge: unmerge has only the changed embedding to write as a head"
@@ -171,10 +183,7 @@ impl<'a> Finder<'a, '_> {
                      model.embed_tokens.weight"
                         .into(),
                 ),
-                false => {
-                    self.apart_if_added();
-                    Ok(())
-                }
+                false => self.apart_if_added(),
             };
         };
         match self.tie.head {
@@ -184,26 +193,108 @@ impl<'a> Finder<'a, '_> {
     }
 
     /// A head that was added is no embedding.
-    fn apart_if_added(&mut self) {
+    fn apart_if_added(&mut self) -> Result<(), Failure> {
         let is_matrix =
             |added: &&Added<'_>| is_head(&added.name) && added.name.ends_with(".weight");
         let head = self.changes.added.iter().find(is_matrix);
         let Some(head) = head.filter(|_| self.tie.stated != Some(false)) else {
+            return Ok(());
+        };
+        let head = head.name.clone();
+        self.warn(format!(
+            "{head} is stored apart from the embeddings from now on, so tie_word_embeddings \
+             becomes false"
+        ));
+        self.set_apart(&head)
+    }
+
+    /// Has config.json say that the head is apart. That unties a model's other tensors as well.
+    fn set_apart(&mut self, head: &str) -> Result<(), Failure> {
+        let shared =
+            { self.tie.embedding }.and_then(|(name, _)| name.strip_suffix("shared.weight"));
+        if let Some(front) = shared {
+            let copies =
+                ["encoder", "decoder"].map(|part| format!("{front}{part}.embed_tokens.weight"));
+            let missing = { copies.iter() }.filter(|name| self.base.tensor(name).is_none());
+            let missing: Vec<&str> = missing.map(String::as_str).collect();
+            let reason = match self.scales_by_tie() {
+                Some(model) => Some(format!(
+                    "{model} computes otherwise without tied embeddings"
+                )),
+                None if missing.is_empty() => None,
+                None => Some(format!(
+                    "that unties {} too, which BASE doesn't store",
+                    few(missing)
+                )),
+            };
+            if let Some(reason) = reason {
+                return refuse(format!(
+                    "{head} can't be written apart from {front}shared.weight, because \
+                     tie_word_embeddings in config.json would have to be false, and {reason}: untie \
+                     the model and save it before it is trained and merged, or leave the head out \
+                     (without --untie, with --skip {})",
+                    head.strip_suffix(".weight").unwrap_or(head)
+                ));
+            }
+        }
+        self.keep_bias(head);
+        { &mut self.changes.config }.push(ConfigEdit::TieWordEmbeddings(false));
+        Ok(())
+    }
+
+    /// The kind of model, if it is one of T5's family. These scale what their head is given where
+    /// it is tied.
+    fn scales_by_tie(&self) -> Option<&'a str> {
+        const SCALING: [&str; 7] = [
+            "t5",
+            "mt5",
+            "umt5",
+            "longt5",
+            "switch_transformers",
+            "pop2piano",
+            "udop",
+        ];
+        let kind = self.base.config()?.get("model_type")?.as_str()?;
+        SCALING.contains(&kind).then_some(kind)
+    }
+
+    /// BERT's head has the bias of the module that it lies in (`cls.predictions.bias`), unless the
+    /// head is apart: then a bias of its own is read, which gets the same values.
+    fn keep_bias(&mut self, head: &str) {
+        let Some(outer) = head.strip_suffix(".decoder.weight") else {
             return;
         };
-        let warning = format!(
-            "{} is stored apart from the embeddings from now on, so tie_word_embeddings becomes \
-             false",
-            head.name
-        );
-        self.warn(warning);
-        let edits = &mut self.changes.config;
-        edits.push(ConfigEdit::TieWordEmbeddings(false));
+        let own = format!("{outer}.decoder.bias");
+        let is_there = self.base.tensor(&own).is_some() || { self.changes.added.iter() }
+            .any(|added| added.name == own);
+        if let Some((shard, bias)) = self.base.tensor(&format!("{outer}.bias"))
+            && !is_there
+        {
+            let change = self.changes.of(shard, bias.name).cloned();
+            self.changes.added.push(Added {
+                name: own,
+                from: bias,
+                change: change.unwrap_or_default(),
+            });
+        }
+    }
+
+    /// The single rows that replace the embedding's, and the matrix that they are put into.
+    fn rows_of(&self, embedding: &str, before: Tensor<'a>) -> (Vec<Rows<'a>>, Tensor<'a>) {
+        let change = { self.base.tensor(embedding) }
+            .and_then(|(shard, _)| self.changes.of(shard, embedding));
+        match change {
+            Some(change) => (change.rows.clone(), change.replaced.unwrap_or(before)),
+            None => (Vec::new(), before),
+        }
     }
 
     /// The base has no head of its own.
     fn unstored(&mut self, embedding: &'a str, before: Tensor<'a>) -> Result<(), Failure> {
+        // Rows of the embedding are the head's, too, so a head that is the same without them is tied.
+        let (rows, matrix) = self.rows_of(embedding, before);
         let after = self.outcome(embedding, before);
+        let after = after.or((self.only_rows(embedding)).then_some(matrix));
         let is_tied_head = |added: &Added<'_>| is_head(&added.name) && added.from.name == embedding;
         self.changes.added.retain(|added| {
             let change = &added.change;
@@ -216,22 +307,30 @@ impl<'a> Finder<'a, '_> {
             };
             !is_tied_head(added) || !same
         });
+        for added in self
+            .changes
+            .added
+            .iter_mut()
+            .filter(|added| is_tied_head(added))
+        {
+            give_rows(&mut added.change, &rows, &matrix);
+        }
         let changed = self.changed(embedding);
         let mut written = { self.changes.added.iter() }
             .any(|added| is_head(&added.name) && added.name.ends_with(".weight"));
         if !written && self.choices.untie {
-            self.changes.added.push(Added::whole(
-                head_name(embedding, default_head(embedding)),
-                before,
-            ));
+            let mut head = Added::whole(head_name(embedding, default_head(embedding)), before);
+            give_rows(&mut head.change, &rows, &matrix);
+            self.changes.added.push(head);
             written = true;
         }
         if written {
-            self.apart_if_added();
+            self.apart_if_added()?;
         } else if changed && self.tie.stated != Some(false) && self.tie.may_have_head {
+            let end = self.how_trained(embedding);
             self.warn(format!(
                 "{embedding} is changed, and the head with it, because the model ties them \
-                 (tie_word_embeddings); --untie writes the head apart, as it was"
+                 (tie_word_embeddings){end}"
             ));
         }
         Ok(())
@@ -252,6 +351,11 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         }
         let is_copy = head_before.shape == before.shape && same_within_types(&head_before, &before);
+        let (rows, matrix) = self.rows_of(embedding, before);
+        if is_copy && !rows.is_empty() && (head_changed || self.choices.untie) {
+            let target = self.in_base(head)?;
+            give_rows(self.change(&target), &rows, &matrix);
+        }
         let apart = match (head_changed, self.choices.untie) {
             (true, _) => {
                 let ends = (
@@ -263,9 +367,7 @@ impl<'a> Finder<'a, '_> {
             (false, untie) => untie,
         };
         if apart {
-            self.changes
-                .config
-                .push(ConfigEdit::TieWordEmbeddings(false));
+            self.set_apart(head)?;
         } else if !head_changed && is_copy {
             let change = match self.in_base(embedding)? {
                 Target::Base { shard, name, .. } => self.changes.of(shard, name).cloned(),
@@ -273,9 +375,10 @@ impl<'a> Finder<'a, '_> {
             };
             let target = self.in_base(head)?;
             *self.change(&target) = change.unwrap_or_default();
+            let end = self.how_trained(embedding);
             self.warn(format!(
                 "{embedding} is changed, and {head} with it, because it is a copy of it in BASE \
-                 (tied embeddings); --untie keeps the head as it was"
+                 (tied embeddings){end}"
             ));
         } else if !head_changed && self.tie.stated == Some(true) {
             self.warn(format!(
@@ -298,8 +401,35 @@ impl<'a> Finder<'a, '_> {
         (!computed).then(|| change.replaced.unwrap_or(before))
     }
 
+    /// The end of a warning of a tied head that changes with the embedding: what training did.
+    fn how_trained(&self, embedding: &str) -> &'static str {
+        match (self.only_rows(embedding), self.tie.trained_together) {
+            (true, _) => ", as in training: rows of tokens are trained in both",
+            (false, true) => ", as in training (ensure_weight_tying)",
+            (false, false) => ", but training left the head as it was: --untie gives that model",
+        }
+    }
+
+    /// Whether single rows are all that changes of the embedding.
+    fn only_rows(&self, embedding: &str) -> bool {
+        { self.base.tensor(embedding) }
+            .and_then(|(shard, _)| self.changes.of(shard, embedding))
+            .is_some_and(|change| change.loras.is_empty() && !change.rows.is_empty())
+    }
+
     fn changed(&self, name: &str) -> bool {
         { self.base.tensor(name) }.is_some_and(|(shard, _)| self.changes.of(shard, name).is_some())
+    }
+}
+
+/// Puts the rows of an embedding into its head, which is `matrix` without them, unless the head has
+/// rows of its own or was trained whole.
+fn give_rows<'a>(head: &mut Change<'a>, rows: &[Rows<'a>], matrix: &Tensor<'a>) {
+    let is_tied = { head.replaced }
+        .is_none_or(|own| own.shape == matrix.shape && same_within_types(&own, matrix));
+    if is_tied && head.rows.is_empty() && !rows.is_empty() {
+        head.rows = rows.to_vec();
+        head.rows_first = true;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Models that store one matrix as embedding and head.
 
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::{EMBED, HEAD, Q, Q_WEIGHT, Tensors, key, scene};
@@ -195,7 +196,7 @@ fn a_stored_copy_of_the_embedding_changes_with_it() {
         &embedding(&lora).list(),
     );
     let text = scene.printed(&["base", "a"], "out", &[]);
-    assert!(text.contains("--untie keeps the head"), "{text}");
+    assert!(text.contains("--untie gives that model"), "{text}");
     let expected = [(EMBED, &result), (HEAD, &result), (Q_WEIGHT, &q)];
     scene.assert_has("out/model.safetensors", &expected);
     assert_eq!(config(&scene)["tie_word_embeddings"], true);
@@ -231,4 +232,196 @@ fn a_tied_head_is_unmerged_only_where_it_is_apart() {
     scene.assert_has("back/model.safetensors", &expected);
     let output = scene.program("unmerge", &["base", "a"], "back", &[]);
     crate::common::assert_refused(&output, 2, &["lm_head.weight", "tied"]);
+}
+
+/// PEFT's tied head has the embedding's trained rows, and its own LoRA is added to them.
+#[test]
+fn a_head_that_is_written_apart_has_the_embeddings_trained_rows() {
+    let scene = scene("tied_rows");
+    let [embed, q] = model(&scene, TIED);
+    let (rows, of_head, of_q) = (
+        scene.random(&[2, 8]),
+        scene.pair(16, 8, 2),
+        scene.pair(8, 8, 2),
+    );
+    let mut with_rows = embed.clone();
+    with_rows.values[40..48].copy_from_slice(&rows.values[..8]);
+    with_rows.values[8..16].copy_from_slice(&rows.values[8..]);
+    let delta = "token_adapter.trainable_tokens_delta";
+    let tensors = Tensors::default()
+        .with(key("model.embed_tokens", delta), &rows)
+        .lora("lm_head", &of_head);
+    let fields = json!({"target_modules": ["lm_head"], "trainable_token_indices": [5, 1]});
+    scene.adapter("a", fields.clone(), &tensors.list());
+    let head = with_rows.plus(2.0, &of_head.1.dot(&of_head.0));
+    let expected = [(EMBED, &with_rows), (HEAD, &head), (Q_WEIGHT, &q)];
+    scene.merge(&["base", "a"], "out", &[]);
+    scene.assert_has("out/model.safetensors", &expected);
+    // A base that stores its head as a copy, and an adapter that has the weight it was trained on.
+    let copy = [(EMBED, &embed), (HEAD, &embed), (Q_WEIGHT, &q)];
+    scene.put("copy/model.safetensors", &copy);
+    scene.text("copy/config.json", TIED);
+    let tensors = tensors.with(key("lm_head", "base_layer.weight"), &embed);
+    scene.adapter("a", fields, &tensors.list());
+    for base in ["base", "copy"] {
+        scene.merge(&[base, "a"], "out", &[]);
+        scene.assert_has("out/model.safetensors", &expected);
+    }
+    // Untied without a LoRA of its own.
+    let tensors = Tensors::default()
+        .with(key("model.embed_tokens", delta), &rows)
+        .lora(Q, &of_q);
+    scene.adapter(
+        "b",
+        json!({"trainable_token_indices": [5, 1]}),
+        &tensors.list(),
+    );
+    let new_q = q.plus(2.0, &of_q.1.dot(&of_q.0));
+    let expected = [(EMBED, &with_rows), (HEAD, &with_rows), (Q_WEIGHT, &new_q)];
+    for base in ["base", "copy"] {
+        scene.merge(&[base, "b"], "out", &["--untie"]);
+        scene.assert_has("out/model.safetensors", &expected);
+        assert_eq!(config(&scene)["tie_word_embeddings"], false);
+        let text = scene.printed(&[base, "b"], "out", &[]);
+        assert!(text.contains("trained in both"), "{text}");
+        assert!(!text.contains("--untie"), "{text}");
+    }
+}
+
+/// DoRA's norms are of the head with the rows.
+#[test]
+fn dora_on_a_tied_head_normalises_the_trained_rows() {
+    let scene = scene("tied_rows_dora");
+    let [embed, _] = model(&scene, TIED);
+    let (rows, of_head) = (scene.random(&[1, 8]), scene.pair(16, 8, 2));
+    let magnitude = Numbers::new(Dtype::F32, &[16], (1..=16).map(f64::from).collect());
+    let tensors = Tensors::default()
+        .with(
+            key("model.embed_tokens", "token_adapter.trainable_tokens_delta"),
+            &rows,
+        )
+        .lora("lm_head", &of_head)
+        .with(key("lm_head", "lora_magnitude_vector"), &magnitude);
+    let fields = json!({
+        "target_modules": ["lm_head"], "trainable_token_indices": [15], "use_dora": true,
+    });
+    scene.adapter("a", fields, &tensors.list());
+    scene.merge(&["base", "a"], "out", &[]);
+    let mut head = embed.clone();
+    head.values[120..].copy_from_slice(&rows.values);
+    let mut head = head.plus(2.0, &of_head.1.dot(&of_head.0));
+    for (row, magnitude) in head.values.chunks_mut(8).zip(&magnitude.values) {
+        let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+        row.iter_mut().for_each(|value| *value *= magnitude / norm);
+    }
+    super::assert_close(&scene.get("out/model.safetensors")[HEAD], &head);
+}
+
+/// A model that was trained with both tied follows; for others the way to the trained model is told.
+#[test]
+fn the_warning_says_whether_the_head_was_trained_with_the_embedding() {
+    let scene = scene("tied_ensured");
+    let [_, q] = model(&scene, TIED);
+    let (new, lora) = (scene.random(&[16, 8]), scene.pair(8, 8, 2));
+    let q = q.plus(2.0, &lora.1.dot(&lora.0));
+    let tensors = Tensors::default()
+        .lora(Q, &lora)
+        .with(key("model.embed_tokens", "weight"), &new);
+    for (ensured, told, untold) in [
+        (true, "ensure_weight_tying", "--untie"),
+        (
+            false,
+            "training left the head as it was: --untie",
+            "(ensure_weight_tying)",
+        ),
+    ] {
+        let fields = json!({
+            "modules_to_save": ["embed_tokens"],
+            "ensure_weight_tying": ensured,
+        });
+        scene.adapter("a", fields, &tensors.list());
+        let text = scene.printed(&["base", "a"], "out", &[]);
+        assert!(text.contains(told) && !text.contains(untold), "{text}");
+        scene.assert_has("out/model.safetensors", &[(EMBED, &new), (Q_WEIGHT, &q)]);
+    }
+}
+
+/// Where the config's tie holds other tensors too, writing the head apart would lose them.
+#[test]
+fn a_tie_of_more_than_the_head_is_not_undone() {
+    let scene = scene("tied_shared");
+    let (shared, q) = (scene.random(&[16, 8]), scene.random(&[8, 8]));
+    let (name, path) = (
+        "model.decoder.layers.0.self_attn.q_proj.weight",
+        "model.shared.weight",
+    );
+    let copies = ["encoder", "decoder"].map(|part| format!("model.{part}.embed_tokens.weight"));
+    let bare = [(path, &shared), (name, &q)];
+    let whole = [
+        bare[0],
+        bare[1],
+        (&copies[0], &shared),
+        (&copies[1], &shared),
+    ];
+    let of_head = scene.pair(16, 8, 2);
+    let head = Tensors::default().lora("lm_head", &of_head);
+    scene.adapter("a", json!({"target_modules": ["lm_head"]}), &head.list());
+    scene.put("base/model.safetensors", &bare);
+    scene.text(
+        "base/config.json",
+        r#"{"model_type": "bart", "vocab_size": 16}"#,
+    );
+    let fragments = [
+        "lm_head.weight can't be written apart",
+        "model.encoder.embed_tokens.weight, model.decoder.embed_tokens.weight",
+        "--skip lm_head",
+    ];
+    scene.refused(&["base", "a"], &[], &fragments);
+    // With every copy stored, nothing is lost.
+    scene.put("base/model.safetensors", &whole);
+    scene.merge(&["base", "a"], "out", &[]);
+    let got = scene.get("out/model.safetensors");
+    assert_eq!(got[HEAD], shared.plus(2.0, &of_head.1.dot(&of_head.0)));
+    assert_eq!(got[&copies[1]], shared);
+    // T5 scales by it.
+    scene.text(
+        "base/config.json",
+        r#"{"model_type": "t5", "vocab_size": 16}"#,
+    );
+    scene.refused(&["base", "a"], &[], &["t5 computes otherwise"]);
+}
+
+/// BERT's head reads its own bias once it is apart, which was tied to another.
+#[test]
+fn the_bias_of_a_head_is_kept_when_it_is_written_apart() {
+    for (outer, embedding) in [
+        ("cls.predictions", "bert.embeddings.word_embeddings.weight"),
+        ("predictions", "albert.embeddings.word_embeddings.weight"),
+        ("lm_head", "roberta.embeddings.word_embeddings.weight"),
+    ] {
+        let scene = scene(&format!("tied_bias_{outer}"));
+        let (embed, bias) = (scene.random(&[16, 8]), scene.random(&[16]));
+        let [own, weight, own_bias] =
+            ["bias", "decoder.weight", "decoder.bias"].map(|part| format!("{outer}.{part}"));
+        scene.put(
+            "base/model.safetensors",
+            &[(embedding, &embed), (&own, &bias)],
+        );
+        scene.text(
+            "base/config.json",
+            r#"{"architectures": ["BertForMaskedLM"]}"#,
+        );
+        let (of_head, path) = (scene.pair(16, 8, 2), format!("{outer}.decoder"));
+        let head = Tensors::default().lora(&path, &of_head);
+        scene.adapter("a", json!({"target_modules": ["decoder"]}), &head.list());
+        scene.merge(&["base", "a"], "out", &[]);
+        let result = embed.plus(2.0, &of_head.1.dot(&of_head.0));
+        let expected = [
+            (embedding, &embed),
+            (&own, &bias),
+            (&weight, &result),
+            (&own_bias, &bias),
+        ];
+        scene.assert_has("out/model.safetensors", &expected);
+    }
 }
