@@ -56,18 +56,15 @@ pub(super) fn adapter(
     let modules = reader.modules(&mut sorted)?;
     let (tokens, refused) = reader.tokens(&sorted.tokens)?;
     sorted.unknown.extend(refused);
-    if modules.is_empty() && tokens.is_empty() {
+    let is_pair = |found: &Found<'_>| found.a.is_some() || found.b.is_some();
+    if modules.is_empty() && tokens.is_empty() && !sorted.modules.values().any(is_pair) {
         let hint = match sorted.unknown.first() {
             Some(part) => format!("; {} {}", shown(&part.name), part.reason),
             None => String::new(),
         };
-        let reason = match sorted.modules.is_empty() {
-            true => format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
-            false => format!("none of its modules can be read{hint}"),
-        };
         return Err(Error::NoAdapter {
             path: file.path().into(),
-            reason,
+            reason: format!("no tensor has a name as {format} gives it to lora_A and lora_B{hint}"),
         });
     }
     let (saved, base_weights) = reader.whole(&mut sorted)?;
