@@ -56,6 +56,7 @@ pub fn collect<'a>(
         tie: tied::Tie::of(base),
         choices,
         replaced_by: BTreeMap::new(),
+        trained: BTreeMap::new(),
         effects: BTreeSet::new(),
         changes: Changes::default(),
     };
@@ -80,6 +81,9 @@ pub fn collect<'a>(
     for source in &sources {
         finder.modules(source)?;
         finder.tokens(source)?;
+    }
+    for source in &sources {
+        finder.rows_alone(source)?;
     }
     finder.tied(&sources)?;
     finder.vocabulary()?;
@@ -127,6 +131,8 @@ struct Finder<'a, 'c> {
     choices: &'c Choices,
     /// The adapter that has each replaced tensor, by the tensor's name in the base.
     replaced_by: BTreeMap<String, usize>,
+    /// The adapters that change all rows of a tensor, whole or by LoRA, by its name in the base.
+    trained: BTreeMap<String, BTreeSet<usize>>,
     /// The adapters whose whole tensors or rows differ from the base's.
     effects: BTreeSet<usize>,
     changes: Changes<'a>,
@@ -246,6 +252,12 @@ impl<'a> Finder<'a, '_> {
             name,
             at: self.changes.added.len() - 1,
         }
+    }
+
+    /// Remembers that an adapter changes all rows of a tensor.
+    fn trains(&mut self, source: &Source<'a, '_>, target: &Target<'a>) {
+        let trained = self.trained.entry(target.name().to_owned()).or_default();
+        trained.insert(source.number);
     }
 
     fn warn(&mut self, warning: String) {

@@ -47,6 +47,7 @@ impl<'a> Finder<'a, '_> {
             b: module.b,
         };
         self.lora(&target, module, layout, part, adapted)?;
+        self.trains(source, &target);
         if let Some(magnitude) = module.magnitude {
             self.magnitude(source, &target, magnitude)?;
         }

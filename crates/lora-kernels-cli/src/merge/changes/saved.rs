@@ -56,6 +56,7 @@ impl<'a> Finder<'a, '_> {
         }
         if new.shape != old.shape || !same_within_types(&new, &old) {
             self.effects.insert(source.number);
+            self.trains(source, &target);
         }
         self.replace(source, &target, new)
     }

@@ -7,6 +7,7 @@ use super::{Finder, Source, refuse};
 use crate::failure::Failure;
 use crate::merge::change::Rows;
 use crate::merge::numbers::{part, same_within_types};
+use crate::show::{self, few};
 
 impl<'a> Finder<'a, '_> {
     /// Collects the rows of an adapter.
@@ -56,6 +57,30 @@ impl<'a> Finder<'a, '_> {
                 indices: tokens.indices,
                 values,
             });
+        }
+        Ok(())
+    }
+
+    /// Checks that no other adapter changes all rows of what this one has rows for. They would take
+    /// the place of the other's.
+    pub(super) fn rows_alone(&mut self, source: &Source<'a, '_>) -> Result<(), Failure> {
+        for tokens in &source.selected.tokens {
+            let target = self.find(source, tokens.component, &inside(tokens.path, "weight"))?;
+            let name = target.name();
+            let indices: Vec<String> = { tokens.indices.iter() }.map(usize::to_string).collect();
+            let others = self.trained.get(name).into_iter().flatten();
+            if let Some(other) = { others }.find(|&&other| other != source.number) {
+                return refuse(format!(
+                    "adapter {} has rows of its own for {} of {name} ({}), and adapter {} changes \
+                     all rows: the rows would take the place of what it learned; merge one of them \
+                     into the result of the other, or --skip {}",
+                    source.number + 1,
+                    show::count(tokens.indices.len(), "token"),
+                    few(indices.iter().map(String::as_str)),
+                    other + 1,
+                    tokens.path,
+                ));
+            }
         }
         Ok(())
     }

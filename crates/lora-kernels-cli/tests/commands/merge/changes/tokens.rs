@@ -137,3 +137,55 @@ fn rows_that_the_base_has_not_are_refused() {
     let output = scene.program("unmerge", &["base.safetensors", "a"], "back", &[]);
     crate::common::assert_refused(&output, 2, &["can't be unmerged", "embed_tokens"]);
 }
+
+/// A row takes the place of what another adapter learned for it, by LoRA or whole. The order of the
+/// adapters doesn't matter.
+#[test]
+fn rows_beside_another_adapters_embedding_are_refused() {
+    let scene = scene("tokens_beside");
+    let (embed, q) = (scene.random(&[16, 8]), scene.random(&[8, 8]));
+    scene.put("base.safetensors", &[(EMBED, &embed), (Q_WEIGHT, &q)]);
+    let rows = Tensors::default().with(key("model.embed_tokens", DELTA), &scene.random(&[1, 8]));
+    scene.adapter(
+        "rows",
+        json!({"trainable_token_indices": [5]}),
+        &rows.list(),
+    );
+    let lora = Tensors::default()
+        .with(
+            key("model.embed_tokens", "lora_embedding_A"),
+            &scene.random(&[2, 16]),
+        )
+        .with(
+            key("model.embed_tokens", "lora_embedding_B"),
+            &scene.random(&[8, 2]),
+        );
+    scene.adapter("lora", json!({}), &lora.list());
+    let whole = Tensors::default()
+        .lora(Q, &scene.pair(8, 8, 2))
+        .with(key("model.embed_tokens", "weight"), &scene.random(&[16, 8]));
+    scene.adapter(
+        "whole",
+        json!({"modules_to_save": ["embed_tokens"]}),
+        &whole.list(),
+    );
+    for other in ["lora", "whole"] {
+        for order in [["rows", other], [other, "rows"]] {
+            let inputs = [&["base.safetensors"][..], &order].concat();
+            scene.refused(&inputs, &[], &["1 token of", EMBED, "(5)", "--skip"]);
+        }
+    }
+    // What the adapter has whole is the base's: nothing is lost.
+    let same = Tensors::default()
+        .lora(Q, &scene.pair(8, 8, 2))
+        .with(key("model.embed_tokens", "weight"), &embed);
+    scene.adapter(
+        "same",
+        json!({"modules_to_save": ["embed_tokens"]}),
+        &same.list(),
+    );
+    scene.merge(&["base.safetensors", "same", "rows"], "out", &[]);
+    let got = scene.get("out");
+    let expected = with_rows(&embed, &[5], &rows.0[0].1);
+    assert_eq!(got[EMBED].values, expected.values);
+}
