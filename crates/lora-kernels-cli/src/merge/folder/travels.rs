@@ -15,6 +15,9 @@ use crate::show::few;
 
 /// Further chat templates lie in a folder of their own.
 const TEMPLATES: &str = "additional_chat_templates";
+const TEMPLATE: &str = "chat_template.jinja";
+/// Processors' files of older versions.
+const TEMPLATE_JSON: &str = "chat_template.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Whose tokenizer and other files a merged model gets.
@@ -55,8 +58,8 @@ impl Group {
             TOKENIZER_CONFIG,
             "special_tokens_map.json",
             "added_tokens.json",
-            "chat_template.jinja",
-            "chat_template.json",
+            TEMPLATE,
+            TEMPLATE_JSON,
             "vocab.json",
             "vocab.txt",
             "vocab.bpe",
@@ -194,7 +197,7 @@ pub fn find(
                 numbers.join(", "),
             )));
         }
-        travels.take(base, group, first, warnings);
+        travels.take(base, group, first, warnings)?;
     }
     Ok(travels)
 }
@@ -214,7 +217,13 @@ pub fn find_each(
 }
 
 impl Travels {
-    fn take(&mut self, base: &Path, group: Group, brought: &Brought, warnings: &mut Vec<String>) {
+    fn take(
+        &mut self,
+        base: &Path,
+        group: Group,
+        brought: &Brought,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Failure> {
         for (name, from) in &brought.changed {
             self.taken.push(Taken {
                 name: name.clone(),
@@ -222,51 +231,14 @@ impl Travels {
                 replaces: is_there(&base.join(name)),
             });
         }
-        let Some(config) = brought
-            .files
-            .get(TOKENIZER_CONFIG)
-            .filter(|_| group == Group::Tokenizer)
-        else {
-            return;
-        };
-        let bases = |name: &str| is_there(&base.join(name)) && !brought.files.contains_key(name);
-        let template = |config: &Path| {
-            let config: Value = serde_json::from_str(&super::read_text(config).ok()?).ok()?;
-            config
-                .get("chat_template")
-                .filter(|template| !template.is_null())
-                .cloned()
-        };
-        let templates = ["chat_template.jinja", "chat_template.json"];
-        let brings_file = templates
-            .iter()
-            .any(|name| brought.files.contains_key(*name));
-        if !brings_file {
-            let ours = template(config);
-            // A reader prefers these files to the template in the tokenizer's config.
-            for name in templates.into_iter().filter(|name| bases(name)) {
-                let text = super::read_text(&base.join(name)).unwrap_or_default();
-                if ours
-                    .as_ref()
-                    .and_then(Value::as_str)
-                    .is_some_and(|ours| ours != text)
-                {
-                    self.dropped.insert(name.to_owned());
-                }
-            }
-            let had = template(&base.join(TOKENIZER_CONFIG));
-            let is_replaced = brought.changed.contains_key(TOKENIZER_CONFIG);
-            if ours.is_none()
-                && had.is_some()
-                && is_replaced
-                && !templates.iter().any(|name| bases(name))
-            {
-                warnings.push(format!(
-                    "the adapter's {TOKENIZER_CONFIG} was taken over, and has no chat \
-                     template, which the base's has"
-                ));
-            }
+        if group != Group::Tokenizer {
+            return Ok(());
         }
+        self.drop_templates(base, brought, warnings)?;
+        if !brought.files.contains_key(TOKENIZER_CONFIG) {
+            return Ok(());
+        }
+        let bases = |name: &str| is_there(&base.join(name)) && !brought.files.contains_key(name);
         // These repeat what the tokenizer's two main files say, and would contradict them.
         if brought.changed.contains_key("tokenizer.json")
             || brought.changed.contains_key(TOKENIZER_CONFIG)
@@ -280,6 +252,69 @@ impl Travels {
                     .map(str::to_owned),
             );
         }
+        Ok(())
+    }
+
+    /// Leaves out the base's chat templates that a reader would take instead of the adapter's, or
+    /// beside it.
+    fn drop_templates(
+        &mut self,
+        base: &Path,
+        brought: &Brought,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        let is_replaced = brought.changed.contains_key(TOKENIZER_CONFIG);
+        let files = [TEMPLATE, TEMPLATE_JSON];
+        let main = |file: &dyn Fn(&str) -> Option<PathBuf>| {
+            { files.into_iter().chain([TOKENIZER_CONFIG]) }
+                .find_map(|name| template(name, &file(name)?))
+        };
+        let of_base = |name: &str| Some(base.join(name)).filter(|path| is_there(path));
+        let had = main(&of_base);
+        let Some(ours) = main(&|name| brought.files.get(name).cloned()) else {
+            let in_config = { of_base(TOKENIZER_CONFIG) }
+                .is_some_and(|config| template(TOKENIZER_CONFIG, &config).is_some());
+            if in_config && is_replaced && !files.iter().any(|name| of_base(name).is_some()) {
+                warnings.push(format!(
+                    "the adapter's {TOKENIZER_CONFIG} was taken over, and has no chat \
+                     template, which the base's has"
+                ));
+            }
+            return Ok(());
+        };
+        if had.as_ref() == Some(&ours) {
+            return Ok(());
+        }
+        for name in files {
+            let differs = |path: PathBuf| template(name, &path).as_ref() != Some(&ours);
+            if !brought.files.contains_key(name) && of_base(name).is_some_and(differs) {
+                self.dropped.insert(name.to_owned());
+            }
+        }
+        // Readers take these instead of the template in the tokenizer's config.
+        let further = list(
+            &base.join(TEMPLATES),
+            &format!("{TEMPLATES}/"),
+            &mut |name, _| {
+                if !brought.files.contains_key(name) {
+                    self.dropped.insert(name.to_owned());
+                }
+            },
+        );
+        // The base may have none.
+        let _ = further;
+        let is_read =
+            { [TEMPLATE, TOKENIZER_CONFIG].iter() }.any(|name| brought.files.contains_key(*name));
+        let contradicts = |config: PathBuf| {
+            template(TOKENIZER_CONFIG, &config).is_some_and(|template| template != ours)
+        };
+        if !is_read && of_base(TOKENIZER_CONFIG).is_some_and(contradicts) {
+            warnings.push(format!(
+                "the adapter's {TEMPLATE_JSON} was taken over, and the base's {TOKENIZER_CONFIG} \
+                 has another chat template, which tokenizers read"
+            ));
+        }
+        Ok(())
     }
 
     /// The rows that the taken tokenizer needs, and the file that says so.
@@ -287,6 +322,26 @@ impl Travels {
         { self.taken.iter() }
             .filter_map(|taken| Some((vocabulary::needed(&taken.from)?, taken.name.as_str())))
             .max()
+    }
+}
+
+/// The chat template in a file of this name: a text, or a list of several with their names. A list
+/// of one is its text.
+fn template(name: &str, file: &Path) -> Option<Value> {
+    let text = super::read_text(file).ok()?;
+    if name == TEMPLATE {
+        return Some(Value::String(text));
+    }
+    let mut document: Value = serde_json::from_str(&text).ok()?;
+    let template = document.get_mut("chat_template")?.take();
+    match &template {
+        Value::Null => None,
+        Value::Array(list) => match &list[..] {
+            [] => None,
+            [only] if only["name"] == "default" => Some(only["template"].clone()),
+            _ => Some(template),
+        },
+        _ => Some(template),
     }
 }
 

@@ -186,6 +186,58 @@ fn files_of_the_base_that_contradict_the_adapters_tokenizer_are_left_out() {
     );
 }
 
+/// A reader prefers chat_template.jinja and the folder of further templates to every other place.
+/// Wherever the adapter has its template, the base's must not win.
+#[test]
+fn the_bases_chat_templates_give_way_to_the_adapters() {
+    let list = r#"{"chat_template": [{"name": "default", "template": "ours"},
+        {"name": "tools", "template": "ours too"}]}"#;
+    for (name, content, expected) in [
+        ("chat_template.json", r#"{"chat_template": "ours"}"#, true),
+        (
+            "chat_template.json",
+            r#"{"chat_template": "theirs"}"#,
+            false,
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"chat_template": "ours"}"#,
+            true,
+        ),
+        ("tokenizer_config.json", list, true),
+        (
+            "tokenizer_config.json",
+            r#"{"chat_template": [{"name": "default", "template": "theirs"}]}"#,
+            false,
+        ),
+        ("tokenizer_config.json", r#"{"eos_token": "x"}"#, false),
+    ] {
+        let scene = scene("templates", &["a"]);
+        scene.text("base/chat_template.jinja", "theirs");
+        scene.text("base/additional_chat_templates/tools.jinja", "theirs too");
+        scene.text(&format!("a/{name}"), content);
+        let report = scene.json(&["base", "a"], "out", &[]);
+        for file in [
+            "chat_template.jinja",
+            "additional_chat_templates/tools.jinja",
+        ] {
+            let is_left_out = !scene.path("out").join(file).exists();
+            assert_eq!(is_left_out, expected, "{content}: {file}");
+            let said = { report["left_out"].as_array().unwrap().iter() }
+                .any(|entry| entry.as_str().unwrap().starts_with(file));
+            assert_eq!(said, expected, "{report}");
+        }
+        assert_eq!(text(&scene, &format!("out/{name}")), content);
+    }
+    // The other way round, the older file would say otherwise.
+    let scene = scene("templates", &["a"]);
+    scene.text("base/chat_template.json", r#"{"chat_template": "theirs"}"#);
+    scene.text("a/chat_template.jinja", "ours");
+    scene.merge(&["base", "a"], "out", &[]);
+    assert!(!scene.path("out/chat_template.json").exists());
+    assert_eq!(text(&scene, "out/chat_template.jinja"), "ours");
+}
+
 /// A folder from elsewhere must not bring files of this machine into the result.
 #[test]
 fn links_out_of_an_adapters_folder_are_not_followed() {
