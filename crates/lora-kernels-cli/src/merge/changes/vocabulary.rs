@@ -118,11 +118,38 @@ impl Finder<'_, '_> {
                     rows.unwrap_or_default()
                 ));
             }
+            if let Some((other, shape)) = self.left_behind(old, &tensors) {
+                return refuse(format!(
+                    "the adapter has {new} rows for {first} in place of {old}, and {other} of shape \
+                     {shape:?} would keep one element for each of the {old} tokens: the model would \
+                     not load (resize the base, or --skip {first})"
+                ));
+            }
             self.changes.config.push(ConfigEdit::VocabSize {
                 from: old,
                 to: *new,
             });
         }
         Ok(())
+    }
+
+    /// A tensor that keeps a dimension of the old vocabulary, such as BART's final_logits_bias. Where
+    /// layers or the embedding's columns have that size, too, it says nothing about tensors.
+    fn left_behind(&self, old: usize, resized: &[(String, usize)]) -> Option<(&str, &[usize])> {
+        let shapes = || {
+            { self.base.names() }.filter_map(|name| Some((name, self.base.tensor(name)?.1.shape)))
+        };
+        let is_resized = |name: &str| resized.iter().any(|(resized, _)| resized == name);
+        let is_common = shapes().any(|(name, shape)| match is_in_layer(name) {
+            true => shape.contains(&old),
+            false => is_resized(name) && shape.iter().skip(1).any(|size| *size == old),
+        });
+        // A model may have as many positions as tokens.
+        let is_of_positions =
+            |name: &str| name.contains("position") || last(split(name).0) == "wpe";
+        { shapes() }
+            .filter(|_| !is_common)
+            .filter(|(name, shape)| !is_in_layer(name) && shape.contains(&old))
+            .find(|(name, _)| !is_resized(name) && !is_of_positions(name))
     }
 }

@@ -123,6 +123,49 @@ fn a_few_changed_rows_of_the_base_weight_are_taken_and_told() {
     assert_eq!(got[HEAD], trained_on.plus(2.0, &lora.1.dot(&lora.0)));
 }
 
+/// BART's bias of logits and DistilBERT's head have names of their own. With as many elements as the
+/// old vocabulary they would not load.
+#[test]
+fn tensors_that_keep_the_old_vocabulary_are_refused() {
+    for (name, shape, is_refused) in [
+        ("final_logits_bias", &[1, 17][..], true),
+        ("vocab_projector.weight", &[17, 8], true),
+        ("vocab_projector.bias", &[17], true),
+        ("generator_lm_head.weight", &[17, 8], true),
+        ("model.embed_positions.weight", &[17, 8], false),
+        ("model.norm.weight", &[8], false),
+        // Layers have that size, too, so it may be chance.
+        ("model.layers.0.mlp.up_proj.weight", &[17, 8], false),
+    ] {
+        let scene = scene("resized_left");
+        let (embed, head, q) = (
+            scene.random(&[17, 8]),
+            scene.random(&[17, 8]),
+            scene.random(&[8, 8]),
+        );
+        let other = scene.random(shape);
+        let base = [
+            (EMBED, &embed),
+            (HEAD, &head),
+            (Q_WEIGHT, &q),
+            (name, &other),
+        ];
+        scene.put("base.safetensors", &base);
+        let tensors = Tensors::default()
+            .lora(Q, &scene.pair(8, 8, 2))
+            .with(key("model.embed_tokens", "weight"), &scene.random(&[18, 8]))
+            .with(key("lm_head", "weight"), &scene.random(&[18, 8]));
+        scene.adapter("a", json!({}), &tensors.list());
+        let inputs = ["base.safetensors", "a"];
+        if is_refused {
+            scene.refused(&inputs, &[], &[name, "17", "18 rows", "--skip"]);
+        } else {
+            scene.merge(&inputs, "out", &[]);
+            assert_eq!(scene.get("out")[name], other);
+        }
+    }
+}
+
 /// An embedding without its head, or with one of another size, is no vocabulary.
 #[test]
 fn a_vocabulary_has_one_size() {
