@@ -9,7 +9,8 @@ use crate::{PeftConfig, ReadOptions, Result, read};
 /// The format of an adapter on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Hugging Face PEFT: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+    /// Hugging Face PEFT: a folder with `adapter_config.json` and `adapter_model.safetensors`, or a
+    /// safetensors file with PEFT's names and an `alpha` tensor for each module.
     Peft,
     /// Mistral: `lora.safetensors` with keys such as `layers.0.attention.wq.lora_A.weight`, and no
     /// config.
@@ -356,7 +357,8 @@ impl Adapter {
         self.modules.iter().map(|parts| self.module_of(parts))
     }
 
-    /// One module, by its path.
+    /// The module at this path. Components may share a path, and so may the adapted parameters of
+    /// one module: this is the first of them, in the order of [`Adapter::modules`].
     pub fn module(&self, path: &str) -> Option<Module<'_>> {
         let parts = self.modules.iter().find(|parts| parts.path == path)?;
         Some(self.module_of(parts))

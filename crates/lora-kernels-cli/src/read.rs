@@ -72,6 +72,7 @@ impl Reading {
             partial,
             ..ReadOptions::default()
         };
+        let mut unnamed = None;
         loop {
             let (scaling, name) = (options.scaling.is_some(), options.adapter.is_some());
             match Adapter::read(path, &options) {
@@ -87,14 +88,9 @@ impl Reading {
                         return Err(Failure::Refused(format!("{error} (--adapter NAME)")));
                     }
                 }
-                // The name may be that of a copy of a module, which is not understood without it.
-                Ok(adapter)
-                    if !name
-                        && self.adapter_name.is_some()
-                        && adapter.name().is_none()
-                        && adapter.unknown().next().is_some() =>
-                {
+                Ok(adapter) if !name && self.may_name_another(&adapter) => {
                     options.adapter.clone_from(&self.adapter_name);
+                    unnamed = Some(adapter);
                 }
                 Ok(adapter) => {
                     used.scaling |= scaling;
@@ -104,9 +100,24 @@ impl Reading {
                         given.is_some() && (adapter.name() == given || name && of_folder == given);
                     return Ok(adapter);
                 }
+                Err(Error::NoSuchAdapter { .. }) if unnamed.is_some() => {
+                    used.scaling |= scaling;
+                    return unnamed.ok_or_else(|| Failure::Refused("no adapter".into()));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether `--adapter` may mean another adapter than this, which was read without the name: one
+    /// in a folder of its own below, or that of a copy of a module, which isn't understood without
+    /// the name.
+    fn may_name_another(&self, adapter: &Adapter) -> bool {
+        let Some(name) = &self.adapter_name else {
+            return false;
+        };
+        adapter.name().is_none()
+            && (adapter.unknown().next().is_some() || adapter.path().join(name).is_dir())
     }
 }
 

@@ -3,7 +3,7 @@
 mod fields;
 mod pattern;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -23,6 +23,9 @@ const LARGEST: u64 = 16 << 20;
 
 /// The largest number of names in a field that every module is compared with.
 const MOST_NAMES: usize = 4096;
+
+/// The most segments of a path's end that are compared with names.
+const MOST_SEGMENTS: usize = 64;
 
 /// The biases of the base model that were trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +54,8 @@ pub struct PeftConfig {
     fan_in_fan_out: bool,
     bias: Bias,
     modules_to_save: Vec<String>,
+    /// `None` if it is an expression.
+    target_modules: Option<BTreeSet<String>>,
     target_parameters: Vec<String>,
     trainable_tokens: TrainableTokens,
     ranks: Patterns<usize>,
@@ -158,6 +163,10 @@ impl PeftConfig {
         )?;
         let modules_to_save: Option<Vec<String>> =
             reader.field("modules_to_save", "a list of names")?;
+        let target_modules = match fields.get("target_modules") {
+            None | Some("null") => Some(BTreeSet::new()),
+            Some(json) => serde_json::from_str(json).ok(),
+        };
         const PARAMETERS: &str = "null or a list of at most 4096 parameters' names";
         let target_parameters: Option<Vec<String>> =
             reader.field("target_parameters", PARAMETERS)?;
@@ -188,6 +197,7 @@ impl PeftConfig {
             fan_in_fan_out: flag("fan_in_fan_out")?,
             bias,
             modules_to_save: modules_to_save.unwrap_or_default(),
+            target_modules,
             target_parameters: target_parameters.unwrap_or_default(),
             trainable_tokens,
             ranks: ranks.map(|rank| rank as usize),
@@ -287,6 +297,14 @@ impl PeftConfig {
                     && (after.is_empty() || after.starts_with('.'))
             })
         })
+    }
+
+    /// Whether the module at this path is one of `target_modules`; `None` if that is an expression.
+    pub(crate) fn targets(&self, path: &str) -> Option<bool> {
+        let names = self.target_modules.as_ref()?;
+        let ends = path.rmatch_indices('.').take(MOST_SEGMENTS);
+        let mut ends = ends.map(|(at, _)| &path[at + 1..]).chain([path]);
+        Some(ends.any(|end| names.contains(end)))
     }
 
     /// Bare parameters that are adapted, such as `mlp.experts.gate_up_proj`: the ends of their

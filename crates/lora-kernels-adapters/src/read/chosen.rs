@@ -15,6 +15,8 @@ const LISTED: usize = 12;
 pub(super) struct Entry<'a> {
     pub tensor: Tensor<'a>,
     pub component: Option<&'a str>,
+    /// [`super::names::Unwrapped::inner`].
+    pub inner: &'a str,
     pub flattened: bool,
     pub key: Key<'a>,
 }
@@ -43,7 +45,12 @@ pub(super) fn choose<'a>(
         list
     };
     match (wanted, names.len()) {
-        (_, 0) => Ok(None),
+        (None, 0) => Ok(None),
+        (Some(wanted), 0) => Err(Error::NoSuchAdapter {
+            path: path.into(),
+            wanted: shown(wanted),
+            names: vec!["one without a name".into()],
+        }),
         (None, 1) => Ok(names.first().copied()),
         (None, _) => Err(Error::Adapters {
             path: path.into(),

@@ -1,8 +1,9 @@
 //! Finding an adapter's files.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::hub;
+use crate::mapped::MappedFile;
 use crate::shown::shown;
 use crate::{Error, Result};
 
@@ -44,6 +45,16 @@ pub(super) fn find(path: &Path, wanted: Option<&str>) -> Result<Files> {
         return file(path);
     }
     let followed = hub::followed(path).or_else(|reason| refused(path, reason))?;
+    let of_name = wanted.and_then(|wanted| named_folder(&followed.path, wanted));
+    if let Some(folder) = of_name
+        && let Some(files) = inside(&folder)?
+    {
+        return Ok(Files {
+            is_wanted: true,
+            how: Some(leads_to(path, &folder)),
+            ..files
+        });
+    }
     let files = match inside(&followed.path)? {
         Some(files) => files,
         None => below(&followed.path, wanted)?,
@@ -52,6 +63,16 @@ pub(super) fn find(path: &Path, wanted: Option<&str>) -> Result<Files> {
         how: followed.how.or(files.how),
         ..files
     })
+}
+
+/// The folder of this name, where PEFT saves an adapter that isn't called `default`.
+fn named_folder(folder: &Path, name: &str) -> Option<PathBuf> {
+    let mut parts = Path::new(name).components();
+    let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
+        return None;
+    };
+    let folder = folder.join(name);
+    folder.is_dir().then_some(folder)
 }
 
 fn refused<T>(path: &Path, reason: String) -> Result<T> {
@@ -152,12 +173,19 @@ fn inside(folder: &Path) -> Result<Option<Files>> {
         }
         (false, false) => {}
     }
-    for name in ALONE {
-        if folder.join(name).is_file() {
-            return found(None, folder.join(name));
-        }
+    let alone = { ALONE.iter() }.map(|name| folder.join(name));
+    let alone: Vec<PathBuf> = alone.filter(|path| path.is_file()).collect();
+    match alone.as_slice() {
+        [] => Ok(None),
+        [one] => found(None, one.clone()),
+        _ => refused(
+            folder,
+            format!(
+                "{} lie there, and either may be meant: give one of them as a file",
+                ALONE.join(" and ")
+            ),
+        ),
     }
-    Ok(None)
 }
 
 /// The names of a folder's safetensors files, sorted.
@@ -185,11 +213,35 @@ fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>> {
 }
 
 fn listed(names: &[String]) -> String {
+    few(names.to_vec()).join(", ")
+}
+
+/// The first names, as errors show them.
+fn few(names: Vec<String>) -> Vec<String> {
     let mut list: Vec<String> = names.iter().take(LISTED).map(|name| shown(name)).collect();
     if names.len() > LISTED {
         list.push("...".into());
     }
-    list.join(", ")
+    list
+}
+
+fn relative(folder: &Path, paths: &[PathBuf]) -> Vec<String> {
+    let name = |path: &PathBuf| {
+        let relative = path.strip_prefix(folder).unwrap_or(path);
+        relative.display().to_string()
+    };
+    paths.iter().map(name).collect()
+}
+
+/// The folder's only safetensors file, if it reads as an adapter without a config.
+fn loose_adapter(folder: &Path) -> Result<Option<PathBuf>> {
+    let [name] = &safetensors_in(folder)?[..] else {
+        return Ok(None);
+    };
+    let path = folder.join(name);
+    // What can't be opened is no adapter, and the error about the folder names it.
+    let is_adapter = MappedFile::open(&path).is_ok_and(|file| super::is_adapter(&file));
+    Ok(is_adapter.then_some(path))
 }
 
 /// The adapter in a folder below `folder`.
@@ -208,14 +260,35 @@ fn below(folder: &Path, wanted: Option<&str>) -> Result<Files> {
                 ..files
             });
         }
+        if fitting.is_empty() && found.len() > 1 {
+            return Err(Error::NoSuchAdapter {
+                path: folder.into(),
+                wanted: shown(wanted),
+                names: few(relative(folder, &found)),
+            });
+        }
     }
-    let names: Vec<String> = found
-        .iter()
-        .map(|path| {
-            let relative = path.strip_prefix(folder).unwrap_or(path);
-            relative.display().to_string()
-        })
-        .collect();
+    if let Some(loose) = loose_adapter(folder)? {
+        if found.is_empty() {
+            return Ok(Files {
+                config: None,
+                how: Some(format!(
+                    "{}, the only safetensors file there",
+                    leads_to(folder, &loose)
+                )),
+                tensors: loose,
+                is_wanted: false,
+            });
+        }
+        found.insert(0, loose);
+        return refused(
+            folder,
+            format!(
+                "it holds several adapters, and one must be given: {}",
+                few(relative(folder, &found)).join(", ")
+            ),
+        );
+    }
     match &found[..] {
         [one] => match inside(one)? {
             Some(files) => Ok(Files {
@@ -230,14 +303,9 @@ fn below(folder: &Path, wanted: Option<&str>) -> Result<Files> {
         [] => refused(folder, nothing(folder)?),
         _ => {
             let newest = found.iter().filter_map(|path| Some((step(path)?, path)));
-            let mut names: Vec<String> =
-                names.iter().take(LISTED).map(|name| shown(name)).collect();
-            if found.len() > LISTED {
-                names.push("...".into());
-            }
             Err(Error::AdapterFolders {
                 path: folder.into(),
-                names,
+                names: few(relative(folder, &found)),
                 newest: newest
                     .max()
                     .map(|(_, path)| shown(&path.display().to_string())),
@@ -304,8 +372,8 @@ fn nothing(folder: &Path) -> Result<String> {
         ),
     };
     Ok(format!(
-        "the folder has neither {CONFIG} with {PEFT_TENSORS} (PEFT) nor {} (Mistral, diffusers); {there}; name a safetensors file to read one of \
-         another format (loralib, kohya)",
+        "the folder has neither {CONFIG} with {PEFT_TENSORS} (PEFT) nor {} (Mistral, diffusers); \
+         {there}; name a safetensors file to read one of another format (loralib, kohya)",
         ALONE.join(" or ")
     ))
 }

@@ -28,7 +28,8 @@ pub struct ReadOptions {
     /// such.
     pub scaling: Option<Scaling>,
     /// The adapter's name, where the tensors' names hold several adapters (`lora_A.first.weight`
-    /// and `lora_A.second.weight`), or where several lie in folders of their own below the path.
+    /// and `lora_A.second.weight`), or where several lie in folders of their own below the path. A
+    /// folder of this name in the path is looked at first. An adapter without this name is refused.
     pub adapter: Option<String>,
     /// Whether modules whose tensors are wrong or don't fit each other become unknown tensors, with
     /// the error as their reason, rather than ending the reading with that error.
@@ -72,9 +73,15 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
         (Format::Peft, Some(config)) => Some(PeftConfig::read(config)?),
         (Format::Peft, None) if header.is_empty() && !has_alphas(&file) => {
             let config = find::CONFIG;
+            let beside = match files.tensors.with_file_name(config).is_file() {
+                true => {
+                    "that beside it may be of another file: give this one and its config a folder \
+                     of their own"
+                }
+                false => "none lies beside it",
+            };
             let reason = format!(
-                "it has PEFT's tensors without {config}, where r and lora_alpha stand: there is no \
-                 {config} beside them"
+                "it has PEFT's tensors without {config}, where r and lora_alpha stand: {beside}"
             );
             return Err(no_adapter(reason));
         }
@@ -99,6 +106,16 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
         followed: files.how,
         ..adapter
     })
+}
+
+/// Whether a file without a config is an adapter that can be read.
+fn is_adapter(file: &MappedFile) -> bool {
+    let has_header = metadata::configs(file).is_ok_and(|configs| !configs.is_empty());
+    match names::format_of(file, has_header) {
+        Ok(Some(Format::Peft)) => has_header || has_alphas(file),
+        Ok(format) => format.is_some(),
+        Err(_) => false,
+    }
 }
 
 fn has_alphas(file: &MappedFile) -> bool {

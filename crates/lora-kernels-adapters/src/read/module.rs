@@ -2,10 +2,11 @@
 
 use safetensors::Dtype;
 
+use super::keys::joined;
 use super::modules::Reader;
 use super::parameters::{Wrapped, is_wrapped, wrapped};
 use super::scalings::{self, agrees, checked};
-use super::shapes::{Sizes, magnitude, sizes};
+use super::shapes::{EMPTY_HINT, Sizes, magnitude, sizes};
 use super::sorted::{Found, Id};
 use crate::adapter::{Parts, ScalingSource};
 use crate::mapped::Tensor;
@@ -25,6 +26,14 @@ impl<'a> Reader<'a> {
         nesting: usize,
         siblings: &[&Found<'_>],
     ) -> Result<Parts> {
+        if let Some(tensor) = found.tensors().find(|tensor| tensor.shape.contains(&0)) {
+            let reason = format!(
+                "has shape {}: no size may be 0, they go from 1 to {}{EMPTY_HINT}",
+                shape(tensor.shape),
+                lora_kernels::Problem::MAX_DIMENSION
+            );
+            return Err(self.wrong(tensor, reason));
+        }
         let ((kind_a, a), (kind_b, b)) = self.pair(id, found)?;
         if kind_a != kind_b {
             return Err(self.wrong(
@@ -37,7 +46,8 @@ impl<'a> Reader<'a> {
             self.float(tensor)?;
         }
         let config = self.configs.of(id.component);
-        let rank = config.map(|(config, _)| config.rank_of(&id.path));
+        let in_config = joined(found.inner, &id.path);
+        let rank = config.map(|(config, _)| config.rank_of(&in_config));
         if self.format == Format::Loralib {
             self.merged_linear(a, b)?;
         }
@@ -50,8 +60,16 @@ impl<'a> Reader<'a> {
                 .filter_map(|found| found.a?.1.shape.first().copied())
                 .collect();
             let outer = rows.last().copied().unwrap_or_default();
-            if found_sizes.kind == Kind::Linear && is_wrapped(config, &id.path, rows.len(), outer) {
-                let one = self.wrapper(config, id, &rows, nesting)?;
+            let wraps = found_sizes.kind == Kind::Linear
+                && is_wrapped(config, &in_config, rows.len(), outer)
+                    .map_err(|reason| self.refused(id, reason))?;
+            if wraps {
+                let all = wrapped(config, &in_config, &rows);
+                let all: Vec<Wrapped> = all.map_err(|reason| self.refused(id, reason))?;
+                let one = { all.get(nesting).copied() }.ok_or_else(|| {
+                    let reason = "has a lora_B without lora_A among its parameters";
+                    self.refused(id, reason.into())
+                })?;
                 found_sizes = Sizes {
                     kind: Kind::Parameter,
                     rank: one.rank,
@@ -61,11 +79,14 @@ impl<'a> Reader<'a> {
                 scaling = (checked("lora_alpha", 1.0, one.scaling)?, source);
             } else {
                 self.not_nested(id, a)?;
-                scaling = (self.configured(id, config, found_sizes.rank)?, source);
+                scaling = (
+                    self.configured(&in_config, config, found_sizes.rank)?,
+                    source,
+                );
             }
             if let Some(tensor) = found.alpha {
                 let alpha = scalings::alpha(tensor).map_err(|reason| self.wrong(tensor, reason))?;
-                let expected = config.lora_alpha_of(&id.path);
+                let expected = config.lora_alpha_of(&in_config);
                 if !agrees(tensor, alpha, expected) {
                     let reason =
                         format!("is {alpha}, and the config's lora_alpha for it is {expected}");
@@ -157,8 +178,8 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let reason = format!(
-            "has shape {} and {} has {}: these are {} adapters of a MergedLinear, and which of its slices they adapt (enable_lora) is not in the \
-             file; split them into one module for each slice",
+            "has shape {} and {} has {}: these are {} adapters of a MergedLinear, and which of its \
+             slices they adapt (enable_lora) is not in the file; split them into one module for each slice",
             shape(a.shape),
             shown(b.name),
             shape(b.shape),
@@ -177,38 +198,29 @@ impl<'a> Reader<'a> {
         Err(self.wrong(a, reason.into()))
     }
 
-    fn wrapper(
-        &self,
-        config: &PeftConfig,
-        id: &Id<'_>,
-        rows: &[usize],
-        nesting: usize,
-    ) -> Result<Wrapped> {
-        let refuse = |reason: String| Error::Module {
+    fn refused(&self, id: &Id<'_>, reason: String) -> Error {
+        Error::Module {
             path: self.file.path().into(),
             module: shown(&id.path),
             reason,
-        };
-        let all = wrapped(config, &id.path, rows).map_err(refuse)?;
-        let one = all.get(nesting).copied();
-        one.ok_or_else(|| refuse("has a lora_B without lora_A among its parameters".into()))
+        }
     }
 
     /// The scaling of a module that agrees with its config.
-    fn configured(&self, id: &Id<'_>, config: &PeftConfig, rank: usize) -> Result<f32> {
-        let expected = config.rank_of(&id.path);
+    fn configured(&self, path: &str, config: &PeftConfig, rank: usize) -> Result<f32> {
+        let expected = config.rank_of(path);
         if rank != expected {
             return Err(Error::Rank {
                 path: self.file.path().into(),
-                module: shown(&id.path),
+                module: shown(path),
                 given: rank,
                 expected,
             });
         }
         checked(
             "lora_alpha",
-            config.lora_alpha_of(&id.path),
-            config.scaling_of(&id.path),
+            config.lora_alpha_of(path),
+            config.scaling_of(path),
         )
     }
 

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use super::chosen::choose;
 use super::keys::joined;
 use super::scalings;
-use super::sorted::{Found, Id, Names, Sorted};
+use super::shapes::EMPTY_HINT;
+use super::sorted::{Found, Id, Names, Rows, Sorted};
 use super::tokens;
 use super::{ReadOptions, Scaling};
 use crate::adapter::{Parts, SavedPart, ScalingSource, TokenParts, UnknownPart};
 use crate::mapped::{MappedFile, Tensor};
-use crate::shown::shown;
+use crate::shown::{shape, shown};
 use crate::{Adapter, Bias, Error, Format, PeftConfig, Result};
 
 /// The configs of an adapter.
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
             };
             previous = Some(id);
             if let Some(other) = sorted.foreign.get(&(id.component, id.path.clone())) {
-                let why = format!("without {}, its change isn't B·A", shown(other));
+                let why = format!("its {} {}", shown(other.name), other.reason);
                 sorted.unknown.extend(found.refused(&why));
                 continue;
             }
@@ -175,7 +176,12 @@ impl<'a> Reader<'a> {
         for (id, alpha) in lone_alphas {
             let is_saved = |(config, _): (&PeftConfig, _)| config.saves_whole(&id.path);
             let is_whole = self.configs.of(id.component).is_some_and(is_saved);
-            if id.flattened || scalings::is_scalar(alpha) && !is_whole {
+            if alpha.shape.contains(&0) {
+                sorted.unknown.push(UnknownPart {
+                    name: alpha.name.to_owned(),
+                    reason: format!("is empty, with shape {}{EMPTY_HINT}", shape(alpha.shape)),
+                });
+            } else if id.flattened || scalings::is_scalar(alpha) && !is_whole {
                 sorted.unknown.push(UnknownPart {
                     name: alpha.name.to_owned(),
                     reason: "is the alpha of a module without lora_A and lora_B".into(),
@@ -190,21 +196,24 @@ impl<'a> Reader<'a> {
         Ok(modules)
     }
 
-    fn tokens(
-        &self,
-        found: &[(Option<&str>, String, Tensor<'_>)],
-    ) -> Result<(Vec<TokenParts>, Vec<UnknownPart>)> {
+    fn tokens(&self, found: &[Rows<'_>]) -> Result<(Vec<TokenParts>, Vec<UnknownPart>)> {
         let (mut understood, mut refused) = (Vec::new(), Vec::new());
-        for (component, path, tensor) in found {
+        for rows in found {
+            let Rows {
+                component,
+                path,
+                inner,
+                tensor,
+            } = rows;
             let unknown = |reason: String| UnknownPart {
                 name: tensor.name.to_owned(),
                 reason,
             };
             let config = self.configs.of(*component).map(|(config, _)| config);
-            match tokens::indices(config, path) {
+            match tokens::indices(config, &joined(inner, path)) {
                 Err(reason) => refused.push(unknown(reason)),
                 Ok(indices) => {
-                    let checked = tokens::check(&indices, *tensor)
+                    let checked = tokens::check(indices, *tensor)
                         .map_err(|reason| self.wrong(*tensor, reason))
                         .and_then(|()| self.float(*tensor));
                     match checked {
@@ -218,7 +227,7 @@ impl<'a> Reader<'a> {
                     understood.push(TokenParts {
                         path: path.clone(),
                         component: component.map(str::to_owned),
-                        indices,
+                        indices: indices.to_vec(),
                         rows: tensor.name.to_owned(),
                     });
                 }

@@ -68,35 +68,50 @@ const FLATTENED: [(&str, Option<&str>); 9] = [
     ("lycoris_", None),
 ];
 
+/// The most turns of taking wrappers off. Real names have three wrappers at most.
+const MOST_TURNS: usize = 8;
+
+/// A tensor's name without the wrappers before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unwrapped<'a> {
+    pub name: &'a str,
+    /// The wrappers between PEFT's first prefix and the name, without the dot at their end. The
+    /// model had them when PEFT adapted it, so its config's names and patterns count with them.
+    pub inner: &'a str,
+}
+
 /// The names of all tensors without the wrappers before them, in the file's order.
-pub(super) fn unwrapped(file: &MappedFile) -> Vec<&str> {
-    let mut names: Vec<&str> = file.tensors().map(|tensor| tensor.name).collect();
-    let mut in_peft = false;
-    // Each turn shortens every name, or ends the loop.
-    loop {
-        let common = LEADING.iter().find(|wrapper| {
-            !names.is_empty() && names.iter().all(|name| name.starts_with(**wrapper))
-        });
-        if let Some(wrapper) = common {
-            names
-                .iter_mut()
-                .for_each(|name| *name = &name[wrapper.len()..]);
-        } else if names.iter().any(|name| name.starts_with(PEFT)) {
-            in_peft = true;
-            let without = |name: &mut &str| *name = name.strip_prefix(PEFT).unwrap_or(name);
-            names.iter_mut().for_each(without);
-        } else if !in_peft
-            && !names.is_empty()
-            && names.iter().all(|name| name.starts_with(PEFT_SHORT))
-        {
-            in_peft = true;
-            names
-                .iter_mut()
-                .for_each(|name| *name = &name[PEFT_SHORT.len()..]);
-        } else {
-            return names;
+pub(super) fn unwrapped(file: &MappedFile) -> Vec<Unwrapped<'_>> {
+    without_wrappers(file.tensors().map(|tensor| tensor.name).collect())
+}
+
+fn without_wrappers(mut names: Vec<&str>) -> Vec<Unwrapped<'_>> {
+    // The names after PEFT's first prefix.
+    let mut in_model: Option<Vec<&str>> = None;
+    for _ in 0..MOST_TURNS {
+        let all_have =
+            |start: &str| !names.is_empty() && names.iter().all(|name| name.starts_with(start));
+        let (wrapper, is_peft) = match LEADING.iter().find(|wrapper| all_have(wrapper)) {
+            Some(wrapper) => (*wrapper, false),
+            None if names.iter().any(|name| name.starts_with(PEFT)) => (PEFT, true),
+            None if in_model.is_none() && all_have(PEFT_SHORT) => (PEFT_SHORT, true),
+            None => break,
+        };
+        for name in &mut names {
+            *name = name.strip_prefix(wrapper).unwrap_or(name);
+        }
+        if is_peft && in_model.is_none() {
+            in_model = Some(names.clone());
         }
     }
+    let in_model = in_model.unwrap_or_else(|| names.clone());
+    { names.into_iter().zip(in_model) }
+        .map(|(name, full)| {
+            let inner = full.strip_suffix(name).unwrap_or_default();
+            let inner = inner.strip_suffix('.').unwrap_or(inner);
+            Unwrapped { name, inner }
+        })
+        .collect()
 }
 
 /// The wrapper's segment inside of a name.
@@ -169,7 +184,7 @@ pub(super) fn format_of(
     let mut formats = BTreeSet::new();
     let names = unwrapped(file);
     let none = BTreeSet::new();
-    for (name, tensor) in names.iter().zip(file.tensors()) {
+    for (Unwrapped { name, .. }, tensor) in names.iter().zip(file.tensors()) {
         let place = placed(name, &none);
         let segments: Vec<&str> = place.rest.split('.').collect();
         let is_a = segments
@@ -286,6 +301,32 @@ mod tests {
             };
             assert_eq!(placed(name, &more), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_the_model_had_around_it_is_kept() {
+        for (full, name, inner) in [
+            ("base_model.model.module.l.q", "l.q", "module"),
+            ("module.base_model.model.l.q", "l.q", ""),
+            (
+                "base_model.model.base_model.model.q",
+                "q",
+                "base_model.model",
+            ),
+            (
+                "base_model.model._orig_mod.module.q",
+                "q",
+                "_orig_mod.module",
+            ),
+            ("base_model.q", "q", ""),
+            ("module.q", "q", ""),
+        ] {
+            assert_eq!(without_wrappers(vec![full]), [Unwrapped { name, inner }]);
+        }
+        // One name doesn't make all of them cost as much as it has prefixes.
+        let long = PEFT.repeat(1000);
+        let found = without_wrappers(vec![&long, "q"]);
+        assert_eq!(found[0].name.len(), (1000 - MOST_TURNS) * PEFT.len());
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::shown::shape;
 /// have two.
 const MOST_WRAPPERS: usize = 4;
 const MOST_PARAMETERS: usize = 8;
+/// The most parameters of one module that the config may name.
+const MOST_NAMED: usize = 64;
 
 /// A wrapper's rank, scaling and number of experts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,18 +20,48 @@ pub(super) struct Wrapped {
 }
 
 /// Whether the module at `path` is wrapped for its parameters rather than adapted as a layer.
-/// `wrappers` is the number of its pairs of matrices, and `rows` those of the outer lora_A.
-pub(super) fn is_wrapped(config: &PeftConfig, path: &str, wrappers: usize, rows: usize) -> bool {
+/// `wrappers` is the number of its pairs of matrices, and `rows` those of the outer lora_A. An error
+/// is a sentence that follows the module's name.
+pub(super) fn is_wrapped(
+    config: &PeftConfig,
+    path: &str,
+    wrappers: usize,
+    rows: usize,
+) -> Result<bool, String> {
     let names_module = |target: &String| {
         target
             .rsplit_once('.')
             .is_some_and(|(module, _)| crate::config::ends_with_path(path, module))
     };
-    let targets = config.target_parameters();
-    targets.iter().any(names_module)
-        || !targets.is_empty()
-            && (wrappers > 1 || rows != config.rank_of(path))
-            && !config.parameters_of(path).is_empty()
+    if config.target_parameters().iter().any(names_module) {
+        return Ok(true);
+    }
+    let names = config.parameters_of(path);
+    if names.is_empty() {
+        return Ok(false);
+    }
+    let of_layer = (config.rank_of(path), config.scaling_of(path));
+    if wrappers > 1 || rows != of_layer.0 {
+        return Ok(true);
+    }
+    // Both a layer and a parameter of another rank may have as many rows.
+    let explains = |name: &&str| {
+        let full = super::keys::joined(path, name);
+        let (rank, scaling) = (config.rank_of(&full), config.scaling_of(&full));
+        (rank, scaling) != of_layer && split(rows, rank, scaling).is_some()
+    };
+    if !names.iter().take(MOST_NAMED).any(explains) {
+        return Ok(false);
+    }
+    config
+        .targets(path)
+        .map(|is_layer| !is_layer)
+        .ok_or_else(|| {
+            format!(
+                "has lora_A of {rows} rows: its config explains them as a layer's and as those of \
+             target_parameters, and its target_modules is no list that would tell"
+            )
+        })
 }
 
 /// Ranks and scalings of a module's wrappers, whose lora_A have these rows. An error is a sentence
@@ -46,6 +78,13 @@ pub(super) fn wrapped(
         return Err(format!(
             "has {} adapted parameters, and target_parameters names {} of it",
             rows.len(),
+            names.len()
+        ));
+    }
+    if names.len() > MOST_NAMED {
+        return Err(format!(
+            "may have {} parameters by its config's target_parameters, and at most {MOST_NAMED} \
+             can be told apart",
             names.len()
         ));
     }
@@ -159,8 +198,28 @@ mod tests {
         assert!(wrapped(&config(""), PATH, &[5]).is_err());
         assert!(wrapped(&config(""), PATH, &[6, 6, 6]).is_err());
         assert!(wrapped(&config(""), "layers.0.mlp.gate", &[6]).is_err());
-        assert!(is_wrapped(&config(""), PATH, 1, 2));
-        assert!(!is_wrapped(&config(""), "layers.0.self_attn.q_proj", 1, 2));
+        assert_eq!(is_wrapped(&config(""), PATH, 1, 2), Ok(true));
+        let layer = "layers.0.self_attn.q_proj";
+        assert_eq!(is_wrapped(&config(""), layer, 1, 2), Ok(false));
+    }
+
+    /// Two rows are a layer's of rank 2, or two experts' of rank 1.
+    #[test]
+    fn layers_are_told_from_parameters_of_another_rank() {
+        let of = |targets: &str, pattern: &str, path: &str| {
+            let text = format!(
+                r#"{{"r": 2, "target_parameters": ["gate_up_proj"], "rank_pattern": {{{pattern}}},
+                    "target_modules": {targets}}}"#
+            );
+            let config = PeftConfig::parse(&text, Path::new("x")).unwrap();
+            is_wrapped(&config, path, 1, 2)
+        };
+        let one = r#""gate_up_proj": 1"#;
+        assert_eq!(of("null", one, PATH), Ok(true));
+        assert_eq!(of(r#"["q_proj"]"#, one, PATH), Ok(true));
+        assert_eq!(of(r#"["q_proj"]"#, one, "layers.0.q_proj"), Ok(false));
+        assert_eq!(of(r#"".*q_proj""#, "", "layers.0.q_proj"), Ok(false));
+        assert!(of(r#"".*q_proj""#, one, "layers.0.q_proj").is_err());
     }
 
     #[test]

@@ -40,9 +40,8 @@ pub(super) fn sizes<'a>(
         let wrong = |size: &&usize| **size == 0 || **size > Problem::MAX_DIMENSION;
         if let Some(size) = tensor.shape.iter().find(wrong) {
             let most = Problem::MAX_DIMENSION;
-            let hint = if *size == 0 { EMPTY_HINT } else { "" };
             let reason = format!(
-                "has shape {}: no size may be {size}, they go from 1 to {most}{hint}",
+                "has shape {}: no size may be {size}, they go from 1 to {most}",
                 shape(tensor.shape)
             );
             return Err((tensor, reason));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::chosen::Entry;
 use super::keys::{Meaning, Part, joined, nameless, parse};
 use super::modules::Reader;
-use super::names::{Placed, placed, unwrapped, wrapper_inside};
+use super::names::{Placed, Unwrapped, placed, unwrapped, wrapper_inside};
 use super::shapes::EMPTY_HINT;
 use crate::adapter::UnknownPart;
 use crate::mapped::Tensor;
@@ -21,19 +21,24 @@ pub(super) struct Found<'a> {
     pub bias: Option<Tensor<'a>>,
     pub magnitude: Option<Tensor<'a>>,
     pub alpha: Option<Tensor<'a>>,
+    /// [`super::names::Unwrapped::inner`], which all of them share.
+    pub inner: &'a str,
 }
 
-impl Found<'_> {
-    /// All tensors, as unknown ones. `why` is the end of a sentence.
-    pub fn refused(&self, why: &str) -> Vec<UnknownPart> {
+impl<'a> Found<'a> {
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor<'a>> {
         let (a, b) = (self.a.map(|(_, a)| a), self.b.map(|(_, b)| b));
         let tensors = [a, b, self.bias, self.magnitude, self.alpha];
-        let tensors = tensors.into_iter().flatten();
+        tensors.into_iter().flatten()
+    }
+
+    /// All tensors, as unknown ones. `why` is the end of a sentence.
+    pub fn refused(&self, why: &str) -> Vec<UnknownPart> {
         let part = |tensor: Tensor<'_>| UnknownPart {
             name: tensor.name.to_owned(),
             reason: format!("is of a module that can't be read: {why}"),
         };
-        tensors.map(part).collect()
+        self.tensors().map(part).collect()
     }
 }
 
@@ -50,6 +55,21 @@ pub(super) struct Id<'a> {
 /// Tensors of the base model: its component and name there, and its name in the file.
 pub(super) type Names<'a> = BTreeMap<(Option<&'a str>, String), &'a str>;
 
+/// A tensor without which B·A isn't a module's change, and why it isn't understood.
+pub(super) struct Foreign<'a> {
+    pub name: &'a str,
+    pub reason: String,
+}
+
+/// Rows of an embedding.
+pub(super) struct Rows<'a> {
+    pub component: Option<&'a str>,
+    pub path: String,
+    /// [`super::names::Unwrapped::inner`].
+    pub inner: &'a str,
+    pub tensor: Tensor<'a>,
+}
+
 /// What the tensors' names say.
 #[derive(Default)]
 pub(super) struct Sorted<'a> {
@@ -59,9 +79,9 @@ pub(super) struct Sorted<'a> {
     pub base_layers: Names<'a>,
     /// The base's own, beside copies that were trained whole.
     pub originals: Names<'a>,
-    pub tokens: Vec<(Option<&'a str>, String, Tensor<'a>)>,
+    pub tokens: Vec<Rows<'a>>,
     /// Modules whose change isn't B·A alone, each with a tensor that says so.
-    pub foreign: Names<'a>,
+    pub foreign: BTreeMap<(Option<&'a str>, String), Foreign<'a>>,
     pub unknown: Vec<UnknownPart>,
     pub left_out: Vec<UnknownPart>,
 }
@@ -78,7 +98,7 @@ impl<'a> Reader<'a> {
             .collect();
         let names = unwrapped(self.file);
         let mut entries = Vec::with_capacity(names.len());
-        for (name, tensor) in names.into_iter().zip(self.file.tensors()) {
+        for (Unwrapped { name, inner }, tensor) in names.into_iter().zip(self.file.tensors()) {
             if let Some(wrapper) = wrapper_inside(name) {
                 let reason = format!(
                     "has a trainer's wrapper inside its name, {wrapper}: save the adapter from the \
@@ -90,6 +110,7 @@ impl<'a> Reader<'a> {
                 entries.push(Entry {
                     tensor,
                     component: None,
+                    inner: "",
                     flattened: false,
                     key: nameless(Meaning::Unknown(reason)),
                 });
@@ -117,6 +138,8 @@ impl<'a> Reader<'a> {
             entries.push(Entry {
                 tensor,
                 component,
+                // A component's config is for what comes after it.
+                inner: if component.is_none() { inner } else { "" },
                 flattened,
                 key,
             });
@@ -151,7 +174,14 @@ impl<'a> Reader<'a> {
                         flattened: entry.flattened,
                         depth: Reverse(depth),
                     };
-                    self.place(sorted.modules.entry(id).or_default(), part, tensor)?;
+                    let found = sorted.modules.entry(id).or_default();
+                    let is_first = found.tensors().next().is_none();
+                    if !is_first && found.inner != entry.inner {
+                        let reason = "has other prefixes than other tensors of the same module";
+                        return Err(self.wrong(tensor, reason.into()));
+                    }
+                    found.inner = entry.inner;
+                    self.place(found, part, tensor)?;
                     continue;
                 }
                 Meaning::LeftOut(reason) => {
@@ -163,11 +193,10 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 Meaning::Foreign { path, reason } => {
-                    sorted.unknown.push(left_out(reason));
-                    sorted
-                        .foreign
-                        .entry((component, path))
-                        .or_insert(tensor.name);
+                    sorted.unknown.push(left_out(reason.clone()));
+                    let name = tensor.name;
+                    let of_module = sorted.foreign.entry((component, path));
+                    of_module.or_insert(Foreign { name, reason });
                     continue;
                 }
                 _ if is_empty => {
@@ -177,7 +206,12 @@ impl<'a> Reader<'a> {
                     continue;
                 }
                 Meaning::Tokens(path) => {
-                    sorted.tokens.push((component, path, tensor));
+                    sorted.tokens.push(Rows {
+                        component,
+                        path,
+                        inner: entry.inner,
+                        tensor,
+                    });
                     continue;
                 }
                 // `choose` has resolved these.

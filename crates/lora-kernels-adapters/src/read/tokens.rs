@@ -9,14 +9,17 @@ use crate::shown::shape;
 
 /// The indices of the rows for the embedding at `path`. An error is a reason that follows a
 /// tensor's name.
-pub(super) fn indices(config: Option<&PeftConfig>, path: &str) -> Result<Vec<usize>, String> {
+pub(super) fn indices<'c>(
+    config: Option<&'c PeftConfig>,
+    path: &str,
+) -> Result<&'c [usize], String> {
     let none = || {
         "has rows of an embedding, and no config's trainable_token_indices says which they are"
             .to_owned()
     };
     match config.map(PeftConfig::trainable_tokens) {
         None | Some(TrainableTokens::None) => Err(none()),
-        Some(TrainableTokens::Input(indices)) => Ok(indices.clone()),
+        Some(TrainableTokens::Input(indices)) => Ok(indices),
         Some(TrainableTokens::Modules(modules)) => {
             // PEFT compares the ends of names, not only at dots.
             let matching = |fits: &dyn Fn(&str) -> bool| {
@@ -25,7 +28,7 @@ pub(super) fn indices(config: Option<&PeftConfig>, path: &str) -> Result<Vec<usi
             };
             matching(&|key| ends_with_path(path, key))
                 .or_else(|| matching(&|key| path.ends_with(key)))
-                .map(|(_, indices)| indices.clone())
+                .map(|(_, indices)| indices.as_slice())
                 .ok_or_else(none)
         }
     }

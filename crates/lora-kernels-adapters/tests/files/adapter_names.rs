@@ -292,8 +292,41 @@ fn empty_tensors_are_not_understood() {
         assert_eq!(found, name);
         assert!(reason.contains("ZeRO-3"), "{reason}");
     }
-    let empty = one_module().with(A, &[0, 7]);
-    assert_refused(adapter(&empty), &[A, "no size may be 0", "ZeRO-3"]);
+    for shape in [&[0][..], &[0, 7]] {
+        let empty = one_module().with(A, shape).with(B, &[0]);
+        assert_refused(adapter(&empty), &[A, "no size may be 0", "ZeRO-3"]);
+        // Such a pair can be left out, and so it is only told.
+        let folder = tempfile::tempdir().unwrap();
+        let two = empty.pair("a.k.lora_A.weight", "a.k.lora_B.weight");
+        peft(folder.path(), CONFIG, &two.bytes());
+        let options = ReadOptions {
+            partial: true,
+            ..ReadOptions::default()
+        };
+        let read = Adapter::read(folder.path(), &options).unwrap();
+        assert_eq!(paths(&read), ["a.k"]);
+        let found: Vec<_> = reasons(&read).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, [A, B]);
+    }
+}
+
+/// PEFT matches patterns with the path in the model that it was given, wrappers and all.
+#[test]
+fn patterns_match_with_the_model_s_own_wrappers() {
+    let config = CONFIG.replace("\"r\"", "\"alpha_pattern\": {\"module.l.0.q\": 9}, \"r\"");
+    let pair = |path: &str| {
+        Tensors::default().pair(
+            &format!("{path}.lora_A.weight"),
+            &format!("{path}.lora_B.weight"),
+        )
+    };
+    for (path, scaling) in [
+        ("base_model.model.module.l.0.q", 3.0),
+        ("module.base_model.model.l.0.q", (5.0f64 / 3.0) as f32),
+    ] {
+        let read = of_config(&config, &pair(path)).unwrap();
+        assert_eq!(read.module("l.0.q").unwrap().scaling, scaling, "{path}");
+    }
 }
 
 #[test]

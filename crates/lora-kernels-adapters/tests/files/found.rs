@@ -61,7 +61,68 @@ fn an_adapter_in_a_folder_of_its_name_is_followed() {
     assert_refused(read(folder.path()), &["policy", "reward", "several"]);
     let adapter = chosen(folder.path(), "policy").unwrap();
     assert_eq!(adapter.path(), folder.path().join("checkpoint-5/policy"));
-    assert_refused(chosen(folder.path(), "critic"), &["policy", "reward"]);
+    assert_refused(
+        chosen(folder.path(), "critic"),
+        &["no adapter critic", "policy", "reward"],
+    );
+}
+
+/// PEFT saves `default` into the folder itself, and the others below it.
+#[test]
+fn a_named_adapter_is_looked_for_in_its_folder_first() {
+    let folder = tempfile::tempdir().unwrap();
+    adapter_at(folder.path());
+    adapter_at(&folder.path().join("other"));
+    let adapter = chosen(folder.path(), "other").unwrap();
+    assert_eq!(adapter.path(), folder.path().join("other"));
+    assert!(adapter.followed().unwrap().contains("leads to other"));
+    assert_refused(
+        chosen(folder.path(), "nope"),
+        &["no adapter nope", "without a name"],
+    );
+}
+
+/// kohya's trainer leaves one file of any name.
+#[test]
+fn the_only_loose_file_of_a_folder_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let tensors = Tensors::default()
+        .pair("lora_unet_q.lora_down.weight", "lora_unet_q.lora_up.weight")
+        .number("lora_unet_q.alpha", &[], 3.0);
+    tensors.write(&at("l.safetensors"));
+    let adapter = read(folder.path()).unwrap();
+    assert_eq!(adapter.path(), at("l.safetensors"));
+    assert!(
+        adapter
+            .followed()
+            .unwrap()
+            .contains("leads to l.safetensors")
+    );
+    adapter_at(&at("checkpoint-3"));
+    assert_refused(
+        read(folder.path()),
+        &["several", "l.safetensors, checkpoint-3"],
+    );
+    std::fs::remove_dir_all(at("checkpoint-3")).unwrap();
+    tensors.write(&at("m.safetensors"));
+    assert_refused(read(folder.path()), &["l.safetensors, m.safetensors"]);
+    // Both names are what a folder's adapter may be called.
+    tensors.write(&at("lora.safetensors"));
+    tensors.write(&at("pytorch_lora_weights.safetensors"));
+    assert_refused(
+        read(folder.path()),
+        &["lora.safetensors and pytorch_lora_weights.safetensors"],
+    );
+}
+
+#[test]
+fn a_file_beside_another_s_config_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    adapter_at(folder.path());
+    let second = folder.path().join("second.safetensors");
+    one_module().write(&second);
+    assert_refused(read(&second), &["may be of another file"]);
 }
 
 #[test]

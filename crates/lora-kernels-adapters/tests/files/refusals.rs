@@ -252,7 +252,7 @@ fn what_is_no_adapter() {
     assert_refused(read(path), &["without adapter_config.json"]);
     assert_refused(
         read(&at("adapter_model.safetensors")),
-        &["no adapter_config.json"],
+        &["without adapter_config.json", "none lies beside it"],
     );
     Tensors::default()
         .with("weight", &[2, 2])

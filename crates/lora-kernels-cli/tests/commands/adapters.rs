@@ -115,6 +115,30 @@ fn the_only_checkpoint_is_followed_and_said() {
     scene.merge(&inputs, "out.safetensors", &["--adapter", "checkpoint-8"]);
 }
 
+/// PEFT saves `default` into the folder itself, and other adapters below it.
+#[test]
+fn a_named_adapter_below_another_is_the_one_merged() {
+    let scene = scene("below");
+    let (q, first, second) = (
+        scene.random(&[4, 6]),
+        scene.pair(4, 6, 2),
+        scene.pair(4, 6, 2),
+    );
+    scene.put("base.safetensors", &[("q.weight", &q)]);
+    for (folder, pair) in [("a", &first), ("a/other", &second)] {
+        let tensors = [
+            ("base_model.model.q.lora_A.weight", &pair.0),
+            ("base_model.model.q.lora_B.weight", &pair.1),
+        ];
+        scene.adapter(folder, json!({}), &tensors);
+    }
+    let inputs = ["base.safetensors", "a"];
+    scene.merge(&inputs, "out.safetensors", &["--adapter", "other"]);
+    let expected = merged(&q, 2.0, &second);
+    scene.assert_has("out.safetensors", &[("q.weight", &expected)]);
+    scene.refused(&inputs, &["--adapter", "nope"], &["nope"]);
+}
+
 /// diffusers' `save_lora_weights` writes the scaling into the header.
 #[test]
 fn the_header_of_diffusers_files_has_the_scaling() {
