@@ -1,5 +1,7 @@
 //! Which parts of a model a name can mean, by its words.
 
+use std::collections::BTreeSet;
+
 use super::nodes::{last, stripped};
 
 /// A part of a model that has layers of its own, beside its trunk.
@@ -7,6 +9,8 @@ use super::nodes::{last, stripped};
 pub(super) enum Part {
     Vision,
     Audio,
+    /// A language model that speaks, beside the one that thinks.
+    Talker,
     /// What lies between towers.
     Connector,
     /// Further layers that predict tokens ahead.
@@ -32,7 +36,7 @@ const PARTS: [(&str, Part); 34] = [
     ("sound", Part::Audio),
     ("voice", Part::Audio),
     ("apm", Part::Audio),
-    ("talker", Part::Audio),
+    ("talker", Part::Talker),
     ("token2wav", Part::Audio),
     ("code2wav", Part::Audio),
     ("qformer", Part::Connector),
@@ -55,6 +59,17 @@ const PARTS: [(&str, Part); 34] = [
     ("generator", Part::Generator),
     ("discriminator", Part::Discriminator),
     ("nextn", Part::Draft),
+];
+
+/// Parts that may be the model itself, in a copy or another role, unlike a tower beside it.
+const MODELS: [Part; 7] = [
+    Part::Talker,
+    Part::Teacher,
+    Part::Student,
+    Part::Critic,
+    Part::Average,
+    Part::Generator,
+    Part::Discriminator,
 ];
 
 /// Segments whose words name no part: the trunks of models of one part alone.
@@ -168,6 +183,45 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
         false => (from, to),
     };
     is_trunk(from) && is_trunk(to)
+}
+
+/// Whether a tree under the head `other`, which is of another part, could be meant by `from` as well
+/// as the one under `to`.
+pub(super) fn is_rival(from: &str, to: &str, other: &str) -> bool {
+    let ours = parts(from);
+    let theirs = parts(other);
+    let mut further = theirs.iter().filter(|part| !ours.contains(part));
+    let speaks = theirs.contains(&Part::Talker) && !words(from).any(|word| word == "thinker");
+    let is_model = further.any(|part| MODELS.contains(part));
+    is_model && (speaks || !renames_trunk(from, to))
+}
+
+/// Words that say nothing of which of several modules of one kind is meant.
+const KINDS: [&str; 6] = [
+    "tower",
+    "model",
+    "encoder",
+    "decoder",
+    "transformer",
+    "backbone",
+];
+
+/// Whether each of two heads has words of its own that tell two models apart, such as `policy` and
+/// `ref`, `encoder_q` and `encoder_k`, `text_encoder` and `text_encoder_2`.
+pub(super) fn tells_apart(from: &str, to: &str) -> bool {
+    let (mut from, mut to, _) = stripped(from, to, usize::MAX);
+    if same_list(from, to) {
+        (from, to) = (without_list(from), without_list(to));
+    }
+    let own = |path: &str| -> BTreeSet<String> {
+        let segments = path.split('.').filter(|segment| !TRUNKS.contains(segment));
+        let is_part = |word: &str| PARTS.iter().any(|(name, _)| *name == word);
+        let is_own =
+            |word: &String| !word.is_empty() && !KINDS.contains(&&**word) && !is_part(word);
+        segments.flat_map(words).filter(is_own).collect()
+    };
+    let (from, to) = (own(from), own(to));
+    !from.is_empty() && !to.is_empty() && from != to
 }
 
 /// Whether two heads end with the same word for the layers' list, or with usual ones.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::mapping::{Mapping, Replacement, joined};
 use super::nodes::{Level, Nodes, ends_with, has_number, is_sensible, split, stripped};
 use super::resolve::LISTED;
-use super::towers::{renames_trunk, same_list, same_part};
+use super::towers::{is_rival, renames_trunk, same_list, same_part, tells_apart};
 use super::wanted::Wanted;
 use rules::{Pair, rules};
 
@@ -257,32 +257,34 @@ impl<'s, 'a> Search<'s, 'a> {
         let head = group.head;
         let pure = |option: &str| ends_with(option, head) || ends_with(head, option);
         let mut unlikely = Vec::new();
-        options.retain(|&(_, option)| {
-            let (from, to, _) = stripped(head, option, usize::MAX);
+        options.retain(|&(level, option)| {
             let in_part =
                 same_part(head, option) || (pure(option) && self.nodes.only_part(head, option));
             let usual = match late && !self.is_renamed() {
                 true => option == head,
                 false => pure(option) || renames_trunk(head, option),
             };
-            let likely = in_part && (usual || (!self.cautious && !late && same_list(head, option)));
+            let is_list =
+                || !self.cautious && !late && same_list(head, option) && !tells_apart(head, option);
+            let likely = in_part && (usual || is_list());
             if !likely {
-                unlikely.push(Replacement::new(from, to));
+                unlikely.push((level, option));
             }
             likely
         });
-        for replacement in unlikely {
-            self.unlikely(&group.items, replacement);
+        for &(_, option) in unlikely.iter().take(LISTED) {
+            let (from, to, _) = stripped(head, option, usize::MAX);
+            self.unlikely(&group.items, Replacement::new(from, to));
         }
         if let Some(&(_, same)) = options.iter().find(|(_, option)| *option == head) {
             return Decision::Head(same);
         }
-        let Some(best) = options.iter().map(|&(level, _)| level).max() else {
+        let Some(most) = options.iter().map(|&(level, _)| level).max() else {
             return Decision::Nothing;
         };
         let best: Vec<&str> = options
             .into_iter()
-            .filter(|&(level, _)| level == best)
+            .filter(|&(level, _)| level == most)
             .map(|(_, option)| option)
             .collect();
         let one = |options: &[&'a str]| match options {
@@ -299,8 +301,21 @@ impl<'s, 'a> Search<'s, 'a> {
                 [] => one(&some(&|option| renames_trunk(head, option))),
                 _ => None,
             });
+        let is_rival = |option: &str, other: &str| {
+            let is_other = tells_apart(head, other) && same_list(head, other);
+            let is_usual = pure(option) || renames_trunk(head, option);
+            is_rival(head, option, other) || (is_other && same_part(head, other) && !is_usual)
+        };
         match decided {
-            Some(option) => Decision::Head(option),
+            Some(option) => {
+                let rivals = unlikely.iter().filter(|(level, _)| *level >= most);
+                let rivals = rivals.filter(|(_, other)| is_rival(option, other));
+                let rivals: Vec<&str> = rivals.map(|&(_, other)| other).take(LISTED).collect();
+                if rivals.is_empty() {
+                    return Decision::Head(option);
+                }
+                Decision::Among([vec![option], rivals].concat())
+            }
             None => Decision::Among(best),
         }
     }

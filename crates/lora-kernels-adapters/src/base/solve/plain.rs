@@ -4,7 +4,7 @@ use super::rules::{Pair, segments};
 use super::{MOST_COMPARISONS, Search};
 use crate::base::mapping::{Mapping, Replacement};
 use crate::base::nodes::{Level, last, stripped};
-use crate::base::towers::{renames_trunk, same_part};
+use crate::base::towers::{is_rival, renames_trunk, same_part};
 
 impl<'a> Search<'_, 'a> {
     /// Finds a node without a number, such as `lm_head`: it follows what was found for the heads,
@@ -41,7 +41,7 @@ impl<'a> Search<'_, 'a> {
     /// The one node that only has another name for the trunk.
     fn in_another_trunk(&mut self, at: usize) -> Option<&'a str> {
         let node = self.items[at].node;
-        let mut found = Vec::new();
+        let (mut found, mut others) = (Vec::new(), Vec::new());
         for &other in self.nodes.plain(last(node)) {
             self.comparisons += 1;
             if self.comparisons > MOST_COMPARISONS {
@@ -50,7 +50,16 @@ impl<'a> Search<'_, 'a> {
             let fits = self.level(at, Some(other)) == Level::Fits;
             if fits && renames_trunk(node, other) && same_part(node, other) {
                 found.push(other);
+            } else if fits {
+                others.push(other);
             }
+        }
+        if let [one] = found[..] {
+            found.extend(
+                others
+                    .into_iter()
+                    .filter(|other| is_rival(node, one, other)),
+            );
         }
         let replacement = |other: &&str| {
             let (from, to, _) = stripped(node, other, segments(node).saturating_sub(1));

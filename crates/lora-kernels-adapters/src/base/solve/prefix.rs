@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{MOST_COMPARISONS, Search};
 use crate::base::mapping::{Mapping, Replacement};
 use crate::base::nodes::{Level, common_front, ends_with, has_number, is_sensible, last, split};
-use crate::base::towers::same_part;
+use crate::base::towers::{is_rival, same_part};
 
 impl Search<'_, '_> {
     /// The one prefix that all items have in front of their names in the base model, or lack there.
@@ -42,6 +42,7 @@ impl Search<'_, '_> {
             candidates.push(Replacement::new("", prefix));
         }
         let mut best: Vec<(Level, Replacement)> = Vec::new();
+        let mut others: Vec<(Level, Replacement)> = Vec::new();
         for candidate in candidates {
             let Some(level) = self.level_of_all(driving, &candidate) else {
                 continue;
@@ -49,13 +50,23 @@ impl Search<'_, '_> {
             if self.is_likely(driving, &candidate) {
                 best.push((level, candidate));
             } else {
-                self.unlikely(driving, candidate);
+                self.unlikely(driving, candidate.clone());
+                others.push((level, candidate));
             }
         }
         let most = best.iter().map(|(level, _)| *level).max()?;
         best.retain(|(level, _)| *level == most);
         match <[_; 1]>::try_from(best) {
-            Ok([(_, replacement)]) => Some(replacement),
+            Ok([(_, one)]) => {
+                // The groups' search tells between which.
+                let is_rival = |other: &Replacement| is_rival(one.from(), one.to(), other.to());
+                let mut others = others.iter().filter(|(level, _)| *level >= most);
+                if !others.any(|(_, other)| is_rival(other)) {
+                    return Some(one);
+                }
+                self.unlikely(driving, one);
+                None
+            }
             Err(_) => None,
         }
     }

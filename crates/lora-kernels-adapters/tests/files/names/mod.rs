@@ -342,8 +342,13 @@ fn renamed_trunks_are_found() {
         ),
         (
             "anything.layers.0.q.weight",
-            "something.layers.0.q.weight",
-            "anything.=something.",
+            "model.layers.0.q.weight",
+            "anything.=model.",
+        ),
+        (
+            "vision_encoder.transformer.layers.0.q.weight",
+            "vision_tower.transformer.layers.0.q.weight",
+            "vision_encoder.=vision_tower.",
         ),
         (
             "vit.encoder.layer.0.q.weight",

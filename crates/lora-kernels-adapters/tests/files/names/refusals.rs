@@ -130,9 +130,9 @@ fn ambiguous_names_are_refused_with_what_would_decide() {
     // Two names of the adapter can't be one tensor.
     let wanted = all(&["x.layers.0.q.weight", "y.layers.0.q.weight"]);
     assert_not_found(
-        &base(&[a]),
+        &base(&["model.layers.0.q.weight"]),
         &wanted,
-        &["x.layers and y.layers", "both be one.layers"],
+        &["x.layers and y.layers", "both be model.layers"],
     );
     let stated = mapping(&["x=one", "y=one"]);
     let theirs = base(&[a]);
@@ -236,4 +236,75 @@ fn many_towers_take_no_time() {
     let found = resolver(&theirs, &wanted).resolve(None, "layers.0.q.weight");
     assert_refused(found, &["layers.0.q.weight", "vision.a"]);
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+/// Two models that stand beside each other are no two names of one.
+#[test]
+fn a_model_is_not_taken_for_its_neighbour() {
+    for (ours, theirs) in [
+        ("question_encoder.bert_model", "ctx_encoder.bert_model"),
+        ("encoder_q", "encoder_k"),
+        ("policy", "ref"),
+        ("model.policy", "model.ref"),
+        ("net_g", "net_d"),
+        ("text_encoder.text_model", "text_encoder_2.text_model"),
+        ("vision_tower_high", "vision_tower_low"),
+        ("anything", "something"),
+    ] {
+        let name = |front: &str| format!("{front}.layers.0.q.weight");
+        let base = base(&[&name(theirs)]);
+        let wanted = all(&[&name(ours)]);
+        assert_not_found(&base, &wanted, &[&name(ours), &name(theirs)]);
+        let resolver = resolver(&base, &wanted);
+        let Err(Error::Unresolved { replacements, .. }) = resolver.resolve(None, &name(ours))
+        else {
+            panic!("{ours} is {theirs}");
+        };
+        // The replacement that the error shows does find it.
+        let stated = Mapping::new(replacements).unwrap();
+        let resolver = Resolver::new(&base, &wanted, &stated, &[]);
+        let found = resolver.resolve(None, &name(ours)).unwrap();
+        assert_eq!(found.name, name(theirs));
+    }
+}
+
+/// Of two models that fit, none is picked because the other's name says what it is for.
+#[test]
+fn a_name_of_neither_of_two_models_is_refused() {
+    for theirs in [
+        ["thinker.model", "talker.model"],
+        ["actor.model", "critic.model"],
+    ] {
+        for end in ["layers.0.q.weight", "embed_tokens.weight"] {
+            let names = theirs.map(|front| format!("{front}.{end}"));
+            let ours = format!("model.{end}");
+            let both = base(&[&names[0], &names[1]]);
+            let wanted = all(&[&ours]);
+            let resolver = resolver(&both, &wanted);
+            let Err(Error::Unresolved { replacements, .. }) = resolver.resolve(None, &ours) else {
+                panic!("{ours} could be either of {names:?}");
+            };
+            let mut found: Vec<String> = Vec::new();
+            for replacement in replacements {
+                let stated = Mapping::new([replacement]).unwrap();
+                let resolver = Resolver::new(&both, &wanted, &stated, &[]);
+                found.push(resolver.resolve(None, &ours).unwrap().name.to_owned());
+            }
+            found.sort_unstable();
+            let mut names = names.clone();
+            names.sort_unstable();
+            assert_eq!(found, names);
+        }
+    }
+    // A tower beside the language model is no rival, and neither is a speaker of another shape.
+    let [thinker, talker, tower] = [
+        "thinker.model.layers.0.q.weight",
+        "talker.model.layers.0.q.weight",
+        "thinker.audio_tower.layers.0.q.weight",
+    ];
+    let wanted = all(&["model.layers.0.q.weight"]);
+    let theirs = shaped(&[(thinker, &[2, 3]), (talker, &[2, 2]), (tower, &[2, 3])]);
+    assert_found(&theirs, &wanted, &[thinker], &["=thinker."]);
+    let both = base(&[thinker, talker]);
+    assert_found(&both, &all(&[thinker, talker]), &[thinker, talker], &[]);
 }
