@@ -61,8 +61,8 @@ impl Header {
         let data = LENGTH + length as usize;
         if tensors.data_len() != bytes - data {
             return Err(format!(
-                "its tensors have {} bytes, but {} follow the header: it is truncated, or something \
-                 was appended to it",
+                "its tensors have {} bytes, but {} follow the header: it is truncated, or \
+                 something was appended to it",
                 tensors.data_len(),
                 bytes - data
             ));

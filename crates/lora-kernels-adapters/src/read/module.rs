@@ -179,7 +179,8 @@ impl<'a> Reader<'a> {
         }
         let reason = format!(
             "has shape {} and {} has {}: these are {} adapters of a MergedLinear, and which of its \
-             slices they adapt (enable_lora) is not in the file; split them into one module for each slice",
+             slices they adapt (enable_lora) is not in the file; split them into one module \
+             for each slice",
             shape(a.shape),
             shown(b.name),
             shape(b.shape),

@@ -20,8 +20,8 @@ pub(super) struct Wrapped {
 }
 
 /// Whether the module at `path` is wrapped for its parameters rather than adapted as a layer.
-/// `wrappers` is the number of its pairs of matrices, and `rows` those of the outer lora_A. An error
-/// is a sentence that follows the module's name.
+/// `wrappers` is the number of its pairs of matrices, and `rows` those of the outer lora_A. An
+/// error is a sentence that follows the module's name.
 pub(super) fn is_wrapped(
     config: &PeftConfig,
     path: &str,
@@ -176,7 +176,8 @@ mod tests {
 
     fn config(more: &str) -> PeftConfig {
         let text = format!(
-            r#"{{"r": 2, "lora_alpha": 4, "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]{more}}}"#
+            r#"{{"r": 2, "lora_alpha": 4,
+                "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]{more}}}"#
         );
         PeftConfig::parse(&text, Path::new("x")).unwrap()
     }

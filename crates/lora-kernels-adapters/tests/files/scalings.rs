@@ -85,6 +85,17 @@ fn alpha_tensors_are_the_scaling() {
 }
 
 #[test]
+fn alphas_of_loralib_files_are_the_scaling() {
+    let tensors = { Tensors::default().pair("q.lora_A", "q.lora_B") }.number("q.alpha", &[], 6.0);
+    let adapter = alone(&tensors).unwrap();
+    assert_eq!(adapter.format(), Format::Loralib);
+    assert_eq!(
+        rows(&adapter),
+        [(None, "q", 2.0, ScalingSource::AlphaTensor)]
+    );
+}
+
+#[test]
 fn alphas_that_are_no_scaling() {
     let pair = || Tensors::default().pair("unet.q.lora_A.weight", "unet.q.lora_B.weight");
     assert_refused(
