@@ -420,9 +420,10 @@ fn own_name(base: &BaseModel) -> Option<String> {
     name.map(|name| name.to_string_lossy().into_owned())
 }
 
-/// The components that a base model doesn't hold in whatever shapes. It holds those of whose tensors
-/// one fits; where it has a component's name, no further ones; else those under whose names it has
-/// tensors, and those that are there in full and don't share their tensors with one that fits.
+/// The components that a base model doesn't hold, whatever their shapes. It holds each that has a
+/// tensor that fits. Where the base model has a component's name, it holds no others; else it also
+/// holds each under whose name it has tensors, and each that is there in full and shares no tensor
+/// with one that fits.
 fn absent(base: &BaseModel, parts: &BTreeMap<Option<String>, Part<'_>>) -> Vec<Option<String>> {
     let is_named = parts.contains_key(&own_name(base));
     let fitting: BTreeSet<&str> = { parts.values() }

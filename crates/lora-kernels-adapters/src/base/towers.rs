@@ -185,8 +185,8 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
     is_trunk(from) && is_trunk(to)
 }
 
-/// Whether a tree under the head `other`, which is of another part, could be meant by `from` as well
-/// as the one under `to`.
+/// Whether `from` could mean a tree under the head `other`, which is of another part, as well as
+/// the one under `to`.
 pub(super) fn is_rival(from: &str, to: &str, other: &str) -> bool {
     let ours = parts(from);
     let theirs = parts(other);

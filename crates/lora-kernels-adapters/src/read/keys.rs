@@ -361,7 +361,7 @@ fn other_method(segments: &[&str], has_config: bool) -> Option<Meaning<'static>>
     }
     // XLabs' `proj_lora1.down` and the like. With a config, it may be the model's own name.
     let is_lora = |segment: &&str| segment.to_ascii_lowercase().contains("lora");
-    if let Some(at) = segments.iter().position(|segment| is_lora(segment)) {
+    if let Some(at) = segments.iter().position(is_lora) {
         let reason = format!(
             "has {} in its name, which isn't a part of LoRA as known tools name them; {way_out}",
             shown(segments[at])
