@@ -15,6 +15,8 @@ use crate::replay::Number;
 const STREAMS: usize = 3;
 /// The most threads that compute on the CPU. Each holds a piece of a weight in memory.
 const MOST_THREADS: usize = 16;
+/// Bytes that the copies of the adapters' factors may have in all threads on the CPU.
+const FACTORS: usize = 512 << 20;
 
 pub enum Engine {
     Gpu(Gpu),
@@ -36,12 +38,14 @@ impl Engine {
         }
     }
 
-    /// Where pieces are computed at the same time: streams of the device, or threads.
-    pub fn lanes(&self) -> Result<Vec<Lane>, Failure> {
+    /// Where pieces are computed at the same time: streams of the device, or threads, each of which
+    /// has up to `factor_bytes` of copies of the adapters' factors.
+    pub fn lanes(&self, factor_bytes: usize) -> Result<Vec<Lane>, Failure> {
         match self {
             Engine::Cpu => {
                 let threads = std::thread::available_parallelism().map_or(1, usize::from);
-                Ok(vec![Lane::Cpu; threads.min(MOST_THREADS)])
+                let fitting = (FACTORS / factor_bytes.max(1)).max(1);
+                Ok(vec![Lane::Cpu; threads.min(MOST_THREADS).min(fitting)])
             }
             Engine::Gpu(gpu) => (0..STREAMS)
                 .map(|_| Ok(Lane::Gpu(Arc::new(gpu.on_another_stream()?))))

@@ -182,6 +182,14 @@ impl<'a> Job<'a> {
         self.change.rows_first && !self.rows.is_empty()
     }
 
+    /// Bytes of the factors that the CPU needs whole for each piece: converted to f32, and once more
+    /// in rows as the reference has them.
+    pub fn factor_bytes(&self) -> usize {
+        let ranks = self.change.loras.iter().map(|lora| lora.rank);
+        let elements = ranks.sum::<usize>().saturating_mul(self.grid.columns);
+        elements.saturating_mul(2 * size_of::<f32>())
+    }
+
     /// Whether a pass over the whole matrix has to come first, for the norms of its columns.
     pub fn has_column_norms(&self) -> bool {
         self.change.magnitude.is_some() && self.change.layout == WeightLayout::InOut

@@ -89,7 +89,8 @@ pub fn run<'j, 'a: 'j, R>(
     write: impl FnOnce(Results<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let blocks = engine.blocks_at_once();
-    let mut lanes = engine.lanes()?;
+    let factors = jobs.iter().map(|job| job.factor_bytes()).max();
+    let mut lanes = engine.lanes(factors.unwrap_or_default())?;
     let pieces = jobs.iter().flat_map(|job| job.grid.pieces(blocks));
     lanes.truncate(pieces.take(lanes.len()).count());
     let largest = jobs.iter().map(|job| job.grid.largest_piece(blocks)).max();
@@ -102,9 +103,10 @@ pub fn run<'j, 'a: 'j, R>(
     let (scales, gate) = channel();
     let queue = Arc::new(Mutex::new(queue));
     std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(lanes.len() + 1);
         for lane in lanes {
             let queue = queue.clone();
-            scope.spawn(move || work(&lane, pool, &queue));
+            threads.push(scope.spawn(move || work(&lane, pool, &queue)));
         }
         let reader = Reader {
             files,
@@ -115,14 +117,25 @@ pub fn run<'j, 'a: 'j, R>(
             gate,
         };
         // The error says only that the results aren't wanted any more.
-        scope.spawn(move || jobs.iter().try_for_each(|job| reader.job(job)));
+        threads.push(scope.spawn(move || {
+            let _ = jobs.iter().try_for_each(|job| reader.job(job));
+        }));
         // When the results are dropped, every thread comes to its end.
-        write(Results {
+        let written = write(Results {
             answers: taken,
             scales,
             pool,
             blocks,
-        })
+        });
+        // Without this, a thread's panic would become one of the scope. Each of them is joined.
+        let panicked = { threads.into_iter() }
+            .map(std::thread::ScopedJoinHandle::join)
+            .filter(Result::is_err)
+            .count();
+        match panicked {
+            0 => written,
+            _ => written.and_then(|_| Err(Failure::Wrong("a thread panicked at its work".into()))),
+        }
     })
 }
 

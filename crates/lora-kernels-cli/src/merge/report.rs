@@ -23,7 +23,7 @@ pub struct Report {
     total: Option<Figures>,
     /// Tensors replaced by ones that were trained in full.
     replaced: Vec<String>,
-    /// The part of `replaced` that the base model lacks.
+    /// Tensors that the base model lacks: the adapter's, or a tied head that is written apart.
     added: Vec<String>,
     /// Biases to which lora_B's biases were added.
     biases: Vec<String>,
@@ -329,7 +329,7 @@ impl Report {
             (&taken, "taken over from the adapter"),
             (&self.biases, "lora_B's bias added to"),
             (&self.replaced, "replaced by the adapter's"),
-            (&self.added, "added from the adapter"),
+            (&self.added, "added"),
             (&self.left_out, "not copied"),
         ] {
             if !names.is_empty() {

@@ -231,8 +231,14 @@ impl Work<'_> {
                 left if left < SHARED => left,
                 left => left.min(STEP) / SHARED * SHARED,
             };
-            let copied = std::io::copy(&mut source.take(step), &mut target.file)
-                .map_err(|error| unwritten(&target.path, error))?;
+            let copied =
+                std::io::copy(&mut source.take(step), &mut target.file).map_err(|error| {
+                    match source.read(&mut [0]) {
+                        // The copy doesn't tell which side failed.
+                        Err(error) => unread(from.path(), error),
+                        Ok(_) => unwritten(&target.path, error),
+                    }
+                })?;
             if copied != step {
                 return Err(Failure::Refused(format!(
                     "{} ended early: it changes while it is read",

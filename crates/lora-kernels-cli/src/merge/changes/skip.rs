@@ -134,7 +134,13 @@ pub fn select<'a>(
     }
     if let Some(at) = used.iter().position(|used| !used) {
         let mut names: Vec<&str> = { all.iter() }
-            .flat_map(|selected| selected.modules.iter().map(|module| module.path))
+            .flat_map(|selected| {
+                let modules = selected.modules.iter().map(|module| module.path);
+                let saved = selected.saved.iter().map(|saved| saved.name);
+                let tokens = selected.tokens.iter().map(|tokens| tokens.path);
+                let unknown = { selected.unknown.iter() }.map(|unknown| unknown.tensor.name);
+                modules.chain(saved).chain(tokens).chain(unknown)
+            })
             .collect();
         names.truncate(3);
         return refuse(format!(

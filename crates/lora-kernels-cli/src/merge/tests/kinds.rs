@@ -249,3 +249,22 @@ fn several_adapters_share_a_weight() {
         Dtype::BF16,
     );
 }
+
+/// Every thread on the CPU copies lora_A, so that large ones leave fewer threads.
+#[test]
+fn large_factors_leave_fewer_threads() {
+    let lanes = |bytes| Engine::Cpu.lanes(bytes).unwrap().len();
+    assert!(lanes(512 << 20) == 1 && lanes(usize::MAX) == 1);
+    assert!(lanes(256 << 20) <= 2 && lanes(0) >= lanes(256 << 20));
+    let (a, b) = (
+        Owned::made(Dtype::BF16, &[4, 6], 1),
+        Owned::made(Dtype::BF16, &[10, 4], 2),
+    );
+    let w = Owned::made(Dtype::BF16, &[10, 6], 3);
+    let change = Change {
+        loras: vec![part(4, 1.0, Stack::One, &a, &b); 2],
+        ..Change::default()
+    };
+    let job = Job::new("w", w.tensor(), &change).unwrap();
+    assert_eq!(job.factor_bytes(), 2 * 4 * 6 * 4 * 2);
+}
