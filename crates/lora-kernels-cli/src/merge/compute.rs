@@ -292,7 +292,7 @@ impl Work<'_, '_> {
                 Cow::Owned(gathered(&lora.b, places))
             }
             stack => {
-                // Of each expert, lora_B has as many rows.
+                // lora_B has the same number of rows for each expert.
                 let experts = match stack {
                     Stack::Leading { experts } => experts,
                     Stack::One | Stack::Parameter { .. } => 1,

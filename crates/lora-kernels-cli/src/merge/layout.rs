@@ -128,7 +128,8 @@ pub fn of_squares(
     match contradicting {
         None => Ok(layout(flag)),
         Some(name) => Err(Failure::Refused(format!(
-            "{}: whether the square weight of {} is stored transposed can't be told: fan_in_fan_out is {}, and {name} is {}; --fan-in-fan-out yes \
+            "{}: whether the square weight of {} is stored transposed can't be told: \
+             fan_in_fan_out is {}, and {name} is {}; --fan-in-fan-out yes \
              (transposed, as GPT-2's Conv1D) or no decides for square weights",
             selected.path.display(),
             square.path,
@@ -145,7 +146,12 @@ pub fn of_squares(
 fn transposed_in(base: &BaseModel) -> Option<&str> {
     base.names().find(|name| {
         let of = |name: &str| base.tensor(name).map(|(_, tensor)| tensor.shape);
-        let bias = name.strip_suffix(".weight").and_then(|path| of(&format!("{path}.bias")));
-        matches!((of(name), bias), (Some(&[rows, columns]), Some(&[elements])) if rows != columns && elements == columns)
+        let bias = name
+            .strip_suffix(".weight")
+            .and_then(|path| of(&format!("{path}.bias")));
+        match (of(name), bias) {
+            (Some(&[rows, columns]), Some(&[elements])) => rows != columns && elements == columns,
+            _ => false,
+        }
     })
 }

@@ -52,17 +52,20 @@ Examples:
   lora-kernels merge my-model my-adapter -o merged --skip lm_head
   lora-kernels unmerge merged my-adapter -o my-model-again
 
-OUT is a folder or a file, as the model is that BASE leads to. A folder's other files are copied, other formats of the weights are not. An adapter's \
-tokenizer, chat template and generation config go with the model that it is merged into; config.json follows a resized vocabulary and a head that is \
-written apart. OUT has its name only when it is complete: what a killed run leaves is called .OUT.partial-<process>, and the next run that writes \
-OUT removes it.
+OUT is a folder or a file, as the model is that BASE leads to. A folder's other files are copied, \
+other formats of the weights are not. An adapter's tokenizer, chat template and generation config \
+go with the model that it is merged into; config.json follows a resized vocabulary and a head \
+that is written apart. OUT has its name only when it is complete: what a killed run leaves is \
+called .OUT.partial-<process>, and the next run that writes OUT removes it.
 
-What can't be merged is refused by name, and --skip leaves it out. Where modules were trained whole (modules_to_save, bias), merge puts them in place \
-of the base's; unmerge can't bring those back, and refuses. What unmerge gives is the base within two roundings: keep the base. DoRA can't be \
-unmerged, and can't be weighed or mixed on one weight.
+What can't be merged is refused by name, and --skip leaves it out. Where modules were trained \
+whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those \
+back, and refuses. What unmerge gives is the base within two roundings: keep the base. DoRA can't \
+be unmerged, and takes neither a factor of --weights nor another adapter on the same weight.
 
-What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table tells which share of the changed weights stayed as they \
-were, and how far the stored change is from the adapter's.";
+What storing loses: a weight in bf16 has 8 bits, so small changes are rounded away. The table \
+tells which share of the changed weights stayed as they were, and how far the stored change is \
+from the adapter's.";
 
 /// The arguments of both commands.
 #[derive(clap::Args)]
@@ -225,7 +228,8 @@ fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
     match given {
         [] => Ok(vec![1.0; adapters]),
         _ if given.len() != adapters => refuse(format!(
-            "--weights has {} numbers and there are {adapters} adapters: give one for each, in their order",
+            "--weights has {} numbers and there are {adapters} adapters: give one for each, in \
+             their order",
             given.len()
         )),
         _ => match given

@@ -295,10 +295,12 @@ impl Report {
         rows.push(total.row());
         show::line(&show::table(&rows))?;
         show::line(
-            "unchanged: of the weights that the adapters change, the share that storing rounds back to what it was",
+            "unchanged: of the weights that the adapters change, the share that storing rounds back \
+             to what it was",
         )?;
         show::line(
-            "relative error: how far the stored change is from the adapters', 0 is exact and 1 as if nothing were merged",
+            "relative error: how far the stored change is from the adapters', 0 is exact and 1 as if \
+             nothing were merged",
         )?;
         let dora = self.merged.iter().filter(|figures| figures.dora);
         let dora: Vec<String> = dora.map(|figures| figures.tensor.clone()).collect();

@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_field_is_changed_and_the_rest_keeps_its_form() {
-        let text = "\u{20}{\n    \"z\": 1.0e5,\n    \"text_config\": {\"vocab_size\" : 32},\n    \"a\": [ ]\n}\n";
+        let text = "\u{20}{\n    \"z\": 1.0e5,\n    \"text_config\": {\"vocab_size\" : 32},\n    \
+                    \"a\": [ ]\n}\n";
         let mut config = document(text);
         assert!(config.set(&["text_config", "vocab_size"], &json!(34)));
         assert!(config.set(&["a"], &json!(true)));
