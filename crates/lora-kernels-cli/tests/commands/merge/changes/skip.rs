@@ -52,14 +52,15 @@ fn patterns_that_match_nothing_or_all_are_refused() {
         &["--skip k_proj", "matches nothing", Q],
     );
     scene.refused(&inputs, &["--skip", "layers"], &["--skip leaves nothing"]);
-    // Without modules, whole tensors are the names to choose from.
-    let whole = Tensors::default().with(
-        format!("base_model.model.{Q_WEIGHT}"),
-        &scene.random(&[8, 8]),
+    // Without modules, other names are proposed.
+    let delta = key("model.embed_tokens", "token_adapter.trainable_tokens_delta");
+    let tokens = Tensors::default().with(delta, &scene.random(&[1, 8]));
+    scene.adapter("a", json!({"trainable_token_indices": [3]}), &tokens.list());
+    scene.refused(
+        &inputs,
+        &["--skip", "k_proj"],
+        &["such as model.embed_tokens"],
     );
-    scene.adapter("a", json!({"modules_to_save": ["q_proj"]}), &whole.list());
-    let such_as = format!("such as {Q_WEIGHT}");
-    scene.refused(&inputs, &["--skip", "k_proj"], &[&such_as]);
 }
 
 /// Tensors of another method are skipped by their names in the file.
