@@ -233,7 +233,7 @@ impl Work<'_> {
             };
             let copied =
                 std::io::copy(&mut source.take(step), &mut target.file).map_err(|error| {
-                    match source.read(&mut [0]) {
+                    match std::io::copy(&mut source.take(1), &mut std::io::sink()) {
                         // The copy doesn't tell which side failed.
                         Err(error) => unread(from.path(), error),
                         Ok(_) => unwritten(&target.path, error),
