@@ -120,7 +120,8 @@ pub struct Arguments {
     /// layers.3 or 'vision*'
     #[arg(long, value_delimiter = ',', value_name = "NAME,NAME...")]
     skip: Vec<String>,
-    /// Write the head apart from the embeddings that the model ties it to, as it was in BASE
+    /// Write the head apart from the embeddings that the model ties it to, as it was in BASE but
+    /// for single rows, which are trained in both (trainable_token_indices)
     #[arg(long)]
     untie: bool,
     /// Replace OUT if it exists
@@ -177,6 +178,11 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     };
     let mut changes = changes::collect(base, &selected, &resolvers, &choices)?;
     changes.remarks.skipped = skipped;
+    for (adapter, path) in adapters.iter().zip(&arguments.adapters) {
+        let how = adapter.followed();
+        let how = how.map(|how| format!("{} {how}", path.display()));
+        changes.remarks.followed.extend(how);
+    }
     copies::change_all(base, &mut changes);
     choice::remark(&mut changes.remarks, base, &resolvers);
     let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;

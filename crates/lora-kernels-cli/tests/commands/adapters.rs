@@ -98,7 +98,8 @@ fn the_only_checkpoint_is_followed_and_said() {
     scene.text("run/trainer_state.json", "{}");
     scene.adapter("run/checkpoint-8", json!({}), &tensors);
     let inputs = ["base.safetensors", "run"];
-    scene.merge(&inputs, "out.safetensors", &[]);
+    let text = scene.printed(&inputs, "out.safetensors", &[]);
+    assert!(text.contains("run leads to checkpoint-8"), "{text}");
     scene.assert_has("out.safetensors", &[("q.weight", &merged(&q, 2.0, &pair))]);
     let text = inspect(&scene, "run", &[]).unwrap();
     assert!(text.contains("leads to checkpoint-8"), "{text}");

@@ -210,12 +210,10 @@ impl<'a> Finder<'a, '_> {
                 )),
             };
         }
-        let another = || {
+        let another = |what: String| {
             refuse(format!(
-                "the adapter has the weight of its base that it was trained on for {name}, with \
-                 shape {:?}, and this base's, with shape {:?}, is another: a model with resized \
-                 embeddings, or another base",
-                new.shape, old.shape
+                "the adapter has the weight of its base that it was trained on for {name}, and \
+                 this base's is another ({what}): a model with resized embeddings, or another base"
             ))
         };
         let fits = same_shape || vocabulary::is_resized(name, new.shape, old.shape);
@@ -224,11 +222,15 @@ impl<'a> Finder<'a, '_> {
             || !is_float(new.dtype)
             || !is_float(old.dtype)
         {
-            return another();
+            return another(match same_shape {
+                true => "their values differ".into(),
+                false => format!("its shape is {:?}, not {:?}", old.shape, new.shape),
+            });
         }
         let (differing, common) = differing_rows(&new, &old);
-        if 2 * differing > common {
-            return another();
+        // A whole resized vocabulary leaves nothing of the base's to guess.
+        if 2 * differing > common && (same_shape || !has_whole_vocabulary(source, new.shape)) {
+            return another(format!("the values of {differing} of {common} rows differ"));
         }
         if differing > 0 {
             self.warn(format!(
@@ -244,6 +246,17 @@ impl<'a> Finder<'a, '_> {
     fn current_replacement(&self, target: &Target<'a>) -> Option<Tensor<'a>> {
         { self.replaced_by.get(target.name()) }.map(|_| self.current(target))
     }
+}
+
+/// Whether an adapter has all rows of both the embedding and the head, as many as this shape has.
+fn has_whole_vocabulary(source: &Source<'_, '_>, shape: &[usize]) -> bool {
+    let selected = source.selected;
+    let rows = |is: fn(&str) -> bool| {
+        { selected.base_weights.iter().chain(&selected.saved) }.any(|weight| {
+            is(weight.name) && weight.name.ends_with(".weight") && weight.tensor.shape == shape
+        })
+    };
+    rows(vocabulary::is_embedding) && rows(vocabulary::is_head)
 }
 
 /// The name of a tensor that the base lacks. What the names of a model's trunk begin with

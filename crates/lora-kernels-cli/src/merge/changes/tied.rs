@@ -351,6 +351,9 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         }
         let is_copy = head_before.shape == before.shape && same_within_types(&head_before, &before);
+        if !is_copy && self.base.config().is_none() {
+            return Ok(());
+        }
         let (rows, matrix) = self.rows_of(embedding, before);
         if is_copy && !rows.is_empty() && (head_changed || self.choices.untie) {
             let target = self.in_base(head)?;

@@ -34,7 +34,7 @@ impl<'a> Finder<'a, '_> {
             if let Some(index) = { tokens.indices.iter() }.find(|&&index| index >= rows) {
                 return refuse(format!(
                     "the adapter has a row for token {index}, and {name} has {rows} rows: is this \
-                     its base model, or was its vocabulary resized?"
+                     its base model? If its vocabulary was resized, resize this one first"
                 ));
             }
             let taken: BTreeSet<usize> = { self.change(&target).rows.iter() }

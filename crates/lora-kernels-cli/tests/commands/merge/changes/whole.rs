@@ -98,11 +98,27 @@ fn lora_is_added_to_the_resized_weight_that_the_adapter_brings() {
     assert_eq!(got[EMBED], new_embed.plus(2.0, &delta));
     assert_eq!(got[HEAD], new_head.plus(2.0, &of_head.1.dot(&of_head.0)));
     assert_eq!(config(&scene, "out/config.json")["vocab_size"], 18);
-    // Rows that aren't the base's are another model's.
+    // A whole vocabulary needs no row of the base's.
     let mut other = tensors.clone();
-    other.0[3].1 = scene.random(&[18, 8]);
-    scene.adapter("a", fields, &other.list());
-    scene.refused(&["base", "a"], &[], &[HEAD, "another base"]);
+    let trained_on = scene.random(&[18, 8]);
+    other.0[3].1 = trained_on.clone();
+    scene.adapter("a", fields.clone(), &other.list());
+    let text = scene.printed(&["base", "a"], "out", &[]);
+    assert!(text.contains("lm_head.weight, and 16 of 16 rows"), "{text}");
+    let got = scene.get("out/model.safetensors");
+    assert_eq!(got[HEAD], trained_on.plus(2.0, &of_head.1.dot(&of_head.0)));
+    assert_eq!(config(&scene, "out/config.json")["vocab_size"], 18);
+    // Other rows of the base's own number, or for the head alone, are another model's.
+    other.0.drain(..3);
+    scene.adapter("a", fields.clone(), &other.list());
+    let fragments = [HEAD, "16 of 16 rows differ", "another base"];
+    scene.refused(&["base", "a"], &[], &fragments);
+    let same_size = Tensors::default()
+        .with(key("model.embed_tokens", "base_layer.weight"), &embed)
+        .with(key("lm_head", "base_layer.weight"), &scene.random(&[16, 8]))
+        .lora("lm_head", &scene.pair(16, 8, 2));
+    scene.adapter("a", fields, &same_size.list());
+    scene.refused(&["base", "a"], &[], &fragments);
 }
 
 /// One row of the embedding was set before training. What the adapter was trained on counts.
