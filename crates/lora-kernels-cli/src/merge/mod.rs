@@ -11,6 +11,7 @@ mod flush;
 mod folder;
 mod header;
 mod job;
+mod language;
 mod layout;
 pub mod numbers;
 mod pipeline;

@@ -3,6 +3,7 @@
 mod adapter;
 mod experts;
 mod fitting;
+mod head;
 mod module;
 mod remarks;
 mod saved;
@@ -25,6 +26,7 @@ use crate::failure::Failure;
 
 pub use adapter::Selected;
 pub use skip::{Skip, select};
+pub use vocabulary::{is_embedding, is_head};
 
 /// An adapter and its weight among several.
 pub struct Weighted<'a> {
@@ -57,6 +59,7 @@ pub fn collect<'a>(
         choices,
         replaced_by: BTreeMap::new(),
         trained: BTreeMap::new(),
+        trained_on: BTreeSet::new(),
         effects: BTreeSet::new(),
         changes: Changes::default(),
     };
@@ -86,6 +89,7 @@ pub fn collect<'a>(
         finder.rows_alone(source)?;
     }
     finder.tied(&sources)?;
+    finder.each_name_once()?;
     finder.vocabulary()?;
     remarks::twice(&sources, &mut finder.changes.remarks.warnings);
     for source in &sources {
@@ -133,6 +137,8 @@ struct Finder<'a, 'c> {
     replaced_by: BTreeMap<String, usize>,
     /// The adapters that change all rows of a tensor, whole or by LoRA, by its name in the base.
     trained: BTreeMap<String, BTreeSet<usize>>,
+    /// Tensors of the base that are what an adapter says it was trained on.
+    trained_on: BTreeSet<&'a str>,
     /// The adapters whose whole tensors or rows differ from the base's.
     effects: BTreeSet<usize>,
     changes: Changes<'a>,
@@ -258,6 +264,22 @@ impl<'a> Finder<'a, '_> {
     fn trains(&mut self, source: &Source<'a, '_>, target: &Target<'a>) {
         let trained = self.trained.entry(target.name().to_owned()).or_default();
         trained.insert(source.number);
+    }
+
+    /// Checks that what is added has names of its own.
+    fn each_name_once(&self) -> Result<(), Failure> {
+        let mut names = BTreeSet::new();
+        for added in &self.changes.added {
+            let name = added.name.as_str();
+            if self.base.tensor(name).is_some() || !names.insert(name) {
+                return refuse(format!(
+                    "{name} would be added to a model that has it already: is this the adapter's \
+                     base model? (--map FROM=TO says where the adapter's tensors belong, --skip \
+                     leaves them out)"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn warn(&mut self, warning: String) {

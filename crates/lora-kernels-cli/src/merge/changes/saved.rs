@@ -189,6 +189,9 @@ impl<'a> Finder<'a, '_> {
         if same_shape
             && (self.choices.direction == Direction::Unmerge || same_within_types(&new, &old))
         {
+            if let Target::Base { name, .. } = target {
+                self.trained_on.insert(name);
+            }
             return Ok(());
         }
         if let Some(trained) = trained {

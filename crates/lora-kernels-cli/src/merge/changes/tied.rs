@@ -2,18 +2,23 @@
 
 use lora_kernels_adapters::{BaseModel, Tensor};
 
+use super::head::{ends_with, has_head, head_name, known_head};
 use super::vocabulary::{is_embedding, is_head};
 use super::{Finder, Source, Target, refuse};
 use crate::failure::Failure;
 use crate::merge::Direction;
 use crate::merge::change::{Added, Change, ConfigEdit, Rows};
-use crate::merge::numbers::same_within_types;
+use crate::merge::language::{self, MISTRALS_TIE, TIE, is_other_tower, tie_said};
+use crate::merge::numbers::{is_float, same_within_types};
 use crate::show::few;
 
 /// What a base says of its embedding and its head.
 pub struct Tie<'a> {
-    /// `tie_word_embeddings` in config.json. transformers ties where it is absent.
+    /// `tie_word_embeddings` in config.json, or Mistral's field. transformers ties where it is
+    /// absent.
     stated: Option<bool>,
+    /// The field's name.
+    field: &'static str,
     embedding: Option<(&'a str, Tensor<'a>)>,
     /// The stored head.
     head: Option<(&'a str, Tensor<'a>)>,
@@ -22,110 +27,100 @@ pub struct Tie<'a> {
     may_have_head: bool,
     /// Whether every adapter's config says that the head was trained with the embedding.
     trained_together: bool,
+    /// The classes that config.json names.
+    classes: Vec<&'a str>,
 }
 
 impl<'a> Tie<'a> {
     pub fn of(base: &'a BaseModel) -> Self {
         let config = base.config();
-        let says = |part: Option<&str>| {
-            let config = config?;
-            let config = part.map_or(Some(config), |part| config.get(part))?;
-            config.get("tie_word_embeddings")?.as_bool()
+        let get = |path: &[&str]| {
+            let mut keys = path.iter();
+            keys.try_fold(config?, |value, key| value.get(key)).cloned()
         };
-        let stated = says(None)
-            .or_else(|| says(Some("text_config")))
-            .or_else(|| says(Some("llm_config")))
-            .or_else(|| says(Some("language_config")));
-        let matrices = || {
-            { base.names() }.filter_map(|name| {
-                let tensor = base.tensor(name)?.1;
-                (tensor.shape.len() == 2 && name.ends_with(".weight")).then_some((name, tensor))
-            })
+        let said = tie_said(get);
+        let lies_there =
+            |name: &str| { base.folder() }.is_some_and(|folder| folder.join(name).exists());
+        let is_mistrals = lies_there("params.json") && !lies_there("config.json");
+        let field = match said {
+            Some((field, _)) => field,
+            None if is_mistrals => MISTRALS_TIE,
+            None => TIE,
         };
-        let embeddings: Vec<_> = matrices().filter(|(name, _)| is_embedding(name)).collect();
-        let heads: Vec<_> = matrices().filter(|(name, _)| is_head(name)).collect();
-        let embedding = match embeddings[..] {
-            [only] => Some(only),
-            // T5 and BART store the shared embedding once more for the encoder and the decoder.
-            _ => { embeddings.iter().copied() }
-                .find(|(name, _)| *name == "shared.weight" || name.ends_with(".shared.weight")),
-        };
-        let head = { heads.into_iter() }
-            .find(|(_, head)| embedding.is_none_or(|(_, embedding)| embedding.shape == head.shape));
+        let rows = language::said("vocab_size", |path| get(path)?.as_u64());
+        let embedding = embedding(base, rows);
         let classes = { config }.and_then(|config| config.get("architectures")?.as_array());
-        let may_have_head = classes.is_none_or(|classes| {
-            { classes.iter() }
-                .filter_map(|class| class.as_str())
-                .any(has_head)
-        });
+        let classes: Option<Vec<&str>> =
+            classes.map(|classes| classes.iter().filter_map(|class| class.as_str()).collect());
         Self {
-            stated,
+            stated: said.map(|(_, ties)| ties),
+            field,
             embedding,
-            head,
-            may_have_head,
+            head: stored_head(base, embedding.map(|(_, embedding)| embedding)),
+            may_have_head: { classes.as_deref() }
+                .is_none_or(|classes| classes.iter().any(|class| has_head(class))),
             trained_together: false,
+            classes: classes.unwrap_or_default(),
+        }
+    }
+
+    /// The file that has `field`.
+    fn file(&self) -> &'static str {
+        match self.field {
+            MISTRALS_TIE => "params.json",
+            _ => "config.json",
         }
     }
 }
 
-/// Whether a class of transformers has a head over the vocabulary.
-fn has_head(class: &str) -> bool {
-    [
-        "CausalLM",
-        "LMHead",
-        "ConditionalGeneration",
-        "MaskedLM",
-        "PreTraining",
-    ]
-    .iter()
-    .any(|part| class.contains(part))
-}
-
-/// The name of the head that belongs to an embedding: `lm_head.weight` for
-/// `model.embed_tokens.weight`, `language_model.lm_head.weight` for
-/// `language_model.model.embed_tokens.weight`. `wanted` is the head's name in the adapter.
-fn head_name(embedding: &str, wanted: &str) -> String {
-    /// Paths of embeddings in the model that has the head.
-    const INSIDE: [&str; 14] = [
-        "model.language_model.embed_tokens",
-        "model.text_model.embed_tokens",
-        "model.decoder.embed_tokens",
-        "model.embed_tokens",
-        "model.shared",
-        "transformer.word_embeddings",
-        "transformer.wte",
-        "transformer.embedding.word_embeddings",
-        "gpt_neox.embed_in",
-        "backbone.embeddings",
-        "backbone.embedding",
-        "embed_tokens",
-        "tok_embeddings",
-        "wte",
-    ];
-    /// Heads whose paths have two parts.
-    const LONG: [&str; 3] = [
-        "cls.predictions.decoder",
-        "predictions.decoder",
-        "lm_head.decoder",
-    ];
-    let path = wanted.strip_suffix(".weight").unwrap_or(wanted);
-    let tail = { LONG.into_iter() }
-        .find(|long| ends_with(path, long))
-        .unwrap_or_else(|| path.rsplit('.').next().unwrap_or(path));
-    let embedding = embedding.strip_suffix(".weight").unwrap_or(embedding);
-    let inside = INSIDE
-        .into_iter()
-        .find(|inside| ends_with(embedding, inside));
-    let prefix = match inside {
-        Some(inside) => embedding.strip_suffix(inside).unwrap_or_default(),
-        None => "",
+/// The embedding of the language model's tokens. `rows` is `vocab_size` in the config.
+fn embedding<'a>(base: &'a BaseModel, rows: Option<u64>) -> Option<(&'a str, Tensor<'a>)> {
+    let matrices = { base.names() }.filter_map(|name| {
+        let tensor = base.tensor(name)?.1;
+        let is_of_text = is_embedding(name) && !name.split('.').any(is_other_tower);
+        (is_of_text && tensor.shape.len() == 2).then_some((name, tensor))
+    });
+    let all: Vec<_> = matrices.collect();
+    let only = |is: &dyn Fn(&str, Tensor<'a>) -> bool| {
+        let mut found = { all.iter().copied() }.filter(|(name, tensor)| is(name, *tensor));
+        found.next().filter(|_| found.next().is_none())
     };
-    format!("{prefix}{tail}.weight")
+    let has_rows = |tensor: Tensor<'a>| { tensor.shape.first() }.map(|&n| n as u64) == rows;
+    // T5 and BART store the shared embedding once more for the encoder and the decoder.
+    only(&|_, _| true)
+        .or_else(|| only(&|name, _| name == "shared.weight" || name.ends_with(".shared.weight")))
+        .or_else(|| only(&|name, tensor| has_rows(tensor) && name.ends_with("embed_tokens.weight")))
+        .or_else(|| only(&|_, tensor| has_rows(tensor)))
+        .or_else(|| only(&|name, _| name.ends_with("embed_tokens.weight")))
 }
 
-/// Whether a path ends with these parts.
-fn ends_with(path: &str, parts: &str) -> bool {
-    { path.strip_suffix(parts) }.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+/// A head that a model stores, also as a quantised module. Of several it is the one like the
+/// embedding.
+fn stored_head<'a>(
+    base: &'a BaseModel,
+    embedding: Option<Tensor<'a>>,
+) -> Option<(&'a str, Tensor<'a>)> {
+    let heads = { base.names() }.filter_map(|name| {
+        let (path, tensor) = name.rsplit_once('.')?;
+        let is_whole = tensor != "bias"
+            && is_head(&format!("{path}.weight"))
+            && !name.split('.').any(is_other_tower);
+        is_whole.then_some((name, base.tensor(name)?.1))
+    });
+    let heads: Vec<_> = heads.collect();
+    let is_like = |head: &Tensor<'_>| embedding.is_some_and(|like| like.shape == head.shape);
+    // Decoders and outputs of other kinds are no heads.
+    let is_sure = |(name, head): &(&str, Tensor<'a>)| {
+        let path = name.rsplit_once('.').map_or("", |(path, _)| path);
+        ["lm_head", "embed_out"]
+            .iter()
+            .any(|end| ends_with(path, end))
+            || (head.shape.len() == 2
+                && embedding.is_none_or(|like| like.shape.get(1) == head.shape.get(1)))
+    };
+    { heads.iter().find(|(_, head)| is_like(head)) }
+        .or_else(|| heads.iter().find(|head| is_sure(head)))
+        .copied()
 }
 
 impl<'a> Finder<'a, '_> {
@@ -170,11 +165,11 @@ impl<'a> Finder<'a, '_> {
             );
         }
         if self.choices.untie && self.tie.stated == Some(false) {
-            return refuse(
-                "--untie: config.json says tie_word_embeddings is false, so the head is apart \
-                 already"
-                    .into(),
-            );
+            let Tie { field, .. } = self.tie;
+            return refuse(format!(
+                "--untie: {} says {field} is false, so the head is apart already",
+                self.tie.file()
+            ));
         }
         let Some((embedding, before)) = self.tie.embedding else {
             return match self.choices.untie {
@@ -202,8 +197,8 @@ impl<'a> Finder<'a, '_> {
         };
         let head = head.name.clone();
         self.warn(format!(
-            "{head} is stored apart from the embeddings from now on, so tie_word_embeddings \
-             becomes false"
+            "{head} is stored apart from the embeddings from now on, so {} becomes false",
+            self.tie.field
         ));
         self.set_apart(&head)
     }
@@ -319,7 +314,17 @@ impl<'a> Finder<'a, '_> {
         let mut written = { self.changes.added.iter() }
             .any(|added| is_head(&added.name) && added.name.ends_with(".weight"));
         if !written && self.choices.untie {
-            let mut head = Added::whole(head_name(embedding, default_head(embedding)), before);
+            let Some(head) = known_head(embedding, &self.tie.classes) else {
+                let classes = match self.tie.classes[..] {
+                    [] => String::new(),
+                    _ => format!(" ({})", self.tie.classes.join(", ")),
+                };
+                return refuse(format!(
+                    "--untie: the name under which this model{classes} reads a head apart from \
+                     {embedding} isn't known here; without --untie the head stays tied"
+                ));
+            };
+            let mut head = Added::whole(head, before);
             give_rows(&mut head.change, &rows, &matrix);
             self.changes.added.push(head);
             written = true;
@@ -330,7 +335,8 @@ impl<'a> Finder<'a, '_> {
             let end = self.how_trained(embedding);
             self.warn(format!(
                 "{embedding} is changed, and the head with it, because the model ties them \
-                 (tie_word_embeddings){end}"
+                 ({}){end}",
+                self.tie.field
             ));
         }
         Ok(())
@@ -351,8 +357,37 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         }
         let is_copy = head_before.shape == before.shape && same_within_types(&head_before, &before);
+        if self.choices.untie
+            && is_float(head_before.dtype)
+            && head_before.shape.first() != before.shape.first()
+        {
+            return refuse(format!(
+                "--untie: {embedding} has shape {:?}, and {head} {:?}: a model's embedding and its \
+                 head have one vocabulary",
+                before.shape, head_before.shape
+            ));
+        }
         if !is_copy && self.base.config().is_none() {
             return Ok(());
+        }
+        let is_computed = { self.base.tensor(head) }
+            .and_then(|(shard, _)| self.changes.of(shard, head))
+            .is_some_and(|change| {
+                change.replaced.is_none() && !(change.loras.is_empty() && change.rows.is_empty())
+            });
+        if is_computed
+            && !is_copy
+            && self.tie.stated == Some(true)
+            && self.choices.direction == Direction::Merge
+            && !self.trained_on.contains(head)
+        {
+            let (file, field) = (self.tie.file(), self.tie.field);
+            return refuse(format!(
+                "the adapter changes {head}, which {file} says is tied to {embedding} ({field}), \
+                 while BASE has another {head}: set {field} to false in BASE's {file} if the \
+                 adapter was trained on the stored {head}, or take {head} out of BASE if it was \
+                 trained on the embedding"
+            ));
         }
         let (rows, matrix) = self.rows_of(embedding, before);
         if is_copy && !rows.is_empty() && (head_changed || self.choices.untie) {
@@ -385,8 +420,10 @@ impl<'a> Finder<'a, '_> {
             ));
         } else if !head_changed && self.tie.stated == Some(true) {
             self.warn(format!(
-                "{embedding} is changed, and config.json says that the head is tied to it \
-                 (tie_word_embeddings), while BASE has another {head}; --untie sets it to false"
+                "{embedding} is changed, and {} says that the head is tied to it ({}), while BASE \
+                 has another {head}; --untie sets it to false",
+                self.tie.file(),
+                self.tie.field
             ));
         }
         Ok(())
@@ -433,57 +470,5 @@ fn give_rows<'a>(head: &mut Change<'a>, rows: &[Rows<'a>], matrix: &Tensor<'a>) 
     if is_tied && head.rows.is_empty() && !rows.is_empty() {
         head.rows = rows.to_vec();
         head.rows_first = true;
-    }
-}
-
-/// The head's usual name beside an embedding of this name.
-fn default_head(embedding: &str) -> &'static str {
-    let path = embedding.strip_suffix(".weight").unwrap_or(embedding);
-    match path.rsplit('.').next() {
-        Some("tok_embeddings") => "output.weight",
-        Some("embed_in") => "embed_out.weight",
-        _ if path.ends_with("bert.embeddings.word_embeddings") => "cls.predictions.decoder.weight",
-        _ => "lm_head.weight",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::head_name;
-
-    #[test]
-    fn heads_are_named_as_their_models_name_them() {
-        for (embedding, wanted, head) in [
-            ("model.embed_tokens", "lm_head", "lm_head"),
-            ("model.embed_tokens", "model.lm_head", "lm_head"),
-            (
-                "language_model.model.embed_tokens",
-                "lm_head",
-                "language_model.lm_head",
-            ),
-            ("model.language_model.embed_tokens", "lm_head", "lm_head"),
-            (
-                "model.language_model.embed_tokens",
-                "language_model.lm_head",
-                "lm_head",
-            ),
-            ("transformer.wte", "lm_head", "lm_head"),
-            ("wte", "lm_head", "lm_head"),
-            ("tok_embeddings", "output", "output"),
-            ("llm.model.embed_tokens", "llm.lm_head", "llm.lm_head"),
-            ("shared", "lm_head", "lm_head"),
-            (
-                "bert.embeddings.word_embeddings",
-                "cls.predictions.decoder",
-                "cls.predictions.decoder",
-            ),
-        ] {
-            let named = head_name(&format!("{embedding}.weight"), &format!("{wanted}.weight"));
-            assert_eq!(
-                named,
-                format!("{head}.weight"),
-                "{wanted} beside {embedding}"
-            );
-        }
     }
 }

@@ -8,23 +8,13 @@ use super::edit::{Document, Field};
 use super::is_there;
 use crate::failure::Failure;
 use crate::merge::change::ConfigEdit;
+use crate::merge::language::{MISTRALS_TIE, TEXT_CONFIGS, TIE, TIES, is_other_tower};
 
 pub const CONFIG: &str = "config.json";
 /// Files that describe a model, Hugging Face's and Mistral's.
 pub const CONFIGS: [&str; 2] = [CONFIG, "params.json"];
 /// The fields that hold the number of rows of the embeddings. ChatGLM's is the second.
 const VOCAB_SIZE: [&str; 2] = ["vocab_size", "padded_vocab_size"];
-pub const TIE: &str = "tie_word_embeddings";
-/// The parts of a config that describe the language model of several models in one.
-pub const TEXT_CONFIGS: [&[&str]; 5] = [
-    &["text_config"],
-    &["llm_config"],
-    &["language_config"],
-    &["thinker_config", "text_config"],
-    &["text_model_config"],
-];
-/// Words in the name of a part of a config that describes no language model.
-const OTHER_TOWERS: [&str; 5] = ["vision", "visual", "image", "audio", "speech"];
 
 /// A config's new text.
 pub struct Edited {
@@ -71,14 +61,21 @@ pub fn edited(
         if !follows {
             let (field, wanted) = match edit {
                 ConfigEdit::VocabSize { to, .. } => ("vocab_size", to.to_string()),
-                ConfigEdit::TieWordEmbeddings(tie) => (TIE, tie.to_string()),
+                ConfigEdit::TieWordEmbeddings(tie) => {
+                    let is_mistrals = matches!(all[..], [(name, ..)] if name != CONFIG);
+                    let field = if is_mistrals { MISTRALS_TIE } else { TIE };
+                    (field, tie.to_string())
+                }
             };
-            warnings.push(match other {
-                Some((name, value)) => format!(
+            warnings.push(match (other, all.first()) {
+                (Some((name, value)), _) => format!(
                     "{name} says that {field} is {value}, which the base's tensors don't: \
                      set it to {wanted}"
                 ),
-                None => format!(
+                (None, Some((name, ..))) => {
+                    format!("{name} must say that {field} is {wanted}, and doesn't")
+                }
+                (None, None) => format!(
                     "no config.json lies beside the base: the result's must say that {field} is \
                      {wanted}"
                 ),
@@ -136,8 +133,8 @@ fn tie_word_embeddings(
     tie: bool,
     changes: &mut Vec<String>,
 ) -> Result<bool, Value> {
-    let fields = document.fields_called(TIE).into_iter().filter(is_of_text);
-    let fields: Vec<Field> = fields.collect();
+    let of_text = |key| document.fields_called(key).into_iter().filter(is_of_text);
+    let fields: Vec<Field> = TIES.into_iter().flat_map(of_text).collect();
     if !may_add && fields.is_empty() {
         return Ok(false);
     }
@@ -182,9 +179,7 @@ fn is_object(document: &Document, path: &[&str]) -> bool {
 
 fn is_of_text(field: &Field) -> bool {
     let objects = &field.path[..field.path.len().saturating_sub(1)];
-    !objects
-        .iter()
-        .any(|key| OTHER_TOWERS.iter().any(|word| key.contains(word)))
+    !objects.iter().any(|key| is_other_tower(key))
 }
 
 #[cfg(test)]
@@ -292,6 +287,16 @@ mod tests {
             assert_eq!(text.as_deref(), Some(after));
             assert_eq!(warnings, [""; 0]);
         }
+        // Mistral's has a field of its own.
+        let (text, warnings) = edited_text("params.json", r#"{"tied_embeddings": true}"#, &untied);
+        assert_eq!(text.as_deref(), Some(r#"{"tied_embeddings": false}"#));
+        assert_eq!(warnings, [""; 0]);
+        let (text, warnings) = edited_text("params.json", "{}", &untied);
+        assert_eq!(text, None);
+        assert!(
+            warnings[0].contains("params.json must say that tied_embeddings is false"),
+            "{warnings:?}"
+        );
         let both = [untied[0], RESIZED];
         let (text, _) = edited_text(CONFIG, r#"{"vocab_size": 32}"#, &both);
         assert_eq!(

@@ -5,10 +5,12 @@ use std::path::Path;
 use lora_kernels_adapters::BaseModel;
 use serde_json::Value;
 
-use super::config::{CONFIG, TEXT_CONFIGS, TIE};
+use super::config::CONFIG;
 use super::edit::Document;
 use super::is_there;
 use crate::merge::change::{Changes, ConfigEdit};
+use crate::merge::changes::is_head;
+use crate::merge::language::{TIE, tie_said};
 
 /// Warns of an added head that config.json's class doesn't read. `task` is what the adapter's
 /// config calls its task, such as `SEQ_CLS`.
@@ -46,7 +48,9 @@ pub fn warn(
         if base.names().any(|name| name.starts_with(&below)) {
             continue;
         }
-        if module.ends_with("lm_head") {
+        let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
+        let untied = edits.iter().any(follows);
+        if module.ends_with("lm_head") || (untied && is_head(&added.name)) {
             // transformers' classes that end with Model have no head, GPT2LMHeadModel excepted.
             let lacks = |class: &&str| class.ends_with("Model") && !class.ends_with("LMHeadModel");
             if !classes.is_empty() && classes.iter().all(lacks) {
@@ -57,9 +61,8 @@ pub fn warn(
                     classes.join(", ")
                 ));
             }
-            let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
             let ties = document.as_ref().is_none_or(ties_embeddings);
-            if ties && !edits.iter().any(follows) {
+            if ties && !untied {
                 warnings.push(format!(
                     "{} was added, and config.json doesn't say that {TIE} is false: unless it is \
                      set so, a reader may take the embeddings in its place",
@@ -131,9 +134,7 @@ fn class(module: &str, task: Option<&str>) -> Option<&'static str> {
 /// Whether this model's head may be tied to its embeddings. transformers ties them unless the
 /// config says otherwise.
 fn ties_embeddings(document: &Document) -> bool {
-    let text = TEXT_CONFIGS.iter().map(|path| [path, &[TIE][..]].concat());
-    let mut paths = std::iter::once(vec![TIE]).chain(text);
-    { paths.find_map(|path| document.get(&path)?.as_bool()) }.unwrap_or(true)
+    tie_said(|path| document.get(path)).is_none_or(|(_, ties)| ties)
 }
 
 /// `Llama` of `LlamaForCausalLM` and `LlamaModel`.

@@ -10,18 +10,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::read_text;
 use crate::merge::change::{Changes, ConfigEdit};
-
-/// Names of the embeddings of tokens, in transformers' and Mistral's models.
-const EMBEDDINGS: [&str; 8] = [
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "tok_embeddings.weight",
-    "embed_in.weight",
-    "shared.weight",
-    "token_embedding.weight",
-    "tokens_embed.weight",
-];
+use crate::merge::changes::is_embedding;
+use crate::merge::language::is_other_tower;
 
 /// The rows of the result's embeddings of tokens, if it has such.
 pub fn rows(base: &BaseModel, changes: &Changes<'_>) -> Option<usize> {
@@ -30,12 +20,8 @@ pub fn rows(base: &BaseModel, changes: &Changes<'_>) -> Option<usize> {
         ConfigEdit::TieWordEmbeddings(_) => None,
     });
     let stored = || {
-        let all = base.names().filter(|name| {
-            EMBEDDINGS.iter().any(|end| {
-                name.strip_suffix(end)
-                    .is_some_and(|before| before.is_empty() || before.ends_with('.'))
-            })
-        });
+        let all = { base.names() }
+            .filter(|name| is_embedding(name) && !name.split('.').any(is_other_tower));
         all.filter_map(|name| base.tensor(name)?.1.shape.first().copied())
             .max()
     };

@@ -425,3 +425,131 @@ fn the_bias_of_a_head_is_kept_when_it_is_written_apart() {
         scene.assert_has("out/model.safetensors", &expected);
     }
 }
+/// A head of another size is a head too: a second one of its name would make a file that no reader
+/// takes.
+#[test]
+fn a_stored_head_of_another_size_is_not_written_again() {
+    let scene = scene("tied_size");
+    let (head, embed) = (scene.random(&[12, 8]), scene.random(&[16, 8]));
+    scene.put("base/model-00001-of-00002.safetensors", &[(HEAD, &head)]);
+    scene.put("base/model-00002-of-00002.safetensors", &[(EMBED, &embed)]);
+    let lora = scene.pair(8, 16, 2);
+    let fields = json!({"target_modules": ["embed_tokens"]});
+    scene.adapter("a", fields, &embedding(&lora).list());
+    let fragments = ["--untie", "lm_head.weight [12, 8]", "one vocabulary"];
+    scene.refused(&["base", "a"], &["--untie"], &fragments);
+    scene.merge(&["base", "a"], "out", &[]);
+    let result = embed.plus(2.0, &lora.1.dot(&lora.0).transposed());
+    scene.assert_has("out/model-00001-of-00002.safetensors", &[(HEAD, &head)]);
+    scene.assert_has("out/model-00002-of-00002.safetensors", &[(EMBED, &result)]);
+}
+
+/// A head under a name that the class doesn't read would be lost, and the model's made at random.
+#[test]
+fn a_head_whose_name_is_not_known_is_not_untied() {
+    for (number, (class, name)) in [
+        ("RobertaForMaskedLM", "roberta.embeddings.word_embeddings"),
+        (
+            "WhisperForConditionalGeneration",
+            "model.decoder.embed_tokens",
+        ),
+        ("T5ForConditionalGeneration", "shared"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scene = scene(&format!("tied_unknown_{number}"));
+        let embed = scene.random(&[16, 8]);
+        let weight = format!("{name}.weight");
+        scene.put("base/model.safetensors", &[(&weight, &embed)]);
+        scene.text(
+            "base/config.json",
+            &json!({"architectures": [class]}).to_string(),
+        );
+        let lora = scene.pair(8, 16, 2);
+        let tensors = Tensors::default()
+            .with(key(name, "lora_embedding_A"), &lora.0)
+            .with(key(name, "lora_embedding_B"), &lora.1);
+        let fields = json!({"target_modules": [name.rsplit('.').next()]});
+        scene.adapter("a", fields, &tensors.list());
+        scene.refused(
+            &["base", "a"],
+            &["--untie"],
+            &["--untie", class, "isn't known"],
+        );
+    }
+}
+
+/// Mistral's own files say in params.json whether the head is the embedding.
+#[test]
+fn mistrals_field_follows_a_head_that_is_written_apart() {
+    let scene = scene("tied_mistral");
+    let embed = scene.random(&[16, 8]);
+    let base = [("tok_embeddings.weight", &embed)];
+    scene.put("base/consolidated.safetensors", &base);
+    scene.text(
+        "base/params.json",
+        r#"{"tied_embeddings": true, "vocab_size": 16}"#,
+    );
+    let lora = scene.pair(16, 8, 2);
+    let tensors = Tensors::default().lora("output", &lora);
+    scene.adapter("a", json!({"target_modules": ["output"]}), &tensors.list());
+    let text = scene.printed(&["base", "a"], "out", &[]);
+    assert!(text.contains("so tied_embeddings becomes false"), "{text}");
+    assert_eq!(text.matches("warning:").count(), 1, "{text}");
+    let result = embed.plus(2.0, &lora.1.dot(&lora.0));
+    let expected = [("output.weight", &result), base[0]];
+    scene.assert_has("out/consolidated.safetensors", &expected);
+    let params = std::fs::read_to_string(scene.path("out/params.json")).unwrap();
+    assert_eq!(params, r#"{"tied_embeddings": false, "vocab_size": 16}"#);
+}
+
+/// Readers that tie train on the embedding, others on the stored head: only the adapter's own copy
+/// tells.
+#[test]
+fn a_stale_head_is_changed_only_if_it_was_trained_on() {
+    let scene = scene("tied_stale");
+    let (embed, head) = (scene.random(&[16, 8]), scene.random(&[16, 8]));
+    scene.put("base/model.safetensors", &[(EMBED, &embed), (HEAD, &head)]);
+    scene.text("base/config.json", TIED);
+    let lora = scene.pair(16, 8, 2);
+    let tensors = || Tensors::default().lora("lm_head", &lora);
+    let fields = json!({"target_modules": ["lm_head"]});
+    scene.adapter("a", fields.clone(), &tensors().list());
+    let fragments = [
+        "lm_head.weight",
+        "tie_word_embeddings to false",
+        "config.json",
+    ];
+    scene.refused(&["base", "a"], &[], &fragments);
+    let with_base = tensors().with(key("lm_head", "base_layer.weight"), &head);
+    scene.adapter("a", fields, &with_base.list());
+    scene.merge(&["base", "a"], "out", &[]);
+    let result = head.plus(2.0, &lora.1.dot(&lora.0));
+    scene.assert_has("out/model.safetensors", &[(EMBED, &embed), (HEAD, &result)]);
+    assert_eq!(config(&scene)["tie_word_embeddings"], false);
+}
+
+/// Gemma 3n has embeddings for images and sounds beside its tokens'.
+#[test]
+fn the_head_is_tied_to_the_embedding_of_tokens() {
+    let scene = scene("tied_towers");
+    let [embed, vision, audio] = [16, 4, 4].map(|rows| scene.random(&[rows, 8]));
+    let name = "model.language_model.embed_tokens.weight";
+    let others = [
+        ("model.embed_audio.embedding.weight", &audio),
+        ("model.embed_vision.embedding.weight", &vision),
+    ];
+    scene.put(
+        "base/model.safetensors",
+        &[others[0], others[1], (name, &embed)],
+    );
+    scene.text("base/config.json", r#"{"text_config": {"vocab_size": 16}}"#);
+    let lora = scene.pair(16, 8, 2);
+    let tensors = Tensors::default().lora("lm_head", &lora);
+    scene.adapter("a", json!({"target_modules": ["lm_head"]}), &tensors.list());
+    scene.merge(&["base", "a"], "out", &[]);
+    let result = embed.plus(2.0, &lora.1.dot(&lora.0));
+    let expected = [(HEAD, &result), others[0], others[1], (name, &embed)];
+    scene.assert_has("out/model.safetensors", &expected);
+}
