@@ -182,8 +182,8 @@ impl<'a> Job<'a> {
         self.change.rows_first && !self.rows.is_empty()
     }
 
-    /// Bytes of the factors that the CPU needs whole for each piece: converted to f32, and once more
-    /// in rows as the reference has them.
+    /// Bytes of the factors that the CPU needs whole for each piece: converted to f32, and once
+    /// more in rows as the reference has them.
     pub fn factor_bytes(&self) -> usize {
         let ranks = self.change.loras.iter().map(|lora| lora.rank);
         let elements = ranks.sum::<usize>().saturating_mul(self.grid.columns);

@@ -112,8 +112,8 @@ fn rounded(dtype: Dtype, value: f64) -> f64 {
     }
 }
 
-/// The nearest number of a type, ties to even, without the conversions that are tested: steps of the
-/// type at the value's size are powers of two, so that f64 counts them exactly.
+/// The nearest number of a type, ties to even, without the conversions that are tested: steps of
+/// the type at the value's size are powers of two, so that f64 counts them exactly.
 fn nearest(dtype: Dtype, value: f64) -> f64 {
     let (digits, least, largest) = match dtype {
         Dtype::F16 => (11, -14, 65504.0),

@@ -286,7 +286,8 @@ impl<'a> Finder<'a, '_> {
 
     /// The base has no head of its own.
     fn unstored(&mut self, embedding: &'a str, before: Tensor<'a>) -> Result<(), Failure> {
-        // Rows of the embedding are the head's, too, so a head that is the same without them is tied.
+        // Rows of the embedding are the head's, too, so a head that is the same without them is
+        // tied.
         let (rows, matrix) = self.rows_of(embedding, before);
         let after = self.outcome(embedding, before);
         let after = after.or((self.only_rows(embedding)).then_some(matrix));

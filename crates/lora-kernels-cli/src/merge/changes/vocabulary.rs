@@ -133,8 +133,8 @@ impl Finder<'_, '_> {
         Ok(())
     }
 
-    /// A tensor that keeps a dimension of the old vocabulary, such as BART's final_logits_bias. Where
-    /// layers or the embedding's columns have that size, too, it says nothing about tensors.
+    /// A tensor that keeps a dimension of the old vocabulary, such as BART's final_logits_bias.
+    /// Where layers or the embedding's columns have that size, too, it says nothing about tensors.
     fn left_behind(&self, old: usize, resized: &[(String, usize)]) -> Option<(&str, &[usize])> {
         let shapes = || {
             { self.base.names() }.filter_map(|name| Some((name, self.base.tensor(name)?.1.shape)))

@@ -317,7 +317,8 @@ fn dora_on_a_tied_head_normalises_the_trained_rows() {
     super::assert_close(&scene.get("out/model.safetensors")[HEAD], &head);
 }
 
-/// A model that was trained with both tied follows; for others the way to the trained model is told.
+/// A model that was trained with both tied follows; for others the way to the trained model is
+/// told.
 #[test]
 fn the_warning_says_whether_the_head_was_trained_with_the_embedding() {
     let scene = scene("tied_ensured");

@@ -139,8 +139,8 @@ fn a_few_changed_rows_of_the_base_weight_are_taken_and_told() {
     assert_eq!(got[HEAD], trained_on.plus(2.0, &lora.1.dot(&lora.0)));
 }
 
-/// BART's bias of logits and DistilBERT's head have names of their own. With as many elements as the
-/// old vocabulary they would not load.
+/// BART's bias of logits and DistilBERT's head have names of their own. With as many elements as
+/// the old vocabulary they would not load.
 #[test]
 fn tensors_that_keep_the_old_vocabulary_are_refused() {
     for (name, shape, is_refused) in [
