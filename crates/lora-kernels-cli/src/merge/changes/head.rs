@@ -99,7 +99,7 @@ pub fn known_head(embedding: &str, classes: &[&str]) -> Option<String> {
         // MosaicML's own class has no head beside its embedding; transformers' is MptForCausalLM.
         (has_none && !generates && !is_named_otherwise) || *class == "MPTForCausalLM"
     };
-    if classes.iter().any(|class| is_other(&class)) {
+    if classes.iter().any(is_other) {
         return None;
     }
     if path == "model.decoder.embed_tokens" {
