@@ -276,6 +276,18 @@ pub(crate) struct Parts {
     pub magnitude: Option<String>,
 }
 
+/// The config that a file's header holds for a component, or for all of them.
+pub(crate) fn config_in_header<'a>(
+    header: &'a [(Option<String>, PeftConfig)],
+    component: Option<&str>,
+) -> Option<&'a PeftConfig> {
+    let of = |wanted: Option<&str>| {
+        let found = header.iter().find(|(name, _)| name.as_deref() == wanted)?;
+        Some(&found.1)
+    };
+    of(component).or_else(|| of(None))
+}
+
 impl Adapter {
     /// Reads an adapter from a folder or from the safetensors file itself. The format is detected
     /// unless the options name it.
@@ -328,17 +340,9 @@ impl Adapter {
 
     /// The config of a component: `adapter_config.json`, or the one in the file's header.
     pub fn config_of(&self, component: Option<&str>) -> Option<&PeftConfig> {
-        let of = |wanted: Option<&str>| {
-            let found = self
-                .header
-                .iter()
-                .find(|(name, _)| name.as_deref() == wanted)?;
-            Some(&found.1)
-        };
         self.config
             .as_ref()
-            .or_else(|| of(component))
-            .or_else(|| of(None))
+            .or_else(|| config_in_header(&self.header, component))
     }
 
     /// All configs, with the component of each: `adapter_config.json`, which is for all of them, or

@@ -1,5 +1,7 @@
 //! The reasons why a command fails, and their exit statuses.
 
+use std::path::Path;
+
 use lora_kernels::cudarc::driver::DriverError;
 
 /// Each message is one line.
@@ -27,6 +29,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// A file or folder that the system doesn't let read.
+    pub fn unread(path: &Path, error: std::io::Error) -> Self {
+        Self::Refused(format!("can't read {}: {error}", path.display()))
+    }
+
+    /// A file or folder that the system doesn't let write.
+    pub fn unwritten(path: &Path, error: std::io::Error) -> Self {
+        Self::Refused(format!("can't write {}: {error}", path.display()))
+    }
+
     /// The exit status that the help documents.
     pub fn status(&self) -> u8 {
         match self {

@@ -9,7 +9,7 @@ use super::shapes::EMPTY_HINT;
 use super::sorted::{Found, Id, Names, Rows, Sorted};
 use super::tokens;
 use super::{ReadOptions, Scaling};
-use crate::adapter::{Parts, SavedPart, ScalingSource, TokenParts, UnknownPart};
+use crate::adapter::{Parts, SavedPart, ScalingSource, TokenParts, UnknownPart, config_in_header};
 use crate::mapped::{MappedFile, Tensor};
 use crate::shown::{shape, shown};
 use crate::{Adapter, Bias, Error, Format, PeftConfig, Result};
@@ -24,17 +24,11 @@ pub(super) struct Configs {
 
 impl Configs {
     pub fn of(&self, component: Option<&str>) -> Option<(&PeftConfig, ScalingSource)> {
-        if let Some(config) = &self.file {
-            return Some((config, ScalingSource::Config));
+        match &self.file {
+            Some(config) => Some((config, ScalingSource::Config)),
+            None => config_in_header(&self.header, component)
+                .map(|config| (config, ScalingSource::Header)),
         }
-        let named = |wanted: Option<&str>| {
-            let found = self
-                .header
-                .iter()
-                .find(|(name, _)| name.as_deref() == wanted)?;
-            Some((&found.1, ScalingSource::Header))
-        };
-        named(component).or_else(|| named(None))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lora_kernels_adapters::base::{Mapping, Resolver};
 use lora_kernels_adapters::{Adapter, BaseModel, Error, PeftConfig, ReadOptions, Scaling};
-use lora_kernels_fuzz::Mutator;
+use lora_kernels_fuzz::{Mutator, folder};
 
 /// All tests together.
 const CASES: u64 = 40_000;
@@ -96,17 +96,6 @@ fn use_adapter(adapter: &Adapter) {
 
 fn fixture(name: &str, file: &str) -> Vec<u8> {
     std::fs::read(Path::new("tests/fixtures").join(name).join(file)).unwrap()
-}
-
-/// A folder in memory, where small files are fast.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory)
-    } else {
-        tempfile::tempdir()
-    }
-    .unwrap()
 }
 
 #[test]

@@ -144,14 +144,14 @@ pub struct Target {
 impl Target {
     pub fn new(file: std::io::Result<File>, path: &Path) -> Result<Self, Failure> {
         Ok(Self {
-            file: file.map_err(|error| unwritten(path, error))?,
+            file: file.map_err(|error| Failure::unwritten(path, error))?,
             path: path.to_owned(),
         })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.file.write_all(bytes);
-        written.map_err(|error| unwritten(&self.path, error))
+        written.map_err(|error| Failure::unwritten(&self.path, error))
     }
 }
 
@@ -222,7 +222,7 @@ impl Work<'_> {
         let mut source = from.file();
         source
             .seek(SeekFrom::Start(bytes.start as u64))
-            .map_err(|error| unread(from.path(), error))?;
+            .map_err(|error| Failure::unread(from.path(), error))?;
         let (mut at, end) = (bytes.start as u64, bytes.end as u64);
         while at < end {
             self.go_on()?;
@@ -235,8 +235,8 @@ impl Work<'_> {
                 std::io::copy(&mut source.take(step), &mut target.file).map_err(|error| {
                     match std::io::copy(&mut source.take(1), &mut std::io::sink()) {
                         // The copy doesn't tell which side failed.
-                        Err(error) => unread(from.path(), error),
-                        Ok(_) => unwritten(&target.path, error),
+                        Err(error) => Failure::unread(from.path(), error),
+                        Ok(_) => Failure::unwritten(&target.path, error),
                     }
                 })?;
             if copied != step {
@@ -304,12 +304,4 @@ fn usable(name: &str, non_finite: u64, without_norm: u64) -> Result<(), Failure>
              (--allow-non-finite writes them)"
         ))),
     }
-}
-
-fn unwritten(path: &Path, error: std::io::Error) -> Failure {
-    Failure::Refused(format!("can't write {}: {error}", path.display()))
-}
-
-fn unread(path: &Path, error: std::io::Error) -> Failure {
-    Failure::Refused(format!("can't read {}: {error}", path.display()))
 }

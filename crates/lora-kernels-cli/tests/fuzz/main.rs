@@ -100,7 +100,7 @@ fn worker() {
         PANICS.fetch_add(1, Ordering::Relaxed);
         report(info);
     }));
-    let folder = folder();
+    let folder = lora_kernels_fuzz::folder();
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut faults = Vec::new();
     for number in (first.parse().unwrap()..cases()).step_by(step.parse().unwrap()) {
@@ -165,15 +165,4 @@ fn run(number: u64, root: &Path) -> Result<Vec<String>, String> {
             arguments.join(" ")
         )),
     }
-}
-
-/// A folder in memory, where small files are fast.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory)
-    } else {
-        tempfile::tempdir()
-    }
-    .unwrap()
 }

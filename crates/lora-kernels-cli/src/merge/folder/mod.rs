@@ -164,7 +164,8 @@ impl Companions {
             work.go_on()?;
             let target = to.join(&taken.name);
             if let Some(folder) = target.parent() {
-                std::fs::create_dir_all(folder).map_err(|error| unwritten(folder, error))?;
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Failure::unwritten(folder, error))?;
             }
             copy_file(&taken.from, &target)?;
         }
@@ -203,9 +204,12 @@ impl Companions {
         to: &Path,
         left_out: &mut Vec<String>,
     ) -> Result<(), Failure> {
-        for entry in from.read_dir().map_err(|error| unread(from, error))? {
+        for entry in from
+            .read_dir()
+            .map_err(|error| Failure::unread(from, error))?
+        {
             work.go_on()?;
-            let entry = entry.map_err(|error| unread(from, error))?;
+            let entry = entry.map_err(|error| Failure::unread(from, error))?;
             let (path, name) = (entry.path(), entry.file_name());
             let target = to.join(&name);
             let below = path
@@ -224,9 +228,11 @@ impl Companions {
                 left_out.push(format!("{below} (the adapter's tokenizer contradicts it)"));
                 continue;
             }
-            let kind = entry.file_type().map_err(|error| unread(&path, error))?;
+            let kind = entry
+                .file_type()
+                .map_err(|error| Failure::unread(&path, error))?;
             if kind.is_dir() {
-                std::fs::create_dir(&target).map_err(|error| unwritten(&target, error))?;
+                std::fs::create_dir(&target).map_err(|error| Failure::unwritten(&target, error))?;
                 self.copy(work, root, &path, &target, left_out)?;
             } else if is_weights(&path, from == root) {
                 left_out.push(below);
@@ -275,7 +281,7 @@ fn is_there(path: &Path) -> bool {
 /// Reads a text that isn't larger than any real one.
 fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::metadata(path)
-        .map_err(|error| unread(path, error))?
+        .map_err(|error| Failure::unread(path, error))?
         .len();
     if bytes > LARGEST {
         return Err(Failure::Refused(format!(
@@ -283,7 +289,7 @@ fn read_text(path: &Path) -> Result<String, Failure> {
             path.display()
         )));
     }
-    std::fs::read_to_string(path).map_err(|error| unread(path, error))
+    std::fs::read_to_string(path).map_err(|error| Failure::unread(path, error))
 }
 
 /// Copies a file's content, without its permissions: a cache's files can't be written to.
@@ -302,13 +308,5 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| unwritten(path, error))
-}
-
-fn unread(path: &Path, error: std::io::Error) -> Failure {
-    Failure::Refused(format!("can't read {}: {error}", path.display()))
-}
-
-fn unwritten(path: &Path, error: std::io::Error) -> Failure {
-    Failure::Refused(format!("can't write {}: {error}", path.display()))
+    std::fs::write(path, text).map_err(|error| Failure::unwritten(path, error))
 }
