@@ -5,7 +5,6 @@ mod common;
 mod inspect_plan_doctor;
 mod merge;
 mod random;
-mod readme;
 mod replay;
 mod reports;
 mod scene;

@@ -1,4 +1,5 @@
-//! What the README says is understood.
+//! What the README says is understood. It is a program of its own because it reads the checkout,
+//! which the programs that are carried to a machine with a GPU don't have.
 
 use std::collections::BTreeSet;
 use std::path::Path;
