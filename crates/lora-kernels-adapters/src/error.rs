@@ -28,6 +28,18 @@ pub enum Error {
         /// What the path leads to.
         what: &'static str,
     },
+    /// A link out of the folder of a model or an adapter.
+    #[error(
+        "{} is a link that leads out of its folder, to {place}, and isn't followed: put the file \
+         itself there",
+        path.display()
+    )]
+    Outside {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        place: String,
+    },
     /// A file that isn't safetensors, or is damaged.
     #[error("{} is no valid safetensors file: {reason}", path.display())]
     Safetensors {

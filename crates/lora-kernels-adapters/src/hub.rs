@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::Home;
 use crate::shown::shown;
 
 /// The number of snapshots that an error lists.
@@ -91,7 +92,8 @@ pub(crate) fn looks_like_a_name(path: &Path) -> Option<String> {
 
 /// The commit that `refs/main` names.
 fn main_of(root: &Path) -> Option<String> {
-    let text = crate::mapped::read_text(&root.join("refs/main"), LONGEST_REF).ok()?;
+    let home = Home::of(root).ok()?;
+    let text = home.read_text(&root.join("refs/main"), LONGEST_REF).ok()?;
     Some(text.trim().to_owned())
 }
 

@@ -10,6 +10,7 @@ mod hub;
 mod mapped;
 pub mod output;
 mod read;
+pub mod regular;
 mod shown;
 mod write;
 

@@ -1,7 +1,7 @@
 //! Memory-mapped safetensors files.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -10,7 +10,7 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 
 use crate::header::Header;
-use crate::{Error, Result};
+use crate::{Error, Result, regular};
 
 /// A tensor of a mapped file. Its bytes are borrowed from the mapping.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +84,7 @@ impl MappedFile {
     /// # Errors
     /// [`Error::Io`], [`Error::NotAFile`] or [`Error::Safetensors`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_regular(path)?;
+        let file = regular::open(path)?;
         // SAFETY: this is a private mapping of a regular file opened for reading. The type's
         // documentation requires that nobody changes the file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io {
@@ -257,55 +257,4 @@ pub fn release(bytes: &[u8]) {
         let _ =
             unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
     }
-}
-
-/// Opens a regular file. Others are refused, because reading a pipe or a device may block for ever.
-pub(crate) fn open_regular(path: &Path) -> Result<File> {
-    let failed = |doing| {
-        move |source| Error::Io {
-            doing,
-            path: path.into(),
-            source,
-        }
-    };
-    let check = |metadata: Metadata| match () {
-        () if metadata.is_file() => Ok(()),
-        () => Err(Error::NotAFile {
-            path: path.into(),
-            what: if metadata.is_dir() {
-                "a folder"
-            } else {
-                "a pipe, socket or device"
-            },
-        }),
-    };
-    check(std::fs::metadata(path).map_err(failed("read"))?)?;
-    let file = File::open(path).map_err(failed("read"))?;
-    check(file.metadata().map_err(failed("read"))?)?;
-    Ok(file)
-}
-
-/// Reads a text file of at most `limit` bytes.
-pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
-    use std::io::Read;
-    let file = open_regular(path)?;
-    let failed = |source| Error::Io {
-        doing: "read",
-        path: path.into(),
-        source,
-    };
-    let bytes = file.metadata().map_err(failed)?.len();
-    if bytes > limit {
-        return Err(Error::TooLarge {
-            path: path.into(),
-            bytes,
-            limit,
-        });
-    }
-    let mut content = Vec::new();
-    file.take(limit).read_to_end(&mut content).map_err(failed)?;
-    String::from_utf8(content).map_err(|error| Error::Json {
-        path: path.into(),
-        reason: format!("it is no UTF-8 text ({})", error.utf8_error()),
-    })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::mapped::read_text;
+use super::links::Home;
 use crate::shown::shown;
 use crate::{Error, Result};
 
@@ -14,8 +14,8 @@ const LARGEST: u64 = 16 << 20;
 
 /// Reads a model's `config.json`. Python writes infinities and NaN into it, which JSON lacks
 /// (`"time_step_limit": [0.0, Infinity]` of Mamba 2); they become null.
-pub(super) fn read(path: &Path) -> Result<Value> {
-    let text = read_text(path, LARGEST)?;
+pub(super) fn read(home: &Home, path: &Path) -> Result<Value> {
+    let text = home.read_text(path, LARGEST)?;
     serde_json::from_str(&without_infinities(&text)).map_err(|error| Error::Json {
         path: path.into(),
         reason: shown(&error.to_string()),

@@ -288,7 +288,7 @@ impl Listing {
         let Place::Index(name) = place else {
             return false;
         };
-        let map = super::index::read(&folder.join(name));
+        let map = super::index::read(folder, &folder.join(name));
         map.is_ok_and(|map| !map.values().any(|shard| self.has(shard)))
     }
 

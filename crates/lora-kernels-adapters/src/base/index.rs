@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::links::Home;
-use crate::mapped::read_text;
+use crate::regular;
 use crate::shown::shown;
 use crate::{Error, Result};
 
@@ -18,15 +18,29 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Maps each tensor's name to the name of its shard.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
+/// Maps each tensor's name to the name of its shard. `folder` holds the index.
+///
+/// The index of a folder of links is a link, too. Whether it may be followed is known when the
+/// shards are: [`home`] checks it, and no error tells what lies elsewhere.
+pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, String>> {
+    let own = Home::of(folder)?;
+    if !own.holds(path)? {
+        let there = regular::read_text(path, LARGEST).and_then(|text| parsed(&text, path));
+        return match (there, own.open(path)) {
+            (Err(_), Err(outside)) => Err(outside),
+            (there, _) => there,
+        };
+    }
+    parsed(&own.read_text(path, LARGEST)?, path)
+}
+
+fn parsed(text: &str, path: &Path) -> Result<BTreeMap<String, String>> {
     let invalid = |reason: String| Error::Json {
         path: path.into(),
         reason,
     };
-    let text = read_text(path, LARGEST)?;
     let index: Index =
-        serde_json::from_str(&text).map_err(|error| invalid(shown(&error.to_string())))?;
+        serde_json::from_str(text).map_err(|error| invalid(shown(&error.to_string())))?;
     if index.weight_map.is_empty() {
         return Err(invalid("its weight_map names no tensor".into()));
     }
@@ -34,7 +48,7 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 /// The home of a model whose files in `folder` are `names`, once it is checked that they are files
-/// there. `named_by` is the file that names them, or the only one of them, for errors.
+/// there. `named_by` is the file that names them, or the only one of them.
 pub(super) fn home(folder: &Path, names: &[&str], named_by: &Path) -> Result<Home> {
     let refuse = |name: &str, reason: &str| Error::Shard {
         path: named_by.into(),
@@ -66,7 +80,9 @@ pub(super) fn home(folder: &Path, names: &[&str], named_by: &Path) -> Result<Hom
         ));
     }
     let mut home = Home::of(folder)?;
-    match home.link(names, folder)? {
+    match home.link(names)? {
+        // An index that is no part of the home may not be read.
+        None if named_by.is_file() => home.open(named_by).map(|_| home),
         None => Ok(home),
         Some((name, place)) => Err(refuse(
             name,

@@ -1,7 +1,10 @@
 //! Which links in a model's folder are followed.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::regular::{self, LastLink};
+use crate::shown::shown;
 use crate::{Error, Result};
 
 /// Hexadecimal digits in a row that make a name a content's address: DVC cuts an MD5 sum's first 2
@@ -10,7 +13,7 @@ const ADDRESS: usize = 30;
 /// Stores whose paths hold a hash of what lies there.
 const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
 
-/// A model's folder, and where its files may lie besides.
+/// The folder of a model or an adapter, and where its files may lie besides.
 ///
 /// A link in a folder that someone else made could lead to any file of this machine, and a merge
 /// would copy it. So a link is followed where it stays inside of the folder, or leads to a
@@ -18,7 +21,8 @@ const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
 /// the whole model lies in one other folder: all of its weights are links into it, under the same
 /// names.
 #[derive(Debug, Clone)]
-pub(super) struct Home {
+pub struct Home {
+    named: PathBuf,
     /// Without links.
     folder: PathBuf,
     /// The other folder, without links.
@@ -26,17 +30,39 @@ pub(super) struct Home {
 }
 
 impl Home {
+    /// The home of a folder whose weights are no links out of it.
+    ///
     /// # Errors
     /// [`Error::Io`] if the folder can't be resolved.
     pub fn of(folder: &Path) -> Result<Self> {
         Ok(Self {
+            named: folder.into(),
             folder: resolved(folder)?,
             linked: None,
         })
     }
 
+    /// The home of a folder whose weights are the files `names` in it, also if all of them are
+    /// links into one other folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder or a file can't be resolved, [`Error::Outside`] if a file may
+    /// not be read.
+    pub fn with_weights(folder: &Path, names: &[&str]) -> Result<Self> {
+        let mut home = Self::of(folder)?;
+        match home.link(names)? {
+            None => Ok(home),
+            Some((name, place)) => Err(outside(&folder.join(name), &place)),
+        }
+    }
+
+    /// The folder, as it was named.
+    pub fn folder(&self) -> &Path {
+        &self.named
+    }
+
     /// The other folder into which all weights are links.
-    pub fn linked(&self) -> Option<&Path> {
+    pub(super) fn linked(&self) -> Option<&Path> {
         self.linked.as_deref()
     }
 
@@ -45,15 +71,47 @@ impl Home {
     /// # Errors
     /// [`Error::Io`] if it can't be resolved.
     pub fn holds(&self, path: &Path) -> Result<bool> {
-        let file = resolved(path)?;
+        Ok(self.holds_place(path, &resolved(path)?))
+    }
+
+    fn holds_place(&self, path: &Path, place: &Path) -> bool {
         let same_place = |linked: &PathBuf| {
             let parent = path.parent().and_then(|parent| resolved(parent).ok());
             let below = parent.as_ref()?.strip_prefix(&self.folder).ok()?;
-            Some(file == linked.join(below).join(path.file_name()?))
+            Some(place == linked.join(below).join(path.file_name()?))
         };
-        Ok(self.is_inside(&file)
-            || is_address(&file)
-            || self.linked.as_ref().and_then(same_place) == Some(true))
+        self.is_inside(place)
+            || is_address(place)
+            || self.linked.as_ref().and_then(same_place) == Some(true)
+    }
+
+    /// Opens the file `path`, which lies in the folder or below it, for reading.
+    ///
+    /// # Errors
+    /// [`Error::Outside`] if it is a link that isn't followed, [`Error::NotAFile`] for a folder,
+    /// pipe, socket or device, [`Error::Io`].
+    pub fn open(&self, path: &Path) -> Result<File> {
+        let place = resolved(path)?;
+        if !self.holds_place(path, &place) {
+            return Err(outside(path, &place));
+        }
+        regular::opened(&place, LastLink::Refused, path)
+    }
+
+    /// Reads a file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Home::open`]; [`Error::TooLarge`].
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
+        regular::read_open(self.open(path)?, path, limit)
+    }
+
+    /// Reads a UTF-8 text of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Home::read`]; [`Error::Json`] if it isn't UTF-8.
+    pub fn read_text(&self, path: &Path, limit: u64) -> Result<String> {
+        regular::text(self.read(path, limit)?, path)
     }
 
     /// Finds the other folder into which all of the files `names` are links. Returns the first
@@ -61,17 +119,13 @@ impl Home {
     ///
     /// # Errors
     /// [`Error::Io`] if a file can't be resolved.
-    pub fn link<'a>(
-        &mut self,
-        names: &[&'a str],
-        folder: &Path,
-    ) -> Result<Option<(&'a str, PathBuf)>> {
+    pub(super) fn link<'a>(&mut self, names: &[&'a str]) -> Result<Option<(&'a str, PathBuf)>> {
         let mut outside = None;
         let mut others = Vec::with_capacity(names.len());
         for name in names {
-            let path = folder.join(name);
+            let path = self.named.join(name);
             let place = resolved(&path)?;
-            if outside.is_none() && !self.holds(&path)? {
+            if outside.is_none() && !self.holds_place(&path, &place) {
                 outside = Some((*name, place.clone()));
             }
             others.push((*name, place));
@@ -112,14 +166,11 @@ fn is_address(file: &Path) -> bool {
         || STORES.iter().any(|store| file.starts_with(store))
 }
 
-/// Whether `path`, with links followed, stays inside the model's folder. If the folder is a
-/// snapshot in a Hugging Face cache, the cache's `blobs` count as inside, because every file of a
-/// snapshot links to one of them.
-///
-/// # Errors
-/// [`Error::Io`] if either path can't be resolved.
-pub fn stays_inside(folder: &Path, path: &Path) -> Result<bool> {
-    Ok(Home::of(folder)?.is_inside(&resolved(path)?))
+fn outside(path: &Path, place: &Path) -> Error {
+    Error::Outside {
+        path: path.into(),
+        place: shown(&place.to_string_lossy()),
+    }
 }
 
 fn resolved(path: &Path) -> Result<PathBuf> {

@@ -24,11 +24,10 @@ use serde_json::Value;
 
 use crate::mapped::{MappedFile, Tensor};
 use crate::shown::shown;
-use crate::{Error, Result};
-use links::Home;
+use crate::{Error, Result, regular};
 use quantised::Packed;
 
-pub use links::stays_inside;
+pub use links::Home;
 pub use mapping::{Mapping, Replacement};
 pub use quantised::Quantisation;
 pub use resolve::{Fit, Resolved, Resolver};
@@ -175,7 +174,7 @@ impl BaseModel {
 
     fn with_index(folder: &Path, name: &str) -> Result<Self> {
         let index = folder.join(name);
-        let map = index::read(&index)?;
+        let map = index::read(folder, &index)?;
         let mut names: Vec<&str> = map.values().map(String::as_str).collect();
         names.sort_unstable();
         names.dedup();
@@ -267,26 +266,39 @@ impl BaseModel {
             true => ["params.json", "config.json"],
             false => ["config.json", "params.json"],
         };
+        let beside = self.home.clone().map_or_else(|| self.beside(folder), Ok);
         for path in names.map(|name| folder.join(name)) {
-            if !path.is_file() {
-                continue;
+            match regular::is_there(&path) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => {
+                    self.notes.push(format!("beside it, and not used: {error}"));
+                    continue;
+                }
             }
-            if !self.holds(&path).unwrap_or(false) {
-                let path = path.display();
-                self.notes.push(format!(
-                    "{path} is a link out of the folder and was not read"
-                ));
-                continue;
-            }
-            match config::read(&path) {
+            let Ok(home) = &beside else { continue };
+            match config::read(home, &path) {
                 Ok(config) => {
                     self.config = Some(config);
                     break;
                 }
+                Err(Error::Outside { path, .. }) => self.notes.push(format!(
+                    "{} is a link out of the folder and was not read",
+                    path.display()
+                )),
                 Err(error) => self.notes.push(format!("beside it, and not used: {error}")),
             }
         }
         self
+    }
+
+    /// The home of what lies beside a single file, which was named and may be a link itself.
+    fn beside(&self, folder: &Path) -> Result<Home> {
+        let names = self.shards.iter().map(|shard| shard.name.as_str());
+        match Home::with_weights(folder, &names.collect::<Vec<_>>()) {
+            Err(Error::Outside { .. }) => Home::of(folder),
+            home => home,
+        }
     }
 
     fn note_links(&mut self, home: &Home) {
@@ -317,6 +329,11 @@ impl BaseModel {
     /// sentences for people.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Where its files may lie, or `None` if the model is a single file.
+    pub fn home(&self) -> Option<&Home> {
+        self.home.as_ref()
     }
 
     /// Whether the file `path` in the folder, or below it, may be read as a part of the model:

@@ -13,13 +13,13 @@ use serde_json::Value;
 pub(crate) use fields::Fields;
 use pattern::Patterns;
 
-use crate::mapped::read_text;
+use crate::regular::read_text;
 use crate::shown::shown;
 use crate::{Error, Result};
 
 /// In bytes. Real configs have a few kilobytes; one that gives thousands of experts a rank each has
 /// a few hundred.
-const LARGEST: u64 = 16 << 20;
+pub(crate) const LARGEST: u64 = 16 << 20;
 
 /// The largest number of names in a field that every module is compared with.
 const MOST_NAMES: usize = 4096;

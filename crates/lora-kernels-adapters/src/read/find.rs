@@ -2,10 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::base::Home;
 use crate::hub;
 use crate::mapped::MappedFile;
 use crate::shown::shown;
-use crate::{Error, Result};
+use crate::{Error, Result, regular};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 const PEFT_TENSORS: &str = "adapter_model.safetensors";
@@ -32,6 +33,29 @@ pub(super) struct Files {
     pub is_wanted: bool,
     /// What was followed to another folder, as a sentence without subject.
     pub how: Option<String>,
+}
+
+impl Files {
+    /// The home of the files. `path` is what was named, and a file that was named itself may be a
+    /// link to anywhere.
+    ///
+    /// # Errors
+    /// [`Error::Outside`] if the tensors' file is a link that isn't followed, [`Error::Io`].
+    pub fn home(&self, path: &Path) -> Result<Home> {
+        let folder = parent(&self.tensors);
+        let names = self.tensors.file_name().and_then(|name| name.to_str());
+        match Home::with_weights(folder, names.as_slice()) {
+            Err(Error::Outside { .. }) if self.tensors == path => Home::of(folder),
+            home => home,
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Finds the files of the adapter at `path`. `wanted` chooses among several folders below it.
@@ -84,10 +108,7 @@ fn refused<T>(path: &Path, reason: String) -> Result<T> {
 
 /// An adapter given by one of its files.
 fn file(path: &Path) -> Result<Files> {
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     if path.file_name().is_some_and(|name| name == CONFIG) {
         return match inside(folder)? {
             Some(files) => Ok(files),
@@ -110,8 +131,8 @@ fn file(path: &Path) -> Result<Files> {
         );
     }
     let beside = path.with_file_name(CONFIG);
-    let is_peft =
-        beside.is_file() && (name == PEFT_TENSORS || safetensors_in(folder)? == [name.as_ref()]);
+    let is_peft = regular::is_there(&beside)?
+        && (name == PEFT_TENSORS || safetensors_in(folder)? == [name.as_ref()]);
     Ok(Files {
         config: is_peft.then_some(beside),
         tensors: path.into(),
@@ -135,7 +156,7 @@ fn inside(folder: &Path) -> Result<Option<Files>> {
             how: None,
         }))
     };
-    match (config.is_file(), tensors.is_file()) {
+    match (regular::is_there(&config)?, regular::is_there(&tensors)?) {
         (true, true) => return found(Some(config), tensors),
         // The header may hold what the config would.
         (false, true) => return found(None, tensors),

@@ -47,6 +47,7 @@ pub enum Scaling {
 
 pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
     let files = find::find(path, options.adapter.as_deref())?;
+    let home = files.home(path)?;
     let file = MappedFile::open(&files.tensors)?;
     let no_adapter = |reason: String| Error::NoAdapter {
         path: path.into(),
@@ -70,7 +71,10 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
                 holder: scalings::holder(crate::ScalingSource::Config),
             });
         }
-        (Format::Peft, Some(config)) => Some(PeftConfig::read(config)?),
+        (Format::Peft, Some(config)) => {
+            let text = home.read_text(config, crate::config::LARGEST)?;
+            Some(PeftConfig::parse(&text, config)?)
+        }
         (Format::Peft, None) if header.is_empty() && !has_alphas(&file) => {
             let config = find::CONFIG;
             let beside = match files.tensors.with_file_name(config).is_file() {
@@ -88,7 +92,7 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
         _ => None,
     };
     let params = match format {
-        Format::Mistral => scalings::of_params(&files.tensors)?,
+        Format::Mistral => scalings::of_params(&home, &files.tensors)?,
         _ => None,
     };
     let configs = Configs {

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::Scaling;
 use crate::adapter::ScalingSource;
-use crate::mapped::{Tensor, read_text};
+use crate::base::Home;
+use crate::mapped::Tensor;
+use crate::regular;
 use crate::shown::{shape, shown};
 use crate::{Error, Result};
 
@@ -98,12 +100,12 @@ fn f16(bits: u16) -> f64 {
 
 /// The scaling in the `params.json` that mistral-finetune writes beside `lora.safetensors`. Other
 /// files of that name, such as those of base models, have none.
-pub(super) fn of_params(tensors: &Path) -> Result<Option<f64>> {
+pub(super) fn of_params(home: &Home, tensors: &Path) -> Result<Option<f64>> {
     let path = tensors.with_file_name("params.json");
-    if !path.is_file() {
+    if !regular::is_there(&path)? {
         return Ok(None);
     }
-    let text = read_text(&path, LARGEST_PARAMS)?;
+    let text = home.read_text(&path, LARGEST_PARAMS)?;
     let params: Value = serde_json::from_str(&text).map_err(|error| Error::Json {
         path: path.clone(),
         reason: shown(&error.to_string()),

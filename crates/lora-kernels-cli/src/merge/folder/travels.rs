@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use lora_kernels_adapters::base::stays_inside;
+use lora_kernels_adapters::base::Home;
 use serde_json::Value;
 
 use super::{LARGEST, is_there, vocabulary};
@@ -374,7 +374,7 @@ fn brought(
                 }
                 return;
             }
-            match stays_inside(folder, &path) {
+            match Home::of(folder).and_then(|home| home.holds(&path)) {
                 Ok(true) if too_large(&path) => warnings.push(format!(
                     "{} is larger than {} MB, and was not taken over",
                     path.display(),
