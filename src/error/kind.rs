@@ -53,6 +53,8 @@ impl Error {
             | Error::BufferAlignment { .. }
             | Error::Null { .. }
             | Error::Context { .. }
+            | Error::Capturing { .. }
+            | Error::Length { .. }
             | Error::OtherDevice { .. } => ErrorKind::Arguments,
             Error::Device { .. } | Error::Grid { .. } | Error::NoKernel { .. } => {
                 ErrorKind::Unsupported

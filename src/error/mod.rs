@@ -359,6 +359,29 @@ pub enum Error {
         /// What was given.
         what: Argument,
     },
+    /// The call's stream, or the one that memory belongs to, is being captured into a CUDA graph. A
+    /// graph could be launched when that memory is freed already.
+    #[error(
+        "{what} {} being captured into a CUDA graph, which can't keep a safe call's memory alive: end the capture before, or capture raw calls (lora_kernels::raw)",
+        whose_stream(what)
+    )]
+    Capturing {
+        /// What was given.
+        what: Argument,
+    },
+    /// The length of a slice is wrong: its elements would have more bytes than an address space.
+    /// cudarc then allocates fewer.
+    #[error(
+        "{what} lies in a slice of {given} elements of {element} bytes, more than 2^63 bytes: no memory is that long"
+    )]
+    Length {
+        /// What was given.
+        what: Argument,
+        /// Elements of the slice.
+        given: usize,
+        /// Bytes of an element.
+        element: usize,
+    },
     /// There is no CUDA driver library on this machine.
     #[error(
         "no CUDA driver: libcuda could not be loaded; install the NVIDIA driver, or put its libcuda.so.1 on the loader's path"
@@ -420,6 +443,14 @@ impl Error {
 /// The text of a hint that is appended to the fact.
 fn behind(hint: &Option<Hint>) -> String {
     hint.map_or(String::new(), |hint| format!(": {hint}"))
+}
+
+/// The words behind what is captured.
+fn whose_stream(what: &Argument) -> &'static str {
+    match what {
+        Argument::Stream => "is",
+        _ => "belongs to a stream that is",
+    }
 }
 
 /// The smallest size that a dimension may have.

@@ -11,7 +11,7 @@ use super::operands::{Checks, Operands, contiguous, read, write};
 use super::saved::SavedForward;
 use crate::bind::{self, LoraGradients};
 use crate::raw::{BackwardArgs, BackwardProjectionArgs, LoraGradientsArgs};
-use crate::typed::check;
+use crate::typed::order::Order;
 use crate::{Argument, BackwardPlan, DType, Projection, ReadMatrix, Result, WriteMatrix};
 
 /// The results of a backward. `T` is the type of the tensors, `A` that of the adapters. Both are
@@ -101,7 +101,8 @@ impl LoraLinear {
             input_gradient,
             mut accumulate,
         } = options;
-        let mut call = Call::new(self, inputs, dy, accumulate.as_deref_mut())?;
+        let mut order = self.order()?;
+        let mut call = Call::new(self, &mut order, inputs, dy, accumulate.as_deref_mut())?;
         call.operands.signature.input_gradient = input_gradient;
         let signature = &call.operands.signature;
         let plans = self.shared.plans.of(signature);
@@ -110,8 +111,9 @@ impl LoraLinear {
             .record
             .check(plan.problem(), inputs.dropout, call.scalings())?;
         if let Some(memory) = &saved.memory {
-            check::home(&self.shared.kernels, Argument::Saved, memory.stream())?;
+            order.admit(Argument::Saved, memory.stream())?;
         }
+        order.join()?;
 
         let formats = signature.formats;
         let shape = (signature.tokens, signature.in_features);
@@ -127,7 +129,8 @@ impl LoraLinear {
             dx: dx.transpose()?,
         };
         let workspace = scratch(&self.stream, plan.workspace_bytes())?;
-        self.launch_backward(plan, inputs, call, saved, workspace, &mut gradients)?;
+        let memory = (saved, workspace);
+        self.launch_backward(&mut order, plan, inputs, call, memory, &mut gradients)?;
         Ok(gradients)
     }
 
@@ -140,8 +143,10 @@ impl LoraLinear {
         inputs: &Inputs<M, B, A>,
         dy: &[M],
     ) -> Result<Arc<BackwardPlan>> {
+        let mut order = self.order()?;
         let call = Call::new(
             self,
+            &mut order,
             inputs,
             dy,
             None::<&mut [Option<LoraGradients<A::Mut<'_>>>]>,
@@ -168,11 +173,11 @@ impl LoraLinear {
 
     fn launch_backward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
+        order: &mut Order<'_>,
         plan: &BackwardPlan,
         inputs: &Inputs<M, B, A>,
         mut call: Call<'_>,
-        saved: &SavedForward,
-        mut workspace: Option<CudaSlice<u8>>,
+        (saved, mut workspace): (&SavedForward, Option<CudaSlice<u8>>),
         gradients: &mut Gradients<M::Slice, A::Slice>,
     ) -> Result<()> {
         let stream = &self.stream;
@@ -194,7 +199,7 @@ impl LoraLinear {
                 });
             }
         }
-        check::waits(stream)?;
+        order.check()?;
         let args = BackwardArgs {
             x: call.operands.x,
             projections: &call.projections,
@@ -207,11 +212,12 @@ impl LoraLinear {
         };
         // SAFETY: as in forward; `saved` is of a forward of the same sizes and dropout, and
         // gradients that are added to are borrowed for the call.
-        unsafe {
+        let launched = unsafe {
             self.shared
                 .kernels
                 .backward_raw(plan, &args, stream.cu_stream())
-        }
+        };
+        order.end(launched)
     }
 }
 
@@ -224,13 +230,14 @@ struct Call<'g> {
 impl<'g> Call<'g> {
     fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix, W: WriteMatrix>(
         layer: &'g LoraLinear,
+        order: &mut Order<'_>,
         inputs: &'g Inputs<M, B, A>,
         dy: &'g [M],
         accumulate: Option<&'g mut [Option<LoraGradients<W>>]>,
     ) -> Result<Self> {
         let stream = &layer.stream;
-        let checks = Checks::new(&layer.shared.kernels, inputs);
-        let mut operands = Operands::new(&checks, stream, inputs)?;
+        let mut checks = Checks::new(order, inputs);
+        let mut operands = Operands::new(&mut checks, stream, inputs)?;
         let signatures = &mut operands.signature.projections;
         let sizes: Vec<Projection> = signatures
             .iter()
@@ -240,6 +247,7 @@ impl<'g> Call<'g> {
         if let Some(gradients) = &accumulate {
             checks.gradients(gradients, &sizes)?;
         }
+        order.join()?;
 
         let guards = &mut operands.guards;
         let mut projections = Vec::with_capacity(sizes.len());

@@ -11,8 +11,8 @@ use super::operands::{Checks, Operands};
 use super::saved::SavedForward;
 use crate::bind;
 use crate::raw::{DevicePointer, ForwardArgs, ForwardProjectionArgs, ForwardRecord};
-use crate::typed::check;
-use crate::{ForwardPlan, Mask, Problem, ReadMatrix, Result};
+use crate::typed::order::Order;
+use crate::{Argument, ForwardPlan, Mask, Problem, ReadMatrix, Result};
 
 impl LoraLinear {
     /// Computes y of each projection, dense (tokens, out_features), and what backward needs.
@@ -30,7 +30,8 @@ impl LoraLinear {
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<(Vec<CudaSlice<M::Slice>>, SavedForward)> {
-        let operands = self.operands(inputs)?;
+        let mut order = self.order()?;
+        let operands = self.operands(&mut order, inputs)?;
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
         // The backward's plan is made now, so that forward refuses what its backward would refuse.
@@ -45,7 +46,14 @@ impl LoraLinear {
             let mut address = |buffer| written(buffer, &self.stream, &mut guards);
             let saved = memory.as_mut().map(&mut address);
             let workspace = workspace.as_mut().map(&mut address);
-            self.launch_forward(plan, inputs, &operands, &mut y, [saved, workspace])?
+            self.launch_forward(
+                &mut order,
+                plan,
+                inputs,
+                &operands,
+                &mut y,
+                [saved, workspace],
+            )?
         };
         Ok((y, SavedForward { memory, record }))
     }
@@ -59,7 +67,8 @@ impl LoraLinear {
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<Vec<CudaSlice<M::Slice>>> {
-        let mut operands = self.operands(inputs)?;
+        let mut order = self.order()?;
+        let mut operands = self.operands(&mut order, inputs)?;
         operands.signature.mask = Mask::Redrawn;
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
@@ -73,7 +82,7 @@ impl LoraLinear {
             let memory = memory.as_mut();
             let s = memory.map(|buffer| written(buffer, &self.stream, &mut guards));
             let buffers = [s, s.map(|s| s + s_bytes as u64)];
-            self.launch_forward(plan, inputs, &operands, &mut y, buffers)?;
+            self.launch_forward(&mut order, plan, inputs, &operands, &mut y, buffers)?;
         }
         Ok(y)
     }
@@ -86,7 +95,8 @@ impl LoraLinear {
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<Arc<ForwardPlan>> {
-        let operands = self.operands(inputs)?;
+        let mut order = self.order()?;
+        let operands = self.operands(&mut order, inputs)?;
         let (signature, props) = (&operands.signature, &self.shared.props);
         self.shared
             .plans
@@ -95,12 +105,20 @@ impl LoraLinear {
             .cloned()
     }
 
+    /// The order of a call, whose results belong to the layer's stream.
+    pub(super) fn order(&self) -> Result<Order<'_>> {
+        let mut order = Order::new(&self.shared.kernels, &self.stream)?;
+        order.admit(Argument::Stream, &self.stream)?;
+        Ok(order)
+    }
+
     fn operands<'g, M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
         &'g self,
+        order: &mut Order<'_>,
         inputs: &'g Inputs<M, B, A>,
     ) -> Result<Operands<'g>> {
-        let checks = Checks::new(&self.shared.kernels, inputs);
-        Operands::new(&checks, &self.stream, inputs)
+        let mut checks = Checks::new(order, inputs);
+        Operands::new(&mut checks, &self.stream, inputs)
     }
 
     fn outputs<T: DeviceRepr>(&self, operands: &Operands<'_>) -> Result<Vec<CudaSlice<T>>> {
@@ -116,6 +134,7 @@ impl LoraLinear {
 
     fn launch_forward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
+        order: &mut Order<'_>,
         plan: &ForwardPlan,
         inputs: &Inputs<M, B, A>,
         operands: &Operands<'_>,
@@ -133,7 +152,7 @@ impl LoraLinear {
                 y: written(y, &self.stream, &mut guards),
             };
         }
-        check::waits(&self.stream)?;
+        order.check()?;
         let args = ForwardArgs {
             x: operands.x,
             projections: &projections[..count],
@@ -142,10 +161,12 @@ impl LoraLinear {
             workspace,
         };
         let stream = self.stream.cu_stream();
-        // SAFETY: the context was made current. Every matrix is in a live slice of it and was
-        // checked against the slice's size. The plan was made for their shapes, strides and
-        // alignments, and outputs and buffers were allocated for this call. Guards keep all of it
-        // alive until the call is enqueued, and cudarc's stream order afterwards.
-        unsafe { self.shared.kernels.forward_raw(plan, &args, stream) }
+        // SAFETY: the context was made current. Every matrix is in a slice of it and was checked
+        // against the slice's size. The plan was made for their shapes, strides and alignments, and
+        // outputs and buffers were allocated for this call. Borrows keep all of it alive until the
+        // call is enqueued. Then the home streams, on which it is freed, wait for the call, and
+        // nothing was captured that could run again.
+        let launched = unsafe { self.shared.kernels.forward_raw(plan, &args, stream) };
+        order.end(launched)
     }
 }

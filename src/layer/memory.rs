@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, SyncOnDrop};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DriverError, SyncOnDrop, result,
+};
 
 use crate::raw::{DevicePointer, driver_error};
 use crate::{DType, Result};
@@ -16,12 +19,15 @@ pub(super) fn uninitialised<T: DeviceRepr>(
     if elements == 0 {
         return empty(stream, what);
     }
+    let bytes = elements.saturating_mul(size_of::<T>());
+    let failed = |error| driver_error(format!("allocating {bytes} bytes for {what}"), error);
+    // cudarc would allocate fewer bytes than the elements have.
+    if bytes > isize::MAX as usize {
+        return Err(failed(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)));
+    }
     // SAFETY: every bit pattern is a valid value of an element type. The kernels write each element
     // of an output, and each element of scratch memory that they read.
-    unsafe { stream.alloc(elements) }.map_err(|error| {
-        let bytes = elements.saturating_mul(size_of::<T>());
-        driver_error(format!("allocating {bytes} bytes for {what}"), error)
-    })
+    unsafe { stream.alloc(elements) }.map_err(failed)
 }
 
 /// The memory of a (rows, columns) matrix of this type, as a slice of it or of bytes.
@@ -64,4 +70,20 @@ pub(super) fn written<'g, T>(
     let (address, guard) = memory.device_ptr_mut(stream);
     guards.push(guard);
     address
+}
+
+/// Copies memory of a stream's own to the host, and waits for it. cudarc's copy into ordinary memory
+/// may return before.
+pub(super) fn read_back(
+    stream: &CudaStream,
+    memory: &CudaSlice<u8>,
+    bytes: &mut [u8],
+) -> std::result::Result<(), DriverError> {
+    let (address, _in_use) = memory.device_ptr(stream);
+    let bytes = bytes.get_mut(..memory.len()).unwrap_or_default();
+    // SAFETY: the memory has as many bytes, and both live until the stream has done the copy.
+    unsafe {
+        result::memcpy_dtoh_async(bytes, address, stream.cu_stream())?;
+        result::stream::synchronize(stream.cu_stream())
+    }
 }

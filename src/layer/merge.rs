@@ -3,11 +3,11 @@
 use cudarc::driver::{CudaSlice, DevicePtrMut};
 
 use super::LoraLinear;
-use super::memory::{matrix, scratch, uninitialised, written};
+use super::memory::{matrix, read_back, scratch, uninitialised, written};
 use super::operands::{contiguous, memory, read, same};
 use crate::raw::{LoraArgs, MergeArgs, MergeWeight, driver_error};
-use crate::typed::check;
 use crate::typed::matrix::Geometry;
+use crate::typed::order::Order;
 use crate::{
     Argument, Element, Lora, MatRef, Matrix, MergePlan, MergeProblem, MergeReport, Result, Role,
     WeightLayout,
@@ -29,7 +29,10 @@ impl LoraLinear {
         adapters: &[Lora<'_, A>],
         layout: WeightLayout,
     ) -> Result<CudaSlice<T>> {
-        Ok(self.merge_as(weight, adapters, layout, false)?.0)
+        let mut order = self.order()?;
+        Ok(self
+            .merge_as(&mut order, weight, adapters, layout, false)?
+            .0)
     }
 
     /// The merged weight, and a report of what storing it loses. Copying the report to the host
@@ -43,23 +46,28 @@ impl LoraLinear {
         adapters: &[Lora<'_, A>],
         layout: WeightLayout,
     ) -> Result<(CudaSlice<T>, MergeReport)> {
-        let (merged, report) = self.merge_as(weight, adapters, layout, true)?;
-        let bytes = report.map_or(Ok(Vec::new()), |report| self.stream.clone_dtoh(&report));
-        let bytes = bytes.map_err(|error| driver_error("reading a merge's report", error))?;
+        let mut order = self.order()?;
+        let (merged, report) = self.merge_as(&mut order, weight, adapters, layout, true)?;
+        let mut bytes = [0; MergeReport::BYTES];
+        if let Some(report) = &report {
+            read_back(&self.stream, report, &mut bytes)
+                .map_err(|error| driver_error("reading a merge's report", error))?;
+        }
         // The buffer was allocated with a report's size.
         Ok((merged, MergeReport::from_bytes(&bytes).unwrap_or_default()))
     }
 
     fn merge_as<T: Element, A: Element>(
         &self,
+        order: &mut Order<'_>,
         weight: &MatRef<'_, T>,
         adapters: &[Lora<'_, A>],
         layout: WeightLayout,
         with_report: bool,
     ) -> Result<(CudaSlice<T>, Option<CudaSlice<u8>>)> {
         let (kernels, stream) = (&self.shared.kernels, &self.stream);
-        check::bind(kernels, stream)?;
-        self.check_merge(weight, adapters, layout)?;
+        check_merge(order, weight, adapters, layout)?;
+        order.join()?;
 
         let mut guards = Vec::with_capacity(4 + 2 * adapters.len());
         let shape = weight.geometry();
@@ -100,7 +108,7 @@ impl LoraLinear {
             let workspace = workspace.as_mut();
             let workspace = workspace.map(|buffer| written(buffer, stream, &mut guards));
             let (merged, _in_use) = merged.device_ptr_mut(stream);
-            check::waits(stream)?;
+            order.check()?;
             let args = MergeArgs {
                 weight: MergeWeight::Apart { weight, merged },
                 adapters: &raw,
@@ -108,43 +116,43 @@ impl LoraLinear {
                 workspace,
             };
             // SAFETY: as in forward; results and buffers were allocated for this call.
-            unsafe { kernels.merge_raw(&plan, &args, stream.cu_stream()) }?;
+            let launched = unsafe { kernels.merge_raw(&plan, &args, stream.cu_stream()) };
+            order.end(launched)?;
         }
         Ok((merged, report))
     }
+}
 
-    fn check_merge<T: Element, A: Element>(
-        &self,
-        weight: &MatRef<'_, T>,
-        adapters: &[Lora<'_, A>],
-        layout: WeightLayout,
-    ) -> Result<()> {
-        let kernels = &self.shared.kernels;
-        memory(kernels, Argument::Tensor(Role::Weight, None), weight)?;
-        let (out_features, in_features) = features(layout, weight);
-        for (index, Lora { a, b, .. }) in adapters.iter().enumerate() {
-            let rank = a.geometry().rows;
-            for (tensor, matrix, expected, because) in [
-                (
-                    Role::LoraA,
-                    a,
-                    (rank.max(1), in_features),
-                    "it is (rank, in_features) of the weight, and a rank is at least 1",
-                ),
-                (
-                    Role::LoraB,
-                    b,
-                    (out_features, rank),
-                    "it is (out_features, rank), as the weight and lora_A have them",
-                ),
-            ] {
-                let what = Argument::Adapter(tensor, index);
-                same(what, matrix, expected, because)?;
-                memory(kernels, what, matrix)?;
-            }
+fn check_merge<T: Element, A: Element>(
+    order: &mut Order<'_>,
+    weight: &MatRef<'_, T>,
+    adapters: &[Lora<'_, A>],
+    layout: WeightLayout,
+) -> Result<()> {
+    memory(order, Argument::Tensor(Role::Weight, None), weight)?;
+    let (out_features, in_features) = features(layout, weight);
+    for (index, Lora { a, b, .. }) in adapters.iter().enumerate() {
+        let rank = a.geometry().rows;
+        for (tensor, matrix, expected, because) in [
+            (
+                Role::LoraA,
+                a,
+                (rank.max(1), in_features),
+                "it is (rank, in_features) of the weight, and a rank is at least 1",
+            ),
+            (
+                Role::LoraB,
+                b,
+                (out_features, rank),
+                "it is (out_features, rank), as the weight and lora_A have them",
+            ),
+        ] {
+            let what = Argument::Adapter(tensor, index);
+            same(what, matrix, expected, because)?;
+            memory(order, what, matrix)?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// (out_features, in_features)

@@ -26,8 +26,8 @@ pub use inputs::{
 };
 pub use saved::SavedForward;
 
-use crate::typed::check;
-use crate::{DeviceProps, Kernels, Result};
+use crate::typed::order::same_context;
+use crate::{Argument, DeviceProps, Kernels, Result};
 use cache::PlanCache;
 
 /// Runs an adapted linear layer, or several that share x, on a stream.
@@ -77,7 +77,7 @@ impl Shared {
         let context = stream.context();
         let of_context = |shared: &Arc<Shared>| {
             // Kernels keep their context alive, so its address can't belong to another context.
-            shared.kernels.context().cu_ctx() == context.cu_ctx()
+            shared.kernels.context() == context
         };
         for shared in loaded.iter().filter_map(Weak::upgrade) {
             if of_context(&shared) {
@@ -112,7 +112,7 @@ impl LoraLinear {
     /// # Errors
     /// [`crate::Error::Context`] if the stream belongs to another context than the kernels.
     pub fn with_kernels(kernels: Arc<Kernels>, stream: &Arc<CudaStream>) -> Result<Self> {
-        check::bind(&kernels, stream)?;
+        same_context(&kernels, Argument::Stream, stream)?;
         let props = *kernels.props();
         Ok(Self {
             shared: Shared::new(kernels, props),
@@ -125,7 +125,7 @@ impl LoraLinear {
     /// # Errors
     /// [`crate::Error::Context`] if the stream belongs to another context.
     pub fn on_stream(&self, stream: &Arc<CudaStream>) -> Result<Self> {
-        check::bind(&self.shared.kernels, stream)?;
+        same_context(&self.shared.kernels, Argument::Stream, stream)?;
         Ok(Self {
             shared: self.shared.clone(),
             stream: stream.clone(),

@@ -11,9 +11,10 @@ use crate::plan::BUFFER_ALIGNMENT;
 use crate::raw::{DevicePointer, LoraArgs};
 use crate::typed::check;
 use crate::typed::matrix::Geometry;
+use crate::typed::order::Order;
 use crate::{
-    Argument, DType, Error, Formats, Hint, Kernels, Layout, Matrix, Projection, ReadMatrix, Result,
-    Role, WeightLayout, WriteMatrix,
+    Argument, DType, Error, Formats, Hint, Layout, Matrix, Projection, ReadMatrix, Result, Role,
+    WeightLayout, WriteMatrix,
 };
 
 /// The inputs of a call on the device. The guards of lifetime `'g` mark their memory as used by the
@@ -37,12 +38,12 @@ pub(super) struct ProjectionOperands {
 impl<'g> Operands<'g> {
     /// Checks all inputs before any address is taken.
     pub fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
-        checks: &Checks<'_>,
+        checks: &mut Checks<'_, '_>,
         stream: &'g Arc<CudaStream>,
         inputs: &'g Inputs<M, B, A>,
     ) -> Result<Self> {
-        check::bind(checks.kernels, stream)?;
         let sizes = checks.inputs(inputs)?;
+        checks.order.join()?;
         let mut guards = Vec::with_capacity(1 + 4 * sizes.len());
         let (x, x_layout) = read(stream, &inputs.x, &mut guards);
         let mut signature = Signature {
@@ -149,9 +150,9 @@ pub(super) fn contiguous(columns: usize) -> Layout {
 }
 
 /// Checks shapes and types against each other, extents against memory, and memory against the
-/// context.
-pub(super) struct Checks<'a> {
-    kernels: &'a Kernels,
+/// context, and takes it into the call's order.
+pub(super) struct Checks<'c, 'a> {
+    pub order: &'c mut Order<'a>,
     tokens: usize,
     in_features: usize,
     formats: Formats,
@@ -167,9 +168,9 @@ struct Expected {
     because: &'static str,
 }
 
-impl<'a> Checks<'a> {
+impl<'c, 'a> Checks<'c, 'a> {
     pub fn new<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
-        kernels: &'a Kernels,
+        order: &'c mut Order<'a>,
         inputs: &Inputs<M, B, A>,
     ) -> Self {
         let (x, activations) = (inputs.x.geometry(), inputs.x.dtype());
@@ -179,7 +180,7 @@ impl<'a> Checks<'a> {
             .filter_map(|projection| projection.lora.as_ref());
         let adapters = adapters.next().map_or(activations, |lora| lora.a.dtype());
         Self {
-            kernels,
+            order,
             tokens: x.rows,
             in_features: x.columns,
             formats: Formats {
@@ -194,13 +195,13 @@ impl<'a> Checks<'a> {
 
     /// Checks all inputs and returns the sizes of each projection.
     fn inputs<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
-        &self,
+        &mut self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<Vec<Projection>> {
         if let Some(dropout) = inputs.dropout {
             dropout.check()?;
         }
-        memory(self.kernels, Argument::Tensor(Role::X, None), &inputs.x)?;
+        memory(self.order, Argument::Tensor(Role::X, None), &inputs.x)?;
         let biased = inputs
             .projections
             .iter()
@@ -221,7 +222,7 @@ impl<'a> Checks<'a> {
     }
 
     fn projection<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
-        &self,
+        &mut self,
         index: usize,
         projection: &InputProjection<M, B, A>,
     ) -> Result<Projection> {
@@ -276,7 +277,7 @@ impl<'a> Checks<'a> {
     }
 
     /// Checks the gradients of all y.
-    pub fn dy(&self, dy: &[impl Matrix], sizes: &[Projection]) -> Result<()> {
+    pub fn dy(&mut self, dy: &[impl Matrix], sizes: &[Projection]) -> Result<()> {
         let (given, planned) = (dy.len(), sizes.len());
         if given != planned {
             return Err(Error::ProjectionCount { given, planned });
@@ -295,7 +296,7 @@ impl<'a> Checks<'a> {
     /// Checks gradients to add to: there must be a pair exactly for the projections that have an
     /// adapter.
     pub fn gradients<M: Matrix>(
-        &self,
+        &mut self,
         gradients: &[Option<LoraGradients<M>>],
         sizes: &[Projection],
     ) -> Result<()> {
@@ -314,8 +315,9 @@ impl<'a> Checks<'a> {
             let Some(LoraGradients { a, b }) = gradients else {
                 continue;
             };
+            let dtype = self.formats.gradients;
             let expected = |shape| Expected {
-                dtype: self.formats.gradients,
+                dtype,
                 shape,
                 because: "a gradient has the shape of its matrix",
             };
@@ -327,7 +329,7 @@ impl<'a> Checks<'a> {
     }
 
     fn matrix(
-        &self,
+        &mut self,
         index: usize,
         tensor: Role,
         matrix: &impl Matrix,
@@ -342,7 +344,7 @@ impl<'a> Checks<'a> {
             });
         }
         same(what, matrix, expected.shape, expected.because)?;
-        memory(self.kernels, what, matrix)
+        memory(self.order, what, matrix)
     }
 
     fn which(&self, index: usize) -> Option<usize> {
@@ -370,7 +372,7 @@ pub(super) fn same(
 
 /// Checks that all rows at their stride fit into the memory, and its context. The problem checks
 /// the stride itself.
-pub(super) fn memory(kernels: &Kernels, tensor: Argument, matrix: &impl Matrix) -> Result<()> {
+pub(super) fn memory(order: &mut Order<'_>, tensor: Argument, matrix: &impl Matrix) -> Result<()> {
     let Geometry {
         rows,
         columns,
@@ -389,5 +391,6 @@ pub(super) fn memory(kernels: &Kernels, tensor: Argument, matrix: &impl Matrix) 
             available,
         });
     }
-    check::home(kernels, tensor, matrix.home())
+    check::length(tensor, matrix)?;
+    order.admit(tensor, matrix.home())
 }

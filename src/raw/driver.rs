@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::images::built_toolkit;
 use crate::{Error, Hint, Result};
@@ -37,6 +37,20 @@ pub(super) fn driver_library() -> Option<libloading::Library> {
     names
         .iter()
         .find_map(|name| unsafe { libloading::Library::new(*name) }.ok())
+}
+
+/// Makes a context current on this thread. cudarc's function fails instead if the context object
+/// keeps an error of an earlier drop.
+pub(crate) fn make_current(context: &CudaContext) -> Result<()> {
+    let wanted = context.cu_ctx();
+    let set = || {
+        if result::ctx::get_current()? != Some(wanted) {
+            // SAFETY: the context object keeps its context alive.
+            unsafe { result::ctx::set_current(wanted) }?;
+        }
+        Ok(())
+    };
+    set().map_err(|error| driver_error("making the context current", error))
 }
 
 /// A failed driver call.

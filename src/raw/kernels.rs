@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUdevice_attribute, CUfunction, CUfunction_attribute};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
-use super::driver::{driver_error, load_error};
+use super::driver::{driver_error, load_error, make_current};
 use super::images::{Image, image};
+use super::kept_errors::KeptErrors;
 use crate::bind::params;
 use crate::plan::{DeviceProps, Launch, Variant};
 use crate::{Error, Result};
@@ -15,7 +16,8 @@ use crate::{Error, Result};
 /// The kernels of this crate, loaded into a CUDA context.
 ///
 /// Dropping it waits for all work of the context and unloads the kernels. A CUDA graph captured
-/// from its calls must not be launched afterwards.
+/// from its raw calls must not be launched afterwards. If a stream of the context is being captured
+/// just then, nothing can be waited for: the kernels stay loaded until the context ends.
 #[derive(Debug)]
 pub struct Kernels {
     context: Arc<CudaContext>,
@@ -35,6 +37,7 @@ impl Kernels {
     /// compute capability 8.0, [`Error::Driver`] if the driver refuses the images.
     pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
         let layout_check = image("layout_check").ok_or(Error::KernelsNotBuilt)?;
+        let _kept = KeptErrors::of(context);
         let props = query(context)?;
         props.check()?;
 
@@ -134,9 +137,18 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        // A kernel must not be unloaded before it has run. If waiting fails, for example because
-        // the context has faulted, nothing runs any more.
-        let _ = self.context.synchronize();
+        // A kernel must not be unloaded before it has run. cudarc's function would not wait if the
+        // context object kept an error.
+        let waited = make_current(&self.context).is_ok();
+        match result::ctx::synchronize() {
+            Ok(()) if waited => {}
+            // Nothing may wait for a context while a stream of it is being captured.
+            Err(DriverError(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)) => {
+                std::mem::forget(std::mem::take(&mut self.functions));
+            }
+            // The context has faulted or is gone: nothing runs any more.
+            _ => {}
+        }
     }
 }
 

@@ -8,14 +8,16 @@
 mod calls;
 mod driver;
 mod images;
+mod kept_errors;
 mod kernels;
 mod launch;
 mod prepared;
 mod tensor_map;
 
 pub use driver::context;
-pub(crate) use driver::driver_error;
+pub(crate) use driver::{driver_error, make_current};
 pub use images::{built_architectures, built_toolkit};
+pub(crate) use kept_errors::KeptErrors;
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::PreparedLaunch;

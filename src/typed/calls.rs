@@ -6,6 +6,7 @@ use cudarc::driver::CudaStream;
 
 use super::check::{self, Checks};
 use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef};
+use super::order::Order;
 use super::views::{Addresses, Dynamic, Typed, Views};
 use crate::bind::{self, ForwardRecord, Raw};
 use crate::{BackwardPlan, ForwardPlan, Kernels, Problem, Result, Role};
@@ -62,7 +63,9 @@ impl Kernels {
         plan: &ForwardPlan,
         mut args: bind::Forward<V>,
     ) -> Result<ForwardRecord> {
-        let checks = Checks::new(self, stream, plan.problem(), args.projections.len())?;
+        check::projections(plan.problem(), args.projections.len())?;
+        let mut order = Order::new(self, stream)?;
+        let mut checks = Checks::new(&mut order, plan.problem());
         checks.matrix(0, Role::X, &args.x)?;
         for (index, projection) in args.projections.iter().enumerate() {
             checks.matrix(index, Role::Weight, &projection.weight)?;
@@ -74,6 +77,7 @@ impl Kernels {
         }
         checks.saved(&args.saved, plan.saved())?;
         checks.workspace(args.workspace.as_ref(), plan.workspace_bytes())?;
+        order.join()?;
 
         let mut addresses = Addresses::new(stream);
         let mut projections = [bind::ForwardProjection::<Raw>::default(); Problem::MAX_PROJECTIONS];
@@ -92,11 +96,13 @@ impl Kernels {
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
         };
-        check::waits(stream)?;
-        // SAFETY: the context was made current; every matrix lies in a live slice of it at the
-        // plan's strides; borrows keep the slices alive and the outputs apart until the call is
-        // enqueued, cudarc's stream order after.
-        unsafe { self.forward_raw(plan, &raw, stream.cu_stream()) }
+        order.check()?;
+        // SAFETY: the context was made current; every matrix lies in a slice of it at the plan's
+        // strides, and borrows keep the outputs apart. Borrows also keep the slices alive until the
+        // call is enqueued. Then their home streams, on which they are freed, wait for it, and
+        // nothing was captured that could run again.
+        let launched = unsafe { self.forward_raw(plan, &raw, stream.cu_stream()) };
+        order.end(launched)
     }
 
     /// Enqueues a backward on `stream`.
@@ -114,7 +120,9 @@ impl Kernels {
         plan: &BackwardPlan,
         mut args: bind::Backward<V>,
     ) -> Result<()> {
-        let checks = Checks::new(self, stream, plan.problem(), args.projections.len())?;
+        check::projections(plan.problem(), args.projections.len())?;
+        let mut order = Order::new(self, stream)?;
+        let mut checks = Checks::new(&mut order, plan.problem());
         checks.matrix(0, Role::X, &args.x)?;
         if let Some(dx) = &args.dx {
             checks.matrix(0, Role::DX, dx)?;
@@ -127,6 +135,7 @@ impl Kernels {
         }
         checks.saved(&args.saved, plan.saved())?;
         checks.workspace(args.workspace.as_ref(), plan.workspace_bytes())?;
+        order.join()?;
 
         let mut addresses = Addresses::new(stream);
         let mut projections =
@@ -148,8 +157,9 @@ impl Kernels {
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
         };
-        check::waits(stream)?;
+        order.check()?;
         // SAFETY: as in forward.
-        unsafe { self.backward_raw(plan, &raw, stream.cu_stream()) }
+        let launched = unsafe { self.backward_raw(plan, &raw, stream.cu_stream()) };
+        order.end(launched)
     }
 }

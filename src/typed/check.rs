@@ -1,51 +1,45 @@
 //! Checks of views before their addresses are taken. Binding checks the rest.
 
-use std::sync::Arc;
-
-use cudarc::driver::{CudaStream, DeviceSlice};
+use cudarc::driver::DeviceSlice;
 
 use super::matrix::Matrix;
+use super::order::Order;
 use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
 use crate::plan::SavedLayout;
-use crate::raw::driver_error;
-use crate::{Argument, DType, Error, Kernels, Problem, Result, Role};
+use crate::{Argument, DType, Error, Problem, Result, Role};
 
-/// The checks of a call with a problem, in a context.
-pub(super) struct Checks<'a> {
-    kernels: &'a Kernels,
-    problem: &'a Problem,
+/// The checks of a call with a problem. They take its memory into the call's order.
+pub(super) struct Checks<'c, 'a> {
+    order: &'c mut Order<'a>,
+    problem: &'c Problem,
 }
 
-impl<'a> Checks<'a> {
-    /// Checks the number of projections and the stream, and makes the context current.
-    pub fn new(
-        kernels: &'a Kernels,
-        stream: &Arc<CudaStream>,
-        problem: &'a Problem,
-        projections: usize,
-    ) -> Result<Self> {
-        let planned = problem.projections().len();
-        if projections != planned {
-            return Err(Error::ProjectionCount {
-                given: projections,
-                planned,
-            });
-        }
-        bind(kernels, stream)?;
-        Ok(Self { kernels, problem })
+/// Checks the number of projections.
+pub(super) fn projections(problem: &Problem, given: usize) -> Result<()> {
+    let planned = problem.projections().len();
+    if given == planned {
+        Ok(())
+    } else {
+        Err(Error::ProjectionCount { given, planned })
+    }
+}
+
+impl<'c, 'a> Checks<'c, 'a> {
+    pub fn new(order: &'c mut Order<'a>, problem: &'c Problem) -> Self {
+        Self { order, problem }
     }
 
-    pub fn matrix(&self, projection: usize, tensor: Role, given: &impl Matrix) -> Result<()> {
+    pub fn matrix(&mut self, projection: usize, tensor: Role, given: &impl Matrix) -> Result<()> {
         let expected = Expected {
             dtype: self.problem.dtype_of(tensor),
             shape: self.problem.shape_of(projection, tensor),
             row_stride: self.problem.layout_of(projection, tensor).row_stride,
         };
         let what = || argument(self.problem, projection, tensor);
-        matrix(self.kernels, what, expected, given)
+        matrix(self.order, what, expected, given)
     }
 
-    pub fn lora<M: Matrix>(&self, projection: usize, lora: Option<&Lora<M>>) -> Result<()> {
+    pub fn lora<M: Matrix>(&mut self, projection: usize, lora: Option<&Lora<M>>) -> Result<()> {
         adapted(self.problem, projection, Argument::Lora, lora.is_some())?;
         let Some(lora) = lora else { return Ok(()) };
         self.matrix(projection, Role::LoraA, &lora.a)?;
@@ -53,7 +47,7 @@ impl<'a> Checks<'a> {
     }
 
     pub fn gradients<M: Matrix>(
-        &self,
+        &mut self,
         projection: usize,
         gradients: Option<&LoraGradients<M>>,
     ) -> Result<()> {
@@ -66,14 +60,22 @@ impl<'a> Checks<'a> {
         self.matrix(projection, Role::DLoraB, &gradients.b)
     }
 
-    pub fn saved<B: DeviceSlice<u8>>(&self, saved: &Saved<B>, layout: &SavedLayout) -> Result<()> {
+    pub fn saved<B: DeviceSlice<u8>>(
+        &mut self,
+        saved: &Saved<B>,
+        layout: &SavedLayout,
+    ) -> Result<()> {
         saved.each(layout, |what, buffer, needed| {
-            bytes(self.kernels, what, buffer, needed)
+            bytes(self.order, what, buffer, needed)
         })
     }
 
-    pub fn workspace<B: DeviceSlice<u8>>(&self, buffer: Option<&B>, needed: usize) -> Result<()> {
-        bytes(self.kernels, Argument::Workspace, buffer, needed)
+    pub fn workspace<B: DeviceSlice<u8>>(
+        &mut self,
+        buffer: Option<&B>,
+        needed: usize,
+    ) -> Result<()> {
+        bytes(self.order, Argument::Workspace, buffer, needed)
     }
 }
 
@@ -88,7 +90,7 @@ pub(super) struct Expected {
 /// Checks that a matrix has the planned type, shape and stride, and enough memory in the kernels'
 /// context. `name` is called only for a message.
 pub(super) fn matrix(
-    kernels: &Kernels,
+    order: &mut Order<'_>,
     name: impl Fn() -> Argument,
     expected: Expected,
     given: &impl Matrix,
@@ -130,28 +132,27 @@ pub(super) fn matrix(
             available,
         });
     }
-    home(kernels, name(), given.home())
+    length(name(), given)?;
+    order.admit(name(), given.home())
 }
 
-/// Makes the kernels' context current, and refuses a stream of another context.
-pub(crate) fn bind(kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<()> {
-    home(kernels, Argument::Stream, stream)?;
-    let bound = kernels.context().bind_to_thread();
-    bound.map_err(|error| driver_error("making the context current", error))
-}
-
-/// Refuses memory whose stream belongs to another context than the kernels.
-pub(crate) fn home(kernels: &Kernels, what: Argument, stream: &Arc<CudaStream>) -> Result<()> {
-    if stream.context().cu_ctx() == kernels.context().cu_ctx() {
-        Ok(())
-    } else {
-        Err(Error::Context { what })
+/// Refuses a slice whose bytes overflow: cudarc allocates fewer for it. A part of such a slice can't
+/// be told from a part of another one.
+pub(crate) fn length(what: Argument, matrix: &impl Matrix) -> Result<()> {
+    let (given, element) = (matrix.elements(), matrix.dtype().size());
+    if given > isize::MAX as usize / element {
+        return Err(Error::Length {
+            what,
+            given,
+            element,
+        });
     }
+    Ok(())
 }
 
 /// Checks that a buffer has `needed` bytes. None is needed for 0 bytes.
 pub(super) fn bytes<B: DeviceSlice<u8>>(
-    kernels: &Kernels,
+    order: &mut Order<'_>,
     what: Argument,
     buffer: Option<&B>,
     needed: usize,
@@ -165,15 +166,7 @@ pub(super) fn bytes<B: DeviceSlice<u8>>(
         });
     }
     match buffer {
-        Some(buffer) => home(kernels, what, buffer.stream()),
+        Some(buffer) => order.admit(what, buffer.stream()),
         None => Ok(()),
     }
-}
-
-/// Returns failures of taking pointers, which makes the stream wait for the memory's other users.
-/// cudarc keeps such a failure in the stream's context object, which may not be the one that the
-/// kernels were loaded with.
-pub(crate) fn waits(stream: &CudaStream) -> Result<()> {
-    let failed = stream.context().check_err();
-    failed.map_err(|error| driver_error("waiting for the arguments' other users", error))
 }

@@ -6,6 +6,7 @@ use cudarc::driver::CudaStream;
 
 use super::check::{self, Expected};
 use super::matrix::{MatMut, MatRef, Matrix};
+use super::order::Order;
 use super::views::{Addresses, Dynamic, Typed, Views};
 use crate::bind::{self, DevicePointer};
 use crate::{Argument, Error, Kernels, MergePlan, MergeProblem, MergeReport, Result, Role};
@@ -36,7 +37,13 @@ impl Kernels {
         plan: &MergePlan,
         mut args: bind::Merge<V>,
     ) -> Result<()> {
-        self.check_merge(stream, plan, &args)?;
+        let (given, planned) = (args.adapters.len(), plan.problem().ranks().len());
+        if given != planned {
+            return Err(Error::AdapterCount { given, planned });
+        }
+        let mut order = Order::new(self, stream)?;
+        check_merge(&mut order, plan, &args)?;
+        order.join()?;
 
         let mut addresses = Addresses::new(stream);
         let mut adapters = [bind::Lora::<DevicePointer>::default(); MergeProblem::MAX_ADAPTERS];
@@ -65,63 +72,56 @@ impl Kernels {
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
         };
-        check::waits(stream)?;
-        // SAFETY: the context was made current; every matrix lies in a live slice of it at the
-        // plan's strides; borrows keep the slices alive and the outputs apart until the call is
-        // enqueued, cudarc's stream order after.
-        unsafe { self.merge_raw(plan, &raw, stream.cu_stream()) }
+        order.check()?;
+        // SAFETY: as in forward.
+        let launched = unsafe { self.merge_raw(plan, &raw, stream.cu_stream()) };
+        order.end(launched)
     }
+}
 
-    fn check_merge<'a, V: Views<'a>>(
-        &self,
-        stream: &Arc<CudaStream>,
-        plan: &MergePlan,
-        args: &bind::Merge<V>,
-    ) -> Result<()> {
-        let problem = plan.problem();
-        let (given, planned) = (args.adapters.len(), problem.ranks().len());
-        if given != planned {
-            return Err(Error::AdapterCount { given, planned });
+fn check_merge<'a, V: Views<'a>>(
+    order: &mut Order<'_>,
+    plan: &MergePlan,
+    args: &bind::Merge<V>,
+) -> Result<()> {
+    let problem = plan.problem();
+    match &args.weight {
+        bind::MergeWeight::InPlace(weight) => {
+            check_weight(order, problem, Role::Weight, weight)?;
         }
-        check::bind(self, stream)?;
-        match &args.weight {
-            bind::MergeWeight::InPlace(weight) => {
-                self.check_weight(problem, Role::Weight, weight)?;
-            }
-            bind::MergeWeight::Apart { weight, merged } => {
-                self.check_weight(problem, Role::Weight, weight)?;
-                self.check_weight(problem, Role::Merged, merged)?;
-            }
+        bind::MergeWeight::Apart { weight, merged } => {
+            check_weight(order, problem, Role::Weight, weight)?;
+            check_weight(order, problem, Role::Merged, merged)?;
         }
-        for (index, adapter) in args.adapters.iter().enumerate() {
-            for (tensor, matrix) in [(Role::LoraA, &adapter.a), (Role::LoraB, &adapter.b)] {
-                let layout = problem.adapter_layout(index, tensor);
-                let expected = Expected {
-                    dtype: problem.adapter_dtype(),
-                    shape: problem.adapter_shape(index, tensor),
-                    row_stride: layout.map_or(0, |layout| layout.row_stride),
-                };
-                check::matrix(self, || Argument::Adapter(tensor, index), expected, matrix)?;
-            }
-        }
-        if let Some(report) = &args.report {
-            check::bytes(self, Argument::Report, Some(report), MergeReport::BYTES)?;
-        }
-        let needed = plan.workspace_bytes();
-        check::bytes(self, Argument::Workspace, args.workspace.as_ref(), needed)
     }
+    for (index, adapter) in args.adapters.iter().enumerate() {
+        for (tensor, matrix) in [(Role::LoraA, &adapter.a), (Role::LoraB, &adapter.b)] {
+            let layout = problem.adapter_layout(index, tensor);
+            let expected = Expected {
+                dtype: problem.adapter_dtype(),
+                shape: problem.adapter_shape(index, tensor),
+                row_stride: layout.map_or(0, |layout| layout.row_stride),
+            };
+            check::matrix(order, || Argument::Adapter(tensor, index), expected, matrix)?;
+        }
+    }
+    if let Some(report) = &args.report {
+        check::bytes(order, Argument::Report, Some(report), MergeReport::BYTES)?;
+    }
+    let needed = plan.workspace_bytes();
+    check::bytes(order, Argument::Workspace, args.workspace.as_ref(), needed)
+}
 
-    fn check_weight(
-        &self,
-        problem: &MergeProblem,
-        tensor: Role,
-        matrix: &impl Matrix,
-    ) -> Result<()> {
-        let expected = Expected {
-            dtype: problem.dtype(),
-            shape: problem.shape(tensor),
-            row_stride: problem.layout(tensor).row_stride,
-        };
-        check::matrix(self, || Argument::Tensor(tensor, None), expected, matrix)
-    }
+fn check_weight(
+    order: &mut Order<'_>,
+    problem: &MergeProblem,
+    tensor: Role,
+    matrix: &impl Matrix,
+) -> Result<()> {
+    let expected = Expected {
+        dtype: problem.dtype(),
+        shape: problem.shape(tensor),
+        row_stride: problem.layout(tensor).row_stride,
+    };
+    check::matrix(order, || Argument::Tensor(tensor, None), expected, matrix)
 }

@@ -5,6 +5,7 @@ mod calls;
 pub(crate) mod check;
 pub(crate) mod matrix;
 mod merge;
+pub(crate) mod order;
 mod views;
 
 pub use calls::{

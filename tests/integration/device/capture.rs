@@ -1,4 +1,4 @@
-//! Calls in a CUDA graph, captured once and replayed with other numbers in the same memory. The
+//! Raw calls in a CUDA graph, captured once and replayed with other numbers in the same memory. The
 //! test has a process of its own, because a capture affects the whole process.
 
 use crate::common::call::{BackwardCall, ForwardCall};
@@ -6,6 +6,15 @@ use crate::common::device::gpu;
 use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use half::bf16;
 use lora_kernels::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use lora_kernels::cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
+use lora_kernels::raw::{
+    BackwardArgs, BackwardProjectionArgs, ForwardArgs, ForwardProjectionArgs, LoraArgs,
+    LoraGradientsArgs,
+};
+use lora_kernels::{
+    Backward, BackwardPlan, Forward, ForwardPlan, Lora, LoraGradients, MatMut, MatRef, ReadMatrix,
+    WriteMatrix,
+};
 
 /// A layer with the same weights for every `seed`; x and dy depend on it.
 fn layer(case: &LayerCase, seed: usize) -> TestLayer<bf16, f32> {
@@ -32,6 +41,82 @@ fn cases() -> [LayerCase; 3] {
     ]
 }
 
+/// The addresses of a safe call's arguments.
+struct Addresses<'s>(&'s CudaStream);
+
+impl Addresses<'_> {
+    fn read(&self, matrix: &impl ReadMatrix) -> u64 {
+        matrix.pointer(self.0).0
+    }
+
+    fn written(&self, matrix: &mut impl WriteMatrix) -> u64 {
+        matrix.pointer_mut(self.0).0
+    }
+
+    fn lora(&self, lora: &Lora<'_, f32>) -> LoraArgs {
+        let Lora { a, b, scaling } = lora;
+        LoraArgs {
+            a: self.read(a),
+            b: self.read(b),
+            scaling: *scaling,
+        }
+    }
+}
+
+fn forward_raw(stream: &CudaStream, plan: &ForwardPlan, args: Forward<'_, bf16, f32>) {
+    let addresses = Addresses(stream);
+    let projections = args.projections.into_iter().map(|mut projection| {
+        let weight: &MatRef<'_, bf16> = &projection.weight;
+        ForwardProjectionArgs {
+            weight: addresses.read(weight),
+            bias: (projection.bias.as_ref()).map(|bias| bias.device_ptr(stream).0),
+            lora: projection.lora.as_ref().map(|lora| addresses.lora(lora)),
+            y: addresses.written(&mut projection.y),
+        }
+    });
+    let projections: Vec<_> = projections.collect();
+    let raw = ForwardArgs {
+        x: addresses.read(&args.x),
+        projections: &projections,
+        dropout: args.dropout,
+        saved: (args.saved).map(|mut buffer| buffer.device_ptr_mut(stream).0),
+        workspace: (args.workspace).map(|mut buffer| buffer.device_ptr_mut(stream).0),
+    };
+    // SAFETY: the arguments are those of a call of this plan, and their memory outlives the graph.
+    let enqueued = unsafe { gpu().kernels.forward_raw(plan, &raw, stream.cu_stream()) };
+    enqueued.expect("forward is captured");
+}
+
+fn backward_raw(stream: &CudaStream, plan: &BackwardPlan, args: Backward<'_, bf16, f32>) {
+    let addresses = Addresses(stream);
+    let projections = args.projections.into_iter().map(|mut projection| {
+        let gradients = projection.gradients.as_mut();
+        BackwardProjectionArgs {
+            dy: addresses.read(&projection.dy),
+            weight: addresses.read(&projection.weight),
+            lora: projection.lora.as_ref().map(|lora| addresses.lora(lora)),
+            gradients: gradients.map(|LoraGradients { a, b }| LoraGradientsArgs {
+                a: addresses.written(a),
+                b: addresses.written(b),
+            }),
+        }
+    });
+    let projections: Vec<_> = projections.collect();
+    let dx: Option<MatMut<'_, bf16>> = args.dx;
+    let raw = BackwardArgs {
+        x: addresses.read(&args.x),
+        projections: &projections,
+        dropout: args.dropout,
+        saved: (args.saved).map(|buffer| buffer.device_ptr(stream).0),
+        record: Some(args.record),
+        dx: dx.map(|mut dx| addresses.written(&mut dx)),
+        workspace: (args.workspace).map(|mut buffer| buffer.device_ptr_mut(stream).0),
+    };
+    // SAFETY: as in forward.
+    let enqueued = unsafe { gpu().kernels.backward_raw(plan, &raw, stream.cu_stream()) };
+    enqueued.expect("backward is captured");
+}
+
 fn a_captured_layer_replays_with_the_numbers_it_finds() {
     let kernels = &gpu().kernels;
     // cudarc's event tracking would make the captured calls depend on events outside of the
@@ -51,12 +136,10 @@ fn a_captured_layer_replays_with_the_numbers_it_finds() {
         stream
             .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
             .unwrap();
-        forward.run(&stream, &forward_plan).unwrap();
+        forward_raw(&stream, &forward_plan, forward.arguments());
         let mut arguments = backward.arguments();
         arguments.saved = forward.saved.view().into();
-        kernels
-            .backward(&stream, &backward_plan, arguments)
-            .unwrap();
+        backward_raw(&stream, &backward_plan, arguments);
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = stream.end_capture(flags).unwrap().expect("a graph");
         assert_same_bits(
