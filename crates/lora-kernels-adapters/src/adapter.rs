@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::mapped::{MappedFile, Tensor};
+use crate::tensor::Tensor;
+use crate::tensor_file::TensorFile;
 use crate::{PeftConfig, ReadOptions, Result, read};
 
 /// The format of an adapter on disk.
@@ -201,7 +202,7 @@ pub struct LeftOut<'a> {
     pub reason: &'a str,
 }
 
-/// A checked, memory-mapped adapter.
+/// A checked adapter. Its tensors are read when they are asked for.
 ///
 /// ```no_run
 /// use lora_kernels_adapters::{Adapter, ReadOptions};
@@ -216,7 +217,7 @@ pub struct Adapter {
     pub(crate) format: Format,
     pub(crate) name: Option<String>,
     pub(crate) followed: Option<String>,
-    pub(crate) file: MappedFile,
+    pub(crate) file: TensorFile,
     /// `adapter_config.json`.
     pub(crate) config: Option<PeftConfig>,
     /// The header's configs by component; that of a header without components has none.
@@ -311,7 +312,7 @@ impl Adapter {
     }
 
     /// The file that holds the tensors.
-    pub fn file(&self) -> &MappedFile {
+    pub fn file(&self) -> &TensorFile {
         &self.file
     }
 
@@ -439,12 +440,7 @@ impl Adapter {
         // Every name in `Parts` was found in this file.
         let tensor = |key: &'a str| self.file.tensor(key);
         let named = |key: &'a str| {
-            tensor(key).unwrap_or(Tensor {
-                name: key,
-                dtype: safetensors::Dtype::F32,
-                shape: &[],
-                data: &[],
-            })
+            tensor(key).unwrap_or(Tensor::named(key, safetensors::Dtype::F32, &[], &[]))
         };
         Module {
             path: &parts.path,

@@ -40,6 +40,15 @@ pub enum Error {
         /// Where it leads.
         place: String,
     },
+    /// A file that was changed after it was opened, so that what was read of it may be of several
+    /// contents.
+    #[error("{} was changed while it was read: {what}", path.display())]
+    Changed {
+        /// Which file.
+        path: PathBuf,
+        /// What was found, as a sentence about the file.
+        what: &'static str,
+    },
     /// A file that isn't safetensors, or is damaged.
     #[error("{} is no valid safetensors file: {reason}", path.display())]
     Safetensors {

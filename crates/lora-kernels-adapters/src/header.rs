@@ -7,11 +7,14 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
+use crate::Result;
 use crate::shown::shown;
 
 /// The longest header that is read, in bytes: the format's limit.
 const LONGEST: u64 = 100_000_000;
 const LENGTH: usize = 8;
+/// The first bytes of a file that tell its format.
+const BEGIN: usize = 32;
 
 pub(crate) struct Header {
     /// The offset of the tensors' bytes in the file.
@@ -21,31 +24,24 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads the header from the bytes of a whole file. An error is a sentence that begins with
-    /// "it" or "its".
-    pub fn read(file: &[u8]) -> Result<Self, String> {
-        let bytes = file.len();
-        if let Some(what) = other_format(file) {
-            return Err(format!("it is {what}"));
-        }
-        let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
-            return Err(format!(
-                "it has {bytes} bytes, too few for the length of a header"
-            ));
+    /// Reads the header of a file of this many bytes. `read` fills a buffer from an offset on. The
+    /// inner error is a sentence that begins with "it" or "its".
+    pub fn read(
+        bytes: usize,
+        read: impl Fn(&mut [u8], usize) -> Result<()>,
+    ) -> Result<std::result::Result<Self, String>> {
+        let mut begin = vec![0; bytes.min(BEGIN)];
+        read(&mut begin, 0)?;
+        let length = match length(&begin, bytes) {
+            Ok(length) => length,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let length = u64::from_le_bytes(*length);
-        if length > LONGEST {
-            return Err(format!(
-                "its header claims {length} bytes, and {LONGEST} are the most; an older .bin or \
-                 .pt file looks like that, too"
-            ));
-        }
-        let Some(text) = rest.get(..length as usize) else {
-            return Err(format!(
-                "it has {bytes} bytes and its header claims {length}: it is truncated, or no \
-                 safetensors file"
-            ));
-        };
+        let mut text = vec![0; length];
+        read(&mut text, LENGTH)?;
+        Ok(Self::parsed(&text, bytes))
+    }
+
+    fn parsed(text: &[u8], bytes: usize) -> std::result::Result<Self, String> {
         let parsed: Parsed = serde_json::from_slice(text).map_err(|error| {
             format!(
                 "its header is not the JSON it should be: {}",
@@ -58,7 +54,7 @@ impl Header {
         });
         // `Metadata::new` checks every tensor except that the last one ends with the file.
         let tensors = Metadata::new(None, tensors).map_err(|error| reason(&error))?;
-        let data = LENGTH + length as usize;
+        let data = LENGTH + text.len();
         if tensors.data_len() != bytes - data {
             return Err(format!(
                 "its tensors have {} bytes, but {} follow the header: it is truncated, or \
@@ -72,6 +68,32 @@ impl Header {
             metadata: parsed.metadata,
             tensors,
         })
+    }
+}
+
+/// The length of the header in a file of `bytes` that begins so.
+fn length(begin: &[u8], bytes: usize) -> std::result::Result<usize, String> {
+    if let Some(what) = other_format(begin) {
+        return Err(format!("it is {what}"));
+    }
+    let Some(length) = begin.first_chunk::<LENGTH>() else {
+        return Err(format!(
+            "it has {bytes} bytes, too few for the length of a header"
+        ));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > LONGEST {
+        return Err(format!(
+            "its header claims {length} bytes, and {LONGEST} are the most; an older .bin or .pt \
+             file looks like that, too"
+        ));
+    }
+    match usize::try_from(length) {
+        Ok(length) if length <= bytes - LENGTH => Ok(length),
+        _ => Err(format!(
+            "it has {bytes} bytes and its header claims {length}: it is truncated, or no \
+             safetensors file"
+        )),
     }
 }
 
@@ -106,7 +128,7 @@ struct Parsed {
 }
 
 impl<'de> Deserialize<'de> for Parsed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
             type Value = Parsed;
@@ -115,7 +137,10 @@ impl<'de> Deserialize<'de> for Parsed {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parsed, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut entries: A,
+            ) -> std::result::Result<Parsed, A::Error> {
                 let mut parsed = Parsed::default();
                 while let Some(name) = entries.next_key::<String>()? {
                     if name == "__metadata__" {

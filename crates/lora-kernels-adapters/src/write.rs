@@ -1,12 +1,16 @@
 //! Writing PEFT folders.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
+use safetensors::Dtype;
+use safetensors::tensor::View;
 
-use crate::mapped::Tensor;
 use crate::output::{OutputFolder, Overwrite};
+use crate::shown::shape;
+use crate::tensor::Tensor;
 use crate::{Adapter, Error, PeftConfig, ReadOptions, Result};
 
 /// Writes an adapter as a PEFT folder.
@@ -102,26 +106,71 @@ impl<'a> PeftWriter<'a> {
             self.config.to_json(),
         )
         .map_err(failed)?;
+        // Why a tensor couldn't be read: `View` has no place for errors.
+        let unread = RefCell::new(None);
         let mut views = Vec::with_capacity(self.tensors.len());
         for (name, tensor) in &self.tensors {
-            let view = TensorView::new(tensor.dtype, tensor.shape.to_vec(), tensor.data)
-                .map_err(|error| unwritable(format!("tensor {name}: {error}")))?;
-            views.push((name.as_str(), view));
+            if bytes_of(tensor) != Some(tensor.bytes()) {
+                return Err(unwritable(format!(
+                    "tensor {name} has {} bytes, which its type {:?} and its shape {} don't give",
+                    tensor.bytes(),
+                    tensor.dtype,
+                    shape(tensor.shape)
+                )));
+            }
+            let unread = &unread;
+            views.push((name.as_str(), Written { tensor, unread }));
         }
         // transformers requires this entry.
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let file = output.path().join("adapter_model.safetensors");
-        safetensors::serialize_to_file(views, Some(metadata), &file).map_err(
-            |error| match error {
-                safetensors::SafeTensorError::IoError(source) => failed(source),
-                other => unwritable(other.to_string()),
-            },
-        )?;
+        let written = safetensors::serialize_to_file(views, Some(metadata), &file);
+        if let Some(error) = unread.take() {
+            return Err(error);
+        }
+        written.map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => failed(source),
+            other => unwritable(other.to_string()),
+        })?;
         match Adapter::read(output.path(), &ReadOptions::default()) {
             Ok(_) => output.finish(),
             Err(error @ Error::Io { .. }) => Err(error),
             Err(error) => Err(unwritable(error.to_string())),
         }
+    }
+}
+
+/// The bytes that a tensor's type and shape give.
+fn bytes_of(tensor: &Tensor<'_>) -> Option<usize> {
+    let elements = { tensor.shape.iter() }.try_fold(1usize, |all, &size| all.checked_mul(size))?;
+    let bits = elements.checked_mul(tensor.dtype.bitsize())?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// A tensor as safetensors writes it. One of them is in memory at a time.
+struct Written<'w, 'a> {
+    tensor: &'w Tensor<'a>,
+    unread: &'w RefCell<Option<Error>>,
+}
+
+impl View for Written<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        self.tensor.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.tensor.read().unwrap_or_else(|error| {
+            self.unread.borrow_mut().get_or_insert(error);
+            Cow::Borrowed(&[])
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.bytes()
     }
 }
 

@@ -22,8 +22,9 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::mapped::{MappedFile, Tensor};
 use crate::shown::shown;
+use crate::tensor::Tensor;
+use crate::tensor_file::TensorFile;
 use crate::{Error, Result, regular};
 use quantised::Packed;
 
@@ -36,7 +37,7 @@ pub use wanted::{Fits, Wanted};
 /// The index of a sharded model in Hugging Face's folders.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// A memory-mapped base model: a tensor's bytes are read from disk when they are first used.
+/// A base model. Its tensors are read when they are asked for.
 #[derive(Debug)]
 pub struct BaseModel {
     /// The file, index or folder that means this model and no other.
@@ -64,8 +65,8 @@ pub struct BaseModel {
 pub struct Shard {
     /// Its name in the folder.
     pub name: String,
-    /// Its mapped contents.
-    pub file: MappedFile,
+    /// The open file.
+    pub file: TensorFile,
 }
 
 impl BaseModel {
@@ -141,7 +142,7 @@ impl BaseModel {
     fn single(path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        let file = MappedFile::open(path)?;
+        let file = TensorFile::open(path)?;
         Self::with_shards(path.into(), None, vec![Shard { name, file }])
     }
 
@@ -381,7 +382,7 @@ fn open_all(folder: &Path, names: &[&str]) -> Result<Vec<Shard>> {
     let open = |name: &&str| {
         Ok(Shard {
             name: (*name).to_owned(),
-            file: MappedFile::open(&folder.join(name))?,
+            file: TensorFile::open(&folder.join(name))?,
         })
     };
     names.iter().map(open).collect()

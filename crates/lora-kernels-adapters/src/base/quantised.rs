@@ -8,8 +8,8 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 use super::BaseModel;
-use crate::mapped::Tensor;
 use crate::shown::shown;
+use crate::tensor::Tensor;
 
 /// How weights of a model are quantised.
 #[derive(Debug, Clone, PartialEq, Eq)]

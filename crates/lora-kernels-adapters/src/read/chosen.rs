@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::keys::{Key, Meaning, joined};
-use crate::mapped::Tensor;
 use crate::shown::shown;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// The number of names that an error lists.

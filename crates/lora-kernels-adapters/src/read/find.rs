@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::base::Home;
 use crate::hub;
-use crate::mapped::MappedFile;
 use crate::shown::shown;
+use crate::tensor_file::TensorFile;
 use crate::{Error, Result, regular};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
@@ -261,7 +261,7 @@ fn loose_adapter(folder: &Path) -> Result<Option<PathBuf>> {
     };
     let path = folder.join(name);
     // What can't be opened is no adapter, and the error about the folder names it.
-    let is_adapter = MappedFile::open(&path).is_ok_and(|file| super::is_adapter(&file));
+    let is_adapter = TensorFile::open(&path).is_ok_and(|file| super::is_adapter(&file));
     Ok(is_adapter.then_some(path))
 }
 

@@ -1,7 +1,7 @@
 //! The config in the header of diffusers' files (`lora_adapter_metadata`).
 
 use crate::config::Fields;
-use crate::mapped::MappedFile;
+use crate::tensor_file::TensorFile;
 use crate::{Error, PeftConfig, Result};
 
 /// The header's entry: a `LoraConfig` as JSON, or one for each component, whose fields' names begin
@@ -15,7 +15,7 @@ const MOST: usize = 64;
 type Part<'a> = (Option<String>, Vec<(&'a str, &'a str)>);
 
 /// The configs in the header by component; that of a header without components has none.
-pub(super) fn configs(file: &MappedFile) -> Result<Vec<(Option<String>, PeftConfig)>> {
+pub(super) fn configs(file: &TensorFile) -> Result<Vec<(Option<String>, PeftConfig)>> {
     let Some(text) = file.metadata().get(KEY) else {
         return Ok(Vec::new());
     };

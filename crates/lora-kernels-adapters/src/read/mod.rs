@@ -15,7 +15,7 @@ mod tokens;
 
 use std::path::Path;
 
-use crate::mapped::MappedFile;
+use crate::tensor_file::TensorFile;
 use crate::{Adapter, Error, Format, PeftConfig, Result};
 use modules::Configs;
 
@@ -48,7 +48,7 @@ pub enum Scaling {
 pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
     let files = find::find(path, options.adapter.as_deref())?;
     let home = files.home(path)?;
-    let file = MappedFile::open(&files.tensors)?;
+    let file = TensorFile::open(&files.tensors)?;
     let no_adapter = |reason: String| Error::NoAdapter {
         path: path.into(),
         reason,
@@ -113,7 +113,7 @@ pub(crate) fn read(path: &Path, options: &ReadOptions) -> Result<Adapter> {
 }
 
 /// Whether a file without a config is an adapter that can be read.
-fn is_adapter(file: &MappedFile) -> bool {
+fn is_adapter(file: &TensorFile) -> bool {
     let has_header = metadata::configs(file).is_ok_and(|configs| !configs.is_empty());
     match names::format_of(file, has_header) {
         Ok(Some(Format::Peft)) => has_header || has_alphas(file),
@@ -122,12 +122,12 @@ fn is_adapter(file: &MappedFile) -> bool {
     }
 }
 
-fn has_alphas(file: &MappedFile) -> bool {
+fn has_alphas(file: &TensorFile) -> bool {
     file.tensors().any(|tensor| tensor.name.ends_with(".alpha"))
 }
 
 /// Why a file without any lora_A is no adapter.
-fn nothing_of(file: &MappedFile) -> String {
+fn nothing_of(file: &TensorFile) -> String {
     let other = file.tensors().find_map(|tensor| {
         match keys::parse(tensor.name, Format::Diffusers, None, false).meaning {
             keys::Meaning::Unknown(reason) | keys::Meaning::Foreign { reason, .. } => {

@@ -9,8 +9,8 @@ use super::scalings::{self, agrees, checked};
 use super::shapes::{EMPTY_HINT, Sizes, magnitude, sizes};
 use super::sorted::{Found, Id};
 use crate::adapter::{Parts, ScalingSource};
-use crate::mapped::Tensor;
 use crate::shown::{shape, shown};
+use crate::tensor::Tensor;
 use crate::{Error, Format, Kind, PeftConfig, Result};
 
 /// lora_A and lora_B, with the kinds that their names say.
@@ -85,7 +85,8 @@ impl<'a> Reader<'a> {
                 );
             }
             if let Some(tensor) = found.alpha {
-                let alpha = scalings::alpha(tensor).map_err(|reason| self.wrong(tensor, reason))?;
+                let alpha =
+                    scalings::alpha(tensor)?.map_err(|reason| self.wrong(tensor, reason))?;
                 let expected = config.lora_alpha_of(&in_config);
                 if !agrees(tensor, alpha, expected) {
                     let reason =
@@ -233,7 +234,7 @@ impl<'a> Reader<'a> {
         id: &Id<'_>,
     ) -> Result<(f32, ScalingSource)> {
         if let Some(tensor) = found.alpha {
-            let alpha = scalings::alpha(tensor).map_err(|reason| self.wrong(tensor, reason))?;
+            let alpha = scalings::alpha(tensor)?.map_err(|reason| self.wrong(tensor, reason))?;
             let scaling = checked("alpha", alpha, (alpha / parts.rank as f64) as f32)?;
             return Ok((scaling, ScalingSource::AlphaTensor));
         }

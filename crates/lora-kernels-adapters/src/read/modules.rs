@@ -10,8 +10,9 @@ use super::sorted::{Found, Id, Names, Rows, Sorted};
 use super::tokens;
 use super::{ReadOptions, Scaling};
 use crate::adapter::{Parts, SavedPart, ScalingSource, TokenParts, UnknownPart, config_in_header};
-use crate::mapped::{MappedFile, Tensor};
 use crate::shown::{shape, shown};
+use crate::tensor::Tensor;
+use crate::tensor_file::TensorFile;
 use crate::{Adapter, Bias, Error, Format, PeftConfig, Result};
 
 /// The configs of an adapter.
@@ -33,7 +34,7 @@ impl Configs {
 }
 
 pub(super) fn adapter(
-    file: MappedFile,
+    file: TensorFile,
     format: Format,
     configs: Configs,
     options: &ReadOptions,
@@ -84,7 +85,7 @@ pub(super) fn adapter(
 }
 
 pub(super) struct Reader<'a> {
-    pub file: &'a MappedFile,
+    pub file: &'a TensorFile,
     pub format: Format,
     pub configs: &'a Configs,
     pub scaling: Option<Scaling>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::Format;
-use crate::mapped::MappedFile;
+use crate::tensor_file::TensorFile;
 
 /// Wrappers in front of every name.
 const LEADING: [&str; 5] = [
@@ -81,7 +81,7 @@ pub(super) struct Unwrapped<'a> {
 }
 
 /// The names of all tensors without the wrappers before them, in the file's order.
-pub(super) fn unwrapped(file: &MappedFile) -> Vec<Unwrapped<'_>> {
+pub(super) fn unwrapped(file: &TensorFile) -> Vec<Unwrapped<'_>> {
     without_wrappers(file.tensors().map(|tensor| tensor.name).collect())
 }
 
@@ -178,7 +178,7 @@ fn flattened(name: &str) -> Option<(Option<&'static str>, &str)> {
 /// The format of a file without a config, by its names without wrappers; `None` if there is no
 /// LoRA in it, and an error's reason if it has several.
 pub(super) fn format_of(
-    file: &MappedFile,
+    file: &TensorFile,
     has_header: bool,
 ) -> Result<Option<Format>, &'static str> {
     let mut formats = BTreeSet::new();

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::Scaling;
 use crate::adapter::ScalingSource;
 use crate::base::Home;
-use crate::mapped::Tensor;
 use crate::regular;
 use crate::shown::{shape, shown};
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 impl Scaling {
@@ -31,27 +31,24 @@ pub(super) fn checked(name: &'static str, given: f64, factor: f32) -> Result<f32
     }
 }
 
-/// The number that an `alpha` tensor holds. An error is a reason that follows its name.
-pub(super) fn alpha(tensor: Tensor<'_>) -> std::result::Result<f64, String> {
+/// The number that an `alpha` tensor holds. The inner error is a reason that follows its name.
+pub(super) fn alpha(tensor: Tensor<'_>) -> Result<std::result::Result<f64, String>> {
     if !is_scalar(tensor) {
-        return Err(format!(
+        return Ok(Err(format!(
             "has shape {}: an alpha beside lora_A and lora_B is a single number",
             shape(tensor.shape)
-        ));
+        )));
     }
-    let value = number(tensor).ok_or_else(|| {
-        format!(
+    Ok(match number(tensor.dtype, &tensor.read()?) {
+        None => Err(format!(
             "is {:?}; an alpha must be F64, F32, F16, BF16, I64 or I32",
             tensor.dtype
-        )
-    })?;
-    if value > 0.0 && value.is_finite() {
-        Ok(value)
-    } else {
-        Err(format!(
+        )),
+        Some(value) if value > 0.0 && value.is_finite() => Ok(value),
+        Some(value) => Err(format!(
             "is {value}: an alpha must be finite and more than 0"
-        ))
-    }
+        )),
+    })
 }
 
 /// Whether a tensor has the shape [] or [1].
@@ -70,9 +67,8 @@ pub(super) fn agrees(tensor: Tensor<'_>, value: f64, config: f64) -> bool {
     (value - config).abs() <= config * rounding
 }
 
-fn number(tensor: Tensor<'_>) -> Option<f64> {
-    let data = tensor.data;
-    Some(match tensor.dtype {
+fn number(dtype: Dtype, data: &[u8]) -> Option<f64> {
+    Some(match dtype {
         Dtype::F64 => f64::from_le_bytes(*data.first_chunk()?),
         Dtype::F32 => f64::from(f32::from_le_bytes(*data.first_chunk()?)),
         Dtype::BF16 => {
@@ -152,14 +148,7 @@ mod tests {
 
     #[test]
     fn alphas_are_single_numbers_above_0() {
-        let of = |dtype, shape, data| {
-            alpha(Tensor {
-                name: "x.alpha",
-                dtype,
-                shape,
-                data,
-            })
-        };
+        let of = |dtype, shape, data| alpha(Tensor::named("x.alpha", dtype, shape, data)).unwrap();
         assert_eq!(of(Dtype::BF16, &[], &[0x00, 0x41]), Ok(8.0));
         assert_eq!(of(Dtype::I64, &[1], &[4, 0, 0, 0, 0, 0, 0, 0]), Ok(4.0));
         assert!(

@@ -3,8 +3,8 @@
 use lora_kernels::Problem;
 
 use crate::Kind;
-use crate::mapped::Tensor;
 use crate::shown::{shape, shown};
+use crate::tensor::Tensor;
 
 /// The sizes of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,12 +157,7 @@ mod tests {
     use safetensors::Dtype;
 
     fn tensor<'a>(shape: &'a [usize]) -> Tensor<'a> {
-        Tensor {
-            name: "x",
-            dtype: Dtype::F32,
-            shape,
-            data: &[],
-        }
+        Tensor::named("x", Dtype::F32, shape, &[])
     }
 
     fn kind(a: &[usize], b: &[usize], rank: Option<usize>) -> Option<(Kind, usize, usize)> {
@@ -198,13 +193,8 @@ mod tests {
 
     #[test]
     fn magnitudes_are_of_rows() {
-        let scale = |shape| {
-            let tensor = Tensor {
-                name: "q.dora_scale",
-                ..tensor(shape)
-            };
-            magnitude(tensor, 4).is_none()
-        };
+        let scale =
+            |shape| magnitude(Tensor::named("q.dora_scale", Dtype::F32, shape, &[]), 4).is_none();
         assert!(scale(&[4, 1]) && scale(&[4]) && scale(&[4, 1, 1, 1]));
         assert!(!scale(&[1, 4]) && !scale(&[1, 5]) && !scale(&[4, 2]));
         assert!(magnitude(tensor(&[1, 4, 1, 1]), 4).is_none());

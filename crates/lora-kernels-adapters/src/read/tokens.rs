@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::PeftConfig;
 use crate::config::{TrainableTokens, ends_with_path};
-use crate::mapped::Tensor;
 use crate::shown::shape;
+use crate::tensor::Tensor;
 
 /// The indices of the rows for the embedding at `path`. An error is a reason that follows a
 /// tensor's name.

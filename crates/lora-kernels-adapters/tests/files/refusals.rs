@@ -1,6 +1,6 @@
 //! Every defect of a file gives one error that names it.
 
-use lora_kernels_adapters::{Adapter, MappedFile, PeftConfig, ReadOptions, Result};
+use lora_kernels_adapters::{Adapter, PeftConfig, ReadOptions, Result, TensorFile};
 
 use crate::made::{CONFIG, Tensors, file, one_module, peft};
 use crate::{assert_refused, read};
@@ -157,7 +157,7 @@ fn damaged_safetensors() {
         let path = folder.path().join("x.safetensors");
         std::fs::write(&path, bytes).unwrap();
         assert_refused(
-            MappedFile::open(&path),
+            TensorFile::open(&path),
             &[&["x.safetensors"], fragments].concat(),
         );
     };
@@ -282,8 +282,8 @@ fn pipes_and_folders_are_no_files() {
         0,
     )
     .unwrap();
-    assert_refused(MappedFile::open(&pipe), &["a pipe"]);
-    assert_refused(MappedFile::open(folder.path()), &["a folder"]);
+    assert_refused(TensorFile::open(&pipe), &["a pipe"]);
+    assert_refused(TensorFile::open(folder.path()), &["a folder"]);
     assert_refused(PeftConfig::read(&pipe), &["a pipe"]);
 }
 

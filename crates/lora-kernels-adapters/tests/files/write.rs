@@ -40,7 +40,7 @@ fn what_was_read_is_written_again() {
                         t.name.to_owned(),
                         t.dtype,
                         t.shape.to_vec(),
-                        t.data.to_vec(),
+                        t.read().unwrap().to_vec(),
                     )
                 })
                 .collect()
@@ -77,7 +77,8 @@ fn a_new_adapter_is_read_as_it_was_meant() {
     let adapter = read(&target).unwrap();
     let module = adapter.module("a.q").unwrap();
     assert_eq!((module.rank, module.scaling), (3, 1.5));
-    assert_eq!((module.a.data, module.b.data), (&a[..], &b[..]));
+    assert_eq!(module.a.read().unwrap(), &a[..]);
+    assert_eq!(module.b.read().unwrap(), &b[..]);
     assert_eq!(
         adapter.config().unwrap().field("my_field"),
         Some(r#"{"kept": 1.50}"#)

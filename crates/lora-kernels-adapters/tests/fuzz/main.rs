@@ -77,7 +77,7 @@ fn use_adapter(adapter: &Adapter) {
         let (r, k, n) = (module.rank, module.in_features, module.out_features);
         assert!(r > 0 && k > 0 && n > 0 && module.scaling > 0.0 && module.scaling.is_finite());
         let size = module.a.element_type().unwrap().size();
-        assert!(module.a.data.len() >= r * k * size && module.b.data.len() == n * r * size);
+        assert!(module.a.bytes() >= r * k * size && module.b.bytes() == n * r * size);
         for tensor in [
             Some(module.a),
             Some(module.b),
@@ -87,7 +87,14 @@ fn use_adapter(adapter: &Adapter) {
         .into_iter()
         .flatten()
         {
-            black_box(tensor.data.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+            black_box(
+                tensor
+                    .read()
+                    .unwrap()
+                    .iter()
+                    .map(|&byte| u64::from(byte))
+                    .sum::<u64>(),
+            );
         }
     }
     black_box(adapter.saved().count() + adapter.unknown().count());

@@ -177,7 +177,10 @@ fn values(folder: &Path, tensor: &lora_kernels_adapters::Tensor<'_>) -> Result<V
     if tensor.element_type() != Some(DType::F32) {
         return Err(Failure::file(folder, format!("{} is not F32", tensor.name)));
     }
-    let elements = tensor.data.chunks_exact(4);
+    let bytes = tensor
+        .read()
+        .map_err(|error| Failure::file(folder, error))?;
+    let elements = bytes.chunks_exact(4);
     Ok(elements
         .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         .collect())

@@ -124,7 +124,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
-    let document = document(adapter, arguments);
+    let document = document(adapter, arguments)?;
     if arguments.json {
         show::json(&document)
     } else {
@@ -132,13 +132,13 @@ fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn document(adapter: &Adapter, arguments: &Arguments) -> Document {
+fn document(adapter: &Adapter, arguments: &Arguments) -> Result<Document, Failure> {
     let bar = ProgressBar::new(adapter.modules().len() as u64);
     let modules = adapter.modules().map(|module| {
         bar.inc(1);
         Row::new(&module, arguments.no_norms)
     });
-    let modules: Vec<Row> = modules.collect();
+    let modules = modules.collect::<Result<Vec<Row>, Failure>>()?;
     bar.finish_and_clear();
     let mut parameters: u64 = adapter.modules().map(|module| parameters(&module)).sum();
     let saved = adapter.saved().map(|saved| {
@@ -170,7 +170,7 @@ fn document(adapter: &Adapter, arguments: &Arguments) -> Document {
         .configs()
         .flat_map(|(_, config)| config.variants())
         .collect();
-    Document {
+    Ok(Document {
         path: match adapter.followed() {
             Some(_) => adapter.path().display().to_string(),
             None => arguments.adapter.display().to_string(),
@@ -198,7 +198,7 @@ fn document(adapter: &Adapter, arguments: &Arguments) -> Document {
             .collect(),
         variants: variants.into_iter().collect(),
         config: config.and_then(|config| RawValue::from_string(config.to_json()).ok()),
-    }
+    })
 }
 
 fn parameters(module: &Module<'_>) -> u64 {
@@ -216,12 +216,15 @@ fn elements(tensor: &Tensor<'_>) -> u64 {
 }
 
 impl Row {
-    fn new(module: &Module<'_>, no_norms: bool) -> Self {
-        let norms = (!no_norms).then(|| norms::of(module));
+    fn new(module: &Module<'_>, no_norms: bool) -> Result<Self, Failure> {
+        let norms = match no_norms {
+            true => None,
+            false => Some(norms::of(module)?),
+        };
         let kernel = (module.kind == Kind::Convolution)
             .then(|| module.a.shape.get(2..).unwrap_or_default().to_vec());
         let (a, b) = (module.a.dtype, module.b.dtype);
-        Self {
+        Ok(Self {
             path: module.path.to_owned(),
             component: module.component.map(str::to_owned),
             kind: module.kind.to_string(),
@@ -246,7 +249,7 @@ impl Row {
                     && module.magnitude.is_none()
             }),
             norms,
-        }
+        })
     }
 
     fn cells(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 use lora_kernels_adapters::{Kind, Module};
 use serde::Serialize;
 
+use crate::failure::Failure;
 use crate::merge::numbers::converted;
 
 /// Frobenius norms.
@@ -15,12 +16,12 @@ pub struct Norms {
 }
 
 /// The norms of a module. Those of several experts are of all their matrices together.
-pub fn of(module: &Module<'_>) -> Norms {
-    let wide = |tensor| -> Vec<f64> {
-        let values = converted::<f32>(tensor);
-        values.iter().map(|value| f64::from(*value)).collect()
+pub fn of(module: &Module<'_>) -> Result<Norms, Failure> {
+    let wide = |tensor| -> Result<Vec<f64>, Failure> {
+        let values = converted::<f32>(tensor)?;
+        Ok(values.iter().map(|value| f64::from(*value)).collect())
     };
-    let (a, b) = (wide(&module.a), wide(&module.b));
+    let (a, b) = (wide(&module.a)?, wide(&module.b)?);
     let norm = |matrix: &[f64]| matrix.iter().map(|x| x * x).sum::<f64>().sqrt();
     let square: f64 = match module.kind {
         _ if module.experts <= 1 => square(&a, &b, module),
@@ -39,11 +40,11 @@ pub fn of(module: &Module<'_>) -> Norms {
             })
             .sum(),
     };
-    Norms {
+    Ok(Norms {
         norm_a: norm(&a),
         norm_b: norm(&b),
         norm_delta: f64::from(module.scaling).abs() * square.max(0.0).sqrt(),
-    }
+    })
 }
 
 /// ‖B·A‖² of one matrix.

@@ -60,7 +60,7 @@ pub fn compute(
     };
     let mut source = source;
     if job.rows_come_first() {
-        piece.replace_rows(source.bytes_mut()?, job.source.dtype);
+        piece.replace_rows(source.bytes_mut()?, job.source.dtype)?;
     }
     match (pass, job.method) {
         (Pass::Squares, _) => piece.squares(source).map(Outcome::Squares),
@@ -99,7 +99,7 @@ impl Work<'_, '_> {
             );
             self.pool.give_back(std::mem::replace(&mut bytes, into));
         }
-        self.replace_sums_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?)?;
         Ok(Made {
             non_finite: non_finite(bytes.bytes()?, job.dtype),
             bytes,
@@ -114,7 +114,7 @@ impl Work<'_, '_> {
         let report = with_type!(dtype, T => {
             self.add::<T>(bytemuck::cast_slice_mut(bytes.bytes_mut()?))?
         });
-        self.replace_sums_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?)?;
         let non_finite = match self.job.rows.is_empty() {
             true => report.non_finite,
             false => non_finite(bytes.bytes()?, self.job.dtype),
@@ -140,13 +140,13 @@ impl Work<'_, '_> {
                     let squares = values.row(row).map(|value| value * value);
                     squares.sum()
                 });
-                let scales = Scales::new(magnitude, rows, &squares.collect::<Vec<f64>>());
+                let scales = Scales::new(magnitude, rows, &squares.collect::<Vec<f64>>())?;
                 without_norm = scales.without_norm;
                 Some(scales.scales)
             }
             _ => None,
         };
-        let biases = self.biases();
+        let biases = self.biases()?;
         let mut bytes = self.pool.take(self.elements() * job.result_bytes());
         let mut report = MergeReport::default();
         let row_bytes = job.grid.columns * job.result_bytes();
@@ -171,7 +171,7 @@ impl Work<'_, '_> {
         }
         self.pool.give_back(sums);
         self.pool.give_back(source);
-        self.replace_sums_rows(bytes.bytes_mut()?);
+        self.replace_sums_rows(bytes.bytes_mut()?)?;
         Ok(Made {
             non_finite: non_finite(bytes.bytes()?, job.dtype),
             bytes,
@@ -256,12 +256,13 @@ impl Work<'_, '_> {
             .loras
             .iter()
             .map(|lora| self.factors::<A>(lora));
-        self.lane.add(values, block, &factors.collect::<Vec<_>>())
+        let factors = factors.collect::<Result<Vec<_>, Failure>>()?;
+        self.lane.add(values, block, &factors)
     }
 
     /// The rows of lora_B or, for a transposed weight, the columns of lora_A that belong to the
     /// piece, and the whole other matrix.
-    fn factors<'t, A: Element>(&self, lora: &LoraPart<'t>) -> Factors<'t, A> {
+    fn factors<A: Element>(&self, lora: &LoraPart<'_>) -> Result<Factors<'static, A>, Failure> {
         let Piece {
             first,
             rows,
@@ -276,11 +277,11 @@ impl Work<'_, '_> {
         let rank = lora.rank;
         let row_of_a = |row: usize| (expert * rank + row) * in_features;
         let a = match inputs.len() == in_features {
-            true => converted::<A>(&part(&lora.a, row_of_a(0)..row_of_a(rank))),
+            true => converted::<A>(&part(&lora.a, row_of_a(0)..row_of_a(rank))?)?,
             false => {
                 let places = (0..rank)
                     .flat_map(|row| inputs.clone().map(move |input| row_of_a(row) + input));
-                Cow::Owned(gathered(&lora.a, places))
+                gathered(&lora.a, places)?
             }
         };
         let outputs = outputs.start + lora.first_out..outputs.end + lora.first_out;
@@ -289,7 +290,7 @@ impl Work<'_, '_> {
                 let places = outputs.flat_map(|output| {
                     (0..rank).map(move |column| (output * rank + column) * experts + expert)
                 });
-                Cow::Owned(gathered(&lora.b, places))
+                gathered(&lora.b, places)?
             }
             stack => {
                 // lora_B has the same number of rows for each expert.
@@ -302,38 +303,39 @@ impl Work<'_, '_> {
                 converted::<A>(&part(
                     &lora.b,
                     begin + outputs.start * rank..begin + outputs.end * rank,
-                ))
+                )?)?
             }
         };
-        Factors {
+        Ok(Factors {
             rank,
             scaling: lora.factor,
-            a,
-            b,
-        }
+            a: Cow::Owned(a),
+            b: Cow::Owned(b),
+        })
     }
 
-    fn biases(&self) -> Biases {
+    fn biases(&self) -> Result<Biases, Failure> {
         let job = self.job;
         let first = job.grid.place(self.piece);
         let biases = job.change.biases.iter().map(|(factor, bias)| {
-            let bias = part(bias, first..first + self.elements());
-            (*factor, collected(bias.data, bias.dtype))
+            let bias = part(bias, first..first + self.elements())?;
+            Ok((*factor, collected(&bias.read()?, bias.dtype)))
         });
-        Biases {
-            biases: biases.collect(),
+        Ok(Biases {
+            biases: biases.collect::<Result<_, Failure>>()?,
             in_f64: job.dtype == Dtype::F64,
-        }
+        })
     }
 
-    fn replace_sums_rows(&self, bytes: &mut [u8]) {
-        if !self.job.rows_come_first() {
-            self.replace_rows(bytes, self.job.dtype);
+    fn replace_sums_rows(&self, bytes: &mut [u8]) -> Result<(), Failure> {
+        match self.job.rows_come_first() {
+            true => Ok(()),
+            false => self.replace_rows(bytes, self.job.dtype),
         }
     }
 
     /// Puts the replaced rows into a piece of this type.
-    fn replace_rows(&self, bytes: &mut [u8], dtype: Dtype) {
+    fn replace_rows(&self, bytes: &mut [u8], dtype: Dtype) -> Result<(), Failure> {
         let job = self.job;
         let first = self.piece.first;
         let begin = job.rows.partition_point(|(row, ..)| *row < first);
@@ -346,9 +348,10 @@ impl Work<'_, '_> {
             let values = part(
                 values,
                 from * job.grid.columns..(from + 1) * job.grid.columns,
-            );
+            )?;
             let into = &mut bytes[(row - first) * row_bytes..(row - first + 1) * row_bytes];
-            convert(values.data, values.dtype, dtype, into);
+            convert(&values.read()?, values.dtype, dtype, into);
         }
+        Ok(())
     }
 }

@@ -3,12 +3,12 @@
 use lora_kernels_adapters::BaseModel;
 
 use super::change::Changes;
-use super::numbers::same_bytes;
+use crate::failure::Failure;
 
 /// Makes every change in each shard that holds the tensor with the same value, because readers
 /// differ in which of the shards they take it from. A copy with another value stays, and is warned
 /// of: the index names the tensor that counts.
-pub fn change_all<'a>(base: &'a BaseModel, changes: &mut Changes<'a>) {
+pub fn change_all<'a>(base: &'a BaseModel, changes: &mut Changes<'a>) -> Result<(), Failure> {
     let mut more = Vec::new();
     for (shard, tensors) in &changes.tensors {
         for (&name, change) in tensors {
@@ -23,7 +23,7 @@ pub fn change_all<'a>(base: &'a BaseModel, changes: &mut Changes<'a>) {
                     continue;
                 };
                 let same = (other.dtype, other.shape) == (counts.dtype, counts.shape)
-                    && same_bytes(other.data, counts.data);
+                    && other.has_bytes_of(&counts)?;
                 if same {
                     more.push((copy, name, change.clone()));
                     continue;
@@ -42,4 +42,5 @@ pub fn change_all<'a>(base: &'a BaseModel, changes: &mut Changes<'a>) {
         let tensors = changes.tensors.entry(shard).or_default();
         tensors.insert(name, change);
     }
+    Ok(())
 }

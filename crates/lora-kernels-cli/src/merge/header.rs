@@ -1,9 +1,9 @@
 //! Headers of the files that are written.
 
-use std::borrow::Cow;
-
-use lora_kernels_adapters::{Dtype, MappedFile};
+use lora_kernels_adapters::{Dtype, TensorFile};
 use serde_json::{Value, json};
+
+use crate::failure::Failure;
 
 /// A tensor of a file that is written.
 pub struct Entry<'a> {
@@ -14,19 +14,20 @@ pub struct Entry<'a> {
 }
 
 /// The header of a file with the tensors of `file`, in their order and with these sizes, and then
-/// `added`. The text stays as it was as far as it says the same.
-pub fn of<'a>(file: &'a MappedFile, kept: &[Entry<'_>], added: &[Entry<'_>]) -> Cow<'a, [u8]> {
-    let was = file.in_file_order();
-    let same = |(entry, (tensor, _)): (&Entry<'_>, &(lora_kernels_adapters::Tensor<'_>, _))| {
-        entry.shape == tensor.shape && entry.dtype == tensor.dtype
-    };
-    let is_same = kept.iter().zip(&was).all(same);
+/// `added`. The text stays as it was as far as it says the same: `None` if it is the file's.
+pub fn of(
+    file: &TensorFile,
+    kept: &[Entry<'_>],
+    added: &[Entry<'_>],
+) -> Result<Option<Vec<u8>>, Failure> {
+    let is_same = { kept.iter().zip(file.in_file_order()) }
+        .all(|(entry, (tensor, _))| entry.shape == tensor.shape && entry.dtype == tensor.dtype);
     let mut end = 0;
     let mut text = match is_same {
-        true if added.is_empty() => return Cow::Borrowed(file.header()),
+        true if added.is_empty() => return Ok(None),
         true => {
-            end = file.bytes() - file.header().len();
-            reopened(&file.header()[8..])
+            end = file.bytes() - file.header_bytes();
+            reopened(&file.read_header()?[8..])
         }
         false if file.metadata().is_empty() => "{".into(),
         false => format!("{{\"__metadata__\":{}", json!(file.metadata())),
@@ -50,7 +51,8 @@ pub fn of<'a>(file: &'a MappedFile, kept: &[Entry<'_>], added: &[Entry<'_>]) -> 
     text.push('}');
     // safetensors pads the header so that the tensors begin at a multiple of 8 bytes.
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
-    Cow::Owned([&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat())
+    let length = (text.len() as u64).to_le_bytes();
+    Ok(Some([&length[..], text.as_bytes()].concat()))
 }
 
 /// The text of a JSON object without its last brace.

@@ -108,7 +108,7 @@ impl<'a> Job<'a> {
                 method: Method::Copied,
                 grid: Grid {
                     matrices: 1,
-                    rows: source.data.len(),
+                    rows: source.bytes(),
                     columns: 1,
                 },
                 rows: Vec::new(),

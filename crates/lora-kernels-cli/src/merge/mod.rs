@@ -28,9 +28,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::base::Replacement;
 use lora_kernels_adapters::output::{OutputFile, OutputFolder};
-use lora_kernels_adapters::{Adapter, BaseModel};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -39,7 +39,6 @@ use changes::{Choices, Skip, Weighted};
 use choice::Chosen;
 use engine::Engine;
 use folder::{Companions, FilesFrom};
-use pipeline::Files;
 use progress::Progress;
 use report::Report;
 use shard::{Plan, Target};
@@ -184,13 +183,11 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         let how = how.map(|how| format!("{} {how}", path.display()));
         changes.remarks.followed.extend(how);
     }
-    copies::change_all(base, &mut changes);
+    copies::change_all(base, &mut changes)?;
     choice::remark(&mut changes.remarks, base, &resolvers);
     let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;
     let plan = Plan::new(base, &changes)?;
     let engine = Engine::open(arguments.device)?;
-    let shards = base.shards().iter().map(|shard| &shard.file);
-    let files = Files::new(shards.chain(adapters.iter().map(Adapter::file)));
 
     let mut work = Work {
         base,
@@ -206,15 +203,13 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         None => {
             let mut output = OutputFile::create(&arguments.output, overwrite)?;
             let path = output.path().to_owned();
-            work.write(&plan, &files, |_| {
-                Target::new(output.file().try_clone(), &path)
-            })?;
+            work.write(&plan, |_| Target::new(output.file().try_clone(), &path))?;
             work.progress.wait("bringing the file to the disk");
             output.finish()?;
         }
         Some(folder) => {
             let output = OutputFolder::create(&arguments.output, overwrite)?;
-            work.write(&plan, &files, |name| {
+            work.write(&plan, |name| {
                 let path = output.path().join(name);
                 Target::new(File::create_new(&path), &path)
             })?;

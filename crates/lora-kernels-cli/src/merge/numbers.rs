@@ -1,11 +1,12 @@
 //! Converts unaligned bytes of files to numbers and back.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use half::{bf16, f16};
 use lora_kernels::Element;
-use lora_kernels_adapters::{Dtype, Tensor, release};
+use lora_kernels_adapters::{Dtype, Tensor};
+
+use crate::failure::Failure;
 
 /// Bytes of an element; 0 for types smaller than a byte.
 pub fn element_bytes(dtype: Dtype) -> usize {
@@ -99,42 +100,55 @@ pub fn read<S: Float>(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
     values.map(|bytes| bytemuck::pod_read_unaligned::<S>(bytes).wide())
 }
 
-/// Elements of a float tensor at these places, converted to another type.
-pub fn gathered<T: Element>(tensor: &Tensor<'_>, places: impl Iterator<Item = usize>) -> Vec<T> {
-    with_float!(tensor.dtype, S => {
-        let size = size_of::<S>();
-        let bytes = places.filter_map(|at| tensor.data.get(at * size..(at + 1) * size));
-        bytes.map(|bytes| T::from_f64(bytemuck::pod_read_unaligned::<S>(bytes).wide())).collect()
-    }, else Vec::new())
+/// Elements of a float tensor at these places, converted to another type. What lies between the
+/// first and the last of them is read.
+pub fn gathered<T: Element>(
+    tensor: &Tensor<'_>,
+    places: impl Iterator<Item = usize> + Clone,
+) -> Result<Vec<T>, Failure> {
+    let Some((first, last)) = places.clone().fold(None, |ends, at| match ends {
+        None => Some((at, at)),
+        Some((first, last)) => Some((at.min(first), at.max(last))),
+    }) else {
+        return Ok(Vec::new());
+    };
+    let bytes = part(tensor, first..last + 1)?.read()?;
+    Ok(with_float!(tensor.dtype, S => {
+        let values = places.map(|at| {
+            let begin = (at - first) * size_of::<S>();
+            bytemuck::pod_read_unaligned::<S>(&bytes[begin..begin + size_of::<S>()])
+        });
+        values.map(|value| T::from_f64(value.wide())).collect()
+    }, else Vec::new()))
 }
 
 /// A range of a tensor's elements, in row-major order. The result keeps the whole tensor's shape,
 /// which no longer fits and must not be used.
-pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Tensor<'a> {
-    let size = element_bytes(tensor.dtype);
-    Tensor {
-        data: &tensor.data[elements.start * size..elements.end * size],
-        ..*tensor
-    }
-}
-
-/// The bytes as elements, copied only if they are unaligned.
-fn elements<T: Element>(bytes: &[u8]) -> Cow<'_, [T]> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(elements) => Cow::Borrowed(elements),
-        Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(bytes)),
-    }
+pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Result<Tensor<'a>, Failure> {
+    tensor.part(elements.clone()).ok_or_else(|| {
+        Failure::Wrong(format!(
+            "elements {elements:?} of {} were to be read, and its shape is {:?}",
+            tensor.name, tensor.shape
+        ))
+    })
 }
 
 /// The elements of a float tensor converted to another type: exactly if that is wider, else rounded
 /// once.
-pub fn converted<'a, T: Element>(tensor: &Tensor<'a>) -> Cow<'a, [T]> {
+pub fn converted<T: Element>(tensor: &Tensor<'_>) -> Result<Vec<T>, Failure> {
     if tensor.element_type() == Some(T::DTYPE) {
-        return elements(tensor.data);
+        let mut values = vec![T::zeroed(); tensor.bytes() / size_of::<T>()];
+        tensor.read_into(0, bytemuck::cast_slice_mut(&mut values))?;
+        return Ok(values);
     }
-    with_float!(tensor.dtype, S => {
-        read::<S>(tensor.data).map(T::from_f64).collect()
-    }, else Cow::Borrowed(&[]))
+    let mut values = Vec::with_capacity(tensor.bytes() / element_bytes(tensor.dtype).max(1));
+    let mut chunks = tensor.chunks(CHUNK);
+    while let Some(chunk) = chunks.next_chunk()? {
+        with_float!(tensor.dtype, S => {
+            values.extend(read::<S>(chunk).map(T::from_f64));
+        }, else ());
+    }
+    Ok(values)
 }
 
 /// Writes the numbers in a float type. The shorter of both sides ends it.
@@ -167,40 +181,24 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
     with_float!(dtype, S => Box::new(read::<S>(bytes)), else Box::new(std::iter::empty()))
 }
 
-/// Elements or bytes of a tensor that are looked at before their pages are released.
-const LOOKED_AT: usize = 4 << 20;
+/// Bytes of a tensor that are in memory at a time while it is looked through: whole elements of
+/// every type.
+pub const CHUNK: usize = 1 << 20;
 
-/// Whether this holds for all parts of some bytes. Those of a file don't stay in memory.
-pub fn all_parts(bytes: &[u8], holds: impl Fn(&[u8]) -> bool) -> bool {
-    bytes.chunks(LOOKED_AT).all(|part| {
-        let holds = holds(part);
-        release(part);
-        holds
-    })
-}
-
-/// Whether these are the same bytes. Those of files don't stay in memory.
-pub fn same_bytes(a: &[u8], b: &[u8]) -> bool {
-    let parts = a.chunks(LOOKED_AT).zip(b.chunks(LOOKED_AT));
-    a.len() == b.len() && both_released(parts, |a, b| a == b)
-}
-
-/// Whether this holds for all pairs of parts. Those of files don't stay in memory.
-fn both_released<'a>(
-    mut parts: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    holds: impl Fn(&[u8], &[u8]) -> bool,
-) -> bool {
-    parts.all(|(a, b)| {
-        let holds = holds(a, b);
-        release(a);
-        release(b);
-        holds
-    })
+/// Whether this holds for all chunks of a tensor's bytes. Each has whole elements.
+pub fn all_chunks(tensor: &Tensor<'_>, holds: impl Fn(&[u8]) -> bool) -> Result<bool, Failure> {
+    let mut chunks = tensor.chunks(CHUNK);
+    while let Some(chunk) = chunks.next_chunk()? {
+        if !holds(chunk) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether two tensors of the same shape hold the same numbers, or one holds the other's rounded to
 /// its type.
-pub fn same_within_types<'a>(a: &Tensor<'a>, b: &Tensor<'a>) -> bool {
+pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<bool, Failure> {
     fn rounded(value: f64, to: Dtype) -> f64 {
         match to {
             Dtype::F16 => f16::rounded(value).wide(),
@@ -210,16 +208,21 @@ pub fn same_within_types<'a>(a: &Tensor<'a>, b: &Tensor<'a>) -> bool {
         }
     }
     if a.dtype == b.dtype {
-        return same_bytes(a.data, b.data);
+        return Ok(a.has_bytes_of(b)?);
     }
     if !is_float(a.dtype) || !is_float(b.dtype) {
-        return false;
+        return Ok(false);
     }
     let same = |(x, y): (f64, f64)| {
         rounded(x, b.dtype) == y || rounded(y, a.dtype) == x || (x.is_nan() && y.is_nan())
     };
-    let parts = |tensor: &Tensor<'a>| tensor.data.chunks(LOOKED_AT * element_bytes(tensor.dtype));
-    both_released(parts(a).zip(parts(b)), |x, y| {
-        floats(x, a.dtype).zip(floats(y, b.dtype)).all(same)
-    })
+    let elements = CHUNK / size_of::<f64>();
+    let chunks = |tensor: &Tensor<'_>| tensor.bytes().min(elements * element_bytes(tensor.dtype));
+    let (mut of_a, mut of_b) = (a.chunks(chunks(a)), b.chunks(chunks(b)));
+    while let (Some(x), Some(y)) = (of_a.next_chunk()?, of_b.next_chunk()?) {
+        if !floats(x, a.dtype).zip(floats(y, b.dtype)).all(same) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

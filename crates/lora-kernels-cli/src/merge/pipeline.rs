@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lora_kernels::MergeReport;
-use lora_kernels_adapters::MappedFile;
+use lora_kernels_adapters::Tensor;
 
 use super::buffer::{Buffer, Pool};
 use super::compute::{Outcome, Pass, compute};
@@ -19,48 +19,6 @@ use crate::failure::Failure;
 
 /// Pieces that are read ahead of those that are computed.
 const AHEAD: usize = 2;
-
-/// The files that tensors lie in, by the addresses of their mappings.
-pub struct Files<'a>(Vec<&'a MappedFile>);
-
-impl<'a> Files<'a> {
-    pub fn new(files: impl Iterator<Item = &'a MappedFile>) -> Self {
-        let mut files: Vec<_> = files.collect();
-        files.sort_by_key(|file| file.header().as_ptr());
-        Self(files)
-    }
-
-    fn of(&self, bytes: &[u8]) -> Option<(&'a MappedFile, std::ops::Range<usize>)> {
-        let after = self
-            .0
-            .partition_point(|file| file.header().as_ptr() <= bytes.as_ptr());
-        let file = self.0[..after].last()?;
-        Some((file, file.place(bytes)?))
-    }
-
-    /// Copies bytes of a file without mapping its pages.
-    fn read(&self, bytes: &[u8], into: &mut [u8]) -> Result<(), Failure> {
-        match self.of(bytes) {
-            Some((file, place)) => Ok(file.read_at(into, place.start)?),
-            None => {
-                into.copy_from_slice(bytes);
-                Ok(())
-            }
-        }
-    }
-
-    /// Asks the system to read these bytes, and doesn't wait for it.
-    fn prefetch(&self, bytes: &[u8]) {
-        if let Some((file, place)) = self.of(bytes) {
-            file.prefetch(place);
-        }
-    }
-
-    /// Allows the system to drop every page.
-    pub fn release_all(&self) {
-        self.0.iter().for_each(|file| file.release(0..file.bytes()));
-    }
-}
 
 type Answer = Result<Outcome, Failure>;
 
@@ -84,7 +42,6 @@ pub struct Results<'p> {
 /// Computes `jobs`. `write` takes the results of every job, in this order.
 pub fn run<'j, 'a: 'j, R>(
     engine: &Engine,
-    files: &Files<'_>,
     jobs: &[&'j Job<'a>],
     write: impl FnOnce(Results<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
@@ -109,7 +66,6 @@ pub fn run<'j, 'a: 'j, R>(
             threads.push(scope.spawn(move || work(&lane, pool, &queue)));
         }
         let reader = Reader {
-            files,
             pool,
             blocks,
             answers,
@@ -161,8 +117,14 @@ fn work(lane: &Lane, pool: &Pool, queue: &Mutex<Receiver<Task<'_, '_>>>) {
 /// Nobody takes the results any more.
 struct Stopped;
 
+/// Asks the system to read a tensor, and doesn't wait for it.
+fn prefetch(tensor: &Tensor<'_>) {
+    if let Some((file, place)) = tensor.place() {
+        file.prefetch(place);
+    }
+}
+
 struct Reader<'r, 'j, 'a> {
-    files: &'r Files<'r>,
     pool: &'r Pool,
     blocks: usize,
     answers: SyncSender<Receiver<Answer>>,
@@ -173,9 +135,7 @@ struct Reader<'r, 'j, 'a> {
 impl<'j, 'a> Reader<'_, 'j, 'a> {
     fn job(&self, job: &'j Job<'a>) -> Result<(), Stopped> {
         for lora in &job.change.loras {
-            [lora.a, lora.b]
-                .iter()
-                .for_each(|tensor| self.files.prefetch(tensor.data));
+            [lora.a, lora.b].iter().for_each(prefetch);
         }
         let mut scales = None;
         if job.has_column_norms() {
@@ -193,10 +153,8 @@ impl<'j, 'a> Reader<'_, 'j, 'a> {
             let begin = job.grid.place(piece) * job.source_bytes();
             let bytes = piece.rows * job.grid.columns * job.source_bytes();
             let mut source = self.pool.take(bytes);
-            let read = source.bytes_mut().and_then(|into| {
-                self.files
-                    .read(&job.source.data[begin..begin + bytes], into)
-            });
+            let read =
+                { source.bytes_mut() }.and_then(|into| Ok(job.source.read_into(begin, into)?));
             if let Err(error) = read {
                 let _ = answer.send(Err(error));
                 return Err(Stopped);
@@ -244,7 +202,7 @@ impl Results<'_> {
                         .for_each(|(sum, square)| *sum += square);
                 }
             }
-            let scales = Scales::new(&magnitude, 0..job.grid.columns, &squares);
+            let scales = Scales::new(&magnitude, 0..job.grid.columns, &squares)?;
             totals.without_norm = scales.without_norm;
             // If the reader has ended, an error comes with the next piece.
             let _ = self.scales.send(scales.scales.into());

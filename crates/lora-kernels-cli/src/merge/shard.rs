@@ -1,19 +1,18 @@
 //! Writes the files of the result: what doesn't change is copied, byte for byte.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lora_kernels_adapters::{BaseModel, MappedFile, Tensor, release};
+use lora_kernels_adapters::{BaseModel, Tensor, TensorFile};
 
 use super::Work;
 use super::change::Changes;
 use super::flush::Flusher;
 use super::header::{self, Entry};
 use super::job::Job;
-use super::pipeline::{self, Files, Results};
+use super::pipeline::{self, Results};
 use super::report;
 use crate::failure::Failure;
 
@@ -31,8 +30,9 @@ pub struct Plan<'a> {
 struct Planned<'a> {
     name: &'a str,
     /// The base's file.
-    file: &'a MappedFile,
-    header: Cow<'a, [u8]>,
+    file: &'a TensorFile,
+    /// The bytes before the tensors'; `None` for those of the base's file.
+    header: Option<Vec<u8>>,
     /// In the order of the result.
     parts: Vec<Part<'a>>,
     tensors: usize,
@@ -101,7 +101,7 @@ impl<'a> Plan<'a> {
             files.push(Planned {
                 name: &shard.name,
                 file,
-                header: header::of(file, &kept, &added),
+                header: header::of(file, &kept, &added)?,
                 tensors: kept.len() + added.len(),
                 parts,
             });
@@ -112,7 +112,10 @@ impl<'a> Plan<'a> {
     /// Bytes that are written in all.
     pub fn bytes(&self) -> u64 {
         let parts = self.files.iter().flat_map(|file| &file.parts);
-        let headers = self.files.iter().map(|file| file.header.len() as u64);
+        let headers = self.files.iter().map(|file| match &file.header {
+            Some(header) => header.len() as u64,
+            None => file.file.header_bytes() as u64,
+        });
         headers.sum::<u64>() + parts.map(|part| part.bytes() as u64).sum::<u64>()
     }
 
@@ -160,15 +163,12 @@ impl Work<'_> {
     pub fn write(
         &mut self,
         plan: &Plan<'_>,
-        files: &Files<'_>,
         mut create: impl FnMut(&str) -> Result<Target, Failure>,
     ) -> Result<(), Failure> {
-        // What was looked at to check the changes isn't needed in memory any more.
-        files.release_all();
         self.progress.write(plan.bytes());
         std::thread::scope(|scope| {
             let mut flusher = Flusher::new(scope);
-            let written = pipeline::run(self.engine, files, &plan.jobs(), |results| {
+            let written = pipeline::run(self.engine, &plan.jobs(), |results| {
                 for planned in &plan.files {
                     let mut target = create(planned.name)?;
                     self.file(planned, &results, &mut flusher, &mut target)?;
@@ -188,22 +188,23 @@ impl Work<'_> {
         flusher: &mut Flusher<'_>,
         target: &mut Target,
     ) -> Result<(), Failure> {
-        target.write(&planned.header)?;
-        self.progress.written(planned.header.len() as u64);
+        match &planned.header {
+            Some(header) => {
+                target.write(header)?;
+                self.progress.written(header.len() as u64);
+            }
+            None => self.copy(planned.file, 0..planned.file.header_bytes(), target)?,
+        }
         for part in &planned.parts {
             self.go_on()?;
             match part {
                 Part::Copied(bytes) => self.copy(planned.file, bytes.clone(), target)?,
-                Part::Made { job, is_added } => {
-                    self.made(job, *is_added, results, target)?;
-                    let factors = job.change.loras.iter().flat_map(|lora| [lora.a, lora.b]);
-                    factors.for_each(|tensor| release(tensor.data));
-                }
+                Part::Made { job, is_added } => self.made(job, *is_added, results, target)?,
             }
             flusher.wrote(part.bytes() as u64, &target.file, &target.path);
         }
         // Checks the file as any reader would, before it gets its final name.
-        let written = MappedFile::open(&target.path)?;
+        let written = TensorFile::open(&target.path)?;
         if written.tensors().count() != planned.tensors {
             return Err(Failure::Wrong(format!(
                 "{} has not the tensors it should have",
@@ -215,7 +216,7 @@ impl Work<'_> {
 
     fn copy(
         &self,
-        from: &MappedFile,
+        from: &TensorFile,
         bytes: Range<usize>,
         target: &mut Target,
     ) -> Result<(), Failure> {
@@ -273,15 +274,7 @@ impl Work<'_> {
             self.report.added(job.name);
         }
         if !is_added || totals.report.is_some() {
-            let Job {
-                name, dtype, shape, ..
-            } = *job;
-            let tensor = Tensor {
-                name,
-                dtype,
-                shape,
-                data: &[],
-            };
+            let tensor = Tensor::named(job.name, job.dtype, job.shape, &[]);
             let mut entry = report::Entry::new(tensor, job.change);
             entry.merged = totals.report;
             self.report.changed(entry);

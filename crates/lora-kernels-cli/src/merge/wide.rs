@@ -6,6 +6,7 @@ use lora_kernels::MergeReport;
 use lora_kernels_adapters::{Dtype, Tensor};
 
 use super::numbers::{element_bytes, part, read, with_float};
+use crate::failure::Failure;
 
 /// The values of a piece with the adapters added, exactly as they are computed on with.
 pub struct Values<'v> {
@@ -77,17 +78,21 @@ pub struct Scales {
 
 impl Scales {
     /// The magnitudes of these out_features, divided by the norms.
-    pub fn new(magnitude: &Tensor<'_>, out_features: Range<usize>, squares: &[f64]) -> Self {
-        let magnitude = part(magnitude, out_features);
-        let magnitudes = collected(magnitude.data, magnitude.dtype);
+    pub fn new(
+        magnitude: &Tensor<'_>,
+        out_features: Range<usize>,
+        squares: &[f64],
+    ) -> Result<Self, Failure> {
+        let magnitude = part(magnitude, out_features)?;
+        let magnitudes = collected(&magnitude.read()?, magnitude.dtype);
         let scales = magnitudes
             .iter()
             .zip(squares)
             .map(|(magnitude, squares)| magnitude / squares.sqrt());
-        Self {
+        Ok(Self {
             scales: scales.collect(),
             without_norm: squares.iter().filter(|squares| **squares == 0.0).count() as u64,
-        }
+        })
     }
 }
 

@@ -64,8 +64,8 @@ fn inspect_shows_what_peft_saved() {
                 .collect()
         };
         let (a, b, r, k) = (
-            values(module.a.data),
-            values(module.b.data),
+            values(&module.a.read().unwrap()),
+            values(&module.b.read().unwrap()),
             module.rank,
             module.in_features,
         );

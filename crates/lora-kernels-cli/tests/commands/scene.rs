@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use half::{bf16, f16};
-use lora_kernels_adapters::{Dtype, MappedFile};
+use lora_kernels_adapters::{Dtype, TensorFile};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
@@ -326,12 +326,12 @@ impl Scene {
 
     /// Every tensor of a file.
     pub fn get(&self, path: &str) -> BTreeMap<String, Numbers> {
-        let file = MappedFile::open(&self.path(path)).unwrap();
+        let file = TensorFile::open(&self.path(path)).unwrap();
         let tensors = file.tensors().map(|tensor| {
             let numbers = Numbers {
                 dtype: tensor.dtype,
                 shape: tensor.shape.to_vec(),
-                values: values(tensor.dtype, tensor.data),
+                values: values(tensor.dtype, &tensor.read().unwrap()),
             };
             (tensor.name.to_owned(), numbers)
         });

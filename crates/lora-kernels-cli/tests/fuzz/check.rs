@@ -98,7 +98,7 @@ fn check_output(case: &Case, out: &Path) -> Result<(), String> {
                 tensor.name, view.shape, tensor.shape
             ));
         }
-        if view.data != tensor.data {
+        if *view.read().unwrap() != *tensor.data {
             changed.insert(tensor.name.as_str());
         }
     }

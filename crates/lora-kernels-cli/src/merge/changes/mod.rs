@@ -91,9 +91,9 @@ pub fn collect<'a>(
     finder.tied(&sources)?;
     finder.each_name_once()?;
     finder.vocabulary()?;
-    remarks::twice(&sources, &mut finder.changes.remarks.warnings);
+    remarks::twice(&sources, &mut finder.changes.remarks.warnings)?;
     for source in &sources {
-        finder.remark_on(source);
+        finder.remark_on(source)?;
     }
     Ok(finder.changes)
 }

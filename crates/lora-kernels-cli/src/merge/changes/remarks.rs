@@ -1,22 +1,25 @@
 //! Remarks on adapters that change nothing, or that are given twice.
 
-use lora_kernels_adapters::{Dtype, MappedFile, Module, Tensor};
+use lora_kernels_adapters::{Dtype, Module, Tensor, TensorFile};
 
 use super::{Finder, Selected, Source};
-use crate::merge::numbers::{all_parts, is_float, same_bytes};
+use crate::failure::Failure;
+use crate::merge::numbers::{all_chunks, is_float};
 use crate::show::few;
 
 impl<'a> Finder<'a, '_> {
     /// Warns of an adapter that changes nothing, or whose modules change nothing in part.
-    pub(super) fn remark_on(&mut self, source: &Source<'a, '_>) {
+    pub(super) fn remark_on(&mut self, source: &Source<'a, '_>) -> Result<(), Failure> {
         let selected = source.selected;
-        let dead: Vec<&str> = { selected.modules.iter() }
-            .filter_map(|module| useless(module).map(|_| module.path))
-            .collect();
+        let (mut dead, mut which) = (Vec::new(), None);
+        for module in &selected.modules {
+            if let Some(matrix) = useless(module)? {
+                dead.push(module.path);
+                which = which.or(Some(matrix));
+            }
+        }
         let path = selected.path.display();
-        let which = { selected.modules.iter() }
-            .find_map(useless)
-            .unwrap_or("lora_B");
+        let which = which.unwrap_or("lora_B");
         let all = dead.len() == selected.modules.len();
         if all && !self.effects.contains(&source.number) {
             let reason = match (dead.is_empty(), selected.saved.is_empty()) {
@@ -34,42 +37,50 @@ impl<'a> Finder<'a, '_> {
                 few(dead)
             ));
         }
+        Ok(())
     }
 }
 
 /// The name of the matrix that makes a module change nothing.
-fn useless(module: &Module<'_>) -> Option<&'static str> {
-    if module.magnitude.is_some() || module.bias.is_some_and(|bias| !is_zero(&bias)) {
-        return None;
+fn useless(module: &Module<'_>) -> Result<Option<&'static str>, Failure> {
+    if module.magnitude.is_some() {
+        return Ok(None);
     }
-    match () {
-        () if is_zero(&module.b) => Some("lora_B"),
-        () if is_zero(&module.a) => Some("lora_A"),
+    if let Some(bias) = &module.bias
+        && !is_zero(bias)?
+    {
+        return Ok(None);
+    }
+    Ok(match () {
+        () if is_zero(&module.b)? => Some("lora_B"),
+        () if is_zero(&module.a)? => Some("lora_A"),
         () => None,
-    }
+    })
 }
 
 /// Whether all elements of a float tensor are 0 or -0.
-fn is_zero(tensor: &Tensor<'_>) -> bool {
+fn is_zero(tensor: &Tensor<'_>) -> Result<bool, Failure> {
     let size = match tensor.dtype {
         Dtype::F16 | Dtype::BF16 => 2,
         Dtype::F32 => 4,
         Dtype::F64 => 8,
-        _ => return false,
+        _ => return Ok(false),
     };
     // The sign is the highest bit of the last byte.
     let zero = |element: &[u8]| match element {
         [rest @ .., last] => last & 0x7f == 0 && rest.iter().all(|&byte| byte == 0),
         [] => true,
     };
-    is_float(tensor.dtype) && all_parts(tensor.data, |part| part.chunks_exact(size).all(zero))
+    Ok(is_float(tensor.dtype) && all_chunks(tensor, |chunk| chunk.chunks_exact(size).all(zero))?)
 }
 
 /// Warns of adapters that are given more than once.
-pub fn twice(sources: &[Source<'_, '_>], warnings: &mut Vec<String>) {
+pub fn twice(sources: &[Source<'_, '_>], warnings: &mut Vec<String>) -> Result<(), Failure> {
     for (at, source) in sources.iter().enumerate() {
-        let earlier = { sources.iter().take(at) }.find(|e| same(e.selected, source.selected));
-        if let Some(earlier) = earlier {
+        for earlier in &sources[..at] {
+            if !same(earlier.selected, source.selected)? {
+                continue;
+            }
             let (first, second) = (
                 earlier.selected.path.display(),
                 source.selected.path.display(),
@@ -80,29 +91,35 @@ pub fn twice(sources: &[Source<'_, '_>], warnings: &mut Vec<String>) {
                     "{first} and {second} are the same adapter: its change is added each time"
                 ),
             });
+            break;
         }
     }
+    Ok(())
 }
 
 /// Whether two adapters have the same tensors and scalings.
-fn same(a: &Selected<'_>, b: &Selected<'_>) -> bool {
+fn same(a: &Selected<'_>, b: &Selected<'_>) -> Result<bool, Failure> {
     let scalings = |of: &Selected<'_>| -> Vec<(String, f32)> {
         let modules = of.modules.iter();
         modules
             .map(|module| (module.path.to_owned(), module.scaling))
             .collect()
     };
-    scalings(a) == scalings(b) && same_content(a.adapter.file(), b.adapter.file())
+    Ok(scalings(a) == scalings(b) && same_content(a.adapter.file(), b.adapter.file())?)
 }
 
-fn same_content(a: &MappedFile, b: &MappedFile) -> bool {
-    let place = |file: &MappedFile| file.path().canonicalize().ok();
+fn same_content(a: &TensorFile, b: &TensorFile) -> Result<bool, Failure> {
+    let place = |file: &TensorFile| file.path().canonicalize().ok();
     if place(a).is_some() && place(a) == place(b) {
-        return true;
+        return Ok(true);
     }
-    a.bytes() == b.bytes() && a.tensors().count() == b.tensors().count() && { a.tensors() }
-        .zip(b.tensors())
-        .all(|(a, b)| {
-            (a.name, a.dtype, a.shape) == (b.name, b.dtype, b.shape) && same_bytes(a.data, b.data)
-        })
+    if a.bytes() != b.bytes() || a.tensors().len() != b.tensors().len() {
+        return Ok(false);
+    }
+    for (a, b) in a.tensors().zip(b.tensors()) {
+        if (a.name, a.dtype, a.shape) != (b.name, b.dtype, b.shape) || !a.has_bytes_of(&b)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

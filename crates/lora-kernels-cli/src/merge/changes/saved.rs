@@ -54,7 +54,7 @@ impl<'a> Finder<'a, '_> {
                 new.dtype, old.dtype
             ));
         }
-        if new.shape != old.shape || !same_within_types(&new, &old) {
+        if new.shape != old.shape || !same_within_types(&new, &old)? {
             self.effects.insert(source.number);
             self.trains(source, &target);
         }
@@ -187,7 +187,7 @@ impl<'a> Finder<'a, '_> {
         let same_shape = new.shape == old.shape;
         // The weight of a merged model contains the adapter.
         if same_shape
-            && (self.choices.direction == Direction::Unmerge || same_within_types(&new, &old))
+            && (self.choices.direction == Direction::Unmerge || same_within_types(&new, &old)?)
         {
             if let Target::Base { name, .. } = target {
                 self.trained_on.insert(name);
@@ -205,7 +205,7 @@ impl<'a> Finder<'a, '_> {
             return Ok(());
         }
         if let Some(other) = self.current_replacement(&target) {
-            return match other.shape == new.shape && same_within_types(&other, &new) {
+            return match other.shape == new.shape && same_within_types(&other, &new)? {
                 true => Ok(()),
                 false => refuse(format!(
                     "the adapters were trained on different weights of {name}: merge them one \
@@ -230,7 +230,7 @@ impl<'a> Finder<'a, '_> {
                 false => format!("its shape is {:?}, not {:?}", old.shape, new.shape),
             });
         }
-        let (differing, common) = differing_rows(&new, &old);
+        let (differing, common) = differing_rows(&new, &old)?;
         // A whole resized vocabulary leaves nothing of the base's to guess.
         if 2 * differing > common && (same_shape || !has_whole_vocabulary(source, new.shape)) {
             return another(format!("the values of {differing} of {common} rows differ"));
@@ -311,13 +311,15 @@ fn is_of_an_adapter(name: &str) -> bool {
 }
 
 /// How many rows differ among those that both tensors have, and how many these are.
-fn differing_rows(a: &Tensor<'_>, b: &Tensor<'_>) -> (usize, usize) {
+fn differing_rows(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<(usize, usize), Failure> {
     let rows = |tensor: &Tensor<'_>| tensor.shape.first().copied().unwrap_or(1);
     let common = rows(a).min(rows(b));
     let columns: usize = a.shape.iter().skip(1).product();
-    let differ = (0..common).filter(|row| {
+    let mut differing = 0;
+    for row in 0..common {
         let elements = row * columns..(row + 1) * columns;
-        !same_within_types(&part(a, elements.clone()), &part(b, elements))
-    });
-    (differ.count(), common)
+        let same = same_within_types(&part(a, elements.clone())?, &part(b, elements)?)?;
+        differing += usize::from(!same);
+    }
+    Ok((differing, common))
 }

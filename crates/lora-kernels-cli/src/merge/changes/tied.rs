@@ -292,24 +292,28 @@ impl<'a> Finder<'a, '_> {
         let after = self.outcome(embedding, before);
         let after = after.or((self.only_rows(embedding)).then_some(matrix));
         let is_tied_head = |added: &Added<'_>| is_head(&added.name) && added.from.name == embedding;
-        self.changes.added.retain(|added| {
+        let mut same = Vec::with_capacity(self.changes.added.len());
+        for added in &self.changes.added {
             let change = &added.change;
-            let same = match change.replaced {
-                _ if !change.loras.is_empty() || !change.rows.is_empty() => false,
-                None => true,
-                Some(head) => after.is_some_and(|after| {
-                    after.shape == head.shape && same_within_types(&after, &head)
-                }),
-            };
-            !is_tied_head(added) || !same
-        });
+            let is_computed = !change.loras.is_empty() || !change.rows.is_empty();
+            same.push(match (change.replaced, after) {
+                _ if is_computed || !is_tied_head(added) => false,
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(head), Some(after)) => {
+                    after.shape == head.shape && same_within_types(&after, &head)?
+                }
+            });
+        }
+        let mut same = same.into_iter();
+        { &mut self.changes.added }.retain(|_| same.next() != Some(true));
         for added in self
             .changes
             .added
             .iter_mut()
             .filter(|added| is_tied_head(added))
         {
-            give_rows(&mut added.change, &rows, &matrix);
+            give_rows(&mut added.change, &rows, &matrix)?;
         }
         let changed = self.changed(embedding);
         let mut written = { self.changes.added.iter() }
@@ -326,7 +330,7 @@ impl<'a> Finder<'a, '_> {
                 ));
             };
             let mut head = Added::whole(head, before);
-            give_rows(&mut head.change, &rows, &matrix);
+            give_rows(&mut head.change, &rows, &matrix)?;
             self.changes.added.push(head);
             written = true;
         }
@@ -357,7 +361,8 @@ impl<'a> Finder<'a, '_> {
         if !embedding_changed && !head_changed && !self.choices.untie {
             return Ok(());
         }
-        let is_copy = head_before.shape == before.shape && same_within_types(&head_before, &before);
+        let is_copy =
+            head_before.shape == before.shape && same_within_types(&head_before, &before)?;
         if self.choices.untie
             && is_float(head_before.dtype)
             && head_before.shape.first() != before.shape.first()
@@ -393,15 +398,15 @@ impl<'a> Finder<'a, '_> {
         let (rows, matrix) = self.rows_of(embedding, before);
         if is_copy && !rows.is_empty() && (head_changed || self.choices.untie) {
             let target = self.in_base(head)?;
-            give_rows(self.change(&target), &rows, &matrix);
+            give_rows(self.change(&target), &rows, &matrix)?;
         }
         let apart = match (head_changed, self.choices.untie) {
             (true, _) => {
-                let ends = (
-                    self.outcome(embedding, before),
-                    self.outcome(head, head_before),
-                );
-                !matches!(ends, (Some(a), Some(b)) if a.shape == b.shape && same_within_types(&a, &b))
+                let ends = { self.outcome(embedding, before) }.zip(self.outcome(head, head_before));
+                match ends {
+                    Some((a, b)) => a.shape != b.shape || !same_within_types(&a, &b)?,
+                    None => true,
+                }
             }
             (false, untie) => untie,
         };
@@ -465,11 +470,18 @@ impl<'a> Finder<'a, '_> {
 
 /// Puts the rows of an embedding into its head, which is `matrix` without them, unless the head has
 /// rows of its own or was trained whole.
-fn give_rows<'a>(head: &mut Change<'a>, rows: &[Rows<'a>], matrix: &Tensor<'a>) {
-    let is_tied = { head.replaced }
-        .is_none_or(|own| own.shape == matrix.shape && same_within_types(&own, matrix));
+fn give_rows<'a>(
+    head: &mut Change<'a>,
+    rows: &[Rows<'a>],
+    matrix: &Tensor<'a>,
+) -> Result<(), Failure> {
+    let is_tied = match &head.replaced {
+        Some(own) => own.shape == matrix.shape && same_within_types(own, matrix)?,
+        None => true,
+    };
     if is_tied && head.rows.is_empty() && !rows.is_empty() {
         head.rows = rows.to_vec();
         head.rows_first = true;
     }
+    Ok(())
 }

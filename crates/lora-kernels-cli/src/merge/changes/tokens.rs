@@ -47,11 +47,11 @@ impl<'a> Finder<'a, '_> {
                 ));
             }
             let row = |at: usize| at * columns..(at + 1) * columns;
-            let same = { tokens.indices.iter() }.enumerate().all(|(at, &index)| {
-                same_within_types(&part(&values, row(at)), &part(&now, row(index)))
-            });
-            if !same {
-                self.effects.insert(source.number);
+            for (at, &index) in tokens.indices.iter().enumerate() {
+                if !same_within_types(&part(&values, row(at))?, &part(&now, row(index))?)? {
+                    self.effects.insert(source.number);
+                    break;
+                }
             }
             self.change(&target).rows.push(Rows {
                 indices: tokens.indices,

@@ -15,7 +15,7 @@ use super::change::{Change, LoraPart, Stack};
 use super::engine::Engine;
 use super::job::Job;
 use super::numbers::{element_bytes, read, store, with_float};
-use super::pipeline::{self, Files, Totals};
+use super::pipeline::{self, Totals};
 use crate::device::Choice;
 use crate::failure::Failure;
 
@@ -56,12 +56,7 @@ impl Owned {
     }
 
     fn tensor(&self) -> Tensor<'_> {
-        Tensor {
-            name: "w",
-            dtype: self.dtype,
-            shape: &self.shape,
-            data: &self.bytes,
-        }
+        Tensor::named("w", self.dtype, &self.shape, &self.bytes)
     }
 }
 
@@ -97,8 +92,7 @@ fn run(
     change: &Change<'_>,
 ) -> Result<(Vec<u8>, Totals), Failure> {
     let job = Job::new("w", tensor, change)?;
-    let files = Files::new(std::iter::empty());
-    pipeline::run(engine, &files, &[&job], |results| {
+    pipeline::run(engine, &[&job], |results| {
         let mut bytes = Vec::new();
         let totals = results.of(&job, |more| {
             bytes.extend_from_slice(more);

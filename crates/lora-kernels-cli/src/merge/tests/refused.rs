@@ -146,22 +146,13 @@ fn tensors_that_dont_fit_the_others() {
 #[test]
 fn types_that_arent_computed_with() {
     let w = Owned::made(Dtype::F32, &[6, 5], 1);
-    let integers = Tensor {
-        name: "x",
-        dtype: Dtype::I8,
-        shape: &[6, 5],
-        data: &[0; 30],
-    };
+    let integers = Tensor::named("x", Dtype::I8, &[6, 5], &[0; 30]);
     let change = Change {
         replaced: Some(integers),
         ..Change::default()
     };
     assert_refused(&w, &change, "I8");
-    let rows = Tensor {
-        shape: &[1, 5],
-        data: &[0; 5],
-        ..integers
-    };
+    let rows = Tensor::named("x", Dtype::I8, &[1, 5], &[0; 5]);
     let change = Change {
         rows: vec![Rows {
             indices: &[0],

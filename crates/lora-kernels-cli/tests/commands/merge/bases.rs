@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use lora_kernels_adapters::MappedFile;
+use lora_kernels_adapters::TensorFile;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -89,8 +89,12 @@ fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<(), (u8, String)> {
 
 #[track_caller]
 fn assert_values(file: &Path, name: &str, expected: &[f32]) {
-    let file = MappedFile::open(file).unwrap();
-    assert_eq!(file.tensor(name).unwrap().data, bytes(expected), "{name}");
+    let file = TensorFile::open(file).unwrap();
+    assert_eq!(
+        file.tensor(name).unwrap().read().unwrap(),
+        bytes(expected),
+        "{name}"
+    );
 }
 
 #[track_caller]
@@ -491,7 +495,7 @@ fn one_shard_is_not_taken_for_the_model() {
     );
     let adapter = adapter(&folder.join("adapter"), "model.q");
     let path = adapter.join("adapter_model.safetensors");
-    let file = MappedFile::open(&path).unwrap();
+    let file = TensorFile::open(&path).unwrap();
     let head = bytes(&weight(5));
     let views: Vec<_> = file
         .tensors()
@@ -499,7 +503,7 @@ fn one_shard_is_not_taken_for_the_model() {
             (
                 tensor.name.to_owned(),
                 tensor.shape.to_vec(),
-                tensor.data.to_vec(),
+                tensor.read().unwrap().to_vec(),
             )
         })
         .chain([(

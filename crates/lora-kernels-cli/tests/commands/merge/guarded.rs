@@ -1,7 +1,7 @@
 //! Inputs that could be merged wrongly without an error.
 
 use lora_kernels_adapters::output::Overwrite;
-use lora_kernels_adapters::{Adapter, DType, MappedFile, PeftConfig, PeftWriter, ReadOptions};
+use lora_kernels_adapters::{Adapter, DType, PeftConfig, PeftWriter, ReadOptions, TensorFile};
 
 use super::model::{adapter, write};
 use super::{command, folder, merge};
@@ -109,7 +109,7 @@ fn a_base_weight_beside_its_adapter_must_be_the_bases() {
     );
     let plain_read = Adapter::read(&plain, &ReadOptions::default()).unwrap();
     let with = |name: &str, weights: &std::path::Path| {
-        let file = MappedFile::open(weights).unwrap();
+        let file = TensorFile::open(weights).unwrap();
         let mut writer = PeftWriter::from_adapter(&plain_read).unwrap();
         let weight = file.tensor("lm_head.weight").unwrap();
         writer

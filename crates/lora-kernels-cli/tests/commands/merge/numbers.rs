@@ -36,9 +36,9 @@ pub fn values(tensor: &Tensor<'_>) -> Vec<f64> {
             .collect()
     }
     match tensor.element_type().unwrap() {
-        DType::F16 => of::<f16>(tensor.data),
-        DType::BF16 => of::<bf16>(tensor.data),
-        DType::F32 => of::<f32>(tensor.data),
+        DType::F16 => of::<f16>(&tensor.read().unwrap()),
+        DType::BF16 => of::<bf16>(&tensor.read().unwrap()),
+        DType::F32 => of::<f32>(&tensor.read().unwrap()),
     }
 }
 
