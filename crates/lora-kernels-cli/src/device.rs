@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     Gpu(usize),
-    /// The CPU reference, which gives the same bits.
+    /// The CPU, which gives the same bits.
     Cpu,
 }
 

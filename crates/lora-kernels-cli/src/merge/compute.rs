@@ -1,20 +1,21 @@
 //! Computes pieces of tensors.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use lora_kernels::{DType, Element, MergeReport, WeightLayout};
+use lora_kernels::{DType, MergeReport, WeightLayout};
 use lora_kernels_adapters::Dtype;
 
 use super::buffer::{Buffer, Pool};
-use super::change::{LoraPart, Stack};
-use super::engine::{Block, Factors, Lane};
+use super::change::LoraPart;
+use super::engine::{self, Block, Lane};
+use super::factors;
 use super::job::{Job, Method, Piece};
 use super::numbers::{
-    convert, converted, element_bytes, gathered, non_finite, part, read, store, with_float,
-    with_type,
+    convert, element_bytes, non_finite, part, read, store, with_float, with_type,
 };
+use super::product::{self, Across, Lanes, Term};
 use super::wide::{Biases, Scales, Values, collected, count};
+use crate::device::Gpu;
 use crate::failure::Failure;
 use crate::replay::Number;
 
@@ -43,22 +44,31 @@ pub struct Made {
     pub without_norm: u64,
 }
 
-/// Computes a piece from the bytes of its source.
+/// What a piece is computed from.
+pub struct Input {
+    /// The bytes of its source.
+    pub source: Buffer,
+    /// On the CPU, the factors that it shares with the other pieces of its matrix.
+    pub across: Arc<[Across]>,
+}
+
+/// Computes a piece.
 pub fn compute(
     lane: &Lane,
     pool: &Pool,
     job: &Job<'_>,
     piece: Piece,
     pass: &Pass,
-    source: Buffer,
+    input: Input,
 ) -> Result<Outcome, Failure> {
+    let Input { mut source, across } = input;
     let piece = Work {
         lane,
         pool,
         job,
         piece,
+        across: &across,
     };
-    let mut source = source;
     if job.rows_come_first() {
         piece.replace_rows(source.bytes_mut()?, job.source.dtype)?;
     }
@@ -79,6 +89,7 @@ struct Work<'w, 'a> {
     pool: &'w Pool,
     job: &'w Job<'a>,
     piece: Piece,
+    across: &'w [Across],
 }
 
 impl Work<'_, '_> {
@@ -230,7 +241,32 @@ impl Work<'_, '_> {
     }
 
     /// Adds the adapters' parts to a piece of a weight of type `T`.
-    fn add<T: Number>(&self, values: &mut [T]) -> Result<MergeReport, Failure> {
+    fn add<T: Number + Lanes>(&self, values: &mut [T]) -> Result<MergeReport, Failure> {
+        match self.lane {
+            Lane::Cpu => self.add_on_cpu(values),
+            Lane::Gpu(gpu) => self.add_on_gpu(gpu, values),
+        }
+    }
+
+    fn add_on_cpu<T: Lanes>(&self, values: &mut [T]) -> Result<MergeReport, Failure> {
+        let loras = &self.job.change.loras;
+        let down = factors::down(self.job, self.piece)?;
+        let terms = loras.iter().zip(&down).zip(self.across);
+        let terms = terms.map(|((lora, down), across)| Term {
+            scaling: lora.factor,
+            down,
+            across,
+        });
+        let columns = self.job.grid.columns;
+        Ok(product::add(values, columns, &terms.collect::<Vec<_>>()))
+    }
+
+    fn add_on_gpu<T: Number>(&self, gpu: &Gpu, values: &mut [T]) -> Result<MergeReport, Failure> {
+        let block = Block {
+            rows: self.piece.rows,
+            columns: self.job.grid.columns,
+            layout: self.job.change.layout,
+        };
         // All adapters of a call must have one type: the weight's, or f32, which represents every
         // other type of the kernels exactly.
         let is_same = |lora: &LoraPart<'_>| {
@@ -238,80 +274,11 @@ impl Work<'_, '_> {
                 .iter()
                 .all(|tensor| tensor.element_type() == Some(T::DTYPE))
         };
-        match self.job.change.loras.iter().all(is_same) {
-            true => self.add_as::<T, T>(values),
-            false => self.add_as::<T, f32>(values),
+        let (job, piece) = (self.job, self.piece);
+        match job.change.loras.iter().all(is_same) {
+            true => engine::add(gpu, values, block, &factors::read::<T>(job, piece)?),
+            false => engine::add(gpu, values, block, &factors::read::<f32>(job, piece)?),
         }
-    }
-
-    fn add_as<T: Number, A: Number>(&self, values: &mut [T]) -> Result<MergeReport, Failure> {
-        let block = Block {
-            rows: self.piece.rows,
-            columns: self.job.grid.columns,
-            layout: self.job.change.layout,
-        };
-        let factors = self
-            .job
-            .change
-            .loras
-            .iter()
-            .map(|lora| self.factors::<A>(lora));
-        let factors = factors.collect::<Result<Vec<_>, Failure>>()?;
-        self.lane.add(values, block, &factors)
-    }
-
-    /// The rows of lora_B or, for a transposed weight, the columns of lora_A that belong to the
-    /// piece, and the whole other matrix.
-    fn factors<A: Element>(&self, lora: &LoraPart<'_>) -> Result<Factors<'static, A>, Failure> {
-        let Piece {
-            first,
-            rows,
-            matrix,
-        } = self.piece;
-        let grid = &self.job.grid;
-        let expert = lora.expert.unwrap_or(matrix);
-        let (in_features, inputs, outputs) = match self.job.change.layout {
-            WeightLayout::OutIn => (grid.columns, 0..grid.columns, first..first + rows),
-            WeightLayout::InOut => (grid.rows, first..first + rows, 0..grid.columns),
-        };
-        let rank = lora.rank;
-        let row_of_a = |row: usize| (expert * rank + row) * in_features;
-        let a = match inputs.len() == in_features {
-            true => converted::<A>(&part(&lora.a, row_of_a(0)..row_of_a(rank))?)?,
-            false => {
-                let places = (0..rank)
-                    .flat_map(|row| inputs.clone().map(move |input| row_of_a(row) + input));
-                gathered(&lora.a, places)?
-            }
-        };
-        let outputs = outputs.start + lora.first_out..outputs.end + lora.first_out;
-        let b = match lora.stack {
-            Stack::Parameter { experts } if experts > 1 => {
-                let places = outputs.flat_map(|output| {
-                    (0..rank).map(move |column| (output * rank + column) * experts + expert)
-                });
-                gathered(&lora.b, places)?
-            }
-            stack => {
-                // lora_B has the same number of rows for each expert.
-                let experts = match stack {
-                    Stack::Leading { experts } => experts,
-                    Stack::One | Stack::Parameter { .. } => 1,
-                };
-                let all: usize = lora.b.shape.iter().product();
-                let begin = expert * (all / experts);
-                converted::<A>(&part(
-                    &lora.b,
-                    begin + outputs.start * rank..begin + outputs.end * rank,
-                )?)?
-            }
-        };
-        Ok(Factors {
-            rank,
-            scaling: lora.factor,
-            a: Cow::Owned(a),
-            b: Cow::Owned(b),
-        })
     }
 
     fn biases(&self) -> Result<Biases, Failure> {

@@ -1,12 +1,11 @@
-//! Adds adapters to parts of weights, on the device or, if asked to, with the CPU reference.
+//! Where pieces of weights are computed, and how the device adds adapters to them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::CudaContext;
-use lora_kernels::reference::{self, Adapter, View};
 use lora_kernels::{Lora, MatRef, MergeReport, WeightLayout};
 
+use super::factors::Factors;
 use crate::device::{Choice, Gpu, or_cpu};
 use crate::failure::Failure;
 use crate::replay::Number;
@@ -15,7 +14,7 @@ use crate::replay::Number;
 const STREAMS: usize = 3;
 /// The most threads that compute on the CPU. Each holds a piece of a weight in memory.
 const MOST_THREADS: usize = 16;
-/// Bytes that the copies of the adapters' factors may have in all threads on the CPU.
+/// Bytes that the adapters' factors may have in all pieces that are computed on the CPU.
 const FACTORS: usize = 512 << 20;
 
 pub enum Engine {
@@ -33,13 +32,13 @@ impl Engine {
 
     pub fn name(&self) -> Result<String, Failure> {
         match self {
-            Engine::Cpu => Ok("CPU (the reference)".into()),
+            Engine::Cpu => Ok("CPU".into()),
             Engine::Gpu(gpu) => gpu.name(),
         }
     }
 
-    /// Where pieces are computed at the same time: streams of the device, or threads, each of which
-    /// has up to `factor_bytes` of copies of the adapters' factors.
+    /// Where pieces are computed at the same time: streams of the device, or threads, whose pieces
+    /// need up to `factor_bytes` of the adapters' factors.
     pub fn lanes(&self, factor_bytes: usize) -> Result<Vec<Lane>, Failure> {
         match self {
             Engine::Cpu => {
@@ -85,15 +84,6 @@ pub struct Block {
     pub layout: WeightLayout,
 }
 
-/// An adapter's part in a block, dense: lora_A (rank, in_features of the block) and lora_B
-/// (out_features of the block, rank).
-pub struct Factors<'a, A: Clone> {
-    pub rank: usize,
-    pub scaling: f32,
-    pub a: Cow<'a, [A]>,
-    pub b: Cow<'a, [A]>,
-}
-
 impl Block {
     /// (out_features, in_features)
     fn features(&self) -> (usize, usize) {
@@ -104,56 +94,26 @@ impl Block {
     }
 }
 
-impl Lane {
-    /// values += Σ scaling·B·A, summed in f32 and rounded once. The bits don't depend on the lane.
-    pub fn add<T: Number, A: Number>(
-        &self,
-        values: &mut [T],
-        block: Block,
-        factors: &[Factors<'_, A>],
-    ) -> Result<MergeReport, Failure> {
-        match self {
-            Lane::Cpu => add_on_cpu(values, block, factors),
-            Lane::Gpu(gpu) => {
-                let report = add_on_gpu(gpu, values, block, factors);
-                // Copies from and to page-locked memory may still run, also after an error.
-                let waited = gpu.stream().synchronize();
-                let report = report?;
-                waited?;
-                Ok(report)
-            }
-        }
-    }
-}
-
-fn add_on_cpu<T: Number, A: Number>(
-    values: &mut [T],
-    block: Block,
-    factors: &[Factors<'_, A>],
-) -> Result<MergeReport, Failure> {
-    let (out_features, in_features) = block.features();
-    let failed = |error: reference::ShapeError| {
-        Failure::Refused(format!("the reference refused a weight: {error}"))
-    };
-    let adapters = factors.iter().map(|factors| {
-        Ok(Adapter {
-            a: View::new(&factors.a, factors.rank, in_features)?,
-            b: View::new(&factors.b, out_features, factors.rank)?,
-            scaling: factors.scaling,
-        })
-    });
-    let adapters = adapters.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let weight = View::new(values, block.rows, block.columns).map_err(failed)?;
-    let merged = reference::merge(weight, block.layout, &adapters).map_err(failed)?;
-    values.copy_from_slice(&merged.weight);
-    Ok(merged.report)
-}
-
-fn add_on_gpu<T: Number, A: Number>(
+/// values += Σ scaling·B·A, summed in f32 and rounded once. The bits don't depend on the device.
+pub fn add<T: Number, A: Number>(
     gpu: &Gpu,
     values: &mut [T],
     block: Block,
-    factors: &[Factors<'_, A>],
+    factors: &[Factors<A>],
+) -> Result<MergeReport, Failure> {
+    let report = queue(gpu, values, block, factors);
+    // Copies from and to page-locked memory may still run, also after an error.
+    let waited = gpu.stream().synchronize();
+    let report = report?;
+    waited?;
+    Ok(report)
+}
+
+fn queue<T: Number, A: Number>(
+    gpu: &Gpu,
+    values: &mut [T],
+    block: Block,
+    factors: &[Factors<A>],
 ) -> Result<MergeReport, Failure> {
     let (out_features, in_features) = block.features();
     let stream = gpu.stream();

@@ -5,6 +5,7 @@ use lora_kernels_adapters::{Dtype, Tensor};
 
 use super::change::{Change, LoraPart, Stack};
 use super::numbers::{element_bytes, is_float};
+use super::product::LANES;
 use crate::failure::Failure;
 
 /// Elements of a block. Sums over several blocks are taken block by block, so that their bits don't
@@ -182,12 +183,12 @@ impl<'a> Job<'a> {
         self.change.rows_first && !self.rows.is_empty()
     }
 
-    /// Bytes of the factors that the CPU needs whole for each piece: converted to f32, and once
-    /// more in rows as the reference has them.
+    /// Bytes of the factors that the CPU needs whole for each matrix, in f32.
     pub fn factor_bytes(&self) -> usize {
         let ranks = self.change.loras.iter().map(|lora| lora.rank);
-        let elements = ranks.sum::<usize>().saturating_mul(self.grid.columns);
-        elements.saturating_mul(2 * size_of::<f32>())
+        let columns = self.grid.columns.next_multiple_of(LANES);
+        let elements = ranks.sum::<usize>().saturating_mul(columns);
+        elements.saturating_mul(size_of::<f32>())
     }
 
     /// Whether a pass over the whole matrix has to come first, for the norms of its columns.

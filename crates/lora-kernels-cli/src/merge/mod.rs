@@ -7,6 +7,7 @@ mod choice;
 mod compute;
 mod copies;
 mod engine;
+mod factors;
 mod flush;
 mod folder;
 mod header;
@@ -15,6 +16,7 @@ mod language;
 mod layout;
 pub mod numbers;
 mod pipeline;
+mod product;
 mod progress;
 mod report;
 mod shard;
@@ -100,7 +102,7 @@ pub struct Arguments {
     /// [default: those that BASE is; may be given several times]
     #[arg(long, value_name = "NAME")]
     component: Vec<String>,
-    /// Where to compute: the number of a GPU, or cpu for the reference, which gives the same bits
+    /// Where to compute: the number of a GPU, or cpu, which gives the same bits
     #[arg(long, default_value = "0", value_name = "N|cpu")]
     device: Choice,
     /// Whether square weights are stored transposed, (in_features, out_features), where the

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use half::{bf16, f16};
-use lora_kernels::Element;
+use lora_kernels::{DType, Element};
 use lora_kernels_adapters::{Dtype, Tensor};
 
+use super::product::{LANES, Lanes};
 use crate::failure::Failure;
 
 /// Bytes of an element; 0 for types smaller than a byte.
@@ -134,21 +135,48 @@ pub fn part<'a>(tensor: &Tensor<'a>, elements: Range<usize>) -> Result<Tensor<'a
 }
 
 /// The elements of a float tensor converted to another type: exactly if that is wider, else rounded
-/// once.
+/// once. Of other tensors none.
 pub fn converted<T: Element>(tensor: &Tensor<'_>) -> Result<Vec<T>, Failure> {
-    if tensor.element_type() == Some(T::DTYPE) {
-        let mut values = vec![T::zeroed(); tensor.bytes() / size_of::<T>()];
-        tensor.read_into(0, bytemuck::cast_slice_mut(&mut values))?;
-        return Ok(values);
+    if !is_float(tensor.dtype) {
+        return Ok(Vec::new());
     }
-    let mut values = Vec::with_capacity(tensor.bytes() / element_bytes(tensor.dtype).max(1));
-    let mut chunks = tensor.chunks(CHUNK);
-    while let Some(chunk) = chunks.next_chunk()? {
-        with_float!(tensor.dtype, S => {
-            values.extend(read::<S>(chunk).map(T::from_f64));
-        }, else ());
-    }
+    let mut values = vec![T::zeroed(); tensor.bytes() / element_bytes(tensor.dtype)];
+    converted_into(tensor, &mut values)?;
     Ok(values)
+}
+
+/// As [`converted`]. There are as many `values` as elements.
+pub fn converted_into<T: Element>(tensor: &Tensor<'_>, values: &mut [T]) -> Result<(), Failure> {
+    if tensor.element_type() == Some(T::DTYPE) {
+        tensor.read_into(0, bytemuck::cast_slice_mut(values))?;
+        return Ok(());
+    }
+    let elements = CHUNK / size_of::<f64>();
+    let mut chunks = tensor.chunks(elements * element_bytes(tensor.dtype));
+    for values in values.chunks_mut(elements) {
+        let Some(chunk) = chunks.next_chunk()? else {
+            break;
+        };
+        match (tensor.dtype, T::DTYPE) {
+            (Dtype::F16, DType::F32) => widen::<f16>(chunk, bytemuck::cast_slice_mut(values)),
+            (Dtype::BF16, DType::F32) => widen::<bf16>(chunk, bytemuck::cast_slice_mut(values)),
+            (from, _) => with_float!(from, S => {
+                let numbers = values.iter_mut().zip(read::<S>(chunk));
+                numbers.for_each(|(into, number)| *into = T::from_f64(number));
+            }, else ()),
+        }
+    }
+    Ok(())
+}
+
+/// Converts many elements at once.
+fn widen<S: Lanes + bytemuck::Pod>(bytes: &[u8], into: &mut [f32]) {
+    let lines = bytes.chunks(LANES * size_of::<S>());
+    for (line, into) in lines.zip(into.chunks_mut(LANES)) {
+        let mut values = [S::zeroed(); LANES];
+        bytemuck::cast_slice_mut(&mut values)[..line.len()].copy_from_slice(line);
+        into.copy_from_slice(&S::widened(values)[..into.len()]);
+    }
 }
 
 /// Writes the numbers in a float type. The shorter of both sides ends it.
@@ -171,9 +199,19 @@ pub fn convert(bytes: &[u8], from: Dtype, to: Dtype, into: &mut [u8]) {
 
 /// The number of elements that are NaN or infinite: 0 for types without such values.
 pub fn non_finite(bytes: &[u8], dtype: Dtype) -> u64 {
-    with_float!(dtype, S => {
-        read::<S>(bytes).filter(|value| !value.is_finite()).count() as u64
-    }, else 0)
+    /// Those whose exponent has all bits.
+    fn count<T: bytemuck::Pod>(bytes: &[u8], is_non_finite: impl Fn(T) -> bool) -> u64 {
+        let elements = bytes.chunks_exact(size_of::<T>());
+        let elements = elements.map(bytemuck::pod_read_unaligned::<T>);
+        elements.map(|bits| u64::from(is_non_finite(bits))).sum()
+    }
+    match dtype {
+        Dtype::F16 => count(bytes, |bits: u16| bits & 0x7c00 == 0x7c00),
+        Dtype::BF16 => count(bytes, |bits: u16| bits & 0x7f80 == 0x7f80),
+        Dtype::F32 => count(bytes, |value: f32| !value.is_finite()),
+        Dtype::F64 => count(bytes, |value: f64| !value.is_finite()),
+        _ => 0,
+    }
 }
 
 /// The elements if the type is a float type, else none.
@@ -182,8 +220,8 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Box<dyn Iterator<Item = f64> + '_> {
 }
 
 /// Bytes of a tensor that are in memory at a time while it is looked through: whole elements of
-/// every type.
-pub const CHUNK: usize = 1 << 20;
+/// every type. Tests have several chunks in small tensors.
+pub const CHUNK: usize = if cfg!(test) { 1 << 6 } else { 1 << 20 };
 
 /// Whether this holds for all chunks of a tensor's bytes. Each has whole elements.
 pub fn all_chunks(tensor: &Tensor<'_>, holds: impl Fn(&[u8]) -> bool) -> Result<bool, Failure> {

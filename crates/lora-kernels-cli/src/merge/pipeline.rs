@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lora_kernels::MergeReport;
 use lora_kernels_adapters::Tensor;
 
-use super::buffer::{Buffer, Pool};
-use super::compute::{Outcome, Pass, compute};
+use super::buffer::Pool;
+use super::compute::{Input, Outcome, Pass, compute};
 use super::engine::{Engine, Lane};
+use super::factors;
 use super::job::{Job, Piece};
+use super::product::Across;
 use super::wide::Scales;
 use crate::failure::Failure;
 
@@ -27,7 +29,7 @@ struct Task<'j, 'a> {
     job: &'j Job<'a>,
     piece: Piece,
     pass: Pass,
-    source: Buffer,
+    input: Input,
     answer: Sender<Answer>,
 }
 
@@ -67,6 +69,7 @@ pub fn run<'j, 'a: 'j, R>(
         }
         let reader = Reader {
             pool,
+            packs: matches!(engine, Engine::Cpu),
             blocks,
             answers,
             tasks,
@@ -102,13 +105,13 @@ fn work(lane: &Lane, pool: &Pool, queue: &Mutex<Receiver<Task<'_, '_>>>) {
             job,
             piece,
             pass,
-            source,
+            input,
             answer,
         }) = next
         else {
             return;
         };
-        let computed = compute(lane, pool, job, piece, &pass, source);
+        let computed = compute(lane, pool, job, piece, &pass, input);
         // Nobody waits for it after an error elsewhere.
         let _ = answer.send(computed);
     }
@@ -126,6 +129,8 @@ fn prefetch(tensor: &Tensor<'_>) {
 
 struct Reader<'r, 'j, 'a> {
     pool: &'r Pool,
+    /// Whether the lanes want what the pieces of a matrix share.
+    packs: bool,
     blocks: usize,
     answers: SyncSender<Receiver<Answer>>,
     tasks: Sender<Task<'j, 'a>>,
@@ -146,29 +151,48 @@ impl<'j, 'a> Reader<'_, 'j, 'a> {
     }
 
     fn pass(&self, job: &'j Job<'a>, pass: &Pass) -> Result<(), Stopped> {
+        let mut shared = None;
         for piece in job.grid.pieces(self.blocks) {
             let (answer, result) = channel();
             // Waits here while enough pieces are on their way.
             self.answers.send(result).map_err(|_| Stopped)?;
-            let begin = job.grid.place(piece) * job.source_bytes();
-            let bytes = piece.rows * job.grid.columns * job.source_bytes();
-            let mut source = self.pool.take(bytes);
-            let read =
-                { source.bytes_mut() }.and_then(|into| Ok(job.source.read_into(begin, into)?));
-            if let Err(error) = read {
-                let _ = answer.send(Err(error));
-                return Err(Stopped);
-            }
+            let input = match self.read(job, piece, &mut shared) {
+                Ok(input) => input,
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                    return Err(Stopped);
+                }
+            };
             let task = Task {
                 job,
                 piece,
                 pass: pass.clone(),
-                source,
+                input,
                 answer,
             };
             self.tasks.send(task).map_err(|_| Stopped)?;
         }
         Ok(())
+    }
+
+    /// `shared` is what the last piece shares with the others of its matrix.
+    fn read(
+        &self,
+        job: &Job<'_>,
+        piece: Piece,
+        shared: &mut Option<(usize, Arc<[Across]>)>,
+    ) -> Result<Input, Failure> {
+        let begin = job.grid.place(piece) * job.source_bytes();
+        let bytes = piece.rows * job.grid.columns * job.source_bytes();
+        let mut source = self.pool.take(bytes);
+        job.source.read_into(begin, source.bytes_mut()?)?;
+        let across = match shared {
+            Some((matrix, across)) if *matrix == piece.matrix => across.clone(),
+            _ if !self.packs => Arc::default(),
+            _ => factors::across(job, piece)?.into(),
+        };
+        *shared = Some((piece.matrix, across.clone()));
+        Ok(Input { source, across })
     }
 }
 
