@@ -11,20 +11,32 @@
 //
 // Structs. Each starts with struct_size: set it to sizeof of the struct, and what you don't need to
 // zero, which is the default of every field that has one. A program compiled with an older header
-// gives a smaller struct: the fields it lacks count as zero. A struct smaller than in the first
-// published header is refused. A program compiled with a newer header gives a larger struct: it is
-// refused unless the fields that this library doesn't know are zero. Elements of an array all have
-// the same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything
-// else is refused. So is a negative number that C has converted to a size_t.
+// gives a smaller struct: the fields it lacks count as zero. A smaller size that no published
+// header had is refused. A program compiled with a newer header gives a larger struct: it is
+// refused unless the fields that this library doesn't know are zero, and if it is more than twice
+// as large. A struct that a function fills in must have the size of a published header that this
+// library knows: nothing is written into another, or behind it. Elements of an array all have the
+// same struct_size, and lie that far apart. A uint32_t that says yes or no is 1 or 0, anything else
+// is refused. So is a negative number that C has converted to a size_t.
+//
+// Pointers. Structs, arrays and results may lie at any address, aligned or not. That there is
+// memory behind a pointer can't be checked: one that isn't null must be valid.
+//
+// Handles. lora_kernels and plans are handles: not addresses, but numbers that the library looks
+// up. One that is freed, of another kind, or of another version or copy of the library is refused
+// with LORA_STATUS_HANDLE, and so is a pointer to anything else. A freed handle is refused for as
+// long as the program runs (until 2^32 others have been made). What a call in another thread uses
+// while it is freed lives until that call returns.
 //
 // Versions. A program runs with every library whose LORA_VERSION agrees with that of its header in
-// major and minor; between patches, structs only grow. The shared library's soname is
-// liblora_kernels.so.MAJOR.MINOR, so the loader gives a program no other.
+// major and minor. Between patches, structs that functions fill in stay as large as they are, and
+// others only grow. The shared library's soname is liblora_kernels.so.MAJOR.MINOR, so the loader
+// gives a program no other.
 //
 // Errors. A function that returns lora_status returns LORA_STATUS_OK, which is 0, or a number that
 // never changes its meaning. lora_last_error() then has a sentence on what was given, what is
-// allowed and what to do. Every argument is checked before anything is launched. Memory can't be
-// checked: a pointer that isn't null must be valid.
+// allowed and what to do, until the thread's next call that fails or the thread's end. Every
+// argument is checked before anything is launched.
 //
 // Memory on the device is the caller's: no function allocates any after lora_kernels_load. Matrices
 // are row-major, columns contiguous. Device addresses are uint64_t, as CUdeviceptr; from a pointer
@@ -163,6 +175,9 @@ enum lora_status
     LORA_STATUS_DEVICE_NAME = 108,
     // saved given as one buffer and as two.
     LORA_STATUS_SAVED_TWICE = 109,
+    // A pointer that is no handle of the kind asked for: of another kind, freed, of another version
+    // or copy of the library, or none at all.
+    LORA_STATUS_HANDLE = 110,
     // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     // may have been launched.
     LORA_STATUS_INTERNAL = 199,
@@ -680,7 +695,10 @@ extern "C" {
 uint32_t lora_version(void);
 
 // What went wrong in the last call of this thread that failed, in a sentence; empty if none has.
-// Valid until the thread's next call that fails.
+//
+// The text is the library's, not to be freed. It is valid until this thread calls a function of the
+// library that fails, or ends: copy it to keep it longer, or to give it to another thread. A call
+// that succeeds leaves it as it is.
 const char *lora_last_error(void);
 
 // The CUresult of the last call of this thread that failed, if its status was LORA_STATUS_DRIVER;
@@ -713,10 +731,11 @@ lora_status lora_forward_plan_info(const struct lora_forward_plan *plan,
                                    struct lora_plan_info *info);
 
 // The plan in words: its kernels, their grids, and why. It lives as long as the plan. Null, and an
-// error, if the plan is null.
+// error, if the plan is null or not a plan.
 const char *lora_forward_plan_description(const struct lora_forward_plan *plan);
 
-// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+// no such plan, or no longer, is left alone, and lora_last_error() says so.
 void lora_forward_plan_free(struct lora_forward_plan *plan);
 
 // Plans a backward, as lora_forward_plan_new plans a forward.
@@ -735,7 +754,8 @@ lora_status lora_backward_plan_info(const struct lora_backward_plan *plan,
 // The plan in words, as lora_forward_plan_description.
 const char *lora_backward_plan_description(const struct lora_backward_plan *plan);
 
-// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+// no such plan, or no longer, is left alone, and lora_last_error() says so.
 void lora_backward_plan_free(struct lora_backward_plan *plan);
 
 // Bytes of workspace that suffice for a forward on any number of tokens up to a maximum: for one
@@ -771,7 +791,7 @@ lora_status lora_kernels_load(int32_t device, struct lora_kernels **kernels);
 
 // Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph
 // that was captured from calls with this handle must not be launched any more. Null is nothing to
-// do.
+// do; what is no such handle, or no longer, is left alone, and lora_last_error() says so.
 //
 // Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none
 // is under way. Where nothing else retains the primary context, it ends with its last handle: no
@@ -829,7 +849,8 @@ lora_status lora_merge_plan_info(const struct lora_merge_plan *plan, struct lora
 // The plan in words, as lora_forward_plan_description.
 const char *lora_merge_plan_description(const struct lora_merge_plan *plan);
 
-// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+// no such plan, or no longer, is left alone, and lora_last_error() says so.
 void lora_merge_plan_free(struct lora_merge_plan *plan);
 
 // Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,

@@ -185,35 +185,35 @@ pub struct lora_backward_args {
 // SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
 unsafe impl Versioned for lora_dropout {
     const NAME: &'static str = "lora_dropout";
-    const FIRST_SIZE: u32 = 24;
+    const SIZES: &[u32] = &[24];
 }
 
 // SAFETY: as lora_dropout.
 unsafe impl Versioned for lora_forward_projection {
     const NAME: &'static str = "lora_forward_projection";
-    const FIRST_SIZE: u32 = 48;
+    const SIZES: &[u32] = &[48];
 }
 
 // SAFETY: as lora_dropout.
 unsafe impl Versioned for lora_backward_projection {
     const NAME: &'static str = "lora_backward_projection";
-    const FIRST_SIZE: u32 = 56;
+    const SIZES: &[u32] = &[56];
 }
 
 // SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
 unsafe impl Versioned for lora_forward_args {
     const NAME: &'static str = "lora_forward_args";
-    const FIRST_SIZE: u32 = 112;
+    const SIZES: &[u32] = &[112];
 }
 
 // SAFETY: as lora_forward_args.
 unsafe impl Versioned for lora_backward_args {
     const NAME: &'static str = "lora_backward_args";
-    const FIRST_SIZE: u32 = 120;
+    const SIZES: &[u32] = &[120];
 }
 
 // SAFETY: repr(C), six numbers of 4 bytes, integers of 8, an even number of floats.
 unsafe impl Versioned for lora_forward_record {
     const NAME: &'static str = "lora_forward_record";
-    const FIRST_SIZE: u32 = 224;
+    const SIZES: &[u32] = &[224];
 }

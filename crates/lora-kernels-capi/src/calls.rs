@@ -16,11 +16,12 @@ use crate::arguments::{
 use crate::context::Pushed;
 use crate::error::{Error, Result};
 use crate::handle::lora_kernels;
+use crate::handles;
 use crate::plan::{lora_backward_plan, lora_forward_plan};
-use crate::planned::{Handle, planned};
+use crate::planned::{Handle, find};
 use crate::record::{given_record, record_of};
 use crate::status::{lora_status, run};
-use crate::structs::{Versioned, borrow, check_writable, converted, read, reserved, size, write};
+use crate::structs::{Versioned, check_writable, converted, read, reserved, size, write};
 
 /// The arguments of a call.
 pub trait Args: Versioned {
@@ -44,7 +45,7 @@ impl Args for lora_backward_args {
 /// current.
 ///
 /// # Safety
-/// `kernels` and `plan` are null or live, `args` is as [`read`] takes it.
+/// `args` is as [`read`] takes it.
 pub unsafe fn enqueue<H: Handle, A: Args>(
     kernels: *const lora_kernels,
     plan: *const H,
@@ -52,14 +53,10 @@ pub unsafe fn enqueue<H: Handle, A: Args>(
     call: impl FnOnce(&Kernels, &H::Plan, A) -> Result<()>,
 ) -> lora_status {
     run(|| {
+        let (kernels, plan) = (handles::find(kernels, "kernels")?, find(plan)?);
+        let (kernels, plan) = (&kernels.inner, &(*plan).as_ref().plan);
         // SAFETY: the caller's promise.
-        let (kernels, plan, args) = unsafe {
-            (
-                &borrow(kernels, "kernels")?.inner,
-                &planned(plan)?.plan,
-                read(args, "args")?,
-            )
-        };
+        let args = unsafe { read(args, "args") }?;
         reserved("args", args.reserved())?;
         let _pushed = Pushed::new(kernels.context().cu_ctx())?;
         call(kernels, plan, args)

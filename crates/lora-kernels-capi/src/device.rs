@@ -1,6 +1,6 @@
 //! What plans know of a device.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 
 use kernels::DeviceProps;
 
@@ -37,7 +37,7 @@ pub struct lora_device {
 // SAFETY: repr(C), plain integers: six of 4 bytes, one of 8, two of 4.
 unsafe impl Versioned for lora_device {
     const NAME: &'static str = "lora_device";
-    const FIRST_SIZE: u32 = 40;
+    const SIZES: &[u32] = &[40];
 }
 
 impl From<&DeviceProps> for lora_device {
@@ -95,6 +95,27 @@ pub unsafe fn device_props(device: *const lora_device) -> Result<DeviceProps> {
     })
 }
 
+/// Bytes of a name that are looked at: more than any known one has.
+const NAME_BYTES: usize = 40;
+
+/// A string of the program's. Of a longer one than any known name, no more than its start is read,
+/// and nothing says how long it is.
+///
+/// # Safety
+/// `text` is a string.
+unsafe fn start_of(text: *const c_char) -> String {
+    let mut start = Vec::new();
+    for index in 0..NAME_BYTES {
+        // SAFETY: the string goes at least this far: none of its bytes so far was its end.
+        let byte = unsafe { text.add(index).read() }.cast_unsigned();
+        if byte == 0 {
+            return String::from_utf8_lossy(&start).into_owned();
+        }
+        start.push(byte);
+    }
+    String::from_utf8_lossy(&start).into_owned() + "..."
+}
+
 fn named(name: &str) -> Result<DeviceProps> {
     let all = DeviceProps::named();
     let known: Vec<&str> = all.iter().map(|(known, _)| *known).collect();
@@ -123,9 +144,23 @@ pub unsafe extern "C" fn lora_device_named(
             });
         }
         // SAFETY: not null, so a string by the caller's promise.
-        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let name = unsafe { start_of(name) };
         let props = named(&name)?;
         // SAFETY: the caller's promise: null or valid.
         unsafe { write(device, &lora_device::from(&props), "device") }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_name_is_looked_at_whole() {
+        for (name, _) in DeviceProps::named() {
+            let text = std::ffi::CString::new(name).unwrap();
+            // SAFETY: a string.
+            assert_eq!(unsafe { start_of(text.as_ptr()) }, name);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::handles::{Kind, Stranger};
 use crate::status::lora_status;
 
 /// The result of what every function of the ABI does inside.
@@ -57,6 +58,17 @@ pub enum Error {
     Core(#[from] kernels::Error),
     #[error("{argument} is a null pointer")]
     NullArgument { argument: ArgumentPath },
+    #[error(
+        "{argument} is {given}: give a {wanted} that {maker} of this library (version {version}) \
+         has made and that was not freed",
+        maker = wanted.maker(),
+        version = env!("CARGO_PKG_VERSION")
+    )]
+    Handle {
+        argument: &'static str,
+        given: Stranger,
+        wanted: Kind,
+    },
     #[error(
         "{argument} has struct_size {given}: set it to sizeof({struct_name}), which is {expected} \
          in this library"

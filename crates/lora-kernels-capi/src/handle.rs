@@ -7,22 +7,18 @@ use kernels::Kernels;
 use crate::context::Restored;
 use crate::device::lora_device;
 use crate::error::{Error, Result};
+use crate::handles::{self, Kind, Object};
 use crate::status::{lora_status, run};
-use crate::structs::{borrow, check_out, put, write};
+use crate::structs::{check_out, put, write};
 
 /// All kernels, loaded into the primary context of a device. There may be several for one device.
 pub struct lora_kernels {
     pub(crate) inner: Kernels,
 }
 
-// The header says that threads may share handles and plans.
-const _: () = {
-    const fn shared<T: Send + Sync>() {}
-    shared::<lora_kernels>();
-    shared::<crate::plan::lora_forward_plan>();
-    shared::<crate::plan::lora_backward_plan>();
-    shared::<crate::merge_plan::lora_merge_plan>();
-};
+impl Object for lora_kernels {
+    const KIND: Kind = Kind::Kernels;
+}
 
 fn load(device: i32) -> Result<Kernels> {
     let ordinal = usize::try_from(device).map_err(|_| Error::Ordinal { given: device })?;
@@ -47,17 +43,17 @@ pub unsafe extern "C" fn lora_kernels_load(
     run(|| {
         check_out(kernels, "kernels")?;
         let _restored = Restored::new();
-        let loaded = Box::new(lora_kernels {
+        let loaded = lora_kernels {
             inner: load(device)?,
-        });
+        };
         // SAFETY: not null, and valid by the caller's promise.
-        unsafe { put(kernels, Box::into_raw(loaded), "kernels") }
+        unsafe { put(kernels, handles::insert(loaded), "kernels") }
     })
 }
 
 /// Waits for all work of the context, unloads the kernels and releases the context. A CUDA graph
 /// that was captured from calls with this handle must not be launched any more. Null is nothing to
-/// do.
+/// do; what is no such handle, or no longer, is left alone, and lora_last_error() says so.
 ///
 /// Waiting invalidates a capture of a stream of this context, in whatever thread: do it while none
 /// is under way. Where nothing else retains the primary context, it ends with its last handle: no
@@ -67,8 +63,7 @@ pub unsafe extern "C" fn lora_kernels_free(kernels: *mut lora_kernels) {
     run(|| {
         if !kernels.is_null() {
             let _restored = Restored::new();
-            // SAFETY: made by lora_kernels_load and not freed before, by the caller's promise.
-            drop(unsafe { Box::from_raw(kernels) });
+            drop(handles::remove(kernels, "kernels")?);
         }
         Ok(())
     });
@@ -82,13 +77,10 @@ pub unsafe extern "C" fn lora_kernels_device(
     kernels: *const lora_kernels,
     device: *mut lora_device,
 ) -> lora_status {
-    // SAFETY: the caller's promise: null or valid.
-    run(|| unsafe {
-        write(
-            device,
-            &lora_device::from(borrow(kernels, "kernels")?.inner.props()),
-            "device",
-        )
+    run(|| {
+        let props = lora_device::from(handles::find(kernels, "kernels")?.inner.props());
+        // SAFETY: the caller's promise: null or valid.
+        unsafe { write(device, &props, "device") }
     })
 }
 
@@ -101,12 +93,9 @@ pub unsafe extern "C" fn lora_kernels_context(
     kernels: *const lora_kernels,
     context: *mut *mut c_void,
 ) -> lora_status {
-    // SAFETY: the caller's promise: null or valid.
-    run(|| unsafe {
-        put(
-            context,
-            borrow(kernels, "kernels")?.inner.context().cu_ctx().cast(),
-            "context",
-        )
+    run(|| {
+        let found = handles::find(kernels, "kernels")?.inner.context().cu_ctx();
+        // SAFETY: the caller's promise: null or valid.
+        unsafe { put(context, found.cast(), "context") }
     })
 }

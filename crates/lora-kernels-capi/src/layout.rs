@@ -31,7 +31,7 @@ pub struct lora_layout {
 // SAFETY: repr(C), plain integers: two of 4 bytes, three of 8.
 unsafe impl Versioned for lora_layout {
     const NAME: &'static str = "lora_layout";
-    const FIRST_SIZE: u32 = 32;
+    const SIZES: &[u32] = &[32];
 }
 
 impl lora_layout {

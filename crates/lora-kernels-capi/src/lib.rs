@@ -14,6 +14,7 @@ mod device;
 mod enumerations;
 mod error;
 mod handle;
+mod handles;
 mod hint;
 mod layout;
 mod merge;

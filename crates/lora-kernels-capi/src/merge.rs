@@ -91,19 +91,19 @@ pub struct lora_merge_report {
 // SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
 unsafe impl Versioned for lora_merge_adapter {
     const NAME: &'static str = "lora_merge_adapter";
-    const FIRST_SIZE: u32 = 24;
+    const SIZES: &[u32] = &[24];
 }
 
 // SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
 unsafe impl Versioned for lora_merge_args {
     const NAME: &'static str = "lora_merge_args";
-    const FIRST_SIZE: u32 = 72;
+    const SIZES: &[u32] = &[72];
 }
 
 // SAFETY: repr(C), two integers of 4 bytes, integers and floats of 8.
 unsafe impl Versioned for lora_merge_report {
     const NAME: &'static str = "lora_merge_report";
-    const FIRST_SIZE: u32 = 72;
+    const SIZES: &[u32] = &[72];
 }
 
 impl Args for lora_merge_args {

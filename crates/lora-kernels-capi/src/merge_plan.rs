@@ -8,6 +8,7 @@ use kernels::{MergePlan, MergeProblem, Role};
 use crate::device::{device_props, lora_device};
 use crate::enumerations::{dtype, weight_layout};
 use crate::error::{ArgumentPath, Error, Result};
+use crate::handles::{Kind, Object};
 use crate::layout::{layouts, lora_layout};
 use crate::planned::{self, Handle, Plan, Planned, handle, lora_plan_info};
 use crate::status::lora_status;
@@ -54,13 +55,13 @@ pub struct lora_merge_problem {
 // SAFETY: repr(C), integers and pointers: between those of 8 bytes an even number of 4.
 unsafe impl Versioned for lora_merge_problem {
     const NAME: &'static str = "lora_merge_problem";
-    const FIRST_SIZE: u32 = 72;
+    const SIZES: &[u32] = &[72];
 }
 
 /// What a merge launches, as lora_forward_plan.
 pub struct lora_merge_plan(Planned<MergePlan>);
 
-handle!(lora_merge_plan, MergePlan);
+handle!(lora_merge_plan, MergePlan, Kind::MergePlan);
 
 impl Plan for MergePlan {
     fn info(&self) -> lora_plan_info {
@@ -80,7 +81,7 @@ unsafe fn problem(problem: *const lora_merge_problem) -> Result<MergeProblem> {
     let mut problem = MergeProblem::new(
         dimension("problem.out_features", given.out_features)?,
         dimension("problem.in_features", given.in_features)?,
-        ranks,
+        &ranks,
         dtype(PROBLEM, "dtype", given.dtype)?,
     )?
     .with_weight_layout(weight_layout(PROBLEM, given.weight_layout)?)
@@ -113,26 +114,27 @@ fn dimension(name: impl Display, given: usize) -> Result<usize> {
 
 /// # Safety
 /// `ranks` is null, or there are `adapter_count` of them.
-unsafe fn ranks(given: &lora_merge_problem) -> Result<&[usize]> {
+unsafe fn ranks(given: &lora_merge_problem) -> Result<Vec<usize>> {
     let status = lora_status::Adapters;
     let count = size("problem.adapter_count", given.adapter_count, status)?;
     if count > LORA_MAX_ADAPTERS {
         return Err(kernels::Error::Adapters { given: count }.into());
     }
     if count == 0 {
-        return Ok(&[]);
+        return Ok(Vec::new());
     }
     if given.ranks.is_null() {
         return Err(Error::NullArgument {
             argument: "problem->ranks".into(),
         });
     }
-    // SAFETY: not null, so there are `count` of them, by the caller's promise.
-    let ranks = unsafe { std::slice::from_raw_parts(given.ranks, count) };
-    for (index, &rank) in ranks.iter().enumerate() {
-        dimension(ArgumentPath::element("problem->ranks", index), rank)?;
-    }
-    Ok(ranks)
+    let rank = |index| {
+        // SAFETY: not null, so there are `count` of them, by the caller's promise. A program may
+        // have packed them at any address.
+        let rank = unsafe { given.ranks.wrapping_add(index).read_unaligned() };
+        dimension(ArgumentPath::element("problem->ranks", index), rank)
+    };
+    (0..count).map(rank).collect()
 }
 
 /// Plans a merge. No driver and no GPU are needed.
@@ -174,13 +176,12 @@ pub unsafe extern "C" fn lora_merge_plan_info(
 pub unsafe extern "C" fn lora_merge_plan_description(
     plan: *const lora_merge_plan,
 ) -> *const c_char {
-    // SAFETY: the caller's promise: null or valid.
-    unsafe { planned::description(plan) }
+    planned::description(plan)
 }
 
-/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+/// no such plan, or no longer, is left alone, and lora_last_error() says so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_merge_plan_free(plan: *mut lora_merge_plan) {
-    // SAFETY: made by lora_merge_plan_new and not freed before, by the caller's promise.
-    unsafe { planned::free(plan) }
+    planned::free(plan)
 }

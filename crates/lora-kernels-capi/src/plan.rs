@@ -5,6 +5,7 @@ use std::ffi::c_char;
 use kernels::{BackwardPlan, DeviceProps, ForwardPlan, Problem};
 
 use crate::device::{device_props, lora_device};
+use crate::handles::{Kind, Object};
 use crate::planned::{self, Handle, Plan, Planned, handle, lora_plan_info};
 use crate::problem::{lora_problem, problem};
 use crate::status::{lora_status, run};
@@ -16,8 +17,8 @@ pub struct lora_forward_plan(Planned<ForwardPlan>);
 /// What a backward launches, as lora_forward_plan.
 pub struct lora_backward_plan(Planned<BackwardPlan>);
 
-handle!(lora_forward_plan, ForwardPlan);
-handle!(lora_backward_plan, BackwardPlan);
+handle!(lora_forward_plan, ForwardPlan, Kind::ForwardPlan);
+handle!(lora_backward_plan, BackwardPlan, Kind::BackwardPlan);
 
 impl Plan for ForwardPlan {
     fn info(&self) -> lora_plan_info {
@@ -68,20 +69,19 @@ pub unsafe extern "C" fn lora_forward_plan_info(
 }
 
 /// The plan in words: its kernels, their grids, and why. It lives as long as the plan. Null, and an
-/// error, if the plan is null.
+/// error, if the plan is null or not a plan.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_forward_plan_description(
     plan: *const lora_forward_plan,
 ) -> *const c_char {
-    // SAFETY: the caller's promise: null or valid.
-    unsafe { planned::description(plan) }
+    planned::description(plan)
 }
 
-/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+/// no such plan, or no longer, is left alone, and lora_last_error() says so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_forward_plan_free(plan: *mut lora_forward_plan) {
-    // SAFETY: made by lora_forward_plan_new and not freed before, by the caller's promise.
-    unsafe { planned::free(plan) }
+    planned::free(plan)
 }
 
 /// Plans a backward, as lora_forward_plan_new plans a forward.
@@ -121,15 +121,14 @@ pub unsafe extern "C" fn lora_backward_plan_info(
 pub unsafe extern "C" fn lora_backward_plan_description(
     plan: *const lora_backward_plan,
 ) -> *const c_char {
-    // SAFETY: the caller's promise: null or valid.
-    unsafe { planned::description(plan) }
+    planned::description(plan)
 }
 
-/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do.
+/// Frees a plan. What was enqueued with it doesn't need it any more. Null is nothing to do; what is
+/// no such plan, or no longer, is left alone, and lora_last_error() says so.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_backward_plan_free(plan: *mut lora_backward_plan) {
-    // SAFETY: made by lora_backward_plan_new and not freed before, by the caller's promise.
-    unsafe { planned::free(plan) }
+    planned::free(plan)
 }
 
 /// Bytes of workspace that suffice for a forward on any number of tokens up to a maximum: for one

@@ -1,15 +1,17 @@
 //! What the plans of a forward, a backward and a merge have in common: they are made, asked for
 //! their memory and their text, and freed in the same way.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CString, c_char};
 use std::fmt::Display;
 use std::ptr;
+use std::sync::Arc;
 
 use kernels::plan::SavedLayout;
 
 use crate::error::Result;
+use crate::handles::{self, Object};
 use crate::status::{attempt, lora_status, run};
-use crate::structs::{Versioned, borrow, check_out, put, write};
+use crate::structs::{Versioned, check_out, put, write};
 
 /// What the addresses of saved, workspace and report must be a multiple of, in bytes.
 pub const LORA_BUFFER_ALIGNMENT: usize = 16;
@@ -48,7 +50,7 @@ pub struct lora_plan_info {
 // SAFETY: repr(C), plain integers: two of 4 bytes, the others of 8.
 unsafe impl Versioned for lora_plan_info {
     const NAME: &'static str = "lora_plan_info";
-    const FIRST_SIZE: u32 = 64;
+    const SIZES: &[u32] = &[64];
 }
 
 impl lora_plan_info {
@@ -94,14 +96,18 @@ pub struct Planned<P> {
 }
 
 /// An opaque type of the header that holds a plan.
-pub trait Handle: From<Planned<Self::Plan>> + AsRef<Planned<Self::Plan>> {
+pub trait Handle: Object + From<Planned<Self::Plan>> + AsRef<Planned<Self::Plan>> {
     /// What it holds.
     type Plan: Plan;
 }
 
 /// Defines the conversions between an opaque type of the header and the plan it holds.
 macro_rules! handle {
-    ($handle:ty, $plan:ty) => {
+    ($handle:ty, $plan:ty, $kind:expr) => {
+        impl Object for $handle {
+            const KIND: Kind = $kind;
+        }
+
         impl From<Planned<$plan>> for $handle {
             fn from(planned: Planned<$plan>) -> Self {
                 Self(planned)
@@ -133,46 +139,39 @@ pub unsafe fn create<H: Handle>(
         check_out(out, "plan")?;
         let plan = make()?;
         let description = CString::new(plan.to_string()).unwrap_or_default();
-        let handle = Box::new(H::from(Planned { plan, description }));
+        let handle = handles::insert(H::from(Planned { plan, description }));
         // SAFETY: not null, and valid by the caller's promise.
-        unsafe { put(out, Box::into_raw(handle), "plan") }
+        unsafe { put(out, handle, "plan") }
     })
 }
 
 /// # Safety
-/// `plan` is null or live; `out` is null, or a writable struct of the size that it says.
+/// `out` is null, or a writable struct of the size that it says.
 pub unsafe fn info<H: Handle>(plan: *const H, out: *mut lora_plan_info) -> lora_status {
     run(|| {
-        // SAFETY: the caller's promise.
-        let info = unsafe { planned(plan) }?.plan.info();
+        let info = (*find(plan)?).as_ref().plan.info();
         // SAFETY: the caller's promise.
         unsafe { write(out, &info, "info") }
     })
 }
 
-/// # Safety
-/// `plan` is null or live.
-pub unsafe fn description<H: Handle>(plan: *const H) -> *const c_char {
-    // SAFETY: the caller's promise.
-    let text = attempt(|| Ok(unsafe { planned(plan) }?.description.as_c_str()));
-    text.map_or(ptr::null(), CStr::as_ptr)
+/// The plan's text, which stays where it is until the plan is freed.
+pub fn description<H: Handle>(plan: *const H) -> *const c_char {
+    let text = attempt(|| Ok((*find(plan)?).as_ref().description.as_ptr()));
+    text.unwrap_or(ptr::null())
 }
 
-/// # Safety
-/// `plan` is null, or made by [`create`] and not freed before.
-pub unsafe fn free<H: Handle>(plan: *mut H) {
+/// Frees a plan, unless it is null.
+pub fn free<H: Handle>(plan: *mut H) {
     run(|| {
         if !plan.is_null() {
-            // SAFETY: the caller's promise.
-            drop(unsafe { Box::from_raw(plan) });
+            drop(handles::remove(plan, "plan")?);
         }
         Ok(())
     });
 }
 
-/// # Safety
-/// `plan` is null or live.
-pub unsafe fn planned<'a, H: Handle + 'a>(plan: *const H) -> Result<&'a Planned<H::Plan>> {
-    // SAFETY: the caller's promise.
-    Ok(unsafe { borrow(plan, "plan") }?.as_ref())
+/// The plan of a handle.
+pub fn find<H: Handle>(plan: *const H) -> Result<Arc<H>> {
+    handles::find(plan, "plan")
 }

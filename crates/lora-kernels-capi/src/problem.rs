@@ -73,13 +73,13 @@ pub struct lora_problem {
 // SAFETY: repr(C), plain integers: two of 4 bytes, two of 8.
 unsafe impl Versioned for lora_projection {
     const NAME: &'static str = "lora_projection";
-    const FIRST_SIZE: u32 = 24;
+    const SIZES: &[u32] = &[24];
 }
 
 // SAFETY: repr(C), integers and pointers: between those of 8 bytes an even number of 4.
 unsafe impl Versioned for lora_problem {
     const NAME: &'static str = "lora_problem";
-    const FIRST_SIZE: u32 = 96;
+    const SIZES: &[u32] = &[96];
 }
 
 const PROBLEM: &str = "problem";

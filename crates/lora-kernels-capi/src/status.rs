@@ -112,6 +112,9 @@ pub enum lora_status {
     DeviceName = 108,
     /// saved given as one buffer and as two.
     SavedTwice = 109,
+    /// A pointer that is no handle of the kind asked for: of another kind, freed, of another version
+    /// or copy of the library, or none at all.
+    Handle = 110,
     /// A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     /// may have been launched.
     Internal = 199,
@@ -168,6 +171,7 @@ impl lora_status {
         (Self::Ordinal, c"LORA_STATUS_ORDINAL"),
         (Self::DeviceName, c"LORA_STATUS_DEVICE_NAME"),
         (Self::SavedTwice, c"LORA_STATUS_SAVED_TWICE"),
+        (Self::Handle, c"LORA_STATUS_HANDLE"),
         (Self::Internal, c"LORA_STATUS_INTERNAL"),
     ];
 
@@ -183,6 +187,7 @@ impl lora_status {
             Error::Negative { status, .. } => *status,
             Error::Layouts { .. } => Self::Layouts,
             Error::SavedTwice => Self::SavedTwice,
+            Error::Handle { .. } => Self::Handle,
             Error::Ordinal { .. } => Self::Ordinal,
             Error::DeviceName { .. } => Self::DeviceName,
             Error::Internal { .. } => Self::Internal,
@@ -306,7 +311,10 @@ fn message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// What went wrong in the last call of this thread that failed, in a sentence; empty if none has.
-/// Valid until the thread's next call that fails.
+///
+/// The text is the library's, not to be freed. It is valid until this thread calls a function of the
+/// library that fails, or ends: copy it to keep it longer, or to give it to another thread. A call
+/// that succeeds leaves it as it is.
 #[unsafe(no_mangle)]
 pub extern "C" fn lora_last_error() -> *const c_char {
     let text = LAST_ERROR.try_with(|last| last.borrow().as_ref().map(|text| text.as_ptr()));

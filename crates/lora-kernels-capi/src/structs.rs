@@ -1,7 +1,11 @@
 //! How the structs of the ABI are read and written. They may be older or newer than this library.
 //!
-//! The rules are those of Linux's `copy_struct_from_user`. Fields that an older struct lacks count
-//! as zero; fields of a newer one that this library doesn't know must be zero.
+//! What a call reads follows the rules of Linux's `copy_struct_from_user`: fields that an older
+//! struct lacks count as zero; fields of a newer one that this library doesn't know must be zero.
+//! What a call writes must have a size that is known: beyond it, nothing tells a newer struct from a
+//! mistake, which would cost the program what lies behind.
+//!
+//! No address need be aligned: everything is read and written byte by byte.
 
 use std::fmt::Display;
 use std::mem::MaybeUninit;
@@ -17,9 +21,9 @@ use crate::status::lora_status;
 pub unsafe trait Versioned: Copy {
     /// The name in C.
     const NAME: &'static str;
-    /// Its size in the first published header that has it, which never changes: no program has a
-    /// smaller one.
-    const FIRST_SIZE: u32;
+    /// Its sizes in the published headers, from the smallest on, which never change. The last one is
+    /// this library's.
+    const SIZES: &[u32];
 }
 
 const _: () = assert!(
@@ -27,21 +31,42 @@ const _: () = assert!(
     "on 64-bit systems alone the structs have no padding and their published sizes"
 );
 
-/// No struct grows beyond this: a larger struct_size is one that was never set.
-const LARGEST: u32 = 4096;
+/// No newer header makes a struct more than so many times as large: a larger struct_size is one that
+/// was never set.
+const GROWTH: u32 = 2;
+
+/// Which sizes of a struct are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sizes {
+    /// Those of published headers.
+    Known,
+    /// Those and, of a newer header, larger ones.
+    KnownOrNewer,
+}
 
 /// The size that a struct of the program's says it has, in bytes.
 ///
 /// # Safety
 /// `pointer` is null, or there are four readable bytes.
-unsafe fn declared_size<T: Versioned>(pointer: *const T, argument: ArgumentPath) -> Result<usize> {
-    const { assert!(size_of::<T>() >= T::FIRST_SIZE as usize && size_of::<T>().is_multiple_of(8)) };
+unsafe fn declared_size<T: Versioned>(
+    pointer: *const T,
+    sizes: Sizes,
+    argument: ArgumentPath,
+) -> Result<usize> {
+    const {
+        let last = T::SIZES[T::SIZES.len() - 1];
+        assert!(size_of::<T>() == last as usize && last.is_multiple_of(8));
+    }
     if pointer.is_null() {
         return Err(Error::NullArgument { argument });
     }
     // SAFETY: the struct starts with its size.
     let given = unsafe { pointer.cast::<u32>().read_unaligned() };
-    if !(T::FIRST_SIZE..=LARGEST).contains(&given) || !given.is_multiple_of(8) {
+    let known = size_of::<T>() as u32;
+    let newer = known + 1..=GROWTH * known;
+    let is_taken = T::SIZES.contains(&given)
+        || (sizes == Sizes::KnownOrNewer && newer.contains(&given) && given.is_multiple_of(8));
+    if !is_taken {
         return Err(Error::StructSize {
             argument,
             struct_name: T::NAME,
@@ -60,7 +85,7 @@ pub unsafe fn read<T: Versioned>(
 ) -> Result<T> {
     let argument = argument.into();
     // SAFETY: the caller's promise.
-    let size = unsafe { declared_size(pointer, argument) }?;
+    let size = unsafe { declared_size(pointer, Sizes::KnownOrNewer, argument) }?;
     let mut value = MaybeUninit::<T>::zeroed();
     let known = size_of::<T>();
     // SAFETY: the source has `size` bytes, the destination `known`.
@@ -103,8 +128,9 @@ pub unsafe fn elements<T: Versioned>(
                 argument: array.into(),
             });
         }
+        let argument = ArgumentPath::element(array, 0);
         // SAFETY: the first element starts with its size.
-        first = unsafe { declared_size(pointer, ArgumentPath::element(array, 0)) }?;
+        first = unsafe { declared_size(pointer, Sizes::KnownOrNewer, argument) }?;
     }
     Ok((0..count).map(move |index| {
         let argument = ArgumentPath::element(array, index);
@@ -144,7 +170,7 @@ pub unsafe fn converted<T: Versioned, R: Copy + Default, const N: usize>(
     Ok(all)
 }
 
-/// Fills in a struct of the program's as far as it goes. Its struct_size stays.
+/// Fills in a struct of the program's, an older one as far as it goes. Its struct_size stays.
 ///
 /// # Safety
 /// `pointer` is null, or there is a writable struct of the size that its first field says.
@@ -154,15 +180,11 @@ pub unsafe fn write<T: Versioned>(
     argument: impl Into<ArgumentPath>,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
-    let size = unsafe { declared_size(pointer, argument.into()) }?;
+    let size = unsafe { declared_size(pointer, Sizes::Known, argument.into()) }?;
     let (from, to) = (std::ptr::from_ref(value).cast::<u8>(), pointer.cast::<u8>());
-    let known = size_of::<T>().min(size);
-    // SAFETY: both have `known` bytes, the destination `size`; the first four are the size that is
-    // there already.
-    unsafe {
-        std::ptr::copy_nonoverlapping(from.add(4), to.add(4), known - 4);
-        std::ptr::write_bytes(to.add(known), 0, size - known);
-    }
+    // SAFETY: the destination has `size` bytes, and no known size is larger than the source's; the
+    // first four are the size that is there already.
+    unsafe { std::ptr::copy_nonoverlapping(from.add(4), to.add(4), size - 4) };
     Ok(())
 }
 
@@ -185,25 +207,18 @@ pub unsafe fn check_writable<T: Versioned>(
     argument: impl Into<ArgumentPath>,
 ) -> Result<()> {
     // SAFETY: the caller's promise.
-    unsafe { declared_size(pointer, argument.into()) }.map(|_| ())
+    unsafe { declared_size(pointer, Sizes::Known, argument.into()) }.map(|_| ())
 }
 
+/// Writes a result. A misaligned address is as good as another.
+///
 /// # Safety
 /// `pointer` is null or valid for writing.
 pub unsafe fn put<T>(pointer: *mut T, value: T, name: &'static str) -> Result<()> {
     check_out(pointer, name)?;
     // SAFETY: not null, and valid by the caller's promise.
-    unsafe { pointer.write(value) };
+    unsafe { pointer.write_unaligned(value) };
     Ok(())
-}
-
-/// # Safety
-/// `pointer` is null or a live object that this library made.
-pub unsafe fn borrow<'a, T>(pointer: *const T, name: &'static str) -> Result<&'a T> {
-    // SAFETY: the caller's promise.
-    unsafe { pointer.as_ref() }.ok_or(Error::NullArgument {
-        argument: name.into(),
-    })
 }
 
 /// A size, count or index. One with the highest bit set was negative before C converted it, and is
@@ -260,7 +275,7 @@ mod tests {
     // SAFETY: repr(C), plain integers, no padding.
     unsafe impl Versioned for Two {
         const NAME: &'static str = "two";
-        const FIRST_SIZE: u32 = 8;
+        const SIZES: &[u32] = &[8, 16];
     }
 
     /// A struct in these words of memory.
@@ -300,7 +315,7 @@ mod tests {
 
     #[test]
     fn sizes_that_were_never_set_are_refused() {
-        for given in [0, 4, 12, 4104, u32::MAX] {
+        for given in [0, 4, 12, 17, 20, 40, 4096, u32::MAX] {
             let memory = [u64::from(given), 0];
             // SAFETY: nothing is read beyond an impossible size.
             let error = unsafe { read(at(&memory), "two") }.unwrap_err();
@@ -320,7 +335,7 @@ mod tests {
         // SAFETY: repr(C), plain integers, no padding.
         unsafe impl Versioned for Grown {
             const NAME: &'static str = "grown";
-            const FIRST_SIZE: u32 = 16;
+            const SIZES: &[u32] = &[16, 24];
         }
 
         let mut memory = [8_u64, !0, !0];
@@ -401,9 +416,41 @@ mod tests {
         unsafe { write(small.as_mut_ptr().cast(), &value, "two") }.unwrap();
         assert_eq!(small, [8 | 1 << 32, !0]);
 
-        let mut large = [24_u64, !0, !0];
-        // SAFETY: 24 bytes.
-        unsafe { write(large.as_mut_ptr().cast(), &value, "two") }.unwrap();
-        assert_eq!(large, [24 | 1 << 32, 2, 0]);
+        // A size that no header had may be larger than the memory.
+        for given in [0, 4, 7, 12, 17, 24, 32, 4096, u64::from(u32::MAX)] {
+            let mut other = [given, !0, !0];
+            // SAFETY: 24 bytes.
+            let error = unsafe { write(other.as_mut_ptr().cast(), &value, "two") }.unwrap_err();
+            assert!(matches!(error, Error::StructSize { .. }), "{given}");
+            // SAFETY: 24 bytes.
+            assert!(unsafe { check_writable(at(&other), "two") }.is_err());
+            assert_eq!(other, [given, !0, !0]);
+        }
+    }
+
+    #[test]
+    fn no_address_need_be_aligned() {
+        let value = Two {
+            struct_size: 16,
+            number: 1,
+            wide: 2,
+        };
+        let mut memory = [0_u8; 41];
+        for skipped in 1..8 {
+            let pointer = memory[skipped..].as_mut_ptr();
+            memory[skipped..skipped + 4].copy_from_slice(&16_u32.to_ne_bytes());
+            memory[skipped + 16..skipped + 20].copy_from_slice(&16_u32.to_ne_bytes());
+            // SAFETY: two structs of 16 bytes; a pointer needs 8.
+            unsafe {
+                write(pointer.cast::<Two>(), &value, "two").unwrap();
+                assert_eq!(read(pointer.cast::<Two>(), "two").unwrap(), value);
+                assert_eq!(
+                    elements(pointer.cast::<Two>(), 2, "two").unwrap().count(),
+                    2
+                );
+                put(pointer.cast::<usize>(), 3, "number").unwrap();
+                assert_eq!(pointer.cast::<usize>().read_unaligned(), 3);
+            }
+        }
     }
 }

@@ -21,23 +21,25 @@ const SONAME: &str = concat!(
 const SYSTEM: [&str; 6] = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"];
 
 #[derive(Clone, Copy, PartialEq)]
-enum Linked {
+pub enum Linked<'a> {
     Shared,
     Static,
+    /// Statically, with a library in another folder.
+    StaticIn(&'a Path),
 }
 
 /// Where programs find what they are compiled, linked and run with.
-struct Folders {
+pub struct Folders {
     /// Of the programs.
-    out: PathBuf,
+    pub out: PathBuf,
     /// `liblora_kernels.so`, which is also there by its soname, and `.a`, named as installed.
-    libraries: PathBuf,
+    pub libraries: PathBuf,
     /// The emulated driver under the names that programs look for; none where the machine's own is
     /// used.
-    driver: Option<PathBuf>,
+    pub driver: Option<PathBuf>,
 }
 
-fn folders() -> &'static Folders {
+pub fn folders() -> &'static Folders {
     static FOLDERS: OnceLock<Folders> = OnceLock::new();
     FOLDERS.get_or_init(|| {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("c");
@@ -73,18 +75,18 @@ fn folders() -> &'static Folders {
     })
 }
 
-fn link(to: &Path, at: &Path) {
+pub fn link(to: &Path, at: &Path) {
     assert!(to.is_file(), "{} is missing", to.display());
     std::fs::create_dir_all(at.parent().unwrap()).unwrap();
     let _ = std::fs::remove_file(at);
     std::os::unix::fs::symlink(to, at).unwrap();
 }
 
-fn here(path: &str) -> PathBuf {
+pub fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn succeed(mut command: Command) -> Output {
+pub fn succeed(mut command: Command) -> Output {
     let output = command.output().unwrap_or_else(|error| {
         panic!("{} can't be run: {error}", command.get_program().display())
     });
@@ -100,15 +102,15 @@ fn succeed(mut command: Command) -> Output {
     output
 }
 
-struct Program {
+pub struct Program {
     path: PathBuf,
     sanitized: bool,
 }
 
-fn compile(
+pub fn compile(
     compiler: &str,
     source: &Path,
-    linked: Linked,
+    linked: Linked<'_>,
     flags: &[&str],
     libraries: &[&str],
 ) -> Program {
@@ -117,10 +119,10 @@ fn compile(
     let name = format!(
         "{}-{}{}",
         source.file_name().unwrap().display(),
-        if linked == Linked::Static {
-            "static"
-        } else {
-            "shared"
+        match linked {
+            Linked::Shared => "shared",
+            Linked::Static => "static",
+            Linked::StaticIn(_) => "static-in",
         },
         if sanitized { "-asan" } else { "" }
     );
@@ -135,10 +137,14 @@ fn compile(
         .arg("-I")
         .arg(here("tests/c"));
     command.arg(source).arg("-o").arg(&path);
-    command.arg("-L").arg(&folders.libraries);
+    let libraries_of_ours = match linked {
+        Linked::StaticIn(folder) => folder,
+        Linked::Shared | Linked::Static => &folders.libraries,
+    };
+    command.arg("-L").arg(libraries_of_ours);
     match linked {
         Linked::Shared => command.arg("-llora_kernels"),
-        Linked::Static => command.arg("-l:liblora_kernels.a").args(SYSTEM),
+        _ => command.arg("-l:liblora_kernels.a").args(SYSTEM),
     };
     if let Some(driver) = &folders.driver {
         command.arg("-L").arg(driver);
@@ -148,10 +154,15 @@ fn compile(
     Program { path, sanitized }
 }
 
-fn run(program: &Program, driver: Option<&Path>) -> String {
+pub fn run(program: &Program, driver: Option<&Path>) -> String {
+    run_with(program, driver, &[])
+}
+
+pub fn run_with(program: &Program, driver: Option<&Path>, arguments: &[&Path]) -> String {
     let mut command = Command::new(&program.path);
     let found = [Some(folders().libraries.as_path()), driver];
     let found: Vec<&OsStr> = found.into_iter().flatten().map(Path::as_os_str).collect();
+    command.args(arguments);
     command.env("LD_LIBRARY_PATH", found.join(OsStr::new(":")));
     if program.sanitized {
         command.env("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0");
@@ -159,9 +170,9 @@ fn run(program: &Program, driver: Option<&Path>) -> String {
     String::from_utf8(succeed(command).stdout).unwrap()
 }
 
-const C: [&str; 1] = ["-std=c11"];
+pub const C: [&str; 1] = ["-std=c11"];
 
-fn sanitized_c() -> Vec<&'static str> {
+pub fn sanitized_c() -> Vec<&'static str> {
     [&C[..], &SANITIZE].concat()
 }
 
