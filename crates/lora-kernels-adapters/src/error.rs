@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::shown::EscapedPath as Escaped;
+
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -11,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused something.
-    #[error("can't {doing} {}: {source}", path.display())]
+    #[error("can't {doing} {}: {source}", Escaped(path))]
     Io {
         /// What was tried, as a verb.
         doing: &'static str,
@@ -21,7 +23,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A path that doesn't lead to a regular file.
-    #[error("{} is {what}, not a file", path.display())]
+    #[error("{} is {what}, not a file", Escaped(path))]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -50,7 +52,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A file that isn't safetensors, or is damaged.
-    #[error("{} is no valid safetensors file: {reason}", path.display())]
+    #[error("{} is no valid safetensors file: {reason}", Escaped(path))]
     Safetensors {
         /// Which file.
         path: PathBuf,
@@ -58,7 +60,7 @@ pub enum Error {
         reason: String,
     },
     /// A file that isn't the JSON it should be.
-    #[error("{} is not the JSON it should be: {reason}", path.display())]
+    #[error("{} is not the JSON it should be: {reason}", Escaped(path))]
     Json {
         /// Which file.
         path: PathBuf,
@@ -66,7 +68,7 @@ pub enum Error {
         reason: String,
     },
     /// A JSON file far larger than any real one.
-    #[error("{} has {bytes} bytes; such a file has at most {limit}", path.display())]
+    #[error("{} has {bytes} bytes; such a file has at most {limit}", Escaped(path))]
     TooLarge {
         /// Which file.
         path: PathBuf,
@@ -76,7 +78,7 @@ pub enum Error {
         limit: u64,
     },
     /// A field of `adapter_config.json` with an impossible value.
-    #[error("{}: {field} is {given}; it must be {allowed}", path.display())]
+    #[error("{}: {field} is {given}; it must be {allowed}", Escaped(path))]
     Field {
         /// The config file.
         path: PathBuf,
@@ -88,7 +90,7 @@ pub enum Error {
         allowed: &'static str,
     },
     /// A tensor whose type or shape is wrong, or that doesn't fit the module's other tensors.
-    #[error("{}: tensor {name} {reason}", path.display())]
+    #[error("{}: tensor {name} {reason}", Escaped(path))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -101,7 +103,7 @@ pub enum Error {
     #[error(
         "{}: module {module} has rank {given}, but its config gives it {expected} (r, or \
          rank_pattern where a key matches)",
-        path.display()
+        Escaped(path)
     )]
     Rank {
         /// The file with the tensors.
@@ -114,7 +116,7 @@ pub enum Error {
         expected: usize,
     },
     /// Something that holds no adapter in a format this crate reads.
-    #[error("{} is no adapter that can be read: {reason}", path.display())]
+    #[error("{} is no adapter that can be read: {reason}", Escaped(path))]
     NoAdapter {
         /// The file or folder.
         path: PathBuf,
@@ -122,7 +124,7 @@ pub enum Error {
         reason: String,
     },
     /// A module whose tensors don't fit its config.
-    #[error("{}: module {module} {reason}", path.display())]
+    #[error("{}: module {module} {reason}", Escaped(path))]
     Module {
         /// The file with the tensors.
         path: PathBuf,
@@ -134,7 +136,7 @@ pub enum Error {
     /// A file with several adapters, read without saying which.
     #[error(
         "{} holds several adapters, and one must be chosen by its name: {}",
-        path.display(),
+        Escaped(path),
         names.join(", ")
     )]
     Adapters {
@@ -146,7 +148,7 @@ pub enum Error {
     /// A folder with several adapters in folders of their own, read without saying which.
     #[error(
         "{} holds several adapters in folders of their own, and one must be given{}: {}",
-        path.display(),
+        Escaped(path),
         newest.as_ref().map(|newest| format!(" (the newest is {newest})")).unwrap_or_default(),
         names.join(", ")
     )]
@@ -159,7 +161,7 @@ pub enum Error {
         newest: Option<String>,
     },
     /// A file without the adapter of the given name.
-    #[error("{} holds no adapter {wanted}; it holds {}", path.display(), names.join(", "))]
+    #[error("{} holds no adapter {wanted}; it holds {}", Escaped(path), names.join(", "))]
     NoSuchAdapter {
         /// The file.
         path: PathBuf,
@@ -172,7 +174,7 @@ pub enum Error {
     #[error(
         "{} is in {format} format, which holds no scaling for {module}: give it, as lora_alpha or \
          as the scaling itself",
-        path.display()
+        Escaped(path)
     )]
     NoScaling {
         /// The file.
@@ -185,7 +187,7 @@ pub enum Error {
     /// A scaling that was given although the file holds one for every module.
     #[error(
         "{} has its scaling in {holder}: one given beside it would contradict that",
-        path.display()
+        Escaped(path)
     )]
     ScalingGiven {
         /// The file or folder.
@@ -205,7 +207,7 @@ pub enum Error {
         given: f64,
     },
     /// A folder or file that holds no base model.
-    #[error("{} is no base model: {reason}", path.display())]
+    #[error("{} is no base model: {reason}", Escaped(path))]
     NoBase {
         /// The file or folder.
         path: PathBuf,
@@ -213,7 +215,7 @@ pub enum Error {
         reason: String,
     },
     /// An entry of `model.safetensors.index.json` that can't be followed.
-    #[error("{}: shard {shard} {reason}", path.display())]
+    #[error("{}: shard {shard} {reason}", Escaped(path))]
     Shard {
         /// The index file.
         path: PathBuf,
@@ -271,8 +273,8 @@ pub enum Error {
     #[error(
         "can't give {} its name: {source}; it is complete, and lies in {}: move it from there, or \
          the next run that writes this removes it",
-        path.display(),
-        kept.display()
+        Escaped(path),
+        Escaped(kept)
     )]
     NotPlaced {
         /// The final name.
@@ -282,8 +284,29 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// An output that is complete and has its name, where something after that failed.
+    #[error("{} is complete, but {reason}", Escaped(path))]
+    Placed {
+        /// Its name.
+        path: PathBuf,
+        /// What failed, and what it means.
+        reason: String,
+    },
+    /// An output that another run, of this process or of another, is writing.
+    #[error(
+        "{} is being written by another run, which has it in {} so far: wait for that to end, or \
+         name another output",
+        Escaped(path),
+        Escaped(partial)
+    )]
+    Busy {
+        /// The output.
+        path: PathBuf,
+        /// Its temporary name.
+        partial: PathBuf,
+    },
     /// An output that already exists.
-    #[error("{} exists: {hint}", path.display())]
+    #[error("{} exists: {hint}", Escaped(path))]
     Exists {
         /// The path.
         path: PathBuf,

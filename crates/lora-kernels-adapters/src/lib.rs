@@ -10,7 +10,7 @@ mod hub;
 pub mod output;
 mod read;
 pub mod regular;
-mod shown;
+pub mod shown;
 mod stamp;
 mod tensor;
 mod tensor_file;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use lora_kernels::cudarc::driver::DriverError;
 
+use crate::signals;
+
 /// Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -24,8 +26,9 @@ pub enum Failure {
     NoDevice(String),
     #[error("can't print: {0}")]
     Print(std::io::Error),
-    #[error("interrupted; nothing was written")]
-    Interrupted,
+    /// By this signal.
+    #[error("{}; nothing was written", interruption(*.0))]
+    Interrupted(i32),
 }
 
 impl Failure {
@@ -43,12 +46,19 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Failure::Wrong(_) => 1,
+            Failure::Files(lora_kernels_adapters::Error::Placed { .. }) | Failure::Print(_) => 4,
             Failure::Refused(_) | Failure::Files(_) => 2,
             Failure::Kernels(error) if !is_of_a_device(error) => 2,
             Failure::Kernels(_) | Failure::Device(_) | Failure::NoDevice(_) => 3,
-            Failure::Print(_) => 4,
-            Failure::Interrupted => 130,
+            Failure::Interrupted(signal) => signals::status(*signal),
         }
+    }
+}
+
+fn interruption(signal: i32) -> String {
+    match signal_hook::low_level::signal_name(signal) {
+        Some("SIGINT") | None => "interrupted".into(),
+        Some(name) => format!("ended by {name}"),
     }
 }
 

@@ -10,11 +10,14 @@ mod plan;
 mod read;
 mod replay;
 mod show;
+mod signals;
+mod threads;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lora_kernels_adapters::shown::escaped;
 
 use failure::Failure;
 
@@ -31,8 +34,9 @@ Exit status:
      is not finite (merge, unmerge)
   2  nothing was done: an argument, a file or an output can't be used
   3  no device that can be used, or it failed
-  4  the result can't be printed; OUT is complete (merge, unmerge)
-  130  interrupted";
+  4  OUT is complete (merge, unmerge), but something after that failed: the result
+     can't be printed, OUT's name brought to the disk, or what it replaced removed
+  128 + N  ended by signal N, such as 130 by Ctrl-C: OUT is as it was";
 
 /// LoRA adapters on NVIDIA GPUs: merge them into models, look into them, and see what the kernels
 /// of lora-kernels would do.
@@ -61,14 +65,41 @@ enum Command {
 
 /// Runs the program with the process's arguments, and prints its failure.
 pub fn main() -> ExitCode {
+    signals::prepare();
     allow_many_files();
-    match execute(Arguments::parse().command) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let result = match Arguments::try_parse_from(&arguments) {
+        Ok(parsed) => execute(parsed.command),
+        Err(error) => {
+            let error = plain(error, &arguments);
+            let printed = show::unless_closed(error.print());
+            match error.use_stderr() {
+                true => return ExitCode::from(2),
+                // The help, or the version.
+                false => printed,
+            }
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", show::one_line(&failure.to_string()));
+            show::failure(&failure);
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// The same error about the same arguments, as a terminal can show them.
+fn plain(error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let escaped =
+        { arguments.iter() }.map(|argument| escaped(&argument.to_string_lossy()).into_owned());
+    // An argument that is right once it is escaped was wrong for its characters alone.
+    { Arguments::try_parse_from(escaped).err() }.unwrap_or_else(|| {
+        clap::Error::raw(
+            error.kind(),
+            "an argument has characters that it can't have\n",
+        )
+    })
 }
 
 /// Lets this process open as many files as the system allows it. Each of a model's shards stays
@@ -89,9 +120,13 @@ fn allow_many_files() {
 pub fn run<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(
     arguments: I,
 ) -> Result<(), (u8, String)> {
-    let parsed = Arguments::try_parse_from(arguments).map_err(|error| (2, error.to_string()))?;
-    execute(parsed.command)
-        .map_err(|failure| (failure.status(), show::one_line(&failure.to_string())))
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let parsed = Arguments::try_parse_from(&arguments)
+        .map_err(|error| (2, plain(error, &arguments).to_string()))?;
+    execute(parsed.command).map_err(|failure| {
+        let text = escaped(&failure.to_string()).into_owned();
+        (failure.status(), text)
+    })
 }
 
 /// Runs a command as [`run`] does, and returns what it would print to stdout, which isn't printed.

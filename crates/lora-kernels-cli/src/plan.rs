@@ -190,7 +190,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         show::bytes(device.shared_per_block.into()),
         show::bytes(device.l2_bytes)
     ))?;
-    plans.iter().try_for_each(|plan| show::line(&plan.text))
+    plans.iter().try_for_each(|plan| show::lines(&plan.text))
 }
 
 type Planner = Box<dyn Fn(&DeviceProps) -> lora_kernels::Result<Plan>>;

@@ -3,15 +3,21 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use lora_kernels_adapters::shown::{escaped, is_plain};
 use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Prints a text and a newline to stdout. Control characters are escaped, because names from files
-/// may hold a terminal's control sequences.
+/// Prints a text as one line to stdout. Names from files are in it: what a terminal would obey, or
+/// not show, is escaped, newlines too.
 pub fn line(text: &str) -> Result<(), Failure> {
-    let text = escaped(text, |c| c.is_control() && c != '\n');
-    printed(&text)
+    printed(&escaped(text))
+}
+
+/// Prints a text of several lines, as [`line`] prints each. Names in it must be escaped where they
+/// may hold a newline, as [`table`] does.
+pub fn lines(text: &str) -> Result<(), Failure> {
+    text.split('\n').try_for_each(line)
 }
 
 thread_local! {
@@ -38,42 +44,60 @@ fn printed(text: &str) -> Result<(), Failure> {
     if is_kept.is_some() {
         return Ok(());
     }
-    match writeln!(std::io::stdout(), "{text}") {
+    let mut stdout = std::io::stdout().lock();
+    unless_closed(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+/// What printing gave: a closed pipe is no error.
+pub fn unless_closed(printed: std::io::Result<()>) -> Result<(), Failure> {
+    match printed {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
         _ => Ok(()),
     }
 }
 
-/// The text as one line: every control character is escaped.
-pub fn one_line(text: &str) -> String {
-    escaped(text, char::is_control)
-}
-
-fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
-    let escape = |c: char| {
-        if is_escaped(c) {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
+/// Prints a failure to stderr, as one line. If that can't be, the exit status still tells.
+pub fn failure(failure: &Failure) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "error: {}",
+        escaped(&failure.to_string())
+    );
 }
 
 /// Prints a document to stdout as JSON.
 pub fn json(document: &impl Serialize) -> Result<(), Failure> {
     let text =
         serde_json::to_string_pretty(document).map_err(|error| Failure::Print(error.into()))?;
-    // serde_json leaves some control characters unescaped; JSON allows escaping them.
-    let escape = |c: char| match c {
-        c if c.is_control() && c != '\n' => format!("\\u{:04x}", u32::from(c)),
-        c => c.to_string(),
-    };
-    printed(&text.chars().map(escape).collect::<String>())
+    printed(&plain_json(&text))
 }
 
-/// A table with columns as wide as their widest cell. The first is aligned left, the others right.
+/// The same document without characters that a terminal would obey or not show. JSON allows
+/// escaping them in strings; between tokens, which a raw value keeps as they were, they are blanks.
+fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let (mut in_string, mut is_escaped) = (false, false);
+    for c in text.chars() {
+        match c {
+            '\n' if !in_string => plain.push(c),
+            c if is_plain(c) => plain.push(c),
+            _ if !in_string => plain.push(' '),
+            c => {
+                let units = c.encode_utf16(&mut [0; 2]).to_vec();
+                plain.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+        }
+        in_string ^= c == '"' && !is_escaped;
+        is_escaped = in_string && c == '\\' && !is_escaped;
+    }
+    plain
+}
+
+/// A table, whose cells are escaped, with columns as wide as their widest cell. The first is aligned left, the others right.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<_>> = { rows.iter() }
+        .map(|row| row.iter().map(|cell| escaped(cell)).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -114,4 +138,27 @@ pub fn few<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// A number of bytes with a unit.
 pub fn bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_stays_the_same_document_and_is_plain() {
+        let raw = "{\r\n\t\"a\\\\\": \"\\\"\u{202e}\u{7f}\u{e0041}\\\\\",\t\"b\":\t[1,\r2]}";
+        let plain = plain_json(raw);
+        assert!(plain.chars().all(|c| is_plain(c) || c == '\n'), "{plain:?}");
+        assert!(plain.contains("\\u202e\\u007f\\udb40\\udc41"), "{plain}");
+        let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(parsed(&plain), parsed(raw));
+    }
+
+    #[test]
+    fn a_cell_is_one_line() {
+        let table = table(&[vec!["a\nwarning: b".into(), "\u{1b}[2J".into()]]);
+        assert_eq!(table, "a\\nwarning: b  \\u{1b}[2J");
+        let ((), kept) = keeping(|| line("a\nb\u{202e}").unwrap());
+        assert_eq!(kept, "a\\nb\\u{202e}\n");
+    }
 }

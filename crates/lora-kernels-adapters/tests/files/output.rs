@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use lora_kernels_adapters::output::{OutputFile, OutputFolder, Overwrite};
+use lora_kernels_adapters::output::{self, OutputFile, OutputFolder, Overwrite};
 
 use crate::assert_refused;
 
@@ -108,4 +108,70 @@ fn what_exists_is_replaced_only_if_allowed() {
     assert_refused(output.finish(), &["exists", "it is complete", &kept]);
     assert_eq!(std::fs::read(&late).unwrap(), b"theirs");
     assert_eq!(names(folder.path()), [&kept, "dir", "file", "late"]);
+}
+
+/// In the same process; the command line's tests have it between processes.
+#[test]
+fn an_output_is_written_by_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, dir) = (folder.path().join("file"), folder.path().join("dir"));
+    let first = OutputFile::create(&file, Overwrite::Never).unwrap();
+    let second = OutputFolder::create(&dir, Overwrite::Never).unwrap();
+    let before = names(folder.path());
+    for overwrite in [Overwrite::Never, Overwrite::Replace] {
+        let busy = ["is being written by another run", ".partial-"];
+        assert_refused(OutputFile::create(&file, overwrite), &busy);
+        assert_refused(OutputFolder::create(&dir, overwrite), &busy);
+    }
+    assert_refused(output::check_free(&file), &["is being written"]);
+    assert_refused(output::check_free(&dir), &["is being written"]);
+    assert_eq!(names(folder.path()), before);
+    output::check_free(&folder.path().join("other")).unwrap();
+    drop(second);
+    output::check_free(&dir).unwrap();
+    first.finish().unwrap();
+    OutputFile::create(&file, Overwrite::Replace).unwrap();
+}
+
+/// What appeared in a folder meanwhile isn't removed with it.
+#[test]
+fn of_a_replaced_folder_only_known_files_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir_all(out.join("sub/empty")).unwrap();
+    for name in ["known", "sub/known", "thesis", "sub/thesis"] {
+        std::fs::write(out.join(name), name).unwrap();
+    }
+    let output = OutputFolder::create(&out, Overwrite::Replace).unwrap();
+    std::fs::write(output.path().join("new"), "").unwrap();
+    let finished = output.finish_removing(|path| path.ends_with("known"));
+    let kept = format!(".out.replaced-{}", std::process::id());
+    assert_refused(finished, &["is complete, but", "held 2 more", &kept]);
+    assert_eq!(names(folder.path()), [&kept, "out"]);
+    assert_eq!(names(&out), ["new"]);
+    let kept = folder.path().join(kept);
+    assert_eq!(names(&kept), ["sub", "thesis"]);
+    assert_eq!(names(&kept.join("sub")), ["thesis"]);
+
+    // A link is removed, and not what it leads to.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("out", &link).unwrap();
+    let output = OutputFolder::create(&link, Overwrite::Replace).unwrap();
+    output.finish().unwrap();
+    assert!(link.is_dir() && !link.is_symlink());
+    assert_eq!(names(&out), ["new"]);
+}
+
+#[test]
+fn an_output_has_the_mode_that_is_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+    let file = OutputFile::create_with_mode(&at("file"), Overwrite::Never, 0o600).unwrap();
+    let dir = OutputFolder::create_with_mode(&at("dir"), Overwrite::Never, 0o700).unwrap();
+    assert_eq!((mode(file.path()), mode(dir.path())), (0o600, 0o700));
+    file.finish().unwrap();
+    dir.finish().unwrap();
+    assert_eq!((mode(&at("file")), mode(&at("dir"))), (0o600, 0o700));
 }

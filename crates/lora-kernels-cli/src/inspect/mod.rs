@@ -336,7 +336,7 @@ fn print(document: &Document, adapter: &Adapter) -> Result<(), Failure> {
     }
     let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     rows.extend(document.modules.iter().map(Row::cells));
-    show::line(&show::table(&rows))?;
+    show::lines(&show::table(&rows))?;
     print_others(document)
 }
 

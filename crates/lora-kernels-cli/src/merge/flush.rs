@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::failure::Failure;
+use crate::threads::spawn;
 
 /// Bytes after which it is worth to begin.
 const ENOUGH: u64 = 128 << 20;
@@ -19,15 +20,15 @@ pub struct Flusher<'scope> {
 }
 
 impl<'scope> Flusher<'scope> {
-    pub fn new(scope: &'scope Scope<'scope, '_>) -> Self {
+    pub fn new(scope: &'scope Scope<'scope, '_>) -> Result<Self, Failure> {
         let (files, queue) = sync_channel::<(File, PathBuf)>(1);
         let flush =
             |(file, path): (File, PathBuf)| file.sync_data().map_err(|error| failed(&path, error));
-        Self {
+        Ok(Self {
             files,
-            thread: scope.spawn(move || queue.iter().try_for_each(flush)),
+            thread: spawn(scope, move || queue.iter().try_for_each(flush))?,
             written: 0,
-        }
+        })
     }
 
     /// Tells that so many bytes were written to this file.

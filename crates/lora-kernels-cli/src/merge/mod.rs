@@ -27,16 +27,15 @@ mod wide;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::base::Replacement;
-use lora_kernels_adapters::output::{OutputFile, OutputFolder};
+use lora_kernels_adapters::output::{self, OutputFile, OutputFolder};
 
 use crate::device::Choice;
 use crate::failure::Failure;
 use crate::read::Reading;
+use crate::signals::Watch;
 use changes::{Choices, Skip, Weighted};
 use choice::Chosen;
 use engine::Engine;
@@ -169,6 +168,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     let (selected, skipped) = changes::select(&weighted, &Skip::new(&arguments.skip))?;
     let Chosen { base, resolvers } = choice::choose(&candidates, &selected, arguments)?;
     let overwrite = target::check(base, &adapters, arguments)?;
+    output::check_free(&arguments.output)?;
     let progress = Progress::waiting("checking the adapters");
     let choices = Choices {
         direction,
@@ -195,22 +195,24 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
         base,
         engine: &engine,
         allow_non_finite: arguments.allow_non_finite,
-        interrupted: interruptions(),
+        signals: Watch::begin(),
         progress,
         report: Report::new(engine.name()?, direction, arguments),
     };
     work.report.remarks(&changes.remarks);
     companions.tell(&mut work.report);
-    match base.folder() {
+    let remaining = match base.folder() {
         None => {
             let mut output = OutputFile::create(&arguments.output, overwrite)?;
             let path = output.path().to_owned();
             work.write(&plan, |_| Target::new(output.file().try_clone(), &path))?;
             work.progress.wait("bringing the file to the disk");
-            output.finish()?;
+            output.flush()?;
+            work.go_on()?;
+            placed(output.finish())?
         }
         Some(folder) => {
-            let output = OutputFolder::create(&arguments.output, overwrite)?;
+            let mut output = OutputFolder::create(&arguments.output, overwrite)?;
             work.write(&plan, |name| {
                 let path = output.path().join(name);
                 Target::new(File::create_new(&path), &path)
@@ -219,11 +221,16 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
             let left_out = companions.write(&work, folder, output.path())?;
             work.report.left_out(left_out);
             work.progress.wait("bringing the files to the disk");
-            output.finish()?;
+            output.flush()?;
+            work.go_on()?;
+            placed(output.finish())?
         }
-    }
+    };
     work.progress.finish();
-    work.report.print(arguments.json)
+    // From here on, a signal may end the program at once.
+    drop(work.signals);
+    work.report.print(arguments.json)?;
+    remaining.map_or(Ok(()), Err)
 }
 
 /// The weight of each adapter.
@@ -253,7 +260,7 @@ struct Work<'a> {
     base: &'a BaseModel,
     engine: &'a Engine,
     allow_non_finite: bool,
-    interrupted: Arc<AtomicBool>,
+    signals: Watch,
     progress: Progress,
     report: Report,
 }
@@ -262,18 +269,17 @@ impl Work<'_> {
     /// Stops an interrupted run. Called between pieces of work, so that an early end removes the
     /// partial output.
     fn go_on(&self) -> Result<(), Failure> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            self.progress.abandon();
-            return Err(Failure::Interrupted);
-        }
-        Ok(())
+        self.signals
+            .check()
+            .inspect_err(|_| self.progress.abandon())
     }
 }
 
-fn interruptions() -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let seen = interrupted.clone();
-    // If no handler can be set, an interruption leaves a partial file, whose name says what it is.
-    let _ = ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed));
-    interrupted
+/// An output that is complete under its name is reported, and what failed after that as well.
+fn placed(finished: Result<(), lora_kernels_adapters::Error>) -> Result<Option<Failure>, Failure> {
+    match finished {
+        Ok(()) => Ok(None),
+        Err(error @ lora_kernels_adapters::Error::Placed { .. }) => Ok(Some(error.into())),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -18,6 +18,7 @@ use super::job::{Job, Piece};
 use super::product::Across;
 use super::wide::Scales;
 use crate::failure::Failure;
+use crate::threads::spawn;
 
 /// Pieces that are read ahead of those that are computed.
 const AHEAD: usize = 2;
@@ -65,7 +66,7 @@ pub fn run<'j, 'a: 'j, R>(
         let mut threads = Vec::with_capacity(lanes.len() + 1);
         for lane in lanes {
             let queue = queue.clone();
-            threads.push(scope.spawn(move || work(&lane, pool, &queue)));
+            threads.push(spawn(scope, move || work(&lane, pool, &queue))?);
         }
         let reader = Reader {
             pool,
@@ -76,9 +77,9 @@ pub fn run<'j, 'a: 'j, R>(
             gate,
         };
         // The error says only that the results aren't wanted any more.
-        threads.push(scope.spawn(move || {
+        threads.push(spawn(scope, move || {
             let _ = jobs.iter().try_for_each(|job| reader.job(job));
-        }));
+        })?);
         // When the results are dropped, every thread comes to its end.
         let written = write(Results {
             answers: taken,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lora_kernels_adapters::shown::escaped;
 
 /// A bar of the bytes that are written, with the time left.
 const WRITING: &str = "{bar:24} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left  {wide_msg}";
@@ -42,7 +43,7 @@ impl Progress {
     /// Names the tensor that is being written.
     pub fn tensor(&self, name: &str) {
         if !self.0.is_hidden() {
-            self.0.set_message(name.to_owned());
+            self.0.set_message(escaped(name).into_owned());
         }
     }
 

@@ -293,7 +293,7 @@ impl Report {
         let mut rows = vec![head.to_vec()];
         rows.extend(self.merged.iter().map(Figures::row));
         rows.push(total.row());
-        show::line(&show::table(&rows))?;
+        show::lines(&show::table(&rows))?;
         show::line(
             "unchanged: of the weights that the adapters change, the share that storing rounds back \
              to what it was",

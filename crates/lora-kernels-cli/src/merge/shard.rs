@@ -167,7 +167,7 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         self.progress.write(plan.bytes());
         std::thread::scope(|scope| {
-            let mut flusher = Flusher::new(scope);
+            let mut flusher = Flusher::new(scope)?;
             let written = pipeline::run(self.engine, &plan.jobs(), |results| {
                 for planned in &plan.files {
                     let mut target = create(planned.name)?;

@@ -147,7 +147,7 @@ fn replay_as<T: Number>(
     }
 
     let bound = largest_relative_error(T::DTYPE);
-    show::line(&report::table(&outcomes, bound))?;
+    show::lines(&report::table(&outcomes, bound))?;
     if let Some(output) = output {
         write(output, &outcomes, &inputs, case.scaling)?;
     }
@@ -159,7 +159,7 @@ fn write<T: Number>(
     outcomes: &[Outcome],
     inputs: &RoundedInputs<T>,
     scaling: f32,
-) -> Result<(), OutputError> {
+) -> Result<(), Failure> {
     let tensors = outcomes.iter().map(|outcome| {
         let dtype = match outcome.dtype {
             DType::F32 => safetensors::Dtype::F32,

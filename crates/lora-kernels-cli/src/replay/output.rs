@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use lora_kernels_adapters::output::{self, Overwrite};
 use safetensors::{Dtype, tensor::TensorView};
 
+use crate::failure::Failure;
+use crate::signals::Watch;
+
 /// A file that gets its name when it is complete.
 pub struct OutputFile {
     file: output::OutputFile,
     path: PathBuf,
+    signals: Watch,
 }
 
 /// Why there is no output. The message is one line that names the file.
@@ -38,6 +42,7 @@ impl OutputFile {
         Ok(Self {
             file,
             path: path.into(),
+            signals: Watch::begin(),
         })
     }
 
@@ -46,7 +51,7 @@ impl OutputFile {
         mut self,
         tensors: impl Iterator<Item = (&'static str, Dtype, [usize; 2], &'a [u8])>,
         metadata: [(&str, String); 2],
-    ) -> Result<(), OutputError> {
+    ) -> Result<(), Failure> {
         let path = self.path.clone();
         let error = |reason: String| OutputError { path, reason };
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into();
@@ -64,8 +69,8 @@ impl OutputFile {
                 .map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        written
-            .and_then(|()| self.file.finish().map_err(|e| e.to_string()))
-            .map_err(error)
+        written.map_err(error)?;
+        self.signals.check()?;
+        Ok(self.file.finish()?)
     }
 }

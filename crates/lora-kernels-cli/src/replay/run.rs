@@ -54,7 +54,7 @@ fn results<T: Number>(
     let (layer, device) = (&gpu.layer, OnDevice::new(gpu, case, inputs)?);
     let inputs = device.inputs(case.scaling);
     let plan = layer.forward_plan(&inputs)?;
-    show::line(&plan.to_string())?;
+    show::lines(&plan.to_string())?;
     let mut launches = plan.launches().len();
     let (y, saved) = layer.forward(&inputs)?;
     let of = |name, rows, cols| {
@@ -72,7 +72,7 @@ fn results<T: Number>(
     if let Some(dy) = &device.dy {
         let dy = [dy.readable()];
         let plan = layer.backward_plan(&inputs, &dy)?;
-        show::line(&plan.to_string())?;
+        show::lines(&plan.to_string())?;
         launches += plan.launches().len();
         let gradients = layer.backward(&inputs, &saved, &dy)?;
         results.extend(gradients.dx.map(of("dx", tokens, in_features)));

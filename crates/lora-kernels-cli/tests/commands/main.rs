@@ -8,3 +8,4 @@ mod random;
 mod replay;
 mod reports;
 mod scene;
+mod terminal;

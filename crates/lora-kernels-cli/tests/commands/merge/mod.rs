@@ -4,7 +4,7 @@ mod bases;
 mod changes;
 mod guarded;
 mod killed;
-mod model;
+pub mod model;
 mod numbers;
 mod peft;
 mod refusals;
