@@ -12,6 +12,9 @@ use rustix::fs::OFlags;
 
 use crate::{Error, Result};
 
+/// What [`Error::NotAFile`] calls a folder.
+pub const FOLDER: &str = "a folder";
+
 /// Whether the last part of a path may be a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LastLink {
@@ -128,7 +131,7 @@ fn check(path: &Path, metadata: &Metadata) -> Result<()> {
     let kind = metadata.file_type();
     let what = match () {
         () if kind.is_file() => return Ok(()),
-        () if kind.is_dir() => "a folder",
+        () if kind.is_dir() => FOLDER,
         () if kind.is_fifo() => "a pipe",
         () if kind.is_socket() => "a socket",
         () if kind.is_symlink() => "a link",

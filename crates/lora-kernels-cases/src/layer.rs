@@ -1,5 +1,7 @@
 //! A recorded layer, read from a safetensors file and checked before anything runs.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use lora_kernels::DType;
@@ -55,7 +57,7 @@ impl RecordedLayer {
     /// # Errors
     /// [`RecordedLayerError`] if it can't be read or holds no layer.
     pub fn read(path: &Path) -> Result<Self, RecordedLayerError> {
-        let bytes = std::fs::read(path).map_err(|source| RecordedLayerError::Read {
+        let bytes = read_regular(path).map_err(|source| RecordedLayerError::Read {
             path: path.into(),
             source,
         })?;
@@ -196,4 +198,20 @@ fn parse_scaling(text: Option<&str>) -> Result<f32, Defect> {
             given: text.to_owned(),
         }),
     }
+}
+
+/// Reads a regular file: a pipe would block, and a device has no end.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    let metadata = path.metadata()?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "it is not a file",
+        ));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(metadata.len())
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -24,6 +24,13 @@ pub enum Failure {
     /// There is no usable device. The text says what is missing.
     #[error("{0}")]
     NoDevice(String),
+    /// The result was written without files that it should have, as the user allowed.
+    #[error("{output} is complete but for files that can't be read: {files}")]
+    Incomplete {
+        output: String,
+        /// With the reasons.
+        files: String,
+    },
     #[error("can't print: {0}")]
     Print(std::io::Error),
     /// By this signal.
@@ -50,6 +57,7 @@ impl Failure {
             Failure::Refused(_) | Failure::Files(_) => 2,
             Failure::Kernels(error) if !is_of_a_device(error) => 2,
             Failure::Kernels(_) | Failure::Device(_) | Failure::NoDevice(_) => 3,
+            Failure::Incomplete { .. } => 5,
             Failure::Interrupted(signal) => signals::status(*signal),
         }
     }

@@ -36,6 +36,7 @@ Exit status:
   3  no device that can be used, or it failed
   4  OUT is complete (merge, unmerge), but something after that failed: the result
      can't be printed, OUT's name brought to the disk, or what it replaced removed
+  5  OUT is complete but for files that can't be read (--skip-unreadable)
   128 + N  ended by signal N, such as 130 by Ctrl-C: OUT is as it was";
 
 /// LoRA adapters on NVIDIA GPUs: merge them into models, look into them, and see what the kernels

@@ -9,13 +9,13 @@ use super::links::Home;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// In bytes.
-const LARGEST: u64 = 16 << 20;
+/// The largest config of a model that is read, in bytes.
+pub const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// Reads a model's `config.json`. Python writes infinities and NaN into it, which JSON lacks
 /// (`"time_step_limit": [0.0, Infinity]` of Mamba 2); they become null.
 pub(super) fn read(home: &Home, path: &Path) -> Result<Value> {
-    let text = home.read_text(path, LARGEST)?;
+    let text = home.read_text(path, LARGEST_CONFIG)?;
     serde_json::from_str(&without_infinities(&text)).map_err(|error| Error::Json {
         path: path.into(),
         reason: shown(&error.to_string()),

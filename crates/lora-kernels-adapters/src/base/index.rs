@@ -10,8 +10,9 @@ use crate::regular;
 use crate::shown::shown;
 use crate::{Error, Result};
 
-/// In bytes. An index names every tensor of a model, which takes a few megabytes at most.
-const LARGEST: u64 = 100 << 20;
+/// The largest index that is read, in bytes. An index names every tensor of a model, which takes a
+/// few megabytes at most.
+pub const LARGEST_INDEX: u64 = 100 << 20;
 
 #[derive(Deserialize)]
 struct Index {
@@ -25,13 +26,13 @@ struct Index {
 pub(super) fn read(folder: &Path, path: &Path) -> Result<BTreeMap<String, String>> {
     let own = Home::of(folder)?;
     if !own.holds(path)? {
-        let there = regular::read_text(path, LARGEST).and_then(|text| parsed(&text, path));
+        let there = regular::read_text(path, LARGEST_INDEX).and_then(|text| parsed(&text, path));
         return match (there, own.open(path)) {
             (Err(_), Err(outside)) => Err(outside),
             (there, _) => there,
         };
     }
-    parsed(&own.read_text(path, LARGEST)?, path)
+    parsed(&own.read_text(path, LARGEST_INDEX)?, path)
 }
 
 fn parsed(text: &str, path: &Path) -> Result<BTreeMap<String, String>> {

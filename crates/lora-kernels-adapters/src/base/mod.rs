@@ -28,8 +28,11 @@ use crate::tensor_file::TensorFile;
 use crate::{Error, Result, regular};
 use quantised::Packed;
 
+pub use config::LARGEST_CONFIG;
+pub use index::LARGEST_INDEX;
 pub use links::Home;
 pub use mapping::{Mapping, Replacement};
+pub use names::is_models_file;
 pub use quantised::Quantisation;
 pub use resolve::{Fit, Resolved, Resolver};
 pub use wanted::{Fits, Wanted};

@@ -61,6 +61,16 @@ pub(super) fn rank(name: &str) -> Option<usize> {
     (is_index(name) && !is_adapter(name)).then_some(OTHER_INDEX)
 }
 
+/// Whether a file of this name holds a whole model, is one of its shards or their index: `model`,
+/// `diffusion_pytorch_model` and `consolidated`, with `.safetensors` or `.safetensors.index.json`,
+/// a variant (`model.fp16.safetensors`) or a shard's numbers (`model-00001-of-00002.safetensors`).
+pub fn is_models_file(name: &str) -> bool {
+    match series(name) {
+        Some((stem, _)) => STEMS.contains(&stem.split('.').next().unwrap_or(stem)),
+        None => rank(name).is_some_and(|rank| rank != OTHER_INDEX),
+    }
+}
+
 /// What is missing among shards of one series, which no index lists: `None` if all are there.
 pub(super) fn incomplete(names: &[String]) -> Option<String> {
     let numbers: Option<BTreeSet<usize>> = names.iter().map(|name| number(name)).collect();

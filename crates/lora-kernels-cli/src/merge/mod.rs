@@ -1,5 +1,6 @@
 //! `merge` and `unmerge`.
 
+mod access;
 mod buffer;
 mod change;
 mod changes;
@@ -25,7 +26,6 @@ mod target;
 mod tests;
 mod wide;
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use lora_kernels_adapters::BaseModel;
@@ -36,6 +36,7 @@ use crate::device::Choice;
 use crate::failure::Failure;
 use crate::read::Reading;
 use crate::signals::Watch;
+use access::Sources;
 use changes::{Choices, Skip, Weighted};
 use choice::Chosen;
 use engine::Engine;
@@ -125,9 +126,13 @@ pub struct Arguments {
     /// for single rows, which are trained in both (trainable_token_indices)
     #[arg(long)]
     untie: bool,
-    /// Replace OUT if it exists
+    /// Replace OUT if it exists and holds nothing else than a model and what this run writes
     #[arg(long)]
     force: bool,
+    /// Go on without files beside the weights, of BASE and of ADAPTERs, that can't be read: the
+    /// report names them, and the exit status is 5
+    #[arg(long)]
+    skip_unreadable: bool,
     /// Write weights that are NaN or infinite instead of stopping
     #[arg(long)]
     allow_non_finite: bool,
@@ -187,12 +192,18 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     }
     copies::change_all(base, &mut changes)?;
     choice::remark(&mut changes.remarks, base, &resolvers);
-    let companions = Companions::plan(base, &weighted, &changes, direction, arguments.files_from)?;
+    let sources = Sources::new(base, &adapters, &arguments.output)?;
+    let options = folder::Options {
+        from: arguments.files_from,
+        skip_unreadable: arguments.skip_unreadable,
+    };
+    let companions = Companions::plan(base, &weighted, &changes, direction, &sources, &options)?;
+    let replaced = target::Replaced::new(companions.names(base));
+    replaced.check(&arguments.output)?;
     let plan = Plan::new(base, &changes)?;
     let engine = Engine::open(arguments.device)?;
 
     let mut work = Work {
-        base,
         engine: &engine,
         allow_non_finite: arguments.allow_non_finite,
         signals: Watch::begin(),
@@ -203,7 +214,11 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
     companions.tell(&mut work.report);
     let remaining = match base.folder() {
         None => {
-            let mut output = OutputFile::create(&arguments.output, overwrite)?;
+            let mut output = OutputFile::create_with_mode(
+                &arguments.output,
+                overwrite,
+                sources.all.file_mode(),
+            )?;
             let path = output.path().to_owned();
             work.write(&plan, |_| Target::new(output.file().try_clone(), &path))?;
             work.progress.wait("bringing the file to the disk");
@@ -212,23 +227,29 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
             placed(output.finish())?
         }
         Some(folder) => {
-            let mut output = OutputFolder::create(&arguments.output, overwrite)?;
+            let mut output = OutputFolder::create_with_mode(
+                &arguments.output,
+                overwrite,
+                sources.all.folder_mode(),
+            )?;
             work.write(&plan, |name| {
                 let path = output.path().join(name);
-                Target::new(File::create_new(&path), &path)
+                let access = sources.merged(&folder.join(name))?;
+                Target::new(access.create(&path), &path)
             })?;
             work.progress.wait("copying the folder's other files");
-            let left_out = companions.write(&work, folder, output.path())?;
-            work.report.left_out(left_out);
+            let unreadable = companions.write(&work, output.path(), &sources, &options)?;
+            work.report.unreadable(&unreadable);
             work.progress.wait("bringing the files to the disk");
             output.flush()?;
             work.go_on()?;
-            placed(output.finish())?
+            placed(output.finish_removing(|file| replaced.holds(file)))?
         }
     };
     work.progress.finish();
     // From here on, a signal may end the program at once.
     drop(work.signals);
+    let remaining = remaining.or_else(|| work.report.incomplete());
     work.report.print(arguments.json)?;
     remaining.map_or(Ok(()), Err)
 }
@@ -257,7 +278,6 @@ fn weights(given: &[f64], adapters: usize) -> Result<Vec<f64>, Failure> {
 
 /// The state of one run.
 struct Work<'a> {
-    base: &'a BaseModel,
     engine: &'a Engine,
     allow_non_finite: bool,
     signals: Watch,

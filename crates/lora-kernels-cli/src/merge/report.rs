@@ -7,6 +7,7 @@ use lora_kernels_adapters::Tensor;
 use serde::Serialize;
 
 use super::change::{Change, Remarks};
+use super::folder::Unreadable;
 use super::{Arguments, Direction};
 use crate::failure::Failure;
 use crate::show;
@@ -45,6 +46,8 @@ pub struct Report {
     warnings: Vec<String>,
     /// Files of the folder that were not copied.
     left_out: Vec<String>,
+    /// Files that the result lacks because they can't be read, with the reasons.
+    unreadable: Vec<String>,
     #[serde(skip)]
     sum: MergeReport,
 }
@@ -179,6 +182,7 @@ impl Report {
             taken_over: Vec::new(),
             warnings: Vec::new(),
             left_out: Vec::new(),
+            unreadable: Vec::new(),
             sum: MergeReport::default(),
         }
     }
@@ -251,6 +255,20 @@ impl Report {
 
     pub fn left_out(&mut self, names: Vec<String>) {
         self.left_out.extend(names);
+    }
+
+    pub fn unreadable(&mut self, files: &[Unreadable]) {
+        self.unreadable
+            .extend(files.iter().map(Unreadable::to_string));
+    }
+
+    /// What the result lacks: an error once it is printed.
+    pub fn incomplete(&self) -> Option<Failure> {
+        let files = self.unreadable.iter().map(String::as_str);
+        (!self.unreadable.is_empty()).then(|| Failure::Incomplete {
+            output: self.output.clone(),
+            files: show::few(files),
+        })
     }
 
     pub fn print(mut self, json: bool) -> Result<(), Failure> {
@@ -340,6 +358,11 @@ impl Report {
         }
         for warning in &self.warnings {
             show::line(&format!("warning: {warning}"))?;
+        }
+        for file in &self.unreadable {
+            show::line(&format!(
+                "warning: left out, because it can't be read: {file}"
+            ))?;
         }
         if total.non_finite > 0 {
             show::line(&format!("NaN or infinite: {} elements", total.non_finite))?;

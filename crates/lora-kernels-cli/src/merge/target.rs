@@ -1,12 +1,15 @@
 //! Checks where a result may be written.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::output::Overwrite;
-use lora_kernels_adapters::{Adapter, BaseModel};
+use lora_kernels_adapters::{Adapter, BaseModel, TensorFile};
 
 use super::Arguments;
+use super::folder::{is_folder_of_a_model, is_of_a_model};
 use crate::failure::Failure;
+use crate::show::few;
 
 /// Refuses an output that would overwrite its own inputs, or anything that isn't a model.
 pub fn check(
@@ -57,14 +60,95 @@ pub fn check(
             Err(_) => Ok(Overwrite::Never),
         };
     }
-    if place.is_dir() && base.folder().is_some() && !looks_like_a_model(&place) {
+    if base.folder().is_none() && place.is_file() && !is_replaceable(&place) {
         return refuse(
-            "it is a folder without a model, or with more than one has (.git, checkpoints, an \
-             adapter), and --force replaces none of these"
+            "it is a file of another kind than safetensors, and --force replaces none of these: \
+             name another, or move it away"
                 .into(),
         );
     }
     Ok(Overwrite::Replace)
+}
+
+/// Whether a file is empty or holds tensors, by its content or at least by its name.
+fn is_replaceable(file: &Path) -> bool {
+    { file.extension() }.is_some_and(|extension| extension == "safetensors")
+        || file.metadata().is_ok_and(|metadata| metadata.len() == 0)
+        || TensorFile::open(file).is_ok()
+}
+
+/// What a folder may hold that is replaced.
+pub struct Replaced {
+    /// The paths of the files that this run writes.
+    files: BTreeSet<PathBuf>,
+    /// The folders that they lie in.
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Replaced {
+    pub fn new(files: BTreeSet<PathBuf>) -> Self {
+        let above = |file: &PathBuf| {
+            let above = file.ancestors().skip(1).map(Path::to_owned);
+            above.collect::<Vec<_>>()
+        };
+        let folders = files.iter().flat_map(above).collect();
+        Self { files, folders }
+    }
+
+    /// Whether a file of this path in the folder is one that this run or any other merge writes.
+    pub fn holds(&self, file: &Path) -> bool {
+        self.files.contains(file) || is_of_a_model(file)
+    }
+
+    /// Refuses a folder that holds something else, or something but no weights.
+    pub fn check(&self, output: &Path) -> Result<(), Failure> {
+        if !output.is_dir() {
+            return Ok(());
+        }
+        let mut found = Found::default();
+        self.search(output, Path::new(""), &mut found)
+            .map_err(|error| Failure::unread(output, error))?;
+        found.foreign.sort();
+        let what = match &found.foreign[..] {
+            [] if found.files == 0 || found.has_weights => return Ok(()),
+            [] => "no weights".into(),
+            foreign => few(foreign.iter().map(String::as_str)),
+        };
+        Err(Failure::Refused(format!(
+            "can't write {}: it is a folder without a model, or with more than merges write \
+             ({what}), and --force replaces none of these: move them away, or name another OUT",
+            output.display()
+        )))
+    }
+
+    fn search(&self, root: &Path, below: &Path, found: &mut Found) -> std::io::Result<()> {
+        for entry in root.join(below).read_dir()? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder && (self.folders.contains(&path) || is_folder_of_a_model(&path)) {
+                self.search(root, &path, found)?;
+            } else if is_folder {
+                found.foreign.push(format!("{}/", path.display()));
+            } else if self.holds(&path) {
+                found.files += 1;
+                found.has_weights |= { path.extension() }.is_some_and(|end| end == "safetensors");
+            } else {
+                found.foreign.push(path.display().to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What lies in a folder that is to be replaced.
+#[derive(Default)]
+struct Found {
+    /// The number of files that a merge writes.
+    files: usize,
+    has_weights: bool,
+    /// What no merge writes; of a folder without any such file, the folder alone.
+    foreign: Vec<String>,
 }
 
 /// The path with the links of its folder followed. The last part need not exist.
@@ -83,32 +167,4 @@ fn resolved(path: &Path) -> Result<PathBuf, String> {
         .canonicalize()
         .map_err(|error| format!("its folder can't be used: {error}"))?;
     Ok(parent.join(name))
-}
-
-/// Whether the folder is empty, or holds a model's weights and either its config or nothing else. A
-/// folder with anything that no merge writes, such as a trainer's checkpoints, doesn't.
-fn looks_like_a_model(folder: &Path) -> bool {
-    let Ok(entries) = folder.read_dir() else {
-        return false;
-    };
-    let names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    let is_weights =
-        |name: &String| name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
-    let is_foreign = |name: &String| {
-        const FOREIGN: [&str; 4] = [
-            ".git",
-            "adapter_config.json",
-            "adapter_model.safetensors",
-            "trainer_state.json",
-        ];
-        FOREIGN.contains(&name.as_str()) || name.starts_with("checkpoint-")
-    };
-    let is_config = |name: &String| name == "config.json" || name == "params.json";
-    names.is_empty()
-        || (names.iter().any(is_weights)
-            && (names.iter().any(is_config) || names.iter().all(is_weights))
-            && !names.iter().any(is_foreign))
 }

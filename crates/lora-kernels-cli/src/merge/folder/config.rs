@@ -1,11 +1,13 @@
 //! config.json, which follows the changes of the tensors.
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use lora_kernels_adapters::base::{Home, LARGEST_CONFIG};
 use serde_json::{Value, json};
 
 use super::edit::{Document, Field};
-use super::is_there;
+use super::source::Source;
 use crate::failure::Failure;
 use crate::merge::change::ConfigEdit;
 use crate::merge::language::{MISTRALS_TIE, TEXT_CONFIGS, TIE, TIES, is_other_tower};
@@ -19,6 +21,8 @@ const VOCAB_SIZE: [&str; 2] = ["vocab_size", "padded_vocab_size"];
 /// A config's new text.
 pub struct Edited {
     pub name: &'static str,
+    /// The base's.
+    pub from: PathBuf,
     pub text: String,
     /// The changes, for the report: `vocab_size is 34 instead of 32`.
     pub changes: Vec<String>,
@@ -26,25 +30,23 @@ pub struct Edited {
 
 /// Carries the edits out on the configs of a model's folder. What no config says is a warning.
 pub fn edited(
-    folder: Option<&Path>,
+    home: Option<&Arc<Home>>,
     edits: &[ConfigEdit],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Edited>, Failure> {
     let mut all = Vec::new();
     if !edits.is_empty() {
         for name in CONFIGS {
-            if let Some(path) = folder
-                .map(|folder| folder.join(name))
-                .filter(|p| is_there(p))
-            {
-                all.push((name, Document::read(&path)?, Vec::new()));
+            if let Some(source) = home.and_then(|home| Source::named(home, name)) {
+                let document = Document::read(&source, LARGEST_CONFIG)?;
+                all.push((name, source.path, document, Vec::new()));
             }
         }
     }
     for edit in edits {
         let mut follows = false;
         let mut other = None;
-        for (name, document, changes) in &mut all {
+        for (name, _, document, changes) in &mut all {
             let result = match *edit {
                 ConfigEdit::VocabSize { from, to } => {
                     vocab_size(document, *name == CONFIG, from, to, changes)
@@ -62,7 +64,7 @@ pub fn edited(
             let (field, wanted) = match edit {
                 ConfigEdit::VocabSize { to, .. } => ("vocab_size", to.to_string()),
                 ConfigEdit::TieWordEmbeddings(tie) => {
-                    let is_mistrals = matches!(all[..], [(name, ..)] if name != CONFIG);
+                    let is_mistrals = matches!(&all[..], [(name, ..)] if *name != CONFIG);
                     let field = if is_mistrals { MISTRALS_TIE } else { TIE };
                     (field, tie.to_string())
                 }
@@ -82,12 +84,11 @@ pub fn edited(
             });
         }
     }
-    let edited = all
-        .into_iter()
-        .filter(|(_, _, changes)| !changes.is_empty());
+    let edited = all.into_iter().filter(|(.., changes)| !changes.is_empty());
     Ok({ edited }
-        .map(|(name, document, changes)| Edited {
+        .map(|(name, from, document, changes)| Edited {
             name,
+            from,
             text: document.into_text(),
             changes,
         })
@@ -193,7 +194,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(name), text).unwrap();
         let mut warnings = Vec::new();
-        let mut all = edited(Some(folder.path()), edits, &mut warnings).unwrap();
+        let home = Arc::new(Home::of(folder.path()).unwrap());
+        let mut all = edited(Some(&home), edits, &mut warnings).unwrap();
         assert!(all.len() < 2);
         (all.pop().map(|edited| edited.text), warnings)
     }
@@ -260,12 +262,9 @@ mod tests {
         );
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(CONFIG), "{").unwrap();
-        assert!(edited(Some(folder.path()), &untied, &mut warnings).is_err());
-        assert!(
-            edited(Some(folder.path()), &[], &mut warnings)
-                .unwrap()
-                .is_empty()
-        );
+        let home = Arc::new(Home::of(folder.path()).unwrap());
+        assert!(edited(Some(&home), &untied, &mut warnings).is_err());
+        assert!(edited(Some(&home), &[], &mut warnings).unwrap().is_empty());
     }
 
     /// A reader takes the whole model's field or the language model's, and both have defaults.

@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 
 use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::read_text;
+use super::source::Source;
 use crate::failure::Failure;
 
 /// How deep fields are looked for. Configs of models have three levels.
@@ -27,10 +26,12 @@ pub struct Field {
 }
 
 impl Document {
-    pub fn read(path: &Path) -> Result<Self, Failure> {
-        let text = read_text(path)?;
-        Self::parse(text)
-            .map_err(|reason| Failure::Refused(format!("can't use {}: {reason}", path.display())))
+    /// Reads a file of at most `limit` bytes.
+    pub fn read(source: &Source, limit: u64) -> Result<Self, Failure> {
+        let text = source.read_text(limit)?;
+        Self::parse(text).map_err(|reason| {
+            Failure::Refused(format!("can't use {}: {reason}", source.path.display()))
+        })
     }
 
     pub fn parse(text: String) -> Result<Self, String> {

@@ -1,13 +1,14 @@
 //! Heads that were added to a model, and whether config.json names a class that reads them.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use lora_kernels_adapters::BaseModel;
+use lora_kernels_adapters::base::{Home, LARGEST_CONFIG};
 use serde_json::Value;
 
 use super::config::CONFIG;
 use super::edit::Document;
-use super::is_there;
+use super::source::Source;
 use crate::merge::change::{Changes, ConfigEdit};
 use crate::merge::changes::is_head;
 use crate::merge::language::{TIE, tie_said};
@@ -15,16 +16,14 @@ use crate::merge::language::{TIE, tie_said};
 /// Warns of an added head that config.json's class doesn't read. `task` is what the adapter's
 /// config calls its task, such as `SEQ_CLS`.
 pub fn warn(
-    folder: Option<&Path>,
+    home: Option<&Arc<Home>>,
     base: &BaseModel,
     changes: &Changes<'_>,
     task: Option<&str>,
     warnings: &mut Vec<String>,
 ) {
-    let path = folder
-        .map(|folder| folder.join(CONFIG))
-        .filter(|path| is_there(path));
-    let document = path.and_then(|path| Document::read(&path).ok());
+    let source = home.and_then(|home| Source::named(home, CONFIG));
+    let document = source.and_then(|source| Document::read(&source, LARGEST_CONFIG).ok());
     let classes = { document.as_ref() }
         .and_then(|document| document.get(&["architectures"]))
         .unwrap_or_default();

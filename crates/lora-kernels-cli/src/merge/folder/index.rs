@@ -1,18 +1,18 @@
 //! A sharded model's index, which follows the changes of the tensors.
 
-use std::path::Path;
-
+use lora_kernels_adapters::base::LARGEST_INDEX;
 use lora_kernels_adapters::{BaseModel, Tensor};
 use serde_json::{Value, json};
 
 use super::edit::Document;
+use super::source::Source;
 use crate::failure::Failure;
 use crate::merge::change::Changes;
 
 /// The index's text with the added tensors, in the last shard, and with the model's new size.
 /// `None` if it stays as it is.
 pub fn edited(
-    path: &Path,
+    index: &Source,
     base: &BaseModel,
     changes: &Changes<'_>,
 ) -> Result<Option<String>, Failure> {
@@ -44,7 +44,7 @@ pub fn edited(
     if changes.added.is_empty() && more == (0, 0) {
         return Ok(None);
     }
-    let mut document = Document::read(path)?;
+    let mut document = Document::read(index, LARGEST_INDEX)?;
     let resize = |document: &mut Document, field: &str, more: i128| {
         let field = ["metadata", field];
         // Some tools write it as 1.5e10.
@@ -65,7 +65,7 @@ pub fn edited(
         if !document.append(&["weight_map"], entries) {
             return Err(Failure::Refused(format!(
                 "can't change {}: it has no weight_map",
-                path.display()
+                index.path.display()
             )));
         }
     }

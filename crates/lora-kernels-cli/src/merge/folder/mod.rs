@@ -1,73 +1,79 @@
 //! The other files of a model's folder.
 
 mod config;
+mod copy;
 mod edit;
 mod heads;
 mod index;
+mod others;
+mod source;
 mod travels;
 mod vocabulary;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lora_kernels_adapters::BaseModel;
+use lora_kernels_adapters::base::{self, Home};
 
+use super::access::{Access, Sources};
 use super::change::Changes;
 use super::changes::Weighted;
 use super::report::Report;
 use super::{Direction, Work};
 use crate::failure::Failure;
 use crate::show::few;
-use config::Edited;
+use config::{CONFIGS, Edited};
+use others::{Exceptions, Others};
+use source::Source;
+pub use source::Unreadable;
 pub use travels::FilesFrom;
-use travels::Travels;
-
-/// Extensions of weights in other formats. They aren't copied, because they hold the unmerged
-/// weights.
-const WEIGHTS: [&str; 15] = [
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "gguf",
-    "ggml",
-    "h5",
-    "msgpack",
-    "onnx",
-    "onnx_data",
-    "ot",
-    "npz",
-    "keras",
-    "tflite",
-    "nemo",
-];
-/// Of the files that are read or compared as a whole, in bytes. The largest tokenizers have a fifth
-/// of it.
-const LARGEST: u64 = 256 << 20;
+use travels::{Told, Travels};
 
 /// Everything beside the tensors' files: planned before anything is written.
 pub struct Companions {
     edited: Vec<Edited>,
     travels: Travels,
-    /// The index's new text, where it changes.
-    index: Option<String>,
+    index: Option<Index>,
+    others: Others,
     /// Files of the adapters that a single file can't be accompanied by.
     left_out: Vec<String>,
     warnings: Vec<String>,
+    /// What the result lacks, because it can't be read.
+    unreadable: Vec<Unreadable>,
+}
+
+/// A sharded model's index.
+struct Index {
+    source: Source,
+    name: PathBuf,
+    /// Its new text, where it changes.
+    text: Option<String>,
+}
+
+/// What the user decides about the files.
+pub struct Options {
+    pub from: Option<FilesFrom>,
+    /// Whether what can't be read is left out, rather than an error.
+    pub skip_unreadable: bool,
 }
 
 impl Companions {
     /// Plans the files that accompany the merged model.
     ///
     /// # Errors
-    /// Several adapters bring different files and `from` doesn't decide, or a config that must be
-    /// changed can't be read.
+    /// Several adapters bring different files and the options don't decide, a config that must be
+    /// changed can't be read, or another file can't, and the options don't say to go on.
     pub fn plan(
         base: &BaseModel,
         adapters: &[Weighted<'_>],
         changes: &Changes<'_>,
         direction: Direction,
-        from: Option<FilesFrom>,
+        sources: &Sources,
+        options: &Options,
     ) -> Result<Self, Failure> {
+        let from = options.from;
         if from.is_some() && direction == Direction::Unmerge {
             return Err(Failure::Refused(
                 "--files-from is for merge: what unmerge writes has BASE's files".into(),
@@ -81,41 +87,44 @@ impl Companions {
                 adapters.len()
             )));
         }
-        let folder = base.folder();
-        let mut warnings = Vec::new();
+        let home = base.home().cloned().map(Arc::new);
+        let home = home.as_ref();
+        let mut told = Told::default();
         // A link out of the folder is no config of the base's, and its text isn't written.
-        let holds = |path: &Path| !is_there(path) || base.holds(path).unwrap_or(false);
-        let configs = { folder }.filter(|folder| {
-            let mut all = config::CONFIGS.iter().map(|name| folder.join(name));
-            all.all(|path| holds(&path))
+        let configs = home.filter(|home| {
+            let mut all = CONFIGS.iter().map(|name| home.folder().join(name));
+            all.all(|path| !path.is_file() || home.holds(&path).unwrap_or(false))
         });
-        let edited = config::edited(configs, &changes.config, &mut warnings)?;
+        let edited = config::edited(configs, &changes.config, &mut told.warnings)?;
         let task = adapters.iter().find_map(|weighted| {
             let task = weighted.adapter.config()?.field("task_type")?;
             serde_json::from_str::<String>(task).ok()
         });
-        heads::warn(folder, base, changes, task.as_deref(), &mut warnings);
+        heads::warn(home, base, changes, task.as_deref(), &mut told.warnings);
         let mut travels = Travels::default();
         let mut left_out = Vec::new();
-        match (direction, folder) {
-            (Direction::Merge, Some(folder)) => {
-                travels = travels::find(folder, adapters, from, &mut warnings)?;
+        match (direction, home) {
+            (Direction::Merge, Some(home)) => {
+                travels = travels::find(home, adapters, from, &mut told)?;
             }
             (Direction::Merge, None) if from != Some(FilesFrom::Base) => {
-                let own = travels::find_each(adapters, &mut warnings)?;
-                let own = own.iter().map(|path| path.display());
+                let own = travels::find_each(adapters, &mut told)?;
+                let own = own.iter().map(|file| file.path.display());
                 left_out.extend(own.map(|path| format!("{path} (OUT is a file, as BASE is)")));
+                // None of them would be written.
+                told.unreadable.clear();
             }
             (Direction::Merge, None) => {}
-            (Direction::Unmerge, folder) => {
-                let own = travels::find_each(adapters, &mut Vec::new())?;
-                let kept = own.iter().filter_map(|path| {
-                    let name = path.file_name()?.to_str()?;
-                    travels::same(path, &folder?.join(name)).then_some(name)
+            (Direction::Unmerge, home) => {
+                let own = travels::find_each(adapters, &mut Told::default())?;
+                let kept = own.iter().filter_map(|file| {
+                    let name = file.path.file_name()?.to_str()?;
+                    let bases = Source::named(home?, name)?;
+                    file.is_same(&bases).then_some(name)
                 });
                 let kept: Vec<&str> = kept.collect();
                 if !kept.is_empty() {
-                    warnings.push(format!(
+                    told.warnings.push(format!(
                         "BASE's {} are the adapter's, and stay: the original model may have others",
                         few(kept)
                     ));
@@ -126,51 +135,108 @@ impl Companions {
             (travels.rows_needed(), vocabulary::rows(base, changes))
             && needed > rows as u64
         {
-            warnings.push(format!(
+            told.warnings.push(format!(
                 "the adapter's {file} has ids of tokens up to {}, and the embeddings have {rows} \
                  rows: tokens from {rows} on have none, and a reader fails on them",
                 needed - 1
             ));
         }
-        let index = match base.index() {
-            Some(path) => index::edited(path, base, changes)?,
-            None => None,
+        let index = match (base.index(), home) {
+            (Some(path), Some(home)) => Some(Index::new(path, home, base, changes)?),
+            _ => None,
         };
-        Ok(Self {
+        let mut plan = Self {
             edited,
             travels,
             index,
+            others: Others::default(),
             left_out,
-            warnings,
-        })
+            warnings: told.warnings,
+            unreadable: told.unreadable,
+        };
+        if let Some(home) = home {
+            let exceptions = Exceptions {
+                replaced: plan.names_written_otherwise(base),
+                dropped: &plan.travels.dropped,
+            };
+            plan.others = Others::find(home, sources, &exceptions)?;
+            plan.unreadable.append(&mut plan.others.unreadable);
+        }
+        plan.unreadable.sort();
+        plan.unreadable.dedup();
+        match plan.unreadable.is_empty() || options.skip_unreadable {
+            true => Ok(plan),
+            false => Err(Failure::Refused(format!(
+                "can't read {}, which would be missing beside the weights: make them readable, \
+                 remove them, or go on without them (--skip-unreadable)",
+                listed(&plan.unreadable)
+            ))),
+        }
     }
 
-    /// Writes them into the folder of the result, and copies the base's other files, which aren't
-    /// weights. Returns the files that were left out.
-    pub fn write(&self, work: &Work<'_>, from: &Path, to: &Path) -> Result<Vec<String>, Failure> {
-        let mut left_out = Vec::new();
-        self.copy(work, from, from, to, &mut left_out)?;
-        if let Some(index) = work.base.index() {
-            let name = index.file_name().unwrap_or_default();
-            match &self.index {
-                Some(text) => write(&to.join(name), text)?,
-                None => copy_file(index, &to.join(name))?,
+    /// The paths of the files that are written for this base, in the folder of the result.
+    pub fn names(&self, base: &BaseModel) -> BTreeSet<PathBuf> {
+        { self.names_written_otherwise(base).into_iter() }
+            .map(PathBuf::from)
+            .chain(self.index.iter().map(|index| index.name.clone()))
+            .chain(self.others.files.iter().map(|file| file.name.clone()))
+            .collect()
+    }
+
+    /// Files of the base's folder that aren't copied from there.
+    fn names_written_otherwise<'a>(&'a self, base: &'a BaseModel) -> BTreeSet<&'a str> {
+        let index = self.index.iter().filter_map(|index| index.name.to_str());
+        { base.shards().iter() }
+            .map(|shard| shard.name.as_str())
+            .chain(index)
+            .chain(self.edited.iter().map(|edited| edited.name))
+            .chain(self.travels.taken.iter().map(|taken| taken.name.as_str()))
+            .collect()
+    }
+
+    /// Writes them into the folder of the result. Returns what couldn't be read and was left out.
+    pub fn write(
+        &self,
+        work: &Work<'_>,
+        to: &Path,
+        sources: &Sources,
+        options: &Options,
+    ) -> Result<Vec<Unreadable>, Failure> {
+        let mut unreadable = Vec::new();
+        let mut copy = |source: &Source, name: &Path, access: Access| {
+            work.go_on()?;
+            match copy::file(work, source, &to.join(name), access)? {
+                Some(why) if options.skip_unreadable => unreadable.push(why),
+                Some(why) => return Err(Failure::Refused(format!("can't read {why}"))),
+                None => {}
+            }
+            Ok(())
+        };
+        for (name, access) in &self.others.folders {
+            copy::folder(&to.join(name), *access)?;
+        }
+        for other in &self.others.files {
+            copy(&other.source, &other.name, other.access)?;
+        }
+        if let Some(Index { source, name, text }) = &self.index {
+            let access = sources.of(&source.path)?.and(sources.folder);
+            match text {
+                Some(text) => copy::text(&to.join(name), text, access)?,
+                None => copy(source, name, access)?,
             }
         }
         for edited in &self.edited {
-            write(&to.join(edited.name), &edited.text)?;
+            let access = sources.of(&edited.from)?.and(sources.folder);
+            copy::text(&to.join(edited.name), &edited.text, access)?;
         }
         for taken in &self.travels.taken {
-            work.go_on()?;
-            let target = to.join(&taken.name);
-            if let Some(folder) = target.parent() {
-                std::fs::create_dir_all(folder)
-                    .map_err(|error| Failure::unwritten(folder, error))?;
+            if let Some(folder) = to.join(&taken.name).parent() {
+                copy::folder(folder, sources.all)?;
             }
-            copy_file(&taken.from, &target)?;
+            let access = sources.of(&taken.from.path)?.and(sources.all);
+            copy(&taken.from, Path::new(&taken.name), access)?;
         }
-        left_out.sort();
-        Ok(left_out)
+        Ok(unreadable)
     }
 
     /// Tells the report what else the result has than the base.
@@ -179,134 +245,50 @@ impl Companions {
             report.edited(edited.name, &edited.changes);
         }
         for taken in &self.travels.taken {
-            report.taken_over(&taken.name, &taken.from, taken.replaces);
+            report.taken_over(&taken.name, &taken.from.path, taken.replaces);
         }
         for warning in &self.warnings {
             report.warn(warning.clone());
         }
         report.left_out(self.left_out.clone());
-    }
-
-    /// Whether a file of the base's folder is written otherwise, or not at all.
-    fn is_replaced(&self, base: &BaseModel, name: &str) -> bool {
-        base.shards().iter().any(|shard| shard.name == name)
-            || { base.index() }
-                .is_some_and(|index| index.file_name().is_some_and(|own| own == name))
-            || self.edited.iter().any(|edited| edited.name == name)
-            || self.travels.taken.iter().any(|taken| taken.name == name)
-    }
-
-    fn copy(
-        &self,
-        work: &Work<'_>,
-        root: &Path,
-        from: &Path,
-        to: &Path,
-        left_out: &mut Vec<String>,
-    ) -> Result<(), Failure> {
-        for entry in from
-            .read_dir()
-            .map_err(|error| Failure::unread(from, error))?
-        {
-            work.go_on()?;
-            let entry = entry.map_err(|error| Failure::unread(from, error))?;
-            let (path, name) = (entry.path(), entry.file_name());
-            let target = to.join(&name);
-            let below = path
-                .strip_prefix(root)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
-            if self.is_replaced(work.base, &below) {
-                continue;
-            }
-            if is_of_tools(&name.to_string_lossy(), from == root) {
-                left_out.push(below);
-                continue;
-            }
-            if self.travels.dropped.contains(&below) {
-                left_out.push(format!("{below} (the adapter's tokenizer contradicts it)"));
-                continue;
-            }
-            let kind = entry
-                .file_type()
-                .map_err(|error| Failure::unread(&path, error))?;
-            if kind.is_dir() {
-                std::fs::create_dir(&target).map_err(|error| Failure::unwritten(&target, error))?;
-                self.copy(work, root, &path, &target, left_out)?;
-            } else if is_weights(&path, from == root) {
-                left_out.push(below);
-            } else if !work.base.holds(&path).unwrap_or(false) || !path.is_file() {
-                left_out.push(format!("{below} (a link out of the folder, or no file)"));
-            } else {
-                copy_file(&path, &target)?;
-            }
-        }
-        Ok(())
+        report.left_out(self.others.left_out.clone());
+        report.unreadable(&self.unreadable);
     }
 }
 
-/// Whether a name belongs to a tool, not to a model: `.git` and `.cache`, an adapter's config,
-/// which would make readers look for its tensors, and a trainer's checkpoints.
-fn is_of_tools(name: &str, in_root: bool) -> bool {
-    name.starts_with('.')
-        || (in_root && (name == "adapter_config.json" || name.starts_with("checkpoint-")))
-}
-
-/// Whether a file holds weights, by its extension before any `.index.json` or `.index.fp16.json`. A
-/// safetensors file in a subfolder belongs to another module, as in sentence-transformers.
-fn is_weights(path: &Path, in_root: bool) -> bool {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_lowercase();
-    let indexed = name
-        .split_once(".index.")
-        .filter(|(_, rest)| rest.ends_with("json"));
-    let name = PathBuf::from(indexed.map_or(&*name, |(stem, _)| stem));
-    let extension = name
-        .extension()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    WEIGHTS.contains(&extension.as_str()) || (in_root && extension == "safetensors")
-}
-
-/// Whether there is a file, with links followed.
-fn is_there(path: &Path) -> bool {
-    path.is_file()
-}
-
-/// Reads a text that isn't larger than any real one.
-fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::metadata(path)
-        .map_err(|error| Failure::unread(path, error))?
-        .len();
-    if bytes > LARGEST {
-        return Err(Failure::Refused(format!(
-            "can't read {}: it has {bytes} bytes, and at most {LARGEST} are read",
-            path.display()
-        )));
+impl Index {
+    fn new(
+        path: &Path,
+        home: &Arc<Home>,
+        base: &BaseModel,
+        changes: &Changes<'_>,
+    ) -> Result<Self, Failure> {
+        let source = Source::at(home, path.to_owned());
+        let text = index::edited(&source, base, changes)?;
+        Ok(Self {
+            source,
+            name: path.file_name().unwrap_or_default().into(),
+            text,
+        })
     }
-    std::fs::read_to_string(path).map_err(|error| Failure::unread(path, error))
 }
 
-/// Copies a file's content, without its permissions: a cache's files can't be written to.
-fn copy_file(from: &Path, to: &Path) -> Result<(), Failure> {
-    let copied = std::fs::File::open(from).and_then(|mut source| {
-        let mut target = std::fs::File::create(to)?;
-        std::io::copy(&mut source, &mut target)
-    });
-    copied.map(drop).map_err(|error| {
-        Failure::Refused(format!(
-            "can't copy {} to {}: {error}",
-            from.display(),
-            to.display()
-        ))
-    })
+/// Whether any merge may write a file of this path in the folder of its result: a model's weights,
+/// their index, its configs, and what belongs to its tokenizer and processor.
+pub fn is_of_a_model(path: &Path) -> bool {
+    let in_root = path.components().count() == 1;
+    let name = path.to_str().filter(|_| in_root);
+    name.is_some_and(|name| base::is_models_file(name) || CONFIGS.contains(&name))
+        || travels::is_known(path)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| Failure::unwritten(path, error))
+/// Whether any merge may make a folder of this path in the folder of its result.
+pub fn is_folder_of_a_model(path: &Path) -> bool {
+    path == Path::new(travels::TEMPLATES)
+}
+
+/// The first of what can't be read, each with the reason, and the number of the others.
+fn listed(unreadable: &[Unreadable]) -> String {
+    let texts: Vec<String> = unreadable.iter().map(Unreadable::to_string).collect();
+    few(texts.iter().map(String::as_str))
 }

@@ -2,19 +2,22 @@
 //! merged model.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
+use lora_kernels_adapters::Error;
 use lora_kernels_adapters::base::Home;
 use serde_json::Value;
 
-use super::{LARGEST, is_there, vocabulary};
+use super::source::{Kind, LARGEST, Source, Unreadable, look};
+use super::vocabulary;
 use crate::failure::Failure;
 use crate::merge::changes::Weighted;
 use crate::show::few;
 
 /// Further chat templates lie in a folder of their own.
-const TEMPLATES: &str = "additional_chat_templates";
+pub const TEMPLATES: &str = "additional_chat_templates";
 const TEMPLATE: &str = "chat_template.jinja";
 /// Processors' files of older versions.
 const TEMPLATE_JSON: &str = "chat_template.json";
@@ -114,7 +117,7 @@ impl Group {
 pub struct Taken {
     /// Its path in the model's folder.
     pub name: String,
-    pub from: PathBuf,
+    pub from: Source,
     /// Whether the base's file of this name is left out.
     pub replaces: bool,
 }
@@ -132,9 +135,29 @@ struct Brought {
     /// The adapter's place among the adapters, from 0.
     adapter: usize,
     /// All its files of the group, by their names.
-    files: BTreeMap<String, PathBuf>,
+    files: BTreeMap<String, Source>,
     /// The part of them that the base hasn't or has otherwise.
-    changed: BTreeMap<String, PathBuf>,
+    changed: BTreeMap<String, Source>,
+}
+
+/// What was found out on the way.
+#[derive(Default)]
+pub struct Told {
+    pub warnings: Vec<String>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Whether a path in a model's folder is that of a file that can come from an adapter.
+pub fn is_known(path: &Path) -> bool {
+    let mut parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    });
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(name), None, None) => Group::of(name).is_some(),
+        (Some(TEMPLATES), Some(name), None) => name.ends_with(".jinja"),
+        _ => false,
+    }
 }
 
 /// Finds the files to take over. A file of the base that has the same content, or the same JSON,
@@ -143,10 +166,10 @@ struct Brought {
 /// # Errors
 /// Several adapters bring different ones, and `from` doesn't decide.
 pub fn find(
-    base: &Path,
+    base: &Arc<Home>,
     adapters: &[Weighted<'_>],
     from: Option<FilesFrom>,
-    warnings: &mut Vec<String>,
+    told: &mut Told,
 ) -> Result<Travels, Failure> {
     let mut travels = Travels::default();
     if from == Some(FilesFrom::Base) {
@@ -158,10 +181,13 @@ pub fn find(
             if from.is_some_and(|from| from != FilesFrom::Adapter(at + 1)) {
                 continue;
             }
-            let files = brought(adapter, group, warnings)?;
-            let changed: BTreeMap<String, PathBuf> = { files.iter() }
-                .filter(|(name, path)| !same(path, &base.join(name)))
-                .map(|(name, path)| (name.clone(), path.clone()))
+            let files = brought(adapter, group, told)?;
+            let is_bases = |name: &str, file: &Source| {
+                Source::named(base, name).is_some_and(|bases| file.is_same(&bases))
+            };
+            let changed: BTreeMap<String, Source> = { files.iter() }
+                .filter(|(name, file)| !is_bases(name, file))
+                .map(|(name, file)| (name.clone(), file.clone()))
                 .collect();
             if !changed.is_empty() {
                 all.push(Brought {
@@ -197,20 +223,17 @@ pub fn find(
                 numbers.join(", "),
             )));
         }
-        travels.take(base, group, first, warnings)?;
+        travels.take(base, group, first, &mut told.warnings);
     }
     Ok(travels)
 }
 
 /// All files that the adapters bring for a merged model.
-pub fn find_each(
-    adapters: &[Weighted<'_>],
-    warnings: &mut Vec<String>,
-) -> Result<Vec<PathBuf>, Failure> {
+pub fn find_each(adapters: &[Weighted<'_>], told: &mut Told) -> Result<Vec<Source>, Failure> {
     let mut all = Vec::new();
     for adapter in adapters {
         for group in Group::ALL {
-            all.extend(brought(adapter, group, warnings)?.into_values());
+            all.extend(brought(adapter, group, told)?.into_values());
         }
     }
     Ok(all)
@@ -219,26 +242,26 @@ pub fn find_each(
 impl Travels {
     fn take(
         &mut self,
-        base: &Path,
+        base: &Arc<Home>,
         group: Group,
         brought: &Brought,
         warnings: &mut Vec<String>,
-    ) -> Result<(), Failure> {
+    ) {
         for (name, from) in &brought.changed {
             self.taken.push(Taken {
                 name: name.clone(),
                 from: from.clone(),
-                replaces: is_there(&base.join(name)),
+                replaces: is_in(base, name),
             });
         }
         if group != Group::Tokenizer {
-            return Ok(());
+            return;
         }
-        self.drop_templates(base, brought, warnings)?;
+        self.drop_templates(base, brought, warnings);
         if !brought.files.contains_key(TOKENIZER_CONFIG) {
-            return Ok(());
+            return;
         }
-        let bases = |name: &str| is_there(&base.join(name)) && !brought.files.contains_key(name);
+        let bases = |name: &str| is_in(base, name) && !brought.files.contains_key(name);
         // These repeat what the tokenizer's two main files say, and would contradict them.
         if brought.changed.contains_key("tokenizer.json")
             || brought.changed.contains_key(TOKENIZER_CONFIG)
@@ -252,24 +275,18 @@ impl Travels {
                     .map(str::to_owned),
             );
         }
-        Ok(())
     }
 
     /// Leaves out the base's chat templates that a reader would take instead of the adapter's, or
     /// beside it.
-    fn drop_templates(
-        &mut self,
-        base: &Path,
-        brought: &Brought,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), Failure> {
+    fn drop_templates(&mut self, base: &Arc<Home>, brought: &Brought, warnings: &mut Vec<String>) {
         let is_replaced = brought.changed.contains_key(TOKENIZER_CONFIG);
         let files = [TEMPLATE, TEMPLATE_JSON];
-        let main = |file: &dyn Fn(&str) -> Option<PathBuf>| {
+        let main = |file: &dyn Fn(&str) -> Option<Source>| {
             { files.into_iter().chain([TOKENIZER_CONFIG]) }
                 .find_map(|name| template(name, &file(name)?))
         };
-        let of_base = |name: &str| Some(base.join(name)).filter(|path| is_there(path));
+        let of_base = |name: &str| Source::named(base, name);
         let had = main(&of_base);
         let Some(ours) = main(&|name| brought.files.get(name).cloned()) else {
             let in_config = { of_base(TOKENIZER_CONFIG) }
@@ -280,20 +297,20 @@ impl Travels {
                      template, which the base's has"
                 ));
             }
-            return Ok(());
+            return;
         };
         if had.as_ref() == Some(&ours) {
-            return Ok(());
+            return;
         }
         for name in files {
-            let differs = |path: PathBuf| template(name, &path).as_ref() != Some(&ours);
+            let differs = |file: Source| template(name, &file).as_ref() != Some(&ours);
             if !brought.files.contains_key(name) && of_base(name).is_some_and(differs) {
                 self.dropped.insert(name.to_owned());
             }
         }
         // Readers take these instead of the template in the tokenizer's config.
         let further = list(
-            &base.join(TEMPLATES),
+            &base.folder().join(TEMPLATES),
             &format!("{TEMPLATES}/"),
             &mut |name, _| {
                 if !brought.files.contains_key(name) {
@@ -305,7 +322,7 @@ impl Travels {
         let _ = further;
         let is_read =
             { [TEMPLATE, TOKENIZER_CONFIG].iter() }.any(|name| brought.files.contains_key(*name));
-        let contradicts = |config: PathBuf| {
+        let contradicts = |config: Source| {
             template(TOKENIZER_CONFIG, &config).is_some_and(|template| template != ours)
         };
         if !is_read && of_base(TOKENIZER_CONFIG).is_some_and(contradicts) {
@@ -314,7 +331,6 @@ impl Travels {
                  has another chat template, which tokenizers read"
             ));
         }
-        Ok(())
     }
 
     /// The rows that the taken tokenizer needs, and the file that says so.
@@ -327,8 +343,8 @@ impl Travels {
 
 /// The chat template in a file of this name: a text, or a list of several with their names. A list
 /// of one is its text.
-fn template(name: &str, file: &Path) -> Option<Value> {
-    let text = super::read_text(file).ok()?;
+fn template(name: &str, file: &Source) -> Option<Value> {
+    let text = file.read_text(LARGEST).ok()?;
     if name == TEMPLATE {
         return Some(Value::String(text));
     }
@@ -350,10 +366,11 @@ fn template(name: &str, file: &Path) -> Option<Value> {
 fn brought(
     adapter: &Weighted<'_>,
     group: Group,
-    warnings: &mut Vec<String>,
-) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    told: &mut Told,
+) -> Result<BTreeMap<String, Source>, Failure> {
     let named = Some(adapter.path).filter(|path| path.is_dir());
     for folder in adapter.adapter.folder().into_iter().chain(named) {
+        let home = Arc::new(home(folder, adapter)?);
         let mut files = BTreeMap::new();
         list(folder, "", &mut |name, path| {
             let of_group = match name.strip_prefix(&format!("{TEMPLATES}/")) {
@@ -366,7 +383,7 @@ fn brought(
                     .iter()
                     .any(|start| name.starts_with(start));
                 if group == Group::Tokenizer && is_code && name.ends_with(".py") {
-                    warnings.push(format!(
+                    told.warnings.push(format!(
                         "{} is code, and was not taken over: copy it yourself if the \
                          tokenizer needs it",
                         path.display()
@@ -374,19 +391,27 @@ fn brought(
                 }
                 return;
             }
-            match Home::of(folder).and_then(|home| home.holds(&path)) {
-                Ok(true) if too_large(&path) => warnings.push(format!(
+            let mut unreadable = |reason: String| {
+                told.unreadable.push(Unreadable {
+                    path: path.clone(),
+                    reason,
+                });
+            };
+            match look(&home, &path) {
+                Kind::File(file) if file.is_too_large() => told.warnings.push(format!(
                     "{} is larger than {} MB, and was not taken over",
                     path.display(),
                     LARGEST >> 20
                 )),
-                Ok(true) => {
-                    files.insert(name.to_owned(), path);
+                Kind::File(file) => {
+                    files.insert(name.to_owned(), file);
                 }
-                _ => warnings.push(format!(
+                Kind::Outside => told.warnings.push(format!(
                     "{} is a link that leads out of the adapter's folder, and was not taken over",
                     path.display()
                 )),
+                Kind::Other(what) => unreadable(format!("{what}, not a file")),
+                Kind::Unreadable(why) => unreadable(why.reason),
             }
         })?;
         if !files.is_empty() {
@@ -394,6 +419,22 @@ fn brought(
         }
     }
     Ok(BTreeMap::new())
+}
+
+/// The home of an adapter's folder, or of the folder that was named and holds it further below.
+fn home(folder: &Path, adapter: &Weighted<'_>) -> Result<Home, Failure> {
+    let tensors = adapter.adapter.file().path();
+    let name = { tensors.file_name() }.and_then(|name| name.to_str());
+    let lies_there = name.filter(|name| folder.join(name) == tensors);
+    match Home::with_weights(folder, lies_there.as_slice()) {
+        // The tensors were named themselves.
+        Err(Error::Outside { .. }) => Ok(Home::of(folder)?),
+        home => Ok(home?),
+    }
+}
+
+fn is_in(home: &Arc<Home>, name: &str) -> bool {
+    Source::named(home, name).is_some()
 }
 
 /// Calls `found` with the names and paths of a folder's files and of its chat templates.
@@ -412,38 +453,19 @@ fn list(folder: &Path, below: &str, found: &mut dyn FnMut(&str, PathBuf)) -> Res
         let Some(name) = name.to_str().map(|name| format!("{below}{name}")) else {
             continue;
         };
-        if path.is_file() {
-            found(&name, path);
-        } else if below.is_empty() && name == TEMPLATES && path.is_dir() {
-            list(&path, &format!("{TEMPLATES}/"), found)?;
+        match path.is_dir() {
+            false => found(&name, path),
+            true if below.is_empty() && name == TEMPLATES => {
+                list(&path, &format!("{TEMPLATES}/"), found)?;
+            }
+            true => {}
         }
     }
     Ok(())
 }
 
-fn too_large(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LARGEST)
-}
-
 /// Whether both folders' files have the same names and contents.
-fn same_files(ours: &BTreeMap<String, PathBuf>, theirs: &BTreeMap<String, PathBuf>) -> bool {
+fn same_files(ours: &BTreeMap<String, Source>, theirs: &BTreeMap<String, Source>) -> bool {
     ours.len() == theirs.len() && { ours.iter() }
-        .all(|(name, path)| theirs.get(name).is_some_and(|other| same(path, other)))
-}
-
-/// Whether both files exist with the same bytes or the same JSON. A file that can't be compared
-/// differs.
-pub fn same(ours: &Path, theirs: &Path) -> bool {
-    if !is_there(ours) || !is_there(theirs) || too_large(ours) || too_large(theirs) {
-        return false;
-    }
-    let (Ok(first), Ok(second)) = (std::fs::read(ours), std::fs::read(theirs)) else {
-        return false;
-    };
-    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
-    first == second
-        || (ours
-            .extension()
-            .is_some_and(|extension| extension == "json")
-            && json(&first).is_some_and(|first| json(&second) == Some(first)))
+        .all(|(name, file)| theirs.get(name).is_some_and(|other| file.is_same(other)))
 }

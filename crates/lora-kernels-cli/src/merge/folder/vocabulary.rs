@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use lora_kernels_adapters::BaseModel;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::read_text;
+use super::source::{LARGEST, Source};
 use crate::merge::change::{Changes, ConfigEdit};
 use crate::merge::changes::is_embedding;
 use crate::merge::language::is_other_tower;
@@ -30,9 +29,9 @@ pub fn rows(base: &BaseModel, changes: &Changes<'_>) -> Option<usize> {
 
 /// The number of rows that a tokenizer's tokens need, by its `tokenizer.json` or
 /// `added_tokens.json`. `None` for another file, or one that can't be read so.
-pub fn needed(file: &Path) -> Option<u64> {
-    let text = || read_text(file).ok();
-    match file.file_name()?.to_str()? {
+pub fn needed(file: &Source) -> Option<u64> {
+    let text = || file.read_text(LARGEST).ok();
+    match file.path.file_name()?.to_str()? {
         "tokenizer.json" => {
             let tokenizer: Tokenizer = serde_json::from_str(&text()?).ok()?;
             let added = tokenizer

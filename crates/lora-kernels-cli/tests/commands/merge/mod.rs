@@ -1,5 +1,6 @@
 //! Tests of the `merge` and `unmerge` commands.
 
+mod access;
 mod bases;
 mod changes;
 mod guarded;
@@ -8,10 +9,12 @@ pub mod model;
 mod numbers;
 mod peft;
 mod refusals;
+mod replaced;
 mod results;
 mod scale;
 mod travel;
 mod trees;
+mod unreadable;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

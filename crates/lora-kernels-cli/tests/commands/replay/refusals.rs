@@ -138,6 +138,35 @@ fn what_is_no_safetensors_file_is_refused() {
     assert_refused(&replay(&folder, &[]), &["cannot read"]);
 }
 
+/// Whoever opened the one would wait for ever, and whoever read the other would run out of memory.
+#[test]
+fn pipes_and_devices_are_refused_at_once() {
+    let folder = folder("no_file");
+    let pipe = folder.join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    // A program that waits for the pipe's writer goes on when one comes and goes.
+    let (ended, rest) = std::sync::mpsc::channel();
+    let waiting = pipe.clone();
+    let writer = std::thread::spawn(move || {
+        let in_time = rest
+            .recv_timeout(std::time::Duration::from_secs(120))
+            .is_ok();
+        if !in_time {
+            drop(std::fs::OpenOptions::new().write(true).open(waiting));
+        }
+        in_time
+    });
+    let output = replay(&pipe, &[]);
+    let _ = ended.send(());
+    assert!(writer.join().unwrap(), "it waited for the pipe");
+    assert_refused(&output, &["cannot read", "it is not a file"]);
+    assert_refused(
+        &replay("/dev/zero".as_ref(), &[]),
+        &["cannot read", "it is not a file"],
+    );
+}
+
 #[test]
 fn an_output_that_cannot_be_written_is_refused_and_leaves_nothing() {
     let folder = folder("bad_out");
