@@ -121,23 +121,24 @@ impl Element for f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::power_of_two;
 
     #[test]
     fn narrow_conversions_round_once() {
         // 1 + 2^-11 + 2^-40 is above the midpoint of two f16 neighbours, but f32 rounds it to the
         // midpoint. A conversion through f32 to nearest, as in `half`, loses the difference.
-        let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
+        let above = 1.0 + power_of_two(-11) + power_of_two(-40);
         assert_eq!(<f16 as Element>::from_f64(above).to_bits(), 0x3C01);
         assert_eq!(
-            <f16 as Element>::from_f64(1.0 + 2f64.powi(-11)).to_bits(),
+            <f16 as Element>::from_f64(1.0 + power_of_two(-11)).to_bits(),
             0x3C00
         );
         assert_eq!(
-            <bf16 as Element>::from_f64(-(1.0 + 2f64.powi(-8) + 2f64.powi(-40))).to_bits(),
+            <bf16 as Element>::from_f64(-(1.0 + power_of_two(-8) + power_of_two(-40))).to_bits(),
             0xBF81
         );
         assert_eq!(
-            <bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)).to_bits(),
+            <bf16 as Element>::from_f64(1.0 + power_of_two(-8)).to_bits(),
             0x3F80
         );
     }

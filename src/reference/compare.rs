@@ -112,6 +112,11 @@ pub fn compare<T: Copy + Into<f64>>(given: &[T], reference: &Bounded) -> Compari
     comparison
 }
 
+/// `powi` has an unspecified precision.
+fn squared(value: f64) -> f64 {
+    value * value
+}
+
 /// ‖given - reference‖ / ‖reference‖. Infinite if either holds a NaN or an infinity, or if the
 /// reference is zero and `given` is not.
 ///
@@ -124,7 +129,7 @@ pub fn relative_error<A: Copy + Into<f64>, B: Copy + Into<f64>>(
     let mut difference = 0.0;
     let mut norm = 0.0;
     for (given, reference) in pairs(given, reference) {
-        difference += (given - reference).powi(2);
+        difference += squared(given - reference);
         norm += reference * reference;
     }
     finite_or_infinite(
@@ -150,7 +155,7 @@ pub fn cosine_difference<A: Copy + Into<f64>, B: Copy + Into<f64>>(
     let mut difference = 0.0;
     let mut norms = 0.0;
     for (given, reference) in pairs(given, reference) {
-        difference += (given - reference).powi(2);
+        difference += squared(given - reference);
         norms += given * given + reference * reference;
     }
     finite_or_infinite(

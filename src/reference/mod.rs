@@ -65,6 +65,8 @@ pub use layer::{Adapter, Layer, Projection};
 pub use merge::{Merged, merge};
 pub use philox::KeepMask;
 pub use rounding::Precision;
+#[cfg(test)]
+pub(crate) use rounding::power_of_two;
 pub use view::{ShapeError, View};
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ impl Precision {
             DType::BF16 => (8, -126, 127),
             DType::F32 => (24, -126, 127),
         };
-        let largest = (2.0 - 2f64.powi(1 - significand_bits)) * 2f64.powi(max_exponent);
+        let largest = (2.0 - power_of_two(1 - significand_bits)) * power_of_two(max_exponent);
         Self {
             significand_bits,
             min_exponent,
@@ -33,7 +33,8 @@ impl Precision {
         if value == 0.0 || !value.is_finite() {
             return value;
         }
-        let quantum = 2f64.powi(exponent(value).max(self.min_exponent) + 1 - self.significand_bits);
+        let quantum =
+            power_of_two(exponent(value).max(self.min_exponent) + 1 - self.significand_bits);
         let rounded = (value / quantum).round_ties_even() * quantum;
         if rounded.abs() > self.largest {
             f64::INFINITY.copysign(value)
@@ -44,9 +45,15 @@ impl Precision {
 
     /// The largest rounding error of a number of at most this magnitude.
     pub fn rounding_error(&self, magnitude: f64) -> f64 {
-        let smallest_subnormal = 2f64.powi(self.min_exponent + 1 - self.significand_bits);
-        (magnitude * 2f64.powi(-self.significand_bits)).max(smallest_subnormal / 2.0)
+        let smallest_subnormal = power_of_two(self.min_exponent + 1 - self.significand_bits);
+        (magnitude * power_of_two(-self.significand_bits)).max(smallest_subnormal / 2.0)
     }
+}
+
+/// 2 to this power, exactly: `powi` has an unspecified precision. The result is a normal number for
+/// exponents from -1022 to 1023, which are all that the types need.
+pub(crate) const fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 /// The exponent of a normal f64: value = ±1.… · 2^exponent. Subnormal numbers give -1023, which is
@@ -58,6 +65,15 @@ fn exponent(value: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn powers_of_two_have_no_significand() {
+        let mut power = f64::MIN_POSITIVE;
+        for exponent in -1022..=1023 {
+            assert_eq!(power_of_two(exponent), power, "{exponent}");
+            power *= 2.0;
+        }
+    }
 
     #[test]
     fn every_16_bit_number_is_its_own_rounding() {
@@ -77,30 +93,33 @@ mod tests {
     #[test]
     fn a_midpoint_goes_to_even_and_a_hair_past_it_goes_up() {
         let f16 = Precision::of(DType::F16);
-        let midpoint = 1.0 + 2f64.powi(-11);
+        let midpoint = 1.0 + power_of_two(-11);
         assert_eq!(f16.round(midpoint), 1.0);
-        assert_eq!(f16.round(midpoint + 2f64.powi(-50)), 1.0 + 2f64.powi(-10));
         assert_eq!(
-            f16.round(-(midpoint + 2f64.powi(-10))),
-            -(1.0 + 2f64.powi(-9))
+            f16.round(midpoint + power_of_two(-50)),
+            1.0 + power_of_two(-10)
+        );
+        assert_eq!(
+            f16.round(-(midpoint + power_of_two(-10))),
+            -(1.0 + power_of_two(-9))
         );
         let bf16 = Precision::of(DType::BF16);
-        assert_eq!(bf16.round(1.0 + 2f64.powi(-8)), 1.0);
+        assert_eq!(bf16.round(1.0 + power_of_two(-8)), 1.0);
         assert_eq!(
-            bf16.round(1.0 + 2f64.powi(-8) + 2f64.powi(-52)),
-            1.0 + 2f64.powi(-7)
+            bf16.round(1.0 + power_of_two(-8) + power_of_two(-52)),
+            1.0 + power_of_two(-7)
         );
     }
 
     #[test]
     fn subnormal_numbers_and_overflow_follow_the_format() {
         let f16 = Precision::of(DType::F16);
-        assert_eq!(f16.round(2f64.powi(-25)), 0.0);
-        assert_eq!(f16.round(1.5 * 2f64.powi(-25)), 2f64.powi(-24));
+        assert_eq!(f16.round(power_of_two(-25)), 0.0);
+        assert_eq!(f16.round(1.5 * power_of_two(-25)), power_of_two(-24));
         assert_eq!(f16.round(65519.99), 65504.0);
         assert_eq!(f16.round(-65520.0), f64::NEG_INFINITY);
-        assert_eq!(f16.rounding_error(0.0), 2f64.powi(-25));
-        assert_eq!(f16.rounding_error(1.0), 2f64.powi(-11));
+        assert_eq!(f16.rounding_error(0.0), power_of_two(-25));
+        assert_eq!(f16.rounding_error(1.0), power_of_two(-11));
     }
 
     #[test]

@@ -45,7 +45,14 @@ pub(crate) fn gradient_scale(
     if fits || largest == 0.0 {
         return Ok(1.0);
     }
-    Ok((TARGET / largest).log2().floor().exp2())
+    Ok(power_of_two_below(TARGET / largest))
+}
+
+/// The largest power of two that is at most a positive number: exactly, as logarithms and powers of
+/// floats have an unspecified precision.
+fn power_of_two_below(number: f64) -> f64 {
+    const SIGNIFICAND: u64 = (1 << (f64::MANTISSA_DIGITS - 1)) - 1;
+    f64::from_bits(number.to_bits() & !SIGNIFICAND).max(f64::MIN_POSITIVE)
 }
 
 /// The relative error of rounding to f16: ‖f16(values) − values‖ / ‖values‖.
@@ -60,8 +67,12 @@ fn loss(values: &[f64]) -> f64 {
     }
     let (mut changed, mut whole) = (0.0, 0.0);
     for &value in values {
-        changed += ((f16::from_f64(value).to_f64() - value) / largest).powi(2);
-        whole += (value / largest).powi(2);
+        let (error, part) = (
+            (f16::from_f64(value).to_f64() - value) / largest,
+            value / largest,
+        );
+        changed += error * error;
+        whole += part * part;
     }
     f64::sqrt(changed / whole)
 }

@@ -59,9 +59,9 @@ pub(super) fn is_scalar(tensor: Tensor<'_>) -> bool {
 /// Whether an alpha tensor's value is the config's, rounded to the tensor's type.
 pub(super) fn agrees(tensor: Tensor<'_>, value: f64, config: f64) -> bool {
     let rounding = match tensor.dtype {
-        Dtype::F32 => 2.0f64.powi(-24),
-        Dtype::F16 => 2.0f64.powi(-11),
-        Dtype::BF16 => 2.0f64.powi(-8),
+        Dtype::F32 => 1.0 / f64::from(1u32 << 24),
+        Dtype::F16 => 1.0 / f64::from(1u32 << 11),
+        Dtype::BF16 => 1.0 / f64::from(1u32 << 8),
         _ => 0.0,
     };
     (value - config).abs() <= config * rounding
@@ -87,10 +87,11 @@ fn f16(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let fraction = f64::from(bits & 0x3ff) / 1024.0;
     sign * match bits >> 10 & 0x1f {
-        0 => fraction * 2.0f64.powi(-14),
+        // Powers of two by shifts, because `powi` has an unspecified precision.
+        0 => fraction / f64::from(1u32 << 14),
         31 if fraction == 0.0 => f64::INFINITY,
         31 => f64::NAN,
-        exponent => (1.0 + fraction) * 2.0f64.powi(i32::from(exponent) - 15),
+        exponent => (1.0 + fraction) * f64::from(1u32 << exponent) / f64::from(1u32 << 15),
     }
 }
 
@@ -138,7 +139,7 @@ mod tests {
             (0x3c00, 1.0),
             (0xc000, -2.0),
             (0x7bff, 65504.0),
-            (0x0001, 2.0f64.powi(-24)),
+            (0x0001, 1.0 / f64::from(1u32 << 24)),
             (0x4c00, 16.0),
         ] {
             assert_eq!(f16(bits), value);

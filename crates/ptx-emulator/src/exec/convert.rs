@@ -320,6 +320,12 @@ fn encode(x: f64, to: Float, convert: Convert) -> u64 {
     }
 }
 
+/// 2 to this power, exactly: `powi` has an unspecified precision. For powers that are normal
+/// numbers.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
 /// The bits of a value that fits an 8-bit format exactly.
 fn fp8_bits(x: f64, mantissa: u32, bias: i32) -> u8 {
     let sign = u8::from(x.is_sign_negative()) << 7;
@@ -328,7 +334,7 @@ fn fp8_bits(x: f64, mantissa: u32, bias: i32) -> u8 {
         return sign;
     }
     let exponent = ((x.to_bits() >> 52) as i32 - 1023).max(1 - bias);
-    let units = (x / f64::powi(2.0, exponent - mantissa as i32)) as u32;
+    let units = (x / power_of_two(exponent - mantissa as i32)) as u32;
     let hidden = 1 << mantissa;
     let biased = if units >= hidden {
         (exponent + bias) as u32
@@ -347,8 +353,8 @@ fn fp8_value(bits: u8, from: Float) -> f64 {
     let (exponent, mantissa) = (i32::from(magnitude >> 3), f64::from(magnitude & 7));
     let value = match (exponent, magnitude) {
         (_, 0x7f) => f64::NAN,
-        (0, _) => mantissa * f64::powi(2.0, -9),
-        _ => (1.0 + mantissa / 8.0) * f64::powi(2.0, exponent - 7),
+        (0, _) => mantissa * power_of_two(-9),
+        _ => (1.0 + mantissa / 8.0) * power_of_two(exponent - 7),
     };
     if bits >= 0x80 { -value } else { value }
 }
