@@ -32,8 +32,10 @@ fn must<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-/// The address passed for every tensor. No block runs, so it is never used.
-const ADDRESS: u64 = 1 << 20;
+/// The address of an argument, which is far from all others. No block runs, so it is never used.
+fn address(argument: usize) -> u64 {
+    (1 + argument as u64) << 32
+}
 
 fn problem(outputs: &[usize]) -> Problem {
     let projections: Vec<_> = outputs
@@ -46,11 +48,21 @@ fn problem(outputs: &[usize]) -> Problem {
     must(Problem::sharing_x(8192, 4096, &projections, DType::BF16)).with_dropout(true)
 }
 
-const LORA: LoraArgs = LoraArgs {
-    a: ADDRESS,
-    b: ADDRESS,
-    scaling: 2.0,
-};
+/// The arguments that all projections share: x, dx, saved and the workspace.
+const SHARED: usize = 4;
+
+/// The arguments of a projection: the weight, y or dy, lora_A, lora_B and their gradients.
+const OF_A_PROJECTION: usize = 6;
+
+/// The addresses of a projection's arguments.
+fn addresses(projection: usize) -> [u64; OF_A_PROJECTION] {
+    std::array::from_fn(|argument| address(SHARED + OF_A_PROJECTION * projection + argument))
+}
+
+fn lora(a: u64, b: u64) -> Option<LoraArgs> {
+    let scaling = 2.0;
+    Some(LoraArgs { a, b, scaling })
+}
 
 const DROPOUT: Option<Dropout> = Some(Dropout {
     p: 0.1,
@@ -120,19 +132,23 @@ fn calls(criterion: &mut Criterion) {
         let problem = problem(outputs);
         let forward = must(ForwardPlan::new(&problem, kernels.props()));
         let backward = must(BackwardPlan::new(&problem, kernels.props()));
-        let projection = ForwardProjectionArgs {
-            weight: ADDRESS,
-            bias: None,
-            lora: Some(LORA),
-            y: ADDRESS,
+        let [x, dx, saved, workspace] = std::array::from_fn(address);
+        let projection = |index| {
+            let [weight, y, a, b, ..] = addresses(index);
+            ForwardProjectionArgs {
+                weight,
+                bias: None,
+                lora: lora(a, b),
+                y,
+            }
         };
-        let projections = vec![projection; outputs.len()];
+        let projections: Vec<_> = (0..outputs.len()).map(projection).collect();
         let args = ForwardArgs {
-            x: ADDRESS,
+            x,
             projections: &projections,
             dropout: DROPOUT,
-            saved: ADDRESS.into(),
-            workspace: Some(ADDRESS),
+            saved: saved.into(),
+            workspace: Some(workspace),
         };
         // SAFETY: as above.
         let record = must(unsafe { kernels.forward_raw(&forward, &args, stream) });
@@ -145,24 +161,24 @@ fn calls(criterion: &mut Criterion) {
             launch_all(&bare, stream)
         });
 
-        let projection = BackwardProjectionArgs {
-            dy: ADDRESS,
-            weight: ADDRESS,
-            lora: Some(LORA),
-            gradients: Some(LoraGradientsArgs {
-                a: ADDRESS,
-                b: ADDRESS,
-            }),
+        let projection = |index| {
+            let [weight, dy, a, b, d_a, d_b] = addresses(index);
+            BackwardProjectionArgs {
+                dy,
+                weight,
+                lora: lora(a, b),
+                gradients: Some(LoraGradientsArgs { a: d_a, b: d_b }),
+            }
         };
-        let projections = vec![projection; outputs.len()];
+        let projections: Vec<_> = (0..outputs.len()).map(projection).collect();
         let args = BackwardArgs {
-            x: ADDRESS,
+            x,
             projections: &projections,
             dropout: DROPOUT,
-            saved: ADDRESS.into(),
+            saved: saved.into(),
             record: Some(record),
-            dx: Some(ADDRESS),
-            workspace: Some(ADDRESS),
+            dx: Some(dx),
+            workspace: Some(workspace),
         };
         let bare = must(kernels.prepare_backward(&backward, &args));
         // SAFETY: as above.

@@ -153,7 +153,8 @@ class Kernels:
         and workspace (plan.workspace_bytes bytes) come from `allocate` where they aren't given.
         saved may be two arrays, (S, mask), with plan.s.bytes and plan.mask.bytes bytes; what is
         None of them is allocated. Arrays must have the shapes, types, strides and alignments that
-        the plan was made for.
+        the plan was made for. What is written (y, saved, workspace) shares memory with nothing else
+        of the call; column ranges of one array are apart.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
@@ -210,7 +211,8 @@ class Kernels:
 
         dy: (tokens, out_features) of each projection. dx (tokens, in_features), d_lora_a (rank,
         in_features) and d_lora_b (out_features, rank) of each projection, and workspace
-        (plan.workspace_bytes bytes) come from `allocate` where they aren't given.
+        (plan.workspace_bytes bytes) come from `allocate` where they aren't given. They share memory
+        with nothing else of the call.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
@@ -270,8 +272,8 @@ class Kernels:
 
         merged: where the result goes; None: in place. report (`MergeReport.BYTES` bytes, exactly if
         the problem has one) and workspace (plan.workspace_bytes bytes) come from `allocate` where
-        they aren't given. The result's report is for `MergeReport.from_bytes` once the stream has
-        run and it is copied to the host.
+        they aren't given. All three share memory with nothing else of the call. The result's report
+        is for `MergeReport.from_bytes` once the stream has run and it is copied to the host.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)

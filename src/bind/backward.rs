@@ -3,6 +3,7 @@
 use bytemuck::{Zeroable, bytes_of};
 
 use super::common::{self, Partials};
+use super::extents::{Access, Extents};
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{
     DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, TSource,
@@ -51,7 +52,8 @@ impl<'a> Call<'a> {
         let problem = plan.problem();
         check::count(problem, args.projections.len())?;
         let dropout = check::dropout(args.dropout, problem)?;
-        check::pointer(problem, 0, Role::X, args.x)?;
+        let mut extents = Extents::new();
+        extents.tensor(problem, 0, Role::X, args.x)?;
         check::optional(
             Argument::Tensor(Role::DX, None),
             args.dx.is_some(),
@@ -59,25 +61,26 @@ impl<'a> Call<'a> {
             Hint::InputGradient,
         )?;
         if let Some(dx) = args.dx {
-            check::pointer(problem, 0, Role::DX, dx)?;
+            extents.tensor(problem, 0, Role::DX, dx)?;
         }
         for (index, given) in args.projections.iter().enumerate() {
-            check::pointer(problem, index, Role::DY, given.dy)?;
-            check::pointer(problem, index, Role::Weight, given.weight)?;
-            check::lora(problem, index, given.lora.as_ref())?;
-            check::gradients(problem, index, given.gradients.as_ref())?;
+            extents.tensor(problem, index, Role::DY, given.dy)?;
+            extents.tensor(problem, index, Role::Weight, given.weight)?;
+            check::lora(&mut extents, problem, index, given.lora.as_ref())?;
+            check::gradients(&mut extents, problem, index, given.gradients.as_ref())?;
         }
         if let Some(forward) = &args.record {
             let scalings = scalings(args.projections.iter().map(|projection| projection.lora));
             ForwardRecord::new(problem, args.dropout, scalings).fits(forward)?;
         }
-        let saved = SavedAddresses::new(&args.saved, plan.saved())?;
-        let needed = plan.workspace_bytes();
+        let saved = SavedAddresses::new(&mut extents, Access::Read, &args.saved, plan.saved())?;
+        let workspace = Buffer::workspace(&mut extents, args.workspace, plan.workspace_bytes())?;
+        extents.check_apart()?;
         Ok(Self {
             plan,
             args,
             saved,
-            workspace: Buffer::new(Argument::Workspace, args.workspace, needed)?,
+            workspace,
             dropout,
         })
     }

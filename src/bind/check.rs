@@ -1,7 +1,9 @@
 //! Checks of a call's arguments before anything is launched.
 
+use super::extents::Extents;
 use super::params::DropoutParams;
 use super::{DevicePointer, Lora, LoraGradients};
+use crate::plan::BUFFER_ALIGNMENT;
 use crate::{Argument, Dropout, Error, Hint, Problem, Projection, Result, Role};
 
 pub(crate) fn scaling(scaling: f32) -> Result<()> {
@@ -59,32 +61,12 @@ fn alignment(pointer: DevicePointer) -> usize {
     1 << pointer.trailing_zeros().min(8)
 }
 
-/// Checks the address of a tensor. A tensor without elements needs none.
+/// Checks that an address is not null and aligned as planned.
 #[inline]
-pub(super) fn pointer(
-    problem: &Problem,
-    projection: usize,
-    tensor: Role,
-    pointer: DevicePointer,
-) -> Result<()> {
-    if problem.shape_of(projection, tensor).0 == 0 {
-        return Ok(());
-    }
-    let planned = problem.layout_of(projection, tensor).alignment;
-    address(|| argument(problem, projection, tensor), planned, pointer)
-}
-
-/// Checks that an address is not null and aligned as planned. `what` is called only for a message.
-#[inline]
-pub(super) fn address(
-    what: impl FnOnce() -> Argument,
-    planned: usize,
-    pointer: DevicePointer,
-) -> Result<()> {
+pub(super) fn address(what: Argument, planned: usize, pointer: DevicePointer) -> Result<()> {
     if pointer != 0 && pointer & (planned as u64 - 1) == 0 {
         return Ok(());
     }
-    let what = what();
     Err(if pointer == 0 {
         Error::Null { what }
     } else {
@@ -107,26 +89,24 @@ pub(crate) fn which(problem: &Problem, projection: usize) -> Option<usize> {
     (problem.projections().len() > 1).then_some(projection)
 }
 
-/// Checks a buffer that must have `needed` bytes.
-pub(super) fn buffer(what: Argument, pointer: Option<DevicePointer>, needed: usize) -> Result<()> {
-    if needed == 0 {
-        return Ok(());
-    }
+/// The address of a buffer, which must be there and aligned.
+pub(super) fn buffer(what: Argument, pointer: Option<DevicePointer>) -> Result<DevicePointer> {
     match pointer {
         None | Some(0) => Err(Error::Null { what }),
-        Some(pointer) if !pointer.is_multiple_of(crate::plan::BUFFER_ALIGNMENT as u64) => {
+        Some(pointer) if !pointer.is_multiple_of(BUFFER_ALIGNMENT as u64) => {
             Err(Error::BufferAlignment {
                 buffer: what,
                 given: alignment(pointer),
             })
         }
-        Some(_) => Ok(()),
+        Some(pointer) => Ok(pointer),
     }
 }
 
 /// Checks that an adapter is given exactly if the projection has a rank, and that both its matrices
 /// are there.
 pub(super) fn lora(
+    extents: &mut Extents,
     problem: &Problem,
     projection: usize,
     given: Option<&Lora<DevicePointer>>,
@@ -134,12 +114,13 @@ pub(super) fn lora(
     adapted(problem, projection, Argument::Lora, given.is_some())?;
     let Some(lora) = given else { return Ok(()) };
     scaling(lora.scaling)?;
-    pointer(problem, projection, Role::LoraA, lora.a)?;
-    pointer(problem, projection, Role::LoraB, lora.b)
+    extents.tensor(problem, projection, Role::LoraA, lora.a)?;
+    extents.tensor(problem, projection, Role::LoraB, lora.b)
 }
 
 /// Checks that gradients are given exactly if the projection has a rank.
 pub(super) fn gradients(
+    extents: &mut Extents,
     problem: &Problem,
     projection: usize,
     given: Option<&LoraGradients<DevicePointer>>,
@@ -148,8 +129,8 @@ pub(super) fn gradients(
     let Some(gradients) = given else {
         return Ok(());
     };
-    pointer(problem, projection, Role::DLoraA, gradients.a)?;
-    pointer(problem, projection, Role::DLoraB, gradients.b)
+    extents.tensor(problem, projection, Role::DLoraA, gradients.a)?;
+    extents.tensor(problem, projection, Role::DLoraB, gradients.b)
 }
 
 /// Checks that an argument is given exactly if the projection has a rank.

@@ -2,12 +2,13 @@
 
 use bytemuck::{Zeroable, bytes_of};
 
+use super::extents::{Access, Extents};
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{DropoutParams, ForwardParams, ForwardProjection, ShrinkParams, mask_source};
 use super::record::scalings;
 use super::{Forward, ForwardRecord, Raw, check, common};
 use crate::plan::{Launch, access};
-use crate::{Argument, ForwardPlan, Hint, Result, Role, WeightLayout};
+use crate::{ForwardPlan, Hint, Result, Role, WeightLayout};
 
 type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
 
@@ -42,10 +43,11 @@ impl<'a> Call<'a> {
         let problem = plan.problem();
         check::count(problem, args.projections.len())?;
         let dropout = check::dropout(args.dropout, problem)?;
-        check::pointer(problem, 0, Role::X, args.x)?;
+        let mut extents = Extents::new();
+        extents.tensor(problem, 0, Role::X, args.x)?;
         for (index, given) in args.projections.iter().enumerate() {
-            check::pointer(problem, index, Role::Weight, given.weight)?;
-            check::pointer(problem, index, Role::Y, given.y)?;
+            extents.tensor(problem, index, Role::Weight, given.weight)?;
+            extents.tensor(problem, index, Role::Y, given.y)?;
             check::optional(
                 check::argument(problem, index, Role::Bias),
                 given.bias.is_some(),
@@ -53,17 +55,18 @@ impl<'a> Call<'a> {
                 Hint::Bias,
             )?;
             if let Some(bias) = given.bias {
-                check::pointer(problem, index, Role::Bias, bias)?;
+                extents.tensor(problem, index, Role::Bias, bias)?;
             }
-            check::lora(problem, index, given.lora.as_ref())?;
+            check::lora(&mut extents, problem, index, given.lora.as_ref())?;
         }
-        let saved = SavedAddresses::new(&args.saved, plan.saved())?;
-        let needed = plan.workspace_bytes();
+        let saved = SavedAddresses::new(&mut extents, Access::Written, &args.saved, plan.saved())?;
+        let workspace = Buffer::workspace(&mut extents, args.workspace, plan.workspace_bytes())?;
+        extents.check_apart()?;
         Ok(Self {
             plan,
             args,
             saved,
-            workspace: Buffer::new(Argument::Workspace, args.workspace, needed)?,
+            workspace,
             dropout,
         })
     }

@@ -1,5 +1,6 @@
 //! `saved` and the workspace of a call, and the addresses of their regions.
 
+use super::extents::{Access, Extents};
 use super::{DevicePointer, check};
 use crate::plan::{Region, SavedLayout};
 use crate::{Argument, Hint, Result};
@@ -102,9 +103,15 @@ pub(super) struct SavedAddresses {
 }
 
 impl SavedAddresses {
-    pub fn new(saved: &Saved<DevicePointer>, layout: &SavedLayout) -> Result<Self> {
+    /// Checks the buffers, and adds their memory to that of the call.
+    pub fn new(
+        extents: &mut Extents,
+        access: Access,
+        saved: &Saved<DevicePointer>,
+        layout: &SavedLayout,
+    ) -> Result<Self> {
         saved.each(layout, |what, buffer, needed| {
-            check::buffer(what, buffer.copied(), needed)
+            extents.buffer(access, what, buffer.copied(), needed)
         })?;
         Ok(match *saved {
             Saved::Empty => Self { s: 0, mask: 0 },
@@ -128,15 +135,21 @@ impl SavedAddresses {
 pub(super) struct Buffer(Option<DevicePointer>);
 
 impl Buffer {
-    pub fn new(what: Argument, start: Option<DevicePointer>, needed: usize) -> Result<Self> {
-        check::buffer(what, start, needed)?;
+    /// Checks the workspace, and adds its memory to that of the call.
+    pub fn workspace(
+        extents: &mut Extents,
+        start: Option<DevicePointer>,
+        needed: usize,
+    ) -> Result<Self> {
+        extents.buffer(Access::Written, Argument::Workspace, start, needed)?;
         Ok(Self(start))
     }
 
     /// The address of a region; null if there is no region, as the kernels expect.
     pub fn at(self, region: impl Into<Option<Region>>) -> DevicePointer {
         match (self.0, region.into()) {
-            (Some(start), Some(region)) => start + region.offset as u64,
+            // A region of a buffer that was checked doesn't wrap. One of no bytes may be anywhere.
+            (Some(start), Some(region)) => start.wrapping_add(region.offset as u64),
             _ => 0,
         }
     }

@@ -2,6 +2,7 @@
 
 use bytemuck::{Zeroable, bytes_of};
 
+use super::extents::{Access, Extents};
 use super::memory::Buffer;
 use super::params::{AdapterMatrix, MergeAdapter, MergeParams, merge_write};
 use super::{DevicePointer, Lora, Merge, MergeWeight, Raw, check};
@@ -51,13 +52,24 @@ fn checked(plan: &MergePlan, args: &Args<'_>) -> Result<Buffer> {
         return Err(Error::AdapterCount { given, planned });
     }
     let (weight, merged) = weights(args);
-    for (tensor, pointer) in [(Role::Weight, weight), (Role::Merged, merged)] {
-        let alignment = problem.layout(tensor).alignment;
-        check::address(|| Argument::Tensor(tensor, None), alignment, pointer)?;
+    let mut extents = Extents::new();
+    // In place, the weight is an output alone.
+    let in_place = weight == merged;
+    for (tensor, access, pointer) in [
+        (Role::Weight, Access::Read, weight),
+        (Role::Merged, Access::Written, merged),
+    ] {
+        let (what, layout) = (Argument::Tensor(tensor, None), problem.layout(tensor));
+        if in_place && access == Access::Read {
+            check::address(what, layout.alignment, pointer)?;
+            continue;
+        }
+        let (shape, dtype) = (problem.shape(tensor), problem.dtype());
+        extents.matrix(access, what, shape, layout, dtype, pointer)?;
     }
     let stride = |tensor| problem.layout(tensor).row_stride;
     let strides = (stride(Role::Weight), stride(Role::Merged));
-    if weight == merged && strides.0 != strides.1 {
+    if in_place && strides.0 != strides.1 {
         return Err(Error::InPlace {
             weight: strides.0,
             merged: strides.1,
@@ -66,9 +78,12 @@ fn checked(plan: &MergePlan, args: &Args<'_>) -> Result<Buffer> {
     for (index, adapter) in args.adapters.iter().enumerate() {
         check::scaling(adapter.scaling)?;
         for (tensor, pointer) in [(Role::LoraA, adapter.a), (Role::LoraB, adapter.b)] {
-            let layout = problem.adapter_layout(index, tensor);
-            let alignment = layout.map_or(1, |layout| layout.alignment);
-            check::address(|| Argument::Adapter(tensor, index), alignment, pointer)?;
+            let Some(layout) = problem.adapter_layout(index, tensor) else {
+                continue;
+            };
+            let (what, dtype) = (Argument::Adapter(tensor, index), problem.adapter_dtype());
+            let shape = problem.adapter_shape(index, tensor);
+            extents.matrix(Access::Read, what, shape, layout, dtype, pointer)?;
         }
     }
     check::optional(
@@ -78,9 +93,12 @@ fn checked(plan: &MergePlan, args: &Args<'_>) -> Result<Buffer> {
         Hint::Report,
     )?;
     if args.report.is_some() {
-        check::buffer(Argument::Report, args.report, MergeReport::BYTES)?;
+        let (what, bytes) = (Argument::Report, MergeReport::BYTES);
+        extents.buffer(Access::Written, what, args.report, bytes)?;
     }
-    Buffer::new(Argument::Workspace, args.workspace, plan.workspace_bytes())
+    let workspace = Buffer::workspace(&mut extents, args.workspace, plan.workspace_bytes())?;
+    extents.check_apart()?;
+    Ok(workspace)
 }
 
 fn params(plan: &MergePlan, args: &Args<'_>, workspace: Buffer) -> MergeParams {

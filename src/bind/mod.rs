@@ -12,6 +12,7 @@ mod args;
 mod backward;
 mod check;
 mod common;
+mod extents;
 mod forward;
 mod memory;
 mod merge;

@@ -1,5 +1,7 @@
 //! Arguments to parameters, without CUDA.
 
+mod overlaps;
+
 use super::params::{
     ForwardParams, GradAParams, GradBParams, GradXParams, MergeParams, ShrinkParams,
 };
@@ -12,11 +14,11 @@ use crate::{
     Problem, Projection, Result, Role,
 };
 
-const X: DevicePointer = 0x10_0000;
-const SAVED: DevicePointer = 0x20_0000;
-const MASK: DevicePointer = 0x30_0000;
-const WORKSPACE: DevicePointer = 0x40_0000;
-const DX: DevicePointer = 0x50_0000;
+const X: DevicePointer = 0x1_0000_0000;
+const SAVED: DevicePointer = 0x2_0000_0000;
+const MASK: DevicePointer = 0x3_0000_0000;
+const WORKSPACE: DevicePointer = 0x4_0000_0000;
+const DX: DevicePointer = 0x5_0000_0000;
 
 const DROPOUT: Dropout = Dropout {
     p: 0.25,
@@ -26,7 +28,7 @@ const DROPOUT: Dropout = Dropout {
 
 /// Addresses of one projection's tensors.
 fn at(projection: usize, tensor: Role) -> DevicePointer {
-    0x100_0000 * (1 + projection as u64) + 0x1_0000 * tensor as u64
+    (0x10 * (1 + projection as u64) + tensor as u64) << 32
 }
 
 fn lora(projection: usize) -> Lora<DevicePointer> {

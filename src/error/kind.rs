@@ -52,6 +52,8 @@ impl Error {
             | Error::Buffer { .. }
             | Error::BufferAlignment { .. }
             | Error::Null { .. }
+            | Error::Overlap { .. }
+            | Error::AddressRange { .. }
             | Error::Context { .. }
             | Error::Capturing { .. }
             | Error::Length { .. }

@@ -351,6 +351,26 @@ pub enum Error {
         /// Which argument.
         what: Argument,
     },
+    /// An output shares memory with an input or another output.
+    #[error("{output} shares memory with {other}: {}", apart(output, other))]
+    Overlap {
+        /// An argument that is written.
+        output: Argument,
+        /// The argument that shares a byte with it.
+        other: Argument,
+    },
+    /// The memory of an argument would reach beyond the last address.
+    #[error(
+        "{what} is at address {address:#x}, where its {bytes} bytes would reach beyond the last address: give the address of device memory of that size"
+    )]
+    AddressRange {
+        /// Which argument.
+        what: Argument,
+        /// The address given.
+        address: u64,
+        /// The bytes that the plan's problem needs there, from the first to the last.
+        bytes: u64,
+    },
     /// A stream or buffer belongs to another CUDA context than the kernels.
     #[error(
         "{what} belongs to another CUDA context than the one the kernels were loaded into: load the kernels in that context"
@@ -456,6 +476,16 @@ fn whose_stream(what: &Argument) -> &'static str {
 /// The smallest size that a dimension may have.
 fn least(name: &str) -> usize {
     if name == "tokens" { 0 } else { 1 }
+}
+
+/// What to do about memory that is shared.
+fn apart(output: &Argument, other: &Argument) -> &'static str {
+    match (output, other) {
+        (Argument::Tensor(Role::Merged, _), Argument::Tensor(Role::Weight, _)) => {
+            "give merged the address of the weight to merge in place, or memory of its own"
+        }
+        _ => "give each output of a call memory of its own",
+    }
 }
 
 /// The types that adapters over tensors of this type may have.

@@ -153,6 +153,10 @@ enum lora_status
     LORA_STATUS_OTHER_FORWARD = 36,
     // A plan made for another device than the handle's.
     LORA_STATUS_OTHER_DEVICE = 37,
+    // An output that shares memory with an input or another output.
+    LORA_STATUS_OVERLAP = 38,
+    // A device address at which a tensor or buffer would reach beyond the last address.
+    LORA_STATUS_ADDRESS_RANGE = 39,
     // An error of a kind that has no number of its own yet.
     LORA_STATUS_OTHER = 99,
     // A null pointer to host memory.
@@ -318,7 +322,7 @@ typedef struct lora_device {
     // Size of the L2 cache, bytes.
     uint64_t l2_bytes;
     // Streaming multiprocessors that plans count on, where others use the device too. 0: all. A
-    // plan runs on devices that agree with its own in everything but this and l2_bytes.
+    // plan runs on devices that agree with its own in everything but this.
     uint32_t planned_multiprocessors;
     // 0
     uint32_t reserved;
@@ -817,8 +821,9 @@ lora_status lora_kernels_context(const struct lora_kernels *kernels, void **cont
 //
 // Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What
 // goes wrong on the device, say by a device address with too little memory behind it, shows when
-// the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory stays
-// valid until the stream has run the call.
+// the stream is waited for. No output, saved or workspace may share memory with another argument:
+// that is LORA_STATUS_OVERLAP. Addresses, shapes and strides decide it, so column ranges of one
+// buffer may be outputs. All memory stays valid until the stream has run the call.
 lora_status lora_forward(const struct lora_kernels *kernels,
                          const struct lora_forward_plan *plan,
                          const struct lora_forward_args *args,
@@ -854,7 +859,8 @@ const char *lora_merge_plan_description(const struct lora_merge_plan *plan);
 void lora_merge_plan_free(struct lora_merge_plan *plan);
 
 // Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,
-// every bit determined.
+// every bit determined. merged, report and workspace may share memory with no other argument, but
+// merged with weight if both have one address and layout: in place.
 //
 // stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 lora_status lora_merge(const struct lora_kernels *kernels,

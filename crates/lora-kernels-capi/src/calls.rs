@@ -71,8 +71,9 @@ pub unsafe fn enqueue<H: Handle, A: Args>(
 ///
 /// Any status but LORA_STATUS_DRIVER and LORA_STATUS_INTERNAL means that nothing was launched. What
 /// goes wrong on the device, say by a device address with too little memory behind it, shows when
-/// the stream is waited for. Outputs, saved and workspace overlap nothing else; all memory stays
-/// valid until the stream has run the call.
+/// the stream is waited for. No output, saved or workspace may share memory with another argument:
+/// that is LORA_STATUS_OVERLAP. Addresses, shapes and strides decide it, so column ranges of one
+/// buffer may be outputs. All memory stays valid until the stream has run the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lora_forward(
     kernels: *const lora_kernels,

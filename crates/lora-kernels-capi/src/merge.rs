@@ -113,7 +113,8 @@ impl Args for lora_merge_args {
 }
 
 /// Enqueues a merge on a stream, as lora_forward does a forward: merged = W + sum of scaling*B*A,
-/// every bit determined.
+/// every bit determined. merged, report and workspace may share memory with no other argument, but
+/// merged with weight if both have one address and layout: in place.
 ///
 /// stream: a CUstream or cudaStream_t of the handle's context; null is the default stream.
 #[unsafe(no_mangle)]

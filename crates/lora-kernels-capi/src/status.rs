@@ -90,6 +90,10 @@ pub enum lora_status {
     OtherForward = 36,
     /// A plan made for another device than the handle's.
     OtherDevice = 37,
+    /// An output that shares memory with an input or another output.
+    Overlap = 38,
+    /// A device address at which a tensor or buffer would reach beyond the last address.
+    AddressRange = 39,
     /// An error of a kind that has no number of its own yet.
     Other = 99,
     /// A null pointer to host memory.
@@ -160,6 +164,8 @@ impl lora_status {
         (Self::SomeBiases, c"LORA_STATUS_SOME_BIASES"),
         (Self::OtherForward, c"LORA_STATUS_OTHER_FORWARD"),
         (Self::OtherDevice, c"LORA_STATUS_OTHER_DEVICE"),
+        (Self::Overlap, c"LORA_STATUS_OVERLAP"),
+        (Self::AddressRange, c"LORA_STATUS_ADDRESS_RANGE"),
         (Self::Other, c"LORA_STATUS_OTHER"),
         (Self::NullArgument, c"LORA_STATUS_NULL_ARGUMENT"),
         (Self::StructSize, c"LORA_STATUS_STRUCT_SIZE"),
@@ -239,6 +245,8 @@ impl lora_status {
             Core::SomeBiases { .. } => Self::SomeBiases,
             Core::OtherForward { .. } => Self::OtherForward,
             Core::OtherDevice { .. } => Self::OtherDevice,
+            Core::Overlap { .. } => Self::Overlap,
+            Core::AddressRange { .. } => Self::AddressRange,
             // No function of the ABI encodes one.
             Core::TensorMap { .. } => Self::Other,
             _ => Self::Other,
