@@ -140,18 +140,13 @@ impl DeviceProps {
         }
     }
 
-    /// Refuses a plan that was made for a device with other properties.
+    /// Refuses a plan that was made for a device with other properties. Those of a part of the
+    /// device ([`DeviceProps::with_multiprocessors`]) are its own.
     #[cfg(feature = "cuda")]
     pub(crate) fn check_planned(&self, planned: &DeviceProps) -> Result<()> {
-        let what_plans_rest_on = |props: &DeviceProps| {
-            (
-                props.compute_capability,
-                props.physical_multiprocessors,
-                props.shared_per_block,
-                props.shared_per_multiprocessor,
-            )
-        };
-        if what_plans_rest_on(self) == what_plans_rest_on(planned) {
+        let whole =
+            |props: &DeviceProps| props.with_multiprocessors(props.physical_multiprocessors);
+        if whole(self) == whole(planned) {
             return Ok(());
         }
         Err(Error::OtherDevice {
@@ -185,8 +180,12 @@ impl fmt::Display for DeviceProps {
         let (major, minor) = self.compute_capability;
         write!(
             f,
-            "compute capability {major}.{minor}, {} multiprocessors, {} bytes of shared memory per block and {} per multiprocessor",
-            self.physical_multiprocessors, self.shared_per_block, self.shared_per_multiprocessor
+            "compute capability {major}.{minor}, {} multiprocessors, {} bytes of shared memory per \
+             block and {} per multiprocessor, {} bytes of L2",
+            self.physical_multiprocessors,
+            self.shared_per_block,
+            self.shared_per_multiprocessor,
+            self.l2_bytes
         )
     }
 }

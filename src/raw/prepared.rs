@@ -38,7 +38,7 @@ impl Kernels {
         plan: &ForwardPlan,
         args: &ForwardArgs<'_>,
     ) -> Result<Vec<PreparedLaunch>> {
-        self.props().check_planned(plan.device())?;
+        self.check_runs(plan.device(), plan.launches())?;
         let mut prepared = Vec::new();
         bind::forward(plan, args, |launch, params| {
             prepared.push(self.prepare(launch, params)?);
@@ -54,7 +54,7 @@ impl Kernels {
         plan: &BackwardPlan,
         args: &BackwardArgs<'_>,
     ) -> Result<Vec<PreparedLaunch>> {
-        self.props().check_planned(plan.device())?;
+        self.check_runs(plan.device(), plan.launches())?;
         let mut prepared = Vec::new();
         bind::backward(plan, args, |launch, params| {
             prepared.push(self.prepare(launch, params)?);

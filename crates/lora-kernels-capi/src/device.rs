@@ -28,7 +28,7 @@ pub struct lora_device {
     /// Size of the L2 cache, bytes.
     pub l2_bytes: u64,
     /// Streaming multiprocessors that plans count on, where others use the device too. 0: all. A
-    /// plan runs on devices that agree with its own in everything but this and l2_bytes.
+    /// plan runs on devices that agree with its own in everything but this.
     pub planned_multiprocessors: u32,
     /// 0
     pub reserved: u32,

@@ -182,6 +182,7 @@ fn a_plan_for_another_device_is_refused_before_anything_is_launched() {
         DeviceProps::new((major, minor), count + 1, sizes.0, sizes.1, l2),
         DeviceProps::new((major, minor), count, sizes.0 - 1024, sizes.1, l2),
         DeviceProps::new((major, minor), count, sizes.0, sizes.1 + 1024, l2),
+        DeviceProps::new((major, minor), count, sizes.0, sizes.1, l2 + 1024),
     ] {
         let plan = ForwardPlan::new(&problem, &other).expect("a plan");
         let mut memory = Memory::new(20);
