@@ -8,6 +8,7 @@ mod commands;
 mod conformance;
 mod gpu;
 mod lint;
+mod miri;
 mod package;
 mod peft;
 mod pip;
@@ -76,6 +77,8 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         cases: u64,
     },
+    /// Run the tests that need neither a device nor files under Miri (installed by rustup)
+    Miri,
     /// Write docs/report.md and docs/report.json: the machine code, the emulated device's counts,
     /// and traffic under its L2 model, compared with goals
     Report {
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
         Command::Finetune { arguments } => candle::finetune(&mut session, &arguments),
         Command::CandleCuda => candle::cuda(&mut session),
         Command::Fuzz { cases } => client::fuzz(&mut session, cases),
+        Command::Miri => miri::miri(&mut session),
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
         Command::Capi { prefix } => capi::capi(&mut session, prefix),

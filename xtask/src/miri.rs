@@ -1,0 +1,50 @@
+//! Runs the tests of code without devices and files under Miri, which finds undefined behaviour,
+//! and reliance on what Rust leaves open, such as the precision of `powi`.
+
+use std::process::{Command, Stdio};
+
+use crate::steps::{Failure, Session};
+
+/// The toolchain that has Miri.
+const TOOLCHAIN: &str = "nightly";
+
+/// What to test: the unit tests of the libraries whose functions compute on memory alone.
+const LIBRARIES: [&str; 2] = ["lora-kernels", "lora-kernels-adapters"];
+
+/// Of property tests: Miri takes about a thousand times as long as the machine.
+const CASES: &str = "8";
+
+pub fn miri(session: &mut Session) -> Result<(), Failure> {
+    if !is_installed() {
+        return Err(format!(
+            "Miri is missing; install it by `rustup toolchain install {TOOLCHAIN} --component miri \
+             --component rust-src`"
+        )
+        .into());
+    }
+    for library in LIBRARIES {
+        let mut test = Command::new("rustup");
+        test.args(["run", TOOLCHAIN, "cargo", "miri", "test", "--lib"])
+            .args(["--package", library])
+            .current_dir(session.root())
+            // The toolchain's own programs, not those that this program was started by.
+            .env_remove("CARGO")
+            .env_remove("RUSTC")
+            .env_remove("RUSTDOC")
+            // Miri runs no kernel.
+            .env("LORA_KERNELS_STUB", "1")
+            .env("PROPTEST_CASES", CASES);
+        session.run(test)?;
+    }
+    Ok(())
+}
+
+/// Whether the toolchain is there with Miri.
+fn is_installed() -> bool {
+    let mut version = Command::new("rustup");
+    version
+        .args(["run", TOOLCHAIN, "cargo", "miri", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    version.status().is_ok_and(|status| status.success())
+}
