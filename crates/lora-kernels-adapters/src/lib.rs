@@ -14,6 +14,7 @@ pub mod shown;
 mod stamp;
 mod tensor;
 mod tensor_file;
+mod watch;
 mod write;
 
 pub use adapter::{Adapter, Format, Kind, LeftOut, Module, Saved, ScalingSource, Tokens, Unknown};
@@ -23,7 +24,8 @@ pub use error::{Error, Result};
 pub use lora_kernels::DType;
 pub use read::{ReadOptions, Scaling};
 pub use safetensors::Dtype;
-pub use stamp::{Stamp, Stamped};
+pub use stamp::Stamp;
 pub use tensor::{Chunks, Tensor};
 pub use tensor_file::TensorFile;
+pub use watch::{Watch, unwatched};
 pub use write::PeftWriter;

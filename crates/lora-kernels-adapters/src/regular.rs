@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::{Error, Result};
+use crate::{Error, Result, watch};
 
 /// What [`Error::NotAFile`] calls a folder.
 pub const FOLDER: &str = "a folder";
@@ -50,6 +50,7 @@ pub(crate) fn opened(path: &Path, link: LastLink, named: &Path) -> Result<File> 
         .open(path)
         .map_err(failed)?;
     check(named, &file.metadata().map_err(failed)?)?;
+    watch::note(named, &file)?;
     Ok(file)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{Error, Result};
 
@@ -69,54 +69,6 @@ impl From<&Metadata> for Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
-    }
-}
-
-/// A file that was read whole and closed, with its stamp.
-#[derive(Debug, Clone)]
-pub struct Stamped {
-    path: PathBuf,
-    stamp: Stamp,
-}
-
-impl Stamped {
-    /// A file that is open, at this path.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn new(path: &Path, file: &File) -> Result<Self> {
-        let stamp = Stamp::of(file).map_err(|source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        })?;
-        Ok(Self {
-            path: path.into(),
-            stamp,
-        })
-    }
-
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its stamp when it was read.
-    pub fn stamp(&self) -> &Stamp {
-        &self.stamp
-    }
-
-    /// Checks that the same file lies there, and wasn't changed since.
-    ///
-    /// # Errors
-    /// [`Error::Changed`], [`Error::Io`].
-    pub fn check_unchanged(&self) -> Result<()> {
-        let metadata = std::fs::metadata(&self.path).map_err(|source| Error::Io {
-            doing: "read",
-            path: self.path.clone(),
-            source,
-        })?;
-        unchanged(&self.path, &self.stamp, &Stamp::from(&metadata))
     }
 }
 

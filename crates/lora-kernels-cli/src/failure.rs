@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lora_kernels::cudarc::driver::DriverError;
+use lora_kernels_adapters::Watch;
 
 use crate::signals;
 
@@ -49,6 +50,18 @@ impl Failure {
         Self::Refused(format!("can't write {}: {error}", path.display()))
     }
 
+    /// The change of a file that was read, if there was one: a failure before the output has its
+    /// name may come of it.
+    pub fn or_change(self, watch: &Watch) -> Self {
+        use lora_kernels_adapters::Error;
+        let may_come_of_it = matches!(self.status(), 1 | 2)
+            && !matches!(self, Failure::Files(Error::NotPlaced { .. }));
+        match watch.check_unchanged() {
+            Err(change @ Error::Changed { .. }) if may_come_of_it => change.into(),
+            _ => self,
+        }
+    }
+
     /// The exit status that the help documents.
     pub fn status(&self) -> u8 {
         match self {
@@ -85,6 +98,7 @@ fn way_out(error: &lora_kernels_adapters::Error) -> String {
             " (--map FROM=TO states what leading parts of names become, --skip leaves modules out)"
                 .into()
         }
+        Error::Changed { .. } => "; run it again when nothing changes it any more".into(),
         Error::Component { .. } => " (--component NAME merges the named one alone)".into(),
         _ => String::new(),
     }

@@ -1,6 +1,8 @@
 //! The command line of lora-kernels, as a library: its tests run commands in their own process. It
 //! promises no stable interface; the program `lora-kernels` does.
 
+#[cfg(test)]
+mod between;
 mod device;
 mod doctor;
 mod failure;

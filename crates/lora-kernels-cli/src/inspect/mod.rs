@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use lora_kernels_adapters::{Adapter, Kind, Module, ScalingSource, Tensor};
+use lora_kernels_adapters::{Adapter, Kind, Module, ScalingSource, Tensor, Watch};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -115,26 +115,26 @@ struct Reason {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let adapters = arguments
-        .reading
-        .read(std::slice::from_ref(&arguments.adapter), false)?;
-    adapters
-        .iter()
-        .try_for_each(|adapter| show(adapter, arguments))
-}
-
-fn show(adapter: &Adapter, arguments: &Arguments) -> Result<(), Failure> {
-    let document = document(adapter, arguments)?;
-    if arguments.json {
-        show::json(&document)
-    } else {
-        print(&document, adapter)
-    }
+    let watch = Watch::begin();
+    let adapters = { &arguments.reading }
+        .read(std::slice::from_ref(&arguments.adapter), false)
+        .map_err(|failure| failure.or_change(&watch))?;
+    { adapters.iter() }.try_for_each(|adapter| {
+        let document = document(adapter, arguments).map_err(|failure| failure.or_change(&watch))?;
+        // Nothing is printed of a file that changed while it was read.
+        watch.check_unchanged()?;
+        match arguments.json {
+            true => show::json(&document),
+            false => print(&document, adapter),
+        }
+    })
 }
 
 fn document(adapter: &Adapter, arguments: &Arguments) -> Result<Document, Failure> {
     let bar = ProgressBar::new(adapter.modules().len() as u64);
     let modules = adapter.modules().map(|module| {
+        #[cfg(test)]
+        crate::between::step();
         bar.inc(1);
         Row::new(&module, arguments.no_norms)
     });

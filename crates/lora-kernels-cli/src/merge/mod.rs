@@ -28,9 +28,9 @@ mod wide;
 
 use std::path::PathBuf;
 
-use lora_kernels_adapters::BaseModel;
 use lora_kernels_adapters::base::Replacement;
 use lora_kernels_adapters::output::{self, OutputFile, OutputFolder};
+use lora_kernels_adapters::{BaseModel, Watch};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -155,6 +155,11 @@ pub enum Direction {
 }
 
 pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
+    let watch = Watch::begin();
+    merge(arguments, direction, &watch).map_err(|failure| failure.or_change(&watch))
+}
+
+fn merge(arguments: &Arguments, direction: Direction, watch: &Watch) -> Result<(), Failure> {
     let weights = weights(&arguments.weights, arguments.adapters.len())?;
     let candidates = BaseModel::candidates(&arguments.base)?;
     // What is skipped may be what can't be read.
@@ -224,6 +229,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
             work.progress.wait("bringing the file to the disk");
             output.flush()?;
             work.go_on()?;
+            watch.check_unchanged()?;
             placed(output.finish())?
         }
         Some(folder) => {
@@ -243,6 +249,7 @@ pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
             work.progress.wait("bringing the files to the disk");
             output.flush()?;
             work.go_on()?;
+            watch.check_unchanged()?;
             placed(output.finish_removing(|file| replaced.holds(file)))?
         }
     };
@@ -289,6 +296,8 @@ impl Work<'_> {
     /// Stops an interrupted run. Called between pieces of work, so that an early end removes the
     /// partial output.
     fn go_on(&self) -> Result<(), Failure> {
+        #[cfg(test)]
+        crate::between::step();
         self.signals
             .check()
             .inspect_err(|_| self.progress.abandon())

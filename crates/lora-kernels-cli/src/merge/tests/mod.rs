@@ -1,5 +1,6 @@
 //! Computes changes on the CPU and on the device, and compares both with a merge in f64.
 
+mod changed;
 mod dora;
 mod kinds;
 mod refused;
