@@ -26,6 +26,6 @@ pub use read::{ReadOptions, Scaling};
 pub use safetensors::Dtype;
 pub use stamp::Stamp;
 pub use tensor::{Chunks, Tensor};
-pub use tensor_file::TensorFile;
+pub use tensor_file::{Metadata, TensorFile};
 pub use watch::{Watch, unwatched};
 pub use write::PeftWriter;

@@ -1,14 +1,11 @@
 //! Safetensors files, whose tensors are read when they are asked for.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-
-use crate::header::Header;
+use crate::header::{Found, Header, Table};
 use crate::stamp::{Stamp, unchanged};
 use crate::tensor::Tensor;
 use crate::{Error, Result, regular};
@@ -26,16 +23,7 @@ pub struct TensorFile {
     bytes: usize,
     /// The offset of the tensors' bytes in the file.
     data: usize,
-    tensors: BTreeMap<String, Place>,
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(Debug)]
-struct Place {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    /// In the file.
-    bytes: Range<usize>,
+    table: Table,
 }
 
 impl TensorFile {
@@ -60,20 +48,10 @@ impl TensorFile {
             .map_err(|_| refused("it has more bytes than memory has addresses".into()))?;
         let read = |into: &mut [u8], offset| read_exact(path, &file, into, offset);
         let header = Header::read(bytes, read)?.map_err(refused)?;
-        let tensors = header.tensors.tensors().into_iter().map(|(name, info)| {
-            let (begin, end) = info.data_offsets;
-            let place = Place {
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                bytes: header.data + begin..header.data + end,
-            };
-            (name, place)
-        });
         Ok(Self {
             path: path.into(),
-            tensors: tensors.collect(),
             data: header.data,
-            metadata: header.metadata,
+            table: header.table,
             stamp,
             bytes,
             file,
@@ -111,34 +89,27 @@ impl TensorFile {
     }
 
     /// The header's `__metadata__`.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+    pub fn metadata(&self) -> Metadata<'_> {
+        Metadata(&self.table)
     }
 
     /// A tensor by its name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        self.tensors
-            .get_key_value(name)
-            .map(|(name, place)| self.view(name, place))
+        self.table.find(name).map(|found| self.view(found))
     }
 
     /// Every tensor, sorted by name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
-        self.tensors
-            .iter()
-            .map(|(name, place)| self.view(name, place))
+        self.table.by_name().map(|found| self.view(found))
     }
 
     /// Every tensor and the range of its bytes in the file, in the order of the ranges. They cover
     /// the file from the end of the header to its end without gaps.
     pub fn in_file_order(&self) -> impl ExactSizeIterator<Item = (Tensor<'_>, Range<usize>)> {
-        let mut all: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|(name, place)| (self.view(name, place), place.bytes.clone()))
-            .collect();
-        all.sort_by_key(|(_, range)| (range.start, range.end));
-        all.into_iter()
+        self.table.in_file_order().map(|found| {
+            let bytes = self.data + found.bytes.start..self.data + found.bytes.end;
+            (self.view(found), bytes)
+        })
     }
 
     /// Asks the system to read this range of the file, and doesn't wait for it.
@@ -182,8 +153,33 @@ impl TensorFile {
         unchanged(&self.path, &self.stamp, &now)
     }
 
-    fn view<'a>(&'a self, name: &'a str, place: &'a Place) -> Tensor<'a> {
-        Tensor::of_file(self, name, place.dtype, &place.shape, place.bytes.clone())
+    fn view<'a>(&'a self, found: Found<'a>) -> Tensor<'a> {
+        let bytes = self.data + found.bytes.start..self.data + found.bytes.end;
+        Tensor::of_file(self, found.name, found.dtype, found.shape, bytes)
+    }
+}
+
+/// The texts in a header that describe the file, each with its key.
+#[derive(Debug, Clone, Copy)]
+pub struct Metadata<'a>(&'a Table);
+
+impl<'a> Metadata<'a> {
+    /// The text of this key.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
+        self.iter()
+            .rev()
+            .find_map(|(own, text)| (own == key).then_some(text))
+    }
+
+    /// The keys and their texts, in the header's order. Of a key that stands there more than once,
+    /// the last one counts.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> + DoubleEndedIterator {
+        self.0.metadata()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().len() == 0
     }
 }
 

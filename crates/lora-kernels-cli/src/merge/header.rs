@@ -1,5 +1,7 @@
 //! Headers of the files that are written.
 
+use std::collections::BTreeMap;
+
 use lora_kernels_adapters::{Dtype, TensorFile};
 use serde_json::{Value, json};
 
@@ -30,7 +32,10 @@ pub fn of(
             reopened(&file.read_header()?[8..])
         }
         false if file.metadata().is_empty() => "{".into(),
-        false => format!("{{\"__metadata__\":{}", json!(file.metadata())),
+        false => {
+            let metadata: BTreeMap<&str, &str> = file.metadata().iter().collect();
+            format!("{{\"__metadata__\":{}", json!(metadata))
+        }
     };
     let rewritten = if is_same { &[] } else { kept };
     for Entry {
