@@ -10,7 +10,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::{Error, Result, watch};
+use crate::opened::note;
+use crate::{Error, Result};
 
 /// What [`Error::NotAFile`] calls a folder.
 pub const FOLDER: &str = "a folder";
@@ -50,7 +51,7 @@ pub(crate) fn opened(path: &Path, link: LastLink, named: &Path) -> Result<File> 
         .open(path)
         .map_err(failed)?;
     check(named, &file.metadata().map_err(failed)?)?;
-    watch::note(named, &file)?;
+    note(named, &file)?;
     Ok(file)
 }
 

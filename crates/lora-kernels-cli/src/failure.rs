@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lora_kernels::cudarc::driver::DriverError;
-use lora_kernels_adapters::Watch;
+use lora_kernels_adapters::OpenedFiles;
 
 use crate::signals;
 
@@ -52,11 +52,11 @@ impl Failure {
 
     /// The change of a file that was read, if there was one: a failure before the output has its
     /// name may come of it.
-    pub fn or_change(self, watch: &Watch) -> Self {
+    pub fn or_change(self, opened: &OpenedFiles) -> Self {
         use lora_kernels_adapters::Error;
         let may_come_of_it = matches!(self.status(), 1 | 2)
             && !matches!(self, Failure::Files(Error::NotPlaced { .. }));
-        match watch.check_unchanged() {
+        match opened.check_unchanged() {
             Err(change @ Error::Changed { .. }) if may_come_of_it => change.into(),
             _ => self,
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use lora_kernels_adapters::{Adapter, Kind, Module, ScalingSource, Tensor, Watch};
+use lora_kernels_adapters::{Adapter, Kind, Module, OpenedFiles, ScalingSource, Tensor};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -115,14 +115,15 @@ struct Reason {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let watch = Watch::begin();
+    let opened = OpenedFiles::begin();
     let adapters = { &arguments.reading }
         .read(std::slice::from_ref(&arguments.adapter), false)
-        .map_err(|failure| failure.or_change(&watch))?;
+        .map_err(|failure| failure.or_change(&opened))?;
     { adapters.iter() }.try_for_each(|adapter| {
-        let document = document(adapter, arguments).map_err(|failure| failure.or_change(&watch))?;
+        let document =
+            document(adapter, arguments).map_err(|failure| failure.or_change(&opened))?;
         // Nothing is printed of a file that changed while it was read.
-        watch.check_unchanged()?;
+        opened.check_unchanged()?;
         match arguments.json {
             true => show::json(&document),
             false => print(&document, adapter),

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 
 use lora_kernels_adapters::base::Replacement;
 use lora_kernels_adapters::output::{self, OutputFile, OutputFolder};
-use lora_kernels_adapters::{BaseModel, Watch};
+use lora_kernels_adapters::{BaseModel, OpenedFiles};
 
 use crate::device::Choice;
 use crate::failure::Failure;
@@ -155,11 +155,11 @@ pub enum Direction {
 }
 
 pub fn run(arguments: &Arguments, direction: Direction) -> Result<(), Failure> {
-    let watch = Watch::begin();
-    merge(arguments, direction, &watch).map_err(|failure| failure.or_change(&watch))
+    let opened = OpenedFiles::begin();
+    merge(arguments, direction, &opened).map_err(|failure| failure.or_change(&opened))
 }
 
-fn merge(arguments: &Arguments, direction: Direction, watch: &Watch) -> Result<(), Failure> {
+fn merge(arguments: &Arguments, direction: Direction, opened: &OpenedFiles) -> Result<(), Failure> {
     let weights = weights(&arguments.weights, arguments.adapters.len())?;
     let candidates = BaseModel::candidates(&arguments.base)?;
     // What is skipped may be what can't be read.
@@ -229,7 +229,7 @@ fn merge(arguments: &Arguments, direction: Direction, watch: &Watch) -> Result<(
             work.progress.wait("bringing the file to the disk");
             output.flush()?;
             work.go_on()?;
-            watch.check_unchanged()?;
+            opened.check_unchanged()?;
             placed(output.finish())?
         }
         Some(folder) => {
@@ -249,7 +249,7 @@ fn merge(arguments: &Arguments, direction: Direction, watch: &Watch) -> Result<(
             work.progress.wait("bringing the files to the disk");
             output.flush()?;
             work.go_on()?;
-            watch.check_unchanged()?;
+            opened.check_unchanged()?;
             placed(output.finish_removing(|file| replaced.holds(file)))?
         }
     };

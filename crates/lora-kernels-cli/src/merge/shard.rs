@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use lora_kernels_adapters::{BaseModel, Tensor, TensorFile, unwatched};
+use lora_kernels_adapters::{BaseModel, Tensor, TensorFile, unnoted};
 
 use super::Work;
 use super::change::Changes;
@@ -204,7 +204,7 @@ impl Work<'_> {
             flusher.wrote(part.bytes() as u64, &target.file, &target.path);
         }
         // Checks the file as any reader would, before it gets its final name.
-        let written = unwatched(|| TensorFile::open(&target.path))?;
+        let written = unnoted(|| TensorFile::open(&target.path))?;
         if written.tensors().count() != planned.tensors {
             return Err(Failure::Wrong(format!(
                 "{} has not the tensors it should have",

@@ -11,26 +11,27 @@ use crate::stamp::Stamp;
 use crate::{Error, Result};
 
 thread_local! {
-    /// The files that this thread's watch saw opened, with their stamps at the first time.
-    static SEEN: RefCell<Option<BTreeMap<PathBuf, Stamp>>> = const { RefCell::new(None) };
+    /// The files that were opened on this thread, with their stamps at the first time; `None` where
+    /// nobody asked for them.
+    static OPENED: RefCell<Option<BTreeMap<PathBuf, Stamp>>> = const { RefCell::new(None) };
 }
 
-/// Notes every file that this crate opens for reading on this thread: weights, adapters, configs,
-/// indexes, and what is opened by [`crate::regular`] and [`crate::base::Home`]. What was computed
-/// from them is of one state of each only if [`Watch::check_unchanged`] finds none of them changed
-/// after the last byte was read.
+/// The files that this crate opens for reading on this thread: weights, adapters, configs, indexes,
+/// and what is opened by [`crate::regular`] and [`crate::base::Home`]. What is computed from them
+/// is of one state of each only if [`OpenedFiles::check_unchanged`] finds none of them changed after
+/// the last byte was read.
 ///
-/// A thread has one watch at a time; the later one takes the earlier one's place.
+/// A thread has one list at a time; the later one takes the earlier one's place.
 #[derive(Debug)]
-pub struct Watch {
+pub struct OpenedFiles {
     /// It belongs to its thread.
     _thread: PhantomData<*const ()>,
 }
 
-impl Watch {
+impl OpenedFiles {
     /// Begins to note files.
     pub fn begin() -> Self {
-        SEEN.set(Some(BTreeMap::new()));
+        OPENED.set(Some(BTreeMap::new()));
         Self {
             _thread: PhantomData,
         }
@@ -42,31 +43,31 @@ impl Watch {
     /// # Errors
     /// [`Error::Changed`] for the first that was, in the order of their paths; [`Error::Io`].
     pub fn check_unchanged(&self) -> Result<()> {
-        SEEN.with_borrow(|seen| {
-            { seen.iter().flatten() }.try_for_each(|(path, stamp)| check(path, stamp))
+        OPENED.with_borrow(|opened| {
+            { opened.iter().flatten() }.try_for_each(|(path, stamp)| check(path, stamp))
         })
     }
 }
 
-impl Drop for Watch {
+impl Drop for OpenedFiles {
     fn drop(&mut self) {
-        SEEN.set(None);
+        OPENED.set(None);
     }
 }
 
 /// Runs `work` without noting what it opens on this thread, such as a file that is still being
 /// written.
-pub fn unwatched<T>(work: impl FnOnce() -> T) -> T {
-    let seen = SEEN.take();
+pub fn unnoted<T>(work: impl FnOnce() -> T) -> T {
+    let opened = OPENED.take();
     let result = work();
-    SEEN.set(seen);
+    OPENED.set(opened);
     result
 }
 
 /// Notes a file that was opened, before anything is read of it.
 pub(crate) fn note(path: &Path, file: &File) -> Result<()> {
-    SEEN.with_borrow_mut(|seen| {
-        let Some(seen) = seen else {
+    OPENED.with_borrow_mut(|opened| {
+        let Some(opened) = opened else {
             return Ok(());
         };
         let stamp = settled(file).map_err(|source| Error::Io {
@@ -75,7 +76,7 @@ pub(crate) fn note(path: &Path, file: &File) -> Result<()> {
             source,
         })?;
         // Of a file that is opened again, the first stamp counts.
-        seen.entry(path.into()).or_insert(stamp);
+        opened.entry(path.into()).or_insert(stamp);
         Ok(())
     })
 }
