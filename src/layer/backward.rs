@@ -101,6 +101,7 @@ impl LoraLinear {
             input_gradient,
             mut accumulate,
         } = options;
+        self.check_device()?;
         let mut order = self.order()?;
         let mut call = Call::new(self, &mut order, inputs, dy, accumulate.as_deref_mut())?;
         call.operands.signature.input_gradient = input_gradient;

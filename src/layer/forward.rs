@@ -22,14 +22,15 @@ impl LoraLinear {
     /// # Errors
     /// [`crate::Error::Fit`] or [`crate::Error::PlannedDType`] if the shape or the type of a matrix
     /// doesn't fit the others, [`crate::Error::Bounds`] if its memory is too small,
-    /// [`crate::Error::SomeBiases`], [`crate::Error::Context`], and the errors of
-    /// [`Problem::sharing_x`], its `with_` functions, [`ForwardPlan::new`] and
+    /// [`crate::Error::SomeBiases`], [`crate::Error::Context`], [`crate::Error::OtherDevice`], and
+    /// the errors of [`Problem::sharing_x`], its `with_` functions, [`ForwardPlan::new`] and
     /// [`crate::BackwardPlan::new`], all before anything is launched. [`crate::Error::Driver`] if
     /// an allocation or a launch fails.
     pub fn forward<M: LayerMatrix, B: ReadMatrix, A: LayerMatrix>(
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<(Vec<CudaSlice<M::Slice>>, SavedForward)> {
+        self.check_device()?;
         let mut order = self.order()?;
         let operands = self.operands(&mut order, inputs)?;
         let plans = self.shared.plans.of(&operands.signature);
@@ -67,6 +68,7 @@ impl LoraLinear {
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<Vec<CudaSlice<M::Slice>>> {
+        self.check_device()?;
         let mut order = self.order()?;
         let mut operands = self.operands(&mut order, inputs)?;
         operands.signature.mask = Mask::Redrawn;

@@ -66,6 +66,7 @@ impl LoraLinear {
         with_report: bool,
     ) -> Result<(CudaSlice<T>, Option<CudaSlice<u8>>)> {
         let (kernels, stream) = (&self.shared.kernels, &self.stream);
+        self.check_device()?;
         check_merge(order, weight, adapters, layout)?;
         order.join()?;
 

@@ -133,12 +133,21 @@ impl LoraLinear {
     }
 
     /// The same kernels with plans for a device with these properties, for example with fewer
-    /// multiprocessors.
+    /// multiprocessors. Plans for another device can be looked at
+    /// ([`LoraLinear::forward_plan`]); calls refuse them with [`crate::Error::OtherDevice`].
     pub fn with_props(&self, props: DeviceProps) -> Self {
         Self {
             shared: Shared::new(self.shared.kernels.clone(), props),
             stream: self.stream.clone(),
         }
+    }
+
+    /// Refuses a call whose plan would be for another device, before it takes memory.
+    fn check_device(&self) -> Result<()> {
+        self.shared
+            .kernels
+            .props()
+            .check_planned(&self.shared.props)
     }
 
     /// The kernels that calls launch.

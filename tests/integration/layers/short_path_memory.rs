@@ -6,7 +6,7 @@ use half::bf16;
 use lora_kernels::cudarc::driver::sys::{
     CUmemPool_attribute, cuDeviceGetDefaultMemPool, cuMemPoolGetAttribute, cuMemPoolSetAttribute,
 };
-use lora_kernels::{Mask, MatRef};
+use lora_kernels::{DeviceProps, Error, Mask, MatRef, WeightLayout};
 use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::Control;
 
@@ -100,6 +100,18 @@ fn inference_takes_no_mask() {
     );
 }
 
+/// As the device of the tests, with one multiprocessor more.
+fn another_device() -> DeviceProps {
+    let props = gpu().kernels.props();
+    DeviceProps::new(
+        props.compute_capability(),
+        props.multiprocessors() + 1,
+        props.shared_per_block(),
+        props.shared_per_multiprocessor(),
+        props.l2_bytes(),
+    )
+}
+
 fn a_refused_call_takes_nothing_and_launches_nothing() {
     let Ok(Selection::Emulated { .. }) = select() else {
         println!("counters need the emulated device");
@@ -122,6 +134,23 @@ fn a_refused_call_takes_nothing_and_launches_nothing() {
         let other = device.inputs().with_dropout(None);
         assert!(short.backward(&other, &saved, &device.dy()).is_err());
         assert!(short.backward(&device.inputs(), &saved, &[]).is_err());
+        let elsewhere = short.with_props(another_device());
+        let inputs = device.inputs();
+        let (weight, lora) = (&inputs.projections[0].weight, &inputs.projections[0].lora);
+        let adapters: Vec<_> = lora.iter().cloned().collect();
+        let dy = device.dy();
+        for error in [
+            elsewhere.forward(&inputs).err(),
+            elsewhere.infer(&inputs).err(),
+            elsewhere.backward(&inputs, &saved, &dy).err(),
+            elsewhere
+                .merge(weight, &adapters, WeightLayout::OutIn)
+                .err(),
+        ] {
+            let error = error.expect("a plan of another device is refused");
+            assert!(matches!(error, Error::OtherDevice { .. }), "{error}");
+        }
+        elsewhere.forward_plan(&inputs).expect("a plan to look at");
     });
     assert_eq!((most, left), (0, 0));
     gpu().stream.synchronize().expect("nothing faults");
