@@ -52,6 +52,14 @@ class ReadOnly:
         self.__cuda_array_interface__ = interface | {"data": (interface["data"][0], True)}
 
 
+class Over:
+    """A matrix like one array, in the memory of another."""
+
+    def __init__(self, matrix: Strided, memory: Strided) -> None:
+        data = memory.__cuda_array_interface__["data"]
+        self.__cuda_array_interface__ = matrix.__cuda_array_interface__ | {"data": data}
+
+
 def forward(kernels: Kernels, plan: ForwardPlan, made: Made, **changes: Any) -> None:
     arguments: dict[str, Any] = {
         "x": made.x,
@@ -78,6 +86,7 @@ CASES: list[tuple[str, type[Exception], str]] = [
     ("dropout", LoraError, "dropout was given, but the plan was made without it"),
     ("read-only", ValueError, "y is read-only, and would be written"),
     ("saved", LoraError, "the saved buffer has 8 bytes, the plan needs"),
+    ("overlap", LoraError, "y shares memory with x: give each output of a call memory of its own"),
     ("allocate", ValueError, "saved was not given: give it, or an allocate function that makes it"),
 ]
 
@@ -98,6 +107,7 @@ def test_bad_input_is_refused(
         "dropout": {"dropout": Dropout(0.5, 1)},
         "read-only": {"y": [ReadOnly(made.y)]},
         "saved": {"saved": cuda.allocate((8,), None)},
+        "overlap": {"y": [Over(made.y, made.x)]},
         "allocate": {"allocate": None},
     }
     before = made.y.memory.to_bytes()
@@ -167,10 +177,13 @@ def test_a_backward_of_other_sizes_is_refused(kernels: Kernels, saved: Saved) ->
 
 def test_a_plan_of_another_device_is_refused(kernels: Kernels, made: Made) -> None:
     problem = problem_of(made.x, [made.projection])
-    other = replace(kernels.props, multiprocessors=kernels.props.multiprocessors + 1)
-    with pytest.raises(LoraError) as caught:
-        forward(kernels, ForwardPlan(problem, other), made)
-    assert caught.value.name == "LORA_STATUS_OTHER_DEVICE"
+    for other in (
+        replace(kernels.props, multiprocessors=kernels.props.multiprocessors + 1),
+        replace(kernels.props, l2_bytes=kernels.props.l2_bytes + 1024),
+    ):
+        with pytest.raises(LoraError) as caught:
+            forward(kernels, ForwardPlan(problem, other), made)
+        assert caught.value.name == "LORA_STATUS_OTHER_DEVICE"
     part = replace(kernels.props, planned_multiprocessors=1)
     forward(kernels, ForwardPlan(problem, part), made)
 

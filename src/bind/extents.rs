@@ -136,23 +136,26 @@ fn sum_of_quotients(mut n: i128, mut m: i128, mut a: i128, mut b: i128) -> i128 
 
 /// The memory of all arguments of a call.
 pub(super) struct Extents {
-    read: List,
-    written: List,
+    read: List<MOST_READ>,
+    written: List<MOST_WRITTEN>,
 }
 
-/// Without an allocation: a call makes none.
-struct List {
-    extents: [Extent; Self::MOST],
+/// Of a backward: x, `saved` in two buffers, and dy, the weight, lora_A and lora_B of each
+/// projection.
+const MOST_READ: usize = 3 + 4 * Problem::MAX_PROJECTIONS;
+
+/// Of a backward: dx, the workspace, and d_lora_A and d_lora_B of each projection.
+const MOST_WRITTEN: usize = 2 + 2 * Problem::MAX_PROJECTIONS;
+
+/// A list without an allocation: a call makes none.
+struct List<const MOST: usize> {
+    extents: [Extent; MOST],
     count: usize,
 }
 
-impl List {
-    /// A backward reads x, `saved` in two buffers, and dy, the weight, lora_A and lora_B of each
-    /// projection. No call writes as many.
-    const MOST: usize = 3 + 4 * Problem::MAX_PROJECTIONS;
-
+impl<const MOST: usize> List<MOST> {
     const EMPTY: Self = Self {
-        extents: [Extent::NONE; Self::MOST],
+        extents: [Extent::NONE; MOST],
         count: 0,
     };
 

@@ -188,6 +188,7 @@ fn calls() -> [Call; 3] {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of calls")]
 fn no_output_may_lie_where_an_input_or_another_output_does() {
     for call in calls() {
         (call.run)(&call.addresses).expect("all arguments lie apart");
@@ -358,6 +359,7 @@ fn a_weight_and_its_merged_weight_may_be_column_ranges_of_one_buffer() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of calls")]
 fn an_argument_that_would_wrap_around_the_address_space_is_refused() {
     // The last address that has every alignment.
     let last = DevicePointer::MAX - 15;

@@ -4,5 +4,6 @@ mod capture;
 mod edges;
 mod layout_check;
 mod no_driver;
+mod overlaps;
 mod streams;
 mod tensor_maps;

@@ -214,6 +214,10 @@ static void calls(void) {
     WITH(report, 0, LORA_STATUS_OPTIONAL, "report was not given");
     WITH(report, report_memory + 8, LORA_STATUS_BUFFER_ALIGNMENT, "report buffer starts");
     WITH(report_bytes, 47, LORA_STATUS_BUFFER, "the report buffer has 47 bytes, the plan needs 48");
+    WITH(report, weight.address, LORA_STATUS_OVERLAP, "report shares memory with weight");
+    WITH(workspace, other.address, LORA_STATUS_OVERLAP, "merged shares memory with workspace");
+    WITH(merged, weight.address + 16, LORA_STATUS_OVERLAP, "merged shares memory with weight");
+    WITH(weight, UINT64_MAX - 15, LORA_STATUS_ADDRESS_RANGE, "reach beyond the last address");
     WITH(workspace, 0, LORA_STATUS_NULL, "workspace is a null pointer");
     WITH(workspace_bytes, 1, LORA_STATUS_BUFFER, "the workspace buffer has 1 bytes");
 #undef WITH

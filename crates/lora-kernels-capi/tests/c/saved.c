@@ -279,21 +279,24 @@ static void no_tokens(const gpu *gpu) {
 // A plan of another device is refused before anything is launched.
 static void other_devices(const gpu *gpu) {
     layer layer = layer_new();
-    lora_device other = gpu->device;
-    other.multiprocessors += 1;
+    lora_device others[] = {gpu->device, gpu->device};
+    others[0].multiprocessors += 1;
+    others[1].l2_bytes += 1024;
     lora_problem problem = problem_of(TOKENS);
     lora_forward_plan *plan = NULL;
-    LORA(lora_forward_plan_new(&problem, &other, &plan));
     pass *pass = pass_new(gpu, &layer, TOKENS);
     uint64_t saved = device_alloc(pass->forward_info.saved_bytes);
     pass->forward_args.saved = saved;
     pass->forward_args.saved_bytes = pass->forward_info.saved_bytes;
-    FAILS(LORA_STATUS_OTHER_DEVICE, "lora_kernels_device",
-          lora_forward(gpu->kernels, plan, &pass->forward_args, gpu->stream));
-    lora_forward_plan_free(plan);
+    for (size_t index = 0; index < sizeof others / sizeof *others; index++) {
+        LORA(lora_forward_plan_new(&problem, &others[index], &plan));
+        FAILS(LORA_STATUS_OTHER_DEVICE, "lora_kernels_device",
+              lora_forward(gpu->kernels, plan, &pass->forward_args, gpu->stream));
+        lora_forward_plan_free(plan);
+    }
 
     // A part of the same device.
-    other = gpu->device;
+    lora_device other = gpu->device;
     other.planned_multiprocessors = 1;
     LORA(lora_forward_plan_new(&problem, &other, &plan));
     lora_plan_info info = {.struct_size = sizeof info};
