@@ -37,10 +37,10 @@ pub(crate) fn opened(path: &Path, link: LastLink, named: &Path) -> Result<File> 
     // Opening a device can have effects, so that it is looked at first. What takes its place
     // meanwhile can't block.
     let metadata = match link {
-        LastLink::Followed => path.metadata(),
-        LastLink::Refused => path.symlink_metadata(),
+        LastLink::Followed => followed(path),
+        LastLink::Refused => path.symlink_metadata().map_err(failed),
     };
-    check(named, &metadata.map_err(failed)?)?;
+    check_kind(named, &metadata?)?;
     let mut flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     if link == LastLink::Refused {
         flags |= OFlags::NOFOLLOW;
@@ -50,7 +50,7 @@ pub(crate) fn opened(path: &Path, link: LastLink, named: &Path) -> Result<File> 
         .custom_flags(flags.bits() as i32)
         .open(path)
         .map_err(failed)?;
-    check(named, &file.metadata().map_err(failed)?)?;
+    check_kind(named, &file.metadata().map_err(failed)?)?;
     note(named, &file)?;
     Ok(file)
 }
@@ -92,6 +92,14 @@ pub(crate) fn read_open(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> 
     }
 }
 
+/// Checks that a path leads to a regular file, and opens nothing.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn check(path: &Path) -> Result<()> {
+    check_kind(path, &followed(path)?)
+}
+
 pub(crate) fn text(content: Vec<u8>, path: &Path) -> Result<String> {
     String::from_utf8(content).map_err(|error| Error::Json {
         path: path.into(),
@@ -105,22 +113,20 @@ pub(crate) fn is_there(path: &Path) -> Result<bool> {
     match path.symlink_metadata() {
         Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(failed(path)(error)),
-        Ok(_) => {
-            check(path, &followed(path)?)?;
-            Ok(true)
-        }
+        Ok(_) => check(path).map(|()| true),
     }
 }
 
-/// What lies at a path where something is, with links followed.
+/// What lies at a path, with links followed.
 fn followed(path: &Path) -> Result<Metadata> {
-    path.metadata().map_err(|error| match is_absence(&error) {
-        true => Error::NotAFile {
-            path: path.into(),
-            what: "a link to a file that isn't there",
-        },
-        false => failed(path)(error),
-    })
+    path.metadata()
+        .map_err(|error| match is_absence(&error) && path.is_symlink() {
+            true => Error::NotAFile {
+                path: path.into(),
+                what: "a link to a file that isn't there",
+            },
+            false => failed(path)(error),
+        })
 }
 
 /// Whether nothing has this name.
@@ -129,7 +135,7 @@ fn is_absence(error: &std::io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory)
 }
 
-fn check(path: &Path, metadata: &Metadata) -> Result<()> {
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<()> {
     let kind = metadata.file_type();
     let what = match () {
         () if kind.is_file() => return Ok(()),

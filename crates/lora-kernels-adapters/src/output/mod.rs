@@ -57,7 +57,7 @@ impl OutputFile {
     /// is done.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the target is a folder, or exists and `overwrite` doesn't allow
+    /// [`Error::Exists`] if the target is a folder, pipe, socket or device, or exists and `overwrite` doesn't allow
     /// replacing it; [`Error::Busy`]; [`Error::Io`].
     pub fn create(target: &Path, overwrite: Overwrite) -> Result<Self> {
         Self::create_with_mode(target, overwrite, 0o666)
@@ -69,10 +69,20 @@ impl OutputFile {
     /// # Errors
     /// As [`OutputFile::create`].
     pub fn create_with_mode(target: &Path, overwrite: Overwrite, mode: u32) -> Result<Self> {
-        if place::kind(target)?.is_some_and(|kind| kind.is_dir()) {
+        let hint = match place::kind(target)? {
+            Some(kind) if kind.is_dir() => {
+                Some("it is a folder, and a file is to be written; name another")
+            }
+            // A link that leads nowhere is replaced as a file is.
+            Some(kind) if !kind.is_file() && !kind.is_symlink() => {
+                Some("it is a pipe, socket or device, and a file is to be written; name another")
+            }
+            _ => None,
+        };
+        if let Some(hint) = hint {
             return Err(Error::Exists {
                 path: target.into(),
-                hint: "it is a folder, and a file is to be written; name another",
+                hint,
             });
         }
         let partial = Partial::new(target, overwrite, |path| {

@@ -14,6 +14,7 @@ mod output;
 mod parameters;
 mod peft;
 mod refusals;
+mod regular;
 mod scalings;
 mod write;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::output::Overwrite;
-use lora_kernels_adapters::{Adapter, BaseModel, TensorFile};
+use lora_kernels_adapters::{Adapter, BaseModel, TensorFile, unnoted};
 
 use super::Arguments;
 use super::folder::{is_folder_of_a_model, is_of_a_model};
@@ -60,7 +60,8 @@ pub fn check(
             Err(_) => Ok(Overwrite::Never),
         };
     }
-    if base.folder().is_none() && place.is_file() && !is_replaceable(&place) {
+    let is_file = place.exists() && !place.is_dir();
+    if base.folder().is_none() && is_file && !is_replaceable(&place) {
         return refuse(
             "it is a file of another kind than safetensors, and --force replaces none of these: \
              name another, or move it away"
@@ -72,9 +73,13 @@ pub fn check(
 
 /// Whether a file is empty or holds tensors, by its content or at least by its name.
 fn is_replaceable(file: &Path) -> bool {
-    { file.extension() }.is_some_and(|extension| extension == "safetensors")
-        || file.metadata().is_ok_and(|metadata| metadata.len() == 0)
-        || TensorFile::open(file).is_ok()
+    let Ok(metadata) = file.metadata() else {
+        return false;
+    };
+    let has_name = { file.extension() }.is_some_and(|extension| extension == "safetensors");
+    // It is no source of the merge.
+    let holds_tensors = || unnoted(|| TensorFile::open(file)).is_ok();
+    metadata.is_file() && (metadata.len() == 0 || has_name || holds_tensors())
 }
 
 /// What a folder may hold that is replaced.

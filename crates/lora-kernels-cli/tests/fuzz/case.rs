@@ -232,7 +232,11 @@ fn existing(random: &mut Random, is_file: bool) -> Vec<File> {
     match random.below(4) {
         0 => vec![bytes(format!("{OUT}/notes.txt"))],
         1 => vec![bytes(OUT.to_owned())],
-        _ if is_file => vec![bytes(OUT.to_owned())],
+        // Of a file, an empty one is replaced.
+        _ if is_file => vec![File {
+            path: OUT.into(),
+            content: Content::Bytes(Vec::new()),
+        }],
         _ => ["model.safetensors", "config.json"]
             .map(|name| bytes(format!("{OUT}/{name}")))
             .into(),

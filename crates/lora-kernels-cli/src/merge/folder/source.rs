@@ -94,7 +94,7 @@ pub fn look(home: &Arc<Home>, path: &Path) -> Kind {
     match source.open() {
         Ok(_) => Kind::File(source),
         // What is no file at all is said to be none, wherever it is.
-        Err(Error::Outside { .. }) => match regular::open(path) {
+        Err(Error::Outside { .. }) => match regular::check(path) {
             Err(Error::NotAFile { what, .. }) if what != FOLDER => Kind::Other(what),
             _ => Kind::Outside,
         },
