@@ -188,6 +188,16 @@ def test_a_plan_of_another_device_is_refused(kernels: Kernels, made: Made) -> No
     forward(kernels, ForwardPlan(problem, part), made)
 
 
+def test_a_plan_of_another_kind_is_refused(kernels: Kernels, made: Made) -> None:
+    plan: Any = BackwardPlan(problem_of(made.x, [made.projection]), kernels.props)
+    before = made.y.memory.to_bytes()
+    with pytest.raises(LoraError, match="plan is a lora_backward_plan: give a") as caught:
+        forward(kernels, plan, made)
+    assert caught.value.name == "LORA_STATUS_HANDLE"
+    cuda.synchronize()
+    assert made.y.memory.to_bytes() == before
+
+
 def test_arrays_that_pose_no_problem(made: Made) -> None:
     with pytest.raises(ValueError, match="the weight of projection 0 takes 24 features, x has 16"):
         problem_of(made.dy, [made.projection])

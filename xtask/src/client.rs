@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::pip::{self, Needs};
+use crate::pip;
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "crates/ptx-emulator/client/requirements.txt";
@@ -97,7 +97,7 @@ pub fn emulator(session: &mut Session) -> Result<(), Failure> {
 pub fn client(session: &mut Session) -> Result<(), Failure> {
     let folder = named(&build(session)?)?;
     let packages = session.target().join("client");
-    pip::ensure(session, PACKAGES, &packages, Needs::Listed)?;
+    pip::ensure(session, PACKAGES, &packages)?;
     let mut python = Command::new("python3");
     python.args(["-B", PROGRAM]).current_dir(session.root());
     python

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::pip::{self, Needs};
+use crate::pip;
 use crate::steps::{Failure, Session};
 use crate::toolchain;
 use lora_kernels_build::nvcc::Nvcc;
@@ -26,7 +26,7 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     let folder = session.root().join(target).join("conformance");
     if regenerate {
         let packages = folder.join("triton");
-        pip::ensure(session, TRITON, &packages, Needs::Listed)?;
+        pip::ensure(session, TRITON, &packages)?;
         let mut python = Command::new("python3");
         python
             .args(["-B", "compile.py", "."])
@@ -61,7 +61,7 @@ fn compiler(nvcc: &Nvcc) -> Command {
 
 fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Result<(), Failure> {
     let packages = folder.join("cutlass");
-    pip::ensure(session, CUTLASS, &packages, Needs::Listed)?;
+    pip::ensure(session, CUTLASS, &packages)?;
     make_folder(to)?;
     for (name, define) in [("f16", "GEMM_F16"), ("bf16", "GEMM_BF16")] {
         let mut command = compiler(nvcc);

@@ -115,8 +115,8 @@ enum Command {
     },
     /// Pack the published crates as for crates.io, and build the core from its package
     Package,
-    /// Check formatting, clippy, the documentation and the rules of this repository; warnings are
-    /// errors
+    /// Check formatting, clippy, the documentation, the dependencies and the rules of this
+    /// repository; warnings are errors
     Lint,
 }
 

@@ -1,7 +1,7 @@
 //! Compares with Hugging Face PEFT: each reads what the other writes, and both merge to the same
 //! weights.
 
-use crate::pip::{self, Needs};
+use crate::pip;
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "crates/lora-kernels-adapters/tests/peft/requirements.txt";
@@ -14,7 +14,7 @@ pub fn peft(session: &mut Session) -> Result<(), Failure> {
             folder.display()
         );
     }
-    pip::ensure(session, PACKAGES, &folder, Needs::Listed)?;
+    pip::ensure(session, PACKAGES, &folder)?;
     for tests in [
         "--package lora-kernels-adapters --test files",
         "--package lora-kernels-cli --test commands",

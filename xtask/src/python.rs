@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::client;
 use crate::commands;
-use crate::pip::{self, Needs};
+use crate::pip;
 use crate::steps::{Failure, Session};
 
 const PACKAGES: &str = "python/tests/requirements.txt";
@@ -52,16 +52,16 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
     let libraries = build(session)?;
     let mut packages = vec![session.root().join("python")];
     let target = session.target();
-    let install = |session: &mut Session, list, folder: &str, needs| {
+    let install = |session: &mut Session, list, folder: &str| {
         let folder = target.join("python").join(folder);
-        pip::ensure(session, list, &folder, needs).map(|()| folder)
+        pip::ensure(session, list, &folder).map(|()| folder)
     };
-    packages.push(install(session, PACKAGES, "packages", Needs::Listed)?);
+    packages.push(install(session, PACKAGES, "packages")?);
     if choices.torch && !has_torch() {
-        packages.push(install(session, TORCH, "torch", Needs::Found)?);
+        packages.push(install(session, TORCH, "torch")?);
     }
     if choices.types {
-        let checkers = [install(session, CHECKERS, "checkers", Needs::Found)?];
+        let checkers = [install(session, CHECKERS, "checkers")?];
         for arguments in [&["check"][..], &["format", "--check"]] {
             let mut ruff = module("ruff", session, &checkers);
             ruff.args(arguments).args(["--no-cache", "python"]);

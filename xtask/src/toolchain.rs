@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::pip::{self, Needs};
+use crate::pip;
 use crate::steps::{Failure, Session};
 use lora_kernels_build::nvcc::{self, Here, Machine, Nvcc};
 
@@ -28,7 +28,7 @@ pub fn ensure(session: &mut Session) -> Result<Nvcc, Failure> {
         let ours = nvcc.path.starts_with(root.join(FOLDER));
         if !ours
             || fs::read_to_string(root.join(FOLDER).join(STAMP))
-                .is_ok_and(|stamp| stamp == PACKAGES)
+                .is_ok_and(|stamp| pip::are_same(&stamp, PACKAGES))
         {
             return Ok(nvcc);
         }
@@ -66,7 +66,7 @@ fn check_host_compiler() -> Result<(), Failure> {
 }
 
 fn fill(session: &mut Session, partial: &Path) -> Result<(), Failure> {
-    pip::install(session, LIST, partial, Needs::Listed).map_err(|failure| Failure {
+    pip::install(session, LIST, partial).map_err(|failure| Failure {
         message: format!(
             "{failure}\nThere are packages of nvcc for Linux on x86_64 and aarch64 and for Windows. With CUDA_HOME set \
              to a CUDA toolkit, none is installed"

@@ -1,7 +1,8 @@
-//! `cargo xtask lint`: rustfmt, clippy, rustdoc and clang-format, and rules of this repository that
-//! none of them checks.
+//! `cargo xtask lint`: rustfmt, clippy, rustdoc, clang-format and cargo-deny, and rules of this
+//! repository that none of them checks.
 
 mod clang_format;
+mod deny;
 mod directions;
 mod links;
 mod tunnels;
@@ -37,7 +38,8 @@ pub fn lint(session: &mut Session) -> Result<(), Failure> {
         .env(STRICT, "1")
         .env("RUSTDOCFLAGS", "-D warnings");
     session.run(documentation)?;
-    clang_format::check(session)
+    clang_format::check(session)?;
+    deny::check(session)
 }
 
 /// Checks the rules of this repository in all its files.

