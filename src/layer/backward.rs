@@ -276,6 +276,7 @@ impl<'g> Call<'g> {
                 projection.gradients = Some([a_layout, b_layout]);
             }
         }
+        order.check()?;
         Ok(Self {
             operands,
             projections,

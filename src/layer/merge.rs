@@ -95,6 +95,7 @@ impl LoraLinear {
                 scaling: *scaling,
             });
         }
+        order.check()?;
         let plan = MergePlan::new(&problem, &self.shared.props)?;
 
         let shape = (shape.rows, shape.columns);

@@ -35,7 +35,8 @@ use cache::PlanCache;
 /// Weights and adapters are arguments of a call, so one `LoraLinear` serves all layers of a model.
 /// Clones share the kernels and the plans, and cloning only increments two reference counts.
 ///
-/// Every call enqueues its work on the stream and returns. Memory is allocated in the stream's
+/// Every call enqueues its work on the stream and returns. It is ordered as
+/// [`Kernels::forward`] says, and refused while the stream is being captured. Memory is allocated in the stream's
 /// order. It is not cleared, because the kernels write everything that is read. On a device without
 /// memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`) cudarc waits for the stream whenever
 /// it frees memory, and a call frees its scratch memory.
@@ -95,8 +96,7 @@ impl Shared {
 
 impl LoraLinear {
     /// Layers on this stream. The first `LoraLinear` of the stream's context loads the kernels,
-    /// which stay until the last one is dropped. Loading takes a while, so do it outside of graph
-    /// captures.
+    /// which stay until the last one is dropped. Loading takes a while.
     ///
     /// # Errors
     /// The errors of [`Kernels::load`].

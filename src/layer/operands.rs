@@ -91,6 +91,8 @@ impl<'g> Operands<'g> {
             });
             projections.push(operands);
         }
+        // Before anything is allocated.
+        checks.order.check()?;
         Ok(Self {
             signature,
             x,

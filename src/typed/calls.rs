@@ -54,7 +54,18 @@ impl Kernels {
     /// Sums are in f32 (for f32 tensors with fused multiply-adds, not TF32), rounded once per
     /// stored value; S is stored in the tensors' dtype, as PEFT does.
     ///
+    /// The arguments' memory may belong to other streams of the context: the kernels run after all
+    /// that was enqueued there, and what is enqueued there afterwards, such as freeing the memory,
+    /// runs after the kernels. What cudarc itself does with the memory on further streams is ordered
+    /// as far as cudarc orders it.
+    ///
     /// # Errors
+    /// [`crate::Error::Capturing`] if the stream, or one that memory belongs to, is being captured
+    /// into a CUDA graph, which could be launched when the memory is gone. Capture
+    /// [`Kernels::forward_raw`]. A capture that another thread begins during the call is refused as
+    /// far as it can be noticed.
+    /// [`crate::Error::Length`] for a slice with more bytes than an address space, for which cudarc
+    /// allocates fewer. A part of such a slice can't be told from a part of a sound one.
     /// Any of [`crate::Error`]'s argument errors before anything is launched,
     /// [`crate::Error::Driver`] if a launch fails.
     pub fn forward<'a, V: Views<'a>>(

@@ -1,5 +1,6 @@
 //! Safe calls on cudarc's slices and streams: every shape, stride, bound, alignment, type and
-//! context is checked before the first launch.
+//! context is checked before the first launch, and no stream involved may be captured. The kernels
+//! are ordered with the streams that their memory belongs to.
 
 mod calls;
 pub(crate) mod check;

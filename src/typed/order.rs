@@ -94,8 +94,8 @@ impl<'a> Order<'a> {
         Ok(())
     }
 
-    /// Checks before the first launch that cudarc's pointers brought the call's stream into the
-    /// order that they are to bring it into, and into no capture.
+    /// Checks before anything is allocated or launched that cudarc's pointers brought the call's
+    /// stream into the order that they are to bring it into, and into no capture.
     pub fn check(&mut self) -> Result<()> {
         // A wait that failed, or another thread's drop in the meantime: nobody can tell. If the
         // device has finished everything, no wait is needed.

@@ -11,3 +11,4 @@ mod errors;
 mod layers;
 mod merge;
 mod plans;
+mod streams;

@@ -18,13 +18,14 @@ pub enum Backend {
     /// Compute where the tensors are.
     ///
     /// On a CUDA device (feature `cuda`) the kernels run on candle's own stream and memory, without
-    /// a copy. The first call for a device loads them, so make that call outside of a graph
-    /// capture. If the device has memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`), a
-    /// call never waits for it. Without pools, cudarc waits for the stream whenever it frees
-    /// memory, and every call frees its scratch memory.
+    /// a copy. The first call for a device loads them. If the device has memory pools
+    /// (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`), a call never waits for it. Without pools,
+    /// cudarc waits for the stream whenever it frees memory, and every call frees its scratch
+    /// memory. A call on a stream that is being captured into a CUDA graph is an error.
     ///
-    /// `Device::new_cuda` has a stream per thread, so the work of two threads on the same tensors
-    /// is not ordered: run forward and backward and drop the graph and its tensors in one thread.
+    /// `Device::new_cuda` has a stream per thread. A call runs after the work of all threads on its
+    /// tensors, and their memory is freed after the call, in whatever thread. candle's own
+    /// operations of two threads on the same tensors are not ordered: keep those in one thread.
     /// `Device::new_cuda_with_stream` has one stream, which orders the work of all threads.
     ///
     /// On candle's CPU device the core crate's reference computes: sums in f64, with every stored

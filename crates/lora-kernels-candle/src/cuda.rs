@@ -45,9 +45,8 @@ impl Local {
     }
 }
 
-/// A tensor whose storage is kept alive while the kernels are enqueued. Afterwards the memory stays
-/// valid as long as it is freed in the order of the same stream; with candle's per-thread streams,
-/// that means by the same thread.
+/// A tensor whose storage is kept alive while the kernels are enqueued. Afterwards the call's order
+/// keeps the memory from being freed before they have run, in whatever thread.
 pub(crate) struct Held<'a> {
     storage: StorageRef<'a>,
     matrix: Matrix,

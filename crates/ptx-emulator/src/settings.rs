@@ -32,7 +32,7 @@ const fn setting(name: &'static str, values: &'static str, meaning: &'static str
 
 /// Every setting that the driver reads when `cuInit` is called.
 #[rustfmt::skip]
-pub const ALL: [Setting; 12] = [
+pub const ALL: [Setting; 13] = [
     setting("DEVICE", "`a100` (default), `a100-40gb`, `rtx3090`, `rtx4090`, `l40s`, `h100`, `h200`",
         "the virtual device: its limits, its compute capability, its tensor cores"),
     setting("NUMERICS", "`f32fma`, `ampere`, `hopper`",
@@ -47,6 +47,10 @@ pub const ALL: [Setting; 12] = [
          and can be repeated exactly"),
     setting("COPIES", "`latest` (default), `earliest`",
         "when a `cp.async` lands: when it is waited for, or when it is issued"),
+    setting("STREAMS", "`now` (default), `latest`, `latest-kernels`",
+        "when streams do their work: when it is given to them, when the host waits for it, or \
+         kernels only then and copies and fills as soon as their order allows; late streams show a \
+         missing wait in every run"),
     setting("BLOCKS", "`all` (default), `none`, `every:16`, `0,7,64-79`",
         "the blocks of each launch to run"),
     setting("COUNTERS", "a file's path",

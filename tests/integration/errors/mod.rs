@@ -17,6 +17,7 @@ macro_rules! assert_error {
 mod call;
 mod calls;
 mod elsewhere;
+mod lengths;
 mod problems;
 mod projections;
 mod raw;

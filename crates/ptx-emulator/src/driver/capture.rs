@@ -2,20 +2,22 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread::ThreadId;
 
 use super::abi::Out;
-use super::api;
 use super::code::Code;
-use super::state::{Handle, driver};
+use super::state::{Graph, Handle, State, current, driver};
+use super::stream::{PER_THREAD, is_default};
 use super::work::Work;
+use super::{Outcome, api};
 
 /// For each stream, how many of its pieces of work come before a point.
 pub(super) type Clock = BTreeMap<Handle, u64>;
 
 const MODE_GLOBAL: u32 = 0;
 const MODE_THREAD_LOCAL: u32 = 1;
-pub(super) const MODE_RELAXED: u32 = 2;
+const MODE_RELAXED: u32 = 2;
 
 thread_local! {
     /// What `cuThreadExchangeStreamCaptureMode` set for this thread.
@@ -34,7 +36,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub fn new(context: Handle, origin: Handle, mode: u32) -> Self {
+    fn new(context: Handle, origin: Handle, mode: u32) -> Self {
         Self {
             context,
             origin,
@@ -90,6 +92,103 @@ impl Capture {
     }
 }
 
+fn begin_capture(handle: Handle, mode: u32) -> Outcome {
+    let (driver, _) = current()?;
+    if mode > MODE_RELAXED {
+        return Err(Code::INVALID_VALUE);
+    }
+    if is_default(handle) {
+        return Err(Code::CAPTURE_UNSUPPORTED);
+    }
+    let mut state = driver.state();
+    let stream = state.stream(handle)?;
+    if stream.capture.is_some() {
+        return Err(Code::ILLEGAL_STATE);
+    }
+    let capture = state.handle();
+    state
+        .captures
+        .insert(capture, Capture::new(stream.context, handle, mode));
+    if let Some(stream) = state.streams.get_mut(&handle) {
+        stream.capture = Some(capture);
+    }
+    Ok(())
+}
+
+fn end_capture(handle: Handle, graph: Out<Handle>) -> Outcome {
+    let (driver, _) = current()?;
+    let mut state = driver.state();
+    let key = state.stream(handle)?.capture.ok_or(Code::ILLEGAL_STATE)?;
+    let capture = state.captures.get(&key).ok_or(Code::ILLEGAL_STATE)?;
+    if capture.origin != handle {
+        state.invalidate(key);
+        return Err(Code::CAPTURE_UNMATCHED);
+    }
+    if !capture.may_end(std::thread::current().id()) {
+        return Err(Code::CAPTURE_WRONG_THREAD);
+    }
+    let capture = state.captures.remove(&key).ok_or(Code::ILLEGAL_STATE)?;
+    for stream in state
+        .streams
+        .values_mut()
+        .filter(|stream| stream.capture == Some(key))
+    {
+        stream.capture = None;
+    }
+    if capture.invalid || !capture.is_joined() {
+        graph.set_if_wanted(0);
+        return Err(if capture.invalid {
+            Code::CAPTURE_INVALIDATED
+        } else {
+            Code::CAPTURE_UNJOINED
+        });
+    }
+    let made = state.handle();
+    let nodes: Arc<[Handle]> = capture.work.iter().map(|_| state.handle()).collect();
+    state.nodes.extend(nodes.iter().map(|&node| (node, made)));
+    let whole = Graph {
+        context: capture.context,
+        work: Arc::new(capture.work),
+        nodes,
+    };
+    state.graphs.insert(made, whole);
+    graph.set(made)
+}
+
+/// `CUstreamCaptureStatus` (none, active, invalidated) and the capture. To ask it of the legacy
+/// stream while a blocking one captures is an error, which leaves that capture as it is.
+fn capture_status(state: &State, context: Handle, stream: Handle) -> Outcome<(u32, Handle)> {
+    if is_default(stream) {
+        let is_legacy = stream != PER_THREAD;
+        return match state.blocking_capture(context).filter(|_| is_legacy) {
+            Some(_) => Err(Code::CAPTURE_IMPLICIT),
+            None => Ok((0, 0)),
+        };
+    }
+    Ok(match state.stream(stream)?.capture {
+        None => (0, 0),
+        Some(capture) => match state.captures.get(&capture) {
+            Some(found) if !found.invalid => (1, capture),
+            _ => (2, capture),
+        },
+    })
+}
+
+fn capture_info(stream: Handle, status: Out<u32>, id: Out<u64>, only_id: bool) -> Outcome {
+    let (driver, context) = current()?;
+    if status.is_null() {
+        return Err(Code::INVALID_VALUE);
+    }
+    let (value, capture) = capture_status(&driver.state(), context, stream)?;
+    if value == 1 {
+        if !only_id {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        id.set_if_wanted(capture as u64);
+    }
+    status.set(value)
+}
+
 api! {
     fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) {
         driver()?;
@@ -98,5 +197,33 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         mode.set(THREAD_MODE.replace(new))
+    }
+
+    fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) {
+        begin_capture(stream, mode)
+    }
+
+    fn cuStreamEndCapture(stream: Handle, graph: Out<Handle>) {
+        end_capture(stream, graph)
+    }
+
+    fn cuStreamIsCapturing(stream: Handle, status: Out<u32>) {
+        let (driver, context) = current()?;
+        let found = capture_status(&driver.state(), context, stream)?.0;
+        status.set(found)
+    }
+
+    // The graph and the dependencies of a capture have no handles before its end.
+    fn cuStreamGetCaptureInfo_v2(
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, count: Out<usize>,
+    ) {
+        capture_info(stream, status, id, graph.is_null() && dependencies.is_null() && count.is_null())
+    }
+
+    fn cuStreamGetCaptureInfo_v3(
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, edges: Out<usize>, count: Out<usize>,
+    ) {
+        let only_id = graph.is_null() && dependencies.is_null() && edges.is_null() && count.is_null();
+        capture_info(stream, status, id, only_id)
     }
 }

@@ -6,7 +6,7 @@ use super::state::{
     Context, Driver, Handle, PRIMARY, State, current, current_context, driver, driver_of,
     with_stack,
 };
-use super::{Outcome, api};
+use super::{Outcome, api, queue};
 
 /// `CU_CTX_SCHED_*`, `CU_CTX_MAP_HOST`, `CU_CTX_LMEM_RESIZE_TO_MAX`, core dump and
 /// synchronous-memops flags.
@@ -71,7 +71,8 @@ fn synchronize(driver: &Driver, context: Handle) -> Outcome {
         return Err(Code::CAPTURE_UNSUPPORTED);
     }
     drop(state);
-    driver.idle();
+    queue::finish_context(driver, context);
+    driver.quiet();
     // Another thread's work may have failed meanwhile.
     driver.state().usable(context)
 }
@@ -89,7 +90,9 @@ api! {
 
     fn cuDevicePrimaryCtxRelease_v2(device: i32) {
         let driver = driver_of(device)?;
-        driver.idle();
+        if driver.state().primary_retains <= 1 {
+            driver.idle();
+        }
         let mut state = driver.state();
         state.primary_retains = state.primary_retains.checked_sub(1).ok_or(Code::INVALID_CONTEXT)?;
         // Under the same lock, so that nobody retains it in between.

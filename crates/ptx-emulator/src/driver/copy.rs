@@ -1,11 +1,19 @@
 //! Copies and fills, in their synchronous and stream-ordered forms. All are complete when they
-//! return, pageable host memory or not.
+//! return, pageable host memory or not, unless streams are late.
 
 use super::abi::{Host, is_device_address};
 use super::code::Code;
 use super::state::{Handle, current};
 use super::work::{Fill, Work, submit};
-use super::{Outcome, api};
+use super::{Outcome, api, queue};
+
+/// A copy that is over when the call returns.
+fn copy(work: Work) -> Outcome {
+    let (driver, context) = current()?;
+    submit(driver, context, 0, work)?;
+    queue::finish_stream(driver, context, 0);
+    driver.state().usable(context)
+}
 
 fn enqueue(stream: Handle, work: Work) -> Outcome {
     let (driver, context) = current()?;
@@ -102,13 +110,13 @@ fn peer(
 
 api! {
     fn cuMemcpyHtoD_v2(to: u64, from: Host, bytes: usize) {
-        enqueue(0, Work::ToDevice { to, from, bytes })
+        copy(Work::ToDevice { to, from, bytes })
     }
     fn cuMemcpyHtoDAsync_v2(to: u64, from: Host, bytes: usize, stream: Handle) {
         enqueue(stream, Work::ToDevice { to, from, bytes })
     }
     fn cuMemcpyDtoH_v2(to: Host, from: u64, bytes: usize) {
-        enqueue(0, Work::ToHost { to, from, bytes })
+        copy(Work::ToHost { to, from, bytes })
     }
     fn cuMemcpyDtoHAsync_v2(to: Host, from: u64, bytes: usize, stream: Handle) {
         enqueue(stream, Work::ToHost { to, from, bytes })
@@ -120,7 +128,10 @@ api! {
         enqueue(stream, Work::OnDevice { to, from, bytes: bytes as u64 })
     }
     fn cuMemcpy(to: u64, from: u64, bytes: usize) {
-        copy_unified(0, to, from, bytes)
+        copy_unified(0, to, from, bytes)?;
+        let (driver, context) = current()?;
+        queue::finish_stream(driver, context, 0);
+        driver.state().usable(context)
     }
     fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: Handle) {
         copy_unified(stream, to, from, bytes)

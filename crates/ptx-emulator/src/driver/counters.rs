@@ -129,6 +129,10 @@ fn change(name: &str, value: &str) -> Result<(), String> {
 pub extern "C" fn ptx_emulator_set(name: Name, value: Name) -> u32 {
     guard("ptx_emulator_set", || {
         let (name, value) = (name.get()?, value.get()?);
+        // What was given before runs under the settings of before.
+        if let Ok(driver) = driver() {
+            driver.idle();
+        }
         change(name, value).map_err(|error| {
             report(format_args!("{name}={value}: {error}"));
             Code::INVALID_VALUE

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::abi::Out;
 use super::code::Code;
-use super::state::{Event, Handle, current, driver};
-use super::{Outcome, api, stream};
+use super::running::{self, Streams};
+use super::state::{Driver, Event, Handle, current, driver};
+use super::{Outcome, api, queue, stream};
 
 const DISABLE_TIMING: u32 = 2;
 const INTERPROCESS: u32 = 4;
@@ -14,6 +15,9 @@ const INTERPROCESS: u32 = 4;
 /// Milliseconds of wall clock between two events: how long the emulation took, nothing about a GPU.
 fn elapsed(out: Out<f32>, start: Handle, end: Handle) -> Outcome {
     let (driver, _) = current()?;
+    for event in [start, end] {
+        finish(driver, event)?;
+    }
     let state = driver.state();
     let time = |event: Handle| {
         let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
@@ -42,9 +46,14 @@ fn record(event: Handle, stream: Handle) -> Outcome {
     }
     let context = stream::context_of(driver, context, stream)?;
     let capturing = stream::record(driver, context, stream, &[])?;
-    if !capturing {
-        driver.idle();
-    }
+    let points = match running::streams() {
+        _ if capturing => Vec::new(),
+        Streams::Now => {
+            driver.quiet();
+            Vec::new()
+        }
+        _ => queue::points(driver, context, stream),
+    };
     let mut state = driver.state();
     let captured = if capturing {
         let capture = state.streams.get(&stream).and_then(|stream| stream.capture);
@@ -59,12 +68,25 @@ fn record(event: Handle, stream: Handle) -> Outcome {
     }
     event.recorded = captured.is_none().then(Instant::now);
     event.captured = captured;
+    event.points = points;
     Ok(())
 }
 
-/// Everything recorded outside a capture is complete.
+/// Does the work that an event recorded.
+fn finish(driver: &Driver, event: Handle) -> Outcome {
+    let points = {
+        let state = driver.state();
+        let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
+        event.points.clone()
+    };
+    queue::finish(driver, &points);
+    Ok(())
+}
+
+/// Does what was recorded. Outside a capture it is complete then.
 fn complete(event: Handle) -> Outcome {
     let (driver, _) = current()?;
+    finish(driver, event)?;
     let state = driver.state();
     let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
     state.usable(event.context)?;
@@ -86,7 +108,7 @@ api! {
         }
         let mut state = driver.state();
         let handle = state.handle();
-        state.events.insert(handle, Event { context, flags, recorded: None, captured: None });
+        state.events.insert(handle, Event { context, flags, recorded: None, captured: None, points: Vec::new() });
         event.set(handle)
     }
 

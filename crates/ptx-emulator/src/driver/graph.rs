@@ -103,7 +103,7 @@ api! {
         if stream::record(driver, context, stream, &pieces)? {
             return Ok(());
         }
-        pieces.iter().try_for_each(|piece| work::run(driver, context, piece))
+        pieces.iter().try_for_each(|piece| work::give(driver, context, stream, piece.clone()))
     }
 
     fn cuGraphUpload(executable: Handle, stream: Handle) {

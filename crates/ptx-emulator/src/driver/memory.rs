@@ -34,10 +34,10 @@ pub(super) fn allocate(address: Out<u64>, bytes: usize, pool: Option<Handle>) ->
     address.set(start)
 }
 
-/// Frees device memory once the device is idle.
+/// Frees device memory.
 pub(super) fn free(address: u64) -> Outcome {
     let (driver, _) = current()?;
-    driver.idle();
+    driver.quiet();
     let mut state = driver.state();
     state
         .forget_allocation(address)
@@ -134,6 +134,7 @@ api! {
     fn cuMemFree_v2(address: u64) {
         let (driver, _) = current()?;
         driver.state().unsafe_call()?;
+        driver.idle();
         free(address)
     }
 

@@ -3,7 +3,7 @@
 //! - One virtual device; the setting `DEVICE` names its model.
 //! - A stream's work runs when it is enqueued, before the call returns, one piece at a time over
 //!   all streams. That is an order real streams could take, so every event and wait holds; it can't
-//!   show a missing synchronisation.
+//!   show a missing synchronisation. The setting `STREAMS` chooses orders that do.
 //! - Handles are numbers from one counter and are looked up, so a stale or foreign handle is
 //!   `CUDA_ERROR_INVALID_HANDLE`.
 //! - A kernel's fault makes every later call in its context fail with the same code, as on
@@ -30,6 +30,7 @@ mod memory;
 mod module;
 mod node;
 mod pool;
+mod queue;
 mod running;
 mod state;
 mod stream;

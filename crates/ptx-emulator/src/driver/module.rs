@@ -157,7 +157,7 @@ api! {
 
     fn cuModuleUnload(module: Handle) {
         let (driver, _) = current()?;
-        driver.idle();
+        driver.quiet();
         let mut state = driver.state();
         state.modules.remove(&module).ok_or(Code::INVALID_VALUE)?;
         state.functions.retain(|_, function| function.module != module);

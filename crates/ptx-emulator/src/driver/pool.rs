@@ -4,7 +4,8 @@ use super::abi::{In, Out};
 use super::code::Code;
 use super::memory::{allocate, free, stream_ordered};
 use super::state::{Handle, Pool, State, current, driver, driver_of};
-use super::{Outcome, api};
+use super::stream::context_of;
+use super::{Outcome, api, queue};
 
 fn find(state: &mut State, pool: Handle) -> Outcome<&mut Pool> {
     state.pools.get_mut(&pool).ok_or(Code::INVALID_VALUE)
@@ -59,6 +60,9 @@ api! {
 
     fn cuMemFreeAsync(address: u64, stream: Handle) {
         stream_ordered(stream)?;
+        let (driver, context) = current()?;
+        let context = context_of(driver, context, stream)?;
+        queue::finish_stream(driver, context, stream);
         free(address)
     }
 

@@ -1,5 +1,5 @@
 //! How launches run: checks, the order of turns, when asynchronous copies land, how tensor cores
-//! sum. The environment says so when the driver starts; a program may change it between launches.
+//! sum, when streams do their work. The environment says so when the driver starts; a program may change it between launches.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,20 @@ use crate::device::Numerics;
 use crate::exec::LaunchOptions;
 use crate::settings;
 
+/// When streams do their work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Streams {
+    /// When it is given to them.
+    Now,
+    /// When the host waits for it.
+    Latest,
+    /// Kernels when the host waits for them, copies and fills as soon as their stream's order
+    /// allows.
+    LatestKernels,
+}
+
 struct Settings {
+    streams: Streams,
     options: LaunchOptions,
     /// In place of the virtual device's own.
     numerics: Option<Numerics>,
@@ -17,6 +30,7 @@ struct Settings {
 
 static SETTINGS: LazyLock<Mutex<Settings>> = LazyLock::new(|| {
     Mutex::new(Settings {
+        streams: Streams::Now,
         options: LaunchOptions::default(),
         numerics: None,
     })
@@ -27,7 +41,7 @@ fn settings() -> MutexGuard<'static, Settings> {
 }
 
 /// The settings' names.
-pub(super) const NAMES: [&str; 4] = ["checks", "schedule", "copies", "numerics"];
+pub(super) const NAMES: [&str; 5] = ["checks", "schedule", "copies", "numerics", "streams"];
 
 /// Takes each of [`NAMES`] that has a value in the environment.
 pub(super) fn configure() -> Outcome {
@@ -60,9 +74,18 @@ pub(super) fn set(name: &str, value: &str) -> Result<(), String> {
         ("numerics", "ampere") => settings.numerics = Some(Numerics::Ampere),
         ("numerics", "hopper") => settings.numerics = Some(Numerics::Hopper),
         ("numerics", _) => return Err("this is none of f32fma, ampere, hopper, device".to_owned()),
+        ("streams", "now") => settings.streams = Streams::Now,
+        ("streams", "latest") => settings.streams = Streams::Latest,
+        ("streams", "latest-kernels") => settings.streams = Streams::LatestKernels,
+        ("streams", _) => return Err("this is none of now, latest, latest-kernels".to_owned()),
         _ => return Err(format!("there is no setting {name}")),
     }
     Ok(())
+}
+
+/// When streams do their work.
+pub(super) fn streams() -> Streams {
+    settings().streams
 }
 
 /// How the next launch runs, on a device whose tensor cores sum as `numerics` says.

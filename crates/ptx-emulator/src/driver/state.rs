@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::Outcome;
+use super::abi::Host;
 use super::capture::{Capture, Clock};
 use super::code::Code;
+use super::queue::{self, Point, Queue};
+use super::stream::NON_BLOCKING;
 use super::work::Work;
 use crate::device::DeviceModel;
 use crate::exec::LoadedModule;
@@ -27,6 +30,8 @@ pub(super) struct Driver {
     pub memory: Arc<DeviceMemory>,
     /// Held while the device works: one piece of work at a time.
     pub engine: Mutex<()>,
+    /// Locked before the state.
+    queue: Mutex<Queue>,
     state: Mutex<State>,
 }
 
@@ -99,6 +104,8 @@ pub(super) struct Event {
     pub context: Handle,
     pub flags: u32,
     pub recorded: Option<Instant>,
+    /// The work that was not done yet when it was recorded.
+    pub points: Vec<Point>,
     /// Where in which capture it was last recorded.
     pub captured: Option<(Handle, Clock)>,
 }
@@ -154,6 +161,7 @@ pub(super) fn initialise(model: DeviceModel, log_launches: bool) {
             model,
             log_launches,
             engine: Mutex::new(()),
+            queue: Mutex::default(),
             state: Mutex::new(state),
         }
     });
@@ -199,8 +207,18 @@ impl Driver {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until the device has nothing to do.
     pub fn idle(&self) {
+        queue::finish_all(self);
+        self.quiet();
+    }
+
+    /// Waits until the device does nothing, whatever it still has to do.
+    pub fn quiet(&self) {
         drop(self.engine.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -225,6 +243,22 @@ impl State {
             .get(&context)
             .ok_or(Code::CONTEXT_IS_DESTROYED)?;
         context.failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether a created stream and the legacy one wait for each other.
+    pub fn is_blocking(&self, stream: Handle) -> bool {
+        let stream = self.streams.get(&stream);
+        stream.is_some_and(|stream| stream.flags & NON_BLOCKING == 0)
+    }
+
+    /// Whether host memory is page-locked, so that a copy may go on after its call.
+    pub fn is_pinned(&self, host: Host, bytes: usize) -> bool {
+        self.host_allocations.iter().any(|(&start, allocation)| {
+            let offset = host.address().checked_sub(start);
+            offset
+                .and_then(|offset| offset.checked_add(bytes))
+                .is_some_and(|end| end <= allocation.layout.size())
+        })
     }
 
     /// Whether a stream capture forbids calls that could synchronise implicitly: one begun in

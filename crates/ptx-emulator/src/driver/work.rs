@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use super::Outcome;
 use super::abi::{Host, report};
 use super::code::Code;
+use super::queue;
+use super::running::{self, Streams};
 use super::state::{Driver, Handle};
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
 use crate::memory::{DeviceMemory, MemoryError};
@@ -78,12 +80,21 @@ pub(super) struct Launch {
     pub pointers: OnceLock<Vec<usize>>,
 }
 
-/// Gives work to a stream: it is done when this returns, or recorded if the stream is capturing.
+/// Gives work to a stream: it is recorded if the stream is capturing, and otherwise done when this
+/// returns, unless streams are late.
 pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
     if super::stream::record(driver, context, stream, std::slice::from_ref(&work))? {
         return Ok(());
     }
-    run(driver, context, &work)
+    give(driver, context, stream, work)
+}
+
+/// Gives work to a stream that is not capturing.
+pub(super) fn give(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
+    match running::streams() {
+        Streams::Now => run(driver, context, &work),
+        Streams::Latest | Streams::LatestKernels => queue::submit(driver, context, stream, work),
+    }
 }
 
 /// Does a piece of work now.

@@ -8,6 +8,7 @@ mod devices;
 mod driver_version;
 mod faults;
 mod graph_nodes;
+mod late_streams;
 mod launches;
 mod process;
 mod programs;
