@@ -13,6 +13,7 @@ mod read;
 pub mod regular;
 pub mod shown;
 mod stamp;
+mod steps;
 mod tensor;
 mod tensor_file;
 mod write;

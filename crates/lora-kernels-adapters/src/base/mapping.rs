@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::steps::step;
+
 /// One replacement of the leading segments of a name, such as `model.language_model.` by
 /// `language_model.model.`. Either may be empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,8 +121,23 @@ impl Mapping {
 
     /// The index of the replacement that counts for a name, and the name that it makes of it.
     pub fn find(&self, name: &str) -> Option<(usize, String)> {
-        let mut all = self.replacements.iter().enumerate();
-        all.find_map(|(at, replacement)| Some((at, replacement.apply(name)?)))
+        let longest = self.replacements.first()?.from.len();
+        // What a name begins with, the longest first: one of them is what is replaced.
+        let dots = name.rmatch_indices('.').map(|(at, _)| at);
+        let mut begins = std::iter::once(name.len()).chain(dots).chain([0]);
+        begins.find_map(|end| {
+            if end > longest {
+                return None;
+            }
+            let begin = &name[..end];
+            let order = |replacement: &Replacement| {
+                step();
+                let from = replacement.from.as_str();
+                begin.len().cmp(&from.len()).then_with(|| from.cmp(begin))
+            };
+            let at = self.replacements.binary_search_by(order).ok()?;
+            Some((at, self.replacements[at].apply(name)?))
+        })
     }
 
     /// The name with its replacement, or as it is if none counts for it.
@@ -147,5 +164,48 @@ pub(super) fn joined(front: &str, back: &str) -> String {
         ("", _) => back.to_owned(),
         (_, "") => front.to_owned(),
         _ => format!("{front}.{back}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::assert_linear;
+
+    #[test]
+    fn the_longest_replacement_counts() {
+        let all = ["=x", "a=b", "a.b=c", "a.b.c.d=", "ab=y", "a.c=a.c"].map(|text| text.parse());
+        let mapping = Mapping::new(all.map(Result::unwrap)).unwrap();
+        for (name, expected) in [
+            ("a", "b"),
+            ("a.b", "c"),
+            ("a.b.c.w", "c.c.w"),
+            ("a.b.c.d", ""),
+            ("a.b.c.d.e", "e"),
+            ("a.c.w", "a.c.w"),
+            ("a.bb.w", "b.bb.w"),
+            ("ab.w", "y.w"),
+            ("w", "x.w"),
+            ("", "x"),
+            (".w", "x..w"),
+        ] {
+            let (at, found) = mapping.find(name).unwrap();
+            assert_eq!(found, expected, "{name}");
+            // The order is by length, so the first that applies is the longest.
+            let mut all = mapping.replacements().iter();
+            let first = all.position(|replacement| replacement.apply(name).is_some());
+            assert_eq!(Some(at), first, "{name}");
+        }
+    }
+
+    #[test]
+    fn replacements_and_names_take_steps_by_their_sum() {
+        assert_linear(2000, |count| {
+            let all = (0..count).map(|i| Replacement::new(&format!("m.h{i}"), &format!("n.h{i}")));
+            let mapping = Mapping::new(all).unwrap();
+            for i in 0..count {
+                assert_eq!(mapping.apply(&format!("m.h{i}.q")), format!("n.h{i}.q"));
+            }
+        });
     }
 }

@@ -1,7 +1,9 @@
 //! Base models on disk: a safetensors file, or a folder with a single file or with shards and their
 //! index, as Hugging Face, diffusers and Mistral write them.
 
+mod closest;
 mod config;
+mod elsewhere;
 mod find;
 mod flattened;
 mod index;
@@ -131,10 +133,12 @@ impl BaseModel {
     /// Those of `models`, which [`BaseModel::candidates`] gave, that no other of them is preferred
     /// to: one format is preferred to another in the same folder, but no folder to another.
     pub fn preferred<'a>(models: &[&'a BaseModel]) -> Vec<&'a BaseModel> {
-        let beats = |other: &BaseModel, model: &BaseModel| {
-            other.home_folder() == model.home_folder() && other.rank < model.rank
-        };
-        let best = |model: &&&BaseModel| !models.iter().any(|other| beats(other, model));
+        let mut lowest: BTreeMap<Option<&Path>, usize> = BTreeMap::new();
+        for model in models {
+            let rank = lowest.entry(model.home_folder()).or_insert(model.rank);
+            *rank = model.rank.min(*rank);
+        }
+        let best = |model: &&&BaseModel| lowest.get(&model.home_folder()) == Some(&model.rank);
         models.iter().filter(best).copied().collect()
     }
 
@@ -373,6 +377,13 @@ impl BaseModel {
     /// The further shards that hold a tensor of this name. The index names the one that counts.
     pub fn copies(&self, name: &str) -> &[usize] {
         self.copies.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The names of the tensors of the module at `path` and of the modules in it, sorted.
+    pub fn below(&self, path: &str) -> impl Iterator<Item = &str> {
+        let front = format!("{path}.");
+        let names = self.homes.range(front.clone()..);
+        names.map_while(move |(name, _)| name.starts_with(&front).then_some(name.as_str()))
     }
 
     /// The names of all tensors.

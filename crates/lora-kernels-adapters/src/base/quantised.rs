@@ -49,12 +49,14 @@ impl fmt::Display for Quantisation {
     }
 }
 
-/// What a model's tensors show of its quantisation, found once.
+/// What a model's tensors and its config show of its quantisation, found once.
 #[derive(Debug, Default)]
 pub(super) struct Packed {
     /// The names of weights that the model holds under other names only, with the tensor that holds
     /// each: `layer.weight`, `layer.qweight`.
     stored: BTreeMap<String, String>,
+    /// The method that the config names.
+    method: Option<String>,
 }
 
 /// Endings of the tensors that hold a weight of another name, and the ending of that name.
@@ -78,7 +80,7 @@ impl BaseModel {
     /// How the model is quantised, by its config, else by its tensors; `None` if neither shows it.
     /// Some of its weights may still be unquantised; see [`BaseModel::quantised`].
     pub fn quantisation(&self) -> Option<Quantisation> {
-        let method = self.config().and_then(by_config).or_else(|| {
+        let method = self.packed().method.clone().or_else(|| {
             let mut stored = self.packed().stored.keys().map(String::as_str);
             stored
                 .next()
@@ -104,13 +106,14 @@ impl BaseModel {
             self.tensor(name)
                 .is_some_and(|(_, tensor)| is_quantised(&tensor))
         };
-        let method = self.config().and_then(by_config);
+        let method = &self.packed().method;
         // Methods whose tensors aren't known here store a weight under other names, too.
         let is_stored_somehow = || method.is_some() && self.is_hidden(name);
         if !is_stored && !is_small() && !is_stored_somehow() {
             return None;
         }
-        Some(self.named(method.unwrap_or_else(|| self.by_tensors(name))))
+        let method = { method.clone() }.unwrap_or_else(|| self.by_tensors(name));
+        Some(self.named(method))
     }
 
     /// Whether the model lacks the weight `name`, and its module has tensors that are no bias.
@@ -149,7 +152,10 @@ impl BaseModel {
 
     fn packed(&self) -> &Packed {
         self.packed.get_or_init(|| {
-            let mut packed = Packed::default();
+            let mut packed = Packed {
+                method: self.config().and_then(by_config),
+                ..Packed::default()
+            };
             for name in self.names() {
                 for (ending, weights) in PACKED {
                     let Some(path) = name.strip_suffix(ending) else {
@@ -252,21 +258,23 @@ fn is_quantised(tensor: &Tensor<'_>) -> bool {
     )
 }
 
-/// The method that a config names.
-fn by_config(config: &Value) -> Option<String> {
+/// The part of a config that describes how the model is quantised.
+fn described(config: &Value) -> Option<&Value> {
     let fields = [
         "quantization_config",
         "compression_config",
         "quantization",
         "quantize_config",
     ];
-    let of = |config: &Value| {
-        fields
-            .iter()
-            .find_map(|field| config.get(field).filter(|value| value.is_object()).cloned())
-    };
+    let mut parts = fields.iter().filter_map(|field| config.get(field));
+    parts.find(|value| value.is_object())
+}
+
+/// The method that a config names.
+fn by_config(config: &Value) -> Option<String> {
     let parts = ["text_config", "llm_config", "language_config"];
-    let found = of(config).or_else(|| parts.iter().find_map(|part| of(config.get(part)?)))?;
+    let found = described(config)
+        .or_else(|| parts.iter().find_map(|part| described(config.get(part)?)))?;
     let text = |field: &str| found.get(field).and_then(Value::as_str).map(shown);
     let method = text("quant_method")
         .or_else(|| text("quant_algo"))

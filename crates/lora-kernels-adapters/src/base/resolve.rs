@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
 use super::BaseModel;
+use super::closest::Closest;
+use super::elsewhere::Elsewhere;
 use super::mapping::{Mapping, Replacement, joined};
-use super::nodes::{Nodes, ends_with, has_number, last, split};
+use super::nodes::has_number;
 use super::search::{Outcome, Part, Search, renamed};
-use super::towers::{renames_trunk, same_list};
 use super::wanted::Wanted;
 use crate::shown::shown;
 use crate::{Error, Result};
@@ -32,7 +33,8 @@ pub struct Resolver<'a> {
     used: BTreeSet<usize>,
     /// A component of which can't be told whether it is the base model, and why.
     doubt: Option<(String, String)>,
-    nodes: OnceLock<Nodes<'a>>,
+    closest: OnceLock<Closest<'a>>,
+    elsewhere: OnceLock<Elsewhere<'a>>,
 }
 
 /// A tensor of the base model.
@@ -127,7 +129,8 @@ impl<'a> Resolver<'a> {
             stated: stated.clone(),
             used: search.used,
             doubt: None,
-            nodes: search.nodes,
+            closest: OnceLock::new(),
+            elsewhere: OnceLock::new(),
         };
         resolver.settle_rivals();
         if resolver.doubt.is_none() && resolver.parts.len() > 1 {
@@ -297,38 +300,14 @@ impl<'a> Resolver<'a> {
 
     /// The tensors of a module of the base model and of the modules in it. `path` is the adapter's.
     pub fn below(&self, component: Option<&str>, path: &str) -> Vec<&'a str> {
-        let front = format!("{}.", self.named(component, path));
-        let names = self.base.homes.range(front.clone()..);
-        let names = names.map(|(name, _)| name.as_str());
-        names.take_while(|name| name.starts_with(&front)).collect()
+        self.base.below(&self.named(component, path)).collect()
     }
 
     /// Tensors of the base model that could be `name` in another tree: one of the two names has
     /// further leading segments, or another name for the model's trunk.
     pub fn elsewhere(&self, component: Option<&str>, name: &str) -> Vec<&'a str> {
-        let wanted = self.named(component, name);
-        let Some((node, child)) = wanted.rsplit_once('.') else {
-            return Vec::new();
-        };
-        let nodes = self.nodes.get_or_init(|| Nodes::new(self.base));
-        let (head, tail) = split(node);
-        let others = match tail {
-            "" => nodes.plain(last(node)),
-            _ => nodes.heads(tail),
-        };
-        let is_like = |other: &&&str| {
-            **other != head
-                && (ends_with(other, head)
-                    || ends_with(head, other)
-                    || renames_trunk(head, other)
-                    || (!tail.is_empty() && same_list(head, other)))
-        };
-        let names = others.iter().filter(is_like).filter_map(|other| {
-            let name = joined(&joined(other, tail), child);
-            let (name, _) = self.base.homes.get_key_value(&name)?;
-            Some(name.as_str())
-        });
-        names.take(LISTED).collect()
+        let elsewhere = self.elsewhere.get_or_init(|| Elsewhere::new(self.base));
+        elsewhere.of(&self.named(component, name))
     }
 
     /// Whether tensors of this component are in the base model, rather than left out.
@@ -393,21 +372,8 @@ impl<'a> Resolver<'a> {
 
     /// The names that share the longest end with `wanted`.
     fn closest(&self, wanted: &str) -> Vec<String> {
-        let mut names: Vec<(usize, &str)> = self
-            .base
-            .names()
-            .map(|name| {
-                let parts = wanted.rsplit('.').zip(name.rsplit('.'));
-                (
-                    parts.take_while(|(ours, theirs)| ours == theirs).count(),
-                    name,
-                )
-            })
-            // `weight` alone is no similarity.
-            .filter(|&(common, _)| common > 1)
-            .collect();
-        names.sort_by_key(|&(common, _)| std::cmp::Reverse(common));
-        listed(names.into_iter().map(|(_, name)| name))
+        let closest = self.closest.get_or_init(|| Closest::new(self.base));
+        listed(closest.to(wanted).into_iter())
     }
 }
 

@@ -185,6 +185,23 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
     is_trunk(from) && is_trunk(to)
 }
 
+/// What two heads share of which one renames the other's trunk ([`renames_trunk`]): what is left
+/// without the trunk's words in front, with one word for every usual list of layers.
+pub(super) fn trunk_key(head: &str) -> String {
+    let segments = head.split('.').skip_while(|word| TRUNKS.contains(word));
+    let words = segments.map(|word| if LISTS.contains(&word) { LISTS[0] } else { word });
+    words.collect::<Vec<_>>().join(".")
+}
+
+/// What two heads share that end with the same word for the layers' list, or with usual ones
+/// ([`same_list`]).
+pub(super) fn list_key(head: &str) -> &str {
+    match last(head) {
+        list if LISTS.contains(&list) => LISTS[0],
+        other => other,
+    }
+}
+
 /// Whether `from` could mean a tree under the head `other`, which is of another part, as well as
 /// the one under `to`.
 pub(super) fn is_rival(from: &str, to: &str, other: &str) -> bool {

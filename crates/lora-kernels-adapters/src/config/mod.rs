@@ -1,6 +1,7 @@
 //! `adapter_config.json`.
 
 mod fields;
+mod parts;
 mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,21 +12,21 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(crate) use fields::Fields;
+pub(crate) use parts::ends;
+use parts::Parts;
 use pattern::Patterns;
 
 use crate::regular::read_text;
 use crate::shown::shown;
+use crate::steps::step;
 use crate::{Error, Result};
 
 /// In bytes. Real configs have a few kilobytes; one that gives thousands of experts a rank each has
 /// a few hundred.
 pub(crate) const LARGEST: u64 = 16 << 20;
 
-/// The largest number of names in a field that every module is compared with.
+/// The largest number of names in a field. Real configs have a handful.
 const MOST_NAMES: usize = 4096;
-
-/// The most segments of a path's end that are compared with names.
-const MOST_SEGMENTS: usize = 64;
 
 /// The biases of the base model that were trained with the adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,10 +55,18 @@ pub struct PeftConfig {
     fan_in_fan_out: bool,
     bias: Bias,
     modules_to_save: Vec<String>,
+    saved: Parts,
     /// `None` if it is an expression.
     target_modules: Option<BTreeSet<String>>,
     target_parameters: Vec<String>,
+    /// The places of those that name a parameter alone, each name once.
+    bare_parameters: Vec<usize>,
+    bare_names: BTreeSet<String>,
+    /// The modules of the others.
+    parameters_modules: Parts,
     trainable_tokens: TrainableTokens,
+    /// The lengths of the names of modules in `trainable_tokens`, the longest first.
+    token_lengths: Vec<usize>,
     ranks: Patterns<usize>,
     alphas: Patterns<f64>,
 }
@@ -163,6 +172,8 @@ impl PeftConfig {
         )?;
         let modules_to_save: Option<Vec<String>> =
             reader.field("modules_to_save", "a list of names")?;
+        let modules_to_save = modules_to_save.unwrap_or_default();
+        let saved = { modules_to_save.iter().enumerate() }.filter(|(_, name)| !name.is_empty());
         let target_modules = match fields.get("target_modules") {
             None | Some("null") => Some(BTreeSet::new()),
             Some(json) => serde_json::from_str(json).ok(),
@@ -188,6 +199,17 @@ impl PeftConfig {
                 return Err(reader.refused("trainable_token_indices", TOKENS));
             }
         };
+        let token_lengths: BTreeSet<usize> = match &trainable_tokens {
+            TrainableTokens::Modules(modules) => modules.keys().map(String::len).collect(),
+            _ => BTreeSet::new(),
+        };
+        let target_parameters = target_parameters.unwrap_or_default();
+        let targets = target_parameters.iter().enumerate();
+        let mut bare_names = BTreeSet::new();
+        let bare_parameters = { targets.clone() }
+            .filter(|(_, target)| !target.contains('.') && bare_names.insert((*target).clone()))
+            .map(|(at, _)| at)
+            .collect();
         Ok(Self {
             rank: rank as usize,
             lora_alpha,
@@ -196,9 +218,16 @@ impl PeftConfig {
             lora_bias: flag("lora_bias")?,
             fan_in_fan_out: flag("fan_in_fan_out")?,
             bias,
-            modules_to_save: modules_to_save.unwrap_or_default(),
+            saved: Parts::new(saved.map(|(at, name)| (name.as_str(), at))),
+            modules_to_save,
             target_modules,
-            target_parameters: target_parameters.unwrap_or_default(),
+            bare_parameters,
+            bare_names,
+            parameters_modules: Parts::new(
+                targets.filter_map(|(at, target)| Some((target.rsplit_once('.')?.0, at))),
+            ),
+            target_parameters,
+            token_lengths: token_lengths.into_iter().rev().collect(),
             trainable_tokens,
             ranks: ranks.map(|rank| rank as usize),
             alphas,
@@ -287,24 +316,24 @@ impl PeftConfig {
         &self.modules_to_save
     }
 
+    /// The path of the outermost module that [`PeftConfig::modules_to_save`] names and in which
+    /// the tensor `name` lies, and the tensor's name in it. As in PEFT, an entry of that list is a
+    /// module's path or a part of it: `score` names `model.score`, so that of
+    /// `model.score.dense.weight` this is (`model.score`, `dense.weight`).
+    pub fn saved_module<'n>(&self, name: &'n str) -> Option<(&'n str, &'n str)> {
+        let end = self.saved.first_end(name, false)?;
+        Some((&name[..end], &name[end + 1..]))
+    }
+
     /// Whether the module at this path lies in one of [`PeftConfig::modules_to_save`], or is one.
     pub(crate) fn saves_whole(&self, path: &str) -> bool {
-        let names = self.modules_to_save.iter().take(MOST_NAMES);
-        { names.filter(|name| !name.is_empty()) }.any(|name| {
-            path.match_indices(name.as_str()).any(|(at, _)| {
-                let (before, after) = (&path[..at], &path[at + name.len()..]);
-                (before.is_empty() || before.ends_with('.'))
-                    && (after.is_empty() || after.starts_with('.'))
-            })
-        })
+        self.saved.first_end(path, true).is_some()
     }
 
     /// Whether the module at this path is one of `target_modules`; `None` if that is an expression.
     pub(crate) fn targets(&self, path: &str) -> Option<bool> {
         let names = self.target_modules.as_ref()?;
-        let ends = path.rmatch_indices('.').take(MOST_SEGMENTS);
-        let mut ends = ends.map(|(at, _)| &path[at + 1..]).chain([path]);
-        Some(ends.any(|end| names.contains(end)))
+        Some(ends(path).any(|end| names.contains(end)))
     }
 
     /// Bare parameters that are adapted, such as `mlp.experts.gate_up_proj`: the ends of their
@@ -316,15 +345,49 @@ impl PeftConfig {
     /// Names of the parameters of the module at this path that [`PeftConfig::target_parameters`]
     /// may mean, in that list's order: `gate_up_proj` for `mlp.experts.gate_up_proj` and the path
     /// `layers.0.mlp.experts`. A target without a module's name, such as `gate_up_proj` alone, may
-    /// mean a parameter of any module.
+    /// mean a parameter of any module, and is named once.
     pub fn parameters_of(&self, path: &str) -> Vec<&str> {
-        let targets = self.target_parameters.iter();
-        targets
-            .filter_map(|target| match target.rsplit_once('.') {
-                None => Some(target.as_str()),
-                Some((module, parameter)) => ends_with_path(path, module).then_some(parameter),
-            })
-            .collect()
+        let mut places = self.bare_parameters.clone();
+        places.extend(self.parameters_modules.ending(path));
+        places.sort_unstable();
+        let targets = { places.into_iter() }.filter_map(|at| self.target_parameters.get(at));
+        targets.map(|target| parameter(target)).collect()
+    }
+
+    /// The names in [`PeftConfig::target_parameters`] that may mean a parameter of any module.
+    pub(crate) fn bare_parameters(&self) -> impl ExactSizeIterator<Item = &str> {
+        { self.bare_parameters.iter() }.map(|&at| self.target_parameters[at].as_str())
+    }
+
+    /// Whether [`PeftConfig::bare_parameters`] has this name.
+    pub(crate) fn is_bare(&self, name: &str) -> bool {
+        self.bare_names.contains(name)
+    }
+
+    /// The names in [`PeftConfig::target_parameters`] that mean a parameter of the module at this
+    /// path alone.
+    pub(crate) fn own_parameters(&self, path: &str) -> impl Iterator<Item = &str> {
+        let places = self.parameters_modules.ending(path);
+        places.map(|at| parameter(&self.target_parameters[at]))
+    }
+
+    /// The rows that were trained in full of the embedding at this path, where
+    /// [`TrainableTokens::Modules`] names its module: by the longest name that the path ends with,
+    /// at a dot if there is such. PEFT compares the ends of names, not only at dots.
+    pub(crate) fn tokens_of(&self, path: &str) -> Option<&[usize]> {
+        let TrainableTokens::Modules(modules) = &self.trainable_tokens else {
+            return None;
+        };
+        let of = |end: &str| {
+            step();
+            modules.get(end)
+        };
+        let at_dots = ends(path).filter_map(of).last();
+        let anywhere = || {
+            let mut lengths = self.token_lengths.iter();
+            lengths.find_map(|&length| of(path.get(path.len().checked_sub(length)?..)?))
+        };
+        at_dots.or_else(anywhere).map(Vec::as_slice)
     }
 
     /// Rows of embeddings that were trained in full.
@@ -374,10 +437,9 @@ impl PeftConfig {
     }
 }
 
-/// Whether a path is `end`, or ends with it after a dot.
-pub(crate) fn ends_with_path(path: &str, end: &str) -> bool {
-    path.strip_suffix(end)
-        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+/// The name of a target's parameter, without its module's.
+fn parameter(target: &str) -> &str {
+    target.rsplit_once('.').map_or(target, |(_, name)| name)
 }
 
 /// The JSON of `trainable_token_indices`.

@@ -28,16 +28,11 @@ pub(super) fn is_wrapped(
     wrappers: usize,
     rows: usize,
 ) -> Result<bool, String> {
-    let names_module = |target: &String| {
-        target
-            .rsplit_once('.')
-            .is_some_and(|(module, _)| crate::config::ends_with_path(path, module))
-    };
-    if config.target_parameters().iter().any(names_module) {
+    if config.own_parameters(path).next().is_some() {
         return Ok(true);
     }
-    let names = config.parameters_of(path);
-    if names.is_empty() {
+    let names = config.bare_parameters();
+    if names.len() == 0 {
         return Ok(false);
     }
     let of_layer = (config.rank_of(path), config.scaling_of(path));
@@ -45,12 +40,12 @@ pub(super) fn is_wrapped(
         return Ok(true);
     }
     // Both a layer and a parameter of another rank may have as many rows.
-    let explains = |name: &&str| {
+    let explains = |name: &str| {
         let full = super::keys::joined(path, name);
         let (rank, scaling) = (config.rank_of(&full), config.scaling_of(&full));
         (rank, scaling) != of_layer && split(rows, rank, scaling).is_some()
     };
-    if !names.iter().take(MOST_NAMED).any(explains) {
+    if !{ names.take(MOST_NAMED) }.any(explains) {
         return Ok(false);
     }
     config
@@ -71,21 +66,28 @@ pub(super) fn wrapped(
     path: &str,
     rows: &[usize],
 ) -> Result<Vec<Wrapped>, String> {
-    let mut names = config.parameters_of(path);
+    // A config may name thousands: these are of every module, and aren't listed for each.
+    let bare = config.bare_parameters().len();
+    let mut names: Vec<&str> = match bare <= MOST_NAMED {
+        true => config.parameters_of(path),
+        false => config.own_parameters(path).collect(),
+    };
     names.sort_unstable();
     names.dedup();
-    if rows.len() > names.len() {
+    let count = match bare <= MOST_NAMED {
+        true => names.len(),
+        false => bare + { names.iter() }.filter(|name| !config.is_bare(name)).count(),
+    };
+    if rows.len() > count {
         return Err(format!(
-            "has {} adapted parameters, and target_parameters names {} of it",
-            rows.len(),
-            names.len()
+            "has {} adapted parameters, and target_parameters names {count} of it",
+            rows.len()
         ));
     }
-    if names.len() > MOST_NAMED {
+    if count > MOST_NAMED {
         return Err(format!(
-            "may have {} parameters by its config's target_parameters, and at most {MOST_NAMED} \
-             can be told apart",
-            names.len()
+            "may have {count} parameters by its config's target_parameters, and at most \
+             {MOST_NAMED} can be told apart"
         ));
     }
     let mut options: Vec<(usize, f32)> = Vec::with_capacity(names.len());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::PeftConfig;
-use crate::config::{TrainableTokens, ends_with_path};
+use crate::config::TrainableTokens;
 use crate::shown::shape;
 use crate::tensor::Tensor;
 
@@ -20,16 +20,9 @@ pub(super) fn indices<'c>(
     match config.map(PeftConfig::trainable_tokens) {
         None | Some(TrainableTokens::None) => Err(none()),
         Some(TrainableTokens::Input(indices)) => Ok(indices),
-        Some(TrainableTokens::Modules(modules)) => {
-            // PEFT compares the ends of names, not only at dots.
-            let matching = |fits: &dyn Fn(&str) -> bool| {
-                let fitting = modules.iter().filter(|(key, _)| fits(key));
-                fitting.max_by_key(|(key, _)| key.len())
-            };
-            matching(&|key| ends_with_path(path, key))
-                .or_else(|| matching(&|key| path.ends_with(key)))
-                .map(|(_, indices)| indices.as_slice())
-                .ok_or_else(none)
+        Some(TrainableTokens::Modules(_)) => {
+            let named = config.and_then(|config| config.tokens_of(path));
+            named.ok_or_else(none)
         }
     }
 }
