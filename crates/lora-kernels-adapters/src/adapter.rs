@@ -365,7 +365,9 @@ impl Adapter {
     /// The module at this path. Components may share a path, and so may the adapted parameters of
     /// one module: this is the first of them, in the order of [`Adapter::modules`].
     pub fn module(&self, path: &str) -> Option<Module<'_>> {
-        let first = self.modules.partition_point(|parts| parts.path.as_str() < path);
+        let first = self
+            .modules
+            .partition_point(|parts| parts.path.as_str() < path);
         let parts = self.modules.get(first).filter(|parts| parts.path == path)?;
         Some(self.module_of(parts))
     }

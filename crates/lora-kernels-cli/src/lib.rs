@@ -13,6 +13,7 @@ mod read;
 mod replay;
 mod show;
 mod signals;
+mod steps;
 mod threads;
 
 use std::ffi::OsString;

@@ -112,6 +112,9 @@ impl AddressMap {
     }
 }
 
+/// Of a module's variable, in bytes: whether each of its bytes has been written is known.
+const LARGEST_DEFINED: u64 = 64 << 20;
+
 struct Book {
     next: u64,
     used: u64,
@@ -288,6 +291,16 @@ impl DeviceMemory {
     /// Bytes that hold their value without having been written.
     pub(crate) fn define(&self, va: u64, bytes: u64) {
         self.snapshot().define(va, bytes);
+    }
+
+    /// All bytes of an allocation hold their value without having been written. What is copied into
+    /// a large one counts as written from then on, too: a bit for each byte of a module's variable
+    /// could take gigabytes for a line of its text.
+    pub(crate) fn define_all(&self, va: u64, bytes: u64) {
+        match self.snapshot().find(va) {
+            Some(found) if bytes > LARGEST_DEFINED => found.shadow.trust(),
+            _ => self.define(va, bytes),
+        }
     }
 
     /// A number for a launch: the race shadows hold no other one's that is the same.

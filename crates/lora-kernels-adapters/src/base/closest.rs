@@ -35,7 +35,8 @@ impl<'a> Closest<'a> {
     /// A few names that share the most last segments with `wanted`, the first names before others.
     /// The last segment alone, such as `weight`, is no similarity.
     pub fn to(&self, wanted: &str) -> Vec<&'a str> {
-        let at = self.sorted
+        let at = self
+            .sorted
             .partition_point(|name| by_ends(name, wanted, MOST_SEGMENTS) == Ordering::Less);
         let neighbours = [at.checked_sub(1), Some(at)].into_iter().flatten();
         let shared = { neighbours.filter_map(|at| self.sorted.get(at)) }
@@ -58,7 +59,9 @@ impl<'a> Closest<'a> {
     /// The first names of those that share this many last segments with `wanted`.
     fn firsts(&self, wanted: &str, segments: usize) -> Vec<&'a str> {
         let order = |name: &str| by_ends(name, wanted, segments);
-        let first = self.sorted.partition_point(|name| order(name) == Ordering::Less);
+        let first = self
+            .sorted
+            .partition_point(|name| order(name) == Ordering::Less);
         // What is kept is whole even if a thread panicked while it held the lock.
         let mut firsts = self.firsts.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = firsts.entry((first, segments)).or_insert_with(|| {

@@ -15,6 +15,8 @@ mod quantised;
 mod resolve;
 mod search;
 mod solve;
+#[cfg(test)]
+mod tests;
 mod towers;
 mod wanted;
 

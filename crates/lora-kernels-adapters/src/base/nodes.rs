@@ -12,6 +12,7 @@ use super::BaseModel;
 use super::mapping::joined;
 use super::towers::{Part, lone_parts, parts};
 use super::wanted::Fits;
+use crate::steps::step;
 
 /// Names with more segments or bytes are found only as they are. No model has such names.
 const MOST_SEGMENTS: usize = 32;
@@ -115,6 +116,7 @@ impl<'a> Nodes<'a> {
 
     /// How well `child` of `node` is what `fits` asks for. An empty child asks for the node itself.
     pub fn level(&self, node: &str, child: &str, fits: &Fits) -> Level {
+        step();
         if child.is_empty() {
             return match self.nodes.contains_key(node) {
                 true => Level::Fits,

@@ -273,8 +273,8 @@ fn described(config: &Value) -> Option<&Value> {
 /// The method that a config names.
 fn by_config(config: &Value) -> Option<String> {
     let parts = ["text_config", "llm_config", "language_config"];
-    let found = described(config)
-        .or_else(|| parts.iter().find_map(|part| described(config.get(part)?)))?;
+    let found =
+        described(config).or_else(|| parts.iter().find_map(|part| described(config.get(part)?)))?;
     let text = |field: &str| found.get(field).and_then(Value::as_str).map(shown);
     let method = text("quant_method")
         .or_else(|| text("quant_algo"))

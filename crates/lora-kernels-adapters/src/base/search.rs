@@ -10,6 +10,7 @@ use super::nodes::Nodes;
 use super::resolve::{Fit, LISTED};
 use super::solve::{self, Item, Solution};
 use super::wanted::{Fits, Wanted};
+use crate::steps::step;
 
 /// What belongs to one component.
 #[derive(Debug, Default)]
@@ -195,12 +196,11 @@ impl<'a> Search<'_, 'a> {
         if wanted.is_empty() {
             return;
         }
+        let component = wanted.first().and_then(|wanted| wanted.component.as_deref());
+        let stated = Flat::new(self.stated, component);
         let mut names = Vec::with_capacity(wanted.len());
         for wanted in wanted {
-            let stated = self.stated.replacements().iter().enumerate();
-            let stated =
-                stated.filter_map(|(at, replacement)| Some((at, flat(replacement, wanted)?)));
-            match { stated }.next() {
+            match stated.apply(&wanted.name) {
                 None => names.push(wanted.name.clone()),
                 Some((at, name)) => {
                     self.used.insert(at);
@@ -264,25 +264,52 @@ fn item<'w>(name: &'w str, wanted: &'w Wanted) -> Item<'w> {
     }
 }
 
-/// A name with underscores, with a stated replacement. What is replaced may begin with the
-/// component.
-fn flat(replacement: &Replacement, wanted: &Wanted) -> Option<String> {
-    let (path, child) = wanted.name.rsplit_once('.')?;
-    let (mut from, to) = (replacement.from(), replacement.to().replace('.', "_"));
-    if let Some(rest) = wanted
-        .component
-        .as_ref()
-        .and_then(|front| from.strip_prefix(front.as_str()))
-        && (rest.is_empty() || rest.starts_with('.'))
-    {
-        from = rest.trim_start_matches('.');
+/// The stated replacements for names with underscores, by what they replace.
+struct Flat {
+    /// With the place of the first that replaces it, and what it puts there.
+    replacements: HashMap<String, (usize, String)>,
+    /// The most bytes of what is replaced.
+    longest: usize,
+}
+
+impl Flat {
+    /// What is replaced may begin with the component.
+    fn new(stated: &Mapping, component: Option<&str>) -> Self {
+        let mut flat = Self {
+            replacements: HashMap::new(),
+            longest: 0,
+        };
+        for (at, replacement) in stated.replacements().iter().enumerate() {
+            let mut from = replacement.from();
+            if let Some(rest) = component.and_then(|front| from.strip_prefix(front))
+                && (rest.is_empty() || rest.starts_with('.'))
+            {
+                from = rest.trim_start_matches('.');
+            }
+            flat.longest = flat.longest.max(from.len());
+            let to = replacement.to().replace('.', "_");
+            let entry = flat.replacements.entry(from.replace('.', "_"));
+            entry.or_insert((at, to));
+        }
+        flat
     }
-    let rest = match from.replace('.', "_").as_str() {
-        "" => path,
-        from => path.strip_prefix(from)?.strip_prefix('_')?,
-    };
-    match to.as_str() {
-        "" => Some(format!("{rest}.{child}")),
-        _ => Some(format!("{to}_{rest}.{child}")),
+
+    /// The name with the first replacement that counts for it, and the place of that.
+    fn apply(&self, name: &str) -> Option<(usize, String)> {
+        let (path, child) = name.rsplit_once('.')?;
+        let ends = path.match_indices('_').map(|(at, _)| at);
+        let begins = ends.take_while(|&end| end <= self.longest);
+        let found = begins.filter_map(|end| {
+            step();
+            let (at, to) = self.replacements.get(&path[..end])?;
+            Some((*at, to, &path[end + 1..]))
+        });
+        let whole = { self.replacements.get("") }.map(|(at, to)| (*at, to, path));
+        let (at, to, rest) = found.chain(whole).min_by_key(|(at, ..)| *at)?;
+        let name = match to.as_str() {
+            "" => format!("{rest}.{child}"),
+            to => format!("{to}_{rest}.{child}"),
+        };
+        Some((at, name))
     }
 }

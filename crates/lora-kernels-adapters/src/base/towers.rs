@@ -79,20 +79,22 @@ const WHOLE: [&str; 3] = [
     "image_transformer",
 ];
 
-fn words(path: &str) -> impl Iterator<Item = String> {
+/// Words count whatever their case.
+fn words(path: &str) -> impl Iterator<Item = &str> {
     path.split('.')
         .filter(|segment| !WHOLE.contains(segment))
         .flat_map(|segment| segment.split('_'))
-        .map(str::to_ascii_lowercase)
+}
+
+fn part(word: &str) -> Option<Part> {
+    let mut parts = PARTS.iter();
+    let found = parts.find(|(name, _)| name.eq_ignore_ascii_case(word));
+    found.map(|(_, part)| *part)
 }
 
 /// The parts that a path names, each once.
 pub(super) fn parts(path: &str) -> Vec<Part> {
-    let part = |word: String| PARTS.iter().find(|(name, _)| *name == word);
-    let mut parts: Vec<Part> = words(path)
-        .filter_map(part)
-        .map(|&(_, part)| part)
-        .collect();
+    let mut parts: Vec<Part> = words(path).filter_map(part).collect();
     parts.sort_unstable();
     parts.dedup();
     parts
@@ -102,10 +104,13 @@ pub(super) fn parts(path: &str) -> Vec<Part> {
 /// trunk, and not the encoder in one and the decoder in the other.
 pub(super) fn same_part(from: &str, to: &str) -> bool {
     let has =
-        |path: &str, full: &str, short: &str| words(path).any(|word| word == full || word == short);
+        |path: &str, names: [&str; 2]| {
+            let is = |word: &str| names.iter().any(|name| name.eq_ignore_ascii_case(word));
+            words(path).any(is)
+        };
     let (encoders, decoders) = (
-        [from, to].map(|path| has(path, "encoder", "enc")),
-        [from, to].map(|path| has(path, "decoder", "dec")),
+        [from, to].map(|path| has(path, ["encoder", "enc"])),
+        [from, to].map(|path| has(path, ["decoder", "dec"])),
     );
     let crossed = (encoders == [true, false] && decoders == [false, true])
         || (encoders == [false, true] && decoders == [true, false]);
@@ -189,7 +194,13 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
 /// without the trunk's words in front, with one word for every usual list of layers.
 pub(super) fn trunk_key(head: &str) -> String {
     let segments = head.split('.').skip_while(|word| TRUNKS.contains(word));
-    let words = segments.map(|word| if LISTS.contains(&word) { LISTS[0] } else { word });
+    let words = segments.map(|word| {
+        if LISTS.contains(&word) {
+            LISTS[0]
+        } else {
+            word
+        }
+    });
     words.collect::<Vec<_>>().join(".")
 }
 
@@ -208,7 +219,7 @@ pub(super) fn is_rival(from: &str, to: &str, other: &str) -> bool {
     let ours = parts(from);
     let theirs = parts(other);
     let mut further = theirs.iter().filter(|part| !ours.contains(part));
-    let speaks = theirs.contains(&Part::Talker) && !words(from).any(|word| word == "thinker");
+    let speaks = theirs.contains(&Part::Talker) && !words(from).any(|word| word.eq_ignore_ascii_case("thinker"));
     let is_model = further.any(|part| MODELS.contains(part));
     is_model && (speaks || !renames_trunk(from, to))
 }
@@ -232,10 +243,10 @@ pub(super) fn tells_apart(from: &str, to: &str) -> bool {
     }
     let own = |path: &str| -> BTreeSet<String> {
         let segments = path.split('.').filter(|segment| !TRUNKS.contains(segment));
-        let is_part = |word: &str| PARTS.iter().any(|(name, _)| *name == word);
         let is_own =
-            |word: &String| !word.is_empty() && !KINDS.contains(&&**word) && !is_part(word);
-        segments.flat_map(words).filter(is_own).collect()
+            |word: &String| !word.is_empty() && !KINDS.contains(&&**word) && part(word).is_none();
+        let words = segments.flat_map(words).map(str::to_ascii_lowercase);
+        words.filter(is_own).collect()
     };
     let (from, to) = (own(from), own(to));
     !from.is_empty() && !to.is_empty() && from != to

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(crate) use fields::Fields;
-pub(crate) use parts::ends;
 use parts::Parts;
+pub(crate) use parts::ends;
 use pattern::Patterns;
 
 use crate::regular::read_text;

@@ -107,7 +107,11 @@ mod tests {
             let parts = Parts::new(names.iter().enumerate().map(|(at, n)| (n.as_str(), at)));
             for (at, name) in names.iter().enumerate() {
                 assert!(parts.ending(&format!("model.{name}")).eq([at]));
-                assert!(parts.first_end(&format!("model.{name}.weight"), false).is_some());
+                assert!(
+                    parts
+                        .first_end(&format!("model.{name}.weight"), false)
+                        .is_some()
+                );
             }
         });
     }

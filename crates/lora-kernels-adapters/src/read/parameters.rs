@@ -76,7 +76,11 @@ pub(super) fn wrapped(
     names.dedup();
     let count = match bare <= MOST_NAMED {
         true => names.len(),
-        false => bare + { names.iter() }.filter(|name| !config.is_bare(name)).count(),
+        false => {
+            bare + { names.iter() }
+                .filter(|name| !config.is_bare(name))
+                .count()
+        }
     };
     if rows.len() > count {
         return Err(format!(

@@ -104,7 +104,7 @@ fn among<'a>(path: &Path, mut all: Vec<Chosen<'a>>) -> Result<Chosen<'a>, Failur
         let names: Vec<String> = of
             .map(|chosen| chosen.base.path().display().to_string())
             .collect();
-        names.join(", ")
+        few(names.iter().map(String::as_str))
     };
     match (&full[..], &in_part[..]) {
         (&[one], _) | ([], &[one]) => Ok(all.swap_remove(one)),
@@ -150,16 +150,14 @@ fn preferred(all: &[Chosen<'_>], passes: &dyn Fn(&Chosen<'_>) -> bool) -> Vec<us
         resolvers.all(|resolver| resolver.found().is_empty())
     };
     let folder = |at: &usize| all[*at].base.folder();
-    let first = |at: &&usize| {
-        is_exact(at)
-            || !passing
-                .iter()
-                .any(|other| is_exact(other) && folder(other) == folder(at))
-    };
+    let exact: BTreeSet<usize> = passing.iter().filter(|at| is_exact(at)).copied().collect();
+    let folders: BTreeSet<Option<&Path>> = exact.iter().map(folder).collect();
+    let first = |at: &&usize| exact.contains(*at) || !folders.contains(&folder(at));
     let passing: Vec<usize> = passing.iter().filter(first).copied().collect();
     let bases: Vec<&BaseModel> = passing.iter().map(|&at| all[at].base).collect();
     let best = BaseModel::preferred(&bases);
-    let is_best = |at: &usize| best.iter().any(|base| std::ptr::eq(*base, all[*at].base));
+    let best: BTreeSet<*const BaseModel> = { best.into_iter() }.map(std::ptr::from_ref).collect();
+    let is_best = |at: &usize| best.contains(&std::ptr::from_ref(all[*at].base));
     passing.into_iter().filter(is_best).collect()
 }
 

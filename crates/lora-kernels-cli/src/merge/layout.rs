@@ -115,10 +115,8 @@ pub fn of_squares(
     let others = { selected.modules.iter() }
         .filter(|module| module.kind == Kind::Linear && !is_square(module));
     let other = others.filter_map(|module| {
-        let name = resolver
-            .resolve(module.component, &format!("{}.weight", module.path))
-            .ok()?
-            .name;
+        let weight = format!("{}.weight", module.path);
+        let name = resolver.find(module.component, &weight).ok()??.name;
         let transposed = base.tensor(name)?.1.shape == [module.in_features, module.out_features];
         (transposed != flag).then_some(name)
     });

@@ -20,6 +20,45 @@ const MOST_REGISTERS: usize = 1 << 22;
 /// More instructions than this in one kernel, callees included, are refused.
 const MOST_INSTRUCTIONS: usize = 1 << 21;
 const MOST_LOCAL_BYTES: u64 = 512 << 10;
+/// Bytes that all kernels of a module may take decoded: those of about four million instructions.
+const MOST_MODULE_BYTES: usize = 256 << 20;
+/// Bytes of a call's frame, of a register, variable, label or constant, and of a statement, which
+/// may give no instruction, while they are decoded.
+const CALL_BYTES: usize = 256;
+const NAME_BYTES: usize = 64;
+const STATEMENT_BYTES: usize = 8;
+
+/// What is left of a module's decoded size. Calls are decoded in place, in every kernel and every
+/// function that has them, so a small text can stand for a huge program: that is refused.
+pub(super) struct Budget {
+    left: usize,
+}
+
+impl Budget {
+    pub fn new() -> Self {
+        Self {
+            left: MOST_MODULE_BYTES,
+        }
+    }
+
+    /// Takes the bytes of `what`, which stands at `place`.
+    pub fn take(&mut self, bytes: usize, place: Place, what: &str) -> Result<(), DecodeError> {
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => {
+                let most = MOST_MODULE_BYTES >> 20;
+                let reason = format!(
+                    "the module's instructions, with calls expanded in all of its kernels, take \
+                     more than {most} MiB: give it fewer kernels, calls or branch targets"
+                );
+                Err(refusal(place, what, reason))
+            }
+        }
+    }
+}
 
 /// A value that is the same for all lanes and known before the launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +107,11 @@ pub(super) struct Frame {
 
 pub(super) struct Builder<'m> {
     pub module: &'m ast::Module,
+    /// The whole module's, which its kernels hand on.
+    pub budget: Budget,
+    /// The lists and constants that the budget has paid for.
+    taken_lists: usize,
+    taken_constants: usize,
     pub code: Vec<Inst>,
     pub places: Vec<Place>,
     pub lists: Vec<RegList>,
@@ -94,9 +138,12 @@ pub(super) struct Builder<'m> {
 pub(super) const ANY: &str = "%any";
 
 impl<'m> Builder<'m> {
-    pub fn new(module: &'m ast::Module) -> Self {
+    pub fn new(module: &'m ast::Module, budget: Budget) -> Self {
         Builder {
             module,
+            budget,
+            taken_lists: 0,
+            taken_constants: 0,
             code: Vec::new(),
             places: Vec::new(),
             lists: Vec::new(),
@@ -206,14 +253,42 @@ impl<'m> Builder<'m> {
         self.lists.len() as u32 - 1
     }
 
-    /// Appends an operation. Calls are decoded in place, so a small text can stand for a huge
-    /// program: that is refused.
+    /// Takes what a statement takes beside its instructions.
+    pub fn take_statement(
+        &mut self,
+        statement: &ast::Statement,
+        function: &ast::Function,
+    ) -> Result<(), DecodeError> {
+        let bytes = match statement {
+            ast::Statement::Label(_) => NAME_BYTES,
+            ast::Statement::Instruction(_) => STATEMENT_BYTES,
+        };
+        self.budget.take(bytes, function.place, &function.name)
+    }
+
+    /// Takes what the labels of a branch's table take.
+    pub fn take_table(&mut self, labels: usize, place: Place) -> Result<(), DecodeError> {
+        self.budget
+            .take(size_of::<Vec<u32>>() + 4 * labels, place, "brx.idx")
+    }
+
+    /// Appends an operation.
     pub fn emit(&mut self, inst: Inst, place: Place) -> Result<(), DecodeError> {
         if self.code.len() == MOST_INSTRUCTIONS {
             let reason =
                 format!("a kernel of more than {MOST_INSTRUCTIONS} instructions, calls expanded");
             return Err(refusal(place, "call", reason));
         }
+        let lists = self.lists.get(self.taken_lists..).unwrap_or_default();
+        let lists = lists.iter().map(|list| {
+            size_of::<RegList>() + size_of::<Reg>() * (list.defs.len() + list.uses.len())
+        });
+        let constants = self.constant_slots.len() - self.taken_constants;
+        let bytes =
+            size_of::<Inst>() + size_of::<Place>() + lists.sum::<usize>() + constants * NAME_BYTES;
+        self.budget.take(bytes, place, "an instruction")?;
+        self.taken_lists = self.lists.len();
+        self.taken_constants = self.constant_slots.len();
         self.code.push(inst);
         self.places.push(place);
         Ok(())
@@ -221,6 +296,9 @@ impl<'m> Builder<'m> {
 
     /// Declares a function's registers and variables in a new frame.
     pub fn open_frame(&mut self, function: &'m ast::Function) -> Result<(), DecodeError> {
+        let names = function.registers.len() + function.variables.len() + function.params.len();
+        let bytes = CALL_BYTES.saturating_add(names.saturating_mul(NAME_BYTES));
+        self.budget.take(bytes, function.place, &function.name)?;
         let mut frame = Frame {
             function: function.name.clone(),
             ..Frame::default()

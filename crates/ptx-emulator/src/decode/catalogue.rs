@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use rayon::prelude::*;
 
-use super::builder::{ANY, Ask, Builder};
+use super::builder::{ANY, Ask, Budget, Builder};
 use super::form::Form;
 use super::opcodes::RULES;
 use super::types::Type;
@@ -153,7 +153,7 @@ impl Explorer {
         let mut farthest = Listener::default();
         for index in 0..self.operands.len() {
             std::mem::swap(&mut inst.operands, &mut self.operands[index]);
-            let mut builder = Builder::new(&self.module);
+            let mut builder = Builder::new(&self.module, Budget::new());
             builder.listener = Some(Listener::default());
             let taken = super::opcodes::instruction(&mut Form::new(&mut builder, &inst)).is_ok();
             let heard = builder.listener.take().unwrap_or_default();

@@ -43,6 +43,7 @@ pub(super) fn brx(form: &mut Form<'_, '_>) -> Decoded {
         targets.push(form.builder.label(name));
     }
     let index = form.src(0, Type::Bits(32))?;
+    form.builder.take_table(targets.len(), form.inst.place)?;
     form.builder.tables.push(targets);
     let mut inst = bare(Op::Control(Control::BranchIndexed));
     inst.s[0] = index;

@@ -29,6 +29,9 @@ pub(super) fn finish(
             );
             refusal(place, ".extern .shared", reason)
         })?;
+    builder.code.shrink_to_fit();
+    builder.places.shrink_to_fit();
+    builder.lists.shrink_to_fit();
     let constants = std::mem::take(&mut builder.constants);
     let [words, wides] = constants.map(|values| values.into_iter());
     let numbered = |values: std::vec::IntoIter<Constant>, total: u32| -> Vec<(u32, Constant)> {

@@ -25,7 +25,7 @@ pub(crate) mod types;
 mod warp;
 mod wmma;
 
-use self::builder::{Builder, Home, refusal};
+use self::builder::{Budget, Builder, Home, refusal};
 pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 pub use self::catalogue::catalogue;
 use self::form::Form;
@@ -127,7 +127,8 @@ impl Program {
     /// Gives meaning to a parsed module.
     ///
     /// # Errors
-    /// [`DecodeError`] at the first instruction, modifier or type that the emulator doesn't know.
+    /// [`DecodeError`] at the first instruction, modifier or type that the emulator doesn't know,
+    /// or where the module's kernels take more than 256 MiB decoded.
     pub fn decode(module: &ast::Module) -> Result<Program, DecodeError> {
         let mut globals = Vec::with_capacity(module.variables.len());
         for variable in &module.variables {
@@ -146,8 +147,11 @@ impl Program {
             });
         }
         let mut kernels = Vec::new();
+        let mut budget = Budget::new();
         for function in module.functions.iter().filter(|f| f.is_entry) {
-            kernels.push(kernel(module, function)?);
+            let decoded;
+            (decoded, budget) = kernel(module, function, budget)?;
+            kernels.push(decoded);
         }
         Ok(Program {
             kernels,
@@ -162,8 +166,13 @@ impl Program {
     }
 }
 
-fn kernel(module: &ast::Module, function: &ast::Function) -> Result<Kernel, DecodeError> {
-    let mut builder = Builder::new(module);
+/// Decodes a kernel. Returns what it leaves of the module's budget.
+fn kernel(
+    module: &ast::Module,
+    function: &ast::Function,
+    budget: Budget,
+) -> Result<(Kernel, Budget), DecodeError> {
+    let mut builder = Builder::new(module, budget);
     builder.open_frame(function)?;
     let mut params = Vec::with_capacity(function.params.len());
     let mut end = 0_u64;
@@ -191,11 +200,13 @@ fn kernel(module: &ast::Module, function: &ast::Function) -> Result<Kernel, Deco
         req_ntid: function.req_ntid,
         ..KernelInfo::default()
     };
-    finish::finish(builder, info)
+    let budget = std::mem::replace(&mut builder.budget, Budget::new());
+    Ok((finish::finish(builder, info)?, budget))
 }
 
 fn body<'m>(builder: &mut Builder<'m>, function: &'m ast::Function) -> Result<(), DecodeError> {
     for statement in &function.body {
+        builder.take_statement(statement, function)?;
         match statement {
             Statement::Label(name) => {
                 let label = builder.label(name);

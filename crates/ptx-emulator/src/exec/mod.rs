@@ -165,7 +165,7 @@ impl LoadedModule {
             module.homes.push(va);
             memory.write(va, &global.init).map_err(fail)?;
             // What has no initial value is zero.
-            memory.define(va, global.size);
+            memory.define_all(va, global.size);
         }
         Ok(module)
     }

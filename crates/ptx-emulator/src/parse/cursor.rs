@@ -4,9 +4,14 @@
 use super::ParseError;
 use super::lexer::{Kind, Lexer, Token};
 
+/// Labels in the tables of a module's branches, counted for each branch.
+const MOST_TARGETS: usize = 1 << 20;
+
 pub(super) struct Cursor<'a> {
     lexer: Lexer<'a>,
     next: Token<'a>,
+    /// How many more labels of tables are taken.
+    targets: usize,
 }
 
 /// A numeric literal.
@@ -24,7 +29,22 @@ impl<'a> Cursor<'a> {
     pub fn new(text: &'a str) -> Result<Self, ParseError> {
         let mut lexer = Lexer::new(text);
         let next = lexer.next()?;
-        Ok(Self { lexer, next })
+        Ok(Self {
+            lexer,
+            next,
+            targets: MOST_TARGETS,
+        })
+    }
+
+    /// Takes the labels of a branch's table. Every branch gets its own, so a small text can stand
+    /// for a great many: that is refused.
+    pub fn take_targets(&mut self, labels: usize, table: &Token<'_>) -> Result<(), ParseError> {
+        self.targets = self.targets.checked_sub(labels).ok_or_else(|| {
+            let expected =
+                format!("at most {MOST_TARGETS} labels in the tables of a module's branches");
+            error_at(table, expected)
+        })?;
+        Ok(())
     }
 
     pub fn peek(&self) -> Token<'a> {

@@ -73,7 +73,7 @@ pub(super) fn body<'a>(cursor: &mut Cursor<'a>, function: &mut Function) -> Resu
             _ => return Err(cursor.unexpected("an instruction, a label, a declaration or `}`")),
         }
     }
-    body.resolve(function)?;
+    body.resolve(cursor, function)?;
     function.registers = body.scopes.registers;
     Ok(())
 }
@@ -246,7 +246,7 @@ impl<'a> Body<'a> {
     }
 
     /// Gives labels and variables their unique names, now that all are known.
-    fn resolve(&self, function: &mut Function) -> Result<(), ParseError> {
+    fn resolve(&self, cursor: &mut Cursor<'_>, function: &mut Function) -> Result<(), ParseError> {
         for &(index, scope) in &self.instructions {
             let Some(Statement::Instruction(instruction)) = function.body.get_mut(index) else {
                 continue;
@@ -257,7 +257,7 @@ impl<'a> Body<'a> {
                 instruction.operands.as_mut_slice(),
             ) {
                 ("bra", [target]) => self.resolve_label(target, scope, line)?,
-                ("brx", [_, table]) => self.resolve_table(table, scope, line)?,
+                ("brx", [_, table]) => self.resolve_table(cursor, table, scope, line)?,
                 _ => {
                     for operand in &mut instruction.operands {
                         self.rename(operand, scope);
@@ -302,6 +302,7 @@ impl<'a> Body<'a> {
     /// Puts the labels of a `.branchtargets` table in the place of its name.
     fn resolve_table(
         &self,
+        cursor: &mut Cursor<'_>,
         table: &mut Operand,
         scope: usize,
         line: u32,
@@ -322,6 +323,7 @@ impl<'a> Body<'a> {
                 expected: "a `.branchtargets` table of this function".to_owned(),
             });
         };
+        cursor.take_targets(targets.labels.len(), &targets.name)?;
         let mut labels = Vec::with_capacity(targets.labels.len());
         for &label in &targets.labels {
             let mut label = Operand::Symbol(label.to_owned(), 0);

@@ -1,6 +1,11 @@
 //! Loads and stores of every space and width, and every access that must fault.
 
-use ptx_emulator::exec::{Fault, FaultKind};
+use std::sync::Arc;
+
+use ptx_emulator::decode::Program;
+use ptx_emulator::exec::{Fault, FaultKind, LoadedModule};
+use ptx_emulator::memory::DeviceMemory;
+use ptx_emulator::parse::parse_module;
 
 use super::harness::{Arg, Machine};
 
@@ -174,4 +179,29 @@ fn the_null_pointer_is_no_memory() {
         fault(&Machine::new(PTX), "null", 1, &[Arg::Pointer(0)]).kind,
         FaultKind::IllegalAddress
     );
+}
+
+/// Bytes of this process that the host holds in memory.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    let pages = statm.split(' ').nth(1).expect("the second field");
+    4096 * pages.parse::<u64>().expect("a number")
+}
+
+/// A bit for each of its bytes would take 8 GiB of the host's memory.
+#[test]
+fn a_large_variable_costs_nothing_until_it_is_used() {
+    const BYTES: u64 = 64 << 30;
+    let before = resident();
+    let memory = Arc::new(DeviceMemory::new(80 << 30));
+    let text = format!(".version 8.0 .target sm_80 .global .b8 huge[{BYTES}];");
+    let program = Program::decode(&parse_module(&text).expect("it parses")).expect("it decodes");
+    let module = LoadedModule::load(program, &memory).expect("it fits");
+    let (at, size) = module.module_global("huge").expect("it is there");
+    assert_eq!(size, BYTES);
+    let mut last = [1; 8];
+    memory.read(at + size - 8, &mut last).expect("in bounds");
+    assert_eq!(last, [0; 8]);
+    // Other tests run at the same time.
+    assert!(resident() < before + (2 << 30));
 }

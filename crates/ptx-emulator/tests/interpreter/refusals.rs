@@ -126,3 +126,64 @@ fn calls_that_double_at_each_level_are_refused_in_time() {
         .expect("a refusal");
     assert!(error.reason.contains("instructions"), "{error}");
 }
+
+/// A refusal of a whole module.
+fn refused(text: &str) -> DecodeError {
+    let module = parse_module(text).expect("it parses");
+    { Program::decode(&module).err() }.expect("a refusal")
+}
+
+/// Functions f0 to f`levels`, of which each calls the one before twice.
+fn doubling(levels: usize, first: &str) -> String {
+    let mut text = format!(
+        ".version 8.0 .target sm_80 .address_size 64\n.func f0() {{ .reg .b32 %r<2>; {first} }}\n"
+    );
+    for level in 1..=levels {
+        let below = level - 1;
+        text.push_str(&format!(
+            ".func f{level}() {{ call.uni f{below}; call.uni f{below}; }}\n"
+        ));
+    }
+    text
+}
+
+/// Each kernel is within the bound of one, and they are many.
+#[test]
+fn a_module_is_bounded_as_a_whole() {
+    let mut text = doubling(17, "mov.u32 %r0, 1;");
+    for kernel in 0..100 {
+        text.push_str(&format!(".entry k{kernel}() {{ call.uni f17; ret; }}\n"));
+    }
+    assert!(text.len() < 6000);
+    let error = refused(&text);
+    assert!(error.reason.contains("256 MiB"), "{error}");
+    // One of them is a module that is taken.
+    let end = text.find(".entry k1(").unwrap();
+    assert!(Program::decode(&parse_module(&text[..end]).unwrap()).is_ok());
+}
+
+/// Empty functions give no instructions, but labels and frames.
+#[test]
+fn calls_of_nothing_are_bounded() {
+    let text = doubling(30, "") + ".entry k() { call.uni f30; ret; }";
+    let error = refused(&text);
+    assert!(error.reason.contains("256 MiB"), "{error}");
+}
+
+/// A table of labels is decoded with each branch, and a branch with each call.
+#[test]
+fn tables_of_branches_are_bounded() {
+    let labels = vec!["a"; 1000].join(",");
+    let branch = format!("t: .branchtargets {labels}; a: brx.idx %r0, t;");
+    let text = doubling(16, &branch) + ".entry k() { call.uni f16; ret; }";
+    let error = refused(&text);
+    assert!(error.reason.contains("256 MiB"), "{error}");
+    let labels = vec!["a"; 20_000].join(",");
+    let branches = "brx.idx %r0, t;".repeat(100);
+    let text = format!(
+        ".version 8.0 .target sm_80 .address_size 64
+        .entry k() {{ .reg .b32 %r<2>; t: .branchtargets {labels}; a: {branches} ret; }}"
+    );
+    let error = parse_module(&text).expect_err("a refusal").to_string();
+    assert!(error.contains("1048576 labels"), "{error}");
+}

@@ -11,6 +11,7 @@ use super::nodes::{Level, Nodes, ends_with, has_number, is_sensible, split, stri
 use super::resolve::LISTED;
 use super::towers::{is_rival, renames_trunk, same_list, same_part, tells_apart};
 use super::wanted::Wanted;
+use crate::steps::step;
 use rules::{Pair, rules};
 
 /// Names compared at most, so that made-up files can't keep the search busy.
@@ -57,6 +58,7 @@ pub(super) fn solve(nodes: &Nodes<'_>, items: &[Item<'_>], cautious: bool) -> So
         comparisons: 0,
         exact: false,
         pairs: Vec::new(),
+        any_renamed: false,
         solution: Solution::default(),
     };
     let driving: Vec<usize> = (0..items.len()).filter(|&at| drives(&items[at])).collect();
@@ -70,10 +72,9 @@ pub(super) fn solve(nodes: &Nodes<'_>, items: &[Item<'_>], cautious: bool) -> So
             return search.solution;
         }
         let heads: BTreeSet<&str> = driving.iter().map(|&at| split(items[at].node).0).collect();
-        let pairs = heads
-            .into_iter()
-            .map(|head| Pair::head(head, &mapping.apply(head)));
-        search.pairs.extend(pairs);
+        for head in heads {
+            search.pair(Pair::head(head, &mapping.apply(head)));
+        }
     } else {
         search.groups(&driving, false);
     }
@@ -90,6 +91,8 @@ struct Search<'s, 'a> {
     exact: bool,
     /// What the heads, and the nodes without a number, are in the base model.
     pairs: Vec<Pair>,
+    /// Whether any of them has another name there.
+    any_renamed: bool,
     solution: Solution,
 }
 
@@ -116,7 +119,12 @@ impl<'s, 'a> Search<'s, 'a> {
     /// Whether the base model has another tree than the adapter, by what was found so far. Where it
     /// has the same, a name that isn't there is another module's.
     fn is_renamed(&self) -> bool {
-        !self.exact && (self.pairs.is_empty() || self.pairs.iter().any(|pair| pair.from != pair.to))
+        !self.exact && (self.pairs.is_empty() || self.any_renamed)
+    }
+
+    fn pair(&mut self, pair: Pair) {
+        self.any_renamed |= pair.from != pair.to;
+        self.pairs.push(pair);
     }
 
     fn unlikely(&mut self, items: &[usize], replacement: Replacement) {
@@ -153,12 +161,12 @@ impl<'s, 'a> Search<'s, 'a> {
             let group = Group { head, items };
             let options = self.options(&group);
             match self.decide(&group, options, late) {
-                Decision::Head(found) => self.pairs.push(Pair::head(head, found)),
+                Decision::Head(found) => self.pair(Pair::head(head, found)),
                 Decision::Among(options) => ambiguous.push((group, options)),
                 Decision::Nothing if late => {}
                 Decision::Nothing => {
                     if let Some(found) = self.most(&group) {
-                        self.pairs.push(Pair::head(head, found));
+                        self.pair(Pair::head(head, found));
                     }
                 }
             }
@@ -168,7 +176,7 @@ impl<'s, 'a> Search<'s, 'a> {
         for (group, options) in ambiguous {
             let ruled = mapping.apply(group.head);
             if options.contains(&ruled.as_str()) && ruled != group.head {
-                self.pairs.push(Pair::head(group.head, &ruled));
+                self.pair(Pair::head(group.head, &ruled));
                 continue;
             }
             let replacements: Vec<Replacement> = options
@@ -258,15 +266,16 @@ impl<'s, 'a> Search<'s, 'a> {
         let pure = |option: &str| ends_with(option, head) || ends_with(head, option);
         let mut unlikely = Vec::new();
         options.retain(|&(level, option)| {
+            // This takes the longest, and is asked last.
             let in_part =
-                same_part(head, option) || (pure(option) && self.nodes.only_part(head, option));
+                || same_part(head, option) || (pure(option) && self.nodes.only_part(head, option));
             let usual = match late && !self.is_renamed() {
                 true => option == head,
                 false => pure(option) || renames_trunk(head, option),
             };
             let is_list =
                 || !self.cautious && !late && same_list(head, option) && !tells_apart(head, option);
-            let likely = in_part && (usual || is_list());
+            let likely = (usual || is_list()) && in_part();
             if !likely {
                 unlikely.push((level, option));
             }
@@ -302,7 +311,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 _ => None,
             });
         let is_rival = |option: &str, other: &str| {
-            let is_other = tells_apart(head, other) && same_list(head, other);
+            let is_other = same_list(head, other) && tells_apart(head, other);
             let is_usual = pure(option) || renames_trunk(head, option);
             is_rival(head, option, other) || (is_other && same_part(head, other) && !is_usual)
         };
@@ -354,7 +363,7 @@ impl<'s, 'a> Search<'s, 'a> {
             if found.contains(&(is_head, from.to_owned())) {
                 continue;
             }
-            self.pairs.push(Pair {
+            self.pair(Pair {
                 from: from.to_owned(),
                 to: rules.apply(from),
                 is_head,
@@ -388,11 +397,12 @@ impl Search<'_, '_> {
     /// Two heads of the adapter can't be one in the base model, also where their items differ.
     fn refuse_twins(&mut self) {
         let mut owners: HashMap<&str, Vec<&Pair>> = HashMap::new();
+        let mut seen = HashSet::new();
         for pair in self.pairs.iter().filter(|pair| pair.is_head) {
-            let owners = owners.entry(&pair.to).or_default();
+            step();
             // A head is there once for what drives the search and once for what follows.
-            if !owners.iter().any(|owner| owner.from == pair.from) {
-                owners.push(pair);
+            if seen.insert((&pair.to, &pair.from)) {
+                owners.entry(&pair.to).or_default().push(pair);
             }
         }
         let mut twins: HashMap<&str, Twin> = HashMap::new();

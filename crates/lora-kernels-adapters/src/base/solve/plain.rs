@@ -31,7 +31,7 @@ impl<'a> Search<'_, 'a> {
                 None => return,
             },
         };
-        self.pairs.push(Pair {
+        self.pair(Pair {
             from: node.to_owned(),
             to: chosen,
             is_head: false,

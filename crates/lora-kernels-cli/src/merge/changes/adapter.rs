@@ -31,10 +31,9 @@ impl<'a> Selected<'a> {
     /// The configs of its modules' components.
     fn configs(&self) -> Vec<&'a PeftConfig> {
         let adapter: &'a Adapter = self.adapter;
-        let mut components: Vec<_> = { self.modules.iter() }
+        let components: BTreeSet<_> = { self.modules.iter() }
             .map(|module| module.component)
             .collect();
-        components.dedup();
         { components.into_iter() }
             .filter_map(|component| adapter.config_of(component))
             .collect()

@@ -125,13 +125,15 @@ impl<'a> Finder<'a, '_> {
             .map(|config| config.parameters_of(path))
             .unwrap_or_default();
         let mut found: Vec<Parameter<'a>> = Vec::new();
-        let mut first_error = None;
+        let mut names_of_found = BTreeSet::new();
+        let mut first_missing = None;
         for name in &names {
-            if found.iter().any(|other| other.name == *name) {
+            if names_of_found.contains(name) {
                 continue;
             }
-            match self.find(source, component, &inside(path, name)) {
-                Ok(target) => {
+            let target = self.look_up(source, component, &inside(path, name));
+            match target {
+                Ok(Some(target)) => {
                     self.float(&target)?;
                     let shape = self.current(&target).shape;
                     // A parameter of two dimensions is one matrix, (out_features, in_features).
@@ -140,17 +142,23 @@ impl<'a> Finder<'a, '_> {
                         [rows, columns] => [1, rows, columns],
                         _ => continue,
                     };
+                    names_of_found.insert(*name);
                     found.push(Parameter {
                         name: (*name).to_owned(),
                         place: Place::Fused(target),
                         shape,
                     });
                 }
-                Err(error) => {
+                Ok(None) | Err(_) => {
                     let experts = modules.iter().map(|module| module.experts).max();
                     match self.apart(source, component, path, name, experts.unwrap_or(1))? {
-                        Some(parameter) => found.push(parameter),
-                        None => first_error = first_error.or(Some(error)),
+                        Some(parameter) => {
+                            names_of_found.insert(*name);
+                            found.push(parameter);
+                        }
+                        None => {
+                            first_missing.get_or_insert((*name, target.err()));
+                        }
                     }
                 }
             }
@@ -161,8 +169,9 @@ impl<'a> Finder<'a, '_> {
             if let Some((name, quantisation)) = self.base.quantised_below(&named) {
                 return Err(quantised(&name, &quantisation));
             }
-            return match first_error {
-                Some(error) => Err(error),
+            return match first_missing {
+                Some((_, Some(error))) => Err(error),
+                Some((name, None)) => Err(self.missing(source, component, &inside(path, name))),
                 None => refuse(format!(
                     "module {path}: its config's target_parameters doesn't name the parameter that \
                      it adapts"

@@ -9,11 +9,14 @@ mod remarks;
 mod saved;
 mod skip;
 mod stacked;
+#[cfg(test)]
+mod tests;
 mod tied;
 mod tokens;
 mod vocabulary;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use lora_kernels::WeightLayout;
@@ -23,6 +26,7 @@ use lora_kernels_adapters::{Adapter, BaseModel, Tensor};
 use super::change::{Added, Change, Changes};
 use super::{Direction, layout};
 use crate::failure::Failure;
+use crate::steps::step;
 
 pub use adapter::Selected;
 pub use skip::{Skip, select};
@@ -61,6 +65,8 @@ pub fn collect<'a>(
         trained: BTreeMap::new(),
         trained_on: BTreeSet::new(),
         effects: BTreeSet::new(),
+        vocabulary: OnceCell::new(),
+        places_of_added: HashMap::new(),
         changes: Changes::default(),
     };
     let mut sources = Vec::with_capacity(adapters.len());
@@ -141,6 +147,10 @@ struct Finder<'a, 'c> {
     trained_on: BTreeSet<&'a str>,
     /// The adapters whose whole tensors or rows differ from the base's.
     effects: BTreeSet<usize>,
+    /// The base's embedding and head; see [`Finder::stored_vocabulary`].
+    vocabulary: OnceCell<[Option<&'a str>; 2]>,
+    /// The places of the added tensors, by their names.
+    places_of_added: HashMap<String, usize>,
     changes: Changes<'a>,
 }
 
@@ -153,30 +163,49 @@ impl<'a> Finder<'a, '_> {
         component: Option<&str>,
         wanted: &str,
     ) -> Result<Target<'a>, Failure> {
+        match self.look_up(source, component, wanted)? {
+            Some(target) => Ok(target),
+            None => Err(self.missing(source, component, wanted)),
+        }
+    }
+
+    /// The error of a tensor that [`Finder::look_up`] didn't find.
+    fn missing(&self, source: &Source<'a, '_>, component: Option<&str>, wanted: &str) -> Failure {
+        match source.resolver.resolve(component, wanted) {
+            Err(error) => error.into(),
+            Ok(found) => Failure::Refused(format!("{} is not in the base model", found.name)),
+        }
+    }
+
+    /// As [`Finder::find`], but `None` if the base has no such tensor: many may be looked for in
+    /// vain, and an error with the closest names is only made of one that stops the merge.
+    fn look_up(
+        &mut self,
+        source: &Source<'a, '_>,
+        component: Option<&str>,
+        wanted: &str,
+    ) -> Result<Option<Target<'a>>, Failure> {
         if let Some(name) = self.located(source, component, wanted)? {
-            return self.in_base(name);
+            return self.in_base(name).map(Some);
         }
         if let Some(head) = self.tied_head(wanted)? {
-            return Ok(head);
+            return Ok(Some(head));
         }
         let named = source.resolver.named(component, wanted);
         if let Some(failure) = self.quantised(&named) {
             return Err(failure);
         }
         // What a shard lacks may be in another, so nothing is added to it either.
-        let found = match (
-            source.resolver.resolve(component, wanted),
-            self.base.part_of(),
-        ) {
-            (Err(error), Some(folder)) => {
-                return refuse(format!(
+        match (self.base.part_of(), source) {
+            (None, _) => Ok(None),
+            (Some(folder), Source { resolver, .. }) => match resolver.resolve(component, wanted) {
+                Ok(found) => self.in_base(found.name).map(Some),
+                Err(error) => refuse(format!(
                     "{error}; BASE is one shard of several by its name: name the whole model ({})",
                     folder.display()
-                ));
-            }
-            (found, _) => found?,
-        };
-        self.in_base(found.name)
+                )),
+            },
+        }
     }
 
     /// The name in the base of the tensor that the adapter calls `wanted`.
@@ -252,12 +281,10 @@ impl<'a> Finder<'a, '_> {
     }
 
     fn add(&mut self, added: Added<'a>) -> Target<'a> {
-        let name = added.name.clone();
+        let (name, at) = (added.name.clone(), self.changes.added.len());
+        self.places_of_added.insert(name.clone(), at);
         self.changes.added.push(added);
-        Target::Added {
-            name,
-            at: self.changes.added.len() - 1,
-        }
+        Target::Added { name, at }
     }
 
     /// Remembers that an adapter changes all rows of a tensor.
@@ -285,6 +312,11 @@ impl<'a> Finder<'a, '_> {
     fn warn(&mut self, warning: String) {
         self.changes.remarks.warnings.push(warning);
     }
+}
+
+/// The names of the base's tensors. Tests count how many are gone through.
+fn names(base: &BaseModel) -> impl DoubleEndedIterator<Item = &str> {
+    base.names().inspect(|_| step())
 }
 
 /// The error of a weight of the base to which nothing can be added.

@@ -1,11 +1,15 @@
 //! Remarks on adapters that change nothing, or that are given twice.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use lora_kernels_adapters::{Dtype, Module, Tensor, TensorFile};
 
 use super::{Finder, Selected, Source};
 use crate::failure::Failure;
 use crate::merge::numbers::{all_chunks, is_float};
 use crate::show::few;
+use crate::steps::step;
 
 impl<'a> Finder<'a, '_> {
     /// Warns of an adapter that changes nothing, or whose modules change nothing in part.
@@ -76,36 +80,57 @@ fn is_zero(tensor: &Tensor<'_>) -> Result<bool, Failure> {
 
 /// Warns of adapters that are given more than once.
 pub fn twice(sources: &[Source<'_, '_>], warnings: &mut Vec<String>) -> Result<(), Failure> {
-    for (at, source) in sources.iter().enumerate() {
-        for earlier in &sources[..at] {
-            if !same(earlier.selected, source.selected)? {
-                continue;
+    // Adapters of one model are alike in their tensors' sizes, so a little of the contents keeps
+    // each from being compared with all others.
+    let mut distinct: HashMap<u64, Vec<&Selected<'_>>> = HashMap::new();
+    for source in sources {
+        let selected = source.selected;
+        let alike = distinct.entry(fingerprint(selected)?).or_default();
+        let mut earlier = None;
+        for other in alike.iter().copied() {
+            step();
+            if same(other, selected)? {
+                earlier = Some(other);
+                break;
             }
-            let (first, second) = (
-                earlier.selected.path.display(),
-                source.selected.path.display(),
-            );
-            warnings.push(match earlier.selected.path == source.selected.path {
-                true => format!("{first} is given more than once: its change is added each time"),
-                false => format!(
-                    "{first} and {second} are the same adapter: its change is added each time"
-                ),
-            });
-            break;
         }
+        let Some(earlier) = earlier else {
+            alike.push(selected);
+            continue;
+        };
+        let (first, second) = (earlier.path.display(), selected.path.display());
+        warnings.push(match earlier.path == selected.path {
+            true => format!("{first} is given more than once: its change is added each time"),
+            false => format!(
+                "{first} and {second} are the same adapter: its change is added each time"
+            ),
+        });
     }
     Ok(())
 }
 
+/// A number that is the same for adapters that [`same`] takes for one.
+fn fingerprint(selected: &Selected<'_>) -> Result<u64, Failure> {
+    /// Of each tensor, in bytes.
+    const LOOKED_AT: usize = 16;
+    let file = selected.adapter.file();
+    let mut hasher = DefaultHasher::new();
+    (file.bytes(), file.tensors().len(), selected.modules.len()).hash(&mut hasher);
+    for module in &selected.modules {
+        (module.path, module.scaling.to_bits()).hash(&mut hasher);
+        for tensor in [module.a, module.b] {
+            let bytes = tensor.bytes().min(LOOKED_AT);
+            tensor.read_range(0..bytes)?.hash(&mut hasher);
+        }
+    }
+    Ok(hasher.finish())
+}
+
 /// Whether two adapters have the same tensors and scalings.
 fn same(a: &Selected<'_>, b: &Selected<'_>) -> Result<bool, Failure> {
-    let scalings = |of: &Selected<'_>| -> Vec<(String, f32)> {
-        let modules = of.modules.iter();
-        modules
-            .map(|module| (module.path.to_owned(), module.scaling))
-            .collect()
-    };
-    Ok(scalings(a) == scalings(b) && same_content(a.adapter.file(), b.adapter.file())?)
+    let ours = a.modules.iter().map(|module| (module.path, module.scaling));
+    let theirs = b.modules.iter().map(|module| (module.path, module.scaling));
+    Ok(ours.eq(theirs) && same_content(a.adapter.file(), b.adapter.file())?)
 }
 
 fn same_content(a: &TensorFile, b: &TensorFile) -> Result<bool, Failure> {

@@ -1,14 +1,18 @@
 //! Tensors that an adapter holds whole: trained (`modules_to_save`, `bias`), or the base's own that
 //! PEFT saves beside an adapted embedding or head.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+
 use lora_kernels_adapters::{Error, Saved, Tensor};
 
-use super::{Finder, Source, Target, refuse, vocabulary};
+use super::{Finder, Selected, Source, Target, names, refuse, vocabulary};
 use crate::failure::Failure;
 use crate::merge::Direction;
 use crate::merge::change::Added;
 use crate::merge::numbers::{is_float, part, same_within_types};
 use crate::show::few;
+use crate::steps::step;
 
 impl<'a> Finder<'a, '_> {
     /// Collects the whole tensors of an adapter.
@@ -16,21 +20,16 @@ impl<'a> Finder<'a, '_> {
         for saved in &source.selected.saved {
             self.saved(source, saved)?;
         }
+        let all = All::of(source.selected);
         for weight in &source.selected.base_weights {
-            self.base_weight(source, weight)?;
+            self.base_weight(source, &all, weight)?;
         }
         Ok(())
     }
 
     fn saved(&mut self, source: &Source<'a, '_>, saved: &Saved<'a>) -> Result<(), Failure> {
-        let target = match self.find(source, saved.component, saved.name) {
-            Ok(target) => target,
-            Err(Failure::Files(Error::Unresolved {
-                ambiguous: false,
-                candidates,
-                ..
-            })) => return self.added(source, saved, &candidates),
-            Err(other) => return Err(other),
+        let Some(target) = self.look_up(source, saved.component, saved.name)? else {
+            return self.added(source, saved);
         };
         let (new, old) = (saved.tensor, self.original(&target));
         let name = target.name();
@@ -80,12 +79,7 @@ impl<'a> Finder<'a, '_> {
     }
 
     /// A tensor that the base lacks, such as a classifier's head.
-    fn added(
-        &mut self,
-        source: &Source<'a, '_>,
-        saved: &Saved<'a>,
-        candidates: &[String],
-    ) -> Result<(), Failure> {
+    fn added(&mut self, source: &Source<'a, '_>, saved: &Saved<'a>) -> Result<(), Failure> {
         let path = source.selected.path.display();
         let elsewhere = source.resolver.elsewhere(saved.component, saved.name);
         if !elsewhere.is_empty() {
@@ -98,17 +92,17 @@ impl<'a> Finder<'a, '_> {
             ));
         }
         let config = source.selected.adapter.config_of(saved.component);
-        let modules = config.map_or(&[][..], |config| config.modules_to_save());
-        // Of the modules that hold it, the outermost was trained whole.
-        let named = { modules.iter() }
-            .filter_map(|module| lies_in(saved.name, module))
-            .min_by_key(|(module, _)| module.len());
+        let named = config.and_then(|config| config.saved_module(saved.name));
         // PEFT saves both of these if it is asked to, or if the vocabulary was resized.
         let vocabulary = ["embed_tokens", "lm_head"].iter();
         let of_vocabulary = { vocabulary.filter_map(|module| lies_in(saved.name, module)) }
             .find(|(_, tensor)| config.is_some() && ["weight", "bias"].contains(tensor));
         let Some((module, tensor)) = named.or(of_vocabulary) else {
-            let near = match candidates {
+            let candidates = match source.resolver.resolve(saved.component, saved.name) {
+                Err(Error::Unresolved { candidates, .. }) => candidates,
+                _ => Vec::new(),
+            };
+            let near = match &candidates[..] {
                 [] => String::new(),
                 near => format!(
                     "; the closest there are {}",
@@ -122,18 +116,18 @@ impl<'a> Finder<'a, '_> {
                 saved.name, saved.name
             ));
         };
-        let others = source.resolver.below(saved.component, module);
+        let others = || match tensor {
+            "bias" => Vec::new(),
+            _ => source.resolver.below(saved.component, module),
+        };
         let reason = if is_of_an_adapter(saved.name) {
             Some("its name has a part that is an adapter's".to_owned())
         } else if tensor.split('.').rev().skip(1).any(is_parameter) {
             Some("its name goes on behind a weight or a bias".to_owned())
-        } else if !others.is_empty() && tensor != "bias" {
-            Some(format!(
-                "the base has {module}, but with {} only",
-                few(others)
-            ))
         } else {
-            None
+            Some(others())
+                .filter(|others| !others.is_empty())
+                .map(|others| format!("the base has {module}, but with {} only", few(others)))
         };
         if let Some(reason) = reason {
             return refuse(format!(
@@ -142,14 +136,7 @@ impl<'a> Finder<'a, '_> {
                 saved.name, saved.name
             ));
         }
-        // A model has one vocabulary: a second embedding or head is the base's under another name.
-        let rival = |name: &&str| {
-            let both = |is: fn(&str) -> bool| is(saved.name) && is(name);
-            (both(vocabulary::is_embedding) || both(vocabulary::is_head))
-                && saved.name.ends_with(".weight")
-                && name.ends_with(".weight")
-        };
-        if let Some(other) = self.base.names().find(rival) {
+        if let Some(other) = self.rival(saved.name) {
             return refuse(format!(
                 "{path} has {} whole, which the base lacks under that name, and it has {other}: is \
                  this its base model? (--map FROM=TO says where it belongs, --skip {} leaves it out)",
@@ -157,7 +144,7 @@ impl<'a> Finder<'a, '_> {
             ));
         }
         let name = added_name(source, saved);
-        if { self.changes.added.iter() }.any(|other| other.name == name) {
+        if self.places_of_added.contains_key(&name) {
             return refuse(format!(
                 "more than one of the adapters has {name} whole: only one of them can be added \
                  (--skip leaves it out of all)"
@@ -169,15 +156,36 @@ impl<'a> Finder<'a, '_> {
         Ok(())
     }
 
+    /// The base's embedding or head, if `added` is the matrix of such. A model has one vocabulary:
+    /// a second one is the base's under another name.
+    fn rival(&self, added: &str) -> Option<&'a str> {
+        let [embedding, head] = *self.vocabulary.get_or_init(|| {
+            let first = |is: fn(&str) -> bool| {
+                let mut matrices = { names(self.base) }.filter(|name| name.ends_with(".weight"));
+                matrices.find(|name| is(name))
+            };
+            [vocabulary::is_embedding, vocabulary::is_head].map(first)
+        });
+        let of = |is: fn(&str) -> bool, rival: Option<&'a str>| rival.filter(|_| is(added));
+        let rival = of(vocabulary::is_embedding, embedding).or(of(vocabulary::is_head, head));
+        rival.filter(|_| added.ends_with(".weight"))
+    }
+
     /// The base's weight as the adapter has it. It is what the adapter was trained on, so it
     /// replaces the base's where tokens were added or their rows set before training.
-    fn base_weight(&mut self, source: &Source<'a, '_>, weight: &Saved<'a>) -> Result<(), Failure> {
-        let trained = { source.selected.saved.iter() }
-            .find(|saved| (saved.component, saved.name) == (weight.component, weight.name));
-        let target = match self.find(source, weight.component, weight.name) {
+    fn base_weight(
+        &mut self,
+        source: &Source<'a, '_>,
+        all: &All<'a, '_>,
+        weight: &Saved<'a>,
+    ) -> Result<(), Failure> {
+        let trained = all.trained.get(&(weight.component, weight.name)).copied();
+        let target = match (self.look_up(source, weight.component, weight.name), trained) {
+            (Ok(Some(target)), _) => target,
             // The original of a head that the adapter adds.
-            Err(Failure::Files(Error::Unresolved { .. })) if trained.is_some() => return Ok(()),
-            other => other?,
+            (Ok(None) | Err(Failure::Files(Error::Unresolved { .. })), Some(_)) => return Ok(()),
+            (Ok(None), None) => return Err(self.missing(source, weight.component, weight.name)),
+            (Err(error), _) => return Err(error),
         };
         let name = target.name();
         let (new, old) = (weight.tensor, self.original(&target));
@@ -232,7 +240,7 @@ impl<'a> Finder<'a, '_> {
         }
         let (differing, common) = differing_rows(&new, &old)?;
         // A whole resized vocabulary leaves nothing of the base's to guess.
-        if 2 * differing > common && (same_shape || !has_whole_vocabulary(source, new.shape)) {
+        if 2 * differing > common && (same_shape || !all.has_whole_vocabulary(new.shape)) {
             return another(format!("the values of {differing} of {common} rows differ"));
         }
         if differing > 0 {
@@ -251,15 +259,45 @@ impl<'a> Finder<'a, '_> {
     }
 }
 
-/// Whether an adapter has all rows of both the embedding and the head, as many as this shape has.
-fn has_whole_vocabulary(source: &Source<'_, '_>, shape: &[usize]) -> bool {
-    let selected = source.selected;
-    let rows = |is: fn(&str) -> bool| {
-        { selected.base_weights.iter().chain(&selected.saved) }.any(|weight| {
-            is(weight.name) && weight.name.ends_with(".weight") && weight.tensor.shape == shape
-        })
-    };
-    rows(vocabulary::is_embedding) && rows(vocabulary::is_head)
+/// The whole tensors of an adapter, to be looked up.
+struct All<'a, 's> {
+    selected: &'s Selected<'a>,
+    /// Those that were trained, by component and name.
+    trained: BTreeMap<(Option<&'a str>, &'a str), &'s Saved<'a>>,
+    /// The shapes of the matrices of embeddings and of heads.
+    shapes: OnceCell<[BTreeSet<&'a [usize]>; 2]>,
+}
+
+impl<'a, 's> All<'a, 's> {
+    fn of(selected: &'s Selected<'a>) -> Self {
+        let trained = selected.saved.iter().inspect(|_| step());
+        let trained = trained.map(|saved| ((saved.component, saved.name), saved));
+        Self {
+            selected,
+            trained: trained.collect(),
+            shapes: OnceCell::new(),
+        }
+    }
+
+    /// Whether the adapter has all rows of both the embedding and the head, as many as this shape
+    /// has.
+    fn has_whole_vocabulary(&self, shape: &[usize]) -> bool {
+        let shapes = self.shapes.get_or_init(|| {
+            let matrices = {
+                self.selected
+                    .base_weights
+                    .iter()
+                    .chain(&self.selected.saved)
+            }
+            .inspect(|_| step())
+            .filter(|weight| weight.name.ends_with(".weight"));
+            [vocabulary::is_embedding, vocabulary::is_head].map(|is| {
+                let of_kind = matrices.clone().filter(|weight| is(weight.name));
+                of_kind.map(|weight| weight.tensor.shape).collect()
+            })
+        });
+        shapes.iter().all(|shapes| shapes.contains(shape))
+    }
 }
 
 /// The name of a tensor that the base lacks. What the names of a model's trunk begin with

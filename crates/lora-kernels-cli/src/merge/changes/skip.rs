@@ -1,10 +1,11 @@
 //! `--skip`: parts of the adapters that the user leaves out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::adapter::Selected;
 use super::{Weighted, refuse};
 use crate::failure::Failure;
+use crate::steps::step;
 
 /// Patterns of names. Each stands for whole parts of a name, wherever they lie in it, and a `*` in
 /// it for any characters: `lm_head` matches `lm_head.weight` and `model.lm_head`, but not
@@ -12,60 +13,94 @@ use crate::failure::Failure;
 #[derive(Debug, Clone, Default)]
 pub struct Skip {
     patterns: Vec<String>,
+    /// The places of those without a `*`. They are looked up, because there may be thousands.
+    plain: HashMap<String, usize>,
+    /// The most parts of any of these.
+    parts: usize,
+    /// The places of those with a `*`.
+    starred: Vec<usize>,
 }
 
 impl Skip {
     pub fn new(patterns: &[String]) -> Self {
-        Self {
+        let mut skip = Self {
             patterns: patterns.to_vec(),
+            ..Self::default()
+        };
+        for (at, pattern) in patterns.iter().enumerate() {
+            if pattern.contains('*') {
+                skip.starred.push(at);
+            } else if !pattern.is_empty() {
+                skip.parts = skip.parts.max(pattern.split('.').count());
+                skip.plain.entry(pattern.clone()).or_insert(at);
+            }
         }
+        skip
     }
 
     /// The first pattern that matches.
     fn matching(&self, name: &str) -> Option<usize> {
-        { self.patterns.iter() }.position(|pattern| matches(pattern, name))
+        let plain = self.plain(name);
+        let mut starred =
+            { self.starred.iter().copied() }.take_while(|&at| plain.is_none_or(|plain| at < plain));
+        starred
+            .find(|&at| matches(&self.patterns[at], name))
+            .or(plain)
+    }
+
+    /// The first of the patterns without a `*` that matches.
+    fn plain(&self, name: &str) -> Option<usize> {
+        let dots = name.match_indices('.').map(|(at, _)| at);
+        // Where each of the last parts begins, the latest first.
+        let mut starts = VecDeque::from([0]);
+        let mut first: Option<usize> = None;
+        for end in dots.chain([name.len()]) {
+            starts.truncate(self.parts);
+            let found = starts.iter().filter_map(|&start| {
+                step();
+                self.plain.get(&name[start..end]).copied()
+            });
+            first = first.into_iter().chain(found).min();
+            starts.push_front(end + 1);
+        }
+        first
     }
 }
 
-/// Whether the pattern matches parts of the name.
+/// Whether the pattern, which has a `*`, matches parts of the name: from where a part begins up to
+/// where one ends.
 fn matches(pattern: &str, name: &str) -> bool {
-    if pattern.is_empty() {
-        return false;
-    }
+    step();
+    let mut pieces = pattern.split('*');
+    let (first, last) = (
+        pieces.next().unwrap_or(""),
+        pieces.next_back().unwrap_or(""),
+    );
+    // A star goes as far as it has to, so the first place for each piece leaves most to the others.
     let mut starts = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
-    starts.any(|start| at_start(pattern.as_bytes(), &name.as_bytes()[start..]))
-}
-
-/// Whether the pattern matches the name up to its end or a dot. A `*` matches any characters.
-fn at_start(pattern: &[u8], name: &[u8]) -> bool {
-    // The place of the last star in the pattern, and of what follows it in the name. Only the last
-    // star needs to be tried again, so this takes at most pattern · name steps.
-    let (mut p, mut n) = (0, 0);
-    let mut star = None;
-    loop {
-        let ended = p == pattern.len() && (n == name.len() || name[n] == b'.');
-        if ended {
+    let Some(start) = starts.find(|&start| name[start..].starts_with(first)) else {
+        return false;
+    };
+    let mut rest = &name[start + first.len()..];
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else {
+            return false;
+        };
+        rest = &rest[at + piece.len()..];
+    }
+    // A star at the end goes up to the name's.
+    if last.is_empty() {
+        return true;
+    }
+    while let Some(at) = rest.find(last) {
+        let behind = &rest[at + last.len()..];
+        if behind.is_empty() || behind.starts_with('.') {
             return true;
         }
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p + 1, n));
-                p += 1;
-            }
-            Some(byte) if name.get(n) == Some(byte) => {
-                p += 1;
-                n += 1;
-            }
-            _ => match star {
-                Some((after, from)) if from < name.len() => {
-                    star = Some((after, from + 1));
-                    p = after;
-                    n = from + 1;
-                }
-                _ => return false,
-            },
-        }
+        let next = rest[at..].chars().next().map_or(1, char::len_utf8);
+        rest = &rest[at + next..];
     }
+    false
 }
 
 /// The adapters without what is skipped, and the names of that.
@@ -155,7 +190,8 @@ pub fn select<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::*;
+    use crate::steps::assert_linear;
 
     #[test]
     fn patterns_match_whole_parts_of_names() {
@@ -178,8 +214,50 @@ mod tests {
             ("", "a", false),
             ("a*b*c", "x.a1b2b3c.y", true),
             ("a*b*c", "x.a1b2b3.y", false),
+            ("*", "", true),
+            ("a.a", "xa.a.a", true),
+            ("a.*", "xa.a.a", true),
+            ("a*a", "a.aa.b", true),
+            ("a*a", "aab.c", false),
+            ("*.w", "a.wx.w", true),
+            ("a**", "b.a", true),
+            ("a.b", "a.b.c", true),
+            ("b.c", "a.b.c", true),
+            ("b.c", "a.b.cc", false),
         ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} on {name}");
+            let skip = Skip::new(&[pattern.to_owned()]);
+            assert_eq!(
+                skip.matching(name).is_some(),
+                expected,
+                "{pattern} on {name}"
+            );
         }
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_counts() {
+        let patterns = ["b*", "a.b", "*", "b", "a"].map(str::to_owned);
+        let skip = Skip::new(&patterns);
+        for (name, first) in [("a.b", 0), ("a.c", 2), ("c", 2), ("c.bx", 0)] {
+            assert_eq!(skip.matching(name), Some(first), "{name}");
+        }
+        let skip = Skip::new(&["c", "a", "b", "a"].map(str::to_owned));
+        assert_eq!(skip.matching("x.b.a"), Some(1));
+    }
+
+    /// As many patterns as modules, and one name of as many parts as the longest header holds.
+    #[test]
+    fn patterns_and_names_take_steps_by_their_sum() {
+        assert_linear(1000, |count| {
+            let patterns: Vec<String> = (0..count).map(|i| format!("layers.{i}.mlp")).collect();
+            let skip = Skip::new(&patterns);
+            for i in 0..count {
+                assert_eq!(skip.matching(&format!("model.layers.{i}.mlp.up")), Some(i));
+                assert_eq!(skip.matching(&format!("model.layers.{i}.attn.q")), None);
+            }
+        });
+        let long = "a.".repeat(1 << 20);
+        assert!(!matches("*x*y", &long) && !matches("a*b", &long));
+        assert!(matches("a*a", &long));
     }
 }

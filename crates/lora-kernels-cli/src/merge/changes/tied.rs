@@ -4,7 +4,7 @@ use lora_kernels_adapters::{BaseModel, Tensor};
 
 use super::head::{ends_with, has_head, head_name, known_head};
 use super::vocabulary::{is_embedding, is_head};
-use super::{Finder, Source, Target, refuse};
+use super::{Finder, Source, Target, names, refuse};
 use crate::failure::Failure;
 use crate::merge::Direction;
 use crate::merge::change::{Added, Change, ConfigEdit, Rows};
@@ -75,7 +75,7 @@ impl<'a> Tie<'a> {
 
 /// The embedding of the language model's tokens. `rows` is `vocab_size` in the config.
 fn embedding<'a>(base: &'a BaseModel, rows: Option<u64>) -> Option<(&'a str, Tensor<'a>)> {
-    let matrices = { base.names() }.filter_map(|name| {
+    let matrices = { names(base) }.filter_map(|name| {
         let tensor = base.tensor(name)?.1;
         let is_of_text = is_embedding(name) && !name.split('.').any(is_other_tower);
         (is_of_text && tensor.shape.len() == 2).then_some((name, tensor))
@@ -100,7 +100,7 @@ fn stored_head<'a>(
     base: &'a BaseModel,
     embedding: Option<Tensor<'a>>,
 ) -> Option<(&'a str, Tensor<'a>)> {
-    let heads = { base.names() }.filter_map(|name| {
+    let heads = { names(base) }.filter_map(|name| {
         let (path, tensor) = name.rsplit_once('.')?;
         let is_whole = tensor != "bias"
             && is_head(&format!("{path}.weight"))
@@ -141,9 +141,8 @@ impl<'a> Finder<'a, '_> {
             ));
         }
         let name = head_name(embedding, wanted);
-        let at = { self.changes.added.iter() }.position(|added| added.name == name);
-        Ok(Some(match at {
-            Some(at) => Target::Added { name, at },
+        Ok(Some(match self.places_of_added.get(&name) {
+            Some(&at) => Target::Added { name, at },
             None => self.add(Added {
                 name,
                 from: tensor,

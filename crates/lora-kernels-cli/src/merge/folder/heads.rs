@@ -38,17 +38,16 @@ pub fn warn(
         config: edits,
         ..
     } = changes;
+    let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
+    let untied = edits.iter().any(follows);
     for added in added {
         let Some(module) = added.name.strip_suffix(".weight") else {
             continue;
         };
         // A tensor of a module that the base has, such as a bias, makes no other class.
-        let below = format!("{module}.");
-        if base.names().any(|name| name.starts_with(&below)) {
+        if base.below(module).next().is_some() {
             continue;
         }
-        let follows = |edit: &ConfigEdit| matches!(edit, ConfigEdit::TieWordEmbeddings(_));
-        let untied = edits.iter().any(follows);
         if module.ends_with("lm_head") || (untied && is_head(&added.name)) {
             // transformers' classes that end with Model have no head, GPT2LMHeadModel excepted.
             let lacks = |class: &&str| class.ends_with("Model") && !class.ends_with("LMHeadModel");
