@@ -43,7 +43,7 @@ pub(crate) fn followed(path: &Path) -> Result<Followed, String> {
         Some(parent) if path.ends_with("snapshots") && is_root(parent) => parent.to_owned(),
         _ => return Ok(itself()),
     };
-    let snapshots = folders(&root.join("snapshots"));
+    let snapshots = folders(&root, &root.join("snapshots"));
     let to = |name: &str, why: &str| Followed {
         path: root.join("snapshots").join(name),
         how: Some(format!("leads to snapshots/{}, {why}", shown(name))),
@@ -97,10 +97,14 @@ fn main_of(root: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// The names of the folders in a folder, sorted.
-fn folders(path: &Path) -> Vec<String> {
+/// The names of the folders in a folder below `root`, sorted. Links out of `root` are none.
+fn folders(root: &Path, path: &Path) -> Vec<String> {
+    let Ok(home) = Home::of(root) else {
+        return Vec::new();
+    };
     let entries = path.read_dir().into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.path().is_dir());
+    let folders =
+        entries.filter(|entry| entry.path().is_dir() && home.holds(&entry.path()).unwrap_or(false));
     let mut names: Vec<String> = folders
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();

@@ -22,9 +22,9 @@ const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
 /// names.
 #[derive(Debug, Clone)]
 pub struct Home {
-    named: PathBuf,
-    /// Without links.
     folder: PathBuf,
+    /// The folder without links.
+    place: PathBuf,
     /// The other folder, without links.
     linked: Option<PathBuf>,
 }
@@ -36,8 +36,8 @@ impl Home {
     /// [`Error::Io`] if the folder can't be resolved.
     pub fn of(folder: &Path) -> Result<Self> {
         Ok(Self {
-            named: folder.into(),
-            folder: resolved(folder)?,
+            folder: folder.into(),
+            place: resolved(folder)?,
             linked: None,
         })
     }
@@ -58,7 +58,7 @@ impl Home {
 
     /// The folder, as it was named.
     pub fn folder(&self) -> &Path {
-        &self.named
+        &self.folder
     }
 
     /// The other folder into which all weights are links.
@@ -77,7 +77,7 @@ impl Home {
     fn holds_place(&self, path: &Path, place: &Path) -> bool {
         let same_place = |linked: &PathBuf| {
             let parent = path.parent().and_then(|parent| resolved(parent).ok());
-            let below = parent.as_ref()?.strip_prefix(&self.folder).ok()?;
+            let below = parent.as_ref()?.strip_prefix(&self.place).ok()?;
             Some(place == linked.join(below).join(path.file_name()?))
         };
         self.is_inside(place)
@@ -123,7 +123,7 @@ impl Home {
         let mut outside = None;
         let mut others = Vec::with_capacity(names.len());
         for name in names {
-            let path = self.named.join(name);
+            let path = self.folder.join(name);
             let place = resolved(&path)?;
             if outside.is_none() && !self.holds_place(&path, &place) {
                 outside = Some((*name, place.clone()));
@@ -147,13 +147,13 @@ impl Home {
     fn is_inside(&self, file: &Path) -> bool {
         // <model>/snapshots/<revision>/<name> links to <model>/blobs/<hash>.
         let snapshots = self
-            .folder
+            .place
             .parent()
             .filter(|parent| parent.ends_with("snapshots"));
         let blobs = snapshots
             .and_then(Path::parent)
             .map(|model| model.join("blobs"));
-        file.starts_with(&self.folder) || blobs.is_some_and(|blobs| file.parent() == Some(&blobs))
+        file.starts_with(&self.place) || blobs.is_some_and(|blobs| file.parent() == Some(&blobs))
     }
 }
 

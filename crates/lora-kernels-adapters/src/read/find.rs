@@ -95,8 +95,14 @@ fn named_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     let (Some(Component::Normal(_)), None) = (parts.next(), parts.next()) else {
         return None;
     };
+    let home = Home::of(folder).ok()?;
     let folder = folder.join(name);
-    folder.is_dir().then_some(folder)
+    is_folder_of(&home, &folder).then_some(folder)
+}
+
+/// Whether a path below a home's folder is a folder there, and no link out of it.
+fn is_folder_of(home: &Home, path: &Path) -> bool {
+    path.is_dir() && home.holds(path).unwrap_or(false)
 }
 
 fn refused<T>(path: &Path, reason: String) -> Result<T> {
@@ -268,7 +274,7 @@ fn loose_adapter(folder: &Path) -> Result<Option<PathBuf>> {
 /// The adapter in a folder below `folder`.
 fn below(folder: &Path, wanted: Option<&str>) -> Result<Files> {
     let (mut left, mut found) = (MOST_FOLDERS, Vec::new());
-    look_below(folder, LEVELS, &mut left, &mut found);
+    look_below(&Home::of(folder)?, folder, LEVELS, &mut left, &mut found);
     if let Some(wanted) = wanted {
         let of_name = |path: &&PathBuf| path.file_name().is_some_and(|name| name == wanted);
         let fitting: Vec<&PathBuf> = found.iter().filter(of_name).collect();
@@ -341,14 +347,20 @@ fn leads_to(folder: &Path, found: &Path) -> String {
 }
 
 /// The folders with an adapter of their own, sorted by name and by step.
-fn look_below(folder: &Path, levels: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
+fn look_below(
+    home: &Home,
+    folder: &Path,
+    levels: usize,
+    left: &mut usize,
+    found: &mut Vec<PathBuf>,
+) {
     // A folder that can't be read holds nothing that could be followed.
     let mut folders: Vec<PathBuf> = entries(folder)
         .unwrap_or_default()
         .iter()
         .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
         .map(std::fs::DirEntry::path)
-        .filter(|path| path.is_dir())
+        .filter(|path| is_folder_of(home, path))
         .collect();
     folders.sort_by_key(|path| (step(path), path.clone()));
     for path in folders {
@@ -360,7 +372,7 @@ fn look_below(folder: &Path, levels: usize, left: &mut usize, found: &mut Vec<Pa
         if holds(CONFIG) || holds(PEFT_TENSORS) || ALONE.iter().any(|name| holds(name)) {
             found.push(path);
         } else if levels > 1 {
-            look_below(&path, levels - 1, left, found);
+            look_below(home, &path, levels - 1, left, found);
         }
     }
 }

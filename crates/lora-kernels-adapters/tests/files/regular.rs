@@ -139,6 +139,28 @@ fn links_out_of_an_adapters_folder_are_not_followed() {
     assert!(read(&links).is_ok());
 }
 
+/// Neither are folders, where the one that was named holds no adapter itself.
+#[test]
+fn folders_out_of_an_adapters_folder_are_not_looked_into() {
+    let (outer, own, other) = adapter();
+    let named = outer.path().join("named");
+    std::fs::create_dir(&named).unwrap();
+    symlink(&other, named.join("latest")).unwrap();
+    assert_refused(read(&named), &["named", "it holds latest"]);
+    let options = ReadOptions {
+        adapter: Some("latest".into()),
+        ..ReadOptions::default()
+    };
+    assert_refused(Adapter::read(&named, &options), &["named"]);
+    std::fs::rename(&own, named.join("checkpoint-1")).unwrap();
+    assert!(read(&named).unwrap().path().ends_with("checkpoint-1"));
+    // A cache's snapshot is in the cache.
+    let cache = outer.path().join("models--me--lora");
+    std::fs::create_dir_all(cache.join("snapshots")).unwrap();
+    symlink(&other, cache.join("snapshots/aaaa")).unwrap();
+    assert_refused(read(&cache), &["without a snapshot"]);
+}
+
 /// An index that leads elsewhere isn't read, and its error tells nothing of what lies there.
 #[test]
 fn an_index_out_of_the_folder_is_not_read() {
