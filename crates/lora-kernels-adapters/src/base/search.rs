@@ -196,7 +196,9 @@ impl<'a> Search<'_, 'a> {
         if wanted.is_empty() {
             return;
         }
-        let component = wanted.first().and_then(|wanted| wanted.component.as_deref());
+        let component = wanted
+            .first()
+            .and_then(|wanted| wanted.component.as_deref());
         let stated = Flat::new(self.stated, component);
         let mut names = Vec::with_capacity(wanted.len());
         for wanted in wanted {

@@ -103,11 +103,10 @@ pub(super) fn parts(path: &str) -> Vec<Part> {
 /// Whether two names can be those of one part of a model: they name the same parts beside the
 /// trunk, and not the encoder in one and the decoder in the other.
 pub(super) fn same_part(from: &str, to: &str) -> bool {
-    let has =
-        |path: &str, names: [&str; 2]| {
-            let is = |word: &str| names.iter().any(|name| name.eq_ignore_ascii_case(word));
-            words(path).any(is)
-        };
+    let has = |path: &str, names: [&str; 2]| {
+        let is = |word: &str| names.iter().any(|name| name.eq_ignore_ascii_case(word));
+        words(path).any(is)
+    };
     let (encoders, decoders) = (
         [from, to].map(|path| has(path, ["encoder", "enc"])),
         [from, to].map(|path| has(path, ["decoder", "dec"])),
@@ -219,7 +218,8 @@ pub(super) fn is_rival(from: &str, to: &str, other: &str) -> bool {
     let ours = parts(from);
     let theirs = parts(other);
     let mut further = theirs.iter().filter(|part| !ours.contains(part));
-    let speaks = theirs.contains(&Part::Talker) && !words(from).any(|word| word.eq_ignore_ascii_case("thinker"));
+    let speaks = theirs.contains(&Part::Talker)
+        && !words(from).any(|word| word.eq_ignore_ascii_case("thinker"));
     let is_model = further.any(|part| MODELS.contains(part));
     is_model && (speaks || !renames_trunk(from, to))
 }

@@ -101,9 +101,9 @@ pub fn twice(sources: &[Source<'_, '_>], warnings: &mut Vec<String>) -> Result<(
         let (first, second) = (earlier.path.display(), selected.path.display());
         warnings.push(match earlier.path == selected.path {
             true => format!("{first} is given more than once: its change is added each time"),
-            false => format!(
-                "{first} and {second} are the same adapter: its change is added each time"
-            ),
+            false => {
+                format!("{first} and {second} are the same adapter: its change is added each time")
+            }
         });
     }
     Ok(())
