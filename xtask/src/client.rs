@@ -107,10 +107,14 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
     session.run(python)
 }
 
+/// Of merges, at random system calls.
+const KILLS: u64 = 1000;
+
 pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
     for (package, variable) in [
         ("ptx-emulator", "PTX_EMULATOR_FUZZ_CASES"),
         ("lora-kernels-adapters", "LORA_KERNELS_FUZZ_CASES"),
+        ("lora-kernels-cases", "LORA_KERNELS_FUZZ_CASES"),
         ("lora-kernels-cli", "LORA_KERNELS_FUZZ_CASES"),
     ] {
         let test = format!("test --release --package {package} --test fuzz -- --show-output");
@@ -118,5 +122,9 @@ pub fn fuzz(session: &mut Session, cases: u64) -> Result<(), Failure> {
         cargo.env(variable, cases.to_string());
         session.run(cargo)?;
     }
-    Ok(())
+    let test = "test --release --package lora-kernels-cli --test faults -- --show-output";
+    let mut cargo = session.cargo(test);
+    cargo.env("LORA_KERNELS_FAULTS", "all");
+    cargo.env("LORA_KERNELS_KILLS", KILLS.to_string());
+    session.run(cargo)
 }

@@ -71,7 +71,8 @@ enum Command {
     /// Run the candle crate on candle's CUDA device, the emulated one, without CUDA's libraries
     CandleCuda,
     /// Give a million random cases each to the emulated GPU's parser, fatbin reader and driver, to
-    /// the reader of adapters, and to merging
+    /// every reader of files, and to merging; let every system call of a merge fail, and kill a
+    /// thousand merges
     Fuzz {
         /// How many cases
         #[arg(long, default_value_t = 1_000_000)]

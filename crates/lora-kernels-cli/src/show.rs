@@ -93,7 +93,8 @@ fn plain_json(text: &str) -> String {
     plain
 }
 
-/// A table, whose cells are escaped, with columns as wide as their widest cell. The first is aligned left, the others right.
+/// A table, whose cells are escaped, with columns as wide as their widest cell. The first is
+/// aligned left, the others right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<_>> = { rows.iter() }
         .map(|row| row.iter().map(|cell| escaped(cell)).collect())

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
 use rustix::fs::syncfs;
 use rustix::io::Errno;
 

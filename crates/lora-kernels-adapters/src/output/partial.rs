@@ -40,14 +40,15 @@ impl Partial {
         mut create: impl FnMut(&Path) -> std::io::Result<File>,
     ) -> Result<Self> {
         let prefix = prefix(target)?;
+        let turn = wait_for_turn(place::parent(target));
+        let dead = leftovers(target, &prefix)?;
+        // A run that is at its end isn't seen any more, and its output is.
         if overwrite == Overwrite::Never && place::kind(target)?.is_some() {
             return Err(Error::Exists {
                 path: target.into(),
                 hint: "it would be replaced; name another, or allow it to be overwritten",
             });
         }
-        let turn = wait_for_turn(place::parent(target));
-        let dead = leftovers(target, &prefix)?;
         let mut number = 0;
         let (path, lock) = loop {
             let path = target.with_file_name(temporary(&prefix, number));

@@ -58,7 +58,8 @@ OUT is a folder or a file, as the model is that BASE leads to. A folder's other 
 other formats of the weights are not. An adapter's tokenizer, chat template and generation config \
 go with the model that it is merged into; config.json follows a resized vocabulary and a head \
 that is written apart. OUT has its name only when it is complete: what a killed run leaves is \
-called .OUT.partial-<process>, and the next run that writes OUT removes it.
+called .OUT.partial-<process>, and the next run that writes OUT removes it. Of several runs to \
+one OUT, one works, and the others say so at once.
 
 What can't be merged is refused by name, and --skip leaves it out. Where modules were trained \
 whole (modules_to_save, bias), merge puts them in place of the base's; unmerge can't bring those \

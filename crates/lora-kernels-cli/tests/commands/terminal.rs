@@ -83,7 +83,12 @@ fn nothing_hostile_reaches_a_terminal_raw() {
         (2, owned(&["inspect", "broken"])),
         (2, owned(&["replay", HOSTILE])),
         (2, owned(&["plan", "-m", HOSTILE])),
-        (2, owned(&["plan", "--on", HOSTILE])),
+        (
+            2,
+            owned(&[
+                "plan", "-m", "8", "-k", "8", "-n", "8", "-r", "2", "--on", HOSTILE,
+            ]),
+        ),
         (2, owned(&[HOSTILE])),
         (2, owned(&["help", HOSTILE])),
     ];

@@ -167,7 +167,7 @@ fn of_runs_that_begin_together_one_works() {
                 continue;
             }
             assert_eq!(output.status.code(), Some(2), "{stderr}");
-            let is_said = ["is being written by another run", "it exists"]
+            let is_said = ["is being written by another run", "exists"]
                 .iter()
                 .any(|text| stderr.contains(text));
             assert!(is_said, "{stderr}");

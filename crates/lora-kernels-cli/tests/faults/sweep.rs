@@ -111,27 +111,28 @@ fn sweep(kind: Kind) {
 }
 
 #[test]
-#[ignore = "read errors of the base's other files end with status 0"]
 fn a_call_that_fails_ends_a_merge_of_folders_as_documented() {
     sweep(Kind::Folder);
 }
 
 #[test]
-#[ignore = "read errors of the base's other files end with status 0"]
 fn a_call_that_fails_ends_a_merge_over_a_folder_as_documented() {
     sweep(Kind::FolderOver);
 }
 
 #[test]
-#[ignore = "read errors of the base's other files end with status 0"]
 fn a_call_that_fails_ends_a_merge_of_files_as_documented() {
     sweep(Kind::File);
 }
 
 #[test]
-#[ignore = "read errors of the base's other files end with status 0"]
 fn a_call_that_fails_ends_a_merge_over_a_file_as_documented() {
     sweep(Kind::FileOver);
+}
+
+#[test]
+fn a_call_that_fails_ends_a_look_at_an_adapter_as_documented() {
+    sweep(Kind::Inspect);
 }
 
 /// SIGKILL before any call. OUT is as it was, or complete; the next run writes it and removes what

@@ -63,8 +63,8 @@ struct Tracee {
     calls: usize,
 }
 
-/// Runs a program. `act` sees every system call of every thread from the program's first own one on:
-/// `main` begins with setting a handler for SIGXFSZ.
+/// Runs a program. `act` sees every system call of every thread from the program's first own one
+/// on: `main` begins with setting a handler for SIGXFSZ.
 ///
 /// # Errors
 /// The system doesn't permit tracing.

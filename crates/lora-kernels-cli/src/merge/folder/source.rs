@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lora_kernels_adapters::base::Home;
 use lora_kernels_adapters::regular::FOLDER;
 use lora_kernels_adapters::{Error, regular};
+use rustix::io::Errno;
 
 /// Of the files that are read or compared as a whole, in bytes. The largest tokenizers have a fifth
 /// of it.
@@ -44,10 +45,18 @@ impl fmt::Display for Unreadable {
 }
 
 impl Source {
-    /// The file of this name, if it is there and may be read.
+    /// The file of this name, if it is there and may be read. Where the system doesn't tell, it is
+    /// taken to be there: reading it gives the error.
     pub fn named(home: &Arc<Home>, name: &str) -> Option<Self> {
         let source = Self::at(home, home.folder().join(name));
-        (source.path.is_file() && home.holds(&source.path).unwrap_or(false)).then_some(source)
+        let is_file = match source.path.metadata() {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) => !matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+            ),
+        };
+        (is_file && home.holds(&source.path).unwrap_or(true)).then_some(source)
     }
 
     /// The file at this path, which lies in the folder or below it.
