@@ -84,7 +84,9 @@ mod tests {
             ),
             (DType::BF16, |bits| half::bf16::from_bits(bits).to_f64()),
         ] {
-            for value in (0..=u16::MAX).map(decode).filter(|value| !value.is_nan()) {
+            // Every number takes too long under Miri.
+            let all = (0..=u16::MAX).step_by(if cfg!(miri) { 251 } else { 1 });
+            for value in all.map(decode).filter(|value| !value.is_nan()) {
                 assert_eq!(Precision::of(dtype).round(value), value, "{dtype:?}");
             }
         }

@@ -133,6 +133,7 @@ fn backward_is_the_derivative_of_forward<T: Element + Into<f64>, A: Element + In
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of forwards")]
 fn backward_is_the_derivative_of_forward_in_every_mixture_of_types() {
     backward_is_the_derivative_of_forward::<f32, f32>();
     backward_is_the_derivative_of_forward::<bf16, bf16>();
