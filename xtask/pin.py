@@ -1,10 +1,10 @@
-"""Writes into lists of packages the SHA-256 of each package's wheels, as the package index has them.
+"""Writes the SHA-256 of each package's wheels, as the package index has them, into lists.
 
     python3 xtask/pin.py [--windows] LIST...
 
-For whoever changes a version in a list: `cargo xtask` installs nothing else than these files. Of the
-wheels, those count that Linux on x86_64 and aarch64 takes, with Python 3.10 to 3.14; --windows adds
-those for Windows on x86_64. Comments and markers stay as they are.
+For whoever changes a version in a list: `cargo xtask` installs nothing else than these files. Of
+the wheels, those count that Linux on x86_64 and aarch64 takes, with Python 3.10 to 3.14; --windows
+adds those for Windows on x86_64. Comments and markers stay as they are.
 """
 
 from __future__ import annotations

@@ -179,8 +179,8 @@ enum lora_status
     LORA_STATUS_DEVICE_NAME = 108,
     // saved given as one buffer and as two.
     LORA_STATUS_SAVED_TWICE = 109,
-    // A pointer that is no handle of the kind asked for: of another kind, freed, of another version
-    // or copy of the library, or none at all.
+    // A pointer that is no handle of the kind asked for: of another kind, freed, of another
+    // version or copy of the library, or none at all.
     LORA_STATUS_HANDLE = 110,
     // A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     // may have been launched.
@@ -700,9 +700,9 @@ uint32_t lora_version(void);
 
 // What went wrong in the last call of this thread that failed, in a sentence; empty if none has.
 //
-// The text is the library's, not to be freed. It is valid until this thread calls a function of the
-// library that fails, or ends: copy it to keep it longer, or to give it to another thread. A call
-// that succeeds leaves it as it is.
+// The text is the library's, not to be freed. It is valid until this thread calls a function of
+// the library that fails, or ends: copy it to keep it longer, or to give it to another thread. A
+// call that succeeds leaves it as it is.
 const char *lora_last_error(void);
 
 // The CUresult of the last call of this thread that failed, if its status was LORA_STATUS_DRIVER;

@@ -107,7 +107,7 @@ unsafe fn start_of(text: *const c_char) -> String {
     let mut start = Vec::new();
     for index in 0..NAME_BYTES {
         // SAFETY: the string goes at least this far: none of its bytes so far was its end.
-        let byte = unsafe { text.add(index).read() }.cast_unsigned();
+        let byte = unsafe { text.cast::<u8>().add(index).read() };
         if byte == 0 {
             return String::from_utf8_lossy(&start).into_owned();
         }

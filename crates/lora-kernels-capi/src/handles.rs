@@ -1,7 +1,7 @@
 //! The handles that C programs hold: numbers in the place of pointers.
 //!
-//! A handle is never followed, so that any value can be judged: null, a pointer to something else, a
-//! handle of another kind, one of another version or copy of the library, one that was freed. A
+//! A handle is never followed, so that any value can be judged: null, a pointer to something else,
+//! a handle of another kind, one of another version or copy of the library, one that was freed. A
 //! number comes again after 2^32 others only, so that a freed handle doesn't turn into that of a
 //! later object, as an address of the heap does.
 
@@ -322,8 +322,12 @@ mod tests {
         let text = find(handle.cast::<Forward>(), "plan").map(|_| ());
         assert_eq!(
             text.unwrap_err().to_string(),
-            "plan is a lora_merge_plan: give a lora_forward_plan that lora_forward_plan_new of this \
-             library (version 0.1.0) has made and that was not freed"
+            concat!(
+                "plan is a lora_merge_plan: give a lora_forward_plan that lora_forward_plan_new of \
+                 this library (version ",
+                env!("CARGO_PKG_VERSION"),
+                ") has made and that was not freed"
+            )
         );
         remove(handle, "plan").unwrap();
     }

@@ -116,8 +116,8 @@ pub enum lora_status {
     DeviceName = 108,
     /// saved given as one buffer and as two.
     SavedTwice = 109,
-    /// A pointer that is no handle of the kind asked for: of another kind, freed, of another version
-    /// or copy of the library, or none at all.
+    /// A pointer that is no handle of the kind asked for: of another kind, freed, of another
+    /// version or copy of the library, or none at all.
     Handle = 110,
     /// A bug in the library. No handle or plan was made; of a forward, backward or merge, a part
     /// may have been launched.
@@ -320,9 +320,9 @@ fn message(payload: &(dyn Any + Send)) -> String {
 
 /// What went wrong in the last call of this thread that failed, in a sentence; empty if none has.
 ///
-/// The text is the library's, not to be freed. It is valid until this thread calls a function of the
-/// library that fails, or ends: copy it to keep it longer, or to give it to another thread. A call
-/// that succeeds leaves it as it is.
+/// The text is the library's, not to be freed. It is valid until this thread calls a function of
+/// the library that fails, or ends: copy it to keep it longer, or to give it to another thread. A
+/// call that succeeds leaves it as it is.
 #[unsafe(no_mangle)]
 pub extern "C" fn lora_last_error() -> *const c_char {
     let text = LAST_ERROR.try_with(|last| last.borrow().as_ref().map(|text| text.as_ptr()));

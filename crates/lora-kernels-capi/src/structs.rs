@@ -2,8 +2,8 @@
 //!
 //! What a call reads follows the rules of Linux's `copy_struct_from_user`: fields that an older
 //! struct lacks count as zero; fields of a newer one that this library doesn't know must be zero.
-//! What a call writes must have a size that is known: beyond it, nothing tells a newer struct from a
-//! mistake, which would cost the program what lies behind.
+//! What a call writes must have a size that is known: beyond it, nothing tells a newer struct from
+//! a mistake, which would cost the program what lies behind.
 //!
 //! No address need be aligned: everything is read and written byte by byte.
 
@@ -21,8 +21,8 @@ use crate::status::lora_status;
 pub unsafe trait Versioned: Copy {
     /// The name in C.
     const NAME: &'static str;
-    /// Its sizes in the published headers, from the smallest on, which never change. The last one is
-    /// this library's.
+    /// Its sizes in the published headers, from the smallest on, which never change. The last one
+    /// is this library's.
     const SIZES: &[u32];
 }
 
@@ -31,8 +31,8 @@ const _: () = assert!(
     "on 64-bit systems alone the structs have no padding and their published sizes"
 );
 
-/// No newer header makes a struct more than so many times as large: a larger struct_size is one that
-/// was never set.
+/// No newer header makes a struct more than so many times as large: a larger struct_size is one
+/// that was never set.
 const GROWTH: u32 = 2;
 
 /// Which sizes of a struct are taken.

@@ -16,17 +16,18 @@ int main(void) {
     LORA(lora_forward_plan_new(&problem, &gpu.device, &plan));
     lora_plan_info info = {.struct_size = sizeof info};
     LORA(lora_forward_plan_info(plan, &info));
-    uint64_t saved = device_alloc(info.saved_bytes);
-    lora_forward_projection wild = {sizeof wild, 1.0f, 0x100, 0, 0x200, 0x300, 0x400};
+    uint64_t saved = device_alloc(info.saved_bytes), workspace = device_alloc(info.workspace_bytes);
+    // As far apart as matrices are that don't overlap.
+    lora_forward_projection wild = {sizeof wild, 1.0f, 0x10000, 0, 0x20000, 0x30000, 0x40000};
     lora_forward_args args = {
         .struct_size = sizeof args,
-        .x = 0x500,
+        .x = 0x50000,
         .projections = &wild,
         .projection_count = 1,
         .saved = saved,
         .saved_bytes = info.saved_bytes,
-        .workspace = saved,
-        .workspace_bytes = info.saved_bytes,
+        .workspace = workspace,
+        .workspace_bytes = info.workspace_bytes,
     };
 
     // An emulated device runs a launch at once; a real one tells when it is waited for.
