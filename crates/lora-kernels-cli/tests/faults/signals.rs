@@ -115,7 +115,7 @@ fn a_file_beyond_the_limit_is_an_error_of_writing_it() {
         };
         // SAFETY: between fork and exec there is one system call, which allocates nothing.
         unsafe {
-            command.pre_exec(move || Ok(setrlimit(Resource::Fsize, limit.clone())?));
+            command.pre_exec(move || Ok(setrlimit(Resource::Fsize, limit)?));
         }
         // Its stdout and stderr are pipes, which have no size.
         let output = command.output().unwrap();
