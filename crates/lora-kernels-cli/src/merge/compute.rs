@@ -10,11 +10,9 @@ use super::change::LoraPart;
 use super::engine::{self, Block, Lane};
 use super::factors;
 use super::job::{Job, Method, Piece};
-use super::numbers::{
-    convert, element_bytes, non_finite, part, read, store, with_float, with_type,
-};
+use super::numbers::{convert, element_bytes, narrow, non_finite, part, with_type};
 use super::product::{self, Across, Lanes, Term};
-use super::wide::{Biases, Scales, Values, collected, count};
+use super::wide::{Biases, Factors, Rows, Scales, Values, collected};
 use crate::device::Gpu;
 use crate::failure::Failure;
 use crate::replay::Number;
@@ -147,38 +145,25 @@ impl Work<'_, '_> {
         let row_scales = match (&job.change.magnitude, job.change.layout) {
             (Some(magnitude), WeightLayout::OutIn) => {
                 let rows = self.piece.first..self.piece.first + self.piece.rows;
-                let squares = (0..self.piece.rows).map(|row| {
-                    let squares = values.row(row).map(|value| value * value);
-                    squares.sum()
-                });
-                let scales = Scales::new(magnitude, rows, &squares.collect::<Vec<f64>>())?;
+                let squares = values.squares(self.piece.rows);
+                let scales = Scales::new(magnitude, rows, &squares)?;
                 without_norm = scales.without_norm;
                 Some(scales.scales)
             }
             _ => None,
         };
-        let biases = self.biases()?;
+        let mut rows = Rows::new(values, self.biases()?, job.dtype);
         let mut bytes = self.pool.take(self.elements() * job.result_bytes());
-        let mut report = MergeReport::default();
+        let mut report = (!job.change.loras.is_empty()).then(MergeReport::default);
         let row_bytes = job.grid.columns * job.result_bytes();
-        let rows = bytes.bytes_mut()?.chunks_exact_mut(row_bytes.max(1));
-        for (row, bytes) in rows.enumerate() {
-            let scale = row_scales.as_ref().map_or(1.0, |scales| scales[row]);
-            let scaled = values.row(row).enumerate().map(|(column, value)| {
-                let value = match column_scales {
-                    Some(scales) => value * scales[column],
-                    None => value * scale,
-                };
-                biases.added(value, row * job.grid.columns + column)
-            });
-            store(scaled.clone(), job.dtype, bytes);
-            if !job.change.loras.is_empty() {
-                let stored = collected(bytes, job.dtype);
-                let old = values.old(row);
-                for ((old, wanted), stored) in old.into_iter().zip(scaled).zip(stored) {
-                    count(&mut report, old, wanted, stored);
-                }
-            }
+        let into = bytes.bytes_mut()?.chunks_exact_mut(row_bytes.max(1));
+        for (row, bytes) in into.enumerate() {
+            let factors = match (column_scales, &row_scales) {
+                (Some(scales), _) => Factors::OfColumns(scales),
+                (None, Some(scales)) => Factors::One(scales[row]),
+                (None, None) => Factors::One(1.0),
+            };
+            rows.write(row, factors, bytes, report.as_mut());
         }
         self.pool.give_back(sums);
         self.pool.give_back(source);
@@ -186,7 +171,7 @@ impl Work<'_, '_> {
         Ok(Made {
             non_finite: non_finite(bytes.bytes()?, job.dtype),
             bytes,
-            report: (!job.change.loras.is_empty()).then_some(report),
+            report,
             without_norm,
         })
     }
@@ -198,10 +183,12 @@ impl Work<'_, '_> {
         let sums = self.sums(&source)?;
         let values = self.values(&source, &sums)?;
         let rows: Vec<usize> = (0..self.piece.rows).collect();
+        let mut row_values = vec![0.0; self.job.grid.columns];
         let blocks = rows.chunks(self.job.grid.block_rows()).map(|rows| {
             let mut squares = vec![0.0; self.job.grid.columns];
             for &row in rows {
-                for (sum, value) in squares.iter_mut().zip(values.row(row)) {
+                values.read(row, &mut row_values);
+                for (sum, value) in squares.iter_mut().zip(&row_values) {
                     *sum += value * value;
                 }
             }
@@ -220,10 +207,7 @@ impl Work<'_, '_> {
         match self.job.source.dtype {
             // Adding to -0 keeps every value, the two zeros included.
             Dtype::F64 => sums.fill(-0.0),
-            dtype => with_float!(dtype, S => {
-                let values = read::<S>(source.bytes()?);
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum = value as f32);
-            }, else ()),
+            dtype => narrow(source.bytes()?, dtype, sums),
         }
         if !self.job.change.loras.is_empty() {
             self.add::<f32>(sums)?;

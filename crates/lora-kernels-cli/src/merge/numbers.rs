@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use lora_kernels::{DType, Element};
 use lora_kernels_adapters::{Dtype, Tensor};
 
-use super::product::{LANES, Lanes};
+use super::product::{LANES, Lanes, each, rounded_to_odd};
 use crate::failure::Failure;
 
 /// Bytes of an element; 0 for types smaller than a byte.
@@ -46,10 +46,14 @@ pub trait Float: bytemuck::Pod {
     fn wide(self) -> f64;
     /// Rounded once.
     fn rounded(value: f64) -> Self;
+    /// Many of them at once.
+    fn all_wide(values: [Self; LANES]) -> [f64; LANES];
+    /// Many of them at once.
+    fn all_rounded(values: [f64; LANES]) -> [Self; LANES];
 }
 
 macro_rules! floats {
-    ($($T:ty: $wide:expr, $rounded:expr;)*) => {
+    ($($T:ty: $wide:expr, $rounded:expr, $all_wide:expr, $all_rounded:expr;)*) => {
         $(impl Float for $T {
             fn wide(self) -> f64 {
                 $wide(self)
@@ -58,15 +62,34 @@ macro_rules! floats {
             fn rounded(value: f64) -> Self {
                 $rounded(value)
             }
+
+            #[inline(always)]
+            fn all_wide(values: [Self; LANES]) -> [f64; LANES] {
+                $all_wide(values)
+            }
+
+            #[inline(always)]
+            fn all_rounded(values: [f64; LANES]) -> [Self; LANES] {
+                $all_rounded(values)
+            }
         })*
     };
 }
 floats! {
     // half's own from_f64 rounds twice, or drops bits before it rounds.
-    f16: f16::to_f64, <f16 as Element>::from_f64;
-    bf16: bf16::to_f64, <bf16 as Element>::from_f64;
-    f32: f64::from, |value| value as f32;
-    f64: |value| value, |value| value;
+    f16: f16::to_f64, <f16 as Element>::from_f64,
+        |values| doubled(f16::widened(values)), |values| f16::narrowed(rounded_to_odd(values));
+    bf16: bf16::to_f64, <bf16 as Element>::from_f64,
+        |values| doubled(bf16::widened(values)), |values| bf16::narrowed(rounded_to_odd(values));
+    f32: f64::from, |value| value as f32,
+        doubled, |values| each(values, |value| value as f32);
+    f64: |value| value, |value| value,
+        |values| values, |values| values;
+}
+
+#[inline(always)]
+fn doubled(values: [f32; LANES]) -> [f64; LANES] {
+    each(values, f64::from)
 }
 
 /// Runs `$body` with `$S` as the Rust type of a float type of files; else is `$other`.
@@ -158,8 +181,7 @@ pub fn converted_into<T: Element>(tensor: &Tensor<'_>, values: &mut [T]) -> Resu
             break;
         };
         match (tensor.dtype, T::DTYPE) {
-            (Dtype::F16, DType::F32) => widen::<f16>(chunk, bytemuck::cast_slice_mut(values)),
-            (Dtype::BF16, DType::F32) => widen::<bf16>(chunk, bytemuck::cast_slice_mut(values)),
+            (_, DType::F32) => narrow(chunk, tensor.dtype, bytemuck::cast_slice_mut(values)),
             (from, _) => with_float!(from, S => {
                 let numbers = values.iter_mut().zip(read::<S>(chunk));
                 numbers.for_each(|(into, number)| *into = T::from_f64(number));
@@ -169,21 +191,35 @@ pub fn converted_into<T: Element>(tensor: &Tensor<'_>, values: &mut [T]) -> Resu
     Ok(())
 }
 
-/// Converts many elements at once.
-fn widen<S: Lanes + bytemuck::Pod>(bytes: &[u8], into: &mut [f32]) {
-    let lines = bytes.chunks(LANES * size_of::<S>());
-    for (line, into) in lines.zip(into.chunks_mut(LANES)) {
-        let mut values = [S::zeroed(); LANES];
-        bytemuck::cast_slice_mut(&mut values)[..line.len()].copy_from_slice(line);
-        into.copy_from_slice(&S::widened(values)[..into.len()]);
+/// The numbers of bytes that hold elements of a float type. There are as many `values`.
+#[inline(always)]
+pub fn widen(bytes: &[u8], dtype: Dtype, values: &mut [f64]) {
+    with_float!(dtype, S => lines::<S, f64>(bytes, values, S::all_wide), else ());
+}
+
+/// The numbers in f32, rounded once. There are as many `values`.
+pub fn narrow(bytes: &[u8], dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::F16 => lines(bytes, values, f16::widened),
+        Dtype::BF16 => lines(bytes, values, bf16::widened),
+        Dtype::F32 => lines(bytes, values, |line: [f32; LANES]| line),
+        Dtype::F64 => lines(bytes, values, f32::all_rounded),
+        _ => {}
     }
 }
 
-/// Writes the numbers in a float type. The shorter of both sides ends it.
-pub fn store(values: impl Iterator<Item = f64>, dtype: Dtype, into: &mut [u8]) {
+/// Writes the numbers in a float type. There are as many elements.
+#[inline(always)]
+pub fn store(values: &[f64], dtype: Dtype, into: &mut [u8]) {
     with_float!(dtype, S => {
-        for (into, value) in into.chunks_exact_mut(size_of::<S>()).zip(values) {
-            into.copy_from_slice(bytemuck::bytes_of(&S::rounded(value)));
+        let (lines, rest) = values.as_chunks::<LANES>();
+        let mut bytes = into.chunks_exact_mut(LANES * size_of::<S>());
+        for (line, into) in lines.iter().zip(&mut bytes) {
+            into.copy_from_slice(bytemuck::bytes_of(&S::all_rounded(*line)));
+        }
+        let into = bytes.into_remainder();
+        for (value, into) in rest.iter().zip(into.chunks_exact_mut(size_of::<S>())) {
+            into.copy_from_slice(bytemuck::bytes_of(&S::rounded(*value)));
         }
     }, else ())
 }
@@ -194,7 +230,32 @@ pub fn convert(bytes: &[u8], from: Dtype, to: Dtype, into: &mut [u8]) {
         into.copy_from_slice(bytes);
         return;
     }
-    with_float!(from, S => store(read::<S>(bytes), to, into), else ());
+    let (size, new_size) = (element_bytes(from).max(1), element_bytes(to).max(1));
+    let mut values = [0.0; 16 * LANES];
+    let parts = bytes.chunks(values.len() * size);
+    for (bytes, into) in parts.zip(into.chunks_mut(values.len() * new_size)) {
+        let values = &mut values[..bytes.len() / size];
+        widen(bytes, from, values);
+        store(values, to, into);
+    }
+}
+
+/// Converts elements of `S`, many at once.
+#[inline(always)]
+fn lines<S: bytemuck::Pod, T: Copy>(
+    bytes: &[u8],
+    values: &mut [T],
+    converted: impl Fn([S; LANES]) -> [T; LANES],
+) {
+    let (lines, rest) = values.as_chunks_mut::<LANES>();
+    let mut bytes = bytes.chunks_exact(LANES * size_of::<S>());
+    for (bytes, line) in (&mut bytes).zip(lines) {
+        *line = converted(bytemuck::pod_read_unaligned(bytes));
+    }
+    let bytes = bytes.remainder();
+    let mut elements = [S::zeroed(); LANES];
+    bytemuck::cast_slice_mut(&mut elements)[..bytes.len()].copy_from_slice(bytes);
+    rest.copy_from_slice(&converted(elements)[..rest.len()]);
 }
 
 /// The number of elements that are NaN or infinite: 0 for types without such values.

@@ -16,7 +16,10 @@ pub trait Lanes: Element {
 
 /// Like `map` of arrays, which doesn't become vectors.
 #[inline(always)]
-fn each<S: Copy, T: Default + Copy>(values: [S; LANES], convert: impl Fn(S) -> T) -> [T; LANES] {
+pub fn each<S: Copy, T: Default + Copy>(
+    values: [S; LANES],
+    convert: impl Fn(S) -> T,
+) -> [T; LANES] {
     let mut converted = [T::default(); LANES];
     for (converted, value) in converted.iter_mut().zip(values) {
         *converted = convert(value);
@@ -95,6 +98,25 @@ impl Lanes for f16 {
             f16::from_bits((bits >> 16 & 0x8000 | magnitude) as u16)
         })
     }
+}
+
+/// Rounded to f32, to odd: what is rounded to a narrower type after it is rounded once in all, as
+/// `Element` does it.
+#[inline(always)]
+pub fn rounded_to_odd(values: [f64; LANES]) -> [f32; LANES] {
+    each(values, |value| {
+        let nearest = value as f32;
+        let (bits, back) = (nearest.to_bits(), f64::from(nearest));
+        let stays = !nearest.is_finite() | (back == value) | (bits & 1 == 1);
+        // The odd neighbour on the other side of the value.
+        let away = value.abs() > back.abs();
+        let odd = if away {
+            bits.wrapping_add(1)
+        } else {
+            bits.wrapping_sub(1)
+        };
+        f32::from_bits(if stays { bits } else { odd })
+    })
 }
 
 /// What storing merged elements loses, counted in lanes.

@@ -13,7 +13,7 @@ mod tests;
 use lora_kernels::MergeReport;
 
 use lanes::Tally;
-pub use lanes::{LANES, Lanes};
+pub use lanes::{LANES, Lanes, each, rounded_to_odd};
 
 /// Rows whose sums are in registers at the same time. With [`LANES`] columns these are 12 of the 16
 /// registers of AVX2, and the others hold a row of `across` and a factor of `down`.

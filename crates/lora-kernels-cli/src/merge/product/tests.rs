@@ -5,6 +5,7 @@ use lora_kernels::reference::{self, Adapter, View};
 use lora_kernels::{Element, WeightLayout};
 
 use super::{Across, Down, LANES, Lanes, ROWS, STRIP, Strides, Term, add};
+use crate::merge::numbers::Float;
 use crate::replay::Number;
 
 /// Numbers of about 1, and now and then a zero of either sign, a very small or a very large number.
@@ -253,4 +254,54 @@ fn numbers_are_narrowed_as_half_does() {
     // Multiples of half the distance of f16's normal numbers, the subnormal ones' included.
     check((0..=u32::MAX >> 12).map(|high| high << 12), f16::from_f32);
     check((0..=u32::MAX >> 15).map(|high| high << 15), bf16::from_f32);
+}
+
+/// f64 is rounded once, also where a rounding to f32 before it would end at a midpoint.
+#[test]
+fn numbers_of_f64_are_rounded_once() {
+    fn check<T: Float>(values: [f64; LANES]) {
+        let bytes = |value: T| bytemuck::bytes_of(&value).to_vec();
+        for (value, rounded) in values.into_iter().zip(T::all_rounded(values)) {
+            assert_eq!(bytes(rounded), bytes(T::rounded(value)), "{value:e}");
+            let wide = T::all_wide([rounded; LANES])[0];
+            assert_eq!(wide.is_nan(), value.is_nan());
+            assert!(value.is_nan() || wide == rounded.wide(), "{value:e}");
+        }
+    }
+    // Every number of 16 bits and the midpoint after it, with neighbours in f64 and in f32.
+    for wide in (0..=u16::MAX).flat_map(|bits| {
+        let (half, bfloat) = (f16::from_bits(bits), bf16::from_bits(bits));
+        let next = |bits: u16| bits.wrapping_add(1);
+        let between = (half.to_f64() + f16::from_bits(next(bits)).to_f64()) / 2.0;
+        let apart = (bfloat.to_f64() + bf16::from_bits(next(bits)).to_f64()) / 2.0;
+        [half.to_f64(), between, bfloat.to_f64(), apart]
+    }) {
+        let near = [0.0, 1e-16, 3e-16, 1e-9, 3e-8, 6e-8, 1e-7, 1e-3];
+        let values = std::array::from_fn(|lane| match lane % 2 {
+            0 => wide * (1.0 + near[lane / 2]),
+            _ => wide * (1.0 - near[lane / 2]),
+        });
+        check::<f16>(values);
+        check::<bf16>(values);
+        check::<f32>(values);
+    }
+    let large = f64::from(f32::MAX) * (1.0 + 2f64.powi(-25));
+    check::<bf16>([
+        1e300,
+        -1e300,
+        large,
+        -large,
+        1e-50,
+        -1e-50,
+        f64::MIN_POSITIVE,
+        -0.0,
+        0.0,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        65519.999,
+        65520.0,
+        1e-45,
+        7e-46,
+        -7e-46,
+    ]);
 }

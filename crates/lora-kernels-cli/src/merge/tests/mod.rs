@@ -31,7 +31,7 @@ struct Owned {
 impl Owned {
     fn new(dtype: Dtype, shape: &[usize], values: &[f64]) -> Self {
         let mut bytes = vec![0; values.len() * element_bytes(dtype)];
-        store(values.iter().copied(), dtype, &mut bytes);
+        store(values, dtype, &mut bytes);
         let values = numbers(&bytes, dtype);
         Self {
             dtype,
