@@ -123,8 +123,10 @@ fn the_results_are_those_of_a_call_that_waits() {
             for on in Kind::ALL {
                 for ending in Ending::ALL {
                     for in_thread in threads(home, on) {
-                        let inputs = Inputs::on(&home.stream(&contexts));
-                        let stream = on.stream(&contexts);
+                        // A context's first new stream waits for everything before it.
+                        let (stream, home_stream) = (on.stream(&contexts), home.stream(&contexts));
+                        let inputs = Inputs::on(&home_stream);
+                        drop(home_stream);
                         let run = || call.run(kernels, &stream, &inputs);
                         let results = if in_thread { elsewhere(run) } else { run() };
                         let scenario = format!(
