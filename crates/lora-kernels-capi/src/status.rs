@@ -247,8 +247,8 @@ impl lora_status {
             Core::OtherDevice { .. } => Self::OtherDevice,
             Core::Overlap { .. } => Self::Overlap,
             Core::AddressRange { .. } => Self::AddressRange,
-            // No function of the ABI encodes one.
-            Core::TensorMap { .. } => Self::Other,
+            // No function of the ABI encodes one, or takes slices or a stream of the safe layer.
+            Core::TensorMap { .. } | Core::Capturing { .. } | Core::Length { .. } => Self::Other,
             _ => Self::Other,
         }
     }
