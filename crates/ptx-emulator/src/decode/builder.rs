@@ -27,6 +27,8 @@ const MOST_MODULE_BYTES: usize = 256 << 20;
 const CALL_BYTES: usize = 256;
 const NAME_BYTES: usize = 64;
 const STATEMENT_BYTES: usize = 8;
+/// Of a label in a branch's table.
+const LABEL_BYTES: usize = 24;
 
 /// What is left of a module's decoded size. Calls are decoded in place, in every kernel and every
 /// function that has them, so a small text can stand for a huge program: that is refused.
@@ -266,10 +268,10 @@ impl<'m> Builder<'m> {
         self.budget.take(bytes, function.place, &function.name)
     }
 
-    /// Takes what the labels of a branch's table take.
+    /// Takes what the labels of a branch's table take, in the table and in the flow of control.
     pub fn take_table(&mut self, labels: usize, place: Place) -> Result<(), DecodeError> {
-        self.budget
-            .take(size_of::<Vec<u32>>() + 4 * labels, place, "brx.idx")
+        let bytes = labels.saturating_mul(LABEL_BYTES);
+        self.budget.take(bytes, place, "brx.idx")
     }
 
     /// Appends an operation.
