@@ -20,12 +20,15 @@ fn everything() -> Problem {
 /// Where each argument of a call lies.
 type Addresses = Vec<(Argument, DevicePointer)>;
 
+/// Runs a call with its arguments at these addresses.
+type Run = dyn Fn(&Addresses) -> Result<()>;
+
 /// A call whose arguments can each be put elsewhere.
 struct Call {
     /// The outputs come first.
     addresses: Addresses,
     outputs: usize,
-    run: Box<dyn Fn(&Addresses) -> Result<()>>,
+    run: Box<Run>,
 }
 
 impl Call {
