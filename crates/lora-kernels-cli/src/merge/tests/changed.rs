@@ -103,8 +103,10 @@ fn f32_bytes(count: usize) -> Vec<u8> {
         .collect()
 }
 
+type Change = fn(&Path);
+
 /// The ways in which others change a file.
-const CHANGES: [(&str, fn(&Path)); 6] = [
+const CHANGES: [(&str, Change); 6] = [
     ("cut off", |path| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(file.metadata().unwrap().len() / 2).unwrap();
