@@ -116,6 +116,7 @@ macro_rules! with_float {
         }
     };
 }
+#[cfg(test)]
 pub(crate) use with_float;
 
 /// The numbers of bytes that hold elements of `S`.
