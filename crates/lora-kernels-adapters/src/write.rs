@@ -8,9 +8,11 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::View;
 
+use crate::opened::unnoted;
 use crate::output::{OutputFolder, Overwrite};
 use crate::shown::shape;
 use crate::tensor::Tensor;
+use crate::tensor_file::TensorFile;
 use crate::{Adapter, Error, PeftConfig, ReadOptions, Result};
 
 /// Writes an adapter as a PEFT folder.
@@ -92,8 +94,8 @@ impl<'a> PeftWriter<'a> {
     /// With [`Overwrite::Replace`], an existing folder is replaced with all its contents.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if the adapter could not be read back, [`Error::Exists`],
-    /// [`Error::Io`].
+    /// [`Error::Unwritable`] if the adapter could not be read back, [`Error::Changed`] if a file that
+    /// tensors were read from changed meanwhile, [`Error::Exists`], [`Error::Io`].
     pub fn write(&self, folder: &Path, overwrite: Overwrite) -> Result<()> {
         let output = OutputFolder::create(folder, overwrite)?;
         let failed = |source| Error::Io {
@@ -132,11 +134,17 @@ impl<'a> PeftWriter<'a> {
             safetensors::SafeTensorError::IoError(source) => failed(source),
             other => unwritable(other.to_string()),
         })?;
-        match Adapter::read(output.path(), &ReadOptions::default()) {
-            Ok(_) => output.finish(),
-            Err(error @ Error::Io { .. }) => Err(error),
-            Err(error) => Err(unwritable(error.to_string())),
+        match unnoted(|| Adapter::read(output.path(), &ReadOptions::default())) {
+            Ok(_) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => return Err(unwritable(error.to_string())),
         }
+        let files = self.tensors.values().filter_map(Tensor::place);
+        let files: BTreeMap<*const TensorFile, &TensorFile> = files
+            .map(|(file, _)| (std::ptr::from_ref(file), file))
+            .collect();
+        files.values().try_for_each(|file| file.check_unchanged())?;
+        output.finish()
     }
 }
 

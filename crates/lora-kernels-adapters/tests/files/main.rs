@@ -6,6 +6,7 @@ mod base_found;
 mod base_links;
 mod base_quantised;
 mod base_random;
+mod changed;
 mod fixtures;
 mod found;
 mod made;

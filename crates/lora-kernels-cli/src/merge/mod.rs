@@ -24,7 +24,7 @@ mod shard;
 mod target;
 #[cfg(test)]
 mod tests;
-mod wide;
+pub mod wide;
 
 use std::path::PathBuf;
 

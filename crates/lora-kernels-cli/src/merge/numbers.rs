@@ -299,6 +299,53 @@ pub fn all_chunks(tensor: &Tensor<'_>, holds: impl Fn(&[u8]) -> bool) -> Result<
 /// Whether two tensors of the same shape hold the same numbers, or one holds the other's rounded to
 /// its type.
 pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<bool, Failure> {
+    if a.dtype == b.dtype {
+        return Ok(a.has_bytes_of(b)?);
+    }
+    if !is_float(a.dtype) || !is_float(b.dtype) {
+        return Ok(false);
+    }
+    let bytes = |tensor: &Tensor<'_>| WIDE * element_bytes(tensor.dtype);
+    let (mut of_a, mut of_b) = (a.chunks(bytes(a)), b.chunks(bytes(b)));
+    while let (Some(x), Some(y)) = (of_a.next_chunk()?, of_b.next_chunk()?) {
+        if !same_numbers((x, a.dtype), (y, b.dtype)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// How many rows of so many elements differ in two tensors that have as many elements.
+pub fn differing_rows(a: &Tensor<'_>, b: &Tensor<'_>, columns: usize) -> Result<usize, Failure> {
+    let of = |tensor: &Tensor<'_>| element_bytes(tensor.dtype) * columns;
+    let (of_a, of_b) = (of(a), of(b));
+    if of_a == 0 || of_b == 0 {
+        return Ok(0);
+    }
+    let mut differing = 0;
+    if columns > WIDE {
+        for row in 0..a.bytes() / of_a {
+            let row = row * columns..(row + 1) * columns;
+            let same = same_within_types(&part(a, row.clone())?, &part(b, row)?)?;
+            differing += usize::from(!same);
+        }
+        return Ok(differing);
+    }
+    let rows = WIDE / columns;
+    let (mut of_both, mut others) = (a.chunks(rows * of_a), b.chunks(rows * of_b));
+    while let (Some(x), Some(y)) = (of_both.next_chunk()?, others.next_chunk()?) {
+        let pairs = x.chunks(of_a).zip(y.chunks(of_b));
+        let differ = |(x, y): &(&[u8], &[u8])| !same_numbers((x, a.dtype), (y, b.dtype));
+        differing += pairs.filter(differ).count();
+    }
+    Ok(differing)
+}
+
+/// Elements of both tensors that are compared at a time.
+const WIDE: usize = CHUNK / size_of::<f64>();
+
+/// Whether elements are the same bytes, or floats of which one is the other rounded to its type.
+fn same_numbers((a, of_a): (&[u8], Dtype), (b, of_b): (&[u8], Dtype)) -> bool {
     fn rounded(value: f64, to: Dtype) -> f64 {
         match to {
             Dtype::F16 => f16::rounded(value).wide(),
@@ -307,22 +354,11 @@ pub fn same_within_types(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<bool, Failure
             _ => value,
         }
     }
-    if a.dtype == b.dtype {
-        return Ok(a.has_bytes_of(b)?);
-    }
-    if !is_float(a.dtype) || !is_float(b.dtype) {
-        return Ok(false);
+    if of_a == of_b {
+        return a == b;
     }
     let same = |(x, y): (f64, f64)| {
-        rounded(x, b.dtype) == y || rounded(y, a.dtype) == x || (x.is_nan() && y.is_nan())
+        rounded(x, of_b) == y || rounded(y, of_a) == x || (x.is_nan() && y.is_nan())
     };
-    let elements = CHUNK / size_of::<f64>();
-    let chunks = |tensor: &Tensor<'_>| tensor.bytes().min(elements * element_bytes(tensor.dtype));
-    let (mut of_a, mut of_b) = (a.chunks(chunks(a)), b.chunks(chunks(b)));
-    while let (Some(x), Some(y)) = (of_a.next_chunk()?, of_b.next_chunk()?) {
-        if !floats(x, a.dtype).zip(floats(y, b.dtype)).all(same) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    is_float(of_a) && is_float(of_b) && floats(a, of_a).zip(floats(b, of_b)).all(same)
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use lora_kernels::{DType, Element};
+use lora_kernels_adapters::{OpenedFiles, regular};
 use lora_kernels_cases::{
     RecordedLayer, RecordedLayerError, RoundedInputs, largest_relative_error,
 };
@@ -95,7 +96,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Whether every result is within its bound.
 fn replay(arguments: &Arguments) -> Result<bool, Failure> {
+    let opened = OpenedFiles::begin();
+    // What can't be opened is said when it is read.
+    let _ = regular::open(&arguments.case);
     let case = RecordedLayer::read(&arguments.case)?;
+    opened.check_unchanged()?;
     let output = arguments
         .out
         .as_deref()

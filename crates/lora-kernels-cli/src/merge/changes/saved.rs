@@ -10,7 +10,7 @@ use super::{Finder, Selected, Source, Target, names, refuse, vocabulary};
 use crate::failure::Failure;
 use crate::merge::Direction;
 use crate::merge::change::Added;
-use crate::merge::numbers::{is_float, part, same_within_types};
+use crate::merge::numbers::{differing_rows, is_float, part, same_within_types};
 use crate::show::few;
 use crate::steps::step;
 
@@ -238,7 +238,7 @@ impl<'a> Finder<'a, '_> {
                 false => format!("its shape is {:?}, not {:?}", old.shape, new.shape),
             });
         }
-        let (differing, common) = differing_rows(&new, &old)?;
+        let (differing, common) = differing_common_rows(&new, &old)?;
         // A whole resized vocabulary leaves nothing of the base's to guess.
         if 2 * differing > common && (same_shape || !all.has_whole_vocabulary(new.shape)) {
             return another(format!("the values of {differing} of {common} rows differ"));
@@ -349,15 +349,10 @@ fn is_of_an_adapter(name: &str) -> bool {
 }
 
 /// How many rows differ among those that both tensors have, and how many these are.
-fn differing_rows(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<(usize, usize), Failure> {
+fn differing_common_rows(a: &Tensor<'_>, b: &Tensor<'_>) -> Result<(usize, usize), Failure> {
     let rows = |tensor: &Tensor<'_>| tensor.shape.first().copied().unwrap_or(1);
     let common = rows(a).min(rows(b));
     let columns: usize = a.shape.iter().skip(1).product();
-    let mut differing = 0;
-    for row in 0..common {
-        let elements = row * columns..(row + 1) * columns;
-        let same = same_within_types(&part(a, elements.clone())?, &part(b, elements)?)?;
-        differing += usize::from(!same);
-    }
-    Ok((differing, common))
+    let (a, b) = (part(a, 0..common * columns)?, part(b, 0..common * columns)?);
+    Ok((differing_rows(&a, &b, columns)?, common))
 }
