@@ -1,6 +1,7 @@
 //! The config in the header of diffusers' files (`lora_adapter_metadata`).
 
 use crate::config::Fields;
+use crate::shown::shown;
 use crate::tensor_file::TensorFile;
 use crate::{Error, PeftConfig, Result};
 
@@ -48,7 +49,10 @@ pub(super) fn configs(file: &TensorFile) -> Result<Vec<(Option<String>, PeftConf
                     path: file.path().into(),
                     field: format!(
                         "{} in the header's {KEY}",
-                        super::keys::joined(component.as_deref().unwrap_or_default(), needed)
+                        shown(&super::keys::joined(
+                            component.as_deref().unwrap_or_default(),
+                            needed
+                        ))
                     ),
                     given: "missing".into(),
                     allowed: "there",
