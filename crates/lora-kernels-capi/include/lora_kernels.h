@@ -43,8 +43,9 @@
 // of the CUDA runtime, (uint64_t)(uintptr_t)pointer.
 //
 // Threads. All functions may be called from any thread at any time, also with the same handle or
-// plan; only what is being freed must not be in use. lora_last_error() is the calling thread's.
-// Every function leaves the calling thread's current CUDA context as it was.
+// plan. A call that is under way while another thread frees what it uses goes on as if that had not
+// been freed, and frees it when it returns. lora_last_error() is the calling thread's. Every
+// function leaves the calling thread's current CUDA context as it was.
 
 
 #ifndef LORA_KERNELS_H

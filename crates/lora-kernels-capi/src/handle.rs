@@ -1,6 +1,7 @@
 //! The loaded kernels.
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 
 use kernels::Kernels;
 
@@ -13,7 +14,17 @@ use crate::structs::{check_out, put, write};
 
 /// All kernels, loaded into the primary context of a device. There may be several for one device.
 pub struct lora_kernels {
-    pub(crate) inner: Kernels,
+    pub(crate) inner: ManuallyDrop<Kernels>,
+}
+
+impl Drop for lora_kernels {
+    /// In whatever thread has used them last: that of a call which was under way when another
+    /// thread freed them, or that of lora_kernels_free.
+    fn drop(&mut self) {
+        let _restored = Restored::new();
+        // SAFETY: dropped here alone, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.inner) }
+    }
 }
 
 impl Object for lora_kernels {
@@ -44,7 +55,7 @@ pub unsafe extern "C" fn lora_kernels_load(
         check_out(kernels, "kernels")?;
         let _restored = Restored::new();
         let loaded = lora_kernels {
-            inner: load(device)?,
+            inner: ManuallyDrop::new(load(device)?),
         };
         // SAFETY: not null, and valid by the caller's promise.
         unsafe { put(kernels, handles::insert(loaded), "kernels") }
@@ -62,7 +73,6 @@ pub unsafe extern "C" fn lora_kernels_load(
 pub unsafe extern "C" fn lora_kernels_free(kernels: *mut lora_kernels) {
     run(|| {
         if !kernels.is_null() {
-            let _restored = Restored::new();
             drop(handles::remove(kernels, "kernels")?);
         }
         Ok(())

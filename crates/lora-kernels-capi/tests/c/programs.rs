@@ -237,6 +237,11 @@ fn contexts_captures_and_threads_are_left_in_peace() {
 }
 
 #[test]
+fn what_is_freed_in_a_call_lives_until_it_returns_and_takes_no_context_with_it() {
+    both_ways("tests/c/freed.c");
+}
+
+#[test]
 fn a_fault_on_the_device_is_an_error_and_no_crash() {
     both_ways("tests/c/fault.c");
 }
