@@ -50,7 +50,8 @@ pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<(), F
     session.run(pip).map_err(|failure| Failure {
         message: format!(
             "{failure}\npip could not install the packages of {list} (its own words are above): they need PyPI or a \
-             mirror of it that has the same files, and Python 3.10 to 3.13 on x86_64 or aarch64"
+             mirror of it that has the same files, and Python 3.11 to 3.14 (of python/tests without PyTorch, also \
+             3.10) on x86_64 or aarch64"
         ),
         ..failure
     })
