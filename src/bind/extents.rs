@@ -106,8 +106,8 @@ fn pairs_that_meet(a: &Extent, b: &Extent) -> i128 {
     started - ended
 }
 
-/// Σ over the rows i of `a` of ⌊(first + i · a.stride) / b.stride⌋, each held between 0 and the rows
-/// of `b`.
+/// Σ over the rows i of `a` of ⌊(first + i · a.stride) / b.stride⌋, each held between 0 and the
+/// rows of `b`.
 fn sum_of_clamped(a: &Extent, b: &Extent, first: i128) -> i128 {
     let (rows, step) = (i128::from(a.rows), i128::from(a.stride));
     let (most, stride) = (i128::from(b.rows), i128::from(b.stride));

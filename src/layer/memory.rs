@@ -72,8 +72,8 @@ pub(super) fn written<'g, T>(
     address
 }
 
-/// Copies memory of a stream's own to the host, and waits for it. cudarc's copy into ordinary memory
-/// may return before.
+/// Copies memory of a stream's own to the host, and waits for it. cudarc's copy into ordinary
+/// memory may return before.
 pub(super) fn read_back(
     stream: &CudaStream,
     memory: &CudaSlice<u8>,

@@ -35,11 +35,11 @@ use cache::PlanCache;
 /// Weights and adapters are arguments of a call, so one `LoraLinear` serves all layers of a model.
 /// Clones share the kernels and the plans, and cloning only increments two reference counts.
 ///
-/// Every call enqueues its work on the stream and returns. It is ordered as
-/// [`Kernels::forward`] says, and refused while the stream is being captured. Memory is allocated in the stream's
-/// order. It is not cleared, because the kernels write everything that is read. On a device without
-/// memory pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`) cudarc waits for the stream whenever
-/// it frees memory, and a call frees its scratch memory.
+/// Every call enqueues its work on the stream and returns. It is ordered as [`Kernels::forward`]
+/// says, and refused while the stream is being captured. Memory is allocated in the stream's order.
+/// It is not cleared, because the kernels write everything that is read. On a device without memory
+/// pools (`CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED`) cudarc waits for the stream whenever it
+/// frees memory, and a call frees its scratch memory.
 ///
 /// Results have the same bits on every run.
 #[derive(Clone)]

@@ -82,8 +82,8 @@ impl Kernels {
     /// # Safety
     /// The context is current on this thread and `stream` belongs to it. Every pointer is a device
     /// address of that context with the extent that the plan's problem gives it, and all stay valid
-    /// until the stream has run the call. Memory that is mapped at two addresses is kept apart as in
-    /// [`Kernels::forward_raw`]; merging in place is the exception.
+    /// until the stream has run the call. Memory that is mapped at two addresses is kept apart as
+    /// in [`Kernels::forward_raw`]; merging in place is the exception.
     pub unsafe fn merge_raw(
         &self,
         plan: &MergePlan,

@@ -56,8 +56,8 @@ impl Kernels {
     ///
     /// The arguments' memory may belong to other streams of the context: the kernels run after all
     /// that was enqueued there, and what is enqueued there afterwards, such as freeing the memory,
-    /// runs after the kernels. What cudarc itself does with the memory on further streams is ordered
-    /// as far as cudarc orders it.
+    /// runs after the kernels. What cudarc itself does with the memory on further streams is
+    /// ordered as far as cudarc orders it.
     ///
     /// # Errors
     /// [`crate::Error::Capturing`] if the stream, or one that memory belongs to, is being captured

@@ -136,8 +136,8 @@ pub(super) fn matrix(
     order.admit(name(), given.home())
 }
 
-/// Refuses a slice whose bytes overflow: cudarc allocates fewer for it. A part of such a slice can't
-/// be told from a part of another one.
+/// Refuses a slice whose bytes overflow: cudarc allocates fewer for it. A part of such a slice
+/// can't be told from a part of another one.
 pub(crate) fn length(what: Argument, matrix: &impl Matrix) -> Result<()> {
     let (given, element) = (matrix.elements(), matrix.dtype().size());
     if given > isize::MAX as usize / element {

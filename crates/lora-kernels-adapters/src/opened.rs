@@ -18,8 +18,8 @@ thread_local! {
 
 /// The files that this crate opens for reading on this thread: weights, adapters, configs, indexes,
 /// and what is opened by [`crate::regular`] and [`crate::base::Home`]. What is computed from them
-/// is of one state of each only if [`OpenedFiles::check_unchanged`] finds none of them changed after
-/// the last byte was read.
+/// is of one state of each only if [`OpenedFiles::check_unchanged`] finds none of them changed
+/// after the last byte was read.
 ///
 /// A thread has one list at a time; the later one takes the earlier one's place.
 #[derive(Debug)]

@@ -120,8 +120,8 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// Some of its elements, in row-major order; `None` if it has no such elements, or if they don't
-    /// begin and end at bytes. The result keeps the name and the shape of the whole tensor.
+    /// Some of its elements, in row-major order; `None` if it has no such elements, or if they
+    /// don't begin and end at bytes. The result keeps the name and the shape of the whole tensor.
     pub fn part(&self, elements: Range<usize>) -> Option<Self> {
         let place = |element: usize| {
             let bits = element.checked_mul(self.dtype.bitsize())?;

@@ -1,5 +1,6 @@
-//! Every call, with memory of each kind of stream, on each kind of stream, in one thread or two, and
-//! every way to end the memory's use: the results are those of a call that waits for everything.
+//! Every call, with memory of each kind of stream, on each kind of stream, in one thread or two,
+//! and every way to end the memory's use: the results are those of a call that waits for
+//! everything.
 
 use std::sync::Arc;
 use std::thread;

@@ -163,8 +163,8 @@ impl<R: Fn(&mut [u8], usize) -> Result<()>> Json<R> {
         Ok(number)
     }
 
-    /// Reads a string. `part` is given its bytes, without escapes, in parts that may end inside of a
-    /// character. The caller checks that they are UTF-8.
+    /// Reads a string. `part` is given its bytes, without escapes, in parts that may end inside of
+    /// a character. The caller checks that they are UTF-8.
     pub fn string(&mut self, mut part: impl FnMut(&[u8])) -> Step<()> {
         if !self.takes(b'"')? {
             return self.wrong("a string is missing");

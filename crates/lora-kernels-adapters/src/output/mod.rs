@@ -57,8 +57,8 @@ impl OutputFile {
     /// is done.
     ///
     /// # Errors
-    /// [`Error::Exists`] if the target is a folder, pipe, socket or device, or exists and `overwrite` doesn't allow
-    /// replacing it; [`Error::Busy`]; [`Error::Io`].
+    /// [`Error::Exists`] if the target is a folder, pipe, socket or device, or exists and
+    /// `overwrite` doesn't allow replacing it; [`Error::Busy`]; [`Error::Io`].
     pub fn create(target: &Path, overwrite: Overwrite) -> Result<Self> {
         Self::create_with_mode(target, overwrite, 0o666)
     }

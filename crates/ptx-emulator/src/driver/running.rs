@@ -1,5 +1,6 @@
 //! How launches run: checks, the order of turns, when asynchronous copies land, how tensor cores
-//! sum, when streams do their work. The environment says so when the driver starts; a program may change it between launches.
+//! sum, when streams do their work. The environment says so when the driver starts; a program may
+//! change it between launches.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
