@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arrays import Array, named
-from .plans import Region
+from .plans import Region, _unsigned
 from .types import DType, MergeProblem, Problem, Role
 
 Problems = Problem | MergeProblem
@@ -48,7 +48,7 @@ class Call:
         allocate: Callable[[tuple[int, ...], DType | None], Any] | None,
     ) -> None:
         self._device = device
-        self._stream = stream
+        self._stream = _unsigned("stream", stream)
         self._allocate = allocate
         # Arrays made on the way must live until the call is enqueued.
         self._alive: list[Array] = []

@@ -11,7 +11,7 @@ from typing import Any
 from . import _abi
 from ._checks import Call
 from ._library import check, library
-from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan
+from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, _signed
 from .tensors import Adapter, LoraProjection, Saved
 from .types import Dropout, DType, Role
 
@@ -105,7 +105,8 @@ class Kernels:
 
     def __init__(self, device: int = 0) -> None:
         self._handle = ctypes.c_void_p()
-        check(library().lora_kernels_load(device, ctypes.byref(self._handle)))
+        ordinal = _signed("device", device, 32)
+        check(library().lora_kernels_load(ordinal, ctypes.byref(self._handle)))
         #: The ordinal.
         self.ordinal = device
         props = _abi.Device()

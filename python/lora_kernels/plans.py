@@ -33,7 +33,9 @@ class DeviceProps:
     def named(name: str) -> DeviceProps:
         """A GPU that the library knows, such as h100; the error for others lists those known."""
         struct = _abi.Device()
-        check(library().lora_device_named(name.encode(), ctypes.byref(struct)))
+        # In C the name would end at a zero. A lone surrogate is of no name either.
+        text = name.replace("\0", "\ufffd").encode(errors="replace")
+        check(library().lora_device_named(text, ctypes.byref(struct)))
         return DeviceProps._of(struct)
 
     @staticmethod
@@ -204,9 +206,9 @@ def _merge_problem(problem: MergeProblem) -> _abi.MergeProblem:
     )
 
 
-def _signed(name: str, value: int) -> int:
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"{name} is {value}: it must be a signed 64-bit number")
+def _signed(name: str, value: int, bits: int = 64) -> int:
+    if not -(1 << bits - 1) <= value < 1 << bits - 1:
+        raise ValueError(f"{name} is {value}: it must be a signed {bits}-bit number")
     return value
 
 

@@ -222,3 +222,17 @@ def test_closed_kernels_say_so(made: Made, plan: ForwardPlan) -> None:
     kernels.close()
     with pytest.raises(ValueError, match="these kernels are closed"):
         forward(kernels, plan, made)
+
+
+@pytest.mark.parametrize("stream", [-1, 2**64, 2**64 + 1])
+def test_a_stream_is_no_other_number(
+    kernels: Kernels, made: Made, plan: ForwardPlan, stream: int
+) -> None:
+    with pytest.raises(ValueError, match=f"stream is {stream}: it must "):
+        kernels.forward(plan, made.x, [made.projection], stream=stream, allocate=cuda.allocate)
+
+
+@pytest.mark.parametrize("device", [2**31, 2**32, -(2**32)])
+def test_a_device_is_no_other_number(device: int) -> None:
+    with pytest.raises(ValueError, match=f"device is {device}: it must be a signed 32-bit number"):
+        Kernels(device)
