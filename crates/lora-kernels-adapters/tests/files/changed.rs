@@ -147,6 +147,9 @@ fn an_adapter_that_changes_while_it_is_copied_is_not_written() {
     assert_refused(refused, &["can't write", "lora_A", "12 bytes", "[1, 4]"]);
 }
 
+/// What is done to a file.
+type Act<'a> = &'a dyn Fn(&Path);
+
 /// The stamps show every change, however soon it comes after the file was opened.
 #[test]
 fn opened_files_are_noted_and_their_changes_found() {
@@ -184,7 +187,7 @@ fn opened_files_are_noted_and_their_changes_found() {
         "base/other",
     ];
     for name in noted {
-        let changes: [(&str, &dyn Fn(&Path)); 4] = [
+        let changes: [(&str, Act<'_>); 4] = [
             ("size", &|path| {
                 cut_to(path, path.metadata().unwrap().len() + 1)
             }),
