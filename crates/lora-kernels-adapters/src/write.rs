@@ -94,8 +94,8 @@ impl<'a> PeftWriter<'a> {
     /// With [`Overwrite::Replace`], an existing folder is replaced with all its contents.
     ///
     /// # Errors
-    /// [`Error::Unwritable`] if the adapter could not be read back, [`Error::Changed`] if a file that
-    /// tensors were read from changed meanwhile, [`Error::Exists`], [`Error::Io`].
+    /// [`Error::Unwritable`] if the adapter could not be read back, [`Error::Changed`] if a file
+    /// that tensors were read from changed meanwhile, [`Error::Exists`], [`Error::Io`].
     pub fn write(&self, folder: &Path, overwrite: Overwrite) -> Result<()> {
         let output = OutputFolder::create(folder, overwrite)?;
         let failed = |source| Error::Io {

@@ -251,8 +251,8 @@ impl Table {
         for entry in entries {
             if entry.begin != end || entry.end < entry.begin {
                 return invalid(format!(
-                    "the bytes of tensor {} don't begin where another tensor's end: offsets overlap \
-                     or leave gaps",
+                    "the bytes of tensor {} don't begin where another tensor's end: offsets \
+                     overlap or leave gaps",
                     shown(name(entry))
                 ));
             }
