@@ -61,6 +61,8 @@ pub struct BaseModel {
     /// Further shards with a tensor of the same name.
     copies: BTreeMap<String, Vec<usize>>,
     config: Option<Value>,
+    /// The config that the system didn't let read, and why.
+    unread_config: Option<(PathBuf, String)>,
     /// Among the models in one folder; the lowest is preferred.
     rank: usize,
     notes: Vec<String>,
@@ -260,6 +262,7 @@ impl BaseModel {
             homes,
             copies,
             config: None,
+            unread_config: None,
             rank: 0,
             notes: Vec::new(),
             packed: OnceLock::new(),
@@ -282,7 +285,7 @@ impl BaseModel {
                 Ok(false) => continue,
                 Ok(true) => {}
                 Err(error) => {
-                    self.notes.push(format!("beside it, and not used: {error}"));
+                    self.unread(&error);
                     continue;
                 }
             }
@@ -296,10 +299,18 @@ impl BaseModel {
                     "{} is a link out of the folder and was not read",
                     path.display()
                 )),
-                Err(error) => self.notes.push(format!("beside it, and not used: {error}")),
+                Err(error) => self.unread(&error),
             }
         }
         self
+    }
+
+    /// Notes a config that isn't used.
+    fn unread(&mut self, error: &Error) {
+        if let Error::Io { path, source, .. } = error {
+            self.unread_config = Some((path.clone(), source.to_string()));
+        }
+        self.notes.push(format!("beside it, and not used: {error}"));
     }
 
     /// The home of what lies beside a single file, which was named and may be a link itself.
@@ -358,6 +369,12 @@ impl BaseModel {
     /// The model's `config.json`, or Mistral's `params.json`, if one lies there and is JSON.
     pub fn config(&self) -> Option<&Value> {
         self.config.as_ref()
+    }
+
+    /// The config that is there, but that the system didn't let read, and why.
+    pub fn unread_config(&self) -> Option<(&Path, &str)> {
+        let (path, reason) = self.unread_config.as_ref()?;
+        Some((path, reason))
     }
 
     /// The index of the shards, if there is one.

@@ -154,6 +154,14 @@ impl Companions {
             warnings: told.warnings,
             unreadable: told.unreadable,
         };
+        // Without it, the weights may have been taken for what they aren't, even if it can be read
+        // by now.
+        if let (Some(_), Some((path, reason))) = (home, base.unread_config()) {
+            plan.unreadable.push(Unreadable {
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
         if let Some(home) = home {
             let exceptions = Exceptions {
                 replaced: plan.names_written_otherwise(base),
