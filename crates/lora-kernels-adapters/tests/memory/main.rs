@@ -67,8 +67,7 @@ fn opened(path: &Path, header: &str) -> (Result<usize, Error>, usize) {
     (tensors, MOST.load(Ordering::Relaxed) - before)
 }
 
-/// One test, as others would allocate at the same time. Before, the first of these took 12 times
-/// its size.
+/// One test, as others would allocate at the same time.
 #[test]
 fn a_header_needs_at_most_twice_its_size() {
     let folder = tempfile::tempdir().unwrap();
