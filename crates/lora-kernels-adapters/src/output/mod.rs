@@ -15,6 +15,7 @@ mod partial;
 mod place;
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +70,13 @@ impl OutputFile {
     /// # Errors
     /// As [`OutputFile::create`].
     pub fn create_with_mode(target: &Path, overwrite: Overwrite, mode: u32) -> Result<Self> {
+        if place::is_folders_name(target) {
+            let reason = "it ends as a folder's name does, and a file is to be written";
+            return Err(failed("write", target)(std::io::Error::new(
+                ErrorKind::InvalidInput,
+                reason,
+            )));
+        }
         let hint = match place::kind(target)? {
             Some(kind) if kind.is_dir() => {
                 Some("it is a folder, and a file is to be written; name another")
@@ -132,7 +140,7 @@ impl OutputFolder {
     ///
     /// # Errors
     /// [`Error::Exists`] if the target exists and `overwrite` doesn't allow replacing it, or if it
-    /// isn't a folder; [`Error::Busy`]; [`Error::Io`].
+    /// isn't a folder that can be replaced; [`Error::Busy`]; [`Error::Io`].
     pub fn create(target: &Path, overwrite: Overwrite) -> Result<Self> {
         Self::create_with_mode(target, overwrite, 0o777)
     }
@@ -147,6 +155,12 @@ impl OutputFolder {
             return Err(Error::Exists {
                 path: target.into(),
                 hint: "it is a file, and a folder is to be written; name another",
+            });
+        }
+        if place::is_mount_point(target) {
+            return Err(Error::Exists {
+                path: target.into(),
+                hint: "a file system is mounted there, which can't be replaced; name a folder in it",
             });
         }
         let partial = Partial::new(target, overwrite, |path| {

@@ -39,6 +39,8 @@ impl Partial {
         overwrite: Overwrite,
         mut create: impl FnMut(&Path) -> std::io::Result<File>,
     ) -> Result<Self> {
+        // A rename fails where `/.` follows the name.
+        let target: &Path = &target.components().collect::<PathBuf>();
         let prefix = prefix(target)?;
         let turn = wait_for_turn(place::parent(target));
         let dead = leftovers(target, &prefix)?;

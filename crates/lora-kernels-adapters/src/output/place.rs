@@ -208,6 +208,30 @@ fn look(path: &Path) -> std::io::Result<Option<FileType>> {
     }
 }
 
+/// Whether a path can only mean a folder: it ends in a slash, or in `/.`.
+pub fn is_folders_name(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    path.ends_with(b"/") || path.ends_with(b"/.")
+}
+
+/// Whether a file system is mounted at a path. Nothing can be renamed to it then. False where the
+/// system doesn't tell.
+pub fn is_mount_point(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+        statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()).is_ok_and(|there| {
+            let known = there.stx_attributes & there.stx_attributes_mask;
+            known.contains(StatxAttributes::MOUNT_ROOT)
+        })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
+    }
+}
+
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

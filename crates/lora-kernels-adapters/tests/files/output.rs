@@ -175,3 +175,29 @@ fn an_output_has_the_mode_that_is_asked_for() {
     dir.finish().unwrap();
     assert_eq!((mode(&at("file")), mode(&at("dir"))), (0o600, 0o700));
 }
+
+/// A rename to such a name fails when all the work is done.
+#[test]
+fn a_name_that_can_only_be_a_folder_s_is_none_for_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["out/", "out/.", "out//"] {
+        let target = folder.path().join(name);
+        let refused = OutputFile::create(&target, Overwrite::Replace);
+        assert_refused(refused, &[name, "a file is to be written"]);
+        assert!(names(folder.path()).is_empty());
+        for _ in 0..2 {
+            let output = OutputFolder::create(&target, Overwrite::Replace).unwrap();
+            output.finish().unwrap();
+            assert_eq!(names(folder.path()), ["out"]);
+        }
+        std::fs::remove_dir(folder.path().join("out")).unwrap();
+    }
+}
+
+/// Found before any work is done, not by the rename at the end.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_mounted_file_system_is_not_replaced() {
+    let refused = OutputFolder::create("/proc".as_ref(), Overwrite::Replace);
+    assert_refused(refused, &["/proc", "mounted"]);
+}

@@ -158,6 +158,8 @@ struct Found {
 
 /// The path with the links of its folder followed. The last part need not exist.
 fn resolved(path: &Path) -> Result<PathBuf, String> {
+    // With a slash at its end, a link's name means what it leads to.
+    let path: &Path = &path.components().collect::<PathBuf>();
     if path.is_symlink() {
         return Err("it is a link; name the place itself".into());
     }
