@@ -37,8 +37,8 @@ Exit status:
      is not finite (merge, unmerge)
   2  nothing was done: an argument, a file or an output can't be used
   3  no device that can be used, or it failed
-  4  OUT is complete (merge, unmerge), but something after that failed: the result
-     can't be printed, OUT's name brought to the disk, or what it replaced removed
+  4  the result can't be printed; or OUT is complete (merge, unmerge), but its name
+     can't be brought to the disk, or what it replaced can't be removed
   5  OUT is complete but for files that can't be read (--skip-unreadable)
   128 + N  ended by signal N, such as 130 by Ctrl-C: OUT is as it was";
 

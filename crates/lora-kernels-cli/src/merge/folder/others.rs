@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lora_kernels_adapters::base::Home;
+use lora_kernels_adapters::base::{Home, LARGEST_CONFIG};
 
 use super::config::CONFIGS;
-use super::source::{Kind, Source, Unreadable, look};
+use super::source::{Kind, LARGEST, Source, Unreadable, look};
 use super::travels;
 use crate::failure::Failure;
 use crate::merge::access::{Access, Sources};
@@ -138,6 +138,16 @@ impl Others {
         let name = below.display().to_string();
         match look(home, &path) {
             Kind::File(source) => match path.metadata() {
+                Ok(metadata) if metadata.len() > largest(&below) => {
+                    self.unreadable.push(Unreadable {
+                        path,
+                        reason: format!(
+                            "{} bytes, where such a file has at most {}",
+                            metadata.len(),
+                            largest(&below)
+                        ),
+                    });
+                }
                 Ok(metadata) => self.files.push(Copied {
                     name: below,
                     source,
@@ -165,6 +175,15 @@ impl Others {
             path: path.to_owned(),
             reason: error.to_string(),
         });
+    }
+}
+
+/// The most bytes that a reader of a file of this path in a model's folder can expect.
+fn largest(path: &Path) -> u64 {
+    match path.to_str() {
+        Some(name) if CONFIGS.contains(&name) => LARGEST_CONFIG,
+        _ if travels::is_known(path) => LARGEST,
+        _ => u64::MAX,
     }
 }
 

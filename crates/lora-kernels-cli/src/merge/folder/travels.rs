@@ -368,7 +368,8 @@ fn brought(
     group: Group,
     told: &mut Told,
 ) -> Result<BTreeMap<String, Source>, Failure> {
-    let named = Some(adapter.path).filter(|path| path.is_dir());
+    let named = { Some(adapter.path) }
+        .filter(|path| path.is_dir() && adapter.adapter.folder() != Some(path));
     for folder in adapter.adapter.folder().into_iter().chain(named) {
         let home = Arc::new(home(folder, adapter)?);
         let mut files = BTreeMap::new();

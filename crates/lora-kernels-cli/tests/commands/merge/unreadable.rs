@@ -234,4 +234,26 @@ fn texts_are_read_up_to_a_limit() {
         file.set_len(bytes).unwrap();
         assert_refused(&merge(&scene, &[]), 2, &[name, "at most"]);
     }
+    for (name, bytes) in [
+        ("base/config.json", (16 << 20) + 1),
+        ("base/params.json", 1 << 40),
+        ("base/tokenizer.json", 1 << 40),
+    ] {
+        let scene = scene("large_beside");
+        let file = std::fs::File::create(scene.path(name)).unwrap();
+        file.set_len(bytes).unwrap();
+        assert_refused(&merge(&scene, &[]), 2, &[name, "at most"]);
+        assert!(!scene.path("out").exists());
+    }
+    let scene = scene("large_brought");
+    let file = std::fs::File::create(scene.path("a/tokenizer.json")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let output = merge(&scene, &[]);
+    crate::common::assert_status(&output, 0);
+    let printed = crate::common::stdout(&output);
+    assert_eq!(
+        printed.matches("was not taken over").count(),
+        1,
+        "{printed}"
+    );
 }
