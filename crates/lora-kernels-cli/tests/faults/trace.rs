@@ -140,7 +140,9 @@ impl Tracee {
             Ok(WaitStatus::PtraceEvent(thread, ..)) => (thread, None),
             Ok(WaitStatus::Stopped(thread, signal)) => {
                 let is_new = self.seen.insert(thread);
-                (thread, { Some(signal) }.filter(|_| !is_new))
+                // A new thread begins with a stop, which may come after a signal to it.
+                let is_begin = signal == Signal::SIGSTOP || (is_new && signal == Signal::SIGTRAP);
+                (thread, { Some(signal) }.filter(|_| !is_begin))
             }
             Ok(_) => return Ok(None),
         };

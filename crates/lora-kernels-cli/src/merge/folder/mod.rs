@@ -109,10 +109,12 @@ impl Companions {
             }
             (Direction::Merge, None) if from != Some(FilesFrom::Base) => {
                 let own = travels::find_each(adapters, &mut told)?;
-                let own = own.iter().map(|file| file.path.display());
-                left_out.extend(own.map(|path| format!("{path} (OUT is a file, as BASE is)")));
-                // None of them would be written.
-                told.unreadable.clear();
+                // As none of them is written, it doesn't matter whether they can be read.
+                let unread = told.unreadable.drain(..).map(|file| file.path);
+                let all = own.into_iter().map(|file| file.path).chain(unread);
+                left_out.extend(
+                    all.map(|path| format!("{} (OUT is a file, as BASE is)", path.display())),
+                );
             }
             (Direction::Merge, None) => {}
             (Direction::Unmerge, home) => {
