@@ -200,7 +200,20 @@ impl Tracee {
                 ptrace::setregs(thread, registers)?;
                 self.within.insert(thread, Some(error));
             }
-            Action::Send(signal) => nix::sys::signal::kill(self.leader, signal)?,
+            // To this thread, so that it is handled before the call returns. Sent to the process, it
+            // may come to another thread when the run is over.
+            Action::Send(signal) => {
+                // SAFETY: the call takes three numbers.
+                let sent = unsafe {
+                    libc::syscall(
+                        libc::SYS_tgkill,
+                        self.leader.as_raw(),
+                        thread.as_raw(),
+                        signal as i32,
+                    )
+                };
+                Errno::result(sent)?;
+            }
         }
         Ok(None)
     }
