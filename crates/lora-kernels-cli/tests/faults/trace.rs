@@ -200,8 +200,8 @@ impl Tracee {
                 ptrace::setregs(thread, registers)?;
                 self.within.insert(thread, Some(error));
             }
-            // To this thread, so that it is handled before the call returns. Sent to the process, it
-            // may come to another thread when the run is over.
+            // To this thread, so that it is handled before the call returns. Sent to the process,
+            // it may come to another thread when the run is over.
             Action::Send(signal) => {
                 // SAFETY: the call takes three numbers.
                 let sent = unsafe {
