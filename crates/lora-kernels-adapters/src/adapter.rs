@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::tensor::Tensor;
 use crate::tensor_file::TensorFile;
-use crate::{PeftConfig, ReadOptions, Result, read};
+use crate::{PeftConfig, ReadOptions, Result, read, regular};
 
 /// The format of an adapter on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -431,12 +431,8 @@ impl Adapter {
     /// The folder that the adapter was read from, if its files lie in one of their own: where its
     /// `adapter_config.json` is. A tokenizer may lie there, too.
     pub fn folder(&self) -> Option<&Path> {
-        let parent = self.config.as_ref().and(self.file.path().parent())?;
-        // A file that is named without any folder lies in the current one.
-        match parent.as_os_str().is_empty() {
-            true => Some(Path::new(".")),
-            false => Some(parent),
-        }
+        let file = self.config.as_ref().map(|_| self.file.path())?;
+        Some(regular::folder_of(file))
     }
 
     fn module_of<'a>(&'a self, parts: &'a Parts) -> Module<'a> {

@@ -7,7 +7,8 @@ use std::io::ErrorKind;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use crate::stamp::Stamp;
+use crate::regular::failed;
+use crate::stamp::{Stamp, unchanged};
 use crate::{Error, Result};
 
 thread_local! {
@@ -70,11 +71,7 @@ pub(crate) fn note(path: &Path, file: &File) -> Result<()> {
         let Some(opened) = opened else {
             return Ok(());
         };
-        let stamp = settled(file).map_err(|source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        })?;
+        let stamp = settled(file).map_err(failed(path))?;
         // Of a file that is opened again, the first stamp counts.
         opened.entry(path.into()).or_insert(stamp);
         Ok(())
@@ -82,23 +79,13 @@ pub(crate) fn note(path: &Path, file: &File) -> Result<()> {
 }
 
 fn check(path: &Path, then: &Stamp) -> Result<()> {
-    let changed = |what| {
-        Err(Error::Changed {
-            path: path.into(),
-            what,
-        })
-    };
     match path.metadata() {
-        Ok(metadata) => match then.difference(&Stamp::from(&metadata)) {
-            Some(what) => changed(what),
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => changed("it isn't there any more"),
-        Err(source) => Err(Error::Io {
-            doing: "read",
+        Ok(metadata) => unchanged(path, then, &Stamp::from(&metadata)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Changed {
             path: path.into(),
-            source,
+            what: "it isn't there any more",
         }),
+        Err(error) => Err(failed(path)(error)),
     }
 }
 

@@ -151,7 +151,16 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<()> {
     })
 }
 
-fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + Copy {
+/// The folder that a path's last part lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// The error of reading a file or a folder.
+pub(crate) fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + Copy {
     move |source| Error::Io {
         doing: "read",
         path: path.into(),

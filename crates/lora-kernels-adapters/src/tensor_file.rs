@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::header::{Found, Header, Table};
+use crate::regular::{self, failed};
 use crate::stamp::{Stamp, unchanged};
 use crate::tensor::Tensor;
-use crate::{Error, Result, regular};
+use crate::{Error, Result};
 
 /// An open safetensors file with a checked header.
 ///
@@ -35,11 +36,7 @@ impl TensorFile {
     /// became shorter meanwhile.
     pub fn open(path: &Path) -> Result<Self> {
         let file = regular::open(path)?;
-        let stamp = Stamp::of(&file).map_err(|source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        })?;
+        let stamp = Stamp::of(&file).map_err(failed(path))?;
         let refused = |reason| Error::Safetensors {
             path: path.into(),
             reason,
@@ -145,11 +142,7 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Changed`], [`Error::Io`].
     pub fn check_unchanged(&self) -> Result<()> {
-        let now = Stamp::of(&self.file).map_err(|source| Error::Io {
-            doing: "read",
-            path: self.path.clone(),
-            source,
-        })?;
+        let now = Stamp::of(&self.file).map_err(failed(&self.path))?;
         unchanged(&self.path, &self.stamp, &now)
     }
 
@@ -186,15 +179,11 @@ impl<'a> Metadata<'a> {
 /// Fills `into` with the bytes of a file that had them when it was opened.
 fn read_exact(path: &Path, file: &File, into: &mut [u8], offset: usize) -> Result<()> {
     file.read_exact_at(into, offset as u64)
-        .map_err(|source| match source.kind() {
+        .map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Error::Changed {
                 path: path.into(),
                 what: "it has become shorter",
             },
-            _ => Error::Io {
-                doing: "read",
-                path: path.into(),
-                source,
-            },
+            _ => failed(path)(error),
         })
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::names::{self, OTHER, STEMS, indexed, is_adapter, is_index, is_other, is_slice, rank};
 use super::{BaseModel, INDEX};
+use crate::regular::{failed, folder_of};
 use crate::shown::shown;
 use crate::{Error, Result, hub};
 
@@ -35,11 +36,7 @@ pub(super) fn candidates(path: &Path) -> Result<Vec<BaseModel>> {
     if let Some(reason) = hub::looks_like_a_name(path) {
         return Err(none(reason));
     }
-    let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
-        doing: "read",
-        path: path.into(),
-        source,
-    })?;
+    let metadata = std::fs::metadata(path).map_err(failed(path))?;
     if !metadata.is_dir() {
         return file(path);
     }
@@ -61,10 +58,7 @@ pub(super) fn candidates(path: &Path) -> Result<Vec<BaseModel>> {
 /// The model that a file means.
 fn file(path: &Path) -> Result<Vec<BaseModel>> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = folder_of(path);
     match &*name {
         "config.json" | "params.json" | PIPELINE => return folder(parent),
         name if is_index(name) => {
@@ -204,11 +198,7 @@ struct Listing {
 
 impl Listing {
     fn read(path: &Path) -> Result<Self> {
-        let unread = |source| Error::Io {
-            doing: "read",
-            path: path.into(),
-            source,
-        };
+        let unread = failed(path);
         let (mut files, mut folders, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for entry in path.read_dir().map_err(unread)? {
             let entry = entry.map_err(unread)?;

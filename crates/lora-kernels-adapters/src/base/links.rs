@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::regular::{self, LastLink};
+use crate::regular::{self, LastLink, failed};
 use crate::shown::shown;
 use crate::{Error, Result};
 
@@ -174,9 +174,5 @@ fn outside(path: &Path, place: &Path) -> Error {
 }
 
 fn resolved(path: &Path) -> Result<PathBuf> {
-    path.canonicalize().map_err(|source| Error::Io {
-        doing: "read",
-        path: path.into(),
-        source,
-    })
+    path.canonicalize().map_err(failed(path))
 }

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Overwrite, failed, place};
+use crate::regular::folder_of;
 use crate::{Error, Result};
 
 /// How often a run that begins waits for another one that begins in the same folder.
@@ -42,7 +43,7 @@ impl Partial {
         // A rename fails where `/.` follows the name.
         let target: &Path = &target.components().collect::<PathBuf>();
         let prefix = prefix(target)?;
-        let turn = wait_for_turn(place::parent(target));
+        let turn = wait_for_turn(folder_of(target));
         let dead = leftovers(target, &prefix)?;
         // A run that is at its end isn't seen any more, and its output is.
         if overwrite == Overwrite::Never && place::kind(target)?.is_some() {
@@ -114,7 +115,7 @@ impl Drop for Partial {
 pub fn check_free(target: &Path) -> Result<()> {
     let prefix = prefix(target)?;
     // Looking at a leftover locks it, and who else looks must not take it for a run.
-    let _turn = wait_for_turn(place::parent(target));
+    let _turn = wait_for_turn(folder_of(target));
     leftovers(target, &prefix).map(drop)
 }
 
@@ -171,7 +172,7 @@ fn wait_for_turn(folder: &Path) -> Option<File> {
 /// [`Error::Busy`] if a process holds the lock of one: it still runs, or removes it.
 fn leftovers(target: &Path, prefix: &OsStr) -> Result<Vec<(PathBuf, File)>> {
     let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(place::parent(target)) else {
+    let Ok(entries) = std::fs::read_dir(folder_of(target)) else {
         return Ok(found);
     };
     for entry in entries.flatten() {

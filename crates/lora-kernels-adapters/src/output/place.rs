@@ -11,6 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::partial::Partial;
 use super::{Overwrite, disk, failed};
+use crate::regular::folder_of;
 use crate::{Error, Result};
 
 /// A file system or a kernel lacks a flag of a rename.
@@ -38,7 +39,7 @@ impl Partial {
             path: self.target.clone(),
             reason,
         };
-        let folder = parent(&self.target);
+        let folder = folder_of(&self.target);
         let synced = disk::sync_parent(folder, &self.lock).map_err(|source| {
             placed(format!(
                 "can't bring its name to the disk, in {}: {source}; a power failure may undo it",
@@ -229,13 +230,6 @@ pub fn is_mount_point(path: &Path) -> bool {
     {
         let _ = path;
         false
-    }
-}
-
-pub fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 

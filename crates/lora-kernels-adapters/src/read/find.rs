@@ -4,9 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::base::Home;
 use crate::hub;
+use crate::regular::{self, failed, folder_of};
 use crate::shown::shown;
 use crate::tensor_file::TensorFile;
-use crate::{Error, Result, regular};
+use crate::{Error, Result};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 const PEFT_TENSORS: &str = "adapter_model.safetensors";
@@ -42,7 +43,7 @@ impl Files {
     /// # Errors
     /// [`Error::Outside`] if the tensors' file is a link that isn't followed, [`Error::Io`].
     pub fn home(&self, path: &Path) -> Result<Home> {
-        let folder = parent(&self.tensors);
+        let folder = folder_of(&self.tensors);
         let names = self.tensors.file_name().and_then(|name| name.to_str());
         match Home::with_weights(folder, names.as_slice()) {
             Err(Error::Outside { .. }) if self.tensors == path => Home::of(folder),
@@ -51,20 +52,9 @@ impl Files {
     }
 }
 
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
 /// Finds the files of the adapter at `path`. `wanted` chooses among several folders below it.
 pub(super) fn find(path: &Path, wanted: Option<&str>) -> Result<Files> {
-    let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
-        doing: "read",
-        path: path.into(),
-        source,
-    })?;
+    let metadata = std::fs::metadata(path).map_err(failed(path))?;
     if !metadata.is_dir() {
         return file(path);
     }
@@ -114,7 +104,7 @@ fn refused<T>(path: &Path, reason: String) -> Result<T> {
 
 /// An adapter given by one of its files.
 fn file(path: &Path) -> Result<Files> {
-    let folder = parent(path);
+    let folder = folder_of(path);
     if path.file_name().is_some_and(|name| name == CONFIG) {
         return match inside(folder)? {
             Some(files) => Ok(files),
@@ -229,11 +219,7 @@ fn safetensors_in(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn entries(folder: &Path) -> Result<Vec<std::fs::DirEntry>> {
-    let failed = |source| Error::Io {
-        doing: "read",
-        path: folder.into(),
-        source,
-    };
+    let failed = failed(folder);
     let entries = std::fs::read_dir(folder).map_err(failed)?;
     let entries = entries.take(MOST_ENTRIES);
     entries.collect::<std::io::Result<_>>().map_err(failed)

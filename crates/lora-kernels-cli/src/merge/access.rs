@@ -4,6 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use lora_kernels_adapters::regular::folder_of;
 use lora_kernels_adapters::{Adapter, BaseModel};
 
 use crate::failure::Failure;
@@ -137,10 +138,7 @@ impl Sources {
 /// The group of what is created beside `output`: the process's, or the folder's if that passes its
 /// group on.
 fn group_in(output: &Path) -> Result<u32, Failure> {
-    let folder = match output.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(output);
     let metadata = { folder.metadata() }.map_err(|error| Failure::unread(folder, error))?;
     let passes_on = metadata.mode() & SETGID != 0 || cfg!(not(target_os = "linux"));
     Ok(match passes_on {

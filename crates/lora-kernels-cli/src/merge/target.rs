@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lora_kernels_adapters::output::Overwrite;
+use lora_kernels_adapters::regular::folder_of;
 use lora_kernels_adapters::{Adapter, BaseModel, TensorFile, unnoted};
 
 use super::Arguments;
@@ -166,11 +167,7 @@ fn resolved(path: &Path) -> Result<PathBuf, String> {
     let name = path
         .file_name()
         .ok_or("it is not the name of a file or folder")?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let parent = parent
+    let parent = folder_of(path)
         .canonicalize()
         .map_err(|error| format!("its folder can't be used: {error}"))?;
     Ok(parent.join(name))
