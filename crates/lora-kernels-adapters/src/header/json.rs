@@ -111,18 +111,8 @@ impl<R: Fn(&mut [u8], usize) -> Result<()>> Json<R> {
     }
 
     /// Reads an object. `entry` reads each key, a colon by [`Json::colon`], and the value.
-    pub fn object(&mut self, mut entry: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
-        self.expect(b'{')?;
-        if self.takes(b'}')? {
-            return Ok(());
-        }
-        loop {
-            entry(self)?;
-            if self.takes(b'}')? {
-                return Ok(());
-            }
-            self.expect(b',')?;
-        }
+    pub fn object(&mut self, entry: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
+        self.list(b'{', b'}', entry)
     }
 
     pub fn colon(&mut self) -> Step<()> {
@@ -130,14 +120,24 @@ impl<R: Fn(&mut [u8], usize) -> Result<()>> Json<R> {
     }
 
     /// Reads an array. `element` reads each of its values.
-    pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
-        self.expect(b'[')?;
-        if self.takes(b']')? {
+    pub fn array(&mut self, element: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
+        self.list(b'[', b']', element)
+    }
+
+    /// Reads items with commas between them.
+    fn list(
+        &mut self,
+        open: u8,
+        close: u8,
+        mut item: impl FnMut(&mut Self) -> Step<()>,
+    ) -> Step<()> {
+        self.expect(open)?;
+        if self.takes(close)? {
             return Ok(());
         }
         loop {
-            element(self)?;
-            if self.takes(b']')? {
+            item(self)?;
+            if self.takes(close)? {
                 return Ok(());
             }
             self.expect(b',')?;
