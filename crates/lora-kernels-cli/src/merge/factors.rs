@@ -57,41 +57,42 @@ pub fn read<A: Element>(job: &Job<'_>, piece: Piece) -> Result<Vec<Factors<A>>, 
 
 /// The factors that all pieces of a matrix share, of every adapter.
 pub fn across(job: &Job<'_>, piece: Piece) -> Result<Vec<Across>, Failure> {
-    let Features { inputs, outputs } = Features::of(job, piece);
-    let columns = job.grid.columns;
+    let is_a = job.change.layout == WeightLayout::OutIn;
     let loras = job.change.loras.iter().map(|lora| {
-        let (values, strides) = match job.change.layout {
-            WeightLayout::OutIn => (
-                lora_a(job, lora, piece.matrix, inputs.clone())?,
-                Strides::of_ranks(lora.rank, columns),
-            ),
-            WeightLayout::InOut => (
-                lora_b(lora, piece.matrix, outputs.clone())?,
-                Strides::of_features(lora.rank),
-            ),
-        };
-        Ok(Across::new(&values, strides, columns))
+        let (values, strides) = factor(job, lora, piece, is_a)?;
+        Ok(Across::new(&values, strides, job.grid.columns))
     });
     loras.collect()
 }
 
 /// The factors of a piece's rows, of every adapter.
 pub fn down(job: &Job<'_>, piece: Piece) -> Result<Vec<Down>, Failure> {
-    let Features { inputs, outputs } = Features::of(job, piece);
+    let is_a = job.change.layout == WeightLayout::InOut;
     let loras = job.change.loras.iter().map(|lora| {
-        let (values, strides) = match job.change.layout {
-            WeightLayout::OutIn => (
-                lora_b(lora, piece.matrix, outputs.clone())?,
-                Strides::of_features(lora.rank),
-            ),
-            WeightLayout::InOut => (
-                lora_a(job, lora, piece.matrix, inputs.clone())?,
-                Strides::of_ranks(lora.rank, piece.rows),
-            ),
-        };
+        let (values, strides) = factor(job, lora, piece, is_a)?;
         Ok(Down::new(&values, strides, piece.rows))
     });
     loras.collect()
+}
+
+/// An adapter's lora_A or lora_B for a piece, and how it lies in memory.
+fn factor(
+    job: &Job<'_>,
+    lora: &LoraPart<'_>,
+    piece: Piece,
+    is_a: bool,
+) -> Result<(Vec<f32>, Strides), Failure> {
+    let Features { inputs, outputs } = Features::of(job, piece);
+    Ok(match is_a {
+        true => {
+            let strides = Strides::of_ranks(lora.rank, inputs.len());
+            (lora_a(job, lora, piece.matrix, inputs)?, strides)
+        }
+        false => (
+            lora_b(lora, piece.matrix, outputs)?,
+            Strides::of_features(lora.rank),
+        ),
+    })
 }
 
 /// lora_A's columns for these in_features: (rank, inputs).

@@ -347,12 +347,7 @@ const WIDE: usize = CHUNK / size_of::<f64>();
 /// Whether elements are the same bytes, or floats of which one is the other rounded to its type.
 fn same_numbers((a, of_a): (&[u8], Dtype), (b, of_b): (&[u8], Dtype)) -> bool {
     fn rounded(value: f64, to: Dtype) -> f64 {
-        match to {
-            Dtype::F16 => f16::rounded(value).wide(),
-            Dtype::BF16 => bf16::rounded(value).wide(),
-            Dtype::F32 => f32::rounded(value).wide(),
-            _ => value,
-        }
+        with_float!(to, S => S::rounded(value).wide(), else value)
     }
     if of_a == of_b {
         return a == b;
