@@ -254,6 +254,15 @@ impl Scene {
         self.put(&format!("{folder}/adapter_model.safetensors"), tensors);
     }
 
+    /// Writes an adapter's folder as [`Scene::adapter`] does, for one module, with a random lora_A
+    /// and lora_B of rank 2.
+    pub fn adapter_of(&self, folder: &str, module: &str, [outs, ins]: [usize; 2]) {
+        let (a, b) = self.pair(outs, ins, 2);
+        let [name_a, name_b] =
+            ["A", "B"].map(|matrix| format!("base_model.model.{module}.lora_{matrix}.weight"));
+        self.adapter(folder, json!({}), &[(&name_a, &a), (&name_b, &b)]);
+    }
+
     fn arguments(&self, verb: &str, inputs: &[&str], out: &str, more: &[&str]) -> Vec<String> {
         let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let mut all = vec![verb.to_owned()];

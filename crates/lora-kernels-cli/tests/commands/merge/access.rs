@@ -5,8 +5,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
-
 use crate::common::assert_status;
 use crate::scene::Scene;
 
@@ -25,12 +23,7 @@ fn scene(test: &str) -> Scene {
     scene.text("base/config.json", "{}");
     scene.text("base/1_Pooling/config.json", "{}");
     scene.text("base/tool", "#!/bin/sh\n");
-    let (a, b) = scene.pair(4, 4, 2);
-    let tensors = [
-        ("base_model.model.q.lora_A.weight", &a),
-        ("base_model.model.q.lora_B.weight", &b),
-    ];
-    scene.adapter("a", json!({}), &tensors);
+    scene.adapter_of("a", "q", [4, 4]);
     scene.text("a/tokenizer.json", "{}");
     for folder in ["base", "base/1_Pooling", "a"] {
         mode(&scene, folder, 0o755);

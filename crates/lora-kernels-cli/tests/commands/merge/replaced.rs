@@ -2,8 +2,6 @@
 
 use std::os::unix::fs::symlink;
 
-use serde_json::json;
-
 use super::names;
 use crate::scene::Scene;
 
@@ -15,12 +13,7 @@ fn scene(test: &str) -> Scene {
     scene.text("base/config.json", "{}");
     scene.text("base/README.md", "the base's");
     scene.text("base/1_Pooling/config.json", "{}");
-    let (a, b) = scene.pair(4, 4, 2);
-    let tensors = [
-        ("base_model.model.q.lora_A.weight", &a),
-        ("base_model.model.q.lora_B.weight", &b),
-    ];
-    scene.adapter("a", json!({}), &tensors);
+    scene.adapter_of("a", "q", [4, 4]);
     scene
 }
 

@@ -16,12 +16,7 @@ fn scene(test: &str, adapters: &[&str]) -> Scene {
     scene.put("base/model.safetensors", &tensors);
     scene.text("base/config.json", r#"{"vocab_size": 6}"#);
     for adapter in adapters {
-        let (a, b) = scene.pair(4, 4, 2);
-        let tensors = [
-            ("base_model.model.q.lora_A.weight", &a),
-            ("base_model.model.q.lora_B.weight", &b),
-        ];
-        scene.adapter(adapter, json!({}), &tensors);
+        scene.adapter_of(adapter, "q", [4, 4]);
     }
     scene
 }

@@ -21,12 +21,7 @@ fn scene(test: &str) -> Scene {
         &[("model-00001-of-00001.safetensors", tensors)],
     );
     scene.text("base/config.json", "{}");
-    let (a, b) = scene.pair(4, 4, 2);
-    let tensors = [
-        ("base_model.model.q.lora_A.weight", &a),
-        ("base_model.model.q.lora_B.weight", &b),
-    ];
-    scene.adapter("a", json!({}), &tensors);
+    scene.adapter_of("a", "q", [4, 4]);
     scene
 }
 
