@@ -215,13 +215,15 @@ api! {
 
     // The graph and the dependencies of a capture have no handles before its end.
     fn cuStreamGetCaptureInfo_v2(
-        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, count: Out<usize>,
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>,
+        dependencies: Out<usize>, count: Out<usize>,
     ) {
         capture_info(stream, status, id, graph.is_null() && dependencies.is_null() && count.is_null())
     }
 
     fn cuStreamGetCaptureInfo_v3(
-        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>, dependencies: Out<usize>, edges: Out<usize>, count: Out<usize>,
+        stream: Handle, status: Out<u32>, id: Out<u64>, graph: Out<Handle>,
+        dependencies: Out<usize>, edges: Out<usize>, count: Out<usize>,
     ) {
         let only_id = graph.is_null() && dependencies.is_null() && edges.is_null() && count.is_null();
         capture_info(stream, status, id, only_id)
