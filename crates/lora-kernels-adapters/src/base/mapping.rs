@@ -170,7 +170,7 @@ pub(super) fn joined(front: &str, back: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::assert_linear;
+    use lora_kernels_fuzz::assert_linear;
 
     #[test]
     fn the_longest_replacement_counts() {

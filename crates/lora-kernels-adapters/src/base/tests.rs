@@ -9,7 +9,7 @@ use super::elsewhere::Elsewhere;
 use super::nodes::{ends_with, last, split};
 use super::towers::{renames_trunk, same_list};
 use super::{BaseModel, Fits, Mapping, Resolver, Wanted};
-use crate::steps::assert_linear;
+use lora_kernels_fuzz::assert_linear;
 
 /// A base model of these names, whose tensors are empty.
 fn base<'n>(names: impl IntoIterator<Item = &'n str>) -> BaseModel {

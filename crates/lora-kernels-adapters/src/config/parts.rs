@@ -70,7 +70,7 @@ pub(crate) fn ends(path: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::assert_linear;
+    use lora_kernels_fuzz::assert_linear;
 
     fn parts(names: &[&str]) -> Parts {
         Parts::new(names.iter().enumerate().map(|(at, name)| (*name, at)))

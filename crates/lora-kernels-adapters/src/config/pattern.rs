@@ -202,7 +202,7 @@ impl<T: Copy> Patterns<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::assert_linear;
+    use lora_kernels_fuzz::assert_linear;
 
     const NAMES: [&str; 14] = [
         "q",

@@ -191,7 +191,7 @@ pub fn select<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steps::assert_linear;
+    use lora_kernels_fuzz::assert_linear;
 
     #[test]
     fn patterns_match_whole_parts_of_names() {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Choices, Selected, Skip, Weighted, collect, select};
 use crate::merge::Direction;
 use crate::merge::change::Changes;
-use crate::steps::assert_linear;
+use lora_kernels_fuzz::assert_linear;
 
 /// Writes tensors of F32 that all hold `value`.
 fn put(path: &Path, value: f32, tensors: &[(String, Vec<usize>)]) {
