@@ -193,23 +193,22 @@ pub(super) fn renames_trunk(from: &str, to: &str) -> bool {
 /// without the trunk's words in front, with one word for every usual list of layers.
 pub(super) fn trunk_key(head: &str) -> String {
     let segments = head.split('.').skip_while(|word| TRUNKS.contains(word));
-    let words = segments.map(|word| {
-        if LISTS.contains(&word) {
-            LISTS[0]
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(".")
+    segments.map(one_list).collect::<Vec<_>>().join(".")
+}
+
+/// One word for all usual ones for a list of layers; other words stay.
+fn one_list(word: &str) -> &str {
+    if LISTS.contains(&word) {
+        LISTS[0]
+    } else {
+        word
+    }
 }
 
 /// What two heads share that end with the same word for the layers' list, or with usual ones
 /// ([`same_list`]).
 pub(super) fn list_key(head: &str) -> &str {
-    match last(head) {
-        list if LISTS.contains(&list) => LISTS[0],
-        other => other,
-    }
+    one_list(last(head))
 }
 
 /// Whether `from` could mean a tree under the head `other`, which is of another part, as well as
@@ -254,8 +253,7 @@ pub(super) fn tells_apart(from: &str, to: &str) -> bool {
 
 /// Whether two heads end with the same word for the layers' list, or with usual ones.
 pub(super) fn same_list(from: &str, to: &str) -> bool {
-    let (from, to) = (last(from), last(to));
-    !from.is_empty() && (from == to || (LISTS.contains(&from) && LISTS.contains(&to)))
+    !last(from).is_empty() && list_key(from) == list_key(to)
 }
 
 fn without_list(head: &str) -> &str {
