@@ -4,8 +4,7 @@ use lora_kernels_adapters::{Kind, Module, Tensor};
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::merge::numbers::{CHUNK, element_bytes, part};
-use crate::merge::wide::collected;
+use crate::merge::numbers::{CHUNK, collected, element_bytes, part};
 
 /// Frobenius norms.
 #[derive(Serialize, Clone, Copy)]
@@ -74,21 +73,25 @@ fn square_of_all(module: &Module<'_>) -> Result<f64, Failure> {
     let wide = |tensor: &Tensor<'_>| -> Result<Vec<f64>, Failure> {
         Ok(collected(&tensor.read()?, tensor.dtype))
     };
+    let experts = module.experts.max(1);
+    let mixed = match module.kind {
+        Kind::Parameter => wide(&module.b)?,
+        _ => Vec::new(),
+    };
+    let pairs = parts(&module.a, experts)
+        .into_iter()
+        .zip(parts(&module.b, experts));
     let mut square = 0.0;
-    for (expert, a) in parts(&module.a, module.experts).into_iter().enumerate() {
+    for (expert, (a, b)) in pairs.enumerate() {
         let b = match module.kind {
-            Kind::Parameter => {
-                // Columns ρ·experts + expert of lora_B.
-                let all = wide(&module.b)?;
-                all.into_iter()
-                    .skip(expert)
-                    .step_by(module.experts.max(1))
-                    .collect()
-            }
-            _ => match parts(&module.b, module.experts).into_iter().nth(expert) {
-                Some(b) => wide(&b?)?,
-                None => Vec::new(),
-            },
+            // Columns ρ·experts + expert of lora_B.
+            Kind::Parameter => mixed
+                .iter()
+                .skip(expert)
+                .step_by(experts)
+                .copied()
+                .collect(),
+            _ => wide(&b?)?,
         };
         square += square_by_rows(&wide(&a?)?, &b, module.rank);
     }

@@ -24,7 +24,7 @@ mod shard;
 mod target;
 #[cfg(test)]
 mod tests;
-pub mod wide;
+mod wide;
 
 use std::path::PathBuf;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use lora_kernels::MergeReport;
 use lora_kernels_adapters::{Dtype, Tensor};
 
-use super::numbers::{element_bytes, part, store, widen};
+use super::numbers::{collected, element_bytes, part, store, widen};
 use super::product::LANES;
 use crate::failure::Failure;
 
@@ -66,13 +66,6 @@ impl Values<'_> {
         });
         squares.collect()
     }
-}
-
-/// The numbers of bytes that hold elements of a float type.
-pub fn collected(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
-    let mut values = vec![0.0; bytes.len() / element_bytes(dtype).max(1)];
-    widen(bytes, dtype, &mut values);
-    values
 }
 
 /// What a row is multiplied by.
