@@ -4,7 +4,7 @@ use super::DecodeError;
 use super::builder::bare;
 use super::form::Form;
 use super::memory::{GLOBAL, SCOPES, SHARED, resolve};
-use super::op::{Atomic, AtomicKind, AtomicOp, Op, Window};
+use super::op::{Atomic, AtomicKind, AtomicOp, Op, Order, Scope, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
@@ -64,13 +64,13 @@ pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Result<(), Decod
         return Err(form.refuse_type());
     };
     let orders = [
-        ("relaxed", ()),
-        ("release", ()),
-        ("acquire", ()),
-        ("acq_rel", ()),
+        ("relaxed", Order::Relaxed),
+        ("release", Order::Release),
+        ("acquire", Order::Acquire),
+        ("acq_rel", Order::AcqRel),
     ];
-    form.one_of(&orders[..if returns { 4 } else { 2 }]);
-    form.one_of(&SCOPES);
+    let order = form.one_of(&orders[..if returns { 4 } else { 2 }]);
+    let scope = form.one_of(&SCOPES);
     let [shared, shared_cta] = SHARED;
     let stated = form.one_of(&[GLOBAL, shared, shared_cta]);
     if matches!(
@@ -97,7 +97,13 @@ pub(super) fn atomic(form: &mut Form<'_, '_>, returns: bool) -> Result<(), Decod
     if matches!(window, Window::Local | Window::Param) {
         return Err(form.error("atomics work on global and shared memory only"));
     }
-    inst.op = Op::Atomic(Atomic { window, op, kind });
+    inst.op = Op::Atomic(Atomic {
+        window,
+        op,
+        kind,
+        order: order.unwrap_or(Order::Relaxed),
+        scope: scope.unwrap_or(Scope::Gpu),
+    });
     inst.s[0] = address.base;
     inst.imm = address.offset;
     form.emit(inst)

@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::builder::{Home, bare};
 use super::form::Form;
-use super::op::{Access, Class, Extend, Op, Reg, Width, Window};
+use super::op::{Access, Class, Extend, FenceKind, Op, Order, Reg, Scope, Width, Window};
 use super::types::{Int, Type};
 use crate::ast::Operand;
 
@@ -19,40 +19,61 @@ const PARAM: [(&str, Window); 3] = [
     ("param::func", Window::Param),
 ];
 
-pub(super) const SCOPES: [(&str, ()); 4] = [("cta", ()), ("cluster", ()), ("gpu", ()), ("sys", ())];
+pub(super) const SCOPES: [(&str, Scope); 4] = [
+    ("cta", Scope::Cta),
+    ("cluster", Scope::Cluster),
+    ("gpu", Scope::Gpu),
+    ("sys", Scope::Sys),
+];
 
 /// Takes the words of the memory model from a load or a store; `ordering` is the one that has its
 /// direction.
-fn strength(form: &mut Form<'_, '_>, ordering: &'static str) -> Result<Strength, DecodeError> {
+fn strength(
+    form: &mut Form<'_, '_>,
+    ordering: (&'static str, Order),
+) -> Result<Strength, DecodeError> {
     if form.flag("mmio") {
         form.need(&[("relaxed", ())])?;
         form.need(&[("sys", ())])?;
-        return Ok(Strength::Strong);
+        return Ok(Strength::of(Order::Relaxed, Scope::Sys));
     }
-    let strength = form.one_of(&[
-        ("volatile", Strength::Volatile),
-        ("relaxed", Strength::Strong),
-        (ordering, Strength::Strong),
-        ("weak", Strength::Weak),
+    let order = form.one_of(&[
+        ("volatile", Order::Volatile),
+        ("relaxed", Order::Relaxed),
+        ordering,
+        ("weak", Order::Weak),
     ]);
-    if strength == Some(Strength::Strong) {
-        form.need(&SCOPES)?;
-    }
-    Ok(strength.unwrap_or(Strength::Unsaid))
+    Ok(match order {
+        None => Strength {
+            said: false,
+            ..Strength::of(Order::Weak, Scope::Gpu)
+        },
+        Some(Order::Weak) => Strength::of(Order::Weak, Scope::Gpu),
+        Some(Order::Volatile) => Strength::of(Order::Volatile, Scope::Sys),
+        Some(order) => Strength::of(order, form.need(&SCOPES)?),
+    })
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Strength {
-    Unsaid,
-    Weak,
-    Volatile,
-    Strong,
+#[derive(Clone, Copy)]
+struct Strength {
+    order: Order,
+    scope: Scope,
+    /// Whether a word of the instruction says so.
+    said: bool,
 }
 
 impl Strength {
+    fn of(order: Order, scope: Scope) -> Self {
+        Strength {
+            order,
+            scope,
+            said: true,
+        }
+    }
+
     /// True if another thread may be waiting on the access.
     fn is_strong(self) -> bool {
-        matches!(self, Strength::Volatile | Strength::Strong)
+        self.order.is_strong()
     }
 }
 
@@ -63,10 +84,10 @@ fn cache_hints(
     strength: Strength,
     is_global: bool,
 ) -> bool {
-    if strength == Strength::Volatile {
+    if strength.order == Order::Volatile {
         return false;
     }
-    let has_operator = strength != Strength::Strong && form.one_of(operators).is_some();
+    let has_operator = !strength.is_strong() && form.one_of(operators).is_some();
     if is_global && !has_operator {
         form.one_of(&[
             ("L1::evict_normal", ()),
@@ -111,7 +132,7 @@ fn width(form: &Form<'_, '_>, ty: Type) -> Result<Width, DecodeError> {
 }
 
 pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
-    let strength = strength(form, "acquire")?;
+    let strength = strength(form, ("acquire", Order::Acquire))?;
     let [shared, shared_cta] = SHARED;
     let [param, entry, func] = PARAM;
     let constant = ("const", Window::Global);
@@ -123,7 +144,7 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
         ])
     };
     let is_global = matches!(stated, None | Some(Window::Global));
-    let cached = stated.is_some() && is_global && strength == Strength::Unsaid && form.flag("nc");
+    let cached = stated.is_some() && is_global && !strength.said && form.flag("nc");
     let operators = [("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ())];
     let policy = cache_hints(
         form,
@@ -134,20 +155,22 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
     if is_global {
         form.one_of(&PREFETCHES);
     }
-    load_elements(form, stated, policy, strength.is_strong())
+    load_elements(form, stated, policy, strength, cached)
 }
 
 /// `ldu`: a load from global memory with the same address in all lanes, which nobody checks.
 pub(super) fn load_uniform(form: &mut Form<'_, '_>) -> Decoded {
     let stated = form.one_of(&[GLOBAL]);
-    load_elements(form, stated, false, false)
+    let strength = Strength::of(Order::Weak, Scope::Gpu);
+    load_elements(form, stated, false, strength, true)
 }
 
 fn load_elements(
     form: &mut Form<'_, '_>,
     stated: Option<Window>,
     policy: bool,
-    strong: bool,
+    strength: Strength,
+    read_only: bool,
 ) -> Decoded {
     let (ty, width, count) = elements(form)?;
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
@@ -187,11 +210,10 @@ fn load_elements(
     }
     let window = resolve(form, stated, &address)?;
     inst.op = Op::Load(Access {
-        window,
-        width,
-        extend,
-        count,
-        strong,
+        order: strength.order,
+        scope: strength.scope,
+        read_only,
+        ..Access::weak(window, width, extend, count)
     });
     inst.s[0] = address.base;
     inst.imm = address.offset;
@@ -227,7 +249,7 @@ pub(super) fn resolve(
 }
 
 pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
-    let strength = strength(form, "release")?;
+    let strength = strength(form, ("release", Order::Release))?;
     let [shared, shared_cta] = SHARED;
     let [param, _, func] = PARAM;
     let stated = if strength.is_strong() {
@@ -238,7 +260,6 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     let operators = [("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())];
     let is_global = matches!(stated, None | Some(Window::Global));
     let policy = cache_hints(form, &operators, strength, is_global);
-    let strong = strength.is_strong();
     let (ty, width, count) = elements(form)?;
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
     let items = form.elements(1)?;
@@ -255,11 +276,9 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
         return Err(form.error("kernel parameters can't be written"));
     }
     let mut inst = bare(Op::Store(Access {
-        window,
-        width,
-        extend: Extend::Zero,
-        count,
-        strong,
+        order: strength.order,
+        scope: strength.scope,
+        ..Access::weak(window, width, Extend::Zero, count)
     }));
     inst.s[0] = address.base;
     inst.imm = address.offset;
@@ -267,10 +286,24 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     form.emit(inst)
 }
 
-/// `membar`, `fence`, their modifiers taken.
-pub(super) fn fence(form: &mut Form<'_, '_>) -> Decoded {
+/// `membar`, an older word for `fence.sc`.
+pub(super) fn membar(form: &mut Form<'_, '_>) -> Decoded {
+    let scope = form.need(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)])?;
     form.expect_operands(0..=0)?;
-    form.emit(bare(Op::Fence))
+    form.emit(bare(Op::Fence(FenceKind::Thread(Order::AcqRel, scope))))
+}
+
+pub(super) fn fence(form: &mut Form<'_, '_>) -> Decoded {
+    let order = form.one_of(&[
+        ("acq_rel", Order::AcqRel),
+        ("sc", Order::AcqRel),
+        ("acquire", Order::Acquire),
+        ("release", Order::Release),
+    ]);
+    let scope = form.need(&SCOPES)?;
+    form.expect_operands(0..=0)?;
+    let order = order.unwrap_or(Order::AcqRel);
+    form.emit(bare(Op::Fence(FenceKind::Thread(order, scope))))
 }
 
 /// `isspacep` compares the address with the space's window; done with unsigned comparisons.

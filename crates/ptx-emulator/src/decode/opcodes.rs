@@ -162,20 +162,8 @@ pub(super) const RULES: &[(&str, Rule)] = &[
         form.need(&[("L2::evict_normal", ())])?;
         hint::address(form, true)
     }),
-    ("membar", |form| {
-        form.need(&[("cta", ()), ("gl", ()), ("sys", ())])?;
-        memory::fence(form)
-    }),
-    ("fence", |form| {
-        form.one_of(&[
-            ("acq_rel", ()),
-            ("sc", ()),
-            ("acquire", ()),
-            ("release", ()),
-        ]);
-        form.need(&[("cta", ()), ("gpu", ()), ("sys", ()), ("cluster", ())])?;
-        memory::fence(form)
-    }),
+    ("membar", memory::membar),
+    ("fence", memory::fence),
     ("griddepcontrol", |form| {
         form.need(&[("wait", ()), ("launch_dependents", ())])?;
         form.expect_operands(0..=0)?;

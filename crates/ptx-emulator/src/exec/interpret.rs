@@ -11,9 +11,7 @@ use super::space::{GlobalView, Spaces};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
-use crate::decode::op::{
-    Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp,
-};
+use crate::decode::op::{Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
 /// don't hold up those they wait for.
@@ -198,7 +196,7 @@ impl Run<'_, '_, '_> {
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Nop => {}
-            Op::Fence => {
+            Op::Fence(_) => {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 self.check_fence();
             }
@@ -212,7 +210,10 @@ impl Run<'_, '_, '_> {
             self.check_memory(inst, active)?;
         }
         self.access(inst, active)?;
-        if checked && let Op::Load(Access { strong: true, .. }) | Op::Atomic(_) = inst.op {
+        if checked
+            && let Op::Load(_) | Op::Atomic(_) = inst.op
+            && !matches!(inst.op, Op::Load(access) if !access.is_strong())
+        {
             self.check_observed();
         }
         Ok(())
@@ -221,14 +222,14 @@ impl Run<'_, '_, '_> {
     #[inline(always)]
     fn access(&mut self, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
-            Op::Load(access) => self.core.looked |= access.strong,
+            Op::Load(access) => self.core.looked |= access.is_strong(),
             Op::Store(_) | Op::Async(_) => self.core.changes += 1,
             _ => {}
         }
         let (regs, copies, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
         match inst.op {
             Op::Load(access) => {
-                if access.strong {
+                if access.is_strong() {
                     self.fuel -= WAITING_COST;
                 }
                 load_store::load(

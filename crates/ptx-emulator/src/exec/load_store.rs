@@ -11,7 +11,7 @@ use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width, Window};
 /// Strong accesses are ordered; weak ones only need to be free of tearing.
 #[inline(always)]
 fn order(access: Access) -> Ordering {
-    if access.strong {
+    if access.is_strong() {
         Ordering::SeqCst
     } else {
         Ordering::Relaxed
@@ -67,7 +67,7 @@ pub(super) fn load(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
-    if !access.strong {
+    if !access.is_strong() {
         if mask == FULL
             && is_words(&list.defs, access)
             && let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes)
@@ -126,7 +126,7 @@ fn fetch(
         });
     }
     let slot = regs.word_mut(reg);
-    match (access.width, access.strong) {
+    match (access.width, access.is_strong()) {
         (Width::B32, false) => each(mask, |lane| {
             slot[lane] = read(pointer(lane), Width::B32, Ordering::Relaxed) as u32;
         }),
@@ -148,7 +148,7 @@ pub(super) fn store(
     access: Access,
 ) -> Outcome {
     let bytes = access.width.bytes() * u32::from(access.count);
-    if !access.strong {
+    if !access.is_strong() {
         if mask == FULL
             && is_words(&list.uses, access)
             && let Some(first) = spaces.resolve_row(regs, inst.s[0], inst.imm, access.window, bytes)
@@ -188,7 +188,7 @@ fn put(regs: &Registers, reg: Reg, mask: u32, access: Access, pointer: impl Fn(u
     }
     let values = regs.word(reg);
     let put = |lane, width, order| write(pointer(lane), width, u64::from(values[lane]), order);
-    match (access.width, access.strong) {
+    match (access.width, access.is_strong()) {
         (Width::B32, false) => each(mask, |lane| put(lane, Width::B32, Ordering::Relaxed)),
         (Width::B16, false) => each(mask, |lane| put(lane, Width::B16, Ordering::Relaxed)),
         _ => each(mask, |lane| put(lane, access.width, order(access))),

@@ -2,10 +2,12 @@
 //! enum grouped by family.
 
 mod arithmetic;
+mod order;
 mod transfer;
 mod warp;
 
 pub(crate) use self::arithmetic::*;
+pub(crate) use self::order::*;
 pub(crate) use self::transfer::*;
 pub(crate) use self::warp::*;
 use super::types::Int;
@@ -98,8 +100,8 @@ pub(crate) const NO_LIST: u32 = u32::MAX;
 pub(crate) enum Op {
     /// No effect: prefetches and the like.
     Nop,
-    /// Orders this thread's accesses before and after it, as seen by all threads.
-    Fence,
+    /// Orders this thread's accesses before and after it.
+    Fence(FenceKind),
     Control(Control),
     Move(Move),
     Int(IntOp, Int),

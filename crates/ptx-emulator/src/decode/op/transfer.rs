@@ -1,5 +1,7 @@
 //! Memory operations: spaces, widths, atomics, asynchronous copies.
 
+use super::order::{Order, Scope};
+
 /// Width of a memory element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
@@ -48,8 +50,32 @@ pub(crate) struct Access {
     pub extend: Extend,
     /// Elements of the vector: 1, 2, 4.
     pub count: u8,
-    /// Volatile, relaxed, acquire or release: another thread may be waiting on it, or for it.
-    pub strong: bool,
+    pub order: Order,
+    /// Means something if the order isn't weak.
+    pub scope: Scope,
+    /// `ld.global.nc` and `ldu`: nothing may write the bytes while the kernel runs.
+    pub read_only: bool,
+}
+
+impl Access {
+    /// An ordinary access.
+    pub fn weak(window: Window, width: Width, extend: Extend, count: u8) -> Self {
+        Access {
+            window,
+            width,
+            extend,
+            count,
+            order: Order::Weak,
+            scope: Scope::Gpu,
+            read_only: false,
+        }
+    }
+
+    /// Another thread may be waiting on the access, or for it.
+    #[inline(always)]
+    pub fn is_strong(self) -> bool {
+        self.order.is_strong()
+    }
 }
 
 /// `atom` and `red`: address `s[0]` + `imm`, operands `s[1]`, `s[2]`, old value to `d[0]` where
@@ -59,6 +85,8 @@ pub(crate) struct Atomic {
     pub window: Window,
     pub op: AtomicOp,
     pub kind: AtomicKind,
+    pub order: Order,
+    pub scope: Scope,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,13 +94,7 @@ pub(super) fn transfer(form: &mut Form<'_, '_>, role: Role, loads: bool) -> Deco
             form.emit(inst)?;
         }
         for (part, (base, offset)) in parts.iter().zip(steps.by_ref()) {
-            let access = Access {
-                window,
-                width,
-                extend: Extend::Zero,
-                count: 1,
-                strong: false,
-            };
+            let access = Access::weak(window, width, Extend::Zero, 1);
             let mut inst = bare(if loads {
                 Op::Load(access)
             } else {

@@ -37,7 +37,7 @@ impl Run<'_, '_, '_> {
     ) -> Result<Begun, Box<Trap>> {
         self.address_defined(checks, inst.s[0], active)?;
         let me = checks.me(self);
-        if access.strong {
+        if access.is_strong() {
             self.acquire(checks, &me);
         }
         Ok(Begun {
@@ -48,7 +48,7 @@ impl Run<'_, '_, '_> {
     }
 
     pub(super) fn end(&self, checks: &mut Checks, me: &Me, access: Access) {
-        if access.strong {
+        if access.is_strong() {
             self.release(checks, me);
         }
     }

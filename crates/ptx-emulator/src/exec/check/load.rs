@@ -21,7 +21,7 @@ impl Run<'_, '_, '_> {
         let mut undefined = [0_u64; LANES];
         for lane in lanes(active) {
             let spot = self.spot(access.window, targets[lane], lane, bytes);
-            if !access.strong {
+            if !access.is_strong() {
                 self.record(checks, &me, &spot, Touch::new(lane, bytes, Action::Read))?;
             }
             undefined[lane] = !self.defined(checks, &spot, bytes) & all(bytes);

@@ -53,7 +53,7 @@ impl Run<'_, '_, '_> {
                     let now = unsafe { read(at, each as usize) };
                     now == values[element][lane] & (u64::MAX >> (64 - 8 * each))
                 });
-            if !access.strong {
+            if !access.is_strong() {
                 let touch = Touch::new(lane, bytes, Action::Write);
                 self.record(checks, &me, &spot, Touch { silent, ..touch })?;
             }

@@ -71,7 +71,7 @@ impl Kind {
     pub(super) fn of(op: &Op) -> Kind {
         match op {
             Op::Nop => Kind::None,
-            Op::Fence => Kind::Fence,
+            Op::Fence(_) => Kind::Fence,
             Op::Control(_) => Kind::Control,
             Op::Move(
                 Move::Word
