@@ -4,7 +4,10 @@
 //! The layout is not documented by NVIDIA; what is here was read off files that nvcc 13.0 made in
 //! each of its compression modes.
 
+use std::collections::HashMap;
 use std::io::Read;
+
+use crate::cubin;
 
 /// First bytes of a fatbin, little endian.
 pub const MAGIC: u32 = 0xBA55_ED50;
@@ -15,14 +18,15 @@ pub const HEADER_BYTES: usize = 16;
 pub const ENTRY_BYTES: usize = 64;
 
 const KIND_PTX: u16 = 1;
+const KIND_CUBIN: u16 = 2;
 const FLAG_LZ4: u64 = 0x2000;
 const FLAG_ZSTD: u64 = 0x8000;
 /// `compute_90a`: for that architecture alone.
 const FLAG_ARCHITECTURE_ONLY: u64 = 0x10_0000;
 /// `compute_100f`: for that family alone.
 const FLAG_FAMILY_ONLY: u64 = 0x20_0000;
-/// A PTX text larger than this is taken for a damaged header.
-const LARGEST_TEXT: u64 = 1 << 30;
+/// An unpacked image larger than this is taken for a damaged header.
+const LARGEST_IMAGE: u64 = 1 << 30;
 
 /// An entry that says it is larger is taken for a damaged one.
 const LARGEST_ENTRY: u64 = 1 << 32;
@@ -45,7 +49,7 @@ pub enum FatbinError {
         at: usize,
     },
     /// A compressed image that can't be unpacked.
-    #[error("the PTX for sm_{sm} can't be decompressed: {reason}")]
+    #[error("the image for sm_{sm} can't be decompressed: {reason}")]
     Compression {
         /// Its architecture.
         sm: u32,
@@ -67,9 +71,16 @@ pub struct PtxImage<'a> {
     pub sm: u32,
     /// The entry runs on that architecture (`compute_90a`) or family only, not on later ones.
     pub exact: bool,
+    contents: Contents<'a>,
+}
+
+/// An entry's image as it is stored.
+#[derive(Debug, Clone, Copy)]
+struct Contents<'a> {
+    sm: u32,
     payload: &'a [u8],
     flags: u64,
-    text_bytes: u64,
+    unpacked_bytes: u64,
 }
 
 /// Size of a whole fatbin by its first [`HEADER_BYTES`] bytes.
@@ -121,7 +132,7 @@ struct Entry {
     flags: u64,
     payload: usize,
     compressed_bytes: usize,
-    text_bytes: u64,
+    unpacked_bytes: u64,
     /// Where the next entry starts, from the start of this one.
     next: usize,
 }
@@ -140,7 +151,7 @@ impl Entry {
             flags: number(entry, 40, 8, part)?,
             payload: header_bytes as usize,
             compressed_bytes: number(entry, 16, 4, part)? as usize,
-            text_bytes: number(entry, 56, 8, part)?,
+            unpacked_bytes: number(entry, 56, 8, part)?,
             next: next.ok_or(FatbinError::Truncated {
                 part: "an entry's contents",
                 at,
@@ -149,11 +160,8 @@ impl Entry {
     }
 }
 
-/// The PTX entries of a fatbin, in file order. Entries of other kinds (cubins) are passed over.
-///
-/// # Errors
-/// [`FatbinError`] where the file's structure is damaged.
-pub fn ptx_images(bytes: &[u8]) -> Result<Vec<PtxImage<'_>>, FatbinError> {
+/// The entries of a fatbin, in file order: their kind and their contents.
+fn entries(bytes: &[u8]) -> Result<Vec<(u16, Contents<'_>)>, FatbinError> {
     let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(FatbinError::Truncated {
         part: "the header",
         at: bytes.len(),
@@ -164,7 +172,7 @@ pub fn ptx_images(bytes: &[u8]) -> Result<Vec<PtxImage<'_>>, FatbinError> {
         at: bytes.len(),
     })?;
     let mut at = number(bytes, 6, 2, "the header")? as usize;
-    let mut images = Vec::new();
+    let mut entries = Vec::new();
     while at < end {
         let contents = bytes.get(at..).unwrap_or_default();
         let entry = Entry::read(contents, at)?;
@@ -174,24 +182,58 @@ pub fn ptx_images(bytes: &[u8]) -> Result<Vec<PtxImage<'_>>, FatbinError> {
                 part: "an entry's contents",
                 at,
             })?;
-        if entry.kind == KIND_PTX {
-            // The stored size is rounded up; a decompressor must not see the padding.
-            let compressed = entry.flags & (FLAG_LZ4 | FLAG_ZSTD) != 0;
-            images.push(PtxImage {
-                sm: entry.sm,
-                exact: entry.flags & (FLAG_ARCHITECTURE_ONLY | FLAG_FAMILY_ONLY) != 0,
-                payload: if compressed {
-                    payload.get(..entry.compressed_bytes).unwrap_or(payload)
-                } else {
-                    payload
-                },
-                flags: entry.flags,
-                text_bytes: entry.text_bytes,
-            });
-        }
+        // The stored size is rounded up; a decompressor must not see the padding.
+        let compressed = entry.flags & (FLAG_LZ4 | FLAG_ZSTD) != 0;
+        let contents = Contents {
+            sm: entry.sm,
+            payload: if compressed {
+                payload.get(..entry.compressed_bytes).unwrap_or(payload)
+            } else {
+                payload
+            },
+            flags: entry.flags,
+            unpacked_bytes: entry.unpacked_bytes,
+        };
+        entries.push((entry.kind, contents));
         at = at.saturating_add(entry.next);
     }
-    Ok(images)
+    Ok(entries)
+}
+
+/// The PTX entries of a fatbin, in file order. Entries of other kinds (cubins) are passed over.
+///
+/// # Errors
+/// [`FatbinError`] where the file's structure is damaged.
+pub fn ptx_images(bytes: &[u8]) -> Result<Vec<PtxImage<'_>>, FatbinError> {
+    let entries = entries(bytes)?.into_iter();
+    let images = entries
+        .filter(|(kind, _)| *kind == KIND_PTX)
+        .map(|(_, contents)| PtxImage {
+            sm: contents.sm,
+            exact: contents.is_exact(),
+            contents,
+        });
+    Ok(images.collect())
+}
+
+/// How many 32-bit registers a thread of each kernel takes, by ptxas' figures: those in the cubin
+/// that a device of compute capability `sm` (80 for 8.0) would run. That is the one for its own
+/// architecture, or else the nearest lower one of the same major version. A fatbin without such a
+/// cubin, and a damaged cubin, tell nothing.
+///
+/// # Errors
+/// [`FatbinError`] where the file's structure is damaged.
+pub fn registers(bytes: &[u8], sm: u32) -> Result<HashMap<String, u32>, FatbinError> {
+    let entries = entries(bytes)?.into_iter();
+    let cubins = entries.filter(|(kind, contents)| {
+        let exact = contents.sm == sm;
+        let lower = contents.sm < sm && contents.sm / 10 == sm / 10 && !contents.is_exact();
+        *kind == KIND_CUBIN && (exact || lower)
+    });
+    // Relocatable code is one cubin for each source file, and linking makes one of them.
+    let chosen = cubins.max_by_key(|(_, contents)| (contents.sm, contents.is_exact()));
+    let cubin = chosen.and_then(|(_, contents)| contents.unpack().ok());
+    Ok(cubin.map_or_else(HashMap::new, |cubin| cubin::registers(&cubin)))
 }
 
 /// The PTX entry that a device of compute capability `sm` (80 for 8.0) would compile: the highest
@@ -213,7 +255,7 @@ impl PtxImage<'_> {
     /// Whether the text is compressed with zstd, as nvcc's modes `balance` and `size` do: drivers
     /// before CUDA 12.4 can't read it.
     pub fn is_zstd(&self) -> bool {
-        self.flags & FLAG_ZSTD != 0
+        self.contents.flags & FLAG_ZSTD != 0
     }
 
     /// The PTX text, decompressed.
@@ -221,42 +263,52 @@ impl PtxImage<'_> {
     /// # Errors
     /// [`FatbinError::Compression`] or [`FatbinError::Text`] where the contents are damaged.
     pub fn text(&self) -> Result<String, FatbinError> {
-        let refuse = |reason: String| FatbinError::Compression {
-            sm: self.sm,
-            reason,
-        };
-        let mut text = if self.flags & (FLAG_LZ4 | FLAG_ZSTD) == 0 {
-            let text = self
-                .payload
-                .get(..LARGEST_TEXT as usize)
-                .unwrap_or(self.payload);
-            text.to_vec()
-        } else if self.text_bytes > LARGEST_TEXT {
-            return Err(refuse(format!(
-                "{} bytes are more than {LARGEST_TEXT}",
-                self.text_bytes
-            )));
-        } else if self.flags & FLAG_LZ4 != 0 {
-            // One LZ4 byte stands for at most 255: a larger claim is damage, not a reason to
-            // allocate.
-            let most = (self.payload.len() as u64).saturating_mul(255);
-            let size = usize::try_from(self.text_bytes.min(most)).unwrap_or(0);
-            lz4_flex::block::decompress(self.payload, size)
-                .map_err(|error| refuse(error.to_string()))?
-        } else {
-            let mut text = Vec::new();
-            let decoder = ruzstd::decoding::StreamingDecoder::new(self.payload)
-                .map_err(|error| refuse(error.to_string()))?;
-            let read = decoder.take(self.text_bytes).read_to_end(&mut text);
-            read.map_err(|error| refuse(error.to_string()))?;
-            text
-        };
+        let mut text = self.contents.unpack()?;
         let end = text
             .iter()
             .position(|&byte| byte == 0)
             .unwrap_or(text.len());
         text.truncate(end);
         String::from_utf8(text).map_err(|_| FatbinError::Text { sm: self.sm })
+    }
+}
+
+impl Contents<'_> {
+    /// Whether the image runs on its architecture or family only.
+    fn is_exact(&self) -> bool {
+        self.flags & (FLAG_ARCHITECTURE_ONLY | FLAG_FAMILY_ONLY) != 0
+    }
+
+    /// The image, decompressed.
+    fn unpack(&self) -> Result<Vec<u8>, FatbinError> {
+        let refuse = |reason: String| FatbinError::Compression {
+            sm: self.sm,
+            reason,
+        };
+        if self.flags & (FLAG_LZ4 | FLAG_ZSTD) == 0 {
+            let image = self.payload.get(..LARGEST_IMAGE as usize);
+            return Ok(image.unwrap_or(self.payload).to_vec());
+        }
+        if self.unpacked_bytes > LARGEST_IMAGE {
+            return Err(refuse(format!(
+                "{} bytes are more than {LARGEST_IMAGE}",
+                self.unpacked_bytes
+            )));
+        }
+        if self.flags & FLAG_LZ4 != 0 {
+            // One LZ4 byte stands for at most 255: a larger claim is damage, not a reason to
+            // allocate.
+            let most = (self.payload.len() as u64).saturating_mul(255);
+            let size = usize::try_from(self.unpacked_bytes.min(most)).unwrap_or(0);
+            return lz4_flex::block::decompress(self.payload, size)
+                .map_err(|error| refuse(error.to_string()));
+        }
+        let mut image = Vec::new();
+        let decoder = ruzstd::decoding::StreamingDecoder::new(self.payload)
+            .map_err(|error| refuse(error.to_string()))?;
+        let read = decoder.take(self.unpacked_bytes).read_to_end(&mut image);
+        read.map_err(|error| refuse(error.to_string()))?;
+        Ok(image)
     }
 }
 

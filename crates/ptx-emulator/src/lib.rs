@@ -3,6 +3,7 @@
 
 pub mod ast;
 pub mod counters;
+mod cubin;
 pub mod decode;
 pub mod device;
 mod driver;

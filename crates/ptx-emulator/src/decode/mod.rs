@@ -25,6 +25,8 @@ pub(crate) mod types;
 mod warp;
 mod wmma;
 
+use std::collections::HashMap;
+
 use self::builder::{Budget, Builder, Home, refusal};
 pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 pub use self::catalogue::catalogue;
@@ -70,6 +72,8 @@ pub struct KernelInfo {
     pub max_ntid: Option<[u32; 3]>,
     /// `.reqntid`: the only allowed block shape.
     pub req_ntid: Option<[u32; 3]>,
+    /// 32-bit registers of each thread, by ptxas' figures; `None` where nothing tells.
+    pub registers: Option<u32>,
 }
 
 /// A kernel ready to run.
@@ -158,6 +162,13 @@ impl Program {
             globals,
             files: module.files.clone(),
         })
+    }
+
+    /// Tells the kernels how many registers a thread of each takes, by the kernel's name.
+    pub fn set_registers(&mut self, registers: &HashMap<String, u32>) {
+        for kernel in &mut self.kernels {
+            kernel.info.registers = registers.get(&kernel.info.name).copied();
+        }
     }
 
     /// Every kernel.

@@ -1,7 +1,8 @@
 //! Attributes of a kernel, and how many blocks of it fit on a multiprocessor.
 //!
-//! How many registers a kernel takes is ptxas' decision, which nothing here makes: asking for it is
-//! `CUDA_ERROR_NOT_SUPPORTED`, and occupancy is what threads, shared memory and block slots allow.
+//! How many registers a kernel takes is ptxas' decision: it is known where a cubin for the device
+//! came along with the PTX. Where none did, asking for it is `CUDA_ERROR_NOT_SUPPORTED`, and
+//! occupancy is what threads, shared memory and block slots allow.
 
 use std::ffi::c_char;
 
@@ -62,7 +63,7 @@ fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
         1 => info.static_shared,
         2 | 7 | 10..=15 => 0, // CONST_SIZE_BYTES, CACHE_MODE_CA, clusters
         3 => info.local_bytes,
-        4 => return Err(Code::NOT_SUPPORTED), // NUM_REGS
+        4 => info.registers.ok_or(Code::NOT_SUPPORTED)?, // NUM_REGS
         5 => function.ptx_version,
         6 => function.target,
         8 => function.max_dynamic_shared(driver)?,

@@ -1,5 +1,6 @@
 //! From an image that a program hands over (fatbin, PTX text) to a module that can run.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::abi::{Host, report};
@@ -131,13 +132,25 @@ fn from_fatbin(driver: &Driver, bytes: &[u8]) -> Result<Image, Refusal> {
     {
         return refuse(Code::INVALID_IMAGE, reason);
     }
-    match image.text() {
-        Ok(text) => from_text(driver, &text),
+    let loaded = image
+        .text()
+        .and_then(|text| Ok((text, fatbin::registers(bytes, sm)?)));
+    match loaded {
+        Ok((text, registers)) => from_ptx(driver, &text, &registers),
         Err(error) => refuse(Code::INVALID_IMAGE, error),
     }
 }
 
 fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
+    from_ptx(driver, text, &HashMap::new())
+}
+
+/// `registers` has those of a thread of each kernel, as far as they are known.
+fn from_ptx(
+    driver: &Driver,
+    text: &str,
+    registers: &HashMap<String, u32>,
+) -> Result<Image, Refusal> {
     let module = match parse::parse_module(text) {
         Ok(module) => module,
         Err(error) => return refuse(Code::INVALID_PTX, error),
@@ -160,10 +173,11 @@ fn from_text(driver: &Driver, text: &str) -> Result<Image, Refusal> {
             ),
         );
     }
-    let program = match Program::decode(&module) {
+    let mut program = match Program::decode(&module) {
         Ok(program) => program,
         Err(error) => return refuse(Code::INVALID_PTX, error),
     };
+    program.set_registers(registers);
     let loaded = match LoadedModule::load(program, &driver.memory) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(Code::OUT_OF_MEMORY, error),

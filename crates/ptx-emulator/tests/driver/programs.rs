@@ -358,6 +358,20 @@ fn occupancy_follows_threads_and_shared_memory() {
     assert_eq!(add.binary_version(), Ok(80));
 }
 
+/// The figure is ptxas', from the fatbin's cubin for sm_80. PTX alone has none.
+#[test]
+fn registers_are_known_where_a_cubin_came_along() {
+    let context = context();
+    let fatbin = context.load_module(Ptx::from_binary(SIZE.to_vec()));
+    let registers = |module: &Arc<CudaModule>| {
+        let kernel = module.load_function("parameters").unwrap();
+        kernel.num_regs().map_err(|error| error.0)
+    };
+    assert_eq!(registers(&fatbin.unwrap()), Ok(14));
+    let unknown = sys::cudaError_enum::CUDA_ERROR_NOT_SUPPORTED;
+    assert_eq!(registers(&module(&context)), Err(unknown));
+}
+
 #[test]
 fn pools_count_what_is_taken() {
     let context = context();

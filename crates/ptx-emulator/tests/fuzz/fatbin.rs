@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ptx_emulator::fatbin::{choose, ptx_images};
+use ptx_emulator::fatbin::{choose, ptx_images, registers};
 
 use crate::random::Random;
 use crate::trial;
@@ -80,6 +80,7 @@ fn read(bytes: &[u8]) -> &'static str {
     let Ok(images) = ptx_images(bytes) else {
         return "no fatbin";
     };
+    let _ = registers(bytes, 80);
     let read = images.iter().filter(|image| image.text().is_ok()).count();
     match choose(&images, 80) {
         None => "no image to choose",

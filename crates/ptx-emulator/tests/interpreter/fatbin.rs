@@ -1,6 +1,6 @@
 //! Fatbins as nvcc writes them, in each of its compression modes.
 
-use ptx_emulator::fatbin::{FatbinError, choose, ptx_images};
+use ptx_emulator::fatbin::{FatbinError, choose, ptx_images, registers};
 use ptx_emulator::parse::parse_module;
 
 const PLAIN: &[u8] = include_bytes!("../fixtures/driver.none.fatbin");
@@ -63,6 +63,33 @@ fn the_highest_target_that_the_device_runs_is_chosen() {
     );
 }
 
+/// The figures are those of `cuobjdump --dump-resource-usage`.
+#[test]
+fn a_cubin_tells_the_registers_of_its_kernels() {
+    for bytes in [PLAIN, LZ4, ZSTD, SIZE] {
+        let of = |sm| {
+            let mut found: Vec<_> = registers(bytes, sm)
+                .expect("a fatbin")
+                .into_iter()
+                .collect();
+            found.sort();
+            found
+        };
+        let ampere = [
+            ("add", 12),
+            ("globals", 10),
+            ("parameters", 14),
+            ("reverse", 10),
+            ("reverse_dynamic", 10),
+            ("stray", 8),
+        ];
+        let ampere = ampere.map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(of(80), ampere);
+        assert_eq!(of(89), ampere, "a device of 8.9 runs code for 8.0");
+        assert_eq!([of(75), of(90)], [vec![], vec![]], "no code for these");
+    }
+}
+
 #[test]
 fn damaged_fatbins_are_refused() {
     assert_eq!(
@@ -78,7 +105,7 @@ fn damaged_fatbins_are_refused() {
 
 #[test]
 fn damaged_entries_never_panic() {
-    for bytes in [LZ4, ZSTD, SIZE] {
+    for bytes in [PLAIN, LZ4, ZSTD, SIZE] {
         for at in (0..bytes.len()).step_by(7) {
             for value in [0, 0xff] {
                 let mut damaged = bytes.to_vec();
@@ -86,6 +113,7 @@ fn damaged_entries_never_panic() {
                 for image in ptx_images(&damaged).unwrap_or_default() {
                     let _ = image.text();
                 }
+                let _ = registers(&damaged, 80);
             }
         }
     }
