@@ -144,6 +144,7 @@ fn loops(criterion: &mut Criterion) {
             block: [128, 1, 1],
             dynamic_shared: 0,
             params,
+            ..LaunchConfig::default()
         };
         for (suffix, count) in [("", false), (", counters on", true)] {
             let options = LaunchOptions {
@@ -181,6 +182,7 @@ fn gemm_config(machine: &Machine, size: u32) -> LaunchConfig {
         block: [THREADS, 1, 1],
         dynamic_shared: SHARED,
         params,
+        ..LaunchConfig::default()
     }
 }
 

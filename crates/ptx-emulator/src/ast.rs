@@ -85,6 +85,10 @@ pub struct Function {
     pub req_ntid: Option<[u32; 3]>,
     /// `.reqnctapercluster`.
     pub req_cluster: Option<[u32; 3]>,
+    /// `.explicitcluster`.
+    pub explicit_cluster: bool,
+    /// `.maxclusterrank`.
+    pub max_cluster_rank: Option<u32>,
     /// Registers that the body uses, all scopes: names made unique (`%r1`, inner-scope ones with a
     /// suffix), with their type (`b32`, `pred`).
     pub registers: Vec<(String, String)>,

@@ -172,6 +172,16 @@ impl DeviceModel {
         Self::ALL.into_iter().find(|model| model.key == key)
     }
 
+    /// Blocks that a cluster may have. Eight on every device that has clusters; `non_portable`
+    /// allows sixteen where the hardware can (CUDA programming guide, "Thread Block Clusters").
+    pub fn max_cluster_blocks(&self, non_portable: bool) -> u32 {
+        match self.compute_capability.0 {
+            ..9 => 1,
+            9 | 10 if non_portable => 16,
+            _ => 8,
+        }
+    }
+
     /// Blocks of a kernel that one multiprocessor can hold, by threads, shared memory and block
     /// slots.
     pub fn blocks_per_multiprocessor(&self, threads: u32, shared_bytes: u32) -> u32 {

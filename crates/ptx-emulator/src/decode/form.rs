@@ -239,15 +239,14 @@ impl<'b, 'm> Form<'b, 'm> {
         if name == "WARP_SZ" {
             return Ok(self.builder.constant(class, Constant::Bits(32)));
         }
-        let Some((special, is_wide)) = super::special::special(name) else {
+        let Some((special, bits)) = super::special::special(name) else {
             return Err(self.error(format!(
                 "{name} is neither declared nor a known special register"
             )));
         };
         // 16-bit reads of 32-bit special registers were PTX 1.x; a 32-bit read of a 64-bit one is
         // not allowed.
-        let own = if is_wide { Class::Wide } else { Class::Word };
-        if own != class {
+        if class_of(bits) != class {
             return Err(self.error(format!("{name} does not have this size")));
         }
         let reg = self.builder.fresh(class);

@@ -74,6 +74,12 @@ pub struct KernelInfo {
     pub req_ntid: Option<[u32; 3]>,
     /// 32-bit registers of each thread, by ptxas' figures; `None` where nothing tells.
     pub registers: Option<u32>,
+    /// `.reqnctapercluster`: the only allowed cluster shape.
+    pub req_cluster: Option<[u32; 3]>,
+    /// `.explicitcluster`: every launch must say the size of its clusters.
+    pub explicit_cluster: bool,
+    /// `.maxclusterrank`: blocks that a cluster may have.
+    pub max_cluster_rank: Option<u32>,
 }
 
 /// A kernel ready to run.
@@ -209,6 +215,9 @@ fn kernel(
         param_bytes: end as u32,
         max_ntid: function.max_ntid,
         req_ntid: function.req_ntid,
+        req_cluster: function.req_cluster,
+        explicit_cluster: function.explicit_cluster,
+        max_cluster_rank: function.max_cluster_rank,
         ..KernelInfo::default()
     };
     let budget = std::mem::replace(&mut builder.budget, Budget::new());

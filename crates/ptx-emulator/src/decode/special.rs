@@ -2,8 +2,8 @@
 
 use super::op::Special;
 
-/// A special register, and whether it has 64 bits.
-pub(super) fn special(name: &str) -> Option<(Special, bool)> {
+/// A special register, and its bits.
+pub(super) fn special(name: &str) -> Option<(Special, u32)> {
     let (stem, axis) = match name.rsplit_once('.') {
         Some((stem, "x")) => (stem, 0),
         Some((stem, "y")) => (stem, 1),
@@ -13,37 +13,40 @@ pub(super) fn special(name: &str) -> Option<(Special, bool)> {
     };
     if axis != u8::MAX {
         return Some(match stem {
-            "%tid" => (Special::Tid(axis), false),
-            "%ntid" => (Special::NumTid(axis), false),
-            "%ctaid" | "%clusterid" => (Special::CtaId(axis), false),
-            "%nctaid" | "%nclusterid" => (Special::NumCta(axis), false),
-            "%cluster_ctaid" => (Special::Constant(0), false),
-            "%cluster_nctaid" => (Special::Constant(1), false),
+            "%tid" => (Special::Tid(axis), 32),
+            "%ntid" => (Special::NumTid(axis), 32),
+            "%ctaid" => (Special::CtaId(axis), 32),
+            "%nctaid" => (Special::NumCta(axis), 32),
+            "%clusterid" => (Special::ClusterId(axis), 32),
+            "%nclusterid" => (Special::NumClusters(axis), 32),
+            "%cluster_ctaid" => (Special::ClusterCtaId(axis), 32),
+            "%cluster_nctaid" => (Special::ClusterNumCta(axis), 32),
             _ => return None,
         });
     }
     Some(match stem {
-        "%laneid" => (Special::LaneId, false),
-        "%warpid" => (Special::WarpId, false),
-        "%nwarpid" => (Special::NumWarps, false),
-        "%lanemask_eq" => (Special::LaneMaskEq, false),
-        "%lanemask_le" => (Special::LaneMaskLe, false),
-        "%lanemask_lt" => (Special::LaneMaskLt, false),
-        "%lanemask_ge" => (Special::LaneMaskGe, false),
-        "%lanemask_gt" => (Special::LaneMaskGt, false),
-        "%smid" => (Special::SmId, false),
-        "%nsmid" => (Special::NumSm, false),
-        "%gridid" => (Special::GridId, true),
-        "%clock" => (Special::Clock, false),
-        "%clock_hi" => (Special::Constant(0), false),
-        "%clock64" => (Special::Clock64, true),
-        "%globaltimer" => (Special::GlobalTimer, true),
-        "%globaltimer_lo" => (Special::GlobalTimerLow, false),
-        "%globaltimer_hi" => (Special::GlobalTimerHigh, false),
-        "%dynamic_smem_size" => (Special::DynamicSharedSize, false),
-        "%total_smem_size" => (Special::TotalSharedSize, false),
-        "%cluster_ctarank" => (Special::Constant(0), false),
-        "%cluster_nctarank" => (Special::Constant(1), false),
+        "%laneid" => (Special::LaneId, 32),
+        "%warpid" => (Special::WarpId, 32),
+        "%nwarpid" => (Special::NumWarps, 32),
+        "%lanemask_eq" => (Special::LaneMaskEq, 32),
+        "%lanemask_le" => (Special::LaneMaskLe, 32),
+        "%lanemask_lt" => (Special::LaneMaskLt, 32),
+        "%lanemask_ge" => (Special::LaneMaskGe, 32),
+        "%lanemask_gt" => (Special::LaneMaskGt, 32),
+        "%smid" => (Special::SmId, 32),
+        "%nsmid" => (Special::NumSm, 32),
+        "%gridid" => (Special::GridId, 64),
+        "%clock" => (Special::Clock, 32),
+        "%clock_hi" => (Special::Constant(0), 32),
+        "%clock64" => (Special::Clock64, 64),
+        "%globaltimer" => (Special::GlobalTimer, 64),
+        "%globaltimer_lo" => (Special::GlobalTimerLow, 32),
+        "%globaltimer_hi" => (Special::GlobalTimerHigh, 32),
+        "%dynamic_smem_size" => (Special::DynamicSharedSize, 32),
+        "%total_smem_size" => (Special::TotalSharedSize, 32),
+        "%cluster_ctarank" => (Special::ClusterRank, 32),
+        "%cluster_nctarank" => (Special::ClusterSize, 32),
+        "%is_explicit_cluster" => (Special::IsExplicitCluster, 1),
         _ => return None,
     })
 }

@@ -30,6 +30,23 @@ impl Function {
         Ok(product.unwrap_or(limit).min(limit))
     }
 
+    /// The clusters that every launch must have: those that the kernel was compiled for, or those
+    /// of its attributes.
+    pub fn required_cluster(&self) -> Outcome<Option<[u32; 3]>> {
+        let set = self.clusters.size.iter().any(|&size| size > 0);
+        let own = set.then(|| self.clusters.size.map(|size| size.max(1)));
+        Ok(self.info()?.req_cluster.or(own))
+    }
+
+    /// Blocks that a cluster may have.
+    pub fn most_cluster_blocks(&self, driver: &Driver) -> Outcome<u32> {
+        let most = driver.model.max_cluster_blocks(self.clusters.non_portable);
+        Ok(self
+            .info()?
+            .max_cluster_rank
+            .map_or(most, |own| own.min(most)))
+    }
+
     /// Dynamic shared memory that a launch may ask for.
     pub fn max_dynamic_shared(&self, driver: &Driver) -> Outcome<u32> {
         let without_opt_in = driver
@@ -61,7 +78,14 @@ fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
     let value = match attribute {
         0 => function.max_threads(driver)?,
         1 => info.static_shared,
-        2 | 7 | 10..=15 => 0, // CONST_SIZE_BYTES, CACHE_MODE_CA, clusters
+        2 | 7 => 0, // CONST_SIZE_BYTES, CACHE_MODE_CA
+        10 => u32::from(info.explicit_cluster),
+        11..=13 => {
+            let axis = attribute as usize - 11;
+            function.required_cluster()?.map_or(0, |sizes| sizes[axis])
+        }
+        14 => u32::from(function.clusters.non_portable),
+        15 => function.clusters.policy,
         3 => info.local_bytes,
         4 => info.registers.ok_or(Code::NOT_SUPPORTED)?, // NUM_REGS
         5 => function.ptx_version,
@@ -75,9 +99,8 @@ fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
 
 fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
     let (driver, _) = current()?;
-    let shared = find_or_invalid_handle(driver, handle)?
-        .info()?
-        .static_shared;
+    let found = find_or_invalid_handle(driver, handle)?;
+    let (shared, compiled) = (found.info()?.static_shared, found.info()?.req_cluster);
     let mut state = driver.state();
     let function = state
         .functions
@@ -96,7 +119,20 @@ fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
             function.carveout = value;
             Ok(())
         }
-        10..=15 => Err(Code::NOT_SUPPORTED),
+        // A size that the kernel was compiled for stays.
+        11..=13 if compiled.is_some() => Err(Code::NOT_PERMITTED),
+        11..=13 if value >= 0 => {
+            function.clusters.size[attribute as usize - 11] = value.cast_unsigned();
+            Ok(())
+        }
+        14 if matches!(value, 0 | 1) => {
+            function.clusters.non_portable = value == 1;
+            Ok(())
+        }
+        15 if matches!(value, 0..=2) => {
+            function.clusters.policy = value.cast_unsigned();
+            Ok(())
+        }
         _ => Err(Code::INVALID_VALUE),
     }
 }

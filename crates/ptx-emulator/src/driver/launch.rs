@@ -39,6 +39,8 @@ pub(super) struct Shape {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub cooperative: bool,
+    /// Blocks of a cluster, where the launch says so.
+    pub cluster: Option<[u32; 3]>,
 }
 
 /// Ends of the list that `extra` points to.
@@ -109,6 +111,7 @@ fn check(driver: &Driver, function: &Function, shape: &Shape) -> Outcome {
             ),
         );
     }
+    check_cluster(driver, function, shape)?;
     if shape.cooperative {
         // A block has at most 1024 threads.
         let threads = u32::try_from(threads).unwrap_or(u32::MAX);
@@ -120,6 +123,56 @@ fn check(driver: &Driver, function: &Function, shape: &Shape) -> Outcome {
                 format!("only {room} blocks can be resident together"),
             );
         }
+    }
+    Ok(())
+}
+
+/// Whether the clusters that the launch asks for, or that the kernel requires, are possible.
+fn check_cluster(driver: &Driver, function: &Function, shape: &Shape) -> Outcome {
+    let refuse = |code: Code, why: String| {
+        report(format_args!("launch of {} refused: {why}", function.name));
+        Err(code)
+    };
+    let required = function.required_cluster()?;
+    let Some(cluster) = shape.cluster.or(required) else {
+        if function.info()?.explicit_cluster {
+            let why = "the kernel needs clusters (.explicitcluster): say their size with the \
+                       attribute CLUSTER_DIMENSION";
+            return refuse(Code::INVALID_VALUE, why.to_owned());
+        }
+        return Ok(());
+    };
+    if let Some(required) = required.filter(|&required| required != cluster) {
+        return refuse(
+            Code::INVALID_VALUE,
+            format!("clusters of {cluster:?} blocks, but the kernel requires {required:?}"),
+        );
+    }
+    let size = cluster
+        .iter()
+        .fold(1_u32, |size, &n| size.saturating_mul(n));
+    let (major, minor) = driver.model.compute_capability;
+    if size > 1 && major < 9 {
+        let why = format!(
+            "clusters of {cluster:?} blocks on a device of compute capability {major}.{minor}; they \
+             need 9.0 (PTX_EMULATOR_DEVICE=h100 emulates such a device)"
+        );
+        return refuse(Code::NOT_SUPPORTED, why);
+    }
+    if size == 0 || (0..3).any(|axis| !shape.grid[axis].is_multiple_of(cluster[axis])) {
+        let why = format!(
+            "clusters of {cluster:?} blocks in a grid of {:?}; each axis must divide the grid's",
+            shape.grid
+        );
+        return refuse(Code::INVALID_VALUE, why);
+    }
+    let most = function.most_cluster_blocks(driver)?;
+    if size > most {
+        let why = format!(
+            "clusters of {cluster:?} blocks; at most {most} are allowed here \
+             (NON_PORTABLE_CLUSTER_SIZE_ALLOWED raises 8 to 16 on compute capability 9.0)"
+        );
+        return refuse(Code::INVALID_CLUSTER_SIZE, why);
     }
     Ok(())
 }
@@ -194,6 +247,7 @@ pub(super) fn prepare(
             grid: shape.grid,
             block: shape.block,
             dynamic_shared: shape.dynamic_shared,
+            cluster: shape.cluster.or(function.required_cluster()?),
             params,
         },
         cooperative: shape.cooperative,
@@ -243,15 +297,15 @@ const WITHOUT_EFFECT: [u32; 10] = [
     16, // NVLINK_UTIL_CENTRIC_SCHEDULING
 ];
 
-/// Reads the launch attributes: whether the launch is cooperative.
-fn cooperative(config: &ExtendedConfig) -> Outcome<bool> {
-    let mut cooperative = false;
+/// Reads the launch attributes: whether the launch is cooperative, and its clusters.
+fn attributes(config: &ExtendedConfig) -> Outcome<(bool, Option<[u32; 3]>)> {
+    let (mut cooperative, mut cluster) = (false, None);
     for index in 0..config.attribute_count as usize {
         let Attribute { id, value, .. } = config.attributes.get(index)?;
         let [first, second, third, ..] = value;
         match id {
             2 => cooperative = first != 0,
-            4 => cluster_of_one([first, second, third])?,
+            4 => cluster = Some([first, second, third]),
             _ if WITHOUT_EFFECT.contains(&id) => {}
             _ => {
                 let name = match id {
@@ -268,21 +322,7 @@ fn cooperative(config: &ExtendedConfig) -> Outcome<bool> {
             }
         }
     }
-    Ok(cooperative)
-}
-
-/// The attribute CLUSTER_DIMENSION: a cluster of one block is the block.
-fn cluster_of_one(size: [u32; 3]) -> Outcome {
-    let [x, y, z] = size;
-    let code = match size {
-        [1, 1, 1] => return Ok(()),
-        [0, ..] | [_, 0, _] | [.., 0] => Code::INVALID_VALUE,
-        _ => Code::NOT_SUPPORTED,
-    };
-    report(format_args!(
-        "launch refused: clusters of {x}x{y}x{z} blocks are not supported yet, only of 1x1x1"
-    ));
-    Err(code)
+    Ok((cooperative, cluster))
 }
 
 fn launch_extended(
@@ -292,11 +332,13 @@ fn launch_extended(
     pointers: In<Host>,
     extra: In<usize>,
 ) -> Outcome {
+    let (cooperative, cluster) = attributes(config)?;
     let shape = Shape {
         grid: config.grid,
         block: config.block,
         dynamic_shared: config.dynamic_shared,
-        cooperative: cooperative(config)?,
+        cooperative,
+        cluster,
     };
     launch(function, &shape, stream, pointers, extra)
 }
@@ -306,7 +348,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>, extra: In<usize>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None };
         launch(function, &shape, stream, pointers, extra)
     }
 
@@ -314,7 +356,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>, extra: In<usize>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None };
         launch(function, &shape, per_thread(stream), pointers, extra)
     }
 
@@ -322,7 +364,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: true };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: true, cluster: None };
         launch(function, &shape, stream, pointers, In::at(0))
     }
 

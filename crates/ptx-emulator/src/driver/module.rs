@@ -6,7 +6,7 @@ use std::ffi::CString;
 use super::abi::{Host, In, Name, Out};
 use super::code::Code;
 use super::image::{self, Image};
-use super::state::{Driver, Function, Handle, Module, current, driver};
+use super::state::{ClusterAttributes, Driver, Function, Handle, Module, current, driver};
 use super::{Outcome, api};
 
 /// `CU_JIT_*_LOG_BUFFER` options of `cuModuleLoadDataEx`.
@@ -124,6 +124,7 @@ fn function(module: Handle, name: &str) -> Outcome<Handle> {
         target: found.target,
         ptx_version: found.ptx_version,
         max_dynamic_shared: None,
+        clusters: ClusterAttributes::default(),
         carveout: -1,
     };
     let handle = state.handle();

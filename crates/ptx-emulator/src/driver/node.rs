@@ -150,6 +150,7 @@ fn changed(
     params: &KernelParams,
 ) -> Outcome<Work> {
     let cooperative = old.kernel_of(node)?.cooperative;
+    let cluster = old.kernel_of(node)?.config.cluster;
     if params.function == 0 && params.kernel != 0 {
         return Err(Code::NOT_SUPPORTED);
     }
@@ -165,6 +166,7 @@ fn changed(
         block: params.block,
         dynamic_shared: params.dynamic_shared,
         cooperative,
+        cluster,
     };
     let launch = prepare(
         driver,

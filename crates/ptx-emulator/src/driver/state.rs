@@ -78,6 +78,17 @@ pub(super) struct Module {
     pub functions: HashMap<String, Handle>,
 }
 
+/// What the attributes of a function say of its clusters.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ClusterAttributes {
+    /// Required size along each axis, 0 where it is not set.
+    pub size: [u32; 3],
+    /// More than eight blocks are allowed.
+    pub non_portable: bool,
+    /// `CUclusterSchedulingPolicy`: a hint.
+    pub policy: u32,
+}
+
 #[derive(Clone)]
 pub(super) struct Function {
     pub context: Handle,
@@ -89,6 +100,8 @@ pub(super) struct Function {
     pub ptx_version: u32,
     /// Set by `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
     pub max_dynamic_shared: Option<u32>,
+    /// What `cuFuncSetAttribute` says of clusters.
+    pub clusters: ClusterAttributes,
     pub carveout: i32,
 }
 

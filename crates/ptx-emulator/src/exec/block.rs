@@ -1,6 +1,7 @@
 //! A block: its warps taking turns, its shared memory and its sixteen barriers.
 
 use super::check::{self, Checks};
+use super::cluster::Peers;
 use super::cycle::{self, Cycle};
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     pub live_threads: u32,
     pub index: [u32; 3],
     pub linear: u64,
+    /// Within its cluster.
+    pub rank: u32,
     pub counts: Counts,
     pub checks: Option<Box<Checks>>,
     /// Warps whose registers hold undefined bits, as far as the checks know.
@@ -126,6 +129,7 @@ impl Block {
                 live_threads: 0,
                 index: [0; 3],
                 linear: 0,
+                rank: 0,
                 counts: Counts::default(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
@@ -147,12 +151,13 @@ impl Block {
         }
     }
 
-    /// Puts the block at the kernel's start.
-    pub fn begin(&mut self, launch: &Launch<'_>, linear: u64, recycled: bool) {
+    /// Puts the block `rank` of a cluster at the kernel's start.
+    pub fn begin(&mut self, launch: &Launch<'_>, cluster: u64, rank: u32, recycled: bool) {
         let threads = launch.grid.threads();
-        let [x, y, _] = launch.grid.grid.map(u64::from);
+        self.core.index = launch.grid.place(cluster, rank);
+        let linear = launch.grid.linear(self.core.index);
         self.core.linear = linear;
-        self.core.index = [linear % x, linear / x % y, linear / x / y].map(|n| n as u32);
+        self.core.rank = rank;
         self.core.live_threads = threads;
         self.core.barriers = [Barrier::default(); 16];
         self.core.check = 0;
@@ -189,6 +194,7 @@ impl Block {
         &mut self,
         launch: &Launch<'_>,
         worker: &mut Worker<'_>,
+        peers: &mut Peers<'_>,
     ) -> Result<Stop, Box<Fault>> {
         // Those who look in vain give way sooner.
         let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
@@ -211,7 +217,8 @@ impl Block {
                 let mut fuel = given;
                 let changes = self.core.changes;
                 self.core.looked = false;
-                let result = interpret::run_warp(warp, &mut self.core, launch, worker, &mut fuel);
+                let result =
+                    interpret::run_warp(warp, &mut self.core, peers, launch, worker, &mut fuel);
                 turn -= given - fuel;
                 if let Err(stopped) = result {
                     return Err(self.fault(launch, index, stopped.pc, *stopped.trap));

@@ -3,6 +3,7 @@
 use super::async_copy::Queue;
 use super::block::Core;
 use super::check::Shadows;
+use super::cluster::Peers;
 use super::count::Counting;
 use super::fault::FaultKind;
 use super::launch::Launch;
@@ -38,6 +39,7 @@ pub(crate) struct Stopped {
 pub(super) fn run_warp(
     warp: &mut Warp,
     core: &mut Core,
+    peers: &mut Peers<'_>,
     launch: &Launch<'_>,
     worker: &mut Worker<'_>,
     fuel: &mut i64,
@@ -52,6 +54,7 @@ pub(super) fn run_warp(
         let mut run = Run {
             warp,
             core,
+            peers: peers.reborrow(),
             launch,
             worker,
             group,
@@ -73,6 +76,8 @@ pub(super) fn run_warp(
 pub(super) struct Run<'r, 'l, 'w> {
     pub(super) warp: &'r mut Warp,
     pub(super) core: &'r mut Core,
+    /// The other blocks of the cluster.
+    pub(super) peers: Peers<'r>,
     pub(super) launch: &'r Launch<'l>,
     pub(super) worker: &'r mut Worker<'w>,
     pub(super) group: Group,
@@ -226,7 +231,13 @@ impl Run<'_, '_, '_> {
             Op::Store(_) | Op::Async(_) => self.core.changes += 1,
             _ => {}
         }
-        let (regs, copies, mut spaces) = parts(self.warp, self.core, self.launch, self.worker);
+        let (regs, copies, mut spaces) = parts(
+            self.warp,
+            self.core,
+            &mut self.peers,
+            self.launch,
+            self.worker,
+        );
         match inst.op {
             Op::Load(access) => {
                 if access.is_strong() {
@@ -458,12 +469,14 @@ pub(super) fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
 pub(super) fn parts<'a, 'g>(
     warp: &'a mut Warp,
     core: &'a mut Core,
+    peers: &'a mut Peers<'_>,
     launch: &'a Launch<'_>,
     worker: &'a mut Worker<'g>,
 ) -> (&'a mut Registers, &'a mut Queue, Spaces<'a, 'g>) {
     let spaces = Spaces {
         global: &mut worker.global,
         shared: &mut core.shared,
+        peers: peers.reborrow(),
         local: &mut warp.local,
         local_each: launch.kernel.info.local_bytes,
         params: &launch.params,

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::block::{Block, Counts, Stop};
+use super::block::{Counts, Stop};
 use super::check::{Between, Shadows};
 use super::chosen::Blocks;
+use super::cluster::Cluster;
 use super::count::{Counting, Dram};
 use super::fault::Fault;
 use super::interpret::Worker;
@@ -28,6 +29,10 @@ const RESIDENT_BYTES: u64 = 512 << 20;
 pub(crate) struct Grid {
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster; each axis divides the grid's.
+    pub cluster: [u32; 3],
+    /// Whether the launch or the kernel asked for clusters.
+    pub is_clustered: bool,
     pub dynamic_shared: u32,
     /// Static and dynamic together.
     pub shared_bytes: u32,
@@ -42,6 +47,32 @@ impl Grid {
 
     pub fn blocks(&self) -> u64 {
         self.grid.iter().map(|&n| u64::from(n)).product()
+    }
+
+    /// Blocks of a cluster.
+    pub fn cluster_size(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
+    pub fn clusters(&self) -> u64 {
+        self.blocks() / u64::from(self.cluster_size().max(1))
+    }
+
+    /// Where the block `rank` of a cluster is in the grid.
+    pub fn place(&self, cluster: u64, rank: u32) -> [u32; 3] {
+        let [cx, cy, _] = self.cluster.map(|n| n.max(1));
+        let within = [rank % cx, rank / cx % cy, rank / cx / cy];
+        let across: [u64; 3] =
+            std::array::from_fn(|a| u64::from(self.grid[a] / self.cluster[a].max(1)));
+        let [nx, ny, _] = across.map(|n| n.max(1));
+        let at = [cluster % nx, cluster / nx % ny, cluster / nx / ny];
+        std::array::from_fn(|a| at[a] as u32 * self.cluster[a] + within[a])
+    }
+
+    /// The number of a block: x first, then y, then z.
+    pub fn linear(&self, [x, y, z]: [u32; 3]) -> u64 {
+        let [gx, gy, _] = self.grid.map(u64::from);
+        u64::from(x) + gx * (u64::from(y) + gy * u64::from(z))
     }
 
     pub fn nanoseconds(&self) -> u64 {
@@ -144,7 +175,7 @@ impl Launch<'_> {
         device: &DeviceModel,
         options: &LaunchOptions,
     ) -> Result<LaunchReport, Box<Fault>> {
-        let blocks = self.chosen.count(self.grid.blocks());
+        let clusters = self.chosen.count(self.grid.clusters());
         let cores = if !self.schedule.is_parallel() {
             1
         } else if options.workers == 0 {
@@ -152,8 +183,10 @@ impl Launch<'_> {
         } else {
             options.workers
         };
-        let workers = (cores as u64).clamp(1, blocks.max(1)) as usize;
-        let resident = self.resident_blocks(device).div_ceil(workers as u64) as usize;
+        let workers = (cores as u64).clamp(1, clusters.max(1)) as usize;
+        let resident = (self.resident_blocks(device) / u64::from(self.grid.cluster_size()))
+            .div_ceil(workers as u64)
+            .max(1) as usize;
         let shared = Shared {
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -211,7 +244,7 @@ impl Launch<'_> {
         })
     }
 
-    /// One worker: runs a block for its turn; one that is not done then waits while others have
+    /// One worker: runs a cluster for its turn; one that is not done then waits while others have
     /// theirs.
     fn work(&self, shared: &Shared, resident: usize) {
         let mut worker = Worker {
@@ -221,51 +254,49 @@ impl Launch<'_> {
                 .count
                 .then(|| Box::new(Counting::new(self.kernel, self.dram.is_some()))),
         };
-        let mut waiting: VecDeque<Block> = VecDeque::new();
-        let mut spare: Option<Block> = None;
+        let mut waiting: VecDeque<Cluster> = VecDeque::new();
+        let mut spare: Option<Cluster> = None;
         let mut counts = Counts::default();
-        let blocks = self.chosen.count(self.grid.blocks());
+        let clusters = self.chosen.count(self.grid.clusters());
         let mut active = true;
         let mut seen = 0;
         while !shared.stop.load(Ordering::Relaxed) {
             let fresh = if waiting.len() < resident {
-                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < blocks)
+                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < clusters)
             } else {
                 None
             };
-            let mut block = match fresh {
+            let mut cluster = match fresh {
                 Some(index) => {
-                    let linear = self.chosen.nth(self.schedule.block(index, blocks));
-                    let (mut block, recycled) = match spare.take() {
-                        Some(block) => (block, true),
-                        None => (Block::new(self), false),
+                    let linear = self.chosen.nth(self.schedule.block(index, clusters));
+                    let (mut cluster, recycled) = match spare.take() {
+                        Some(cluster) => (cluster, true),
+                        None => (Cluster::new(self), false),
                     };
-                    block.begin(self, linear, recycled);
-                    block
+                    cluster.begin(self, linear, recycled);
+                    cluster
                 }
                 None => match waiting.pop_front() {
-                    Some(block) => block,
+                    Some(cluster) => cluster,
                     None => break,
                 },
             };
-            if let Some(counting) = &mut worker.counting {
-                counting.enter(block.core.linear);
-            }
-            let result = block.run(self, &mut worker);
-            let idle = matches!(result, Ok(Stop::Yield)) && block.idle_turns > 0;
+            let result = cluster.run(self, &mut worker);
+            let idle = matches!(result, Ok(Stop::Yield)) && cluster.idle_turns() > 0;
             let stamp = shared.watch.stamp(idle);
             if stamp != seen {
                 // Whoever looked before the change may find something now.
                 seen = stamp;
-                block.idle_turns = 0;
-                waiting.iter_mut().for_each(|block| block.idle_turns = 0);
+                cluster.wake();
+                waiting.iter_mut().for_each(Cluster::wake);
             }
             match result {
                 Ok(Stop::Yield) => {
-                    waiting.push_back(block);
-                    let all_started =
-                        waiting.len() >= resident || shared.next.load(Ordering::Relaxed) >= blocks;
-                    let settled = all_started && waiting.iter().all(|block| block.idle_turns > 1);
+                    waiting.push_back(cluster);
+                    let all_started = waiting.len() >= resident
+                        || shared.next.load(Ordering::Relaxed) >= clusters;
+                    let settled =
+                        all_started && waiting.iter().all(|cluster| cluster.idle_turns() > 1);
                     shared.watch.turn(&mut active, settled);
                     if settled && shared.watch.is_stuck() {
                         shared.stop.store(true, Ordering::Relaxed);
@@ -277,20 +308,18 @@ impl Launch<'_> {
                 }
                 Ok(Stop::Done) => {
                     shared.watch.turn(&mut active, false);
-                    counts.warp_instructions += block.core.counts.warp_instructions;
-                    counts.mma_flops += block.core.counts.mma_flops;
-                    counts.barriers += block.core.counts.barriers;
-                    counts.blocks += 1;
-                    spare = Some(block);
+                    let own = cluster.counts();
+                    counts.warp_instructions += own.warp_instructions;
+                    counts.mma_flops += own.mma_flops;
+                    counts.barriers += own.barriers;
+                    counts.blocks += own.blocks;
+                    spare = Some(cluster);
                 }
-                Err(fault) => {
+                Err((linear, fault)) => {
                     shared.stop.store(true, Ordering::Relaxed);
                     let mut first = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first
-                        .as_ref()
-                        .is_none_or(|(linear, _)| block.core.linear < *linear)
-                    {
-                        *first = Some((block.core.linear, fault));
+                    if first.as_ref().is_none_or(|(other, _)| linear < *other) {
+                        *first = Some((linear, fault));
                     }
                 }
             }
@@ -315,9 +344,10 @@ impl Launch<'_> {
 }
 
 /// All blocks look again and again at what nobody changes.
-fn stuck(launch: &Launch<'_>, blocks: &VecDeque<Block>) -> Option<(u64, Box<Fault>)> {
-    let first = blocks.iter().min_by_key(|block| block.core.linear)?;
-    let waiting = blocks.iter().flat_map(|block| {
+fn stuck(launch: &Launch<'_>, clusters: &VecDeque<Cluster>) -> Option<(u64, Box<Fault>)> {
+    let blocks = || clusters.iter().flat_map(Cluster::running);
+    let first = blocks().min_by_key(|block| block.core.linear)?;
+    let waiting = blocks().flat_map(|block| {
         let [x, y, z] = block.core.index;
         let places = block.waiting(launch);
         places

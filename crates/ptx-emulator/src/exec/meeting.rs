@@ -43,8 +43,13 @@ impl Run<'_, '_, '_> {
                 WarpOp::LoadMatrix {
                     transposed, window, ..
                 } => {
-                    let (regs, _, mut spaces) =
-                        parts(self.warp, self.core, self.launch, self.worker);
+                    let (regs, _, mut spaces) = parts(
+                        self.warp,
+                        self.core,
+                        &mut self.peers,
+                        self.launch,
+                        self.worker,
+                    );
                     return matrix::load(
                         regs,
                         &mut spaces,
@@ -57,8 +62,13 @@ impl Run<'_, '_, '_> {
                 WarpOp::StoreMatrix {
                     transposed, window, ..
                 } => {
-                    let (regs, _, mut spaces) =
-                        parts(self.warp, self.core, self.launch, self.worker);
+                    let (regs, _, mut spaces) = parts(
+                        self.warp,
+                        self.core,
+                        &mut self.peers,
+                        self.launch,
+                        self.worker,
+                    );
                     return matrix::store(
                         regs,
                         &mut spaces,

@@ -9,6 +9,7 @@ mod bits;
 mod block;
 mod check;
 mod chosen;
+mod cluster;
 mod compare;
 mod convert;
 pub mod count;
@@ -81,6 +82,8 @@ pub struct LaunchConfig {
     pub grid: [u32; 3],
     /// Threads of a block along x, y and z.
     pub block: [u32; 3],
+    /// Blocks of a cluster along x, y and z; `None` for what the kernel requires, or no clusters.
+    pub cluster: Option<[u32; 3]>,
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
     /// The parameter space's bytes, laid out by the offsets in [`KernelInfo::params`].
@@ -213,6 +216,7 @@ impl LoadedModule {
         };
         let found = found.ok_or_else(|| refused("the module has no such kernel".to_owned()))?;
         check(&found.info, config, device).map_err(refused)?;
+        let cluster = cluster::shape(&found.info, config, device).map_err(refused)?;
         let described = |counters: KernelCounters| KernelCounters {
             kernel: kernel.to_owned(),
             grid: config.grid,
@@ -255,6 +259,8 @@ impl LoadedModule {
             grid: Grid {
                 grid: config.grid,
                 block: config.block,
+                cluster,
+                is_clustered: config.cluster.or(found.info.req_cluster).is_some(),
                 dynamic_shared: config.dynamic_shared,
                 shared_bytes,
                 multiprocessors: device.multiprocessors.max(1),

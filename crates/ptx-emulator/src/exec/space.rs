@@ -1,6 +1,7 @@
 //! From addresses of any state space to host pointers, every access checked: alignment, then
 //! bounds.
 
+use super::cluster::Peers;
 use super::fault::FaultKind;
 use super::registers::{FULL, LANES, Registers, Wides, collect, lanes};
 use super::trap::Trap;
@@ -131,6 +132,8 @@ impl<'a> GlobalView<'a> {
 pub(crate) struct Spaces<'w, 'g> {
     pub global: &'w mut GlobalView<'g>,
     pub shared: &'w mut Bytes,
+    /// Whose shared memory a block of a cluster reaches too.
+    pub peers: Peers<'w>,
     pub local: &'w mut Bytes,
     /// Local bytes of each lane.
     pub local_each: u32,

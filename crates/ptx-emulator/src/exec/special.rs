@@ -65,6 +65,26 @@ pub(super) fn read(
         Special::GlobalTimerHigh => same(grid.nanoseconds() >> 32),
         Special::DynamicSharedSize => same(u64::from(grid.dynamic_shared)),
         Special::TotalSharedSize => same(u64::from(grid.shared_bytes)),
+        Special::ClusterId(a) => same(u64::from(
+            axis(block.index, a) / axis(grid.cluster, a).max(1),
+        )),
+        Special::NumClusters(a) => {
+            same(u64::from(axis(grid.grid, a) / axis(grid.cluster, a).max(1)))
+        }
+        Special::ClusterCtaId(a) => same(u64::from(
+            axis(block.index, a) % axis(grid.cluster, a).max(1),
+        )),
+        Special::ClusterNumCta(a) => same(u64::from(axis(grid.cluster, a))),
+        Special::ClusterRank => same(u64::from(block.rank)),
+        Special::ClusterSize => same(u64::from(grid.cluster_size())),
+        Special::IsExplicitCluster => {
+            regs.set_pred(
+                inst.d[0],
+                mask,
+                if grid.is_clustered { u32::MAX } else { 0 },
+            );
+            return;
+        }
         Special::Constant(value) => same(u64::from(value)),
     };
     regs.set_any(inst.d[0], mask, &values);

@@ -150,6 +150,8 @@ fn function(
         max_ntid: None,
         req_ntid: None,
         req_cluster: None,
+        explicit_cluster: false,
+        max_cluster_rank: None,
         registers: Vec::new(),
         variables: Vec::new(),
         body: Vec::new(),
@@ -163,8 +165,16 @@ fn function(
                 return Ok(());
             }
             "{" => break,
-            ".noreturn" | ".explicitcluster" | ".blocksareclusters" => {
+            ".noreturn" | ".blocksareclusters" => {
                 cursor.advance()?;
+            }
+            ".explicitcluster" => {
+                function.explicit_cluster = true;
+                cursor.advance()?;
+            }
+            ".maxclusterrank" => {
+                cursor.advance()?;
+                function.max_cluster_rank = Some(positive(cursor)?);
             }
             ".maxntid" if function.req_ntid.is_some() => {
                 return Err(cursor.unexpected("no `.maxntid` beside `.reqntid`"));
@@ -175,7 +185,7 @@ fn function(
             ".maxntid" => function.max_ntid = Some(dimensions(cursor)?),
             ".reqntid" => function.req_ntid = Some(dimensions(cursor)?),
             ".reqnctapercluster" => function.req_cluster = Some(dimensions(cursor)?),
-            ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
+            ".minnctapersm" | ".maxnctapersm" | ".maxnreg" => {
                 cursor.advance()?;
                 positive(cursor)?;
             }

@@ -86,6 +86,7 @@ impl Machine {
             block: [block, 1, 1],
             dynamic_shared: 0,
             params,
+            ..LaunchConfig::default()
         };
         self.module.launch(kernel, &config, &A100, &self.options)
     }

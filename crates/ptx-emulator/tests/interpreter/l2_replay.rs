@@ -83,6 +83,7 @@ fn counted(
         block: [block, 1, 1],
         dynamic_shared: shared,
         params,
+        ..LaunchConfig::default()
     };
     let report = machine
         .module

@@ -82,6 +82,7 @@ fn parameters_by_value_lie_where_the_kernel_info_says() {
         block: [1; 3],
         dynamic_shared: 0,
         params,
+        ..Default::default()
     };
     machine
         .module

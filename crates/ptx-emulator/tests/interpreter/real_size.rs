@@ -115,6 +115,7 @@ fn sample() {
         block: [128, 1, 1],
         dynamic_shared: 16384,
         params,
+        ..LaunchConfig::default()
     };
     let options = LaunchOptions {
         numerics: H100.tensor_core,

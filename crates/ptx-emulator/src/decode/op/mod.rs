@@ -178,6 +178,15 @@ pub(crate) enum Special {
     GlobalTimerHigh,
     DynamicSharedSize,
     TotalSharedSize,
-    /// A constant of this machine: cluster ranks and the like of a launch without clusters.
+    ClusterId(u8),
+    NumClusters(u8),
+    /// Place of the block within its cluster.
+    ClusterCtaId(u8),
+    ClusterNumCta(u8),
+    ClusterRank,
+    ClusterSize,
+    /// `%is_explicit_cluster`: whether the launch or the kernel asked for clusters.
+    IsExplicitCluster,
+    /// A constant of this machine.
     Constant(u8),
 }

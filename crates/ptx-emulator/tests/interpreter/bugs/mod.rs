@@ -117,6 +117,7 @@ fn launch(pair: &Pair<'_>, ptx: &str, options: &LaunchOptions) -> Result<Vec<u8>
             .iter()
             .flat_map(|va| va.to_le_bytes())
             .collect(),
+        ..LaunchConfig::default()
     };
     module.launch("k", &config, &A100, options)?;
     let mut bytes = vec![0; 4 * words as usize];

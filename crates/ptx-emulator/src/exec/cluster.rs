@@ -1,0 +1,203 @@
+//! A cluster: blocks that run together and reach each other's shared memory. Its blocks take turns
+//! on one worker. A launch without clusters has clusters of one block.
+
+use super::LaunchConfig;
+use super::block::{Block, Core, Counts, Stop};
+use super::fault::Fault;
+use super::interpret::Worker;
+use super::launch::Launch;
+use crate::decode::KernelInfo;
+use crate::device::DeviceModel;
+
+pub(crate) struct Cluster {
+    /// By rank.
+    pub blocks: Vec<Block>,
+    /// Blocks that have ended; their shared memory stays until the cluster has.
+    done: Vec<bool>,
+    /// The block whose turn comes first.
+    first: usize,
+}
+
+/// The other blocks of a running block's cluster.
+pub(crate) struct Peers<'p> {
+    rank: usize,
+    before: &'p mut [Block],
+    after: &'p mut [Block],
+}
+
+impl Peers<'_> {
+    /// The same peers for a shorter time.
+    pub fn reborrow(&mut self) -> Peers<'_> {
+        Peers {
+            rank: self.rank,
+            before: &mut *self.before,
+            after: &mut *self.after,
+        }
+    }
+
+    /// Rank of the running block.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Blocks of the cluster, the running one included.
+    pub fn size(&self) -> usize {
+        self.before.len() + 1 + self.after.len()
+    }
+
+    /// Another block of the cluster; `None` for the running one and for a rank that there is not.
+    pub fn core(&mut self, rank: usize) -> Option<&mut Core> {
+        let block = match rank.checked_sub(self.rank + 1) {
+            Some(at) => self.after.get_mut(at),
+            None => self.before.get_mut(rank),
+        };
+        block.map(|block| &mut block.core)
+    }
+}
+
+impl Cluster {
+    pub fn new(launch: &Launch<'_>) -> Cluster {
+        let size = launch.grid.cluster_size() as usize;
+        Cluster {
+            blocks: (0..size).map(|_| Block::new(launch)).collect(),
+            done: vec![false; size],
+            first: 0,
+        }
+    }
+
+    /// Puts the cluster's blocks at the kernel's start.
+    pub fn begin(&mut self, launch: &Launch<'_>, linear: u64, recycled: bool) {
+        for (rank, block) in self.blocks.iter_mut().enumerate() {
+            block.begin(launch, linear, rank as u32, recycled);
+        }
+        self.done.fill(false);
+        self.first = 0;
+    }
+
+    /// Gives each block that has not ended a turn. A finding comes with the block's number.
+    pub fn run(
+        &mut self,
+        launch: &Launch<'_>,
+        worker: &mut Worker<'_>,
+    ) -> Result<Stop, (u64, Box<Fault>)> {
+        let size = self.blocks.len();
+        for step in 0..size {
+            let rank = (self.first + step) % size;
+            if self.done[rank] {
+                continue;
+            }
+            let (before, rest) = self.blocks.split_at_mut(rank);
+            let Some((block, after)) = rest.split_first_mut() else {
+                continue;
+            };
+            if let Some(counting) = &mut worker.counting {
+                counting.enter(block.core.linear);
+            }
+            let mut peers = Peers {
+                rank,
+                before,
+                after,
+            };
+            let stop = block
+                .run(launch, worker, &mut peers)
+                .map_err(|fault| (block.core.linear, fault))?;
+            let idle = matches!(stop, Stop::Yield) && block.idle_turns > 0;
+            self.done[rank] = matches!(stop, Stop::Done);
+            if !idle {
+                // The others may find something now.
+                for (other, block) in self.blocks.iter_mut().enumerate() {
+                    block.idle_turns = if other == rank { block.idle_turns } else { 0 };
+                }
+            }
+        }
+        if self.done.iter().all(|&done| done) {
+            return Ok(Stop::Done);
+        }
+        Ok(Stop::Yield)
+    }
+
+    /// The blocks that have not ended.
+    pub fn running(&self) -> impl Iterator<Item = &Block> {
+        let all = self.blocks.iter().zip(&self.done);
+        all.filter(|(_, done)| !**done).map(|(block, _)| block)
+    }
+
+    /// Turns in a row in which none of its blocks was at work.
+    pub fn idle_turns(&self) -> u32 {
+        self.running()
+            .map(|block| block.idle_turns)
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// Something has changed for which its blocks may be waiting.
+    pub fn wake(&mut self) {
+        self.blocks
+            .iter_mut()
+            .for_each(|block| block.idle_turns = 0);
+    }
+
+    /// What its blocks did.
+    pub fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        for block in &self.blocks {
+            sum.warp_instructions += block.core.counts.warp_instructions;
+            sum.mma_flops += block.core.counts.mma_flops;
+            sum.barriers += block.core.counts.barriers;
+            sum.blocks += 1;
+        }
+        sum
+    }
+}
+
+/// The most blocks of a cluster; more than eight need the function's attribute for clusters of a
+/// size that not every device has.
+pub(crate) const MOST_BLOCKS: u32 = 16;
+
+/// The clusters of a launch, or why it is impossible.
+pub(super) fn shape(
+    info: &KernelInfo,
+    config: &LaunchConfig,
+    device: &DeviceModel,
+) -> Result<[u32; 3], String> {
+    let Some(cluster) = config.cluster.or(info.req_cluster) else {
+        if info.explicit_cluster {
+            return Err(
+                "the kernel needs clusters (.explicitcluster); the launch says none".into(),
+            );
+        }
+        return Ok([1; 3]);
+    };
+    if let Some(required) = info.req_cluster.filter(|&required| required != cluster) {
+        return Err(format!(
+            "clusters of {cluster:?} blocks; the kernel requires {required:?}"
+        ));
+    }
+    let size = cluster
+        .iter()
+        .fold(1_u32, |size, &n| size.saturating_mul(n));
+    if size == 0 || size > MOST_BLOCKS {
+        return Err(format!(
+            "clusters of {cluster:?} blocks; 1 to {MOST_BLOCKS} blocks are allowed"
+        ));
+    }
+    if let Some(most) = info.max_cluster_rank.filter(|&most| size > most) {
+        return Err(format!(
+            "clusters of {cluster:?} blocks; the kernel was compiled for at most {most}"
+        ));
+    }
+    let (major, minor) = device.compute_capability;
+    if size > 1 && major < 9 {
+        return Err(format!(
+            "clusters of {cluster:?} blocks on a device of compute capability {major}.{minor}; 9.0 \
+             is needed"
+        ));
+    }
+    let grid = config.grid;
+    if (0..3).any(|axis| !grid[axis].is_multiple_of(cluster[axis])) {
+        return Err(format!(
+            "clusters of {cluster:?} blocks in a grid of {grid:?}; each axis must divide the grid's"
+        ));
+    }
+    Ok(cluster)
+}
