@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::clocks::Clocks;
+use super::order::Clocks;
 use super::{Action, Conflict, Me, Party, Touch, What};
 use crate::memory::{AddressMap, Allocation, GRANULE_SHIFT};
 use crate::shadow::RACE_GRAIN;

@@ -5,13 +5,13 @@
 mod access;
 mod atomic;
 mod barrier;
-mod clocks;
 mod copy;
 mod flow;
 mod global;
 mod hooks;
 mod load;
 mod matrix;
+mod order;
 mod poison;
 mod report;
 mod shared;
@@ -19,8 +19,8 @@ mod spot;
 mod store;
 
 pub(super) use self::barrier::{left_behind, parted};
-use self::clocks::Clocks;
 pub(crate) use self::global::{Between, Shadows, TAGS};
+use self::order::Clocks;
 use self::shared::Shared;
 use super::registers::{LANES, Registers};
 use crate::decode::op::Reg;
@@ -57,10 +57,10 @@ struct Unwritten {
 
 /// Who makes an access.
 #[derive(Clone, Copy)]
-struct Me {
-    block: u64,
-    warp: usize,
-    pc: usize,
+pub(super) struct Me {
+    pub block: u64,
+    pub warp: usize,
+    pub pc: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What is known of shared memory: for each four bytes which are defined, which a `cp.async` is
 //! still writing, and who wrote and read them last.
 
-use super::clocks::Clocks;
+use super::order::Clocks;
 use super::{Action, Conflict, Me, Party, Touch, What};
 
 /// Nobody's steps are told apart beyond this one.

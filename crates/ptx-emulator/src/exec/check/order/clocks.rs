@@ -1,11 +1,12 @@
 //! What happens before what, between the warps of a block: a vector clock for each warp. A barrier,
 //! or an operation on memory that orders threads, hands on what a warp knows of the others.
 
-use super::WARPS;
+use super::Stamp;
+use crate::exec::check::{Me, WARPS};
 
-pub(super) type Clock = [u32; WARPS];
+pub(in crate::exec) type Clock = [u32; WARPS];
 
-pub(super) struct Clocks {
+pub(in crate::exec) struct Clocks {
     /// `of[w][u]`: up to which of its own steps warp w knows warp u's accesses to be done.
     of: Vec<Clock>,
     /// What those who have come to a barrier know together.
@@ -43,6 +44,48 @@ impl Clocks {
 
     pub fn of(&self, warp: usize) -> &Clock {
         &self.of[warp]
+    }
+
+    /// The step of an ordinary access of the warp.
+    pub fn now(&self, warp: usize) -> u32 {
+        self.of[warp][warp]
+    }
+
+    /// The step of a strong access of a lane.
+    pub fn strong_step(&self, warp: usize, _lane: usize) -> u32 {
+        self.of[warp][warp]
+    }
+
+    /// Which of `lanes` of the warp know the access to be done.
+    pub fn knows(&self, me: &Me, lanes: u32, stamp: Stamp) -> u32 {
+        if stamp.block != me.block {
+            return lanes;
+        }
+        let known = self.of[me.warp][stamp.warp as usize];
+        let done = if stamp.warp as usize == me.warp {
+            stamp.step < known
+        } else {
+            stamp.step <= known
+        };
+        if done {
+            lanes
+        } else if stamp.warp as usize == me.warp {
+            lanes & 1 << stamp.lane
+        } else {
+            0
+        }
+    }
+
+    /// The same for an access by the generic proxy, as seen by the asynchronous one: a
+    /// `fence.proxy.async` lies between the two.
+    pub fn knows_proxied(&self, me: &Me, lanes: u32, stamp: Stamp) -> u32 {
+        self.knows(me, lanes, stamp)
+    }
+
+    /// Which of `lanes` of the warp know a phase of an mbarrier to be complete, and with it the
+    /// asynchronous writes that it waited for. `mbarrier` is a number that nothing else has.
+    pub fn knows_phase(&self, _me: &Me, lanes: u32, _mbarrier: u64, _phase: u32) -> u32 {
+        lanes
     }
 
     /// Ends the warp's current step.
