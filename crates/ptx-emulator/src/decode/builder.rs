@@ -70,7 +70,14 @@ pub(crate) enum Constant {
     Variable(usize, i64),
     /// Where dynamic shared memory starts, plus an offset.
     DynamicShared(i64),
+    /// Where the shared memory that the system reserves starts, plus an offset.
+    ReservedShared(u32),
+    /// `%envreg`: what the driver tells a kernel about its launch.
+    Environment(u8),
 }
+
+/// Shared memory that the system keeps in each block for itself (PTX ISA section 10.31).
+pub(crate) const RESERVED_SHARED: u32 = 1024;
 
 /// What a rule asks of an opcode; [`super::catalogue`] listens.
 pub(super) enum Ask {
@@ -128,6 +135,8 @@ pub(super) struct Builder<'m> {
     pub shared_bytes: u32,
     pub dynamic_align: u32,
     pub local_bytes: u32,
+    /// Whether the code asks for the shared memory that the system reserves.
+    pub uses_reserved_shared: bool,
     /// The carry flag of `add.cc` and its kin.
     pub carry: Reg,
     junk: [Reg; 3],
@@ -159,6 +168,7 @@ impl<'m> Builder<'m> {
             shared_bytes: 0,
             dynamic_align: 1,
             local_bytes: 0,
+            uses_reserved_shared: false,
             carry: Reg::NONE,
             junk: [Reg::NONE; 3],
             listener: None,

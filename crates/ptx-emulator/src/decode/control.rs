@@ -1,11 +1,11 @@
 //! Branches, calls and ends (PTX ISA section 9.7.12). A call is decoded by decoding the callee's
 //! body in its place.
 
-use super::DecodeError;
 use super::builder::{Home, bare, refusal};
 use super::form::Form;
 use super::op::{Control, Op, Reg};
 use super::types::Type;
+use super::{DecodeError, runtime};
 use crate::ast::{Function, Operand};
 
 type Decoded = Result<(), DecodeError>;
@@ -81,8 +81,8 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
     let Operand::Symbol(name, 0) = callee else {
         return Err(form.error("calls through a register are not supported"));
     };
-    if name == "__assertfail" {
-        return end_in_assert(form);
+    if let Some(rule) = runtime::rule(name) {
+        return rule(form, results, arguments);
     }
     let module = form.builder.module;
     let Some(function) = module
@@ -126,10 +126,6 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
     }
     let place = form.inst.place;
     super::inline(form.builder, function, homes, after, place)
-}
-
-fn end_in_assert(form: &mut Form<'_, '_>) -> Decoded {
-    form.emit(bare(Op::Control(Control::Assert)))
 }
 
 /// Refuses a call that is already open, and calls nested too deep.

@@ -48,6 +48,11 @@ pub(super) fn finish(
         slots,
         unset,
         dynamic_shared_at,
+        reserved_shared: if builder.uses_reserved_shared {
+            super::RESERVED_SHARED
+        } else {
+            0
+        },
     })
 }
 

@@ -239,6 +239,10 @@ impl<'b, 'm> Form<'b, 'm> {
         if name == "WARP_SZ" {
             return Ok(self.builder.constant(class, Constant::Bits(32)));
         }
+        if let Some(constant) = super::special::constant(name).filter(|_| class == Class::Word) {
+            self.builder.uses_reserved_shared |= matches!(constant, Constant::ReservedShared(_));
+            return Ok(self.builder.constant(class, constant));
+        }
         let Some((special, bits)) = super::special::special(name) else {
             return Err(self.error(format!(
                 "{name} is neither declared nor a known special register"

@@ -22,6 +22,10 @@ pub(super) fn address(form: &mut Form<'_, '_>, sized: bool) -> Decoded {
 }
 
 pub(super) fn prefetch(form: &mut Form<'_, '_>) -> Decoded {
+    if form.flag("tensormap") {
+        form.one_of(&[("param", ()), ("const", ())]);
+        return address(form, false);
+    }
     let is_global = form.flag("global");
     if !is_global {
         form.flag("local");

@@ -19,6 +19,7 @@ mod integer;
 mod memory;
 pub(crate) mod op;
 mod opcodes;
+mod runtime;
 mod slots;
 mod special;
 pub(crate) mod types;
@@ -28,7 +29,9 @@ mod wmma;
 use std::collections::HashMap;
 
 use self::builder::{Budget, Builder, Home, refusal};
-pub(crate) use self::builder::{Constant, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+pub(crate) use self::builder::{
+    Constant, LOCAL_WINDOW, PARAM_WINDOW, RESERVED_SHARED, SHARED_WINDOW, WINDOW_BYTES,
+};
 pub use self::catalogue::catalogue;
 use self::form::Form;
 use self::op::{Inst, Reg, RegList};
@@ -97,9 +100,18 @@ pub(crate) struct Kernel {
     pub constants: [Vec<(u32, Constant)>; 2],
     /// Where dynamic shared memory starts.
     pub dynamic_shared_at: u32,
+    /// Shared memory that the system reserves, where the kernel asks for it, else 0.
+    pub reserved_shared: u32,
 }
 
 impl Kernel {
+    /// Whether the code reads the special registers that tell where a grid's workspace is.
+    pub fn asks_for_workspace(&self) -> bool {
+        let [words, _] = &self.constants;
+        let asks = |constant| matches!(constant, Constant::Environment(1 | 2));
+        words.iter().any(|&(_, constant)| asks(constant))
+    }
+
     /// A kernel without code or registers.
     #[cfg(test)]
     pub fn empty() -> Kernel {
@@ -113,6 +125,7 @@ impl Kernel {
             unset: Vec::new(),
             constants: [Vec::new(), Vec::new()],
             dynamic_shared_at: 0,
+            reserved_shared: 0,
         }
     }
 }

@@ -1,6 +1,23 @@
 //! Names of the special registers (PTX ISA section 10).
 
+use super::builder::{Constant, RESERVED_SHARED};
 use super::op::Special;
+
+/// Special registers that hold the same in all threads of a launch, and are known before it.
+pub(super) fn constant(name: &str) -> Option<Constant> {
+    if let Some(number) = name.strip_prefix("%envreg") {
+        let number = number.parse().ok().filter(|&number| number < 32)?;
+        return Some(Constant::Environment(number));
+    }
+    Some(match name.strip_prefix("%reserved_smem_offset_")? {
+        "begin" | "0" => Constant::ReservedShared(0),
+        // Cooperative groups keep the barriers of tiles of several warps behind this one.
+        "1" => Constant::ReservedShared(256),
+        "end" => Constant::ReservedShared(RESERVED_SHARED),
+        "cap" => Constant::Bits(u64::from(RESERVED_SHARED)),
+        _ => return None,
+    })
+}
 
 /// A special register, and its bits.
 pub(super) fn special(name: &str) -> Option<(Special, u32)> {

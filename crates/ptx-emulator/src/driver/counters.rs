@@ -68,6 +68,7 @@ pub(super) fn options(driver: &Driver, cooperative: bool) -> Outcome<LaunchOptio
         blocks: settings.blocks.clone(),
         count: settings.count,
         dram: settings.dram.model(&driver.model),
+        cooperative,
         ..running::options(driver.model.tensor_core)
     })
 }

@@ -123,7 +123,7 @@ impl Block {
             .collect();
         Block {
             core: Core {
-                shared: Bytes::new(launch.grid.shared_bytes as usize),
+                shared: Bytes::new(launch.shared_with_reserved()),
                 barriers: [Barrier::default(); 16],
                 check: 0,
                 live_threads: 0,
@@ -135,7 +135,7 @@ impl Block {
                     Box::new(Checks::new(
                         &launch.start,
                         threads.div_ceil(32) as usize,
-                        launch.grid.shared_bytes as usize,
+                        launch.shared_with_reserved(),
                         launch.kernel.info.local_bytes as usize,
                     ))
                 }),
@@ -169,6 +169,10 @@ impl Block {
             }
         }
         self.core.tainted = 0;
+        if let Some(checks) = &mut self.core.checks {
+            let reserved = launch.kernel.reserved_shared;
+            checks.define_shared(launch.shared_with_reserved() as u64, reserved);
+        }
         self.turns = Turns::new(launch.schedule, linear);
         self.idle_turns = 0;
         for (index, warp) in self.warps.iter_mut().enumerate() {

@@ -201,6 +201,7 @@ impl Run<'_, '_, '_> {
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Nop => {}
+            Op::Print => self.print(inst, active)?,
             Op::Fence(_) => {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 self.check_fence();
@@ -329,11 +330,7 @@ impl Run<'_, '_, '_> {
                 first_lane(active),
                 "the kernel executed a trap instruction",
             )),
-            Control::Assert => Err(Trap::new(
-                FaultKind::Assert,
-                first_lane(active),
-                "an assert() of the kernel is false",
-            )),
+            Control::Assert => Err(self.assertion(inst, active)),
         }
     }
 

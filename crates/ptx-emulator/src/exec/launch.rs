@@ -12,6 +12,7 @@ use super::cluster::Cluster;
 use super::count::{Counting, Dram};
 use super::fault::Fault;
 use super::interpret::Worker;
+use super::print::Printed;
 use super::registers::Registers;
 use super::space::GlobalView;
 use super::watch::Watch;
@@ -98,6 +99,7 @@ pub(crate) struct Launch<'a> {
     pub chosen: &'a Blocks,
     pub count: bool,
     pub dram: Option<&'a DramModel>,
+    pub printed: Printed<'a>,
 }
 
 /// Parameter bytes, aligned for every access.
@@ -143,6 +145,16 @@ struct Shared {
 }
 
 impl Launch<'_> {
+    /// Bytes of a block's shared memory, with what the system reserves, where the kernel uses it,
+    /// behind the kernel's own.
+    pub fn shared_with_reserved(&self) -> usize {
+        let own = self.grid.shared_bytes as usize;
+        match self.kernel.reserved_shared as usize {
+            0 => own,
+            reserved => own.next_multiple_of(16) + reserved,
+        }
+    }
+
     pub fn file(&self, index: u32) -> Option<String> {
         self.files
             .iter()

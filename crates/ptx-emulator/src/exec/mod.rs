@@ -28,6 +28,7 @@ mod mma;
 mod moves;
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 mod narrow;
+mod print;
 mod registers;
 mod rounding;
 mod row;
@@ -47,9 +48,11 @@ pub use self::chosen::{Blocks, BlocksError};
 use self::count::KernelCounters;
 pub use self::fault::{Fault, FaultKind};
 use self::launch::{AlignedParams, Grid, Launch};
+use self::print::Printed;
+pub use self::print::Printer;
 use self::registers::Registers;
 pub use self::schedule::{Schedule, ScheduleError};
-use crate::decode::{Constant, KernelInfo, Program};
+use crate::decode::{Constant, Kernel, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::l2::DramModel;
 use crate::memory::{DeviceMemory, MemoryError};
@@ -110,6 +113,11 @@ pub struct LaunchOptions {
     pub schedule: Schedule,
     /// Whether a `cp.async` lands when it is issued, not when it is waited for.
     pub early_copies: bool,
+    /// Whether all blocks are resident together (`cuLaunchCooperativeKernel`): only then does a
+    /// kernel find a barrier of the whole grid.
+    pub cooperative: bool,
+    /// Where the `printf` of kernels goes.
+    pub printer: Printer,
 }
 
 impl Default for LaunchOptions {
@@ -123,6 +131,8 @@ impl Default for LaunchOptions {
             checks: true,
             schedule: Schedule::Fair,
             early_copies: false,
+            cooperative: false,
+            printer: Printer::default(),
         }
     }
 }
@@ -226,6 +236,8 @@ impl LoadedModule {
             blocks: config.grid.iter().map(|&n| u64::from(n)).product(),
             ..counters
         };
+        let workspace =
+            Workspace::new(found, &self.memory, options.cooperative).map_err(refused)?;
         let map = self.memory.snapshot();
         let checked = options.checks && options.blocks == Blocks::All;
         if !checked {
@@ -251,6 +263,13 @@ impl LoadedModule {
             Constant::DynamicShared(offset) => {
                 u64::from(found.dynamic_shared_at).wrapping_add(offset.cast_unsigned())
             }
+            Constant::ReservedShared(offset) => {
+                u64::from(shared_bytes.next_multiple_of(16)) + u64::from(offset)
+            }
+            // The address of the grid's workspace, in halves.
+            Constant::Environment(1) => workspace.address >> 32,
+            Constant::Environment(2) => workspace.address & u64::from(u32::MAX),
+            Constant::Environment(_) => 0,
         };
         let grid_blocks = config.grid.iter().map(|&n| u64::from(n)).product();
         let launch = Launch {
@@ -277,6 +296,7 @@ impl LoadedModule {
             chosen: &options.blocks,
             count: options.count,
             dram: options.dram.as_ref(),
+            printed: Printed::new(&options.printer),
         };
         let described =
             |counters: Option<Box<_>>| counters.map(|counters| Box::new(described(*counters)));
@@ -294,6 +314,39 @@ impl LoadedModule {
                 }),
                 ..*fault
             }),
+        }
+    }
+}
+
+/// What a cooperative launch gives a kernel that asks for it: memory for the barrier of the grid.
+struct Workspace<'a> {
+    memory: &'a DeviceMemory,
+    /// 0 if there is none.
+    address: u64,
+}
+
+/// Its bytes: a counter, of which the runtime's headers use the second word.
+const WORKSPACE_BYTES: usize = 64;
+
+impl<'a> Workspace<'a> {
+    fn new(kernel: &Kernel, memory: &'a DeviceMemory, wanted: bool) -> Result<Self, String> {
+        let mut workspace = Workspace { memory, address: 0 };
+        if wanted && kernel.asks_for_workspace() {
+            let fail = |error: MemoryError| format!("no room for the grid's barrier: {error}");
+            workspace.address = memory.alloc(WORKSPACE_BYTES as u64).map_err(fail)?;
+            memory
+                .write(workspace.address, &[0; WORKSPACE_BYTES])
+                .map_err(fail)?;
+        }
+        Ok(workspace)
+    }
+}
+
+impl Drop for Workspace<'_> {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            // It was allocated in `new`, and nobody else knows it.
+            let _ = self.memory.free(self.address);
         }
     }
 }

@@ -23,6 +23,7 @@ mod ordering;
 mod parser;
 mod real_size;
 mod refusals;
+mod runtime;
 mod tensor_maps;
 mod warps;
 mod wmma;

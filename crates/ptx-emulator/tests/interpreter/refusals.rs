@@ -187,3 +187,23 @@ fn tables_of_branches_are_bounded() {
     let error = parse_module(&text).expect_err("a refusal").to_string();
     assert!(error.contains("1048576 labels"), "{error}");
 }
+
+/// Forms that tests of values leave out, because they change nothing or stand for others.
+#[test]
+fn forms_that_ptx_has_are_taken() {
+    let lines = include_str!("accepted.ptx");
+    for line in lines.lines().filter(|line| !line.starts_with("//")) {
+        let text = format!(
+            ".version 9.0 .target sm_90a .address_size 64
+            .visible .entry k(.param .align 64 .b8 parameter[128]) {{
+            .reg .pred %p<4>; .reg .b16 %h<9>; .reg .b32 %r<19>; .reg .f32 %f<19>;
+            .reg .b64 %d<9>;
+            {line}
+            ret; }}"
+        );
+        let module = parse_module(&text).unwrap_or_else(|error| panic!("{line}: {error}"));
+        if let Err(error) = Program::decode(&module) {
+            panic!("{line}: {error}");
+        }
+    }
+}

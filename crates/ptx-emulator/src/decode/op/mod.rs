@@ -127,6 +127,8 @@ pub(crate) enum Op {
     Warp(WarpOp),
     Barrier(Barrier),
     Mma(Mma),
+    /// `vprintf`: generic addresses of the format in `s[0]` and of the arguments in `s[1]`.
+    Print,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,7 +139,8 @@ pub(crate) enum Control {
     BranchIndexed,
     Exit,
     Trap,
-    /// `__assertfail` was called.
+    /// `__assertfail` was called: generic addresses of the message, the file's name and, behind
+    /// the line's number, the function's name in `s`, where the call has them.
     Assert,
 }
 

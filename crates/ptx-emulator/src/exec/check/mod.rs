@@ -154,6 +154,13 @@ impl Checks {
         }
     }
 
+    /// The last `bytes` of shared memory, which ends at `end`, hold something from the start.
+    pub fn define_shared(&mut self, end: u64, bytes: u32) {
+        for at in (end - u64::from(bytes)..end).step_by(4) {
+            self.shared.define(at, 4, 15);
+        }
+    }
+
     /// For a new block. `tainted`: the warps whose registers hold undefined bits.
     pub fn reset(&mut self, tainted: u32) {
         self.clocks.reset();

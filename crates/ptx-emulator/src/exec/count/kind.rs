@@ -19,7 +19,7 @@ pub enum Kind {
     Convert,
     /// `mov`, packing and unpacking, special registers.
     Move,
-    /// Branches, `exit`, `trap`, `nanosleep`.
+    /// Branches, `exit`, `trap`, `nanosleep`, `printf`.
     Control,
     /// `ld.global`.
     LoadGlobal,
@@ -72,7 +72,7 @@ impl Kind {
         match op {
             Op::Nop => Kind::None,
             Op::Fence(_) => Kind::Fence,
-            Op::Control(_) => Kind::Control,
+            Op::Control(_) | Op::Print => Kind::Control,
             Op::Move(
                 Move::Word
                 | Move::Wide
