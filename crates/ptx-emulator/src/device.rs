@@ -185,18 +185,79 @@ impl DeviceModel {
     /// Blocks of a kernel that one multiprocessor can hold, by threads, shared memory and block
     /// slots.
     pub fn blocks_per_multiprocessor(&self, threads: u32, shared_bytes: u32) -> u32 {
+        self.resident_blocks(threads, shared_bytes, None)
+    }
+
+    /// Blocks of a kernel that one multiprocessor can hold, by threads, shared memory, block slots
+    /// and the registers of a thread where they are known. The roundings are those of NVIDIA's
+    /// `cuda_occupancy.h` for compute capability 8.0 and above.
+    pub fn resident_blocks(&self, threads: u32, shared_bytes: u32, registers: Option<u32>) -> u32 {
         let warps = threads.max(1).div_ceil(32);
         let by_threads = self.max_threads_per_multiprocessor / 32 / warps;
-        let by_shared =
-            self.shared_per_multiprocessor / (shared_bytes + self.reserved_shared_per_block);
+        let shared = u64::from(shared_bytes) + u64::from(self.reserved_shared_per_block);
+        let shared = shared.next_multiple_of(SHARED_GRANULARITY).max(1);
+        let by_shared = u64::from(self.shared_per_multiprocessor) / shared;
+        let by_shared = u32::try_from(by_shared).unwrap_or(u32::MAX);
         by_threads
             .min(by_shared)
             .min(self.max_blocks_per_multiprocessor)
+            .min(self.blocks_by_registers(warps, registers.unwrap_or(0)))
+    }
+
+    /// A warp's registers are allocated from one of the multiprocessor's parts.
+    fn blocks_by_registers(&self, warps: u32, registers: u32) -> u32 {
+        let each = registers
+            .saturating_mul(32)
+            .checked_next_multiple_of(REGISTER_GRANULARITY);
+        let Some(each) = each.filter(|&each| each > 0) else {
+            return if registers == 0 { u32::MAX } else { 0 };
+        };
+        // The hardware's check of one block assumes that all parts get equally many warps.
+        let assumed = each.saturating_mul(warps.next_multiple_of(PARTS));
+        if assumed > self.registers_per_multiprocessor {
+            return 0;
+        }
+        self.registers_per_multiprocessor / PARTS / each * PARTS / warps
     }
 }
+
+/// Bytes in which a multiprocessor's shared memory is given to blocks.
+const SHARED_GRANULARITY: u64 = 128;
+/// Registers in which a part of a multiprocessor's are given to warps.
+const REGISTER_GRANULARITY: u32 = 256;
+/// Parts of a multiprocessor that have registers of their own.
+const PARTS: u32 = 4;
 
 impl Default for DeviceModel {
     fn default() -> Self {
         A100
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn residency_rounds_as_the_hardware_allocates() {
+        let a100 = |threads, shared, registers| A100.resident_blocks(threads, shared, registers);
+        // (threads, shared bytes, registers) and the blocks that the CUDA occupancy calculator
+        // gives for compute capability 8.0.
+        assert_eq!(a100(256, 0, None), 8);
+        assert_eq!(a100(256, 0, Some(32)), 8);
+        // 33 registers take as many as 40: a part holds 12 warps, and 48 warps are 6 blocks.
+        assert_eq!(a100(256, 0, Some(33)), 6);
+        assert_eq!(a100(256, 0, Some(40)), 6);
+        assert_eq!(a100(256, 0, Some(255)), 1);
+        // 6 warps of 168 registers: 12 warps fit, in parts of three.
+        assert_eq!(a100(192, 0, Some(168)), 2);
+        // 5 warps of 128 registers take two of a part's four places: 16 warps are 3 blocks.
+        assert_eq!(a100(160, 0, Some(128)), 3);
+        // A block that does not fit at all.
+        assert_eq!(a100(1024, 0, Some(72)), 0);
+        // 164 KB: each block takes another 1 KB, in steps of 128 bytes.
+        assert_eq!(a100(32, 54 << 10, None), 2);
+        assert_eq!(a100(32, 40 << 10, None), 4);
+        assert_eq!(a100(32, (40 << 10) + 1, None), 3);
     }
 }

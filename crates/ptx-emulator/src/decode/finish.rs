@@ -12,6 +12,7 @@ pub(super) fn finish(
     mut info: KernelInfo,
 ) -> Result<Kernel, DecodeError> {
     resolve_labels(&mut builder)?;
+    drop_unread_results(&mut builder);
     let flow = Flow::new(&builder.code, &builder.tables);
     set_joins(&mut builder.code, &flow);
     let (slots, unset) = give_slots(&mut builder, &flow);
@@ -89,6 +90,38 @@ fn resolve_labels(builder: &mut Builder<'_>) -> Result<(), DecodeError> {
         }
     }
     Ok(())
+}
+
+/// An `atom` whose old value nobody reads is a `red`: nobody waits for it. nvcc writes no other for
+/// an `atomicAdd` without a result.
+fn drop_unread_results(builder: &mut Builder<'_>) {
+    let mut is_read: [Vec<bool>; 3] = Default::default();
+    let mut read = |reg: Reg| {
+        let Some(class) = reg.class().filter(|_| reg.index() as u32 & CONSTANT == 0) else {
+            return;
+        };
+        let of_class = &mut is_read[class as usize];
+        if of_class.len() <= reg.index() {
+            of_class.resize(reg.index() + 1, false);
+        }
+        of_class[reg.index()] = true;
+    };
+    for inst in &builder.code {
+        inst.s.into_iter().chain([inst.guard]).for_each(&mut read);
+    }
+    for list in &builder.lists {
+        list.uses.iter().copied().for_each(&mut read);
+    }
+    for inst in &mut builder.code {
+        if let Op::Atomic(_) = inst.op
+            && let Some(class) = inst.d[0].class()
+            && !is_read[class as usize]
+                .get(inst.d[0].index())
+                .is_some_and(|&read| read)
+        {
+            inst.d[0] = Reg::NONE;
+        }
+    }
 }
 
 fn set_joins(code: &mut [Inst], flow: &Flow) {

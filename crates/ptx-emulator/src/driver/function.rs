@@ -160,11 +160,11 @@ pub(super) fn resident_blocks(
     {
         return Ok(0);
     }
-    let shared = function
-        .info()?
-        .static_shared
-        .saturating_add(dynamic_shared);
-    Ok(driver.model.blocks_per_multiprocessor(threads, shared))
+    let info = function.info()?;
+    let shared = info.static_shared.saturating_add(dynamic_shared);
+    Ok(driver
+        .model
+        .resident_blocks(threads, shared, info.registers))
 }
 
 /// The most dynamic shared memory with which `blocks` blocks still fit on a multiprocessor.

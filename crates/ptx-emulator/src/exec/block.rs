@@ -2,7 +2,7 @@
 
 use super::check::{self, Checks};
 use super::cluster::Peers;
-use super::cycle::{self, Cycle};
+use super::cycle::Cycle;
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
 use super::launch::Launch;
@@ -17,23 +17,12 @@ use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
 /// parked ones go on: the running ones may be waiting for them.
 const PATIENCE: u32 = 64;
 
-/// Work within which a warp that waits for another thread looks at least once.
-const LOOK_WITHIN: i64 = 64 << 10;
-
-/// What tells a warp that waits from one that works.
-#[derive(Default)]
-struct Rest {
-    /// Work since the warp last looked at what another thread may change.
-    since_look: i64,
-    cycle: Cycle,
-}
-
 /// One of a block's barriers.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Barrier {
-    arrived: u32,
+    pub arrived: u32,
     /// Threads to wait for, where the instruction says; else all that have not exited.
-    stated: Option<u32>,
+    pub stated: Option<u32>,
     count_true: u32,
     any_false: bool,
 }
@@ -65,8 +54,8 @@ pub(crate) struct Core {
     pub tainted: u32,
     /// Operations that may have changed what another thread waits for.
     pub changes: u64,
-    /// Whether a thread has looked at what another one may change.
-    pub looked: bool,
+    /// Whether a thread has ended its turn to let other blocks run.
+    pub gave_way: bool,
 }
 
 pub(crate) struct Block {
@@ -74,7 +63,8 @@ pub(crate) struct Block {
     warps: Vec<Warp>,
     /// Turns each warp has used up with parked lanes.
     waited: Vec<u32>,
-    rests: Vec<Rest>,
+    /// What tells a warp that waits from one that works.
+    cycles: Vec<Cycle>,
     turns: Turns,
     /// Turns in a row in which nothing changed and no warp was at work.
     pub idle_turns: u32,
@@ -108,7 +98,7 @@ impl Core {
         barrier.any_false |= threads & !true_lanes != 0;
     }
 
-    fn is_complete(&self, id: usize) -> bool {
+    pub fn is_complete(&self, id: usize) -> bool {
         let barrier = &self.barriers[id];
         barrier.arrived > 0 && barrier.arrived >= barrier.stated.unwrap_or(self.live_threads)
     }
@@ -141,11 +131,13 @@ impl Block {
                 }),
                 tainted: 0,
                 changes: 0,
-                looked: false,
+                gave_way: false,
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
-            rests: (0..threads.div_ceil(32)).map(|_| Rest::default()).collect(),
+            cycles: (0..threads.div_ceil(32))
+                .map(|_| Cycle::default())
+                .collect(),
             turns: Turns::new(launch.schedule, 0),
             idle_turns: 0,
         }
@@ -190,7 +182,7 @@ impl Block {
             }
         }
         self.waited.fill(0);
-        self.rests.fill_with(Rest::default);
+        self.cycles.fill_with(Cycle::default);
     }
 
     /// Runs the block's warps in turns until they have all exited or the block's turn is over.
@@ -203,6 +195,7 @@ impl Block {
         // Those who look in vain give way sooner.
         let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
         let before = self.core.changes;
+        self.core.gave_way = false;
         loop {
             self.turns.next_round();
             let mut progressed = false;
@@ -213,30 +206,29 @@ impl Block {
                     continue;
                 };
                 let warp = &mut self.warps[index];
-                if !warp.groups.iter().any(|g| g.state == State::Ready) {
+                if !warp.is_ready() {
                     continue;
                 }
                 progressed = true;
                 let given = self.turns.warp_turn();
                 let mut fuel = given;
                 let changes = self.core.changes;
-                self.core.looked = false;
+                warp.gave_way = false;
                 let result =
                     interpret::run_warp(warp, &mut self.core, peers, launch, worker, &mut fuel);
                 turn -= given - fuel;
                 if let Err(stopped) = result {
                     return Err(self.fault(launch, index, stopped.pc, *stopped.trap));
                 }
-                let rest = &mut self.rests[index];
-                rest.since_look = if self.core.looked {
-                    0
-                } else {
-                    rest.since_look + given - fuel
-                };
+                let cycle = &mut self.cycles[index];
                 if self.core.changes == changes {
-                    rest.cycle.turn(warp, given - fuel);
+                    cycle.turn(warp, given - fuel, warp.gave_way);
+                    // The lanes that go round may be waiting for those that are parked.
+                    if cycle.is_closed() && warp.release() {
+                        cycle.reset();
+                    }
                 } else {
-                    rest.cycle.reset();
+                    cycle.reset();
                 }
                 if fuel <= 0 && warp.has_parked() {
                     self.waited[index] += 1;
@@ -268,8 +260,8 @@ impl Block {
             {
                 return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
             }
-            if turn <= 0 {
-                let idle = self.core.changes == before && self.is_waiting(launch);
+            if turn <= 0 || self.core.gave_way {
+                let idle = self.core.changes == before && self.is_waiting();
                 self.idle_turns = if idle {
                     self.idle_turns.saturating_add(1)
                 } else {
@@ -280,21 +272,13 @@ impl Block {
         }
     }
 
-    /// True if there was one.
-    /// Whether every warp that could run waits for somebody else, or for nothing in an endless
-    /// loop.
-    fn is_waiting(&self, launch: &Launch<'_>) -> bool {
-        let mut ready = self
-            .warps
-            .iter()
-            .zip(&self.rests)
-            .filter(|(warp, _)| warp.groups.iter().any(|g| g.state == State::Ready));
-        ready.all(|(_, rest)| {
-            rest.since_look < LOOK_WITHIN
-                || rest.cycle.is_closed() && !cycle::has_clock(launch.kernel)
-        })
+    /// Whether every warp that could run goes round in circles.
+    fn is_waiting(&self) -> bool {
+        let mut warps = self.warps.iter().zip(&self.cycles);
+        warps.all(|(warp, cycle)| cycle.is_closed() || !warp.is_ready())
     }
 
+    /// Lets threads pass the barriers to which all have come. True if there was one.
     fn complete_barriers(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
         let check = std::mem::take(&mut self.core.check);
         let mut completed = false;
@@ -398,19 +382,25 @@ impl Block {
         let groups = self
             .warps
             .iter()
-            .flat_map(|w| w.groups.iter().map(|g| (w.index, g)));
+            .flat_map(|w| w.groups.iter().map(|g| (w.index, w.gave_way, g)));
         groups
-            .map(|(warp, group)| {
+            .map(|(warp, gave_way, group)| {
                 let line = launch
                     .kernel
                     .places
                     .get(group.pc as usize)
                     .map_or(0, |p| p.ptx_line);
                 let what = match group.state {
-                    State::Barrier(id) => format!("for barrier {id}"),
+                    State::Barrier(id) => {
+                        let Barrier {
+                            arrived, stated, ..
+                        } = self.core.barriers[usize::from(id)];
+                        let count = stated.unwrap_or(self.core.live_threads);
+                        format!("for barrier {id}, to which {arrived} of {count} threads have come")
+                    }
                     State::Rendezvous(mask) => format!("for lanes {mask:#010x}"),
-                    State::Ready if self.is_in_circles(warp) => "in an endless loop".to_owned(),
-                    State::Ready => "looking again and again".to_owned(),
+                    State::Ready if gave_way => "looking again and again".to_owned(),
+                    State::Ready => "in an endless loop".to_owned(),
                 };
                 format!(
                     "warp {warp} lanes {:#010x} at PTX line {line} {what}",
@@ -418,12 +408,6 @@ impl Block {
                 )
             })
             .collect()
-    }
-
-    fn is_in_circles(&self, warp: u32) -> bool {
-        self.rests
-            .get(warp as usize)
-            .is_some_and(|rest| rest.cycle.is_closed())
     }
 
     /// No lane can go on, now or later.

@@ -3,13 +3,11 @@
 
 use super::registers::Registers;
 use super::warp::{Position, Warp};
-use crate::decode::Kernel;
-use crate::decode::op::{Move, Op, Special};
 
-/// Work between two looks at a warp.
+/// Work between two looks at a warp that does not give way.
 const LOOK_EVERY: i64 = 4096;
 /// Looks in which a warp changes nothing before its state is kept and compared.
-const PATIENCE: u64 = 64;
+const PATIENCE: u64 = 16;
 
 /// What is known of one warp.
 #[derive(Default)]
@@ -23,10 +21,11 @@ pub(super) struct Cycle {
 }
 
 impl Cycle {
-    /// The warp has done `work` and changed nothing.
-    pub fn turn(&mut self, warp: &Warp, work: i64) {
+    /// The warp has done `work` and changed nothing. `gave_way`: its turn ended at a place where it
+    /// waits for another thread, which it comes to again in every round.
+    pub fn turn(&mut self, warp: &Warp, work: i64, gave_way: bool) {
         self.spent += work;
-        if self.spent < LOOK_EVERY {
+        if self.spent < LOOK_EVERY && !gave_way {
             return;
         }
         self.spent = 0;
@@ -36,8 +35,8 @@ impl Cycle {
             return;
         }
         if let Some((regs, position)) = &self.saved
+            && warp.is_at(position)
             && *regs == warp.regs
-            && *position == warp.position()
         {
             // It was saved at a power of two, so fewer looks than that number lie between.
             self.left = self.looks;
@@ -49,28 +48,15 @@ impl Cycle {
         }
     }
 
-    /// The warp has changed something, or is another one.
+    /// Something has changed, by this warp or another thread.
     pub fn reset(&mut self) {
-        *self = Cycle::default();
+        if self.looks > 0 {
+            *self = Cycle::default();
+        }
     }
 
     /// Whether the warp has been where it is before, and so will be again.
     pub fn is_closed(&self) -> bool {
         self.left > 0
     }
-}
-
-/// Whether a kernel looks at a clock: it may come to an end without anything else changing.
-pub(super) fn has_clock(kernel: &Kernel) -> bool {
-    kernel.code.iter().any(|inst| match inst.op {
-        Op::Move(Move::Special(which)) => matches!(
-            which,
-            Special::Clock
-                | Special::Clock64
-                | Special::GlobalTimer
-                | Special::GlobalTimerLow
-                | Special::GlobalTimerHigh
-        ),
-        _ => false,
-    })
 }

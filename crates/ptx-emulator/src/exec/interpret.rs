@@ -8,11 +8,13 @@ use super::count::Counting;
 use super::fault::FaultKind;
 use super::launch::Launch;
 use super::registers::{FULL, LANES, Registers, collect, lanes};
-use super::space::{GlobalView, Spaces};
+use super::space::{GlobalView, Spaces, addresses};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
-use crate::decode::op::{Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp};
+use crate::decode::op::{
+    Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp, Window,
+};
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
 /// don't hold up those they wait for.
@@ -165,6 +167,10 @@ impl Run<'_, '_, '_> {
             Op::Bits(op, int) => bits::bits(regs, inst, active, op, int),
             Op::Compare(compare) => compare::compare(regs, inst, active, compare),
             Op::Move(Move::Special(which)) => {
+                if which.is_clock() {
+                    // Time passes: a loop that looks at it may come to an end.
+                    self.core.changes += 1;
+                }
                 special::read(
                     regs,
                     inst,
@@ -222,13 +228,38 @@ impl Run<'_, '_, '_> {
         {
             self.check_observed();
         }
+        match inst.op {
+            Op::Load(access) if access.is_strong() => self.looked(inst, active, access),
+            // Others may be working through the same counter, or hold the lock.
+            Op::Atomic(op) if inst.d[0].is_some() => self.give_way(op.window),
+            _ => {}
+        }
         Ok(())
+    }
+
+    /// After a strong load: if the lanes found what they had found there before, they may be
+    /// waiting for another thread.
+    fn looked(&mut self, inst: &Inst, active: u32, access: Access) {
+        let regs = &self.warp.regs;
+        let addresses = addresses(regs, inst.s[0], inst.imm);
+        let found = &list(self.launch, inst).defs;
+        let polls = &mut self.warp.polls;
+        if polls.repeats(self.group.pc, active, &addresses, regs, found) {
+            self.give_way(access.window);
+        }
+    }
+
+    /// Ends the turn of this group of lanes, and the block's after this round, unless only threads
+    /// of the block itself can change what is in `window`.
+    pub(super) fn give_way(&mut self, window: Window) {
+        self.fuel = 0;
+        self.warp.gave_way = true;
+        self.core.gave_way |= window != Window::Shared;
     }
 
     #[inline(always)]
     fn access(&mut self, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
-            Op::Load(access) => self.core.looked |= access.is_strong(),
             Op::Store(_) | Op::Async(_) => self.core.changes += 1,
             _ => {}
         }
@@ -264,7 +295,6 @@ impl Run<'_, '_, '_> {
             Op::Atomic(op) => {
                 self.fuel -= WAITING_COST;
                 let changed = atomic::atomic(regs, &mut spaces, inst, active, op)?;
-                self.core.looked = true;
                 self.core.changes += u64::from(changed);
                 Ok(())
             }
@@ -384,6 +414,15 @@ impl Run<'_, '_, '_> {
                 format!("barrier {id} for {count} threads: the number must be a multiple of 32");
             return Err(Trap::new(FaultKind::IllegalInstruction, lane, message));
         }
+        if self.core.is_complete(id) {
+            // Those who waited go first: this arrival is one of the next round's.
+            self.fuel = 0;
+            return Ok(Next::Jump(self.group.pc));
+        }
+        self.check_count(id, stated, lane)?;
+        if let Some(counting) = &mut self.worker.counting {
+            counting.executed(inst, self.group.pc, active, &self.warp.regs);
+        }
         if let Some(checks) = &mut self.core.checks {
             checks.arrive(self.warp.index, id);
         }
@@ -399,6 +438,27 @@ impl Run<'_, '_, '_> {
             return Ok(Next::Step);
         }
         self.park(active, State::Barrier(id as u8))
+    }
+
+    /// Finds a barrier that others have come to with another count. What a GPU does then is not
+    /// defined.
+    fn check_count(&self, id: usize, stated: Option<u32>, lane: usize) -> Outcome {
+        let barrier = &self.core.barriers[id];
+        if self.core.checks.is_none() || barrier.arrived == 0 {
+            return Ok(());
+        }
+        let all = self.launch.grid.threads().next_multiple_of(LANES as u32);
+        let count = |stated: Option<u32>| stated.filter(|&n| n > 0).unwrap_or(all);
+        let (mine, before) = (count(stated), count(barrier.stated));
+        if mine == before {
+            return Ok(());
+        }
+        let message = format!(
+            "barrier {id} with different counts: {} threads have come for {before}, and this one \
+             comes for {mine}; all that take part must state the same",
+            barrier.arrived
+        );
+        Err(Trap::new(FaultKind::IllegalInstruction, lane, message))
     }
 
     /// Puts the active lanes aside in `state`; lanes outside the guard go on.
@@ -424,8 +484,7 @@ impl Run<'_, '_, '_> {
                 return Ok(Next::Step);
             }
             WarpOp::Pause => {
-                self.fuel -= 4 * WAITING_COST;
-                self.core.looked = true;
+                self.give_way(Window::Generic);
                 return Ok(Next::Step);
             }
             WarpOp::LoadMatrix { .. } | WarpOp::StoreMatrix { .. } | WarpOp::MoveMatrix => {

@@ -167,7 +167,7 @@ impl Launch<'_> {
     fn resident_blocks(&self, device: &DeviceModel) -> u64 {
         let threads = self.grid.threads();
         let each = device
-            .blocks_per_multiprocessor(threads, self.grid.shared_bytes)
+            .resident_blocks(threads, self.grid.shared_bytes, self.kernel.info.registers)
             .max(1);
         let slots = &self.kernel.slots;
         let warp_bytes = 128 * u64::from(slots[0])

@@ -28,6 +28,7 @@ mod mma;
 mod moves;
 #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
 mod narrow;
+mod poll;
 mod print;
 mod registers;
 mod rounding;

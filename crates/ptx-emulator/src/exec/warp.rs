@@ -3,6 +3,7 @@
 //! that wait for each other make progress.
 
 use super::async_copy::Queue;
+use super::poll::Polls;
 use super::registers::{FULL, Registers};
 use super::space::Bytes;
 
@@ -54,6 +55,9 @@ pub(crate) struct Warp {
     pub live: u32,
     pub local: Bytes,
     pub copies: Queue,
+    pub polls: Polls,
+    /// Whether a group of lanes has ended its turn to let other threads run.
+    pub gave_way: bool,
     /// Number within the block.
     pub index: u32,
 }
@@ -67,6 +71,8 @@ impl Warp {
             live: 0,
             local: Bytes::new(local_bytes),
             copies: Queue::default(),
+            polls: Polls::default(),
+            gave_way: false,
             index: 0,
         }
     }
@@ -84,6 +90,7 @@ impl Warp {
         });
         self.joins.clear();
         self.copies.clear();
+        self.polls.clear();
         self.local.clear();
     }
 
@@ -193,6 +200,11 @@ impl Warp {
         released
     }
 
+    /// Whether any lanes can go on.
+    pub fn is_ready(&self) -> bool {
+        self.groups.iter().any(|group| group.state == State::Ready)
+    }
+
     /// Whether lanes wait at a join point.
     pub fn has_parked(&self) -> bool {
         self.joins.iter().any(|join| join.arrived != 0)
@@ -209,6 +221,11 @@ impl Warp {
             groups: self.groups.clone(),
             joins: self.joins.clone(),
         }
+    }
+
+    /// Whether all lanes are where they were.
+    pub fn is_at(&self, position: &Position) -> bool {
+        self.groups == position.groups && self.joins == position.joins
     }
 
     pub fn all_lanes_live(&self) -> bool {

@@ -193,3 +193,17 @@ pub(crate) enum Special {
     /// A constant of this machine.
     Constant(u8),
 }
+
+impl Special {
+    /// Whether it changes from one read to the next.
+    pub fn is_clock(self) -> bool {
+        matches!(
+            self,
+            Special::Clock
+                | Special::Clock64
+                | Special::GlobalTimer
+                | Special::GlobalTimerLow
+                | Special::GlobalTimerHigh
+        )
+    }
+}

@@ -79,7 +79,7 @@ impl Counting {
             // operands: it is part of that one.
             Op::Move(Move::Special(_)) => return,
             Op::Warp(WarpOp::ActiveMask | WarpOp::Pause) => false,
-            Op::Warp(_) => true,
+            Op::Warp(_) | Op::Barrier(_) => true,
             Op::Mma(_) => active != FULL,
             _ => false,
         };
