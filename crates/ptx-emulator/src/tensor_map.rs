@@ -2,8 +2,10 @@
 //! accelerator (TMA).
 //!
 //! A real driver's bytes are opaque, and so are these: [`TensorMap::encode`] has a layout of its
-//! own, which only [`TensorMap::decode`] reads. So a program's host code can be tested by encoding
-//! alone. The rules are those that the CUDA driver API documents for `cuTensorMapEncodeTiled`.
+//! own, which only [`TensorMap::decode`] reads. The rules are those that the CUDA driver API
+//! documents for `cuTensorMapEncodeTiled`.
+
+use crate::decode::op::MapField;
 
 /// Words of an encoded map.
 pub const WORDS: usize = 16;
@@ -73,7 +75,7 @@ const U4_ALIGN16: u32 = 14;
 const U6_ALIGN16: u32 = 15;
 
 /// Bits of an element.
-fn element_bits(data_type: u32) -> Option<u32> {
+pub(crate) fn element_bits(data_type: u32) -> Option<u32> {
     Some(match data_type {
         0 => 8,                         // UINT8
         1 | 6 | 9 => 16,                // UINT16, FLOAT16, BFLOAT16
@@ -323,11 +325,28 @@ impl TensorMap {
 
     /// The region that [`Self::encode`] made this map of; `None` if it didn't.
     pub fn decode(words: &[u64; WORDS]) -> Option<TensorMap> {
+        Self::read(words).ok()
+    }
+
+    /// The region that a map describes, which a kernel may have changed since it was encoded.
+    ///
+    /// # Errors
+    /// [`TensorMapError`] if the bytes are no map, or names what a change has made wrong.
+    pub(crate) fn read(words: &[u64; WORDS]) -> Result<TensorMap, TensorMapError> {
         let byte = |word: usize, at: usize| (words[word] >> (8 * at) & 0xff) as u32;
         let rank = byte(0, 5) as usize;
-        if words[0] & 0xffff_ffff != MAGIC || !(1..=MAX_RANK).contains(&rank) {
-            return None;
-        }
+        need(
+            words[0] & 0xffff_ffff == MAGIC,
+            "the tensor map's first word",
+            format!("{:#x}", words[0]),
+            "it is none that cuTensorMapEncodeTiled makes",
+        )?;
+        need(
+            (1..=MAX_RANK).contains(&rank),
+            "tensorRank",
+            rank,
+            "1 to 5 are possible",
+        )?;
         let map = TensorMap {
             data_type: byte(0, 4),
             address: words[2],
@@ -342,9 +361,43 @@ impl TensorMap {
             l2_promotion: byte(1, 0),
             fill: byte(1, 1),
         };
-        map.validate().is_ok().then_some(map)
+        map.validate()?;
+        Ok(map)
     }
 }
+
+/// Sets a field of an encoded map as `tensormap.replace` does. Whether the value is possible shows
+/// when the map is used: others may have to change with it.
+pub(crate) fn replace(words: &mut [u64; WORDS], field: MapField, value: u64) {
+    let mut byte = |word: usize, at: usize| {
+        words[word] = words[word] & !(0xff << (8 * at)) | (value & 0xff) << (8 * at);
+    };
+    match field {
+        // The value is one less than the rank.
+        MapField::Rank => words[0] = words[0] & !(0xff << 40) | (value.min(0xfe) + 1) << 40,
+        MapField::ElementType => {
+            let data_type = ELEMENT_TYPES.get(value as usize).copied();
+            let data_type = u64::from(data_type.unwrap_or(u32::from(u8::MAX)));
+            words[0] = words[0] & !(0xff << 32) | data_type << 32;
+        }
+        MapField::Interleave => byte(0, 6),
+        MapField::Swizzle => byte(0, 7),
+        MapField::Fill => byte(1, 1),
+        MapField::ElementStride(index) => byte(1, 2 + usize::from(index)),
+        MapField::Address => words[2] = value,
+        MapField::Dim(index) => words[3 + usize::from(index)] = value,
+        MapField::Stride(index) => words[8 + usize::from(index)] = value,
+        MapField::BoxDim(index) => {
+            let shift = 32 * (index % 2);
+            let word = &mut words[12 + usize::from(index / 2)];
+            *word = *word & !(0xffff_ffff << shift) | (value & 0xffff_ffff) << shift;
+        }
+    }
+}
+
+/// The driver's data type for each element type of `tensormap.replace`: `.u8` to `.f16`, `.f32`,
+/// `.f32.ftz`, `.f64`, `.bf16`, `.tf32`, `.tf32.ftz`.
+const ELEMENT_TYPES: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 10, 8, 9, 11, 12];
 
 /// Small numbers as the bytes of a word, from byte `start` on.
 fn bytes(start: usize, numbers: &[u32]) -> u64 {

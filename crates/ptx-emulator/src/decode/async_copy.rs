@@ -8,10 +8,15 @@ use super::op::{Async, Op, Window};
 use super::types::Type;
 use crate::ast::Operand;
 
-/// `cp.async` and its groups. The bulk and mbarrier forms belong to later devices and are refused.
+/// `cp.async` and its groups, and what is left to [`super::bulk`].
 pub(super) fn copy_async(form: &mut Form<'_, '_>) -> Result<(), DecodeError> {
-    if !form.flag("async") {
-        return Err(form.error("only cp.async is supported"));
+    let reduces = form.flag("reduce");
+    form.need(&[("async", ())])?;
+    if reduces {
+        form.need(&[("bulk", ())])?;
+    }
+    if reduces || form.flag("bulk") {
+        return super::bulk::copy(form, reduces);
     }
     let group = form.one_of(&[
         ("commit_group", Async::Commit),

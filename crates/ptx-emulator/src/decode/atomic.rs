@@ -8,7 +8,7 @@ use super::op::{Atomic, AtomicKind, AtomicOp, Op, Order, Scope, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
-fn atomic_kind(ty: Type) -> Option<AtomicKind> {
+pub(super) fn atomic_kind(ty: Type) -> Option<AtomicKind> {
     Some(match ty {
         Type::Bits(16) => AtomicKind::B16,
         Type::Bits(32) | Type::Int(Int::U32) => AtomicKind::U32,

@@ -16,7 +16,7 @@ use crate::ast::{Instruction, Module, Operand, Place};
 use crate::parse::parse_module;
 
 /// More required words than this has no instruction.
-const MOST_WORDS: usize = 8;
+const MOST_WORDS: usize = 9;
 /// With fewer words than these, any that the rule asked for is tried; with more, or where it names
 /// what is missing, only what it asked for last.
 const TRIED_FREELY: usize = 2;
@@ -114,6 +114,7 @@ fn operand_lists() -> Vec<Vec<Operand>> {
     }
     lists.push(vec![address()]);
     lists.push(vec![Operand::Integer(0)]);
+    lists.extend(bulk_lists(&any, &address));
     lists.push(vec![label()]);
     lists.push(vec![any(), Operand::Vector(vec![label()])]);
     lists.push(vec![
@@ -135,6 +136,28 @@ fn operand_lists() -> Vec<Vec<Operand>> {
     ];
     for (a, b, sums) in of_mma.into_iter().chain(of_wmma) {
         lists.push(vec![vector(sums), vector(a), vector(b), vector(sums)]);
+    }
+    lists
+}
+
+/// Those of bulk copies, tensor maps and their fences.
+fn bulk_lists(any: &dyn Fn() -> Operand, address: &dyn Fn() -> Operand) -> Vec<Vec<Operand>> {
+    let mut lists = vec![
+        vec![address(), address(), any()],
+        vec![address(), address(), any(), address()],
+        vec![address(), address(), any(), address(), any()],
+        vec![address(), address(), Operand::Integer(128)],
+        vec![address(), Operand::Integer(128)],
+        vec![address(), Operand::Integer(0)],
+        vec![address(), Operand::Integer(0), any()],
+    ];
+    for rank in 1..=5 {
+        let coordinates = || Operand::Vector((0..rank).map(|_| any()).collect());
+        let tile = || Operand::Vector(vec![address(), coordinates()]);
+        lists.push(vec![tile()]);
+        lists.push(vec![tile(), address()]);
+        lists.push(vec![address(), tile(), address()]);
+        lists.push(vec![address(), tile(), address(), any()]);
     }
     lists
 }
@@ -194,13 +217,6 @@ impl Explorer {
                 }
             }
         }
-        let shapes: Vec<Shape> = taken.keys().cloned().collect();
-        let smaller = |shape: &Shape, other: &Shape| {
-            other.types == shape.types
-                && other.words != shape.words
-                && other.words.is_subset(&shape.words)
-        };
-        taken.retain(|shape, _| !shapes.iter().any(|other| smaller(shape, other)));
         let mut forms = BTreeMap::new();
         for (shape, words) in taken {
             let mut optional = BTreeSet::new();
@@ -211,6 +227,19 @@ impl Explorer {
             }
             forms.insert(shape, optional);
         }
+        // Those that another one gives with words that it may have. A word that makes another
+        // instruction of it, `tensor`, is none of these.
+        let all = forms.clone();
+        let gives = |(other, optional): (&Shape, &BTreeSet<Word>), shape: &Shape| {
+            other.types == shape.types
+                && other.words != shape.words
+                && other.words.is_subset(&shape.words)
+                && shape
+                    .words
+                    .difference(&other.words)
+                    .all(|word| optional.contains(word))
+        };
+        forms.retain(|shape, _| !all.iter().any(|form| gives(form, shape)));
         forms
     }
 }

@@ -337,7 +337,13 @@ impl<'b, 'm> Form<'b, 'm> {
 
     /// Splits `[base+offset]`.
     pub fn address(&mut self, index: usize) -> Result<Address, DecodeError> {
-        let Operand::Address(base, offset) = self.operand(index)? else {
+        let operand = self.operand(index)?;
+        self.address_of(operand, index)
+    }
+
+    /// Splits `[base+offset]`, which is operand `index` or a part of it.
+    pub fn address_of(&mut self, operand: &Operand, index: usize) -> Result<Address, DecodeError> {
+        let Operand::Address(base, offset) = operand else {
             return Err(self.error(format!("operand {} must be an address", index + 1)));
         };
         let narrow = i32::try_from(*offset);

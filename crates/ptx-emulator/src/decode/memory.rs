@@ -3,7 +3,9 @@
 use super::DecodeError;
 use super::builder::{Home, bare};
 use super::form::Form;
-use super::op::{Access, Class, Extend, FenceKind, Op, Order, Reg, Scope, Width, Window};
+use super::op::{
+    Access, Class, Extend, FenceKind, Op, Order, ProxySpace, Reg, Scope, Width, Window,
+};
 use super::types::{Int, Type};
 use crate::ast::Operand;
 
@@ -286,24 +288,113 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     form.emit(inst)
 }
 
-/// `membar`, an older word for `fence.sc`.
+/// `membar`, an older word for `fence.sc` and `fence.proxy`.
 pub(super) fn membar(form: &mut Form<'_, '_>) -> Decoded {
+    if form.flag("proxy") {
+        let kind = form.need(&PROXIES[..2])?;
+        return proxy_fence(form, kind);
+    }
     let scope = form.need(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)])?;
     form.expect_operands(0..=0)?;
     form.emit(bare(Op::Fence(FenceKind::Thread(Order::AcqRel, scope))))
 }
 
 pub(super) fn fence(form: &mut Form<'_, '_>) -> Decoded {
+    if form.flag("proxy") {
+        let kind = form.need(&PROXIES)?;
+        return proxy_fence(form, kind);
+    }
+    if form.flag("mbarrier_init") {
+        form.need(&[("release", ())])?;
+        form.need(&[("cluster", ())])?;
+        form.expect_operands(0..=0)?;
+        return form.emit(bare(Op::Fence(FenceKind::MbarrierInit)));
+    }
     let order = form.one_of(&[
         ("acq_rel", Order::AcqRel),
         ("sc", Order::AcqRel),
         ("acquire", Order::Acquire),
         ("release", Order::Release),
     ]);
+    restricted(form, order)?;
     let scope = form.need(&SCOPES)?;
     form.expect_operands(0..=0)?;
     let order = order.unwrap_or(Order::AcqRel);
     form.emit(bare(Op::Fence(FenceKind::Thread(order, scope))))
+}
+
+/// Takes the restriction of a fence to one space, where it has the order that goes with it; the
+/// fence then counts as one for all spaces.
+fn restricted(form: &mut Form<'_, '_>, order: Option<Order>) -> Result<bool, DecodeError> {
+    let word = match order {
+        Some(Order::Acquire) => "sync_restrict::shared::cluster",
+        Some(Order::Release) => "sync_restrict::shared::cta",
+        _ => return Ok(false),
+    };
+    let is_restricted = form.flag(word);
+    if is_restricted && !form.has("cluster") {
+        return Err(form.error("a fence of this restriction has the scope .cluster"));
+    }
+    Ok(is_restricted)
+}
+
+/// Kinds of accesses that a fence puts in order with ordinary ones.
+#[derive(Clone, Copy)]
+enum Proxy {
+    Alias,
+    Async,
+    AsyncGeneric,
+    TensorMap,
+}
+
+/// The first two order in both directions.
+const PROXIES: [(&str, Proxy); 4] = [
+    ("alias", Proxy::Alias),
+    ("async", Proxy::Async),
+    ("async::generic", Proxy::AsyncGeneric),
+    ("tensormap::generic", Proxy::TensorMap),
+];
+
+/// `fence.proxy` and the kind have been taken.
+fn proxy_fence(form: &mut Form<'_, '_>, kind: Proxy) -> Decoded {
+    let orders = [("acquire", Order::Acquire), ("release", Order::Release)];
+    let fence = match kind {
+        Proxy::Alias => FenceKind::ProxyAlias,
+        Proxy::Async => {
+            let space = form.one_of(&[
+                ("global", ProxySpace::Global),
+                ("shared::cta", ProxySpace::Shared),
+                ("shared::cluster", ProxySpace::Shared),
+            ]);
+            FenceKind::ProxyAsync(space.unwrap_or(ProxySpace::All))
+        }
+        Proxy::AsyncGeneric => {
+            let order = form.need(&orders)?;
+            if !restricted(form, Some(order))? {
+                return Err(form.error("this fence needs its .sync_restrict"));
+            }
+            form.need(&[("cluster", ())])?;
+            FenceKind::ProxyAsync(ProxySpace::Shared)
+        }
+        Proxy::TensorMap => {
+            let acquire = form.need(&orders)? == Order::Acquire;
+            let scope = form.need(&SCOPES)?;
+            FenceKind::ProxyTensormap { acquire, scope }
+        }
+    };
+    let mut inst = bare(Op::Fence(fence));
+    if matches!(fence, FenceKind::ProxyTensormap { acquire: true, .. }) {
+        form.expect_operands(2..=2)?;
+        let address = form.address(0)?;
+        if *form.operand(1)? != Operand::Integer(128) {
+            return Err(form.error("the size must be 128, that of a tensor map"));
+        }
+        inst.s[0] = address.base;
+        inst.imm = address.offset;
+    } else {
+        form.expect_operands(0..=0)?;
+    }
+    form.emit(inst)
 }
 
 /// `isspacep` compares the address with the space's window; done with unsigned comparisons.

@@ -6,6 +6,7 @@
 mod async_copy;
 mod atomic;
 mod builder;
+pub(crate) mod bulk;
 mod catalogue;
 mod compare;
 mod control;

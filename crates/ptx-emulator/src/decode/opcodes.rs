@@ -8,8 +8,8 @@ use super::form::Form;
 use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp, Op};
 use super::types::Type;
 use super::{
-    DecodeError, async_copy, atomic, compare, control, convert, float, hint, integer, memory, warp,
-    wmma,
+    DecodeError, async_copy, atomic, bulk, compare, control, convert, float, hint, integer, memory,
+    warp, wmma,
 };
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
@@ -145,6 +145,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("atom", |form| atomic::atomic(form, true)),
     ("red", |form| atomic::atomic(form, false)),
     ("cp", async_copy::copy_async),
+    ("tensormap", bulk::tensor_map),
     ("isspacep", memory::is_space),
     ("createpolicy", hint::create_policy),
     ("prefetch", hint::prefetch),

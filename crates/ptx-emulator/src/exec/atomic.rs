@@ -43,25 +43,35 @@ pub(super) fn atomic(
         let update = |now: u64| apply(atomic, now, operand[lane], second[lane]);
         // SAFETY: `resolve` found the address inside live memory of this launch, aligned for its
         // size; all concurrent accesses go through atomics or are the kernel's own races.
-        old[lane] = unsafe {
-            match size {
-                2 => u64::from(exchange_16(
-                    AtomicU16::from_ptr(pointers[lane] as *mut u16),
-                    update,
-                )),
-                4 => u64::from(exchange_32(
-                    AtomicU32::from_ptr(pointers[lane] as *mut u32),
-                    update,
-                )),
-                _ => exchange_64(AtomicU64::from_ptr(pointers[lane] as *mut u64), update),
-            }
-        };
+        old[lane] = unsafe { exchange(pointers[lane], size, update) };
         changed |= update(old[lane]) != old[lane];
     }
     if inst.d[0].is_some() {
         regs.set_any(inst.d[0], mask, &old);
     }
     Ok(changed)
+}
+
+/// Replaces the value of `size` bytes at `pointer` by `update` of it, and returns it.
+///
+/// # Safety
+/// The place must be live memory of the launch, aligned for its size; all concurrent accesses must
+/// go through atomics or be the kernel's own races.
+pub(super) unsafe fn exchange(pointer: usize, size: u32, update: impl Fn(u64) -> u64) -> u64 {
+    // SAFETY: the caller vouches for the place.
+    unsafe {
+        match size {
+            2 => u64::from(exchange_16(
+                AtomicU16::from_ptr(pointer as *mut u16),
+                update,
+            )),
+            4 => u64::from(exchange_32(
+                AtomicU32::from_ptr(pointer as *mut u32),
+                update,
+            )),
+            _ => exchange_64(AtomicU64::from_ptr(pointer as *mut u64), update),
+        }
+    }
 }
 
 fn exchange_16(cell: &AtomicU16, update: impl Fn(u64) -> u64) -> u16 {
@@ -93,7 +103,7 @@ fn exchange_64(cell: &AtomicU64, update: impl Fn(u64) -> u64) -> u64 {
 }
 
 /// The value that replaces `now`.
-fn apply(atomic: Atomic, now: u64, operand: u64, second: u64) -> u64 {
+pub(super) fn apply(atomic: Atomic, now: u64, operand: u64, second: u64) -> u64 {
     let smaller = match atomic.op {
         AtomicOp::Min => true,
         AtomicOp::Max => false,

@@ -1,5 +1,6 @@
 //! A block: its warps taking turns, its shared memory and its sixteen barriers.
 
+use super::bulk::{self, Inbound};
 use super::check::{self, Checks};
 use super::cluster::Peers;
 use super::cycle::Cycle;
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     /// Within its cluster.
     pub rank: u32,
     pub counts: Counts,
+    /// Bulk copies on their way into its shared memory.
+    pub bulk: Inbound,
     pub checks: Option<Box<Checks>>,
     /// Warps whose registers hold undefined bits, as far as the checks know.
     pub tainted: u32,
@@ -121,6 +124,7 @@ impl Block {
                 linear: 0,
                 rank: 0,
                 counts: Counts::default(),
+                bulk: Inbound::default(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
                         &launch.start,
@@ -154,6 +158,7 @@ impl Block {
         self.core.barriers = [Barrier::default(); 16];
         self.core.check = 0;
         self.core.counts = Counts::default();
+        self.core.bulk.clear();
         if recycled {
             self.core.shared.clear();
             if let Some(checks) = &mut self.core.checks {
@@ -245,6 +250,7 @@ impl Block {
                 }
             }
             if !live {
+                self.end_copies(launch)?;
                 return Ok(Stop::Done);
             }
             if !progressed && self.core.checks.is_some() {
@@ -257,11 +263,12 @@ impl Block {
                     .filter_map(|warp| warp.release().then_some(()))
                     .count()
                     == 0
+                && !self.land_copies()
             {
                 return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
             }
             if turn <= 0 || self.core.gave_way {
-                let idle = self.core.changes == before && self.is_waiting();
+                let idle = self.core.changes == before && self.is_waiting() && !self.land_copies();
                 self.idle_turns = if idle {
                     self.idle_turns.saturating_add(1)
                 } else {
@@ -270,6 +277,29 @@ impl Block {
                 return Ok(Stop::Yield);
             }
         }
+    }
+
+    /// Lands all bulk copies in flight, since nothing else can go on. True if there were any.
+    fn land_copies(&mut self) -> bool {
+        let mut any = bulk::land(&mut self.core, None);
+        for warp in &mut self.warps {
+            any |= bulk::finish(&mut warp.bulk, &mut self.core);
+        }
+        any
+    }
+
+    /// All threads have exited: their copies out of shared memory land. Those into it should have
+    /// been waited for.
+    fn end_copies(&mut self, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
+        for warp in &mut self.warps {
+            bulk::finish(&mut warp.bulk, &mut self.core);
+        }
+        let Some(arrival) = self.core.bulk.first().filter(|_| launch.checks.is_some()) else {
+            return Ok(());
+        };
+        let (by, message) = (arrival.by, arrival.left_behind(launch));
+        let trap = super::trap::Trap::new(FaultKind::LaunchFailed, by.lane, message);
+        Err(self.fault(launch, by.warp, by.pc, *trap))
     }
 
     /// Whether every warp that could run goes round in circles.

@@ -194,6 +194,7 @@ impl Run<'_, '_, '_> {
             Op::Load(_) | Op::Store(_) | Op::Atomic(_) | Op::LoadParam(..) | Op::Async(_) => {
                 self.memory(inst, active)?
             }
+            Op::Bulk(op) => self.bulk(inst, active, op)?,
             Op::Warp(op) => return self.warp_op(inst, active, op),
             Op::Mma(op) => {
                 if active != FULL {

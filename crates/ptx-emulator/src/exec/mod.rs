@@ -7,6 +7,7 @@ mod async_copy;
 mod atomic;
 mod bits;
 mod block;
+mod bulk;
 mod check;
 mod chosen;
 mod cluster;

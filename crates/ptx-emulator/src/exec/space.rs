@@ -91,6 +91,16 @@ impl<'a> GlobalView<'a> {
         Some(cached)
     }
 
+    /// The host address of `bytes` bytes, which must lie in one allocation.
+    pub(super) fn range(&mut self, lane: usize, va: u64, bytes: u64) -> Result<usize, Box<Trap>> {
+        match self.find(va) {
+            Some(found) if found.size - (va - found.base) >= bytes => {
+                Ok(found.host + (va - found.base) as usize)
+            }
+            _ => Err(self.unmapped(lane, va, bytes)),
+        }
+    }
+
     #[cold]
     fn unmapped(&self, lane: usize, va: u64, bytes: u64) -> Box<Trap> {
         let what = if va < FIRST_ADDRESS {

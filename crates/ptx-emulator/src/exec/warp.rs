@@ -3,6 +3,7 @@
 //! that wait for each other make progress.
 
 use super::async_copy::Queue;
+use super::bulk::Outbound;
 use super::poll::Polls;
 use super::registers::{FULL, Registers};
 use super::space::Bytes;
@@ -55,6 +56,8 @@ pub(crate) struct Warp {
     pub live: u32,
     pub local: Bytes,
     pub copies: Queue,
+    /// Bulk copies of its lanes out of shared memory.
+    pub bulk: Outbound,
     pub polls: Polls,
     /// Whether a group of lanes has ended its turn to let other threads run.
     pub gave_way: bool,
@@ -71,6 +74,7 @@ impl Warp {
             live: 0,
             local: Bytes::new(local_bytes),
             copies: Queue::default(),
+            bulk: Outbound::default(),
             polls: Polls::default(),
             gave_way: false,
             index: 0,
@@ -90,6 +94,7 @@ impl Warp {
         });
         self.joins.clear();
         self.copies.clear();
+        self.bulk.clear();
         self.polls.clear();
         self.local.clear();
     }

@@ -28,7 +28,10 @@ fn unknown_instructions_modifiers_and_types_are_named() {
             "tex.2d.v4.f32.f32 {%r1,%r2,%r3,%r4}, [%d1, {%r1,%r2}];",
             "tex.2d.v4.f32.f32",
         ),
-        ("cp.async.bulk.commit_group;", "cp.async.bulk.commit_group"),
+        (
+            "cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%d1], [%r1], 16, %h1;",
+            "cp.async.bulk.global",
+        ),
         ("mul.s32 %r1, %r2, %r3;", "mul.s32"),
         ("and.s32 %r1, %r2, %r3;", "and.s32"),
         ("cvt.f16.f32 %h1, %r1;", "cvt.f16.f32"),

@@ -2,11 +2,13 @@
 //! enum grouped by family.
 
 mod arithmetic;
+mod bulk;
 mod order;
 mod transfer;
 mod warp;
 
 pub(crate) use self::arithmetic::*;
+pub(crate) use self::bulk::*;
 pub(crate) use self::order::*;
 pub(crate) use self::transfer::*;
 pub(crate) use self::warp::*;
@@ -124,6 +126,7 @@ pub(crate) enum Op {
     LoadParam(Width, Extend),
     Atomic(Atomic),
     Async(Async),
+    Bulk(Bulk),
     Warp(WarpOp),
     Barrier(Barrier),
     Mma(Mma),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::op::{Async, Move, Op, WarpOp, Window};
+use crate::decode::op::{Async, Bulk, Move, Op, WarpOp, Window};
 
 /// The sort of a warp instruction. Generic addresses are counted as such, whatever space they lead
 /// to at run time.
@@ -51,6 +51,21 @@ pub enum Kind {
     CopyCommit,
     /// `cp.async.wait_group` and `wait_all`.
     CopyWait,
+    /// `cp.async.bulk` into shared memory, of global or of another block's memory; with and
+    /// without a tensor map.
+    BulkLoad,
+    /// `cp.async.bulk` from shared to global memory.
+    BulkStore,
+    /// `cp.reduce.async.bulk`.
+    BulkReduce,
+    /// `cp.async.bulk.prefetch`.
+    BulkPrefetch,
+    /// `cp.async.bulk.commit_group`.
+    BulkCommit,
+    /// `cp.async.bulk.wait_group`.
+    BulkWait,
+    /// `tensormap.replace` and `tensormap.cp_fenceproxy`.
+    TensorMap,
     /// `ldmatrix`.
     LoadMatrix,
     /// `stmatrix`.
@@ -108,6 +123,19 @@ impl Kind {
             Op::Async(Async::Copy { .. }) => Kind::CopyAsync,
             Op::Async(Async::Commit) => Kind::CopyCommit,
             Op::Async(Async::WaitGroup | Async::WaitAll) => Kind::CopyWait,
+            Op::Bulk(op) => match op {
+                Bulk::Load { .. } | Bulk::LoadTile { .. } | Bulk::Send { reduce: None } => {
+                    Kind::BulkLoad
+                }
+                Bulk::Store { reduce: None } | Bulk::StoreTile { reduce: None, .. } => {
+                    Kind::BulkStore
+                }
+                Bulk::Store { .. } | Bulk::StoreTile { .. } | Bulk::Send { .. } => Kind::BulkReduce,
+                Bulk::Prefetch | Bulk::PrefetchTile { .. } => Kind::BulkPrefetch,
+                Bulk::Commit => Kind::BulkCommit,
+                Bulk::Wait { .. } => Kind::BulkWait,
+                Bulk::Replace { .. } | Bulk::PublishMap => Kind::TensorMap,
+            },
             Op::Warp(WarpOp::LoadMatrix { .. }) => Kind::LoadMatrix,
             Op::Warp(WarpOp::StoreMatrix { .. }) => Kind::StoreMatrix,
             Op::Warp(WarpOp::Pause) => Kind::Control,

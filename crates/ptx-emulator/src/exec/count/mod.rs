@@ -2,6 +2,7 @@
 //! the registers before it runs, so the code that executes instructions knows nothing of it.
 
 mod banks;
+mod bulk;
 mod kind;
 mod sectors;
 mod tally;
@@ -9,6 +10,7 @@ mod traffic;
 
 use std::collections::BTreeMap;
 
+pub(super) use self::bulk::Moved;
 pub use self::kind::Kind;
 pub use self::tally::{Dram, KernelCounters, PtxLine, SourceLine, Tally};
 use self::traffic::Traces;

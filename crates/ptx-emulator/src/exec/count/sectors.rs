@@ -2,7 +2,7 @@
 
 use crate::exec::registers::{LANES, Wides, lanes};
 
-const SECTOR: u64 = 32;
+pub(super) const SECTOR: u64 = 32;
 
 /// What a request moves.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

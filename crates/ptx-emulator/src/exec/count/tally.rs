@@ -32,6 +32,9 @@ pub struct Tally {
     pub wavefronts: u64,
     /// Turns without bank conflicts.
     pub ideal_wavefronts: u64,
+    /// 32-byte sectors that multicast brought to blocks of a cluster, each block's by itself. Among
+    /// `sectors` they are once: they are read once.
+    pub multicast_sectors: u64,
 }
 
 impl Tally {
@@ -53,6 +56,7 @@ impl Tally {
             (&mut self.shared_requests, other.shared_requests),
             (&mut self.wavefronts, other.wavefronts),
             (&mut self.ideal_wavefronts, other.ideal_wavefronts),
+            (&mut self.multicast_sectors, other.multicast_sectors),
         ];
         for (sum, more) in pairs {
             *sum += more;
