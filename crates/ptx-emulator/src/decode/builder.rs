@@ -207,6 +207,11 @@ impl<'m> Builder<'m> {
         Reg::new(class, *count - 1)
     }
 
+    /// Two new slots for the halves of 128 bits, one behind the other.
+    pub fn fresh_pair(&mut self) -> [Reg; 2] {
+        [self.fresh(Class::Wide), self.fresh(Class::Wide)]
+    }
+
     /// A slot nobody reads: for `_` as a destination.
     pub fn junk(&mut self, class: Class) -> Reg {
         if !self.junk[class as usize].is_some() {
@@ -317,6 +322,11 @@ impl<'m> Builder<'m> {
         };
         for (name, ty) in &function.registers {
             let declared = super::types::Type::parse(ty).map(super::types::Type::bits);
+            if declared == Some(128) {
+                let reg = self.fresh_pair()[0];
+                frame.registers.insert(name.clone(), (reg, 128));
+                continue;
+            }
             let (class, bits) = match declared {
                 Some(1) => (Class::Pred, 1),
                 Some(bits @ (8 | 16 | 32)) => (Class::Word, bits),

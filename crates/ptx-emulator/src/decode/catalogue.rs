@@ -104,6 +104,7 @@ fn operand_lists() -> Vec<Vec<Operand>> {
         lists.push(vec![address(), values(), any()]);
         lists.push(vec![any(), vector(n)]);
         lists.push(vec![vector(n), any()]);
+        lists.push(vec![vector(n), address(), vector(n)]);
     }
     lists.extend((1..5).map(|n| [vec![pair()], (0..n).map(|_| any()).collect()].concat()));
     lists.push(vec![any(), address(), any(), any()]);

@@ -257,6 +257,9 @@ pub(super) fn cvt(form: &mut Form<'_, '_>) -> Decoded {
 
 pub(super) fn mov(form: &mut Form<'_, '_>) -> Decoded {
     let ty = form.ty()?;
+    if ty == super::memory::WIDEST {
+        return move_widest(form);
+    }
     if !super::compare::is_basic(ty) {
         return Err(form.refuse_type());
     }
@@ -280,6 +283,68 @@ pub(super) fn mov(form: &mut Form<'_, '_>) -> Decoded {
             form.emit_simple(Op::Move(op), d, &[source])
         }
     }
+}
+
+/// `mov.b128`, half by half: between registers, or from and to two of 64 or four of 32 bits.
+fn move_widest(form: &mut Form<'_, '_>) -> Decoded {
+    form.expect_operands(2..=2)?;
+    let (target, source) = (form.operand(0)?, form.operand(1)?);
+    let parts = |items: &[Operand]| match items.len() {
+        2 => Some(Type::Bits(64)),
+        4 => Some(Type::Bits(32)),
+        _ => None,
+    };
+    let wrong = "a 128-bit value has two parts of 64 or four of 32 bits";
+    match (target, source) {
+        (Operand::Vector(items), source) => {
+            let ty = parts(items).ok_or_else(|| form.error(wrong))?;
+            let halves = form.wide_source(source)?;
+            for (half, items) in halves.into_iter().zip(items.chunks(items.len() / 2)) {
+                let mut defs = Vec::with_capacity(items.len());
+                for item in items {
+                    defs.push(match item {
+                        Operand::Sink => Reg::NONE,
+                        item => form.destination(item, ty)?,
+                    });
+                }
+                if let [d] = *defs.as_slice() {
+                    if d.is_some() {
+                        form.emit_simple(Op::Move(Move::Wide), d, &[half])?;
+                    }
+                    continue;
+                }
+                let mut inst = bare(Op::Move(Move::Unpack(32)));
+                inst.s[0] = half;
+                inst.list = form.builder.list(defs, Vec::new());
+                form.emit(inst)?;
+            }
+        }
+        (target, Operand::Vector(items)) => {
+            let ty = parts(items).ok_or_else(|| form.error(wrong))?;
+            let halves = form.wide_destination(target)?;
+            for (half, items) in halves.into_iter().zip(items.chunks(items.len() / 2)) {
+                let mut uses = Vec::with_capacity(items.len());
+                for item in items {
+                    uses.push(form.source(item, ty)?);
+                }
+                if let [s] = *uses.as_slice() {
+                    form.emit_simple(Op::Move(Move::Wide), half, &[s])?;
+                    continue;
+                }
+                let mut inst = bare(Op::Move(Move::Pack(32)));
+                inst.d[0] = half;
+                inst.list = form.builder.list(Vec::new(), uses);
+                form.emit(inst)?;
+            }
+        }
+        (target, source) => {
+            let (from, to) = (form.wide_source(source)?, form.wide_destination(target)?);
+            for (d, s) in to.into_iter().zip(from) {
+                form.emit_simple(Op::Move(Move::Wide), d, &[s])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `mov.pred p, 1`: as a comparison of constants.

@@ -122,6 +122,19 @@ impl<'b, 'm> Form<'b, 'm> {
         self.words.last().and_then(|word| Type::parse(word))
     }
 
+    /// Moves the type to the end, where most instructions have it, if it is not there already.
+    pub fn type_last(&mut self) {
+        if self.peek_ty().is_none()
+            && let Some(at) = self
+                .words
+                .iter()
+                .rposition(|word| Type::parse(word).is_some())
+        {
+            let ty = self.words.remove(at);
+            self.words.push(ty);
+        }
+    }
+
     /// Refuses modifiers that nobody took.
     pub fn done(&self) -> Result<(), DecodeError> {
         match self.words.first() {
@@ -180,8 +193,9 @@ impl<'b, 'm> Form<'b, 'm> {
             Operand::Register(name) if self.builder.is_any(name) => Ok(self.builder.junk(class)),
             Operand::Register(name) => match self.lookup(name) {
                 Some((reg, declared)) => {
-                    let fits =
-                        reg.class() == Some(class) && (class != Class::Word || bits <= declared);
+                    let fits = reg.class() == Some(class)
+                        && (class != Class::Word || bits <= declared)
+                        && declared != 128;
                     if fits {
                         Ok(reg)
                     } else {
@@ -271,7 +285,7 @@ impl<'b, 'm> Form<'b, 'm> {
         if let Operand::Register(name) = operand
             && let Some((reg, declared)) = self.lookup(name)
         {
-            let allowed = ty != Type::Pred && declared >= ty.bits();
+            let allowed = ty != Type::Pred && (ty.bits()..128).contains(&declared);
             return if allowed {
                 Ok(reg)
             } else {
@@ -288,7 +302,11 @@ impl<'b, 'm> Form<'b, 'm> {
         match operand {
             Operand::Register(name) if self.builder.is_any(name) => Ok(self.builder.junk(class)),
             Operand::Register(name) => match self.lookup(name) {
-                Some((reg, declared)) if reg.class() == Some(class) && declared >= bits => Ok(reg),
+                Some((reg, declared))
+                    if reg.class() == Some(class) && (bits..128).contains(&declared) =>
+                {
+                    Ok(reg)
+                }
                 Some((_, declared)) => Err(self.wrong_size(name, declared, bits)),
                 None => Err(self.error(format!("{name} is not a declared register"))),
             },
@@ -306,13 +324,48 @@ impl<'b, 'm> Form<'b, 'm> {
     pub fn relaxed_dst(&mut self, operand: &Operand, ty: Type) -> Result<(Reg, u32), DecodeError> {
         match operand {
             Operand::Register(name) if !self.builder.is_any(name) => match self.lookup(name) {
-                Some((reg, declared)) if declared >= ty.bits() && ty != Type::Pred => {
+                Some((reg, declared))
+                    if (ty.bits()..128).contains(&declared) && ty != Type::Pred =>
+                {
                     Ok((reg, declared))
                 }
                 Some((_, declared)) => Err(self.wrong_size(name, declared, ty.bits())),
                 None => Err(self.error(format!("{name} is not a declared register"))),
             },
             _ => Ok((self.destination(operand, ty)?, ty.bits())),
+        }
+    }
+
+    /// The halves of a 128-bit register, low half first.
+    fn pair(&mut self, name: &str) -> Result<[Reg; 2], DecodeError> {
+        if self.builder.is_any(name) {
+            return Ok([self.builder.junk(Class::Wide); 2]);
+        }
+        match self.lookup(name) {
+            Some((low, 128)) => Ok([low, Reg::new(Class::Wide, low.index() as u32 + 1)]),
+            Some((_, declared)) => Err(self.wrong_size(name, declared, 128)),
+            None => Err(self.error(format!("{name} is not a declared register"))),
+        }
+    }
+
+    /// A 128-bit source.
+    pub fn wide_source(&mut self, operand: &Operand) -> Result<[Reg; 2], DecodeError> {
+        match operand {
+            Operand::Register(name) => self.pair(name),
+            Operand::Integer(value) => {
+                let halves = [*value, 0].map(Constant::Bits);
+                Ok(halves.map(|half| self.builder.constant(Class::Wide, half)))
+            }
+            _ => Err(self.error(format!("{operand:?} can't be a 128-bit source"))),
+        }
+    }
+
+    /// A 128-bit destination.
+    pub fn wide_destination(&mut self, operand: &Operand) -> Result<[Reg; 2], DecodeError> {
+        match operand {
+            Operand::Register(name) => self.pair(name),
+            Operand::Sink => Ok([self.builder.junk(Class::Wide); 2]),
+            _ => Err(self.error(format!("{operand:?} can't be a destination"))),
         }
     }
 
@@ -441,7 +494,7 @@ impl<'b, 'm> Form<'b, 'm> {
 pub(super) fn class_of(bits: u32) -> Class {
     match bits {
         1 => Class::Pred,
-        64 => Class::Wide,
+        64 | 128 => Class::Wide,
         _ => Class::Word,
     }
 }

@@ -105,9 +105,15 @@ fn cache_hints(
 pub(super) const PREFETCHES: [(&str, ()); 3] =
     [("L2::64B", ()), ("L2::128B", ()), ("L2::256B", ())];
 
+/// Two registers hold a value of this type.
+pub(super) const WIDEST: Type = Type::Bits(128);
+
 /// The type of an element in memory, and how many there are.
 fn elements(form: &mut Form<'_, '_>) -> Result<(Type, Width, u8), DecodeError> {
     let ty = form.ty()?;
+    if ty == WIDEST {
+        return Ok((ty, Width::B64, 2));
+    }
     let basic = super::compare::is_basic(ty) || ty.bits() == 8;
     if !basic || ty == Type::Pred {
         return Err(form.refuse_type());
@@ -178,12 +184,15 @@ fn load_elements(
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
     let signed = matches!(ty, Type::Int(int) if int.signed()) || ty == Type::Int8(true);
     let items = form.elements(0)?;
-    if items.len() != usize::from(count) {
+    let mut defs = Vec::with_capacity(usize::from(count));
+    let mut extend = None;
+    if ty == WIDEST {
+        let target = form.operand(0)?;
+        defs.extend(form.wide_destination(target)?);
+    } else if items.len() != usize::from(count) {
         return Err(form.error(format!("{} destinations for {count} elements", items.len())));
     }
-    let mut defs = Vec::with_capacity(items.len());
-    let mut extend = None;
-    for item in items {
+    for item in items.iter().filter(|_| ty != WIDEST) {
         let (reg, declared) = form.relaxed_dst(item, ty)?;
         let own = match declared {
             _ if !signed || declared == ty.bits() => Extend::Zero,
@@ -265,11 +274,14 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     let (ty, width, count) = elements(form)?;
     form.expect_operands(2..=if policy { 3 } else { 2 })?;
     let items = form.elements(1)?;
-    if items.len() != usize::from(count) {
+    let mut uses = Vec::with_capacity(usize::from(count));
+    if ty == WIDEST {
+        let source = form.operand(1)?;
+        uses.extend(form.wide_source(source)?);
+    } else if items.len() != usize::from(count) {
         return Err(form.error(format!("{} sources for {count} elements", items.len())));
     }
-    let mut uses = Vec::with_capacity(items.len());
-    for item in items {
+    for item in items.iter().filter(|_| ty != WIDEST) {
         uses.push(form.relaxed_src(item, ty)?);
     }
     let address = form.address(0)?;

@@ -72,11 +72,12 @@ impl Float {
 
 impl Type {
     /// Every type word.
-    pub const WORDS: [(&str, Type); 22] = [
+    pub const WORDS: [(&str, Type); 23] = [
         ("b8", Type::Bits(8)),
         ("b16", Type::Bits(16)),
         ("b32", Type::Bits(32)),
         ("b64", Type::Bits(64)),
+        ("b128", Type::Bits(128)),
         ("u8", Type::Int8(false)),
         ("s8", Type::Int8(true)),
         ("u16", Type::Int(Int::U16)),

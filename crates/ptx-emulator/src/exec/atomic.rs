@@ -2,35 +2,56 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::registers::{LANES, Registers, lanes};
-use super::rounding::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::space::{Spaces, addresses};
+use super::load_store;
+use super::registers::{LANES, Registers, Wides, lanes};
+use super::rounding::{bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush};
+use super::space::{Pointers, Spaces, addresses};
 use super::trap::Trap;
-use crate::decode::op::{Atomic, AtomicKind, AtomicOp, Inst};
-
-pub(super) fn bytes(kind: AtomicKind) -> u32 {
-    match kind {
-        AtomicKind::B16 | AtomicKind::F16 | AtomicKind::Bf16 => 2,
-        AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,
-        _ => 4,
-    }
-}
+use crate::decode::op::{Atomic, AtomicKind, AtomicOp, Inst, RegList, Window};
+use crate::memory::FIRST_ADDRESS;
 
 /// True if any value has changed.
 pub(super) fn atomic(
     regs: &mut Registers,
     spaces: &mut Spaces<'_, '_>,
     inst: &Inst,
+    list: &RegList,
     mask: u32,
     atomic: Atomic,
 ) -> Result<bool, Box<Trap>> {
-    let size = bytes(atomic.kind);
-    let pointers = spaces.resolve(
-        atomic.window,
-        addresses(regs, inst.s[0], inst.imm),
-        mask,
-        size,
-    )?;
+    let targets = addresses(regs, inst.s[0], inst.imm);
+    let pointers = spaces.resolve(atomic.window, targets, mask, atomic.bytes())?;
+    // PTX ISA, atom: additions of f32 flush subnormal numbers in global memory, and not in shared.
+    let flushes = |lane: usize| {
+        atomic.kind == AtomicKind::F32
+            && match atomic.window {
+                Window::Global => true,
+                Window::Generic => targets[lane] >= FIRST_ADDRESS,
+                _ => false,
+            }
+    };
+    if atomic.kind == AtomicKind::B128 {
+        return Ok(widest(regs, list, mask, atomic.op, &pointers));
+    }
+    let size = atomic.kind.bytes();
+    if atomic.count > 1 {
+        let mut changed = false;
+        for (element, value) in list.uses.iter().enumerate() {
+            let operand = regs.any(*value);
+            let mut old = [0; LANES];
+            for lane in lanes(mask) {
+                let pointer = pointers[lane] + element * size as usize;
+                let update = |now: u64| updated(atomic, flushes(lane), now, operand[lane], 0);
+                // SAFETY: as below, with all elements of the vector.
+                old[lane] = unsafe { exchange(pointer, size, update) };
+                changed |= update(old[lane]) != old[lane];
+            }
+            if let Some(target) = list.defs.get(element) {
+                regs.set_any(*target, mask, &old);
+            }
+        }
+        return Ok(changed);
+    }
     let operand = regs.any(inst.s[1]);
     let second = if inst.s[2].is_some() {
         regs.any(inst.s[2])
@@ -40,7 +61,7 @@ pub(super) fn atomic(
     let mut old = [0; LANES];
     let mut changed = false;
     for lane in lanes(mask) {
-        let update = |now: u64| apply(atomic, now, operand[lane], second[lane]);
+        let update = |now: u64| updated(atomic, flushes(lane), now, operand[lane], second[lane]);
         // SAFETY: `resolve` found the address inside live memory of this launch, aligned for its
         // size; all concurrent accesses go through atomics or are the kernel's own races.
         old[lane] = unsafe { exchange(pointers[lane], size, update) };
@@ -50,6 +71,44 @@ pub(super) fn atomic(
         regs.set_any(inst.d[0], mask, &old);
     }
     Ok(changed)
+}
+
+/// Exchanges and compare-and-swaps of 16 bytes: one at a time, since hosts need not have them.
+fn widest(
+    regs: &mut Registers,
+    list: &RegList,
+    mask: u32,
+    op: AtomicOp,
+    pointers: &Pointers,
+) -> bool {
+    let values: Vec<Wides> = list.uses.iter().map(|reg| *regs.wide(*reg)).collect();
+    let mut old = [[0; LANES]; 2];
+    let mut changed = false;
+    for lane in lanes(mask) {
+        let given: Vec<u64> = values.iter().map(|value| value[lane]).collect();
+        let _whole = load_store::whole();
+        // SAFETY: the caller resolved 16 aligned bytes inside live memory of this launch; all
+        // concurrent accesses go through atomics or are the kernel's own races.
+        let halves =
+            [0, 8].map(|at| unsafe { AtomicU64::from_ptr((pointers[lane] + at) as *mut u64) });
+        let now = halves.map(|half| half.load(SeqCst));
+        let next = match (op, given.as_slice()) {
+            (AtomicOp::Exchange, &[low, high]) => [low, high],
+            (AtomicOp::CompareSwap, &[low, high, new_low, new_high]) if now == [low, high] => {
+                [new_low, new_high]
+            }
+            _ => now,
+        };
+        for (half, next) in halves.into_iter().zip(next) {
+            half.store(next, SeqCst);
+        }
+        changed |= next != now;
+        (old[0][lane], old[1][lane]) = (now[0], now[1]);
+    }
+    for (reg, old) in list.defs.iter().zip(&old) {
+        regs.set_wide(*reg, mask, old);
+    }
+    changed
 }
 
 /// Replaces the value of `size` bytes at `pointer` by `update` of it, and returns it.
@@ -102,12 +161,17 @@ fn exchange_64(cell: &AtomicU64, update: impl Fn(u64) -> u64) -> u64 {
     now
 }
 
-/// The value that replaces `now`.
+/// The value that replaces `now`, subnormal numbers kept.
 pub(super) fn apply(atomic: Atomic, now: u64, operand: u64, second: u64) -> u64 {
+    updated(atomic, false, now, operand, second)
+}
+
+/// The value that replaces `now`.
+fn updated(atomic: Atomic, flushes: bool, now: u64, operand: u64, second: u64) -> u64 {
     let smaller = match atomic.op {
         AtomicOp::Min => true,
         AtomicOp::Max => false,
-        AtomicOp::Add => return add(atomic.kind, now, operand),
+        AtomicOp::Add => return add(atomic.kind, flushes, now, operand),
         AtomicOp::And => return now & operand,
         AtomicOp::Or => return now | operand,
         AtomicOp::Xor => return now ^ operand,
@@ -156,7 +220,7 @@ fn pick_half(kind: AtomicKind, now: u16, operand: u16, smaller: bool) -> u16 {
     if keeps && !a.is_nan() { now } else { operand }
 }
 
-fn add(kind: AtomicKind, now: u64, operand: u64) -> u64 {
+fn add(kind: AtomicKind, flushes: bool, now: u64, operand: u64) -> u64 {
     let f16 = |a: u16, b: u16| f32_to_f16(f16_to_f32(a) + f16_to_f32(b));
     let bf16 = |a: u16, b: u16| f32_to_bf16(bf16_to_f32(a) + bf16_to_f32(b));
     let halves = |f: &dyn Fn(u16, u16) -> u16| {
@@ -165,7 +229,9 @@ fn add(kind: AtomicKind, now: u64, operand: u64) -> u64 {
     };
     match kind {
         AtomicKind::F32 => {
-            u64::from((f32::from_bits(now as u32) + f32::from_bits(operand as u32)).to_bits())
+            let flushed = |x| if flushes { flush(x) } else { x };
+            let [a, b] = [now, operand].map(|bits| flushed(f32::from_bits(bits as u32)));
+            u64::from(canonical(flushed(a + b)))
         }
         AtomicKind::F64 => (f64::from_bits(now) + f64::from_bits(operand)).to_bits(),
         AtomicKind::F16 => u64::from(f16(now as u16, operand as u16)),

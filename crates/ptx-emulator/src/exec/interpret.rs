@@ -295,7 +295,8 @@ impl Run<'_, '_, '_> {
             ),
             Op::Atomic(op) => {
                 self.fuel -= WAITING_COST;
-                let changed = atomic::atomic(regs, &mut spaces, inst, active, op)?;
+                let changed =
+                    atomic::atomic(regs, &mut spaces, inst, list(self.launch, inst), active, op)?;
                 self.core.changes += u64::from(changed);
                 Ok(())
             }

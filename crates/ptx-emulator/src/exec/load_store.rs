@@ -1,6 +1,7 @@
 //! `ld` and `st` (PTX ISA section 9.7.9).
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::registers::{FULL, LANES, Registers, Wides};
 use super::row;
@@ -16,6 +17,12 @@ fn order(access: Access) -> Ordering {
     } else {
         Ordering::Relaxed
     }
+}
+
+/// Held while 16 bytes are accessed as one, which hosts need not be able to.
+pub(super) fn whole() -> MutexGuard<'static, ()> {
+    static WHOLE: Mutex<()> = Mutex::new(());
+    WHOLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[inline(always)]
@@ -94,6 +101,7 @@ pub(super) fn load(
         mask,
         bytes,
     )?;
+    let _whole = (access.is_strong() && bytes == 16).then(whole);
     for (element, reg) in list.defs.iter().enumerate() {
         let offset = element * access.width.bytes() as usize;
         fetch(regs, *reg, mask, access, |lane| pointers[lane] + offset);
@@ -170,6 +178,7 @@ pub(super) fn store(
     let targets = addresses(regs, inst.s[0], inst.imm);
     refuse_parameters(&targets, mask, access)?;
     let pointers = spaces.resolve(access.window, targets, mask, bytes)?;
+    let _whole = (access.is_strong() && bytes == 16).then(whole);
     for (element, reg) in list.uses.iter().enumerate() {
         let offset = element * access.width.bytes() as usize;
         put(regs, *reg, mask, access, |lane| pointers[lane] + offset);

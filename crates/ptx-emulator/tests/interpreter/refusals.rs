@@ -200,7 +200,7 @@ fn forms_that_ptx_has_are_taken() {
             ".version 9.0 .target sm_90a .address_size 64
             .visible .entry k(.param .align 64 .b8 parameter[128]) {{
             .reg .pred %p<4>; .reg .b16 %h<9>; .reg .b32 %r<19>; .reg .f32 %f<19>;
-            .reg .b64 %d<9>;
+            .reg .b64 %d<9>; .reg .b128 %q<4>;
             {line}
             ret; }}"
         );

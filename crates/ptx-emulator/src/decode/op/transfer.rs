@@ -79,14 +79,28 @@ impl Access {
 }
 
 /// `atom` and `red`: address `s[0]` + `imm`, operands `s[1]`, `s[2]`, old value to `d[0]` where
-/// wanted.
+/// wanted. Vectors and 128 bits have their operands and old values in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Atomic {
     pub window: Window,
     pub op: AtomicOp,
     pub kind: AtomicKind,
+    /// Elements of the vector, each of which is updated by itself.
+    pub count: u8,
     pub order: Order,
     pub scope: Scope,
+}
+
+impl Atomic {
+    /// Bytes that a thread updates.
+    pub fn bytes(self) -> u32 {
+        self.kind.bytes() * u32::from(self.count)
+    }
+
+    /// Whether operands and old values are in the list.
+    pub fn uses_list(self) -> bool {
+        self.count > 1 || self.kind == AtomicKind::B128
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +130,19 @@ pub(crate) enum AtomicKind {
     Bf16,
     F16x2,
     Bf16x2,
+    /// In pairs of registers, low half first.
+    B128,
+}
+
+impl AtomicKind {
+    pub fn bytes(self) -> u32 {
+        match self {
+            AtomicKind::B16 | AtomicKind::F16 | AtomicKind::Bf16 => 2,
+            AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,
+            AtomicKind::B128 => 16,
+            _ => 4,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,12 @@ use crate::exec::atomic;
 /// # Safety
 /// `from.len()` bytes at `to` must be valid memory, aligned for the elements.
 pub(super) unsafe fn reduce(how: Reduce, to: usize, from: &[u8]) {
-    let size = atomic::bytes(how.kind);
+    let size = how.kind.bytes();
     let atomic = Atomic {
         window: Window::Global,
         op: how.op,
         kind: how.kind,
+        count: 1,
         order: Order::Relaxed,
         scope: Scope::Gpu,
     };

@@ -3,7 +3,7 @@
 use super::spot::all;
 use super::{Action, Checks, Touch, report};
 use crate::decode::op::{Atomic, AtomicOp, Extend, Inst, Width};
-use crate::exec::interpret::Run;
+use crate::exec::interpret::{Run, list};
 use crate::exec::registers::{LANES, lanes};
 use crate::exec::space::addresses;
 use crate::exec::trap::Outcome;
@@ -20,7 +20,8 @@ impl Run<'_, '_, '_> {
         let me = checks.me(self);
         self.acquire(checks, &me);
         let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
-        let bytes = crate::exec::atomic::bytes(atomic.kind);
+        let bytes = atomic.bytes();
+        let list = list(self.launch, inst);
         let mut undefined = [0; LANES];
         for lane in lanes(active) {
             let spot = self.spot(atomic.window, targets[lane], lane, bytes);
@@ -28,6 +29,7 @@ impl Run<'_, '_, '_> {
             if self.tainted()
                 && inst.s[1..3]
                     .iter()
+                    .chain(&list.uses)
                     .any(|r| r.is_some() && warp.poison.lane(*r, lane) != 0)
             {
                 return Err(report::undefined(self, checks, lane, "an atomic's operand"));
@@ -51,20 +53,18 @@ impl Run<'_, '_, '_> {
             self.define(checks, &spot, bytes, all(bytes));
         }
         self.release(checks, &me);
-        if inst.d[0].is_some() {
-            let width = match bytes {
+        let returned = if inst.d[0].is_some() {
+            &inst.d[..1]
+        } else {
+            &list.defs
+        };
+        if !returned.is_empty() {
+            let width = match atomic.kind.bytes() {
                 2 => Width::B16,
                 4 => Width::B32,
                 _ => Width::B64,
             };
-            self.loaded(
-                checks,
-                &inst.d[..1],
-                active,
-                &undefined,
-                width,
-                Extend::Zero,
-            );
+            self.loaded(checks, returned, active, &undefined, width, Extend::Zero);
         }
         Ok(())
     }

@@ -112,12 +112,7 @@ impl Counting {
                 sinks.access(access.window, &place(), active, bytes, Use::Write);
             }
             Op::Atomic(atomic) => {
-                let bytes = match atomic.kind {
-                    AtomicKind::B16 | AtomicKind::F16 | AtomicKind::Bf16 => 2,
-                    AtomicKind::U64 | AtomicKind::S64 | AtomicKind::F64 => 8,
-                    _ => 4,
-                };
-                sinks.access(atomic.window, &place(), active, bytes, Use::Update);
+                sinks.access(atomic.window, &place(), active, atomic.bytes(), Use::Update);
             }
             Op::Warp(
                 WarpOp::LoadMatrix { count, window, .. }
