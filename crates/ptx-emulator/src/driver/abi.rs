@@ -26,6 +26,11 @@ impl<T> Clone for Out<T> {
 impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
+    /// No place: the result isn't wanted.
+    pub(super) fn null() -> Self {
+        Self(std::ptr::null_mut())
+    }
+
     pub fn is_null(self) -> bool {
         self.0.is_null()
     }

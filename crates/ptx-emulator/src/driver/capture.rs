@@ -2,14 +2,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::thread::ThreadId;
 
 use super::abi::Out;
 use super::code::Code;
-use super::state::{Graph, Handle, State, current, driver};
+use super::state::{Handle, State, current, driver};
 use super::stream::{PER_THREAD, is_default};
-use super::work::Work;
+use super::task::{Graph, Task};
 use super::{Outcome, api};
 
 /// For each stream, how many of its pieces of work come before a point.
@@ -29,10 +28,20 @@ pub(super) struct Capture {
     /// The stream on which it began and must end.
     pub origin: Handle,
     pub invalid: bool,
-    pub work: Vec<Work>,
+    nodes: Vec<Recorded>,
     mode: u32,
     thread: ThreadId,
     clocks: BTreeMap<Handle, Clock>,
+    /// Places of each stream's nodes.
+    lanes: BTreeMap<Handle, Vec<usize>>,
+}
+
+struct Recorded {
+    task: Task,
+    /// Places of the nodes that it waits for.
+    after: Vec<usize>,
+    /// The point that its stream has come to with it.
+    point: Clock,
 }
 
 impl Capture {
@@ -41,7 +50,8 @@ impl Capture {
             context,
             origin,
             invalid: false,
-            work: Vec::new(),
+            nodes: Vec::new(),
+            lanes: BTreeMap::new(),
             mode,
             thread: std::thread::current().id(),
             clocks: BTreeMap::from([(origin, Clock::new())]),
@@ -63,10 +73,33 @@ impl Capture {
         self.mode == MODE_RELAXED || thread == self.thread
     }
 
-    pub fn record(&mut self, stream: Handle, work: &[Work]) {
+    pub fn record(&mut self, stream: Handle, task: Task) {
+        let after = self.last_before(stream);
         let clock = self.clocks.entry(stream).or_default();
-        *clock.entry(stream).or_default() += work.len() as u64;
-        self.work.extend_from_slice(work);
+        *clock.entry(stream).or_default() += 1;
+        let point = clock.clone();
+        self.lanes.entry(stream).or_default().push(self.nodes.len());
+        self.nodes.push(Recorded { task, after, point });
+    }
+
+    /// Places of the nodes that the next one of a stream waits for: the last one of each stream that
+    /// it knows of, without those that another of these waits for anyway.
+    fn last_before(&self, stream: Handle) -> Vec<usize> {
+        let known = self.clocks.get(&stream).into_iter().flatten();
+        let last = known.filter_map(|(lane, &count)| {
+            let place = usize::try_from(count.checked_sub(1)?).ok()?;
+            Some((*lane, count, *self.lanes.get(lane)?.get(place)?))
+        });
+        let last: Vec<(Handle, u64, usize)> = last.collect();
+        let is_covered = |&(lane, count, place): &(Handle, u64, usize)| {
+            last.iter().any(|&(_, _, other)| {
+                let point = self.nodes.get(other).map(|node| &node.point);
+                let seen = point.and_then(|point| point.get(&lane));
+                other != place && seen.is_some_and(|&seen| seen >= count)
+            })
+        };
+        let needed = last.iter().filter(|node| !is_covered(node));
+        needed.map(|&(_, _, place)| place).collect()
     }
 
     /// The point that a stream has come to.
@@ -137,6 +170,11 @@ fn end_capture(handle: Handle, graph: Out<Handle>) -> Outcome {
     }
     if capture.invalid || !capture.is_joined() {
         graph.set_if_wanted(0);
+        for recorded in &capture.nodes {
+            if let Task::Child(child) = recorded.task {
+                state.remove_graph(child);
+            }
+        }
         return Err(if capture.invalid {
             Code::CAPTURE_INVALIDATED
         } else {
@@ -144,14 +182,12 @@ fn end_capture(handle: Handle, graph: Out<Handle>) -> Outcome {
         });
     }
     let made = state.handle();
-    let nodes: Arc<[Handle]> = capture.work.iter().map(|_| state.handle()).collect();
-    state.nodes.extend(nodes.iter().map(|&node| (node, made)));
-    let whole = Graph {
-        context: capture.context,
-        work: Arc::new(capture.work),
-        nodes,
-    };
-    state.graphs.insert(made, whole);
+    state.graphs.insert(made, Graph::new(capture.context));
+    let mut handles: Vec<Handle> = Vec::with_capacity(capture.nodes.len());
+    for Recorded { task, after, .. } in capture.nodes {
+        let after: Vec<Handle> = after.iter().map(|&place| handles[place]).collect();
+        handles.push(state.add_node(made, task, &after)?);
+    }
     graph.set(made)
 }
 

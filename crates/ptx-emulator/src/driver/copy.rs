@@ -2,7 +2,6 @@
 //! return, pageable host memory or not, unless streams are late.
 
 use super::abi::{Host, is_device_address};
-use super::code::Code;
 use super::state::{Handle, current};
 use super::work::{Fill, Work, submit};
 use super::{Outcome, api, queue};
@@ -60,17 +59,9 @@ fn fill(stream: Handle, to: u64, value: u32, element_bytes: usize, count: usize)
     fill_rows(stream, row)
 }
 
-/// The pitch of a single row is not used.
 fn fill_rows(stream: Handle, fill: Fill) -> Outcome {
     let (driver, context) = current()?;
-    let each = fill.element_bytes as u64;
-    let row = fill.width.checked_mul(each).ok_or(Code::INVALID_VALUE)?;
-    let has_pitch = fill.rows > 1;
-    if !fill.to.is_multiple_of(each)
-        || has_pitch && (fill.pitch < row || !fill.pitch.is_multiple_of(each))
-    {
-        return Err(Code::INVALID_VALUE);
-    }
+    fill.check()?;
     if fill.width == 0 || fill.rows == 0 {
         return Ok(());
     }

@@ -8,8 +8,8 @@ use std::ffi::c_char;
 
 use super::abi::{In, Out};
 use super::code::Code;
-use super::state::{Driver, Function, Handle, current, driver};
-use super::{Outcome, api};
+use super::state::{Driver, Function, Handle, State, current, driver};
+use super::{Outcome, api, library};
 use crate::decode::KernelInfo;
 
 impl Function {
@@ -66,14 +66,15 @@ fn find(driver: &Driver, function: Handle) -> Outcome<Function> {
         .ok_or(Code::INVALID_VALUE)
 }
 
-/// For the calls whose documentation has a code for a bad function handle.
-fn find_or_invalid_handle(driver: &Driver, function: Handle) -> Outcome<Function> {
-    find(driver, function).map_err(|_| Code::INVALID_HANDLE)
+/// A function, or a library's kernel in the current context.
+fn find_either(driver: &Driver, context: Handle, function: Handle) -> Outcome<Function> {
+    let function = library::function_in(driver, function, context);
+    find(driver, function.map_err(|_| Code::INVALID_VALUE)?)
 }
 
-fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
+pub(super) fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
     let (driver, _) = current()?;
-    let function = find_or_invalid_handle(driver, function)?;
+    let function = find(driver, function).map_err(|_| Code::INVALID_HANDLE)?;
     let info = function.info()?;
     let value = match attribute {
         0 => function.max_threads(driver)?,
@@ -97,15 +98,19 @@ fn attribute(function: Handle, attribute: u32) -> Outcome<i32> {
     Ok(value.cast_signed())
 }
 
-fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
-    let (driver, _) = current()?;
-    let found = find_or_invalid_handle(driver, handle)?;
-    let (shared, compiled) = (found.info()?.static_shared, found.info()?.req_cluster);
-    let mut state = driver.state();
+pub(super) fn set_attribute(
+    driver: &Driver,
+    state: &mut State,
+    handle: Handle,
+    attribute: u32,
+    value: i32,
+) -> Outcome {
     let function = state
         .functions
         .get_mut(&handle)
         .ok_or(Code::INVALID_HANDLE)?;
+    let info = function.info()?;
+    let (shared, compiled) = (info.static_shared, info.req_cluster);
     match attribute {
         8 => {
             let bytes = u32::try_from(value).map_err(|_| Code::INVALID_VALUE)?;
@@ -138,8 +143,8 @@ fn set_attribute(handle: Handle, attribute: u32, value: i32) -> Outcome {
 }
 
 fn occupancy(blocks: Out<i32>, function: Handle, threads: i32, dynamic_shared: usize) -> Outcome {
-    let (driver, _) = current()?;
-    let function = find(driver, function)?;
+    let (driver, context) = current()?;
+    let function = find_either(driver, context, function)?;
     let threads = u32::try_from(threads)
         .ok()
         .filter(|&threads| threads > 0)
@@ -187,7 +192,8 @@ api! {
     }
 
     fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i32) {
-        set_attribute(function, attribute, value)
+        let (driver, _) = current()?;
+        set_attribute(driver, &mut driver.state(), function, attribute, value)
     }
 
     fn cuFuncSetCacheConfig(function: Handle, config: u32) {
@@ -237,8 +243,8 @@ api! {
     }
 
     fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: Handle, blocks: i32, threads: i32) {
-        let (driver, _) = current()?;
-        let function = find(driver, function)?;
+        let (driver, context) = current()?;
+        let function = find_either(driver, context, function)?;
         if threads <= 0 {
             return Err(Code::INVALID_VALUE);
         }

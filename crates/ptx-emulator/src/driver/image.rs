@@ -10,6 +10,12 @@ use super::{Outcome, cuda_version};
 use crate::exec::LoadedModule;
 use crate::{decode::Program, fatbin, parse};
 
+const ELF: [u8; 4] = *b"\x7fELF";
+/// `__fatBinC_Wrapper_t`, which nvcc puts before the fatbin of a program: its magic number, and
+/// where its pointer to the fatbin lies.
+const WRAPPER: u32 = 0x4662_43B1;
+const WRAPPED_AT: usize = 8;
+
 /// A module ready to run, with what its functions report about it.
 pub(super) struct Image {
     pub loaded: LoadedModule,
@@ -53,13 +59,20 @@ pub(super) fn log(refusal: &Refusal) -> Code {
 }
 
 pub(super) fn load_or_refuse(driver: &Driver, image: Host) -> Result<Image, Refusal> {
-    // Text may be shorter than four bytes: look no further than its terminator.
-    let mut start = [0_u8; 4];
-    for (index, byte) in start.iter_mut().enumerate() {
-        *byte = image.bytes(index + 1)?.last().copied().unwrap_or(0);
-        if *byte == 0 {
-            break;
-        }
+    load_bytes(driver, bytes_of(image)?)
+}
+
+/// The bytes of an image of unknown size.
+pub(super) fn bytes_of<'a>(image: Host) -> Result<&'a [u8], Refusal> {
+    let mut image = image;
+    let mut start = start_of(image)?;
+    if start == WRAPPER.to_le_bytes() {
+        let pointer = image.try_read::<8>(WRAPPED_AT).map(usize::from_le_bytes);
+        let Some(pointer) = pointer.filter(|&pointer| pointer != 0) else {
+            return refuse(Code::INVALID_IMAGE, "the fatbin's wrapper points nowhere");
+        };
+        image = Host::new(std::ptr::with_exposed_provenance_mut(pointer));
+        start = start_of(image)?;
     }
     if start == fatbin::MAGIC.to_le_bytes() {
         let mut header = [0_u8; fatbin::HEADER_BYTES];
@@ -67,41 +80,44 @@ pub(super) fn load_or_refuse(driver: &Driver, image: Host) -> Result<Image, Refu
         // A damaged header must not lead outside of the program's memory.
         let checked = fatbin::check_entries(&header, |at| image.try_read(at));
         return match checked.and_then(|()| fatbin::declared_bytes(&header)) {
-            Ok(size) => from_fatbin(driver, image.bytes(size)?),
+            Ok(size) => Ok(image.bytes(size)?),
             Err(error) => refuse(Code::INVALID_IMAGE, error),
         };
     }
-    if start == *b"\x7fELF" {
-        return refuse(
-            Code::NO_BINARY_FOR_GPU,
-            "the image is a cubin (machine code); an emulated device runs PTX only. Compile with code=compute_XX as well",
-        );
+    if start == ELF {
+        return Ok(image.bytes(ELF.len())?);
     }
-    match std::str::from_utf8(image.text_bytes()?) {
-        Ok(text) => from_text(driver, text),
-        Err(_) => refuse(
-            Code::INVALID_IMAGE,
-            "the image is neither a fatbin nor PTX text",
-        ),
-    }
+    Ok(image.text_bytes()?)
 }
 
-/// Loads an image of known size: a file's contents.
+/// The first bytes of an image. Text may be shorter: nothing is looked at past its terminator.
+fn start_of(image: Host) -> Outcome<[u8; 4]> {
+    let mut start = [0_u8; 4];
+    for (index, byte) in start.iter_mut().enumerate() {
+        *byte = image.bytes(index + 1)?.last().copied().unwrap_or(0);
+        if *byte == 0 {
+            break;
+        }
+    }
+    Ok(start)
+}
+
+/// Loads an image of known size.
 pub(super) fn load_bytes(driver: &Driver, bytes: &[u8]) -> Result<Image, Refusal> {
     if bytes.starts_with(&fatbin::MAGIC.to_le_bytes()) {
         return from_fatbin(driver, bytes);
     }
-    if bytes.starts_with(b"\x7fELF") {
+    if bytes.starts_with(&ELF) {
         return refuse(
             Code::NO_BINARY_FOR_GPU,
-            "the file is a cubin (machine code); an emulated device runs PTX only",
+            "the image is a cubin (machine code); an emulated device runs PTX only. Compile with code=compute_XX as well",
         );
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => from_text(driver, text.trim_end_matches('\0')),
         Err(_) => refuse(
             Code::INVALID_IMAGE,
-            "the file is neither a fatbin nor PTX text",
+            "the image is neither a fatbin nor PTX text",
         ),
     }
 }

@@ -9,7 +9,7 @@ use super::function::resident_blocks;
 use super::state::{Driver, Function, Handle, current};
 use super::stream::{self, per_thread};
 use super::work::{Launch, Work, submit};
-use super::{Outcome, api};
+use super::{Outcome, api, library};
 use crate::decode::KernelInfo;
 use crate::exec::LaunchConfig;
 
@@ -255,6 +255,37 @@ pub(super) fn prepare(
     })
 }
 
+impl Launch {
+    /// The same launch with other attributes, checked anew.
+    pub(super) fn with(
+        &self,
+        driver: &Driver,
+        function: &Function,
+        cooperative: bool,
+        cluster: Option<[u32; 3]>,
+    ) -> Outcome<Self> {
+        let shape = Shape {
+            grid: self.config.grid,
+            block: self.config.block,
+            dynamic_shared: self.config.dynamic_shared,
+            cooperative,
+            cluster,
+        };
+        check(driver, function, &shape)?;
+        Ok(Launch {
+            function: self.function,
+            loaded: Arc::clone(&self.loaded),
+            kernel: Arc::clone(&self.kernel),
+            config: LaunchConfig {
+                cluster: cluster.or(function.required_cluster()?),
+                ..self.config.clone()
+            },
+            cooperative,
+            pointers: OnceLock::new(),
+        })
+    }
+}
+
 fn launch(
     handle: Handle,
     shape: &Shape,
@@ -263,13 +294,15 @@ fn launch(
     extra: In<usize>,
 ) -> Outcome {
     let (driver, context) = current()?;
+    let context = stream::context_of(driver, context, stream)?;
+    let handle = library::function_in(driver, handle, context)?;
     let function = driver
         .state()
         .functions
         .get(&handle)
         .cloned()
         .ok_or(Code::INVALID_HANDLE)?;
-    if function.context != stream::context_of(driver, context, stream)? {
+    if function.context != context {
         return Err(Code::INVALID_HANDLE);
     }
     let launch = prepare(driver, handle, &function, shape, pointers, extra)?;
@@ -284,7 +317,7 @@ fn launch(
 /// Attributes of `cuLaunchKernelEx` that change nothing here: hints, and permission for a kernel to
 /// start before the one before it has ended. A stream's work is done in order, so a kernel that
 /// waits for the one before it (`griddepcontrol.wait`) has nothing to wait for.
-const WITHOUT_EFFECT: [u32; 10] = [
+pub(super) const WITHOUT_EFFECT: [u32; 10] = [
     0,  // IGNORE
     1,  // ACCESS_POLICY_WINDOW
     3,  // SYNCHRONIZATION_POLICY

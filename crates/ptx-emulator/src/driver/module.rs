@@ -6,7 +6,7 @@ use std::ffi::CString;
 use super::abi::{Host, In, Name, Out};
 use super::code::Code;
 use super::image::{self, Image};
-use super::state::{ClusterAttributes, Driver, Function, Handle, Module, current, driver};
+use super::state::{ClusterAttributes, Function, Handle, Module, State, current, driver};
 use super::{Outcome, api};
 
 /// `CU_JIT_*_LOG_BUFFER` options of `cuModuleLoadDataEx`.
@@ -14,22 +14,23 @@ const ERROR_LOG: u32 = 5;
 const ERROR_LOG_BYTES: u32 = 6;
 const INFO_LOG_BYTES: u32 = 4;
 
-fn add(driver: &Driver, context: Handle, out: Out<Handle>, image: Image) -> Outcome {
+/// Adds a module to a context; `library` is 0 for one that is no library's.
+pub(super) fn add(state: &mut State, context: Handle, image: Image, library: Handle) -> Handle {
     let (loaded, target, ptx_version) = image.share();
-    let mut state = driver.state();
     let handle = state.handle();
     let functions = HashMap::new();
     state.modules.insert(
         handle,
         Module {
             context,
+            library,
             loaded,
             target,
             ptx_version,
             functions,
         },
     );
-    out.set(handle)
+    handle
 }
 
 fn load(out: Out<Handle>, data: Host) -> Outcome {
@@ -37,7 +38,8 @@ fn load(out: Out<Handle>, data: Host) -> Outcome {
     if out.is_null() {
         return Err(Code::INVALID_VALUE);
     }
-    add(driver, context, out, image::load(driver, data)?)
+    let image = image::load(driver, data)?;
+    out.set(add(&mut driver.state(), context, image, 0))
 }
 
 /// Options are parallel arrays of numbers and of values the size of a pointer, some of which are
@@ -98,7 +100,7 @@ fn load_with_options(out: Out<Handle>, data: Host, options: &Options) -> Outcome
     match image::load_or_refuse(driver, data) {
         Ok(image) => {
             options.clear();
-            add(driver, context, out, image)
+            out.set(add(&mut driver.state(), context, image, 0))
         }
         Err(refusal) => {
             options.log(&refusal.reason);
@@ -109,7 +111,11 @@ fn load_with_options(out: Out<Handle>, data: Host, options: &Options) -> Outcome
 
 fn function(module: Handle, name: &str) -> Outcome<Handle> {
     let (driver, _) = current()?;
-    let mut state = driver.state();
+    function_of(&mut driver.state(), module, name)
+}
+
+/// A module's function.
+pub(super) fn function_of(state: &mut State, module: Handle, name: &str) -> Outcome<Handle> {
     let found = state.modules.get(&module).ok_or(Code::INVALID_VALUE)?;
     if let Some(&known) = found.functions.get(name) {
         return Ok(known);
@@ -153,14 +159,22 @@ api! {
         let (driver, context) = current()?;
         let bytes = std::fs::read(path.get()?).map_err(|_| Code::FILE_NOT_FOUND)?;
         let loaded = image::load_bytes(driver, &bytes).map_err(|refusal| image::log(&refusal))?;
-        add(driver, context, module, loaded)
+        if module.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        module.set(add(&mut driver.state(), context, loaded, 0))
     }
 
     fn cuModuleUnload(module: Handle) {
         let (driver, _) = current()?;
         driver.quiet();
         let mut state = driver.state();
-        state.modules.remove(&module).ok_or(Code::INVALID_VALUE)?;
+        // A library's module goes with its library.
+        let own = state.modules.get(&module).is_some_and(|module| module.library == 0);
+        if !own {
+            return Err(Code::INVALID_VALUE);
+        }
+        state.modules.remove(&module);
         state.functions.retain(|_, function| function.module != module);
         Ok(())
     }

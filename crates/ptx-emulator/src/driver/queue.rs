@@ -92,6 +92,11 @@ pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Wor
         // A copy into ordinary memory is over when the call returns.
         Work::ToHost { to, bytes, .. } => !driver.state().is_pinned(*to, *bytes),
         Work::OnHost { .. } => true,
+        Work::Rows(rows)
+            if rows.is_pageable(|host, bytes| driver.state().is_pinned(host, bytes)) =>
+        {
+            true
+        }
         _ => is_copy && running::streams() == Streams::LatestKernels,
     };
     let what = match work {

@@ -9,9 +9,10 @@ use super::Outcome;
 use super::abi::Host;
 use super::capture::{Capture, Clock};
 use super::code::Code;
+use super::library::{Kernel, Library};
 use super::queue::{self, Point, Queue};
 use super::stream::NON_BLOCKING;
-use super::work::Work;
+use super::task::{Executable, Graph};
 use crate::device::DeviceModel;
 use crate::exec::LoadedModule;
 use crate::memory::DeviceMemory;
@@ -43,11 +44,13 @@ pub(super) struct State {
     pub contexts: HashMap<Handle, Context>,
     pub modules: HashMap<Handle, Module>,
     pub functions: HashMap<Handle, Function>,
+    pub libraries: HashMap<Handle, Library>,
+    pub kernels: HashMap<Handle, Kernel>,
     pub streams: HashMap<Handle, Stream>,
     pub events: HashMap<Handle, Event>,
     pub captures: HashMap<Handle, Capture>,
     pub graphs: HashMap<Handle, Graph>,
-    pub executables: HashMap<Handle, Graph>,
+    pub executables: HashMap<Handle, Arc<Executable>>,
     /// The graph that a node is part of.
     pub nodes: HashMap<Handle, Handle>,
     pub pools: HashMap<Handle, Pool>,
@@ -71,6 +74,8 @@ pub(super) struct Context {
 
 pub(super) struct Module {
     pub context: Handle,
+    /// The library that it is a context's copy of, or 0.
+    pub library: Handle,
     pub loaded: Arc<LoadedModule>,
     pub target: u32,
     pub ptx_version: u32,
@@ -121,15 +126,6 @@ pub(super) struct Event {
     pub points: Vec<Point>,
     /// Where in which capture it was last recorded.
     pub captured: Option<(Handle, Clock)>,
-}
-
-#[derive(Clone)]
-pub(super) struct Graph {
-    pub context: Handle,
-    pub work: Arc<Vec<Work>>,
-    /// A handle for each piece of work; an executable graph knows its pieces by those of the graph
-    /// it was made from.
-    pub nodes: Arc<[Handle]>,
 }
 
 #[derive(Default)]
@@ -294,6 +290,9 @@ impl State {
         self.functions
             .retain(|_, function| function.context != context);
         self.modules.retain(|_, module| module.context != context);
+        for library in self.libraries.values_mut() {
+            library.modules.remove(&context);
+        }
         self.captures
             .retain(|_, capture| capture.context != context);
         self.streams.retain(|_, stream| stream.context != context);

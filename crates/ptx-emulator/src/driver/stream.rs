@@ -1,10 +1,12 @@
 //! Streams.
 
 use super::abi::{Host, Out};
+use super::capture::Capture;
 use super::code::Code;
 use super::queue;
 use super::running::{self, Streams};
 use super::state::{Driver, Event, Handle, State, Stream, current, driver};
+use super::task::Task;
 use super::work::{HostFunction, Work, submit};
 use super::{Outcome, api};
 
@@ -65,12 +67,12 @@ impl State {
     }
 }
 
-/// If the stream is capturing, records the work and returns true.
+/// If the stream is capturing, records what `task` gives and returns true.
 pub(super) fn record(
     driver: &Driver,
     context: Handle,
     stream: Handle,
-    work: &[Work],
+    task: impl FnOnce(&mut State) -> Outcome<Option<Task>>,
 ) -> Outcome<bool> {
     let mut state = driver.state();
     state.usable(context)?;
@@ -83,13 +85,14 @@ pub(super) fn record(
     let Some(capture) = state.stream(stream)?.capture else {
         return Ok(false);
     };
-    let capture = state
-        .captures
-        .get_mut(&capture)
-        .filter(|capture| !capture.invalid);
-    capture
-        .ok_or(Code::CAPTURE_INVALIDATED)?
-        .record(stream, work);
+    let is_valid = |capture: &Capture| !capture.invalid;
+    if !state.captures.get(&capture).is_some_and(is_valid) {
+        return Err(Code::CAPTURE_INVALIDATED);
+    }
+    let task = task(&mut state)?;
+    if let Some((capture, task)) = state.captures.get_mut(&capture).zip(task) {
+        capture.record(stream, task);
+    }
     Ok(true)
 }
 
@@ -142,7 +145,7 @@ fn create(out: Out<Handle>, flags: u32, priority: i32) -> Outcome {
 }
 
 /// Makes later work of a stream wait for an event.
-fn wait(stream: Handle, event: Handle) -> Outcome {
+pub(super) fn wait(stream: Handle, event: Handle) -> Outcome {
     let (driver, context) = current()?;
     let context = context_of(driver, context, stream)?;
     let points = {

@@ -8,21 +8,25 @@ use super::{Outcome, api, cuda_version, versions};
 
 /// Every entry point of this driver.
 fn exported() -> impl Iterator<Item = &'static Symbol> {
-    let tables: [&[Symbol]; 17] = [
+    let tables: [&[Symbol]; 21] = [
         SYMBOLS,
         super::capture::SYMBOLS,
         super::code::SYMBOLS,
         super::context::SYMBOLS,
         super::copy::SYMBOLS,
         super::device::SYMBOLS,
+        super::edges::SYMBOLS,
         super::event::SYMBOLS,
         super::function::SYMBOLS,
         super::graph::SYMBOLS,
         super::launch::SYMBOLS,
+        super::library::SYMBOLS,
         super::memory::SYMBOLS,
         super::module::SYMBOLS,
         super::node::SYMBOLS,
+        super::node_kinds::SYMBOLS,
         super::pool::SYMBOLS,
+        super::rows::SYMBOLS,
         super::stream::SYMBOLS,
         super::tensor_map::SYMBOLS,
         super::unsupported::SYMBOLS,

@@ -7,8 +7,10 @@ use super::Outcome;
 use super::abi::{Host, report};
 use super::code::Code;
 use super::queue;
+use super::rows::Rows;
 use super::running::{self, Streams};
-use super::state::{Driver, Handle};
+use super::state::{Driver, Handle, State};
+use super::task::Task;
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
 use crate::memory::{DeviceMemory, MemoryError};
 
@@ -35,6 +37,7 @@ pub(super) enum Work {
         from: Host,
         bytes: usize,
     },
+    Rows(Box<Rows>),
     Fill(Fill),
     Launch(Arc<Launch>),
     Call {
@@ -58,6 +61,20 @@ pub(super) struct Fill {
 }
 
 impl Fill {
+    /// Whether it is one that a program may ask for. The pitch of a single row is not used.
+    pub fn check(&self) -> Outcome {
+        let each = self.element_bytes as u64;
+        let row = self.width.checked_mul(each).ok_or(Code::INVALID_VALUE)?;
+        let has_pitch = self.rows > 1;
+        let wrong = !self.to.is_multiple_of(each)
+            || has_pitch && (self.pitch < row || !self.pitch.is_multiple_of(each));
+        if wrong {
+            Err(Code::INVALID_VALUE)
+        } else {
+            Ok(())
+        }
+    }
+
     fn run(&self, memory: &DeviceMemory) -> Result<(), MemoryError> {
         let element = self.element.get(..self.element_bytes).unwrap_or_default();
         (0..self.rows).try_for_each(|row| {
@@ -83,7 +100,8 @@ pub(super) struct Launch {
 /// Gives work to a stream: it is recorded if the stream is capturing, and otherwise done when this
 /// returns, unless streams are late.
 pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
-    if super::stream::record(driver, context, stream, std::slice::from_ref(&work))? {
+    let task = |_: &mut State| Ok(Some(Task::Work(work.clone())));
+    if super::stream::record(driver, context, stream, task)? {
         return Ok(());
     }
     give(driver, context, stream, work)
@@ -115,6 +133,7 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
             to.copy_from(*from, *bytes)?;
             Ok(())
         }
+        Work::Rows(rows) => return rows.run(driver),
         Work::Fill(fill) => fill.run(memory),
         Work::Launch(launch) => {
             let options = super::counters::options(driver, launch.cooperative)?;
