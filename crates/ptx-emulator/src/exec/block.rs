@@ -3,7 +3,7 @@
 use super::bulk::{self, Inbound};
 use super::check::{self, Checks};
 use super::cluster::Peers;
-use super::cycle::Cycle;
+use super::cycle::{self, Cycle};
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
 use super::launch::Launch;
@@ -13,6 +13,7 @@ use super::space::Bytes;
 use super::special::thread;
 use super::warp::{State, Warp};
 use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
+use crate::l2::Trace;
 
 /// Turns that a warp may use up while some of its lanes are parked at a join point. After that the
 /// parked ones go on: the running ones may be waiting for them.
@@ -69,8 +70,11 @@ pub(crate) struct Block {
     /// What tells a warp that waits from one that works.
     cycles: Vec<Cycle>,
     turns: Turns,
-    /// Turns in a row in which nothing changed and no warp was at work.
-    pub idle_turns: u32,
+    /// Whether the block has changed nothing in its last turn, and each warp that could run went
+    /// round in circles.
+    pub is_idle: bool,
+    /// What it has read and written, between turns.
+    pub trace: Trace,
 }
 
 pub(crate) enum Stop {
@@ -143,7 +147,8 @@ impl Block {
                 .map(|_| Cycle::default())
                 .collect(),
             turns: Turns::new(launch.schedule, 0),
-            idle_turns: 0,
+            is_idle: false,
+            trace: Trace::default(),
         }
     }
 
@@ -171,7 +176,8 @@ impl Block {
             checks.define_shared(launch.shared_with_reserved() as u64, reserved);
         }
         self.turns = Turns::new(launch.schedule, linear);
-        self.idle_turns = 0;
+        self.is_idle = false;
+        self.trace = Trace::default();
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if recycled {
                 warp.regs.reset(&launch.start);
@@ -197,13 +203,13 @@ impl Block {
         worker: &mut Worker<'_>,
         peers: &mut Peers<'_>,
     ) -> Result<Stop, Box<Fault>> {
-        // Those who look in vain give way sooner.
-        let mut turn = self.turns.block_turn() >> self.idle_turns.min(6);
+        let mut turn = self.turns.block_turn();
         let before = self.core.changes;
         self.core.gave_way = false;
         loop {
             self.turns.next_round();
-            let mut progressed = false;
+            // Whether a warp could run, and whether one did that does not go round in circles.
+            let (mut ready, mut progressed) = (false, false);
             let count = self.warps.len();
             let live = self.warps.iter().any(|warp| warp.live != 0);
             for step in 0..count {
@@ -214,8 +220,13 @@ impl Block {
                 if !warp.is_ready() {
                     continue;
                 }
-                progressed = true;
-                let given = self.turns.warp_turn();
+                ready = true;
+                let circles = self.cycles[index].is_closed();
+                progressed |= !circles;
+                let mut given = self.turns.warp_turn();
+                if circles {
+                    given = given.min(cycle::LOOK_EVERY);
+                }
                 let mut fuel = given;
                 let changes = self.core.changes;
                 warp.gave_way = false;
@@ -253,10 +264,10 @@ impl Block {
                 self.end_copies(launch)?;
                 return Ok(Stop::Done);
             }
-            if !progressed && self.core.checks.is_some() {
+            if !ready && self.core.checks.is_some() {
                 self.check_whole(launch, |warp| check::left_behind(launch, warp))?;
             }
-            if !progressed
+            if !ready
                 && self
                     .warps
                     .iter_mut()
@@ -265,15 +276,16 @@ impl Block {
                     == 0
                 && !self.land_copies()
             {
-                return Err(self.deadlock(launch, self.waiting(launch).into_iter()));
+                return Err(self.deadlock(launch, self.waiting(launch), ""));
             }
-            if turn <= 0 || self.core.gave_way {
-                let idle = self.core.changes == before && self.is_waiting() && !self.land_copies();
-                self.idle_turns = if idle {
-                    self.idle_turns.saturating_add(1)
-                } else {
-                    0
-                };
+            let mut idle = self.core.changes == before && self.is_waiting();
+            if idle && self.land_copies() {
+                self.core.changes += 1;
+                self.wake();
+                idle = false;
+            }
+            if turn <= 0 || self.core.gave_way || idle {
+                self.is_idle = idle;
                 return Ok(Stop::Yield);
             }
         }
@@ -300,6 +312,12 @@ impl Block {
         let (by, message) = (arrival.by, arrival.left_behind(launch));
         let trap = super::trap::Trap::new(FaultKind::LaunchFailed, by.lane, message);
         Err(self.fault(launch, by.warp, by.pc, *trap))
+    }
+
+    /// Somebody else has changed memory.
+    pub fn wake(&mut self) {
+        self.is_idle = false;
+        self.cycles.iter_mut().for_each(Cycle::reset);
     }
 
     /// Whether every warp that could run goes round in circles.
@@ -440,14 +458,9 @@ impl Block {
             .collect()
     }
 
-    /// No lane can go on, now or later.
-    pub fn deadlock(
-        &self,
-        launch: &Launch<'_>,
-        waiting: impl Iterator<Item = String>,
-    ) -> Box<Fault> {
+    /// No lane can go on, now or later. `all`: where lanes wait.
+    pub fn deadlock(&self, launch: &Launch<'_>, all: Vec<String>, note: &str) -> Box<Fault> {
         const SHOWN: usize = 16;
-        let all: Vec<String> = waiting.collect();
         let shown = &all[..all.len().min(SHOWN)];
         let mut message = format!(
             "deadlock: no thread can go on; waiting are {}",
@@ -456,6 +469,7 @@ impl Block {
         if all.len() > SHOWN {
             message.push_str(&format!("; and {} more", all.len() - SHOWN));
         }
+        message.push_str(note);
         let mut groups = self
             .warps
             .iter()

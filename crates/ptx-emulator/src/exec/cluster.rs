@@ -3,9 +3,9 @@
 
 use super::LaunchConfig;
 use super::block::{Block, Core, Counts, Stop};
-use super::fault::Fault;
 use super::interpret::Worker;
 use super::launch::Launch;
+use super::resident::Ended;
 use crate::decode::KernelInfo;
 use crate::device::DeviceModel;
 
@@ -14,6 +14,12 @@ pub(crate) struct Cluster {
     pub blocks: Vec<Block>,
     /// Blocks that have ended; their shared memory stays until the cluster has.
     done: Vec<bool>,
+    /// The number of its turn, counted with those of clusters that started before.
+    pub turn: u64,
+    /// The number of changes of memory that its blocks have seen.
+    known: u64,
+    /// The number of changes at which it last found that none of its blocks can go on.
+    pub looked_in_vain_at: Option<u64>,
     /// The block whose turn comes first.
     first: usize,
 }
@@ -61,6 +67,9 @@ impl Cluster {
         Cluster {
             blocks: (0..size).map(|_| Block::new(launch)).collect(),
             done: vec![false; size],
+            turn: 0,
+            known: 0,
+            looked_in_vain_at: None,
             first: 0,
         }
     }
@@ -71,15 +80,18 @@ impl Cluster {
             block.begin(launch, linear, rank as u32, recycled);
         }
         self.done.fill(false);
+        self.looked_in_vain_at = None;
         self.first = 0;
     }
 
-    /// Gives each block that has not ended a turn. A finding comes with the block's number.
-    pub fn run(
-        &mut self,
-        launch: &Launch<'_>,
-        worker: &mut Worker<'_>,
-    ) -> Result<Stop, (u64, Box<Fault>)> {
+    /// Gives each block that has not ended a turn. `known`: the number of changes of memory that
+    /// ended turns have told of. A finding comes with the block's number.
+    pub fn run(&mut self, launch: &Launch<'_>, worker: &mut Worker<'_>, known: u64) -> Ended {
+        if self.known != known {
+            self.known = known;
+            self.blocks.iter_mut().for_each(Block::wake);
+        }
+        let before = self.changes();
         let size = self.blocks.len();
         for step in 0..size {
             let rank = (self.first + step) % size;
@@ -91,29 +103,35 @@ impl Cluster {
                 continue;
             };
             if let Some(counting) = &mut worker.counting {
-                counting.enter(block.core.linear);
+                counting.enter(block.core.linear, std::mem::take(&mut block.trace));
             }
             let mut peers = Peers {
                 rank,
                 before,
                 after,
             };
-            let stop = block
-                .run(launch, worker, &mut peers)
-                .map_err(|fault| (block.core.linear, fault))?;
-            let idle = matches!(stop, Stop::Yield) && block.idle_turns > 0;
-            self.done[rank] = matches!(stop, Stop::Done);
-            if !idle {
-                // The others may find something now.
-                for (other, block) in self.blocks.iter_mut().enumerate() {
-                    block.idle_turns = if other == rank { block.idle_turns } else { 0 };
-                }
+            match block.run(launch, worker, &mut peers) {
+                Ok(Stop::Yield) => {}
+                Ok(Stop::Done) => self.done[rank] = true,
+                Err(fault) => return Ended::Fault(block.core.linear, fault),
+            }
+            if let Some(counting) = &mut worker.counting
+                && !self.done[rank]
+            {
+                block.trace = counting.leave();
             }
         }
         if self.done.iter().all(|&done| done) {
-            return Ok(Stop::Done);
+            return Ended::Cluster;
         }
-        Ok(Stop::Yield)
+        Ended::Turn {
+            changed: self.changes() != before,
+        }
+    }
+
+    fn changes(&self) -> u64 {
+        let blocks = self.blocks.iter();
+        blocks.fold(0, |sum, block| sum.wrapping_add(block.core.changes))
     }
 
     /// The blocks that have not ended.
@@ -122,19 +140,9 @@ impl Cluster {
         all.filter(|(_, done)| !**done).map(|(block, _)| block)
     }
 
-    /// Turns in a row in which none of its blocks was at work.
-    pub fn idle_turns(&self) -> u32 {
-        self.running()
-            .map(|block| block.idle_turns)
-            .min()
-            .unwrap_or(0)
-    }
-
-    /// Something has changed for which its blocks may be waiting.
-    pub fn wake(&mut self) {
-        self.blocks
-            .iter_mut()
-            .for_each(|block| block.idle_turns = 0);
+    /// Whether none of its blocks can go on before something changes.
+    pub fn is_idle(&self) -> bool {
+        self.running().all(|block| block.is_idle)
     }
 
     /// What its blocks did.

@@ -5,7 +5,7 @@ use super::registers::Registers;
 use super::warp::{Position, Warp};
 
 /// Work between two looks at a warp that does not give way.
-const LOOK_EVERY: i64 = 4096;
+pub(super) const LOOK_EVERY: i64 = 4096;
 /// Looks in which a warp changes nothing before its state is kept and compared.
 const PATIENCE: u64 = 16;
 

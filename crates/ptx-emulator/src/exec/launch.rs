@@ -1,11 +1,9 @@
 //! A launch: blocks handed out to workers, several in flight on each.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::block::{Counts, Stop};
+use super::block::Counts;
 use super::check::{Between, Shadows};
 use super::chosen::Blocks;
 use super::cluster::Cluster;
@@ -14,17 +12,17 @@ use super::fault::Fault;
 use super::interpret::Worker;
 use super::print::Printed;
 use super::registers::Registers;
+use super::resident::{Ended, Next, Residents};
+use super::schedule::Order;
 use super::space::GlobalView;
-use super::watch::Watch;
 use super::{LaunchOptions, LaunchReport, Schedule};
 use crate::decode::Kernel;
 use crate::device::{DeviceModel, Numerics};
 use crate::l2::DramModel;
 use crate::memory::{AddressMap, DeviceMemory};
 
-/// Memory that the resident blocks of a launch may take, unless one for each multiprocessor needs
-/// more.
-const RESIDENT_BYTES: u64 = 512 << 20;
+/// Memory that the registers, local and shared memory of a launch's resident blocks may take.
+const RESIDENT_BYTES: u64 = 4 << 30;
 
 /// The shape of a launch and of the machine.
 pub(crate) struct Grid {
@@ -134,14 +132,11 @@ impl std::ops::Deref for AlignedParams {
     }
 }
 
-/// What the workers tell each other.
+/// What the workers of a launch share.
 struct Shared {
-    next: AtomicU64,
-    stop: AtomicBool,
-    fault: Mutex<Option<(u64, Box<Fault>)>>,
+    residents: Residents,
     counts: Mutex<Counts>,
     counting: Mutex<Option<Box<Counting>>>,
-    watch: Watch,
 }
 
 impl Launch<'_> {
@@ -162,24 +157,54 @@ impl Launch<'_> {
             .map(|(_, path)| path.clone())
     }
 
-    /// Blocks that may be in flight at once: as many as the device could hold, but not beyond the
-    /// host's means.
-    fn resident_blocks(&self, device: &DeviceModel) -> u64 {
+    /// Clusters that may be resident at once: as many as the device could hold, but not beyond the
+    /// host's means. True if it is less for that reason.
+    fn resident_clusters(&self, device: &DeviceModel) -> (u64, bool) {
         let threads = self.grid.threads();
+        let registers = self.kernel.info.registers;
         let each = device
-            .resident_blocks(threads, self.grid.shared_bytes, self.kernel.info.registers)
+            .resident_blocks(threads, self.grid.shared_bytes, registers)
             .max(1);
+        let size = u64::from(self.grid.cluster_size().max(1));
+        let fit = u64::from(device.multiprocessors) * u64::from(each) / size;
         let slots = &self.kernel.slots;
         let warp_bytes = 128 * u64::from(slots[0])
             + 256 * u64::from(slots[1])
             + 32 * u64::from(self.kernel.info.local_bytes);
         let block_bytes =
             u64::from(threads.div_ceil(32)) * warp_bytes + u64::from(self.grid.shared_bytes);
-        let multiprocessors = u64::from(device.multiprocessors);
-        let affordable = RESIDENT_BYTES / block_bytes.max(1);
-        (multiprocessors * u64::from(each))
-            .min(affordable)
-            .max(multiprocessors)
+        let affordable = RESIDENT_BYTES / (block_bytes * size).max(1);
+        (fit.min(affordable).max(1), affordable < fit)
+    }
+
+    /// The report of a launch none of whose threads can go on. `lowered`: fewer clusters than the
+    /// device could hold have started.
+    fn stuck(&self, residents: &mut Residents, lowered: bool) -> Option<Box<Fault>> {
+        let left = residents.left() * u64::from(self.grid.cluster_size());
+        let waiting = residents.waiting();
+        let blocks = || waiting.iter().flat_map(Cluster::running);
+        let places = blocks().flat_map(|block| {
+            let [x, y, z] = block.core.index;
+            let places = block.waiting(self);
+            places
+                .into_iter()
+                .map(move |place| format!("block ({x}, {y}, {z}) {place}"))
+        });
+        let places: Vec<String> = places.collect();
+        let note = match (left, lowered) {
+            (0, _) => String::new(),
+            (_, false) => format!(
+                "; {left} blocks have not started: the device can't hold more than {} at once",
+                blocks().count()
+            ),
+            (_, true) => format!(
+                "; {left} blocks have not started: the emulator has memory for {} at once, fewer \
+                 than the device",
+                blocks().count()
+            ),
+        };
+        let first = blocks().min_by_key(|block| block.core.linear)?;
+        Some(first.deadlock(self, places, &note))
     }
 
     pub fn run(
@@ -196,26 +221,26 @@ impl Launch<'_> {
             options.workers
         };
         let workers = (cores as u64).clamp(1, clusters.max(1)) as usize;
-        let resident = (self.resident_blocks(device) / u64::from(self.grid.cluster_size()))
-            .div_ceil(workers as u64)
-            .max(1) as usize;
-        let shared = Shared {
-            next: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            fault: Mutex::new(None),
+        let (resident, lowered) = self.resident_clusters(device);
+        let mut shared = Shared {
+            residents: Residents::new(clusters, resident, Order::new(self.schedule)),
             counts: Mutex::new(Counts::default()),
             counting: Mutex::new(None),
-            watch: Watch::new(workers),
         };
         if workers == 1 {
-            self.work(&shared, resident);
+            self.work(&shared);
         } else {
             rayon::scope(|scope| {
                 for _ in 0..workers {
-                    scope.spawn(|_| self.work(&shared, resident));
+                    scope.spawn(|_| self.work(&shared));
                 }
             });
         }
+        let fault = if shared.residents.take_stuck() {
+            self.stuck(&mut shared.residents, lowered)
+        } else {
+            shared.residents.take_fault()
+        };
         let counts = shared
             .counts
             .into_inner()
@@ -239,11 +264,7 @@ impl Launch<'_> {
             });
             Box::new(counters)
         });
-        if let Some((_, mut fault)) = shared
-            .fault
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        if let Some(mut fault) = fault {
             fault.counters = counters;
             return Err(fault);
         }
@@ -258,7 +279,7 @@ impl Launch<'_> {
 
     /// One worker: runs a cluster for its turn; one that is not done then waits while others have
     /// theirs.
-    fn work(&self, shared: &Shared, resident: usize) {
+    fn work(&self, shared: &Shared) {
         let mut worker = Worker {
             global: GlobalView::new(&self.map, self.memory),
             shadows: self.checks.as_ref().map(|_| Shadows::new(&self.map)),
@@ -266,77 +287,32 @@ impl Launch<'_> {
                 .count
                 .then(|| Box::new(Counting::new(self.kernel, self.dram.is_some()))),
         };
-        let mut waiting: VecDeque<Cluster> = VecDeque::new();
-        let mut spare: Option<Cluster> = None;
         let mut counts = Counts::default();
         let clusters = self.chosen.count(self.grid.clusters());
-        let mut active = true;
-        let mut seen = 0;
-        while !shared.stop.load(Ordering::Relaxed) {
-            let fresh = if waiting.len() < resident {
-                Some(shared.next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < clusters)
-            } else {
-                None
-            };
-            let mut cluster = match fresh {
-                Some(index) => {
+        loop {
+            let (next, known) = shared.residents.next();
+            let mut cluster = match next {
+                Next::Start { index, spare, turn } => {
                     let linear = self.chosen.nth(self.schedule.block(index, clusters));
-                    let (mut cluster, recycled) = match spare.take() {
-                        Some(cluster) => (cluster, true),
-                        None => (Cluster::new(self), false),
-                    };
+                    let recycled = spare.is_some();
+                    let mut cluster = spare.unwrap_or_else(|| Cluster::new(self));
                     cluster.begin(self, linear, recycled);
+                    cluster.turn = turn;
                     cluster
                 }
-                None => match waiting.pop_front() {
-                    Some(cluster) => cluster,
-                    None => break,
-                },
+                Next::Resume(cluster) => cluster,
+                Next::Over => break,
             };
-            let result = cluster.run(self, &mut worker);
-            let idle = matches!(result, Ok(Stop::Yield)) && cluster.idle_turns() > 0;
-            let stamp = shared.watch.stamp(idle);
-            if stamp != seen {
-                // Whoever looked before the change may find something now.
-                seen = stamp;
-                cluster.wake();
-                waiting.iter_mut().for_each(Cluster::wake);
+            let ended = cluster.run(self, &mut worker, known);
+            if let Ended::Cluster = ended {
+                let own = cluster.counts();
+                counts.warp_instructions += own.warp_instructions;
+                counts.mma_flops += own.mma_flops;
+                counts.barriers += own.barriers;
+                counts.blocks += own.blocks;
             }
-            match result {
-                Ok(Stop::Yield) => {
-                    waiting.push_back(cluster);
-                    let all_started = waiting.len() >= resident
-                        || shared.next.load(Ordering::Relaxed) >= clusters;
-                    let settled =
-                        all_started && waiting.iter().all(|cluster| cluster.idle_turns() > 1);
-                    shared.watch.turn(&mut active, settled);
-                    if settled && shared.watch.is_stuck() {
-                        shared.stop.store(true, Ordering::Relaxed);
-                        let mut first = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                        if first.is_none() {
-                            *first = stuck(self, &waiting);
-                        }
-                    }
-                }
-                Ok(Stop::Done) => {
-                    shared.watch.turn(&mut active, false);
-                    let own = cluster.counts();
-                    counts.warp_instructions += own.warp_instructions;
-                    counts.mma_flops += own.mma_flops;
-                    counts.barriers += own.barriers;
-                    counts.blocks += own.blocks;
-                    spare = Some(cluster);
-                }
-                Err((linear, fault)) => {
-                    shared.stop.store(true, Ordering::Relaxed);
-                    let mut first = shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|(other, _)| linear < *other) {
-                        *first = Some((linear, fault));
-                    }
-                }
-            }
+            shared.residents.give_back(cluster, known, ended);
         }
-        shared.watch.leave(active);
         let mut total = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
         total.warp_instructions += counts.warp_instructions;
         total.mma_flops += counts.mma_flops;
@@ -353,18 +329,4 @@ impl Launch<'_> {
             }
         }
     }
-}
-
-/// All blocks look again and again at what nobody changes.
-fn stuck(launch: &Launch<'_>, clusters: &VecDeque<Cluster>) -> Option<(u64, Box<Fault>)> {
-    let blocks = || clusters.iter().flat_map(Cluster::running);
-    let first = blocks().min_by_key(|block| block.core.linear)?;
-    let waiting = blocks().flat_map(|block| {
-        let [x, y, z] = block.core.index;
-        let places = block.waiting(launch);
-        places
-            .into_iter()
-            .map(move |place| format!("block ({x}, {y}, {z}) {place}"))
-    });
-    Some((first.core.linear, first.deadlock(launch, waiting)))
 }

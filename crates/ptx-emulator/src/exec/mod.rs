@@ -32,6 +32,7 @@ mod narrow;
 mod poll;
 mod print;
 mod registers;
+mod resident;
 mod rounding;
 mod row;
 mod schedule;
@@ -40,7 +41,6 @@ mod special;
 mod tensor_core;
 mod trap;
 mod warp;
-mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -81,6 +81,13 @@ impl Schedule {
         }
     }
 
+    fn seed(self) -> u64 {
+        match self {
+            Schedule::Seed(seed) => seed,
+            _ => 0,
+        }
+    }
+
     pub(crate) fn is_parallel(self) -> bool {
         self == Schedule::Fair
     }
@@ -103,6 +110,35 @@ impl Lot {
     }
 }
 
+/// In which order the clusters of a launch have their turns.
+pub(crate) struct Order {
+    schedule: Schedule,
+    lot: Lot,
+}
+
+impl Order {
+    pub fn new(schedule: Schedule) -> Self {
+        let lot = Lot::new(schedule.seed(), u64::MAX);
+        Order { schedule, lot }
+    }
+
+    /// Whether another cluster starts before those that wait have a turn.
+    pub fn starts_another(&mut self) -> bool {
+        match self.schedule {
+            Schedule::Seed(_) => self.lot.next() & 1 == 1,
+            _ => true,
+        }
+    }
+
+    /// Which of the `waiting` clusters has its turn; the first has waited longest.
+    pub fn next(&mut self, waiting: usize) -> usize {
+        match self.schedule {
+            Schedule::Seed(_) => (self.lot.next() % waiting.max(1) as u64) as usize,
+            _ => 0,
+        }
+    }
+}
+
 /// The turns of one block.
 pub(crate) struct Turns {
     schedule: Schedule,
@@ -115,15 +151,10 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub fn new(schedule: Schedule, linear: u64) -> Self {
-        let seed = if let Schedule::Seed(seed) = schedule {
-            seed
-        } else {
-            0
-        };
         Turns {
             schedule,
             linear,
-            lot: Lot::new(seed, linear + 1),
+            lot: Lot::new(schedule.seed(), linear + 1),
             round: 0,
             start: 0,
         }

@@ -25,5 +25,6 @@ mod real_size;
 mod refusals;
 mod runtime;
 mod tensor_maps;
+mod turns;
 mod warps;
 mod wmma;

@@ -45,11 +45,16 @@ impl Counting {
         }
     }
 
-    /// What follows is done by the block of this number.
-    pub fn enter(&mut self, block: u64) {
+    /// What follows is done by the block of this number, which has done what is in `trace`.
+    pub fn enter(&mut self, block: u64, trace: Trace) {
         if let Some(traces) = &mut self.traces {
-            traces.enter(block);
+            traces.enter(block, trace);
         }
+    }
+
+    /// What the block has done so far. Another worker may go on with it.
+    pub fn leave(&mut self) -> Trace {
+        self.traces.as_mut().map(Traces::leave).unwrap_or_default()
     }
 
     /// The block has passed a barrier.

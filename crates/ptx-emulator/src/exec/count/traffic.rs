@@ -1,7 +1,5 @@
-//! What each block reads and writes in global memory, kept apart while one worker runs several
-//! blocks in turns.
-
-use std::collections::HashMap;
+//! What each block reads and writes in global memory, kept apart while workers run several blocks
+//! in turns.
 
 use crate::l2::Trace;
 
@@ -10,40 +8,43 @@ pub(super) struct Traces {
     /// The block that runs now.
     block: u64,
     open: Trace,
-    others: HashMap<u64, Trace>,
+    /// Of blocks that have ended.
+    done: Vec<(u64, Trace)>,
 }
 
 impl Traces {
-    pub fn enter(&mut self, block: u64) {
-        if block != self.block {
-            let next = self.others.remove(&block).unwrap_or_default();
-            self.put_aside(next);
-            self.block = block;
-        }
+    /// What follows is done by this block, which has done what is in `trace`.
+    pub fn enter(&mut self, block: u64, trace: Trace) {
+        self.put_aside(trace);
+        self.block = block;
     }
 
     pub fn open(&mut self) -> &mut Trace {
         &mut self.open
     }
 
+    /// What the block has done, which goes on with another worker.
+    pub fn leave(&mut self) -> Trace {
+        std::mem::take(&mut self.open)
+    }
+
     fn put_aside(&mut self, next: Trace) {
         let before = std::mem::replace(&mut self.open, next);
         if !before.is_empty() {
-            self.others.insert(self.block, before);
+            self.done.push((self.block, before));
         }
     }
 
-    /// Those of another worker, which has run other blocks.
+    /// Those of another worker.
     pub fn add(&mut self, mut other: Traces) {
         other.put_aside(Trace::default());
-        self.others.extend(other.others);
+        self.done.extend(other.done);
     }
 
     /// In the order of the blocks.
     pub fn finish(mut self) -> Vec<Trace> {
         self.put_aside(Trace::default());
-        let mut all: Vec<(u64, Trace)> = self.others.into_iter().collect();
-        all.sort_unstable_by_key(|(block, _)| *block);
-        all.into_iter().map(|(_, trace)| trace).collect()
+        self.done.sort_unstable_by_key(|(block, _)| *block);
+        self.done.into_iter().map(|(_, trace)| trace).collect()
     }
 }
