@@ -151,7 +151,7 @@ pub(super) fn set(form: &mut Form<'_, '_>) -> Decoded {
 pub(super) fn is_basic(ty: Type) -> bool {
     match ty {
         Type::Float(float) => matches!(float, Float::F32 | Float::F64),
-        Type::Int8(_) | Type::Bits(8 | 128) => false,
+        Type::Int8(_) | Type::Bits(8 | 128) | Type::Pair(_) => false,
         Type::Bits(_) | Type::Int(_) | Type::Pred => true,
     }
 }

@@ -185,6 +185,9 @@ fn floats(to: Float, from: Float) -> Option<Rule> {
 }
 
 pub(super) fn cvt(form: &mut Form<'_, '_>) -> Decoded {
+    if form.flag("pack") {
+        return super::integer::pack_saturated(form);
+    }
     let (from_ty, to_ty) = (form.ty()?, form.ty()?);
     let (Some(from), Some(to)) = (number(from_ty), number(to_ty)) else {
         return Err(form.refuse_type());

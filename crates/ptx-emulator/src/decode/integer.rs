@@ -1,9 +1,9 @@
 //! Integer arithmetic, logic, shifts and bit fields (PTX ISA sections 9.7.1, 9.7.2, 9.7.8).
 
 use super::DecodeError;
-use super::builder::bare;
+use super::builder::{Constant, bare};
 use super::form::Form;
-use super::op::{BitsOp, CarryOp, IntOp, Op, PredOp, PrmtMode};
+use super::op::{BitsOp, CarryOp, Class, HalvesOp, IntOp, Op, PredOp, PrmtMode};
 use super::types::{Int, Type};
 
 type Decoded = Result<(), DecodeError>;
@@ -18,7 +18,15 @@ fn int(form: &Form<'_, '_>, ty: Type, widths: &[u32]) -> Result<Int, DecodeError
 /// `add`, `sub`, `min`, `max`, `div`, `rem`, `abs`, `neg` of an integer type.
 pub(super) fn arithmetic(form: &mut Form<'_, '_>, op: IntOp) -> Decoded {
     let ty = form.ty()?;
+    if let Type::Pair(signed) = ty {
+        return halves(form, op, signed);
+    }
     let int = int(form, ty, &[16, 32, 64])?;
+    let op = match op {
+        IntOp::Min if int == Int::S32 && form.flag("relu") => IntOp::MinRelu,
+        IntOp::Max if int == Int::S32 && form.flag("relu") => IntOp::MaxRelu,
+        op => op,
+    };
     let saturates = int == Int::S32 && matches!(op, IntOp::Add | IntOp::Sub) && form.flag("sat");
     let op = match op {
         IntOp::Add if saturates => IntOp::AddSat,
@@ -32,6 +40,53 @@ pub(super) fn arithmetic(form: &mut Form<'_, '_>, op: IntOp) -> Decoded {
     let sources = if unary { 1 } else { 2 };
     form.expect_operands(sources + 1..=sources + 1)?;
     plain(form, Op::Int(op, int), ty, sources)
+}
+
+/// `add`, `min`, `max` of two 16-bit integers in a word.
+fn halves(form: &mut Form<'_, '_>, op: IntOp, signed: bool) -> Decoded {
+    let op = match op {
+        IntOp::Add => HalvesOp::Add,
+        IntOp::Min if signed && form.flag("relu") => HalvesOp::MinRelu,
+        IntOp::Max if signed && form.flag("relu") => HalvesOp::MaxRelu,
+        IntOp::Min => HalvesOp::Min,
+        IntOp::Max => HalvesOp::Max,
+        _ => return Err(form.refuse_type()),
+    };
+    let int = if signed { Int::S16 } else { Int::U16 };
+    plain(form, Op::Int(IntOp::Halves(op), int), Type::Bits(32), 2)
+}
+
+/// `cvt.pack.sat.type.s32 d, a, b` for 16 bits, and with `.b32` and a word c to shift them into for
+/// fewer.
+pub(super) fn pack_saturated(form: &mut Form<'_, '_>) -> Decoded {
+    const WORD: Type = Type::Bits(32);
+    let last = form.ty_among(&["s32", "b32"])?;
+    let shifts = last == WORD;
+    if shifts {
+        form.ty_among(&["s32"])?;
+    }
+    form.need(&[("sat", ())])?;
+    let (bits, signed) = if shifts {
+        form.need(&[
+            ("u8", (8, false)),
+            ("s8", (8, true)),
+            ("u4", (4, false)),
+            ("s4", (4, true)),
+            ("u2", (2, false)),
+            ("s2", (2, true)),
+        ])?
+    } else {
+        form.need(&[("u16", (16, false)), ("s16", (16, true))])?
+    };
+    form.expect_operands(if shifts { 4..=4 } else { 3..=3 })?;
+    let (a, b) = (form.src(1, WORD)?, form.src(2, WORD)?);
+    let c = if shifts {
+        form.src(3, WORD)?
+    } else {
+        form.builder.constant(Class::Word, Constant::Bits(0))
+    };
+    let d = form.dst(0, WORD)?;
+    form.emit_simple(Op::Int(IntOp::Pack(bits, signed), Int::S32), d, &[a, b, c])
 }
 
 /// One destination and `sources` sources of the same type.

@@ -7,6 +7,8 @@ pub(crate) enum Type {
     Int(Int),
     Int8(bool),
     Float(Float),
+    /// Two 16-bit integers; whether they are signed.
+    Pair(bool),
     Pred,
 }
 
@@ -72,7 +74,7 @@ impl Float {
 
 impl Type {
     /// Every type word.
-    pub const WORDS: [(&str, Type); 23] = [
+    pub const WORDS: [(&str, Type); 25] = [
         ("b8", Type::Bits(8)),
         ("b16", Type::Bits(16)),
         ("b32", Type::Bits(32)),
@@ -86,6 +88,8 @@ impl Type {
         ("s32", Type::Int(Int::S32)),
         ("u64", Type::Int(Int::U64)),
         ("s64", Type::Int(Int::S64)),
+        ("u16x2", Type::Pair(false)),
+        ("s16x2", Type::Pair(true)),
         ("f16", Type::Float(Float::F16)),
         ("bf16", Type::Float(Float::Bf16)),
         ("f16x2", Type::Float(Float::F16x2)),
@@ -112,6 +116,7 @@ impl Type {
             Type::Int(int) => int.bits(),
             Type::Int8(_) => 8,
             Type::Float(float) => float.bits(),
+            Type::Pair(_) => 32,
             Type::Pred => 1,
         }
     }

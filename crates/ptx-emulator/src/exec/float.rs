@@ -1,5 +1,6 @@
 //! f32 and f64 arithmetic (PTX ISA section 9.7.3), and the approximate functions.
 
+use super::exact;
 use super::registers::{FULL, LANES, Registers, collect};
 use super::rounding::{
     F32, bf16_to_f32, canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush, fma_odd, round_to,
@@ -215,17 +216,11 @@ pub(super) fn f64_op(regs: &mut Registers, inst: &Inst, mask: u32, op: FloatOp, 
     }
     let mut out = [0; LANES];
     for lane in 0..LANES {
-        let result = f64_lane(op, value(a[lane]), value(b[lane]), value(c[lane]));
+        let operands = [a[lane], b[lane], c[lane]].map(value);
+        let near = f64_lane(op, operands);
         out[lane] = match mods.round {
-            Round::Nearest | Round::NearestAway => result,
-            round => f64_directed(
-                op,
-                round,
-                result,
-                value(a[lane]),
-                value(b[lane]),
-                value(c[lane]),
-            ),
+            Round::Nearest | Round::NearestAway => near,
+            round => exact::directed(op, round, near, operands),
         }
         .to_bits();
     }
@@ -233,7 +228,7 @@ pub(super) fn f64_op(regs: &mut Registers, inst: &Inst, mask: u32, op: FloatOp, 
 }
 
 #[inline(always)]
-fn f64_lane(op: FloatOp, a: f64, b: f64, c: f64) -> f64 {
+fn f64_lane(op: FloatOp, [a, b, c]: [f64; 3]) -> f64 {
     match op {
         FloatOp::Add => a + b,
         FloatOp::Sub => a - b,
@@ -250,44 +245,6 @@ fn f64_lane(op: FloatOp, a: f64, b: f64, c: f64) -> f64 {
         FloatOp::Max if b.is_nan() || a > b || (a == b && a.is_sign_positive()) => a,
         FloatOp::CopySign => b.copysign(a),
         _ => b,
-    }
-}
-
-/// Steps a nearest-rounded f64 result to the neighbour that the mode asks for, by the sign of what
-/// rounding lost.
-fn f64_directed(op: FloatOp, round: Round, near: f64, a: f64, b: f64, c: f64) -> f64 {
-    let lost = match op {
-        FloatOp::Add => sum_error(a, b, near),
-        FloatOp::Sub => sum_error(a, -b, near),
-        FloatOp::Mul => a.mul_add(b, -near),
-        FloatOp::Div => -near.mul_add(b, -a) * b.signum(),
-        FloatOp::Rcp => -near.mul_add(a, -1.0) * a.signum(),
-        FloatOp::Sqrt => -near.mul_add(near, -a),
-        FloatOp::Fma => {
-            // The error of a fused multiply-add (Boldo and Muller).
-            let product = a * b;
-            let low = a.mul_add(b, -product);
-            let first = c + low;
-            let first_error = sum_error(c, low, first);
-            let second = product + first;
-            let second_error = sum_error(product, first, second);
-            ((second - near) + second_error) + first_error
-        }
-        _ => return near,
-    };
-    if !near.is_finite() || lost == 0.0 || lost.is_nan() {
-        return near;
-    }
-    let step = match round {
-        Round::Up => lost > 0.0,
-        Round::Down => lost < 0.0,
-        _ => (lost > 0.0) != near.is_sign_positive(),
-    };
-    match (step, round) {
-        (false, _) => near,
-        (true, Round::Up) => near.next_up(),
-        (true, Round::Down) => near.next_down(),
-        (true, _) => f64::from_bits(near.to_bits() - u64::from(near != 0.0)),
     }
 }
 

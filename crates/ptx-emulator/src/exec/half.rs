@@ -113,6 +113,10 @@ fn lane<T: Format>(op: FloatOp, mods: FloatMods, a: u16, b: u16, c: u16) -> u16 
     let exact = match op {
         FloatOp::Add => x + y,
         FloatOp::Sub => x - y,
+        // Below the normal range of f32 a product of bf16 would be rounded twice.
+        FloatOp::Mul if (x * y).abs() < f32::MIN_POSITIVE => {
+            narrow_odd(f64::from(x) * f64::from(y))
+        }
         FloatOp::Mul => x * y,
         _ => narrow_odd(fma_odd(f64::from(x), f64::from(y), f64::from(z))),
     };

@@ -1,7 +1,7 @@
 //! Integer arithmetic (PTX ISA section 9.7.1). 16-bit values are kept zero-extended.
 
 use super::registers::{LANES, Registers};
-use crate::decode::op::{CarryOp, Inst, IntOp};
+use crate::decode::op::{CarryOp, HalvesOp, Inst, IntOp};
 use crate::decode::types::Int;
 
 /// Runs the closure of the right width: 16-bit operands as `i32`/`u32` after extension, results cut
@@ -41,6 +41,21 @@ macro_rules! wrapping {
     }};
 }
 
+/// An operation on one 16-bit half.
+#[inline(always)]
+fn half(op: HalvesOp, int: Int, a: u16, b: u16) -> u16 {
+    let (x, y) = (a as i16, b as i16);
+    match (op, int) {
+        (HalvesOp::Add, _) => a.wrapping_add(b),
+        (HalvesOp::Min, Int::S16) => x.min(y) as u16,
+        (HalvesOp::Max, Int::S16) => x.max(y) as u16,
+        (HalvesOp::Min, _) => a.min(b),
+        (HalvesOp::Max, _) => a.max(b),
+        (HalvesOp::MinRelu, _) => x.min(y).max(0) as u16,
+        (HalvesOp::MaxRelu, _) => x.max(y).max(0) as u16,
+    }
+}
+
 pub(super) fn arithmetic(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp, int: Int) {
     match op {
         IntOp::Add => wrapping!(regs, inst, mask, int, |a, b| a.wrapping_add(b)),
@@ -48,6 +63,26 @@ pub(super) fn arithmetic(regs: &mut Registers, inst: &Inst, mask: u32, op: IntOp
         IntOp::MulLo => wrapping!(regs, inst, mask, int, |a, b| a.wrapping_mul(b)),
         IntOp::Min => by_type!(regs, inst, mask, int, |a, b| signed a.min(b), unsigned a.min(b)),
         IntOp::Max => by_type!(regs, inst, mask, int, |a, b| signed a.max(b), unsigned a.max(b)),
+        IntOp::MinRelu => regs.map2(inst.d[0], inst.s[0], inst.s[1], mask, |a, b| {
+            (a as i32).min(b as i32).max(0) as u32
+        }),
+        IntOp::MaxRelu => regs.map2(inst.d[0], inst.s[0], inst.s[1], mask, |a, b| {
+            (a as i32).max(b as i32).max(0) as u32
+        }),
+        IntOp::Halves(op) => regs.map2(inst.d[0], inst.s[0], inst.s[1], mask, |a, b| {
+            let high = half(op, int, (a >> 16) as u16, (b >> 16) as u16);
+            u32::from(high) << 16 | u32::from(half(op, int, a as u16, b as u16))
+        }),
+        IntOp::Pack(bits, signed) => regs.map3(inst.d[0], first_three(inst), mask, |a, b, c| {
+            let bits = u32::from(bits);
+            let (least, most) = if signed {
+                (-1 << (bits - 1), (1 << (bits - 1)) - 1)
+            } else {
+                (0, (1 << bits) - 1)
+            };
+            let part = |x: u32| (x as i32).clamp(least, most) as u32 & ((1 << bits) - 1);
+            c.checked_shl(2 * bits).unwrap_or(0) | part(a) << bits | part(b)
+        }),
         // Division by zero gives an unspecified value; hardware gives all ones, and the dividend as
         // the remainder.
         IntOp::Div => by_type!(

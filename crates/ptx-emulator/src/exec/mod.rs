@@ -15,6 +15,7 @@ mod compare;
 mod convert;
 pub mod count;
 mod cycle;
+mod exact;
 mod exchange;
 mod fault;
 mod float;

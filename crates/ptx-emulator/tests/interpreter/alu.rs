@@ -393,3 +393,54 @@ fn packed_dot_products() {
         &[(0xffff_0003, 0x0000_05fe, 100, u(3 * -2 - 5 + 100))],
     );
 }
+
+#[test]
+fn halves_of_a_word_are_integers_of_their_own() {
+    let (a, b) = (0x7fff_8001_u64, 0x0001_fffe);
+    check("add.u16x2 %r, %ra, %rb;", &[(a, b, 0, 0x8000_7fff)]);
+    check("add.s16x2 %r, %ra, %rb;", &[(a, b, 0, 0x8000_7fff)]);
+    check("min.u16x2 %r, %ra, %rb;", &[(a, b, 0, 0x0001_8001)]);
+    check("max.u16x2 %r, %ra, %rb;", &[(a, b, 0, 0x7fff_fffe)]);
+    check("min.s16x2 %r, %ra, %rb;", &[(a, b, 0, 0x0001_8001)]);
+    check("max.s16x2 %r, %ra, %rb;", &[(a, b, 0, 0x7fff_fffe)]);
+    check("max.relu.s16x2 %r, %ra, %rb;", &[(a, b, 0, 0x7fff_0000)]);
+    check("min.relu.s16x2 %r, %ra, %rb;", &[(a, b, 0, 0x0001_0000)]);
+    let minus = u64::from(-5_i32 as u32);
+    check(
+        "max.relu.s32 %r, %ra, %rb;",
+        &[(minus, minus, 0, 0), (minus, 7, 0, 7)],
+    );
+    check(
+        "min.relu.s32 %r, %ra, %rb;",
+        &[(minus, 7, 0, 0), (9, 7, 0, 7)],
+    );
+}
+
+#[test]
+fn packing_saturates_and_shifts_in() {
+    let minus = u64::from(-70_000_i32 as u32);
+    check(
+        "cvt.pack.sat.u16.s32 %r, %ra, %rb;",
+        &[(70_000, minus, 0, 0xffff_0000), (5, 6, 0, 0x0005_0006)],
+    );
+    check(
+        "cvt.pack.sat.s16.s32 %r, %ra, %rb;",
+        &[(70_000, minus, 0, 0x7fff_8000)],
+    );
+    check(
+        "cvt.pack.sat.u8.s32.b32 %r, %ra, %rb, %rc;",
+        &[(300, minus, 0x1122_3344, 0x3344_ff00)],
+    );
+    check(
+        "cvt.pack.sat.s8.s32.b32 %r, %ra, %rb, %rc;",
+        &[(300, minus, 0x1122_3344, 0x3344_7f80)],
+    );
+    check(
+        "cvt.pack.sat.u4.s32.b32 %r, %ra, %rb, %rc;",
+        &[(9, 99, 0x1122_3344, 0x2233_449f)],
+    );
+    check(
+        "cvt.pack.sat.s2.s32.b32 %r, %ra, %rb, %rc;",
+        &[(1, minus, 0x1122_3344, 0x1223_3446)],
+    );
+}

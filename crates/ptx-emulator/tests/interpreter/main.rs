@@ -10,6 +10,7 @@ mod compare;
 mod convert;
 mod counts;
 mod documents;
+mod exact;
 mod fatbin;
 mod float;
 mod flow;

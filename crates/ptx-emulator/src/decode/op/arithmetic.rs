@@ -26,10 +26,27 @@ pub(crate) enum IntOp {
     Mul24Hi,
     Mad24Lo,
     Mad24Hi,
+    /// Of s32, with 0 in place of a negative result.
+    MinRelu,
+    MaxRelu,
+    /// Of the two 16-bit halves of a word.
+    Halves(HalvesOp),
+    /// `cvt.pack.sat`: a and b saturated to so many bits, signed if so, b in the low ones, and c
+    /// above them.
+    Pack(u8, bool),
     /// Four 8-bit products; the flags say whether a and b are signed.
     Dp4a(bool, bool),
     /// Two 16x8-bit products; signedness of a and b, and whether the high half of b is taken.
     Dp2a(bool, bool, bool),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum HalvesOp {
+    Add,
+    Min,
+    Max,
+    MinRelu,
+    MaxRelu,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -96,11 +96,6 @@ impl Atomic {
     pub fn bytes(self) -> u32 {
         self.kind.bytes() * u32::from(self.count)
     }
-
-    /// Whether operands and old values are in the list.
-    pub fn uses_list(self) -> bool {
-        self.count > 1 || self.kind == AtomicKind::B128
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use self::traffic::Traces;
 use super::mma;
 use super::registers::{FULL, LANES, Registers, Wides, lanes};
 use super::space::addresses;
-use crate::decode::op::{Async, AtomicKind, Inst, Move, Op, WarpOp, Window};
+use crate::decode::op::{Async, Inst, Move, Op, WarpOp, Window};
 use crate::decode::{Kernel, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::l2::{Trace, Use};
 
