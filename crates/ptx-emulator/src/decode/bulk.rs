@@ -101,8 +101,13 @@ impl<'f, 'b, 'm> Operands<'f, 'b, 'm> {
 
     /// The mask of a cluster's blocks, which has 16 bits.
     fn mask(&mut self) -> Decoded {
-        let operand = self.form.operand(self.next)?;
-        let reg = self.form.relaxed_src(operand, Type::Bits(16))?;
+        let reg = self.form.src(self.next, Type::Bits(16))?;
+        let bits = self.form.declared_bits(self.next);
+        if bits.is_some_and(|bits| bits != 16) {
+            return Err(self
+                .form
+                .error("the mask of a cluster's blocks has 16 bits"));
+        }
         self.uses.push(reg);
         self.next += 1;
         Ok(())
@@ -124,12 +129,12 @@ impl<'f, 'b, 'm> Operands<'f, 'b, 'm> {
             )));
         }
         let address = self.form.address_of(map, self.next)?;
-        if self.form.window_of(&address) != Window::Generic {
-            return Err(self
-                .form
-                .error("the address of a tensor map must be generic"));
-        }
-        self.push_address(map, Window::Generic)?;
+        // The names of global variables and constants are generic addresses at the same time.
+        let window = match self.form.window_of(&address) {
+            Window::Global => Window::Global,
+            _ => Window::Generic,
+        };
+        self.push_address(map, window)?;
         self.next += 1;
         between(self, self.next)?;
         for coordinate in coordinates {
@@ -414,11 +419,7 @@ pub(super) fn tensor_map(form: &mut Form<'_, '_>) -> Decoded {
     }
     form.need(&[("b1024", ())])?;
     let window = form
-        .one_of(&[
-            ("global", Window::Global),
-            ("shared::cta", Window::Shared),
-            ("shared", Window::Shared),
-        ])
+        .one_of(&[("global", Window::Global), ("shared::cta", Window::Shared)])
         .unwrap_or(Window::Generic);
     let most = match field {
         MapField::BoxDim(_) | MapField::Dim(_) | MapField::ElementStride(_) => Some(4),

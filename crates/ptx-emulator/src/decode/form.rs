@@ -147,6 +147,14 @@ impl<'b, 'm> Form<'b, 'm> {
         self.error("not supported for this type")
     }
 
+    /// The bits of an operand that is a declared register.
+    pub fn declared_bits(&mut self, index: usize) -> Option<u32> {
+        match self.inst.operands.get(index) {
+            Some(Operand::Register(name)) => self.lookup(name).map(|(_, bits)| bits),
+            _ => None,
+        }
+    }
+
     pub fn operands(&self) -> usize {
         self.builder.looked_at_operands();
         self.inst.operands.len()

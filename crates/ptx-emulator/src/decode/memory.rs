@@ -303,7 +303,7 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
 /// `membar`, an older word for `fence.sc` and `fence.proxy`.
 pub(super) fn membar(form: &mut Form<'_, '_>) -> Decoded {
     if form.flag("proxy") {
-        let kind = form.need(&PROXIES[..2])?;
+        let kind = form.need(&PROXIES[..1])?;
         return proxy_fence(form, kind);
     }
     let scope = form.need(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys)])?;
@@ -359,7 +359,7 @@ enum Proxy {
     TensorMap,
 }
 
-/// The first two order in both directions.
+/// The first one has an older form.
 const PROXIES: [(&str, Proxy); 4] = [
     ("alias", Proxy::Alias),
     ("async", Proxy::Async),

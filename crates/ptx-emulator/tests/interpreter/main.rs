@@ -26,6 +26,7 @@ mod real_size;
 mod refusals;
 mod runtime;
 mod tensor_maps;
+mod tma;
 mod turns;
 mod warps;
 mod wmma;
