@@ -1,5 +1,7 @@
 //! A block: its warps taking turns, its shared memory and its sixteen barriers.
 
+use std::collections::HashMap;
+
 use super::bulk::{self, Inbound};
 use super::check::{self, Checks};
 use super::cluster::Peers;
@@ -53,6 +55,8 @@ pub(crate) struct Core {
     pub counts: Counts,
     /// Bulk copies on their way into its shared memory.
     pub bulk: Inbound,
+    /// Tensor maps that its threads have fenced, with the number of the last change that they saw.
+    pub acquired_maps: HashMap<u64, u32>,
     pub checks: Option<Box<Checks>>,
     /// Warps whose registers hold undefined bits, as far as the checks know.
     pub tainted: u32,
@@ -129,6 +133,7 @@ impl Block {
                 rank: 0,
                 counts: Counts::default(),
                 bulk: Inbound::default(),
+                acquired_maps: HashMap::new(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
                         &launch.start,
@@ -164,6 +169,7 @@ impl Block {
         self.core.check = 0;
         self.core.counts = Counts::default();
         self.core.bulk.clear();
+        self.core.acquired_maps.clear();
         if recycled {
             self.core.shared.clear();
             if let Some(checks) = &mut self.core.checks {

@@ -13,7 +13,7 @@ use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
 use crate::decode::op::{
-    Access, Async, Barrier, Control, Inst, Move, NO_LIST, Op, RegList, WarpOp, Window,
+    Access, Async, Barrier, Control, FenceKind, Inst, Move, NO_LIST, Op, RegList, WarpOp, Window,
 };
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
@@ -209,8 +209,11 @@ impl Run<'_, '_, '_> {
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Nop => {}
             Op::Print => self.print(inst, active)?,
-            Op::Fence(_) => {
+            Op::Fence(kind) => {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                if let FenceKind::ProxyTensormap { acquire, .. } = kind {
+                    self.fence_maps(inst, active, acquire);
+                }
                 self.check_fence();
             }
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::block::Counts;
+use super::bulk::ChangedMaps;
 use super::check::{Between, Shadows};
 use super::chosen::Blocks;
 use super::cluster::Cluster;
@@ -94,6 +95,7 @@ pub(crate) struct Launch<'a> {
     pub checks: Option<Between>,
     pub schedule: Schedule,
     pub early_copies: bool,
+    pub maps: ChangedMaps,
     pub chosen: &'a Blocks,
     pub count: bool,
     pub dram: Option<&'a DramModel>,

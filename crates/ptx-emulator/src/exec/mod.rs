@@ -295,6 +295,7 @@ impl LoadedModule {
             map,
             schedule: options.schedule,
             early_copies: options.early_copies,
+            maps: bulk::ChangedMaps::default(),
             checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
             chosen: &options.blocks,
             count: options.count,

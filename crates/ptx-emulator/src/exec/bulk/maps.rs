@@ -1,17 +1,65 @@
 //! Tensor maps as kernels use and change them.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::flight::Issuer;
 use super::illegal;
 use super::operands::Operands;
-use crate::decode::op::{MapField, Window};
+use crate::decode::op::{Inst, MapField, Window};
 use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::fault::FaultKind;
 use crate::exec::interpret::Run;
-use crate::exec::registers::LANES;
-use crate::exec::space::Spaces;
+use crate::exec::registers::{LANES, lanes};
+use crate::exec::space::{Spaces, addresses};
 use crate::exec::trap::{Outcome, Trap};
+use crate::memory::FIRST_ADDRESS;
 use crate::tensor_map::{ALIGNMENT, TensorMap, WORDS, replace};
 
 const BYTES: u32 = 8 * WORDS as u32;
+
+/// The tensor maps in global memory that a launch has changed, by address.
+#[derive(Default)]
+pub(crate) struct ChangedMaps(Mutex<HashMap<u64, Change>>);
+
+#[derive(Clone, Copy)]
+struct Change {
+    /// How many changes there have been.
+    count: u32,
+    /// Whether a release fence of the tensormap proxy has followed.
+    released: bool,
+    by: Issuer,
+}
+
+impl ChangedMaps {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Change>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, va: u64, by: Issuer, released: bool) {
+        let mut all = self.lock();
+        let count = all.get(&va).map_or(0, |change| change.count) + 1;
+        all.insert(
+            va,
+            Change {
+                count,
+                released,
+                by,
+            },
+        );
+    }
+
+    /// A thread of a block has fenced its changes, and what it knows of other threads'.
+    fn release(&self, block: u64) {
+        let mut all = self.lock();
+        let own = all.values_mut().filter(|change| change.by.block == block);
+        own.for_each(|change| change.released = true);
+    }
+
+    fn find(&self, va: u64) -> Option<Change> {
+        self.lock().get(&va).copied()
+    }
+}
 
 impl Run<'_, '_, '_> {
     /// The map at a generic address.
@@ -30,6 +78,7 @@ impl Run<'_, '_, '_> {
                 ),
             ));
         }
+        self.check_map(lane, va)?;
         let host = self.map_bytes(lane, Window::Generic, va)?;
         // SAFETY: `map_bytes` found the map's bytes in live memory of this launch.
         let words = unsafe { std::ptr::read_unaligned(host as *const [u64; WORDS]) };
@@ -84,6 +133,9 @@ impl Run<'_, '_, '_> {
             replace(&mut words, field, value);
             std::ptr::write_unaligned(host as *mut [u64; WORDS], words);
         }
+        if self.core.checks.is_some() && va >= FIRST_ADDRESS {
+            self.launch.maps.change(va, self.issuer(lane), false);
+        }
         Ok(())
     }
 
@@ -97,6 +149,57 @@ impl Run<'_, '_, '_> {
         unsafe {
             std::ptr::copy_nonoverlapping(source as *const u8, target as *mut u8, BYTES as usize);
         }
+        if self.core.checks.is_some() {
+            self.launch.maps.change(to, self.issuer(lane), true);
+        }
         Ok(())
+    }
+
+    /// `fence.proxy.tensormap::generic`; with `acquire` for the map at the instruction's address.
+    #[cold]
+    pub(in crate::exec) fn fence_maps(&mut self, inst: &Inst, active: u32, acquire: bool) {
+        if self.core.checks.is_none() {
+            return;
+        }
+        if !acquire {
+            return self.launch.maps.release(self.core.linear);
+        }
+        let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
+        for lane in lanes(active) {
+            if let Some(change) = self.launch.maps.find(targets[lane]) {
+                self.core.acquired_maps.insert(targets[lane], change.count);
+            }
+        }
+    }
+
+    /// Finds a map that this launch has changed with no fence since.
+    fn check_map(&self, lane: usize, va: u64) -> Outcome {
+        let change = self
+            .core
+            .checks
+            .as_ref()
+            .and_then(|_| self.launch.maps.find(va));
+        let Some(change) = change else {
+            return Ok(());
+        };
+        let missing = if !change.released {
+            "release.gpu after the change"
+        } else if self.core.acquired_maps.get(&va) != Some(&change.count) {
+            "acquire.gpu of the map before the use"
+        } else {
+            return Ok(());
+        };
+        let line = self
+            .launch
+            .kernel
+            .places
+            .get(change.by.pc)
+            .map_or(0, |place| place.ptx_line);
+        let message = format!(
+            "missing fence: the tensor map at {va:#x}, which was changed at PTX line {line}, is \
+             used, and nothing made the change visible: it needs \
+             fence.proxy.tensormap::generic.{missing}"
+        );
+        Err(Trap::new(FaultKind::LaunchFailed, lane, message))
     }
 }

@@ -15,6 +15,7 @@ mod tile;
 use std::sync::Arc;
 
 pub(crate) use self::flight::{Arrival, Departure, Inbound, Issuer, Outbound};
+pub(crate) use self::maps::ChangedMaps;
 use self::operands::Operands;
 pub(crate) use self::tile::Swizzle;
 use self::tile::{Refusal, Tile};

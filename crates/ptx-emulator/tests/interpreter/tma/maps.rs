@@ -233,6 +233,47 @@ fn a_map_is_changed_in_shared_memory_and_published() {
 }
 
 #[test]
+fn a_changed_map_needs_both_fences() {
+    const RELEASE: &str = "fence.proxy.tensormap::generic.release.gpu;\n";
+    const ACQUIRE: &str = "fence.proxy.tensormap::generic.acquire.gpu [%rd4], 128;\n";
+    let used = |before: &str, after: &str| {
+        let replace = "tensormap.replace.tile.fill_mode.global.b1024.b32 [%rd4], 0;\n";
+        run(
+            &format!("{before}{replace}{after}mov.u64 %rd3, %rd4;{STORE}"),
+            |_| (),
+        )
+    };
+    assert_eq!(
+        used("", &format!("{RELEASE}{ACQUIRE}")),
+        Ok(STORED.to_vec())
+    );
+    for (before, after, missing) in [
+        (String::new(), String::new(), "release.gpu after the change"),
+        (
+            format!("{RELEASE}{ACQUIRE}"),
+            String::new(),
+            "release.gpu after the change",
+        ),
+        (
+            String::new(),
+            ACQUIRE.to_owned(),
+            "release.gpu after the change",
+        ),
+        (
+            String::new(),
+            RELEASE.to_owned(),
+            "acquire.gpu of the map before the use",
+        ),
+    ] {
+        let found = used(&before, &after);
+        let fine = found.as_ref().is_err_and(|fault| {
+            fault.starts_with("missing fence: the tensor map at") && fault.contains(missing)
+        });
+        assert!(fine, "{before}{after}: {found:?}");
+    }
+}
+
+#[test]
 fn a_change_that_makes_a_map_wrong_shows_when_it_is_used() {
     for (field, words) in [
         (
