@@ -2,7 +2,7 @@
 //! followed bit by bit; of all others every result is undefined in the lanes where an operand is.
 
 use super::hooks::undefined_lanes;
-use super::report;
+use super::{halves, report};
 use crate::decode::op::{
     BitsOp, Combine, Compare, Control, Convert, Inst, Mma, MmaKind, Move, Number, Op, PredOp,
     PrmtMode, RegList, Select, Vote, WarpOp,
@@ -109,6 +109,9 @@ impl Run<'_, '_, '_> {
 }
 
 fn flow(poison: &mut Registers, regs: &Registers, inst: &Inst, list: &RegList, mask: u32) {
+    if halves::follow(poison, regs, inst, mask) {
+        return;
+    }
     let exact = match inst.op {
         Op::Move(Move::Special(_)) | Op::LoadParam(..) => {
             results(poison, inst, list, mask, 0);

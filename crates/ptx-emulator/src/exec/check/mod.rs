@@ -8,6 +8,7 @@ mod barrier;
 mod copy;
 mod flow;
 mod global;
+mod halves;
 mod hooks;
 mod load;
 mod matrix;
