@@ -3,7 +3,7 @@
 
 use super::builder::{Builder, CONSTANT, Constant, refusal};
 use super::flow::Flow;
-use super::op::{Class, Control, Inst, NO_LIST, Op, Reg};
+use super::op::{Class, Control, Inst, NO_LIST, Op, Reg, SyncUse};
 use super::slots::{self, Assigned};
 use super::{DecodeError, Kernel, KernelInfo};
 
@@ -41,6 +41,7 @@ pub(super) fn finish(
     };
     Ok(Kernel {
         info,
+        sync: SyncUse::of(&builder.code),
         code: builder.code,
         places: builder.places,
         lists: builder.lists,

@@ -35,7 +35,7 @@ pub(crate) use self::builder::{
 };
 pub use self::catalogue::catalogue;
 use self::form::Form;
-use self::op::{Inst, Reg, RegList};
+use self::op::{Inst, Reg, RegList, SyncUse};
 use crate::ast::{self, Place, Space, Statement};
 
 /// Why a module can't be run: the instruction as written, and what is wrong with it.
@@ -101,6 +101,8 @@ pub(crate) struct Kernel {
     pub constants: [Vec<(u32, Constant)>; 2],
     /// Where dynamic shared memory starts.
     pub dynamic_shared_at: u32,
+    /// What orders its threads' accesses.
+    pub sync: SyncUse,
     /// Shared memory that the system reserves, where the kernel asks for it, else 0.
     pub reserved_shared: u32,
 }
@@ -126,6 +128,7 @@ impl Kernel {
             unset: Vec::new(),
             constants: [Vec::new(), Vec::new()],
             dynamic_shared_at: 0,
+            sync: SyncUse::default(),
             reserved_shared: 0,
         }
     }

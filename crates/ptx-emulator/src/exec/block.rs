@@ -140,6 +140,7 @@ impl Block {
                         threads.div_ceil(32) as usize,
                         launch.shared_with_reserved(),
                         launch.kernel.info.local_bytes as usize,
+                        launch.kernel.sync.narrow,
                     ))
                 }),
                 tainted: 0,
@@ -175,6 +176,9 @@ impl Block {
             if let Some(checks) = &mut self.core.checks {
                 checks.reset(self.core.tainted);
             }
+        }
+        if let Some(checks) = &mut self.core.checks {
+            checks.start(linear, cluster, threads);
         }
         self.core.tainted = 0;
         if let Some(checks) = &mut self.core.checks {
@@ -347,13 +351,15 @@ impl Block {
                 self.check_whole(launch, |warp| check::parted(launch, warp, id as u8))?;
             }
             for warp in &mut self.warps {
-                if let Some(checks) = &mut self.core.checks
-                    && warp
+                if let Some(checks) = &mut self.core.checks {
+                    let here = warp
                         .groups
                         .iter()
-                        .any(|g| g.state == State::Barrier(id as u8))
-                {
-                    checks.depart(warp.index, id);
+                        .filter(|g| g.state == State::Barrier(id as u8));
+                    let lanes = here.fold(0, |all, group| all | group.mask);
+                    if lanes != 0 {
+                        checks.depart(warp.index, lanes, id, barrier.stated.is_none());
+                    }
                 }
                 for group in &mut warp.groups {
                     if group.state != State::Barrier(id as u8) {
@@ -390,7 +396,7 @@ impl Block {
                 }
             }
             if let Some(checks) = &mut self.core.checks {
-                checks.open(id);
+                checks.open(id, false);
             }
         }
         Ok(completed)

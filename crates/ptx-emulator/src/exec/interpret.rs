@@ -214,23 +214,19 @@ impl Run<'_, '_, '_> {
                 if let FenceKind::ProxyTensormap { acquire, .. } = kind {
                     self.fence_maps(inst, active, acquire);
                 }
-                self.check_fence();
+                if self.core.checks.is_some() {
+                    self.check_fence(active, kind);
+                }
             }
         }
         Ok(Next::Step)
     }
 
     fn memory(&mut self, inst: &Inst, active: u32) -> Outcome {
-        let checked = self.core.checks.is_some();
-        if checked {
-            self.check_memory(inst, active)?;
-        }
-        self.access(inst, active)?;
-        if checked
-            && let Op::Load(_) | Op::Atomic(_) = inst.op
-            && !matches!(inst.op, Op::Load(access) if !access.is_strong())
-        {
-            self.check_observed();
+        if self.core.checks.is_some() {
+            self.checked_access(inst, active)?;
+        } else {
+            self.access(inst, active)?;
         }
         match inst.op {
             Op::Load(access) if access.is_strong() => self.looked(inst, active, access),
@@ -259,6 +255,26 @@ impl Run<'_, '_, '_> {
         self.fuel = 0;
         self.warp.gave_way = true;
         self.core.gave_way |= window != Window::Shared;
+    }
+
+    /// With the checks' record before it, and with what a strong access orders after it.
+    fn checked_access(&mut self, inst: &Inst, active: u32) -> Outcome {
+        let strong = match inst.op {
+            Op::Load(access) | Op::Store(access) => access.is_strong(),
+            Op::Atomic(_) => true,
+            _ => false,
+        };
+        if !strong {
+            self.check_memory(inst, active)?;
+            return self.access(inst, active);
+        }
+        let pending = self.begin_strong(inst, active);
+        self.check_memory(inst, active)?;
+        self.access(inst, active)?;
+        if let Some(pending) = pending {
+            self.end_strong(inst, pending);
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -347,6 +363,9 @@ impl Run<'_, '_, '_> {
                 if self.core.checks.is_some() {
                     self.check_exit(active)?;
                 }
+                if let Some(checks) = &mut self.core.checks {
+                    checks.exit(self.warp.index, active);
+                }
                 self.core.live_threads -= active.count_ones();
                 // Barriers without a stated count no longer wait for these threads.
                 self.core.check = 0xffff;
@@ -429,7 +448,7 @@ impl Run<'_, '_, '_> {
             counting.executed(inst, self.group.pc, active, &self.warp.regs);
         }
         if let Some(checks) = &mut self.core.checks {
-            checks.arrive(self.warp.index, id);
+            checks.arrive(self.warp.index, active, id);
         }
         let whole = active == self.warp.live;
         self.core

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::block::Counts;
 use super::bulk::ChangedMaps;
-use super::check::{Between, Shadows};
+use super::check::{Between, Shadows, SharedPlaces};
 use super::chosen::Blocks;
 use super::cluster::Cluster;
 use super::count::{Counting, Dram};
@@ -93,6 +93,8 @@ pub(crate) struct Launch<'a> {
     pub map: Arc<AddressMap>,
     /// `None` if checks are off.
     pub checks: Option<Between>,
+    /// Where threads synchronise through global memory.
+    pub places: SharedPlaces,
     pub schedule: Schedule,
     pub early_copies: bool,
     pub maps: ChangedMaps,

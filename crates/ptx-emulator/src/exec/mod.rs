@@ -297,6 +297,7 @@ impl LoadedModule {
             early_copies: options.early_copies,
             maps: bulk::ChangedMaps::default(),
             checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
+            places: check::SharedPlaces::default(),
             chosen: &options.blocks,
             count: options.count,
             dram: options.dram.as_ref(),

@@ -1,6 +1,8 @@
 //! Words of the memory consistency model (PTX ISA section 8): how strong an operation on memory is,
 //! and which threads it may synchronise with.
 
+use super::Op;
+
 /// Strength and direction of an operation on memory (PTX ISA section 8.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -42,6 +44,33 @@ pub(crate) enum Scope {
     Gpu,
     /// All, the host's among them.
     Sys,
+}
+
+/// Which operations of a kernel can order threads' accesses to memory, barriers aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SyncUse {
+    /// Fences between threads, acquiring or releasing operations.
+    pub any: bool,
+    /// Strong operations of a narrower scope than the device.
+    pub narrow: bool,
+}
+
+impl SyncUse {
+    pub fn of(code: &[super::Inst]) -> Self {
+        let mut found = SyncUse::default();
+        for inst in code {
+            let (order, scope, is_fence) = match inst.op {
+                Op::Load(access) | Op::Store(access) => (access.order, access.scope, false),
+                Op::Atomic(atomic) => (atomic.order, atomic.scope, false),
+                Op::Fence(FenceKind::Thread(order, scope)) => (order, scope, true),
+                Op::Fence(FenceKind::MbarrierInit) => (Order::Release, Scope::Cluster, true),
+                _ => continue,
+            };
+            found.any |= is_fence || order.acquires() || order.releases();
+            found.narrow |= order.is_strong() && scope < Scope::Gpu;
+        }
+        found
+    }
 }
 
 /// What a fence orders (PTX ISA section 9.7.13.4).

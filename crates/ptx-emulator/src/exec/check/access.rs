@@ -37,20 +37,11 @@ impl Run<'_, '_, '_> {
     ) -> Result<Begun, Box<Trap>> {
         self.address_defined(checks, inst.s[0], active)?;
         let me = checks.me(self);
-        if access.is_strong() {
-            self.acquire(checks, &me);
-        }
         Ok(Begun {
             me,
             targets: addresses(&self.warp.regs, inst.s[0], inst.imm),
             bytes: access.width.bytes() * u32::from(access.count),
         })
-    }
-
-    pub(super) fn end(&self, checks: &mut Checks, me: &Me, access: Access) {
-        if access.is_strong() {
-            self.release(checks, me);
-        }
     }
 
     /// Compares an access with the earlier ones to the same bytes, and remembers it.
@@ -89,19 +80,5 @@ impl Run<'_, '_, '_> {
             ));
         }
         Ok(())
-    }
-
-    pub(super) fn acquire(&self, checks: &mut Checks, me: &Me) {
-        checks.clocks.acquire(me.warp);
-        if let Some(between) = &self.launch.checks {
-            between.order(me.block);
-        }
-    }
-
-    pub(super) fn release(&self, checks: &mut Checks, me: &Me) {
-        checks.clocks.release(me.warp);
-        if let Some(between) = &self.launch.checks {
-            between.order(me.block);
-        }
     }
 }

@@ -18,7 +18,6 @@ impl Run<'_, '_, '_> {
     ) -> Outcome {
         self.address_defined(checks, inst.s[0], active)?;
         let me = checks.me(self);
-        self.acquire(checks, &me);
         let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
         let bytes = atomic.bytes();
         let list = list(self.launch, inst);
@@ -52,7 +51,6 @@ impl Run<'_, '_, '_> {
             self.record(checks, &me, &spot, Touch::new(lane, bytes, action))?;
             self.define(checks, &spot, bytes, all(bytes));
         }
-        self.release(checks, &me);
         let returned = if inst.d[0].is_some() {
             &inst.d[..1]
         } else {

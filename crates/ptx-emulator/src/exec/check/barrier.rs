@@ -9,16 +9,21 @@ use crate::exec::trap::Trap;
 use crate::exec::warp::{State, Warp};
 
 impl Checks {
-    pub(in crate::exec) fn arrive(&mut self, warp: u32, barrier: usize) {
-        self.clocks.arrive(warp as usize, barrier);
+    pub(in crate::exec) fn arrive(&mut self, warp: u32, lanes: u32, barrier: usize) {
+        self.clocks.arrive(warp as usize, lanes, barrier);
     }
 
-    pub(in crate::exec) fn depart(&mut self, warp: u32, barrier: usize) {
-        self.clocks.depart(warp as usize, barrier);
+    pub(in crate::exec) fn depart(&mut self, warp: u32, lanes: u32, barrier: usize, of_all: bool) {
+        self.clocks.depart(warp as usize, lanes, barrier, of_all);
     }
 
-    pub(in crate::exec) fn open(&mut self, barrier: usize) {
-        self.clocks.open(barrier);
+    /// All who have waited have gone. `early`: others have arrived for the next time already.
+    pub(in crate::exec) fn open(&mut self, barrier: usize, early: bool) {
+        self.clocks.open(barrier, early);
+    }
+
+    pub(in crate::exec) fn exit(&mut self, warp: u32, lanes: u32) {
+        self.clocks.exit(warp as usize, lanes);
     }
 }
 

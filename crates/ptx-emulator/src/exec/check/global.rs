@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use super::order::Clocks;
+use super::order::{Clocks, Stamp};
 use super::{Action, Conflict, Me, Party, Touch, What};
 use crate::memory::{AddressMap, Allocation, GRANULE_SHIFT};
 use crate::shadow::RACE_GRAIN;
@@ -184,28 +184,21 @@ impl Entry {
     }
 
     fn races(self, me: &Me, lane: usize, bytes: u32, clocks: &Clocks, between: &Between) -> bool {
-        let [_, how] = self.0;
-        if self.bytes() & bytes == 0 || !self.is_of(between) {
+        if self.bytes() & bytes == 0 || !self.is_of(between) || self.step() >= LAST_STEP {
             return false;
         }
-        if self.block() != me.block {
-            let time = how >> 34;
-            return time < LAST_TIME
-                && !(between.ordered_since(self.block(), time)
-                    && between.ordered_since(me.block, time));
+        let stamp = Stamp {
+            block: self.block(),
+            warp: self.warp() as u32,
+            lane: self.lane() as u32,
+            step: self.step() as u32,
+        };
+        let known = clocks.knows(me, 1 << lane, stamp) != 0;
+        if self.block() != me.block || self.warp() != me.warp {
+            return !known;
         }
-        if self.step() >= LAST_STEP {
-            return false;
-        }
-        let known = u64::from(clocks.of(me.warp)[self.warp()]);
-        if self.warp() != me.warp {
-            return self.step() > known;
-        }
-        self.lane() != lane
-            && self.own_bytes() & bytes != 0
-            && self.step() == known
-            // If several lanes write in one instruction, one of them wins.
-            && self.pc() != me.pc
+        // If several lanes write in one instruction, one of them wins.
+        !known && self.own_bytes() & bytes != 0 && self.pc() != me.pc
     }
 }
 
@@ -231,7 +224,7 @@ pub(super) fn access(
     let end = first + u64::from(touch.bytes);
     let flags =
         if action.is_atomic() { ATOMIC } else { 0 } | if action == Action::Swap { SWAP } else { 0 };
-    let step = clocks.of(me.warp)[me.warp];
+    let step = clocks.now(me.warp);
     let mut word = first / RACE_GRAIN;
     while word * RACE_GRAIN < end {
         let Some(cell) = allocation.shadow.race(word * RACE_GRAIN) else {

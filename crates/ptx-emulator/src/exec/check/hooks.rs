@@ -1,7 +1,7 @@
 //! Where the interpreter meets the checks: before an access, at what orders threads, at exit.
 
 use super::Checks;
-use crate::decode::op::{Async, Inst, Op, Reg, Window};
+use crate::decode::op::{Async, FenceKind, Inst, Op, Order, Reg, Scope, Window};
 use crate::exec::interpret::{Run, list};
 use crate::exec::registers::{LANES, collect};
 use crate::exec::trap::{Outcome, Trap};
@@ -17,16 +17,6 @@ impl Run<'_, '_, '_> {
         let done = self.memory_action(&mut checks, inst, active);
         self.core.checks = Some(checks);
         done
-    }
-
-    /// After a strong load or an atomic, which observe what other threads wrote: its time is noted
-    /// again. Another block may have released the observed value after [`Self::check_memory`]
-    /// noted the time, and everything before that release counts as ordered only by a later one.
-    #[cold]
-    pub(in crate::exec) fn check_observed(&self) {
-        if let Some(between) = &self.launch.checks {
-            between.order(self.core.linear);
-        }
     }
 
     fn memory_action(&mut self, checks: &mut Checks, inst: &Inst, active: u32) -> Outcome {
@@ -76,14 +66,21 @@ impl Run<'_, '_, '_> {
         done
     }
 
-    /// A fence: it may order anything.
     #[cold]
-    pub(in crate::exec) fn check_fence(&mut self) {
-        if let Some(mut checks) = self.core.checks.take() {
-            let me = checks.me(self);
-            self.acquire(&mut checks, &me);
-            self.release(&mut checks, &me);
-            self.core.checks = Some(checks);
+    pub(in crate::exec) fn check_fence(&mut self, active: u32, kind: FenceKind) {
+        let warp = self.warp.index as usize;
+        let Some(checks) = &mut self.core.checks else {
+            return;
+        };
+        match kind {
+            FenceKind::Thread(order, scope) => checks.clocks.fence(warp, active, order, scope),
+            FenceKind::ProxyAsync(_) => checks.clocks.fence_proxy(warp, active),
+            FenceKind::MbarrierInit => {
+                checks
+                    .clocks
+                    .fence(warp, active, Order::Release, Scope::Cluster);
+            }
+            FenceKind::ProxyAlias | FenceKind::ProxyTensormap { .. } => {}
         }
     }
 
@@ -110,7 +107,7 @@ impl Run<'_, '_, '_> {
     pub(in crate::exec) fn check_together(&mut self, inst: &Inst, mask: u32) -> Outcome {
         let warp = self.warp.index as usize;
         if let (Op::Warp(_), Some(checks)) = (inst.op, &mut self.core.checks) {
-            checks.clocks.step(warp);
+            checks.clocks.meet(warp, mask);
         }
         if !self.tainted() {
             return Ok(());

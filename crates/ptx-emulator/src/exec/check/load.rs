@@ -29,7 +29,6 @@ impl Run<'_, '_, '_> {
                 self.remember_unwritten(checks, &spot, lane);
             }
         }
-        self.end(checks, &me, access);
         self.loaded(
             checks,
             &list.defs,

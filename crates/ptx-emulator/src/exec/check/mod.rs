@@ -21,7 +21,8 @@ mod store;
 
 pub(super) use self::barrier::{left_behind, parted};
 pub(crate) use self::global::{Between, Shadows, TAGS};
-use self::order::Clocks;
+pub(super) use self::order::SharedPlaces;
+use self::order::{Clocks, Home};
 use self::shared::Shared;
 use super::registers::{LANES, Registers};
 use crate::decode::op::Reg;
@@ -132,9 +133,15 @@ struct Conflict {
 }
 
 impl Checks {
-    pub fn new(start: &Registers, warps: usize, shared_bytes: usize, local_bytes: usize) -> Self {
+    pub fn new(
+        start: &Registers,
+        warps: usize,
+        shared_bytes: usize,
+        local_bytes: usize,
+        narrow: bool,
+    ) -> Self {
         Checks {
-            clocks: Clocks::new(warps),
+            clocks: Clocks::new(narrow),
             shared: Shared::new(shared_bytes),
             warps: (0..warps)
                 .map(|_| WarpState {
@@ -162,9 +169,13 @@ impl Checks {
         }
     }
 
+    /// Puts the clocks at the start of a block of a cluster, by their numbers in the grid.
+    pub fn start(&mut self, block: u64, cluster: u64, threads: u32) {
+        self.clocks.start(Home { block, cluster }, threads);
+    }
+
     /// For a new block. `tainted`: the warps whose registers hold undefined bits.
     pub fn reset(&mut self, tainted: u32) {
-        self.clocks.reset();
         self.shared.reset();
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if tainted >> index & 1 == 1 {

@@ -1,7 +1,7 @@
 //! What is known of shared memory: for each four bytes which are defined, which a `cp.async` is
 //! still writing, and who wrote and read them last.
 
-use super::order::Clocks;
+use super::order::{Clocks, Stamp};
 use super::{Action, Conflict, Me, Party, Touch, What};
 
 /// Nobody's steps are told apart beyond this one.
@@ -93,13 +93,19 @@ impl Entry {
         if self.0 == 0 || self.bytes() & bytes == 0 || self.step() >= LAST_STEP {
             return false;
         }
-        let known = u64::from(clocks.of(me.warp)[self.warp()]);
+        let stamp = Stamp {
+            block: me.block,
+            warp: self.warp() as u32,
+            lane: self.lane() as u32,
+            step: self.step() as u32,
+        };
+        let known = clocks.knows(me, 1 << lane, stamp) != 0;
         if self.warp() != me.warp {
-            return self.step() > known;
+            return !known;
         }
         // If several lanes write in one instruction, one of them wins.
         let together = self.pc() == me.pc && !self.has(COPIED);
-        self.lane() != lane && self.step() == known && self.own_bytes() & bytes != 0 && !together
+        !known && self.own_bytes() & bytes != 0 && !together
     }
 }
 
@@ -189,7 +195,7 @@ impl Shared {
         } = touch;
         let flags = if action.is_atomic() { ATOMIC } else { 0 }
             | if action == Action::Swap { SWAP } else { 0 };
-        let step = clocks.of(me.warp)[me.warp];
+        let step = clocks.now(me.warp);
         for (word, mask) in self.words(offset, bytes) {
             let cell = &mut self.cells[word];
             let conflict = |what, entry: Entry| Conflict {
@@ -251,7 +257,7 @@ impl Shared {
 
     /// The copy has landed: its writer has waited for it.
     pub fn land(&mut self, me: &Me, lane: usize, offset: u64, bytes: u32, clocks: &Clocks) {
-        let step = clocks.of(me.warp)[me.warp];
+        let step = clocks.now(me.warp);
         for (word, mask) in self.words(offset, bytes) {
             let small = mask as u16;
             let bits = &mut self.bits[word].0;

@@ -61,7 +61,6 @@ impl Run<'_, '_, '_> {
                 self.define(checks, &spot, bytes, defined);
             }
         }
-        self.end(checks, &me, access);
         Ok(())
     }
 

@@ -11,9 +11,18 @@
 //!   came after it at the same place: observation is a part of causality (section 8.9.5). Shadows
 //!   see to that: an atomic operation's record replaces those of the strong writes that it found.
 
+mod clock;
 mod clocks;
+mod gate;
+mod known;
+mod mind;
+mod place;
+mod strong;
+mod tree;
 
-pub(in crate::exec) use self::clocks::Clocks;
+pub(in crate::exec) use self::clocks::{Clocks, Home};
+pub(in crate::exec) use self::gate::{Gate, PhaseClock};
+pub(in crate::exec) use self::place::SharedPlaces;
 
 /// Who made an access, and in which step of its warp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
