@@ -35,7 +35,7 @@ pub(crate) use self::builder::{
 };
 pub use self::catalogue::catalogue;
 use self::form::Form;
-use self::op::{Inst, Reg, RegList, SyncUse};
+use self::op::{Inst, Op, Reg, RegList, SyncUse};
 use crate::ast::{self, Place, Space, Statement};
 
 /// Why a module can't be run: the instruction as written, and what is wrong with it.
@@ -113,6 +113,16 @@ impl Kernel {
         let [words, _] = &self.constants;
         let asks = |constant| matches!(constant, Constant::Environment(1 | 2));
         words.iter().any(|&(_, constant)| asks(constant))
+    }
+
+    /// Whether it has instructions by which it could wait for another launch, or tell one to start.
+    pub fn may_wait(&self) -> bool {
+        self.code.iter().any(|inst| match inst.op {
+            Op::Load(access) => access.is_strong(),
+            Op::Atomic(_) => inst.d[0].is_some(),
+            Op::Grid(_) => true,
+            _ => false,
+        })
     }
 
     /// A kernel without code or registers.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::builder::bare;
 use super::form::Form;
-use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, IntOp, Op};
+use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, Grid, IntOp, Op};
 use super::types::Type;
 use super::{
     DecodeError, async_copy, atomic, bulk, compare, control, convert, float, hint, integer, memory,
@@ -166,9 +166,13 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("membar", memory::membar),
     ("fence", memory::fence),
     ("griddepcontrol", |form| {
-        form.need(&[("wait", ()), ("launch_dependents", ())])?;
+        let kinds = [
+            ("wait", Grid::Wait),
+            ("launch_dependents", Grid::LaunchDependents),
+        ];
+        let kind = form.need(&kinds)?;
         form.expect_operands(0..=0)?;
-        form.emit(bare(Op::Nop))
+        form.emit(bare(Op::Grid(kind)))
     }),
     ("pmevent", |form| {
         form.flag("mask");

@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub changes: u64,
     /// Whether a thread has ended its turn to let other blocks run.
     pub gave_way: bool,
+    /// Whether a thread has executed `griddepcontrol.launch_dependents`.
+    pub allows_dependents: bool,
 }
 
 pub(crate) struct Block {
@@ -146,6 +148,7 @@ impl Block {
                 tainted: 0,
                 changes: 0,
                 gave_way: false,
+                allows_dependents: false,
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
@@ -186,6 +189,7 @@ impl Block {
             checks.define_shared(launch.shared_with_reserved() as u64, reserved);
         }
         self.turns = Turns::new(launch.schedule, linear);
+        self.core.allows_dependents = false;
         self.is_idle = false;
         self.trace = Trace::default();
         for (index, warp) in self.warps.iter_mut().enumerate() {
@@ -272,6 +276,9 @@ impl Block {
             }
             if !live {
                 self.end_copies(launch)?;
+                if !self.core.allows_dependents {
+                    launch.dependents.end();
+                }
                 return Ok(Stop::Done);
             }
             if !ready && self.core.checks.is_some() {

@@ -13,7 +13,8 @@ use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
 use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
 use crate::decode::op::{
-    Access, Async, Barrier, Control, FenceKind, Inst, Move, NO_LIST, Op, RegList, WarpOp, Window,
+    Access, Async, Barrier, Control, FenceKind, Grid, Inst, Move, NO_LIST, Op, RegList, WarpOp,
+    Window,
 };
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
@@ -208,6 +209,7 @@ impl Run<'_, '_, '_> {
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Nop => {}
+            Op::Grid(grid) => return Ok(self.grid(inst, active, grid)),
             Op::Print => self.print(inst, active)?,
             Op::Fence(kind) => {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -235,6 +237,26 @@ impl Run<'_, '_, '_> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn grid(&mut self, inst: &Inst, active: u32, grid: Grid) -> Next {
+        let supervisor = self.launch.supervisor;
+        let waits = grid == Grid::Wait
+            && supervisor.is_some_and(|supervisor| !supervisor.prerequisites_ended());
+        if waits {
+            self.give_way(Window::Generic);
+            return Next::Jump(self.group.pc);
+        }
+        if let Some(counting) = &mut self.worker.counting {
+            counting.executed(inst, self.group.pc, active, &self.warp.regs);
+        }
+        if grid == Grid::LaunchDependents
+            && !std::mem::replace(&mut self.core.allows_dependents, true)
+        {
+            self.launch.dependents.allow();
+            self.give_way(Window::Generic);
+        }
+        Next::Step
     }
 
     /// After a strong load: if the lanes found what they had found there before, they may be

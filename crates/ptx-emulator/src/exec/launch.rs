@@ -13,9 +13,10 @@ use super::fault::Fault;
 use super::interpret::Worker;
 use super::print::Printed;
 use super::registers::Registers;
-use super::resident::{Ended, Next, Residents};
+use super::resident::{Ended, Next, Pause, Residents};
 use super::schedule::Order;
 use super::space::GlobalView;
+use super::supervisor::{Dependents, Supervisor};
 use super::{LaunchOptions, LaunchReport, Schedule};
 use crate::decode::Kernel;
 use crate::device::{DeviceModel, Numerics};
@@ -102,6 +103,8 @@ pub(crate) struct Launch<'a> {
     pub count: bool,
     pub dram: Option<&'a DramModel>,
     pub printed: Printed<'a>,
+    pub supervisor: Option<&'a dyn Supervisor>,
+    pub dependents: Dependents,
 }
 
 /// Parameter bytes, aligned for every access.
@@ -212,7 +215,7 @@ impl Launch<'_> {
     }
 
     pub fn run(
-        &self,
+        &mut self,
         device: &DeviceModel,
         options: &LaunchOptions,
     ) -> Result<LaunchReport, Box<Fault>> {
@@ -231,19 +234,33 @@ impl Launch<'_> {
             counts: Mutex::new(Counts::default()),
             counting: Mutex::new(None),
         };
-        if workers == 1 {
-            self.work(&shared);
-        } else {
-            rayon::scope(|scope| {
-                for _ in 0..workers {
-                    scope.spawn(|_| self.work(&shared));
+        let fault = loop {
+            if workers == 1 {
+                self.work(&shared);
+            } else {
+                let launch = &*self;
+                rayon::scope(|scope| {
+                    for _ in 0..workers {
+                        scope.spawn(|_| launch.work(&shared));
+                    }
+                });
+            }
+            match (shared.residents.take_pause(), self.supervisor) {
+                (None, _) => break shared.residents.take_fault(),
+                (Some(Pause::Dependents), supervisor) => {
+                    if let Some(supervisor) = supervisor {
+                        supervisor.dependents_may_start();
+                    }
                 }
-            });
-        }
-        let fault = if shared.residents.take_stuck() {
-            self.stuck(&mut shared.residents, lowered)
-        } else {
-            shared.residents.take_fault()
+                (Some(Pause::Stuck { changed }), Some(supervisor)) if supervisor.stuck(changed) => {
+                }
+                (Some(Pause::Stuck { .. }), _) => {
+                    break self.stuck(&mut shared.residents, lowered);
+                }
+            }
+            // Memory may have been allocated since.
+            self.map = self.memory.snapshot();
+            shared.residents.resume();
         };
         let counts = shared
             .counts
@@ -315,7 +332,8 @@ impl Launch<'_> {
                 counts.barriers += own.barriers;
                 counts.blocks += own.blocks;
             }
-            shared.residents.give_back(cluster, known, ended);
+            let pauses = self.supervisor.is_some() && self.dependents.may_start();
+            shared.residents.give_back(cluster, known, ended, pauses);
         }
         let mut total = shared.counts.lock().unwrap_or_else(PoisonError::into_inner);
         total.warp_instructions += counts.warp_instructions;

@@ -39,6 +39,7 @@ mod row;
 mod schedule;
 mod space;
 mod special;
+mod supervisor;
 mod tensor_core;
 mod trap;
 mod warp;
@@ -55,6 +56,8 @@ use self::print::Printed;
 pub use self::print::Printer;
 use self::registers::Registers;
 pub use self::schedule::{Schedule, ScheduleError};
+use self::supervisor::Dependents;
+pub use self::supervisor::Supervisor;
 use crate::decode::{Constant, Kernel, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::l2::DramModel;
@@ -121,6 +124,9 @@ pub struct LaunchOptions {
     pub cooperative: bool,
     /// Where the `printf` of kernels goes.
     pub printer: Printer,
+    /// Who runs other launches beside it. Without one, a launch that can't go on by itself is a
+    /// deadlock.
+    pub supervisor: Option<Arc<dyn Supervisor>>,
 }
 
 impl Default for LaunchOptions {
@@ -136,6 +142,7 @@ impl Default for LaunchOptions {
             early_copies: false,
             cooperative: false,
             printer: Printer::default(),
+            supervisor: None,
         }
     }
 }
@@ -189,6 +196,12 @@ impl LoadedModule {
     /// What a launch of `name` needs to know.
     pub fn kernel(&self, name: &str) -> Option<&KernelInfo> {
         self.program.kernels().find(|kernel| kernel.name == name)
+    }
+
+    /// Whether a kernel has instructions by which it could wait for another launch.
+    pub(crate) fn may_wait(&self, name: &str) -> bool {
+        let mut kernels = self.program.kernels.iter();
+        kernels.any(|kernel| kernel.info.name == name && kernel.may_wait())
     }
 
     /// Every kernel of the module.
@@ -275,7 +288,7 @@ impl LoadedModule {
             Constant::Environment(_) => 0,
         };
         let grid_blocks = config.grid.iter().map(|&n| u64::from(n)).product();
-        let launch = Launch {
+        let mut launch = Launch {
             kernel: found,
             files: &self.program.files,
             grid: Grid {
@@ -302,6 +315,8 @@ impl LoadedModule {
             count: options.count,
             dram: options.dram.as_ref(),
             printed: Printed::new(&options.printer),
+            supervisor: options.supervisor.as_deref(),
+            dependents: Dependents::new(options.blocks.count(grid_blocks)),
         };
         let described =
             |counters: Option<Box<_>>| counters.map(|counters| Box::new(described(*counters)));

@@ -46,9 +46,21 @@ struct State {
     spare: Vec<Cluster>,
     order: Order,
     over: bool,
-    is_stuck: bool,
+    pause: Option<Pause>,
+    /// The number of changes when the launch was last stuck.
+    stuck_at: u64,
+    /// Whether it has paused for its dependents.
+    has_paused: bool,
     /// The finding of the block with the lowest number.
     fault: Option<(u64, Box<Fault>)>,
+}
+
+/// Why the workers have stopped before the launch is over.
+pub(super) enum Pause {
+    /// Nobody can go on. `changed`: memory has changed since the last time.
+    Stuck { changed: bool },
+    /// Dependent launches may start.
+    Dependents,
 }
 
 /// What a worker does next.
@@ -86,7 +98,9 @@ impl Residents {
             spare: Vec::new(),
             order,
             over: false,
-            is_stuck: false,
+            pause: None,
+            stuck_at: 0,
+            has_paused: false,
             fault: None,
         };
         Residents {
@@ -147,7 +161,8 @@ impl Residents {
     }
 
     /// A cluster comes back from its turn, which began when it knew of `known` changes.
-    pub fn give_back(&self, mut cluster: Cluster, known: u64, ended: Ended) {
+    /// `dependents`: dependent launches may start.
+    pub fn give_back(&self, mut cluster: Cluster, known: u64, ended: Ended, dependents: bool) {
         let mut state = self.state();
         if let Some(at) = state.running.iter().position(|&turn| turn == cluster.turn) {
             state.running.swap_remove(at);
@@ -176,43 +191,56 @@ impl Residents {
                 }
             }
         }
-        let all_in_vain = !state.waiting.is_empty() && state.vain == state.waiting.len();
-        if state.running.is_empty() && all_in_vain && !self.may_start(&state) {
-            state.is_stuck = true;
+        let is_waiting = !state.waiting.is_empty();
+        let all_in_vain = is_waiting && state.vain == state.waiting.len();
+        if state.fault.is_some() {
+            // Nothing is left to do.
+        } else if dependents && is_waiting && !state.has_paused {
+            state.has_paused = true;
+            state.pause = Some(Pause::Dependents);
+            state.over = true;
+        } else if state.running.is_empty() && all_in_vain && !self.may_start(&state) {
+            let changed = state.changes != state.stuck_at;
+            state.pause = Some(Pause::Stuck { changed });
             state.over = true;
         }
         drop(state);
         self.returned.notify_all();
     }
 
-    /// Whether nobody could go on when the workers stopped. They may start again: somebody else has
-    /// changed memory since.
-    pub fn take_stuck(&mut self) -> bool {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let was_stuck = state.is_stuck && state.fault.is_none();
-        if was_stuck {
-            state.is_stuck = false;
-            state.over = false;
-            state.changed();
-        }
-        was_stuck
+    fn state_mut(&mut self) -> &mut State {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the workers have stopped, if the launch is not over.
+    pub fn take_pause(&mut self) -> Option<Pause> {
+        let state = self.state_mut();
+        let pause = state.pause.take();
+        pause.filter(|_| state.fault.is_none())
+    }
+
+    /// The workers may start again: somebody else may have changed memory.
+    pub fn resume(&mut self) {
+        let state = self.state_mut();
+        state.over = false;
+        state.changed();
+        state.stuck_at = state.changes;
     }
 
     pub fn take_fault(&mut self) -> Option<Box<Fault>> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         state.fault.take().map(|(_, fault)| fault)
     }
 
     /// The clusters that have started and not ended, while no worker runs.
     pub fn waiting(&mut self) -> &VecDeque<Cluster> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        &state.waiting
+        &self.state_mut().waiting
     }
 
     /// Clusters that have not started.
     pub fn left(&mut self) -> u64 {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.clusters - state.started
+        let started = self.state_mut().started;
+        self.clusters - started
     }
 }
 

@@ -129,9 +129,19 @@ pub(crate) enum Op {
     Bulk(Bulk),
     Warp(WarpOp),
     Barrier(Barrier),
+    Grid(Grid),
     Mma(Mma),
     /// `vprintf`: generic addresses of the format in `s[0]` and of the arguments in `s[1]`.
     Print,
+}
+
+/// `griddepcontrol`: the order of a launch and those before and after it in its stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Grid {
+    /// Until the launches before this one have ended.
+    Wait,
+    /// The launch behind this one may start, as far as this block is concerned.
+    LaunchDependents,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -85,7 +85,7 @@ pub enum Kind {
 impl Kind {
     pub(super) fn of(op: &Op) -> Kind {
         match op {
-            Op::Nop => Kind::None,
+            Op::Nop | Op::Grid(_) => Kind::None,
             Op::Fence(_) => Kind::Fence,
             Op::Control(_) | Op::Print => Kind::Control,
             Op::Move(

@@ -86,7 +86,7 @@ impl Counting {
             // operands: it is part of that one.
             Op::Move(Move::Special(_)) => return,
             Op::Warp(WarpOp::ActiveMask | WarpOp::Pause) => false,
-            Op::Warp(_) | Op::Barrier(_) => true,
+            Op::Warp(_) | Op::Barrier(_) | Op::Grid(_) => true,
             Op::Mma(_) => active != FULL,
             _ => false,
         };
