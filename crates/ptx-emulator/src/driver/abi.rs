@@ -31,6 +31,11 @@ impl<T> Out<T> {
         Self(std::ptr::null_mut())
     }
 
+    /// A place whose address the caller put into a list; 0 for none.
+    pub(super) fn at(address: usize) -> Self {
+        Self(std::ptr::with_exposed_provenance_mut(address))
+    }
+
     pub fn is_null(self) -> bool {
         self.0.is_null()
     }

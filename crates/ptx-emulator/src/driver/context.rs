@@ -102,6 +102,34 @@ api! {
         Ok(())
     }
 
+    // One device has no peers.
+    fn cuCtxEnablePeerAccess(context: Handle, _flags: u32) {
+        let driver = driver()?;
+        alive(&mut driver.state(), context).map_err(|_| Code::INVALID_CONTEXT)?;
+        Err(Code::INVALID_DEVICE)
+    }
+
+    fn cuCtxDisablePeerAccess(context: Handle) {
+        let driver = driver()?;
+        alive(&mut driver.state(), context).map_err(|_| Code::INVALID_CONTEXT)?;
+        Err(Code::PEER_ACCESS_NOT_ENABLED)
+    }
+
+    fn cuCtxResetPersistingL2Cache() {
+        current().map(|_| ())
+    }
+
+    // Banks are four bytes wide (FOUR_BYTE_BANK_SIZE); other sizes are ignored, as documented.
+    fn cuCtxGetSharedMemConfig(config: Out<u32>) {
+        current()?;
+        config.set(1)
+    }
+
+    fn cuCtxSetSharedMemConfig(config: u32) {
+        current()?;
+        if config > 2 { Err(Code::INVALID_VALUE) } else { Ok(()) }
+    }
+
     fn cuDevicePrimaryCtxReset_v2(device: i32) {
         let driver = driver_of(device)?;
         driver.idle();

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::sync::Once;
 
-use super::abi::{Out, report};
+use super::abi::{Name, Out, report};
 use super::code::Code;
 use super::state::{driver, driver_of, initialise, is_initialised};
 use super::{Outcome, api, attributes, counters, cuda_version, running};
@@ -97,6 +97,22 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         text.set_all(id)
+    }
+
+    fn cuDeviceGetByPCIBusId(device: Out<i32>, id: Name) {
+        driver()?;
+        let known = ["0000:00:00.0", "00:00.0", "0000:00:00"];
+        if !known.contains(&id.get()?) {
+            return Err(Code::INVALID_DEVICE);
+        }
+        device.set(0)
+    }
+
+    // One device has no peers.
+    fn cuDeviceGetP2PAttribute(_value: Out<i32>, attribute: u32, from: i32, to: i32) {
+        driver_of(from)?;
+        driver_of(to)?;
+        if (1..=5).contains(&attribute) { Err(Code::INVALID_DEVICE) } else { Err(Code::INVALID_VALUE) }
     }
 
     fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, device: i32) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::abi::Out;
 use super::code::Code;
+use super::queue::Point;
 use super::running::{self, Streams};
 use super::state::{Driver, Event, Handle, current, driver};
 use super::{Outcome, api, queue, stream};
@@ -16,7 +17,10 @@ const INTERPROCESS: u32 = 4;
 fn elapsed(out: Out<f32>, start: Handle, end: Handle) -> Outcome {
     let (driver, _) = current()?;
     for event in [start, end] {
-        finish(driver, event)?;
+        let points = points(driver, event)?;
+        if !queue::try_finish(driver, &points) {
+            return Err(Code::NOT_READY);
+        }
     }
     let state = driver.state();
     let time = |event: Handle| {
@@ -48,11 +52,12 @@ pub(super) fn record(event: Handle, stream: Handle) -> Outcome {
     let capturing = stream::record(driver, context, stream, |_| Ok(None))?;
     let points = match running::streams() {
         _ if capturing => Vec::new(),
-        Streams::Now => {
-            driver.quiet();
-            Vec::new()
+        streams => {
+            if streams == Streams::Now {
+                driver.quiet();
+            }
+            queue::points(driver, context, stream)
         }
-        _ => queue::points(driver, context, stream),
     };
     let mut state = driver.state();
     let captured = if capturing {
@@ -72,13 +77,16 @@ pub(super) fn record(event: Handle, stream: Handle) -> Outcome {
     Ok(())
 }
 
+/// The work that an event recorded.
+fn points(driver: &Driver, event: Handle) -> Outcome<Vec<Point>> {
+    let state = driver.state();
+    let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
+    Ok(event.points.clone())
+}
+
 /// Does the work that an event recorded.
 fn finish(driver: &Driver, event: Handle) -> Outcome {
-    let points = {
-        let state = driver.state();
-        let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
-        event.points.clone()
-    };
+    let points = points(driver, event)?;
     queue::finish(driver, &points);
     Ok(())
 }
@@ -87,6 +95,21 @@ fn finish(driver: &Driver, event: Handle) -> Outcome {
 fn complete(event: Handle) -> Outcome {
     let (driver, _) = current()?;
     finish(driver, event)?;
+    check(driver, event)
+}
+
+/// As [`complete`], but what waits for a number in memory is not waited for.
+fn query(event: Handle) -> Outcome {
+    let (driver, _) = current()?;
+    let points = points(driver, event)?;
+    if !queue::try_finish(driver, &points) {
+        return Err(Code::NOT_READY);
+    }
+    check(driver, event)
+}
+
+/// The code of an event whose work was done.
+fn check(driver: &Driver, event: Handle) -> Outcome {
     let state = driver.state();
     let event = state.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
     state.usable(event.context)?;
@@ -134,7 +157,7 @@ api! {
     }
 
     fn cuEventQuery(event: Handle) {
-        complete(event)
+        query(event)
     }
 
     fn cuEventElapsedTime(milliseconds: Out<f32>, start: Handle, end: Handle) {

@@ -202,6 +202,12 @@ api! {
         if config > 3 { Err(Code::INVALID_VALUE) } else { Ok(()) }
     }
 
+    fn cuFuncSetSharedMemConfig(function: Handle, config: u32) {
+        let (driver, _) = current()?;
+        find(driver, function)?;
+        if config > 2 { Err(Code::INVALID_VALUE) } else { Ok(()) }
+    }
+
     fn cuFuncGetModule(module: Out<Handle>, function: Handle) {
         module.set(find(driver()?, function)?.module)
     }

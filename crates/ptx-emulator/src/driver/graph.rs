@@ -232,11 +232,15 @@ api! {
 
     // A graph in a node goes with its node.
     fn cuGraphDestroy(graph: Handle) {
-        let mut state = driver()?.state();
-        if state.graph(graph)?.is_child {
-            return Err(Code::INVALID_VALUE);
-        }
-        state.remove_graph(graph);
+        let ended = {
+            let mut state = driver()?.state();
+            if state.graph(graph)?.is_child {
+                return Err(Code::INVALID_VALUE);
+            }
+            state.remove_graph(graph);
+            state.release_of_graphs()
+        };
+        ended.destroy();
         Ok(())
     }
 }

@@ -29,6 +29,7 @@ mod image;
 mod launch;
 mod library;
 mod memory;
+mod memory_ops;
 mod module;
 mod node;
 mod node_kinds;
@@ -42,6 +43,7 @@ mod symbols;
 mod task;
 mod tensor_map;
 mod unsupported;
+mod user_object;
 mod versions;
 mod work;
 

@@ -74,6 +74,8 @@ impl Work {
             | Work::Rows(_) => 1,
             Work::Fill(_) => 2,
             Work::Call { .. } => 3,
+            Work::Memory(_) => 12,
+            Work::Free(_) => 11,
         }
     }
 

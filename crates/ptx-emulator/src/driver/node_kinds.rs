@@ -112,8 +112,9 @@ fn event_task(driver: &Driver, event: Handle, task: impl Fn(Handle) -> Task) -> 
     }
 }
 
-/// A task that holds a copy of a graph.
-fn child_task(state: &mut State, child: Handle) -> Outcome<Task> {
+/// A task that holds a copy of a graph, for a node of another.
+fn child_task(state: &mut State, graph: Handle, child: Handle) -> Outcome<Task> {
+    state.check_room(graph, Some(child))?;
     Ok(Task::Child(state.clone_graph(child, true)?))
 }
 
@@ -189,7 +190,7 @@ fn task_of(driver: &Driver, graph: Handle, params: &NodeParams) -> Outcome<Task>
             call_task(&call)
         }
         // SAFETY: as above.
-        4 => child_task(&mut driver.state(), unsafe { union.handle }),
+        4 => child_task(&mut driver.state(), graph, unsafe { union.handle }),
         5 => Ok(Task::Empty),
         // SAFETY: as above.
         6 => event_task(driver, unsafe { union.handle }, Task::Wait),
@@ -198,6 +199,15 @@ fn task_of(driver: &Driver, graph: Handle, params: &NodeParams) -> Outcome<Task>
         8..=13 => Err(Code::NOT_SUPPORTED),
         _ => Err(Code::INVALID_VALUE),
     }
+}
+
+/// As [`task_of`], of a node that is there. A graph in it stays the one that it is.
+fn changed_task(driver: &Driver, graph: Handle, params: &NodeParams) -> Outcome<Task> {
+    const CHILD: u32 = 4;
+    if params.kind == CHILD {
+        return Err(Code::NOT_SUPPORTED);
+    }
+    task_of(driver, graph, params)
 }
 
 /// Changes what a node does; its kind stays. The code of a node of another kind is that of a bad
@@ -325,7 +335,7 @@ api! {
     fn cuGraphAddChildGraphNode(
         node: Out<Handle>, graph: Handle, after: In<Handle>, count: usize, child: Handle,
     ) {
-        add(node, graph, (after, count), |driver| child_task(&mut driver.state(), child))
+        add(node, graph, (after, count), |driver| child_task(&mut driver.state(), graph, child))
     }
 
     fn cuGraphChildGraphNodeGetGraph(node: Handle, graph: Out<Handle>) {
@@ -369,6 +379,18 @@ api! {
 
     fn cuGraphExecEventWaitNodeSetEvent(executable: Handle, node: Handle, event: Handle) {
         set_in_executable(executable, node, |driver| event_task(driver, event, Task::Wait))
+    }
+
+    fn cuGraphNodeSetParams(node: Handle, params: In<NodeParams>) {
+        let params = params.get(0)?;
+        let graph = driver()?.state().graph_of(node)?;
+        set(node, |driver| changed_task(driver, graph, &params))
+    }
+
+    fn cuGraphExecNodeSetParams(executable: Handle, node: Handle, params: In<NodeParams>) {
+        let params = params.get(0)?;
+        let graph = driver()?.state().graph_of(node)?;
+        set_in_executable(executable, node, |driver| changed_task(driver, graph, &params))
     }
 
     fn cuGraphAddNode(

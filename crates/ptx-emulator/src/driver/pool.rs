@@ -2,10 +2,42 @@
 
 use super::abi::{In, Out};
 use super::code::Code;
-use super::memory::{allocate, free, stream_ordered};
+use super::memory::{allocate, stream_ordered};
 use super::state::{Handle, Pool, State, current, driver, driver_of};
 use super::stream::context_of;
-use super::{Outcome, api, queue};
+use super::{Outcome, api, queue, work};
+
+/// `CUmemAccessDesc`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Access {
+    location: u32,
+    id: u32,
+    flags: u32,
+}
+
+/// `CU_MEM_LOCATION_TYPE_DEVICE`, `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`,
+/// `CU_MEM_ALLOCATION_TYPE_PINNED`.
+const DEVICE: u32 = 1;
+const READ_WRITE: u32 = 3;
+const PINNED: u32 = 1;
+
+/// A location is a type and a number: only the one device has pools.
+fn check_location(location: In<[u32; 2]>) -> Outcome {
+    match location.get(0)? {
+        [DEVICE, 0] => Ok(()),
+        _ => Err(Code::INVALID_VALUE),
+    }
+}
+
+fn check_kind(location: In<[u32; 2]>, kind: u32) -> Outcome {
+    check_location(location)?;
+    if kind == PINNED {
+        Ok(())
+    } else {
+        Err(Code::NOT_SUPPORTED)
+    }
+}
 
 fn find(state: &mut State, pool: Handle) -> Outcome<&mut Pool> {
     state.pools.get_mut(&pool).ok_or(Code::INVALID_VALUE)
@@ -62,8 +94,13 @@ api! {
         stream_ordered(stream)?;
         let (driver, context) = current()?;
         let context = context_of(driver, context, stream)?;
-        queue::finish_stream(driver, context, stream);
-        free(address)
+        let is_known = driver.state().allocations.contains_key(&address);
+        if !is_known {
+            return Err(Code::INVALID_VALUE);
+        }
+        // Late streams free at once, with all that comes before.
+        queue::try_finish_stream(driver, context, stream);
+        work::free(driver, context, stream, address)
     }
 
     fn cuDeviceGetDefaultMemPool(pool: Out<Handle>, device: i32) {
@@ -104,6 +141,43 @@ api! {
         if state.current_pool == pool {
             state.current_pool = state.default_pool;
         }
+        Ok(())
+    }
+
+    fn cuMemPoolSetAccess(pool: Handle, access: In<Access>, count: usize) {
+        find(&mut driver()?.state(), pool)?;
+        for index in 0..count {
+            let Access { location, id, flags } = access.get(index)?;
+            if location != DEVICE || id != 0 || flags != READ_WRITE {
+                return Err(Code::INVALID_VALUE);
+            }
+        }
+        Ok(())
+    }
+
+    fn cuMemPoolGetAccess(flags: Out<u32>, pool: Handle, location: In<[u32; 2]>) {
+        find(&mut driver()?.state(), pool)?;
+        check_location(location)?;
+        flags.set(READ_WRITE)
+    }
+
+    fn cuMemGetDefaultMemPool(pool: Out<Handle>, location: In<[u32; 2]>, kind: u32) {
+        let driver = driver()?;
+        check_kind(location, kind)?;
+        pool.set(driver.state().default_pool)
+    }
+
+    fn cuMemGetMemPool(pool: Out<Handle>, location: In<[u32; 2]>, kind: u32) {
+        let driver = driver()?;
+        check_kind(location, kind)?;
+        pool.set(driver.state().current_pool)
+    }
+
+    fn cuMemSetMemPool(location: In<[u32; 2]>, kind: u32, pool: Handle) {
+        let mut state = driver()?.state();
+        check_kind(location, kind)?;
+        find(&mut state, pool)?;
+        state.current_pool = pool;
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Work that streams have not done yet, where the setting `STREAMS` makes them late.
+//! Work that streams have not done yet: because the setting `STREAMS` makes them late, or because it
+//! waits for a number in memory ([`Work::Memory`]) and what else is to be done before it.
 //!
 //! A piece of work is done when the host waits for it, or for something behind it. Memory is freed
 //! at once, with all that the order of its stream puts before. So what nothing orders before the
@@ -7,14 +8,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use super::Outcome;
 use super::abi::report;
 use super::code::Code;
+use super::memory_ops::Operation;
 use super::running::{self, Streams};
 use super::state::{Driver, Handle};
 use super::stream::{self, is_default};
 use super::work::{self, Work};
+
+/// How long the host waits for another thread to change what a stream waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The number of a piece of work. What a piece waits for has a lower one.
 pub(super) type Point = u64;
@@ -87,7 +93,10 @@ impl Place {
 /// Gives work to a stream, to be done late.
 pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
     let place = Place::of(driver, context, stream);
-    let is_copy = !matches!(work, Work::Launch(_) | Work::Call { .. });
+    let is_copy = !matches!(
+        work,
+        Work::Launch(_) | Work::Call { .. } | Work::Memory(_) | Work::Free(_)
+    );
     let waits = match &work {
         // A copy into ordinary memory is over when the call returns.
         Work::ToHost { to, bytes, .. } => !driver.state().is_pinned(*to, *bytes),
@@ -106,12 +115,28 @@ pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Wor
         }
         work => What::Work(work),
     };
-    let mut queue = driver.queue();
-    let point = queue.push(place, what);
+    let point = driver.queue().push(place, what);
     if waits {
-        queue.finish(driver, &[point]);
+        finish(driver, &[point]);
     }
+    go_on(driver);
     driver.state().usable(context)
+}
+
+/// Whether a stream has work that it has not done, or waits for some.
+pub(super) fn is_busy(driver: &Driver, context: Handle, stream: Handle) -> bool {
+    let is_empty = driver.queue().pending.is_empty();
+    !is_empty && !points(driver, context, stream).is_empty()
+}
+
+/// Does what waits for a number in memory that may have changed, and all behind it. Late streams do
+/// nothing before the host waits for them.
+pub(super) fn go_on(driver: &Driver) {
+    if running::streams() == Streams::Now {
+        let mut queue = driver.queue();
+        let all: Vec<Point> = queue.pending.keys().copied().collect();
+        queue.finish(driver, &all);
+    }
 }
 
 /// What has been given to a stream so far, as an event records it.
@@ -131,31 +156,52 @@ pub(super) fn wait(driver: &Driver, context: Handle, stream: Handle, points: &[P
 
 /// Does what a stream was given so far, and what that waits for.
 pub(super) fn finish_stream(driver: &Driver, context: Handle, stream: Handle) {
-    let place = Place::of(driver, context, stream);
-    let mut queue = driver.queue();
-    let points = queue.behind(place);
-    queue.finish(driver, &points);
+    let points = points(driver, context, stream);
+    finish(driver, &points);
 }
 
-/// Does all work up to points.
+/// As [`finish_stream`], but gives up at what waits for a number in memory. Whether all is done.
+pub(super) fn try_finish_stream(driver: &Driver, context: Handle, stream: Handle) -> bool {
+    let points = points(driver, context, stream);
+    try_finish(driver, &points)
+}
+
+/// Does all work up to points, as far as it can be done. Whether all is.
+pub(super) fn try_finish(driver: &Driver, points: &[Point]) -> bool {
+    let mut queue = driver.queue();
+    queue.finish(driver, points);
+    !points.iter().any(|point| queue.pending.contains_key(point))
+}
+
+/// Does all work up to points. What waits for a number in memory may be helped by another thread of
+/// the program; if it is not for [`PATIENCE`], or there is no other, the contexts fail.
 pub(super) fn finish(driver: &Driver, points: &[Point]) {
-    driver.queue().finish(driver, points);
+    let start = Instant::now();
+    while !try_finish(driver, points) {
+        let is_hopeless = !driver.has_other_threads() && driver.queue().is_hopeless(points);
+        if is_hopeless || start.elapsed() > PATIENCE {
+            driver.queue().fail(driver, points);
+            continue;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Does all work of a context, and what it waits for.
 pub(super) fn finish_context(driver: &Driver, context: Handle) {
-    let mut queue = driver.queue();
-    let of_context = queue.pending.iter();
-    let of_context = of_context.filter(|(_, piece)| piece.context == context);
-    let points: Vec<Point> = of_context.map(|(&point, _)| point).collect();
-    queue.finish(driver, &points);
+    let points: Vec<Point> = {
+        let queue = driver.queue();
+        let pending = queue.pending.iter();
+        let of_context = pending.filter(|(_, piece)| piece.context == context);
+        of_context.map(|(&point, _)| point).collect()
+    };
+    finish(driver, &points);
 }
 
 /// Does all work.
 pub(super) fn finish_all(driver: &Driver) {
-    let mut queue = driver.queue();
-    let points: Vec<Point> = queue.pending.keys().copied().collect();
-    queue.finish(driver, &points);
+    let points: Vec<Point> = driver.queue().pending.keys().copied().collect();
+    finish(driver, &points);
 }
 
 impl Queue {
@@ -208,8 +254,36 @@ impl Queue {
         self.last
     }
 
-    /// Does pieces of work and all that they wait for.
+    /// Does pieces of work and all that they wait for. Where that waits for a number in memory, all
+    /// else that can be done is done, too, and what can't is left.
     fn finish(&mut self, driver: &Driver, points: &[Point]) {
+        let mut wanted = self.with_before(points);
+        while !wanted.is_empty() {
+            let next = wanted
+                .iter()
+                .copied()
+                .find(|&point| self.is_ready(driver, point));
+            let next = next.or_else(|| {
+                let pending: Vec<Point> = self.pending.keys().copied().collect();
+                pending
+                    .into_iter()
+                    .find(|&point| self.is_ready(driver, point))
+            });
+            let Some(piece) = next.and_then(|point| self.pending.remove(&point)) else {
+                break;
+            };
+            wanted.retain(|point| Some(*point) != next);
+            piece.run(driver);
+        }
+        let Self { pending, tails, .. } = self;
+        tails.retain(|_, tail| {
+            tail.points.retain(|point| pending.contains_key(point));
+            !tail.points.is_empty()
+        });
+    }
+
+    /// Pieces of work and all that they wait for, in an order in which they may be done.
+    fn with_before(&self, points: &[Point]) -> BTreeSet<Point> {
         let mut wanted = BTreeSet::new();
         let mut open = points.to_vec();
         while let Some(point) = open.pop() {
@@ -219,20 +293,68 @@ impl Queue {
                 open.extend(&piece.after);
             }
         }
-        for point in wanted {
-            if let Some(piece) = self.pending.remove(&point) {
-                piece.run(driver);
+        wanted
+    }
+
+    /// Whether a piece of work can be done now.
+    fn is_ready(&self, driver: &Driver, point: Point) -> bool {
+        self.pending.get(&point).is_some_and(|piece| {
+            let is_first = !piece
+                .after
+                .iter()
+                .any(|point| self.pending.contains_key(point));
+            is_first && (piece.is_met(driver) || driver.state().usable(piece.context).is_err())
+        })
+    }
+
+    /// Whether nobody but another thread can change what the work waits for: the program itself
+    /// could change page-locked memory.
+    fn is_hopeless(&self, points: &[Point]) -> bool {
+        let wanted = self.with_before(points);
+        let pieces = wanted.iter().filter_map(|point| self.pending.get(point));
+        pieces
+            .filter_map(Piece::operation)
+            .all(|operation| operation.is_on_device())
+    }
+
+    /// Gives up work that waits for what nobody does: its contexts fail.
+    fn fail(&mut self, driver: &Driver, points: &[Point]) {
+        for point in self.with_before(points) {
+            let Some(piece) = self
+                .pending
+                .get(&point)
+                .filter(|piece| !piece.is_met(driver))
+            else {
+                continue;
+            };
+            if let Some(operation) = piece.operation() {
+                let what = operation.describe(driver);
+                report(format_args!(
+                    "deadlock: a stream waits for {what}, and nothing else is left to do"
+                ));
+            }
+            if let Some(context) = driver.state().contexts.get_mut(&piece.context) {
+                context.failed.get_or_insert(Code::LAUNCH_FAILED);
             }
         }
-        let Self { pending, tails, .. } = self;
-        tails.retain(|_, tail| {
-            tail.points.retain(|point| pending.contains_key(point));
-            !tail.points.is_empty()
-        });
     }
 }
 
 impl Piece {
+    /// The operation on memory that it is.
+    fn operation(&self) -> Option<&Operation> {
+        match &self.what {
+            What::Work(Work::Memory(operations)) => operations.first(),
+            _ => None,
+        }
+    }
+
+    /// Whether what it waits for in memory is there.
+    fn is_met(&self, driver: &Driver) -> bool {
+        self.operation()
+            .is_none_or(|operation| operation.is_ready(driver))
+    }
+
     fn run(&self, driver: &Driver) {
         let Self { context, what, .. } = self;
         if driver.state().usable(*context).is_err() {

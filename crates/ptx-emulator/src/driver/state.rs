@@ -1,7 +1,8 @@
 //! The driver's one global state: the device, and a table for each kind of handle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use super::library::{Kernel, Library};
 use super::queue::{self, Point, Queue};
 use super::stream::NON_BLOCKING;
 use super::task::{Executable, Graph};
+use super::user_object::UserObject;
 use crate::device::DeviceModel;
 use crate::exec::LoadedModule;
 use crate::memory::DeviceMemory;
@@ -31,6 +33,8 @@ pub(super) struct Driver {
     pub memory: Arc<DeviceMemory>,
     /// Held while the device works: one piece of work at a time.
     pub engine: Mutex<()>,
+    /// Threads that have called the driver.
+    threads: AtomicUsize,
     /// Locked before the state.
     queue: Mutex<Queue>,
     state: Mutex<State>,
@@ -53,6 +57,11 @@ pub(super) struct State {
     pub executables: HashMap<Handle, Arc<Executable>>,
     /// The graph that a node is part of.
     pub nodes: HashMap<Handle, Handle>,
+    pub user_objects: HashMap<Handle, UserObject>,
+    /// References that a graph holds to a user object.
+    pub graph_objects: HashMap<(Handle, Handle), u64>,
+    /// Attributes that were set, by the stream and the attribute.
+    pub stream_attributes: HashMap<(Handle, u32), [u32; 16]>,
     pub pools: HashMap<Handle, Pool>,
     /// The pool that `cuMemAllocAsync` takes from; made with the device, never destroyed.
     pub default_pool: Handle,
@@ -144,6 +153,9 @@ pub(super) struct Allocation {
 
 pub(super) struct HostAllocation {
     pub context: Handle,
+    /// The program's own memory, which it has registered.
+    pub is_registered: bool,
+    pub flags: u32,
     pub layout: std::alloc::Layout,
 }
 
@@ -152,6 +164,8 @@ static DRIVER: OnceLock<Driver> = OnceLock::new();
 thread_local! {
     /// The context stack of this thread; the last one is current.
     static STACK: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    /// Whether this thread is counted among those that have called the driver.
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts the driver; the first call decides the device.
@@ -170,6 +184,7 @@ pub(super) fn initialise(model: DeviceModel, log_launches: bool) {
             model,
             log_launches,
             engine: Mutex::new(()),
+            threads: AtomicUsize::new(0),
             queue: Mutex::default(),
             state: Mutex::new(state),
         }
@@ -198,6 +213,9 @@ pub(super) fn driver_of(device: i32) -> Outcome<&'static Driver> {
 /// The driver and the current context, which must be alive and free of faults.
 pub(super) fn current() -> Outcome<(&'static Driver, Handle)> {
     let driver = driver()?;
+    if !COUNTED.replace(true) {
+        driver.threads.fetch_add(1, Ordering::Relaxed);
+    }
     let context = current_context().ok_or(Code::INVALID_CONTEXT)?;
     driver.state().usable(context)?;
     Ok((driver, context))
@@ -229,6 +247,12 @@ impl Driver {
     /// Waits until the device does nothing, whatever it still has to do.
     pub fn quiet(&self) {
         drop(self.engine.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether more than one thread of the program has used the driver, so that another may do
+    /// what this one waits for.
+    pub fn has_other_threads(&self) -> bool {
+        self.threads.load(Ordering::Relaxed) > 1
     }
 
     /// Architecture number: 80 for compute capability 8.0.

@@ -1,13 +1,14 @@
 //! Streams.
 
-use super::abi::{Host, Out};
+use std::ffi::c_void;
+
+use super::abi::{Host, In, Out};
 use super::capture::Capture;
 use super::code::Code;
 use super::queue;
-use super::running::{self, Streams};
 use super::state::{Driver, Event, Handle, State, Stream, current, driver};
 use super::task::Task;
-use super::work::{HostFunction, Work, submit};
+use super::work::{self, HostFunction, Work, submit};
 use super::{Outcome, api};
 
 pub(super) const LEAST_PRIORITY: i32 = 0;
@@ -144,6 +145,98 @@ fn create(out: Out<Handle>, flags: u32, priority: i32) -> Outcome {
     out.set(handle)
 }
 
+/// `CUstreamCallback`, with the stream and the code of its work.
+type Callback = unsafe extern "C" fn(Handle, u32, *mut c_void);
+
+/// What a stream calls for `cuStreamAddCallback`.
+struct Called {
+    callback: Callback,
+    stream: Handle,
+    argument: Host,
+}
+
+/// Calls a callback with the arguments that it expects.
+///
+/// # Safety
+/// `called` is a [`Called`] in a box of its own, which nobody uses any more.
+unsafe extern "C" fn call_back(called: *mut c_void) {
+    // SAFETY: by this function's contract.
+    let called = unsafe { Box::from_raw(called.cast::<Called>()) };
+    let argument = std::ptr::with_exposed_provenance_mut(called.argument.address());
+    // SAFETY: the caller of `cuStreamAddCallback` gave the function and its argument for this call.
+    unsafe { (called.callback)(called.stream, 0, argument) };
+}
+
+fn add_callback(stream: Handle, callback: Callback, argument: Host) -> Outcome {
+    let (driver, context) = current()?;
+    // Captures take host functions, no callbacks.
+    not_capturing(driver, context, stream)?;
+    let context = context_of(driver, context, stream)?;
+    let called = Box::new(Called {
+        callback,
+        stream,
+        argument,
+    });
+    let argument = Host::new(Box::into_raw(called).cast());
+    work::give(
+        driver,
+        context,
+        stream,
+        Work::Call {
+            function: call_back,
+            argument,
+        },
+    )
+}
+
+/// Attributes of streams: ACCESS_POLICY_WINDOW, SYNCHRONIZATION_POLICY, PRIORITY,
+/// MEM_SYNC_DOMAIN_MAP, MEM_SYNC_DOMAIN.
+const ATTRIBUTES: [u32; 5] = [1, 3, PRIORITY, 9, 10];
+const PRIORITY: u32 = 8;
+
+fn attribute(stream: Handle, attribute: u32) -> Outcome<[u32; 16]> {
+    let (driver, context) = current()?;
+    context_of(driver, context, stream)?;
+    if !ATTRIBUTES.contains(&attribute) {
+        return Err(Code::INVALID_VALUE);
+    }
+    let state = driver.state();
+    let mut value = state
+        .stream_attributes
+        .get(&(stream, attribute))
+        .copied()
+        .unwrap_or_default();
+    if attribute == PRIORITY {
+        let priority = state
+            .streams
+            .get(&stream)
+            .map_or(LEAST_PRIORITY, |stream| stream.priority);
+        value[0] = priority.cast_unsigned();
+    }
+    Ok(value)
+}
+
+/// All are hints but the priority, which the stream tells when it is asked.
+fn set_attribute(stream: Handle, attribute: u32, value: [u32; 16]) -> Outcome {
+    let (driver, context) = current()?;
+    context_of(driver, context, stream)?;
+    if !ATTRIBUTES.contains(&attribute) {
+        return Err(Code::INVALID_VALUE);
+    }
+    let mut state = driver.state();
+    if attribute == PRIORITY {
+        let priority = value[0].cast_signed();
+        if !(GREATEST_PRIORITY..=LEAST_PRIORITY).contains(&priority) {
+            return Err(Code::INVALID_VALUE);
+        }
+        if let Some(stream) = state.streams.get_mut(&stream) {
+            stream.priority = priority;
+        }
+    }
+    state.stream_attributes.insert((stream, attribute), value);
+    Ok(())
+}
+
 /// Makes later work of a stream wait for an event.
 pub(super) fn wait(stream: Handle, event: Handle) -> Outcome {
     let (driver, context) = current()?;
@@ -154,7 +247,7 @@ pub(super) fn wait(stream: Handle, event: Handle) -> Outcome {
         event.points.clone()
     };
     join(driver, stream, event)?;
-    if running::streams() != Streams::Now {
+    if !points.is_empty() {
         queue::wait(driver, context, stream, &points);
     }
     Ok(())
@@ -219,6 +312,7 @@ api! {
         let driver = driver()?;
         let mut state = driver.state();
         let removed = state.streams.remove(&stream).ok_or(Code::INVALID_HANDLE)?;
+        state.stream_attributes.retain(|&(owner, _), _| owner != stream);
         if let Some(capture) = removed.capture {
             state.invalidate(capture);
         }
@@ -234,13 +328,15 @@ api! {
         driver.state().usable(context)
     }
 
-    // Whoever asks again and again waits: the work is done when it is asked for.
+    // Whoever asks again and again waits: the work is done when it is asked for, but for what waits
+    // for a number in memory.
     fn cuStreamQuery(stream: Handle) {
         let (driver, context) = current()?;
         not_capturing(driver, context, stream)?;
         let context = context_of(driver, context, stream)?;
-        queue::finish_stream(driver, context, stream);
-        driver.state().usable(context)
+        let is_done = queue::try_finish_stream(driver, context, stream);
+        driver.state().usable(context)?;
+        if is_done { Ok(()) } else { Err(Code::NOT_READY) }
     }
 
     fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
@@ -279,6 +375,35 @@ api! {
         let (driver, current) = current()?;
         context_of(driver, current, stream)?;
         id.set(stream as u64)
+    }
+
+    fn cuStreamGetDevice(stream: Handle, device: Out<i32>) {
+        let (driver, current) = current()?;
+        context_of(driver, current, stream)?;
+        device.set(0)
+    }
+
+    fn cuStreamAddCallback(stream: Handle, callback: Option<Callback>, argument: Host, flags: u32) {
+        let callback = callback.ok_or(Code::INVALID_VALUE)?;
+        if flags != 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        add_callback(stream, callback, argument)
+    }
+
+    fn cuStreamGetAttribute(stream: Handle, attribute: u32, value: Out<[u32; 16]>) {
+        value.set(self::attribute(stream, attribute)?)
+    }
+
+    fn cuStreamSetAttribute(stream: Handle, attribute: u32, value: In<[u32; 16]>) {
+        set_attribute(stream, attribute, value.get(0)?)
+    }
+
+    fn cuStreamCopyAttributes(to: Handle, from: Handle) {
+        for id in ATTRIBUTES {
+            set_attribute(to, id, attribute(from, id)?)?;
+        }
+        Ok(())
     }
 
     fn cuLaunchHostFunc(stream: Handle, function: Option<HostFunction>, argument: Host) {

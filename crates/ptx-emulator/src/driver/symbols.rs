@@ -8,7 +8,7 @@ use super::{Outcome, api, cuda_version, versions};
 
 /// Every entry point of this driver.
 fn exported() -> impl Iterator<Item = &'static Symbol> {
-    let tables: [&[Symbol]; 21] = [
+    let tables: [&[Symbol]; 23] = [
         SYMBOLS,
         super::capture::SYMBOLS,
         super::code::SYMBOLS,
@@ -22,6 +22,7 @@ fn exported() -> impl Iterator<Item = &'static Symbol> {
         super::launch::SYMBOLS,
         super::library::SYMBOLS,
         super::memory::SYMBOLS,
+        super::memory_ops::SYMBOLS,
         super::module::SYMBOLS,
         super::node::SYMBOLS,
         super::node_kinds::SYMBOLS,
@@ -30,6 +31,7 @@ fn exported() -> impl Iterator<Item = &'static Symbol> {
         super::stream::SYMBOLS,
         super::tensor_map::SYMBOLS,
         super::unsupported::SYMBOLS,
+        super::user_object::SYMBOLS,
     ];
     tables.into_iter().flatten()
 }

@@ -14,7 +14,7 @@ use super::{event, stream};
 /// Graphs in graphs in graphs: a program that nests them deeper is refused.
 const DEEPEST: u32 = 32;
 /// Nodes of a graph with those of the graphs in it.
-const MOST_NODES: usize = 1 << 20;
+const MOST_NODES: usize = 1 << 18;
 
 /// What a node does.
 #[derive(Clone)]
@@ -116,24 +116,15 @@ impl State {
 
     /// Adds a node behind others of the graph, which must be there.
     pub fn add_node(&mut self, graph: Handle, task: Task, after: &[Handle]) -> Outcome<Handle> {
-        let (depth, size) = match &task {
-            Task::Child(child) => {
-                let child = self.graph(*child)?;
-                (child.depth + 1, child.size + 1)
-            }
-            _ => (1, 1),
+        let child = match &task {
+            Task::Child(child) => Some(*child),
+            _ => None,
         };
-        let found = self.graph(graph)?;
+        let (depth, size) = self.check_room(graph, child)?;
         let mut seen = BTreeSet::new();
         let mut all = after.iter();
         if !all.all(|node| self.nodes.get(node) == Some(&graph) && seen.insert(node)) {
             return Err(Code::INVALID_VALUE);
-        }
-        if depth > DEEPEST || found.size + size > MOST_NODES {
-            report(format_args!(
-                "node refused: a graph may be nested {DEEPEST} deep and have {MOST_NODES} nodes in all"
-            ));
-            return Err(Code::NOT_SUPPORTED);
         }
         let handle = self.handle();
         self.nodes.insert(handle, graph);
@@ -147,6 +138,25 @@ impl State {
             origin: 0,
         });
         Ok(handle)
+    }
+
+    /// Whether a graph can take one more node, with the graph that it holds: the depth and the size
+    /// that the node adds.
+    pub fn check_room(&self, graph: Handle, child: Option<Handle>) -> Outcome<(u32, usize)> {
+        let (depth, size) = match child {
+            Some(child) => {
+                let child = self.graph(child)?;
+                (child.depth + 1, child.size + 1)
+            }
+            None => (1, 1),
+        };
+        if depth > DEEPEST || self.graph(graph)?.size + size > MOST_NODES {
+            report(format_args!(
+                "node refused: a graph may be nested {DEEPEST} deep and have {MOST_NODES} nodes in all"
+            ));
+            return Err(Code::NOT_SUPPORTED);
+        }
+        Ok((depth, size))
     }
 
     /// Copies a graph and the graphs in it. A copy that is to belong to a node is a child.

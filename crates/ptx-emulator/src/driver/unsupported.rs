@@ -1,7 +1,9 @@
 //! Entry points that exist so that a program can ask, and get `CUDA_ERROR_NOT_SUPPORTED`: managed
 //! memory, memory of other APIs, the occupancy calculator with a callback.
 
-use super::abi::{Host, Out};
+use std::sync::Once;
+
+use super::abi::{Host, In, Out, report};
 use super::api;
 use super::code::Code;
 use super::state::Handle;
@@ -17,9 +19,6 @@ api! {
         Err(Code::NOT_SUPPORTED)
     }
     fn cuStreamAttachMemAsync(_stream: Handle, _address: u64, _bytes: usize, _flags: u32) {
-        Err(Code::NOT_SUPPORTED)
-    }
-    fn cuMemHostRegister_v2(_pointer: Host, _bytes: usize, _flags: u32) {
         Err(Code::NOT_SUPPORTED)
     }
     fn cuMemHostGetDevicePointer_v2(_address: Out<u64>, _pointer: Host, _flags: u32) {
@@ -45,5 +44,18 @@ api! {
     }
     fn cuProfilerStop() {
         Err(Code::NOT_SUPPORTED)
+    }
+    // The tables of functions that NVIDIA's own libraries ask its driver for.
+    fn cuGetExportTable(table: Out<usize>, id: In<[u8; 16]>) {
+        static SAID: Once = Once::new();
+        let [first, second, third, fourth, ..] = id.get(0)?;
+        table.set(0)?;
+        SAID.call_once(|| {
+            report(format_args!(
+                "cuGetExportTable: the private table {first:02x}{second:02x}{third:02x}{fourth:02x}... is NVIDIA's and is not \
+                 here. NVIDIA's CUDA runtime runs with NVIDIA's driver only; link client/cudart.cpp instead (README)"
+            ));
+        });
+        Err(Code::INVALID_VALUE)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use super::Outcome;
 use super::abi::{Host, report};
 use super::code::Code;
+use super::memory_ops::Operation;
 use super::queue;
 use super::rows::Rows;
 use super::running::{self, Streams};
@@ -39,6 +40,10 @@ pub(super) enum Work {
     },
     Rows(Box<Rows>),
     Fill(Fill),
+    /// Numbers that are written and waited for, in this order.
+    Memory(Arc<[Operation]>),
+    /// Ends an allocation.
+    Free(u64),
     Launch(Arc<Launch>),
     Call {
         function: HostFunction,
@@ -109,9 +114,40 @@ pub(super) fn submit(driver: &Driver, context: Handle, stream: Handle, work: Wor
 
 /// Gives work to a stream that is not capturing.
 pub(super) fn give(driver: &Driver, context: Handle, stream: Handle, work: Work) -> Outcome {
+    if let Work::Memory(operations) = &work
+        && operations.len() != 1
+    {
+        let mut each = operations.iter();
+        return each.try_for_each(|&operation| {
+            give(driver, context, stream, Work::Memory([operation].into()))
+        });
+    }
     match running::streams() {
-        Streams::Now => run(driver, context, &work),
-        Streams::Latest | Streams::LatestKernels => queue::submit(driver, context, stream, work),
+        Streams::Now if work.is_ready(driver) && !queue::is_busy(driver, context, stream) => {
+            let done = run(driver, context, &work);
+            queue::go_on(driver);
+            done
+        }
+        _ => queue::submit(driver, context, stream, work),
+    }
+}
+
+/// Frees memory behind what a stream has yet to do: now, if that is nothing.
+pub(super) fn free(driver: &Driver, context: Handle, stream: Handle, address: u64) -> Outcome {
+    let work = Work::Free(address);
+    if queue::is_busy(driver, context, stream) {
+        return queue::submit(driver, context, stream, work);
+    }
+    run(driver, context, &work)
+}
+
+impl Work {
+    /// Whether it can be done now, as far as it waits for memory.
+    pub fn is_ready(&self, driver: &Driver) -> bool {
+        match self {
+            Work::Memory(operations) => operations.iter().all(|next| next.is_ready(driver)),
+            _ => true,
+        }
     }
 }
 
@@ -135,6 +171,10 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
         }
         Work::Rows(rows) => return rows.run(driver),
         Work::Fill(fill) => fill.run(memory),
+        Work::Memory(operations) => {
+            return operations.iter().try_for_each(|next| next.run(driver));
+        }
+        Work::Free(address) => return super::memory::free(driver, *address),
         Work::Launch(launch) => {
             let options = super::counters::options(driver, launch.cooperative)?;
             let result = launch.run(driver, &options);
