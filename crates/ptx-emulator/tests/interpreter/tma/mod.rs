@@ -3,6 +3,7 @@
 
 mod boxes;
 mod copies;
+mod counted;
 mod maps;
 mod reference;
 
