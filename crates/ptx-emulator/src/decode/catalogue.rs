@@ -135,6 +135,14 @@ fn operand_lists() -> Vec<Vec<Operand>> {
         (4, 1, 8),
         (1, 4, 8),
     ];
+    // `wgmma` of N = 8: the result, A and B, whether D is kept, signs, transpositions.
+    for sums in [2, 4] {
+        for after in 0..=4 {
+            let mut list = vec![vector(sums), any(), any(), any()];
+            list.extend((0..after).map(|_| Operand::Integer(1)));
+            lists.push(list);
+        }
+    }
     for (a, b, sums) in of_mma.into_iter().chain(of_wmma) {
         lists.push(vec![vector(sums), vector(a), vector(b), vector(sums)]);
     }

@@ -2,6 +2,7 @@
 //! points, registers their slots.
 
 use super::builder::{Builder, CONSTANT, Constant, refusal};
+use super::flight;
 use super::flow::Flow;
 use super::op::{Class, Control, Inst, NO_LIST, Op, Reg, SyncUse};
 use super::slots::{self, Assigned};
@@ -15,7 +16,7 @@ pub(super) fn finish(
     drop_unread_results(&mut builder);
     let flow = Flow::new(&builder.code, &builder.tables);
     set_joins(&mut builder.code, &flow);
-    let (slots, unset) = give_slots(&mut builder, &flow);
+    let (slots, unset, may_lack_fence) = give_slots(&mut builder, &flow);
     info.static_shared = builder.shared_bytes;
     info.local_bytes = builder.local_bytes.next_multiple_of(16);
     let dynamic_shared_at = builder
@@ -39,9 +40,15 @@ pub(super) fn finish(
         let first = total - values.len() as u32;
         (first..).zip(values).collect()
     };
+    let has_wgmma = builder
+        .code
+        .iter()
+        .any(|inst| matches!(inst.op, Op::Wgmma(_)));
     Ok(Kernel {
         info,
         sync: SyncUse::of(&builder.code),
+        has_wgmma,
+        may_lack_fence,
         code: builder.code,
         places: builder.places,
         lists: builder.lists,
@@ -145,8 +152,8 @@ fn set_joins(code: &mut [Inst], flow: &Flow) {
 }
 
 /// Replaces register numbers by slots, constants behind the registers. Returns the slots per class,
-/// and those that may be read before they are written.
-fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>) {
+/// those that may be read before they are written, and whether a `wgmma.fence` may be missing.
+fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>, bool) {
     let counts = builder.register_counts;
     let bases = [0, counts[0], counts[0] + counts[1]];
     let number = |reg: Reg| -> Option<usize> {
@@ -160,6 +167,9 @@ fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>) {
     }
     let Assigned { slots, used, unset } =
         slots::assign(&builder.code, &builder.lists, flow, &classes, number);
+    let count = classes.len();
+    let may_lack_fence =
+        flight::may_lack_fence(&builder.code, &builder.lists, flow, count, &number);
     let renamed = |reg: Reg| -> Reg {
         let Some(class) = reg.class() else {
             return reg;
@@ -189,5 +199,5 @@ fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>) {
         .into_iter()
         .map(|n| Reg::new(class(n), slots[n]))
         .collect();
-    (total, unset)
+    (total, unset, may_lack_fence)
 }

@@ -96,6 +96,36 @@ impl<'b, 'm> Form<'b, 'm> {
         })
     }
 
+    /// Takes a shape with an N of its own, as the N and what its word stands for. The words are
+    /// written with `nN` in place of a number, and so they are found in the catalogue.
+    pub fn shape(&mut self, words: &[(&'static str, u32)]) -> Result<(u32, u32), DecodeError> {
+        words
+            .iter()
+            .for_each(|(word, _)| self.builder.asked(&Ask::Word(word)));
+        let lists = self.builder.listener.is_some();
+        for at in 0..self.words.len() {
+            for (word, value) in words {
+                let Some((before, after)) = word.split_once('N') else {
+                    continue;
+                };
+                let n = self.words[at].strip_prefix(before);
+                let n = match n.and_then(|rest| rest.strip_suffix(after)) {
+                    Some("N") if lists => Some(8),
+                    Some(digits) => digits.parse().ok(),
+                    None => None,
+                };
+                if let Some(n) = n {
+                    self.words.remove(at);
+                    return Ok((n, *value));
+                }
+            }
+        }
+        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        let reason = format!("expected a shape among .{}", names.join(" ."));
+        self.builder.asked(&Ask::Missing(names));
+        Err(self.error(reason))
+    }
+
     /// Takes the last modifier, which must be a type.
     pub fn ty(&mut self) -> Result<Type, DecodeError> {
         self.builder.asked(&Ask::Type(&[]));

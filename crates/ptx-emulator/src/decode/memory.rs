@@ -6,7 +6,7 @@ use super::form::Form;
 use super::op::{
     Access, Class, Extend, FenceKind, Op, Order, ProxySpace, Reg, Scope, Width, Window,
 };
-use super::types::{Int, Type};
+use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
 type Decoded = Result<(), DecodeError>;
@@ -131,6 +131,9 @@ fn elements(form: &mut Form<'_, '_>) -> Result<(Type, Width, u8), DecodeError> {
 
 fn width(form: &Form<'_, '_>, ty: Type) -> Result<Width, DecodeError> {
     Ok(match ty.bits() {
+        _ if matches!(ty, Type::Float(Float::E4m3 | Float::E5m2)) => {
+            return Err(form.refuse_type());
+        }
         8 => Width::B8,
         16 => Width::B16,
         32 => Width::B32,

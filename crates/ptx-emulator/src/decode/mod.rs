@@ -12,6 +12,7 @@ mod compare;
 mod control;
 mod convert;
 mod finish;
+mod flight;
 mod float;
 mod flow;
 mod form;
@@ -25,6 +26,7 @@ mod slots;
 mod special;
 pub(crate) mod types;
 mod warp;
+mod wgmma;
 mod wmma;
 
 use std::collections::HashMap;
@@ -36,6 +38,7 @@ pub(crate) use self::builder::{
 pub use self::catalogue::catalogue;
 use self::form::Form;
 use self::op::{Inst, Op, Reg, RegList, SyncUse};
+pub(crate) use self::slots::uses_list;
 use crate::ast::{self, Place, Space, Statement};
 
 /// Why a module can't be run: the instruction as written, and what is wrong with it.
@@ -105,6 +108,10 @@ pub(crate) struct Kernel {
     pub sync: SyncUse,
     /// Shared memory that the system reserves, where the kernel asks for it, else 0.
     pub reserved_shared: u32,
+    /// It has `wgmma`.
+    pub has_wgmma: bool,
+    /// One of its `wgmma` may be reached without the `wgmma.fence` that it needs.
+    pub may_lack_fence: bool,
 }
 
 impl Kernel {
@@ -140,6 +147,8 @@ impl Kernel {
             dynamic_shared_at: 0,
             sync: SyncUse::default(),
             reserved_shared: 0,
+            has_wgmma: false,
+            may_lack_fence: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, Grid, IntOp, Op};
 use super::types::Type;
 use super::{
     DecodeError, async_copy, atomic, bulk, compare, control, convert, float, hint, integer, memory,
-    warp, wmma,
+    warp, wgmma, wmma,
 };
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
@@ -192,6 +192,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("movmatrix", warp::move_matrix),
     ("mma", warp::mma),
     ("wmma", wmma::wmma),
+    ("wgmma", wgmma::wgmma),
     ("nanosleep", warp::nanosleep),
     ("bra", control::bra),
     ("brx", control::brx),

@@ -6,6 +6,7 @@
 //! one written there at 2i + 1. Lanes of a warp may be at different places; each has its own
 //! storage in a slot, so only one thread's path matters.
 
+use super::flight;
 use super::flow::Flow;
 use super::op::{Inst, Reg, RegList};
 
@@ -45,7 +46,7 @@ pub(super) fn visit(
 }
 
 /// Whether `list` is the index of a register list.
-pub(super) fn uses_list(inst: &Inst) -> bool {
+pub(crate) fn uses_list(inst: &Inst) -> bool {
     use super::op::{Async, Op};
     !matches!(inst.op, Op::Control(_) | Op::Async(Async::Copy { .. }))
         && inst.list != super::op::NO_LIST
@@ -209,6 +210,7 @@ fn intervals(
             }
         }
     }
+    flight::in_flight(code, lists, flow, count, number, &mut touch);
     let at_start = |n: &usize| {
         live_in
             .get(n / 64)

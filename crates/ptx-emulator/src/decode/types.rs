@@ -34,6 +34,8 @@ pub(crate) enum Float {
     F64,
     E4m3x2,
     E5m2x2,
+    E4m3,
+    E5m2,
 }
 
 impl Int {
@@ -65,6 +67,7 @@ impl Int {
 impl Float {
     pub fn bits(self) -> u32 {
         match self {
+            Float::E4m3 | Float::E5m2 => 8,
             Float::F16 | Float::Bf16 | Float::E4m3x2 | Float::E5m2x2 => 16,
             Float::F16x2 | Float::Bf16x2 | Float::Tf32 | Float::F32 => 32,
             Float::F64 => 64,
@@ -74,7 +77,7 @@ impl Float {
 
 impl Type {
     /// Every type word.
-    pub const WORDS: [(&str, Type); 25] = [
+    pub const WORDS: &'static [(&'static str, Type)] = &[
         ("b8", Type::Bits(8)),
         ("b16", Type::Bits(16)),
         ("b32", Type::Bits(32)),
@@ -99,6 +102,8 @@ impl Type {
         ("f64", Type::Float(Float::F64)),
         ("e4m3x2", Type::Float(Float::E4m3x2)),
         ("e5m2x2", Type::Float(Float::E5m2x2)),
+        ("e4m3", Type::Float(Float::E4m3)),
+        ("e5m2", Type::Float(Float::E5m2)),
         ("pred", Type::Pred),
     ];
 

@@ -14,6 +14,7 @@ use super::schedule::Turns;
 use super::space::Bytes;
 use super::special::thread;
 use super::warp::{State, Warp};
+use super::wgmma::Warpgroups;
 use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
 use crate::l2::Trace;
 
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     pub gave_way: bool,
     /// Whether a thread has executed `griddepcontrol.launch_dependents`.
     pub allows_dependents: bool,
+    pub warpgroups: Warpgroups,
 }
 
 pub(crate) struct Block {
@@ -117,6 +119,18 @@ impl Core {
     }
 }
 
+/// Lets warps go on that have waited for others of their warpgroup.
+fn wake_warpgroups(warps: &mut [Warp], warpgroups: &mut Warpgroups) {
+    for warp in warps {
+        if warpgroups.wakes(warp.index) {
+            let waiting = warp.groups.iter_mut();
+            let waiting = waiting.filter(|group| group.state == State::Warpgroup);
+            waiting.for_each(|group| group.state = State::Ready);
+        }
+    }
+    warpgroups.end_wake();
+}
+
 impl Block {
     pub fn new(launch: &Launch<'_>) -> Block {
         let threads = launch.grid.threads();
@@ -149,6 +163,7 @@ impl Block {
                 changes: 0,
                 gave_way: false,
                 allows_dependents: false,
+                warpgroups: Warpgroups::new(launch.kernel.has_wgmma, threads as usize / LANES),
             },
             warps,
             waited: vec![0; threads.div_ceil(32) as usize],
@@ -184,6 +199,7 @@ impl Block {
             checks.start(linear, cluster, threads);
         }
         self.core.tainted = 0;
+        self.core.warpgroups.reset(launch.early_copies);
         if let Some(checks) = &mut self.core.checks {
             let reserved = launch.kernel.reserved_shared;
             checks.define_shared(launch.shared_with_reserved() as u64, reserved);
@@ -266,6 +282,9 @@ impl Block {
                         self.waited[index] = 0;
                         warp.release();
                     }
+                }
+                if self.core.warpgroups.has_wake() {
+                    wake_warpgroups(&mut self.warps, &mut self.core.warpgroups);
                 }
                 if self.core.check != 0
                     && self.complete_barriers(launch)?
@@ -466,6 +485,9 @@ impl Block {
                         format!("for barrier {id}, to which {arrived} of {count} threads have come")
                     }
                     State::Rendezvous(mask) => format!("for lanes {mask:#010x}"),
+                    State::Warpgroup => "for the other warps of its warpgroup, which have not \
+                                         executed the wgmma that it waits for"
+                        .to_owned(),
                     State::Ready if gave_way => "looking again and again".to_owned(),
                     State::Ready => "in an endless loop".to_owned(),
                 };

@@ -208,6 +208,7 @@ impl Run<'_, '_, '_> {
                 }
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
+            Op::Wgmma(op) => return self.wgmma(inst, active, op),
             Op::Nop => {}
             Op::Grid(grid) => return Ok(self.grid(inst, active, grid)),
             Op::Print => self.print(inst, active)?,

@@ -27,6 +27,7 @@ impl Run<'_, '_, '_> {
                 }) => {
                     self.check_matrix(inst, transposed, window, false)?;
                 }
+                Op::Wgmma(op) => self.check_wgmma(inst, op)?,
                 _ => self.check_together(inst, mask)?,
             }
         }
@@ -80,6 +81,7 @@ impl Run<'_, '_, '_> {
                 }
                 WarpOp::SyncWarp | WarpOp::ActiveMask | WarpOp::Pause => {}
             },
+            Op::Wgmma(op) => return self.wgmma_together(inst, op),
             Op::Mma(op) => {
                 self.core.counts.mma_flops += mma::flops(op);
                 mma::mma(regs, list(self.launch, inst), op, self.launch.numerics);
@@ -124,6 +126,7 @@ impl Run<'_, '_, '_> {
         let needs_all = matches!(
             inst.op,
             Op::Mma(_)
+                | Op::Wgmma(_)
                 | Op::Warp(
                     WarpOp::LoadMatrix { .. } | WarpOp::StoreMatrix { .. } | WarpOp::MoveMatrix
                 )

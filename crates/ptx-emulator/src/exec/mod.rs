@@ -43,6 +43,7 @@ mod supervisor;
 mod tensor_core;
 mod trap;
 mod warp;
+mod wgmma;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -35,6 +35,11 @@ impl Bytes {
         self.units.as_mut_ptr().cast()
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the units are bytes without gaps, at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast(), self.len) }
+    }
+
     pub fn clear(&mut self) {
         self.units.fill(Unit([0; 64]));
     }

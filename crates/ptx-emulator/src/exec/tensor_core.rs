@@ -163,13 +163,13 @@ pub(super) fn add_wide<const TERMS: usize>(
 }
 
 /// 2^exponent for a normal f64.
-fn power_of_two(exponent: i32) -> f64 {
+pub(super) fn power_of_two(exponent: i32) -> f64 {
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 /// A finite number as significand and exponent of its last bit: `s * 2^e`, 24-bit significand, not
 /// normalised.
-fn split(x: f32) -> (i64, i32) {
+pub(super) fn split(x: f32) -> (i64, i32) {
     let bits = x.to_bits();
     let field = (bits >> 23 & 0xff) as i32;
     let significand = i64::from(bits & 0x7f_ffff) | if field == 0 { 0 } else { 1 << 23 };
@@ -242,13 +242,13 @@ fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16:
     }
 }
 
-fn round_to_f16(value: f64) -> f32 {
+pub(super) fn round_to_f16(value: f64) -> f32 {
     f16_to_f32(f32_to_f16(narrow_odd(value)))
 }
 
 /// Toward zero; infinite where it overflows.
 #[inline(always)]
-fn cut_to_f32(value: f64) -> f32 {
+pub(super) fn cut_to_f32(value: f64) -> f32 {
     let near = value as f32;
     let beyond = f64::from(near).abs() > value.abs() && near.is_finite();
     f32::from_bits(near.to_bits() - u32::from(beyond))

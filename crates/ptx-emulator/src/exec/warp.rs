@@ -16,6 +16,8 @@ pub(crate) enum State {
     Ready,
     /// At a block barrier with this number.
     Barrier(u8),
+    /// At a `wgmma.wait_group` for what other warps of the warpgroup have yet to issue.
+    Warpgroup,
     /// At an operation that needs other lanes: those in the mask.
     Rendezvous(u32),
 }

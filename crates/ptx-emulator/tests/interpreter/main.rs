@@ -29,4 +29,5 @@ mod tensor_maps;
 mod tma;
 mod turns;
 mod warps;
+mod wgmma;
 mod wmma;

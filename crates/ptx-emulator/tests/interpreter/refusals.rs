@@ -19,7 +19,7 @@ fn unknown_instructions_modifiers_and_types_are_named() {
     let cases = [
         ("frobnicate.u32 %r1, %r2;", "frobnicate.u32"),
         ("add.wrong.s32 %r1, %r2, %r3;", "add.wrong.s32"),
-        ("wgmma.fence.sync.aligned;", "wgmma.fence.sync.aligned"),
+        ("wgmma.fence.aligned;", "wgmma.fence.aligned"),
         (
             "mbarrier.init.shared.b64 [%r1], 1;",
             "mbarrier.init.shared.b64",

@@ -6,12 +6,14 @@ mod bulk;
 mod order;
 mod transfer;
 mod warp;
+mod wgmma;
 
 pub(crate) use self::arithmetic::*;
 pub(crate) use self::bulk::*;
 pub(crate) use self::order::*;
 pub(crate) use self::transfer::*;
 pub(crate) use self::warp::*;
+pub(crate) use self::wgmma::*;
 use super::types::Int;
 
 /// A register slot. The two top bits hold the class, the rest the index within it.
@@ -133,6 +135,7 @@ pub(crate) enum Op {
     Mma(Mma),
     /// `vprintf`: generic addresses of the format in `s[0]` and of the arguments in `s[1]`.
     Print,
+    Wgmma(Wgmma),
 }
 
 /// `griddepcontrol`: the order of a launch and those before and after it in its stream.

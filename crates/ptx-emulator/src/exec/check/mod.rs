@@ -18,6 +18,7 @@ mod report;
 mod shared;
 mod spot;
 mod store;
+mod wgmma;
 
 pub(super) use self::barrier::{left_behind, parted};
 pub(crate) use self::global::{Between, Shadows, TAGS};

@@ -2,6 +2,7 @@
 //! wavefront to any number of lanes.
 
 use crate::exec::registers::{LANES, Wides, lanes};
+use crate::exec::wgmma::descriptor::{Layout, PIECE, pieces};
 
 /// Wavefronts that a request took, and what it would have taken without conflicts.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -53,6 +54,31 @@ pub(super) fn wavefronts(addresses: &Wides, mask: u32, bytes: u32, apart: bool) 
                 seen[count] = place;
                 count += 1;
             }
+        }
+        total.taken += u64::from(load.into_iter().max().unwrap_or(0));
+        total.ideal += 1;
+    }
+    total
+}
+
+/// A matrix that a `wgmma` reads, in parts of eight pieces of 16 bytes: eight rows at one place of
+/// K, or eight k. A part takes a turn where its pieces lie in different banks.
+pub(super) fn operand(layout: Layout, transposed: bool, extent: usize) -> Wavefronts {
+    let mut total = Wavefronts::default();
+    let rows = if transposed { extent / 8 } else { extent };
+    let number = |part: usize, i: usize| {
+        if transposed {
+            // Eight k of one piece.
+            (part / rows * 8 + i) * rows + part % rows
+        } else {
+            (part / 2 * 8 + i) * 2 + part % 2
+        }
+    };
+    for part in 0..pieces(extent) / 8 {
+        let mut load = [0_u8; 8];
+        for i in 0..8 {
+            let at = layout.piece(number(part, i), transposed, extent);
+            load[at / PIECE % 8] += 1;
         }
         total.taken += u64::from(load.into_iter().max().unwrap_or(0));
         total.ideal += 1;

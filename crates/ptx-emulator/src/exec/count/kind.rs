@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::op::{Async, Bulk, Move, Op, WarpOp, Window};
+use crate::decode::op::{Async, Bulk, Move, Op, WarpOp, Wgmma, Window};
 
 /// The sort of a warp instruction. Generic addresses are counted as such, whatever space they lead
 /// to at run time.
@@ -72,6 +72,10 @@ pub enum Kind {
     StoreMatrix,
     /// `mma`.
     Mma,
+    /// `wgmma.mma_async`.
+    Wgmma,
+    /// `wgmma.fence`, `wgmma.commit_group` and `wgmma.wait_group`.
+    WgmmaGroup,
     /// `bar`, `barrier`: one for each arrival of a warp.
     Barrier,
     /// `shfl`, `vote`, `match`, `redux`, `elect`, `activemask`, `movmatrix`, `bar.warp.sync`.
@@ -142,6 +146,8 @@ impl Kind {
             Op::Warp(_) => Kind::Exchange,
             Op::Barrier(_) => Kind::Barrier,
             Op::Mma(_) => Kind::Mma,
+            Op::Wgmma(Wgmma::Multiply(_)) => Kind::Wgmma,
+            Op::Wgmma(_) => Kind::WgmmaGroup,
         }
     }
 }

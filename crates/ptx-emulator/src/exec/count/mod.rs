@@ -17,7 +17,9 @@ use self::traffic::Traces;
 use super::mma;
 use super::registers::{FULL, LANES, Registers, Wides, lanes};
 use super::space::addresses;
-use crate::decode::op::{Async, Inst, Move, Op, WarpOp, Window};
+use super::wgmma;
+use super::wgmma::descriptor::Layout;
+use crate::decode::op::{Async, Flag, Inst, Move, Op, Product, WarpOp, Window};
 use crate::decode::{Kernel, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::l2::{Trace, Use};
 
@@ -88,6 +90,7 @@ impl Counting {
             Op::Warp(WarpOp::ActiveMask | WarpOp::Pause) => false,
             Op::Warp(_) | Op::Barrier(_) | Op::Grid(_) => true,
             Op::Mma(_) => active != FULL,
+            Op::Wgmma(_) => true,
             _ => false,
         };
         if !waits {
@@ -141,6 +144,25 @@ impl Counting {
             }
             Op::Mma(op) => sinks.tally.mma_flops += mma::flops(op),
             _ => {}
+        }
+    }
+
+    /// A warp has issued a product of its warpgroup. The first of the four warps gives the layouts
+    /// of the matrices in shared memory, which are read once for all of them.
+    pub fn product(&mut self, pc: u32, product: Product, layouts: [Option<Layout>; 2]) {
+        let Some(tally) = self.tallies.get_mut(pc as usize) else {
+            return;
+        };
+        tally.mma_flops += wgmma::flops(product);
+        let matrices = [(Flag::TransposeA, 64), (Flag::TransposeB, product.n())];
+        for (layout, (flag, extent)) in layouts.into_iter().zip(matrices) {
+            let Some(layout) = layout else {
+                continue;
+            };
+            let found = banks::operand(layout, product.has(flag), extent);
+            tally.shared_requests += 1;
+            tally.wavefronts += found.taken;
+            tally.ideal_wavefronts += found.ideal;
         }
     }
 
