@@ -183,12 +183,55 @@ fn missing_waits_and_divergent_barriers_are_found() {
     assert!(check(include_str!("waits.txt")) >= 10);
 }
 
+/// Seeds of the orders in which a bug between blocks must be found at least once.
+const SEEDS: u64 = 10;
+
+/// Bugs that not every order of turns shows, and of which either party may be the later one.
+#[test]
+fn missing_order_between_threads_is_found() {
+    let mut wrong = Vec::new();
+    for pair in pairs(include_str!("order.txt")) {
+        let (buggy, place, party) = source(&pair, '+');
+        let orders = ["fair".to_owned()].into_iter();
+        let orders = orders.chain((1..=SEEDS).map(|seed| format!("seed:{seed}")));
+        let mut seen = Vec::new();
+        for order in orders {
+            let schedule = order.parse().expect("a schedule");
+            let options = LaunchOptions {
+                schedule,
+                ..one_worker()
+            };
+            let Err(fault) = launch(&pair, &buggy, &options) else {
+                continue;
+            };
+            let lines = [place, party].map(|line| line.expect("both lines are marked"));
+            let line = fault.place.ptx_line as usize;
+            let other = lines[usize::from(line == lines[0])];
+            let right = lines.contains(&line)
+                && fault.message.contains(pair.report)
+                && fault.message.contains(&format!("PTX line {other}"));
+            if !right {
+                wrong.push(format!(
+                    "{} in order {order}: {lines:?}, {fault}",
+                    pair.name
+                ));
+            }
+            seen.push(order);
+        }
+        if seen.is_empty() {
+            wrong.push(format!("{}: not found in\n{buggy}", pair.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn right_kernels_give_the_same_in_every_order() {
     let texts = [
         include_str!("memory.txt"),
         include_str!("races.txt"),
         include_str!("waits.txt"),
+        include_str!("order.txt"),
     ];
     let schedules = [
         "fair",
