@@ -18,6 +18,9 @@ pub(super) fn copy_async(form: &mut Form<'_, '_>) -> Result<(), DecodeError> {
     if reduces || form.flag("bulk") {
         return super::bulk::copy(form, reduces);
     }
+    if form.flag("mbarrier") {
+        return super::mbarrier::arrive_when_copied(form);
+    }
     let group = form.one_of(&[
         ("commit_group", Async::Commit),
         ("wait_group", Async::WaitGroup),

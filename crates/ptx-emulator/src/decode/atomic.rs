@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::builder::bare;
 use super::form::Form;
-use super::memory::{GLOBAL, SCOPES, SHARED, WIDEST, resolve};
+use super::memory::{CLUSTER, GLOBAL, SCOPES, SHARED, WIDEST, resolve};
 use super::op::{Atomic, AtomicKind, AtomicOp, Op, Order, Scope, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
@@ -98,7 +98,7 @@ pub(super) fn atomic<'m>(form: &mut Form<'_, 'm>, returns: bool) -> Result<(), D
     let stated = if count.is_some() {
         form.one_of(&[GLOBAL])
     } else {
-        form.one_of(&[GLOBAL, shared, shared_cta])
+        form.one_of(&[GLOBAL, shared, shared_cta, CLUSTER])
     };
     if matches!(
         ty,
@@ -107,7 +107,7 @@ pub(super) fn atomic<'m>(form: &mut Form<'_, 'm>, returns: bool) -> Result<(), D
         form.need(&[("noftz", ())])?;
     }
     let policy = op != AtomicOp::CompareSwap
-        && stated != Some(Window::Shared)
+        && !matches!(stated, Some(Window::Shared | Window::Cluster))
         && form.flag("L2::cache_hint");
     let at = usize::from(returns);
     let values = if op == AtomicOp::CompareSwap { 2 } else { 1 };

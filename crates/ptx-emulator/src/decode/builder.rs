@@ -12,6 +12,10 @@ pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000;
 pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000;
 pub(crate) const PARAM_WINDOW: u64 = 0x0300_0000;
 pub(crate) const WINDOW_BYTES: u64 = 0x0100_0000;
+/// Where the shared memory of the blocks of a cluster lies, by rank, [`WINDOW_BYTES`] apart:
+/// addresses of `.shared::cluster`. A block's own `.shared::cta` addresses are below. Generic
+/// addresses lie [`SHARED_WINDOW`] higher, as those of the own block.
+pub(crate) const CLUSTER_WINDOW: u64 = 0x1000_0000;
 
 /// Marks the index of a constant until [`super::finish`] gives it a slot behind the registers.
 pub(super) const CONSTANT: u32 = 1 << 29;

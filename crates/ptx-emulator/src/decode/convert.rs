@@ -415,6 +415,7 @@ pub(super) fn cvta(form: &mut Form<'_, '_>) -> Decoded {
         "global",
         "shared",
         "shared::cta",
+        "shared::cluster",
         "local",
         "const",
         "param",

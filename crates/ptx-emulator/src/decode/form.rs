@@ -520,7 +520,7 @@ impl<'b, 'm> Form<'b, 'm> {
     /// The base of the window that holds a state space's addresses.
     pub fn window_base(space: &str) -> Option<u64> {
         Some(match space {
-            "shared" | "shared::cta" => super::builder::SHARED_WINDOW,
+            "shared" | "shared::cta" | "shared::cluster" => super::builder::SHARED_WINDOW,
             "local" => super::builder::LOCAL_WINDOW,
             "param" | "param::entry" => PARAM_WINDOW,
             "global" | "const" => 0,

@@ -4,7 +4,7 @@ use super::DecodeError;
 use super::builder::{Home, bare};
 use super::form::Form;
 use super::op::{
-    Access, Class, Extend, FenceKind, Op, Order, ProxySpace, Reg, Scope, Width, Window,
+    Access, Class, ClusterOp, Extend, FenceKind, Op, Order, ProxySpace, Reg, Scope, Width, Window,
 };
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
@@ -14,6 +14,7 @@ type Decoded = Result<(), DecodeError>;
 pub(super) const GLOBAL: (&str, Window) = ("global", Window::Global);
 pub(super) const SHARED: [(&str, Window); 2] =
     [("shared", Window::Shared), ("shared::cta", Window::Shared)];
+pub(super) const CLUSTER: (&str, Window) = ("shared::cluster", Window::Cluster);
 const LOCAL: (&str, Window) = ("local", Window::Local);
 const PARAM: [(&str, Window); 3] = [
     ("param", Window::Param),
@@ -148,10 +149,10 @@ pub(super) fn load(form: &mut Form<'_, '_>) -> Decoded {
     let [param, entry, func] = PARAM;
     let constant = ("const", Window::Global);
     let stated = if strength.is_strong() {
-        form.one_of(&[GLOBAL, shared, shared_cta])
+        form.one_of(&[GLOBAL, shared, shared_cta, CLUSTER])
     } else {
         form.one_of(&[
-            GLOBAL, constant, shared, shared_cta, LOCAL, param, entry, func,
+            GLOBAL, constant, shared, shared_cta, CLUSTER, LOCAL, param, entry, func,
         ])
     };
     let is_global = matches!(stated, None | Some(Window::Global));
@@ -256,6 +257,8 @@ pub(super) fn resolve(
     match (stated, own) {
         (None, own) => Ok(own),
         (Some(Window::Param), Window::Local) => Ok(Window::Local),
+        // The own block's addresses are among the cluster's.
+        (Some(Window::Cluster), Window::Shared) => Ok(Window::Shared),
         (Some(stated), Window::Generic) => Ok(stated),
         (Some(stated), own) if stated == own => Ok(stated),
         _ => Err(form.error("the variable is in another state space")),
@@ -267,9 +270,9 @@ pub(super) fn store(form: &mut Form<'_, '_>) -> Decoded {
     let [shared, shared_cta] = SHARED;
     let [param, _, func] = PARAM;
     let stated = if strength.is_strong() {
-        form.one_of(&[GLOBAL, shared, shared_cta])
+        form.one_of(&[GLOBAL, shared, shared_cta, CLUSTER])
     } else {
-        form.one_of(&[GLOBAL, shared, shared_cta, LOCAL, param, func])
+        form.one_of(&[GLOBAL, shared, shared_cta, CLUSTER, LOCAL, param, func])
     };
     let operators = [("wb", ()), ("cg", ()), ("cs", ()), ("wt", ())];
     let is_global = matches!(stated, None | Some(Window::Global));
@@ -419,6 +422,7 @@ pub(super) fn is_space(form: &mut Form<'_, '_>) -> Decoded {
     let Some((space, base)) = [
         "shared",
         "shared::cta",
+        "shared::cluster",
         "local",
         "param",
         "param::entry",
@@ -437,6 +441,11 @@ pub(super) fn is_space(form: &mut Form<'_, '_>) -> Decoded {
     let ty = Type::Int(Int::U64);
     let a = form.src(1, ty)?;
     let d = form.dst(0, Type::Pred)?;
+    if let "shared" | "shared::cta" | "shared::cluster" = space {
+        // The own block's memory has an address among the cluster's, too.
+        let cluster = space == "shared::cluster";
+        return form.emit_simple(Op::Cluster(ClusterOp::IsShared { cluster }), d, &[a]);
+    }
     let (relation, first, limit) = if space == "global" {
         (Relation::Ge, 0, crate::memory::FIRST_ADDRESS)
     } else {

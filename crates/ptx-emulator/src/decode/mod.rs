@@ -8,6 +8,7 @@ mod atomic;
 mod builder;
 pub(crate) mod bulk;
 mod catalogue;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -18,6 +19,7 @@ mod flow;
 mod form;
 mod hint;
 mod integer;
+mod mbarrier;
 mod memory;
 pub(crate) mod op;
 mod opcodes;
@@ -33,7 +35,8 @@ use std::collections::HashMap;
 
 use self::builder::{Budget, Builder, Home, refusal};
 pub(crate) use self::builder::{
-    Constant, LOCAL_WINDOW, PARAM_WINDOW, RESERVED_SHARED, SHARED_WINDOW, WINDOW_BYTES,
+    CLUSTER_WINDOW, Constant, LOCAL_WINDOW, PARAM_WINDOW, RESERVED_SHARED, SHARED_WINDOW,
+    WINDOW_BYTES,
 };
 pub use self::catalogue::catalogue;
 use self::form::Form;

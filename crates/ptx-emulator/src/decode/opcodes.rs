@@ -8,8 +8,8 @@ use super::form::Form;
 use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, Grid, IntOp, Op};
 use super::types::Type;
 use super::{
-    DecodeError, async_copy, atomic, bulk, compare, control, convert, float, hint, integer, memory,
-    warp, wgmma, wmma,
+    DecodeError, async_copy, atomic, bulk, cluster, compare, control, convert, float, hint,
+    integer, mbarrier, memory, warp, wgmma, wmma,
 };
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
@@ -141,9 +141,21 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("cvta", convert::cvta),
     ("ld", memory::load),
     ("ldu", memory::load_uniform),
-    ("st", memory::store),
+    ("st", |form| {
+        if form.flag("async") {
+            mbarrier::async_store(form, false)
+        } else {
+            memory::store(form)
+        }
+    }),
     ("atom", |form| atomic::atomic(form, true)),
-    ("red", |form| atomic::atomic(form, false)),
+    ("red", |form| {
+        if form.flag("async") {
+            mbarrier::async_store(form, true)
+        } else {
+            atomic::atomic(form, false)
+        }
+    }),
     ("cp", async_copy::copy_async),
     ("tensormap", bulk::tensor_map),
     ("isspacep", memory::is_space),
@@ -174,13 +186,23 @@ pub(super) const RULES: &[(&str, Rule)] = &[
         form.expect_operands(0..=0)?;
         form.emit(bare(Op::Grid(kind)))
     }),
+    ("mapa", cluster::map_address),
+    ("getctarank", cluster::rank_of),
+    ("setmaxnreg", cluster::set_registers),
+    ("mbarrier", mbarrier::mbarrier),
     ("pmevent", |form| {
         form.flag("mask");
         form.expect_operands(1..=1)?;
         form.emit(bare(Op::Nop))
     }),
     ("bar", warp::barrier),
-    ("barrier", warp::barrier),
+    ("barrier", |form| {
+        if form.flag("cluster") {
+            cluster::barrier(form)
+        } else {
+            warp::barrier(form)
+        }
+    }),
     ("shfl", warp::shuffle),
     ("vote", warp::vote),
     ("match", warp::matching),

@@ -168,6 +168,25 @@ impl Queue {
         Some((lane, entry.to[lane]))
     }
 
+    /// Takes all copies of a lane that are in flight, oldest first.
+    pub fn take(&mut self, lane: usize) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        for entry in &mut self.pending {
+            if entry.mask >> lane & 1 == 1 {
+                entry.mask &= !(1 << lane);
+                taken.push(Taken {
+                    bytes: entry.bytes,
+                    to: entry.to[lane],
+                    from: entry.from[lane],
+                    source_bytes: usize::from(entry.source_bytes[lane]),
+                    has_landed: self.early,
+                });
+            }
+        }
+        self.pending.retain(|entry| entry.mask != 0);
+        taken
+    }
+
     fn land(&mut self, mask: u32, due: impl Fn(usize, u32) -> bool) {
         for entry in &mut self.pending {
             let landing =
@@ -181,19 +200,41 @@ impl Queue {
     }
 }
 
+/// One lane's copy, which something else than the lane's own wait is to land.
+pub(super) struct Taken {
+    bytes: usize,
+    to: usize,
+    from: usize,
+    source_bytes: usize,
+    has_landed: bool,
+}
+
+impl Taken {
+    pub fn land(&self) {
+        if !self.has_landed {
+            copy_bytes(self.to, self.from, self.source_bytes, self.bytes);
+        }
+    }
+}
+
 fn copy(entry: &Pending, lane: usize) {
     let read = usize::from(entry.source_bytes[lane]);
-    let to = entry.to[lane] as *mut u8;
+    copy_bytes(entry.to[lane], entry.from[lane], read, entry.bytes);
+}
+
+/// Copies `read` bytes and sets the rest of `bytes` to zero.
+fn copy_bytes(to: usize, from: usize, read: usize, bytes: usize) {
+    let to = to as *mut u8;
     // SAFETY: `issue` checked both ranges; shared memory and the snapshot of global memory outlive
     // the block's copies.
     unsafe {
         if read == 16 {
-            std::ptr::copy_nonoverlapping(entry.from[lane] as *const [u8; 16], to.cast(), 1);
+            std::ptr::copy_nonoverlapping(from as *const [u8; 16], to.cast(), 1);
             return;
         }
         if read > 0 {
-            std::ptr::copy_nonoverlapping(entry.from[lane] as *const u8, to, read);
+            std::ptr::copy_nonoverlapping(from as *const u8, to, read);
         }
-        std::ptr::write_bytes(to.add(read), 0, entry.bytes - read);
+        std::ptr::write_bytes(to.add(read), 0, bytes - read);
     }
 }

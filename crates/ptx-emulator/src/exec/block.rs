@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use super::bulk::{self, Inbound};
 use super::check::{self, Checks};
 use super::cluster::Peers;
+use super::cluster_op::{self, RegisterPool};
 use super::cycle::{self, Cycle};
 use super::fault::{Fault, FaultKind};
 use super::interpret::{self, Worker};
+use super::late::{self, Lates};
 use super::launch::Launch;
+use super::mbarrier::Mbarriers;
 use super::registers::{FULL, LANES, lanes};
 use super::schedule::Turns;
 use super::space::Bytes;
 use super::special::thread;
-use super::warp::{State, Warp};
+use super::warp::{Group, State, Warp};
 use super::wgmma::Warpgroups;
-use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, Op};
+use crate::decode::op::{Barrier as BarrierOp, BarrierReduce, ClusterOp, Op};
 use crate::l2::Trace;
 
 /// Turns that a warp may use up while some of its lanes are parked at a join point. After that the
@@ -40,6 +43,8 @@ pub(crate) struct Counts {
     pub barriers: u64,
     /// Blocks that were run to their end.
     pub blocks: u64,
+    /// `setmaxnreg` executed by part of a warp.
+    pub partial_setmaxnreg: u64,
 }
 
 /// What the warps of a block share.
@@ -58,6 +63,11 @@ pub(crate) struct Core {
     pub bulk: Inbound,
     /// Tensor maps that its threads have fenced, with the number of the last change that they saw.
     pub acquired_maps: HashMap<u64, u32>,
+    pub mbarriers: Mbarriers,
+    /// Other data on its way into its shared memory.
+    pub late: Lates,
+    /// What `setmaxnreg` has done.
+    pub registers: RegisterPool,
     pub checks: Option<Box<Checks>>,
     /// Warps whose registers hold undefined bits, as far as the checks know.
     pub tainted: u32,
@@ -78,6 +88,8 @@ pub(crate) struct Block {
     /// What tells a warp that waits from one that works.
     cycles: Vec<Cycle>,
     turns: Turns,
+    /// Of the cluster's barrier, as its waiting lanes know it.
+    phase: u32,
     /// Whether the block has changed nothing in its last turn, and each warp that could run went
     /// round in circles.
     pub is_idle: bool,
@@ -150,6 +162,9 @@ impl Block {
                 counts: Counts::default(),
                 bulk: Inbound::default(),
                 acquired_maps: HashMap::new(),
+                mbarriers: Mbarriers::default(),
+                late: Lates::default(),
+                registers: RegisterPool::default(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
                         &launch.start,
@@ -171,6 +186,7 @@ impl Block {
                 .map(|_| Cycle::default())
                 .collect(),
             turns: Turns::new(launch.schedule, 0),
+            phase: 0,
             is_idle: false,
             trace: Trace::default(),
         }
@@ -187,6 +203,10 @@ impl Block {
         self.core.barriers = [Barrier::default(); 16];
         self.core.check = 0;
         self.core.counts = Counts::default();
+        self.core.mbarriers.clear();
+        self.core.late.clear();
+        self.core.registers.clear();
+        self.phase = 0;
         self.core.bulk.clear();
         self.core.acquired_maps.clear();
         if recycled {
@@ -246,6 +266,11 @@ impl Block {
                 let Some(index) = self.turns.warp(step, count, progressed) else {
                     continue;
                 };
+                if self.phase != peers.barrier.phase {
+                    // The cluster's barrier is complete.
+                    self.phase = peers.barrier.phase;
+                    self.warps.iter_mut().for_each(|warp| warp.pass(self.phase));
+                }
                 let warp = &mut self.warps[index];
                 if !warp.is_ready() {
                     continue;
@@ -298,6 +323,7 @@ impl Block {
                 if !self.core.allows_dependents {
                     launch.dependents.end();
                 }
+                self.check_end(launch)?;
                 return Ok(Stop::Done);
             }
             if !ready && self.core.checks.is_some() {
@@ -310,12 +336,16 @@ impl Block {
                     .filter_map(|warp| warp.release().then_some(()))
                     .count()
                     == 0
-                && !self.land_copies()
+                && !self.land_copies(launch)?
             {
+                if self.waits_for_cluster() {
+                    self.is_idle = true;
+                    return Ok(Stop::Yield);
+                }
                 return Err(self.deadlock(launch, self.waiting(launch), ""));
             }
             let mut idle = self.core.changes == before && self.is_waiting();
-            if idle && self.land_copies() {
+            if idle && self.land_copies(launch)? {
                 self.core.changes += 1;
                 self.wake();
                 idle = false;
@@ -328,12 +358,42 @@ impl Block {
     }
 
     /// Lands all bulk copies in flight, since nothing else can go on. True if there were any.
-    fn land_copies(&mut self) -> bool {
-        let mut any = bulk::land(&mut self.core, None);
+    fn land_copies(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
+        let landing = self.core.bulk.first().map(|arrival| arrival.by);
+        let mut any = match (bulk::land(&mut self.core), landing) {
+            (Ok(any), _) => any,
+            (Err(what), by) => {
+                let (warp, lane, pc) = by.map_or((0, 0, 0), |by| (by.warp, by.lane, by.pc));
+                let trap = super::trap::Trap::new(FaultKind::LaunchFailed, lane, what);
+                return Err(self.fault(launch, warp.min(self.warps.len() - 1), pc, *trap));
+            }
+        };
         for warp in &mut self.warps {
             any |= bulk::finish(&mut warp.bulk, &mut self.core);
         }
-        any
+        Ok(any)
+    }
+
+    /// Whether lanes wait for other blocks of the cluster.
+    fn waits_for_cluster(&self) -> bool {
+        let mut groups = self.warps.iter().flat_map(|warp| &warp.groups);
+        groups.any(|group| matches!(group.state, State::Cluster(_)))
+    }
+
+    /// What the block leaves behind when all of its threads have exited.
+    fn check_end(&self, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
+        if launch.checks.is_none() {
+            return Ok(());
+        }
+        let end = launch.kernel.code.len().saturating_sub(1);
+        if let Some(trap) = late::left_over(&self.core) {
+            return Err(self.fault(launch, 0, end, *trap));
+        }
+        if let Some((warp, message)) = cluster_op::uneven_registers(&self.core) {
+            let trap = super::trap::Trap::new(FaultKind::IllegalInstruction, 0, message);
+            return Err(self.fault(launch, warp, end, *trap));
+        }
+        Ok(())
     }
 
     /// All threads have exited: their copies out of shared memory land. Those into it should have
@@ -488,6 +548,10 @@ impl Block {
                     State::Warpgroup => "for the other warps of its warpgroup, which have not \
                                          executed the wgmma that it waits for"
                         .to_owned(),
+                    State::Cluster(_) => {
+                        "for the cluster's barrier (barrier.cluster.wait)".to_owned()
+                    }
+                    State::Ready if let Some(what) = self.spin(launch, warp, group) => what,
                     State::Ready if gave_way => "looking again and again".to_owned(),
                     State::Ready => "in an endless loop".to_owned(),
                 };
@@ -497,6 +561,28 @@ impl Block {
                 )
             })
             .collect()
+    }
+
+    /// What lanes wait for that look again and again, where that is known.
+    fn spin(&self, launch: &Launch<'_>, warp: u32, group: &Group) -> Option<String> {
+        let op = launch.kernel.code.get(group.pc as usize)?.op;
+        if let Op::Cluster(ClusterOp::SetRegisters { .. }) = op {
+            return Some(format!(
+                "for registers (setmaxnreg): {} for each thread of a warp are free",
+                self.core.registers.free
+            ));
+        }
+        let warp = self.warps.get(warp as usize)?;
+        let spin = lanes(group.mask).find_map(|lane| warp.spins.of(lane))?;
+        let at = spin.at;
+        let counts = match self.core.mbarriers.find(at) {
+            Some(found) => found.counts(),
+            None => "invalidated meanwhile".to_owned(),
+        };
+        Some(format!(
+            "for phase {} of the mbarrier at {at:#x} of shared memory ({counts})",
+            spin.phase
+        ))
     }
 
     /// No lane can go on, now or later. `all`: where lanes wait.

@@ -9,6 +9,38 @@ use super::resident::Ended;
 use crate::decode::KernelInfo;
 use crate::device::DeviceModel;
 
+/// The barrier of a cluster's threads.
+#[derive(Default)]
+pub(crate) struct ClusterBarrier {
+    /// Phases that are complete.
+    pub phase: u32,
+    /// Threads that have arrived in the current phase.
+    pub arrived: u32,
+    /// Threads that have not exited.
+    pub live: u32,
+}
+
+impl ClusterBarrier {
+    pub fn arrive(&mut self, threads: u32) {
+        self.arrived += threads;
+        self.complete_if_due();
+    }
+
+    /// Threads exit, some of which may have arrived in the current phase.
+    pub fn exit(&mut self, threads: u32, arrived: u32) {
+        self.live -= threads;
+        self.arrived -= arrived;
+        self.complete_if_due();
+    }
+
+    fn complete_if_due(&mut self) {
+        if self.arrived > 0 && self.arrived == self.live {
+            self.phase = self.phase.wrapping_add(1);
+            self.arrived = 0;
+        }
+    }
+}
+
 pub(crate) struct Cluster {
     /// By rank.
     pub blocks: Vec<Block>,
@@ -22,6 +54,7 @@ pub(crate) struct Cluster {
     pub looked_in_vain_at: Option<u64>,
     /// The block whose turn comes first.
     first: usize,
+    barrier: ClusterBarrier,
 }
 
 /// The other blocks of a running block's cluster.
@@ -29,6 +62,7 @@ pub(crate) struct Peers<'p> {
     rank: usize,
     before: &'p mut [Block],
     after: &'p mut [Block],
+    pub barrier: &'p mut ClusterBarrier,
 }
 
 impl Peers<'_> {
@@ -38,6 +72,7 @@ impl Peers<'_> {
             rank: self.rank,
             before: &mut *self.before,
             after: &mut *self.after,
+            barrier: &mut *self.barrier,
         }
     }
 
@@ -71,6 +106,7 @@ impl Cluster {
             known: 0,
             looked_in_vain_at: None,
             first: 0,
+            barrier: ClusterBarrier::default(),
         }
     }
 
@@ -82,6 +118,10 @@ impl Cluster {
         self.done.fill(false);
         self.looked_in_vain_at = None;
         self.first = 0;
+        self.barrier = ClusterBarrier {
+            live: launch.grid.threads() * launch.grid.cluster_size(),
+            ..ClusterBarrier::default()
+        };
     }
 
     /// Gives each block that has not ended a turn. `known`: the number of changes of memory that
@@ -109,16 +149,26 @@ impl Cluster {
                 rank,
                 before,
                 after,
+                barrier: &mut self.barrier,
             };
+            let changes = block.core.changes;
             match block.run(launch, worker, &mut peers) {
                 Ok(Stop::Yield) => {}
                 Ok(Stop::Done) => self.done[rank] = true,
                 Err(fault) => return Ended::Fault(block.core.linear, fault),
             }
+            let has_changed = block.core.changes != changes;
             if let Some(counting) = &mut worker.counting
                 && !self.done[rank]
             {
                 block.trace = counting.leave();
+            }
+            if has_changed {
+                // The others may find something now.
+                let others = self.blocks.iter_mut().enumerate();
+                others
+                    .filter(|&(other, _)| other != rank)
+                    .for_each(|(_, block)| block.wake());
             }
         }
         if self.done.iter().all(|&done| done) {
@@ -152,6 +202,7 @@ impl Cluster {
             sum.warp_instructions += block.core.counts.warp_instructions;
             sum.mma_flops += block.core.counts.mma_flops;
             sum.barriers += block.core.counts.barriers;
+            sum.partial_setmaxnreg += block.core.counts.partial_setmaxnreg;
             sum.blocks += 1;
         }
         sum

@@ -11,7 +11,9 @@ use super::registers::{FULL, LANES, Registers, collect, lanes};
 use super::space::{GlobalView, Spaces, addresses};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, NO_JOIN, State, Warp};
-use super::{atomic, bits, compare, convert, float, half, int, load_store, mma, moves, special};
+use super::{
+    atomic, bits, compare, convert, float, half, int, load_store, mbarrier, mma, moves, special,
+};
 use crate::decode::op::{
     Access, Async, Barrier, Control, FenceKind, Grid, Inst, Move, NO_LIST, Op, RegList, WarpOp,
     Window,
@@ -209,6 +211,14 @@ impl Run<'_, '_, '_> {
             }
             Op::Barrier(op) => return self.barrier(inst, active, op),
             Op::Wgmma(op) => return self.wgmma(inst, active, op),
+            Op::Cluster(op) => return self.cluster_op(inst, active, op),
+            Op::Mbarrier(op) => return self.mbarrier(inst, active, op),
+            Op::AsyncStore(op) => return self.async_store(inst, active, op),
+            Op::MbarrierPending => {
+                let states = *regs.wide(inst.s[0]);
+                let pending = std::array::from_fn(|lane| mbarrier::of_state(states[lane]).1);
+                regs.set_word(inst.d[0], active, &pending);
+            }
             Op::Nop => {}
             Op::Grid(grid) => return Ok(self.grid(inst, active, grid)),
             Op::Print => self.print(inst, active)?,
@@ -303,7 +313,14 @@ impl Run<'_, '_, '_> {
     #[inline(always)]
     fn access(&mut self, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
-            Op::Store(_) | Op::Async(_) => self.core.changes += 1,
+            Op::Store(_) => self.core.changes += 1,
+            Op::Async(op) => {
+                self.core.changes += 1;
+                let waits = matches!(op, Async::WaitGroup | Async::WaitAll);
+                if waits && !self.core.late.is_empty() {
+                    self.land_own_copies(active)?;
+                }
+            }
             _ => {}
         }
         let (regs, copies, mut spaces) = parts(
@@ -390,6 +407,12 @@ impl Run<'_, '_, '_> {
                     checks.exit(self.warp.index, active);
                 }
                 self.core.live_threads -= active.count_ones();
+                let phase = self.peers.barrier.phase;
+                let arrived = self.warp.arrived.of(phase) & active;
+                self.warp.arrived.exit(active);
+                self.peers
+                    .barrier
+                    .exit(active.count_ones(), arrived.count_ones());
                 // Barriers without a stated count no longer wait for these threads.
                 self.core.check = 0xffff;
                 self.core.changes += 1;

@@ -26,6 +26,9 @@ use crate::memory::{AddressMap, DeviceMemory};
 /// Memory that the registers, local and shared memory of a launch's resident blocks may take.
 const RESIDENT_BYTES: u64 = 4 << 30;
 
+/// Registers that one block may have.
+const REGISTER_FILE: u32 = 65_536;
+
 /// The shape of a launch and of the machine.
 pub(crate) struct Grid {
     pub grid: [u32; 3],
@@ -164,6 +167,15 @@ impl Launch<'_> {
             .map(|(_, path)| path.clone())
     }
 
+    /// Registers of each thread at the start: ptxas' figure, or what a multiprocessor has for each
+    /// thread of a block.
+    pub fn registers_per_thread(&self) -> u32 {
+        match self.kernel.info.registers {
+            Some(registers) => registers.next_multiple_of(8),
+            None => (REGISTER_FILE / self.grid.threads().next_multiple_of(32)).min(255) / 8 * 8,
+        }
+    }
+
     /// Clusters that may be resident at once: as many as the device could hold, but not beyond the
     /// host's means. True if it is less for that reason.
     fn resident_clusters(&self, device: &DeviceModel) -> (u64, bool) {
@@ -295,6 +307,7 @@ impl Launch<'_> {
             warp_instructions: counts.warp_instructions,
             mma_flops: counts.mma_flops,
             barriers: counts.barriers,
+            partial_setmaxnreg: counts.partial_setmaxnreg,
         })
     }
 
@@ -331,6 +344,7 @@ impl Launch<'_> {
                 counts.mma_flops += own.mma_flops;
                 counts.barriers += own.barriers;
                 counts.blocks += own.blocks;
+                counts.partial_setmaxnreg += own.partial_setmaxnreg;
             }
             let pauses = self.supervisor.is_some() && self.dependents.may_start();
             shared.residents.give_back(cluster, known, ended, pauses);
@@ -340,6 +354,7 @@ impl Launch<'_> {
         total.mma_flops += counts.mma_flops;
         total.barriers += counts.barriers;
         total.blocks += counts.blocks;
+        total.partial_setmaxnreg += counts.partial_setmaxnreg;
         if let Some(own) = worker.counting {
             let mut sum = shared
                 .counting

@@ -3,6 +3,7 @@
 // Loops over lanes index several arrays alike: they stand for one vector operation.
 #![allow(clippy::needless_range_loop)]
 
+mod arrive;
 mod async_copy;
 mod atomic;
 mod bits;
@@ -11,6 +12,7 @@ mod bulk;
 mod check;
 mod chosen;
 mod cluster;
+mod cluster_op;
 mod compare;
 mod convert;
 pub mod count;
@@ -22,9 +24,11 @@ mod float;
 mod half;
 mod int;
 mod interpret;
+mod late;
 mod launch;
 mod load_store;
 mod matrix;
+mod mbarrier;
 mod meeting;
 mod mma;
 mod moves;
@@ -39,6 +43,7 @@ mod row;
 mod schedule;
 mod space;
 mod special;
+mod spin;
 mod supervisor;
 mod tensor_core;
 mod trap;
@@ -159,6 +164,8 @@ pub struct LaunchReport {
     pub mma_flops: u64,
     /// Warps' arrivals at block barriers.
     pub barriers: u64,
+    /// `setmaxnreg` executed by part of a warp only, against the PTX ISA; some kernels do it.
+    pub partial_setmaxnreg: u64,
     /// `None` unless [`LaunchOptions::count`] asked for them.
     pub counters: Option<Box<KernelCounters>>,
 }

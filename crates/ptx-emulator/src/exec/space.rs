@@ -1,12 +1,13 @@
 //! From addresses of any state space to host pointers, every access checked: alignment, then
 //! bounds.
 
+use super::block::Core;
 use super::cluster::Peers;
 use super::fault::FaultKind;
 use super::registers::{FULL, LANES, Registers, Wides, collect, lanes};
 use super::trap::Trap;
 use crate::decode::op::{Reg, Window};
-use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::decode::{CLUSTER_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::memory::{AddressMap, DeviceMemory, FIRST_ADDRESS, GRANULE_SHIFT};
 
 /// Zeroed bytes aligned for every access.
@@ -38,6 +39,38 @@ impl Bytes {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the units are bytes without gaps, at least `len` of them.
         unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast(), self.len) }
+    }
+
+    /// The eight bytes at an offset inside, a multiple of 8.
+    pub fn word(&self, at: u32) -> u64 {
+        let mut raw = [0; 8];
+        self.read(at, &mut raw);
+        u64::from_le_bytes(raw)
+    }
+
+    pub fn set_word(&mut self, at: u32, value: u64) {
+        self.write(at, &value.to_le_bytes());
+    }
+
+    /// Reads bytes inside that lie within one unit of 64.
+    pub fn read(&self, at: u32, to: &mut [u8]) {
+        let (unit, within) = (at as usize / 64, at as usize % 64);
+        let from = self
+            .units
+            .get(unit)
+            .and_then(|unit| unit.0.get(within..within + to.len()));
+        if let Some(from) = from {
+            to.copy_from_slice(from);
+        }
+    }
+
+    /// Writes bytes inside that lie within one unit of 64.
+    pub fn write(&mut self, at: u32, from: &[u8]) {
+        let (unit, within) = (at as usize / 64, at as usize % 64);
+        let unit = self.units.get_mut(unit);
+        if let Some(to) = unit.and_then(|unit| unit.0.get_mut(within..within + from.len())) {
+            to.copy_from_slice(from);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -226,6 +259,7 @@ impl Spaces<'_, '_> {
         match window {
             Window::Global => self.resolve_global(&addresses, mask, bytes),
             Window::Shared => self.resolve_shared(&addresses, 0, mask, bytes),
+            Window::Cluster => self.resolve_cluster(window, &addresses, mask, bytes),
             Window::Local => self.resolve_local(&addresses, 0, mask, bytes),
             Window::Param => self.resolve_param(&addresses, 0, mask, bytes),
             Window::Generic => self.resolve_generic(&addresses, mask, bytes),
@@ -296,11 +330,44 @@ impl Spaces<'_, '_> {
         let host = self.shared.pointer() as usize;
         let (low, high) = range(addresses);
         if low < base || (high - base).saturating_add(u64::from(bytes)) > len {
+            if high - base >= CLUSTER_WINDOW {
+                return self.resolve_cluster(Window::Shared, addresses, mask, bytes);
+            }
             return Err(outside("shared", addresses, base, len, mask, bytes));
         }
         let mut out = [0; LANES];
         for lane in 0..LANES {
             out[lane] = host + (addresses[lane] - base) as usize;
+        }
+        Ok(out)
+    }
+
+    /// Shared memory of any block of the cluster.
+    #[cold]
+    fn resolve_cluster(
+        &mut self,
+        window: Window,
+        addresses: &Wides,
+        mask: u32,
+        bytes: u32,
+    ) -> Result<Pointers, Box<Trap>> {
+        let own = self.shared.len();
+        let mut out = [0; LANES];
+        let mut first = None;
+        for lane in lanes(mask) {
+            let spot = shared_spot(window, addresses[lane], bytes, lane, own, &mut self.peers)?;
+            let base = match self.peers.core(spot.rank as usize) {
+                Some(core) => core.shared.pointer(),
+                None => self.shared.pointer(),
+            };
+            out[lane] = base as usize + spot.offset as usize;
+            first.get_or_insert(out[lane]);
+        }
+        let first = first.unwrap_or(0);
+        for (lane, pointer) in out.iter_mut().enumerate() {
+            if mask >> lane & 1 == 0 {
+                *pointer = first;
+            }
         }
         Ok(out)
     }
@@ -387,6 +454,9 @@ impl Spaces<'_, '_> {
                 SHARED_WINDOW => self.resolve_shared(&single, SHARED_WINDOW, only, bytes)?,
                 LOCAL_WINDOW => self.resolve_local(&single, LOCAL_WINDOW, only, bytes)?,
                 PARAM_WINDOW => self.resolve_param(&single, PARAM_WINDOW, only, bytes)?,
+                _ if block_of(Window::Generic, va).is_some() => {
+                    self.resolve_cluster(Window::Generic, &single, only, bytes)?
+                }
                 _ => self.resolve_scattered(&single, only, bytes)?,
             };
             out[lane] = resolved[lane];
@@ -400,6 +470,102 @@ impl Spaces<'_, '_> {
         }
         Ok(out)
     }
+}
+
+/// Where an address of shared memory leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Of the block within the cluster.
+    pub rank: u32,
+    /// Within its shared memory.
+    pub offset: u32,
+}
+
+/// The block whose shared memory an address is in (`None` for the own one), and the offset there.
+/// `None` for an address elsewhere.
+pub(super) fn block_of(window: Window, va: u64) -> Option<(Option<u32>, u32)> {
+    let linear = match window {
+        Window::Shared | Window::Cluster => va,
+        Window::Generic => va.checked_sub(SHARED_WINDOW)?,
+        _ => return None,
+    };
+    let offset = (linear & (WINDOW_BYTES - 1)) as u32;
+    if linear < WINDOW_BYTES {
+        return Some((None, offset));
+    }
+    let rank = linear.checked_sub(CLUSTER_WINDOW)? / WINDOW_BYTES;
+    (rank <= LARGEST_RANK).then_some((Some(rank as u32), offset))
+}
+
+/// The address of shared memory `va`, mapped to the block `rank`, in the same form; `None` for an
+/// address elsewhere.
+pub(super) fn mapped(window: Window, va: u64, rank: u32) -> Option<u64> {
+    let (_, offset) = block_of(window, va)?;
+    let base = if window == Window::Generic {
+        SHARED_WINDOW
+    } else {
+        0
+    };
+    let rank = u64::from(rank).min(LARGEST_RANK);
+    Some(base + CLUSTER_WINDOW + rank * WINDOW_BYTES + u64::from(offset))
+}
+
+/// Ranks that an address of 32 bits can hold.
+const LARGEST_RANK: u64 = (u32::MAX as u64 - CLUSTER_WINDOW) / WINDOW_BYTES;
+
+/// Checks that `bytes` bytes of shared memory of a block of the cluster lie at an address.
+pub(super) fn shared_spot(
+    window: Window,
+    va: u64,
+    bytes: u32,
+    lane: usize,
+    own: usize,
+    peers: &mut Peers<'_>,
+) -> Result<Spot, Box<Trap>> {
+    let illegal = |message| Err(Trap::new(FaultKind::IllegalAddress, lane, message));
+    let me = peers.rank() as u32;
+    let Some((rank, offset)) = block_of(window, va) else {
+        return illegal(format!("{va:#x} is no address of shared memory"));
+    };
+    let rank = rank.unwrap_or(me);
+    if rank != me && window == Window::Shared {
+        return illegal(format!(
+            "{va:#x} is in the shared memory of the block of rank {rank}; .shared and .shared::cta \
+             mean that of the own block, whose rank is {me}"
+        ));
+    }
+    let len = if rank == me {
+        own
+    } else {
+        peer(peers, rank, lane)?.shared.len()
+    };
+    if u64::from(offset) + u64::from(bytes) > len as u64 {
+        return illegal(format!(
+            "{bytes} bytes at {offset:#x} of shared memory, which has {len} bytes here"
+        ));
+    }
+    Ok(Spot { rank, offset })
+}
+
+/// Another block of the cluster, whose shared memory is about to be used.
+pub(super) fn peer<'a>(
+    peers: &'a mut Peers<'_>,
+    rank: u32,
+    lane: usize,
+) -> Result<&'a mut Core, Box<Trap>> {
+    let size = peers.size();
+    let Some(core) = peers.core(rank as usize) else {
+        let message = format!("shared memory of rank {rank} of a cluster of {size} blocks");
+        return Err(Trap::new(FaultKind::IllegalAddress, lane, message));
+    };
+    if core.live_threads == 0 {
+        let message = format!(
+            "shared memory of the block of rank {rank}, all of whose threads have exited; a block \
+             must stay until the others of its cluster have done with its memory"
+        );
+        return Err(Trap::new(FaultKind::LaunchFailed, lane, message));
+    }
+    Ok(core)
 }
 
 #[cold]

@@ -4,9 +4,11 @@
 
 use super::async_copy::Queue;
 use super::bulk::Outbound;
+use super::cluster_op::Arrived;
 use super::poll::Polls;
 use super::registers::{FULL, Registers};
 use super::space::Bytes;
+use super::spin::Spins;
 
 /// No join point: the lanes stay apart until they exit.
 pub(crate) const NO_JOIN: u32 = u32::MAX;
@@ -18,6 +20,8 @@ pub(crate) enum State {
     Barrier(u8),
     /// At a `wgmma.wait_group` for what other warps of the warpgroup have yet to issue.
     Warpgroup,
+    /// At the cluster's barrier, in this phase.
+    Cluster(u32),
     /// At an operation that needs other lanes: those in the mask.
     Rendezvous(u32),
 }
@@ -61,6 +65,10 @@ pub(crate) struct Warp {
     /// Bulk copies of its lanes out of shared memory.
     pub bulk: Outbound,
     pub polls: Polls,
+    /// What the lanes wait for on mbarriers.
+    pub spins: Spins,
+    /// At the cluster's barrier.
+    pub arrived: Arrived,
     /// Whether a group of lanes has ended its turn to let other threads run.
     pub gave_way: bool,
     /// Number within the block.
@@ -78,6 +86,8 @@ impl Warp {
             copies: Queue::default(),
             bulk: Outbound::default(),
             polls: Polls::default(),
+            spins: Spins::default(),
+            arrived: Arrived::default(),
             gave_way: false,
             index: 0,
         }
@@ -98,6 +108,8 @@ impl Warp {
         self.copies.clear();
         self.bulk.clear();
         self.polls.clear();
+        self.spins.forget(FULL);
+        self.arrived = Arrived::default();
         self.local.clear();
     }
 
@@ -205,6 +217,19 @@ impl Warp {
             }
         }
         released
+    }
+
+    /// Lets lanes pass the cluster's barrier that wait in a phase before `phase`.
+    pub fn pass(&mut self, phase: u32) {
+        for group in &mut self.groups {
+            if let State::Cluster(waits) = group.state
+                && waits != phase
+            {
+                self.arrived.exit(group.mask);
+                group.state = State::Ready;
+                group.pc += 1;
+            }
+        }
     }
 
     /// Whether any lanes can go on.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ptx_emulator::decode::Program;
-use ptx_emulator::device::A100;
+use ptx_emulator::device::{A100, DeviceModel, H100};
 use ptx_emulator::exec::{Fault, LaunchConfig, LaunchOptions, LaunchReport, LoadedModule};
 use ptx_emulator::memory::DeviceMemory;
 use ptx_emulator::parse::parse_module;
@@ -12,6 +12,8 @@ pub struct Machine {
     pub memory: Arc<DeviceMemory>,
     pub module: LoadedModule,
     pub options: LaunchOptions,
+    pub device: DeviceModel,
+    pub cluster: Option<[u32; 3]>,
 }
 
 /// A kernel argument.
@@ -31,6 +33,16 @@ impl Machine {
             memory,
             module,
             options: LaunchOptions::default(),
+            device: A100,
+            cluster: None,
+        }
+    }
+
+    /// On a device of compute capability 9.0.
+    pub fn hopper(ptx: &str) -> Machine {
+        Machine {
+            device: H100,
+            ..Machine::new(ptx)
         }
     }
 
@@ -85,10 +97,11 @@ impl Machine {
             grid: [grid, 1, 1],
             block: [block, 1, 1],
             dynamic_shared: 0,
+            cluster: self.cluster,
             params,
-            ..LaunchConfig::default()
         };
-        self.module.launch(kernel, &config, &A100, &self.options)
+        self.module
+            .launch(kernel, &config, &self.device, &self.options)
     }
 
     /// Launches with one output buffer of `words` words as the first argument, and returns it.

@@ -21,8 +21,8 @@ fn unknown_instructions_modifiers_and_types_are_named() {
         ("add.wrong.s32 %r1, %r2, %r3;", "add.wrong.s32"),
         ("wgmma.fence.aligned;", "wgmma.fence.aligned"),
         (
-            "mbarrier.init.shared.b64 [%r1], 1;",
-            "mbarrier.init.shared.b64",
+            "mbarrier.init.shared::cluster.b64 [%r1], 1;",
+            "mbarrier.init.shared::cluster.b64",
         ),
         (
             "tex.2d.v4.f32.f32 {%r1,%r2,%r3,%r4}, [%d1, {%r1,%r2}];",

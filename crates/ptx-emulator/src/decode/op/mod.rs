@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod bulk;
+mod cluster;
 mod order;
 mod transfer;
 mod warp;
@@ -10,6 +11,7 @@ mod wgmma;
 
 pub(crate) use self::arithmetic::*;
 pub(crate) use self::bulk::*;
+pub(crate) use self::cluster::*;
 pub(crate) use self::order::*;
 pub(crate) use self::transfer::*;
 pub(crate) use self::warp::*;
@@ -132,6 +134,11 @@ pub(crate) enum Op {
     Warp(WarpOp),
     Barrier(Barrier),
     Grid(Grid),
+    Cluster(ClusterOp),
+    Mbarrier(Mbarrier),
+    /// `mbarrier.pending_count`: the pending arrivals that the state `s[0]` holds, to `d[0]`.
+    MbarrierPending,
+    AsyncStore(AsyncStore),
     Mma(Mma),
     /// `vprintf`: generic addresses of the format in `s[0]` and of the arguments in `s[1]`.
     Print,

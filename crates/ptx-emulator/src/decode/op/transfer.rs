@@ -28,7 +28,10 @@ impl Width {
 pub(crate) enum Window {
     Generic,
     Global,
+    /// The block's own shared memory.
     Shared,
+    /// That of all blocks of the cluster.
+    Cluster,
     Local,
     Param,
 }

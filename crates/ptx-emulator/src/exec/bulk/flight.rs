@@ -107,15 +107,18 @@ impl Inbound {
         self.arrivals.first()
     }
 
-    /// Takes the copies that complete on a mbarrier, or all.
-    pub fn take(&mut self, mbarrier: Option<u32>) -> Vec<Arrival> {
-        if self.arrivals.is_empty() {
-            return Vec::new();
-        }
-        let due = |arrival: &Arrival| mbarrier.is_none_or(|at| arrival.mbarrier == at);
-        let (landing, left) = self.arrivals.drain(..).partition(due);
-        self.arrivals = left;
-        landing
+    /// Takes all copies.
+    pub fn take(&mut self) -> Vec<Arrival> {
+        std::mem::take(&mut self.arrivals)
+    }
+
+    /// Takes the oldest copy that completes on an mbarrier.
+    pub fn next(&mut self, mbarrier: u32) -> Option<Arrival> {
+        let at = self
+            .arrivals
+            .iter()
+            .position(|arrival| arrival.mbarrier == mbarrier)?;
+        Some(self.arrivals.remove(at))
     }
 
     /// Notes how an arrival's bytes lie in shared memory.

@@ -24,8 +24,9 @@ use super::count::Moved;
 use super::fault::FaultKind;
 use super::interpret::{Run, first_lane, list};
 use super::registers::lanes;
+use super::space::Spot;
 use super::trap::{Outcome, Trap};
-use crate::decode::op::{AtomicOp, Bulk, Inst, Reduce};
+use crate::decode::op::{AtomicOp, Bulk, Inst, Reduce, Window};
 use crate::l2::Use;
 
 /// What shared addresses of boxes must be multiples of.
@@ -208,13 +209,19 @@ impl Run<'_, '_, '_> {
                 by,
             };
             let early = self.launch.early_copies;
-            let core = self.core_of(rank, lane)?;
-            core.changes += 1;
-            if early {
-                arrive(core, &arrival);
-            } else {
+            let spot = Spot {
+                rank: rank as u32,
+                offset: mbarrier,
+            };
+            self.on(spot, lane, |core, at| {
+                core.is_mbarrier(at)?;
+                core.changes += 1;
+                if early {
+                    return arrive(core, &arrival);
+                }
                 core.bulk.push(arrival);
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -290,28 +297,9 @@ impl Run<'_, '_, '_> {
         bytes: u32,
         alignment: u32,
     ) -> Result<(usize, u32), Box<Trap>> {
-        let (rank, offset) = shared_place(address, self.peers.rank());
-        aligned("the shared address", lane, offset, alignment)?;
-        let len = self.core.shared.len() as u64;
-        if rank >= self.peers.size() || offset + u64::from(bytes) > len {
-            let message = format!(
-                "{bytes} bytes at {offset:#x} of shared memory of block {rank} of the cluster, \
-                 which has {} blocks of {len} bytes here",
-                self.peers.size()
-            );
-            return Err(Trap::new(FaultKind::IllegalAddress, lane, message));
-        }
-        Ok((rank, offset as u32))
-    }
-
-    fn core_of(&mut self, rank: usize, lane: usize) -> Result<&mut Core, Box<Trap>> {
-        if rank == self.peers.rank() {
-            return Ok(self.core);
-        }
-        let size = self.peers.size();
-        self.peers
-            .core(rank)
-            .ok_or_else(|| illegal(lane, format!("block {rank} of a cluster of {size} blocks")))
+        aligned("the shared address", lane, address, alignment)?;
+        let spot = self.shared_spot(Window::Cluster, address, bytes, lane)?;
+        Ok((spot.rank as usize, spot.offset))
     }
 
     /// Enters a copy in the counters. `copies`: how many times it goes through shared memory.
@@ -331,11 +319,6 @@ impl Run<'_, '_, '_> {
     }
 }
 
-/// The block of the cluster that a shared address belongs to, and the offset in its memory.
-fn shared_place(address: u64, own: usize) -> (usize, u64) {
-    (own, address)
-}
-
 /// Where a copy goes.
 struct Route {
     to: u64,
@@ -344,24 +327,32 @@ struct Route {
     mask: Option<u32>,
 }
 
-/// Lands the copies into a block's shared memory that complete on an mbarrier, or all of them.
-/// True if there were any.
-pub(super) fn land(core: &mut Core, mbarrier: Option<u32>) -> bool {
-    let landing = core.bulk.take(mbarrier);
+/// Lands all copies into a block's shared memory. True if there were any.
+pub(super) fn land(core: &mut Core) -> Result<bool, String> {
+    let landing = core.bulk.take();
     let any = !landing.is_empty();
     for arrival in landing {
-        arrive(core, &arrival);
+        arrive(core, &arrival)?;
     }
-    any
+    Ok(any)
 }
 
-fn arrive(core: &mut Core, arrival: &Arrival) {
+/// Lands the oldest copy that completes on an mbarrier of the block. True if there was one. An error
+/// says what is wrong with the mbarrier.
+pub(super) fn land_next(core: &mut Core, mbarrier: u32) -> Result<bool, String> {
+    match core.bulk.next(mbarrier) {
+        Some(arrival) => arrive(core, &arrival).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn arrive(core: &mut Core, arrival: &Arrival) -> Result<(), String> {
     let len = core.shared.len();
     // SAFETY: the places were checked at issue, the cluster's shared memory and the launch's
     // snapshot of global memory outlive the copies.
     unsafe { arrival.land(core.shared.pointer()) };
     core.bulk.note(arrival, len);
-    core.changes += 1;
+    core.complete_tx(arrival.mbarrier, arrival.bytes())
 }
 
 /// Lands all of a warp's copies out of its block's shared memory. True if there were any.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::op::{Async, Bulk, Move, Op, WarpOp, Wgmma, Window};
+use crate::decode::op::{Async, Bulk, ClusterOp, Move, Op, WarpOp, Wgmma, Window};
 
 /// The sort of a warp instruction. Generic addresses are counted as such, whatever space they lead
 /// to at run time.
@@ -19,7 +19,8 @@ pub enum Kind {
     Convert,
     /// `mov`, packing and unpacking, special registers.
     Move,
-    /// Branches, `exit`, `trap`, `nanosleep`, `printf`.
+    /// Branches, `exit`, `trap`, `nanosleep`, `printf`,
+    /// `setmaxnreg`, `griddepcontrol`.
     Control,
     /// `ld.global`.
     LoadGlobal,
@@ -66,6 +67,10 @@ pub enum Kind {
     BulkWait,
     /// `tensormap.replace` and `tensormap.cp_fenceproxy`.
     TensorMap,
+    /// `st.async`, `red.async`.
+    StoreAsync,
+    /// `mbarrier`, `cp.async.mbarrier.arrive`; a wait counts as often as it looks.
+    Mbarrier,
     /// `ldmatrix`.
     LoadMatrix,
     /// `stmatrix`.
@@ -76,7 +81,7 @@ pub enum Kind {
     Wgmma,
     /// `wgmma.fence`, `wgmma.commit_group` and `wgmma.wait_group`.
     WgmmaGroup,
-    /// `bar`, `barrier`: one for each arrival of a warp.
+    /// `bar`, `barrier`: one for each arrival of a warp; `barrier.cluster`.
     Barrier,
     /// `shfl`, `vote`, `match`, `redux`, `elect`, `activemask`, `movmatrix`, `bar.warp.sync`.
     Exchange,
@@ -108,19 +113,19 @@ impl Kind {
             Op::LoadParam(..) => Kind::LoadParam,
             Op::Load(access) => match access.window {
                 Window::Global => Kind::LoadGlobal,
-                Window::Shared => Kind::LoadShared,
+                Window::Shared | Window::Cluster => Kind::LoadShared,
                 Window::Local => Kind::LoadLocal,
                 Window::Param => Kind::LoadParam,
                 Window::Generic => Kind::LoadGeneric,
             },
             Op::Store(access) => match access.window {
                 Window::Global => Kind::StoreGlobal,
-                Window::Shared => Kind::StoreShared,
+                Window::Shared | Window::Cluster => Kind::StoreShared,
                 Window::Local | Window::Param => Kind::StoreLocal,
                 Window::Generic => Kind::StoreGeneric,
             },
             Op::Atomic(atomic) => match atomic.window {
-                Window::Shared => Kind::AtomicShared,
+                Window::Shared | Window::Cluster => Kind::AtomicShared,
                 Window::Generic => Kind::AtomicGeneric,
                 Window::Global | Window::Local | Window::Param => Kind::AtomicGlobal,
             },
@@ -145,6 +150,11 @@ impl Kind {
             Op::Warp(WarpOp::Pause) => Kind::Control,
             Op::Warp(_) => Kind::Exchange,
             Op::Barrier(_) => Kind::Barrier,
+            Op::Cluster(ClusterOp::Arrive { .. } | ClusterOp::Wait { .. }) => Kind::Barrier,
+            Op::Cluster(ClusterOp::SetRegisters { .. }) => Kind::Control,
+            Op::Cluster(_) | Op::MbarrierPending => Kind::Integer,
+            Op::Mbarrier(_) => Kind::Mbarrier,
+            Op::AsyncStore(_) => Kind::StoreAsync,
             Op::Mma(_) => Kind::Mma,
             Op::Wgmma(Wgmma::Multiply(_)) => Kind::Wgmma,
             Op::Wgmma(_) => Kind::WgmmaGroup,

@@ -22,6 +22,7 @@ use super::wgmma::descriptor::Layout;
 use crate::decode::op::{Async, Flag, Inst, Move, Op, Product, WarpOp, Window};
 use crate::decode::{Kernel, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::l2::{Trace, Use};
+use crate::memory::FIRST_ADDRESS;
 
 /// One worker's counts, by instruction.
 pub(crate) struct Counting {
@@ -228,7 +229,7 @@ impl Sinks<'_> {
         let apart = how == Use::Update;
         match window {
             Window::Global => self.global(places, active, how, |_| u64::from(bytes)),
-            Window::Shared => self.shared(places, active, bytes, apart),
+            Window::Shared | Window::Cluster => self.shared(places, active, bytes, apart),
             Window::Local | Window::Param => {}
             Window::Generic => {
                 let (mut far, mut near) = (0, 0);
@@ -236,6 +237,8 @@ impl Sinks<'_> {
                     match places[lane] & !(WINDOW_BYTES - 1) {
                         SHARED_WINDOW => near |= 1 << lane,
                         LOCAL_WINDOW | PARAM_WINDOW => {}
+                        // Of another block of the cluster.
+                        base if base < FIRST_ADDRESS => near |= 1 << lane,
                         _ => far |= 1 << lane,
                     }
                 }

@@ -36,7 +36,10 @@ fn counted(issue: &str) -> KernelCounters {
     machine.options.checks = false;
     let global = machine.bytes(&[0; 9 * 96]);
     let args = [Arg::Map(&map(global)), Arg::Pointer(global)];
-    *machine.run(1, 1, &args).counters.expect("counters were asked for")
+    *machine
+        .run(1, 1, &args)
+        .counters
+        .expect("counters were asked for")
 }
 
 /// Requests, bytes, sectors, the fewest; requests and wavefronts of shared memory.
@@ -79,7 +82,10 @@ fn copies_reductions_and_prefetches_have_kinds_of_their_own() {
         cp.async.bulk.prefetch.tensor.2d.L2.global [%rd3, {0, 8}];",
     );
     assert_eq!(numbers(counters.kind(Kind::BulkStore)), [1, 64, 3, 2, 1, 1]);
-    assert_eq!(numbers(counters.kind(Kind::BulkReduce)), [1, 32, 1, 1, 1, 1]);
+    assert_eq!(
+        numbers(counters.kind(Kind::BulkReduce)),
+        [1, 32, 1, 1, 1, 1]
+    );
     let prefetches = counters.kind(Kind::BulkPrefetch);
     assert_eq!(numbers(prefetches), [2, 128, 4, 4, 0, 0]);
     assert_eq!(counters.kind(Kind::BulkCommit).warp_instructions, 1);
