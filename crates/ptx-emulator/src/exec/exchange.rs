@@ -4,14 +4,11 @@
 use super::registers::{LANES, Registers, collect, lanes};
 use crate::decode::op::{Inst, Redux, Shuffle, Vote};
 
-/// `shfl.sync`. `mask` holds the lanes that take part.
-pub(super) fn shuffle(regs: &mut Registers, inst: &Inst, mask: u32, mode: Shuffle) {
-    let (a, b, c) = (
-        *regs.word(inst.s[0]),
-        *regs.word(inst.s[1]),
-        *regs.word(inst.s[2]),
-    );
-    let mut out = [0; LANES];
+/// The lane that each lane of a `shfl.sync` reads, and whether it is within the segment; a lane
+/// reads its own value if it is not.
+pub(super) fn sources(regs: &Registers, inst: &Inst, mode: Shuffle) -> ([usize; LANES], u32) {
+    let (b, c) = (regs.word(inst.s[1]), regs.word(inst.s[2]));
+    let mut sources = [0; LANES];
     let mut valid = 0;
     for lane in 0..LANES as u32 {
         let (delta, control) = (b[lane as usize] & 31, c[lane as usize]);
@@ -31,12 +28,18 @@ pub(super) fn shuffle(regs: &mut Registers, inst: &Inst, mask: u32, mode: Shuffl
             }
         };
         let from = if inside { from } else { lane };
-        // A source lane outside the mask gives an undefined value; its register is what hardware
-        // reads.
-        out[lane as usize] = a[from as usize % LANES];
+        sources[lane as usize] = from as usize % LANES;
         valid |= u32::from(inside) << lane;
     }
-    regs.set_word(inst.d[0], mask, &out);
+    (sources, valid)
+}
+
+/// `shfl.sync`. `mask` holds the lanes that take part. A source lane outside of it gives an
+/// undefined value, which the checks follow; its register is what hardware reads.
+pub(super) fn shuffle(regs: &mut Registers, inst: &Inst, mask: u32, mode: Shuffle) {
+    let (sources, valid) = sources(regs, inst, mode);
+    let a = *regs.word(inst.s[0]);
+    regs.set_word(inst.d[0], mask, &sources.map(|from| a[from]));
     if inst.d[1].is_some() {
         regs.set_pred(inst.d[1], mask, valid);
     }

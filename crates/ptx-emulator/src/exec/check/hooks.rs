@@ -1,9 +1,10 @@
 //! Where the interpreter meets the checks: before an access, at what orders threads, at exit.
 
-use super::Checks;
-use crate::decode::op::{Async, FenceKind, Inst, Op, Order, Reg, Scope, Window};
+use super::{Checks, Source, Undefined};
+use crate::decode::op::{Async, FenceKind, Inst, Op, Order, Reg, Scope, Shuffle, WarpOp, Window};
+use crate::exec::exchange;
 use crate::exec::interpret::{Run, list};
-use crate::exec::registers::{LANES, collect};
+use crate::exec::registers::{LANES, collect, lanes};
 use crate::exec::trap::{Outcome, Trap};
 
 impl Run<'_, '_, '_> {
@@ -109,10 +110,34 @@ impl Run<'_, '_, '_> {
         if let (Op::Warp(_), Some(checks)) = (inst.op, &mut self.core.checks) {
             checks.clocks.meet(warp, mask);
         }
-        if !self.tainted() {
-            return Ok(());
+        if self.tainted() {
+            self.propagate(inst, mask)?;
         }
-        self.propagate(inst, mask)
+        if let Op::Warp(WarpOp::Shuffle(mode)) = inst.op {
+            self.shuffle_from_strangers(inst, mask, mode);
+        }
+        Ok(())
+    }
+
+    /// A lane that reads one that is not among `mask` gets an undefined value (PTX ISA, shfl.sync).
+    fn shuffle_from_strangers(&mut self, inst: &Inst, mask: u32, mode: Shuffle) {
+        let (sources, _) = exchange::sources(&self.warp.regs, inst, mode);
+        let strangers = mask & collect(|lane| mask >> sources[lane] & 1 == 0);
+        if strangers == 0 {
+            return;
+        }
+        let pc = self.group.pc as usize;
+        let Some(checks) = &mut self.core.checks else {
+            return;
+        };
+        self.core.tainted |= 1 << self.warp.index;
+        let warp = &mut checks.warps[self.warp.index as usize];
+        for lane in lanes(strangers) {
+            let source = Source::Lane(sources[lane]);
+            warp.undefined[lane] = Some(Undefined { pc, source });
+            // The others keep what the value's own flow gave them.
+            warp.poison.taint(inst.d[0], 1 << lane, 1 << lane);
+        }
     }
 }
 

@@ -45,17 +45,24 @@ struct WarpState {
     until_look: u32,
     /// A bit for each byte of the lanes' local memory: it has been written.
     local: Vec<u64>,
-    /// What each lane read last that had never been written, for reports.
-    unwritten: [Option<Unwritten>; LANES],
+    /// What brought each lane undefined bits last, for reports.
+    undefined: [Option<Undefined>; LANES],
 }
 
-/// A read of memory that was never written.
+/// What brought a lane undefined bits.
 #[derive(Clone, Copy)]
-struct Unwritten {
+struct Undefined {
     pc: usize,
-    space: &'static str,
-    /// Within shared memory or the lane's local memory, or global.
-    address: u64,
+    source: Source,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    /// Memory that was never written: an address within shared memory or the lane's local memory,
+    /// or global.
+    Memory { space: &'static str, address: u64 },
+    /// A shuffle from a lane that takes no part in it.
+    Lane(usize),
 }
 
 /// Who makes an access.
@@ -149,7 +156,7 @@ impl Checks {
                     poison: start.zeroed(),
                     until_look: 0,
                     local: vec![0; (local_bytes * LANES).div_ceil(64)],
-                    unwritten: [None; LANES],
+                    undefined: [None; LANES],
                 })
                 .collect(),
         }
@@ -181,7 +188,7 @@ impl Checks {
         for (index, warp) in self.warps.iter_mut().enumerate() {
             if tainted >> index & 1 == 1 {
                 warp.poison.clear();
-                warp.unwritten = [None; LANES];
+                warp.undefined = [None; LANES];
             }
             warp.local.fill(0);
         }

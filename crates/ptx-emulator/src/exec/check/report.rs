@@ -1,6 +1,6 @@
 //! The words of a finding.
 
-use super::{Checks, Conflict, Party, Unwritten, What};
+use super::{Checks, Conflict, Party, Source, Undefined, What};
 use crate::exec::fault::FaultKind;
 use crate::exec::interpret::Run;
 use crate::exec::launch::Launch;
@@ -79,8 +79,8 @@ pub(super) fn conflict(
     Trap::new(FaultKind::LaunchFailed, lane, message)
 }
 
-/// `what` says what depends on undefined bits. Whence they come is not followed: the read of
-/// never-written memory that is named is the last one of the lane, else of another of its warp.
+/// `what` says what depends on undefined bits. Whence they come is not followed: what is named is
+/// what brought undefined bits last to the lane, else to another of its warp.
 #[cold]
 pub(super) fn undefined(
     run: &Run<'_, '_, '_>,
@@ -89,12 +89,12 @@ pub(super) fn undefined(
     what: &str,
 ) -> Box<Trap> {
     let warp = run.warp.index as usize;
-    let reads = &checks.warps[warp].unwritten;
-    let last = reads[lane].map(|read| (lane, read));
-    let last = last.or_else(|| (0..LANES).find_map(|other| Some((other, reads[other]?))));
-    let read = last.map_or_else(String::new, |(lane, Unwritten { pc, space, address })| {
+    let brought = &checks.warps[warp].undefined;
+    let last = brought[lane].map(|found| (lane, found));
+    let last = last.or_else(|| (0..LANES).find_map(|other| Some((other, brought[other]?))));
+    let by = |lane, pc| {
         let block = None;
-        let by = party(
+        party(
             run.launch,
             Party {
                 block,
@@ -102,14 +102,34 @@ pub(super) fn undefined(
                 lane,
                 pc,
             },
-        );
-        format!("; the last such memory read here was {space} memory at {address:#x}, by {by}")
-    });
-    Trap::new(
-        FaultKind::LaunchFailed,
-        lane,
-        format!(
-            "uninitialised: {what} depends on memory or a register that was never written{read}"
+        )
+    };
+    let message = match last {
+        Some((
+            by_lane,
+            Undefined {
+                pc,
+                source: Source::Lane(from),
+            },
+        )) => format!(
+            "uninitialised: {what} depends on a shuffle from a lane that does not take part in it; \
+             the last such shuffle here was from lane {from}, by {}",
+            by(by_lane, pc)
         ),
-    )
+        Some((
+            by_lane,
+            Undefined {
+                pc,
+                source: Source::Memory { space, address },
+            },
+        )) => format!(
+            "uninitialised: {what} depends on memory or a register that was never written; the \
+             last such memory read here was {space} memory at {address:#x}, by {}",
+            by(by_lane, pc)
+        ),
+        None => {
+            format!("uninitialised: {what} depends on memory or a register that was never written")
+        }
+    };
+    Trap::new(FaultKind::LaunchFailed, lane, message)
 }

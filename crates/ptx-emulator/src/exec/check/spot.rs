@@ -1,6 +1,6 @@
 //! Where an access goes, and which of its bytes are defined.
 
-use super::{Checks, Unwritten};
+use super::{Checks, Source, Undefined};
 use crate::decode::op::Window;
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::interpret::Run;
@@ -103,8 +103,8 @@ impl<'w> Run<'_, '_, 'w> {
             Spot::None => return,
         };
         let pc = self.group.pc as usize;
-        checks.warps[self.warp.index as usize].unwritten[lane] =
-            Some(Unwritten { pc, space, address });
+        let source = Source::Memory { space, address };
+        checks.warps[self.warp.index as usize].undefined[lane] = Some(Undefined { pc, source });
     }
 
     pub(super) fn defined(&self, checks: &Checks, spot: &Spot<'_>, bytes: u32) -> u64 {
