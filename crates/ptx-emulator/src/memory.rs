@@ -54,6 +54,23 @@ pub enum MemoryError {
     },
 }
 
+/// What a byte that nothing has written is for the host.
+const UNWRITTEN: u8 = 0xff;
+const WORD_BYTES: u64 = 4;
+
+/// Words that were read for the host and that nothing has ever written.
+pub(crate) struct Unwritten {
+    /// Address of the first.
+    pub va: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// The allocation.
+    pub base: u64,
+    pub size: u64,
+    /// Whether a kernel has had to do with the allocation.
+    pub is_used: bool,
+}
+
 /// One live allocation. Clones share the bytes and keep them alive.
 #[derive(Clone)]
 pub(crate) struct Allocation {
@@ -231,6 +248,44 @@ impl DeviceMemory {
         Ok(())
     }
 
+    /// [`Self::read`], where bytes that nothing has ever written arrive as [`UNWRITTEN`]: no number
+    /// in any float format.
+    pub(crate) fn read_marked(
+        &self,
+        va: u64,
+        bytes: &mut [u8],
+    ) -> Result<Option<Unwritten>, MemoryError> {
+        self.read(va, bytes)?;
+        let map = self.snapshot();
+        let Some(found) = map.find(va).filter(|_| !bytes.is_empty()) else {
+            return Ok(None);
+        };
+        let offset = va - found.base;
+        let (mut first, mut count) = (None, 0);
+        let length = bytes.len() as u64;
+        found.shadow.unwritten(offset, length, |at, missing| {
+            for bit in (0..64).filter(|bit| missing >> bit & 1 == 1) {
+                if let Some(byte) = bytes.get_mut(at as usize + bit) {
+                    *byte = UNWRITTEN;
+                }
+            }
+            // Fewer bytes together than a word's are padding.
+            for word in (0..64 - WORD_BYTES + 1).filter(|&word| {
+                (offset + at + word) % WORD_BYTES == 0 && missing >> word & 0xf == 0xf
+            }) {
+                first.get_or_insert(at + word);
+                count += WORD_BYTES;
+            }
+        });
+        Ok(first.map(|first| Unwritten {
+            va: va + first,
+            bytes: count,
+            base: found.base,
+            size: found.size,
+            is_used: found.shadow.is_used(),
+        }))
+    }
+
     /// Repeats `pattern` (1, 2 or 4 bytes) `count` times from `va` on.
     pub fn fill(&self, va: u64, pattern: &[u8], count: u64) -> Result<(), MemoryError> {
         let bytes = (pattern.len() as u64).saturating_mul(count);
@@ -270,6 +325,9 @@ impl DeviceMemory {
         // SAFETY: `span` checked both ranges; `copy` allows overlap.
         unsafe { std::ptr::copy(from, to, bytes as usize) }
         if let (Some(source), Some(target)) = (map.find(src), map.find(dst)) {
+            if source.shadow.is_used() {
+                target.shadow.note_use();
+            }
             target
                 .shadow
                 .copy(dst - target.base, &source.shadow, src - source.base, bytes);

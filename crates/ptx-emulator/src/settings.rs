@@ -32,7 +32,7 @@ const fn setting(name: &'static str, values: &'static str, meaning: &'static str
 
 /// Every setting that the driver reads when `cuInit` is called.
 #[rustfmt::skip]
-pub const ALL: [Setting; 13] = [
+pub const ALL: [Setting; 14] = [
     setting("DEVICE", "`a100` (default), `a100-40gb`, `rtx3090`, `rtx4090`, `l40s`, `h100`, `h200`",
         "the virtual device: its limits, its compute capability, its tensor cores"),
     setting("NUMERICS", "`f32fma`, `ampere`, `hopper`",
@@ -51,6 +51,10 @@ pub const ALL: [Setting; 13] = [
         "when streams do their work: when it is given to them, when the host waits for it, or \
          kernels only then and copies and fills as soon as their order allows; late streams show a \
          missing wait in every run"),
+    setting("UNWRITTEN", "`report` (default), `fill`, `off`",
+        "device memory that nothing has written, copied to the host: its bytes arrive as `0xff`, \
+         and the copy fails if a kernel has had to do with the allocation; they only arrive so; \
+         or they are zero"),
     setting("BLOCKS", "`all` (default), `none`, `every:16`, `0,7,64-79`",
         "the blocks of each launch to run"),
     setting("COUNTERS", "a file's path",

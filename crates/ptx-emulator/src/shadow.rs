@@ -25,6 +25,8 @@ pub(crate) struct Shadow {
     races: OnceLock<Option<Backing>>,
     /// A launch without checks has run: whatever the bits say, nothing is known.
     trusted: AtomicBool,
+    /// A kernel was given the allocation, or has written to it.
+    used: AtomicBool,
 }
 
 impl Shadow {
@@ -35,6 +37,31 @@ impl Shadow {
             defined: bitmap.and_then(Backing::new),
             races: OnceLock::new(),
             trusted: AtomicBool::new(false),
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// A kernel has the allocation's address, or writes to it.
+    pub fn note_use(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a kernel has ever had to do with the allocation.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Calls `f` with the offset of each of `bytes` bytes from `from` on that nothing has written,
+    /// in steps of the bitmap: an offset and a bit for each of the 64 bytes from there on.
+    pub fn unwritten(&self, from: u64, bytes: u64, mut f: impl FnMut(u64, u64)) {
+        for at in (0..bytes).step_by(64) {
+            let count = (bytes - at).min(64) as u32;
+            let missing = !self.defined(from + at, count) & (u64::MAX >> (64 - count));
+            if missing != 0 {
+                f(at, missing);
+            }
         }
     }
 

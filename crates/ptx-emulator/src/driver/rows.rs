@@ -3,7 +3,7 @@
 use super::abi::{Host, In, is_device_address};
 use super::code::Code;
 use super::state::{Driver, Handle, current};
-use super::work::{Work, refused, submit};
+use super::work::{Work, refused, submit, to_host};
 use super::{Outcome, api, queue};
 
 const HOST: u32 = 1;
@@ -266,7 +266,9 @@ impl Rows {
         let done = match (self.to.is_device, self.from.is_device) {
             (true, true) => memory.copy(to, from, self.width),
             (true, false) => memory.write(to, self.from.host(layer, row).bytes(width)?),
-            (false, true) => memory.read(from, self.to.host(layer, row).bytes_mut(width)?),
+            (false, true) => {
+                return to_host(driver, from, self.to.host(layer, row).bytes_mut(width)?);
+            }
             (false, false) => {
                 let from = self.from.host(layer, row);
                 return self.to.host(layer, row).copy_from(from, width);

@@ -22,8 +22,20 @@ pub(super) enum Streams {
     LatestKernels,
 }
 
+/// What becomes of device memory that nothing has written when it is copied to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    /// It is filled, and a finding where a kernel has had to do with the allocation.
+    Report,
+    /// It is filled with bytes that are no number.
+    Fill,
+    /// It is zero.
+    Off,
+}
+
 struct Settings {
     streams: Streams,
+    unwritten: Unwritten,
     options: LaunchOptions,
     /// In place of the virtual device's own.
     numerics: Option<Numerics>,
@@ -32,6 +44,7 @@ struct Settings {
 static SETTINGS: LazyLock<Mutex<Settings>> = LazyLock::new(|| {
     Mutex::new(Settings {
         streams: Streams::Now,
+        unwritten: Unwritten::Report,
         options: LaunchOptions::default(),
         numerics: None,
     })
@@ -42,7 +55,14 @@ fn settings() -> MutexGuard<'static, Settings> {
 }
 
 /// The settings' names.
-pub(super) const NAMES: [&str; 5] = ["checks", "schedule", "copies", "numerics", "streams"];
+pub(super) const NAMES: [&str; 6] = [
+    "checks",
+    "schedule",
+    "copies",
+    "numerics",
+    "streams",
+    "unwritten",
+];
 
 /// Takes each of [`NAMES`] that has a value in the environment.
 pub(super) fn configure() -> Outcome {
@@ -79,9 +99,18 @@ pub(super) fn set(name: &str, value: &str) -> Result<(), String> {
         ("streams", "latest") => settings.streams = Streams::Latest,
         ("streams", "latest-kernels") => settings.streams = Streams::LatestKernels,
         ("streams", _) => return Err("this is none of now, latest, latest-kernels".to_owned()),
+        ("unwritten", "report") => settings.unwritten = Unwritten::Report,
+        ("unwritten", "fill") => settings.unwritten = Unwritten::Fill,
+        ("unwritten", "off") => settings.unwritten = Unwritten::Off,
+        ("unwritten", _) => return Err("this is none of report, fill, off".to_owned()),
         _ => return Err(format!("there is no setting {name}")),
     }
     Ok(())
+}
+
+/// What becomes of device memory that nothing has written.
+pub(super) fn unwritten() -> Unwritten {
+    settings().unwritten
 }
 
 /// When streams do their work.

@@ -9,7 +9,7 @@ use super::code::Code;
 use super::memory_ops::Operation;
 use super::queue;
 use super::rows::Rows;
-use super::running::{self, Streams};
+use super::running::{self, Streams, Unwritten};
 use super::state::{Driver, Handle, State};
 use super::task::Task;
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
@@ -163,13 +163,20 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
     let memory = &driver.memory;
     let done = match work {
         Work::ToDevice { to, from, bytes } => memory.write(*to, from.bytes(*bytes)?),
-        Work::ToHost { to, from, bytes } => memory.read(*from, to.bytes_mut(*bytes)?),
+        Work::ToHost { to, from, bytes } => {
+            let done = to_host(driver, *from, to.bytes_mut(*bytes)?);
+            return done.map_err(|code| broken(driver, context, code));
+        }
         Work::OnDevice { to, from, bytes } => memory.copy(*to, *from, *bytes),
         Work::OnHost { to, from, bytes } => {
             to.copy_from(*from, *bytes)?;
             Ok(())
         }
-        Work::Rows(rows) => return rows.run(driver),
+        Work::Rows(rows) => {
+            return rows
+                .run(driver)
+                .map_err(|code| broken(driver, context, code));
+        }
         Work::Fill(fill) => fill.run(memory),
         Work::Memory(operations) => {
             return operations.iter().try_for_each(|next| next.run(driver));
@@ -215,6 +222,40 @@ impl Launch {
         }
         Ok(())
     }
+}
+
+/// Copies device memory to the host and looks for what nothing has written.
+pub(super) fn to_host(driver: &Driver, from: u64, to: &mut [u8]) -> Outcome {
+    let rule = running::unwritten();
+    if rule == Unwritten::Off {
+        return driver.memory.read(from, to).map_err(refused);
+    }
+    let found = driver.memory.read_marked(from, to).map_err(refused)?;
+    let Some(found) = found.filter(|found| rule == Unwritten::Report && found.is_used) else {
+        return Ok(());
+    };
+    report(format_args!(
+        "uninitialised: a copy of {} bytes to the host has {} bytes that no copy, fill or kernel has \
+         written, the first ones at {:#x}, byte {} of the {} at {:#x} (setting UNWRITTEN: \"fill\" \
+         lets them pass as 0xff bytes)",
+        to.len(),
+        found.bytes,
+        found.va,
+        found.va - found.base,
+        found.size,
+        found.base
+    ));
+    Err(Code::LAUNCH_FAILED)
+}
+
+/// After a finding the context is unusable, as after a kernel's fault.
+fn broken(driver: &Driver, context: Handle, code: Code) -> Code {
+    if code == Code::LAUNCH_FAILED
+        && let Some(context) = driver.state().contexts.get_mut(&context)
+    {
+        context.failed.get_or_insert(code);
+    }
+    code
 }
 
 /// The code of a memory call that failed, with the reason on stderr.

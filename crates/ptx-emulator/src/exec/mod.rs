@@ -268,6 +268,15 @@ impl LoadedModule {
             // Nobody will know what this launch writes.
             map.allocations().iter().for_each(|a| a.shadow.trust());
         }
+        for value in config.params.chunks_exact(8) {
+            let address = value
+                .iter()
+                .rev()
+                .fold(0, |all, &byte| all << 8 | u64::from(byte));
+            if let Some(found) = map.find(address) {
+                found.shadow.note_use();
+            }
+        }
         if options.blocks == Blocks::None {
             let counters = options
                 .count

@@ -26,8 +26,12 @@ fn stream(flags: u32) -> sys::CUstream {
 }
 
 fn memory() -> u64 {
-    // SAFETY: there is a context.
-    unsafe { result::malloc_sync(1) }.expect("memory")
+    // SAFETY: there is a context, and the memory has one byte.
+    unsafe {
+        let address = result::malloc_sync(1).expect("memory");
+        result::memcpy_htod_sync(address, &[0_u8]).expect("a copy");
+        address
+    }
 }
 
 fn fill(address: u64, value: u8, stream: sys::CUstream) {

@@ -18,4 +18,5 @@ mod programs;
 mod rows;
 mod select;
 mod settings;
+mod unwritten;
 mod wrong_use;

@@ -7,10 +7,7 @@ use num_bigint::BigInt;
 
 use super::harness::eval;
 
-/// Every f64 is a multiple of 2^-SCALE.
-const SCALE: u32 = 1074;
-
-/// A finite number in units of 2^-SCALE.
+/// A finite number in units of 2^-1074, of which every f64 is a multiple.
 fn units(x: f64) -> BigInt {
     let field = x.to_bits() >> 52 & 0x7ff;
     let fraction = x.to_bits() & ((1 << 52) - 1);
@@ -27,7 +24,7 @@ fn units(x: f64) -> BigInt {
     }
 }
 
-/// An exact result `value / divisor`, in units of 2^-`scale`, or its root.
+/// An exact result `value / divisor`, in the units of its operation, or its root.
 struct Exact {
     value: BigInt,
     divisor: BigInt,

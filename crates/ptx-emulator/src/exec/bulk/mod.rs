@@ -256,12 +256,28 @@ impl Run<'_, '_, '_> {
             Use::Write
         };
         self.count_bulk(&tile, how, 1);
+        self.define_rows(&tile);
         let departure = Departure::new(tile, reduce, from, self.issuer(lane));
         self.warp.bulk.push(departure);
         if self.launch.early_copies {
             finish(&mut self.warp.bulk, self.core);
         }
         Ok(())
+    }
+
+    /// What a copy out of shared memory writes holds something from now on.
+    fn define_rows(&mut self, tile: &Tile) {
+        let Some(shadows) = &mut self.worker.shadows else {
+            return;
+        };
+        for row in tile.rows.iter().filter(|row| row.bytes > 0) {
+            if let Some(found) = shadows.find(row.va, row.bytes) {
+                found.shadow.note_use();
+                found
+                    .shadow
+                    .define(row.va - found.base, u64::from(row.bytes));
+            }
+        }
     }
 
     fn wait_bulk(&mut self, active: u32, keep: u32, read: bool) -> Outcome {

@@ -124,6 +124,7 @@ impl<'w> Run<'_, '_, 'w> {
             }
             Spot::Global(a, va) => {
                 let at = va - a.base;
+                a.shadow.note_use();
                 if defined == all(bytes) {
                     a.shadow.define(at, u64::from(bytes));
                     return;
