@@ -21,7 +21,7 @@ pub(in crate::exec) struct Moved<'a> {
 
 impl Counting {
     /// Adds a bulk copy to the counts of the instruction that issued it.
-    pub fn moved(&mut self, pc: u32, moved: Moved<'_>) {
+    pub(in crate::exec) fn moved(&mut self, pc: u32, moved: Moved<'_>) {
         let Some(tally) = self.tallies.get_mut(pc as usize) else {
             return;
         };

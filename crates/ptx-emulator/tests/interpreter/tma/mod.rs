@@ -2,8 +2,10 @@
 //! rows and swizzling functions, plain copies, reductions, groups, tensor maps that kernels change.
 
 mod boxes;
+mod clusters;
 mod copies;
 mod counted;
+mod loads;
 mod maps;
 mod reference;
 
