@@ -31,6 +31,12 @@ pub(super) fn finish(
             );
             refusal(place, ".extern .shared", reason)
         })?;
+    let may_wait = builder.code.iter().any(|inst| match inst.op {
+        Op::Load(access) => access.is_strong(),
+        Op::Atomic(_) => inst.d[0].is_some(),
+        Op::Grid(_) => true,
+        _ => false,
+    });
     builder.code.shrink_to_fit();
     builder.places.shrink_to_fit();
     builder.lists.shrink_to_fit();
@@ -57,6 +63,7 @@ pub(super) fn finish(
         slots,
         unset,
         dynamic_shared_at,
+        may_wait,
         reserved_shared: if builder.uses_reserved_shared {
             super::RESERVED_SHARED
         } else {

@@ -40,7 +40,7 @@ pub(crate) use self::builder::{
 };
 pub use self::catalogue::catalogue;
 use self::form::Form;
-use self::op::{Inst, Op, Reg, RegList, SyncUse};
+use self::op::{Inst, Reg, RegList, SyncUse};
 pub(crate) use self::slots::uses_list;
 use crate::ast::{self, Place, Space, Statement};
 
@@ -107,6 +107,8 @@ pub(crate) struct Kernel {
     pub constants: [Vec<(u32, Constant)>; 2],
     /// Where dynamic shared memory starts.
     pub dynamic_shared_at: u32,
+    /// Whether it has instructions by which it could wait for another launch, or let one start.
+    pub may_wait: bool,
     /// What orders its threads' accesses.
     pub sync: SyncUse,
     /// Shared memory that the system reserves, where the kernel asks for it, else 0.
@@ -125,16 +127,6 @@ impl Kernel {
         words.iter().any(|&(_, constant)| asks(constant))
     }
 
-    /// Whether it has instructions by which it could wait for another launch, or tell one to start.
-    pub fn may_wait(&self) -> bool {
-        self.code.iter().any(|inst| match inst.op {
-            Op::Load(access) => access.is_strong(),
-            Op::Atomic(_) => inst.d[0].is_some(),
-            Op::Grid(_) => true,
-            _ => false,
-        })
-    }
-
     /// A kernel without code or registers.
     #[cfg(test)]
     pub fn empty() -> Kernel {
@@ -148,6 +140,7 @@ impl Kernel {
             unset: Vec::new(),
             constants: [Vec::new(), Vec::new()],
             dynamic_shared_at: 0,
+            may_wait: false,
             sync: SyncUse::default(),
             reserved_shared: 0,
             has_wgmma: false,

@@ -41,6 +41,8 @@ pub(super) struct Shape {
     pub cooperative: bool,
     /// Blocks of a cluster, where the launch says so.
     pub cluster: Option<[u32; 3]>,
+    /// Whether it may start before the launch before it in its stream has ended.
+    pub programmatic: bool,
 }
 
 /// Ends of the list that `extra` points to.
@@ -251,6 +253,7 @@ pub(super) fn prepare(
             params,
         },
         cooperative: shape.cooperative,
+        programmatic: shape.programmatic,
         pointers: OnceLock::new(),
     })
 }
@@ -270,6 +273,7 @@ impl Launch {
             dynamic_shared: self.config.dynamic_shared,
             cooperative,
             cluster,
+            programmatic: self.programmatic,
         };
         check(driver, function, &shape)?;
         Ok(Launch {
@@ -281,6 +285,7 @@ impl Launch {
                 ..self.config.clone()
             },
             cooperative,
+            programmatic: self.programmatic,
             pointers: OnceLock::new(),
         })
     }
@@ -314,15 +319,12 @@ fn launch(
     )
 }
 
-/// Attributes of `cuLaunchKernelEx` that change nothing here: hints, and permission for a kernel to
-/// start before the one before it has ended. A stream's work is done in order, so a kernel that
-/// waits for the one before it (`griddepcontrol.wait`) has nothing to wait for.
-pub(super) const WITHOUT_EFFECT: [u32; 10] = [
+/// Attributes of `cuLaunchKernelEx` that change nothing here: hints.
+pub(super) const WITHOUT_EFFECT: [u32; 9] = [
     0,  // IGNORE
     1,  // ACCESS_POLICY_WINDOW
     3,  // SYNCHRONIZATION_POLICY
     5,  // CLUSTER_SCHEDULING_POLICY_PREFERENCE
-    6,  // PROGRAMMATIC_STREAM_SERIALIZATION
     8,  // PRIORITY
     9,  // MEM_SYNC_DOMAIN_MAP
     10, // MEM_SYNC_DOMAIN
@@ -330,15 +332,26 @@ pub(super) const WITHOUT_EFFECT: [u32; 10] = [
     16, // NVLINK_UTIL_CENTRIC_SCHEDULING
 ];
 
-/// Reads the launch attributes: whether the launch is cooperative, and its clusters.
-fn attributes(config: &ExtendedConfig) -> Outcome<(bool, Option<[u32; 3]>)> {
-    let (mut cooperative, mut cluster) = (false, None);
+/// PROGRAMMATIC_STREAM_SERIALIZATION: the kernel may start when the one before it allows that.
+pub(super) const PROGRAMMATIC: u32 = 6;
+
+/// What the launch attributes say.
+#[derive(Default)]
+struct Attributes {
+    cooperative: bool,
+    cluster: Option<[u32; 3]>,
+    programmatic: bool,
+}
+
+fn attributes(config: &ExtendedConfig) -> Outcome<Attributes> {
+    let mut found = Attributes::default();
     for index in 0..config.attribute_count as usize {
         let Attribute { id, value, .. } = config.attributes.get(index)?;
         let [first, second, third, ..] = value;
         match id {
-            2 => cooperative = first != 0,
-            4 => cluster = Some([first, second, third]),
+            2 => found.cooperative = first != 0,
+            4 => found.cluster = Some([first, second, third]),
+            PROGRAMMATIC => found.programmatic = first != 0,
             _ if WITHOUT_EFFECT.contains(&id) => {}
             _ => {
                 let name = match id {
@@ -355,7 +368,7 @@ fn attributes(config: &ExtendedConfig) -> Outcome<(bool, Option<[u32; 3]>)> {
             }
         }
     }
-    Ok((cooperative, cluster))
+    Ok(found)
 }
 
 fn launch_extended(
@@ -365,13 +378,18 @@ fn launch_extended(
     pointers: In<Host>,
     extra: In<usize>,
 ) -> Outcome {
-    let (cooperative, cluster) = attributes(config)?;
+    let Attributes {
+        cooperative,
+        cluster,
+        programmatic,
+    } = attributes(config)?;
     let shape = Shape {
         grid: config.grid,
         block: config.block,
         dynamic_shared: config.dynamic_shared,
         cooperative,
         cluster,
+        programmatic,
     };
     launch(function, &shape, stream, pointers, extra)
 }
@@ -381,7 +399,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>, extra: In<usize>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None, programmatic: false };
         launch(function, &shape, stream, pointers, extra)
     }
 
@@ -389,7 +407,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>, extra: In<usize>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: false, cluster: None, programmatic: false };
         launch(function, &shape, per_thread(stream), pointers, extra)
     }
 
@@ -397,7 +415,7 @@ api! {
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>,
     ) {
-        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: true, cluster: None };
+        let shape = Shape { grid: [gx, gy, gz], block: [bx, by, bz], dynamic_shared, cooperative: true, cluster: None, programmatic: false };
         launch(function, &shape, stream, pointers, In::at(0))
     }
 

@@ -37,6 +37,7 @@ mod pool;
 mod queue;
 mod rows;
 mod running;
+mod side;
 mod state;
 mod stream;
 mod symbols;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::abi::{Host, In, Out};
 use super::code::Code;
 use super::edges::several;
-use super::launch::{Shape, WITHOUT_EFFECT, prepare};
+use super::launch::{PROGRAMMATIC, Shape, WITHOUT_EFFECT, prepare};
 use super::state::{Driver, Handle, State, current, driver};
 use super::task::{Node, Task};
 use super::work::{Launch, Work};
@@ -152,6 +152,7 @@ pub(super) fn kernel_task(
         dynamic_shared: params.dynamic_shared,
         cooperative: old.is_some_and(|old| old.cooperative),
         cluster: old.and_then(|old| old.config.cluster),
+        programmatic: old.is_some_and(|old| old.programmatic),
     };
     let launch = prepare(
         driver,
@@ -237,6 +238,7 @@ fn get_attribute(node: Handle, attribute: u32) -> Outcome<[u32; 16]> {
     match attribute {
         COOPERATIVE => value[0] = u32::from(launch.cooperative),
         CLUSTER => value[..3].copy_from_slice(&launch.config.cluster.unwrap_or([1; 3])),
+        PROGRAMMATIC => value[0] = u32::from(launch.programmatic),
         _ if WITHOUT_EFFECT.contains(&attribute) => {}
         _ => return Err(Code::INVALID_VALUE),
     }
@@ -251,12 +253,16 @@ fn set_attribute(node: Handle, attribute: u32, value: &[u32; 16]) -> Outcome {
     match attribute {
         COOPERATIVE => cooperative = first != 0,
         CLUSTER => cluster = Some([first, second, third]),
+        PROGRAMMATIC => {}
         _ if WITHOUT_EFFECT.contains(&attribute) => return Ok(()),
         _ => return Err(Code::INVALID_VALUE),
     }
     let function = driver.state().functions.get(&launch.function).cloned();
     let function = function.ok_or(Code::INVALID_VALUE)?;
-    let changed = launch.with(driver, &function, cooperative, cluster)?;
+    let mut changed = launch.with(driver, &function, cooperative, cluster)?;
+    if attribute == PROGRAMMATIC {
+        changed.programmatic = first != 0;
+    }
     driver.state().node_mut(node)?.task = Task::Work(Work::Launch(Arc::new(changed)));
     Ok(())
 }

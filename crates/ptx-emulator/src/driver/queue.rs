@@ -1,5 +1,7 @@
-//! Work that streams have not done yet: because the setting `STREAMS` makes them late, or because it
-//! waits for a number in memory ([`Work::Memory`]) and what else is to be done before it.
+//! Work that streams have not done yet: because the setting `STREAMS` makes them late, because it
+//! waits for a number in memory ([`Work::Memory`]) and what else is to be done before it, or because
+//! it is a launch that was set aside: it waits for memory that others change, or the launch behind
+//! it may start (programmatic dependent launch).
 //!
 //! A piece of work is done when the host waits for it, or for something behind it. Memory is freed
 //! at once, with all that the order of its stream puts before. So what nothing orders before the
@@ -7,6 +9,8 @@
 //! before: in every run, and not only by chance.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -15,12 +19,15 @@ use super::abi::report;
 use super::code::Code;
 use super::memory_ops::Operation;
 use super::running::{self, Streams};
+use super::side::{Running, Stop};
 use super::state::{Driver, Handle};
 use super::stream::{self, is_default};
-use super::work::{self, Work};
+use super::work::{self, Launch, Started, Work};
 
 /// How long the host waits for another thread to change what a stream waits for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for what a kernel waits for.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The number of a piece of work. What a piece waits for has a lower one.
 pub(super) type Point = u64;
@@ -38,6 +45,8 @@ enum Line {
 pub(super) struct Queue {
     last: Point,
     pending: BTreeMap<Point, Piece>,
+    /// How often work has changed memory, for launches that wait for that.
+    changes: u64,
     tails: HashMap<Line, Tail>,
 }
 
@@ -57,11 +66,23 @@ struct Piece {
 
 enum What {
     Work(Work),
+    /// A launch that has started and was set aside.
+    Launch(Aside),
     /// A copy from ordinary host memory, which may change or end after the call.
     Staged {
         to: u64,
         bytes: Vec<u8>,
     },
+}
+
+struct Aside {
+    running: Running,
+    launch: Arc<Launch>,
+    /// The number of changes at which it could not go on; `None` if it could, but lets the launch
+    /// behind it start first.
+    stuck_at: Option<u64>,
+    /// Whether the launch behind it may start.
+    allows_dependents: bool,
 }
 
 /// A stream as the queue knows it.
@@ -129,14 +150,46 @@ pub(super) fn is_busy(driver: &Driver, context: Handle, stream: Handle) -> bool 
     !is_empty && !points(driver, context, stream).is_empty()
 }
 
-/// Does what waits for a number in memory that may have changed, and all behind it. Late streams do
-/// nothing before the host waits for them.
+/// After work that may have changed memory: does what waits for that, and all behind it. Late
+/// streams do nothing before the host waits for them.
 pub(super) fn go_on(driver: &Driver) {
-    if running::streams() == Streams::Now {
-        let mut queue = driver.queue();
-        let all: Vec<Point> = queue.pending.keys().copied().collect();
-        queue.finish(driver, &all);
+    let mut queue = driver.queue();
+    queue.changes += 1;
+    if running::streams() == Streams::Now && !queue.pending.is_empty() {
+        let pieces = queue.pending.iter();
+        let points: Vec<Point> = pieces
+            .filter(|(_, piece)| !piece.lets_others_start())
+            .map(|(&point, _)| point)
+            .collect();
+        queue.finish(driver, &points);
     }
+}
+
+/// Starts a launch in a stream that has nothing else to do.
+pub(super) fn launch(
+    driver: &Driver,
+    context: Handle,
+    stream: Handle,
+    launch: &Arc<Launch>,
+) -> Outcome {
+    let place = Place::of(driver, context, stream);
+    let done = match work::start(driver, context, launch, Vec::new())? {
+        Started::Over(done) => done,
+        Started::Aside(running, stop) => {
+            let mut queue = driver.queue();
+            let mut aside = Aside {
+                running,
+                launch: Arc::clone(launch),
+                stuck_at: None,
+                allows_dependents: false,
+            };
+            queue.set_aside(&mut aside, &stop);
+            queue.push(place, What::Launch(aside));
+            Ok(())
+        }
+    };
+    go_on(driver);
+    done
 }
 
 /// What has been given to a stream so far, as an event records it.
@@ -173,13 +226,14 @@ pub(super) fn try_finish(driver: &Driver, points: &[Point]) -> bool {
     !points.iter().any(|point| queue.pending.contains_key(point))
 }
 
-/// Does all work up to points. What waits for a number in memory may be helped by another thread of
-/// the program; if it is not for [`PATIENCE`], or there is no other, the contexts fail.
+/// Does all work up to points. What waits for memory may be helped by another thread of the program;
+/// if it is not for [`PATIENCE`], or there is no other, the contexts fail.
 pub(super) fn finish(driver: &Driver, points: &[Point]) {
     let start = Instant::now();
     while !try_finish(driver, points) {
         let is_hopeless = !driver.has_other_threads() && driver.queue().is_hopeless(points);
-        if is_hopeless || start.elapsed() > PATIENCE {
+        let patience = driver.queue().patience(points);
+        if is_hopeless || start.elapsed() > patience {
             driver.queue().fail(driver, points);
             continue;
         }
@@ -254,32 +308,69 @@ impl Queue {
         self.last
     }
 
-    /// Does pieces of work and all that they wait for. Where that waits for a number in memory, all
-    /// else that can be done is done, too, and what can't is left.
+    /// Does pieces of work and all that they wait for. Where that waits for memory, all else that can
+    /// be done is done, too, and what can't is left.
     fn finish(&mut self, driver: &Driver, points: &[Point]) {
         let mut wanted = self.with_before(points);
         while !wanted.is_empty() {
-            let next = wanted
-                .iter()
-                .copied()
-                .find(|&point| self.is_ready(driver, point));
-            let next = next.or_else(|| {
-                let pending: Vec<Point> = self.pending.keys().copied().collect();
-                pending
-                    .into_iter()
-                    .find(|&point| self.is_ready(driver, point))
-            });
-            let Some(piece) = next.and_then(|point| self.pending.remove(&point)) else {
+            // A launch that lets the one behind it start goes on when nothing else can.
+            let is_next = |point: Point, others_first: bool| {
+                let piece = self.pending.get(&point);
+                self.is_ready(driver, point)
+                    && !(others_first && piece.is_some_and(Piece::lets_others_start))
+            };
+            let find = |others_first: bool| {
+                let mut points = wanted.iter().copied();
+                points.find(|&point| is_next(point, others_first))
+            };
+            let all = || {
+                let mut points = self.pending.keys().copied();
+                points.find(|&point| is_next(point, true))
+            };
+            let Some(next) = find(true).or_else(all).or_else(|| find(false)) else {
                 break;
             };
-            wanted.retain(|point| Some(*point) != next);
-            piece.run(driver);
+            if self.run(driver, next) {
+                wanted.remove(&next);
+            }
         }
         let Self { pending, tails, .. } = self;
         tails.retain(|_, tail| {
             tail.points.retain(|point| pending.contains_key(point));
             !tail.points.is_empty()
         });
+    }
+
+    /// Does a piece of work. False if it was set aside.
+    fn run(&mut self, driver: &Driver, point: Point) -> bool {
+        let Some(mut piece) = self.pending.remove(&point) else {
+            return true;
+        };
+        let before = piece.after.iter();
+        let before = before.filter_map(|point| self.pending.get(point)?.ended());
+        let stop = piece.run(driver, before.collect());
+        if let (What::Launch(aside), Some(stop)) = (&mut piece.what, stop) {
+            self.set_aside(aside, &stop);
+            self.pending.insert(point, piece);
+            return false;
+        }
+        self.changes += 1;
+        true
+    }
+
+    /// Notes why a launch was set aside.
+    fn set_aside(&mut self, aside: &mut Aside, stop: &Stop) {
+        match stop {
+            Stop::Stuck { changed } => {
+                self.changes += u64::from(*changed);
+                aside.stuck_at = Some(self.changes);
+            }
+            _ => {
+                self.changes += 1;
+                aside.stuck_at = None;
+                aside.allows_dependents = true;
+            }
+        }
     }
 
     /// Pieces of work and all that they wait for, in an order in which they may be done.
@@ -299,12 +390,31 @@ impl Queue {
     /// Whether a piece of work can be done now.
     fn is_ready(&self, driver: &Driver, point: Point) -> bool {
         self.pending.get(&point).is_some_and(|piece| {
-            let is_first = !piece
-                .after
-                .iter()
-                .any(|point| self.pending.contains_key(point));
-            is_first && (piece.is_met(driver) || driver.state().usable(piece.context).is_err())
+            let is_early = piece.may_start_early();
+            let is_before = |point: &Point| {
+                let piece = self.pending.get(point);
+                piece.is_some_and(|piece| !(is_early && piece.allows_dependents()))
+            };
+            let is_first = !piece.after.iter().any(is_before);
+            let is_met = match &piece.what {
+                What::Launch(aside) => aside.stuck_at != Some(self.changes),
+                _ => piece.is_met(driver),
+            };
+            is_first && (is_met || driver.state().usable(piece.context).is_err())
         })
+    }
+
+    /// How long another thread may take to change what the work waits for.
+    fn patience(&self, points: &[Point]) -> Duration {
+        let is_launch = |point: &Point| {
+            let piece = self.pending.get(point);
+            piece.is_some_and(|piece| matches!(piece.what, What::Launch(_)))
+        };
+        if self.with_before(points).iter().any(is_launch) {
+            LAUNCH_PATIENCE
+        } else {
+            PATIENCE
+        }
     }
 
     /// Whether nobody but another thread can change what the work waits for: the program itself
@@ -320,6 +430,22 @@ impl Queue {
     /// Gives up work that waits for what nobody does: its contexts fail.
     fn fail(&mut self, driver: &Driver, points: &[Point]) {
         for point in self.with_before(points) {
+            let is_stuck = |piece: &&Piece| match &piece.what {
+                What::Launch(aside) => aside.stuck_at.is_some(),
+                _ => false,
+            };
+            if self.pending.get(&point).filter(is_stuck).is_some() {
+                if let Some(Piece {
+                    context,
+                    what: What::Launch(aside),
+                    ..
+                }) = self.pending.remove(&point)
+                {
+                    // The fault is reported, and the context fails.
+                    let _ = work::over(driver, context, aside.running.give_up());
+                }
+                continue;
+            }
             let Some(piece) = self
                 .pending
                 .get(&point)
@@ -355,23 +481,72 @@ impl Piece {
             .is_none_or(|operation| operation.is_ready(driver))
     }
 
-    fn run(&self, driver: &Driver) {
-        let Self { context, what, .. } = self;
-        if driver.state().usable(*context).is_err() {
-            return;
+    /// Whether it is a launch that could go on, but lets the one behind it start first.
+    fn lets_others_start(&self) -> bool {
+        matches!(&self.what, What::Launch(aside) if aside.stuck_at.is_none())
+    }
+
+    fn allows_dependents(&self) -> bool {
+        matches!(&self.what, What::Launch(aside) if aside.allows_dependents)
+    }
+
+    /// Whether it is a launch that may start once the one before it allows that.
+    fn may_start_early(&self) -> bool {
+        match &self.what {
+            What::Work(Work::Launch(launch)) => launch.programmatic,
+            What::Launch(aside) => aside.launch.programmatic,
+            _ => false,
         }
-        let done = match what {
-            What::Work(work) => {
-                is_loaded(driver, work).and_then(|()| work::run(driver, *context, work))
-            }
+    }
+
+    /// A flag that a launch which has started sets at its end.
+    fn ended(&self) -> Option<Arc<AtomicBool>> {
+        match &self.what {
+            What::Launch(aside) => Some(aside.running.ended()),
+            _ => None,
+        }
+    }
+
+    /// Does the work, or goes on with it. Why it stopped, if it was set aside. `before`: flags of
+    /// the launches before it that have not ended.
+    fn run(&mut self, driver: &Driver, before: Vec<Arc<AtomicBool>>) -> Option<Stop> {
+        let context = self.context;
+        if driver.state().usable(context).is_err() {
+            return None;
+        }
+        let done = match &self.what {
+            What::Work(work) => match (is_loaded(driver, work), work) {
+                (Err(code), _) => Err(code),
+                (Ok(()), Work::Launch(launch)) if launch.may_wait() => {
+                    match work::start(driver, context, launch, before) {
+                        Ok(Started::Aside(running, stop)) => {
+                            self.what = What::Launch(Aside {
+                                running,
+                                launch: Arc::clone(launch),
+                                stuck_at: None,
+                                allows_dependents: false,
+                            });
+                            return Some(stop);
+                        }
+                        Ok(Started::Over(done)) => done,
+                        Err(code) => Err(code),
+                    }
+                }
+                (Ok(()), work) => work::run(driver, context, work),
+            },
+            What::Launch(aside) => match work::go_on(driver, context, &aside.running) {
+                Started::Over(done) => done,
+                Started::Aside((), stop) => return Some(stop),
+            },
             What::Staged { to, bytes } => driver.memory.write(*to, bytes).map_err(work::refused),
         };
         // The call that gave the work to its stream has returned long ago.
         if done.is_err()
-            && let Some(context) = driver.state().contexts.get_mut(context)
+            && let Some(context) = driver.state().contexts.get_mut(&context)
         {
             context.failed.get_or_insert(Code::ILLEGAL_ADDRESS);
         }
+        None
     }
 }
 

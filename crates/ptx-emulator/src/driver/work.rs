@@ -1,6 +1,7 @@
 //! What a stream can be given to do: run now, or recorded by a capture and run with the graph.
 
 use std::ffi::c_void;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::Outcome;
@@ -10,6 +11,7 @@ use super::memory_ops::Operation;
 use super::queue;
 use super::rows::Rows;
 use super::running::{self, Streams, Unwritten};
+use super::side::{Running, Stop};
 use super::state::{Driver, Handle, State};
 use super::task::Task;
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
@@ -98,6 +100,8 @@ pub(super) struct Launch {
     pub kernel: Arc<str>,
     pub config: LaunchConfig,
     pub cooperative: bool,
+    /// Whether it may start before the launch before it in its stream has ended.
+    pub programmatic: bool,
     /// Where each parameter lies in `config.params`, for a program that asks a graph's node.
     pub pointers: OnceLock<Vec<usize>>,
 }
@@ -124,6 +128,11 @@ pub(super) fn give(driver: &Driver, context: Handle, stream: Handle, work: Work)
     }
     match running::streams() {
         Streams::Now if work.is_ready(driver) && !queue::is_busy(driver, context, stream) => {
+            if let Work::Launch(launch) = &work
+                && launch.may_wait()
+            {
+                return queue::launch(driver, context, stream, launch);
+            }
             let done = run(driver, context, &work);
             queue::go_on(driver);
             done
@@ -193,8 +202,59 @@ pub(super) fn run(driver: &Driver, context: Handle, work: &Work) -> Outcome {
     done.map_err(refused)
 }
 
+/// What became of a launch.
+pub(super) enum Started<T> {
+    Over(Outcome),
+    /// It was set aside.
+    Aside(T, Stop),
+}
+
+/// Starts a launch that may wait for others. `before`: flags of the launches that
+/// `griddepcontrol.wait` waits for.
+pub(super) fn start(
+    driver: &Driver,
+    context: Handle,
+    launch: &Arc<Launch>,
+    before: Vec<Arc<AtomicBool>>,
+) -> Outcome<Started<Running>> {
+    let options = super::counters::options(driver, launch.cooperative)?;
+    let lives = super::state::driver()?;
+    let engine = driver.engine.lock().unwrap_or_else(PoisonError::into_inner);
+    let (running, stop) = Running::start(lives, Arc::clone(launch), options, before);
+    drop(engine);
+    Ok(match stop {
+        Stop::Over(_) => Started::Over(over(driver, context, stop)),
+        stop => Started::Aside(running, stop),
+    })
+}
+
+/// Goes on with a launch that was set aside.
+pub(super) fn go_on(driver: &Driver, context: Handle, running: &Running) -> Started<()> {
+    let engine = driver.engine.lock().unwrap_or_else(PoisonError::into_inner);
+    let stop = running.go_on();
+    drop(engine);
+    match stop {
+        Stop::Over(_) => Started::Over(over(driver, context, stop)),
+        stop => Started::Aside((), stop),
+    }
+}
+
+/// The code of a launch that has ended.
+pub(super) fn over(driver: &Driver, context: Handle, stop: Stop) -> Outcome {
+    match stop {
+        Stop::Over(Some(result)) => result.map_err(|fault| fail(driver, context, &fault)),
+        Stop::Over(None) => Err(Code::UNKNOWN),
+        _ => Ok(()),
+    }
+}
+
 impl Launch {
-    fn run(&self, driver: &Driver, options: &LaunchOptions) -> Result<(), Fault> {
+    /// Whether it could wait for another launch, or let one start.
+    pub fn may_wait(&self) -> bool {
+        self.loaded.may_wait(&self.kernel)
+    }
+
+    pub fn run(&self, driver: &Driver, options: &LaunchOptions) -> Result<(), Fault> {
         let result = self
             .loaded
             .launch(&self.kernel, &self.config, &driver.model, options);

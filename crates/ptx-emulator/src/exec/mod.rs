@@ -209,7 +209,7 @@ impl LoadedModule {
     /// Whether a kernel has instructions by which it could wait for another launch.
     pub(crate) fn may_wait(&self, name: &str) -> bool {
         let mut kernels = self.program.kernels.iter();
-        kernels.any(|kernel| kernel.info.name == name && kernel.may_wait())
+        kernels.any(|kernel| kernel.info.name == name && kernel.may_wait)
     }
 
     /// Every kernel of the module.
