@@ -232,8 +232,13 @@ pub(super) fn finish(driver: &Driver, points: &[Point]) {
     let start = Instant::now();
     while !try_finish(driver, points) {
         let is_hopeless = !driver.has_other_threads() && driver.queue().is_hopeless(points);
-        let patience = driver.queue().patience(points);
-        if is_hopeless || start.elapsed() > patience {
+        let patience = driver.queue().launch_patience(points);
+        let patience = patience.unwrap_or(if is_hopeless {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        });
+        if start.elapsed() >= patience {
             driver.queue().fail(driver, points);
             continue;
         }
@@ -404,17 +409,15 @@ impl Queue {
         })
     }
 
-    /// How long another thread may take to change what the work waits for.
-    fn patience(&self, points: &[Point]) -> Duration {
+    /// How long another thread, which may not have called the driver yet, may take to change what a
+    /// launch waits for; `None` if no launch waits.
+    fn launch_patience(&self, points: &[Point]) -> Option<Duration> {
         let is_launch = |point: &Point| {
             let piece = self.pending.get(point);
             piece.is_some_and(|piece| matches!(piece.what, What::Launch(_)))
         };
-        if self.with_before(points).iter().any(is_launch) {
-            LAUNCH_PATIENCE
-        } else {
-            PATIENCE
-        }
+        let waits = self.with_before(points).iter().any(is_launch);
+        waits.then_some(LAUNCH_PATIENCE)
     }
 
     /// Whether nobody but another thread can change what the work waits for: the program itself

@@ -18,5 +18,6 @@ mod programs;
 mod rows;
 mod select;
 mod settings;
+mod side_by_side;
 mod unwritten;
 mod wrong_use;
