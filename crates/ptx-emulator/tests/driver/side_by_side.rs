@@ -95,6 +95,8 @@ impl Kernels {
             let module = result::module::load_data(text.as_ptr().cast()).expect("a module");
             let out = result::malloc_sync(4 * WORDS).expect("memory");
             result::memset_d8_sync(out, 0, 4 * WORDS).expect("a fill");
+            // A fill need not be over when its call returns.
+            result::ctx::synchronize().expect("the context does well");
             Kernels {
                 module: module.expose_provenance(),
                 out,
@@ -286,22 +288,29 @@ fn launches_run_side_by_side() {
         return body();
     }
     let test = "side_by_side::launches_run_side_by_side";
-    for streams in ["now", "latest", "latest-kernels"] {
-        for schedule in ["fair", "seed:1", "last-block-first"] {
-            for (name, _) in CASES {
-                let settings = [
-                    ("PTX_EMULATOR_DEVICE", "h100"),
-                    ("PTX_EMULATOR_STREAMS", streams),
-                    ("PTX_EMULATOR_SCHEDULE", schedule),
-                    // A race is found by other tests; here the values tell.
-                    ("PTX_EMULATOR_CHECKS", "off"),
-                ];
-                let (success, output) = run(test, name, &settings);
-                assert!(
-                    success && output.contains("1 passed"),
-                    "{name}, {streams}, {schedule}: {output}"
-                );
-            }
+    let settings = [
+        ("now", "fair"),
+        ("now", "seed:1"),
+        ("now", "last-block-first"),
+        ("latest", "fair"),
+        ("latest-kernels", "seed:2"),
+    ];
+    for (index, (streams, schedule)) in settings.into_iter().enumerate() {
+        // A deadlock takes two seconds, in which another thread of the program might help.
+        let cases = CASES.iter().filter(|(name, _)| index == 0 || *name != "nobody");
+        for (name, _) in cases {
+            let variables = [
+                ("PTX_EMULATOR_DEVICE", "h100"),
+                ("PTX_EMULATOR_STREAMS", streams),
+                ("PTX_EMULATOR_SCHEDULE", schedule),
+                // A race is found by other tests; here the values tell.
+                ("PTX_EMULATOR_CHECKS", "off"),
+            ];
+            let (success, output) = run(test, name, &variables);
+            assert!(
+                success && output.contains("1 passed"),
+                "{name}, {streams}, {schedule}: {output}"
+            );
         }
     }
 }
