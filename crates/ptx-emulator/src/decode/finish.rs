@@ -172,11 +172,17 @@ fn give_slots(builder: &mut Builder<'_>, flow: &Flow) -> ([u32; 3], Vec<Reg>, bo
     for (class, &count) in counts.iter().enumerate() {
         classes.resize(classes.len() + count as usize, class);
     }
-    let Assigned { slots, used, unset } =
-        slots::assign(&builder.code, &builder.lists, flow, &classes, number);
     let count = classes.len();
     let may_lack_fence =
         flight::may_lack_fence(&builder.code, &builder.lists, flow, count, &number);
+    let Assigned { slots, used, unset } = slots::assign(
+        &builder.code,
+        &builder.lists,
+        flow,
+        &classes,
+        number,
+        may_lack_fence,
+    );
     let renamed = |reg: Reg| -> Reg {
         let Some(class) = reg.class() else {
             return reg;

@@ -112,6 +112,19 @@ pub(super) fn in_flight(
     }
 }
 
+/// Calls `f` with every register of a product.
+pub(super) fn all(
+    code: &[Inst],
+    lists: &[RegList],
+    number: &impl Fn(Reg) -> Option<usize>,
+    f: impl FnMut(usize),
+) {
+    let products = code.iter().filter(|inst| is_product(inst));
+    products
+        .flat_map(|inst| registers(inst, lists, number))
+        .for_each(f);
+}
+
 /// What lies between the last `wgmma.fence` and a place, on any way to it.
 #[derive(Clone)]
 struct Since {

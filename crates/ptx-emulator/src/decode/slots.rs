@@ -62,13 +62,15 @@ pub(super) struct Assigned {
     pub unset: Vec<usize>,
 }
 
-/// Gives registers slots. `number` gives them dense numbers.
+/// Gives registers slots. `number` gives them dense numbers. With `apart`, those of `wgmma` have
+/// their slots to themselves.
 pub(super) fn assign(
     code: &[Inst],
     lists: &[RegList],
     flow: &Flow,
     classes: &[usize],
     number: impl Fn(Reg) -> Option<usize>,
+    apart: bool,
 ) -> Assigned {
     let count = classes.len();
     let identity = || {
@@ -89,7 +91,7 @@ pub(super) fn assign(
     if flow.blocks.len().saturating_mul(count) > MOST_BITS / 2 {
         return identity();
     }
-    let (intervals, unset) = intervals(code, lists, flow, count, &number);
+    let (intervals, unset) = intervals(code, lists, flow, count, &number, apart);
     let mut order: Vec<usize> = (0..count)
         .filter(|&r| intervals[r].0 <= intervals[r].1)
         .collect();
@@ -127,6 +129,7 @@ fn intervals(
     flow: &Flow,
     count: usize,
     number: &impl Fn(Reg) -> Option<usize>,
+    apart: bool,
 ) -> (Vec<(u32, u32)>, Vec<usize>) {
     let words = count.div_ceil(64);
     let blocks = flow.blocks.len();
@@ -211,6 +214,12 @@ fn intervals(
         }
     }
     flight::in_flight(code, lists, flow, count, number, &mut touch);
+    if apart {
+        flight::all(code, lists, number, |n| {
+            touch(n, 0);
+            touch(n, 2 * code.len());
+        });
+    }
     let at_start = |n: &usize| {
         live_in
             .get(n / 64)

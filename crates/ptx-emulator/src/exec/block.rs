@@ -78,6 +78,8 @@ pub(crate) struct Core {
     /// Whether a thread has executed `griddepcontrol.launch_dependents`.
     pub allows_dependents: bool,
     pub warpgroups: Warpgroups,
+    /// Warps whose instructions the checks of `wgmma` look at.
+    pub watched: u32,
 }
 
 pub(crate) struct Block {
@@ -178,6 +180,7 @@ impl Block {
                 changes: 0,
                 gave_way: false,
                 allows_dependents: false,
+                watched: 0,
                 warpgroups: Warpgroups::new(launch.kernel.has_wgmma, threads as usize / LANES),
             },
             warps,
@@ -220,6 +223,8 @@ impl Block {
         }
         self.core.tainted = 0;
         self.core.warpgroups.reset(launch.early_copies);
+        let watched = launch.kernel.may_lack_fence && self.core.checks.is_some();
+        self.core.watched = if watched { u32::MAX } else { 0 };
         if let Some(checks) = &mut self.core.checks {
             let reserved = launch.kernel.reserved_shared;
             checks.define_shared(launch.shared_with_reserved() as u64, reserved);

@@ -130,8 +130,8 @@ impl Run<'_, '_, '_> {
             };
             self.fuel -= 1;
             executed += 1;
-            if self.core.tainted >> self.warp.index & 1 == 1
-                && let Err(trap) = self.follow(inst)
+            if (self.core.tainted | self.core.watched) >> self.warp.index & 1 == 1
+                && let Err(trap) = self.watch_and_follow(inst)
             {
                 break Err(trap);
             }
@@ -159,6 +159,18 @@ impl Run<'_, '_, '_> {
         };
         self.core.counts.warp_instructions += executed;
         result
+    }
+
+    /// Before an instruction of a warp with undefined bits, or with products in flight.
+    #[cold]
+    fn watch_and_follow(&mut self, inst: &Inst) -> Outcome {
+        if self.core.watched >> self.warp.index & 1 == 1 {
+            self.watch(inst)?;
+        }
+        if self.core.tainted >> self.warp.index & 1 == 1 {
+            self.follow(inst)?;
+        }
+        Ok(())
     }
 
     #[inline(always)]

@@ -54,7 +54,8 @@ impl Run<'_, '_, '_> {
             | Op::Atomic(_)
             | Op::Async(_)
             | Op::Warp(_)
-            | Op::Mma(_) => Ok(()),
+            | Op::Mma(_)
+            | Op::Wgmma(_) => Ok(()),
             Op::Control(Control::BranchIndexed) | Op::Barrier(_) => {
                 let Some(checks) = &self.core.checks else {
                     return Ok(());

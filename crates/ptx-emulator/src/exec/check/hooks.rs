@@ -88,6 +88,7 @@ impl Run<'_, '_, '_> {
     /// Lanes exit: they must have waited for their copies.
     #[cold]
     pub(in crate::exec) fn check_exit(&mut self, active: u32) -> Outcome {
+        self.products_at_exit(active)?;
         match self.warp.copies.first_pending(active) {
             Some((lane, to)) => {
                 let offset = to.wrapping_sub(self.core.shared.pointer() as usize);

@@ -25,6 +25,7 @@ pub(crate) use self::global::{Between, Shadows, TAGS};
 pub(super) use self::order::SharedPlaces;
 use self::order::{Clocks, Home};
 use self::shared::Shared;
+use self::wgmma::Watch;
 use super::registers::{LANES, Registers};
 use crate::decode::op::Reg;
 
@@ -47,6 +48,9 @@ struct WarpState {
     local: Vec<u64>,
     /// What brought each lane undefined bits last, for reports.
     undefined: [Option<Undefined>; LANES],
+    /// What each lane read last that had never been written, for reports.
+    unwritten: [Option<Unwritten>; LANES],
+    watch: Watch,
 }
 
 /// What brought a lane undefined bits.
@@ -157,6 +161,8 @@ impl Checks {
                     until_look: 0,
                     local: vec![0; (local_bytes * LANES).div_ceil(64)],
                     undefined: [None; LANES],
+                    unwritten: [None; LANES],
+                    watch: Watch::default(),
                 })
                 .collect(),
         }
@@ -191,6 +197,7 @@ impl Checks {
                 warp.undefined = [None; LANES];
             }
             warp.local.fill(0);
+            warp.watch.reset();
         }
     }
 }

@@ -21,7 +21,7 @@ use super::interpret::{Next, Run, list};
 use super::registers::{FULL, LANES, Words};
 use super::trap::{Outcome, Trap};
 use super::warp::State;
-use crate::decode::op::{Flag, Inst, NO_LIST, Op, Product, Reg, Wgmma};
+use crate::decode::op::{Flag, Inst, Product, Reg, Wgmma};
 
 /// Warps of a warpgroup.
 const WARPS: usize = 4;
@@ -408,7 +408,17 @@ impl Run<'_, '_, '_> {
             }
             sums.add(product, &own_rows, &operands.b, self.launch.numerics);
             if let Some(checks) = &mut self.core.checks {
-                let tainted = checks.follow_product(warp, inst, product, keeps, defs, operands);
+                let tainted = self.core.tainted >> warp & 1 == 1;
+                let regs = list(self.launch, inst);
+                let tainted = checks.follow_product(
+                    warp,
+                    pc as usize,
+                    product,
+                    keeps,
+                    regs,
+                    operands,
+                    tainted,
+                );
                 self.core.tainted |= u32::from(tainted) << warp;
             }
             issued.taken |= 1 << (warp % WARPS);
@@ -419,6 +429,7 @@ impl Run<'_, '_, '_> {
         }
         self.core.warpgroups.sums = Some(sums);
         self.core.warpgroups.forget(warp / WARPS);
+        self.check_waited();
         Ok(())
     }
 }
@@ -445,12 +456,4 @@ fn fragment(inst: &Inst, lists: &[crate::decode::op::RegList]) -> [Reg; 4] {
 /// Multiplications and additions of a warp's share.
 pub(crate) fn flops(product: Product) -> u64 {
     2 * (WARP_ROWS * product.n() * product.k()) as u64
-}
-
-/// Whether an instruction's list is one of registers in flight.
-pub(crate) fn product_of(inst: &Inst) -> Option<Product> {
-    match inst.op {
-        Op::Wgmma(Wgmma::Multiply(product)) if inst.list != NO_LIST => Some(product),
-        _ => None,
-    }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Operands {
     pub a: [[f32; MOST_K]; ROWS],
     /// By rows: K x N.
     pub b: [[f32; MOST_N]; MOST_K],
+    /// Where in shared memory bytes were never written.
+    pub undefined_at: Option<u64>,
     /// Rows of A that depend on bytes never written.
     pub undefined_rows: u64,
     /// Columns of B that do.
@@ -30,6 +32,7 @@ impl Operands {
         Box::new(Operands {
             a: [[0.0; MOST_K]; ROWS],
             b: [[0.0; MOST_N]; MOST_K],
+            undefined_at: None,
             undefined_rows: 0,
             undefined_columns: [0; MOST_N / 64],
         })
@@ -47,6 +50,7 @@ impl Operands {
         b: Layout,
     ) -> Result<(), usize> {
         let flip = sign(product);
+        self.undefined_at = None;
         self.undefined_rows = 0;
         self.undefined_columns = [0; MOST_N / 64];
         if let Some(layout) = a {

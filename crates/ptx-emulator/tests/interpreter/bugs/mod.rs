@@ -243,7 +243,9 @@ fn right_kernels_give_the_same_in_every_order() {
         "starve-warp",
     ];
     let schedules = schedules.map(|text| text.parse::<Schedule>().expect("a schedule"));
-    for pair in texts.iter().flat_map(|text| pairs(text)) {
+    let of_wgmma = of_wgmma(include_str!("wgmma.txt"));
+    let all = texts.into_iter().chain([of_wgmma.as_str()]);
+    for pair in all.flat_map(pairs) {
         let (repaired, ..) = source(&pair, '-');
         let fair = launch(&pair, &repaired, &one_worker());
         for (schedule, early_copies) in schedules.into_iter().flat_map(|s| [(s, false), (s, true)])
@@ -261,4 +263,33 @@ fn right_kernels_give_the_same_in_every_order() {
             );
         }
     }
+}
+
+/// What the kernels of `wgmma.txt` have in common: A (64 x 16 ones) and B (16 x 8, or 16 x 16) of
+/// bf16 in core matrices from the start of shared memory on, with descriptors in %rd1 and %rd2.
+fn of_wgmma(text: &str) -> String {
+    let fill: String = (0..5)
+        .map(|i| format!("st.shared.b32 [%s+{}], 0x3f803f80;\n", 512 * i))
+        .collect();
+    let end = "fence.proxy.async.shared::cta;\nbar.sync 0;\n\
+               mov.b64 %rd1, 0x800400000;\nmov.b64 %rd2, 0x800080080;";
+    let zeros: Vec<String> = (1..5).map(|i| format!("mov.b32 %f{i}, 0;")).collect();
+    let ones: Vec<String> = (10..14)
+        .map(|i| format!("mov.b32 %r{i}, 0x3f803f80;"))
+        .collect();
+    let opcode = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1,%f2,%f3,%f4}";
+    text.replace(
+        "RMMA",
+        &format!("{opcode}, {{%r10,%r11,%r12,%r13}}, %rd2, 1, 1, 1, 0;"),
+    )
+    .replace("MMA", &format!("{opcode}, %rd1, %rd2, 1, 1, 1, 0, 0;"))
+    .replace("FILL", &format!("{fill}{end}"))
+    .replace("ZERO", &zeros.join("\n"))
+    .replace("+ONES", &format!("+{}", ones.join("\n+")))
+    .replace("ONES", &ones.join("\n"))
+}
+
+#[test]
+fn misuse_of_wgmma_is_found() {
+    assert!(check(&of_wgmma(include_str!("wgmma.txt"))) >= 20);
 }
