@@ -53,6 +53,9 @@ impl Run<'_, '_, '_> {
                         drops,
                         no_complete,
                     };
+                    if how.order.releases() {
+                        self.give_phase(spot, lane)?;
+                    }
                     states[lane] =
                         self.on(spot, lane, |core, at| core.arrive_mbarrier(at, arrival))?;
                 }
@@ -61,6 +64,9 @@ impl Run<'_, '_, '_> {
                 }
                 MbarrierOp::Wait { .. } => {}
             }
+        }
+        if let MbarrierOp::Arrive { .. } = how.op {
+            self.end_step();
         }
         if inst.d[0].is_some() {
             self.warp.regs.set_wide(inst.d[0], active, &states);
@@ -157,6 +163,9 @@ impl Run<'_, '_, '_> {
             }
         }
         self.warp.regs.set_pred(inst.d[0], active, done);
+        if how.order.acquires() {
+            self.observe_phases(done, how.window, targets)?;
+        }
         if done != active {
             // Other blocks of the cluster may arrive; alone, the block has only its own threads.
             let window = if self.peers.size() > 1 {

@@ -274,7 +274,12 @@ impl Block {
                 if self.phase != peers.barrier.phase {
                     // The cluster's barrier is complete.
                     self.phase = peers.barrier.phase;
-                    self.warps.iter_mut().for_each(|warp| warp.pass(self.phase));
+                    for warp in &mut self.warps {
+                        let passed = warp.pass(self.phase);
+                        if let Some(checks) = &mut self.core.checks {
+                            checks.pass_cluster(warp.index, passed, &peers.barrier.clock);
+                        }
+                    }
                 }
                 let warp = &mut self.warps[index];
                 if !warp.is_ready() {

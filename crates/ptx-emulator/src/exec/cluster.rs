@@ -3,6 +3,7 @@
 
 use super::LaunchConfig;
 use super::block::{Block, Core, Counts, Stop};
+use super::check::PhaseClock;
 use super::interpret::Worker;
 use super::launch::Launch;
 use super::resident::Ended;
@@ -18,6 +19,8 @@ pub(crate) struct ClusterBarrier {
     pub arrived: u32,
     /// Threads that have not exited.
     pub live: u32,
+    /// What is known by those who pass it.
+    pub clock: PhaseClock,
 }
 
 impl ClusterBarrier {
@@ -37,6 +40,7 @@ impl ClusterBarrier {
         if self.arrived > 0 && self.arrived == self.live {
             self.phase = self.phase.wrapping_add(1);
             self.arrived = 0;
+            self.clock.turn_over();
         }
     }
 }

@@ -7,7 +7,7 @@ use super::registers::{LANES, lanes};
 use super::space::{block_of, mapped};
 use super::trap::{Outcome, Trap};
 use super::warp::State;
-use crate::decode::op::{ClusterOp, Inst, Window};
+use crate::decode::op::{ClusterOp, Inst, Order, Window};
 
 /// Threads of a warp.
 const WARP: u32 = LANES as u32;
@@ -118,7 +118,9 @@ impl Run<'_, '_, '_> {
                 let found = super::registers::collect(|lane| is_shared(from[lane]));
                 self.warp.regs.set_pred(inst.d[0], active, found);
             }
-            ClusterOp::Arrive { aligned, .. } => self.cluster_arrive(active, aligned)?,
+            ClusterOp::Arrive { order, aligned } => {
+                self.cluster_arrive(active, order, aligned)?;
+            }
             ClusterOp::Wait { .. } => return self.cluster_wait(active),
             ClusterOp::SetRegisters { increase } => {
                 return self.set_registers(active, inst.imm.cast_unsigned(), increase);
@@ -127,7 +129,7 @@ impl Run<'_, '_, '_> {
         Ok(Next::Step)
     }
 
-    fn cluster_arrive(&mut self, active: u32, aligned: bool) -> Outcome {
+    fn cluster_arrive(&mut self, active: u32, order: Order, aligned: bool) -> Outcome {
         let phase = self.peers.barrier.phase;
         let arrived = &mut self.warp.arrived;
         let twice = arrived.all() & active;
@@ -168,6 +170,9 @@ impl Run<'_, '_, '_> {
         self.core.counts.barriers += 1;
         self.core.changes += 1;
         self.warp.spins.forget(active);
+        if order.releases() {
+            self.give_cluster(active);
+        }
         self.peers.barrier.arrive(active.count_ones());
         Ok(())
     }
@@ -188,6 +193,7 @@ impl Run<'_, '_, '_> {
         let waiting = active & arrived.of(phase);
         let passed = active & !waiting;
         arrived.exit(passed);
+        self.pass_cluster(passed);
         self.warp.spins.forget(active);
         if waiting != 0 {
             return self.park(waiting, State::Cluster(phase));

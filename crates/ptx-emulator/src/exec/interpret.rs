@@ -273,6 +273,9 @@ impl Run<'_, '_, '_> {
         if let Some(counting) = &mut self.worker.counting {
             counting.executed(inst, self.group.pc, active, &self.warp.regs);
         }
+        if let (Grid::Wait, Some(checks)) = (grid, &mut self.core.checks) {
+            checks.learn_primary(self.warp.index, active);
+        }
         if grid == Grid::LaunchDependents
             && !std::mem::replace(&mut self.core.allows_dependents, true)
         {
@@ -417,6 +420,10 @@ impl Run<'_, '_, '_> {
                 }
                 if let Some(checks) = &mut self.core.checks {
                     checks.exit(self.warp.index, active);
+                }
+                if self.peers.size() > 1 {
+                    // The cluster's barrier counts those who have exited as having arrived.
+                    self.give_cluster(active);
                 }
                 self.core.live_threads -= active.count_ones();
                 let phase = self.peers.barrier.phase;

@@ -78,6 +78,7 @@ impl Core {
         match late {
             Late::Copies(arrival) => {
                 arrival.copies.iter().for_each(Taken::land);
+                self.give_copies(mbarrier, arrival.warp, arrival.lane);
                 let arrival = Arrival {
                     count: 1,
                     expects: 0,

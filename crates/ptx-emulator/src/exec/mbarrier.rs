@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::block::Core;
+use super::check::PhaseClock;
 use super::space::Bytes;
 
 /// The largest number of arrivals, and the largest transaction count in either direction (PTX ISA
@@ -37,6 +38,8 @@ pub(crate) struct Mbarrier {
     pub tx: i32,
     /// Its number among those of the block.
     pub number: u32,
+    /// What is known by those who see a phase complete.
+    pub clock: PhaseClock,
     pattern: u64,
 }
 
@@ -59,6 +62,11 @@ impl Mbarrier {
     /// The opaque state of the current phase.
     fn state(&self) -> u64 {
         u64::from(self.phase) << STATE_PENDING_BITS | u64::from(self.pending)
+    }
+
+    /// A number that no other mbarrier of the launch has, that of its block given.
+    pub fn id(&self, block: u64) -> u64 {
+        block << 32 | u64::from(self.number)
     }
 
     fn complete_if_due(&mut self) -> bool {
@@ -115,6 +123,11 @@ impl Mbarriers {
         self.live.clear();
         self.invalidated.clear();
         self.made = 0;
+    }
+
+    /// What is known through the mbarrier at an offset.
+    pub fn clock(&mut self, at: u32) -> Option<&mut PhaseClock> {
+        self.live.get_mut(&at).map(|found| &mut found.clock)
     }
 
     /// The mbarrier at an offset, for a report.
@@ -183,6 +196,7 @@ impl Core {
                 pending: count,
                 tx: 0,
                 number,
+                clock: PhaseClock::default(),
                 pattern,
             },
         );
@@ -275,7 +289,11 @@ impl Core {
     fn complete_mbarrier(&mut self, at: u32) {
         self.changes += 1;
         if let Some(mbarrier) = self.mbarriers.live.get_mut(&at) {
-            mbarrier.complete_if_due();
+            let phase = mbarrier.phase;
+            if mbarrier.complete_if_due() {
+                let id = mbarrier.id(self.linear);
+                mbarrier.clock.complete(id, phase);
+            }
         }
     }
 }

@@ -219,8 +219,9 @@ impl Warp {
         released
     }
 
-    /// Lets lanes pass the cluster's barrier that wait in a phase before `phase`.
-    pub fn pass(&mut self, phase: u32) {
+    /// Lets lanes pass the cluster's barrier that wait in a phase before `phase`. Which they are.
+    pub fn pass(&mut self, phase: u32) -> u32 {
+        let mut passed = 0;
         for group in &mut self.groups {
             if let State::Cluster(waits) = group.state
                 && waits != phase
@@ -228,8 +229,10 @@ impl Warp {
                 self.arrived.exit(group.mask);
                 group.state = State::Ready;
                 group.pc += 1;
+                passed |= group.mask;
             }
         }
+        passed
     }
 
     /// Whether any lanes can go on.

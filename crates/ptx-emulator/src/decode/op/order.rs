@@ -64,6 +64,12 @@ impl SyncUse {
                 Op::Atomic(atomic) => (atomic.order, atomic.scope, false),
                 Op::Fence(FenceKind::Thread(order, scope)) => (order, scope, true),
                 Op::Fence(FenceKind::MbarrierInit) => (Order::Release, Scope::Cluster, true),
+                // Completed phases are known within the cluster only, so that what others may know
+                // must be told apart.
+                Op::Mbarrier(_) => {
+                    found.narrow = true;
+                    continue;
+                }
                 _ => continue,
             };
             found.any |= is_fence || order.acquires() || order.releases();

@@ -13,6 +13,7 @@ mod hooks;
 mod load;
 mod matrix;
 mod order;
+mod phases;
 mod poison;
 mod report;
 mod shared;
@@ -22,8 +23,8 @@ mod wgmma;
 
 pub(super) use self::barrier::{left_behind, parted};
 pub(crate) use self::global::{Between, Shadows, TAGS};
-pub(super) use self::order::SharedPlaces;
 use self::order::{Clocks, Home};
+pub(super) use self::order::{PhaseClock, SharedPlaces};
 use self::shared::Shared;
 use self::wgmma::Watch;
 use super::registers::{LANES, Registers};

@@ -263,22 +263,13 @@ impl Clocks {
         warp.end_step();
     }
 
-    /// Lanes hand on what they know: they arrive at a barrier.
-    pub fn give(&mut self, warp: usize, lanes: u32, gate: &mut Gate) {
-        give(&mut self.warps[warp], lanes, gate);
-    }
-
-    /// Lanes learn what those know who have arrived at a barrier that is complete.
-    pub fn take(&mut self, warp: usize, lanes: u32, gate: &Gate) {
-        self.warps[warp].update(lanes, |mind, _| gate.take(mind));
-    }
-
-    /// Lanes arrive at an mbarrier with `.release`, from whichever block of the cluster.
+    /// Lanes arrive at an mbarrier or at the cluster's barrier with `.release`, from whichever block
+    /// of the cluster. [`Clocks::end_step`] must follow, once for all lanes of an instruction.
     pub fn arrive_phase(&mut self, warp: usize, lanes: u32, phases: &mut PhaseClock) {
-        give(&mut self.warps[warp], lanes, &mut phases.pending);
+        give(&self.warps[warp], lanes, &mut phases.pending);
     }
 
-    /// Lanes see with `.acquire` that the last phase of an mbarrier is complete.
+    /// Lanes see with `.acquire` that the last phase of such a barrier is complete.
     pub fn observe_phase(&mut self, warp: usize, lanes: u32, phases: &PhaseClock) {
         self.warps[warp].update(lanes, |mind, _| {
             phases.done.take(mind);
@@ -291,7 +282,8 @@ impl Clocks {
     /// Lanes arrive at a barrier of the block.
     pub fn arrive(&mut self, warp: usize, lanes: u32, barrier: usize) {
         let gate = &mut self.gates[barrier % BARRIERS];
-        give(&mut self.warps[warp], lanes, gate);
+        give(&self.warps[warp], lanes, gate);
+        self.warps[warp].end_step();
     }
 
     /// Lanes that have arrived go on from a barrier that is complete. `of_all`: it was one of all
@@ -392,7 +384,7 @@ impl Clocks {
     }
 
     /// Ends the step of a warp that has released something.
-    pub(super) fn released(&mut self, warp: usize) {
+    pub fn end_step(&mut self, warp: usize) {
         self.warps[warp].end_step();
     }
 
@@ -405,7 +397,7 @@ impl Clocks {
     }
 }
 
-fn give(warp: &mut WarpClock, lanes: u32, gate: &mut Gate) {
+fn give(warp: &WarpClock, lanes: u32, gate: &mut Gate) {
     let step = warp.step;
     let wide = warp.widened(lanes);
     for (mask, mind) in &warp.minds {
@@ -420,5 +412,4 @@ fn give(warp: &mut WarpClock, lanes: u32, gate: &mut Gate) {
             gate.give(mind, here, step);
         }
     }
-    warp.end_step();
 }

@@ -13,7 +13,7 @@ use super::tree::Leaf;
 
 /// What those who have come know together.
 #[derive(Clone, Default)]
-pub(in crate::exec) struct Gate {
+pub(super) struct Gate {
     clock: Option<Clock>,
     /// What most who come know of their block before they come.
     base: Option<Leaf>,
@@ -93,7 +93,7 @@ impl Gate {
     }
 }
 
-/// What is known through an mbarrier: by those who have arrived in the running phase, and by those
+/// What is known through an mbarrier or a cluster's barrier: by those who have arrived in the running phase, and by those
 /// who see a phase complete.
 #[derive(Clone, Default)]
 pub(in crate::exec) struct PhaseClock {
@@ -108,8 +108,19 @@ impl PhaseClock {
     /// the mbarrier a number that nothing else has, and a new one each time it is initialised;
     /// phases are counted from 0.
     pub fn complete(&mut self, mbarrier: u64, phase: u32) {
+        self.turn_over();
+        self.phase = Some((mbarrier, phase));
+    }
+
+    /// The running phase of a barrier is complete on which threads arrive, and nothing else.
+    pub fn turn_over(&mut self) {
         let pending = std::mem::take(&mut self.pending);
         self.done.join(&pending);
-        self.phase = Some((mbarrier, phase));
+    }
+}
+
+impl std::fmt::Debug for PhaseClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PhaseClock({:?})", self.phase)
     }
 }

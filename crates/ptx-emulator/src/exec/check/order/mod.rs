@@ -21,7 +21,7 @@ mod strong;
 mod tree;
 
 pub(in crate::exec) use self::clocks::{Clocks, Home};
-pub(in crate::exec) use self::gate::{Gate, PhaseClock};
+pub(in crate::exec) use self::gate::PhaseClock;
 pub(in crate::exec) use self::place::SharedPlaces;
 
 /// Who made an access, and in which step of its warp.

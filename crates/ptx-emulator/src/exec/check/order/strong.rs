@@ -168,7 +168,7 @@ impl<'r> Run<'r, '_, '_> {
             });
         }
         if pending.order.releases() {
-            clocks.released(warp);
+            clocks.end_step(warp);
         }
     }
 }
