@@ -49,8 +49,6 @@ struct WarpState {
     local: Vec<u64>,
     /// What brought each lane undefined bits last, for reports.
     undefined: [Option<Undefined>; LANES],
-    /// What each lane read last that had never been written, for reports.
-    unwritten: [Option<Unwritten>; LANES],
     watch: Watch,
 }
 
@@ -162,7 +160,6 @@ impl Checks {
                     until_look: 0,
                     local: vec![0; (local_bytes * LANES).div_ceil(64)],
                     undefined: [None; LANES],
-                    unwritten: [None; LANES],
                     watch: Watch::default(),
                 })
                 .collect(),

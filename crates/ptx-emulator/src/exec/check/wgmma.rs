@@ -7,7 +7,7 @@
 
 use super::hooks::undefined_lanes;
 use super::report::{line, undefined};
-use super::{Checks, Unwritten};
+use super::{Checks, Source, Undefined};
 use crate::decode::op::{Class, Flag, Inst, Move, Op, Product, Reg, RegList, Sum, Wgmma};
 use crate::decode::uses_list;
 use crate::exec::fault::FaultKind;
@@ -329,7 +329,8 @@ impl Checks {
         let state = &mut self.warps[warp];
         if let Some(address) = operands.undefined_at {
             let space = "shared";
-            state.unwritten = [Some(Unwritten { pc, space, address }); LANES];
+            let source = Source::Memory { space, address };
+            state.undefined = [Some(Undefined { pc, source }); LANES];
         }
         let poison = &mut state.poison;
         for (i, reg) in fragment(list, product).iter().enumerate() {
