@@ -13,8 +13,8 @@ fn every_program_gives_what_its_reference_gives() {
     let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
     let folder = PathBuf::from(folder);
     let mut results = Vec::new();
-    for name in triton::PROGRAMS {
-        results.push(triton::run(name).map(|outcome| outcome.from("triton")));
+    for name in triton::SM_80.programs {
+        results.push(triton::run(triton::SM_80, name).map(|outcome| outcome.from("triton")));
     }
     results.extend(cutlass::run(&folder.join("cutlass")));
     match candle::run(&folder.join("candle")) {

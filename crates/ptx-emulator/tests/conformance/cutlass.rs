@@ -5,7 +5,7 @@ use std::path::Path;
 use super::gpu::{Arg, Gpu, Module, Shape};
 use super::numbers::{Random, Type};
 use super::outcome::{Expected, Outcome};
-use super::triton::dot_error;
+use super::product::dot_error;
 
 /// Kernel, operand type, result type.
 const KERNELS: [(&str, Type, Type); 4] = [

@@ -12,16 +12,23 @@ use super::numbers::Type;
 /// Dynamic shared memory beyond this has to be asked for (CUDA programming guide, "shared memory").
 const WITHOUT_ASKING: u32 = 48 << 10;
 
-/// An argument of a kernel, at most eight bytes, little-endian: a kernel reads as many of them as
-/// its parameter has.
+/// An argument of a kernel: a tensor map, or at most eight bytes, little-endian. A kernel reads as
+/// many of them as its parameter has.
+#[repr(align(64))]
 #[derive(Clone, Copy)]
-pub struct Arg(u64);
+pub struct Arg([u64; 16]);
 
 impl Arg {
-    pub const NULL: Arg = Arg(0);
+    pub const NULL: Arg = Arg([0; 16]);
+
+    fn word(value: u64) -> Arg {
+        let mut words = [0; 16];
+        words[0] = value;
+        Arg(words)
+    }
 
     pub fn size(value: usize) -> Arg {
-        Arg(value as u64)
+        Arg::word(value as u64)
     }
 
     pub fn int(value: usize) -> Arg {
@@ -29,14 +36,14 @@ impl Arg {
     }
 
     pub fn f32(value: f32) -> Arg {
-        Arg(u64::from(value.to_bits()))
+        Arg::word(u64::from(value.to_bits()))
     }
 
     /// A value in the type of the kernel's parameter.
     pub fn of(ty: Type, value: f64) -> Arg {
         let mut bytes = ty.encode(&[value]);
         bytes.resize(8, 0);
-        Arg(u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
+        Arg::word(u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
     }
 }
 
@@ -49,8 +56,61 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn arg(&self) -> Arg {
-        Arg(self.address)
+        Arg::word(self.address)
     }
+
+    /// A tensor map of this buffer.
+    pub fn tensor_map(&self, tile: &Tile) -> Result<Arg, String> {
+        use sys::CUtensorMapDataType as Data;
+        let ty = match self.ty {
+            Type::F16 => Data::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            Type::Bf16 => Data::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            other => return Err(format!("no tensor maps of {} here", other.name())),
+        };
+        let swizzle = match tile.swizzle {
+            0 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+            1 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+            2 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            3 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            other => return Err(format!("swizzle {other}")),
+        };
+        let [rows, columns] = tile.sizes.map(|size| size as u64);
+        let [part_rows, part_columns] = tile.part.map(|size| size as u32);
+        let stride = (tile.stride * self.ty.size()) as u64;
+        let mut map = Arg::NULL;
+        // SAFETY: the map has 128 bytes and is aligned to 64; the lists have as many numbers as a
+        // map of two dimensions reads.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut map).cast(),
+                ty,
+                2,
+                std::ptr::with_exposed_provenance_mut(self.address as usize),
+                [columns, rows].as_ptr(),
+                [stride].as_ptr(),
+                [part_columns, part_rows].as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(|error| error.to_string())?;
+        Ok(map)
+    }
+}
+
+/// A matrix as a tensor map describes it, rows outermost.
+pub struct Tile {
+    pub sizes: [usize; 2],
+    /// Elements from a row to the next.
+    pub stride: usize,
+    /// What one copy moves.
+    pub part: [usize; 2],
+    /// `CUtensorMapSwizzle`.
+    pub swizzle: u32,
 }
 
 /// How a kernel is launched.
@@ -174,15 +234,16 @@ impl Module {
             }
             .map_err(failed)?;
         }
-        let mut values: Vec<u64> = arguments.iter().map(|argument| argument.0).collect();
+        let mut values = arguments.to_vec();
         let mut pointers: Vec<*mut c_void> = values
             .iter_mut()
-            .map(|v| std::ptr::from_mut(v).cast())
+            .map(|argument| argument.0.as_mut_ptr().cast())
             .collect();
         let [gx, gy, gz] = shape.grid;
         let [bx, by, bz] = shape.block;
         // SAFETY: there are as many arguments as the programs' parameters, which the callers state;
-        // each has eight readable bytes.
+        // each has 128 readable bytes, which no
+        // parameter exceeds.
         unsafe {
             result::launch_kernel(
                 function,

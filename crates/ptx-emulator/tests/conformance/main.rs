@@ -8,4 +8,5 @@ mod cutlass;
 mod gpu;
 mod numbers;
 mod outcome;
+mod product;
 mod triton;

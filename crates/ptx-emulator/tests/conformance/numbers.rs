@@ -8,6 +8,8 @@ pub enum Type {
     F32,
     F16,
     Bf16,
+    E4m3,
+    E5m2,
     U8,
     I8,
     U32,
@@ -22,6 +24,8 @@ impl Type {
             Type::F32 => "f32",
             Type::F16 => "f16",
             Type::Bf16 => "bf16",
+            Type::E4m3 => "e4m3",
+            Type::E5m2 => "e5m2",
             Type::U8 => "u8",
             Type::I8 => "i8",
             Type::U32 => "u32",
@@ -32,7 +36,7 @@ impl Type {
 
     pub fn size(self) -> usize {
         match self {
-            Type::U8 | Type::I8 => 1,
+            Type::U8 | Type::I8 | Type::E4m3 | Type::E5m2 => 1,
             Type::F16 | Type::Bf16 => 2,
             Type::F32 | Type::U32 | Type::I32 => 4,
             Type::F64 | Type::I64 => 8,
@@ -50,6 +54,8 @@ impl Type {
             Type::F32 => 2_f64.powi(-24),
             Type::F16 => 2_f64.powi(-11),
             Type::Bf16 => 2_f64.powi(-8),
+            Type::E4m3 => 2_f64.powi(-4),
+            Type::E5m2 => 2_f64.powi(-3),
             _ => 0.0,
         }
     }
@@ -60,6 +66,8 @@ impl Type {
             Type::F64 | Type::F32 => f64::from(f32::from_bits(1)),
             Type::F16 => 2_f64.powi(-25),
             Type::Bf16 => 2_f64.powi(-134),
+            Type::E4m3 => 2_f64.powi(-10),
+            Type::E5m2 => 2_f64.powi(-17),
             _ => 0.0,
         }
     }
@@ -81,6 +89,8 @@ impl Type {
                 Type::F32 => bytes.extend((v as f32).to_le_bytes()),
                 Type::F16 => bytes.extend(f16::from_f64(v).to_le_bytes()),
                 Type::Bf16 => bytes.extend(bf16::from_f64(v).to_le_bytes()),
+                Type::E4m3 => bytes.push(eight_bits(v, e4m3)),
+                Type::E5m2 => bytes.push(eight_bits(v, e5m2)),
                 Type::U8 => bytes.push(v as u8),
                 Type::I8 => bytes.push((v as i8).cast_unsigned()),
                 Type::U32 => bytes.extend((v as u32).to_le_bytes()),
@@ -101,6 +111,8 @@ impl Type {
                 Type::F32 => f64::from(f32::from_bits(bits as u32)),
                 Type::F16 => f16::from_bits(bits as u16).to_f64(),
                 Type::Bf16 => bf16::from_bits(bits as u16).to_f64(),
+                Type::E4m3 => e4m3(bits as u8),
+                Type::E5m2 => e5m2(bits as u8),
                 Type::U8 | Type::U32 => bits as f64,
                 Type::I8 => f64::from((bits as u8).cast_signed()),
                 Type::I32 => f64::from((bits as u32).cast_signed()),
@@ -114,6 +126,32 @@ impl Type {
     pub fn rounded(self, values: &[f64]) -> Vec<f64> {
         self.decode(&self.encode(values))
     }
+}
+
+/// 1 sign, 4 exponent and 3 fraction bits; no infinity, and one NaN of each sign (the OCP 8-bit
+/// floating-point specification).
+fn e4m3(bits: u8) -> f64 {
+    let sign = if bits & 0x80 == 0 { 1.0 } else { -1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 3 & 15), f64::from(bits & 7));
+    sign * match exponent {
+        0 => fraction * 2_f64.powi(-9),
+        15 if bits & 7 == 7 => f64::NAN,
+        _ => (1.0 + fraction / 8.0) * 2_f64.powi(exponent - 7),
+    }
+}
+
+/// 1 sign, 5 exponent and 2 fraction bits: the upper half of an f16.
+fn e5m2(bits: u8) -> f64 {
+    f16::from_bits(u16::from(bits) << 8).to_f64()
+}
+
+/// The 8-bit float nearest to a value that is in range.
+fn eight_bits(value: f64, decode: fn(u8) -> f64) -> u8 {
+    let distance = |bits: u8| (decode(bits) - value).abs();
+    let finite = (0..=u8::MAX).filter(|&bits| decode(bits).is_finite());
+    finite
+        .min_by(|&a, &b| distance(a).total_cmp(&distance(b)))
+        .unwrap_or_default()
 }
 
 /// What the tensor cores take of an f32: the sign, the exponent and ten bits of the fraction.

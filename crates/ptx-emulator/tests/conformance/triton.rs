@@ -1,44 +1,52 @@
-//! Kernels compiled by Triton ([`triton/kernels.py`]): the committed PTX, each with a reference in
-//! f64.
+//! Kernels compiled by Triton ([`triton/kernels.py`]) for sm_80 and for sm_90a: the committed PTX,
+//! each with a reference in f64.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::gpu::{Arg, Gpu, Shape};
-use super::numbers::{Random, Type, tf32};
+use super::gpu::{Arg, Gpu, Shape, Tile};
+use super::numbers::{Random, Type};
 use super::outcome::{Expected, Outcome};
+use super::product::{self, dot_error};
 
-/// Error of a sum of `n` products in f32 on tensor cores, relative to the sum of their sizes: one
-/// and a half roundings each.
-pub fn dot_error(n: usize) -> f64 {
-    1.5 * n as f64 * Type::F32.roundoff()
+/// Kernels for one architecture.
+#[derive(Clone, Copy)]
+pub struct Collection {
+    /// Below the folder of the tests.
+    folder: &'static str,
+    pub manifest: &'static str,
+    /// Every program of the manifest has its name here.
+    pub programs: &'static [&'static str],
 }
 
 /// A line of the manifest.
-struct Variant {
-    name: String,
-    kernel: String,
+pub struct Variant {
+    pub name: String,
+    pub kernel: String,
     threads: u32,
     shared: u32,
+    /// Bytes of scratch memory for each block.
+    scratch: usize,
     constants: Vec<(String, usize)>,
     types: Vec<(String, String)>,
     ptx: String,
 }
 
 impl Variant {
-    fn read(name: &str) -> Result<Variant, String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/triton");
+    fn read(collection: Collection, name: &str) -> Result<Variant, String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+        let folder = folder.join(collection.folder);
         let read = |file: &str| {
             let path = folder.join(file);
             std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let manifest = read("manifest.txt")?;
         let malformed = || format!("manifest.txt has no well-formed line for {name}");
-        let line = manifest
+        let line = collection
+            .manifest
             .lines()
             .find(|line| line.split("; ").next() == Some(name));
         let fields: Vec<&str> = line.ok_or_else(malformed)?.split("; ").collect();
-        let [_, kernel, warps, shared, constants, types] = fields.as_slice() else {
+        let [_, kernel, warps, shared, scratch, constants, types] = fields.as_slice() else {
             return Err(malformed());
         };
         let mut variant = Variant {
@@ -46,6 +54,7 @@ impl Variant {
             kernel: (*kernel).to_owned(),
             threads: 32 * warps.parse::<u32>().map_err(|_| malformed())?,
             shared: shared.parse().map_err(|_| malformed())?,
+            scratch: scratch.parse().map_err(|_| malformed())?,
             constants: Vec::new(),
             types: Vec::new(),
             ptx: read(&format!("{name}.ptx"))?,
@@ -62,40 +71,72 @@ impl Variant {
         Ok(variant)
     }
 
-    fn constant(&self, name: &str) -> Result<usize, String> {
+    pub fn constant(&self, name: &str) -> Result<usize, String> {
         let found = self.constants.iter().find(|(key, _)| key == name);
         found
             .map(|f| f.1)
             .ok_or_else(|| format!("{}: no constant {name}", self.name))
     }
 
-    /// The element type of a pointer.
-    fn element(&self, name: &str) -> Result<Type, String> {
-        let found = self
-            .types
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|f| f.1.as_str());
-        match found {
-            Some("*bf16") => Ok(Type::Bf16),
-            Some("*fp16") => Ok(Type::F16),
-            Some("*fp32") => Ok(Type::F32),
-            Some("*i8") => Ok(Type::I8),
-            Some("*i32") => Ok(Type::I32),
-            other => Err(format!("{}: {name} is {other:?}", self.name)),
+    fn ty(&self, name: &str) -> Result<&str, String> {
+        let found = self.types.iter().find(|(key, _)| key == name);
+        found
+            .map(|found| found.1.as_str())
+            .ok_or_else(|| format!("{}: no parameter {name}", self.name))
+    }
+
+    /// The element type of a pointer or of a tensor map.
+    pub fn element(&self, name: &str) -> Result<Type, String> {
+        let ty = self.ty(name)?;
+        let element = ty
+            .strip_prefix("map/")
+            .and_then(|map| map.split('/').next());
+        match element.or(ty.strip_prefix('*')) {
+            Some("bf16") => Ok(Type::Bf16),
+            Some("fp16") => Ok(Type::F16),
+            Some("fp32") => Ok(Type::F32),
+            Some("fp8e4nv") => Ok(Type::E4m3),
+            Some("fp8e5") => Ok(Type::E5m2),
+            Some("i8") => Ok(Type::I8),
+            Some("i32") => Ok(Type::I32),
+            _ => Err(format!("{}: {name} is {ty}", self.name)),
         }
     }
 
-    fn launch(&self, gpu: &Arc<Gpu>, grid: [usize; 3], arguments: &[Arg]) -> Result<(), String> {
-        if arguments.len() != self.types.len() {
-            return Err(format!(
-                "{} takes {} arguments",
-                self.name,
-                self.types.len()
-            ));
+    /// How a tensor map's copies see a matrix of this size.
+    pub fn tile(&self, name: &str, sizes: [usize; 2], stride: usize) -> Result<Tile, String> {
+        let ty = self.ty(name)?;
+        let malformed = || format!("{}: {name} is {ty}", self.name);
+        let fields: Vec<&str> = ty.split('/').collect();
+        let ["map", _, part, swizzle] = fields.as_slice() else {
+            return Err(malformed());
+        };
+        let (rows, columns) = part.split_once('x').ok_or_else(malformed)?;
+        let number = |text: &str| text.parse::<usize>().map_err(|_| malformed());
+        Ok(Tile {
+            sizes,
+            stride,
+            part: [number(rows)?, number(columns)?],
+            swizzle: number(swizzle)? as u32,
+        })
+    }
+
+    pub fn launch(
+        &self,
+        gpu: &Arc<Gpu>,
+        grid: [usize; 3],
+        arguments: &[Arg],
+    ) -> Result<(), String> {
+        // A tensor map is followed by two sizes and two strides.
+        let maps = self.types.iter().filter(|(_, ty)| ty.starts_with("map/"));
+        let wanted = self.types.len() + 4 * maps.count();
+        if arguments.len() != wanted {
+            return Err(format!("{} takes {wanted} arguments", self.name));
         }
-        // Two more, for scratch memory that no kernel here asks for.
-        let arguments = [arguments, &[Arg::NULL, Arg::NULL]].concat();
+        let blocks: usize = grid.iter().product();
+        let scratch = gpu.output(Type::U8, (self.scratch * blocks).max(1))?;
+        // No kernel here asks for memory for profiles.
+        let arguments = [arguments, &[scratch.arg(), Arg::NULL]].concat();
         let shape = Shape {
             grid: grid.map(|n| n as u32),
             block: [self.threads, 1, 1],
@@ -105,111 +146,62 @@ impl Variant {
     }
 }
 
-/// Every program of the manifest has its name here.
-pub const PROGRAMS: [&str; 13] = [
-    "matmul_bf16",
-    "matmul_f16",
-    "matmul_f16_odd",
-    "matmul_tf32",
-    "matmul_i8",
-    "split_k_f16",
-    "split_k_bf16",
-    "softmax_f32",
-    "softmax_f16",
-    "layer_norm_f32",
-    "layer_norm_bf16",
-    "attention_f16",
-    "attention_bf16",
-];
+pub const SM_80: Collection = Collection {
+    folder: "triton",
+    manifest: include_str!("triton/manifest.txt"),
+    programs: &[
+        "matmul_bf16",
+        "matmul_f16",
+        "matmul_f16_odd",
+        "matmul_tf32",
+        "matmul_i8",
+        "split_k_f16",
+        "split_k_bf16",
+        "softmax_f32",
+        "softmax_f16",
+        "layer_norm_f32",
+        "layer_norm_bf16",
+        "attention_f16",
+        "attention_bf16",
+    ],
+};
 
-/// Runs one of [`PROGRAMS`].
-pub fn run(name: &str) -> Result<Outcome, String> {
+/// These need a device of compute capability 9.0.
+pub const SM_90: Collection = Collection {
+    folder: "triton/sm_90",
+    manifest: include_str!("triton/sm_90/manifest.txt"),
+    programs: &[
+        "matmul_f16_odd",
+        "matmul_tf32",
+        "matmul_i8",
+        "split_k_bf16",
+        "attention_f16",
+        "attention_bf16",
+        "matmul_bf16",
+        "matmul_f16",
+        "matmul_e4m3",
+        "matmul_e5m2",
+        "split_k_wgmma_f16",
+        "tensor_maps_bf16",
+        "tensor_maps_f16",
+        "persistent_bf16",
+        "persistent_f16",
+        "made_maps_bf16",
+        "made_maps_f16",
+    ],
+};
+
+/// Runs one of a collection's programs.
+pub fn run(collection: Collection, name: &str) -> Result<Outcome, String> {
     let gpu = &Gpu::new()?;
-    let variant = Variant::read(name)?;
+    let variant = Variant::read(collection, name)?;
     match variant.kernel.as_str() {
-        "matmul" | "matmul_split_k" => matmul(gpu, &variant),
+        kernel if kernel.starts_with("matmul") => product::run(gpu, &variant),
         "softmax" => softmax(gpu, &variant),
         "layer_norm" => layer_norm(gpu, &variant),
         "attention" => attention(gpu, &variant),
         other => Err(format!("{name}: no reference for kernel {other}")),
     }
-}
-
-/// Both matrix products. The split one adds to what is there.
-fn matmul(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {
-    let (operand, result) = (variant.element("a")?, variant.element("c")?);
-    let splits = variant.constant("SPLITS").unwrap_or(0);
-    let odd = variant.name.ends_with("_odd");
-    let [m, n, k] = if odd { [77, 53, 45] } else { [200, 144, 176] };
-    let [stride_a, stride_b, stride_c] =
-        [k, n, n].map(|width: usize| (width + 16).next_multiple_of(16));
-    let mut random = Random::new(m as u64);
-    let range = if operand == Type::I8 { 128.0 } else { 1.0 };
-    let a = random.values(operand, m * stride_a, -range, range);
-    let b = random.values(operand, k * stride_b, -range, range);
-    let before = if splits == 0 {
-        vec![result.junk(); m * stride_c]
-    } else {
-        random.values(result, m * stride_c, -1.0, 1.0)
-    };
-    let (on_a, on_b, on_c) = (
-        gpu.upload(operand, &a)?,
-        gpu.upload(operand, &b)?,
-        gpu.upload(result, &before)?,
-    );
-    let mut arguments = vec![on_a.arg(), on_b.arg(), on_c.arg()];
-    arguments.extend([m, n, k, stride_a, stride_b, stride_c].map(Arg::int));
-    let rows = m.div_ceil(variant.constant("BM")?);
-    let columns = n.div_ceil(variant.constant("BN")?);
-    let grid = match splits {
-        0 => [rows * columns, 1, 1],
-        _ => [rows, columns, splits],
-    };
-    variant.launch(gpu, grid, &arguments)?;
-
-    // The tensor cores see f32 as tf32.
-    let seen = |value: f64| {
-        if operand == Type::F32 {
-            tf32(value)
-        } else {
-            value
-        }
-    };
-    let mut expected = Vec::with_capacity(m * stride_c);
-    for i in 0..m {
-        for j in 0..stride_c {
-            let old = before[i * stride_c + j];
-            if j >= n {
-                expected.push(Expected {
-                    value: old,
-                    bound: 0.0,
-                });
-                continue;
-            }
-            let products = (0..k).map(|x| seen(a[i * stride_a + x]) * seen(b[x * stride_b + j]));
-            let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
-            let (value, extra) = match splits {
-                0 => (sum, 0.0),
-                // Each addition rounds what has been summed so far.
-                _ => (
-                    old + sum,
-                    splits as f64 * Type::F32.roundoff() * (size + old.abs()),
-                ),
-            };
-            let exact = operand == Type::I8;
-            let bound = dot_error(k) * size + extra + result.roundoff() * value.abs();
-            expected.push(Expected {
-                value,
-                bound: if exact { 0.0 } else { bound },
-            });
-        }
-    }
-    let dtype = if operand == Type::F32 {
-        "tf32"
-    } else {
-        operand.name()
-    };
-    Outcome::of(&variant.name, dtype, &gpu.download(&on_c)?, &expected)
 }
 
 fn softmax(gpu: &Arc<Gpu>, variant: &Variant) -> Result<Outcome, String> {

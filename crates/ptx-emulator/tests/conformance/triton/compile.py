@@ -1,6 +1,7 @@
-"""Compiles the kernels of kernels.py to PTX for sm_80, ahead of time: no GPU and no driver is needed.
+"""Compiles the kernels of kernels.py to PTX, ahead of time: no GPU and no driver is needed.
 
-Usage: compile.py FOLDER  (FOLDER gets NAME.ptx of each variant, and manifest.txt)
+Usage: compile.py FOLDER  (FOLDER gets NAME.ptx of each variant for sm_80, and manifest.txt; its
+folder sm_90 gets the same of those for sm_90a)
 """
 
 import os
@@ -17,9 +18,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import kernels
-
-TARGET = GPUTarget("cuda", 80, 32)
-
 
 def pointers(**types):
     return {name: f"*{ty}" for name, ty in types.items()}
@@ -52,6 +50,17 @@ def layer_norm(ty):
     return kernels.layer_norm, signature, {"BLOCK": 512}, ["x", "weight", "bias", "y"], 4, 1
 
 
+def mapped(kernel, ty, warps, a, b, **tile):
+    box = lambda sizes: f"tensordesc<{ty}[{','.join(map(str, sizes))}]>"
+    signature = {"a": box(a), "b": box(b), "c": box([tile["BM"], tile["BN"]]), "m": "i32", "n": "i32", "k": "i32"}
+    return kernel, signature, tile, [], warps, 3
+
+
+def made(ty, **tile):
+    signature = pointers(a=ty, b=ty, c=ty) | {"m": "i32", "n": "i32", "k": "i32"}
+    return kernels.matmul_made_maps, signature, tile, ["a", "b", "c", "n", "k"], 4, 3
+
+
 VARIANTS = {
     "matmul_bf16": gemm(kernels.matmul, "bf16", "bf16", 4, 3, BM=64, BN=64, BK=32, GROUP=4),
     "matmul_f16": gemm(kernels.matmul, "fp16", "fp16", 8, 4, BM=128, BN=64, BK=32, GROUP=8),
@@ -69,33 +78,71 @@ VARIANTS = {
 }
 
 
-def build(kernel, types, constants, aligned, warps, stages):
+# Small tiles use mma.sync on sm_90 as they do on sm_80: a warpgroup's wgmma has 64 rows.
+HOPPER = {
+    name: VARIANTS[name]
+    for name in ["matmul_f16_odd", "matmul_tf32", "matmul_i8", "split_k_bf16", "attention_f16", "attention_bf16"]
+} | {
+    "matmul_bf16": gemm(kernels.matmul, "bf16", "bf16", 4, 3, BM=128, BN=128, BK=64, GROUP=4),
+    "matmul_f16": gemm(kernels.matmul, "fp16", "fp16", 8, 3, BM=128, BN=256, BK=64, GROUP=4),
+    "matmul_e4m3": gemm(kernels.matmul_columns, "fp8e4nv", "fp32", 4, 3, BM=128, BN=64, BK=64),
+    "matmul_e5m2": gemm(kernels.matmul_columns, "fp8e5", "fp32", 4, 3, BM=64, BN=32, BK=128),
+    "split_k_wgmma_f16": gemm(kernels.matmul_split_k, "fp16", "fp32", 4, 3, BM=64, BN=64, BK=32, SPLITS=3),
+    "tensor_maps_bf16": mapped(kernels.matmul_tensor_maps, "bf16", 4, [128, 64], [64, 64], BM=128, BN=64, BK=64),
+    "tensor_maps_f16": mapped(kernels.matmul_tensor_maps, "fp16", 4, [64, 32], [128, 32], BM=64, BN=128, BK=32),
+    "persistent_bf16": mapped(kernels.matmul_persistent, "bf16", 8, [128, 64], [64, 128], BM=128, BN=128, BK=64, BLOCKS=3),
+    "persistent_f16": mapped(kernels.matmul_persistent, "fp16", 4, [64, 64], [64, 64], BM=64, BN=64, BK=64, BLOCKS=2),
+    "made_maps_bf16": made("bf16", BM=128, BN=64, BK=64),
+    "made_maps_f16": made("fp16", BM=64, BN=64, BK=32),
+}
+
+
+def build(kernel, types, constants, aligned, warps, stages, capability):
     names = kernel.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
-    return triton.compile(source, target=TARGET, options={"num_warps": warps, "num_stages": stages})
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
 
 
-def main(folder):
+def types_of(types, maps):
+    """The parameters' types; of a tensor map also the box that the kernel's copies move, and how they swizzle it."""
+    maps = iter(maps or [])
+    for name, ty in types.items():
+        if ty.startswith("tensordesc"):
+            made = next(maps)
+            box = "x".join(map(str, made["block_size"]))
+            ty = f"map/{ty[len('tensordesc<'):ty.index('[')]}/{box}/{made['swizzle']}"
+        yield f"{name}:{ty}"
+
+
+def write(folder, variants, capability):
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         f"# Made by compile.py with triton {triton.__version__}: what a launch of each kernel needs.",
-        "# Parameters are those of the signature, then pointers to scratch memory that none of these kernels uses.",
-        "# variant; kernel; warps; dynamic shared bytes; constants; parameters",
+        "# Parameters are those of the signature, then pointers to scratch memory: bytes for each block, or 0.",
+        "# A parameter map/TYPE/BOX/SWIZZLE is a tensor map, then its sizes (i32) and strides (i64).",
+        "# variant; kernel; warps; dynamic shared bytes; scratch bytes; constants; parameters",
     ]
-    for name, variant in VARIANTS.items():
-        compiled = build(*variant)
+    for name, variant in variants.items():
+        compiled = build(*variant, capability)
         meta = compiled.metadata
-        if meta.global_scratch_size != 0 or meta.profile_scratch_size != 0:
-            sys.exit(f"{name} needs scratch memory, which the tests don't give")
+        if meta.profile_scratch_size != 0:
+            sys.exit(f"{name} needs memory for profiles, which the tests don't give")
         constants = " ".join(f"{key}={value}" for key, value in variant[2].items())
-        parameters = " ".join(f"{key}:{value}" for key, value in variant[1].items())
-        lines.append("; ".join([name, meta.name, str(meta.num_warps), str(meta.shared), constants, parameters]))
+        parameters = " ".join(types_of(variant[1], meta.tensordesc_meta))
+        fields = [name, meta.name, meta.num_warps, meta.shared, meta.global_scratch_size, constants, parameters]
+        lines.append("; ".join(map(str, fields)))
         text = compiled.asm["ptx"]
         (folder / f"{name}.ptx").write_text(text if text.endswith("\n") else text + "\n")
     (folder / "manifest.txt").write_text("\n".join(lines) + "\n")
+
+
+def main(folder):
+    write(folder, VARIANTS, 80)
+    write(folder / "sm_90", HOPPER, 90)
 
 
 if __name__ == "__main__":

@@ -123,3 +123,57 @@ def attention(q, k, v, out, tokens, scale_log2,
     sums = sums / total[:, None]
     tl.store(out + base + query[:, None] * HEAD + feature[None, :], sums.to(out.dtype.element_ty),
              mask=query[:, None] < tokens)
+
+
+@triton.jit
+def matmul_columns(a, b, c, m, n, k, stride_a, stride_b, stride_c,
+                   BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """c[m, n] = a[m, k] b[n, k]^T; operands of 8 bits must both run along k."""
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    column = tl.program_id(1) * BN + tl.arange(0, BN)
+    sums = tl.zeros((BM, BN), dtype=tl.float32)
+    for start in range(0, k, BK):
+        inner = start + tl.arange(0, BK)
+        a_tile = tl.load(a + row[:, None] * stride_a + inner[None, :],
+                         mask=(row[:, None] < m) & (inner[None, :] < k), other=0.0)
+        b_tile = tl.load(b + column[None, :] * stride_b + inner[:, None],
+                         mask=(column[None, :] < n) & (inner[:, None] < k), other=0.0)
+        sums = tl.dot(a_tile, b_tile, sums)
+    tl.store(c + row[:, None] * stride_c + column[None, :], sums.to(c.dtype.element_ty),
+             mask=(row[:, None] < m) & (column[None, :] < n))
+
+
+@triton.jit
+def matmul_tensor_maps(a, b, c, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """c[m, n] = a[m, k] b[n, k]^T through tensor maps that the host encodes."""
+    i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
+    sums = tl.zeros((BM, BN), dtype=tl.float32)
+    for start in range(0, k, BK):
+        sums = tl.dot(a.load([i, start]), b.load([j, start]).T, sums)
+    c.store([i, j], sums.to(c.dtype))
+
+
+@triton.jit
+def matmul_persistent(a, b, c, m, n, k,
+                      BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BLOCKS: tl.constexpr):
+    """c[m, n] = a[m, k] b[k, n] through tensor maps; BLOCKS blocks take all tiles in turns."""
+    rows, columns = tl.cdiv(m, BM), tl.cdiv(n, BN)
+    for tile in tl.range(tl.program_id(0), rows * columns, BLOCKS, flatten=True):
+        i, j = tile // columns * BM, tile % columns * BN
+        sums = tl.zeros((BM, BN), dtype=tl.float32)
+        for start in range(0, k, BK):
+            sums = tl.dot(a.load([i, start]), b.load([start, j]), sums)
+        c.store([i, j], sums.to(c.dtype))
+
+
+@triton.jit
+def matmul_made_maps(a, b, c, m, n, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """c[m, n] = a[m, k] b[k, n] through tensor maps that each block makes for itself."""
+    a_map = tl.make_tensor_descriptor(a, [m, k], [k, 1], [BM, BK])
+    b_map = tl.make_tensor_descriptor(b, [k, n], [n, 1], [BK, BN])
+    c_map = tl.make_tensor_descriptor(c, [m, n], [n, 1], [BM, BN])
+    i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
+    sums = tl.zeros((BM, BN), dtype=tl.float32)
+    for start in range(0, k, BK):
+        sums = tl.dot(a_map.load([i, start]), b_map.load([start, j]), sums)
+    c_map.store([i, j], sums.to(c_map.dtype))
