@@ -14,6 +14,7 @@ const CUTLASS: &str = "crates/ptx-emulator/tests/conformance/requirements.txt";
 const TRITON: &str = "crates/ptx-emulator/tests/conformance/triton/requirements.txt";
 const TRITON_FOLDER: &str = "crates/ptx-emulator/tests/conformance/triton";
 const GEMM: &str = "crates/ptx-emulator/tests/conformance/cutlass/gemm.cu";
+const GEMM_SM90: &str = "crates/ptx-emulator/tests/conformance/cutlass/gemm_sm90.cu";
 const CANDLE_KERNELS: &str = "0.11.1";
 /// The sources of candle-kernels whose kernels are run.
 const CANDLE_FILES: [&str; 10] = [
@@ -43,10 +44,18 @@ pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failur
     let compiled = folder.join("ptx");
     cutlass(session, &nvcc, &folder, &compiled.join("cutlass"))?;
     candle(session, &nvcc, &folder, &compiled.join("candle"))?;
-    let mut run = session
-        .cargo("test --quiet --package ptx-emulator --test conformance -- --ignored --nocapture");
-    run.env("PTX_EMULATOR_CONFORMANCE", compiled);
-    session.run(run)
+    // The first CUDA call decides which device a process has.
+    for (device, test) in [("a100", "every_program"), ("h100", "every_hopper_program")] {
+        let mut run = session.cargo(
+            "test --quiet --package ptx-emulator --test conformance -- --ignored --nocapture",
+        );
+        run.arg(test).env("PTX_EMULATOR_CONFORMANCE", &compiled);
+        if std::env::var_os("PTX_EMULATOR_DEVICE").is_none() {
+            run.env("PTX_EMULATOR_DEVICE", device);
+        }
+        session.run(run)?;
+    }
+    Ok(())
 }
 
 /// nvcc with the arguments that all programs share.
@@ -70,6 +79,25 @@ fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resu
             .arg(packages.join("cutlass_library/source/include"));
         command.arg(format!("-D{define}")).arg("-o");
         command.arg(to.join(format!("gemm_{name}.ptx"))).arg(GEMM);
+        command.current_dir(session.root());
+        session.run(command)?;
+
+        // A whole program, with CUDA's runtime in it.
+        let mut command = Command::new(&nvcc.path);
+        command.args("-O3 -std=c++17 --expt-relaxed-constexpr --disable-warnings".split(' '));
+        command.args("-gencode arch=compute_90a,code=compute_90a --cudart static".split(' '));
+        for include in ["include", "tools/util/include"] {
+            let source = packages.join("cutlass_library/source");
+            command.arg("-I").arg(source.join(include));
+        }
+        let toolkit = nvcc.path.parent().and_then(Path::parent);
+        for folder in toolkit.iter().map(|toolkit| toolkit.join("lib")) {
+            command.arg("-L").arg(folder);
+        }
+        command.arg(format!("-D{define}")).arg("-o");
+        command
+            .arg(to.join(format!("gemm_sm90_{name}")))
+            .arg(GEMM_SM90);
         command.current_dir(session.root());
         session.run(command)?;
     }

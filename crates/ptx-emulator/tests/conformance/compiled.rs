@@ -23,3 +23,17 @@ fn every_program_gives_what_its_reference_gives() {
     }
     assert_eq!(outcome::table(&results), 0, "programs that failed");
 }
+
+#[test]
+#[ignore = "the programs must be compiled first, and the device be an h100: see README.md"]
+fn every_hopper_program_gives_what_its_reference_gives() {
+    let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
+    let folder = PathBuf::from(folder);
+    let mut results = Vec::new();
+    for name in triton::SM_90.programs {
+        let outcome = triton::run(triton::SM_90, name);
+        results.push(outcome.map(|outcome| outcome.from("triton sm_90")));
+    }
+    results.extend(cutlass::run_sm90(&folder.join("cutlass")));
+    assert_eq!(outcome::table(&results), 0, "programs that failed");
+}

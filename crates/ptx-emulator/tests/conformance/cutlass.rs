@@ -1,6 +1,10 @@
-//! CUTLASS's GEMM (`cutlass/gemm.cu`): two tile shapes for each of two types, against sums in f64.
+//! CUTLASS's GEMMs, against sums in f64. For sm_80 (`cutlass/gemm.cu`): two tile shapes for each of
+//! two types. For sm_90 (`cutlass/gemm_sm90.cu`): whole programs, which check themselves.
 
 use std::path::Path;
+use std::process::Command;
+
+use ptx_emulator::select::{Selection, emulated};
 
 use super::gpu::{Arg, Gpu, Module, Shape};
 use super::numbers::{Random, Type};
@@ -88,4 +92,54 @@ fn gemm(
         }
     }
     Outcome::of(name, operand.name(), &gpu.download(&on_c)?, &expected)
+}
+
+/// The kernels of one of the programs for sm_90.
+const KERNELS_SM90: usize = 2;
+
+/// Runs the programs for sm_90 as anybody would: they find the emulated driver as `libcuda.so.1`.
+pub fn run_sm90(folder: &Path) -> Vec<Result<Outcome, String>> {
+    let mut results = Vec::new();
+    for operand in [Type::F16, Type::Bf16] {
+        match run_program(folder, operand) {
+            Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+            Err(error) => results.push(Err(format!("cutlass sm_90 {}: {error}", operand.name()))),
+        }
+    }
+    results
+}
+
+fn run_program(folder: &Path, operand: Type) -> Result<Vec<Outcome>, String> {
+    let Selection::Emulated { path } = emulated().map_err(|error| error.to_string())? else {
+        return Err("the driver is not the emulated one".to_owned());
+    };
+    let drivers = folder.join("driver");
+    let failed = |error: std::io::Error| error.to_string();
+    std::fs::create_dir_all(&drivers).map_err(failed)?;
+    std::fs::copy(path, drivers.join("libcuda.so.1")).map_err(failed)?;
+    let program = folder.join(format!("gemm_sm90_{}", operand.name()));
+    let output = Command::new(program)
+        .env("LD_LIBRARY_PATH", drivers)
+        .output()
+        .map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let outcomes: Option<Vec<Outcome>> = text
+        .lines()
+        .map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [kernel, dtype, error, bound] = fields.as_slice() else {
+                return None;
+            };
+            Some(Outcome {
+                program: format!("cutlass {kernel}"),
+                dtype: Some(operand.name()).filter(|name| name == dtype)?,
+                error: error.parse().ok()?,
+                bound: bound.parse().ok()?,
+            })
+        })
+        .collect();
+    match outcomes {
+        Some(outcomes) if output.status.success() && outcomes.len() == KERNELS_SM90 => Ok(outcomes),
+        _ => Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr))),
+    }
 }
