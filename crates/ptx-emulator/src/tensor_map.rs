@@ -369,6 +369,10 @@ impl TensorMap {
 /// Sets a field of an encoded map as `tensormap.replace` does. Whether the value is possible shows
 /// when the map is used: others may have to change with it.
 pub(crate) fn replace(words: &mut [u64; WORDS], field: MapField, value: u64) {
+    // A kernel makes a map of its own out of zeros.
+    if words[0] & 0xffff_ffff == 0 {
+        words[0] |= MAGIC;
+    }
     let mut byte = |word: usize, at: usize| {
         words[word] = words[word] & !(0xff << (8 * at)) | (value & 0xff) << (8 * at);
     };

@@ -9,8 +9,9 @@ use ptx_emulator::select::emulated;
 
 use super::numbers::Type;
 
-/// Dynamic shared memory beyond this has to be asked for (CUDA programming guide, "shared memory").
-const WITHOUT_ASKING: u32 = 48 << 10;
+/// Dynamic shared memory beyond 48 KB less the kernel's static shared memory has to be asked for
+/// (CUDA programming guide, "shared memory"). No kernel here that takes less than this has so much.
+const WITHOUT_ASKING: u32 = 32 << 10;
 
 /// An argument of a kernel: a tensor map, or at most eight bytes, little-endian. A kernel reads as
 /// many of them as its parameter has.
