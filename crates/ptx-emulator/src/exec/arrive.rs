@@ -25,9 +25,18 @@ impl Run<'_, '_, '_> {
         if let MbarrierOp::Wait { parity, suspends } = how.op {
             return self.wait_for(inst, active, &targets, &value, (parity, suspends, how));
         }
+        let spots = self.mbarrier_spots(how.window, &targets, active)?;
+        let copies = matches!(how.op, MbarrierOp::ArriveWhenCopied { .. });
+        if copies && self.core.checks.is_some() {
+            // They land unseen; whoever sees the phase complete knows that they have.
+            self.check_copied(active);
+        }
+        if how.op != MbarrierOp::Init {
+            self.check_mbarriers(active, &spots)?;
+        }
         let mut states = [0; LANES];
         for lane in lanes(active) {
-            let spot = self.mbarrier_spot(how.window, targets[lane], lane)?;
+            let spot = spots[lane];
             let count = value[lane] as u32;
             match how.op {
                 MbarrierOp::Init => {
@@ -72,6 +81,19 @@ impl Run<'_, '_, '_> {
             self.warp.regs.set_wide(inst.d[0], active, &states);
         }
         Ok(Next::Step)
+    }
+
+    fn mbarrier_spots(
+        &mut self,
+        window: Window,
+        targets: &[u64; LANES],
+        active: u32,
+    ) -> Result<[Spot; LANES], Box<Trap>> {
+        let mut spots = [Spot { rank: 0, offset: 0 }; LANES];
+        for lane in lanes(active) {
+            spots[lane] = self.mbarrier_spot(window, targets[lane], lane)?;
+        }
+        Ok(spots)
     }
 
     /// The mbarrier at an address. Its eight bytes lie in shared memory.
@@ -128,9 +150,11 @@ impl Run<'_, '_, '_> {
         value: &[u64; LANES],
         (parity, suspends, how): (bool, bool, Mbarrier),
     ) -> Result<Next, Box<Trap>> {
+        let spots = self.mbarrier_spots(how.window, targets, active)?;
+        self.check_mbarriers(active, &spots)?;
         let mut done = 0;
         for lane in lanes(active) {
-            let spot = self.mbarrier_spot(how.window, targets[lane], lane)?;
+            let spot = spots[lane];
             let awaited = if parity {
                 Awaited::Parity(value[lane] as u32)
             } else {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::bulk::{self, Inbound};
-use super::check::{self, Checks};
+use super::check::{self, Checks, Visitor};
 use super::cluster::Peers;
 use super::cluster_op::{self, RegisterPool};
 use super::cycle::{self, Cycle};
@@ -66,6 +66,10 @@ pub(crate) struct Core {
     pub mbarriers: Mbarriers,
     /// Other data on its way into its shared memory.
     pub late: Lates,
+    /// Warps of other blocks that have used its shared memory, as far as the checks follow them.
+    pub visitors: Vec<Visitor>,
+    /// Whether a thread has executed a fence that reaches other blocks of the cluster.
+    pub has_fenced: bool,
     /// What `setmaxnreg` has done.
     pub registers: RegisterPool,
     pub checks: Option<Box<Checks>>,
@@ -166,6 +170,8 @@ impl Block {
                 acquired_maps: HashMap::new(),
                 mbarriers: Mbarriers::default(),
                 late: Lates::default(),
+                visitors: Vec::new(),
+                has_fenced: false,
                 registers: RegisterPool::default(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
@@ -208,6 +214,8 @@ impl Block {
         self.core.counts = Counts::default();
         self.core.mbarriers.clear();
         self.core.late.clear();
+        self.core.visitors.clear();
+        self.core.has_fenced = false;
         self.core.registers.clear();
         self.phase = 0;
         self.core.bulk.clear();
@@ -276,8 +284,9 @@ impl Block {
                     self.phase = peers.barrier.phase;
                     for warp in &mut self.warps {
                         let passed = warp.pass(self.phase);
-                        if let Some(checks) = &mut self.core.checks {
+                        if let Some(checks) = self.core.checks.as_mut().filter(|_| passed != 0) {
                             checks.pass_cluster(warp.index, passed, &peers.barrier.clock);
+                            check::passed(&mut self.core, self.phase.wrapping_sub(1));
                         }
                     }
                 }
@@ -397,6 +406,9 @@ impl Block {
         }
         let end = launch.kernel.code.len().saturating_sub(1);
         if let Some(trap) = late::left_over(&self.core) {
+            return Err(self.fault(launch, 0, end, *trap));
+        }
+        if let Some(trap) = check::visited(launch, &self.core) {
             return Err(self.fault(launch, 0, end, *trap));
         }
         if let Some((warp, message)) = cluster_op::uneven_registers(&self.core) {

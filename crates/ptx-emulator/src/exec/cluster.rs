@@ -90,6 +90,15 @@ impl Peers<'_> {
         self.before.len() + 1 + self.after.len()
     }
 
+    /// As [`Self::core`], to look at.
+    pub fn look(&self, rank: usize) -> Option<&Core> {
+        let block = match rank.checked_sub(self.rank + 1) {
+            Some(at) => self.after.get(at),
+            None => self.before.get(rank),
+        };
+        block.map(|block| &block.core)
+    }
+
     /// Another block of the cluster; `None` for the running one and for a rank that there is not.
     pub fn core(&mut self, rank: usize) -> Option<&mut Core> {
         let block = match rank.checked_sub(self.rank + 1) {

@@ -1,6 +1,7 @@
 //! The instructions of clusters, and `setmaxnreg`.
 
 use super::block::Core;
+use super::check;
 use super::fault::FaultKind;
 use super::interpret::{Next, Run, first_lane};
 use super::registers::{LANES, lanes};
@@ -170,7 +171,9 @@ impl Run<'_, '_, '_> {
         self.core.counts.barriers += 1;
         self.core.changes += 1;
         self.warp.spins.forget(active);
-        if order.releases() {
+        // A relaxed arrival orders what came before a fence. Which threads must have executed one is
+        // not followed.
+        if order.releases() || self.core.has_fenced {
             self.give_cluster(active);
         }
         self.peers.barrier.arrive(active.count_ones());
@@ -193,6 +196,9 @@ impl Run<'_, '_, '_> {
         let waiting = active & arrived.of(phase);
         let passed = active & !waiting;
         arrived.exit(passed);
+        if passed != 0 {
+            check::passed(self.core, phase.wrapping_sub(1));
+        }
         self.pass_cluster(passed);
         self.warp.spins.forget(active);
         if waiting != 0 {

@@ -9,7 +9,7 @@ use super::block::Core;
 use super::fault::FaultKind;
 use super::interpret::{Next, Run, list};
 use super::mbarrier::{Arrival, Awaited};
-use super::registers::lanes;
+use super::registers::{LANES, lanes};
 use super::space::{Spot, addresses};
 use super::trap::{Outcome, Trap};
 use crate::decode::op::{AsyncStore, Atomic, AtomicKind, AtomicOp, Inst, Order, Scope, Window};
@@ -112,6 +112,9 @@ impl Core {
             data[..8].copy_from_slice(&new.to_le_bytes());
         }
         self.shared.write(store.to, &data[..store.bytes as usize]);
+        if let Some(checks) = &mut self.checks {
+            checks.define_bytes(store.to, store.bytes);
+        }
         self.changes += 1;
     }
 }
@@ -188,6 +191,7 @@ impl Run<'_, '_, '_> {
             }
             let to = self.shared_spot(how.window, va, bytes, lane)?;
             let mbarrier = self.mbarrier_spot(how.window, mbarriers[lane], lane)?;
+            self.check_mbarriers(1 << lane, &[mbarrier; LANES])?;
             if to.rank != mbarrier.rank {
                 let message = format!(
                     "the data goes to the block of rank {}, and its mbarrier is in that of rank {}; \

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::block::Core;
-use super::check::PhaseClock;
+use super::check::{Origin, PhaseClock};
 use super::space::Bytes;
 
 /// The largest number of arrivals, and the largest transaction count in either direction (PTX ISA
@@ -25,7 +25,6 @@ pub(crate) struct Mbarriers {
     made: u32,
 }
 
-#[derive(Clone, Debug)]
 pub(crate) struct Mbarrier {
     /// Phases that are complete.
     pub phase: u32,
@@ -41,6 +40,8 @@ pub(crate) struct Mbarrier {
     /// What is known by those who see a phase complete.
     pub clock: PhaseClock,
     pattern: u64,
+    /// Its initialisation, where the checks follow it.
+    pub origin: Option<Origin>,
 }
 
 /// A phase that a thread waits for.
@@ -135,6 +136,10 @@ impl Mbarriers {
         self.live.get(&at)
     }
 
+    pub fn find_mut(&mut self, at: u32) -> Option<&mut Mbarrier> {
+        self.live.get_mut(&at)
+    }
+
     /// An mbarrier that has any of these bytes.
     pub fn overlapping(&self, offset: u64, bytes: u64) -> Option<u32> {
         if self.live.is_empty() {
@@ -198,6 +203,7 @@ impl Core {
                 number,
                 clock: PhaseClock::default(),
                 pattern,
+                origin: None,
             },
         );
         Ok(())

@@ -297,7 +297,9 @@ fn launches_run_side_by_side() {
     ];
     for (index, (streams, schedule)) in settings.into_iter().enumerate() {
         // A deadlock takes two seconds, in which another thread of the program might help.
-        let cases = CASES.iter().filter(|(name, _)| index == 0 || *name != "nobody");
+        let cases = CASES
+            .iter()
+            .filter(|(name, _)| index == 0 || *name != "nobody");
         for (name, _) in cases {
             let variables = [
                 ("PTX_EMULATOR_DEVICE", "h100"),

@@ -127,8 +127,7 @@ fn a_producer_hands_tiles_to_consumers() {
         setp.lt.u32 %p4, %r3, 4;
         @%p4 bra LOOP;
         st.global.u32 [%o], %r10;";
-    let mut machine = Machine::hopper(&kernel(body));
-    machine.options.checks = false;
+    let machine = Machine::hopper(&kernel(body));
     let out = machine.run("k", 1, 64, 64, &[Arg::Pointer(0)]);
     let expected: Vec<u32> = (0..32).map(|lane| 600 + 4 * lane).collect();
     assert_eq!(out[32..], expected);
@@ -161,7 +160,6 @@ fn a_store_to_another_block_completes_on_its_mbarrier() {
     );
     let mut machine = Machine::hopper(&kernel(&body));
     machine.cluster = Some([2, 1, 1]);
-    machine.options.checks = false;
     let expected: Vec<u32> = [1000, 0]
         .iter()
         .flat_map(|block| (0..32).map(move |lane| block + 2 * lane))
@@ -188,8 +186,7 @@ fn copies_arrive_when_they_have_landed() {
         ld.shared.u32 %r5, [%r3];
         st.global.u32 [%o], %r5;"
     );
-    let mut machine = Machine::hopper(&kernel(&body));
-    machine.options.checks = false;
+    let machine = Machine::hopper(&kernel(&body));
     let from = machine.words(&(100..132).collect::<Vec<_>>());
     let expected: Vec<u32> = (0..32).map(|lane| 131 - lane).collect();
     assert_eq!(machine.run("k", 1, 32, 32, &[Arg::Pointer(from)]), expected);

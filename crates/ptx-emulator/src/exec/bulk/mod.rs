@@ -23,7 +23,7 @@ use super::block::Core;
 use super::count::Moved;
 use super::fault::FaultKind;
 use super::interpret::{Run, first_lane, list};
-use super::registers::lanes;
+use super::registers::{LANES, lanes};
 use super::space::Spot;
 use super::trap::{Outcome, Trap};
 use crate::decode::op::{AtomicOp, Bulk, Inst, Reduce, Window};
@@ -213,6 +213,7 @@ impl Run<'_, '_, '_> {
                 rank: rank as u32,
                 offset: mbarrier,
             };
+            self.check_mbarriers(1 << lane, &[spot; LANES])?;
             self.on(spot, lane, |core, at| {
                 core.is_mbarrier(at)?;
                 core.changes += 1;

@@ -12,6 +12,9 @@ impl Run<'_, '_, '_> {
     #[cold]
     #[inline(never)]
     pub(in crate::exec) fn check_memory(&mut self, inst: &Inst, active: u32) -> Outcome {
+        if self.peers.size() > 1 {
+            self.visit_peers(inst, active)?;
+        }
         let Some(mut checks) = self.core.checks.take() else {
             return Ok(());
         };
@@ -70,6 +73,10 @@ impl Run<'_, '_, '_> {
     #[cold]
     pub(in crate::exec) fn check_fence(&mut self, active: u32, kind: FenceKind) {
         let warp = self.warp.index as usize;
+        self.core.has_fenced |= match kind {
+            FenceKind::Thread(order, scope) => order.releases() && scope > Scope::Cta,
+            kind => kind == FenceKind::MbarrierInit,
+        };
         let Some(checks) = &mut self.core.checks else {
             return;
         };
@@ -85,10 +92,20 @@ impl Run<'_, '_, '_> {
         }
     }
 
+    /// Copies of these lanes are to arrive on an mbarrier: their shadows land now.
+    #[cold]
+    pub(in crate::exec) fn check_copied(&mut self, active: u32) {
+        if let Some(mut checks) = self.core.checks.take() {
+            self.land(&mut checks, active, None);
+            self.core.checks = Some(checks);
+        }
+    }
+
     /// Lanes exit: they must have waited for their copies.
     #[cold]
     pub(in crate::exec) fn check_exit(&mut self, active: u32) -> Outcome {
         self.products_at_exit(active)?;
+        self.see_off(active);
         match self.warp.copies.first_pending(active) {
             Some((lane, to)) => {
                 let offset = to.wrapping_sub(self.core.shared.pointer() as usize);

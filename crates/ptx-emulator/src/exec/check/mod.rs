@@ -5,6 +5,7 @@
 mod access;
 mod atomic;
 mod barrier;
+mod cluster;
 mod copy;
 mod flow;
 mod global;
@@ -22,6 +23,7 @@ mod store;
 mod wgmma;
 
 pub(super) use self::barrier::{left_behind, parted};
+pub(super) use self::cluster::{Origin, Visitor, passed, visited};
 pub(crate) use self::global::{Between, Shadows, TAGS};
 use self::order::{Clocks, Home};
 pub(super) use self::order::{PhaseClock, SharedPlaces};

@@ -19,7 +19,7 @@ pub(super) fn line(launch: &Launch<'_>, pc: usize) -> String {
     }
 }
 
-fn party(launch: &Launch<'_>, party: Party) -> String {
+pub(super) fn thread_of(launch: &Launch<'_>, party: Party) -> String {
     let [x, y, z] = thread(
         launch.grid.block,
         32 * party.warp as u32 + party.lane as u32,
@@ -49,7 +49,7 @@ pub(super) fn conflict(
     lane: usize,
     found: &Conflict,
 ) -> Box<Trap> {
-    let other = party(launch, found.other);
+    let other = thread_of(launch, found.other);
     let at = format!("{space} memory at {:#x}", found.offset);
     let message = match found.what {
         What::ReadAfterWrite => {
@@ -94,7 +94,7 @@ pub(super) fn undefined(
     let last = last.or_else(|| (0..LANES).find_map(|other| Some((other, brought[other]?))));
     let by = |lane, pc| {
         let block = None;
-        party(
+        thread_of(
             run.launch,
             Party {
                 block,

@@ -4,6 +4,7 @@ use super::{Checks, Source, Undefined};
 use crate::decode::op::Window;
 use crate::decode::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::interpret::Run;
+use crate::exec::space::block_of;
 use crate::memory::{Allocation, FIRST_ADDRESS};
 
 /// The place of a lane's bytes. An address outside of every space is left to the access, which
@@ -12,6 +13,8 @@ use crate::memory::{Allocation, FIRST_ADDRESS};
 pub(super) enum Spot<'a> {
     Shared(u64),
     Local(u64),
+    /// Of another block of the cluster: its rank, and the place in its shared memory.
+    Peer(u32, u64),
     Global(&'a Allocation, u64),
     None,
 }
@@ -73,6 +76,18 @@ impl<'w> Run<'_, '_, 'w> {
             }
             other => (other, va),
         };
+        if let Window::Cluster | Window::Generic | Window::Shared = window
+            && let Some((rank, at)) = block_of(window, va)
+        {
+            let rank = rank.unwrap_or(self.core.rank);
+            let at = u64::from(at);
+            let fits = inside(at, shared);
+            return match rank == self.core.rank {
+                true if fits => Spot::Shared(at),
+                false if fits && self.peers.core(rank as usize).is_some() => Spot::Peer(rank, at),
+                _ => Spot::None,
+            };
+        }
         match window {
             Window::Shared if inside(offset, shared) => Spot::Shared(offset),
             Window::Local if inside(offset, each as usize) => {
@@ -94,7 +109,7 @@ impl<'w> Run<'_, '_, 'w> {
     #[cold]
     pub(super) fn remember_unwritten(&self, checks: &mut Checks, spot: &Spot<'_>, lane: usize) {
         let (space, address) = match *spot {
-            Spot::Shared(at) => ("shared", at),
+            Spot::Shared(at) | Spot::Peer(_, at) => ("shared", at),
             Spot::Local(at) => (
                 "local",
                 at - lane as u64 * u64::from(self.launch.kernel.info.local_bytes),
@@ -110,15 +125,34 @@ impl<'w> Run<'_, '_, 'w> {
     pub(super) fn defined(&self, checks: &Checks, spot: &Spot<'_>, bytes: u32) -> u64 {
         match *spot {
             Spot::Shared(at) => checks.shared.defined(at, bytes),
+            Spot::Peer(rank, at) => {
+                let other = self
+                    .peers
+                    .look(rank as usize)
+                    .and_then(|core| core.checks.as_ref());
+                other.map_or(all(bytes), |checks| checks.shared.defined(at, bytes))
+            }
             Spot::Local(at) => checks.local_defined(self.warp.index as usize, at as usize, bytes),
             Spot::Global(a, va) => a.shadow.defined(va - a.base, bytes),
             Spot::None => all(bytes),
         }
     }
 
-    pub(super) fn define(&self, checks: &mut Checks, spot: &Spot<'_>, bytes: u32, defined: u64) {
+    pub(super) fn define(
+        &mut self,
+        checks: &mut Checks,
+        spot: &Spot<'_>,
+        bytes: u32,
+        defined: u64,
+    ) {
         match *spot {
             Spot::Shared(at) => checks.shared.define(at, bytes, defined),
+            Spot::Peer(rank, at) => {
+                let other = self.peers.core(rank as usize);
+                if let Some(checks) = other.and_then(|core| core.checks.as_mut()) {
+                    checks.shared.define(at, bytes, defined);
+                }
+            }
             Spot::Local(at) => {
                 checks.define_local(self.warp.index as usize, at as usize, bytes, defined)
             }
