@@ -8,9 +8,13 @@ use std::process::Command;
 
 use crate::pip;
 use crate::steps::{Failure, Session};
+use crate::toolchain;
 
 const PACKAGES: &str = "crates/ptx-emulator/client/requirements.txt";
 const PROGRAM: &str = "crates/ptx-emulator/client/test_bindings.py";
+/// The emulator's CUDA runtime, its parts and a program that uses it.
+const RUNTIME: &str = "crates/ptx-emulator/client/cudart";
+const RUNTIME_PARTS: [&str; 5] = ["device", "graphs", "memory", "registry", "streams"];
 const LIBRARY: &str = "libptx_emulator.so";
 /// The names under which programs look for the driver.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
@@ -102,9 +106,35 @@ pub fn client(session: &mut Session) -> Result<(), Failure> {
     python.args(["-B", PROGRAM]).current_dir(session.root());
     python
         .env("PYTHONPATH", packages)
-        .env("LD_LIBRARY_PATH", folder);
+        .env("LD_LIBRARY_PATH", &folder);
     python.env("PTX_EMULATOR_DEVICE", "a100");
-    session.run(python)
+    session.run(python)?;
+    runtime(session, &folder)
+}
+
+/// Compiles a program of the CUDA runtime together with the emulator's runtime, for the two
+/// architectures that programs are written for, and runs it.
+fn runtime(session: &mut Session, driver: &Path) -> Result<(), Failure> {
+    let nvcc = toolchain::ensure(session)?;
+    let folder = session.target().join("client");
+    for (device, architecture) in [("a100", "80"), ("h100", "90")] {
+        let program = folder.join(format!("runtime-{architecture}"));
+        let mut compiler = Command::new(&nvcc.path);
+        compiler.args(["--cudart", "none", "-std=c++17", "-gencode"]);
+        compiler.arg(format!(
+            "arch=compute_{architecture},code=compute_{architecture}"
+        ));
+        compiler.arg(format!("{RUNTIME}/test.cu"));
+        compiler.args(RUNTIME_PARTS.map(|part| format!("{RUNTIME}/{part}.cpp")));
+        compiler.arg("-ldl").arg("-o").arg(&program);
+        compiler.current_dir(session.root());
+        session.run(compiler)?;
+        let mut run = Command::new(&program);
+        run.env("LD_LIBRARY_PATH", driver);
+        run.env("PTX_EMULATOR_DEVICE", device);
+        session.run(run)?;
+    }
+    Ok(())
 }
 
 /// Of merges, at random system calls.

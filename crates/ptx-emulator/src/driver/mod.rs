@@ -33,6 +33,7 @@ mod memory_ops;
 mod module;
 mod node;
 mod node_kinds;
+mod per_thread;
 mod pool;
 mod queue;
 mod rows;

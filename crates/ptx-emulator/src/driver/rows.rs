@@ -168,7 +168,9 @@ impl End3D {
         let place = [mul(layer, self.z)?, mul(pitch, self.y)?, self.x as u64];
         let address = place
             .iter()
-            .try_fold(base, |sum, &part| sum.checked_add(part));
+            .try_fold(base, |sum, &part| sum.checked_add(part))
+            // Null is found later, unless there is nothing to copy.
+            .map(|address| if base == 0 { 0 } else { address });
         Ok(Side {
             is_device,
             address: address.ok_or(Code::INVALID_VALUE)?,

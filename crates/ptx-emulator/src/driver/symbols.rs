@@ -8,7 +8,7 @@ use super::{Outcome, api, cuda_version, versions};
 
 /// Every entry point of this driver.
 fn exported() -> impl Iterator<Item = &'static Symbol> {
-    let tables: [&[Symbol]; 23] = [
+    let tables: [&[Symbol]; 24] = [
         SYMBOLS,
         super::capture::SYMBOLS,
         super::code::SYMBOLS,
@@ -26,6 +26,7 @@ fn exported() -> impl Iterator<Item = &'static Symbol> {
         super::module::SYMBOLS,
         super::node::SYMBOLS,
         super::node_kinds::SYMBOLS,
+        super::per_thread::SYMBOLS,
         super::pool::SYMBOLS,
         super::rows::SYMBOLS,
         super::stream::SYMBOLS,
@@ -40,8 +41,9 @@ const FOUND: u32 = 0;
 const SYMBOL_NOT_FOUND: u32 = 1;
 const VERSION_NOT_SUFFICIENT: u32 = 2;
 
-/// The ending of the forms whose default stream is the calling thread's own.
-const PER_THREAD: &str = "_ptsz";
+/// Endings of the forms whose default stream is the calling thread's own: of calls that take a
+/// stream, and of the others.
+const PER_THREAD: [&str; 2] = ["_ptsz", "_ptds"];
 
 fn address(name: &str) -> Option<*const c_void> {
     exported()
@@ -61,8 +63,11 @@ fn find(name: &str, version: i32, per_thread: bool) -> Result<*const c_void, u32
         };
         known = true;
         if since <= version && newest.is_none_or(|(newest, _)| newest < since) {
-            let own = per_thread.then(|| address(&format!("{symbol}{PER_THREAD}")));
-            newest = Some((since, own.flatten().unwrap_or(plain)));
+            let own = PER_THREAD.iter().filter(|_| per_thread);
+            let own = own
+                .filter_map(|ending| address(&format!("{symbol}{ending}")))
+                .next();
+            newest = Some((since, own.unwrap_or(plain)));
         }
     }
     let missing = if known {
@@ -104,7 +109,9 @@ mod tests {
     #[test]
     fn every_entry_point_has_a_version() {
         for Symbol { name, .. } in exported() {
-            let plain = name.strip_suffix(PER_THREAD).unwrap_or(name);
+            let mut endings = PER_THREAD.iter();
+            let plain = endings.find_map(|ending| name.strip_suffix(ending));
+            let plain = plain.unwrap_or(name);
             assert!(
                 versions::ALL
                     .iter()
@@ -145,6 +152,10 @@ mod tests {
         assert_eq!(
             find("cuLaunchKernelEx", 13_000, true).ok(),
             address("cuLaunchKernelEx_ptsz")
+        );
+        assert_eq!(
+            find("cuMemcpyHtoD", 13_000, true).ok(),
+            address("cuMemcpyHtoD_v2_ptds")
         );
         assert_eq!(
             find("cuMemAlloc", 13_000, true).ok(),

@@ -74,6 +74,37 @@ fn a_kernel_is_launched_in_the_context_that_is_current() {
     }
 }
 
+/// `__fatBinC_Wrapper_t`, as nvcc puts it before the fatbin of a program.
+#[repr(C)]
+struct Wrapper {
+    magic: u32,
+    version: u32,
+    data: *const c_void,
+    file: *const c_void,
+}
+
+#[test]
+fn the_wrapper_of_a_program_s_fatbin_is_taken() {
+    let _context = own_context();
+    let wrapper = Wrapper {
+        magic: 0x4662_43b1,
+        version: 1,
+        data: FATBIN.as_ptr().cast(),
+        file: null_mut(),
+    };
+    let library = load((&raw const wrapper).cast());
+    let reversed = kernel(library, c"reverse").expect("a kernel");
+    assert_eq!(reverse(reversed), N as i32 - 1);
+    let empty = Wrapper {
+        data: null_mut(),
+        ..wrapper
+    };
+    let mut module = null_mut();
+    // SAFETY: the wrapper points nowhere, which is found.
+    let code = unsafe { sys::cuModuleLoadData(&mut module, (&raw const empty).cast()) };
+    assert_eq!(code, Code::CUDA_ERROR_INVALID_IMAGE);
+}
+
 #[test]
 fn each_context_has_variables_of_its_own() {
     let first = own_context();

@@ -245,6 +245,12 @@ fn nothing_is_copied_unless_all_can_be() {
         INVALID,
         "a pitch beyond all"
     );
+    let null_row = End {
+        kind: HOST,
+        y: 1,
+        ..end(0, 8)
+    };
+    assert_eq!(copy(end(from, 8), null_row, 8, 2), INVALID, "a row of null");
     let array = End {
         kind: CUmemorytype::CU_MEMORYTYPE_ARRAY,
         ..end(from, 8)

@@ -172,6 +172,77 @@ impl Caller {
         self.structure.as_ptr().expose_provenance() as u64
     }
 
+    /// One side of a copy of rows. The host's bytes are more than the rows can reach.
+    fn side(&mut self, random: &mut Random, at: usize, is_3d: bool) {
+        let small = |random: &mut Random, below: usize| random.below(below) as u64;
+        let kind = *random.choose(&[1, 2, 2, 4, 4, 3, 0]);
+        // Outside of the device's addresses a copy takes any for one of the host.
+        let host = if random.once_in(9) {
+            0
+        } else {
+            self.bytes.as_mut_ptr().expose_provenance() as u64
+        };
+        let address = match kind {
+            4 if random.once_in(2) => host,
+            4 => *random.choose(&self.addresses) + random.below(1 << 23) as u64,
+            _ => self.address(random),
+        };
+        let (x, y, z) = (small(random, 8), small(random, 8), small(random, 4));
+        let (pitch, rows) = (small(random, 100), small(random, 20));
+        let words: &[u64] = if is_3d {
+            &[x, y, z, 0, kind, host, address, 0, 0, pitch, rows]
+        } else {
+            &[x, y, kind, host, address, 0, pitch]
+        };
+        self.structure[at..at + words.len()].copy_from_slice(words);
+    }
+
+    fn rows(&mut self, random: &mut Random, is_3d: bool) -> u64 {
+        let words = if is_3d { 11 } else { 7 };
+        self.side(random, 0, is_3d);
+        self.side(random, words, is_3d);
+        for (at, below) in [64, 12, 5]
+            .into_iter()
+            .enumerate()
+            .take(if is_3d { 3 } else { 2 })
+        {
+            self.structure[2 * words + at] = random.below(below) as u64;
+        }
+        self.structure.as_ptr().expose_provenance() as u64
+    }
+
+    fn fill_parameters(&mut self, random: &mut Random) -> u64 {
+        let element = *random.choose(&[1_u64, 2, 4, 4, 3, 0]);
+        let words = [
+            self.address(random),
+            number(random),
+            element << 32 | 7,
+            number(random),
+            number(random),
+        ];
+        self.structure[..5].copy_from_slice(&words);
+        self.structure.as_ptr().expose_provenance() as u64
+    }
+
+    fn any_parameters(&mut self, random: &mut Random) -> u64 {
+        self.structure.fill(0);
+        self.structure[0] = random.below(16) as u64;
+        let kind = *random.choose(&[Graph, Event, Event, Function]);
+        self.structure[2] = self.handle(random, kind);
+        // A host function's place must hold one or null.
+        if self.structure[0] == 3 {
+            self.structure[2] = 0;
+        }
+        self.structure.as_ptr().expose_provenance() as u64
+    }
+
+    fn nodes(&mut self, random: &mut Random, slot: usize) -> u64 {
+        for index in 0..ROOM {
+            self.out[slot * ROOM + index] = self.handle(random, Node);
+        }
+        self.out[slot * ROOM..].as_ptr().expose_provenance() as u64
+    }
+
     fn image(&mut self, random: &mut Random) -> u64 {
         match random.below(5) {
             4 => {
@@ -229,6 +300,18 @@ impl Caller {
             Extra => self.extra(random),
             Config => self.config(random),
             NodeParameters => self.node_parameters(random),
+            Rows => self.rows(random, false),
+            Layers => self.rows(random, true),
+            FillParameters => self.fill_parameters(random),
+            CallParameters => {
+                let function = (callback as *const c_void).expose_provenance() as u64;
+                self.structure[0] = if random.once_in(4) { 0 } else { function };
+                self.structure[1] = self.bytes(random);
+                self.structure.as_ptr().expose_provenance() as u64
+            }
+            AnyParameters => self.any_parameters(random),
+            Nodes => self.nodes(random, slot),
+            NodeCount => *random.choose(&[0, 0, 1, 1, 1, 2, 3, ROOM as u64]),
             Callback if random.once_in(4) => 0,
             Callback => (callback as *const c_void).expose_provenance() as u64,
             Null => 0,

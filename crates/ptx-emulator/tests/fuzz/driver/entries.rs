@@ -14,9 +14,12 @@ pub enum Kind {
     Executable,
     Node,
     Pool,
+    Library,
+    Kernel,
+    UserObject,
 }
 use Kind::*;
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 12;
 
 /// What an argument is.
 #[derive(Clone, Copy)]
@@ -63,6 +66,19 @@ pub enum Arg {
     Config,
     /// `CUDA_KERNEL_NODE_PARAMS`.
     NodeParameters,
+    /// `CUDA_MEMCPY2D`.
+    Rows,
+    /// `CUDA_MEMCPY3D`.
+    Layers,
+    /// `CUDA_MEMSET_NODE_PARAMS`.
+    FillParameters,
+    /// `CUDA_HOST_NODE_PARAMS`.
+    CallParameters,
+    /// `CUgraphNodeParams`, without pointers.
+    AnyParameters,
+    /// Nodes that another waits for, and how many.
+    Nodes,
+    NodeCount,
     /// A host function, or null.
     Callback,
     /// A null pointer.
@@ -144,6 +160,66 @@ pub const CALLS: &[(&CStr, &[Arg])] = &[
     (c"cuLaunchKernel", &[Handle(Function), Extent, Extent, Extent, Extent, Extent, Extent, Number, Handle(Stream), Null, Extra]),
     (c"cuLaunchCooperativeKernel", &[Handle(Function), Extent, Extent, Extent, Extent, Extent, Extent, Number, Handle(Stream), Parameters]),
     (c"cuLaunchKernelEx", &[Config, Handle(Function), Parameters, Null]),
+    // Waits for numbers in memory are left out: most would wait for what nobody does.
+    (c"cuStreamWriteValue32", &[Handle(Stream), Address, Number, Number]),
+    (c"cuStreamWriteValue64", &[Handle(Stream), Address, Number, Number]),
+    (c"cuStreamBatchMemOp", &[Handle(Stream), Few, Null, Number]),
+    (c"cuMemcpy2D", &[Rows]), (c"cuMemcpy2DUnaligned", &[Rows]), (c"cuMemcpy2DAsync", &[Rows, Handle(Stream)]),
+    (c"cuMemcpy3D", &[Layers]), (c"cuMemcpy3DAsync", &[Layers, Handle(Stream)]),
+    (c"cuLibraryLoadData", &[NewHandle(Library), Image, Null, Null, Number, Null, Null, Number]),
+    (c"cuLibraryLoadFromFile", &[NewHandle(Library), Name, Null, Null, Number, Null, Null, Number]),
+    (c"cuLibraryUnload", &[Doomed(Library)]), (c"cuLibraryGetModule", &[NewHandle(Module), Handle(Library)]),
+    (c"cuLibraryGetKernel", &[NewHandle(Kernel), Handle(Library), Name]), (c"cuLibraryGetKernelCount", &[Out, Handle(Library)]),
+    (c"cuLibraryEnumerateKernels", &[NewHandle(Kernel), Few, Handle(Library)]),
+    (c"cuLibraryGetGlobal", &[NewAddress, Out, Handle(Library), Name]), (c"cuLibraryGetManaged", &[Out, Out, Handle(Library), Name]),
+    (c"cuLibraryGetUnifiedFunction", &[Out, Handle(Library), Name]),
+    (c"cuKernelGetFunction", &[NewHandle(Function), Handle(Kernel)]), (c"cuKernelGetLibrary", &[Out, Handle(Kernel)]),
+    (c"cuKernelGetName", &[Out, Handle(Kernel)]), (c"cuKernelGetParamInfo", &[Handle(Kernel), Number, Out, Out]),
+    (c"cuKernelGetAttribute", &[Out, Number, Handle(Kernel), Device]), (c"cuKernelSetAttribute", &[Number, Number, Handle(Kernel), Device]),
+    (c"cuKernelSetCacheConfig", &[Handle(Kernel), Number, Device]),
+    (c"cuLaunchKernel", &[Handle(Kernel), Extent, Extent, Extent, Extent, Extent, Extent, Number, Handle(Stream), Parameters, Null]),
+    (c"cuGraphCreate", &[NewHandle(Graph), Number]), (c"cuGraphClone", &[NewHandle(Graph), Handle(Graph)]),
+    (c"cuGraphNodeFindInClone", &[NewHandle(Node), Handle(Node), Handle(Graph)]), (c"cuGraphDestroyNode", &[Doomed(Node)]),
+    (c"cuGraphGetRootNodes", &[Handle(Graph), NewHandle(Node), Out]), (c"cuGraphGetEdges", &[Handle(Graph), Out, Out, Out, Out]),
+    (c"cuGraphNodeGetDependencies", &[Handle(Node), Out, Out, Out]), (c"cuGraphNodeGetDependentNodes", &[Handle(Node), Out, Out, Out]),
+    (c"cuGraphAddDependencies", &[Handle(Graph), Nodes, Nodes, Null, NodeCount]),
+    (c"cuGraphRemoveDependencies", &[Handle(Graph), Nodes, Nodes, Bytes, NodeCount]),
+    (c"cuGraphAddEmptyNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount]),
+    (c"cuGraphAddKernelNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, NodeParameters]),
+    (c"cuGraphAddMemcpyNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, Layers, Handle(Context)]),
+    (c"cuGraphMemcpyNodeGetParams", &[Handle(Node), Out]), (c"cuGraphMemcpyNodeSetParams", &[Handle(Node), Layers]),
+    (c"cuGraphExecMemcpyNodeSetParams", &[Handle(Executable), Handle(Node), Layers, Null]),
+    (c"cuGraphAddMemsetNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, FillParameters, Null]),
+    (c"cuGraphMemsetNodeGetParams", &[Handle(Node), Out]), (c"cuGraphMemsetNodeSetParams", &[Handle(Node), FillParameters]),
+    (c"cuGraphExecMemsetNodeSetParams", &[Handle(Executable), Handle(Node), FillParameters, Handle(Context)]),
+    (c"cuGraphAddHostNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, CallParameters]),
+    (c"cuGraphHostNodeGetParams", &[Handle(Node), Out]), (c"cuGraphHostNodeSetParams", &[Handle(Node), CallParameters]),
+    (c"cuGraphExecHostNodeSetParams", &[Handle(Executable), Handle(Node), CallParameters]),
+    (c"cuGraphAddChildGraphNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, Handle(Graph)]),
+    (c"cuGraphChildGraphNodeGetGraph", &[Handle(Node), NewHandle(Graph)]),
+    (c"cuGraphAddEventRecordNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, Handle(Event)]),
+    (c"cuGraphAddEventWaitNode", &[NewHandle(Node), Handle(Graph), Nodes, NodeCount, Handle(Event)]),
+    (c"cuGraphEventRecordNodeGetEvent", &[Handle(Node), Out]), (c"cuGraphEventWaitNodeSetEvent", &[Handle(Node), Handle(Event)]),
+    (c"cuGraphAddNode", &[NewHandle(Node), Handle(Graph), Nodes, Null, NodeCount, AnyParameters]),
+    (c"cuGraphNodeSetParams", &[Handle(Node), AnyParameters]), (c"cuGraphExecNodeSetParams", &[Handle(Executable), Handle(Node), AnyParameters]),
+    (c"cuGraphNodeSetEnabled", &[Handle(Executable), Handle(Node), Number]), (c"cuGraphNodeGetEnabled", &[Handle(Executable), Handle(Node), Out]),
+    (c"cuGraphKernelNodeGetAttribute", &[Handle(Node), Number, Out]), (c"cuGraphKernelNodeSetAttribute", &[Handle(Node), Number, Bytes]),
+    (c"cuGraphKernelNodeCopyAttributes", &[Handle(Node), Handle(Node)]), (c"cuGraphExecGetFlags", &[Handle(Executable), Out]),
+    (c"cuGraphInstantiateWithParams", &[NewHandle(Executable), Handle(Graph), Out]),
+    (c"cuUserObjectCreate", &[NewHandle(UserObject), Bytes, Callback, Number, Number]), (c"cuUserObjectRetain", &[Handle(UserObject), Number]),
+    (c"cuUserObjectRelease", &[Handle(UserObject), Number]), (c"cuGraphRetainUserObject", &[Handle(Graph), Handle(UserObject), Number, Number]),
+    (c"cuGraphReleaseUserObject", &[Handle(Graph), Handle(UserObject), Number]),
+    (c"cuStreamAddCallback", &[Handle(Stream), Callback, Bytes, Number]), (c"cuStreamGetDevice", &[Handle(Stream), Out]),
+    (c"cuStreamGetAttribute", &[Handle(Stream), Number, Out]), (c"cuStreamSetAttribute", &[Handle(Stream), Number, Bytes]),
+    (c"cuStreamCopyAttributes", &[Handle(Stream), Handle(Stream)]),
+    (c"cuMemAllocPitch", &[NewAddress, Out, Allocation, Few, Number]), (c"cuMemHostRegister", &[Bytes, Few, Number]),
+    (c"cuMemHostUnregister", &[Bytes]), (c"cuMemHostGetFlags", &[Out, HostMemory]),
+    (c"cuPointerGetAttributes", &[Few, Bytes, Parameters, Address]),
+    (c"cuMemPoolSetAccess", &[Handle(Pool), Bytes, Few]), (c"cuMemPoolGetAccess", &[Out, Handle(Pool), Bytes]),
+    (c"cuMemGetDefaultMemPool", &[NewHandle(Pool), Bytes, Number]), (c"cuMemSetMemPool", &[Bytes, Number, Handle(Pool)]),
+    (c"cuDeviceGetByPCIBusId", &[Out, Name]), (c"cuDeviceGetP2PAttribute", &[Out, Number, Device, Device]),
+    (c"cuCtxEnablePeerAccess", &[Handle(Context), Number]), (c"cuCtxResetPersistingL2Cache", &[]), (c"cuCtxSetSharedMemConfig", &[Number]),
+    (c"cuGetExportTable", &[Out, Bytes]),
     (c"cuGetErrorName", &[Number, Out]), (c"cuGetErrorString", &[Number, Out]),
     (c"cuGetProcAddress", &[Name, Out, Number, Number, Out]),
 ];
