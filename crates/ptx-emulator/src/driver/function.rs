@@ -172,6 +172,47 @@ pub(super) fn resident_blocks(
         .resident_blocks(threads, shared, info.registers))
 }
 
+/// `CUoccupancyB2DSize`: the dynamic shared memory of a block of so many threads.
+type SharedOf = unsafe extern "C" fn(i32) -> usize;
+
+/// What a program asks for the block with which a multiprocessor holds the most warps.
+struct Wanted {
+    shared_of: Option<SharedOf>,
+    dynamic_shared: usize,
+    limit: i32,
+    flags: u32,
+}
+
+/// The largest of the blocks with which a multiprocessor holds the most threads, and how many of
+/// them the device holds.
+fn best_block(function: Handle, wanted: &Wanted) -> Outcome<(i32, i32)> {
+    let (driver, context) = current()?;
+    let function = find_either(driver, context, function)?;
+    let limit = u32::try_from(wanted.limit).map_err(|_| Code::INVALID_VALUE)?;
+    if wanted.flags > 1 {
+        return Err(Code::INVALID_VALUE);
+    }
+    let most = function.max_threads(driver)?;
+    let most = if limit == 0 { most } else { limit.min(most) };
+    let (mut best, mut block, mut each) = (0, 0, 0);
+    // The largest is a whole number of warps or the limit.
+    for threads in std::iter::once(most).chain((1..most.div_ceil(32)).rev().map(|warps| warps * 32))
+    {
+        let shared = match wanted.shared_of {
+            // SAFETY: the program gave the function for exactly these calls.
+            Some(shared_of) => unsafe { shared_of(threads.cast_signed()) },
+            None => wanted.dynamic_shared,
+        };
+        let shared = u32::try_from(shared).map_err(|_| Code::INVALID_VALUE)?;
+        let blocks = resident_blocks(driver, &function, threads, shared)?;
+        if blocks * threads > best {
+            (best, block, each) = (blocks * threads, threads, blocks);
+        }
+    }
+    let grid = each.saturating_mul(driver.model.multiprocessors);
+    Ok((grid.cast_signed(), block.cast_signed()))
+}
+
 /// The most dynamic shared memory with which `blocks` blocks still fit on a multiprocessor.
 fn available_shared(function: &Function, driver: &Driver, blocks: i32) -> Outcome<usize> {
     let blocks = u32::try_from(blocks)
@@ -246,6 +287,25 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         occupancy(blocks, function, threads, dynamic_shared)
+    }
+
+    fn cuOccupancyMaxPotentialBlockSize(
+        grid: Out<i32>, block: Out<i32>, function: Handle, shared_of: Option<SharedOf>, dynamic_shared: usize, limit: i32,
+    ) {
+        let wanted = Wanted { shared_of, dynamic_shared, limit, flags: 0 };
+        let (blocks, threads) = best_block(function, &wanted)?;
+        grid.set(blocks)?;
+        block.set(threads)
+    }
+
+    fn cuOccupancyMaxPotentialBlockSizeWithFlags(
+        grid: Out<i32>, block: Out<i32>, function: Handle, shared_of: Option<SharedOf>, dynamic_shared: usize, limit: i32,
+        flags: u32,
+    ) {
+        let wanted = Wanted { shared_of, dynamic_shared, limit, flags };
+        let (blocks, threads) = best_block(function, &wanted)?;
+        grid.set(blocks)?;
+        block.set(threads)
     }
 
     fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: Handle, blocks: i32, threads: i32) {

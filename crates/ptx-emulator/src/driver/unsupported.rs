@@ -1,5 +1,5 @@
 //! Entry points that exist so that a program can ask, and get `CUDA_ERROR_NOT_SUPPORTED`: managed
-//! memory, memory of other APIs, the occupancy calculator with a callback.
+//! memory, memory of other APIs, a profiler, private tables.
 
 use std::sync::Once;
 
@@ -31,12 +31,6 @@ api! {
         Err(Code::NOT_SUPPORTED)
     }
     fn cuExternalMemoryGetMappedBuffer(_address: Out<u64>, _memory: Handle, _description: Host) {
-        Err(Code::NOT_SUPPORTED)
-    }
-    fn cuOccupancyMaxPotentialBlockSize(_grid: Out<i32>, _block: Out<i32>, _function: Handle, _shared: Handle, _bytes: usize, _limit: i32) {
-        Err(Code::NOT_SUPPORTED)
-    }
-    fn cuOccupancyMaxPotentialBlockSizeWithFlags(_grid: Out<i32>, _block: Out<i32>, _function: Handle, _shared: Handle, _bytes: usize, _limit: i32, _flags: u32) {
         Err(Code::NOT_SUPPORTED)
     }
     fn cuProfilerStart() {

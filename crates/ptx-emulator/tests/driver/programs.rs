@@ -358,6 +358,47 @@ fn occupancy_follows_threads_and_shared_memory() {
     assert_eq!(add.binary_version(), Ok(80));
 }
 
+unsafe extern "C" fn shared_of(threads: i32) -> usize {
+    usize::try_from(threads).unwrap_or(0) * 160
+}
+
+#[test]
+fn the_best_block_fills_a_multiprocessor() {
+    let context = context();
+    context.bind_to_thread().unwrap();
+    let text = CString::new(PTX).unwrap();
+    // SAFETY: the image is NUL-terminated text.
+    let function = unsafe {
+        let module = result::module::load_data(text.as_ptr().cast()).unwrap();
+        result::module::get_function(module, c"reverse_dynamic".to_owned()).unwrap()
+    };
+    let best = |shared_of, shared, limit| {
+        let (mut grid, mut block) = (0, 0);
+        // SAFETY: the pointers are valid for the call, and the function is live.
+        let code = unsafe {
+            sys::cuOccupancyMaxPotentialBlockSize(
+                &mut grid, &mut block, function, shared_of, shared, limit,
+            )
+        };
+        code.result()
+            .map(|()| (grid, block))
+            .map_err(|error| error.0)
+    };
+    assert_eq!(best(None, 0, 0), Ok((216, 1024)));
+    assert_eq!(
+        best(None, 0, 100),
+        Ok((108 * 32, 64)),
+        "16 blocks of 100 threads are fewer"
+    );
+    assert_eq!(best(None, 40 << 10, 256), Ok((108 * 4, 256)));
+    // Four blocks of 256 threads take all shared memory; larger ones fit worse or not at all.
+    assert_eq!(best(Some(shared_of), 0, 0), Ok((108 * 4, 256)));
+    assert_eq!(
+        best(None, 0, -1),
+        Err(sys::cudaError_enum::CUDA_ERROR_INVALID_VALUE)
+    );
+}
+
 /// The figure is ptxas', from the fatbin's cubin for sm_80. PTX alone has none.
 #[test]
 fn registers_are_known_where_a_cubin_came_along() {
