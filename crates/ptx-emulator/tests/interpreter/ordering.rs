@@ -1,7 +1,8 @@
 //! Blocks that hand values on by release and acquire, on several workers at once: no run may take
 //! the correct program for a race, whichever access observes the release.
 
-use super::harness::{Arg, Machine};
+use crate::clusters::kernel;
+use crate::harness::{Arg, Machine};
 
 const BLOCKS: u32 = 40;
 
@@ -73,4 +74,124 @@ fn whatever_observes_a_release_orders_what_follows_it() {
             }
         }
     }
+}
+
+/// Runs a kernel of one cluster of two blocks in several orders. The first finding, if any.
+fn finding(body: &str, threads: u32) -> Option<String> {
+    for order in [
+        "fair",
+        "last-block-first",
+        "starve-warp",
+        "seed:1",
+        "seed:2",
+    ] {
+        let mut machine = Machine::hopper(&kernel(body));
+        machine.cluster = Some([2, 1, 1]);
+        machine.options.schedule = order.parse().expect("a schedule");
+        let out = machine.words(&vec![0; 2 * threads as usize]);
+        let more = machine.words(&[0; 256]);
+        let arguments = [Arg::Pointer(out), Arg::Pointer(more)];
+        if let Err(fault) = machine.launch("k", 2, threads, &arguments) {
+            return Some(fault.message);
+        }
+    }
+    None
+}
+
+/// The body as it is, in which [`finding`] must see a race, and with `wrong` replaced by `right`,
+/// in which it must see nothing.
+fn pair(body: &str, wrong: &str, right: &str) {
+    assert!(body.contains(wrong));
+    let found = finding(body, 64).unwrap_or_else(|| panic!("nothing found: {body}"));
+    assert!(found.contains("race"), "{found}");
+    assert_eq!(finding(&body.replace(wrong, right), 64), None, "{right}");
+}
+
+/// Warp 1 reads what warp 0 has stored, told by an mbarrier.
+const THROUGH_MBARRIER: &str = "
+    st.shared.u32 [tile], 0;
+    setp.ne.u32 %p1, %t, 0;
+    @!%p1 mbarrier.init.shared::cta.b64 [bar], 32;
+    bar.sync 0;
+    setp.lt.u32 %p1, %t, 32;
+    @!%p1 bra WAIT;
+    mad.lo.u32 %r3, %t, 4, 0;
+    st.shared.u32 [tile+4], 9;
+    mbarrier.arrive.release.cta.shared::cta.b64 _, [bar];
+    bra DONE;
+    WAIT:
+    mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 %p2, [bar], 0;
+    @!%p2 bra WAIT;
+    ld.shared.u32 %r4, [tile+4];
+    DONE:";
+
+#[test]
+fn mbarriers_order_arrivals_before_waits() {
+    pair(
+        &THROUGH_MBARRIER.replace("arrive.release", "arrive.relaxed"),
+        "arrive.relaxed",
+        "arrive.release",
+    );
+    pair(
+        &THROUGH_MBARRIER.replace("parity.acquire", "parity.relaxed"),
+        "parity.relaxed",
+        "parity.acquire",
+    );
+}
+
+#[test]
+fn the_cluster_barrier_orders_its_blocks() {
+    let body = "
+        setp.eq.u32 %p1, %rank, 0;
+        @%p1 st.global.u32 [%o+4], 9;
+        barrier.cluster.arrive.relaxed.aligned;
+        barrier.cluster.wait.aligned;
+        @!%p1 ld.global.u32 %r4, [%o+-252];
+        DONE:";
+    pair(body, "arrive.relaxed", "arrive.release");
+}
+
+#[test]
+fn the_cluster_scope_is_enough_within_a_cluster() {
+    let body = "
+        setp.ne.u32 %p1, %t, 0;
+        @%p1 bra DONE;
+        setp.eq.u32 %p1, %rank, 0;
+        @!%p1 bra WAIT;
+        st.global.u32 [%o+4], 9;
+        st.release.cta.global.u32 [%o+8], 1;
+        bra DONE;
+        WAIT:
+        ld.acquire.cluster.global.u32 %r4, [%o+-248];
+        setp.eq.u32 %p2, %r4, 0;
+        @%p2 bra WAIT;
+        ld.global.u32 %r4, [%o+-252];
+        DONE:";
+    pair(body, "release.cta", "release.cluster");
+}
+
+#[test]
+fn a_flag_in_the_shared_memory_of_another_block_orders() {
+    let body = "
+        st.shared.u32 [tile], 0;
+        barrier.cluster.arrive.release.aligned;
+        barrier.cluster.wait.aligned;
+        setp.ne.u32 %p1, %t, 0;
+        @%p1 bra DONE;
+        setp.eq.u32 %p1, %rank, 0;
+        @!%p1 bra WAIT;
+        st.global.u32 [%o+4], 9;
+        mov.u32 %r2, tile;
+        mapa.shared::cluster.u32 %r3, %r2, 1;
+        st.relaxed.cluster.shared::cluster.u32 [%r3], 1;
+        bra DONE;
+        WAIT:
+        ld.acquire.cluster.shared::cta.u32 %r4, [tile];
+        setp.eq.u32 %p2, %r4, 0;
+        @%p2 bra WAIT;
+        ld.global.u32 %r4, [%o+-252];
+        DONE:
+        barrier.cluster.arrive.relaxed;
+        barrier.cluster.wait;";
+    pair(body, "st.relaxed", "st.release");
 }

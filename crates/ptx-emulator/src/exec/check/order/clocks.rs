@@ -153,6 +153,10 @@ impl Clocks {
         self.places.clear();
     }
 
+    pub fn home(&self) -> Home {
+        self.home
+    }
+
     /// The step of an access that a warp makes now.
     pub fn now(&self, warp: usize) -> u32 {
         self.warps[warp].step

@@ -8,7 +8,12 @@ use crate::decode::op::{AtomicOp, Inst, Op, Order, Scope};
 use crate::exec::check::spot::Spot;
 use crate::exec::interpret::Run;
 use crate::exec::registers::{LANES, Wides, lanes};
-use crate::exec::space::addresses;
+use crate::exec::space::{addresses, block_of};
+
+/// Above all addresses of global memory.
+const IN_CLUSTERS: u64 = 1 << 63;
+/// More than a cluster has.
+const MOST_BLOCKS: u64 = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -110,7 +115,18 @@ impl<'r> Run<'r, '_, '_> {
             && inst.s[1].is_some();
         let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
         let (mut at, mut global, mut shared) = ([0; LANES], 0, 0);
+        let cluster = self.core.checks.as_ref()?.clocks.home().cluster;
         for lane in lanes(active) {
+            if self.peers.size() > 1
+                && let Some((rank, offset)) = block_of(window, targets[lane])
+            {
+                // Shared memory that other blocks reach has its places beside those of global
+                // memory.
+                let rank = u64::from(rank.unwrap_or(self.core.rank));
+                at[lane] = IN_CLUSTERS | (cluster * MOST_BLOCKS + rank) << 24 | u64::from(offset);
+                global |= 1 << lane;
+                continue;
+            }
             match self.spot(window, targets[lane], lane, bytes) {
                 Spot::Global(_, va) => {
                     at[lane] = va;
