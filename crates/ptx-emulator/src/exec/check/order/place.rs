@@ -247,3 +247,80 @@ impl Find for Locked<'_> {
         found.map(|(_, places)| &mut **places)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::known::Known;
+    use super::*;
+
+    fn gift(step: u32) -> Gift {
+        let view = View {
+            clock: Clock::new(3, 2),
+            warp: 1,
+            known: Known::all(step),
+        };
+        [Some(view.clone()), Some(view.clone()), Some(view)]
+    }
+
+    fn reach(block: u64, level: usize) -> Reach {
+        Reach {
+            block,
+            cluster: block / 2,
+            level,
+            narrow: true,
+        }
+    }
+
+    fn span(first: u64, bytes: u32) -> Span {
+        Span { first, bytes }
+    }
+
+    /// Up to which step somebody finds block 3's warp 1 released.
+    fn found(places: &mut Places, at: u64, block: u64, level: usize) -> bool {
+        let seen = places.look(span(at, 4), reach(block, level));
+        seen.iter()
+            .flatten()
+            .any(|clock| clock.of(3, 1).covers(0, 5))
+    }
+
+    #[test]
+    fn both_scopes_must_include_the_other_thread() {
+        for written in 0..LEVELS {
+            let mut places = Places::default();
+            places.replace(span(8, 4), reach(3, written), &gift(5));
+            for read in 0..LEVELS {
+                assert!(found(&mut places, 8, 3, read), "the same block");
+                let both = written.min(read);
+                assert_eq!(found(&mut places, 8, 2, read), both >= 1, "its cluster");
+                assert_eq!(found(&mut places, 8, 9, read), both >= 2, "another one");
+            }
+            assert!(!found(&mut places, 12, 3, 2), "another place");
+        }
+    }
+
+    #[test]
+    fn stores_replace_what_was_released_and_atomics_keep_it() {
+        let mut places = Places::default();
+        let none = [const { None }; LEVELS];
+        places.replace(span(8, 4), reach(3, 2), &gift(5));
+        places.add(span(8, 4), reach(7, 2), &none);
+        assert!(found(&mut places, 8, 9, 2));
+        // Half of a place: the other half may be a flag of its own.
+        places.replace(span(8, 2), reach(7, 2), &none);
+        assert!(found(&mut places, 8, 9, 2));
+        places.replace(span(8, 8), reach(7, 2), &none);
+        assert!(!found(&mut places, 8, 9, 2));
+    }
+
+    #[test]
+    fn places_beyond_the_most_are_one() {
+        let mut places = Places::default();
+        let most = GRAIN * MOST_PLACES as u64;
+        for at in (0..=most).step_by(GRAIN as usize) {
+            let step = if at == most { 5 } else { 1 };
+            places.add(span(at, 4), reach(3, 2), &gift(step));
+        }
+        assert!(found(&mut places, most, 9, 2));
+        assert!(places.0.len() <= MOST_PLACES + 1);
+    }
+}

@@ -4,7 +4,7 @@ use super::Clocks;
 use super::clocks::Strong;
 use super::mind::Seen;
 use super::place::{Find, Locked, Span};
-use crate::decode::op::{AtomicOp, Inst, Op, Order, Scope};
+use crate::decode::op::{AtomicOp, Inst, Op, Order, Scope, Window};
 use crate::exec::check::spot::Spot;
 use crate::exec::interpret::Run;
 use crate::exec::registers::{LANES, Wides, lanes};
@@ -111,6 +111,9 @@ impl<'r> Run<'r, '_, '_> {
             _ => return None,
         };
         // Of a swap whose operands are wider than a register we assume that it writes.
+        if window == Window::Shared && !launch.kernel.sync.any && self.peers.size() == 1 {
+            return None;
+        }
         let swaps = matches!(inst.op, Op::Atomic(atomic) if atomic.op == AtomicOp::CompareSwap)
             && inst.s[1].is_some();
         let targets = addresses(&self.warp.regs, inst.s[0], inst.imm);
