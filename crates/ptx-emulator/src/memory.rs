@@ -85,6 +85,14 @@ impl Allocation {
     pub fn host(&self) -> *mut u8 {
         self.backing.host()
     }
+
+    /// Its whole words of eight bytes.
+    pub fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.size as usize / 8).map(|word| {
+            // SAFETY: the backing holds at least `size` bytes and is aligned for pages.
+            unsafe { self.host().cast::<u64>().add(word).read_volatile() }
+        })
+    }
 }
 
 /// The live allocations at one moment, ordered by address. A launch holds one, so that nothing it

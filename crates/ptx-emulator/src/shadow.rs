@@ -5,25 +5,19 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::exec::{RACE_LINE, RaceLine};
 use crate::memory::Backing;
 
-/// Bytes that one entry of the race shadow stands for.
-pub(crate) const RACE_GRAIN: u64 = 4;
-
-/// The last write and the last read of four bytes: who, and when and where, as `exec::check` packs
-/// them.
-#[repr(C)]
-pub(crate) struct RaceCell {
-    pub write: [AtomicU64; 2],
-    pub read: [AtomicU64; 2],
-}
+/// Bytes of an allocation that may be marked as written one by one where all are.
+const LARGEST_MARKED: u64 = 1 << 30;
 
 pub(crate) struct Shadow {
     bytes: u64,
     /// A bit for each byte: it has been written.
     defined: Option<Backing>,
     races: OnceLock<Option<Backing>>,
-    /// A launch without checks has run: whatever the bits say, nothing is known.
+    /// Whatever the bits say, every byte counts as written: a launch without checks may have done
+    /// so, or there are too many to mark them.
     trusted: AtomicBool,
     /// A kernel was given the allocation, or has written to it.
     used: AtomicBool,
@@ -104,6 +98,13 @@ impl Shadow {
 
     /// Marks bytes as holding nothing.
     pub fn undefine(&self, from: u64, bytes: u64) {
+        if self.trusted.load(Relaxed) {
+            if self.bytes > LARGEST_MARKED {
+                return;
+            }
+            self.define(0, self.bytes);
+            self.trusted.store(false, Relaxed);
+        }
         self.each_word(from, bytes, |word, mask| {
             word.fetch_and(!mask, Relaxed);
         });
@@ -152,24 +153,22 @@ impl Shadow {
         }
     }
 
-    /// The race shadow's entry for the four bytes around `offset`.
+    /// The races' record of a line, by its number. Whoever uses it holds the launch's lock for it.
     #[inline]
-    pub fn race(&self, offset: u64) -> Option<&RaceCell> {
-        let cells = self.bytes.div_ceil(RACE_GRAIN);
+    pub fn line(&self, line: u64) -> Option<*mut RaceLine> {
+        let lines = self.bytes.div_ceil(RACE_LINE);
         let map = self
             .races
             .get_or_init(|| {
-                let bytes = cells.checked_mul(size_of::<RaceCell>() as u64)?;
+                let bytes = lines.checked_mul(size_of::<RaceLine>() as u64)?;
                 Backing::new(usize::try_from(bytes).ok()?)
             })
             .as_ref()?;
-        let index = offset / RACE_GRAIN;
-        if index >= cells {
+        if line >= lines {
             return None;
         }
-        // SAFETY: the mapping holds `cells` entries, zeroed and page-aligned, lives as long as
-        // `self`, and is only accessed as atomics.
-        Some(unsafe { &*map.host().cast::<RaceCell>().add(index as usize) })
+        // SAFETY: the mapping holds `lines` entries and lives as long as `self`.
+        Some(unsafe { map.host().cast::<RaceLine>().add(line as usize) })
     }
 
     /// Forgets who touched what.
@@ -213,7 +212,7 @@ mod tests {
         let shadow = Shadow::new(40 << 30);
         shadow.define(39 << 30, 8);
         assert_eq!(shadow.defined(39 << 30, 16), 0xff);
-        assert!(shadow.race(39 << 30).is_some());
+        assert!(shadow.line((39 << 30) / RACE_LINE).is_some());
         shadow.trust();
         assert_eq!(shadow.defined(0, 16), 0xffff);
     }

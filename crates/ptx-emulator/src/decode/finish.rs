@@ -5,6 +5,7 @@ use super::builder::{Builder, CONSTANT, Constant, refusal};
 use super::flight;
 use super::flow::Flow;
 use super::op::{Class, Control, Inst, NO_LIST, Op, Reg, SyncUse};
+use super::polls;
 use super::slots::{self, Assigned};
 use super::{DecodeError, Kernel, KernelInfo};
 
@@ -14,6 +15,7 @@ pub(super) fn finish(
 ) -> Result<Kernel, DecodeError> {
     resolve_labels(&mut builder)?;
     drop_unread_results(&mut builder);
+    polls::mark(&mut builder.code, &builder.lists);
     let flow = Flow::new(&builder.code, &builder.tables);
     set_joins(&mut builder.code, &flow);
     let (slots, unset, may_lack_fence) = give_slots(&mut builder, &flow);

@@ -23,6 +23,7 @@ mod mbarrier;
 mod memory;
 pub(crate) mod op;
 mod opcodes;
+mod polls;
 mod runtime;
 mod slots;
 mod special;

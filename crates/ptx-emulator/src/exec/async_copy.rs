@@ -2,7 +2,7 @@
 //! bytes are read and written at the latest legal moment: when the issuing thread waits for it. A
 //! kernel that forgets to wait sees what was there before.
 
-use super::registers::{LANES, Registers, lanes};
+use super::registers::{LANES, Registers, Wides, lanes};
 use super::space::{Pointers, Spaces, addresses};
 use super::trap::Outcome;
 use crate::decode::op::{Inst, Window};
@@ -17,6 +17,19 @@ struct Pending {
     from: Pointers,
     /// Bytes read from the source; the rest of the destination becomes zero.
     source_bytes: [u8; LANES],
+    /// The sources' device addresses.
+    sources: Wides,
+}
+
+/// One instruction's copies that a wait lands.
+pub(crate) struct Due {
+    pub lanes: u32,
+    pub bytes: u32,
+    /// In the host's memory.
+    pub to: Pointers,
+    /// On the device.
+    pub sources: Wides,
+    pub source_bytes: [u8; LANES],
 }
 
 /// The copies in flight of one warp, oldest first.
@@ -67,10 +80,10 @@ impl Queue {
             }
         }
         let reading = mask & super::registers::collect(|lane| source_bytes[lane] != 0);
+        let sources = addresses(regs, inst.s[1], inst.list.cast_signed());
         let from = if reading == 0 {
             [0; LANES]
         } else {
-            let sources = addresses(regs, inst.s[1], inst.list.cast_signed());
             self.check_sources(spaces, sources, reading, &source_bytes, size)?
         };
         let mut left = mask;
@@ -86,6 +99,7 @@ impl Queue {
                 to,
                 from,
                 source_bytes,
+                sources,
             });
             if self.early
                 && let Some(entry) = self.pending.last()
@@ -149,16 +163,25 @@ impl Queue {
         self.land(mask, |_, _| true);
     }
 
-    /// Calls `f` with lane, shared host address and size of each copy that a wait for all but
-    /// `keep` groups (`None`: for everything) lands.
-    pub fn each_due(&self, mask: u32, keep: Option<u32>, mut f: impl FnMut(usize, usize, usize)) {
+    /// The copies that a wait for all but `keep` groups (`None`: for everything) lands.
+    pub fn due(&self, mask: u32, keep: Option<u32>) -> Vec<Due> {
+        let mut due = Vec::new();
         for entry in &self.pending {
-            for lane in lanes(entry.mask & mask) {
-                if keep.is_none_or(|keep| entry.group < self.committed[lane].saturating_sub(keep)) {
-                    f(lane, entry.to[lane], entry.bytes);
-                }
+            let is_due = |lane: usize| {
+                keep.is_none_or(|keep| entry.group < self.committed[lane].saturating_sub(keep))
+            };
+            let lanes = entry.mask & mask & super::registers::collect(is_due);
+            if lanes != 0 {
+                due.push(Due {
+                    lanes,
+                    bytes: entry.bytes as u32,
+                    to: entry.to,
+                    sources: entry.sources,
+                    source_bytes: entry.source_bytes,
+                });
             }
         }
+        due
     }
 
     /// A lane of `mask` with a copy in flight, and the copy's shared host address.

@@ -58,6 +58,14 @@ impl Grid {
         self.cluster.iter().product()
     }
 
+    /// Whether two blocks, by their numbers in the grid, belong to one cluster.
+    pub fn in_one_cluster(&self, one: u64, other: u64) -> bool {
+        let [gx, gy, _] = self.grid.map(|n| u64::from(n.max(1)));
+        let [cx, cy, cz] = self.cluster.map(|n| u64::from(n.max(1)));
+        let cluster = |block: u64| [block % gx / cx, block / gx % gy / cy, block / gx / gy / cz];
+        cluster(one) == cluster(other)
+    }
+
     pub fn clusters(&self) -> u64 {
         self.blocks() / u64::from(self.cluster_size().max(1))
     }

@@ -50,10 +50,11 @@ mod trap;
 mod warp;
 mod wgmma;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) use self::check::TAGS as RACE_TAGS;
+pub(crate) use self::check::{LINE as RACE_LINE, Line as RaceLine, TAGS as RACE_TAGS};
 pub use self::chosen::{Blocks, BlocksError};
 use self::count::KernelCounters;
 pub use self::fault::{Fault, FaultKind};
@@ -67,7 +68,10 @@ pub use self::supervisor::Supervisor;
 use crate::decode::{Constant, Kernel, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::l2::DramModel;
-use crate::memory::{DeviceMemory, MemoryError};
+use crate::memory::{AddressMap, DeviceMemory, MemoryError};
+
+/// Bytes of an allocation in which pointers are looked for.
+const LARGEST_WITH_POINTERS: u64 = 1 << 20;
 
 /// A program with its module-scope variables in device memory. Dropping it frees them.
 pub struct LoadedModule {
@@ -226,6 +230,28 @@ impl LoadedModule {
             .map(|(global, va)| (va, global.size))
     }
 
+    /// Nobody will know what a launch writes: every byte that it may reach counts as written. That
+    /// is what its parameters and the module's variables point to, and what pointers there do.
+    fn trust_reachable(&self, map: &AddressMap, params: &[u8]) {
+        let mut reached = HashSet::new();
+        let mut left: Vec<u64> = self.homes.clone();
+        left.extend(
+            params
+                .windows(8)
+                .filter_map(|w| Some(u64::from_le_bytes(*w.first_chunk()?))),
+        );
+        while let Some(va) = left.pop() {
+            let Some(found) = map.find(va).filter(|found| reached.insert(found.base)) else {
+                continue;
+            };
+            found.shadow.trust();
+            // Larger ones hold no pointers.
+            if found.size <= LARGEST_WITH_POINTERS {
+                left.extend(found.words());
+            }
+        }
+    }
+
     /// Runs a kernel to its end.
     ///
     /// # Errors
@@ -265,8 +291,7 @@ impl LoadedModule {
         let map = self.memory.snapshot();
         let checked = options.checks && options.blocks == Blocks::All;
         if !checked {
-            // Nobody will know what this launch writes.
-            map.allocations().iter().for_each(|a| a.shadow.trust());
+            self.trust_reachable(&map, &config.params);
         }
         for value in config.params.chunks_exact(8) {
             let address = value
@@ -305,6 +330,7 @@ impl LoadedModule {
             Constant::Environment(_) => 0,
         };
         let grid_blocks = config.grid.iter().map(|&n| u64::from(n)).product();
+        let parallel = options.schedule.is_parallel() && options.workers != 1;
         let mut launch = Launch {
             kernel: found,
             files: &self.program.files,
@@ -326,8 +352,8 @@ impl LoadedModule {
             schedule: options.schedule,
             early_copies: options.early_copies,
             maps: bulk::ChangedMaps::default(),
-            checks: checked.then(|| check::Between::new(self.memory.race_tag(), grid_blocks)),
             places: check::SharedPlaces::default(),
+            checks: checked.then(|| check::Between::new(self.memory.race_tag(), parallel)),
             chosen: &options.blocks,
             count: options.count,
             dram: options.dram.as_ref(),

@@ -24,6 +24,7 @@ mod mbarriers;
 mod memory;
 mod ordering;
 mod parser;
+mod quiet;
 mod real_size;
 mod refusals;
 mod runtime;

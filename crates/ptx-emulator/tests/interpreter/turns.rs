@@ -132,7 +132,7 @@ fn a_result_that_nobody_reads_is_none() {
             // The first to end leaves the count of that moment.
             ld.relaxed.gpu.global.u32 %r3, [%out];
             atom.global.cas.b32 %r4, [%out+4], 0, %r3;
-            st.global.u32 [%out+8], %r4;",
+            st.relaxed.gpu.global.u32 [%out+8], %r4;",
     );
     under(&mut machine, "last-block-first", 1);
     let out = machine.words(&[0; 3]);

@@ -58,6 +58,8 @@ pub(crate) struct Access {
     pub scope: Scope,
     /// `ld.global.nc` and `ldu`: nothing may write the bytes while the kernel runs.
     pub read_only: bool,
+    /// A volatile load whose value is compared with another: it waits for that value.
+    pub polls: bool,
 }
 
 impl Access {
@@ -71,6 +73,7 @@ impl Access {
             order: Order::Weak,
             scope: Scope::Gpu,
             read_only: false,
+            polls: false,
         }
     }
 

@@ -1,8 +1,7 @@
 //! What accesses of every kind have in common: who makes them, that their address is defined, that
 //! they are recorded and ordered.
 
-use super::spot::Spot;
-use super::{Checks, Me, Touch, global, report};
+use super::{Checks, Me, report};
 use crate::decode::op::{Access, Inst, Reg};
 use crate::exec::interpret::Run;
 use crate::exec::registers::Wides;
@@ -42,28 +41,6 @@ impl Run<'_, '_, '_> {
             targets: addresses(&self.warp.regs, inst.s[0], inst.imm),
             bytes: access.width.bytes() * u32::from(access.count),
         })
-    }
-
-    /// Compares an access with the earlier ones to the same bytes, and remembers it.
-    pub(super) fn record(
-        &self,
-        checks: &mut Checks,
-        me: &Me,
-        spot: &Spot<'_>,
-        touch: Touch,
-    ) -> Outcome {
-        let (space, done) = match (*spot, &self.launch.checks) {
-            (Spot::Shared(at), _) => (
-                "shared",
-                checks.shared.access(me, at, touch, &checks.clocks),
-            ),
-            (Spot::Global(a, va), Some(between)) => (
-                "global",
-                global::access(a, me, va, touch, &checks.clocks, between),
-            ),
-            _ => return Ok(()),
-        };
-        done.map_err(|found| report::conflict(self.launch, space, touch.lane, &found))
     }
 
     pub(super) fn address_defined(&self, checks: &Checks, reg: Reg, active: u32) -> Outcome {

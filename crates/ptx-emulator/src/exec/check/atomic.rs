@@ -1,7 +1,9 @@
 //! Atomics.
 
+use super::gather::{Fate, Gathered};
+use super::line::{self, Record};
 use super::spot::all;
-use super::{Action, Checks, Touch, report};
+use super::{Checks, report};
 use crate::decode::op::{Atomic, AtomicOp, Extend, Inst, Width};
 use crate::exec::interpret::{Run, list};
 use crate::exec::registers::{LANES, lanes};
@@ -22,6 +24,14 @@ impl Run<'_, '_, '_> {
         let bytes = atomic.bytes();
         let list = list(self.launch, inst);
         let mut undefined = [0; LANES];
+        let swap = if atomic.op == AtomicOp::CompareSwap {
+            line::SWAP
+        } else {
+            0
+        };
+        let flags = line::WRITE | line::ATOMIC | line::strong(atomic.scope) | swap;
+        let like = self.blank(checks, &me, flags);
+        let mut gathered = Gathered::default();
         for lane in lanes(active) {
             let spot = self.spot(atomic.window, targets[lane], lane, bytes);
             let warp = &checks.warps[me.warp];
@@ -44,13 +54,11 @@ impl Run<'_, '_, '_> {
                 ));
             }
             undefined[lane] = missing;
-            let action = match atomic.op {
-                AtomicOp::CompareSwap => Action::Swap,
-                _ => Action::Atomic,
-            };
-            self.record(checks, &me, &spot, Touch::new(lane, bytes, action))?;
+            let step = self.step_of(checks, &me, true, lane);
+            gathered.add(&spot, lane, bytes, &Record { step, ..like });
             self.define(checks, &spot, bytes, all(bytes));
         }
+        self.commit(checks, &me, &mut gathered, Fate::Touch, None)?;
         let returned = if inst.d[0].is_some() {
             &inst.d[..1]
         } else {

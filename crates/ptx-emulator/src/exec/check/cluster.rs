@@ -24,7 +24,7 @@ pub(in crate::exec) struct Origin {
 impl Origin {
     fn party(&self) -> Party {
         Party {
-            block: Some(self.stamp.block),
+            block: self.stamp.block,
             warp: self.stamp.warp as usize,
             lane: self.stamp.lane as usize,
             pc: self.pc,
@@ -234,7 +234,7 @@ pub(in crate::exec) fn visited(launch: &Launch<'_>, core: &Core) -> Option<Box<T
     let message = format!(
         "the block exits while others of its cluster may use its shared memory: nothing orders before \
          its exit the use by {}; wait for it, by barrier.cluster for example",
-        thread_of(launch, visitor.origin.party())
+        thread_of(launch, None, visitor.origin.party())
     );
     Some(Trap::new(FaultKind::LaunchFailed, 0, message))
 }
@@ -246,7 +246,7 @@ fn uninitialised(launch: &Launch<'_>, spot: Spot, missing: u32, origin: Origin) 
          order that after its mbarrier.init by {}",
         spot.offset,
         spot.rank,
-        thread_of(launch, origin.party())
+        thread_of(launch, None, origin.party())
     );
     Trap::new(
         FaultKind::LaunchFailed,

@@ -1,12 +1,29 @@
 //! Loads: what they bring may be undefined.
 
+use super::Checks;
 use super::access::Begun;
+use super::gather::{Fate, LaneRun};
+use super::line::{self, Flags, Record};
 use super::spot::{all, spread};
-use super::{Action, Checks, Touch};
-use crate::decode::op::{Access, Extend, Inst, Reg, RegList, Width};
+use crate::decode::op::{Access, Extend, Inst, Order, Reg, RegList, Width};
 use crate::exec::interpret::Run;
 use crate::exec::registers::{LANES, Wides, lanes};
 use crate::exec::trap::Outcome;
+
+/// What a load is.
+fn flags(access: Access) -> Flags {
+    let mut flags = 0;
+    if access.is_strong() {
+        flags |= line::strong(access.scope);
+    }
+    if access.order == Order::Volatile && !access.polls {
+        flags |= line::VOLATILE;
+    }
+    if access.read_only {
+        flags |= line::READ_ONLY;
+    }
+    flags
+}
 
 impl Run<'_, '_, '_> {
     pub(super) fn load_action(
@@ -19,16 +36,32 @@ impl Run<'_, '_, '_> {
     ) -> Outcome {
         let Begun { me, targets, bytes } = self.begin(checks, inst, active, access)?;
         let mut undefined = [0_u64; LANES];
-        for lane in lanes(active) {
-            let spot = self.spot(access.window, targets[lane], lane, bytes);
-            if !access.is_strong() {
-                self.record(checks, &me, &spot, Touch::new(lane, bytes, Action::Read))?;
+        let mut gathered = std::mem::take(&mut checks.gathered);
+        let like = self.blank(checks, &me, flags(access));
+        let mut single = active;
+        let mut left = if access.is_strong() { 0 } else { active };
+        while left != 0 {
+            let run = LaneRun::of(left, &targets, bytes);
+            left &= !run.mask();
+            let all = bytes * run.count as u32;
+            let spot = self.spot(access.window, targets[run.first], run.first, all);
+            if run.count > 1 && spot.is_common() && self.is_defined(checks, &spot, all) {
+                gathered.add_run(&spot, run, bytes, &like);
+                single &= !run.mask();
             }
+        }
+        for lane in lanes(single) {
+            let spot = self.spot(access.window, targets[lane], lane, bytes);
+            let step = self.step_of(checks, &me, access.is_strong(), lane);
+            gathered.add(&spot, lane, bytes, &Record { step, ..like });
             undefined[lane] = !self.defined(checks, &spot, bytes) & all(bytes);
             if undefined[lane] != 0 {
                 self.remember_unwritten(checks, &spot, lane);
             }
         }
+        let done = self.commit(checks, &me, &mut gathered, Fate::Touch, None);
+        checks.gathered = gathered;
+        done?;
         self.loaded(
             checks,
             &list.defs,

@@ -1,7 +1,9 @@
 //! `ldmatrix` and `stmatrix` (PTX ISA section 9.7.14): rows of 16 bytes, whose elements are spread
 //! over the warp.
 
-use super::{Action, Checks, Touch};
+use super::Checks;
+use super::gather::Fate;
+use super::line;
 use crate::decode::op::{Inst, Window};
 use crate::exec::interpret::{Run, list};
 use crate::exec::registers::{FULL, LANES, lanes};
@@ -51,10 +53,11 @@ impl Run<'_, '_, '_> {
                 }
             }
         }
+        let like = self.blank(checks, &me, if load { 0 } else { line::WRITE });
+        let mut gathered = std::mem::take(&mut checks.gathered);
         for lane in lanes(rows) {
             let spot = self.spot(window, targets[lane], lane, 16);
-            let action = if load { Action::Read } else { Action::Write };
-            self.record(checks, &me, &spot, Touch::new(lane, 16, action))?;
+            gathered.add_together(&spot, 16, FULL, &like);
             if load {
                 undefined[lane] = !self.defined(checks, &spot, 16) & 0xffff;
                 if undefined[lane] != 0 {
@@ -64,6 +67,9 @@ impl Run<'_, '_, '_> {
                 self.define(checks, &spot, 16, !undefined[lane] & 0xffff);
             }
         }
+        let done = self.commit(checks, &me, &mut gathered, Fate::Touch, None);
+        checks.gathered = gathered;
+        done?;
         if !load || (!self.tainted() && undefined.iter().all(|&u| u == 0)) {
             return Ok(());
         }

@@ -8,14 +8,17 @@ mod barrier;
 mod cluster;
 mod copy;
 mod flow;
+mod gather;
 mod global;
 mod halves;
 mod hooks;
+mod line;
 mod load;
 mod matrix;
 mod order;
 mod phases;
 mod poison;
+pub(super) mod proxy;
 mod report;
 mod shared;
 mod spot;
@@ -24,7 +27,9 @@ mod wgmma;
 
 pub(super) use self::barrier::{left_behind, parted};
 pub(super) use self::cluster::{Origin, Visitor, passed, visited};
+use self::gather::Gathered;
 pub(crate) use self::global::{Between, Shadows, TAGS};
+pub(crate) use self::line::{LINE, Line};
 use self::order::{Clocks, Home};
 pub(super) use self::order::{PhaseClock, SharedPlaces};
 use self::shared::Shared;
@@ -40,6 +45,8 @@ pub(crate) struct Checks {
     clocks: Clocks,
     shared: Shared,
     warps: Vec<WarpState>,
+    /// Empty, for the next instruction.
+    gathered: Gathered,
 }
 
 struct WarpState {
@@ -78,71 +85,66 @@ pub(super) struct Me {
     pub pc: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Action {
-    Read,
-    Write,
-    Atomic,
-    /// An atomic compare-and-swap. It and plain reads are no race: a loop of compare-and-swap often
-    /// reads its first old value plainly, and where that is stale the swap fails.
-    Swap,
-    /// The write of a `cp.async`.
-    Copy,
-}
-
-impl Action {
-    fn is_atomic(self) -> bool {
-        matches!(self, Action::Atomic | Action::Swap)
-    }
-}
-
-/// What a lane does to bytes.
-#[derive(Clone, Copy)]
-struct Touch {
-    lane: usize,
-    bytes: u32,
-    action: Action,
-    /// A write that changes nothing.
-    silent: bool,
-}
-
-impl Touch {
-    fn new(lane: usize, bytes: u32, action: Action) -> Self {
-        Touch {
-            lane,
-            bytes,
-            action,
-            silent: false,
-        }
-    }
-}
-
 /// Another access, for a report.
 #[derive(Clone, Copy)]
 struct Party {
-    /// `None`: the same block.
-    block: Option<u64>,
+    block: u64,
     warp: usize,
     lane: usize,
     pc: usize,
 }
 
+/// What is wrong with two accesses to the same bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     ReadAfterWrite,
     WriteAfterWrite,
     WriteAfterRead,
+    /// Both may synchronise threads, but not the two that made them.
+    Scopes,
+    /// A `ld.global.nc` of what the launch has written.
+    ReadOnly,
     /// The bytes are the destination of a `cp.async` that its thread has not waited for.
     InFlight,
+    /// The bytes are the source of such a copy, and are written.
+    SourceInFlight,
     /// The copy's thread has waited, but no barrier lies between its wait and this lane's access.
     Unsynchronised,
+    /// An asynchronous operation is writing the bytes.
+    AsyncWrite,
+    /// An asynchronous operation is reading the bytes, and they are written.
+    AsyncRead,
+    /// An asynchronous operation has written the bytes, but this lane has not seen its mbarrier's
+    /// phase complete.
+    PhaseNotSeen,
+    /// An asynchronous operation reads what ordinary stores have written, without a
+    /// `fence.proxy.async` between the two.
+    NotProxied,
 }
 
 struct Conflict {
     what: What,
-    /// Address of the four bytes concerned: within shared memory, or global.
-    offset: u64,
+    /// Of the byte concerned: within shared memory, or global.
+    address: u64,
+    /// The lane that makes the later access.
+    lane: usize,
     other: Party,
+}
+
+impl Conflict {
+    fn new(found: line::Found, base: u64) -> Self {
+        Conflict {
+            what: found.what,
+            address: base + u64::from(found.byte),
+            lane: found.lane,
+            other: Party {
+                block: u64::from(found.other.block),
+                warp: found.other.warp as usize,
+                lane: found.other.lane_of(found.byte),
+                pc: found.other.pc as usize,
+            },
+        }
+    }
 }
 
 impl Checks {
@@ -165,6 +167,7 @@ impl Checks {
                     watch: Watch::default(),
                 })
                 .collect(),
+            gathered: Gathered::default(),
         }
     }
 

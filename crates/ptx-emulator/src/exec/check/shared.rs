@@ -1,273 +1,151 @@
-//! What is known of shared memory: for each four bytes which are defined, which a `cp.async` is
-//! still writing, and who wrote and read them last.
+//! What is known of a block's shared memory: which bytes are defined, which a copy is still
+//! writing, and who has touched them.
 
-use super::order::{Clocks, Stamp};
-use super::{Action, Conflict, Me, Party, Touch, What};
+use super::line::{Found, LINE, Record, Scene, SharedLine, Slab, Tags, span};
+use crate::exec::check::Conflict;
 
-/// Nobody's steps are told apart beyond this one.
-const LAST_STEP: u64 = (1 << 24) - 1;
-const LAST_PC: u64 = (1 << 18) - 1;
-
-/// A warp's accesses in one of its steps: step 24 bits, code position 18, lane 5, warp 5, bytes 4,
-/// own bytes 4, flags 4. Position, lane and own bytes are the last lane's, `bytes` are those of all
-/// its lanes. Zero is none.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Entry(u64);
-
-const COPIED: u64 = 1;
-/// All were atomics.
-const ATOMIC: u64 = 2;
-/// All were compare-and-swap.
-const SWAP: u64 = 4;
-
-impl Entry {
-    fn new(me: &Me, lane: usize, step: u32, bytes: u32, flags: u64) -> Self {
-        let step = u64::from(step).min(LAST_STEP);
-        let pc = (me.pc as u64).min(LAST_PC);
-        let bytes = u64::from(bytes);
-        Entry(
-            step << 40
-                | pc << 22
-                | (lane as u64) << 17
-                | (me.warp as u64) << 12
-                | bytes << 8
-                | bytes << 4
-                | flags,
-        )
-    }
-
-    /// This access, together with the earlier ones of its warp in the same step.
-    fn after(self, last: Entry) -> Self {
-        if last.0 == 0 || last.warp() != self.warp() || last.step() != self.step() {
-            return self;
-        }
-        let not_shared = (ATOMIC | SWAP) & !last.0;
-        let same_lane = if last.lane() == self.lane() {
-            last.0 & 0xf0
-        } else {
-            0
-        };
-        Entry((self.0 & !not_shared) | last.0 & 0xf00 | same_lane)
-    }
-
-    fn step(self) -> u64 {
-        self.0 >> 40
-    }
-
-    fn warp(self) -> usize {
-        (self.0 >> 12 & 31) as usize
-    }
-
-    fn lane(self) -> usize {
-        (self.0 >> 17 & 31) as usize
-    }
-
-    /// The bytes that any lane of the warp has accessed.
-    fn bytes(self) -> u32 {
-        (self.0 >> 8 & 15) as u32
-    }
-
-    fn own_bytes(self) -> u32 {
-        (self.0 >> 4 & 15) as u32
-    }
-
-    fn has(self, flag: u64) -> bool {
-        self.0 & flag != 0
-    }
-
-    fn party(self) -> Party {
-        Party {
-            block: None,
-            warp: self.warp(),
-            lane: self.lane(),
-            pc: self.pc(),
-        }
-    }
-
-    fn pc(self) -> usize {
-        (self.0 >> 22 & LAST_PC) as usize
-    }
-
-    /// Whether this access and that of `lane` of `me` are unordered.
-    fn races(self, me: &Me, lane: usize, bytes: u32, clocks: &Clocks) -> bool {
-        if self.0 == 0 || self.bytes() & bytes == 0 || self.step() >= LAST_STEP {
-            return false;
-        }
-        let stamp = Stamp {
-            block: me.block,
-            warp: self.warp() as u32,
-            lane: self.lane() as u32,
-            step: self.step() as u32,
-        };
-        let known = clocks.knows(me, 1 << lane, stamp) != 0;
-        if self.warp() != me.warp {
-            return !known;
-        }
-        // If several lanes write in one instruction, one of them wins.
-        let together = self.pc() == me.pc && !self.has(COPIED);
-        !known && self.own_bytes() & bytes != 0 && !together
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Cell {
-    write: Entry,
-    /// The last read, and the last one of another warp than that.
-    reads: [Entry; 2],
-}
-
-/// Four bytes: defined ones in bits 0 to 3, in flight 4 to 7, defined once they have landed 8
-/// to 11.
-#[derive(Clone, Copy, Default)]
-struct Bits(u16);
-
-pub(super) struct Shared {
-    cells: Vec<Cell>,
-    bits: Vec<Bits>,
+pub(in crate::exec) struct Shared {
+    lines: Vec<SharedLine>,
+    slab: Slab,
+    /// A bit for each byte of each line: it has been written.
+    defined: Vec<u64>,
+    /// The same for bytes that a copy is writing: it will have been.
+    later: Vec<u64>,
+    /// Tells the records of this block from those of earlier ones in the same place.
+    tag: u16,
 }
 
 impl Shared {
     pub fn new(bytes: usize) -> Self {
+        let lines = bytes.div_ceil(LINE as usize);
         Shared {
-            cells: vec![Cell::default(); bytes.div_ceil(4)],
-            bits: vec![Bits::default(); bytes.div_ceil(4)],
+            lines: vec![SharedLine::default(); lines],
+            slab: Slab::default(),
+            defined: vec![0; lines],
+            later: vec![0; lines],
+            tag: 1,
         }
     }
 
     pub fn reset(&mut self) {
-        self.cells.fill(Cell::default());
-        self.bits.fill(Bits::default());
+        self.slab.clear();
+        self.defined.fill(0);
+        self.tag = self.tag.wrapping_add(1);
+        if self.tag == 0 {
+            self.lines.fill(SharedLine::default());
+            self.tag = 1;
+        }
     }
 
-    /// The words that an access touches, with the bytes of each.
-    fn words(&self, offset: u64, bytes: u32) -> impl Iterator<Item = (usize, u32)> + use<> {
-        let (first, end, len) = (offset, offset + u64::from(bytes), self.cells.len() as u64);
-        (first / 4..end.div_ceil(4).min(len)).map(move |word| {
-            let low = first.max(word * 4) - word * 4;
-            let high = end.min(word * 4 + 4) - word * 4;
-            (word as usize, ((1_u32 << high) - 1) & !((1 << low) - 1))
-        })
+    /// What records of this memory are marked with.
+    pub fn tags(&self) -> Tags {
+        Tags::only(self.tag)
     }
 
-    /// A bit for each byte: it has been written.
+    /// A bit for each byte, of 64 at most: it has been written.
+    #[inline]
     pub fn defined(&self, offset: u64, bytes: u32) -> u64 {
-        let mut out = 0;
-        for (word, _) in self.words(offset, bytes) {
-            let shift = word as i64 * 4 - offset as i64;
-            let bits = u64::from(self.bits[word].0 & 15);
-            out |= if shift >= 0 {
-                bits << shift
-            } else {
-                bits >> -shift
-            };
+        let (line, first) = ((offset / LINE) as usize, (offset % LINE) as u32);
+        let word = |line: usize| self.defined.get(line).copied().unwrap_or(u64::MAX);
+        let mut bits = word(line) >> first;
+        if first + bytes > 64 {
+            bits |= word(line + 1) << (64 - first);
         }
-        out & (u64::MAX >> (64 - bytes.clamp(1, 64)))
+        bits & span(0, bytes)
     }
 
-    /// Sets which bytes are defined.
+    /// Sets which bytes are defined, of 64 at most.
+    #[inline]
     pub fn define(&mut self, offset: u64, bytes: u32, defined: u64) {
-        for (word, mask) in self.words(offset, bytes) {
-            let shift = word as i64 * 4 - offset as i64;
-            let bits = if shift >= 0 {
-                defined >> shift
-            } else {
-                defined << -shift
-            };
-            let bits = (bits as u16) & mask as u16;
-            let cell = &mut self.bits[word].0;
-            *cell = *cell & !(mask as u16) | bits;
+        set(&mut self.defined, offset, bytes, defined);
+    }
+
+    /// Checks and records accesses to one line, by its number.
+    pub fn touch(&mut self, line: usize, new: &Record, scene: &Scene<'_>) -> Result<(), Conflict> {
+        let Some(at) = self.lines.get_mut(line) else {
+            return Ok(());
+        };
+        at.touch(&mut self.slab, new, scene)
+            .map_err(|found| conflict(found, line))
+    }
+
+    /// A copy is over: `new` takes the place of its records in flight.
+    pub fn land(&mut self, line: usize, new: &Record, scene: &Scene<'_>) {
+        if let Some(at) = self.lines.get_mut(line) {
+            at.land(&mut self.slab, new, scene);
         }
     }
 
-    /// Checks and records one lane's access.
-    pub fn access(
-        &mut self,
-        me: &Me,
-        offset: u64,
-        touch: Touch,
-        clocks: &Clocks,
-    ) -> Result<(), Conflict> {
-        let Touch {
-            lane,
-            bytes,
-            action,
-            silent,
-        } = touch;
-        let flags = if action.is_atomic() { ATOMIC } else { 0 }
-            | if action == Action::Swap { SWAP } else { 0 };
-        let step = clocks.now(me.warp);
-        for (word, mask) in self.words(offset, bytes) {
-            let cell = &mut self.cells[word];
-            let conflict = |what, entry: Entry| Conflict {
-                what,
-                offset: word as u64 * 4,
-                other: entry.party(),
-            };
-            if self.bits[word].0 >> 4 & mask as u16 != 0
-                && !(action == Action::Copy && cell.write.lane() == lane)
-            {
-                return Err(conflict(What::InFlight, cell.write));
-            }
-            let forgiven = action.is_atomic() && cell.write.has(ATOMIC)
-                || action == Action::Read && cell.write.has(SWAP);
-            if !silent && !forgiven && cell.write.races(me, lane, mask, clocks) {
-                let what = if cell.write.has(COPIED) && cell.write.warp() == me.warp {
-                    What::Unsynchronised
-                } else if action == Action::Read {
-                    What::ReadAfterWrite
-                } else {
-                    What::WriteAfterWrite
-                };
-                return Err(conflict(what, cell.write));
-            }
-            if action == Action::Read {
-                let last = cell.reads[0];
-                if last.0 != 0 && last.warp() != me.warp {
-                    cell.reads[1] = last;
-                }
-                cell.reads[0] = Entry::new(me, lane, step, mask, flags).after(last);
-                continue;
-            }
-            if silent {
-                continue;
-            }
-            if action != Action::Swap
-                && let Some(read) = cell.reads.iter().find(|r| r.races(me, lane, mask, clocks))
-            {
-                return Err(conflict(What::WriteAfterRead, *read));
-            }
-            cell.write = Entry::new(me, lane, step, mask, flags).after(cell.write);
-            if mask == 15 {
-                cell.reads = [Entry::default(); 2];
-            }
+    /// An asynchronous operation is over: `ended` takes the place of what it `began` with.
+    pub fn end(&mut self, line: usize, began: &Record, ended: &Record) {
+        if let Some(at) = self.lines.get_mut(line) {
+            at.end(&mut self.slab, began, ended, Tags::only(self.tag));
         }
-        Ok(())
     }
 
-    /// A `cp.async` has been issued, which `access` has let pass as a write.
+    /// Bytes of a line, a bit for each, have been written.
+    pub fn define_line(&mut self, line: usize, bytes: u64) {
+        if let Some(defined) = self.defined.get_mut(line) {
+            *defined |= bytes;
+        }
+    }
+
+    /// A `cp.async` has been issued: which bytes will be defined when it has landed.
     pub fn issue(&mut self, offset: u64, bytes: u32, defined: u64) {
-        for (word, mask) in self.words(offset, bytes) {
-            let shift = word as u64 * 4 - offset;
-            let mask = mask as u16;
-            let after = (defined >> shift) as u16 & mask;
-            let bits = &mut self.bits[word].0;
-            *bits = *bits & !(mask << 8) | mask << 4 | after << 8;
+        set(&mut self.later, offset, bytes, defined);
+    }
+
+    /// The same, and all bytes will be.
+    pub fn issue_whole(&mut self, offset: u64, bytes: u32) {
+        for (line, bits) in spans(offset, u64::from(bytes)) {
+            if let Some(later) = self.later.get_mut(line as usize) {
+                *later |= bits;
+            }
         }
     }
 
-    /// The copy has landed: its writer has waited for it.
-    pub fn land(&mut self, me: &Me, lane: usize, offset: u64, bytes: u32, clocks: &Clocks) {
-        let step = clocks.now(me.warp);
-        for (word, mask) in self.words(offset, bytes) {
-            let small = mask as u16;
-            let bits = &mut self.bits[word].0;
-            *bits = *bits & !(small << 4 | small) | (*bits >> 8 & small);
-            let write = &mut self.cells[word].write;
-            let issued = Me {
-                pc: write.party().pc,
-                ..*me
-            };
-            *write = Entry::new(&issued, lane, step, mask, COPIED);
+    /// The bytes have landed.
+    pub fn landed(&mut self, offset: u64, bytes: u32) {
+        for (line, bits) in spans(offset, u64::from(bytes)) {
+            let line = line as usize;
+            if let (Some(now), Some(later)) = (self.defined.get_mut(line), self.later.get(line)) {
+                *now = *now & !bits | later & bits;
+            }
         }
     }
+}
+
+/// Sets bits of a map from `offset` on.
+#[inline]
+fn set(map: &mut [u64], offset: u64, bytes: u32, bits: u64) {
+    let (line, first) = ((offset / LINE) as usize, (offset % LINE) as u32);
+    let mask = span(0, bytes);
+    if let Some(word) = map.get_mut(line) {
+        *word = *word & !(mask << first) | (bits & mask) << first;
+    }
+    if first + bytes > 64
+        && let Some(word) = map.get_mut(line + 1)
+    {
+        let moved = 64 - first;
+        *word = *word & !(mask >> moved) | (bits & mask) >> moved;
+    }
+}
+
+fn conflict(found: Found, line: usize) -> Conflict {
+    Conflict::new(found, line as u64 * LINE)
+}
+
+/// The lines of a range of bytes: number, first byte within it, count.
+pub(super) fn lines(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u32, u32)> {
+    let end = from.saturating_add(bytes);
+    (from / LINE..end.div_ceil(LINE)).map(move |line| {
+        let first = from.max(line * LINE) - line * LINE;
+        let last = end.min(line * LINE + LINE) - line * LINE;
+        (line, first as u32, (last - first) as u32)
+    })
+}
+
+/// Bits of the bytes of each line of a range.
+pub(super) fn spans(from: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    lines(from, bytes).map(|(line, first, count)| (line, span(first, count)))
 }

@@ -19,6 +19,24 @@ pub(super) enum Spot<'a> {
     None,
 }
 
+impl Spot<'_> {
+    /// The place so many bytes behind.
+    pub fn behind(self, bytes: u64) -> Self {
+        match self {
+            Spot::Shared(at) => Spot::Shared(at + bytes),
+            Spot::Local(at) => Spot::Local(at + bytes),
+            Spot::Peer(rank, at) => Spot::Peer(rank, at + bytes),
+            Spot::Global(a, va) => Spot::Global(a, va + bytes),
+            Spot::None => Spot::None,
+        }
+    }
+
+    /// Whether lanes side by side have places side by side.
+    pub fn is_common(self) -> bool {
+        matches!(self, Spot::Shared(_) | Spot::Global(..))
+    }
+}
+
 /// A bit for each byte to a mask of bits.
 pub(super) fn spread(bytes: u64) -> u64 {
     (0..8).fold(0, |all, i| all | ((bytes >> i & 1) * 0xff) << (8 * i))
@@ -136,6 +154,14 @@ impl<'w> Run<'_, '_, 'w> {
             Spot::Global(a, va) => a.shadow.defined(va - a.base, bytes),
             Spot::None => all(bytes),
         }
+    }
+
+    /// Whether all of some bytes have been written.
+    pub(super) fn is_defined(&self, checks: &Checks, spot: &Spot<'_>, bytes: u32) -> bool {
+        (0..bytes).step_by(64).all(|from| {
+            let part = (bytes - from).min(64);
+            self.defined(checks, &spot.behind(u64::from(from)), part) == all(part)
+        })
     }
 
     pub(super) fn define(

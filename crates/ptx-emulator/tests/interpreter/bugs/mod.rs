@@ -179,6 +179,11 @@ fn races_are_found() {
 }
 
 #[test]
+fn every_byte_keeps_all_parties_that_nothing_orders() {
+    assert!(check(include_str!("bytes.txt")) >= 20);
+}
+
+#[test]
 fn missing_waits_and_divergent_barriers_are_found() {
     assert!(check(include_str!("waits.txt")) >= 10);
 }
@@ -232,6 +237,7 @@ fn right_kernels_give_the_same_in_every_order() {
         include_str!("races.txt"),
         include_str!("waits.txt"),
         include_str!("order.txt"),
+        include_str!("bytes.txt"),
     ];
     let schedules = [
         "fair",
