@@ -43,7 +43,8 @@ pub(super) fn value(model: &DeviceModel, attribute: u32) -> Option<i32> {
         97 => model.max_shared_optin,
         106 => model.max_blocks_per_multiprocessor,
         111 => model.reserved_shared_per_block,
-        115 => 1, // MEMORY_POOLS_SUPPORTED
+        115 => 1,                     // MEMORY_POOLS_SUPPORTED
+        120 => u32::from(major >= 9), // CLUSTER_LAUNCH
         0 => return None,
         _ if attribute > LAST => return None,
         _ => 0,

@@ -6,7 +6,7 @@
 
 use std::ffi::c_char;
 
-use super::abi::{In, Out};
+use super::abi::Out;
 use super::code::Code;
 use super::state::{Driver, Function, Handle, State, current, driver};
 use super::{Outcome, api, library};
@@ -315,9 +315,5 @@ api! {
             return Err(Code::INVALID_VALUE);
         }
         bytes.set(available_shared(&function, driver, blocks)?)
-    }
-
-    fn cuOccupancyMaxActiveClusters(_clusters: Out<i32>, _function: Handle, _config: In<u8>) {
-        Err(Code::NOT_SUPPORTED)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::abi::{Host, In, report};
+use super::abi::{Host, In, Out, report};
 use super::code::Code;
 use super::function::resident_blocks;
 use super::state::{Driver, Function, Handle, current};
@@ -394,7 +394,72 @@ fn launch_extended(
     launch(function, &shape, stream, pointers, extra)
 }
 
+/// The function of a configuration whose clusters are asked about, and the configuration's shape.
+fn of_clusters(function: Handle, config: &ExtendedConfig) -> Outcome<(Function, Shape)> {
+    let (driver, context) = current()?;
+    let context = stream::context_of(driver, context, config.stream)?;
+    let handle = library::function_in(driver, function, context);
+    let handle = handle.map_err(|_| Code::INVALID_VALUE)?;
+    let function = driver.state().functions.get(&handle).cloned();
+    let Attributes {
+        cooperative,
+        cluster,
+        programmatic,
+    } = attributes(config)?;
+    let shape = Shape {
+        grid: config.grid,
+        block: config.block,
+        dynamic_shared: config.dynamic_shared,
+        cooperative,
+        cluster,
+        programmatic,
+    };
+    Ok((function.ok_or(Code::INVALID_VALUE)?, shape))
+}
+
+/// Blocks of a shape that the device holds at once.
+fn device_blocks(driver: &Driver, function: &Function, shape: &Shape) -> Outcome<u32> {
+    let threads = shape
+        .block
+        .iter()
+        .map(|&size| u64::from(size))
+        .product::<u64>();
+    let threads = u32::try_from(threads).map_err(|_| Code::INVALID_VALUE)?;
+    let each = resident_blocks(driver, function, threads, shape.dynamic_shared)?;
+    Ok(each.saturating_mul(driver.model.multiprocessors))
+}
+
+/// Clusters of a configuration that the device holds at once.
+fn active_clusters(function: Handle, config: &ExtendedConfig) -> Outcome<u32> {
+    let (driver, _) = current()?;
+    let (function, shape) = of_clusters(function, config)?;
+    check_cluster(driver, &function, &shape)?;
+    let cluster = shape.cluster.or(function.required_cluster()?);
+    // Checked, so the product is small.
+    let size: u32 = cluster.unwrap_or([1; 3]).iter().product();
+    Ok(device_blocks(driver, &function, &shape)? / size.max(1))
+}
+
+/// Blocks of the largest cluster that a configuration, whose own clusters don't count, can have.
+fn largest_cluster(function: Handle, config: &ExtendedConfig) -> Outcome<u32> {
+    let (driver, _) = current()?;
+    let (function, shape) = of_clusters(function, config)?;
+    if driver.model.compute_capability.0 < 9 {
+        return Err(Code::NOT_SUPPORTED);
+    }
+    let most = function.most_cluster_blocks(driver)?;
+    Ok(most.min(device_blocks(driver, &function, &shape)?))
+}
+
 api! {
+    fn cuOccupancyMaxActiveClusters(clusters: Out<i32>, function: Handle, config: In<ExtendedConfig>) {
+        clusters.set(active_clusters(function, &config.get(0)?)?.cast_signed())
+    }
+
+    fn cuOccupancyMaxPotentialClusterSize(blocks: Out<i32>, function: Handle, config: In<ExtendedConfig>) {
+        blocks.set(largest_cluster(function, &config.get(0)?)?.cast_signed())
+    }
+
     fn cuLaunchKernel(
         function: Handle, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, dynamic_shared: u32, stream: Handle,
         pointers: In<Host>, extra: In<usize>,

@@ -9,7 +9,7 @@ use cudarc::driver::sys::{CUstreamCaptureMode, cudaError_enum as Code};
 use cudarc::driver::{result, sys};
 use ptx_emulator::tensor_map::TensorMap;
 
-use super::process::own_context;
+use super::process::{case, own_context, run};
 
 const PTX: &str = include_str!("../fixtures/driver.ptx");
 const N: usize = 128;
@@ -357,4 +357,56 @@ fn a_tensor_map_is_encoded_by_the_host() {
         ..expected
     };
     assert_eq!(TensorMap::decode(&words), Some(moved));
+}
+
+/// On a device with clusters: 132 multiprocessors that each hold 16 blocks of 128 threads.
+#[test]
+fn clusters_that_fit_can_be_asked_for() {
+    if case().is_none() {
+        let test = "launches::clusters_that_fit_can_be_asked_for";
+        let (success, output) = run(test, "h100", &[("PTX_EMULATOR_DEVICE", "h100")]);
+        return assert!(success, "{output}");
+    }
+    let _context = own_context();
+    let function = reverse();
+    // SAFETY: all-zero is a valid value of these C structures; pointers are valid for the calls.
+    unsafe {
+        let mut attribute: sys::CUlaunchAttribute = std::mem::zeroed();
+        attribute.id = Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        let mut config: sys::CUlaunchConfig = std::mem::zeroed();
+        (config.gridDimX, config.gridDimY, config.gridDimZ) = (48, 1, 1);
+        (config.blockDimX, config.blockDimY, config.blockDimZ) = (N as u32, 1, 1);
+        (config.attrs, config.numAttrs) = (&raw mut attribute, 1);
+        let mut active = |blocks| {
+            attribute.value.clusterDim.x = blocks;
+            attribute.value.clusterDim.y = 1;
+            attribute.value.clusterDim.z = 1;
+            let mut clusters = 0;
+            let code = sys::cuOccupancyMaxActiveClusters(&mut clusters, function, &config);
+            code.result().map(|()| clusters).map_err(|error| error.0)
+        };
+        assert_eq!(active(1), Ok(132 * 16));
+        assert_eq!(active(8), Ok(132 * 2));
+        assert_eq!(
+            active(5),
+            Err(Code::CUDA_ERROR_INVALID_VALUE),
+            "48 blocks are no fives"
+        );
+        assert_eq!(active(16), Err(Code::CUDA_ERROR_INVALID_CLUSTER_SIZE));
+        let (mut largest, allowed) = (
+            0,
+            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED,
+        );
+        let mut size = || {
+            let code = sys::cuOccupancyMaxPotentialClusterSize(&mut largest, function, &config);
+            assert_eq!(code, Code::CUDA_SUCCESS);
+            largest
+        };
+        assert_eq!(size(), 8);
+        assert_eq!(
+            sys::cuFuncSetAttribute(function, allowed, 1),
+            Code::CUDA_SUCCESS
+        );
+        assert_eq!(size(), 16);
+    }
 }
