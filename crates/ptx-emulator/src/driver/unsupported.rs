@@ -47,7 +47,7 @@ api! {
         SAID.call_once(|| {
             report(format_args!(
                 "cuGetExportTable: the private table {first:02x}{second:02x}{third:02x}{fourth:02x}... is NVIDIA's and is not \
-                 here. NVIDIA's CUDA runtime runs with NVIDIA's driver only; link client/cudart.cpp instead (README)"
+                 here. NVIDIA's CUDA runtime runs with NVIDIA's driver only; link client/cudart instead (README)"
             ));
         });
         Err(Code::INVALID_VALUE)

@@ -16,10 +16,8 @@ type Node = sys::CUgraphNode;
 fn graph() -> sys::CUgraph {
     let mut graph = null_mut();
     // SAFETY: the pointer is valid for the call.
-    assert_eq!(
-        unsafe { sys::cuGraphCreate(&mut graph, 0) },
-        Code::CUDA_SUCCESS
-    );
+    let code = unsafe { sys::cuGraphCreate(&mut graph, 0) };
+    assert_eq!(code, Code::CUDA_SUCCESS);
     graph
 }
 

@@ -127,9 +127,6 @@ fn a_user_object_ends_with_its_last_reference() {
     assert_eq!(unsafe { sys::cuGraphDestroy(graph) }, Code::CUDA_SUCCESS);
     assert_eq!(ended, 1);
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { sys::cuUserObjectRetain(object, 1) },
-        invalid,
-        "gone"
-    );
+    let code = unsafe { sys::cuUserObjectRetain(object, 1) };
+    assert_eq!(code, invalid, "gone");
 }

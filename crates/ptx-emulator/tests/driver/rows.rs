@@ -162,10 +162,8 @@ fn an_asynchronous_copy_takes_its_turn() {
         unsafe { sys::cuMemcpy2DAsync_v2(&given, std::ptr::without_provenance_mut(0xdead_bee0)) };
     assert_eq!(code, Code::CUDA_ERROR_INVALID_HANDLE);
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { sys::cuMemcpy2DUnaligned_v2(&given) },
-        Code::CUDA_SUCCESS
-    );
+    let code = unsafe { sys::cuMemcpy2DUnaligned_v2(&given) };
+    assert_eq!(code, Code::CUDA_SUCCESS);
 }
 
 #[test]
@@ -205,11 +203,8 @@ fn layers_of_rows_are_copied() {
     assert_eq!(read(to, 8), [31, 32, 36, 37, 51, 52, 56, 57]);
     given.srcHeight = 3;
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { sys::cuMemcpy3D_v2(&given) },
-        INVALID,
-        "rows past their layer"
-    );
+    let code = unsafe { sys::cuMemcpy3D_v2(&given) };
+    assert_eq!(code, INVALID, "rows past their layer");
 }
 
 #[test]
