@@ -62,6 +62,9 @@ impl Run<'_, '_, '_> {
                         drops,
                         no_complete,
                     };
+                    if how.window == Window::Cluster {
+                        self.products_of_all(lane);
+                    }
                     if how.order.releases() {
                         self.give_phase(spot, lane)?;
                     }

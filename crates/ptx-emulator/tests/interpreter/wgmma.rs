@@ -3,6 +3,7 @@
 
 use half::{bf16, f16};
 use ptx_emulator::device::Numerics;
+use ptx_emulator::exec::count::{KernelCounters, Kind};
 use ptx_emulator::exec::{Fault, FaultKind};
 
 use super::harness::{Arg, Machine};
@@ -400,6 +401,16 @@ fn launch(
     body: &str,
     setting: &Setting,
 ) -> Result<Vec<Vec<f64>>, Fault> {
+    counted(case, inputs, body, setting, None)
+}
+
+fn counted(
+    case: &Case,
+    inputs: &Inputs,
+    body: &str,
+    setting: &Setting,
+    counters: Option<&mut KernelCounters>,
+) -> Result<Vec<Vec<f64>>, Fault> {
     let mut machine = Machine::new(&kernel(case, body));
     machine.options.numerics = setting.numerics;
     machine.options.early_copies = setting.early;
@@ -446,7 +457,11 @@ fn launch(
     let count = 128 * case.sums();
     let (from, to) = (machine.bytes(&image), machine.words(&vec![0; count]));
     let args = [to, from, a.descriptor(), b.descriptor()].map(Arg::Pointer);
-    machine.launch("k", 1, 128, &args)?;
+    machine.options.count = counters.is_some();
+    let report = machine.launch("k", 1, 128, &args)?;
+    if let (Some(counters), Some(found)) = (counters, report.counters) {
+        *counters = *found;
+    }
     let mut out = vec![vec![f64::NAN; case.n]; 64];
     for (index, word) in machine.read_words(to, count).into_iter().enumerate() {
         let (thread, register) = (index / case.sums(), index % case.sums());
@@ -817,4 +832,32 @@ fn descriptors_are_held_to_shared_memory_and_to_what_is_supported() {
             .contains("warps of a warpgroup give different"),
         "{fault}"
     );
+}
+
+/// One product is four warps' instructions; its matrices are read once, 128 bytes a wavefront.
+#[test]
+fn work_and_operands_are_counted() {
+    for span in [16, 32, 64, 128] {
+        for (registers, transposed) in [(false, false), (true, false), (false, true)] {
+            let case = Case {
+                span,
+                registers,
+                transposed: [transposed; 2],
+                ..Case::plain(Type::Bf16, 96)
+            };
+            let mut counters = KernelCounters::default();
+            let (inputs, text) = (Inputs::new(&case), case.instruction([1, 1]));
+            let twice = format!("{text}\n{text}");
+            counted(&case, &inputs, &twice, &SETTINGS[0], Some(&mut counters)).unwrap();
+            let found = counters.kind(Kind::Wgmma);
+            assert_eq!(found.warp_instructions, 2 * 4);
+            assert_eq!(found.lanes, 2 * 128);
+            assert_eq!(found.mma_flops, 2 * 2 * 64 * 96 * 16);
+            let bytes = 2 * 32 * if registers { 96 } else { 64 + 96 };
+            assert_eq!(found.ideal_wavefronts, bytes / 128, "{case:?}");
+            assert_eq!(found.bank_conflicts(), 0, "{case:?}");
+            assert_eq!(counters.kind(Kind::WgmmaGroup).warp_instructions, 3 * 4);
+            assert_eq!(counters.total.mma_flops, found.mma_flops);
+        }
+    }
 }

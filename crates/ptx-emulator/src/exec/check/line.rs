@@ -545,6 +545,15 @@ impl<const N: usize> Records<N> {
         (&mut self.records, &mut [])
     }
 
+    /// Whether an ordinary write of a byte is remembered.
+    pub(super) fn is_written_plainly(&mut self, slab: &mut Slab, tags: Tags, byte: u32) -> bool {
+        let (near, far) = self.parts(slab, tags);
+        near.iter().chain(&*far).any(|record| {
+            let here = tags.count(record.tag) && record.bytes >> byte & 1 == 1;
+            here && record.has(WRITE) && !record.has(PROXY)
+        })
+    }
+
     /// Compares an access with the earlier ones to the same bytes, and remembers it.
     pub(super) fn touch(
         &mut self,

@@ -15,6 +15,19 @@ impl Checks {
         self.clocks.observe_phase(warp as usize, lanes, clock);
     }
 
+    /// A warp has waited for its products: each lane knows that they are done.
+    pub(in crate::exec) fn give_products(&mut self, warp: usize, clock: &mut PhaseClock) {
+        self.clocks.meet(warp, u32::MAX);
+        self.clocks.arrive_phase(warp, u32::MAX, clock);
+        clock.turn_over();
+        self.clocks.end_step(warp);
+    }
+
+    /// Lanes know what the warps of their warpgroup knew at their last waits for products.
+    pub(in crate::exec) fn take_products(&mut self, warp: usize, lanes: u32, clock: &PhaseClock) {
+        self.clocks.observe_phase(warp, lanes, clock);
+    }
+
     /// `griddepcontrol.wait`: the launches that this one may run beside are complete.
     pub(in crate::exec) fn learn_primary(&mut self, warp: u32, lanes: u32) {
         self.clocks.learn_primary(warp as usize, lanes);

@@ -60,6 +60,16 @@ impl Shared {
         set(&mut self.defined, offset, bytes, defined);
     }
 
+    /// Whether an ordinary write of a byte is remembered: none is where an asynchronous one that
+    /// knew of it came later.
+    pub fn is_written_plainly(&mut self, offset: u64) -> bool {
+        let tags = Tags::only(self.tag);
+        let line = self.lines.get_mut((offset / LINE) as usize);
+        line.is_some_and(|line| {
+            line.is_written_plainly(&mut self.slab, tags, (offset % LINE) as u32)
+        })
+    }
+
     /// Checks and records accesses to one line, by its number.
     pub fn touch(&mut self, line: usize, new: &Record, scene: &Scene<'_>) -> Result<(), Conflict> {
         let Some(at) = self.lines.get_mut(line) else {

@@ -6,16 +6,19 @@
 //! compilers place start values there that stand before the fence in the source.
 
 use super::hooks::undefined_lanes;
+use super::line::LINE;
+use super::proxy::{Flight, Piece};
 use super::report::{line, undefined};
 use super::{Checks, Source, Undefined};
 use crate::decode::op::{Class, Flag, Inst, Move, Op, Product, Reg, RegList, Sum, Wgmma};
 use crate::decode::uses_list;
+use crate::exec::bulk::Swizzle;
 use crate::exec::fault::FaultKind;
 use crate::exec::interpret::{Run, list, list as list_of};
 use crate::exec::registers::{FULL, LANES, lanes};
 use crate::exec::trap::{Outcome, Trap};
 use crate::exec::wgmma::Operands;
-use crate::exec::wgmma::descriptor::{Layout, pieces};
+use crate::exec::wgmma::descriptor::{Layout, PIECE, pieces};
 
 /// What is known of one warp.
 #[derive(Default)]
@@ -262,6 +265,89 @@ impl Run<'_, '_, '_> {
         );
         let lane = active.trailing_zeros() as usize % LANES;
         Err(Trap::new(FaultKind::LaunchFailed, lane, message))
+    }
+}
+
+impl Run<'_, '_, '_> {
+    /// A warp's reads of a product's operands begin. A warp stands for its own rows of A, and for a
+    /// part of B, which all four read: so a product is looked at once. The lines of B that fall to
+    /// it are spread, so that they are others than those that it has written itself.
+    pub(in crate::exec) fn begin_reads(
+        &mut self,
+        product: Product,
+        [a, b]: [Option<Layout>; 2],
+    ) -> Result<Option<Flight>, Box<Trap>> {
+        if self.core.checks.is_none() {
+            return Ok(None);
+        }
+        let quarter = self.warp.index as usize % 4;
+        let mut places = Vec::new();
+        if let Some(a) = a {
+            let transposed = product.has(Flag::TransposeA);
+            let row_of = |number: usize| {
+                if transposed {
+                    number % 8 * 8
+                } else {
+                    number / 2
+                }
+            };
+            let own = (0..pieces(64)).filter(|&number| row_of(number) / 16 == quarter);
+            places.extend(own.map(|number| a.piece(number, transposed, 64)));
+            self.check_swizzle("A", a, places.as_slice())?;
+        }
+        if let Some(b) = b {
+            let (transposed, n) = (product.has(Flag::TransposeB), product.n());
+            let from = places.len();
+            let all = (0..pieces(n)).map(|number| b.piece(number, transposed, n));
+            places.extend(all.filter(|at| {
+                let line = at / LINE as usize;
+                (line + line / 4 + line / 16 + line / 64 + 1) % 4 == quarter
+            }));
+            self.check_swizzle("B", b, &places[from..])?;
+        }
+        places.sort_unstable();
+        places.dedup();
+        let rank = self.core.rank;
+        let reads = places.into_iter().map(|at| Piece::Shared {
+            rank,
+            offset: at as u64,
+            bytes: PIECE as u64,
+        });
+        self.async_read_begin(FULL, reads).map(Some)
+    }
+
+    /// A descriptor must say the swizzle with which a bulk copy has written the bytes.
+    fn check_swizzle(&mut self, name: &str, layout: Layout, places: &[usize]) -> Outcome {
+        let core = &mut *self.core;
+        let Some(checks) = core.checks.as_mut() else {
+            return Ok(());
+        };
+        for &at in places {
+            let Some(written) = core.bulk.written_swizzle(at as u32) else {
+                continue;
+            };
+            let span = match written {
+                Swizzle::None => PIECE,
+                Swizzle::Bytes32 => 32,
+                Swizzle::Bytes64 => 64,
+                Swizzle::Bytes128 => 128,
+            };
+            if span == layout.span() || checks.shared.is_written_plainly(at as u64) {
+                continue;
+            }
+            let words = |span: usize| match span {
+                PIECE => "no swizzle".to_owned(),
+                _ => format!("a swizzle of {span} bytes"),
+            };
+            let message = format!(
+                "swizzle: the descriptor of {name} says {}, and a bulk copy has written its bytes \
+                 at {at:#x} of shared memory with {}",
+                words(layout.span()),
+                words(span)
+            );
+            return Err(Trap::new(FaultKind::LaunchFailed, 0, message));
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,8 @@ use self::descriptor::{Layout, pieces};
 pub(crate) use self::operands::Operands;
 use self::operands::{MOST_K, ROWS, WARP_ROWS, from_registers};
 use self::product::Sums;
+use super::check::PhaseClock;
+use super::check::proxy::Flight as Reads;
 use super::fault::FaultKind;
 use super::interpret::{Next, Run, list};
 use super::registers::{FULL, LANES, Words};
@@ -46,6 +48,8 @@ struct Warpgroup {
     issued: VecDeque<Issued>,
     /// How many products there were before these.
     done: u64,
+    /// What warps knew at their last waits.
+    waited: PhaseClock,
 }
 
 /// What one warp has issued.
@@ -56,6 +60,8 @@ struct Flights {
     done: u64,
     /// What it had issued when it committed each of its pending groups.
     commits: VecDeque<u64>,
+    /// What it reads of shared memory for the products that it has not done, with their numbers.
+    reads: VecDeque<(u64, Reads)>,
     /// Fragments of A, of products whose operands are read early.
     fragments: VecDeque<(u64, Box<[Words; 4]>)>,
 }
@@ -267,11 +273,18 @@ impl Run<'_, '_, '_> {
             }
             Some(_) => {}
         }
+        let reads = self.begin_reads(product, layouts)?;
+        let core = &mut *self.core;
+        let Some(group) = core.warpgroups.groups.get_mut(warp / WARPS) else {
+            return Ok(());
+        };
         core.changes += 1;
         core.counts.mma_flops += flops(product);
         let own = &mut group.warps[warp % WARPS];
         own.issued += 1;
+        own.reads.extend(reads.map(|reads| (number, reads)));
         if early && in_registers {
+            let regs = &self.warp.regs;
             let fragment = fragment(inst, self.launch.kernel.lists.as_slice());
             own.fragments
                 .push_back((number, Box::new(fragment.map(|reg| *regs.word(reg)))));
@@ -287,6 +300,48 @@ impl Run<'_, '_, '_> {
             counting.product(pc, product, if first { layouts } else { [None; 2] });
         }
         Ok(())
+    }
+
+    /// A warp's reads for the products before `number` are over, and the running warp knows it.
+    fn end_reads(&mut self, warp: usize, number: u64) {
+        loop {
+            let groups = &mut self.core.warpgroups.groups;
+            let Some(group) = groups.get_mut(warp / WARPS) else {
+                return;
+            };
+            let reads = &mut group.warps[warp % WARPS].reads;
+            match reads.front() {
+                Some((first, _)) if *first < number => {}
+                _ => return,
+            }
+            if let Some((_, reads)) = reads.pop_front() {
+                self.async_end(FULL, reads);
+            }
+        }
+    }
+
+    /// A thread is about to arrive on an mbarrier through the cluster's window. One such arrival
+    /// stands for the warpgroup, as CUTLASS has it: tensor cores run the products of the four warps
+    /// together, so what this warp has waited for is over for the others, too. An arrival of the
+    /// block's own window stands for its warp alone.
+    pub(super) fn products_of_all(&mut self, lane: usize) {
+        let warp = self.warp.index as usize;
+        let groups = &self.core.warpgroups.groups;
+        let Some(group) = groups.get(warp / WARPS) else {
+            return;
+        };
+        let done = group.warps[warp % WARPS].done;
+        if done == 0 || self.core.checks.is_none() {
+            return;
+        }
+        let first = warp / WARPS * WARPS;
+        (first..first + WARPS).for_each(|other| self.end_reads(other, done));
+        if let (Some(checks), Some(group)) = (
+            &mut self.core.checks,
+            self.core.warpgroups.groups.get(warp / WARPS),
+        ) {
+            checks.take_products(warp, 1 << lane, &group.waited);
+        }
     }
 
     fn in_bounds(&self, product: Product, layouts: [Option<Layout>; 2]) -> Outcome {
@@ -423,6 +478,7 @@ impl Run<'_, '_, '_> {
             }
             issued.taken |= 1 << (warp % WARPS);
             group.warps[warp % WARPS].done = number + 1;
+            self.end_reads(warp, number + 1);
         }
         if let Some((product, defs)) = held {
             sums.store(&mut self.warp.regs, defs, product.sum);
@@ -430,6 +486,12 @@ impl Run<'_, '_, '_> {
         self.core.warpgroups.sums = Some(sums);
         self.core.warpgroups.forget(warp / WARPS);
         self.check_waited();
+        if let (Some(checks), Some(group)) = (
+            &mut self.core.checks,
+            self.core.warpgroups.groups.get_mut(warp / WARPS),
+        ) {
+            checks.give_products(warp, &mut group.waited);
+        }
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ const PROLOGUE: &str = "\
 .visible .entry k(.param .u64 out, .param .u64 in, .param .u64 raw)
 {
 .shared .align 16 .b8 tile[4096];
+.shared .align 8 .b64 bars[2];
 .local .align 16 .b8 stack[64];
 .reg .pred %p<9>;
 .reg .b16 %h<9>;
@@ -297,5 +298,5 @@ fn of_wgmma(text: &str) -> String {
 
 #[test]
 fn misuse_of_wgmma_is_found() {
-    assert!(check(&of_wgmma(include_str!("wgmma.txt"))) >= 20);
+    assert!(check(&of_wgmma(include_str!("wgmma.txt"))) >= 25);
 }

@@ -7,6 +7,7 @@ mod copies;
 mod counted;
 mod loads;
 mod maps;
+mod products;
 mod reference;
 
 use std::sync::Arc;
