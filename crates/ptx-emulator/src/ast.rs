@@ -64,8 +64,21 @@ pub struct Variable {
     pub is_extern: bool,
     /// Initial bytes, zero-padded by the reader to `size`.
     pub init: Vec<u8>,
+    /// Addresses among the initial bytes, which are zero there.
+    pub links: Vec<Link>,
     /// Where it is declared.
     pub place: Place,
+}
+
+/// The address of a variable or a function as an initial value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Bytes from the start of the variable that holds it.
+    pub offset: u64,
+    /// The name.
+    pub symbol: String,
+    /// Bytes to add to the address.
+    pub addend: i64,
 }
 
 /// `.entry` or `.func`.

@@ -76,6 +76,8 @@ pub(crate) enum Constant {
     DynamicShared(i64),
     /// Where the shared memory that the system reserves starts, plus an offset.
     ReservedShared(u32),
+    /// Where a thread's own stack starts in its local memory.
+    StackStart,
     /// `%envreg`: what the driver tells a kernel about its launch.
     Environment(u8),
 }
@@ -141,6 +143,8 @@ pub(super) struct Builder<'m> {
     pub local_bytes: u32,
     /// Whether the code asks for the shared memory that the system reserves.
     pub uses_reserved_shared: bool,
+    /// The end of the thread's stack in local memory, where the module has instructions for it.
+    pub stack: Reg,
     /// The carry flag of `add.cc` and its kin.
     pub carry: Reg,
     junk: [Reg; 3],
@@ -173,6 +177,7 @@ impl<'m> Builder<'m> {
             dynamic_align: 1,
             local_bytes: 0,
             uses_reserved_shared: false,
+            stack: Reg::NONE,
             carry: Reg::NONE,
             junk: [Reg::NONE; 3],
             listener: None,

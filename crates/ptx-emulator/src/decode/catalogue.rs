@@ -124,7 +124,14 @@ fn operand_lists() -> Vec<Vec<Operand>> {
         vector(0),
     ]);
     // Fragments of matrices: the result, A, B and C.
-    let of_mma = [(4, 2, 4), (4, 2, 2), (2, 1, 4), (2, 1, 2), (1, 1, 2)];
+    let of_mma = [
+        (4, 2, 4),
+        (4, 2, 2),
+        (2, 1, 4),
+        (2, 1, 2),
+        (1, 1, 2),
+        (8, 4, 4),
+    ];
     let of_wmma = [
         (8, 8, 8),
         (8, 8, 4),

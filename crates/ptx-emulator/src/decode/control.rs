@@ -5,7 +5,7 @@ use super::builder::{Home, bare, refusal};
 use super::form::Form;
 use super::op::{Control, Op, Reg};
 use super::types::Type;
-use super::{DecodeError, runtime};
+use super::{DecodeError, indirect, runtime};
 use crate::ast::{Function, Operand};
 
 type Decoded = Result<(), DecodeError>;
@@ -78,8 +78,10 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
         ] => (results, callee, arguments),
         _ => return Err(form.error("malformed call")),
     };
-    let Operand::Symbol(name, 0) = callee else {
-        return Err(form.error("calls through a register are not supported"));
+    let name = match callee {
+        Operand::Symbol(name, 0) => name,
+        Operand::Register(_) => return indirect::call(form, callee, results, arguments),
+        _ => return Err(form.error("the callee must be a function or a register")),
     };
     if let Some(rule) = runtime::rule(name) {
         return rule(form, results, arguments);
@@ -97,7 +99,20 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
             "{name} is called with the wrong number of parameters"
         )));
     }
-    form.done()?;
+    let homes = homes(form, function, results, arguments)?;
+    let after = form.builder.new_label();
+    skip_unless_guarded(form, after)?;
+    let place = form.inst.place;
+    super::inline(form.builder, function, homes, after, place)
+}
+
+/// Where a callee's parameters are: in the caller's `.param` variables.
+pub(super) fn homes(
+    form: &mut Form<'_, '_>,
+    function: &Function,
+    results: &[Operand],
+    arguments: &[Operand],
+) -> Result<Vec<(String, Home)>, DecodeError> {
     let mut homes = Vec::new();
     for (given, declared) in results
         .iter()
@@ -116,16 +131,19 @@ pub(super) fn call(form: &mut Form<'_, '_>) -> Decoded {
             }
         }
     }
-    // Lanes outside the guard jump over the whole body.
-    let after = form.builder.new_label();
+    Ok(homes)
+}
+
+/// Lanes outside the guard of a call jump over the whole body.
+pub(super) fn skip_unless_guarded(form: &mut Form<'_, '_>, after: u32) -> Decoded {
+    form.done()?;
     if form.inst.guard.is_some() {
         jump(form, after)?;
         if let Some(last) = form.builder.code.last_mut() {
             last.guard_negated = !last.guard_negated;
         }
     }
-    let place = form.inst.place;
-    super::inline(form.builder, function, homes, after, place)
+    Ok(())
 }
 
 /// Refuses a call that is already open, and calls nested too deep.

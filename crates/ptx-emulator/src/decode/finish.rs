@@ -20,7 +20,8 @@ pub(super) fn finish(
     set_joins(&mut builder.code, &flow);
     let (slots, unset, may_lack_fence) = give_slots(&mut builder, &flow);
     info.static_shared = builder.shared_bytes;
-    info.local_bytes = builder.local_bytes.next_multiple_of(16);
+    let stack_at = builder.local_bytes.next_multiple_of(16);
+    info.local_bytes = stack_at + builder.stack_bytes();
     let dynamic_shared_at = builder
         .shared_bytes
         .checked_next_multiple_of(builder.dynamic_align.max(1))
@@ -64,6 +65,7 @@ pub(super) fn finish(
         constants: [numbered(words, slots[0]), numbered(wides, slots[1])],
         slots,
         unset,
+        stack_at,
         dynamic_shared_at,
         may_wait,
         reserved_shared: if builder.uses_reserved_shared {

@@ -25,7 +25,13 @@ fn next(code: &[Inst], tables: &[Vec<u32>], pc: usize) -> Vec<usize> {
             let table = tables.get(inst.list as usize);
             table.into_iter().flatten().map(|&t| t as usize).collect()
         }
-        Op::Control(Control::Exit | Control::Trap | Control::Assert) => Vec::new(),
+        Op::Control(
+            Control::Exit
+            | Control::Trap
+            | Control::Assert
+            | Control::Recursion
+            | Control::NoFunction,
+        ) => Vec::new(),
         _ => return vec![pc + 1],
     };
     if inst.guard != Reg::NONE {

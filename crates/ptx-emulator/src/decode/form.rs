@@ -282,7 +282,12 @@ impl<'b, 'm> Form<'b, 'm> {
             Some(Home::Shared(base) | Home::Local(base) | Home::KernelParam(base)) => at(base),
             Some(Home::DynamicShared) => Constant::DynamicShared(offset),
             Some(Home::Module(index)) => Constant::Variable(index, offset),
-            None => return Err(self.error(format!("{name} is not a variable of this module"))),
+            None => match super::indirect::address(self.builder.module, name) {
+                Some(address) => Constant::Bits(address.wrapping_add(offset.cast_unsigned())),
+                None => {
+                    return Err(self.error(format!("{name} is not a variable of this module")));
+                }
+            },
         })
     }
 

@@ -18,6 +18,7 @@ mod float;
 mod flow;
 mod form;
 mod hint;
+mod indirect;
 mod integer;
 mod mbarrier;
 mod memory;
@@ -27,6 +28,7 @@ mod polls;
 mod runtime;
 mod slots;
 mod special;
+mod stack;
 pub(crate) mod types;
 mod warp;
 mod wgmma;
@@ -106,6 +108,8 @@ pub(crate) struct Kernel {
     pub unset: Vec<Reg>,
     /// (slot index, value) of the word and the wide constants.
     pub constants: [Vec<(u32, Constant)>; 2],
+    /// Where a thread's own stack starts in its local memory.
+    pub stack_at: u32,
     /// Where dynamic shared memory starts.
     pub dynamic_shared_at: u32,
     /// Whether it has instructions by which it could wait for another launch, or let one start.
@@ -140,6 +144,7 @@ impl Kernel {
             slots: [0; 3],
             unset: Vec::new(),
             constants: [Vec::new(), Vec::new()],
+            stack_at: 0,
             dynamic_shared_at: 0,
             may_wait: false,
             sync: SyncUse::default(),
@@ -156,6 +161,8 @@ pub(crate) struct Global {
     pub size: u64,
     pub align: u64,
     pub init: Vec<u8>,
+    /// Offsets of addresses among the initial bytes, and what they are.
+    pub links: Vec<(u64, Constant)>,
 }
 
 /// A decoded module.
@@ -182,6 +189,7 @@ impl Program {
                     size: variable.size,
                     align: u64::from(variable.align),
                     init: variable.init.clone(),
+                    links: links(module, variable)?,
                 }),
                 _ => {
                     let reason = "external or misplaced variables are not supported".to_owned();
@@ -216,6 +224,34 @@ impl Program {
     }
 }
 
+/// The addresses among a variable's initial values.
+fn links(
+    module: &ast::Module,
+    variable: &ast::Variable,
+) -> Result<Vec<(u64, Constant)>, DecodeError> {
+    let found = |link: &ast::Link| {
+        let variables = &module.variables;
+        let index = variables.iter().position(|v| v.name == link.symbol);
+        let constant = match index.map(|index| (index, variables[index].space)) {
+            Some((index, Space::Global | Space::Const)) => {
+                Some(Constant::Variable(index, link.addend))
+            }
+            Some(_) => None,
+            None => indirect::address(module, &link.symbol).map(Constant::Bits),
+        };
+        let reason = || {
+            let name = &link.symbol;
+            refusal(
+                variable.place,
+                &variable.name,
+                format!("{name} is no variable in device memory and no function of this module"),
+            )
+        };
+        Ok((link.offset, constant.ok_or_else(reason)?))
+    };
+    variable.links.iter().map(found).collect()
+}
+
 /// Decodes a kernel. Returns what it leaves of the module's budget.
 fn kernel(
     module: &ast::Module,
@@ -240,6 +276,7 @@ fn kernel(
         let home = Home::KernelParam(offset as u32);
         builder.frame().variables.insert(param.name.clone(), home);
     }
+    stack::begin(&mut builder, function.place)?;
     body(&mut builder, function)?;
     control::close(&mut builder, function.place)?;
     let info = KernelInfo {
@@ -284,8 +321,9 @@ fn inline<'m>(
     let frame = builder.frame();
     frame.return_label = Some(after);
     frame.variables.extend(homes);
+    let before = stack::enter(builder, function, place)?;
     body(builder, function)?;
     builder.frames.pop();
     builder.place_label(after);
-    Ok(())
+    stack::leave(builder, before, place)
 }

@@ -9,7 +9,7 @@ use super::op::{ApproxOp, BitsOp, CarryOp, Control, FloatOp, Grid, IntOp, Op};
 use super::types::Type;
 use super::{
     DecodeError, async_copy, atomic, bulk, cluster, compare, control, convert, float, hint,
-    integer, mbarrier, memory, warp, wgmma, wmma,
+    integer, mbarrier, memory, stack, warp, wgmma, wmma,
 };
 
 type Rule = fn(&mut Form<'_, '_>) -> Result<(), DecodeError>;
@@ -219,6 +219,9 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("bra", control::bra),
     ("brx", control::brx),
     ("call", control::call),
+    ("alloca", stack::allocate),
+    ("stacksave", stack::save),
+    ("stackrestore", stack::restore),
     ("ret", control::ret),
     ("exit", |form| control::end(form, Control::Exit)),
     ("trap", |form| control::end(form, Control::Trap)),

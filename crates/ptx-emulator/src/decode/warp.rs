@@ -307,6 +307,9 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
     if !form.flag("row") || !form.flag("col") {
         return Err(form.error("only .row.col is supported"));
     }
+    if form.has("e4m3") || form.has("e5m2") {
+        return mma_fp8(form, shape);
+    }
     let saturate = form.flag("satfinite");
     let types = {
         const KNOWN: [&str; 8] = ["f16", "bf16", "tf32", "f32", "f64", "s8", "u8", "s32"];
@@ -353,7 +356,14 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
         (MmaKind::Int8 { .. }, "m16n8k16") => (16, 16),
         (MmaKind::Int8 { .. }, "m16n8k32") => (16, 32),
         (MmaKind::F64, "m8n8k4") => (8, 4),
+        (MmaKind::F64, "m16n8k4") => (16, 4),
+        (MmaKind::F64, "m16n8k8") => (16, 8),
+        (MmaKind::F64, "m16n8k16") => (16, 16),
         _ => return Err(form.error(format!("shape .{shape} is not supported for these types"))),
+    };
+    let kind = match (kind, m) {
+        (MmaKind::F64, 16) => MmaKind::F64Tall,
+        _ => kind,
     };
     if saturate && !matches!(kind, MmaKind::Int8 { .. }) {
         return Err(form.error("modifier .satfinite is not supported here"));
@@ -361,6 +371,7 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
     form.expect_operands(4..=4)?;
     let (operand_ty, sum_ty, sums) = match kind {
         MmaKind::F64 => (Type::Bits(64), Type::Bits(64), 2),
+        MmaKind::F64Tall => (Type::Bits(64), Type::Bits(64), 4),
         MmaKind::F16F16 => (B32, B32, 2),
         _ => (B32, B32, 4),
     };
@@ -369,6 +380,37 @@ pub(super) fn mma(form: &mut Form<'_, '_>) -> Decoded {
     uses.extend(fragment(form, 2, operand_ty, per_lane(8), false)?);
     uses.extend(fragment(form, 3, sum_ty, sums, false)?);
     let defs = fragment(form, 0, sum_ty, sums, true)?;
+    let mut inst = bare(Op::Mma(Mma { kind, k }));
+    inst.list = form.builder.list(defs, uses);
+    form.emit(inst)
+}
+
+/// `mma.sync` of e4m3 and e5m2, each of A and B for itself.
+fn mma_fp8(form: &mut Form<'_, '_>, shape: &str) -> Decoded {
+    const SUMS: [&str; 2] = ["f16", "f32"];
+    const ELEMENTS: [(&str, bool); 2] = [("e4m3", false), ("e5m2", true)];
+    let k = match shape {
+        "m16n8k16" => 16,
+        "m16n8k32" => 32,
+        _ => return Err(form.error(format!("shape .{shape} is not supported for these types"))),
+    };
+    let c = form.ty_among(&SUMS)?;
+    let (a_e5m2, b_e5m2) = (form.need(&ELEMENTS)?, form.need(&ELEMENTS)?);
+    let d = form.ty_among(&SUMS)?;
+    if c != d {
+        return Err(form.error("the types of C and D must be the same"));
+    }
+    let kind = MmaKind::Fp8 {
+        a_e5m2,
+        b_e5m2,
+        to_f16: d == Type::Float(Float::F16),
+    };
+    form.expect_operands(4..=4)?;
+    let sums = if kind.sums_halves() { 2 } else { 4 };
+    let mut uses = fragment(form, 1, B32, usize::from(k) / 8, false)?;
+    uses.extend(fragment(form, 2, B32, usize::from(k) / 16, false)?);
+    uses.extend(fragment(form, 3, B32, sums, false)?);
+    let defs = fragment(form, 0, B32, sums, true)?;
     let mut inst = bare(Op::Mma(Mma { kind, k }));
     inst.list = form.builder.list(defs, uses);
     form.emit(inst)

@@ -449,6 +449,18 @@ impl Run<'_, '_, '_> {
                 first_lane(active),
                 "the kernel executed a trap instruction",
             )),
+            Control::Recursion => Err(Trap::new(
+                FaultKind::IllegalInstruction,
+                first_lane(active),
+                "a call through a register of a function that is being called: recursion is not \
+                 supported",
+            )),
+            Control::NoFunction => Err(Trap::new(
+                FaultKind::IllegalInstruction,
+                first_lane(active),
+                "a call through a register that holds the address of no function with these \
+                 parameters",
+            )),
             Control::Assert => Err(self.assertion(inst, active)),
         }
     }

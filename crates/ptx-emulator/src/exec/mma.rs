@@ -7,7 +7,7 @@
 
 use super::registers::{FULL, LANES, Registers};
 use super::rounding::{bf16_to_f32, canonical, f16_to_f32, f32_to_f16};
-use super::tensor_core;
+use super::{fp8, tensor_core};
 use crate::decode::op::{Mma, MmaKind, Reg, RegList};
 use crate::device::Numerics;
 
@@ -23,13 +23,25 @@ pub(super) struct Tile {
 
 /// Multiplications and additions.
 pub(super) fn flops(mma: Mma) -> u64 {
-    let rows = if mma.kind == MmaKind::F64 { 8 } else { 16 };
-    2 * rows * 8 * u64::from(mma.k)
+    2 * mma.kind.rows() as u64 * 8 * u64::from(mma.k)
 }
 
 pub(super) fn mma(regs: &mut Registers, list: &RegList, mma: Mma, numerics: Numerics) {
     match mma.kind {
         MmaKind::F64 => double(regs, list),
+        MmaKind::F64Tall => double_tall(regs, list, usize::from(mma.k)),
+        MmaKind::Fp8 {
+            a_e5m2,
+            b_e5m2,
+            to_f16,
+        } => fp8::multiply(
+            regs,
+            list,
+            usize::from(mma.k),
+            [a_e5m2, b_e5m2],
+            to_f16,
+            numerics,
+        ),
         MmaKind::Int8 {
             a_signed,
             b_signed,
@@ -174,6 +186,30 @@ fn double(regs: &mut Registers, list: &RegList) {
     }
     for (reg, values) in list.defs.iter().zip(&out) {
         regs.set_wide(*reg, FULL, values);
+    }
+}
+
+/// m16n8k4, k8 and k16 in f64, whose fragments are those of 32-bit elements.
+fn double_tall(regs: &mut Registers, list: &RegList, k: usize) {
+    let (a, rest) = list.uses.split_at(k / 2);
+    let (b, c) = rest.split_at(k / 4);
+    let values = |regs: &Registers, of: &[Reg]| -> Vec<[f64; LANES]> {
+        of.iter()
+            .map(|reg| regs.wide(*reg).map(f64::from_bits))
+            .collect()
+    };
+    let (a, b, c) = (values(regs, a), values(regs, b), values(regs, c));
+    for (i, reg) in list.defs.iter().enumerate() {
+        let mut out = [0; LANES];
+        for (lane, value) in out.iter_mut().enumerate() {
+            let (group, column) = (lane / 4, 2 * (lane % 4) + i % 2);
+            let sum = (0..k).fold(c[i][lane], |sum, x| {
+                let a = a[i / 2 + 2 * (x / 4)][4 * group + x % 4];
+                a.mul_add(b[x / 4][4 * column + x % 4], sum)
+            });
+            *value = sum.to_bits();
+        }
+        regs.set_wide(*reg, FULL, &out);
     }
 }
 

@@ -21,6 +21,7 @@ mod exact;
 mod exchange;
 mod fault;
 mod float;
+mod fp8;
 mod half;
 mod int;
 mod interpret;
@@ -202,6 +203,26 @@ impl LoadedModule {
             // What has no initial value is zero.
             memory.define_all(va, global.size);
         }
+        for (global, &va) in module.program.globals.iter().zip(&module.homes) {
+            let Some(global) = global else {
+                continue;
+            };
+            for &(offset, constant) in &global.links {
+                let value = match constant {
+                    Constant::Bits(bits) => bits,
+                    Constant::Variable(index, addend) => {
+                        let home = module.homes.get(index).copied().unwrap_or(0);
+                        home.wrapping_add(addend.cast_unsigned())
+                    }
+                    _ => continue,
+                };
+                let done = memory.write(va + offset, &value.to_le_bytes());
+                done.map_err(|source| LoadError::Memory {
+                    name: global.name.clone(),
+                    source,
+                })?;
+            }
+        }
         Ok(module)
     }
 
@@ -324,6 +345,7 @@ impl LoadedModule {
             Constant::ReservedShared(offset) => {
                 u64::from(shared_bytes.next_multiple_of(16)) + u64::from(offset)
             }
+            Constant::StackStart => u64::from(found.stack_at),
             // The address of the grid's workspace, in halves.
             Constant::Environment(1) => workspace.address >> 32,
             Constant::Environment(2) => workspace.address & u64::from(u32::MAX),

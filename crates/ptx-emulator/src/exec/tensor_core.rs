@@ -10,6 +10,9 @@ use super::narrow;
 use super::rounding::{f16_to_f32, f32_to_f16, narrow_odd};
 use crate::device::Numerics;
 
+/// Products that one sum has at most.
+const MOST_TERMS: usize = 32;
+
 pub(super) fn multiply(tile: &mut Tile, k: usize, is_tf32: bool, to_f16: bool, numerics: Numerics) {
     let (fraction, step) = match numerics {
         Numerics::Hopper => (25, k),
@@ -181,10 +184,16 @@ pub(super) fn split(x: f32) -> (i64, i32) {
     (signed, field.max(1) - 127 - 23)
 }
 
-fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16: bool) -> f32 {
-    // Up to 16 products and the addend: significand, exponent of the unit, exponent of the leading
+/// The sum of at most [`MOST_TERMS`] products and `c`.
+pub(super) fn fused(
+    pairs: impl Iterator<Item = (f32, f32)>,
+    c: f32,
+    fraction: i32,
+    to_f16: bool,
+) -> f32 {
+    // The products and the addend: significand, exponent of the unit, exponent of the leading
     // position.
-    let mut terms = [(0_i64, 0_i32, i32::MIN); MOST_K + 1];
+    let mut terms = [(0_i64, 0_i32, i32::MIN); MOST_TERMS + 1];
     let mut special = 0.0_f32;
     let mut count = 0;
     for (a, b) in pairs {
@@ -233,7 +242,7 @@ fn fused(pairs: impl Iterator<Item = (f32, f32)>, c: f32, fraction: i32, to_f16:
             }
         })
         .sum();
-    // At most 24 + 2 + 5 bits: exact in f64.
+    // At most 25 + 2 + 6 bits: exact in f64.
     let value = sum as f64 * power_of_two(unit);
     if to_f16 {
         round_to_f16(value)

@@ -92,7 +92,7 @@ fn named<'a>(name: &'a str, scopes: &mut Scopes<'a>) -> Operand {
 }
 
 /// `+16`, `-4`, `+-4`, or nothing.
-fn offset(cursor: &mut Cursor<'_>) -> Result<i64, ParseError> {
+pub(super) fn offset(cursor: &mut Cursor<'_>) -> Result<i64, ParseError> {
     let mut total = 0_i64;
     loop {
         let plus = cursor.eat(b'+')?;

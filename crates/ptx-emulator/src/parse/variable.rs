@@ -3,8 +3,10 @@
 
 use super::ParseError;
 use super::cursor::{Cursor, Number, error_at};
-use super::lexer::Token;
-use crate::ast::{Place, Space, Variable};
+use super::lexer::{Kind, Token};
+use crate::ast::{Link, Place, Space, Variable};
+
+const ADDRESS_BYTES: u64 = 8;
 
 /// Size in bytes of a fundamental type, without its dot.
 pub(super) fn type_bytes(ty: &str) -> Option<u64> {
@@ -77,6 +79,7 @@ pub(super) fn variable<'a>(
     let element = type_bytes(ty).unwrap_or(1) * vector;
     let size = array_bytes(cursor, element, space == Space::Shared && is_extern)?;
     let mut init = Vec::new();
+    let mut links = Vec::new();
     if cursor.eat(b'=')? {
         if !matches!(space, Space::Global | Space::Const) {
             return Err(error_at(
@@ -84,7 +87,7 @@ pub(super) fn variable<'a>(
                 "no initial value outside `.global` and `.const`",
             ));
         }
-        initialiser(cursor, ty, size, name.text, &mut init)?;
+        initialiser(cursor, ty, size, name.text, (&mut init, &mut links))?;
     }
     let declared = Variable {
         name: name.text.to_owned(),
@@ -94,6 +97,7 @@ pub(super) fn variable<'a>(
         size,
         is_extern,
         init,
+        links,
         place,
     };
     Ok((declared, name))
@@ -146,18 +150,33 @@ fn initialiser(
     ty: &str,
     size: u64,
     name: &str,
-    bytes: &mut Vec<u8>,
+    (bytes, links): (&mut Vec<u8>, &mut Vec<Link>),
 ) -> Result<(), ParseError> {
     let braced = cursor.eat(b'{')?;
     while !(braced && cursor.eat(b'}')?) {
         let token = cursor.peek();
-        let what = format!(
-            "a number: the initial value of `{name}` can't be an address or a nested list here"
-        );
-        let number = cursor.number(&what)?;
-        let encoded = encode(number, ty)
-            .ok_or_else(|| error_at(&token, format!("a value of type `.{ty}`")))?;
-        bytes.extend_from_slice(&encoded);
+        if token.kind == Kind::Word && !token.text.starts_with('.') {
+            if type_bytes(ty) != Some(ADDRESS_BYTES) {
+                return Err(error_at(
+                    &token,
+                    "an address in a variable of 64-bit elements",
+                ));
+            }
+            let (symbol, addend) = address(cursor)?;
+            let offset = bytes.len() as u64;
+            links.push(Link {
+                offset,
+                symbol,
+                addend,
+            });
+            bytes.extend_from_slice(&[0; ADDRESS_BYTES as usize]);
+        } else {
+            let what = format!("an initial value of `{name}`: a number or an address");
+            let number = cursor.number(&what)?;
+            let encoded = encode(number, ty)
+                .ok_or_else(|| error_at(&token, format!("a value of type `.{ty}`")))?;
+            bytes.extend_from_slice(&encoded);
+        }
         if bytes.len() as u64 > size {
             return Err(error_at(
                 &token,
@@ -172,6 +191,17 @@ fn initialiser(
         }
     }
     Ok(())
+}
+
+/// `name`, `name+16` or `generic(name)+16`: the spaces of variables share their addresses here.
+fn address(cursor: &mut Cursor<'_>) -> Result<(String, i64), ParseError> {
+    let mut name = cursor.name("a variable's or a function's name")?;
+    if name.text == "generic" && cursor.eat(b'(')? {
+        name = cursor.name("a variable's name")?;
+        cursor.expect(b')', "the name")?;
+    }
+    let addend = super::operand::offset(cursor)?;
+    Ok((name.text.to_owned(), addend))
 }
 
 /// Little-endian bytes of a literal stored as `ty`.

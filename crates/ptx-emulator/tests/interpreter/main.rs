@@ -6,6 +6,7 @@ mod asynchronous;
 mod atomics;
 mod blocks;
 mod bugs;
+mod calls;
 mod clusters;
 mod compare;
 mod convert;

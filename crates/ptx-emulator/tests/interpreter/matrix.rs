@@ -60,12 +60,24 @@ fn c_place(lane: usize, register: usize) -> (usize, usize) {
     (lane / 4 + 8 * (register / 2), 2 * (lane % 4) + register % 2)
 }
 
+/// Small integers in the 8-bit floats.
+fn e4m3(x: i32) -> u32 {
+    let magnitude = [0x00, 0x38, 0x40, 0x44, 0x48][x.unsigned_abs() as usize];
+    magnitude | u32::from(x < 0) << 7
+}
+
+fn e5m2(x: i32) -> u32 {
+    let magnitude = [0x00, 0x3c, 0x40, 0x42, 0x44][x.unsigned_abs() as usize];
+    magnitude | u32::from(x < 0) << 7
+}
+
 struct Case {
     opcode: &'static str,
     k: usize,
     /// Elements to a register of A and B.
     per_register: usize,
-    encode: fn(i32) -> u32,
+    /// An element of A, and one of B.
+    encode: [fn(i32) -> u32; 2],
     is_integer: bool,
 }
 
@@ -117,7 +129,7 @@ fn run(case: &Case, numerics: Numerics) {
             words.push(pack(
                 (0..p)
                     .map(|i| a_place(lane, register, i, p))
-                    .map(|(r, c)| encode(value(r, c, 1)))
+                    .map(|(r, c)| encode[0](value(r, c, 1)))
                     .collect(),
             ));
         }
@@ -125,7 +137,7 @@ fn run(case: &Case, numerics: Numerics) {
             words.push(pack(
                 (0..p)
                     .map(|i| b_place(lane, register, i, p))
-                    .map(|(r, c)| encode(value(r, c, 2)))
+                    .map(|(r, c)| encode[1](value(r, c, 2)))
                     .collect(),
             ));
         }
@@ -153,13 +165,14 @@ fn every_mma_shape_multiplies_the_right_elements_under_every_model() {
     let bf16_bits = |x: i32| u32::from(bf16::from_f32(x as f32).to_bits());
     let tf32_bits = |x: i32| (x as f32).to_bits();
     let s8_bits = |x: i32| u32::from(x as u8);
-    let float = |opcode, k, per_register, encode| Case {
+    let both = |opcode, k, per_register, encode| Case {
         opcode,
         k,
         per_register,
         encode,
         is_integer: false,
     };
+    let float = |opcode, k, per_register, encode| both(opcode, k, per_register, [encode; 2]);
     let cases = [
         float(
             "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
@@ -197,18 +210,42 @@ fn every_mma_shape_multiplies_the_right_elements_under_every_model() {
             1,
             tf32_bits,
         ),
+        both(
+            "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32",
+            32,
+            4,
+            [e4m3; 2],
+        ),
+        both(
+            "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e5m2.f32",
+            32,
+            4,
+            [e4m3, e5m2],
+        ),
+        both(
+            "mma.sync.aligned.m16n8k32.row.col.f32.e5m2.e4m3.f32",
+            32,
+            4,
+            [e5m2, e4m3],
+        ),
+        both(
+            "mma.sync.aligned.m16n8k16.row.col.f32.e5m2.e5m2.f32",
+            16,
+            4,
+            [e5m2; 2],
+        ),
         Case {
             opcode: "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
             k: 32,
             per_register: 4,
-            encode: s8_bits,
+            encode: [s8_bits; 2],
             is_integer: true,
         },
         Case {
             opcode: "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32",
             k: 16,
             per_register: 4,
-            encode: s8_bits,
+            encode: [s8_bits; 2],
             is_integer: true,
         },
     ];
@@ -351,4 +388,147 @@ fn a_warp_that_lacks_lanes_cannot_multiply() {
         .launch("k", 1, 20, &[Arg::Pointer(out), Arg::Pointer(0)])
         .unwrap_err();
     assert_eq!(fault.kind, FaultKind::IllegalInstruction, "{fault}");
+}
+
+/// The upper left element of D, where A's first row is `a` in e4m3, B's first column ones, and C
+/// has `c`, with f32 or f16 sums.
+fn small_sum_fp8(numerics: Numerics, a: &[u8; 32], c: f32, to_f16: bool) -> f32 {
+    let (line, counts) = if to_f16 {
+        (
+            "mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%d0,%d1}, {%a0,%a1,%a2,%a3}, {%b0,%b1}, {%c0,%c1};",
+            [4, 2, 2, 2],
+        )
+    } else {
+        (
+            "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%d0,%d1,%d2,%d3}, {%a0,%a1,%a2,%a3}, {%b0,%b1}, {%c0,%c1,%c2,%c3};",
+            [4, 2, 4, 4],
+        )
+    };
+    let mut machine = Machine::new(&fragment_kernel(line, counts));
+    machine.options.numerics = numerics;
+    let [a_count, b_count, c_count, d_count] = counts;
+    let each = a_count + b_count + c_count;
+    let mut words = vec![0_u32; 32 * each];
+    for lane in 0..4 {
+        for (register, half) in [(0, 0), (2, 1)] {
+            let from = 16 * half + 4 * lane;
+            let bytes = a[from..from + 4].try_into().expect("four bytes");
+            words[lane * each + register] = u32::from_le_bytes(bytes);
+        }
+        // Ones in e4m3.
+        words[lane * each + a_count] = 0x3838_3838;
+        words[lane * each + a_count + 1] = 0x3838_3838;
+    }
+    words[a_count + b_count] = if to_f16 {
+        u32::from(f16::from_f32(c).to_bits())
+    } else {
+        c.to_bits()
+    };
+    let input = machine.words(&words);
+    let out = machine.run("k", 1, 32, 32 * d_count, &[Arg::Pointer(input)]);
+    if to_f16 {
+        f16::from_bits(out[0] as u16).to_f32()
+    } else {
+        f32::from_bits(out[0])
+    }
+}
+
+#[test]
+fn sums_of_8_bit_floats_keep_what_each_model_keeps() {
+    // 2^-9 in e4m3, its smallest number, beside 256.
+    let mut a = [1_u8; 32];
+    a[0] = 0x78;
+    let exact = 256.0 + 31.0 / 512.0;
+    assert_eq!(small_sum_fp8(Numerics::F32Fma, &a, 0.0, false), exact);
+    assert_eq!(small_sum_fp8(Numerics::Hopper, &a, 0.0, false), exact);
+    // 13 bits below 256 are units of 1/32: 1/512 is cut from each product.
+    assert_eq!(small_sum_fp8(Numerics::Ampere, &a, 0.0, false), 256.0);
+    // The second 16 products are summed for themselves, with the first sum.
+    a[0] = 1;
+    a[16] = 0x78;
+    assert_eq!(
+        small_sum_fp8(Numerics::Ampere, &a, 0.0, false),
+        256.0 + 1.0 / 32.0
+    );
+    // An f32 result has 13 fraction bits: 1 of 8192 + 1 is left, 1/2 is not.
+    let mut a = [0_u8; 32];
+    a[0] = 0x38;
+    assert_eq!(small_sum_fp8(Numerics::Ampere, &a, 8192.0, false), 8193.0);
+    a[0] = 0x30;
+    assert_eq!(small_sum_fp8(Numerics::Ampere, &a, 8192.0, false), 8192.0);
+    // f16 sums are rounded to nearest.
+    a = [0x38; 32];
+    assert_eq!(small_sum_fp8(Numerics::Hopper, &a, 2048.0, true), 2080.0);
+    // 0x7f is NaN, and no number comes of it.
+    a[5] = 0x7f;
+    for numerics in [Numerics::F32Fma, Numerics::Ampere, Numerics::Hopper] {
+        assert!(small_sum_fp8(numerics, &a, 0.0, false).is_nan());
+    }
+}
+
+#[test]
+fn products_of_f64_with_sixteen_rows() {
+    for k in [4, 8, 16] {
+        let list = |name: &str, n: usize| {
+            let all: Vec<String> = (0..n).map(|i| format!("%{name}{i}")).collect();
+            all.join(",")
+        };
+        let (a_count, b_count) = (k / 2, k / 4);
+        let loads: String = [("a", a_count), ("b", b_count), ("c", 4)]
+            .iter()
+            .flat_map(|&(name, n)| (0..n).map(move |i| format!("%{name}{i}")))
+            .enumerate()
+            .map(|(at, register)| format!("ld.global.f64 {register}, [%in+{}];\n", 8 * at))
+            .collect();
+        let read = 8 * (a_count + b_count + 4);
+        let ptx = format!(
+            ".version 8.0 .target sm_90 .address_size 64
+            .visible .entry k(.param .u64 to, .param .u64 in) {{
+                .reg .b32 %lane; .reg .b64 %to, %in, %at;
+                .reg .f64 %a<8>, %b<4>, %c<4>, %d<4>;
+                ld.param.u64 %to, [to]; ld.param.u64 %in, [in];
+                mov.u32 %lane, %tid.x;
+                mul.wide.u32 %at, %lane, {read}; add.s64 %in, %in, %at;
+                mul.wide.u32 %at, %lane, 32; add.s64 %to, %to, %at;
+                {loads}
+                mma.sync.aligned.m16n8k{k}.row.col.f64.f64.f64.f64 {{{}}}, {{{}}}, {{{}}}, {{{}}};
+                st.global.v2.f64 [%to], {{%d0,%d1}};
+                st.global.v2.f64 [%to+16], {{%d2,%d3}};
+                ret;
+            }}",
+            list("d", 4),
+            list("a", a_count),
+            list("b", b_count),
+            list("c", 4)
+        );
+        let mut values = Vec::new();
+        for lane in 0..32 {
+            values.extend((0..a_count).map(|r| {
+                let (row, column) = a_place(lane, r, 0, 1);
+                value(row, column, 1)
+            }));
+            values.extend((0..b_count).map(|r| {
+                let (row, column) = b_place(lane, r, 0, 1);
+                value(row, column, 2)
+            }));
+            values.extend((0..4).map(|r| {
+                let (row, column) = c_place(lane, r);
+                100 * value(row, column, 3)
+            }));
+        }
+        let machine = Machine::new(&ptx);
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|&x| f64::from(x).to_le_bytes())
+            .collect();
+        let input = machine.bytes(&bytes);
+        let out = machine.run("k", 1, 32, 256, &[Arg::Pointer(input)]);
+        for (at, words) in out.chunks(2).enumerate() {
+            let (row, column) = c_place(at / 4, at % 4);
+            let products: i32 = (0..k).map(|x| value(row, x, 1) * value(x, column, 2)).sum();
+            let expected = f64::from(100 * value(row, column, 3) + products);
+            let got = f64::from_bits(u64::from(words[1]) << 32 | u64::from(words[0]));
+            assert_eq!(got, expected, "k {k} row {row} column {column}");
+        }
+    }
 }

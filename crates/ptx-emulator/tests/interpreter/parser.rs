@@ -342,9 +342,9 @@ fn refusals_name_the_line_and_what_was_expected() {
         (".version 9.0\n.target sm_80\n.address_size 32", 3, "64"),
         (".version 9.0\n.target sm_80\n.texref t;", 3, "`.entry`"),
         (
-            ".version 9.0\n.target sm_80\n.global .u64 q = generic(x);",
+            ".version 9.0\n.target sm_80\n.global .u32 q = x;",
             3,
-            "can't be an address",
+            "64-bit elements",
         ),
         (
             ".version 9.0\n.target sm_80\n.global .b8 q[2] = {1, 2, 3};",

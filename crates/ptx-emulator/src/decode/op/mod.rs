@@ -162,6 +162,10 @@ pub(crate) enum Control {
     BranchIndexed,
     Exit,
     Trap,
+    /// A call through a register reached a function that is already being called.
+    Recursion,
+    /// A call through a register whose value is the address of no function that it may call.
+    NoFunction,
     /// `__assertfail` was called: generic addresses of the message, the file's name and, behind
     /// the line's number, the function's name in `s`, where the call has them.
     Assert,

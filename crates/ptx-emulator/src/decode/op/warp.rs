@@ -90,10 +90,38 @@ pub(crate) enum MmaKind {
     Bf16F32,
     Tf32F32,
     F64,
+    /// 16 rows in place of 8.
+    F64Tall,
+    /// 8-bit floats; whether A and B are e5m2, and whether the sum is f16.
+    Fp8 {
+        a_e5m2: bool,
+        b_e5m2: bool,
+        to_f16: bool,
+    },
     /// 8-bit integers; whether A and B are signed, and whether the sum saturates.
     Int8 {
         a_signed: bool,
         b_signed: bool,
         saturate: bool,
     },
+}
+
+impl MmaKind {
+    /// Elements of A and B to a register.
+    pub fn per_register(self) -> usize {
+        match self {
+            MmaKind::F64 | MmaKind::F64Tall | MmaKind::Tf32F32 => 1,
+            MmaKind::Fp8 { .. } | MmaKind::Int8 { .. } => 4,
+            _ => 2,
+        }
+    }
+
+    pub fn rows(self) -> usize {
+        if self == MmaKind::F64 { 8 } else { 16 }
+    }
+
+    /// Whether sums are pairs of f16.
+    pub fn sums_halves(self) -> bool {
+        matches!(self, MmaKind::F16F16 | MmaKind::Fp8 { to_f16: true, .. })
+    }
 }

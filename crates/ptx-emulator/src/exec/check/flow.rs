@@ -4,8 +4,8 @@
 use super::hooks::undefined_lanes;
 use super::{halves, report};
 use crate::decode::op::{
-    BitsOp, Combine, Compare, Control, Convert, Inst, Mma, MmaKind, Move, Number, Op, PredOp,
-    PrmtMode, RegList, Select, Vote, WarpOp,
+    BitsOp, Combine, Compare, Control, Convert, Inst, Mma, Move, Number, Op, PredOp, PrmtMode,
+    RegList, Select, Vote, WarpOp,
 };
 use crate::exec::interpret::{Run, list};
 use crate::exec::registers::{FULL, LANES, Registers, lanes};
@@ -370,12 +370,7 @@ fn convert(poison: &mut Registers, inst: &Inst, mask: u32, how: Convert) {
 /// A row of A spoils that row of the result, a column of B that column, an element of C that
 /// element.
 fn mma(poison: &mut Registers, list: &RegList, op: Mma) {
-    let (rows, per_register) = match op.kind {
-        MmaKind::F64 => (8, 1),
-        MmaKind::Int8 { .. } => (16, 4),
-        MmaKind::Tf32F32 => (16, 1),
-        _ => (16, 2),
-    };
+    let (rows, per_register) = (op.kind.rows(), op.kind.per_register());
     let a_count = (rows * usize::from(op.k) / LANES / per_register).max(1);
     let b_count = (8 * usize::from(op.k) / LANES / per_register).max(1);
     if a_count + b_count > list.uses.len() {
@@ -394,7 +389,7 @@ fn mma(poison: &mut Registers, list: &RegList, op: Mma) {
             bad_columns |= 1 << (lane / 4);
         }
     }
-    let halves = op.kind == MmaKind::F16F16;
+    let halves = op.kind.sums_halves();
     let sums: Vec<_> = c
         .iter()
         .map(|reg| {
