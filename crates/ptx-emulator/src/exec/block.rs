@@ -504,7 +504,7 @@ impl Block {
                 }
             }
             if let Some(checks) = &mut self.core.checks {
-                checks.open(id, false);
+                checks.open(id);
             }
         }
         Ok(completed)

@@ -17,9 +17,8 @@ impl Checks {
         self.clocks.depart(warp as usize, lanes, barrier, of_all);
     }
 
-    /// All who have waited have gone. `early`: others have arrived for the next time already.
-    pub(in crate::exec) fn open(&mut self, barrier: usize, early: bool) {
-        self.clocks.open(barrier, early);
+    pub(in crate::exec) fn open(&mut self, barrier: usize) {
+        self.clocks.open(barrier);
     }
 
     pub(in crate::exec) fn exit(&mut self, warp: u32, lanes: u32) {

@@ -310,12 +310,9 @@ impl Clocks {
         minds.push((gone, mind));
     }
 
-    /// The barrier is complete and all have gone. Those who have arrived `early`, beyond its count,
-    /// count for the next time.
-    pub fn open(&mut self, barrier: usize, early: bool) {
-        if !early {
-            self.gates[barrier % BARRIERS] = Gate::default();
-        }
+    /// The barrier is complete and all have gone.
+    pub fn open(&mut self, barrier: usize) {
+        self.gates[barrier % BARRIERS] = Gate::default();
     }
 
     /// Lanes exit.

@@ -36,14 +36,20 @@ impl Known {
 
     /// Learns of the accesses of `lanes` up to `step`.
     pub fn raise(&mut self, lanes: u32, step: u32) {
-        if step > self.common {
+        // The first part's step is the highest.
+        if lanes == u32::MAX && step >= self.parts[0].step.max(self.common) {
+            *self = Known::all(step);
+        } else if step > self.common {
             let [first, second] = self.parts;
             self.set(self.common, [Part { lanes, step }, first, second]);
         }
     }
 
     pub fn join(&mut self, other: &Known) {
-        if self != other {
+        let none = [Part::default(); 2];
+        if self.parts == none && other.parts == none {
+            self.common = self.common.max(other.common);
+        } else if self != other {
             let ([a, b], [c, d]) = (self.parts, other.parts);
             self.set(self.common.max(other.common), [a, b, c, d]);
         }
