@@ -130,7 +130,7 @@ pub const L40S: DeviceModel = DeviceModel {
     ..RTX4090
 };
 
-/// NVIDIA H100 SXM5 80 GB. Only what sm_80 code uses of it is emulated so far.
+/// NVIDIA H100 SXM5 80 GB.
 pub const H100: DeviceModel = DeviceModel {
     key: "h100",
     name: "NVIDIA H100 80GB HBM3",
@@ -157,12 +157,46 @@ pub const H200: DeviceModel = DeviceModel {
     ..H100
 };
 
+/// NVIDIA B200, for plans: PTX for compute capability 9.0 and before runs on it, but none of its own
+/// tensor-core instructions. Multiprocessors, memory and clocks are those of the data sheet (180 GB
+/// and 8 TB/s on 8192 bits); limits of a multiprocessor are those of compute capability 10.0 in the
+/// CUDA programming guide. How its tensor cores sum `mma.sync` is not known: as an H100's here.
+pub const B200: DeviceModel = DeviceModel {
+    key: "b200",
+    name: "NVIDIA B200",
+    compute_capability: (10, 0),
+    multiprocessors: 148,
+    l2_bytes: 126 << 20,
+    memory_bytes: 180 << 30,
+    memory_bus_bits: 8192,
+    memory_clock_khz: 3_996_000,
+    clock_khz: 1_965_000,
+    ..H100
+};
+
+/// NVIDIA GeForce RTX 5090, for plans, as [`B200`] (NVIDIA's RTX Blackwell whitepaper; compute
+/// capability 12.0 in the CUDA programming guide).
+pub const RTX5090: DeviceModel = DeviceModel {
+    key: "rtx5090",
+    name: "NVIDIA GeForce RTX 5090",
+    compute_capability: (12, 0),
+    multiprocessors: 170,
+    l2_bytes: 96 << 20,
+    memory_bytes: 32 << 30,
+    memory_bus_bits: 512,
+    memory_clock_khz: 14_001_000,
+    clock_khz: 2_407_000,
+    ..RTX4090
+};
+
 /// Other keys that [`DeviceModel::by_name`] takes, and the ones that they stand for.
 const ALIASES: [(&str, &str); 1] = [("a100-80gb", "a100")];
 
 impl DeviceModel {
     /// Every virtual device, the default one first.
-    pub const ALL: [DeviceModel; 7] = [A100, A100_40GB, RTX3090, RTX4090, L40S, H100, H200];
+    pub const ALL: [DeviceModel; 9] = [
+        A100, A100_40GB, RTX3090, RTX4090, L40S, H100, H200, B200, RTX5090,
+    ];
 
     /// Finds a device by its [`DeviceModel::key`], in either case. `a100-80gb` is `a100`.
     pub fn by_name(name: &str) -> Option<DeviceModel> {

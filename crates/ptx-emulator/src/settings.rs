@@ -33,7 +33,7 @@ const fn setting(name: &'static str, values: &'static str, meaning: &'static str
 /// Every setting that the driver reads when `cuInit` is called.
 #[rustfmt::skip]
 pub const ALL: [Setting; 14] = [
-    setting("DEVICE", "`a100` (default), `a100-40gb`, `rtx3090`, `rtx4090`, `l40s`, `h100`, `h200`",
+    setting("DEVICE", "`a100` (default), `a100-40gb`, `rtx3090`, `rtx4090`, `l40s`, `h100`, `h200`, `b200`, `rtx5090`",
         "the virtual device: its limits, its compute capability, its tensor cores"),
     setting("NUMERICS", "`f32fma`, `ampere`, `hopper`",
         "how `mma` sums, if not as the virtual device does"),

@@ -40,7 +40,8 @@ impl Run<'_, '_, '_> {
             let count = value[lane] as u32;
             match how.op {
                 MbarrierOp::Init => {
-                    self.on(spot, lane, |core, at| core.init_mbarrier(at, count))?
+                    self.on(spot, lane, |core, at| core.init_mbarrier(at, count))?;
+                    self.initialised(spot.offset, lane);
                 }
                 MbarrierOp::Invalidate => {
                     self.on(spot, lane, |core, at| core.invalidate_mbarrier(at))?;

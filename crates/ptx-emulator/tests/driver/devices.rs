@@ -25,7 +25,7 @@ struct Published {
     numerics: Numerics,
 }
 
-const PUBLISHED: [Published; 7] = [
+const PUBLISHED: [Published; 9] = [
     Published {
         key: "a100",
         name: "A100",
@@ -123,6 +123,34 @@ const PUBLISHED: [Published; 7] = [
         memory_gib: 141,
         bus_bits: 6144,
         numerics: Numerics::Hopper,
+    },
+    Published {
+        key: "b200",
+        name: "B200",
+        capability: (10, 0),
+        multiprocessors: 148,
+        shared_optin: 227 << 10,
+        shared_per_multiprocessor: 228 << 10,
+        threads_per_multiprocessor: 2048,
+        blocks_per_multiprocessor: 32,
+        l2_mib: 126,
+        memory_gib: 180,
+        bus_bits: 8192,
+        numerics: Numerics::Hopper,
+    },
+    Published {
+        key: "rtx5090",
+        name: "RTX 5090",
+        capability: (12, 0),
+        multiprocessors: 170,
+        shared_optin: 99 << 10,
+        shared_per_multiprocessor: 100 << 10,
+        threads_per_multiprocessor: 1536,
+        blocks_per_multiprocessor: 24,
+        l2_mib: 96,
+        memory_gib: 32,
+        bus_bits: 512,
+        numerics: Numerics::Ampere,
     },
 ];
 

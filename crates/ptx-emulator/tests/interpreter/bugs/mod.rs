@@ -2,13 +2,13 @@
 //! finding.
 //!
 //! The kernels are in the text files beside this one. A header line gives a name, words of the
-//! report, and the numbers of blocks and of threads. Lines with `-` belong to the bug, lines with
+//! report, the numbers of blocks and of threads, and of blocks of a cluster. Lines with `-` belong to the bug, lines with
 //! `+` to the repaired twin. `<<` marks the line that the report must name, `<-` the other party's.
 
 use std::sync::Arc;
 
 use ptx_emulator::decode::Program;
-use ptx_emulator::device::A100;
+use ptx_emulator::device::{A100, H100};
 use ptx_emulator::exec::{Fault, LaunchConfig, LaunchOptions, LoadedModule, Schedule};
 use ptx_emulator::memory::DeviceMemory;
 use ptx_emulator::parse::parse_module;
@@ -50,6 +50,8 @@ struct Pair<'a> {
     report: &'a str,
     grid: u32,
     block: u32,
+    /// Blocks of a cluster, on a device that has them.
+    cluster: Option<u32>,
     lines: Vec<&'a str>,
 }
 
@@ -64,6 +66,9 @@ fn pairs(text: &str) -> Vec<Pair<'_>> {
                 report: next(),
                 grid: next().parse().expect("a number of blocks"),
                 block: next().parse().expect("a number of threads"),
+                cluster: parts
+                    .next()
+                    .map(|n| n.trim().parse().expect("a number of blocks")),
                 lines: Vec::new(),
             });
         } else if let Some(pair) = out.last_mut() {
@@ -118,9 +123,10 @@ fn launch(pair: &Pair<'_>, ptx: &str, options: &LaunchOptions) -> Result<Vec<u8>
             .iter()
             .flat_map(|va| va.to_le_bytes())
             .collect(),
-        ..LaunchConfig::default()
+        cluster: pair.cluster.map(|size| [size, 1, 1]),
     };
-    module.launch("k", &config, &A100, options)?;
+    let device = if pair.cluster.is_some() { H100 } else { A100 };
+    module.launch("k", &config, &device, options)?;
     let mut bytes = vec![0; 4 * words as usize];
     memory.read(out, &mut bytes).expect("in bounds");
     Ok(bytes)
@@ -231,6 +237,37 @@ fn missing_order_between_threads_is_found() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Bugs that are found in at least one of the orders, wherever; `any` stands for every report.
+#[test]
+fn misuse_of_mbarriers_and_clusters_is_found() {
+    let mut wrong = Vec::new();
+    for pair in pairs(include_str!("mbarrier.txt")) {
+        let (buggy, ..) = source(&pair, '+');
+        let orders = ["fair".to_owned()].into_iter();
+        let orders = orders.chain((1..=SEEDS).map(|seed| format!("seed:{seed}")));
+        let mut seen = Vec::new();
+        for order in orders {
+            let schedule = order.parse().expect("a schedule");
+            let options = LaunchOptions {
+                schedule,
+                ..one_worker()
+            };
+            if let Err(fault) = launch(&pair, &buggy, &options) {
+                seen.push(fault.message);
+            }
+            let (repaired, ..) = source(&pair, '-');
+            if let Err(fault) = launch(&pair, &repaired, &options) {
+                wrong.push(format!("{}, repaired: {fault}", pair.name));
+            }
+        }
+        let is_found = |found: &String| pair.report == "any" || found.contains(pair.report);
+        if !seen.iter().any(is_found) {
+            wrong.push(format!("{}: {seen:?} in\n{buggy}", pair.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn right_kernels_give_the_same_in_every_order() {
     let texts = [
@@ -239,6 +276,7 @@ fn right_kernels_give_the_same_in_every_order() {
         include_str!("waits.txt"),
         include_str!("order.txt"),
         include_str!("bytes.txt"),
+        include_str!("mbarrier.txt"),
     ];
     let schedules = [
         "fair",
