@@ -1,19 +1,19 @@
 // The device, its errors and limits, and attributes and occupancy of kernels.
-#include "driver.h"
-
 #include <dlfcn.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "driver.h"
+
 namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 
-void *driver() {
-    static void *library = [] {
-        void *found = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+void* driver() {
+    static void* library = [] {
+        void* found = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
         return found ? found : dlopen("libcuda.so", RTLD_NOW | RTLD_GLOBAL);
     }();
     return library;
@@ -25,12 +25,13 @@ struct Start {
     CUcontext context;
 };
 
-const Start &start() {
+const Start& start() {
     static Start once = [] {
         Start made = {cudaErrorInsufficientDriver, nullptr};
         if (!driver()) return made;
         made.error = cudart::code(CU(cuInit, 0));
-        if (made.error == cudaSuccess) made.error = cudart::code(CU(cuDevicePrimaryCtxRetain, &made.context, 0));
+        if (made.error == cudaSuccess)
+            made.error = cudart::code(CU(cuDevicePrimaryCtxRetain, &made.context, 0));
         return made;
     }();
     return once;
@@ -49,7 +50,8 @@ int attribute(CUfunction function, CUfunction_attribute which) {
     return value;
 }
 
-template <class Call> cudaError_t of_function(const void *host, Call call) {
+template <class Call>
+cudaError_t of_function(const void* host, Call call) {
     CUfunction function;
     cudaError_t error = cudart::find_function(&function, host);
     return cudart::keep(error != cudaSuccess ? error : cudart::code(call(function)));
@@ -61,32 +63,39 @@ cudaError_t check(int device) {
     return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
-const char *text(cudaError_t error, bool is_name) {
+const char* text(cudaError_t error, bool is_name) {
     switch (error) {
-    case cudaErrorInvalidConfiguration:
-        return is_name ? "cudaErrorInvalidConfiguration" : "invalid configuration argument";
-    case cudaErrorInvalidSymbol: return is_name ? "cudaErrorInvalidSymbol" : "invalid device symbol";
-    case cudaErrorInsufficientDriver:
-        return is_name ? "cudaErrorInsufficientDriver" : "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorMissingConfiguration: return is_name ? "cudaErrorMissingConfiguration" : "missing configuration";
-    case cudaErrorInvalidDeviceFunction: return is_name ? "cudaErrorInvalidDeviceFunction" : "invalid device function";
-    default: break;
+        case cudaErrorInvalidConfiguration:
+            return is_name ? "cudaErrorInvalidConfiguration" : "invalid configuration argument";
+        case cudaErrorInvalidSymbol:
+            return is_name ? "cudaErrorInvalidSymbol" : "invalid device symbol";
+        case cudaErrorInsufficientDriver:
+            return is_name ? "cudaErrorInsufficientDriver"
+                           : "CUDA driver version is insufficient for CUDA runtime version";
+        case cudaErrorMissingConfiguration:
+            return is_name ? "cudaErrorMissingConfiguration" : "missing configuration";
+        case cudaErrorInvalidDeviceFunction:
+            return is_name ? "cudaErrorInvalidDeviceFunction" : "invalid device function";
+        default:
+            break;
     }
-    const char *found = nullptr;
+    const char* found = nullptr;
     if (driver()) {
         auto result = static_cast<CUresult>(error);
-        if (is_name) CU(cuGetErrorName, result, &found);
-        else CU(cuGetErrorString, result, &found);
+        if (is_name)
+            CU(cuGetErrorName, result, &found);
+        else
+            CU(cuGetErrorString, result, &found);
     }
     return found ? found : "unrecognized error code";
 }
 
-} // namespace
+}  // namespace
 
 namespace cudart {
 
-void *entry(const char *name) {
-    void *address = driver() ? dlsym(driver(), name) : nullptr;
+void* entry(const char* name) {
+    void* address = driver() ? dlsym(driver(), name) : nullptr;
     if (!address) {
         std::fprintf(stderr, "cudart: the CUDA driver has no %s\n", name);
         std::abort();
@@ -95,7 +104,7 @@ void *entry(const char *name) {
 }
 
 cudaError_t ready() {
-    const Start &made = start();
+    const Start& made = start();
     if (made.error != cudaSuccess) return made.error;
     CUcontext current = nullptr;
     CUresult result = CU(cuCtxGetCurrent, &current);
@@ -109,7 +118,7 @@ cudaError_t keep(cudaError_t error) {
     return error;
 }
 
-} // namespace cudart
+}  // namespace cudart
 
 extern "C" {
 
@@ -121,40 +130,42 @@ cudaError_t CUDARTAPI cudaGetLastError(void) {
 
 cudaError_t CUDARTAPI cudaPeekAtLastError(void) { return last_error; }
 
-const char *CUDARTAPI cudaGetErrorString(cudaError_t error) { return text(error, false); }
+const char* CUDARTAPI cudaGetErrorString(cudaError_t error) { return text(error, false); }
 
 // The driver's names differ from the runtime's in their form.
-const char *CUDARTAPI cudaGetErrorName(cudaError_t error) {
+const char* CUDARTAPI cudaGetErrorName(cudaError_t error) {
     return error == cudaSuccess ? "cudaSuccess" : text(error, true);
 }
 
-cudaError_t CUDARTAPI cudaGetDeviceCount(int *count) {
+cudaError_t CUDARTAPI cudaGetDeviceCount(int* count) {
     return cudart::run([&] { return CU(cuDeviceGetCount, count); });
 }
 
-cudaError_t CUDARTAPI cudaGetDevice(int *device) {
+cudaError_t CUDARTAPI cudaGetDevice(int* device) {
     *device = 0;
     return cudart::keep(cudart::ready());
 }
 
 cudaError_t CUDARTAPI cudaSetDevice(int device) { return cudart::keep(check(device)); }
 
-cudaError_t CUDARTAPI cudaInitDevice(int device, unsigned, unsigned) { return cudart::keep(check(device)); }
+cudaError_t CUDARTAPI cudaInitDevice(int device, unsigned, unsigned) {
+    return cudart::keep(check(device));
+}
 
 cudaError_t CUDARTAPI cudaSetDeviceFlags(unsigned flags) {
     return cudart::run([&] { return CU(cuCtxSetFlags, flags); });
 }
 
-cudaError_t CUDARTAPI cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+cudaError_t CUDARTAPI cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
     return cudart::run([&] {
         return CU(cuDeviceGetAttribute, value, static_cast<CUdevice_attribute>(attribute), device);
     });
 }
 
-cudaError_t CUDARTAPI cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+cudaError_t CUDARTAPI cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     cudaError_t error = check(device);
     if (error != cudaSuccess) return cudart::keep(error);
-    cudaDeviceProp &p = *properties;
+    cudaDeviceProp& p = *properties;
     std::memset(&p, 0, sizeof p);
     CU(cuDeviceGetName, p.name, sizeof p.name, device);
     CU(cuDeviceGetUuid, &p.uuid, device);
@@ -206,23 +217,24 @@ cudaError_t CUDARTAPI cudaGetDeviceProperties(cudaDeviceProp *properties, int de
 }
 
 cudaError_t CUDARTAPI cudaDeviceSynchronize(void) {
-    return cudart::run([] { return reinterpret_cast<CUresult (*)()>(cudart::entry("cuCtxSynchronize"))(); });
+    return cudart::run(
+        [] { return reinterpret_cast<CUresult (*)()>(cudart::entry("cuCtxSynchronize"))(); });
 }
 
 cudaError_t CUDARTAPI cudaDeviceReset(void) {
     return cudart::run([] { return CU(cuDevicePrimaryCtxReset, 0); });
 }
 
-cudaError_t CUDARTAPI cudaDriverGetVersion(int *version) {
+cudaError_t CUDARTAPI cudaDriverGetVersion(int* version) {
     return cudart::run([&] { return CU(cuDriverGetVersion, version); });
 }
 
-cudaError_t CUDARTAPI cudaRuntimeGetVersion(int *version) {
+cudaError_t CUDARTAPI cudaRuntimeGetVersion(int* version) {
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
 
-cudaError_t CUDARTAPI cudaDeviceGetLimit(size_t *value, cudaLimit limit) {
+cudaError_t CUDARTAPI cudaDeviceGetLimit(size_t* value, cudaLimit limit) {
     return cudart::run([&] { return CU(cuCtxGetLimit, value, static_cast<CUlimit>(limit)); });
 }
 
@@ -230,34 +242,37 @@ cudaError_t CUDARTAPI cudaDeviceSetLimit(cudaLimit limit, size_t value) {
     return cudart::run([&] { return CU(cuCtxSetLimit, static_cast<CUlimit>(limit), value); });
 }
 
-cudaError_t CUDARTAPI cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+cudaError_t CUDARTAPI cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
     return cudart::run([&] { return CU(cuCtxGetStreamPriorityRange, least, greatest); });
 }
 
-cudaError_t CUDARTAPI cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+cudaError_t CUDARTAPI cudaDeviceCanAccessPeer(int* can, int device, int peer) {
     return cudart::run([&] { return CU(cuDeviceCanAccessPeer, can, device, peer); });
 }
 
-cudaError_t CUDARTAPI cudaGetDriverEntryPointByVersion(const char *symbol, void **address, unsigned version,
-                                                       unsigned long long flags,
-                                                       cudaDriverEntryPointQueryResult *status) {
+cudaError_t CUDARTAPI cudaGetDriverEntryPointByVersion(const char* symbol, void** address,
+                                                       unsigned version, unsigned long long flags,
+                                                       cudaDriverEntryPointQueryResult* status) {
     return cudart::run([&] {
         CUdriverProcAddressQueryResult found = CU_GET_PROC_ADDRESS_SUCCESS;
-        CUresult result = CU(cuGetProcAddress, symbol, address, static_cast<int>(version), flags, &found);
+        CUresult result =
+            CU(cuGetProcAddress, symbol, address, static_cast<int>(version), flags, &found);
         if (status) *status = static_cast<cudaDriverEntryPointQueryResult>(found);
         return result;
     });
 }
 
-cudaError_t CUDARTAPI cudaGetDriverEntryPoint(const char *symbol, void **address, unsigned long long flags,
-                                              cudaDriverEntryPointQueryResult *status) {
+cudaError_t CUDARTAPI cudaGetDriverEntryPoint(const char* symbol, void** address,
+                                              unsigned long long flags,
+                                              cudaDriverEntryPointQueryResult* status) {
     return cudaGetDriverEntryPointByVersion(symbol, address, CUDART_VERSION, flags, status);
 }
 
-cudaError_t CUDARTAPI cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *host) {
+cudaError_t CUDARTAPI cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* host) {
     return of_function(host, [&](CUfunction function) {
         std::memset(attributes, 0, sizeof *attributes);
-        attributes->maxThreadsPerBlock = attribute(function, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
+        attributes->maxThreadsPerBlock =
+            attribute(function, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
         attributes->sharedSizeBytes = attribute(function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
         attributes->constSizeBytes = attribute(function, CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES);
         attributes->localSizeBytes = attribute(function, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES);
@@ -272,35 +287,38 @@ cudaError_t CUDARTAPI cudaFuncGetAttributes(cudaFuncAttributes *attributes, cons
     });
 }
 
-cudaError_t CUDARTAPI cudaFuncSetAttribute(const void *host, cudaFuncAttribute attribute, int value) {
+cudaError_t CUDARTAPI cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute,
+                                           int value) {
     return of_function(host, [&](CUfunction function) {
-        return CU(cuFuncSetAttribute, function, static_cast<CUfunction_attribute>(attribute), value);
+        return CU(cuFuncSetAttribute, function, static_cast<CUfunction_attribute>(attribute),
+                  value);
     });
 }
 
-cudaError_t CUDARTAPI cudaFuncSetCacheConfig(const void *host, cudaFuncCache config) {
+cudaError_t CUDARTAPI cudaFuncSetCacheConfig(const void* host, cudaFuncCache config) {
     return of_function(host, [&](CUfunction function) {
         return CU(cuFuncSetCacheConfig, function, static_cast<CUfunc_cache>(config));
     });
 }
 
-cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *host, int threads,
-                                                                            size_t shared, unsigned flags) {
+cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int* blocks, const void* host, int threads, size_t shared, unsigned flags) {
     return of_function(host, [&](CUfunction function) {
-        return CU(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, blocks, function, threads, shared, flags);
+        return CU(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags, blocks, function, threads,
+                  shared, flags);
     });
 }
 
-cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *host, int threads,
-                                                                   size_t shared) {
+cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* host,
+                                                                    int threads, size_t shared) {
     return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, host, threads, shared, 0);
 }
 
-cudaError_t CUDARTAPI cudaOccupancyAvailableDynamicSMemPerBlock(size_t *shared, const void *host, int blocks,
-                                                               int threads) {
+cudaError_t CUDARTAPI cudaOccupancyAvailableDynamicSMemPerBlock(size_t* shared, const void* host,
+                                                                int blocks, int threads) {
     return of_function(host, [&](CUfunction function) {
         return CU(cuOccupancyAvailableDynamicSMemPerBlock, shared, function, blocks, threads);
     });
 }
 
-} // extern "C"
+}  // extern "C"

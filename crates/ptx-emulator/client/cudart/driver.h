@@ -8,12 +8,13 @@
 namespace cudart {
 
 // Address of one of the driver's entry points; ends the program where the driver has none.
-void *entry(const char *name);
+void* entry(const char* name);
 
 #define CUDART_TEXT_(name) #name
 #define CUDART_TEXT(name) CUDART_TEXT_(name)
 // Calls the driver's entry point in the form that cuda.h chooses for the program.
-#define CU(name, ...) (reinterpret_cast<decltype(&name)>(::cudart::entry(CUDART_TEXT(name)))(__VA_ARGS__))
+#define CU(name, ...) \
+    (reinterpret_cast<decltype(&name)>(::cudart::entry(CUDART_TEXT(name)))(__VA_ARGS__))
 
 // Makes the device's primary context current unless the program has another one.
 cudaError_t ready();
@@ -25,16 +26,17 @@ cudaError_t keep(cudaError_t error);
 inline cudaError_t code(CUresult result) { return static_cast<cudaError_t>(result); }
 
 // Runs a call of the driver when all is ready, and keeps its error.
-template <class Call> cudaError_t run(Call call) {
+template <class Call>
+cudaError_t run(Call call) {
     cudaError_t error = ready();
     return keep(error != cudaSuccess ? error : code(call()));
 }
 
 // The kernel, or the variable, that a host address stands for.
-cudaError_t find_kernel(CUkernel *kernel, const void *host);
-cudaError_t find_function(CUfunction *function, const void *host);
-cudaError_t find_variable(CUdeviceptr *address, size_t *bytes, const void *host);
+cudaError_t find_kernel(CUkernel* kernel, const void* host);
+cudaError_t find_function(CUfunction* function, const void* host);
+cudaError_t find_variable(CUdeviceptr* address, size_t* bytes, const void* host);
 
-inline CUdeviceptr device(const void *pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
+inline CUdeviceptr device(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
 
-} // namespace cudart
+}  // namespace cudart

@@ -1,4 +1,5 @@
-// A program of the CUDA runtime, as `cargo xtask client` compiles and runs it on the emulated device.
+// A program of the CUDA runtime, as `cargo xtask client` compiles and runs it on the emulated
+// device.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
@@ -9,12 +10,12 @@ namespace cg = cooperative_groups;
 
 static int failures = 0;
 
-#define CHECK(condition)                                                                       \
-    do {                                                                                       \
-        if (!(condition)) {                                                                    \
-            std::printf("line %d: %s\n", __LINE__, #condition);                                \
-            ++failures;                                                                        \
-        }                                                                                      \
+#define CHECK(condition)                                        \
+    do {                                                        \
+        if (!(condition)) {                                     \
+            std::printf("line %d: %s\n", __LINE__, #condition); \
+            ++failures;                                         \
+        }                                                       \
     } while (0)
 #define SUCCEEDS(call) CHECK((call) == cudaSuccess)
 
@@ -23,14 +24,14 @@ constexpr int N = 256;
 __device__ int counter;
 __constant__ float factors[2];
 
-__global__ void scale(float *values, int n) {
+__global__ void scale(float* values, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) values[i] = values[i] * factors[0] + factors[1];
 }
 
 __global__ void count() { atomicAdd(&counter, 1); }
 
-__global__ void shared_sum(const int *values, int *sum, int n) {
+__global__ void shared_sum(const int* values, int* sum, int n) {
     extern __shared__ int tile[];
     for (int i = threadIdx.x; i < n; i += blockDim.x) tile[i] = values[i];
     __syncthreads();
@@ -42,7 +43,7 @@ __global__ void shared_sum(const int *values, int *sum, int n) {
 }
 
 // Each block adds what all blocks had before.
-__global__ void rounds(int *values, int *sums) {
+__global__ void rounds(int* values, int* sums) {
     auto grid = cg::this_grid();
     if (threadIdx.x == 0) values[blockIdx.x] = blockIdx.x + 1;
     grid.sync();
@@ -53,13 +54,14 @@ __global__ void rounds(int *values, int *sums) {
     }
 }
 
-template <class T> T *device_memory(size_t count) {
-    void *address = nullptr;
+template <class T>
+T* device_memory(size_t count) {
+    void* address = nullptr;
     SUCCEEDS(cudaMalloc(&address, count * sizeof(T)));
-    return static_cast<T *>(address);
+    return static_cast<T*>(address);
 }
 
-static void CUDART_CB raise(void *flag) { ++*static_cast<int *>(flag); }
+static void CUDART_CB raise(void* flag) { ++*static_cast<int*>(flag); }
 
 static void device() {
     int devices = 0;
@@ -77,7 +79,7 @@ static void device() {
 static void memory_and_launches() {
     float host[N], given[2] = {2, 1};
     for (int i = 0; i < N; ++i) host[i] = i;
-    float *values = device_memory<float>(N);
+    float* values = device_memory<float>(N);
     SUCCEEDS(cudaMemcpy(values, host, sizeof host, cudaMemcpyHostToDevice));
     SUCCEEDS(cudaMemcpyToSymbol(factors, given, sizeof given));
     scale<<<N / 64, 64>>>(values, N);
@@ -93,7 +95,7 @@ static void memory_and_launches() {
     count<<<3, 32>>>();
     SUCCEEDS(cudaMemcpyFromSymbol(&counted, counter, sizeof counted));
     CHECK(counted == 96);
-    void *pitched;
+    void* pitched;
     size_t pitch;
     SUCCEEDS(cudaMallocPitch(&pitched, &pitch, 20, 4));
     SUCCEEDS(cudaMemcpy2D(pitched, pitch, host, 20, 20, 4, cudaMemcpyHostToDevice));
@@ -115,7 +117,8 @@ static void functions() {
     SUCCEEDS(cudaMemset(values, 1, sizeof(int)));
     shared_sum<<<1, 64, count * sizeof(int)>>>(values, sum, count);
     CHECK(cudaGetLastError() == cudaErrorInvalidValue);
-    SUCCEEDS(cudaFuncSetAttribute(shared_sum, cudaFuncAttributeMaxDynamicSharedMemorySize, count * sizeof(int)));
+    SUCCEEDS(cudaFuncSetAttribute(shared_sum, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  count * sizeof(int)));
     shared_sum<<<1, 64, count * sizeof(int)>>>(values, sum, count);
     SUCCEEDS(cudaGetLastError());
     SUCCEEDS(cudaMemcpy(&found, sum, sizeof found, cudaMemcpyDeviceToHost));
@@ -131,7 +134,7 @@ static void functions() {
 
 static void cooperative() {
     int *values = device_memory<int>(8), *sums = device_memory<int>(8), found[8];
-    void *arguments[] = {&values, &sums};
+    void* arguments[] = {&values, &sums};
     SUCCEEDS(cudaLaunchCooperativeKernel(rounds, dim3(8), dim3(32), arguments));
     SUCCEEDS(cudaMemcpy(found, sums, sizeof found, cudaMemcpyDeviceToHost));
     CHECK(found[0] == 36 && found[7] == 36);
@@ -158,9 +161,9 @@ static void streams_and_events() {
     SUCCEEDS(cudaEventCreate(&begin));
     SUCCEEDS(cudaEventCreate(&end));
     int *values, host[2] = {3, 4}, found[2] = {0, 0}, called = 0;
-    void *memory = nullptr;
+    void* memory = nullptr;
     SUCCEEDS(cudaMallocAsync(&memory, sizeof host, first));
-    values = static_cast<int *>(memory);
+    values = static_cast<int*>(memory);
     SUCCEEDS(cudaEventRecord(begin, first));
     SUCCEEDS(cudaMemcpyAsync(values, host, sizeof host, cudaMemcpyHostToDevice, first));
     SUCCEEDS(cudaEventRecord(end, first));
@@ -208,15 +211,16 @@ static void graphs() {
     fill.width = N;
     fill.height = 1;
     int n = N;
-    void *arguments[] = {&values, &n};
+    void* arguments[] = {&values, &n};
     cudaKernelNodeParams kernel = {};
-    kernel.func = reinterpret_cast<void *>(scale);
+    kernel.func = reinterpret_cast<void*>(scale);
     kernel.gridDim = 1;
     kernel.blockDim = N;
     kernel.kernelParams = arguments;
     SUCCEEDS(cudaGraphAddMemsetNode(&filled, built, nullptr, 0, &fill));
     SUCCEEDS(cudaGraphAddKernelNode(&scaled, built, &filled, 1, &kernel));
-    SUCCEEDS(cudaGraphAddMemcpyNode1D(&copied, built, &scaled, 1, found, values, sizeof found, cudaMemcpyDeviceToHost));
+    SUCCEEDS(cudaGraphAddMemcpyNode1D(&copied, built, &scaled, 1, found, values, sizeof found,
+                                      cudaMemcpyDeviceToHost));
     std::memset(found, 0, sizeof found);
     SUCCEEDS(cudaGraphInstantiate(&executable, built, 0));
     SUCCEEDS(cudaGraphLaunch(executable, stream));
@@ -231,7 +235,7 @@ static void graphs() {
 
 // A fault stays, as on hardware: the last thing that a program can do.
 static void fault() {
-    scale<<<1, 32>>>(reinterpret_cast<float *>(0x10), 32);
+    scale<<<1, 32>>>(reinterpret_cast<float*>(0x10), 32);
     CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
     CHECK(cudaGetLastError() == cudaErrorIllegalAddress);
     CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
