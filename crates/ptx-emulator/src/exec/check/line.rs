@@ -157,7 +157,9 @@ impl Record {
             && self.warp == other.warp
             && self.block == other.block
             && self.flags == other.flags
-            && self.tag == other.tag;
+            && self.tag == other.tag
+            // Operations in flight end one by one.
+            && (self.pc == other.pc || !self.has(FLIGHT | PROXY));
         if !alike {
             return false;
         }
