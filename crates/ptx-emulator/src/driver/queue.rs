@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use super::abi::report;
 use super::code::Code;
 use super::memory_ops::Operation;
 use super::running::{self, Streams};
-use super::side::{Running, Stop};
+use super::side::{Prerequisite, Running, Stop};
 use super::state::{Driver, Handle};
 use super::stream::{self, is_default};
 use super::work::{self, Launch, Started, Work};
@@ -352,7 +351,7 @@ impl Queue {
             return true;
         };
         let before = piece.after.iter();
-        let before = before.filter_map(|point| self.pending.get(point)?.ended());
+        let before = before.filter_map(|point| self.pending.get(point)?.prerequisite());
         let stop = piece.run(driver, before.collect());
         if let (What::Launch(aside), Some(stop)) = (&mut piece.what, stop) {
             self.set_aside(aside, &stop);
@@ -502,17 +501,17 @@ impl Piece {
         }
     }
 
-    /// A flag that a launch which has started sets at its end.
-    fn ended(&self) -> Option<Arc<AtomicBool>> {
+    /// A launch that has started, as one behind it knows it.
+    fn prerequisite(&self) -> Option<Prerequisite> {
         match &self.what {
-            What::Launch(aside) => Some(aside.running.ended()),
+            What::Launch(aside) => Some(aside.running.prerequisite()),
             _ => None,
         }
     }
 
-    /// Does the work, or goes on with it. Why it stopped, if it was set aside. `before`: flags of
-    /// the launches before it that have not ended.
-    fn run(&mut self, driver: &Driver, before: Vec<Arc<AtomicBool>>) -> Option<Stop> {
+    /// Does the work, or goes on with it. Why it stopped, if it was set aside. `before`: the launches
+    /// before it that have not ended.
+    fn run(&mut self, driver: &Driver, before: Vec<Prerequisite>) -> Option<Stop> {
         let context = self.context;
         if driver.state().usable(context).is_err() {
             return None;
@@ -520,7 +519,7 @@ impl Piece {
         let done = match &self.what {
             What::Work(work) => match (is_loaded(driver, work), work) {
                 (Err(code), _) => Err(code),
-                (Ok(()), Work::Launch(launch)) if launch.may_wait() => {
+                (Ok(()), Work::Launch(launch)) if launch.may_wait() || !before.is_empty() => {
                     match work::start(driver, context, launch, before) {
                         Ok(Started::Aside(running, stop)) => {
                             self.what = What::Launch(Aside {

@@ -3,12 +3,12 @@
 //! start.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::abi::report;
 use super::state::Driver;
 use super::work::Launch;
-use crate::exec::{Fault, LaunchOptions, Supervisor};
+use crate::exec::{Fault, LaunchOptions, Neighbour, Supervisor};
 
 /// A launch that has started. If it is dropped before its end, it ends as a deadlock.
 pub(super) struct Running {
@@ -32,10 +32,15 @@ struct Baton {
     state: Mutex<State>,
     changed: Condvar,
     /// Whether the launch has ended.
-    ended: Arc<AtomicBool>,
-    /// The same of those that it waits for.
-    prerequisites: Vec<Arc<AtomicBool>>,
+    ended: AtomicBool,
+    prerequisites: Vec<Prerequisite>,
+    /// What the checks know of the launch, once the one behind it may start.
+    checks: OnceLock<Neighbour>,
 }
+
+/// A launch that another one's `griddepcontrol.wait` waits for.
+#[derive(Debug, Clone)]
+pub(super) struct Prerequisite(Arc<Baton>);
 
 #[derive(Debug)]
 struct State {
@@ -83,23 +88,33 @@ impl Supervisor for Baton {
         self.pause(Turn::Stuck { changed })
     }
 
-    fn dependents_may_start(&self) {
+    fn dependents_may_start(&self, checks: Option<Neighbour>) {
+        if let Some(checks) = checks {
+            // It is called at most once.
+            let _ = self.checks.set(checks);
+        }
         self.pause(Turn::DependentsMayStart);
     }
 
     fn prerequisites_ended(&self) -> bool {
-        self.prerequisites.iter().all(|ended| ended.load(SeqCst))
+        let mut all = self.prerequisites.iter();
+        all.all(|Prerequisite(before)| before.ended.load(SeqCst))
+    }
+
+    fn primary(&self) -> Option<Neighbour> {
+        let mut all = self.prerequisites.iter();
+        let running = all.find(|Prerequisite(before)| !before.ended.load(SeqCst))?;
+        running.0.checks.get().cloned()
     }
 }
 
 impl Running {
-    /// Starts a launch, and runs it until it stops. `prerequisites`: whether those that
-    /// `griddepcontrol.wait` waits for have ended.
+    /// Starts a launch, and runs it until it stops.
     pub fn start(
         driver: &'static Driver,
         launch: Arc<Launch>,
         options: LaunchOptions,
-        prerequisites: Vec<Arc<AtomicBool>>,
+        prerequisites: Vec<Prerequisite>,
     ) -> (Self, Stop) {
         let baton = Arc::new(Baton {
             state: Mutex::new(State {
@@ -107,8 +122,9 @@ impl Running {
                 is_abandoned: false,
             }),
             changed: Condvar::new(),
-            ended: Arc::new(AtomicBool::new(false)),
+            ended: AtomicBool::new(false),
             prerequisites,
+            checks: OnceLock::new(),
         });
         // However the thread ends, and if it never starts, those that wait for it must learn of it.
         let end = End(Arc::clone(&baton));
@@ -141,9 +157,9 @@ impl Running {
         self.go_on()
     }
 
-    /// A flag that is set at the launch's end.
-    pub fn ended(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.baton.ended)
+    /// The launch as one behind it knows it.
+    pub fn prerequisite(&self) -> Prerequisite {
+        Prerequisite(Arc::clone(&self.baton))
     }
 
     fn wait(&self) -> Stop {

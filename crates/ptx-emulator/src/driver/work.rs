@@ -1,7 +1,6 @@
 //! What a stream can be given to do: run now, or recorded by a capture and run with the graph.
 
 use std::ffi::c_void;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use super::Outcome;
@@ -11,7 +10,7 @@ use super::memory_ops::Operation;
 use super::queue;
 use super::rows::Rows;
 use super::running::{self, Streams, Unwritten};
-use super::side::{Running, Stop};
+use super::side::{Prerequisite, Running, Stop};
 use super::state::{Driver, Handle, State};
 use super::task::Task;
 use crate::exec::{Fault, FaultKind, LaunchConfig, LaunchOptions, LoadedModule};
@@ -209,13 +208,13 @@ pub(super) enum Started<T> {
     Aside(T, Stop),
 }
 
-/// Starts a launch that may wait for others. `before`: flags of the launches that
-/// `griddepcontrol.wait` waits for.
+/// Starts a launch that may wait for others. `before`: the launches that its `griddepcontrol.wait`
+/// waits for.
 pub(super) fn start(
     driver: &Driver,
     context: Handle,
     launch: &Arc<Launch>,
-    before: Vec<Arc<AtomicBool>>,
+    before: Vec<Prerequisite>,
 ) -> Outcome<Started<Running>> {
     let options = super::counters::options(driver, launch.cooperative)?;
     let lives = super::state::driver()?;

@@ -16,7 +16,7 @@ use super::registers::Registers;
 use super::resident::{Ended, Next, Pause, Residents};
 use super::schedule::Order;
 use super::space::GlobalView;
-use super::supervisor::{Dependents, Supervisor};
+use super::supervisor::{Dependents, Neighbour, Supervisor};
 use super::{LaunchOptions, LaunchReport, Schedule};
 use crate::decode::Kernel;
 use crate::device::{DeviceModel, Numerics};
@@ -104,7 +104,7 @@ pub(crate) struct Launch<'a> {
     pub memory: &'a DeviceMemory,
     pub map: Arc<AddressMap>,
     /// `None` if checks are off.
-    pub checks: Option<Between>,
+    pub checks: Option<Arc<Between>>,
     /// Where threads synchronise through global memory.
     pub places: SharedPlaces,
     pub schedule: Schedule,
@@ -269,7 +269,7 @@ impl Launch<'_> {
                 (None, _) => break shared.residents.take_fault(),
                 (Some(Pause::Dependents), supervisor) => {
                     if let Some(supervisor) = supervisor {
-                        supervisor.dependents_may_start();
+                        supervisor.dependents_may_start(self.checks.clone().map(Neighbour));
                     }
                 }
                 (Some(Pause::Stuck { changed }), Some(supervisor)) if supervisor.stuck(changed) => {

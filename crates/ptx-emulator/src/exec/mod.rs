@@ -65,7 +65,7 @@ pub use self::print::Printer;
 use self::registers::Registers;
 pub use self::schedule::{Schedule, ScheduleError};
 use self::supervisor::Dependents;
-pub use self::supervisor::Supervisor;
+pub use self::supervisor::{Neighbour, Supervisor};
 use crate::decode::{Constant, Kernel, KernelInfo, Program};
 use crate::device::{DeviceModel, Numerics};
 use crate::l2::DramModel;
@@ -375,7 +375,17 @@ impl LoadedModule {
             early_copies: options.early_copies,
             maps: bulk::ChangedMaps::default(),
             places: check::SharedPlaces::default(),
-            checks: checked.then(|| check::Between::new(self.memory.race_tag(), parallel)),
+            checks: checked.then(|| {
+                let primary = options
+                    .supervisor
+                    .as_ref()
+                    .and_then(|other| other.primary());
+                let tag = self.memory.race_tag();
+                Arc::new(match primary {
+                    Some(Neighbour(primary)) => check::Between::beside(tag, &primary),
+                    None => check::Between::new(tag, parallel),
+                })
+            }),
             chosen: &options.blocks,
             count: options.count,
             dram: options.dram.as_ref(),

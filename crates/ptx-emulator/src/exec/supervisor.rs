@@ -1,7 +1,10 @@
 //! What a launch asks whoever runs it: whether it may try again once it can't go on by itself, and
 //! how it takes turns with the launches before and after it (programmatic dependent launch).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use super::check::Between;
 
 /// Runs several launches side by side. A launch calls it on the thread that runs the launch, while
 /// none of its blocks runs.
@@ -12,11 +15,25 @@ pub trait Supervisor: std::fmt::Debug + Send + Sync {
     fn stuck(&self, changed: bool) -> bool;
 
     /// Every block has executed `griddepcontrol.launch_dependents` or ended: the launch behind this
-    /// one may start. Returns when this one is to go on. It is called at most once.
-    fn dependents_may_start(&self);
+    /// one may start. Returns when this one is to go on. It is called at most once. `checks`: what
+    /// the checks know of this launch, for the one behind it.
+    fn dependents_may_start(&self, checks: Option<Neighbour>);
 
     /// Whether all launches that `griddepcontrol.wait` waits for have ended.
     fn prerequisites_ended(&self) -> bool;
+
+    /// What the checks know of the launch before this one, if it has not ended.
+    fn primary(&self) -> Option<Neighbour>;
+}
+
+/// What the checks know of a launch that another one runs beside.
+#[derive(Clone)]
+pub struct Neighbour(pub(super) Arc<Between>);
+
+impl std::fmt::Debug for Neighbour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Neighbour")
+    }
 }
 
 /// Whether the blocks of a launch allow dependent launches to start.

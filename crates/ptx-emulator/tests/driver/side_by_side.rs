@@ -112,11 +112,23 @@ impl Kernels {
     }
 
     fn launch(&self, name: &str, grid: u32, value: u32, stream: sys::CUstream, early: bool) {
+        let code = self.try_launch(name, grid, value, stream, early);
+        assert_eq!(code, Code::CUDA_SUCCESS, "{name}");
+    }
+
+    fn try_launch(
+        &self,
+        name: &str,
+        grid: u32,
+        value: u32,
+        stream: sys::CUstream,
+        early: bool,
+    ) -> Code {
         let (mut out, mut value) = (self.out, value);
         let mut parameters: [*mut c_void; 2] = [(&raw mut out).cast(), (&raw mut value).cast()];
         // SAFETY: all-zero is a valid value of these C structures; what they point to outlives the
         // call.
-        let code = unsafe {
+        unsafe {
             let mut attribute: sys::CUlaunchAttribute = std::mem::zeroed();
             attribute.id = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
             attribute.value.cooperative = i32::from(early);
@@ -127,8 +139,7 @@ impl Kernels {
             (config.attrs, config.numAttrs) = (&mut attribute, 1);
             let function = self.function(name);
             sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), null_mut())
-        };
-        assert_eq!(code, Code::CUDA_SUCCESS, "{name}");
+        }
     }
 
     fn words(&self) -> Vec<u32> {
@@ -236,6 +247,17 @@ fn a_dependent_launch_that_waits() {
     assert_eq!(dependent("read", false), done, "a stream's order");
 }
 
+/// With checks: the dependent launch's reads race with the first one's writes unless it waits.
+fn a_dependent_launch_races() {
+    dependent("read_late", true);
+    dependent("read", false);
+    let (kernels, a) = (Kernels::new(), stream());
+    kernels.launch("first", BLOCKS, 0, a, false);
+    // Whether the launch itself says so depends on when streams do their work.
+    kernels.try_launch("read", BLOCKS, 0, a, true);
+    assert_eq!(synchronize(a), Code::CUDA_ERROR_LAUNCH_FAILED);
+}
+
 fn a_chain_of_dependent_launches() {
     let (kernels, a) = (Kernels::new(), stream());
     kernels.launch("first", BLOCKS, 0, a, false);
@@ -265,7 +287,7 @@ fn a_launch_that_nothing_follows_ends() {
     assert_eq!(kernels.words()[12..20], done);
 }
 
-const CASES: [(&str, fn()); 9] = [
+const CASES: [(&str, fn()); 10] = [
     ("launch", another_streams_launch),
     ("turns", two_kernels_take_turns),
     ("fill", the_hosts_fill),
@@ -273,6 +295,7 @@ const CASES: [(&str, fn()); 9] = [
     ("nobody", nobody),
     ("without", a_dependent_launch_without_a_wait),
     ("waits", a_dependent_launch_that_waits),
+    ("races", a_dependent_launch_races),
     ("chain", a_chain_of_dependent_launches),
     ("alone", a_launch_that_nothing_follows_ends),
 ];
@@ -301,12 +324,13 @@ fn launches_run_side_by_side() {
             .iter()
             .filter(|(name, _)| index == 0 || *name != "nobody");
         for (name, _) in cases {
+            // Without checks the values tell what ran when.
+            let checks = if *name == "without" { "off" } else { "on" };
             let variables = [
                 ("PTX_EMULATOR_DEVICE", "h100"),
                 ("PTX_EMULATOR_STREAMS", streams),
                 ("PTX_EMULATOR_SCHEDULE", schedule),
-                // A race is found by other tests; here the values tell.
-                ("PTX_EMULATOR_CHECKS", "off"),
+                ("PTX_EMULATOR_CHECKS", checks),
             ];
             let (success, output) = run(test, name, &variables);
             assert!(
