@@ -355,7 +355,7 @@ impl Block {
                     .filter_map(|warp| warp.release().then_some(()))
                     .count()
                     == 0
-                && !self.land_copies(launch)?
+                && !self.land_copies()
             {
                 if self.waits_for_cluster() {
                     self.is_idle = true;
@@ -364,7 +364,7 @@ impl Block {
                 return Err(self.deadlock(launch, self.waiting(launch), ""));
             }
             let mut idle = self.core.changes == before && self.is_waiting();
-            if idle && self.land_copies(launch)? {
+            if idle && self.land_copies() {
                 self.core.changes += 1;
                 self.wake();
                 idle = false;
@@ -376,21 +376,14 @@ impl Block {
         }
     }
 
-    /// Lands all bulk copies in flight, since nothing else can go on. True if there were any.
-    fn land_copies(&mut self, launch: &Launch<'_>) -> Result<bool, Box<Fault>> {
-        let landing = self.core.bulk.first().map(|arrival| arrival.by);
-        let mut any = match (bulk::land(&mut self.core), landing) {
-            (Ok(any), _) => any,
-            (Err(what), by) => {
-                let (warp, lane, pc) = by.map_or((0, 0, 0), |by| (by.warp, by.lane, by.pc));
-                let trap = super::trap::Trap::new(FaultKind::LaunchFailed, lane, what);
-                return Err(self.fault(launch, warp.min(self.warps.len() - 1), pc, *trap));
-            }
-        };
+    /// Lands all bulk copies out of shared memory, since nothing else can go on. Those into it land
+    /// when a thread looks at their mbarrier. True if there were any.
+    fn land_copies(&mut self) -> bool {
+        let mut any = false;
         for warp in &mut self.warps {
-            any |= bulk::finish(&mut warp.bulk, &mut self.core);
+            any |= bulk::land_departures(&mut warp.bulk, &mut self.core);
         }
-        Ok(any)
+        any
     }
 
     /// Whether lanes wait for other blocks of the cluster.
@@ -422,7 +415,7 @@ impl Block {
     /// been waited for.
     fn end_copies(&mut self, launch: &Launch<'_>) -> Result<(), Box<Fault>> {
         for warp in &mut self.warps {
-            bulk::finish(&mut warp.bulk, &mut self.core);
+            bulk::end_departures(&mut warp.bulk, &mut self.core, launch);
         }
         let Some(arrival) = self.core.bulk.first().filter(|_| launch.checks.is_some()) else {
             return Ok(());

@@ -139,7 +139,7 @@ impl Run<'_, '_, '_> {
     /// Lands the oldest operation that completes on the own block's mbarrier. Whether there was one.
     fn land_next(&mut self, spot: Spot, lane: usize) -> Result<bool, Box<Trap>> {
         let Some(late) = self.core.late.next(spot.offset) else {
-            return self.on(spot, lane, super::bulk::land_next);
+            return self.land_next_bulk(spot, lane);
         };
         self.on(spot, lane, |core, at| core.complete(at, late))?;
         Ok(true)

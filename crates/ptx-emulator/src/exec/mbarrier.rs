@@ -262,6 +262,12 @@ impl Core {
         Ok(state)
     }
 
+    /// An mbarrier's number, which nothing else of the launch has, and its running phase.
+    pub(super) fn phase_of(&self, at: u32) -> Option<(u64, u32)> {
+        let found = self.mbarriers.find(at)?;
+        Some((found.id(self.linear), found.phase))
+    }
+
     /// Whether there is one, or why not.
     pub(super) fn is_mbarrier(&mut self, at: u32) -> Result<(), String> {
         self.mbarrier(at).map(|_| ())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::reduce::reduce;
 use super::tile::{LINE, Swizzle, Tile};
 use crate::decode::op::Reduce;
+use crate::exec::check::proxy::Flight;
 use crate::exec::launch::Launch;
 use crate::exec::registers::{LANES, lanes};
 
@@ -19,8 +20,14 @@ pub(crate) struct Issuer {
     pub pc: usize,
 }
 
+/// What the checks keep of a copy: the bytes that it reads and those that it writes.
+#[derive(Default)]
+pub(super) struct Flights {
+    pub reads: Option<Flight>,
+    pub writes: Option<Flight>,
+}
+
 /// A copy into a block's shared memory.
-#[derive(Clone)]
 pub(crate) struct Arrival {
     pub(super) tile: Arc<Tile>,
     pub(super) reduce: Option<Reduce>,
@@ -29,17 +36,13 @@ pub(crate) struct Arrival {
     /// Where the mbarrier is in the block's shared memory.
     pub mbarrier: u32,
     pub by: Issuer,
+    pub(super) flights: Flights,
 }
 
 impl Arrival {
     /// Bytes that it completes on its mbarrier: those outside of the tensor count too.
     pub fn bytes(&self) -> u32 {
         self.tile.bytes()
-    }
-
-    /// Calls `f` with places and sizes that together are what is written.
-    pub fn each_place(&self, f: impl FnMut(u32, u32)) {
-        self.tile.each_place(self.to, f);
     }
 
     /// What to say of a block that has exited before the copy was complete.
@@ -107,11 +110,6 @@ impl Inbound {
         self.arrivals.first()
     }
 
-    /// Takes all copies.
-    pub fn take(&mut self) -> Vec<Arrival> {
-        std::mem::take(&mut self.arrivals)
-    }
-
     /// Takes the oldest copy that completes on an mbarrier.
     pub fn next(&mut self, mbarrier: u32) -> Option<Arrival> {
         let at = self
@@ -155,43 +153,36 @@ pub(crate) struct Departure {
     pub from: u32,
     /// What it has read there.
     data: Option<Vec<u8>>,
+    has_landed: bool,
+    pub(super) flights: Flights,
     /// Groups that its thread had committed before it.
     group: u32,
     pub by: Issuer,
 }
 
 impl Departure {
-    pub(super) fn new(tile: Tile, reduce: Option<Reduce>, from: u32, by: Issuer) -> Self {
+    pub(super) fn new(
+        tile: Tile,
+        reduce: Option<Reduce>,
+        from: u32,
+        by: Issuer,
+        flights: Flights,
+    ) -> Self {
         Departure {
             tile,
             reduce,
             from,
             data: None,
+            has_landed: false,
+            flights,
             group: 0,
             by,
         }
     }
 
-    /// Calls `f` with places and sizes that together are what is read.
-    pub fn each_place(&self, f: impl FnMut(u32, u32)) {
-        self.tile.each_place(self.from, f);
-    }
-
-    /// Calls `f` with addresses and sizes that together are what is written to global memory.
-    pub fn each_row(&self, mut f: impl FnMut(u64, u32)) {
-        for row in self.tile.rows.iter().filter(|row| row.bytes > 0) {
-            f(row.va, row.bytes);
-        }
-    }
-
-    /// Whether it has read its source.
-    pub fn has_read(&self) -> bool {
-        self.data.is_some()
-    }
-
     /// # Safety
     /// `shared` must be the memory of the issuing block.
-    unsafe fn read(&mut self, shared: *const u8) {
+    pub(super) unsafe fn read(&mut self, shared: *const u8) {
         if self.data.is_none() {
             // SAFETY: the place was checked when the copy was issued.
             self.data = Some(unsafe { self.tile.read(shared, self.from) });
@@ -200,7 +191,10 @@ impl Departure {
 
     /// # Safety
     /// As for [`Self::read`]; the destination's memory must still be there.
-    unsafe fn land(mut self, shared: *const u8) {
+    pub(super) unsafe fn land(&mut self, shared: *const u8) {
+        if std::mem::replace(&mut self.has_landed, true) {
+            return;
+        }
         // SAFETY: the caller vouches for both.
         unsafe { self.read(shared) };
         for (row, bytes) in self.tile.rows_of(self.data.as_deref().unwrap_or_default()) {
@@ -232,10 +226,6 @@ impl Outbound {
         self.committed = [0; LANES];
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.departures.is_empty()
-    }
-
     pub fn push(&mut self, mut departure: Departure) {
         departure.group = self.committed[departure.by.lane];
         self.departures.push(departure);
@@ -247,51 +237,41 @@ impl Outbound {
         }
     }
 
-    fn is_due(&self, departure: &Departure, mask: u32, keep: u32) -> bool {
-        let lane = departure.by.lane;
-        mask >> lane & 1 == 1 && departure.group < self.committed[lane].saturating_sub(keep)
-    }
-
-    /// The copies that a wait for all but `keep` groups of each lane is for.
-    pub fn due(&self, mask: u32, keep: u32) -> impl Iterator<Item = &Departure> {
-        let all = self.departures.iter();
-        all.filter(move |departure| self.is_due(departure, mask, keep))
-    }
-
-    /// All copies in flight.
-    pub fn all(&self) -> impl Iterator<Item = &Departure> {
-        self.departures.iter()
-    }
-
-    /// Lets the due ones read their sources, and without `only_read` write their destinations.
-    ///
-    /// # Safety
-    /// `shared` must be the memory of the block, and the launch's global memory still there.
-    pub unsafe fn wait(&mut self, mask: u32, keep: u32, only_read: bool, shared: *const u8) {
-        let mut left = Vec::new();
-        for mut departure in std::mem::take(&mut self.departures) {
-            if !self.is_due(&departure, mask, keep) {
-                left.push(departure);
-            } else if only_read {
-                // SAFETY: the caller vouches for the memory.
-                unsafe { departure.read(shared) };
-                left.push(departure);
-            } else {
-                // SAFETY: as above.
-                unsafe { departure.land(shared) };
-            }
-        }
+    /// Takes the copies that a wait for all but the newest `keep` groups of each lane is for.
+    pub fn take_due(&mut self, mask: u32, keep: u32) -> Vec<Departure> {
+        let committed = self.committed;
+        let is_due = |departure: &Departure| {
+            let lane = departure.by.lane;
+            mask >> lane & 1 == 1 && departure.group < committed[lane].saturating_sub(keep)
+        };
+        let (due, left) = std::mem::take(&mut self.departures)
+            .into_iter()
+            .partition(is_due);
         self.departures = left;
+        due
     }
 
-    /// Lands everything.
+    /// The copies that have only read their sources come back.
+    pub fn put_back(&mut self, departures: Vec<Departure>) {
+        self.departures.splice(0..0, departures);
+    }
+
+    /// Lands everything, which remains to be waited for. True if anything has not landed before.
     ///
     /// # Safety
-    /// As for [`Self::wait`].
-    pub unsafe fn finish(&mut self, shared: *const u8) {
-        for departure in std::mem::take(&mut self.departures) {
+    /// `shared` must be the memory of the warp's block, and the launch's global memory still there.
+    pub unsafe fn land_all(&mut self, shared: *const u8) -> bool {
+        let mut any = false;
+        for departure in &mut self.departures {
+            any |= !departure.has_landed;
             // SAFETY: the caller vouches for the memory.
             unsafe { departure.land(shared) };
         }
+        any
+    }
+
+    /// The block is over.
+    pub fn take_all(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
     }
 }

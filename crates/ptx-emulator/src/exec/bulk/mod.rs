@@ -5,6 +5,7 @@
 //! looks at its mbarrier or waits for its group, at the end of the block, or when nothing else can
 //! go on. So a kernel that forgets to wait sees what was there before.
 
+mod checks;
 mod element;
 mod flight;
 mod maps;
@@ -14,6 +15,7 @@ mod tile;
 
 use std::sync::Arc;
 
+use self::flight::Flights;
 pub(crate) use self::flight::{Arrival, Departure, Inbound, Issuer, Outbound};
 pub(crate) use self::maps::ChangedMaps;
 use self::operands::Operands;
@@ -23,6 +25,7 @@ use super::block::Core;
 use super::count::Moved;
 use super::fault::FaultKind;
 use super::interpret::{Run, first_lane, list};
+use super::launch::Launch;
 use super::registers::{LANES, lanes};
 use super::space::Spot;
 use super::trap::{Outcome, Trap};
@@ -41,7 +44,7 @@ impl Run<'_, '_, '_> {
     pub(super) fn bulk(&mut self, inst: &Inst, active: u32, op: Bulk) -> Outcome {
         match op {
             Bulk::Commit => self.warp.bulk.commit(active),
-            Bulk::Wait { read } => self.wait_bulk(active, inst.imm.cast_unsigned(), read)?,
+            Bulk::Wait { read } => self.wait_bulk(active, inst.imm.cast_unsigned(), read),
             Bulk::PublishMap => {
                 let lane = first_lane(active);
                 self.publish_map(&mut self.operands(inst, lane), lane)?;
@@ -200,31 +203,58 @@ impl Run<'_, '_, '_> {
         };
         self.count_bulk(&tile, Use::Read, targets.count_ones());
         let (tile, by) = (Arc::new(tile), self.issuer(lane));
+        let mut reads = self.begin_source(lane, &tile)?;
         for rank in lanes(targets) {
+            let spot = Spot {
+                rank: rank as u32,
+                offset: mbarrier,
+            };
+            self.check_mbarriers(1 << lane, &[spot; LANES])?;
+            self.on(spot, lane, |core, at| core.is_mbarrier(at))?;
             let arrival = Arrival {
+                flights: Flights {
+                    reads: reads.take(),
+                    writes: self.begin_destination(lane, &tile, reduce.is_some(), rank, to)?,
+                },
                 tile: Arc::clone(&tile),
                 reduce,
                 to,
                 mbarrier,
                 by,
             };
-            let early = self.launch.early_copies;
-            let spot = Spot {
-                rank: rank as u32,
-                offset: mbarrier,
-            };
-            self.check_mbarriers(1 << lane, &[spot; LANES])?;
-            self.on(spot, lane, |core, at| {
-                core.is_mbarrier(at)?;
-                core.changes += 1;
-                if early {
-                    return arrive(core, &arrival);
-                }
-                core.bulk.push(arrival);
-                Ok(())
-            })?;
+            if self.launch.early_copies {
+                self.arrive_bulk(spot, lane, arrival)?;
+            } else {
+                self.on(spot, lane, |core, _| {
+                    core.changes += 1;
+                    core.bulk.push(arrival);
+                    Ok(())
+                })?;
+            }
         }
         Ok(())
+    }
+
+    /// Lands the oldest copy that completes on an mbarrier of the block. True if there was one.
+    pub(super) fn land_next_bulk(&mut self, spot: Spot, lane: usize) -> Result<bool, Box<Trap>> {
+        match self.core.bulk.next(spot.offset) {
+            Some(arrival) => self.arrive_bulk(spot, lane, arrival).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Lands a copy whose mbarrier is at `spot`.
+    fn arrive_bulk(&mut self, spot: Spot, lane: usize, arrival: Arrival) -> Outcome {
+        let (mbarrier, bytes) = (arrival.mbarrier, arrival.bytes());
+        self.on(spot, lane, |core, _| {
+            // SAFETY: the places were checked at issue, the cluster's shared memory and the
+            // launch's snapshot of global memory outlive the copies.
+            unsafe { arrival.land(core.shared.pointer()) };
+            core.bulk.note(&arrival, core.shared.len());
+            Ok(())
+        })?;
+        self.end_arrival(spot, arrival);
+        self.on(spot, lane, |core, _| core.complete_tx(mbarrier, bytes))
     }
 
     /// The blocks of a multicast, by rank.
@@ -257,35 +287,32 @@ impl Run<'_, '_, '_> {
             Use::Write
         };
         self.count_bulk(&tile, how, 1);
-        self.define_rows(&tile);
-        let departure = Departure::new(tile, reduce, from, self.issuer(lane));
+        let flights = self.begin_departure(lane, &tile, reduce.is_some(), from)?;
+        let departure = Departure::new(tile, reduce, from, self.issuer(lane), flights);
         self.warp.bulk.push(departure);
         if self.launch.early_copies {
-            finish(&mut self.warp.bulk, self.core);
+            land_departures(&mut self.warp.bulk, self.core);
         }
         Ok(())
     }
 
-    /// What a copy out of shared memory writes holds something from now on.
-    fn define_rows(&mut self, tile: &Tile) {
-        let Some(shadows) = &mut self.worker.shadows else {
-            return;
-        };
-        for row in tile.rows.iter().filter(|row| row.bytes > 0) {
-            if let Some(found) = shadows.find(row.va, row.bytes) {
-                found.shadow.note_use();
-                found
-                    .shadow
-                    .define(row.va - found.base, u64::from(row.bytes));
-            }
-        }
-    }
-
-    fn wait_bulk(&mut self, active: u32, keep: u32, read: bool) -> Outcome {
+    fn wait_bulk(&mut self, active: u32, keep: u32, only_read: bool) {
         let shared = self.core.shared.pointer();
-        // SAFETY: the memory is this block's; the launch keeps its global memory alive.
-        unsafe { self.warp.bulk.wait(active, keep, read, shared) };
-        Ok(())
+        let mut due = self.warp.bulk.take_due(active, keep);
+        for departure in &mut due {
+            // SAFETY: the memory is this block's; the launch keeps its global memory alive.
+            unsafe {
+                if only_read {
+                    departure.read(shared);
+                } else {
+                    departure.land(shared);
+                }
+            }
+            self.end_departure(departure, only_read);
+        }
+        if only_read {
+            self.warp.bulk.put_back(due);
+        }
     }
 
     /// Shared memory of this block.
@@ -344,43 +371,21 @@ struct Route {
     mask: Option<u32>,
 }
 
-/// Lands all copies into a block's shared memory. True if there were any.
-pub(super) fn land(core: &mut Core) -> Result<bool, String> {
-    let landing = core.bulk.take();
-    let any = !landing.is_empty();
-    for arrival in landing {
-        arrive(core, &arrival)?;
-    }
-    Ok(any)
-}
-
-/// Lands the oldest copy that completes on an mbarrier of the block. True if there was one. An error
-/// says what is wrong with the mbarrier.
-pub(super) fn land_next(core: &mut Core, mbarrier: u32) -> Result<bool, String> {
-    match core.bulk.next(mbarrier) {
-        Some(arrival) => arrive(core, &arrival).map(|()| true),
-        None => Ok(false),
-    }
-}
-
-fn arrive(core: &mut Core, arrival: &Arrival) -> Result<(), String> {
-    let len = core.shared.len();
-    // SAFETY: the places were checked at issue, the cluster's shared memory and the launch's
-    // snapshot of global memory outlive the copies.
-    unsafe { arrival.land(core.shared.pointer()) };
-    core.bulk.note(arrival, len);
-    core.complete_tx(arrival.mbarrier, arrival.bytes())
-}
-
-/// Lands all of a warp's copies out of its block's shared memory. True if there were any.
-pub(super) fn finish(copies: &mut Outbound, core: &mut Core) -> bool {
-    if copies.is_empty() {
-        return false;
-    }
+/// Lands all of a warp's copies out of its block's shared memory. True if there were any that had
+/// not landed.
+pub(super) fn land_departures(copies: &mut Outbound, core: &mut Core) -> bool {
     // SAFETY: the memory is that of the warp's block; the launch keeps its global memory alive.
-    unsafe { copies.finish(core.shared.pointer()) };
-    core.changes += 1;
-    true
+    let any = unsafe { copies.land_all(core.shared.pointer()) };
+    core.changes += u64::from(any);
+    any
+}
+
+/// All threads of the block have exited: what a warp's copies write has been written.
+pub(super) fn end_departures(copies: &mut Outbound, core: &mut Core, launch: &Launch<'_>) {
+    land_departures(copies, core);
+    for departure in copies.take_all() {
+        checks::define_rows(launch, core, &departure);
+    }
 }
 
 fn illegal(lane: usize, message: impl Into<String>) -> Box<Trap> {

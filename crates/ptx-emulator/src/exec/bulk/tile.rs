@@ -5,7 +5,7 @@ use crate::exec::trap::Trap;
 use crate::tensor_map::TensorMap;
 
 /// Bytes that swizzling moves as a whole.
-const CHUNK: u32 = 16;
+pub(super) const CHUNK: u32 = 16;
 /// Bytes of a line of shared memory, within which swizzling moves chunks.
 pub(super) const LINE: u32 = 128;
 

@@ -465,6 +465,10 @@ impl Scene<'_> {
         }
         let first = bytes.trailing_zeros();
         if old.has(FLIGHT) {
+            // Atomic operations by bulk reductions, or others, on the same bytes.
+            if old.has(ATOMIC) && new.has(ATOMIC) && self.in_scope(old, new) {
+                return Verdict::Forgiven;
+            }
             if !old_writes && new.has(SILENT) {
                 return Verdict::Forgiven;
             }
@@ -596,7 +600,7 @@ impl<const N: usize> Records<N> {
                 }
                 Verdict::Forgiven => {}
                 Verdict::Wrong(what, byte) => {
-                    if old.has(STRONG) && !new.has(STRONG) {
+                    if old.has(STRONG) && !old.has(FLIGHT) && !new.has(STRONG) {
                         observable = true;
                     } else if worst
                         .as_ref()
@@ -645,7 +649,8 @@ impl<const N: usize> Records<N> {
         let strong = near
             .iter()
             .chain(far.iter())
-            .filter(|old| old.bytes & new.bytes != 0 && !scene.is_stale(old) && old.has(STRONG));
+            .filter(|old| old.bytes & new.bytes != 0 && !scene.is_stale(old))
+            .filter(|old| old.has(STRONG) && !old.has(FLIGHT));
         let mut found = None;
         for old in strong {
             let bytes = old.bytes & new.bytes;

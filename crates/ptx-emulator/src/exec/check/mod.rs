@@ -186,6 +186,16 @@ impl Checks {
         }
     }
 
+    /// A bit for each of `bytes` bytes of shared memory: it has been written.
+    pub fn shared_defined(&self, offset: u64, bytes: u32) -> u64 {
+        self.shared.defined(offset, bytes)
+    }
+
+    /// Sets which of these bytes of shared memory have been written.
+    pub fn set_shared_defined(&mut self, offset: u64, bytes: u32, defined: u64) {
+        self.shared.define(offset, bytes, defined);
+    }
+
     /// Puts the clocks at the start of a block of a cluster, by their numbers in the grid.
     pub fn start(&mut self, block: u64, cluster: u64, threads: u32) {
         self.clocks.start(Home { block, cluster }, threads);

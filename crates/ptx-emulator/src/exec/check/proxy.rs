@@ -7,6 +7,8 @@
 //!   whoever writes bytes being read, or touches bytes being written, is reported, the issuing
 //!   thread, too. An ordinary store that the issuer knows but that no `fence.proxy.async` follows
 //!   is reported as the read begins.
+//! - A reduction calls [`Run::async_reduce_begin`] with the bytes that it updates: each of its
+//!   elements is an atomic operation of its own, so two of them are no race.
 //! - An operation whose thread waits for it (bulk groups, `wgmma.wait_group`) then calls
 //!   [`Run::async_end`] in the waiting warp: the bytes count as touched by that warp's lanes now.
 //! - An operation that completes on an mbarrier calls [`complete`] when its bytes have landed, with
@@ -17,9 +19,12 @@
 //! flight's end.
 
 use super::global::{Between, Locked};
-use super::line::{Flags, LINE, Line, PROXY, Record, Scene, TOGETHER, Tags, WRITE};
+use super::line::{
+    ATOMIC, FLIGHT, Flags, LINE, Line, PROXY, Record, Scene, TOGETHER, Tags, WRITE, strong,
+};
 use super::shared::spans;
 use super::{Checks, Conflict, Me, report};
+use crate::decode::op::Scope;
 use crate::exec::block::Core;
 use crate::exec::cluster::Peers;
 use crate::exec::interpret::Run;
@@ -85,6 +90,18 @@ impl Run<'_, '_, '_> {
         self.async_begin(lanes, pieces, WRITE)
     }
 
+    /// Relaxed atomic operations on these bytes begin, issued by `lanes` of the warp.
+    ///
+    /// # Errors
+    /// Nothing orders them after an earlier access, which is no atomic operation.
+    pub(in crate::exec) fn async_reduce_begin(
+        &mut self,
+        lanes: u32,
+        pieces: impl IntoIterator<Item = Piece>,
+    ) -> Result<Flight, Box<Trap>> {
+        self.async_begin(lanes, pieces, WRITE | ATOMIC | strong(Scope::Gpu))
+    }
+
     fn async_begin(
         &mut self,
         lanes: u32,
@@ -101,7 +118,7 @@ impl Run<'_, '_, '_> {
         let me = checks.me(self);
         flight.like = Record {
             lanes,
-            ..self.blank(&checks, &me, write | PROXY | TOGETHER | super::line::FLIGHT)
+            ..self.blank(&checks, &me, write | PROXY | TOGETHER | FLIGHT)
         };
         self.find_parts(pieces, &mut flight.parts);
         let done = self.begin_parts(&mut checks, &me, &flight);
@@ -200,7 +217,7 @@ impl Run<'_, '_, '_> {
         let me = checks.me(self);
         let ended = Record {
             lanes,
-            ..self.blank(checks, &me, flight.like.flags & (WRITE | PROXY | TOGETHER))
+            ..self.blank(checks, &me, flight.like.flags & !FLIGHT)
         };
         finish(self.core, &mut self.peers, self.launch, flight, ended);
     }

@@ -269,6 +269,11 @@ fn misuse_of_mbarriers_and_clusters_is_found() {
 }
 
 #[test]
+fn bulk_copies_in_flight_are_followed() {
+    assert!(check(include_str!("tma.txt")) >= 15);
+}
+
+#[test]
 fn right_kernels_give_the_same_in_every_order() {
     let texts = [
         include_str!("memory.txt"),
@@ -277,6 +282,7 @@ fn right_kernels_give_the_same_in_every_order() {
         include_str!("order.txt"),
         include_str!("bytes.txt"),
         include_str!("mbarrier.txt"),
+        include_str!("tma.txt"),
     ];
     let schedules = [
         "fair",
