@@ -17,8 +17,8 @@ use crate::exec::fault::FaultKind;
 use crate::exec::interpret::{Run, list, list as list_of};
 use crate::exec::registers::{FULL, LANES, lanes};
 use crate::exec::trap::{Outcome, Trap};
-use crate::exec::wgmma::Operands;
 use crate::exec::wgmma::descriptor::{Layout, PIECE, pieces};
+use crate::exec::wgmma::{Flight as InFlight, Operands};
 
 /// What is known of one warp.
 #[derive(Default)]
@@ -397,13 +397,13 @@ impl Checks {
     pub(in crate::exec) fn follow_product(
         &mut self,
         warp: usize,
-        pc: usize,
-        product: Product,
+        flight: InFlight,
         keeps: bool,
         list: &RegList,
         operands: &Operands,
         tainted: bool,
     ) -> bool {
+        let (pc, product) = (flight.pc as usize, flight.product);
         let mut rows = (operands.undefined_rows >> (16 * (warp % 4))) as u16;
         if product.has(Flag::RegisterA) {
             rows = 0;

@@ -52,7 +52,7 @@ impl Layout {
 
     fn swizzled(&self, offset: usize) -> usize {
         let at = self.start + offset;
-        at ^ ((at >> 7) & (self.span / PIECE - 1)) << 4
+        at ^ (((at >> 7) & (self.span / PIECE - 1)) << 4)
     }
 
     /// Address in shared memory of a row's first or second piece.

@@ -465,15 +465,12 @@ impl Run<'_, '_, '_> {
             if let Some(checks) = &mut self.core.checks {
                 let tainted = self.core.tainted >> warp & 1 == 1;
                 let regs = list(self.launch, inst);
-                let tainted = checks.follow_product(
-                    warp,
-                    pc as usize,
+                let flight = Flight {
+                    pc,
                     product,
-                    keeps,
-                    regs,
-                    operands,
-                    tainted,
-                );
+                    committed: true,
+                };
+                let tainted = checks.follow_product(warp, flight, keeps, regs, operands, tainted);
                 self.core.tainted |= u32::from(tainted) << warp;
             }
             issued.taken |= 1 << (warp % WARPS);

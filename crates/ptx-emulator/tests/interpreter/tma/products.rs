@@ -11,7 +11,7 @@ const ROWS: usize = 64;
 
 /// A (64 x K) and B (64 x K) of rows of `span` bytes, which is also the swizzle of the maps. `said`
 /// is the span that the descriptors say.
-fn product(span: usize, said: usize, early: bool, checks: bool) -> Result<(), Fault> {
+fn product(span: usize, said: usize, early: bool) -> Result<(), Fault> {
     let k = span / 2;
     let mode = |span: usize| match span {
         32 => (1, 3_u64),
@@ -65,7 +65,6 @@ fn product(span: usize, said: usize, early: bool, checks: bool) -> Result<(), Fa
     let params = ".param .align 64 .b8 a[128], .param .align 64 .b8 b[128], .param .u64 out";
     let mut machine = Machine::new(params, &body);
     machine.options.early_copies = early;
-    machine.options.checks = checks;
     let value = |row: usize, column: usize, salt: usize| {
         ((row * 7 + column * 3 + salt + row * column) % 9) as f32 - 4.0
     };
@@ -104,7 +103,7 @@ fn product(span: usize, said: usize, early: bool, checks: bool) -> Result<(), Fa
 fn boxes_are_operands_of_wgmma_in_every_swizzle() {
     for span in [32, 64, 128] {
         for early in [false, true] {
-            if let Err(fault) = product(span, span, early, false) {
+            if let Err(fault) = product(span, span, early) {
                 panic!("{span}: {fault}");
             }
         }
@@ -115,7 +114,7 @@ fn boxes_are_operands_of_wgmma_in_every_swizzle() {
 #[test]
 fn a_descriptor_with_another_swizzle_than_the_map_is_found() {
     for (span, said) in [(128, 64), (64, 128), (64, 32), (32, 64)] {
-        let fault = product(span, said, false, true).expect_err("another swizzle");
+        let fault = product(span, said, false).expect_err("another swizzle");
         let words = format!("says a swizzle of {said} bytes");
         assert!(
             fault.message.contains(&words)
