@@ -265,6 +265,13 @@ impl Launch {
             super::counters::record(counters);
         }
         let done = result?;
+        if done.partial_setmaxnreg > 0 {
+            report(format_args!(
+                "warning: {} executes setmaxnreg by part of a warp; the PTX ISA asks for all threads \
+                 of the warpgroup",
+                self.kernel
+            ));
+        }
         if driver.log_launches {
             let LaunchConfig {
                 grid,

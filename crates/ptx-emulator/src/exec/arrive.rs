@@ -179,7 +179,8 @@ impl Run<'_, '_, '_> {
             let at = spot.offset;
             self.check_overtaken(at, awaited, lane)?;
             let mut is_done = self.on(spot, lane, |core, at| core.test_mbarrier(at, awaited))?;
-            if !is_done && !(self.core.late.is_empty() && self.core.bulk.is_empty()) {
+            let comes = !self.core.late.is_empty() || !self.core.bulk.is_empty();
+            if !is_done && comes {
                 is_done = self.land_until(spot, awaited, lane)?;
             }
             if is_done {

@@ -140,16 +140,6 @@ impl Mbarriers {
         self.live.get_mut(&at)
     }
 
-    /// An mbarrier that has any of these bytes.
-    pub fn overlapping(&self, offset: u64, bytes: u64) -> Option<u32> {
-        if self.live.is_empty() {
-            return None;
-        }
-        let first = u32::try_from(offset.saturating_sub(7)).ok()?;
-        let (&at, _) = self.live.range(first..).next()?;
-        (u64::from(at) < offset + bytes).then_some(at)
-    }
-
     fn get(&mut self, shared: &Bytes, at: u32) -> Result<&mut Mbarrier, String> {
         let invalidated = self.invalidated.contains(&at);
         let Some(found) = self.live.get_mut(&at) else {

@@ -247,3 +247,14 @@ fn what_is_wrong_with_an_mbarrier_is_said() {
         assert!(found.contains(expected), "{body}: {found}");
     }
 }
+
+#[test]
+fn one_elected_thread_may_set_the_registers() {
+    let body = "elect.sync %r2|%p1, 0xffffffff;
+        @%p1 setmaxnreg.dec.sync.aligned.u32 40;
+        st.global.u32 [%o], %t;";
+    let machine = Machine::hopper(&kernel(body));
+    let out = machine.words(&[0; 32]);
+    let done = machine.launch("k", 1, 32, &[Arg::Pointer(out), Arg::Pointer(0)]);
+    assert_eq!(done.map(|report| report.partial_setmaxnreg), Ok(1));
+}
