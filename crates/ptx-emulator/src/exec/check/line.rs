@@ -508,8 +508,7 @@ impl Scene<'_> {
             if !self.in_scope(old, new) {
                 return Verdict::Wrong(What::Scopes, byte);
             }
-            let volatile =
-                self.shared && old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
+            let volatile = old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
             if !volatile || same_warp {
                 return Verdict::Forgiven;
             }
