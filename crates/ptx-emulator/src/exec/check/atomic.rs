@@ -1,7 +1,7 @@
 //! Atomics.
 
 use super::gather::{Fate, Gathered};
-use super::line::{self, Record};
+use super::line;
 use super::spot::all;
 use super::{Checks, report};
 use crate::decode::op::{Atomic, AtomicOp, Extend, Inst, Width};
@@ -54,8 +54,7 @@ impl Run<'_, '_, '_> {
                 ));
             }
             undefined[lane] = missing;
-            let step = self.step_of(checks, &me, true, lane);
-            gathered.add(&spot, lane, bytes, &Record { step, ..like });
+            gathered.add(&spot, lane, bytes, &like);
             self.define(checks, &spot, bytes, all(bytes));
         }
         self.commit(checks, &me, &mut gathered, Fate::Touch, None)?;

@@ -235,15 +235,6 @@ impl Run<'_, '_, '_> {
         }
     }
 
-    /// The step that a lane's access belongs to.
-    pub(super) fn step_of(&self, checks: &Checks, me: &Me, strong: bool, lane: usize) -> u32 {
-        if strong {
-            checks.clocks.strong_step(me.warp, lane)
-        } else {
-            checks.clocks.now(me.warp)
-        }
-    }
-
     /// Compares what was gathered with earlier accesses, and remembers it.
     pub(super) fn commit(
         &mut self,

@@ -1,6 +1,6 @@
 //! What is known of global memory: who has touched its bytes in this launch.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::line::{LINE, Line, Record, Scene, Slab, Tags};
@@ -25,7 +25,6 @@ pub(crate) struct Between {
     slabs: Arc<[Mutex<Slab>]>,
     /// Whether several workers run the launch.
     pub parallel: bool,
-    now: AtomicU32,
 }
 
 impl Between {
@@ -36,7 +35,6 @@ impl Between {
             secondary: AtomicU16::new(0),
             slabs: (0..LOCKS).map(|_| Mutex::default()).collect(),
             parallel,
-            now: AtomicU32::new(1),
         }
     }
 
@@ -59,10 +57,6 @@ impl Between {
             primary: self.primary,
             secondary: self.secondary.load(Relaxed),
         }
-    }
-
-    pub fn order(&self, _block: u64) {
-        self.now.fetch_add(1, Relaxed);
     }
 
     /// The lock of the line at an address.

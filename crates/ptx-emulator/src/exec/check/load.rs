@@ -3,7 +3,7 @@
 use super::Checks;
 use super::access::Begun;
 use super::gather::{Fate, LaneRun};
-use super::line::{self, Flags, Record};
+use super::line::{self, Flags};
 use super::spot::{all, spread};
 use crate::decode::op::{Access, Extend, Inst, Order, Reg, RegList, Width};
 use crate::exec::interpret::Run;
@@ -52,8 +52,7 @@ impl Run<'_, '_, '_> {
         }
         for lane in lanes(single) {
             let spot = self.spot(access.window, targets[lane], lane, bytes);
-            let step = self.step_of(checks, &me, access.is_strong(), lane);
-            gathered.add(&spot, lane, bytes, &Record { step, ..like });
+            gathered.add(&spot, lane, bytes, &like);
             undefined[lane] = !self.defined(checks, &spot, bytes) & all(bytes);
             if undefined[lane] != 0 {
                 self.remember_unwritten(checks, &spot, lane);

@@ -37,9 +37,6 @@ use self::wgmma::Watch;
 use super::registers::{LANES, Registers};
 use crate::decode::op::Reg;
 
-/// Warps of the largest block.
-pub(crate) const WARPS: usize = 32;
-
 /// What the checks know of one block.
 pub(crate) struct Checks {
     clocks: Clocks,

@@ -2,7 +2,7 @@
 
 use super::access::Begun;
 use super::gather::{Fate, LaneRun, Settle};
-use super::line::{self, Record};
+use super::line;
 use super::spot::{Spot, all, gather};
 use super::{Checks, report};
 use crate::decode::op::{Access, Inst, Order, Reg, RegList};
@@ -109,8 +109,7 @@ impl Run<'_, '_, '_> {
                 global: matches!(spot, Spot::Global(..)),
                 was_defined,
             };
-            let step = self.step_of(checks, &me, access.is_strong(), lane);
-            gathered.add(&spot, lane, bytes, &Record { step, ..like });
+            gathered.add(&spot, lane, bytes, &like);
             if !was_defined || defined != all(bytes) {
                 self.define(checks, &spot, bytes, defined);
             }

@@ -162,11 +162,6 @@ impl Clocks {
         self.warps[warp].step
     }
 
-    /// The step of a strong access of a lane.
-    pub fn strong_step(&self, warp: usize, _lane: usize) -> u32 {
-        self.now(warp)
-    }
-
     fn which(&self, me: &Me, lanes: u32, knows: impl Fn(&Mind) -> bool) -> u32 {
         let mut out = 0;
         for (mask, mind) in &self.warps[me.warp].minds {

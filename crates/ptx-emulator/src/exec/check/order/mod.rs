@@ -1,10 +1,21 @@
 //! What happens before what (PTX ISA section 8): whether a thread knows an earlier access of
 //! another one to be done before its own.
 //!
+//! Each lane has a vector clock ([`clock`]): for each warp of each block, the step up to which the
+//! lane knows the accesses of each of that warp's lanes to be done ([`known`], [`tree`]). Lanes of a
+//! warp that know the same share a clock ([`mind`]). A step of a warp ends where it hands on what it
+//! knows. Knowledge moves
+//! - where threads meet: barriers of the block and the cluster, mbarriers, operations of a warp
+//!   ([`gate`], `Clocks::meet`);
+//! - through strong accesses to one place (causality order, section 8.9.5): what a release pattern
+//!   released, the acquire pattern that reads from it, or from atomics after it, knows ([`place`],
+//!   [`strong`]), if the scopes of both include the other's thread (morally strong, section 8.6).
+//!
+//! Where the model is not followed to the letter more counts as ordered, never less.
+//!
 //! What the shadows of memory ask:
-//! - [`Clocks::now`] gives the step that an ordinary access of a warp belongs to now,
-//!   [`Clocks::strong_step`] that of a lane's strong access. Block, warp, lane and step are a
-//!   [`Stamp`], which a shadow keeps of the access.
+//! - [`Clocks::now`] gives the step that an access of a warp belongs to now. Block, warp, lane and
+//!   step are a [`Stamp`], which a shadow keeps of the access.
 //! - [`Clocks::knows`] tells which lanes of a warp know an access to be done; two accesses that
 //!   conflict are a race if the later one's lane doesn't know the earlier one.
 //! - A strong write is known, too, to whoever knows a later strong read or an atomic operation that
