@@ -326,6 +326,57 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// Launches far beyond what a shadow could number in few bits are followed to their ends.
+#[test]
+fn detection_does_not_fade() {
+    let kernel = |body: &str| Machine::new(&format!("{PROLOGUE}{body}\nret;\n}}\n"));
+    let race = |machine: &Machine, grid, block| {
+        let args = [Arg::Pointer(machine.words(&[0; 64])); 2];
+        let fault = machine.launch("k", grid, block, &args);
+        let fault = fault.expect_err("a race");
+        assert!(fault.message.starts_with("race: "), "{fault}");
+    };
+    // The last two of many blocks.
+    let mut machine = kernel(
+        "sub.u32 %r2, %n, 2;
+        setp.lt.u32 %p1, %b, %r2;
+        @!%p1 st.global.u32 [%q], %b;",
+    );
+    machine.options.workers = 1;
+    race(&machine, (1 << 20) + 3, 1);
+    // Many steps of a warp.
+    let machine = kernel(
+        "mov.u32 %r2, 0;
+        AGAIN:
+        bar.warp.sync -1;
+        add.u32 %r2, %r2, 1;
+        setp.lt.u32 %p1, %r2, 2100000;
+        @%p1 bra AGAIN;
+        st.global.u32 [%q], %g;",
+    );
+    race(&machine, 2, 1);
+}
+
+/// A launch of some blocks only, of which nobody knows what the others would have written, makes
+/// nothing known of memory that it can't reach.
+#[test]
+fn a_sampled_launch_ends_no_search_elsewhere() {
+    let mut machine = Machine::new(&format!(
+        "{PROLOGUE}ld.global.u32 %r2, [%i];\nst.global.u32 [%o], %r2;\nret;\n}}\n"
+    ));
+    let [reached, other] = [0; 2].map(|_: u8| machine.memory.alloc(256).expect("room"));
+    let out = Arg::Pointer(machine.words(&[0; 64]));
+    machine.options.blocks = "1".parse().expect("a block's number");
+    let sampled = machine.launch("k", 2, 32, &[out, Arg::Pointer(reached)]);
+    sampled.expect("nothing is checked");
+    machine.options.blocks = LaunchOptions::default().blocks;
+    let known = machine.launch("k", 2, 32, &[out, Arg::Pointer(reached)]);
+    known.expect("the sampled launch may have written it");
+    let fault = machine.launch("k", 2, 32, &[out, Arg::Pointer(other)]);
+    let fault = fault.expect_err("nobody has written it");
+    assert!(fault.message.starts_with("uninitialised"), "{fault}");
+}
+
 #[test]
 fn correct_kernels_are_silent() {
     let mut options = Vec::new();

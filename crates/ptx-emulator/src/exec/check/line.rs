@@ -150,19 +150,19 @@ impl Record {
         true
     }
 
-    /// Adds all of another record's bytes, which lie in the same step of the same warp, if the two
-    /// can be told apart.
-    fn merge(&mut self, other: &Record) -> bool {
-        let alike = self.step == other.step
+    /// Whether another record is of the same step of the same warp, and of the same kind.
+    fn is_like(&self, other: &Record) -> bool {
+        self.step == other.step
             && self.warp == other.warp
             && self.block == other.block
             && self.flags == other.flags
             && self.tag == other.tag
             // Operations in flight end one by one.
-            && (self.pc == other.pc || !self.has(FLIGHT | PROXY));
-        if !alike {
-            return false;
-        }
+            && (self.pc == other.pc || !self.has(FLIGHT | PROXY))
+    }
+
+    /// Adds all of the bytes of a record that is like this one, if the two can be told apart.
+    fn merge(&mut self, other: &Record) -> bool {
         if self.has(TOGETHER) {
             if self.lanes != other.lanes {
                 return false;
@@ -251,6 +251,23 @@ fn touched_words(bytes: u64) -> u32 {
     bits = (bits | bits >> 6) & 0x000f_000f_000f_000f;
     bits = (bits | bits >> 12) & 0x0000_00ff_0000_00ff;
     ((bits | bits >> 24) & 0xffff) as u32
+}
+
+/// The record of a number, first those in the line itself.
+fn seat<'a>(near: &'a mut [Record], far: &'a mut [Record], at: usize) -> Option<&'a mut Record> {
+    match at.checked_sub(near.len()) {
+        None => near.get_mut(at),
+        Some(at) => far.get_mut(at),
+    }
+}
+
+/// Where a new record may go, by the number of the record there.
+#[derive(Clone, Copy, Default)]
+struct Seats {
+    /// One that it may be joined with.
+    like: Option<usize>,
+    /// A place without a record that counts.
+    room: Option<usize>,
 }
 
 /// With room for `N` records.
@@ -569,12 +586,15 @@ impl<const N: usize> Records<N> {
         let mut worst: Option<Found> = None;
         // What has happened between two accesses of which one is strong may order them.
         let (mut observable, mut witness) = (false, false);
-        let mut room = None;
+        let mut seats = Seats::default();
         let (near, far) = self.parts(slab, scene.tags);
         for (at, old) in near.iter_mut().chain(far).enumerate() {
             if old.bytes == 0 || scene.is_stale(old) {
-                room.get_or_insert(at);
+                seats.room.get_or_insert(at);
                 continue;
+            }
+            if old.is_like(new) {
+                seats.like.get_or_insert(at);
             }
             let bytes = old.bytes & new.bytes;
             if bytes == 0 {
@@ -593,7 +613,7 @@ impl<const N: usize> Records<N> {
                     if stands {
                         old.bytes &= !bytes;
                         if old.bytes == 0 {
-                            room.get_or_insert(at);
+                            seats.room.get_or_insert(at);
                         }
                     }
                 }
@@ -627,7 +647,7 @@ impl<const N: usize> Records<N> {
         if let Some(found) = worst {
             return Err(found);
         }
-        self.remember(slab, new, scene.tags, room, Some(scene));
+        self.remember(slab, new, scene.tags, seats, Some(scene));
         Ok(())
     }
 
@@ -685,7 +705,8 @@ impl<const N: usize> Records<N> {
                 old.bytes &= !bytes;
             }
         }
-        self.remember(slab, &new, scene.tags, None, Some(scene));
+        let seats = self.seats(slab, &new, scene.tags);
+        self.remember(slab, &new, scene.tags, seats, Some(scene));
     }
 
     /// An asynchronous operation is over: `ended` takes the place of what it `began` with.
@@ -707,38 +728,49 @@ impl<const N: usize> Records<N> {
         }
         let mut ended = *ended;
         ended.pc = began.pc;
-        self.remember(slab, &ended, tags, None, None);
+        let seats = self.seats(slab, &ended, tags);
+        self.remember(slab, &ended, tags, seats, None);
     }
 
-    /// `room`: a place without a record, if one is known. `scene`: to tell what `new` stands for,
-    /// where there is little room.
+    fn seats(&mut self, slab: &mut Slab, new: &Record, tags: Tags) -> Seats {
+        let mut seats = Seats::default();
+        let (near, far) = self.parts(slab, tags);
+        for (at, old) in near.iter().chain(far.iter()).enumerate() {
+            if old.bytes == 0 || !tags.count(old.tag) {
+                seats.room.get_or_insert(at);
+            } else if old.is_like(new) {
+                seats.like.get_or_insert(at);
+            }
+        }
+        seats
+    }
+
+    /// `scene`: to tell what `new` stands for, where there is little room.
     fn remember(
         &mut self,
         slab: &mut Slab,
         new: &Record,
         tags: Tags,
-        mut room: Option<usize>,
+        seats: Seats,
         scene: Option<&Scene<'_>>,
     ) {
         let tag = new.tag;
         let (near, far) = self.parts(slab, tags);
-        for (at, old) in near.iter_mut().chain(far).enumerate() {
-            if old.bytes == 0 || !tags.count(old.tag) {
-                room.get_or_insert(at);
-            } else if old.merge(new) {
-                return;
-            }
-        }
-        let (near, far) = self.parts(slab, tags);
-        if let Some(at) = room {
-            let held = near.len();
-            match near.get_mut(at) {
-                Some(place) => *place = *new,
-                None => far[at - held] = *new,
-            }
+        let held = near.len();
+        if let Some(at) = seats.like
+            && let Some(old) = seat(near, far, at)
+            && old.bytes != 0
+            && old.merge(new)
+        {
             return;
         }
-        if near.len() == N {
+        if let Some(at) = seats.room
+            && let Some(place) = seat(near, far, at)
+        {
+            *place = *new;
+            return;
+        }
+        if held == N {
             let list = slab.open();
             slab.lists[list as usize].push(self.records[N - 1]);
             slab.held += 1;
