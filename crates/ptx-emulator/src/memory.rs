@@ -115,10 +115,6 @@ impl AddressMap {
         self.allocations.get(after.checked_sub(1)?)
     }
 
-    pub fn allocations(&self) -> &[Allocation] {
-        &self.allocations
-    }
-
     fn define(&self, va: u64, bytes: u64) {
         if let Some(found) = self.find(va) {
             found.shadow.define(va - found.base, bytes);
