@@ -211,6 +211,16 @@ impl Record {
         }
     }
 
+    /// Whether an access that is a race with `old` is one with this, too: a strong access is none
+    /// with others that are strong and in its scope.
+    fn is_as_strict_as(&self, old: &Record) -> bool {
+        !self.has(STRONG) || old.has(STRONG) && self.scope() <= old.scope()
+    }
+
+    fn scope(&self) -> Flags {
+        self.flags >> SCOPE_SHIFT & 3
+    }
+
     pub fn is_together(&self) -> bool {
         self.has(TOGETHER)
     }
@@ -610,7 +620,7 @@ impl<const N: usize> Records<N> {
                     } else {
                         !old.has(WRITE)
                     };
-                    if stands {
+                    if stands && new.is_as_strict_as(old) {
                         old.bytes &= !bytes;
                         if old.bytes == 0 {
                             seats.room.get_or_insert(at);
@@ -807,7 +817,9 @@ impl<const N: usize> Records<N> {
         records.retain(|old| {
             let droppable = !old.has(FLIGHT) && (old.flags ^ new.flags) & WRITE == 0;
             let covered = old.bytes & !new.bytes == 0;
-            let stands = (!old.has(STRONG) || new.has(STRONG)) && !new.has(SILENT);
+            let stands = (!old.has(STRONG) || new.has(STRONG))
+                && new.is_as_strict_as(old)
+                && !new.has(SILENT);
             old.bytes != 0
                 && !(droppable && covered && stands && scene.unknown(old, new, old.bytes).is_none())
         });
