@@ -535,7 +535,10 @@ impl Scene<'_> {
             if !self.in_scope(old, new) {
                 return Verdict::Wrong(What::Scopes, byte);
             }
-            let volatile = old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
+            // Of global memory they are as the model has them: a last block's volatile reads after a
+            // ticket, or reads between two looks at a counter, are right without further order.
+            let volatile =
+                self.shared && old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
             if !volatile || same_warp {
                 return Verdict::Forgiven;
             }
