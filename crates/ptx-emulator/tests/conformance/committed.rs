@@ -1,7 +1,6 @@
 //! Kernels that Triton compiled compute what they should.
 
-use std::process::Command;
-
+use super::process::alone_on;
 use super::triton::{Collection, SM_80, SM_90, run};
 
 fn runs(collection: Collection, name: &str) {
@@ -54,27 +53,11 @@ mod ampere {
 }
 
 mod hopper {
-    use super::{Command, SM_90};
+    use super::{SM_90, alone_on};
 
-    const DEVICE: &str = "PTX_EMULATOR_DEVICE";
-
-    /// In a process of its own: the first CUDA call decides which device a process has.
     fn runs(name: &str) {
-        if std::env::var(DEVICE).is_ok_and(|device| device == "h100") {
-            return super::runs(SM_90, name);
-        }
         let test = format!("committed::hopper::{name}");
-        let output = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", &test, "--nocapture"])
-            .env(DEVICE, "h100")
-            .output()
-            .expect("a process");
-        let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
-        let text = text.concat();
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
+        alone_on("h100", &test, || super::runs(SM_90, name));
     }
 
     programs! {

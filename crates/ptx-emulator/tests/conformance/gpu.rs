@@ -176,6 +176,16 @@ impl Gpu {
         self.upload(ty, &vec![ty.junk(); count])
     }
 
+    /// A buffer that nobody has written.
+    pub fn fresh(&self, ty: Type, count: usize) -> Result<Buffer, String> {
+        // SAFETY: bytes are never read on the host before the device has written them.
+        let bytes = unsafe { self.stream.alloc::<u8>(count * ty.size()) };
+        let bytes = bytes.map_err(|error| error.to_string())?;
+        let (address, sync) = bytes.device_ptr(&self.stream);
+        drop(sync);
+        Ok(Buffer { bytes, ty, address })
+    }
+
     pub fn download(&self, buffer: &Buffer) -> Result<Vec<f64>, String> {
         let bytes = self
             .stream

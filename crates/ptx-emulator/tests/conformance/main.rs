@@ -8,5 +8,7 @@ mod cutlass;
 mod gpu;
 mod numbers;
 mod outcome;
+mod pairs;
+mod process;
 mod product;
 mod triton;
