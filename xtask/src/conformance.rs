@@ -15,6 +15,7 @@ const TRITON: &str = "crates/ptx-emulator/tests/conformance/triton/requirements.
 const TRITON_FOLDER: &str = "crates/ptx-emulator/tests/conformance/triton";
 const GEMM: &str = "crates/ptx-emulator/tests/conformance/cutlass/gemm.cu";
 const GEMM_SM90: &str = "crates/ptx-emulator/tests/conformance/cutlass/gemm_sm90.cu";
+const RUNTIME: &str = "crates/ptx-emulator/client/cudart";
 const CANDLE_KERNELS: &str = "0.11.1";
 /// The sources of candle-kernels whose kernels are run.
 const CANDLE_FILES: [&str; 10] = [
@@ -82,26 +83,39 @@ fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resu
         command.current_dir(session.root());
         session.run(command)?;
 
-        // A whole program, with CUDA's runtime in it.
+        // A whole program, with a CUDA runtime in it: NVIDIA's own takes NVIDIA's driver only.
         let mut command = Command::new(&nvcc.path);
         command.args("-O3 -std=c++17 --expt-relaxed-constexpr --disable-warnings".split(' '));
-        command.args("-gencode arch=compute_90a,code=compute_90a --cudart static".split(' '));
+        command.args("-gencode arch=compute_90a,code=compute_90a --cudart none".split(' '));
         for include in ["include", "tools/util/include"] {
             let source = packages.join("cutlass_library/source");
             command.arg("-I").arg(source.join(include));
         }
-        let toolkit = nvcc.path.parent().and_then(Path::parent);
-        for folder in toolkit.iter().map(|toolkit| toolkit.join("lib")) {
-            command.arg("-L").arg(folder);
-        }
         command.arg(format!("-D{define}")).arg("-o");
         command
             .arg(to.join(format!("gemm_sm90_{name}")))
-            .arg(GEMM_SM90);
+            .arg(GEMM_SM90)
+            .args(runtime_sources(session)?)
+            .arg("-ldl");
         command.current_dir(session.root());
         session.run(command)?;
     }
     Ok(())
+}
+
+/// The sources of the CUDA runtime that uses documented entry points of the driver only.
+fn runtime_sources(session: &Session) -> Result<Vec<PathBuf>, Failure> {
+    let folder = session.root().join(RUNTIME);
+    let failed = |error| format!("can't read {}: {error}", folder.display());
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "cpp") {
+            sources.push(path);
+        }
+    }
+    sources.sort();
+    Ok(sources)
 }
 
 fn candle(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Result<(), Failure> {

@@ -275,7 +275,7 @@ impl DeviceMemory {
             }
             // Fewer bytes together than a word's are padding.
             for word in (0..64 - WORD_BYTES + 1).filter(|&word| {
-                (offset + at + word) % WORD_BYTES == 0 && missing >> word & 0xf == 0xf
+                (offset + at + word).is_multiple_of(WORD_BYTES) && missing >> word & 0xf == 0xf
             }) {
                 first.get_or_insert(at + word);
                 count += WORD_BYTES;

@@ -33,6 +33,7 @@ impl Run<'_, '_, '_> {
         }
         if how.op != MbarrierOp::Init {
             self.check_mbarriers(active, &spots)?;
+            self.visit_mbarriers(active, &spots)?;
         }
         let mut states = [0; LANES];
         for lane in lanes(active) {
@@ -156,6 +157,7 @@ impl Run<'_, '_, '_> {
     ) -> Result<Next, Box<Trap>> {
         let spots = self.mbarrier_spots(how.window, targets, active)?;
         self.check_mbarriers(active, &spots)?;
+        self.visit_mbarriers(active, &spots)?;
         let mut done = 0;
         for lane in lanes(active) {
             let spot = spots[lane];

@@ -134,7 +134,7 @@ fn quotient(a: Exact, b: Exact) -> Exact {
         negative: a.negative != b.negative,
         magnitude: shifted / b.magnitude,
         exponent: a.exponent - b.exponent - shift,
-        more: shifted % b.magnitude != 0,
+        more: !shifted.is_multiple_of(b.magnitude),
     }
 }
 

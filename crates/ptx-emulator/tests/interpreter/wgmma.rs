@@ -129,10 +129,6 @@ impl Matrix {
         }
     }
 
-    fn k(&self) -> usize {
-        32 / self.ty.bytes()
-    }
-
     /// Bytes from a descriptor's start to that of K step `step`.
     fn advance(&self) -> usize {
         match (self.span, self.transposed) {

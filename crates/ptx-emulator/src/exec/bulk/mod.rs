@@ -49,6 +49,11 @@ impl Run<'_, '_, '_> {
                 let lane = first_lane(active);
                 self.publish_map(&mut self.operands(inst, lane), lane)?;
             }
+            Bulk::Store { reduce: None } | Bulk::StoreTile { reduce: None, .. } => {
+                for lane in lanes(self.different(inst, active)) {
+                    self.bulk_lane(inst, lane, op)?;
+                }
+            }
             _ => {
                 for lane in lanes(active) {
                     self.bulk_lane(inst, lane, op)?;
@@ -57,6 +62,17 @@ impl Run<'_, '_, '_> {
         }
         self.core.changes += 1;
         Ok(())
+    }
+
+    /// The first of the lanes that give the same operands. All lanes of a warp may issue one and
+    /// the same store, as CUTLASS's epilogues do: it is done once, and belongs to that lane.
+    fn different(&self, inst: &Inst, active: u32) -> u32 {
+        let uses = &list(self.launch, inst).uses;
+        let values: Vec<_> = uses.iter().map(|&reg| self.warp.regs.any(reg)).collect();
+        lanes(active).fold(0, |first, lane| {
+            let known = lanes(first).any(|other| values.iter().all(|v| v[other] == v[lane]));
+            first | u32::from(!known) << lane
+        })
     }
 
     fn operands(&self, inst: &Inst, lane: usize) -> Operands {

@@ -45,7 +45,7 @@ impl Swizzle {
             Swizzle::Bytes64 => 3,
             Swizzle::Bytes128 => 7,
         };
-        address ^ (address / LINE & rows) * CHUNK
+        address ^ (((address / LINE) & rows) * CHUNK)
     }
 }
 

@@ -106,7 +106,6 @@ impl Run<'_, '_, '_> {
                 warp: self.warp.index as usize,
                 pc: self.group.pc as usize,
             };
-            let is_own = spot.rank == self.core.rank;
             let (Some(checks), Some(mbarrier)) =
                 Self::mbarrier_of(self.core, &mut self.peers, spot, lane)?
             else {
@@ -118,12 +117,22 @@ impl Run<'_, '_, '_> {
                     return Err(uninitialised(self.launch, spot, missing, origin));
                 }
             }
-            let visitor = checks.origin(&me, lane);
-            if !is_own {
-                self.visit(spot.rank, visitor, lane)?;
-            }
         }
         Ok(())
+    }
+
+    /// Notes that lanes use the mbarriers of other blocks. Asynchronous operations do not: what
+    /// waits for them is their completion, not the thread that issued them.
+    pub(in crate::exec) fn visit_mbarriers(
+        &mut self,
+        active: u32,
+        spots: &[Spot; LANES],
+    ) -> Outcome {
+        let mut ranks = [self.core.rank; LANES];
+        for lane in lanes(active) {
+            ranks[lane] = spots[lane].rank;
+        }
+        self.visit_all(active, &ranks)
     }
 
     /// A lane has initialised an mbarrier of the block.

@@ -65,6 +65,11 @@ impl Run<'_, '_, '_> {
         let Some(mut checks) = self.core.checks.take() else {
             return Ok(());
         };
+        if !load {
+            // No lane's part is done before all have come, so a tile that `ldmatrix` has read can
+            // be stored over, as CUTLASS's epilogues do.
+            checks.clocks.meet(self.warp.index as usize, self.warp.live);
+        }
         let done = self.matrix_action(&mut checks, inst, transposed, window, load);
         self.core.checks = Some(checks);
         done

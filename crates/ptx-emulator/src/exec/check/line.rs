@@ -686,9 +686,7 @@ impl<const N: usize> Records<N> {
         let mut found = None;
         for old in strong {
             let bytes = old.bytes & new.bytes;
-            if scene.unknown(old, new, bytes).is_none() {
-                return None;
-            }
+            scene.unknown(old, new, bytes)?;
             if let Verdict::Wrong(what, byte) = scene.judge(old, new, bytes) {
                 found = Some(Found {
                     what,

@@ -19,7 +19,7 @@ fn product(span: usize, said: usize, early: bool) -> Result<(), Fault> {
         _ => (3, 1),
     };
     let bytes = ROWS * span;
-    let descriptor = mode(said).1 << 62 | (8 * said as u64 >> 4) << 32 | 1 << 16;
+    let descriptor = mode(said).1 << 62 | ((8 * said as u64) >> 4) << 32 | 1 << 16;
     let sums: Vec<String> = (0..32).map(|i| format!("%c{i}")).collect();
     let sums = sums.join(",");
     let mut body = format!(
