@@ -535,10 +535,12 @@ impl Scene<'_> {
             if !self.in_scope(old, new) {
                 return Verdict::Wrong(What::Scopes, byte);
             }
-            // Of global memory they are as the model has them: a last block's volatile reads after a
-            // ticket, or reads between two looks at a counter, are right without further order.
+            // Of global memory only those of a block that has done nothing to order its reads: a
+            // last block's volatile reads after a ticket, or reads between two looks at a counter,
+            // are right.
+            let heeded = !self.shared && (!old_writes || self.clocks.heeds_order());
             let volatile =
-                self.shared && old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
+                !heeded && old.has(VOLATILE) && new.has(VOLATILE) && old_writes != writes;
             if !volatile || same_warp {
                 return Verdict::Forgiven;
             }

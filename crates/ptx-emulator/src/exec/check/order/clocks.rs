@@ -37,6 +37,9 @@ pub(in crate::exec) struct Clocks {
     exited: Gate,
     /// Of the block's shared memory.
     places: Places,
+    /// Whether the block has executed a fence, an atomic operation or a strong load that isn't
+    /// volatile.
+    heeds_order: bool,
 }
 
 /// A strong access of one lane.
@@ -127,11 +130,13 @@ impl Clocks {
             gates: Default::default(),
             exited: Gate::default(),
             places: Places::default(),
+            heeds_order: false,
         }
     }
 
     /// For a new block of so many threads.
     pub fn start(&mut self, home: Home, threads: u32) {
+        self.heeds_order = false;
         let clock = Clock::new(home.block, threads.div_ceil(32) as usize);
         self.home = home;
         self.warps.clear();
@@ -151,6 +156,12 @@ impl Clocks {
         self.gates.fill_with(Gate::default);
         self.exited = Gate::default();
         self.places.clear();
+    }
+
+    /// Whether the block has done anything by which it might take care of the order in which it
+    /// sees others' volatile stores.
+    pub fn heeds_order(&self) -> bool {
+        self.heeds_order
     }
 
     pub fn home(&self) -> Home {
@@ -246,6 +257,7 @@ impl Clocks {
 
     /// A fence between threads.
     pub fn fence(&mut self, warp: usize, lanes: u32, order: Order, scope: Scope) {
+        self.heeds_order = true;
         let warp = &mut self.warps[warp];
         let step = warp.step;
         warp.update(lanes, |mind, _| mind.fence(order, scope, step));
@@ -347,6 +359,7 @@ impl Clocks {
 
     /// Strong loads of lanes have read what they found.
     pub(super) fn loaded(&mut self, warp: usize, found: &[(usize, Seen)], order: Order) {
+        self.heeds_order |= order != Order::Volatile;
         let mut left: Vec<&(usize, Seen)> = found
             .iter()
             .filter(|(_, seen)| seen.iter().any(Option::is_some))
@@ -373,6 +386,7 @@ impl Clocks {
     }
 
     pub(super) fn update(&mut self, warp: usize, strong: &Strong, places: &mut Places) {
+        self.heeds_order = true;
         let seen = self.look(strong, places);
         self.loaded(warp, &[(strong.lane, seen)], strong.order);
         let gift = self.gift(warp, strong);
