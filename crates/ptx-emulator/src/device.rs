@@ -157,10 +157,11 @@ pub const H200: DeviceModel = DeviceModel {
     ..H100
 };
 
-/// NVIDIA B200, for plans: PTX for compute capability 9.0 and before runs on it, but none of its own
-/// tensor-core instructions. Multiprocessors, memory and clocks are those of the data sheet (180 GB
-/// and 8 TB/s on 8192 bits); limits of a multiprocessor are those of compute capability 10.0 in the
-/// CUDA programming guide. How its tensor cores sum `mma.sync` is not known: as an H100's here.
+/// NVIDIA B200, for plans: PTX for compute capability 9.0 and before runs on it, but none of its
+/// own tensor-core instructions. Multiprocessors, memory and clocks are those of the data sheet
+/// (180 GB and 8 TB/s on 8192 bits); limits of a multiprocessor are those of compute capability
+/// 10.0 in the CUDA programming guide. How its tensor cores sum `mma.sync` is not known: as an
+/// H100's here.
 pub const B200: DeviceModel = DeviceModel {
     key: "b200",
     name: "NVIDIA B200",

@@ -37,7 +37,8 @@ pub(super) fn value(model: &DeviceModel, attribute: u32) -> Option<i32> {
         79 | 80 => 1, // GLOBAL_, LOCAL_L1_CACHE_SUPPORTED
         81 => model.shared_per_multiprocessor,
         82 => model.registers_per_multiprocessor,
-        // CAN_USE_STREAM_MEM_OPS_V1, CAN_USE_64_BIT_STREAM_MEM_OPS and _WAIT_VALUE_NOR of both forms
+        // CAN_USE_STREAM_MEM_OPS_V1, CAN_USE_64_BIT_STREAM_MEM_OPS and _WAIT_VALUE_NOR of both
+        // forms
         92..=94 | 122 | 123 => 1,
         95 => 1, // COOPERATIVE_LAUNCH
         97 => model.max_shared_optin,

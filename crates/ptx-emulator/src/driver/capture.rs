@@ -82,8 +82,8 @@ impl Capture {
         self.nodes.push(Recorded { task, after, point });
     }
 
-    /// Places of the nodes that the next one of a stream waits for: the last one of each stream that
-    /// it knows of, without those that another of these waits for anyway.
+    /// Places of the nodes that the next one of a stream waits for: the last one of each stream
+    /// that it knows of, without those that another of these waits for anyway.
     fn last_before(&self, stream: Handle) -> Vec<usize> {
         let known = self.clocks.get(&stream).into_iter().flatten();
         let last = known.filter_map(|(lane, &count)| {

@@ -1,5 +1,5 @@
-//! Memory operations of streams: a stream writes a number, or waits until a number in memory meets a
-//! condition.
+//! Memory operations of streams: a stream writes a number, or waits until a number in memory meets
+//! a condition.
 
 use std::sync::Arc;
 

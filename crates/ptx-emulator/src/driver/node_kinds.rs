@@ -1,5 +1,5 @@
-//! Nodes of graphs that launch no kernel: copies, fills, calls of the host, graphs in graphs, events
-//! and nodes that do nothing.
+//! Nodes of graphs that launch no kernel: copies, fills, calls of the host, graphs in graphs,
+//! events and nodes that do nothing.
 
 use super::abi::{Host, In, Out};
 use super::code::Code;

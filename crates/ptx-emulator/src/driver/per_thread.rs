@@ -1,5 +1,5 @@
-//! The forms of entry points whose default stream is the calling thread's own: `_ptsz` of calls that
-//! take a stream, `_ptds` of synchronous ones.
+//! The forms of entry points whose default stream is the calling thread's own: `_ptsz` of calls
+//! that take a stream, `_ptds` of synchronous ones.
 
 use super::abi::{Host, In, Out};
 use super::capture as c;

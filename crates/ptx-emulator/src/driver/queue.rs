@@ -1,7 +1,7 @@
 //! Work that streams have not done yet: because the setting `STREAMS` makes them late, because it
-//! waits for a number in memory ([`Work::Memory`]) and what else is to be done before it, or because
-//! it is a launch that was set aside: it waits for memory that others change, or the launch behind
-//! it may start (programmatic dependent launch).
+//! waits for a number in memory ([`Work::Memory`]) and what else is to be done before it, or
+//! because it is a launch that was set aside: it waits for memory that others change, or the launch
+//! behind it may start (programmatic dependent launch).
 //!
 //! A piece of work is done when the host waits for it, or for something behind it. Memory is freed
 //! at once, with all that the order of its stream puts before. So what nothing orders before the
@@ -225,8 +225,8 @@ pub(super) fn try_finish(driver: &Driver, points: &[Point]) -> bool {
     !points.iter().any(|point| queue.pending.contains_key(point))
 }
 
-/// Does all work up to points. What waits for memory may be helped by another thread of the program;
-/// if it is not for [`PATIENCE`], or there is no other, the contexts fail.
+/// Does all work up to points. What waits for memory may be helped by another thread of the
+/// program; if it is not for [`PATIENCE`], or there is no other, the contexts fail.
 pub(super) fn finish(driver: &Driver, points: &[Point]) {
     let start = Instant::now();
     while !try_finish(driver, points) {
@@ -312,8 +312,8 @@ impl Queue {
         self.last
     }
 
-    /// Does pieces of work and all that they wait for. Where that waits for memory, all else that can
-    /// be done is done, too, and what can't is left.
+    /// Does pieces of work and all that they wait for. Where that waits for memory, all else that
+    /// can be done is done, too, and what can't is left.
     fn finish(&mut self, driver: &Driver, points: &[Point]) {
         let mut wanted = self.with_before(points);
         while !wanted.is_empty() {
@@ -509,8 +509,8 @@ impl Piece {
         }
     }
 
-    /// Does the work, or goes on with it. Why it stopped, if it was set aside. `before`: the launches
-    /// before it that have not ended.
+    /// Does the work, or goes on with it. Why it stopped, if it was set aside. `before`: the
+    /// launches before it that have not ended.
     fn run(&mut self, driver: &Driver, before: Vec<Prerequisite>) -> Option<Stop> {
         let context = self.context;
         if driver.state().usable(context).is_err() {

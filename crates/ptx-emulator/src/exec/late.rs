@@ -136,7 +136,8 @@ impl Run<'_, '_, '_> {
         Ok(false)
     }
 
-    /// Lands the oldest operation that completes on the own block's mbarrier. Whether there was one.
+    /// Lands the oldest operation that completes on the own block's mbarrier. Whether there was
+    /// one.
     fn land_next(&mut self, spot: Spot, lane: usize) -> Result<bool, Box<Trap>> {
         let Some(late) = self.core.late.next(spot.offset) else {
             return self.land_next_bulk(spot, lane);

@@ -1,5 +1,5 @@
-//! Processes of their own: the first CUDA call decides which device a process has, and settings hold
-//! for all of it.
+//! Processes of their own: the first CUDA call decides which device a process has, and settings
+//! hold for all of it.
 
 use std::process::Command;
 

@@ -293,8 +293,8 @@ WAIT:
     @%p2 bra WAIT;
 DONE:";
 
-/// Registers hold a grid back where a cubin tells them: 255 of each thread let a multiprocessor have
-/// one block of 256 threads.
+/// Registers hold a grid back where a cubin tells them: 255 of each thread let a multiprocessor
+/// have one block of 256 threads.
 #[test]
 fn registers_decide_how_many_blocks_fit() {
     for (registers, fits) in [

@@ -121,7 +121,8 @@ impl Matrix {
             (16, true) => [16 * self.extent, 128],
             // Eight rows after the other.
             (span, false) => [16, 8 * span],
-            // Blocks of a span's columns and eight k; those of the next k follow behind all columns.
+            // Blocks of a span's columns and eight k; those of the next k follow behind all
+            // columns.
             (span, true) => [
                 8 * span,
                 8 * span * self.extent.div_ceil(span / self.ty.bytes()),

@@ -8,8 +8,8 @@ pub(crate) enum ClusterOp {
     Map { generic: bool },
     /// `getctarank`: rank of the block that the address `s[0]` is in, to `d[0]`.
     RankOf { generic: bool },
-    /// `isspacep`: whether the generic address `s[0]` is in the block's own shared memory, or in that
-    /// of the cluster, to `d[0]`.
+    /// `isspacep`: whether the generic address `s[0]` is in the block's own shared memory, or in
+    /// that of the cluster, to `d[0]`.
     IsShared { cluster: bool },
     /// `barrier.cluster.arrive`; the order is release or relaxed.
     Arrive { order: Order, aligned: bool },
@@ -60,7 +60,8 @@ pub(crate) enum MbarrierOp {
 }
 
 /// `st.async` and `red.async`: the values in the list to the shared memory of a block of the
-/// cluster at `s[0]` + `imm`. The bytes complete on the mbarrier at `s[1]`, plus `s[2]` where present.
+/// cluster at `s[0]` + `imm`. The bytes complete on the mbarrier at `s[1]`, plus `s[2]` where
+/// present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AsyncStore {
     /// Of both addresses.

@@ -179,8 +179,8 @@ impl Tile {
     /// The box at `start` of a tensor. The map is valid; `host` finds bytes of global memory.
     ///
     /// # Errors
-    /// What devices of compute capability 9.0 can't do, what no shared memory holds, and what `host`
-    /// does not find.
+    /// What devices of compute capability 9.0 can't do, what no shared memory holds, and what
+    /// `host` does not find.
     pub fn of_box(
         map: &TensorMap,
         start: &[i64],

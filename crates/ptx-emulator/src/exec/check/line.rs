@@ -49,8 +49,8 @@ pub(super) const PROXY: Flags = 1 << 11;
 const PHASE: Flags = 1 << 12;
 /// `ld.global.nc`.
 pub(super) const READ_ONLY: Flags = 1 << 13;
-/// No record, but the number of the rest's list in `lanes`. Its `warp` is not 0 if records of strong
-/// accesses have been forgotten.
+/// No record, but the number of the rest's list in `lanes`. Its `warp` is not 0 if records of
+/// strong accesses have been forgotten.
 const MORE: Flags = 1 << 15;
 
 /// The scope of a strong access as flags.

@@ -2,8 +2,8 @@
 //!
 //! How an operation uses this, when checks are on (without, nothing happens and nothing is found):
 //! - At its issue it calls [`Run::async_read_begin`] with the bytes it reads and
-//!   [`Run::async_write_begin`] with those it writes, with the lanes that issue it: one for TMA, all
-//!   of the warp for wgmma. Both return a [`Flight`], which the operation keeps. From then on
+//!   [`Run::async_write_begin`] with those it writes, with the lanes that issue it: one for TMA,
+//!   all of the warp for wgmma. Both return a [`Flight`], which the operation keeps. From then on
 //!   whoever writes bytes being read, or touches bytes being written, is reported, the issuing
 //!   thread, too. An ordinary store that the issuer knows but that no `fence.proxy.async` follows
 //!   is reported as the read begins.

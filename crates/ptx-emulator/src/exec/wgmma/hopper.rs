@@ -1,7 +1,7 @@
 //! The sum of a `wgmma` as Hopper's tensor cores form it, after the published models (MMA-Sim,
 //! arXiv 2511.10909): all K products and the addend are aligned to the largest exponent, cut toward
-//! zero to F fraction bits and added exactly; the result is cut to f32, or rounded to nearest for an
-//! f16 result. F is 25. For operands of 8 bits it is 13, and an f32 result has 13 bits, too.
+//! zero to F fraction bits and added exactly; the result is cut to f32, or rounded to nearest for
+//! an f16 result. F is 25. For operands of 8 bits it is 13, and an f32 result has 13 bits, too.
 
 use super::operands::{MOST_K, MOST_N, WARP_ROWS};
 use super::product::Rows;

@@ -2,8 +2,9 @@
 //! finding.
 //!
 //! The kernels are in the text files beside this one. A header line gives a name, words of the
-//! report, the numbers of blocks and of threads, and of blocks of a cluster. Lines with `-` belong to the bug, lines with
-//! `+` to the repaired twin. `<<` marks the line that the report must name, `<-` the other party's.
+//! report, the numbers of blocks and of threads, and of blocks of a cluster. Lines with `-` belong
+//! to the bug, lines with `+` to the repaired twin. `<<` marks the line that the report must name,
+//! `<-` the other party's.
 
 use std::sync::Arc;
 

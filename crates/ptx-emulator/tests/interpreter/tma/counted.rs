@@ -68,7 +68,8 @@ fn boxes_count_the_sectors_of_their_rows() {
     assert_eq!(store(0, 0), [1, 192, 6, 6, 1, 2]);
     // Each row in two sectors.
     assert_eq!(store(8, 0), [1, 192, 12, 6, 1, 2]);
-    // Rows 7 and 8 are left, and of each the last eight elements; the box is whole in shared memory.
+    // Rows 7 and 8 are left, and of each the last eight elements; the box is whole in shared
+    // memory.
     assert_eq!(store(32, 7), [1, 32, 2, 1, 1, 2]);
     assert_eq!(store(0, 9), [0, 0, 0, 0, 1, 2]);
 }

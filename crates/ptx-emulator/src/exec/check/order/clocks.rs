@@ -204,8 +204,8 @@ impl Clocks {
         lanes & 1 << lane | self.which(me, lanes, |mind| mind.view.known.covers(lane, step))
     }
 
-    /// Whether it is sure, at a glance, that all lanes of the warp know what any lane of the stamp's
-    /// warp did in that step.
+    /// Whether it is sure, at a glance, that all lanes of the warp know what any lane of the
+    /// stamp's warp did in that step.
     pub fn all_know(&self, me: &Me, stamp: Stamp) -> bool {
         let Stamp {
             block, warp, step, ..
@@ -274,8 +274,9 @@ impl Clocks {
         warp.end_step();
     }
 
-    /// Lanes arrive at an mbarrier or at the cluster's barrier with `.release`, from whichever block
-    /// of the cluster. [`Clocks::end_step`] must follow, once for all lanes of an instruction.
+    /// Lanes arrive at an mbarrier or at the cluster's barrier with `.release`, from whichever
+    /// block of the cluster. [`Clocks::end_step`] must follow, once for all lanes of an
+    /// instruction.
     pub fn arrive_phase(&mut self, warp: usize, lanes: u32, phases: &mut PhaseClock) {
         give(&self.warps[warp], lanes, &mut phases.pending);
     }

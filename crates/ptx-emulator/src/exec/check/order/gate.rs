@@ -93,8 +93,8 @@ impl Gate {
     }
 }
 
-/// What is known through an mbarrier or a cluster's barrier: by those who have arrived in the running phase, and by those
-/// who see a phase complete.
+/// What is known through an mbarrier or a cluster's barrier: by those who have arrived in the
+/// running phase, and by those who see a phase complete.
 #[derive(Clone, Default)]
 pub(in crate::exec) struct PhaseClock {
     pub(super) pending: Gate,

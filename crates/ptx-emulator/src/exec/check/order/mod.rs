@@ -2,9 +2,9 @@
 //! another one to be done before its own.
 //!
 //! Each lane has a vector clock ([`clock`]): for each warp of each block, the step up to which the
-//! lane knows the accesses of each of that warp's lanes to be done ([`known`], [`tree`]). Lanes of a
-//! warp that know the same share a clock ([`mind`]). A step of a warp ends where it hands on what it
-//! knows. Knowledge moves
+//! lane knows the accesses of each of that warp's lanes to be done ([`known`], [`tree`]). Lanes of
+//! a warp that know the same share a clock ([`mind`]). A step of a warp ends where it hands on what
+//! it knows. Knowledge moves
 //! - where threads meet: barriers of the block and the cluster, mbarriers, operations of a warp
 //!   ([`gate`], `Clocks::meet`);
 //! - through strong accesses to one place (causality order, section 8.9.5): what a release pattern
