@@ -46,7 +46,8 @@ pub const ALL: [Setting; 14] = [
         "the order in which blocks and warps have their turns; all but `fair` run on one thread \
          and can be repeated exactly"),
     setting("COPIES", "`latest` (default), `earliest`",
-        "when a `cp.async` lands: when it is waited for, or when it is issued"),
+        "when asynchronous copies and the operands of `wgmma` are moved: when they are waited for, \
+         or when they are issued"),
     setting("STREAMS", "`now` (default), `latest`, `latest-kernels`",
         "when streams do their work: when it is given to them, when the host waits for it, or \
          kernels only then and copies and fills as soon as their order allows; late streams show a \

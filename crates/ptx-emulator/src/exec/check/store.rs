@@ -72,9 +72,12 @@ impl Run<'_, '_, '_> {
         while left != 0 {
             let run = LaneRun::of(left, &targets, bytes);
             left &= !run.mask();
+            if run.count == 1 {
+                continue;
+            }
             let all = bytes * run.count as u32;
             let spot = self.spot(access.window, targets[run.first], run.first, all);
-            if run.count == 1 || !spot.is_common() {
+            if !spot.is_common() {
                 continue;
             }
             gathered.add_run(&spot, run, bytes, &like);
