@@ -67,9 +67,7 @@ impl Run<'_, '_, '_> {
                     if how.window == Window::Cluster {
                         self.products_of_all(lane);
                     }
-                    if how.order.releases() {
-                        self.give_phase(spot, lane)?;
-                    }
+                    self.give_phase(spot, lane, how.order)?;
                     states[lane] =
                         self.on(spot, lane, |core, at| core.arrive_mbarrier(at, arrival))?;
                 }
@@ -194,9 +192,7 @@ impl Run<'_, '_, '_> {
             }
         }
         self.warp.regs.set_pred(inst.d[0], active, done);
-        if how.order.acquires() {
-            self.observe_phases(done, how.window, targets)?;
-        }
+        self.observe_phases(done, how.window, targets, how.order)?;
         if done != active {
             // Other blocks of the cluster may arrive; alone, the block has only its own threads.
             let window = if self.peers.size() > 1 {

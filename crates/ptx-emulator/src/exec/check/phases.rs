@@ -2,7 +2,7 @@
 
 use super::Checks;
 use super::order::PhaseClock;
-use crate::decode::op::Window;
+use crate::decode::op::{Order, Window};
 use crate::exec::block::Core;
 use crate::exec::interpret::Run;
 use crate::exec::registers::lanes;
@@ -45,15 +45,20 @@ impl Core {
 }
 
 impl Run<'_, '_, '_> {
-    /// A lane arrives on an mbarrier: whoever sees the phase complete knows what the lane knows.
-    pub(in crate::exec) fn give_phase(&mut self, spot: Spot, lane: usize) -> Outcome {
+    /// A lane arrives on an mbarrier: whoever sees the phase complete knows what the lane knows, or
+    /// where it arrives without `.release` what it knew at its last fence.
+    pub(in crate::exec) fn give_phase(&mut self, spot: Spot, lane: usize, order: Order) -> Outcome {
         let Some(mut checks) = self.core.checks.take() else {
             return Ok(());
         };
         let warp = self.warp.index as usize;
         let done = self.on(spot, lane, |core, at| {
-            if let Some(clock) = core.mbarriers.clock(at) {
-                checks.clocks.arrive_phase(warp, 1 << lane, clock);
+            match core.mbarriers.clock(at) {
+                Some(clock) if order.releases() => {
+                    checks.clocks.arrive_phase(warp, 1 << lane, clock);
+                }
+                Some(clock) => checks.clocks.arrive_phase_relaxed(warp, 1 << lane, clock),
+                None => {}
             }
             Ok(())
         });
@@ -74,6 +79,7 @@ impl Run<'_, '_, '_> {
         done: u32,
         window: Window,
         targets: &[u64],
+        order: Order,
     ) -> Outcome {
         if self.core.checks.is_none() {
             return Ok(());
@@ -88,7 +94,11 @@ impl Run<'_, '_, '_> {
             let core = &mut *self.core;
             if let (Some(checks), Some(clock)) = (&mut core.checks, core.mbarriers.clock(offset)) {
                 let warp = self.warp.index as usize;
-                checks.clocks.observe_phase(warp, together, clock);
+                if order.acquires() {
+                    checks.clocks.observe_phase(warp, together, clock);
+                } else {
+                    checks.clocks.observe_phase_relaxed(warp, together, clock);
+                }
             }
         }
         Ok(())

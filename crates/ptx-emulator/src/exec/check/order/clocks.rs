@@ -3,10 +3,11 @@
 use super::Stamp;
 use super::clock::Clock;
 use super::gate::{Gate, PhaseClock};
-use super::mind::{LEVELS, Mind, Seen, level};
+use super::mind::{LEVELS, Mind, Seen, join_seen, level};
 use super::place::{Gift, Places, Reach, Span};
 use crate::decode::op::{Order, Scope};
 use crate::exec::check::Me;
+use crate::exec::registers;
 
 /// Block barriers.
 const BARRIERS: usize = 16;
@@ -279,6 +280,30 @@ impl Clocks {
     /// instruction.
     pub fn arrive_phase(&mut self, warp: usize, lanes: u32, phases: &mut PhaseClock) {
         give(&self.warps[warp], lanes, &mut phases.pending);
+    }
+
+    /// Lanes arrive with `.relaxed`: they give what they had at their last fences.
+    pub fn arrive_phase_relaxed(&mut self, warp: usize, lanes: u32, phases: &mut PhaseClock) {
+        let warp = &self.warps[warp];
+        for lane in registers::lanes(lanes) {
+            let mind = warp.minds.iter().find(|(mask, _)| mask >> lane & 1 == 1);
+            let view = mind.and_then(|(_, mind)| {
+                // An mbarrier has no scopes here.
+                mind.released(level(Scope::Cta), Order::Relaxed, lane, warp.step)
+            });
+            if let Some(view) = view {
+                phases.pending.give_released(&view);
+            }
+        }
+    }
+
+    /// Lanes see with `.relaxed` that the last phase is complete: a later fence of theirs takes
+    /// what is known through it.
+    pub fn observe_phase_relaxed(&mut self, warp: usize, lanes: u32, phases: &PhaseClock) {
+        let seen = phases.seen();
+        self.warps[warp].update(lanes, |mind, _| {
+            join_seen(&mut mind.seen[level(Scope::Cta)], &seen);
+        });
     }
 
     /// Lanes see with `.acquire` that the last phase of such a barrier is complete.

@@ -55,6 +55,18 @@ impl Gate {
         }
     }
 
+    /// A lane comes that gives no more than what it released by a fence.
+    pub(super) fn give_released(&mut self, view: &View) {
+        match &mut self.clock {
+            Some(clock) => clock.learn(view),
+            None => {
+                let mut clock = view.clock.clone();
+                clock.raise(view.warp, &view.known);
+                self.clock = Some(clock);
+            }
+        }
+    }
+
     /// Somebody who has come goes on: what he knows now.
     pub(super) fn mind(&self, warp: u32) -> Option<Mind> {
         let mut mind = Mind::new(self.clock.clone()?, warp);
@@ -110,6 +122,15 @@ impl PhaseClock {
     pub fn complete(&mut self, mbarrier: u64, phase: u32) {
         self.turn_over();
         self.phase = Some((mbarrier, phase));
+    }
+
+    /// What is known to whoever sees the last phase complete.
+    pub(super) fn seen(&self) -> Option<Arc<Clock>> {
+        let mut clock = self.done.clock.clone()?;
+        if let Some((mbarrier, phase)) = self.phase {
+            clock.learn_phase(mbarrier, phase);
+        }
+        Some(Arc::new(clock))
     }
 
     /// The running phase of a barrier is complete on which threads arrive, and nothing else.
