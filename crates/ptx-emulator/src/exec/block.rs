@@ -68,8 +68,6 @@ pub(crate) struct Core {
     pub late: Lates,
     /// Warps of other blocks that have used its shared memory, as far as the checks follow them.
     pub visitors: Vec<Visitor>,
-    /// Whether a thread has executed a fence that reaches other blocks of the cluster.
-    pub has_fenced: bool,
     /// What `setmaxnreg` has done.
     pub registers: RegisterPool,
     pub checks: Option<Box<Checks>>,
@@ -171,7 +169,6 @@ impl Block {
                 mbarriers: Mbarriers::default(),
                 late: Lates::default(),
                 visitors: Vec::new(),
-                has_fenced: false,
                 registers: RegisterPool::default(),
                 checks: launch.checks.as_ref().map(|_| {
                     Box::new(Checks::new(
@@ -215,7 +212,6 @@ impl Block {
         self.core.mbarriers.clear();
         self.core.late.clear();
         self.core.visitors.clear();
-        self.core.has_fenced = false;
         self.core.registers.clear();
         self.phase = 0;
         self.core.bulk.clear();

@@ -171,11 +171,7 @@ impl Run<'_, '_, '_> {
         self.core.counts.barriers += 1;
         self.core.changes += 1;
         self.warp.spins.forget(active);
-        // A relaxed arrival orders what came before a fence. Which threads must have executed one
-        // is not followed.
-        if order.releases() || self.core.has_fenced {
-            self.give_cluster(active);
-        }
+        self.give_cluster(active, order);
         self.peers.barrier.arrive(active.count_ones());
         Ok(())
     }

@@ -15,8 +15,8 @@ use super::{
     atomic, bits, compare, convert, float, half, int, load_store, mbarrier, mma, moves, special,
 };
 use crate::decode::op::{
-    Access, Async, Barrier, Control, FenceKind, Grid, Inst, Move, NO_LIST, Op, RegList, WarpOp,
-    Window,
+    Access, Async, Barrier, Control, FenceKind, Grid, Inst, Move, NO_LIST, Op, Order, RegList,
+    WarpOp, Window,
 };
 
 /// What an access that may be waiting for another thread costs of a turn, so that spinning threads
@@ -423,7 +423,7 @@ impl Run<'_, '_, '_> {
                 }
                 if self.peers.size() > 1 {
                     // The cluster's barrier counts those who have exited as having arrived.
-                    self.give_cluster(active);
+                    self.give_cluster(active, Order::Release);
                 }
                 self.core.live_threads -= active.count_ones();
                 let phase = self.peers.barrier.phase;

@@ -78,10 +78,6 @@ impl Run<'_, '_, '_> {
     #[cold]
     pub(in crate::exec) fn check_fence(&mut self, active: u32, kind: FenceKind) {
         let warp = self.warp.index as usize;
-        self.core.has_fenced |= match kind {
-            FenceKind::Thread(order, scope) => order.releases() && scope > Scope::Cta,
-            kind => kind == FenceKind::MbarrierInit,
-        };
         let Some(checks) = &mut self.core.checks else {
             return;
         };

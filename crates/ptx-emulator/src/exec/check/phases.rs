@@ -104,12 +104,17 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// Lanes arrive at the cluster's barrier.
-    pub(in crate::exec) fn give_cluster(&mut self, active: u32) {
+    /// Lanes arrive at the cluster's barrier: without `.release` they give what they knew at their
+    /// last fences.
+    pub(in crate::exec) fn give_cluster(&mut self, active: u32, order: Order) {
         if let Some(checks) = &mut self.core.checks {
             let warp = self.warp.index as usize;
             let clock = &mut self.peers.barrier.clock;
-            checks.clocks.arrive_phase(warp, active, clock);
+            if order.releases() {
+                checks.clocks.arrive_phase(warp, active, clock);
+            } else {
+                checks.clocks.arrive_phase_relaxed(warp, active, clock);
+            }
             checks.clocks.end_step(warp);
         }
     }
