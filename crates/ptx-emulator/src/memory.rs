@@ -57,6 +57,8 @@ pub enum MemoryError {
 /// What a byte that nothing has written is for the host.
 const UNWRITTEN: u8 = 0xff;
 const WORD_BYTES: u64 = 4;
+/// Arrays that share an allocation start at multiples of this, as allocations do.
+const PLACE_BYTES: u64 = 256;
 
 /// Words that were read for the host and that nothing has ever written.
 pub(crate) struct Unwritten {
@@ -153,6 +155,43 @@ pub struct DeviceMemory {
 }
 
 const FREED_KEPT: usize = 4096;
+
+/// The words of a copy that nothing has written. What lies between written bytes and the next
+/// multiple of [`PLACE_BYTES`] is padding, as between arrays that share an allocation.
+#[derive(Default)]
+struct Holes {
+    /// Of the copy within its allocation.
+    offset: u64,
+    /// Where the first one is, in the copy.
+    first: Option<u64>,
+    /// Bytes of all of them.
+    count: u64,
+    open: Option<(u64, u64)>,
+}
+
+impl Holes {
+    fn add(&mut self, at: u64) {
+        match &mut self.open {
+            Some((_, end)) if *end == at => *end += WORD_BYTES,
+            _ => {
+                self.close();
+                self.open = Some((at, at + WORD_BYTES));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let Some((start, end)) = self.open.take() else {
+            return;
+        };
+        let is_padding =
+            end - start < PLACE_BYTES && (self.offset + end).is_multiple_of(PLACE_BYTES);
+        if !is_padding {
+            self.first.get_or_insert(start);
+            self.count += end - start;
+        }
+    }
+}
 
 impl DeviceMemory {
     /// An empty memory of `total_bytes`.
@@ -265,7 +304,10 @@ impl DeviceMemory {
             return Ok(None);
         };
         let offset = va - found.base;
-        let (mut first, mut count) = (None, 0);
+        let mut holes = Holes {
+            offset,
+            ..Holes::default()
+        };
         let length = bytes.len() as u64;
         found.shadow.unwritten(offset, length, |at, missing| {
             for bit in (0..64).filter(|bit| missing >> bit & 1 == 1) {
@@ -277,11 +319,12 @@ impl DeviceMemory {
             for word in (0..64 - WORD_BYTES + 1).filter(|&word| {
                 (offset + at + word).is_multiple_of(WORD_BYTES) && missing >> word & 0xf == 0xf
             }) {
-                first.get_or_insert(at + word);
-                count += WORD_BYTES;
+                holes.add(at + word);
             }
         });
-        Ok(first.map(|first| Unwritten {
+        holes.close();
+        let count = holes.count;
+        Ok(holes.first.map(|first| Unwritten {
             va: va + first,
             bytes: count,
             base: found.base,
@@ -416,6 +459,25 @@ fn scatter(granule: u64, align: u64) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_up_to_the_next_array_is_no_hole() {
+        let count = |offset, words: &[u64]| {
+            let mut holes = Holes {
+                offset,
+                ..Holes::default()
+            };
+            words.iter().for_each(|&word| holes.add(word));
+            holes.close();
+            (holes.first, holes.count)
+        };
+        assert_eq!(count(0, &[248, 252]), (None, 0));
+        assert_eq!(count(512, &[248, 252]), (None, 0));
+        assert_eq!(count(4, &[248, 252]), (Some(248), 8));
+        assert_eq!(count(0, &[240, 244, 252]), (Some(240), 8));
+        let whole: Vec<u64> = (0..64).map(|word| 4 * word).collect();
+        assert_eq!(count(0, &whole), (Some(0), 256));
+    }
 
     #[test]
     fn bytes_written_come_back_and_neighbours_are_out_of_reach() {
