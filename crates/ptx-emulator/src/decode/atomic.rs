@@ -8,6 +8,18 @@ use super::op::{Atomic, AtomicKind, AtomicOp, Op, Order, Scope, Window};
 use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
+/// The operations of `red` and of reductions by copies.
+pub(super) const REDUCTIONS: [(&str, AtomicOp); 8] = [
+    ("add", AtomicOp::Add),
+    ("min", AtomicOp::Min),
+    ("max", AtomicOp::Max),
+    ("inc", AtomicOp::Increment),
+    ("dec", AtomicOp::Decrement),
+    ("and", AtomicOp::And),
+    ("or", AtomicOp::Or),
+    ("xor", AtomicOp::Xor),
+];
+
 pub(super) fn atomic_kind(ty: Type) -> Option<AtomicKind> {
     Some(match ty {
         Type::Bits(16) => AtomicKind::B16,

@@ -2,6 +2,7 @@
 //! (9.7.9.28, 9.7.13.16).
 
 use super::DecodeError;
+use super::atomic::REDUCTIONS;
 use super::atomic::atomic_kind;
 use super::builder::{Constant, bare};
 use super::form::Form;
@@ -10,17 +11,6 @@ use super::types::{Float, Int, Type};
 use crate::ast::Operand;
 
 type Decoded = Result<(), DecodeError>;
-
-const REDUCTIONS: [(&str, AtomicOp); 8] = [
-    ("add", AtomicOp::Add),
-    ("min", AtomicOp::Min),
-    ("max", AtomicOp::Max),
-    ("inc", AtomicOp::Increment),
-    ("dec", AtomicOp::Decrement),
-    ("and", AtomicOp::And),
-    ("or", AtomicOp::Or),
-    ("xor", AtomicOp::Xor),
-];
 
 /// Forms of later devices, and the im2col modes, which are not emulated.
 const REFUSED: [(&str, &str); 9] = [

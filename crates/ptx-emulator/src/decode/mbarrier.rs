@@ -2,6 +2,7 @@
 //! `cp.async.mbarrier.arrive`.
 
 use super::DecodeError;
+use super::atomic::REDUCTIONS;
 use super::atomic::atomic_kind;
 use super::builder::bare;
 use super::form::Form;
@@ -201,16 +202,7 @@ pub(super) fn async_store(form: &mut Form<'_, '_>, reduces: bool) -> Decoded {
         if form.flag("relaxed") {
             form.need(&[("cluster", ())])?;
         }
-        let op = form.need(&[
-            ("add", AtomicOp::Add),
-            ("min", AtomicOp::Min),
-            ("max", AtomicOp::Max),
-            ("inc", AtomicOp::Increment),
-            ("dec", AtomicOp::Decrement),
-            ("and", AtomicOp::And),
-            ("or", AtomicOp::Or),
-            ("xor", AtomicOp::Xor),
-        ])?;
+        let op = form.need(&REDUCTIONS)?;
         let fits = match op {
             AtomicOp::Add => ty != B32,
             AtomicOp::Min | AtomicOp::Max => matches!(ty, Type::Int(Int::U32 | Int::S32)),

@@ -335,16 +335,16 @@ pub(super) const WITHOUT_EFFECT: [u32; 9] = [
 /// PROGRAMMATIC_STREAM_SERIALIZATION: the kernel may start when the one before it allows that.
 pub(super) const PROGRAMMATIC: u32 = 6;
 
-/// What the launch attributes say.
-#[derive(Default)]
-struct Attributes {
-    cooperative: bool,
-    cluster: Option<[u32; 3]>,
-    programmatic: bool,
-}
-
-fn attributes(config: &ExtendedConfig) -> Outcome<Attributes> {
-    let mut found = Attributes::default();
+/// The shape of a configuration, with what its launch attributes say.
+fn shape(config: &ExtendedConfig) -> Outcome<Shape> {
+    let mut found = Shape {
+        grid: config.grid,
+        block: config.block,
+        dynamic_shared: config.dynamic_shared,
+        cooperative: false,
+        cluster: None,
+        programmatic: false,
+    };
     for index in 0..config.attribute_count as usize {
         let Attribute { id, value, .. } = config.attributes.get(index)?;
         let [first, second, third, ..] = value;
@@ -378,20 +378,7 @@ fn launch_extended(
     pointers: In<Host>,
     extra: In<usize>,
 ) -> Outcome {
-    let Attributes {
-        cooperative,
-        cluster,
-        programmatic,
-    } = attributes(config)?;
-    let shape = Shape {
-        grid: config.grid,
-        block: config.block,
-        dynamic_shared: config.dynamic_shared,
-        cooperative,
-        cluster,
-        programmatic,
-    };
-    launch(function, &shape, stream, pointers, extra)
+    launch(function, &shape(config)?, stream, pointers, extra)
 }
 
 /// The function of a configuration whose clusters are asked about, and the configuration's shape.
@@ -401,19 +388,7 @@ fn of_clusters(function: Handle, config: &ExtendedConfig) -> Outcome<(Function, 
     let handle = library::function_in(driver, function, context);
     let handle = handle.map_err(|_| Code::INVALID_VALUE)?;
     let function = driver.state().functions.get(&handle).cloned();
-    let Attributes {
-        cooperative,
-        cluster,
-        programmatic,
-    } = attributes(config)?;
-    let shape = Shape {
-        grid: config.grid,
-        block: config.block,
-        dynamic_shared: config.dynamic_shared,
-        cooperative,
-        cluster,
-        programmatic,
-    };
+    let shape = shape(config)?;
     Ok((function.ok_or(Code::INVALID_VALUE)?, shape))
 }
 

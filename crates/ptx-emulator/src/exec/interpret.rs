@@ -101,7 +101,20 @@ pub(super) fn first_lane(mask: u32) -> usize {
     mask.trailing_zeros() as usize % LANES
 }
 
-impl Run<'_, '_, '_> {
+impl<'w> Run<'_, '_, 'w> {
+    /// Registers, copies in flight and reachable memory of the warp, borrowed apart.
+    pub(super) fn parts(&mut self) -> (&mut Registers, &mut Queue, Spaces<'_, 'w>) {
+        let spaces = Spaces {
+            global: &mut self.worker.global,
+            shared: &mut self.core.shared,
+            peers: self.peers.reborrow(),
+            local: &mut self.warp.local,
+            local_each: self.launch.kernel.info.local_bytes,
+            params: &self.launch.params,
+        };
+        (&mut self.warp.regs, &mut self.warp.copies, spaces)
+    }
+
     fn go(&mut self) -> Outcome {
         let launch = self.launch;
         let code = launch.kernel.code.as_slice();
@@ -328,6 +341,8 @@ impl Run<'_, '_, '_> {
     #[inline(always)]
     fn access(&mut self, inst: &Inst, active: u32) -> Outcome {
         match inst.op {
+            Op::Load(access) if access.is_strong() => self.fuel -= WAITING_COST,
+            Op::Atomic(_) => self.fuel -= WAITING_COST,
             Op::Store(_) => self.core.changes += 1,
             Op::Async(op) => {
                 self.core.changes += 1;
@@ -338,39 +353,18 @@ impl Run<'_, '_, '_> {
             }
             _ => {}
         }
-        let (regs, copies, mut spaces) = parts(
-            self.warp,
-            self.core,
-            &mut self.peers,
-            self.launch,
-            self.worker,
-        );
+        let launch = self.launch;
+        let (regs, copies, mut spaces) = self.parts();
         match inst.op {
             Op::Load(access) => {
-                if access.is_strong() {
-                    self.fuel -= WAITING_COST;
-                }
-                load_store::load(
-                    regs,
-                    &mut spaces,
-                    inst,
-                    list(self.launch, inst),
-                    active,
-                    access,
-                )
+                load_store::load(regs, &mut spaces, inst, list(launch, inst), active, access)
             }
-            Op::Store(access) => load_store::store(
-                regs,
-                &mut spaces,
-                inst,
-                list(self.launch, inst),
-                active,
-                access,
-            ),
+            Op::Store(access) => {
+                load_store::store(regs, &mut spaces, inst, list(launch, inst), active, access)
+            }
             Op::Atomic(op) => {
-                self.fuel -= WAITING_COST;
                 let changed =
-                    atomic::atomic(regs, &mut spaces, inst, list(self.launch, inst), active, op)?;
+                    atomic::atomic(regs, &mut spaces, inst, list(launch, inst), active, op)?;
                 self.core.changes += u64::from(changed);
                 Ok(())
             }
@@ -378,7 +372,7 @@ impl Run<'_, '_, '_> {
                 regs,
                 spaces.params,
                 inst,
-                list(self.launch, inst),
+                list(launch, inst),
                 active,
                 width,
                 extend,
@@ -620,23 +614,4 @@ pub(super) fn list<'l>(launch: &Launch<'l>, inst: &Inst) -> &'l RegList {
         .lists
         .get(inst.list as usize)
         .unwrap_or(&EMPTY)
-}
-
-/// Registers, copies in flight and reachable memory of a warp, borrowed apart.
-pub(super) fn parts<'a, 'g>(
-    warp: &'a mut Warp,
-    core: &'a mut Core,
-    peers: &'a mut Peers<'_>,
-    launch: &'a Launch<'_>,
-    worker: &'a mut Worker<'g>,
-) -> (&'a mut Registers, &'a mut Queue, Spaces<'a, 'g>) {
-    let spaces = Spaces {
-        global: &mut worker.global,
-        shared: &mut core.shared,
-        peers: peers.reborrow(),
-        local: &mut warp.local,
-        local_each: launch.kernel.info.local_bytes,
-        params: &launch.params,
-    };
-    (&mut warp.regs, &mut warp.copies, spaces)
 }

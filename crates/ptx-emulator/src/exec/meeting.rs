@@ -2,7 +2,7 @@
 //! wherever a branch had put them.
 
 use super::fault::FaultKind;
-use super::interpret::{Next, Run, first_lane, list, parts};
+use super::interpret::{Next, Run, first_lane, list};
 use super::registers::{collect, lanes};
 use super::trap::{Outcome, Trap};
 use super::warp::{Group, State};
@@ -31,6 +31,7 @@ impl Run<'_, '_, '_> {
                 _ => self.check_together(inst, mask)?,
             }
         }
+        let launch = self.launch;
         let regs = &mut self.warp.regs;
         match inst.op {
             Op::Warp(op) => match op {
@@ -44,18 +45,12 @@ impl Run<'_, '_, '_> {
                 WarpOp::LoadMatrix {
                     transposed, window, ..
                 } => {
-                    let (regs, _, mut spaces) = parts(
-                        self.warp,
-                        self.core,
-                        &mut self.peers,
-                        self.launch,
-                        self.worker,
-                    );
+                    let (regs, _, mut spaces) = self.parts();
                     return matrix::load(
                         regs,
                         &mut spaces,
                         inst,
-                        list(self.launch, inst),
+                        list(launch, inst),
                         transposed,
                         window,
                     );
@@ -63,18 +58,12 @@ impl Run<'_, '_, '_> {
                 WarpOp::StoreMatrix {
                     transposed, window, ..
                 } => {
-                    let (regs, _, mut spaces) = parts(
-                        self.warp,
-                        self.core,
-                        &mut self.peers,
-                        self.launch,
-                        self.worker,
-                    );
+                    let (regs, _, mut spaces) = self.parts();
                     return matrix::store(
                         regs,
                         &mut spaces,
                         inst,
-                        list(self.launch, inst),
+                        list(launch, inst),
                         transposed,
                         window,
                     );
@@ -84,7 +73,7 @@ impl Run<'_, '_, '_> {
             Op::Wgmma(op) => return self.wgmma_together(inst, op),
             Op::Mma(op) => {
                 self.core.counts.mma_flops += mma::flops(op);
-                mma::mma(regs, list(self.launch, inst), op, self.launch.numerics);
+                mma::mma(regs, list(launch, inst), op, self.launch.numerics);
             }
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::fault::FaultKind;
-use super::interpret::{Run, first_lane, parts};
+use super::interpret::{Run, first_lane};
 use super::registers::{LANES, lanes};
 use super::space::Spaces;
 use super::trap::{Outcome, Trap};
@@ -95,13 +95,7 @@ impl Run<'_, '_, '_> {
         );
         let mut counts = [0; LANES];
         let mut text = Vec::new();
-        let (_, _, mut spaces) = parts(
-            self.warp,
-            self.core,
-            &mut self.peers,
-            self.launch,
-            self.worker,
-        );
+        let (_, _, mut spaces) = self.parts();
         for lane in lanes(active) {
             if formats[lane] == 0 {
                 counts[lane] = u32::MAX;
@@ -131,13 +125,7 @@ impl Run<'_, '_, '_> {
         let mut message = "an assert() of the kernel is false".to_owned();
         if inst.s.iter().all(|reg| reg.is_some()) {
             let [text, file, line, function] = inst.s.map(|reg| self.warp.regs.any(reg)[lane]);
-            let (_, _, mut spaces) = parts(
-                self.warp,
-                self.core,
-                &mut self.peers,
-                self.launch,
-                self.worker,
-            );
+            let (_, _, mut spaces) = self.parts();
             let mut reader = Reader {
                 spaces: &mut spaces,
                 lane,

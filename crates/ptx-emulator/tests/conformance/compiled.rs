@@ -7,11 +7,15 @@ use super::{candle, cutlass, outcome, triton};
 /// The folder that holds the PTX compiled from CUTLASS and from candle-kernels.
 const FOLDER: &str = "PTX_EMULATOR_CONFORMANCE";
 
+fn folder() -> PathBuf {
+    let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
+    PathBuf::from(folder)
+}
+
 #[test]
 #[ignore = "the programs must be compiled first: see README.md"]
 fn every_program_gives_what_its_reference_gives() {
-    let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
-    let folder = PathBuf::from(folder);
+    let folder = folder();
     let mut results = Vec::new();
     for name in triton::SM_80.programs {
         results.push(triton::run(triton::SM_80, name).map(|outcome| outcome.from("triton")));
@@ -27,8 +31,7 @@ fn every_program_gives_what_its_reference_gives() {
 #[test]
 #[ignore = "the programs must be compiled first, and the device be an h100: see README.md"]
 fn every_hopper_program_gives_what_its_reference_gives() {
-    let folder = std::env::var_os(FOLDER).unwrap_or_else(|| panic!("{FOLDER} names no folder"));
-    let folder = PathBuf::from(folder);
+    let folder = folder();
     let mut results = Vec::new();
     for name in triton::SM_90.programs {
         let outcome = triton::run(triton::SM_90, name);

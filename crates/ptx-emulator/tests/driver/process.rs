@@ -52,6 +52,16 @@ pub fn case() -> Option<String> {
     std::env::var(CASE).ok()
 }
 
+/// If this process was started for one of these cases, runs it in a context of its own: true.
+pub fn ran_case(cases: &[(&str, fn())]) -> bool {
+    let Some(wanted) = case() else { return false };
+    let found = cases.iter().find(|(name, _)| *name == wanted);
+    let (_, body) = found.expect("a case");
+    let _context = own_context();
+    body();
+    true
+}
+
 /// Runs a test's body in a process of its own; `test` is the test's whole name.
 #[track_caller]
 pub fn alone(test: &str, body: impl FnOnce()) {

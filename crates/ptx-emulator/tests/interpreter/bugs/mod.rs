@@ -199,16 +199,19 @@ fn missing_waits_and_divergent_barriers_are_found() {
 /// Seeds of the orders in which a bug between blocks must be found at least once.
 const SEEDS: u64 = 10;
 
+fn orders() -> impl Iterator<Item = String> {
+    let seeds = (1..=SEEDS).map(|seed| format!("seed:{seed}"));
+    std::iter::once("fair".to_owned()).chain(seeds)
+}
+
 /// Bugs that not every order of turns shows, and of which either party may be the later one.
 #[test]
 fn missing_order_between_threads_is_found() {
     let mut wrong = Vec::new();
     for pair in pairs(include_str!("order.txt")) {
         let (buggy, place, party) = source(&pair, '+');
-        let orders = ["fair".to_owned()].into_iter();
-        let orders = orders.chain((1..=SEEDS).map(|seed| format!("seed:{seed}")));
         let mut seen = Vec::new();
-        for order in orders {
+        for order in orders() {
             let schedule = order.parse().expect("a schedule");
             let options = LaunchOptions {
                 schedule,
@@ -244,10 +247,8 @@ fn misuse_of_mbarriers_and_clusters_is_found() {
     let mut wrong = Vec::new();
     for pair in pairs(include_str!("mbarrier.txt")) {
         let (buggy, ..) = source(&pair, '+');
-        let orders = ["fair".to_owned()].into_iter();
-        let orders = orders.chain((1..=SEEDS).map(|seed| format!("seed:{seed}")));
         let mut seen = Vec::new();
-        for order in orders {
+        for order in orders() {
             let schedule = order.parse().expect("a schedule");
             let options = LaunchOptions {
                 schedule,

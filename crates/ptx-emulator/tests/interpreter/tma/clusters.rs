@@ -3,7 +3,7 @@
 use ptx_emulator::counters::Kind;
 use ptx_emulator::tensor_map::TensorMap;
 
-use super::{Arg, Machine, noise};
+use super::{Arg, Machine, matrix_map, noise};
 
 const THREADS: u32 = 32;
 
@@ -40,18 +40,7 @@ fn machine(size: u32, bytes: &str, issue: &str) -> Machine {
 
 /// A matrix of 32 x 6 of f16 in boxes of 16 x 4.
 fn map(address: u64) -> TensorMap {
-    TensorMap {
-        data_type: 6,
-        address,
-        dims: vec![32, 6],
-        strides: vec![64],
-        box_dims: vec![16, 4],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 0,
-        l2_promotion: 0,
-        fill: 0,
-    }
+    matrix_map(6, address, [32, 6], 64, [16, 4])
 }
 
 /// A block's tile before anything is copied.

@@ -3,22 +3,11 @@
 use ptx_emulator::counters::{KernelCounters, Kind, Tally};
 use ptx_emulator::tensor_map::TensorMap;
 
-use super::{Arg, Machine};
+use super::{Arg, Machine, matrix_map};
 
 /// A matrix of 40 x 9 of f16, whose rows are 96 bytes apart, in boxes of 16 x 6.
 fn map(address: u64) -> TensorMap {
-    TensorMap {
-        data_type: 6,
-        address,
-        dims: vec![40, 9],
-        strides: vec![96],
-        box_dims: vec![16, 6],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 0,
-        l2_promotion: 0,
-        fill: 0,
-    }
+    matrix_map(6, address, [40, 9], 96, [16, 6])
 }
 
 /// What thread 0 of a block does with a map at %rd3 and a matrix at %rd4.

@@ -3,22 +3,11 @@
 
 use ptx_emulator::tensor_map::TensorMap;
 
-use super::{Arg, FILL, Machine};
+use super::{Arg, FILL, Machine, matrix_map};
 
 /// Four rows of eight words, in boxes of two rows of four.
 fn map(address: u64) -> TensorMap {
-    TensorMap {
-        data_type: 2,
-        address,
-        dims: vec![8, 4],
-        strides: vec![32],
-        box_dims: vec![4, 2],
-        element_strides: vec![1, 1],
-        interleave: 0,
-        swizzle: 0,
-        l2_promotion: 0,
-        fill: 0,
-    }
+    matrix_map(2, address, [8, 4], 32, [4, 2])
 }
 
 /// The whole tensor after a store of the box 1 to 8 at (4, 1).

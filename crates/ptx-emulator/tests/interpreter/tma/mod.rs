@@ -19,6 +19,28 @@ use ptx_emulator::memory::DeviceMemory;
 use ptx_emulator::parse::parse_module;
 use ptx_emulator::tensor_map::TensorMap;
 
+/// A map of a matrix, whose rows are `stride` bytes apart: columns before rows.
+fn matrix_map(
+    data_type: u32,
+    address: u64,
+    dims: [u64; 2],
+    stride: u64,
+    box_dims: [u32; 2],
+) -> TensorMap {
+    TensorMap {
+        data_type,
+        address,
+        dims: dims.to_vec(),
+        strides: vec![stride],
+        box_dims: box_dims.to_vec(),
+        element_strides: vec![1, 1],
+        interleave: 0,
+        swizzle: 0,
+        l2_promotion: 0,
+        fill: 0,
+    }
+}
+
 /// A kernel argument.
 enum Arg<'a> {
     Map(&'a TensorMap),
