@@ -264,10 +264,13 @@ fn a_chain_of_dependent_launches() {
     for _ in 0..3 {
         kernels.launch("read_late", BLOCKS, 0, a, true);
     }
-    kernels.launch("first", BLOCKS, 0, a, true);
+    // `first` waits for nothing, so it has to follow in the stream's order: it writes what the
+    // chain's last launch reads after it has allowed its dependents.
+    kernels.launch("first", BLOCKS, 0, a, false);
     assert_eq!(synchronize(a), Code::CUDA_SUCCESS);
     let done: Vec<u32> = (10..10 + BLOCKS).collect();
     assert_eq!(kernels.words()[4..12], done);
+    assert_eq!(kernels.words()[12..20], done);
 }
 
 fn a_launch_that_nothing_follows_ends() {
