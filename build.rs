@@ -32,13 +32,15 @@ fn run() -> Result<(), String> {
     }
     let text = fs::read_to_string(root.join(table::PATH))
         .map_err(|error| format!("can't read {}: {error}", table::PATH))?;
-    let table = table::parse(&text)?;
-    write_if_changed(&out.join("kernels.rs"), table.rust().as_bytes())?;
+    let mut table = table::parse(&text)?;
+    let rows = out.join("kernels.rs");
+    // Without kernels, plans are those of a build with all of them.
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return Ok(());
+        return write_if_changed(&rows, table.rust().as_bytes());
     }
     if stub()? {
         println!("cargo::rustc-cfg=kernels_stub");
+        write_if_changed(&rows, table.rust().as_bytes())?;
         return write_images(&out, &[], &[], None);
     }
 
@@ -53,6 +55,8 @@ fn run() -> Result<(), String> {
     let nvcc = nvcc::find(&nvcc::Here, &root)?;
     println!("cargo::rerun-if-changed={}", nvcc.path.display());
     let devices = devices(&nvcc)?;
+    table.keep_those_for(&devices);
+    write_if_changed(&rows, table.rust().as_bytes())?;
     let units = units(&table, &root, &out, &devices)?;
     let flags = flags::Flags::find(&nvcc::Here)?;
     let compiler = units::Compiler {
@@ -93,8 +97,8 @@ fn run() -> Result<(), String> {
 }
 
 /// The units to compile: the table's kernels, each for the devices that its architecture serves,
-/// and the layout check. Every unit has at least PTX, so plans depend on the device alone, not on
-/// the build's list of devices.
+/// and the layout check. Every unit has at least PTX, so kernels that serve later devices are there
+/// whatever list of devices the build has. Those for one capability are there if it is in the list.
 fn units(
     table: &Table,
     root: &Path,

@@ -40,10 +40,21 @@ struct AdapterFields : AdapterMatrix {
         w.layout<AdapterMatrix>(*this, data, stride, rank0, r, vectorised, scaling);
     }
 };
+struct PackJobFields : PackJob {
+    __device__ void write(Writer& w) {
+        w.layout<PackJob>(*this, from, to, from_stride, to_stride, rows, columns, first_block, pad);
+    }
+};
+struct PackFields : PackParams {
+    __device__ void write(Writer& w) {
+        w.layout<PackParams>(*this, blocks, jobs, from_f32, pad, job);
+    }
+};
 struct ShrinkFields : ShrinkParams {
     __device__ void write(Writer& w) {
         w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters,
-                               adapter_f32, mask_source, counter_count, pad, dropout, lora_a);
+                               adapter_f32, mask_source, counter_count, pad, dropout, lora_a,
+                               pack_b);
     }
 };
 struct ScheduleFields : ScheduleParams {
@@ -63,6 +74,18 @@ struct ForwardFields : ForwardParams {
                                 accumulate, weight_transposed, pad, schedule, projection);
     }
 };
+struct ForwardSm90ProjectionFields : ForwardSm90Projection {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardSm90Projection>(*this, weight, lora_b, y, bias, y_data, y_stride, n,
+                                        first_tile, rank0, r, scaling, output_mapped, pad);
+    }
+};
+struct ForwardSm90Fields : ForwardSm90Params {
+    __device__ void write(Writer& w) {
+        w.layout<ForwardSm90Params>(*this, x, s, m, k, projections, accumulate, schedule, pad,
+                                    projection);
+    }
+};
 struct GradBProjectionFields : GradBProjection {
     __device__ void write(Writer& w) {
         w.layout<GradBProjection>(*this, dy, t_partial, lora_b_partial, dy_stride, n, column_groups,
@@ -72,7 +95,7 @@ struct GradBProjectionFields : GradBProjection {
 struct GradBFields : GradBParams {
     __device__ void write(Writer& w) {
         w.layout<GradBParams>(*this, s, counters, m, ranks, projections, adapter_f32, counter_count,
-                              pad, projection);
+                              pad, projection, pack_a);
     }
 };
 struct ReduceJobFields : ReduceJob {
@@ -110,6 +133,19 @@ struct GradXFields : GradXParams {
                               dropout, schedule, projection, reduce_a);
     }
 };
+struct GradXSm90ProjectionFields : GradXSm90Projection {
+    __device__ void write(Writer& w) { w.layout<GradXSm90Projection>(*this, dy, weight, lora_a); }
+};
+struct ProjectionSizeFields : ProjectionSize {
+    __device__ void write(Writer& w) { w.layout<ProjectionSize>(*this, n, rank0, r); }
+};
+struct GradXSm90Fields : GradXSm90Params {
+    __device__ void write(Writer& w) {
+        w.layout<GradXSm90Params>(*this, t, dx, projection, size, mask, dx_data, dx_stride, m, k,
+                                  ranks, projections, accumulate, output_mapped, mask_source, pad,
+                                  dropout, schedule, reduce_a, pad_end);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -140,10 +176,13 @@ __device__ void write_layouts(Writer& w) {
 
 extern "C" __global__ void lora_layout_check(uint32_t* out) {
     Writer w{out};
-    write_layouts<DropoutFields, AdapterFields, ShrinkFields, ScheduleFields,
-                  ForwardProjectionFields, ForwardFields, GradBProjectionFields, GradBFields,
-                  ReduceJobFields, ReduceFields, TSourceFields, GradAFields, GradXProjectionFields,
-                  GradXFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
+    write_layouts<
+        DropoutFields, AdapterFields, PackJobFields, PackFields, ShrinkFields, ScheduleFields,
+        ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields, ForwardSm90Fields,
+        GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields,
+        GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
+        ProjectionSizeFields, GradXSm90Fields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
+        w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
 }

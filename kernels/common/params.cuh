@@ -36,6 +36,27 @@ struct AdapterMatrix {
     float scaling;       // the adapter's
 };
 
+// A 16-bit copy of an adapter's matrix that a tensor map can describe: `to_stride` is `columns`
+// rounded up to 8, and the elements between are zero.
+struct PackJob {
+    const void* from;
+    void* to;
+    int64_t from_stride, to_stride;
+    int32_t rows, columns;
+    int32_t first_block;  // among the blocks that pack
+    int32_t pad;
+};
+
+// What the last `blocks` blocks of a grid do instead of the kernel's own work, for the launch that
+// follows
+struct PackParams {
+    int32_t blocks;
+    int32_t jobs;
+    int32_t from_f32;  // else of the tensors' type
+    int32_t pad;
+    PackJob job[kMaxProjections];
+};
+
 // S = drop(x) * A^T. Zeroes `counters` for the launch that follows.
 struct ShrinkParams {
     const void* x;
@@ -51,6 +72,7 @@ struct ShrinkParams {
     int32_t pad;
     DropoutParams dropout;
     AdapterMatrix lora_a[kMaxProjections];  // only the adapted projections
+    PackParams pack_b;
 };
 
 // How the persistent blocks of a product go through the tiles of its output.
@@ -90,6 +112,39 @@ struct ForwardParams {
     ForwardProjection projection[kMaxProjections];
 };
 
+// A CUtensorMap: a matrix, and the box of it that one bulk copy takes. It is zero where no copy may
+// use it.
+struct alignas(64) TensorMap {
+    uint64_t words[16];
+};
+
+struct ForwardSm90Projection {
+    TensorMap weight;  // (n, k) or (k, n)
+    TensorMap lora_b;  // (n, r), where there is an adapter
+    TensorMap y;       // (m, n), where output_mapped is set
+    const void* bias;  // (n), null without
+    void* y_data;
+    int64_t y_stride;
+    int32_t n;
+    int32_t first_tile;  // of this projection among the tile columns of all
+    int32_t rank0, r;    // the adapter's first column of S, and its rank; 0 without adapter
+    float scaling;       // the adapter's
+    int32_t output_mapped;
+    int32_t pad[4];
+};
+
+// ForwardParams for TMA
+struct ForwardSm90Params {
+    TensorMap x;  // (m, k)
+    TensorMap s;  // (m, ranks), where there is an adapter
+    int32_t m, k;
+    int32_t projections;
+    int32_t accumulate;
+    ScheduleParams schedule;
+    int32_t pad[4];
+    ForwardSm90Projection projection[kMaxProjections];
+};
+
 struct GradBProjection {
     const void* dy;
     float* t_partial;       // (column groups, m, r_pad)
@@ -115,6 +170,7 @@ struct GradBParams {
     int32_t counter_count;
     int32_t pad;
     GradBProjection projection[kMaxProjections];
+    PackParams pack_a;
 };
 
 // A sum over `splits` partial matrices, in the order of their index: out (rows, columns) = sum of
@@ -194,6 +250,40 @@ struct GradXParams {
     ScheduleParams schedule;
     GradXProjection projection[kMaxProjections];
     ReduceParams reduce_a;
+};
+
+// The maps of a projection; its sizes stand apart so that all parameters fit in 4 KB, more than
+// which drivers and compilers before CUDA 12.1 can't take.
+struct GradXSm90Projection {
+    TensorMap dy;      // (m, n)
+    TensorMap weight;  // (n, k) or (k, n)
+    TensorMap lora_a;  // (r, k), where there is an adapter
+};
+
+struct ProjectionSize {
+    int32_t n;
+    int32_t rank0, r;  // the adapter's first column of T, and its rank; 0 without adapter
+};
+
+// GradXParams for TMA
+struct GradXSm90Params {
+    TensorMap t;   // (m, ranks)
+    TensorMap dx;  // (m, k), where output_mapped is set
+    GradXSm90Projection projection[kMaxProjections];
+    ProjectionSize size[kMaxProjections];  // of `projection`
+    const uint64_t* mask;                  // null where it is drawn again
+    void* dx_data;
+    int64_t dx_stride;
+    int32_t m, k, ranks;
+    int32_t projections;
+    int32_t accumulate;
+    int32_t output_mapped;
+    MaskSource mask_source;
+    int32_t pad;
+    DropoutParams dropout;
+    ScheduleParams schedule;
+    ReduceParams reduce_a;
+    int32_t pad_end[8];
 };
 
 // What merging changes and what storing the result loses, of a block's elements or of all

@@ -4,6 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::TensorMap;
 use crate::{MergeReport, Problem};
 
 const PROJECTIONS: usize = Problem::MAX_PROJECTIONS;
@@ -66,6 +67,25 @@ parameters! {
         scaling: f32,
     }
 
+    struct PackJob {
+        from: Address,
+        to: Address,
+        from_stride: i64,
+        to_stride: i64,
+        rows: i32,
+        columns: i32,
+        first_block: i32,
+        pad: i32,
+    }
+
+    struct PackParams {
+        blocks: i32,
+        jobs: i32,
+        from_f32: i32,
+        pad: i32,
+        job: [PackJob; PROJECTIONS],
+    }
+
     struct ShrinkParams {
         x: Address,
         s: Address,
@@ -82,6 +102,7 @@ parameters! {
         pad: i32,
         dropout: DropoutParams,
         lora_a: [AdapterMatrix; PROJECTIONS],
+        pack_b: PackParams,
     }
 
     struct ScheduleParams {
@@ -122,6 +143,34 @@ parameters! {
         projection: [ForwardProjection; PROJECTIONS],
     }
 
+    struct ForwardSm90Projection {
+        weight: TensorMap,
+        lora_b: TensorMap,
+        y: TensorMap,
+        bias: Address,
+        y_data: Address,
+        y_stride: i64,
+        n: i32,
+        first_tile: i32,
+        rank0: i32,
+        r: i32,
+        scaling: f32,
+        output_mapped: i32,
+        pad: [i32; 4],
+    }
+
+    struct ForwardSm90Params {
+        x: TensorMap,
+        s: TensorMap,
+        m: i32,
+        k: i32,
+        projections: i32,
+        accumulate: i32,
+        schedule: ScheduleParams,
+        pad: [i32; 4],
+        projection: [ForwardSm90Projection; PROJECTIONS],
+    }
+
     struct GradBProjection {
         dy: Address,
         t_partial: Address,
@@ -146,6 +195,7 @@ parameters! {
         counter_count: i32,
         pad: i32,
         projection: [GradBProjection; PROJECTIONS],
+        pack_a: PackParams,
     }
 
     struct ReduceJob {
@@ -226,6 +276,40 @@ parameters! {
         reduce_a: ReduceParams,
     }
 
+    struct GradXSm90Projection {
+        dy: TensorMap,
+        weight: TensorMap,
+        lora_a: TensorMap,
+    }
+
+    struct ProjectionSize {
+        n: i32,
+        rank0: i32,
+        r: i32,
+    }
+
+    struct GradXSm90Params {
+        t: TensorMap,
+        dx: TensorMap,
+        projection: [GradXSm90Projection; PROJECTIONS],
+        size: [ProjectionSize; PROJECTIONS],
+        mask: Address,
+        dx_data: Address,
+        dx_stride: i64,
+        m: i32,
+        k: i32,
+        ranks: i32,
+        projections: i32,
+        accumulate: i32,
+        output_mapped: i32,
+        mask_source: i32,
+        pad: i32,
+        dropout: DropoutParams,
+        schedule: ScheduleParams,
+        reduce_a: ReduceParams,
+        pad_end: [i32; 8],
+    }
+
     struct MergeAdapter {
         lora_a: AdapterMatrix,
         lora_b: AdapterMatrix,
@@ -261,3 +345,8 @@ parameters! {
 
 // The counts of one block and of all blocks, which a report shows, are one struct on the device.
 const _: () = assert!(size_of::<MergeTotals>() == MergeReport::BYTES);
+
+// What every driver that has tensor maps takes: CUDA 12.0 allows 4 KB of parameters, later ones
+// more.
+const _: () = assert!(size_of::<ForwardSm90Params>() <= 4096);
+const _: () = assert!(size_of::<GradXSm90Params>() <= 4096);

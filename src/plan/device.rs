@@ -16,13 +16,16 @@ pub struct DeviceProps {
     shared_per_block: u32,
     shared_per_multiprocessor: u32,
     l2_bytes: u64,
+    /// Whether the GPU has TMA and its driver encodes tensor maps.
+    tensor_maps: bool,
 }
 
 impl DeviceProps {
     /// A device with this compute capability (major, minor) and number of multiprocessors (at least
     /// 1). A block may use `shared_per_block` bytes of shared memory after opting in, and all
     /// blocks of a multiprocessor together `shared_per_multiprocessor` bytes. The L2 cache has
-    /// `l2_bytes` bytes. [`crate::Kernels::props`] returns those of a real device.
+    /// `l2_bytes` bytes. From 9.0 on it is taken to have a driver that encodes tensor maps.
+    /// [`crate::Kernels::props`] returns those of a real device.
     pub const fn new(
         compute_capability: (u32, u32),
         multiprocessors: u32,
@@ -42,6 +45,7 @@ impl DeviceProps {
             shared_per_block,
             shared_per_multiprocessor,
             l2_bytes,
+            tensor_maps: compute_capability.0 >= 9,
         }
     }
 
@@ -140,6 +144,19 @@ impl DeviceProps {
         }
     }
 
+    /// Whether kernels may copy by tensor maps (TMA).
+    pub fn tensor_maps(&self) -> bool {
+        self.tensor_maps
+    }
+
+    /// The same device with a driver before CUDA 12.0, which encodes no tensor maps.
+    pub fn without_tensor_maps(self) -> Self {
+        Self {
+            tensor_maps: false,
+            ..self
+        }
+    }
+
     /// Refuses a plan that was made for a device with other properties. Those of a part of the
     /// device ([`DeviceProps::with_multiprocessors`]) are its own.
     #[cfg(feature = "cuda")]
@@ -177,15 +194,20 @@ impl DeviceProps {
 
 impl fmt::Display for DeviceProps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor) = self.compute_capability;
+        let (major, minor) = &self.compute_capability;
         write!(
             f,
             "compute capability {major}.{minor}, {} multiprocessors, {} bytes of shared memory per \
-             block and {} per multiprocessor, {} bytes of L2",
+             block and {} per multiprocessor, {} bytes of L2{}",
             self.physical_multiprocessors,
             self.shared_per_block,
             self.shared_per_multiprocessor,
-            self.l2_bytes
+            self.l2_bytes,
+            if self.tensor_maps || *major < 9 {
+                ""
+            } else {
+                ", no tensor maps (a driver before CUDA 12.0)"
+            }
         )
     }
 }

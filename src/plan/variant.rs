@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::DeviceProps;
 use crate::DType;
 
 /// The operation that a kernel computes.
@@ -27,6 +28,9 @@ pub enum Operation {
 pub enum Arch {
     /// Compute capability 8.0 and later: `cp.async` and `mma.sync`.
     Sm80,
+    /// Compute capability 9.0 alone: TMA and `wgmma`. A build for a list of devices without it has
+    /// none of its kernels.
+    Sm90a,
 }
 
 impl Arch {
@@ -34,7 +38,13 @@ impl Arch {
     pub fn runs_on(self, compute_capability: (u32, u32)) -> bool {
         match self {
             Arch::Sm80 => compute_capability >= (8, 0),
+            Arch::Sm90a => compute_capability == (9, 0),
         }
+    }
+
+    /// Whether a device with its driver runs its kernels.
+    pub(crate) fn is_for(self, device: &DeviceProps) -> bool {
+        self.runs_on(device.compute_capability()) && (self != Arch::Sm90a || device.tensor_maps())
     }
 }
 
@@ -185,6 +195,20 @@ impl fmt::Display for Variant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_architecture_with_instructions_of_its_own_runs_on_one_capability() {
+        let runs = |arch: Arch| {
+            let all = DeviceProps::named().into_iter();
+            let on = all.filter(|(_, device)| arch.is_for(device));
+            on.map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(runs(Arch::Sm80).len(), DeviceProps::named().len());
+        assert_eq!(runs(Arch::Sm90a), ["h100", "h100-pcie", "h200", "gh200"]);
+        // A driver that is too old leaves the older kernels.
+        let old = DeviceProps::h100().without_tensor_maps();
+        assert!(Arch::Sm80.is_for(&old) && !Arch::Sm90a.is_for(&old));
+    }
 
     #[test]
     fn variants_differ_and_those_of_an_image_follow_each_other() {

@@ -9,6 +9,7 @@ use cudarc::nvrtc::Ptx;
 use super::driver::{driver_error, load_error, make_current};
 use super::images::{Image, image};
 use super::kept_errors::KeptErrors;
+use super::tensor_map::has_tensor_maps;
 use crate::bind::params;
 use crate::plan::{DeviceProps, Launch, Variant};
 use crate::{Error, Result};
@@ -45,7 +46,7 @@ impl Kernels {
         let mut functions = Vec::new();
         // The variants of an image are consecutive.
         for variant in Variant::all() {
-            if !variant.arch.runs_on(props.compute_capability()) {
+            if !variant.arch.is_for(&props) {
                 functions.push(None);
                 continue;
             }
@@ -160,7 +161,7 @@ fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
             .map_err(|error| driver_error("asking for the device's properties", error))?;
         Ok(value.max(0) as u32)
     };
-    Ok(DeviceProps::new(
+    let props = DeviceProps::new(
         (
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -169,7 +170,12 @@ fn query(context: &Arc<CudaContext>) -> Result<DeviceProps> {
         attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?,
         attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
-    ))
+    );
+    Ok(if has_tensor_maps() {
+        props
+    } else {
+        props.without_tensor_maps()
+    })
 }
 
 fn load_image(context: &Arc<CudaContext>, image: &Image) -> Result<Arc<CudaModule>> {

@@ -66,6 +66,11 @@ pub fn encode_tensor_map(matrix: &BoxedMatrix) -> Result<TensorMap> {
     }
 }
 
+/// Whether the driver encodes tensor maps.
+pub(super) fn has_tensor_maps() -> bool {
+    encode_tiled().is_ok()
+}
+
 fn encode_tiled() -> Result<EncodeTiled> {
     static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
     let library = LIBRARY.get_or_init(driver_library).as_ref();

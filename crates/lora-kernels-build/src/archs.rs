@@ -120,6 +120,12 @@ pub fn targets(compute: Arch, devices: &[Arch]) -> Vec<Arch> {
     devices.iter().filter(runs).copied().collect()
 }
 
+/// Whether code compiled for `compute` is of use where these devices are asked for. Without a suffix
+/// it always is: its PTX serves later devices as well.
+pub fn is_for(compute: Arch, devices: &[Arch]) -> bool {
+    compute.suffix.is_none() || !targets(compute, devices).is_empty()
+}
+
 /// The `-gencode` arguments of a unit that is compiled for `compute`. All its machine code comes
 /// from one pass of the front end, the slowest part of nvcc. The PTX of that pass goes into the
 /// image too, so the tests on the emulated GPU run the PTX that the machine code was made from.

@@ -95,7 +95,7 @@ impl Table {
     }
 
     fn preamble(&self, kernel: &Kernel) -> String {
-        let header = &self.operations[kernel.operation].header;
+        let header = &self.code(kernel).header;
         format!(
             "// Made from {PATH} by build.rs: what is edited here is lost.\n#include \"common/table.cuh\"\n#include \"{header}\"\n"
         )
@@ -129,7 +129,7 @@ impl Table {
         let kernel = symbol.kernel;
         let (threads, resident, shared) = (kernel.threads, kernel.resident, kernel.shared);
         let block = kernel.block;
-        let params = &self.operations[kernel.operation].params;
+        let params = &self.code(kernel).params;
         let instance = format!(
             "{}<{}, {}, Access::{}>",
             kernel.kernel,

@@ -44,14 +44,22 @@ pub struct Architecture {
 #[derive(Debug)]
 pub struct Operation {
     pub name: String,
+    /// The pattern of tile names, over the fields of `block`.
+    pub tile: String,
+    /// The device code for each architecture, in the order of the table's. An architecture may
+    /// state its own.
+    pub code: Vec<Code>,
+}
+
+/// The device code of an operation.
+#[derive(Debug, Clone)]
+pub struct Code {
     /// The path of the header in `kernels/`.
     pub header: String,
     /// The C++ template over <element type, tile, access>.
     pub kernel: String,
     /// The C++ struct that the kernel takes.
     pub params: String,
-    /// The pattern of tile names, over the fields of `block`.
-    pub tile: String,
 }
 
 /// One entry; operation, architecture, dtypes and accesses are indices.
@@ -136,15 +144,26 @@ pub fn parse(text: &str) -> Result<Table, String> {
     let mut operations = Vec::new();
     for (name, value) in root.named("operations")? {
         let entry = format!("operation {name}");
-        let allowed = ["header", "kernel", "params", "tile"];
+        let own = architectures.iter().map(|a: &Architecture| a.name.as_str());
+        let allowed: Vec<&str> = CODE.into_iter().chain(["tile"]).chain(own).collect();
         let fields = Fields::of(text, &entry, value, &allowed)?;
         let string = |field| fields.string(field).map(|(value, _)| value.to_owned());
-        operations.push(Operation {
-            name: name.to_owned(),
+        let shared = Code {
             header: string("header")?,
             kernel: string("kernel")?,
             params: string("params")?,
+        };
+        let code =
+            architectures
+                .iter()
+                .map(|architecture| match fields.optional(&architecture.name) {
+                    Some(own) => shared.overridden(text, &entry, &architecture.name, own),
+                    None => Ok(shared.clone()),
+                });
+        operations.push(Operation {
+            name: name.to_owned(),
             tile: string("tile")?,
+            code: code.collect::<Result<_, _>>()?,
         });
     }
 
@@ -161,7 +180,47 @@ pub fn parse(text: &str) -> Result<Table, String> {
     Ok(table)
 }
 
+/// The fields of [`Code`].
+const CODE: [&str; 3] = ["header", "kernel", "params"];
+
+impl Code {
+    /// The code with the fields that an architecture states for itself.
+    fn overridden(
+        &self,
+        text: &str,
+        operation: &str,
+        architecture: &str,
+        own: &Spanned<DeValue<'_>>,
+    ) -> Result<Self, String> {
+        let entry = format!("{operation} on {architecture}");
+        let fields = Fields::of(text, &entry, own, &CODE)?;
+        let string = |field, shared: &String| match fields.optional(field) {
+            Some(_) => fields.string(field).map(|(value, _)| value.to_owned()),
+            None => Ok(shared.clone()),
+        };
+        Ok(Self {
+            header: string("header", &self.header)?,
+            kernel: string("kernel", &self.kernel)?,
+            params: string("params", &self.params)?,
+        })
+    }
+}
+
 impl Table {
+    /// Drops the kernels that none of these devices could run.
+    pub fn keep_those_for(&mut self, devices: &[Arch]) {
+        let architectures = &self.architectures;
+        self.kernels.retain(|kernel| {
+            let compute = architectures[kernel.architecture].compute;
+            archs::is_for(compute, devices)
+        });
+    }
+
+    /// The code of a kernel.
+    pub(crate) fn code(&self, kernel: &Kernel) -> &Code {
+        &self.operations[kernel.operation].code[kernel.architecture]
+    }
+
     fn kernel(
         &self,
         text: &str,
@@ -188,6 +247,7 @@ impl Table {
         let operations: Vec<&str> = self.operations.iter().map(|o| o.name.as_str()).collect();
         let operation = fields.one_of("operation", &operations)?;
         let architectures: Vec<&str> = self.architectures.iter().map(|a| a.name.as_str()).collect();
+        let architecture = fields.one_of("architecture", &architectures)?;
         let dtypes: Vec<&str> = self.dtypes.iter().map(|(name, _)| name.as_str()).collect();
         let block = fields.block()?;
         let described = &self.operations[operation];
@@ -199,7 +259,7 @@ impl Table {
         };
         let kernel = match fields.optional("kernel") {
             Some(_) => fields.string("kernel")?.0.to_owned(),
-            None => described.kernel.clone(),
+            None => described.code[architecture].kernel.clone(),
         };
         let optional = |field, allowed: Range<u32>| match fields.optional(field) {
             Some(_) => fields.number(field, allowed).map(Some),
@@ -208,7 +268,7 @@ impl Table {
         let kernel = Kernel {
             line: line_of(text, &value.span()),
             operation,
-            architecture: fields.one_of("architecture", &architectures)?,
+            architecture,
             dtypes: fields.some_of("dtypes", &dtypes)?,
             accesses: fields.some_of("accesses", &ACCESSES.map(|(name, ..)| name))?,
             tile,

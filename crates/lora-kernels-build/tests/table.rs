@@ -1,5 +1,6 @@
 //! The table of kernels: what is made of it, and what its errors say.
 
+use lora_kernels_build::archs::parse_list;
 use lora_kernels_build::table::{Table, parse};
 
 const TABLE: &str = include_str!("table.toml");
@@ -41,7 +42,7 @@ fn an_entry_is_a_function_per_dtype_and_access() {
     }
     assert!(source.contains("__launch_bounds__(128, 3)"), "{source}");
     assert!(
-        source.contains("#line 24 \"kernels/table.toml\""),
+        source.contains("#line 29 \"kernels/table.toml\""),
         "{source}"
     );
     assert!(
@@ -56,6 +57,40 @@ fn an_entry_is_a_function_per_dtype_and_access() {
         odd.contains("Last<__half, Tile_last, Access::kVectorisedKn>::run(p);"),
         "{odd}"
     );
+}
+
+#[test]
+fn an_architecture_may_have_code_of_its_own() {
+    let here = "architecture = \"sm90\"\ndtypes = [\"f16\"]\naccesses = [\"vec_kn\"]\n";
+    let on = |architecture: &str| {
+        let text = TABLE.replace(here, &here.replace("sm90", architecture));
+        let units = parse(&text.replace("kernel = \"Last\"\n", ""))
+            .unwrap()
+            .units();
+        units.last().unwrap().source.clone()
+    };
+    for (architecture, header, params) in [
+        ("sm80", "\"skinny/grad_b.cuh\"", " GradBParams p"),
+        ("sm90", "\"skinny/sm90/grad_b.cuh\"", " GradBSm90Params p"),
+    ] {
+        let source = on(architecture);
+        assert!(
+            source.contains(header) && source.contains(params),
+            "{source}"
+        );
+        assert!(source.contains("    GradB<__half"), "{source}");
+    }
+}
+
+#[test]
+fn kernels_that_no_chosen_device_runs_are_left_out() {
+    for (devices, symbols) in [("80,90", 5), ("90a", 5), ("80,100", 4)] {
+        let mut table = table();
+        table.keep_those_for(&parse_list("V", devices).unwrap());
+        assert_eq!(table.rust().matches("Row {").count(), symbols, "{devices}");
+        let sm90 = table.units().iter().any(|unit| unit.name.contains("sm90"));
+        assert_eq!(sm90, symbols == 5, "{devices}");
+    }
 }
 
 #[test]
@@ -84,7 +119,7 @@ fn an_error_names_line_entry_field_and_what_is_allowed() {
         (
             "operation = \"sum\"",
             "operation = \"summ\"",
-            ["toml:25: kernel 1: operation `summ`", "sum, grad_b"],
+            ["toml:30: kernel 1: operation `summ`", "sum, grad_b"],
         ),
         (
             "dtypes = [\"f16\", \"f32\"]",
@@ -129,7 +164,7 @@ fn an_error_names_line_entry_field_and_what_is_allowed() {
         (
             "threads = 128\n",
             "",
-            ["toml:24: kernel 1: threads is missing", "from 32 to 1024"],
+            ["toml:29: kernel 1: threads is missing", "from 32 to 1024"],
         ),
         (
             "resident = 3",
@@ -174,6 +209,19 @@ fn an_error_names_line_entry_field_and_what_is_allowed() {
             "",
             ["operation sum: header is missing", "quoted"],
         ),
+        (
+            "[operations.grad_b.sm90]",
+            "[operations.grad_b.sm70]",
+            ["operation grad_b: sm70 is not a field", "tile, sm80, sm90"],
+        ),
+        (
+            "params = \"GradBSm90Params\"",
+            "tile = \"GradBSm90Params\"",
+            [
+                "operation grad_b on sm90: tile is not a field",
+                "header, kernel, params",
+            ],
+        ),
         ("[dtypes]", "[dtypes", ["kernels/table.toml:8:", ""]),
     ] {
         let error = error(from, to);
@@ -192,7 +240,7 @@ fn a_kernel_is_stated_once() {
     let twice = format!("{TABLE}\n{}", &TABLE[first..second]);
     let error = parse(&twice).unwrap_err();
     assert!(
-        error.contains("kernel 3: tile `sum m64r16 in f16` repeats the kernel of line 24"),
+        error.contains("kernel 3: tile `sum m64r16 in f16` repeats the kernel of line 29"),
         "{error}"
     );
     // The same tile for another dtype is another kernel.

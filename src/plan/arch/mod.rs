@@ -19,7 +19,7 @@ pub(super) fn gemm(
     access: Access,
 ) -> impl Iterator<Item = Variant> {
     match of(device) {
-        Arch::Sm80 => sm80::built(operation, dtype, access),
+        Arch::Sm80 | Arch::Sm90a => sm80::built(operation, dtype, access),
     }
 }
 
@@ -31,7 +31,7 @@ pub(super) fn shrink(
     (tokens, ranks): (usize, usize),
 ) -> Result<(Variant, String)> {
     let chosen = match of(device) {
-        Arch::Sm80 => sm80::shrink(device, dtype, access, (tokens, ranks)),
+        Arch::Sm80 | Arch::Sm90a => sm80::shrink(device, dtype, access, (tokens, ranks)),
     };
     chosen.ok_or_else(|| not_in_table(Operation::Shrink, dtype, access))
 }
@@ -45,7 +45,7 @@ pub(super) fn weight_grad(
     ranks: usize,
 ) -> Result<Variant> {
     let chosen = match of(device) {
-        Arch::Sm80 => sm80::weight_grad(operation, dtype, access, ranks),
+        Arch::Sm80 | Arch::Sm90a => sm80::weight_grad(operation, dtype, access, ranks),
     };
     chosen.ok_or_else(|| not_in_table(operation, dtype, access))
 }
@@ -58,7 +58,7 @@ pub(super) fn weight_grads(
     access: Access,
 ) -> impl Iterator<Item = Variant> {
     match of(device) {
-        Arch::Sm80 => sm80::built(operation, dtype, access),
+        Arch::Sm80 | Arch::Sm90a => sm80::built(operation, dtype, access),
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn merge(
     access: Access,
 ) -> Result<(Variant, Variant)> {
     let chosen = match of(device) {
-        Arch::Sm80 => sm80::merge(dtype, access),
+        Arch::Sm80 | Arch::Sm90a => sm80::merge(dtype, access),
     };
     chosen.ok_or_else(|| not_in_table(Operation::Merge, dtype, access))
 }
