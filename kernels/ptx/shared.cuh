@@ -20,6 +20,10 @@ __device__ __forceinline__ void store_shared(uint32_t shared, uint64_t value) {
     asm volatile("st.shared.b64 [%0], %1;\n" ::"r"(shared), "l"(value) : "memory");
 }
 
+__device__ __forceinline__ void store_shared(uint32_t shared, uint16_t value) {
+    asm volatile("st.shared.b16 [%0], %1;\n" ::"r"(shared), "h"(value) : "memory");
+}
+
 __device__ __forceinline__ void store_shared(uint32_t shared, float4 value) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"r"(shared), "f"(value.x),
                  "f"(value.y), "f"(value.z), "f"(value.w)
@@ -34,6 +38,12 @@ __device__ __forceinline__ void store_shared(uint32_t shared, float2 value) {
 __device__ __forceinline__ uint32_t load_shared(uint32_t shared) {
     uint32_t value;
     asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(value) : "r"(shared) : "memory");
+    return value;
+}
+
+__device__ __forceinline__ uint16_t load_shared_half(uint32_t shared) {
+    uint16_t value;
+    asm volatile("ld.shared.b16 %0, [%1];\n" : "=h"(value) : "r"(shared) : "memory");
     return value;
 }
 
