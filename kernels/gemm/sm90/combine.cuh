@@ -9,14 +9,14 @@ namespace sm90 {
 // Where several k-slices share a tile: leaves this block's part, `acc` of its consumers, in memory.
 // The block that comes last puts the sum of all parts in its place. False in the others, which have
 // nothing to store. All `Threads` consumers call it, each with its index `thread` among them.
-template <int Threads, int Blocks, int Columns>
-__device__ __forceinline__ bool combine(float (&acc)[Blocks][Columns / 8][4],
+template <int Threads, int Blocks, int QuadsPerBlock>
+__device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
                                         const ScheduleParams& schedule, int tile, int k_slice,
                                         int thread) {
     if (schedule.k_slices == 1) {
         return true;
     }
-    constexpr int kQuads = Blocks * (Columns / 8);  // float4 per thread
+    constexpr int kQuads = Blocks * QuadsPerBlock;  // float4 per thread
     float(&quads)[kQuads][4] = reinterpret_cast<float(&)[kQuads][4]>(acc);
     // (tiles, k-slices, quads, threads)
     float4* const parts = reinterpret_cast<float4*>(schedule.partial) +

@@ -18,7 +18,7 @@ inline constexpr int kWarpgroup = 128;  // threads
 __device__ __forceinline__ int warpgroup_barrier() {
     return 1 + static_cast<int>(threadIdx.x) / kWarpgroup;
 }
-inline constexpr int kConsumersBarrier = 8;
+inline constexpr int kConsumersBarrier = 4;
 
 // Where a product goes.
 template <typename T>
