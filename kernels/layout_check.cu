@@ -77,7 +77,8 @@ struct ForwardFields : ForwardParams {
 struct ForwardSm90ProjectionFields : ForwardSm90Projection {
     __device__ void write(Writer& w) {
         w.layout<ForwardSm90Projection>(*this, weight, lora_b, y, bias, y_data, y_stride, n,
-                                        first_tile, rank0, r, scaling, output_mapped, pad);
+                                        first_tile, rank0, r, scaling, inverse_scaling,
+                                        output_mapped, pad);
     }
 };
 struct ForwardSm90Fields : ForwardSm90Params {

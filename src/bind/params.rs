@@ -155,8 +155,9 @@ parameters! {
         rank0: i32,
         r: i32,
         scaling: f32,
+        inverse_scaling: f32,
         output_mapped: i32,
-        pad: [i32; 4],
+        pad: [i32; 3],
     }
 
     struct ForwardSm90Params {
