@@ -8,11 +8,10 @@ namespace sm90 {
 
 // Where several k-slices share a tile: leaves this block's part, `acc` of its consumers, in memory.
 // The block that comes last puts the sum of all parts in its place. False in the others, which have
-// nothing to store. All `Threads` consumers call it, each with its index `thread` among them.
+// nothing to store. All `Threads` consumers, the first threads of the block, call it.
 template <int Threads, int Blocks, int QuadsPerBlock>
 __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
-                                        const ScheduleParams& schedule, int tile, int k_slice,
-                                        int thread) {
+                                        const ScheduleParams& schedule, int tile, int k_slice) {
     if (schedule.k_slices == 1) {
         return true;
     }
@@ -21,7 +20,7 @@ __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
     // (tiles, k-slices, quads, threads)
     float4* const parts = reinterpret_cast<float4*>(schedule.partial) +
                           static_cast<int64_t>(tile) * schedule.k_slices * kQuads * Threads +
-                          thread;
+                          threadIdx.x;
     float4* const own = parts + k_slice * kQuads * Threads;
 #pragma unroll
     for (int quad = 0; quad < kQuads; ++quad) {
@@ -31,8 +30,8 @@ __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
     // Each thread's part is visible to the device before the block counts as arrived.
     __threadfence();
     ptx::barrier_sync(kConsumersBarrier, Threads);
-    const bool last = thread == 0 && atomicAdd(schedule.arrived + tile, 1u) + 1 ==
-                                         static_cast<uint32_t>(schedule.k_slices);
+    const bool last = threadIdx.x == 0 && atomicAdd(schedule.arrived + tile, 1u) + 1 ==
+                                              static_cast<uint32_t>(schedule.k_slices);
     if (!ptx::barrier_or(kConsumersBarrier, Threads, last)) {
         return false;
     }

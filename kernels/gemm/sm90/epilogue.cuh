@@ -14,11 +14,12 @@ namespace sm90 {
 
 inline constexpr int kWarpgroup = 128;  // threads
 
-// Barriers of parts of a block: each warpgroup has one of its own, and the consumers one together.
+// Barriers of parts of a block: the consumers have one together, and each warpgroup of them one of
+// its own.
+inline constexpr int kConsumersBarrier = 1;
 __device__ __forceinline__ int warpgroup_barrier() {
-    return 1 + static_cast<int>(threadIdx.x) / kWarpgroup;
+    return 2 + static_cast<int>(threadIdx.x) / kWarpgroup;
 }
-inline constexpr int kConsumersBarrier = 4;
 
 // Where a product goes.
 template <typename T>
