@@ -13,10 +13,22 @@ __device__ __forceinline__ void mbarrier_init(uint32_t barrier, int arrivals) {
                  : "memory");
 }
 
+// Makes the barriers that this thread has initialised known to the cluster and to copies, once a
+// barrier of the block or the cluster has followed.
+__device__ __forceinline__ void mbarrier_fence_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+
 // Arrives, and lets the phase expect `bytes` more from copies.
 __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
                  "r"(bytes)
+                 : "memory");
+}
+
+// Arrives at a barrier of any block of the cluster, by its address in the cluster's window.
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(barrier)
                  : "memory");
 }
 

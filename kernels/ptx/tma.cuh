@@ -6,6 +6,11 @@
 
 namespace ptx {
 
+// Brings a map to where copies read it.
+__device__ __forceinline__ void prefetch_map(const void* map) {
+    asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
+}
+
 // To shared memory; the box's whole bytes complete on `barrier`.
 __device__ __forceinline__ void tma_load(uint32_t shared, const void* map, int column, int row,
                                          uint32_t barrier) {
@@ -13,6 +18,17 @@ __device__ __forceinline__ void tma_load(uint32_t shared, const void* map, int c
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
         "[%1, {%2, %3}], [%4];\n" ::"r"(shared),
         "l"(map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+
+// To the same place in shared memory of every block of the cluster whose bit is set in `blocks`.
+// The box's whole bytes complete on the barrier at the same place in each.
+__device__ __forceinline__ void tma_load_multicast(uint32_t shared, const void* map, int column,
+                                                   int row, uint32_t barrier, uint16_t blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(shared),
+        "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");
 }
 

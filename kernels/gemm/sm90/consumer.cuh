@@ -1,0 +1,144 @@
+// A consumer of a block: a warpgroup that multiplies its part of a tile out of the ring's stages,
+// into its registers.
+#pragma once
+#include "gemm/sm90/ring.cuh"
+#include "ptx/wgmma.cuh"
+
+namespace sm90 {
+
+template <typename G>
+struct Consumer {
+    static constexpr int kBlocks = G::kGroupM / kWgmmaRows;
+
+    // sum[b][j][e] is row 64 * b + 16 * warp + lane / 4 + 8 * (e / 2), column 8 * j + 2 * (lane %
+    // 4)
+    // + e % 2 of the part.
+    float sum[kBlocks][G::kGroupN / 8][4];
+    bool fresh = true;  // the next product overwrites the sums
+    int group;          // which consumer
+    Ring<G> ring;
+
+    __device__ __forceinline__ Consumer() {
+        // The same in all lanes, which the compiler can't see by itself.
+        group = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
+        const Cluster cluster;
+        const uint32_t lane = threadIdx.x % 32;
+        arrives = lane < cluster.size;
+        empty = ptx::cluster_address(ring.empty(0), arrives ? lane : 0);
+    }
+
+    // sum += A * B over the next `stages` stages, whole ones. B lies as `Layout` says.
+    template <typename Layout>
+    __device__ __forceinline__ void multiply(int stages) {
+        pin_sums();
+#pragma unroll 1
+        for (; stages > 0; --stages) {
+            const Operands at = begin_stage<Layout>();
+#pragma unroll
+            for (int i = 0; i < G::kBlockK / kWgmmaK; ++i) {
+                k16<Layout>(at, i);
+            }
+            end_stage();
+        }
+    }
+
+    // sum += A * B over the first `count` k16 of the next stage
+    template <typename Layout>
+    __device__ __forceinline__ void multiply_part(int count) {
+        pin_sums();
+        const Operands at = begin_stage<Layout>();
+#pragma unroll 1
+        for (int i = 0; i < count; ++i) {
+            k16<Layout>(at, i);
+        }
+        end_stage();
+    }
+
+    // Waits for all products, so that the sums can be read and changed. They are zero where there
+    // has been no product.
+    __device__ __forceinline__ void finish() {
+        ptx::wgmma_wait<0>();
+        pin_sums();
+        release();
+        held = 0;
+        if (fresh) {
+            for_each([](float& value) { value = 0.0f; });
+            fresh = false;
+        }
+    }
+
+    // sum *= factor, after finish.
+    __device__ __forceinline__ void scale(float factor) {
+        for_each([&](float& value) { value *= factor; });
+    }
+
+    // Calls f(value) for every sum of this thread.
+    template <typename F>
+    __device__ __forceinline__ void for_each(F&& f) {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+            for (int j = 0; j < G::kGroupN / 8; ++j) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    f(sum[b][j][e]);
+                }
+            }
+        }
+    }
+
+   private:
+    bool arrives;       // this lane at a block's empty barriers
+    uint32_t empty;     // the first of them
+    uint32_t held = 0;  // the one of the stage that the youngest products read; 0 without
+
+    struct Operands {
+        uint32_t a, b;  // of this consumer's part, in a stage
+    };
+
+    template <typename Layout>
+    __device__ __forceinline__ Operands begin_stage() {
+        ptx::mbarrier_wait(ring.full(ring.stage), ring.parity);
+        ptx::wgmma_fence();
+        const uint32_t data = ring.data(ring.stage);
+        return {data + G::group_row(group) * kLineBytes,
+                data + G::kABytes + Layout::column_bytes(G::group_column(group))};
+    }
+
+    template <typename Layout>
+    __device__ __forceinline__ void k16(const Operands& at, int i) {
+        const uint64_t b =
+            ptx::wgmma_descriptor(at.b + i * Layout::kK16Bytes, Layout::kLeadingBytes, kAtomBytes);
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+            const uint32_t a = at.a + block * kWgmmaRows * kLineBytes + i * 2 * kWgmmaK;
+            ptx::wgmma_k16<typename G::T, Layout::kTransposed>(
+                sum[block], ptx::wgmma_descriptor(a, 0, kAtomBytes), b, fresh ? 0 : 1);
+        }
+        fresh = false;
+    }
+
+    // The products of this stage stay under way. Those of the stage before are done then, and its
+    // stage is free.
+    __device__ __forceinline__ void end_stage() {
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+        release();
+        held = empty + ring.stage * ptx::kMbarrierBytes;
+        ring.advance();
+    }
+
+    // Gives the held stage back, for this warp. wgmma_wait has brought its lanes together.
+    __device__ __forceinline__ void release() {
+        if (arrives && held != 0) {
+            ptx::mbarrier_arrive_cluster(held);
+        }
+    }
+
+    // The compiler keeps what it does to the sums on its side of this.
+    __device__ __forceinline__ void pin_sums() {
+        for_each([](float& value) { asm volatile("" : "+f"(value)::"memory"); });
+    }
+};
+
+}  // namespace sm90
