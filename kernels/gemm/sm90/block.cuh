@@ -21,9 +21,12 @@ __device__ __forceinline__ void run_roles(Produce&& produce, Consume&& consume) 
     }
     // Nobody copies into another block, or arrives there, before its barriers are made.
     ptx::cluster_sync();
-    if (threadIdx.x >= kConsumerThreads) {
+    // The same in all lanes, which the compiler can't see by itself: it then keeps what follows
+    // from it in the registers that a warp has in common.
+    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    if (warp >= kConsumerThreads / 32) {
         ptx::release_registers<kProducerRegisters>();
-        if (threadIdx.x / 32 == kConsumerThreads / 32 && ptx::elect_one()) {
+        if (warp == kConsumerThreads / 32 && ptx::elect_one()) {
             Producer<G> producer;
             produce(producer);
             // The end of this launch is the end of the earlier one, too, whoever has waited for it.
@@ -32,7 +35,7 @@ __device__ __forceinline__ void run_roles(Produce&& produce, Consume&& consume) 
         __syncwarp();
     } else {
         ptx::claim_registers<kConsumerRegisters>();
-        Consumer<G> consumer;
+        Consumer<G> consumer(warp / (kWarpgroup / 32));
         consume(consumer);
     }
     // A block stays until the others have made their last copies into it, and their last arrivals.

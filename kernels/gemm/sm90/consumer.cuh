@@ -18,9 +18,7 @@ struct Consumer {
     int group;          // which consumer
     Ring<G> ring;
 
-    __device__ __forceinline__ Consumer() {
-        // The same in all lanes, which the compiler can't see by itself.
-        group = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);
+    __device__ __forceinline__ explicit Consumer(int group) : group(group) {
         const Cluster cluster;
         const uint32_t lane = threadIdx.x % 32;
         arrives = lane < cluster.size;
@@ -34,37 +32,41 @@ struct Consumer {
 #pragma unroll 1
         for (; stages > 0; --stages) {
             const Operands at = begin_stage<Layout>();
+            ptx::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < G::kBlockK / kWgmmaK; ++i) {
                 k16<Layout>(at, i);
             }
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<1>();
             end_stage();
         }
     }
 
-    // sum += A * B over the first `count` k16 of the next stage
+    // sum += A * B over the first `count` k16 of the next stage, at least one
     template <typename Layout>
     __device__ __forceinline__ void multiply_part(int count) {
         pin_sums();
         const Operands at = begin_stage<Layout>();
+        // Every k16 is a group of its own: ptxas makes products wait for each other where it finds
+        // a loop within a group.
+        int i = 0;
 #pragma unroll 1
-        for (int i = 0; i < count; ++i) {
+        do {
+            ptx::wgmma_fence();
             k16<Layout>(at, i);
-        }
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<1>();
+        } while (++i < count);
         end_stage();
     }
 
-    // Waits for all products, so that the sums can be read and changed. They are zero where there
-    // has been no product.
+    // Waits for all products, so that the sums can be read and changed.
     __device__ __forceinline__ void finish() {
         ptx::wgmma_wait<0>();
         pin_sums();
         release();
         held = 0;
-        if (fresh) {
-            for_each([](float& value) { value = 0.0f; });
-            fresh = false;
-        }
     }
 
     // sum *= factor, after finish.
@@ -99,7 +101,6 @@ struct Consumer {
     template <typename Layout>
     __device__ __forceinline__ Operands begin_stage() {
         ptx::mbarrier_wait(ring.full(ring.stage), ring.parity);
-        ptx::wgmma_fence();
         const uint32_t data = ring.data(ring.stage);
         return {data + G::group_row(group) * kLineBytes,
                 data + G::kABytes + Layout::column_bytes(G::group_column(group))};
@@ -118,11 +119,9 @@ struct Consumer {
         fresh = false;
     }
 
-    // The products of this stage stay under way. Those of the stage before are done then, and its
-    // stage is free.
+    // The youngest products of this stage are under way; those of the stage before are done, so
+    // that one is free.
     __device__ __forceinline__ void end_stage() {
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
         release();
         held = empty + ring.stage * ptx::kMbarrierBytes;
         ring.advance();

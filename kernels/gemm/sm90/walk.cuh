@@ -32,7 +32,8 @@ struct Walk {
     }
 };
 
-// The steps of a product's depth that a work item multiplies, one stage each
+// The steps of a product's depth that a work item multiplies, one stage each. A k-slice that no
+// step is left for has one beyond the depth, which brings zeros.
 struct Steps {
     int first, count, direction;
 
@@ -42,8 +43,8 @@ struct Steps {
             return static_cast<int>(static_cast<int64_t>(steps) * k_slice / k_slices);
         };
         const int begin = part(item.k_slice), end = part(item.k_slice + 1);
-        count = end - begin;
-        first = item.reversed ? end - 1 : begin;
+        count = max(end - begin, 1);
+        first = begin == end ? steps : item.reversed ? end - 1 : begin;
         direction = item.reversed ? -1 : 1;
     }
     // Where step i begins
