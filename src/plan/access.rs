@@ -7,6 +7,9 @@ pub(super) const VECTOR: u64 = 16;
 /// The largest row stride, in elements, with which a GEMM copies its operands in vectors. It lets
 /// 32 bits hold the offset of a row in a tile, in vectors.
 const FAR_ROWS: i64 = 1 << 26;
+/// The row stride, in bytes, from which on there is no tensor map (CUDA driver API,
+/// `cuTensorMapEncodeTiled`).
+const FAR_MAP_ROWS: u64 = 1 << 40;
 
 /// Whether every row of a tensor starts at a multiple of 16 bytes.
 pub(crate) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
@@ -20,6 +23,18 @@ pub(crate) fn rows_aligned(problem: &Problem, projection: usize, tensor: Role) -
 /// over narrower tensors one by one.
 pub(crate) fn adapter_aligned(problem: &Problem, projection: usize, tensor: Role) -> bool {
     problem.adapter_dtype() == problem.dtype() && rows_aligned(problem, projection, tensor)
+}
+
+/// Whether a tensor map can be made of an adapter's matrix.
+pub(super) fn adapter_mapped(problem: &Problem, projection: usize, tensor: Role) -> bool {
+    adapter_aligned(problem, projection, tensor) && within_map(problem, projection, tensor)
+}
+
+/// Whether the rows of a tensor lie as close together as a tensor map asks.
+fn within_map(problem: &Problem, projection: usize, tensor: Role) -> bool {
+    let rows = problem.shape_of(projection, tensor).0;
+    let stride = problem.layout_of(projection, tensor).row_stride as u64;
+    rows <= 1 || stride < FAR_MAP_ROWS / problem.dtype_of(tensor).size() as u64
 }
 
 /// The access for matrices that are read along their rows, and the reason.

@@ -6,7 +6,8 @@ use std::fmt;
 
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
-use super::stream::{RowSplit, column_groups, reduce_blocks};
+use super::packing::{Packing, adapter_blocks};
+use super::stream::{RowSplit, column_groups};
 use super::{
     DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access, arch,
     fmt_plan,
@@ -25,6 +26,8 @@ pub struct BackwardPlan {
     saved: SavedLayout,
     pub(crate) splits: Splits,
     pub(crate) regions: Regions,
+    /// The copies of lora_A, which the last blocks of grad_b write.
+    pub(crate) packing: Packing,
     workspace_bytes: usize,
 }
 
@@ -93,33 +96,26 @@ impl BackwardPlan {
         let streams = problem
             .adapted()
             .map(|(projection, _)| (projection, Role::DY));
-        let (dy_access, access_reason) = access::streamed(problem, streams);
+        let (dy_access, dy_reason) = access::streamed(problem, streams);
         let grad_b = arch::weight_grad(device, Operation::GradB, dtype, dy_access, most_ranks)?;
         let groups = |(_, projection): (usize, crate::Projection)| {
             column_groups(grad_b, projection.out_features)
         };
         let dy_groups: Vec<usize> = problem.adapted().map(groups).collect();
         let rank_tiles = |ranks: usize, variant: Variant| ranks.div_ceil(variant.tile.ranks);
-        let side_by_side = dy_groups
+        let of_dy = dy_groups
             .iter()
             .zip(problem.adapted())
             .map(|(groups, (_, projection))| groups * rank_tiles(projection.rank, grad_b))
             .sum::<usize>();
-        let dy = RowSplit::new(problem.tokens(), side_by_side, device);
-        let reason = format!(
-            "{side_by_side} blocks side by side, {} row splits; {access_reason}",
-            dy.row_splits
-        );
-        let blocks = side_by_side as u64 * dy.row_splits as u64;
-        let grad_b = Launch::new(grad_b, blocks, None, reason, problem, device)?;
-
+        let dy = RowSplit::new(problem.tokens(), of_dy, device);
         let (x_access, access_reason) = access::streamed(problem, [(0, Role::X)]);
         let ranks = problem.padded_ranks();
         let grad_a = arch::weight_grad(device, Operation::GradA, dtype, x_access, ranks)?;
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
         let x = RowSplit::new(problem.tokens(), side_by_side, device);
-        let reduce_b = reduce_blocks(problem, Role::DLoraB, grad_a.threads(), device);
+        let reduce_b = adapter_blocks(problem, Role::DLoraB, grad_a.threads(), device);
         let reducing = reduce_b.iter().sum::<u32>();
         let reason = format!(
             "{side_by_side} blocks side by side, {} row splits; {reducing} blocks sum d_lora_B; {access_reason}",
@@ -137,7 +133,20 @@ impl BackwardPlan {
             reduce_b,
             reduce_a,
         };
-        let (regions, workspace_bytes) = regions(problem, &splits, &grad_x);
+        let mut workspace = BufferLayout::default();
+        let regions = regions(problem, &splits, &grad_x, &mut workspace);
+        let mut packing = Packing::default();
+        if arch::maps_operands(grad_x.variant) {
+            let threads = grad_b.threads();
+            packing = Packing::new(problem, Role::LoraA, threads, device, &mut workspace);
+        }
+        let reason = format!(
+            "{of_dy} blocks side by side, {} row splits{}; {dy_reason}",
+            splits.dy.row_splits,
+            packing.reason(Role::LoraA)
+        );
+        let blocks = of_dy as u64 * splits.dy.row_splits as u64 + u64::from(packing.blocks());
+        let grad_b = Launch::new(grad_b, blocks, None, reason, problem, device)?;
         let launches = match problem.tokens() {
             0 => vec![grad_a, grad_x],
             _ => vec![grad_b, grad_a, grad_x],
@@ -147,7 +156,8 @@ impl BackwardPlan {
             saved: SavedLayout::new(problem),
             splits,
             regions,
-            workspace_bytes,
+            packing,
+            workspace_bytes: workspace.bytes(),
             device: *device,
             problem: problem.clone(),
         })
@@ -185,7 +195,7 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
     let access = access::gemm(problem, Role::DY);
     if !problem.has_input_gradient() || problem.tokens() == 0 {
         let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0, device)?;
-        let reduce_a = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
+        let reduce_a = adapter_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
         let reason = format!("no dx; {blocks} blocks sum d_lora_A");
         let launch = Launch::new(variant, u64::from(blocks), None, reason, problem, device)?;
@@ -195,16 +205,19 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
     gemm::launch_and_reduce(&product, access, problem, device)
 }
 
-fn regions(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usize) {
-    let mut workspace = BufferLayout::default();
+fn regions(
+    problem: &Problem,
+    splits: &Splits,
+    grad_x: &Launch,
+    workspace: &mut BufferLayout,
+) -> Regions {
     let tokens = problem.tokens();
     if tokens == 0 {
         let of_dy = vec![DyRegions::default(); splits.dy_groups.len()];
-        let none = Regions {
+        return Regions {
             of_dy,
             ..Regions::default()
         };
-        return (none, 0);
     }
     let (float, ranks) = (size_of::<f32>(), problem.padded_ranks());
     let mut of_dy = vec![DyRegions::default(); splits.dy_groups.len()];
@@ -224,15 +237,14 @@ fn regions(problem: &Problem, splits: &Splits, grad_x: &Launch) -> (Regions, usi
         ];
         regions.lora_b_partial = Some(workspace.region(&count, float));
     }
-    let regions = Regions {
+    Regions {
         of_dy,
         t: Some(workspace.region(&[tokens, ranks], problem.dtype().size())),
         lora_a_partial: Some(
             workspace.region(&[splits.x.row_splits, ranks, problem.in_features()], float),
         ),
-        split: SplitRegions::new(grad_x, &mut workspace),
-    };
-    (regions, workspace.bytes())
+        split: SplitRegions::new(grad_x, workspace),
+    }
 }
 
 impl fmt::Display for BackwardPlan {

@@ -5,11 +5,12 @@
 
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
+use super::packing::Packing;
 use super::stream::{RowSplit, column_groups};
 use super::{
     Access, BackwardPlan, DeviceProps, ForwardPlan, Operation, SavedLayout, Variant, arch,
 };
-use crate::{Problem, Result};
+use crate::{Problem, Result, Role};
 
 impl ForwardPlan {
     /// The bytes of workspace that are enough for a forward of the problem's layers with any number
@@ -27,7 +28,8 @@ impl ForwardPlan {
         device.check()?;
         let problem = problem.clone().with_tokens(max_tokens)?;
         let mut workspace = BufferLayout::default();
-        split_regions(Product::forward(&problem), &problem, device, &mut workspace);
+        let product = Product::forward(&problem);
+        gemm_regions(product, Role::LoraB, &problem, device, &mut workspace);
         Ok(workspace.bytes())
     }
 }
@@ -72,7 +74,8 @@ impl BackwardPlan {
         workspace.region(&[max_tokens, ranks], problem.dtype().size());
         workspace.region(&[x_splits, ranks, problem.in_features()], float);
         if problem.has_input_gradient() {
-            split_regions(Product::grad_x(&problem), &problem, device, &mut workspace);
+            let product = Product::grad_x(&problem);
+            gemm_regions(product, Role::LoraA, &problem, device, &mut workspace);
         }
         Ok(workspace.bytes())
     }
@@ -91,12 +94,22 @@ impl SavedLayout {
     }
 }
 
-fn split_regions(
+/// The regions of a GEMM that reads this tensor of every adapter.
+fn gemm_regions(
     product: Product,
+    adapter: Role,
     problem: &Problem,
     device: &DeviceProps,
     workspace: &mut BufferLayout,
 ) {
+    let dtype = problem.dtype();
+    for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
+        if arch::gemm(device, product.operation, dtype, access).any(arch::maps_operands) {
+            // The number of threads decides on blocks, not on memory.
+            Packing::new(problem, adapter, 1, device, workspace);
+            break;
+        }
+    }
     if let Some((tiles, slabs)) = gemm::split_bound(product, problem.dtype(), device) {
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         workspace.region(&[bytes(slabs)], 1);

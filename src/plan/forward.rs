@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
+use super::packing::Packing;
 use super::{DeviceProps, Launch, SavedLayout, SplitRegions, access, arch, fmt_plan};
 use crate::{Problem, Result, Role};
 
@@ -18,6 +19,8 @@ pub struct ForwardPlan {
     saved: SavedLayout,
     /// The regions of the workspace, if tiles are split.
     pub(crate) split: Option<SplitRegions>,
+    /// The copies of lora_B, which the last blocks of the shrink write.
+    pub(crate) packing: Packing,
     workspace_bytes: usize,
 }
 
@@ -36,24 +39,33 @@ impl ForwardPlan {
                 launches: Vec::new(),
                 saved: SavedLayout::new(problem),
                 split: None,
+                packing: Packing::default(),
                 workspace_bytes: 0,
             });
         }
+        let product = Product::forward(problem);
+        let forward = gemm::launch(&product, access::gemm(problem, Role::X), problem, device)?;
+
         let (x_access, x_reason) = access::streamed(problem, [(0, Role::X)]);
         let size = (problem.tokens(), problem.padded_ranks());
         let (shrink, tile_reason) = arch::shrink(device, problem.dtype(), x_access, size)?;
         let (rows, ranks) = shrink.block();
         let blocks =
             problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
-        let reason = format!("{tile_reason}; {x_reason}");
-        let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
-
-        let product = Product::forward(problem);
-        let forward = gemm::launch(&product, access::gemm(problem, Role::X), problem, device)?;
 
         let mut workspace = BufferLayout::default();
+        let split = SplitRegions::new(&forward, &mut workspace);
+        let mut packing = Packing::default();
+        if arch::maps_operands(forward.variant) {
+            let threads = shrink.threads();
+            packing = Packing::new(problem, Role::LoraB, threads, device, &mut workspace);
+        }
+        let reason = format!("{tile_reason}{}; {x_reason}", packing.reason(Role::LoraB));
+        let blocks = blocks + u64::from(packing.blocks());
+        let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
         Ok(Self {
-            split: SplitRegions::new(&forward, &mut workspace),
+            split,
+            packing,
             saved: SavedLayout::new(problem),
             workspace_bytes: workspace.bytes(),
             launches: vec![shrink, forward],
@@ -84,8 +96,8 @@ impl ForwardPlan {
         &self.saved
     }
 
-    /// The size of the workspace in bytes, 0 if no tile is split. Its content before the call does
-    /// not matter, and it is not needed after the call.
+    /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its
+    /// content before the call does not matter, and it is not needed after the call.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }

@@ -26,8 +26,8 @@
 //! with a high wave efficiency.
 
 use super::launch::checked_count;
+use super::packing::adapter_blocks;
 use super::raster::Grid;
-use super::stream::reduce_blocks;
 use super::{Access, DeviceProps, Launch, Operation, Schedule, Variant, arch};
 use crate::{DType, Problem, Result, Role};
 
@@ -121,6 +121,7 @@ impl Choice {
             tiles_n: u32::try_from(tiles_n).ok()?,
             blocks: blocks as u32,
             splits: splits as u32,
+            cluster: 1,
             multiprocessors: device.multiprocessors(),
             group_n: 1,
             serpentine: blocks < items,
@@ -267,7 +268,7 @@ pub(super) fn launch_and_reduce(
 ) -> Result<(Launch, Vec<u32>)> {
     let mut reduce = Vec::new();
     let launch = launch_with(product, access, problem, device, |variant| {
-        reduce = reduce_blocks(problem, Role::DLoraA, variant.threads(), device);
+        reduce = adapter_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce.iter().sum();
         (blocks, format!("; {blocks} blocks sum d_lora_A"))
     })?;

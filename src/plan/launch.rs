@@ -46,6 +46,9 @@ pub struct Schedule {
     pub blocks: u32,
     /// Blocks that share a tile, each with a part of K.
     pub splits: u32,
+    /// Tile rows, one below the other, that the blocks of a cluster compute together. They share
+    /// the columns of the weight. 1 means no clusters.
+    pub cluster: u32,
     /// The multiprocessors that the plan divides its work over.
     pub multiprocessors: u32,
     /// The number of tile columns in a band. Tiles are computed along the columns of a band first,
@@ -61,9 +64,11 @@ impl Schedule {
         u64::from(self.tiles_m) * u64::from(self.tiles_n)
     }
 
-    /// The number of work items: tiles, or parts of split tiles.
+    /// The number of work items: tiles, or parts of split tiles. Clusters compute whole groups of
+    /// tile rows, so some of the last group's may lie outside of the output.
     pub fn items(&self) -> u64 {
-        self.tiles() * u64::from(self.splits)
+        let rows = self.tiles_m.next_multiple_of(self.cluster);
+        u64::from(rows) * u64::from(self.tiles_n) * u64::from(self.splits)
     }
 
     /// The mean number of items per multiprocessor divided by that of the busiest one.
@@ -79,7 +84,11 @@ impl fmt::Display for Schedule {
         if self.splits > 1 {
             write!(f, " in {} splits", self.splits)?;
         }
-        write!(f, " by {} blocks, bands of {}", self.blocks, self.group_n)?;
+        write!(f, " by {} blocks", self.blocks)?;
+        if self.cluster > 1 {
+            write!(f, " in clusters of {}", self.cluster)?;
+        }
+        write!(f, ", bands of {}", self.group_n)?;
         if self.serpentine {
             f.write_str(", serpentine")?;
         }
@@ -143,7 +152,7 @@ impl Launch {
             blocks,
             threads: variant.threads(),
             shared_bytes,
-            cluster: 1,
+            cluster: schedule.map_or(1, |schedule| schedule.cluster),
             programmatic: false,
             schedule,
             reason,

@@ -15,6 +15,7 @@ mod gemm;
 mod launch;
 mod memory;
 mod merge;
+mod packing;
 mod raster;
 mod stream;
 mod variant;

@@ -1,7 +1,6 @@
 //! How the skinny kernels, which stream one matrix, split their work over blocks.
 
 use super::{DeviceProps, Variant};
-use crate::{Problem, Role};
 
 /// How a kernel splits the rows of its streamed matrix over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,22 +55,4 @@ impl RowSplit {
 /// The number of column groups of a matrix.
 pub(super) fn column_groups(variant: Variant, columns: usize) -> usize {
     columns.div_ceil(variant.block().1)
-}
-
-/// The number of blocks that sum the partial gradients of each adapted projection: eight elements
-/// per thread, and about one block per multiprocessor in total at most.
-pub(super) fn reduce_blocks(
-    problem: &Problem,
-    tensor: Role,
-    threads: u32,
-    device: &DeviceProps,
-) -> Vec<u32> {
-    let adapted = problem.adapted().count() as u64;
-    let most = (u64::from(device.multiprocessors()) / adapted).max(1);
-    let blocks = |(projection, _)| {
-        let (rows, columns) = problem.shape_of(projection, tensor);
-        let elements = rows as u64 * columns as u64;
-        elements.div_ceil(8 * u64::from(threads)).clamp(1, most) as u32
-    };
-    problem.adapted().map(blocks).collect()
 }

@@ -23,6 +23,14 @@ pub(super) fn gemm(
     }
 }
 
+/// Whether a GEMM reads its operands, the adapters' matrices included, through tensor maps.
+pub(super) fn maps_operands(variant: Variant) -> bool {
+    match variant.arch {
+        Arch::Sm80 => false,
+        Arch::Sm90a => true,
+    }
+}
+
 /// The kernel for S (tokens, ranks), and the reason for it.
 pub(super) fn shrink(
     device: &DeviceProps,
