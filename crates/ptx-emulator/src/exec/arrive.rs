@@ -35,6 +35,9 @@ impl Run<'_, '_, '_> {
             self.check_mbarriers(active, &spots)?;
             self.visit_mbarriers(active, &spots)?;
         }
+        if how.window == Window::Cluster && matches!(how.op, MbarrierOp::Arrive { .. }) {
+            self.products_of_all(active);
+        }
         let mut states = [0; LANES];
         for lane in lanes(active) {
             let spot = spots[lane];
@@ -64,9 +67,6 @@ impl Run<'_, '_, '_> {
                         drops,
                         no_complete,
                     };
-                    if how.window == Window::Cluster {
-                        self.products_of_all(lane);
-                    }
                     self.give_phase(spot, lane, how.order)?;
                     states[lane] =
                         self.on(spot, lane, |core, at| core.arrive_mbarrier(at, arrival))?;

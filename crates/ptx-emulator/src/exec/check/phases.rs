@@ -23,8 +23,10 @@ impl Checks {
         self.clocks.end_step(warp);
     }
 
-    /// Lanes know what the warps of their warpgroup knew at their last waits for products.
+    /// Lanes know what the warps of their warpgroup knew at their last waits for products, and each
+    /// of them that the reads are over which they have ended together.
     pub(in crate::exec) fn take_products(&mut self, warp: usize, lanes: u32, clock: &PhaseClock) {
+        self.clocks.meet(warp, lanes);
         self.clocks.observe_phase(warp, lanes, clock);
     }
 

@@ -302,8 +302,9 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// A warp's reads for the products before `number` are over, and the running warp knows it.
-    fn end_reads(&mut self, warp: usize, number: u64) {
+    /// A warp's reads for the products before `number` are over, and these lanes of the running warp
+    /// know it.
+    fn end_reads(&mut self, warp: usize, number: u64, lanes: u32) {
         loop {
             let groups = &mut self.core.warpgroups.groups;
             let Some(group) = groups.get_mut(warp / WARPS) else {
@@ -315,16 +316,16 @@ impl Run<'_, '_, '_> {
                 _ => return,
             }
             if let Some((_, reads)) = reads.pop_front() {
-                self.async_end(FULL, reads);
+                self.async_end(lanes, reads);
             }
         }
     }
 
-    /// A thread is about to arrive on an mbarrier through the cluster's window. One such arrival
-    /// stands for the warpgroup, as CUTLASS has it: tensor cores run the products of the four warps
+    /// Lanes are about to arrive on mbarriers through the cluster's window. One such arrival stands
+    /// for the warpgroup, as CUTLASS has it: tensor cores run the products of the four warps
     /// together, so what this warp has waited for is over for the others, too. An arrival of the
     /// block's own window stands for its warp alone.
-    pub(super) fn products_of_all(&mut self, lane: usize) {
+    pub(super) fn products_of_all(&mut self, lanes: u32) {
         let warp = self.warp.index as usize;
         let groups = &self.core.warpgroups.groups;
         let Some(group) = groups.get(warp / WARPS) else {
@@ -335,12 +336,12 @@ impl Run<'_, '_, '_> {
             return;
         }
         let first = warp / WARPS * WARPS;
-        (first..first + WARPS).for_each(|other| self.end_reads(other, done));
+        (first..first + WARPS).for_each(|other| self.end_reads(other, done, lanes));
         if let (Some(checks), Some(group)) = (
             &mut self.core.checks,
             self.core.warpgroups.groups.get(warp / WARPS),
         ) {
-            checks.take_products(warp, 1 << lane, &group.waited);
+            checks.take_products(warp, lanes, &group.waited);
         }
     }
 
@@ -475,7 +476,7 @@ impl Run<'_, '_, '_> {
             }
             issued.taken |= 1 << (warp % WARPS);
             group.warps[warp % WARPS].done = number + 1;
-            self.end_reads(warp, number + 1);
+            self.end_reads(warp, number + 1, FULL);
         }
         if let Some((product, defs)) = held {
             sums.store(&mut self.warp.regs, defs, product.sum);
