@@ -1,8 +1,8 @@
 // One pass over dy gives both T = scaling * dy * B and dB = scaling * dy^T * S, as f32 partials: T
 // one per column group, dB one per row split. The launch that reads them sums them in order. The
-// projections follow each other in the grid.
+// projections follow each other in the grid; its last blocks pack lora_A for dx.
 #pragma once
-#include "common/adapter.cuh"
+#include "common/pack.cuh"
 #include "skinny/weight_grad.cuh"
 
 template <typename T, typename Shape, Access A>
@@ -35,6 +35,13 @@ struct GradB : WeightGrad<T, Shape> {
 
     __device__ static void run(const GradBParams& p) {
         zero_counters<kThreads>(p.counters, p.counter_count);
+        if constexpr (kTensorCore<T>) {
+            const int blocks = static_cast<int>(gridDim.x) - p.pack_a.blocks;
+            if (static_cast<int>(blockIdx.x) >= blocks) {
+                pack_adapters<T, kThreads>(p.pack_a, static_cast<int>(blockIdx.x) - blocks);
+                return;
+            }
+        }
         int found = 0;
         for (int i = 1; i < p.projections; ++i) {
             found = static_cast<int>(blockIdx.x) >= p.projection[i].first_block ? i : found;

@@ -1,8 +1,10 @@
 // S = keep_scale * (mask o x) * A^T of all adapters: one block per kRows rows of x and
-// kRanks columns of S. Draws the dropout mask, in registers, and stores it.
+// kRanks columns of S. Draws the dropout mask, in registers, and stores it. The last blocks of the
+// grid pack lora_B for the launch that follows.
 #pragma once
-#include "common/adapter.cuh"
+#include "common/pack.cuh"
 #include "common/table.cuh"
+#include "ptx/dependency.cuh"
 #include "skinny/pipeline.cuh"
 #include "skinny/store_block.cuh"
 #include "skinny/warp_product.cuh"
@@ -33,7 +35,18 @@ struct Shrink {
     static constexpr int kSharedBytes = kStages * kStageBytes + kTableBytes;
 
     __device__ static void run(const ShrinkParams& p) {
+#if __CUDA_ARCH__ >= 900
+        // The product that follows multiplies x and the weight before it needs S.
+        ptx::launch_dependents();
+#endif
         zero_counters<kThreads>(p.counters, p.counter_count);
+        if constexpr (kTensorCore<T>) {
+            const int blocks = static_cast<int>(gridDim.x) - p.pack_b.blocks;
+            if (static_cast<int>(blockIdx.x) >= blocks) {
+                pack_adapters<T, kThreads>(p.pack_b, static_cast<int>(blockIdx.x) - blocks);
+                return;
+            }
+        }
         const int rank_tiles = (p.ranks + kRanks - 1) / kRanks;
         const int row0 = static_cast<int>(blockIdx.x) / rank_tiles * kRows;
         const int rank0 = static_cast<int>(blockIdx.x) % rank_tiles * kRanks;
