@@ -28,8 +28,7 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, int byt
 
 // Arrives at a barrier of any block of the cluster, by its address in the cluster's window.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];\n" ::"r"(barrier)
-                 : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
 // Waits until the phase of this parity has completed. The phase before a barrier's first has parity

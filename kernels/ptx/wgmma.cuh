@@ -21,12 +21,15 @@ namespace ptx {
 // along M or N after `stride_bytes`; `leading_bytes` counts for nothing. MN-major: a row has 64
 // along M or N; atoms follow each other along the depth after `stride_bytes`, and along M or N
 // after `leading_bytes`.
-__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared, int leading_bytes,
-                                                     int stride_bytes) {
+//
+// This is the half of a descriptor that says where; it moves on by as many sixteenths as bytes.
+__device__ __forceinline__ uint32_t wgmma_start(uint32_t shared, int leading_bytes) {
+    return (shared & 0x3ffff) >> 4 | static_cast<uint32_t>(leading_bytes) >> 4 << 16;
+}
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t start, int stride_bytes) {
     constexpr uint32_t kSwizzle128 = 1u << 30;
-    const uint32_t low = (shared & 0x3ffff) >> 4 | static_cast<uint32_t>(leading_bytes) >> 4 << 16;
     const uint32_t high = static_cast<uint32_t>(stride_bytes) >> 4 | kSwizzle128;
-    return static_cast<uint64_t>(high) << 32 | low;
+    return static_cast<uint64_t>(high) << 32 | start;
 }
 
 // Orders this warp's accesses to the registers of sums before the products that follow.

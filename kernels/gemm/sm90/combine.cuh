@@ -36,17 +36,22 @@ __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
         return false;
     }
     __threadfence();
+    // Some at a time: loads for all of them at once would take the registers of the main loop.
+    constexpr int kAtOnce = kQuads < 16 ? kQuads : 16;
 #pragma unroll
-    for (int quad = 0; quad < kQuads; ++quad) {
-        quads[quad][0] = quads[quad][1] = quads[quad][2] = quads[quad][3] = 0.0f;
-    }
+    for (int first = 0; first < kQuads; first += kAtOnce) {
+#pragma unroll
+        for (int quad = first; quad < first + kAtOnce; ++quad) {
+            quads[quad][0] = quads[quad][1] = quads[quad][2] = quads[quad][3] = 0.0f;
+        }
 #pragma unroll 1
-    for (int i = 0; i < schedule.k_slices; ++i) {
+        for (int i = 0; i < schedule.k_slices; ++i) {
 #pragma unroll
-        for (int quad = 0; quad < kQuads; ++quad) {
-            const float4 add = ptx::load_cg(parts + (i * kQuads + quad) * Threads);
-            quads[quad][0] += add.x, quads[quad][1] += add.y;
-            quads[quad][2] += add.z, quads[quad][3] += add.w;
+            for (int quad = first; quad < first + kAtOnce; ++quad) {
+                const float4 add = ptx::load_cg(parts + (i * kQuads + quad) * Threads);
+                quads[quad][0] += add.x, quads[quad][1] += add.y;
+                quads[quad][2] += add.z, quads[quad][3] += add.w;
+            }
         }
     }
     return true;

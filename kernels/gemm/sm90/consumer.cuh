@@ -95,26 +95,26 @@ struct Consumer {
     uint32_t held = 0;  // the one of the stage that the youngest products read; 0 without
 
     struct Operands {
-        uint32_t a, b;  // of this consumer's part, in a stage
+        uint32_t a, b;  // of this consumer's part of a stage, as halves of descriptors
     };
 
     template <typename Layout>
     __device__ __forceinline__ Operands begin_stage() {
         ptx::mbarrier_wait(ring.full(ring.stage), ring.parity);
         const uint32_t data = ring.data(ring.stage);
-        return {data + G::group_row(group) * kLineBytes,
-                data + G::kABytes + Layout::column_bytes(G::group_column(group))};
+        const uint32_t a = data + G::group_row(group) * kLineBytes;
+        const uint32_t b = data + G::kABytes + Layout::column_bytes(G::group_column(group));
+        return {ptx::wgmma_start(a, 0), ptx::wgmma_start(b, Layout::kLeadingBytes)};
     }
 
     template <typename Layout>
     __device__ __forceinline__ void k16(const Operands& at, int i) {
-        const uint64_t b =
-            ptx::wgmma_descriptor(at.b + i * Layout::kK16Bytes, Layout::kLeadingBytes, kAtomBytes);
+        const uint64_t b = ptx::wgmma_descriptor(at.b + i * Layout::kK16Bytes / 16, kAtomBytes);
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
-            const uint32_t a = at.a + block * kWgmmaRows * kLineBytes + i * 2 * kWgmmaK;
+            const uint32_t a = at.a + (block * kWgmmaRows * kLineBytes + i * 2 * kWgmmaK) / 16;
             ptx::wgmma_k16<typename G::T, Layout::kTransposed>(
-                sum[block], ptx::wgmma_descriptor(a, 0, kAtomBytes), b, fresh ? 0 : 1);
+                sum[block], ptx::wgmma_descriptor(a, kAtomBytes), b, fresh ? 0 : 1);
         }
         fresh = false;
     }

@@ -54,10 +54,11 @@ struct Epilogue {
     // `barriers`, one for each buffer, the issuing thread arrives alone, with the bytes of a chunk,
     // and all threads of the warpgroup wait. A phase is one chunk that came.
     uint32_t staging, barriers;
+    uint32_t thread;        // of the block
     uint32_t parities = 0;  // bit b: of the phase that buffer b's next chunk completes
 
     __device__ __forceinline__ Epilogue(uint32_t staging_address, uint32_t barriers_address)
-        : staging(staging_address), barriers(barriers_address) {}
+        : staging(staging_address), barriers(barriers_address), thread(threadIdx.x) {}
 
     // By one thread, before the block's first barrier
     __device__ __forceinline__ static void init_barriers(uint32_t barriers) {
@@ -71,6 +72,9 @@ struct Epilogue {
     // at (row0, column0), inside or outside of the output; `bias` (columns) may be null.
     __device__ __forceinline__ void store(const Acc& acc, const Output<T>& out, int row0,
                                           int column0, float scaling, const T* bias) {
+        // What follows from the thread is computed here, once per tile: the main loop has no
+        // registers for it.
+        pin(thread);
         if (row0 >= out.rows) {
             return;
         }
@@ -142,12 +146,12 @@ struct Epilogue {
     using Fragments = float[kChunkColumns / 8][4];
 
     // The thread that issues the warpgroup's copies
-    __device__ __forceinline__ static bool issues() { return threadIdx.x % kWarpgroup == 0; }
+    __device__ __forceinline__ bool issues() const { return thread % kWarpgroup == 0; }
 
-    __device__ __forceinline__ static int lane() { return threadIdx.x % 32; }
+    __device__ __forceinline__ int lane() const { return thread % 32; }
     // First row of this thread's warp in a chunk
-    __device__ __forceinline__ static int warp_row() {
-        return threadIdx.x % kWarpgroup / 32 * (kChunkRows / 4);
+    __device__ __forceinline__ int warp_row() const {
+        return thread % kWarpgroup / 32 * (kChunkRows / 4);
     }
     // Address of an element in a buffer: TMA's swizzle moves the 16 bytes c of a row to c XOR row %
     // 8.
@@ -156,8 +160,8 @@ struct Epilogue {
                ((column / kChunk<T> ^ row % 8) * kChunk<T> + column % kChunk<T>)*kSize<T>;
     }
 
-    __device__ __forceinline__ static void load_bias(uint32_t (&shift)[kChunkColumns / 8],
-                                                     const T* bias, int column, int columns) {
+    __device__ __forceinline__ void load_bias(uint32_t (&shift)[kChunkColumns / 8], const T* bias,
+                                              int column, int columns) {
         const bool pairs = reinterpret_cast<uintptr_t>(bias) % (2 * sizeof(T)) == 0;
 #pragma unroll
         for (int j = 0; j < kChunkColumns / 8; ++j) {
@@ -193,8 +197,8 @@ struct Epilogue {
     // Calls f(row, column, address) for the elements of this warp's rows of a chunk that lie inside
     // of the output, neighbours at once.
     template <typename F>
-    __device__ __forceinline__ static void for_each_inside(uint32_t buffer, const Output<T>& out,
-                                                           int row0, int column0, F&& f) {
+    __device__ __forceinline__ void for_each_inside(uint32_t buffer, const Output<T>& out, int row0,
+                                                    int column0, F&& f) {
         const int rows = min(out.rows - row0 - warp_row(), kChunkRows / 4);
 #pragma unroll 4
         for (int i = 0; i < rows; ++i) {
@@ -211,25 +215,24 @@ struct Epilogue {
     }
 
     // What is in the output, for the warp that adds to it
-    __device__ __forceinline__ static void gather_old(uint32_t buffer, const Output<T>& out,
-                                                      int row0, int column0) {
+    __device__ __forceinline__ void gather_old(uint32_t buffer, const Output<T>& out, int row0,
+                                               int column0) {
         for_each_inside(buffer, out, row0, column0,
                         [](const uint16_t* from, uint32_t to) { ptx::store_shared(to, *from); });
         __syncwarp();
     }
 
     // To the output, whose rows lie at any address
-    __device__ __forceinline__ static void scatter(uint32_t buffer, const Output<T>& out, int row0,
-                                                   int column0) {
+    __device__ __forceinline__ void scatter(uint32_t buffer, const Output<T>& out, int row0,
+                                            int column0) {
         for_each_inside(buffer, out, row0, column0,
                         [](uint16_t* to, uint32_t from) { *to = ptx::load_shared_half(from); });
     }
 
     // Finishes a chunk in its buffer.
     template <bool Accumulate>
-    __device__ __forceinline__ static void stage(uint32_t buffer, const Fragments& acc,
-                                                 float scaling,
-                                                 const uint32_t (&shift)[kChunkColumns / 8]) {
+    __device__ __forceinline__ void stage(uint32_t buffer, const Fragments& acc, float scaling,
+                                          const uint32_t (&shift)[kChunkColumns / 8]) {
         // 16 rows and 16 columns at once: this lane gives the address of one row of a matrix 8x8.
         const int matrix = lane() / 8;
         const uint32_t first =

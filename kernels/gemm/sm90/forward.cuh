@@ -82,7 +82,7 @@ struct ForwardSm90 {
             const WorkItem item = item_at(p, walk);
             const ForwardSm90Projection& layer = p.projection[item.projection];
             const int depth = lora_depth(layer, item);
-            float scaling = layer.scaling;  // that the sums still need
+            float scaling = depth > 0 ? layer.scaling : 1.0f;  // that the sums still need
             if (depth > 0 && layer.inverse_scaling == 0.0f) {
                 consume_lora(consumer, depth);
                 consumer.finish();
