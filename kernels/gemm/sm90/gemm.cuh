@@ -32,8 +32,10 @@ struct BLayout {
     static constexpr int kBoxBytes = (kTransposed ? Depth : kBoxColumns) * kLineBytes;
     static constexpr int kBytes = kBoxes * kBoxBytes;
     static constexpr int kLeadingBytes = kTransposed ? kBoxBytes : 0;
-    // From a k16 to the next
-    static constexpr int kK16Bytes = kTransposed ? kBytes / (Depth / kWgmmaK) : 2 * kWgmmaK;
+    // From a k16 to the next: within the boxes, or in the next piece
+    static constexpr int kK16Bytes = !kTransposed       ? 2 * kWgmmaK
+                                     : Depth == kWgmmaK ? kBytes
+                                                        : kWgmmaK * kLineBytes;
     // From the first column to `column`, a multiple of 64
     __device__ __forceinline__ static int column_bytes(int column) {
         return kTransposed ? column / kLineElements * kBoxBytes : column * kLineBytes;
