@@ -2,7 +2,8 @@
 //!
 //! Reads `kernels/table.toml`, and writes to `$OUT_DIR`: `kernels.rs`, the table's rows;
 //! `kernels/*.cu`, the kernel functions; `images.rs` with `IMAGES`, one (unit, fatbin) each,
-//! `ARCHITECTURES`, what they have machine code for, and `TOOLKIT`, the nvcc that made them.
+//! `ARCHITECTURES`, what they have machine code for, and `TOOLKIT`, the nvcc that made them;
+//! `remarks.txt`, what the compiler said of each unit.
 
 use std::env;
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lora_kernels_build::table::{self, Table};
-use lora_kernels_build::{archs, arguments, flags, nvcc, units};
+use lora_kernels_build::{archs, arguments, flags, nvcc, ptxas, units};
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(kernels_stub)");
@@ -79,19 +80,21 @@ fn run() -> Result<(), String> {
         compiler.nvcc.display()
     );
     let strict = variable("LORA_KERNELS_STRICT").is_some();
-    let mut warnings = Vec::new();
-    for image in &images {
-        let lines = image
-            .warnings
-            .lines()
-            .filter(|line| !line.trim().is_empty());
-        warnings.extend(lines.map(|line| format!("{}: {line}", image.name)));
+    let remarks = images
+        .iter()
+        .flat_map(|image| ptxas::Remark::all(&image.name, &image.warnings));
+    let remarks: Vec<ptxas::Remark> = remarks.collect();
+    let lines: String = remarks
+        .iter()
+        .map(|remark| remark.to_line() + "\n")
+        .collect();
+    write_if_changed(&out.join("remarks.txt"), lines.as_bytes())?;
+    if strict && !remarks.is_empty() {
+        let remarks: Vec<String> = remarks.iter().map(ToString::to_string).collect();
+        return Err(remarks.join("\n"));
     }
-    if strict && !warnings.is_empty() {
-        return Err(warnings.join("\n"));
-    }
-    for warning in &warnings {
-        println!("cargo::warning={warning}");
+    for remark in &remarks {
+        println!("cargo::warning={remark}");
     }
     write_images(&out, &images, &devices, Some(&nvcc))
 }

@@ -8,5 +8,6 @@ pub mod flags;
 pub mod generate;
 pub mod host;
 pub mod nvcc;
+pub mod ptxas;
 pub mod table;
 pub mod units;

@@ -39,6 +39,24 @@ pub const KERNEL_COLUMNS: [(&str, Option<Better>); 17] = [
     ("float_atomics", Some(Better::Lower)),
 ];
 
+/// The same of the table of kernels with wgmma.
+pub const WGMMA_COLUMNS: [(&str, Option<Better>); 14] = [
+    ("columns", None),
+    ("wgmma", None),
+    ("depth", None),
+    ("instructions", None),
+    ("instructions_per_wgmma", Some(Better::Lower)),
+    ("barrier_operations", Some(Better::Lower)),
+    ("groups_in_flight", None),
+    ("fewer_registers", None),
+    ("more_registers", None),
+    ("ldsm", None),
+    ("stsm", None),
+    ("tma_loads", None),
+    ("tma_stores", None),
+    ("local_accesses", Some(Better::Lower)),
+];
+
 /// Decided by the last part of a figure's name. Peers' figures are not compared.
 pub fn better(name: &str) -> Option<Better> {
     if name.starts_with(PEERS) {
@@ -99,6 +117,29 @@ pub fn kernel_row(kernel: &Compiled) -> (String, Vec<Value>) {
             json!(kernel.float_atomics),
         ];
     (key, row)
+}
+
+/// The same name, and the kernel's numbers in the order of [`WGMMA_COLUMNS`]; `None` for a kernel
+/// without wgmma.
+pub fn wgmma_row(kernel: &Compiled) -> Option<(String, Vec<Value>)> {
+    let wgmma = kernel.wgmma.as_ref()?;
+    let row = vec![
+        json!(wgmma.columns),
+        json!(wgmma.products),
+        json!(wgmma.depth),
+        json!(wgmma.instructions),
+        json!(rounded(wgmma.instructions_per_product())),
+        json!(rounded(wgmma.barrier_operations())),
+        json!(wgmma.in_flight),
+        json!(wgmma.fewer_registers),
+        json!(wgmma.more_registers),
+        json!(wgmma.ldsm),
+        json!(wgmma.stsm),
+        json!(wgmma.tma_loads),
+        json!(wgmma.tma_stores),
+        json!(wgmma.local),
+    ];
+    Some((kernel_row(kernel).0, row))
 }
 
 fn prefix(who: &str) -> String {

@@ -1,8 +1,10 @@
 //! The goals, each with the best value known of others, and ours.
 
 use super::figures::{Better, over, rounded};
+use super::hopper;
 use super::kernels::{Compiled, is_wide, tile};
 use super::loops::Math;
+use lora_kernels_build::ptxas::Remark;
 use lora_kernels_report::document::{Counted, Document, OURS, Plan};
 
 /// A goal, and the worst value that it applies to.
@@ -62,7 +64,7 @@ impl Outcome {
 }
 
 /// A goal without values yet.
-fn goal(
+pub fn goal(
     what: &'static str,
     better: Better,
     bar: f64,
@@ -82,17 +84,17 @@ fn goal(
 }
 
 impl Goal {
-    fn from(mut self, source: &'static str) -> Self {
+    pub fn from(mut self, source: &'static str) -> Self {
         self.source = source;
         self
     }
 
-    fn shortfall(mut self, shortfall: &'static str) -> Self {
+    pub fn shortfall(mut self, shortfall: &'static str) -> Self {
         self.shortfall = shortfall;
         self
     }
 
-    fn worst(mut self, values: impl Iterator<Item = (f64, String)>) -> Self {
+    pub fn worst(mut self, values: impl Iterator<Item = (f64, String)>) -> Self {
         let worse = |a: &(f64, String), b: &(f64, String)| match self.better {
             Better::Lower => a.0.total_cmp(&b.0),
             Better::Higher => b.0.total_cmp(&a.0),
@@ -113,9 +115,15 @@ impl Goal {
     }
 }
 
-/// All goals.
-pub fn goals(kernels: &[Compiled], document: &Document) -> Vec<Goal> {
+/// All goals. `units` are the names of all units that were compiled.
+pub fn goals(
+    kernels: &[Compiled],
+    units: &[String],
+    remarks: &[Remark],
+    document: &Document,
+) -> Vec<Goal> {
     let mut goals = of_the_code(kernels);
+    goals.extend(hopper::of_the_code(kernels, units, remarks));
     goals.extend(executed(document));
     goals.extend(modelled(document));
     goals

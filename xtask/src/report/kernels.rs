@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::loops::{self, Math, Mix};
 use super::resources::{self, Resources};
 use super::sass::{self, Function, Instruction};
+use super::wgmma::Wgmma;
 use lora_kernels_report::document::Kernel;
 
 /// One kernel on one architecture.
@@ -16,6 +17,8 @@ pub struct Compiled {
     /// Resident blocks per multiprocessor.
     pub blocks: Option<u32>,
     pub main_loop: Option<(Math, Mix)>,
+    /// `None` for a kernel without wgmma.
+    pub wgmma: Option<Wgmma>,
     /// Steps in one iteration of the main loop, if the symbol names its tile. A fraction such as
     /// 0.5 means that the loop contains other math.
     pub steps: Option<f64>,
@@ -54,14 +57,20 @@ fn kernel(resources: Resources, function: &Function, host: &[Kernel]) -> Compile
         resources::blocks_per_multiprocessor(&resources, host.threads, host.dynamic_shared)
     });
     let main_loop = loops::main_loop(function);
+    let wgmma = Wgmma::of(function);
     let steps = (|| {
+        let tile = tile(&resources.symbol)?;
+        if let Some(wgmma) = &wgmma {
+            return Some(f64::from(wgmma.depth) / f64::from(tile.2));
+        }
         let (math, mix) = main_loop.as_ref()?;
-        let per_step = math_per_step(*math, tile(&resources.symbol)?, host.as_ref()?.threads);
+        let per_step = math_per_step(*math, tile, host.as_ref()?.threads)?;
         Some(f64::from(mix.math) / per_step)
     })();
     Compiled {
         blocks,
         main_loop,
+        wgmma,
         steps,
         float_atomics: function
             .instructions
@@ -74,12 +83,13 @@ fn kernel(resources: Resources, function: &Function, host: &[Kernel]) -> Compile
 }
 
 /// The number of instructions per warp (`HMMA.16816`: 16 x 8 x 16 products) or per thread (`FFMA`)
-/// in a step of a tile.
-fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> f64 {
+/// in a step of a tile. `None` for wgmma, whose instructions differ in size.
+fn math_per_step(math: Math, (m, n, k): (u32, u32, u32), threads: u32) -> Option<f64> {
     let products = f64::from(m) * f64::from(n) * f64::from(k) / f64::from(threads.max(1));
     match math {
-        Math::Mma => products * 32.0 / (16.0 * 8.0 * 16.0),
-        Math::Fma => products,
+        Math::Wgmma => None,
+        Math::Mma => Some(products * 32.0 / (16.0 * 8.0 * 16.0)),
+        Math::Fma => Some(products),
     }
 }
 
@@ -125,8 +135,9 @@ mod tests {
     #[test]
     fn math_of_a_step() {
         // CUTLASS's tile of 128 x 256 x 64 with 8 warps: 128 HMMA.
-        assert!((math_per_step(Math::Mma, (128, 256, 64), 256) - 128.0).abs() < 1e-9);
-        assert!((math_per_step(Math::Fma, (128, 128, 16), 256) - 1024.0).abs() < 1e-9);
+        let per_step = |math, tile| math_per_step(math, tile, 256);
+        assert_eq!(per_step(Math::Mma, (128, 256, 64)), Some(128.0));
+        assert_eq!(per_step(Math::Fma, (128, 128, 16)), Some(1024.0));
     }
 
     #[test]

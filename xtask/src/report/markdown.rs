@@ -20,9 +20,9 @@ where a figure got worse.
 
 const METHOD: &str = "## How it is measured
 
-- **Kernels**: `cuobjdump -res-usage` and `-sass` of the images that the crate embeds. The main loop is, of the innermost loops with `HMMA`
-  (`FFMA` in kernels for f32), the one with most, and of equals the shortest: the others fill or drain the pipeline. A loop is what lies between
-  a backward branch and its target. Blocks per multiprocessor follow from registers, shared memory and threads with the architecture's limits.
+- **Kernels**: `cuobjdump -res-usage` and `-sass` of the images that the crate embeds. The main loop is, of the innermost loops with `HGMMA` (with
+  `HMMA`, if there is none; with `FFMA` in kernels for f32), the one with most, and of equals the shortest: the others fill or drain the pipeline.
+  A loop is what can run between a branch back and its target, without what ptxas moved behind the last `EXIT`, such as a wait's further tries. Blocks per multiprocessor follow from registers, shared memory and threads with the architecture's limits.
   Local memory is the stack, which spills are part of.
 - **Executed**: every block of a forward and a backward with dropout runs on the emulated device; the plan is made for a device of a few
   multiprocessors, so that large tiles are taken and there are several waves. Nothing is sampled.
@@ -38,6 +38,7 @@ pub fn markdown(nvcc: &str, kernels: &[Compiled], document: &Document, goals: &[
     let mut text = INTRODUCTION.to_owned();
     goal_table(&mut text, goals);
     kernel_tables(&mut text, nvcc, kernels);
+    wgmma_table(&mut text, kernels);
     executed(&mut text, document);
     modelled(&mut text, document);
     peers::table(&mut text, document);
@@ -106,7 +107,7 @@ fn kernel_tables(text: &mut String, nvcc: &str, kernels: &[Compiled]) {
     let _ = write!(
         text,
         "\n## Kernels\n\nCompiled by nvcc {nvcc}. Shared memory: static + dynamic bytes. The columns from \"loop\" on count instructions of the main loop; \
-         \"math\" is `HMMA`, or `FFMA` for f32; steps are steps of depth in one turn of it.\n"
+         \"math\" is `HMMA`, `HGMMA` (wgmma), or `FFMA` for f32; steps are steps of depth in one turn of it.\n"
     );
     let mut archs: Vec<&str> = kernels
         .iter()
@@ -169,7 +170,11 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
             format!(
                 "{}{}",
                 mix.math,
-                if *math == Math::Fma { " FFMA" } else { "" }
+                match math {
+                    Math::Wgmma => " HGMMA",
+                    Math::Mma => "",
+                    Math::Fma => " FFMA",
+                }
             ),
             percent(over(f64::from(mix.math), f64::from(mix.instructions))),
             format!("{:.3}", over(f64::from(mix.ldsm), f64::from(mix.math))),
@@ -185,6 +190,67 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
     }
     row.push(kernel.float_atomics.to_string());
     row
+}
+
+/// The most frequent other instructions that are named.
+const OTHERS: usize = 6;
+
+fn wgmma_table(text: &mut String, kernels: &[Compiled]) {
+    if kernels.iter().all(|kernel| kernel.wgmma.is_none()) {
+        return;
+    }
+    text.push_str(
+        "\n### The loops of wgmma\n\nThe consumers' main loop of the kernels for sm_90a, as far as it is the same for each turn: a wait that fails tries again \
+         elsewhere. Barrier operations are tests of a phase and arrivals, per 64 of depth and warpgroup; registers are those of a thread at the start, of \
+         a producer and of a consumer. `LDSM`, `STSM`, TMA's loads and stores of tensors, and accesses to local memory are of the whole kernel.\n",
+    );
+    let head = [
+        "kernel",
+        "wgmma",
+        "depth",
+        "instructions",
+        "per wgmma",
+        "barrier operations",
+        "groups in flight at the wait",
+        "registers",
+        "LDSM",
+        "STSM",
+        "TMA loads",
+        "TMA stores",
+        "local",
+        "others in the loop",
+    ];
+    table(text, &head, kernels.iter().filter_map(wgmma_row));
+}
+
+fn wgmma_row(kernel: &Compiled) -> Option<Vec<String>> {
+    let wgmma = kernel.wgmma.as_ref()?;
+    let known = |value: Option<u32>| value.map_or("–".to_owned(), |value| value.to_string());
+    let others = wgmma.others.iter().take(OTHERS);
+    let others: Vec<String> = others
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    Some(vec![
+        short(&kernel.resources.symbol),
+        format!("{} m64n{}k16", wgmma.products, wgmma.columns),
+        wgmma.depth.to_string(),
+        wgmma.instructions.to_string(),
+        format!("{:.1}", wgmma.instructions_per_product()),
+        rounded(wgmma.barrier_operations()).to_string(),
+        known(wgmma.in_flight),
+        format!(
+            "{}, {}, {}",
+            kernel.resources.registers,
+            known(wgmma.fewer_registers),
+            known(wgmma.more_registers)
+        ),
+        wgmma.ldsm.to_string(),
+        wgmma.stsm.to_string(),
+        wgmma.tma_loads.to_string(),
+        wgmma.tma_stores.to_string(),
+        wgmma.local.to_string(),
+        others.join(", "),
+    ])
 }
 
 /// A symbol without the parts that all symbols share.

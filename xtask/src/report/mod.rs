@@ -2,7 +2,9 @@
 //! GPU, compared with the goals.
 
 mod figures;
+mod flow;
 mod goals;
+mod hopper;
 mod kernels;
 mod loops;
 mod markdown;
@@ -10,6 +12,7 @@ mod peers;
 mod resources;
 mod sass;
 mod store;
+mod wgmma;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,7 @@ use crate::steps::{Failure, Session};
 use crate::toolchain;
 use kernels::Compiled;
 use lora_kernels_build::nvcc::Nvcc;
+use lora_kernels_build::ptxas::Remark;
 use lora_kernels_report::document::Document;
 use store::Report;
 
@@ -28,8 +32,8 @@ const PACKAGE: &str = "lora-kernels-report";
 const JSON: &str = "docs/report.json";
 const MARKDOWN: &str = "docs/report.md";
 
-/// The quick form looks only at the machine code for this architecture.
-const QUICK_ARCH: &str = "80";
+/// The quick form looks only at the machine code for these architectures.
+const QUICK_ARCHS: [&str; 2] = ["80", "90a"];
 
 pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
@@ -37,7 +41,7 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     let document = measure(session, &built.program, check)?;
     let kernels = disassemble(session, &nvcc, &built.images, check, &document)?;
     let figures = figures::figures(&document);
-    let goals = goals::goals(&kernels, &document);
+    let goals = goals::goals(&kernels, &built.units, &built.remarks, &document);
     let report = Report {
         nvcc: version(&nvcc),
         kernels: &kernels,
@@ -64,7 +68,7 @@ fn compare(session: &Session, report: &Report<'_>) -> Result<(), Failure> {
     let committed = fs::read_to_string(&path)
         .map_err(|error| format!("can't read {}: {error}", path.display()))?;
     let worse = report
-        .regressions(&committed, QUICK_ARCH)
+        .regressions(&committed, &QUICK_ARCHS)
         .map_err(|error| format!("can't compare with {JSON}: {error}"))?;
     if worse.is_empty() {
         eprintln!("no figure is worse than in {JSON}");
@@ -82,6 +86,10 @@ struct Built {
     program: PathBuf,
     /// The fatbins of the crate.
     images: Vec<PathBuf>,
+    /// The names of the fatbins' units.
+    units: Vec<String>,
+    /// What nvcc said of them.
+    remarks: Vec<Remark>,
 }
 
 fn build(session: &mut Session) -> Result<Built, Failure> {
@@ -105,14 +113,23 @@ fn build(session: &mut Session) -> Result<Built, Failure> {
         .map(|folder| folder.join("images.rs"))
         .find(|list| list.is_file())
         .ok_or("no build script of this workspace wrote an images.rs".to_owned())?;
-    let source = fs::read_to_string(&list)
-        .map_err(|error| format!("can't read {}: {error}", list.display()))?;
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
+    };
+    let source = read(&list)?;
+    let images = embedded(&source);
+    let remarks = read(&list.with_file_name("remarks.txt"))?;
     Ok(Built {
         program,
-        images: embedded(&source)
+        units: images
+            .iter()
+            .map(|name| name.trim_end_matches(".fatbin").to_owned())
+            .collect(),
+        images: images
             .into_iter()
             .map(|name| list.with_file_name(name))
             .collect(),
+        remarks: remarks.lines().filter_map(Remark::from_line).collect(),
     })
 }
 
@@ -176,7 +193,7 @@ fn disassemble(
             let mut command = Command::new(&cuobjdump);
             command.arg(what).arg(image);
             if quick {
-                command.args(["-arch".to_owned(), format!("sm_{QUICK_ARCH}")]);
+                command.args(["-arch".to_owned(), format!("sm_{}", quick_arch(image))]);
             }
             session.capture(command)
         };
@@ -187,14 +204,14 @@ fn disassemble(
         !all.iter()
             .any(|kernel| kernel.resources.symbol == variant.symbol)
     }) {
-        let archs = if quick {
-            format!(" for sm_{QUICK_ARCH}")
-        } else {
-            String::new()
-        };
         return Err(format!(
-            "no image holds machine code of {}{archs}: see LORA_KERNELS_CUDA_ARCHS",
-            missing.symbol
+            "no image holds machine code of {}{}: see LORA_KERNELS_CUDA_ARCHS",
+            missing.symbol,
+            if quick {
+                format!(" for any of sm_{}", QUICK_ARCHS.join(", sm_"))
+            } else {
+                String::new()
+            }
         )
         .into());
     }
@@ -207,9 +224,27 @@ fn disassemble(
     Ok(all)
 }
 
+/// The one of [`QUICK_ARCHS`] that an image has machine code for: a unit's name says which
+/// architecture its kernels are written for, as in `forward__sm90a__bf16`.
+fn quick_arch(image: &Path) -> &'static str {
+    let name = image.file_stem().unwrap_or_default().to_string_lossy();
+    let of_unit = QUICK_ARCHS
+        .into_iter()
+        .find(|arch| name.split("__").any(|part| part == format!("sm{arch}")));
+    of_unit.unwrap_or(QUICK_ARCHS[0])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_architecture_of_an_image() {
+        let of = |name: &str| quick_arch(Path::new(name));
+        assert_eq!(of("out/forward__sm90a__bf16.fatbin"), "90a");
+        assert_eq!(of("out/forward__sm80__bf16.fatbin"), "80");
+        assert_eq!(of("out/layout_check.fatbin"), "80");
+    }
 
     #[test]
     fn embedded_images() {

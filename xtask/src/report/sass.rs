@@ -12,8 +12,12 @@ pub struct Function {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instruction {
     pub address: u64,
+    /// Whether a predicate before it says if it is run.
+    pub guarded: bool,
     /// The opcode with its modifiers: `HMMA.16816.F32.BF16`.
     pub opcode: String,
+    /// As written: `R24, gdesc[UR8], R24, gsb0`.
+    pub operands: String,
     /// The target of a branch.
     pub target: Option<u64>,
 }
@@ -22,6 +26,11 @@ impl Instruction {
     /// The opcode without modifiers.
     pub fn name(&self) -> &str {
         self.opcode.split('.').next().unwrap_or_default()
+    }
+
+    /// The last operand, if it is a number: of `WARPGROUP.DEPBAR.LE gsb0, 0x1` it is 1.
+    pub fn immediate(&self) -> Option<u64> {
+        self.operands.split(", ").last().and_then(hexadecimal)
     }
 
     /// Whether it adds floats in memory in an undefined order.
@@ -66,23 +75,58 @@ fn instruction(line: &str) -> Option<Instruction> {
     let (address, rest) = line.strip_prefix("/*")?.split_once("*/")?;
     let address = u64::from_str_radix(address, 16).ok()?;
     let (text, _) = rest.split_once(';')?;
-    let mut words = text.split_whitespace();
-    let first = words.next()?;
-    let opcode = if first.starts_with('@') {
-        words.next()?
+    let text = text.trim();
+    let guarded = text.starts_with('@');
+    let text = if guarded {
+        text.split_once(' ')?.1.trim_start()
     } else {
-        first
+        text
     };
+    let (opcode, operands) = text.split_once(' ').unwrap_or((text, ""));
     let branches = opcode.split('.').next() == Some("BRA");
-    let target = words
+    let target = operands
+        .split_whitespace()
         .next_back()
         .filter(|_| branches)
-        .and_then(|operand| u64::from_str_radix(operand.strip_prefix("0x")?, 16).ok());
+        .and_then(hexadecimal);
     Some(Instruction {
         address,
+        guarded,
         opcode: opcode.to_owned(),
+        operands: operands.trim().to_owned(),
         target,
     })
+}
+
+/// `0x1f0`
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// Code of one instruction per word, 16 bytes apart: an opcode, or an opcode and the number of the
+/// instruction that it goes to, behind an `@` if it is guarded.
+#[cfg(test)]
+pub fn function(code: &str) -> Function {
+    let instructions = code.split_whitespace().enumerate().map(|(index, word)| {
+        let guarded = word.starts_with('@');
+        let (opcode, target) = word
+            .trim_start_matches('@')
+            .split_once(':')
+            .unwrap_or((word, ""));
+        let target = target.parse().ok().map(|number: u64| 16 * number);
+        Instruction {
+            address: 16 * index as u64,
+            guarded,
+            opcode: opcode.to_owned(),
+            operands: target.map_or(String::new(), |target| format!("{target:#x}")),
+            target,
+        }
+    });
+    Function {
+        arch: "80".to_owned(),
+        symbol: "f".to_owned(),
+        instructions: instructions.collect(),
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::figures::{Better, KERNEL_COLUMNS, better, kernel_row};
+use super::figures::{Better, KERNEL_COLUMNS, WGMMA_COLUMNS, better, kernel_row, wgmma_row};
 use super::goals::{Goal, Outcome};
 use super::kernels::Compiled;
 
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// The report that is compared.
 pub struct Report<'a> {
@@ -22,16 +22,24 @@ pub struct Report<'a> {
 
 impl Report<'_> {
     pub fn to_json(&self) -> String {
-        let columns: Vec<&str> = KERNEL_COLUMNS.iter().map(|(name, _)| *name).collect();
         let mut text = format!(
             "{{\n\"schema\": {SCHEMA},\n\"nvcc\": {},\n",
             json!(self.nvcc)
         );
-        let _ = writeln!(text, "\"kernel_columns\": {},", json!(columns));
+        for (name, columns) in COLUMNS {
+            let _ = writeln!(text, "\"{name}\": {},", json!(names(columns)));
+        }
         let rows = self.kernels.iter().map(kernel_row);
         section(
             &mut text,
             "kernels",
+            rows.map(|(key, row)| (key, Value::from(row))),
+        );
+        text.push_str(",\n");
+        let rows = self.kernels.iter().filter_map(wgmma_row);
+        section(
+            &mut text,
+            "wgmma_kernels",
             rows.map(|(key, row)| (key, Value::from(row))),
         );
         text.push_str(",\n");
@@ -58,16 +66,16 @@ impl Report<'_> {
     /// line each.
     ///
     /// The quick form has fewer figures, and the kernels of fewer architectures. Everything it has
-    /// must be in the committed document. Committed kernels of `arch` and figures of the shapes
+    /// must be in the committed document. Committed kernels of `archs` and figures of the shapes
     /// that it ran must be in it.
-    pub fn regressions(&self, committed: &str, arch: &str) -> Result<Vec<String>, String> {
+    pub fn regressions(&self, committed: &str, archs: &[&str]) -> Result<Vec<String>, String> {
         let committed: Map<String, Value> =
             serde_json::from_str(committed).map_err(|error| error.to_string())?;
         let mut found = Vec::new();
-        let columns: Vec<&str> = KERNEL_COLUMNS.iter().map(|(name, _)| *name).collect();
-        if committed.get("schema") != Some(&json!(SCHEMA))
-            || committed.get("kernel_columns") != Some(&json!(columns))
-        {
+        let same_columns = COLUMNS
+            .iter()
+            .all(|(name, columns)| committed.get(*name) == Some(&json!(names(columns))));
+        if committed.get("schema") != Some(&json!(SCHEMA)) || !same_columns {
             return Err("it has other columns than this version of xtask writes".to_owned());
         }
         let old_nvcc = committed
@@ -75,16 +83,12 @@ impl Report<'_> {
             .and_then(Value::as_str)
             .unwrap_or_default();
         if old_nvcc == self.nvcc {
-            let rows: BTreeMap<String, Vec<Value>> = self.kernels.iter().map(kernel_row).collect();
-            let rows = rows
-                .into_iter()
-                .filter(|(key, _)| key.split('/').next() == Some(arch));
-            compare_kernels(
-                &rows.collect(),
-                object(&committed, "kernels")?,
-                arch,
-                &mut found,
-            );
+            let rows = self.kernels.iter().map(kernel_row).collect();
+            let old = object(&committed, "kernels")?;
+            compare_kernels(&KERNEL_COLUMNS, &rows, old, archs, &mut found);
+            let rows = self.kernels.iter().filter_map(wgmma_row).collect();
+            let old = object(&committed, "wgmma_kernels")?;
+            compare_kernels(&WGMMA_COLUMNS, &rows, old, archs, &mut found);
         } else {
             eprintln!(
                 "note: the kernels were compiled by nvcc {}, those of the committed report by {old_nvcc}: their code is not compared",
@@ -95,6 +99,18 @@ impl Report<'_> {
         compare_goals(self.goals, object(&committed, "goals")?, &mut found);
         Ok(found)
     }
+}
+
+type Columns = [(&'static str, Option<Better>)];
+
+/// The names in the document of the columns of its tables.
+const COLUMNS: [(&str, &Columns); 2] = [
+    ("kernel_columns", &KERNEL_COLUMNS),
+    ("wgmma_columns", &WGMMA_COLUMNS),
+];
+
+fn names(columns: &Columns) -> Vec<&'static str> {
+    columns.iter().map(|(name, _)| *name).collect()
 }
 
 fn section(text: &mut String, name: &str, entries: impl Iterator<Item = (String, Value)>) {
@@ -144,17 +160,19 @@ fn object<'a>(
 const AGAIN: &str = "run `cargo xtask report` and commit what it writes";
 
 fn compare_kernels(
+    columns: &Columns,
     now: &BTreeMap<String, Vec<Value>>,
     committed: &Map<String, Value>,
-    arch: &str,
+    archs: &[&str],
     found: &mut Vec<String>,
 ) {
-    for (key, row) in now {
+    let compared = |key: &str| archs.contains(&key.split('/').next().unwrap_or_default());
+    for (key, row) in now.iter().filter(|(key, _)| compared(key)) {
         let Some(old) = committed.get(key).and_then(Value::as_array) else {
             found.push(format!("{key} is not in the committed report: {AGAIN}"));
             continue;
         };
-        for ((name, better), (new, old)) in KERNEL_COLUMNS.iter().zip(row.iter().zip(old)) {
+        for ((name, better), (new, old)) in columns.iter().zip(row.iter().zip(old)) {
             match (new.as_f64(), old.as_f64(), better) {
                 (Some(new), Some(old), Some(better)) if worse(new, old, *better) => {
                     found.push(format!("{key} {name}: {new}, committed {old}"));
@@ -167,7 +185,7 @@ fn compare_kernels(
         }
     }
     for key in committed.keys() {
-        if key.split('/').next() == Some(arch) && !now.contains_key(key) {
+        if compared(key) && !now.contains_key(key) {
             found.push(format!(
                 "{key} is in the committed report and not built: {AGAIN}"
             ));
@@ -246,7 +264,8 @@ mod tests {
             ("a/mma_flops", 7.0),
         ]);
         let committed = report(&committed).to_json();
-        let check = |values: &[(&str, f64)]| report(&figures(values)).regressions(&committed, "80");
+        let check =
+            |values: &[(&str, f64)]| report(&figures(values)).regressions(&committed, &["80"]);
         assert_eq!(check(&[("a/launches", 2.0)]), Ok(vec![]));
         assert_eq!(
             check(&[("a/launches", 1.0), ("a/mma_flops", 9.0)]),
@@ -268,7 +287,7 @@ mod tests {
     #[test]
     fn figures_that_are_not_committed_are_named() {
         let committed = report(&figures(&[])).to_json();
-        let found = report(&figures(&[("new/launches", 1.0)])).regressions(&committed, "80");
+        let found = report(&figures(&[("new/launches", 1.0)])).regressions(&committed, &["80"]);
         assert!(
             found.is_ok_and(
                 |found| found.len() == 1 && found[0].starts_with("new/launches is not in")
@@ -289,7 +308,7 @@ mod tests {
             .collect();
         let mut found = Vec::new();
         let now = [("80/f".to_owned(), row(8))].into_iter().collect();
-        compare_kernels(&now, &committed, "80", &mut found);
+        compare_kernels(&KERNEL_COLUMNS, &now, &committed, &["80"], &mut found);
         assert_eq!(found[0], "80/f local_bytes: 8, committed 0");
         assert!(found.len() == 2 && found[1].starts_with("80/g is in the committed report"));
     }
@@ -298,9 +317,13 @@ mod tests {
     fn other_columns_are_refused() {
         assert!(
             report(&figures(&[]))
-                .regressions("{\"schema\": 0}", "80")
+                .regressions("{\"schema\": 0}", &["80"])
                 .is_err()
         );
-        assert!(report(&figures(&[])).regressions("no json", "80").is_err());
+        assert!(
+            report(&figures(&[]))
+                .regressions("no json", &["80"])
+                .is_err()
+        );
     }
 }
