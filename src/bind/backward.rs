@@ -4,13 +4,15 @@ use bytemuck::{Zeroable, bytes_of};
 
 use super::common::{self, Partials};
 use super::extents::{Access, Extents};
+use super::maps::{self, Boxed, Encode, Maps};
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{
-    DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection, TSource,
+    DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection,
+    GradXSm90Params, ReduceParams, TSource,
 };
 use super::record::scalings;
 use super::{Backward, BackwardProjection, ForwardRecord, Raw, check};
-use crate::plan::{Launch, access};
+use crate::plan::{Arch, Launch, access};
 use crate::{Argument, BackwardPlan, Hint, Result, Role, WeightLayout};
 
 type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
@@ -25,25 +27,30 @@ struct Call<'a> {
 }
 
 /// Checks a backward, then calls `launch` for each launch of the plan, in order, with its
-/// parameters.
+/// parameters. `encode` makes the tensor maps.
 pub(crate) fn backward(
     plan: &BackwardPlan,
     args: &Args<'_>,
+    encode: Encode,
     mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let call = Call::checked(plan, args)?;
-    match plan.launches() {
-        [grad_b, grad_a, grad_x] => {
+    // Without tokens there is no grad_b, and the others only sum zero partial gradients.
+    let (grad_b, grad_a, grad_x) = match plan.launches() {
+        [grad_b, grad_a, grad_x] => (Some(grad_b), grad_a, grad_x),
+        [grad_a, grad_x] => (None, grad_a, grad_x),
+        _ => return Ok(()),
+    };
+    let mut launch_all = |of_grad_x: &[u8]| {
+        if let Some(grad_b) = grad_b {
             launch(grad_b, bytes_of(&call.grad_b(grad_b)))?;
-            launch(grad_a, bytes_of(&call.grad_a()))?;
-            launch(grad_x, bytes_of(&call.grad_x(grad_x)))
         }
-        // Without tokens, these launches only sum zero partial gradients.
-        [grad_a, grad_x] => {
-            launch(grad_a, bytes_of(&call.grad_a()))?;
-            launch(grad_x, bytes_of(&call.grad_x(grad_x)))
-        }
-        _ => Ok(()),
+        launch(grad_a, bytes_of(&call.grad_a()))?;
+        launch(grad_x, of_grad_x)
+    };
+    match grad_x.variant.arch {
+        Arch::Sm80 => launch_all(bytes_of(&call.grad_x(grad_x))),
+        Arch::Sm90a => launch_all(bytes_of(&call.grad_x_sm90(grad_x, encode)?)),
     }
 }
 
@@ -101,6 +108,14 @@ impl<'a> Call<'a> {
             ranks: problem.padded_ranks() as i32,
             adapter_f32: common::adapter_f32(problem),
             counter_count: regions.split.map_or(0, |split| split.count),
+            pack_a: maps::pack(
+                problem,
+                Role::LoraA,
+                &plan.packing,
+                self.workspace,
+                self.adapted()
+                    .map(|(_, given)| given.lora.unwrap_or_default().a),
+            ),
             ..Zeroable::zeroed()
         };
         let mut first_block = 0;
@@ -184,7 +199,8 @@ impl<'a> Call<'a> {
         params
     }
 
-    fn grad_x(&self, launch: &Launch) -> GradXParams {
+    /// The sums of dA, which the last blocks of the GEMM make.
+    fn reduce_a(&self) -> ReduceParams {
         let (plan, problem) = (self.plan, self.plan.problem());
         let (splits, regions) = (&plan.splits, &plan.regions);
         let (in_features, ranks) = (problem.in_features() as i64, problem.padded_ranks() as i64);
@@ -201,6 +217,18 @@ impl<'a> Call<'a> {
             .projections
             .iter()
             .filter_map(|projection| projection.gradients);
+        common::reduce(
+            problem,
+            Role::DLoraA,
+            &splits.reduce_a,
+            partials,
+            outputs.map(|gradients| gradients.a),
+        )
+    }
+
+    fn grad_x(&self, launch: &Launch) -> GradXParams {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let regions = &plan.regions;
         let mut params = GradXParams {
             t: self.workspace.at(regions.t),
             mask: self.saved.mask,
@@ -217,13 +245,7 @@ impl<'a> Call<'a> {
             mask_source: common::backward_mask(problem),
             dropout: self.dropout,
             schedule: common::schedule(launch, regions.split.as_ref(), self.workspace),
-            reduce_a: common::reduce(
-                problem,
-                Role::DLoraA,
-                &splits.reduce_a,
-                partials,
-                outputs.map(|gradients| gradients.a),
-            ),
+            reduce_a: self.reduce_a(),
             ..Zeroable::zeroed()
         };
         let projections = problem.projections().iter().zip(self.args.projections);
@@ -244,5 +266,58 @@ impl<'a> Call<'a> {
             };
         }
         params
+    }
+
+    fn grad_x_sm90(&self, launch: &Launch, encode: Encode) -> Result<GradXSm90Params> {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let regions = &plan.regions;
+        let mut params = GradXSm90Params {
+            mask: self.saved.mask,
+            dx_data: self.args.dx.unwrap_or_default(),
+            dx_stride: problem.layout(Role::DX).row_stride,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            ranks: problem.padded_ranks() as i32,
+            projections: problem.projections().len() as i32,
+            accumulate: problem.accumulates(Role::DX).into(),
+            mask_source: common::backward_mask(problem),
+            dropout: self.dropout,
+            schedule: common::schedule(launch, regions.split.as_ref(), self.workspace),
+            reduce_a: self.reduce_a(),
+            ..Zeroable::zeroed()
+        };
+        // Without dx nothing is multiplied.
+        if launch.schedule.is_none() {
+            return Ok(params);
+        }
+        let maps = Maps {
+            problem,
+            tile: launch.variant.tile,
+            encode,
+        };
+        let weight_box = match problem.weight_layout() {
+            WeightLayout::OutIn => Boxed::Summands,
+            WeightLayout::InOut => Boxed::HalfOfColumns,
+        };
+        params.t = maps.low_rank(self.workspace.at(regions.t))?;
+        if access::output_mapped(problem, 0, Role::DX) {
+            params.dx = maps.tensor((0, Role::DX), params.dx_data, Boxed::Output)?;
+            params.output_mapped = 1;
+        }
+        let mut copies = maps::copies(&plan.packing, self.workspace);
+        let projections = problem.projections().iter().zip(self.args.projections);
+        for (index, (planned, given)) in projections.enumerate() {
+            let (slot, size) = (&mut params.projection[index], &mut params.size[index]);
+            slot.dy = maps.tensor((index, Role::DY), given.dy, Boxed::Rows)?;
+            slot.weight = maps.tensor((index, Role::Weight), given.weight, weight_box)?;
+            size.n = planned.out_features as i32;
+            if let Some(lora) = given.lora {
+                let (tensor, copy) = ((index, Role::LoraA), copies.next().flatten());
+                slot.lora_a = maps.adapter(tensor, lora.a, copy, Boxed::Ranks)?;
+                size.rank0 = problem.rank_offset(index) as i32;
+                size.r = planned.rank as i32;
+            }
+        }
+        Ok(params)
     }
 }

@@ -3,11 +3,14 @@
 use bytemuck::{Zeroable, bytes_of};
 
 use super::extents::{Access, Extents};
+use super::maps::{self, Boxed, Encode, Maps};
 use super::memory::{Buffer, SavedAddresses};
-use super::params::{DropoutParams, ForwardParams, ForwardProjection, ShrinkParams, mask_source};
+use super::params::{
+    DropoutParams, ForwardParams, ForwardProjection, ForwardSm90Params, ShrinkParams, mask_source,
+};
 use super::record::scalings;
-use super::{Forward, ForwardRecord, Raw, check, common};
-use crate::plan::{Launch, access};
+use super::{DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common};
+use crate::plan::{Arch, Launch, access};
 use crate::{ForwardPlan, Hint, Result, Role, WeightLayout};
 
 type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
@@ -22,17 +25,27 @@ struct Call<'a> {
 }
 
 /// Checks a forward, then calls `launch` for each launch of the plan, in order, with its
-/// parameters.
+/// parameters. `encode` makes the tensor maps.
 pub(crate) fn forward(
     plan: &ForwardPlan,
     args: &Args<'_>,
+    encode: Encode,
     mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
 ) -> Result<ForwardRecord> {
     let call = Call::checked(plan, args)?;
     // Without tokens nothing is launched.
     if let [shrink, gemm] = plan.launches() {
-        launch(shrink, bytes_of(&call.shrink()))?;
-        launch(gemm, bytes_of(&call.gemm(gemm)))?;
+        match gemm.variant.arch {
+            Arch::Sm80 => {
+                launch(shrink, bytes_of(&call.shrink()))?;
+                launch(gemm, bytes_of(&call.gemm(gemm)))?;
+            }
+            Arch::Sm90a => {
+                let of_gemm = call.gemm_sm90(gemm, encode)?;
+                launch(shrink, bytes_of(&call.shrink()))?;
+                launch(gemm, bytes_of(&of_gemm))?;
+            }
+        }
     }
     let scalings = scalings(args.projections.iter().map(|projection| projection.lora));
     Ok(ForwardRecord::new(plan.problem(), args.dropout, scalings))
@@ -71,6 +84,12 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// The adapters, with the indices of their projections.
+    fn adapters(&self) -> impl Iterator<Item = (usize, Lora<DevicePointer>)> {
+        let all = self.args.projections.iter();
+        common::adapters(all.map(|projection| projection.lora))
+    }
+
     fn shrink(&self) -> ShrinkParams {
         let (plan, problem) = (self.plan, self.plan.problem());
         let mut params = ShrinkParams {
@@ -91,14 +110,16 @@ impl<'a> Call<'a> {
             },
             counter_count: plan.split.map_or(0, |split| split.count),
             dropout: self.dropout,
+            pack_b: maps::pack(
+                problem,
+                Role::LoraB,
+                &plan.packing,
+                self.workspace,
+                self.adapters().map(|(_, lora)| lora.b),
+            ),
             ..Zeroable::zeroed()
         };
-        for (index, lora) in common::adapters(
-            self.args
-                .projections
-                .iter()
-                .map(|projection| projection.lora),
-        ) {
+        for (index, lora) in self.adapters() {
             params.lora_a[params.adapters as usize] =
                 common::adapter(problem, index, Role::LoraA, lora.a, lora.scaling);
             params.adapters += 1;
@@ -144,5 +165,67 @@ impl<'a> Call<'a> {
             first_tile += planned.out_features.div_ceil(tile_columns) as i32;
         }
         params
+    }
+
+    fn gemm_sm90(&self, launch: &Launch, encode: Encode) -> Result<ForwardSm90Params> {
+        let (plan, problem) = (self.plan, self.plan.problem());
+        let tile = launch.variant.tile;
+        let maps = Maps {
+            problem,
+            tile,
+            encode,
+        };
+        let weight_box = match problem.weight_layout() {
+            WeightLayout::OutIn => Boxed::HalfOfColumns,
+            WeightLayout::InOut => Boxed::Summands,
+        };
+        let mut params = ForwardSm90Params {
+            x: maps.tensor((0, Role::X), self.args.x, Boxed::Rows)?,
+            s: maps.low_rank(self.saved.s)?,
+            m: problem.tokens() as i32,
+            k: problem.in_features() as i32,
+            projections: problem.projections().len() as i32,
+            accumulate: problem.accumulates(Role::Y).into(),
+            schedule: common::schedule(launch, plan.split.as_ref(), self.workspace),
+            ..Zeroable::zeroed()
+        };
+        let mut copies = maps::copies(&plan.packing, self.workspace);
+        let mut first_tile = 0;
+        let projections = problem.projections().iter().zip(self.args.projections);
+        for (index, (planned, given)) in projections.enumerate() {
+            let slot = &mut params.projection[index];
+            slot.weight = maps.tensor((index, Role::Weight), given.weight, weight_box)?;
+            slot.bias = given.bias.unwrap_or_default();
+            slot.y_data = given.y;
+            slot.y_stride = problem.layout_of(index, Role::Y).row_stride;
+            slot.n = planned.out_features as i32;
+            slot.first_tile = first_tile;
+            (slot.scaling, slot.inverse_scaling) = (1.0, 1.0);
+            if let Some(lora) = given.lora {
+                let (tensor, copy) = ((index, Role::LoraB), copies.next().flatten());
+                slot.lora_b = maps.adapter(tensor, lora.b, copy, Boxed::HalfOfColumns)?;
+                slot.rank0 = problem.rank_offset(index) as i32;
+                slot.r = planned.rank as i32;
+                slot.scaling = lora.scaling;
+                slot.inverse_scaling = inverse_scaling(lora.scaling);
+            }
+            if access::output_mapped(problem, index, Role::Y) {
+                slot.y = maps.tensor((index, Role::Y), given.y, Boxed::Output)?;
+                slot.output_mapped = 1;
+            }
+            first_tile += planned.out_features.div_ceil(tile.columns) as i32;
+        }
+        Ok(params)
+    }
+}
+
+/// 1 / scaling, by which the sums of x·Wᵀ are multiplied before S·Bᵀ is added, and all by the
+/// scaling; 0 for a scaling so large or small that this order could overflow.
+fn inverse_scaling(scaling: f32) -> f32 {
+    const FAR: f32 = (1 << 20) as f32;
+    if (1.0 / FAR..=FAR).contains(&scaling.abs()) {
+        1.0 / scaling
+    } else {
+        0.0
     }
 }

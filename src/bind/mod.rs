@@ -3,7 +3,8 @@
 //! The arguments of a call have one type that is generic over what represents memory: [`Raw`] uses
 //! device addresses, the typed calls use views of cudarc's slices. Binding checks the arguments
 //! against the plan, computes the address of each region of `saved` and the workspace, and fills in
-//! the kernels' parameter structs. Nothing is launched before the whole call has been checked.
+//! the kernels' parameter structs. Nothing is launched before the whole call has been checked and
+//! its tensor maps made, by an encoder that the caller gives: the driver's, or a test's.
 
 // Only `raw` launches, so without CUDA only tests call these functions.
 #![cfg_attr(not(feature = "cuda"), allow(dead_code))]
@@ -14,6 +15,7 @@ mod check;
 mod common;
 mod extents;
 mod forward;
+mod maps;
 mod memory;
 mod merge;
 pub(crate) mod params;

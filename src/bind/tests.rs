@@ -6,8 +6,9 @@ use super::params::{
     ForwardParams, GradAParams, GradBParams, GradXParams, MergeParams, ShrinkParams,
 };
 use super::{
-    Backward, BackwardProjection, DevicePointer, Forward, ForwardProjection, ForwardRecord, Lora,
-    LoraGradients, Merge, MergeWeight, Raw, Saved, backward, forward, merge,
+    Backward, BackwardProjection, BoxedMatrix, DevicePointer, Forward, ForwardProjection,
+    ForwardRecord, Lora, LoraGradients, Merge, MergeWeight, Raw, Saved, TensorMap, backward,
+    forward, merge,
 };
 use crate::{
     BackwardPlan, DType, DeviceProps, Dropout, Error, ForwardPlan, Mask, MergePlan, MergeProblem,
@@ -101,13 +102,30 @@ fn backward_args<'a>(
     }
 }
 
+/// A tensor map that is what it was made of, where the driver would make one.
+fn encode(matrix: &BoxedMatrix) -> Result<TensorMap> {
+    matrix.check()?;
+    let mut words = [0; 16];
+    words[..8].copy_from_slice(&[
+        matrix.address,
+        matrix.dtype.size() as u64,
+        matrix.rows,
+        matrix.columns,
+        matrix.row_stride,
+        matrix.box_rows.into(),
+        matrix.box_columns.into(),
+        matrix.swizzle as u64,
+    ]);
+    Ok(bytemuck::cast(words))
+}
+
 /// The parameters of each launch, as bytes.
 fn run_forward(
     plan: &ForwardPlan,
     args: &Forward<Raw, &[ForwardProjection<Raw>]>,
 ) -> Result<(Vec<Vec<u8>>, ForwardRecord)> {
     let mut launched = Vec::new();
-    let record = forward(plan, args, |_, params| {
+    let record = forward(plan, args, encode, |_, params| {
         launched.push(params.to_vec());
         Ok(())
     })?;
@@ -119,7 +137,7 @@ fn run_backward(
     args: &Backward<Raw, &[BackwardProjection<Raw>]>,
 ) -> Result<Vec<Vec<u8>>> {
     let mut launched = Vec::new();
-    backward(plan, args, |_, params| {
+    backward(plan, args, encode, |_, params| {
         launched.push(params.to_vec());
         Ok(())
     })?;
@@ -360,7 +378,7 @@ fn nothing_is_launched_if_anything_is_refused() {
     projections[2].lora.as_mut().expect("adapted").b += 2;
     let args = forward_args(&problem, &projections);
     let mut launched = 0;
-    let result = forward(&plan, &args, |_, _| {
+    let result = forward(&plan, &args, encode, |_, _| {
         launched += 1;
         Ok(())
     });

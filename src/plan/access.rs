@@ -37,6 +37,16 @@ fn within_map(problem: &Problem, projection: usize, tensor: Role) -> bool {
     rows <= 1 || stride < FAR_MAP_ROWS / problem.dtype_of(tensor).size() as u64
 }
 
+/// Whether a bulk copy may write an output: a tensor map can be made of it, and no row ends within
+/// 16 bytes.
+pub(crate) fn output_mapped(problem: &Problem, projection: usize, tensor: Role) -> bool {
+    let columns = problem.shape_of(projection, tensor).1;
+    let row_bytes = columns as u64 * problem.dtype_of(tensor).size() as u64;
+    rows_aligned(problem, projection, tensor)
+        && within_map(problem, projection, tensor)
+        && row_bytes.is_multiple_of(VECTOR)
+}
+
 /// The access for matrices that are read along their rows, and the reason.
 pub(super) fn streamed<'a>(
     problem: &Problem,

@@ -28,6 +28,7 @@ pub use forward::ForwardPlan;
 pub use launch::{Launch, LaunchAttribute, Schedule};
 pub use memory::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use merge::MergePlan;
+pub(crate) use packing::Packing;
 pub use variant::{Access, Arch, Operation, Tile, Variant};
 
 fn fmt_plan(

@@ -2,7 +2,7 @@
 
 use cudarc::driver::sys::CUstream;
 
-use super::{BackwardArgs, ForwardArgs, Kernels, MergeArgs};
+use super::{BackwardArgs, ForwardArgs, Kernels, MergeArgs, encode_tensor_map};
 use crate::bind::{self, ForwardRecord};
 use crate::plan::Launch;
 use crate::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan, Result};
@@ -39,7 +39,7 @@ impl Kernels {
         stream: CUstream,
     ) -> Result<ForwardRecord> {
         self.check_runs(plan.device(), plan.launches())?;
-        bind::forward(plan, args, |launch, params| {
+        bind::forward(plan, args, encode_tensor_map, |launch, params| {
             // SAFETY: the caller vouches for the pointers, the plan for the grid and the shared
             // memory, and binding gives each kernel the struct that it takes.
             unsafe { self.launch(launch, params, stream) }
@@ -64,7 +64,7 @@ impl Kernels {
         stream: CUstream,
     ) -> Result<()> {
         self.check_runs(plan.device(), plan.launches())?;
-        bind::backward(plan, args, |launch, params| {
+        bind::backward(plan, args, encode_tensor_map, |launch, params| {
             // SAFETY: as in forward.
             unsafe { self.launch(launch, params, stream) }
         })

@@ -4,7 +4,7 @@
 use cudarc::driver::sys::{CUfunction, CUresult, CUstream};
 
 use super::launch::launch_function;
-use super::{BackwardArgs, ForwardArgs, Kernels};
+use super::{BackwardArgs, ForwardArgs, Kernels, encode_tensor_map};
 use crate::bind;
 use crate::plan::Launch;
 use crate::{BackwardPlan, ForwardPlan, Result};
@@ -40,7 +40,7 @@ impl Kernels {
     ) -> Result<Vec<PreparedLaunch>> {
         self.check_runs(plan.device(), plan.launches())?;
         let mut prepared = Vec::new();
-        bind::forward(plan, args, |launch, params| {
+        bind::forward(plan, args, encode_tensor_map, |launch, params| {
             prepared.push(self.prepare(launch, params)?);
             Ok(())
         })?;
@@ -56,7 +56,7 @@ impl Kernels {
     ) -> Result<Vec<PreparedLaunch>> {
         self.check_runs(plan.device(), plan.launches())?;
         let mut prepared = Vec::new();
-        bind::backward(plan, args, |launch, params| {
+        bind::backward(plan, args, encode_tensor_map, |launch, params| {
             prepared.push(self.prepare(launch, params)?);
             Ok(())
         })?;

@@ -72,15 +72,24 @@ pub(super) fn has_tensor_maps() -> bool {
 }
 
 fn encode_tiled() -> Result<EncodeTiled> {
-    static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(driver_library).as_ref();
-    let library = library.ok_or(Error::NoDriver)?;
-    // SAFETY: the driver's function of that name has this signature.
-    let found = unsafe { library.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") };
-    found.map(|symbol| *symbol).map_err(|_| Error::Device {
-        what: "driver",
-        needed: "CUDA 12.0 or later (tensor maps)".into(),
-        available: "none of them".into(),
+    static FOUND: OnceLock<Option<EncodeTiled>> = OnceLock::new();
+    let find = || {
+        // It stays loaded as long as the program runs, and so does its function.
+        static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
+        let library = LIBRARY.get_or_init(driver_library).as_ref()?;
+        // SAFETY: the driver's function of that name has this signature.
+        let found = unsafe { library.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") };
+        found.ok().map(|symbol| *symbol)
+    };
+    FOUND.get_or_init(find).ok_or_else(|| {
+        if driver_library().is_none() {
+            return Error::NoDriver;
+        }
+        Error::Device {
+            what: "driver",
+            needed: "CUDA 12.0 or later (tensor maps)".into(),
+            available: "none of them".into(),
+        }
     })
 }
 
