@@ -117,7 +117,7 @@ fn hint(code: CUresult) -> Option<Hint> {
 }
 
 /// The newest CUDA version that the driver supports; 0 if it can't be asked.
-fn supported_version() -> i32 {
+pub(super) fn supported_version() -> i32 {
     let mut version = 0;
     // SAFETY: writes one integer.
     let asked = unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) };

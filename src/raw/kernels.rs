@@ -6,7 +6,7 @@ use cudarc::driver::sys::{CUdevice_attribute, CUfunction, CUfunction_attribute, 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
-use super::driver::{driver_error, load_error, make_current};
+use super::driver::{driver_error, load_error, make_current, supported_version};
 use super::images::{Image, image};
 use super::kept_errors::KeptErrors;
 use super::tensor_map::has_tensor_maps;
@@ -26,8 +26,14 @@ pub struct Kernels {
     /// Indexed as [`Variant::all`]. `None` for kernels of an architecture that the device can't
     /// run.
     functions: Vec<Option<CudaFunction>>,
+    /// Whether launches may be programmatic.
+    pub(super) overlaps: bool,
     layout_check: CudaFunction,
 }
+
+/// The driver from which on a graph can be captured from programmatic launches (CUDA 12.3): before,
+/// it had no edges that tell them from others.
+const CAPTURES_PROGRAMMATIC: i32 = 12_030;
 
 impl Kernels {
     /// Loads the kernels into a context and raises their shared-memory limits. Do it once per
@@ -80,6 +86,7 @@ impl Kernels {
             context: context.clone(),
             props,
             functions,
+            overlaps: supported_version() >= CAPTURES_PROGRAMMATIC,
             layout_check,
         })
     }

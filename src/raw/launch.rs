@@ -25,7 +25,7 @@ impl Kernels {
     ) -> Result<()> {
         let function = self.function(launch)?;
         // SAFETY: the caller's promise.
-        unsafe { launch_function(function, launch, params, stream) }
+        unsafe { launch_function(function, launch, self.overlaps, params, stream) }
             .result()
             .map_err(|error| driver_error(format!("launching {}", launch.variant), error))
     }
@@ -38,7 +38,8 @@ impl Kernels {
     }
 }
 
-/// Calls cuLaunchKernelEx.
+/// Calls cuLaunchKernelEx. Unless launches may overlap, a programmatic one is like any other: its
+/// kernel's waiting ends at once.
 ///
 /// # Safety
 /// As for [`Kernels::launch`], and `function` is the kernel of the launch.
@@ -46,12 +47,15 @@ impl Kernels {
 pub(super) unsafe fn launch_function(
     function: CUfunction,
     launch: &Launch,
+    overlaps: bool,
     params: &[u8],
     stream: CUstream,
 ) -> CUresult {
     let mut attributes = [no_attribute(); LaunchAttribute::MOST];
     let mut count = 0;
-    for (slot, attribute) in attributes.iter_mut().zip(launch.attributes()) {
+    let wanted = launch.attributes();
+    let wanted = wanted.filter(|wanted| overlaps || *wanted != LaunchAttribute::Programmatic);
+    for (slot, attribute) in attributes.iter_mut().zip(wanted) {
         *slot = encoded(attribute);
         count += 1;
     }

@@ -14,6 +14,7 @@ use crate::{BackwardPlan, ForwardPlan, Result};
 pub struct PreparedLaunch {
     function: CUfunction,
     launch: Launch,
+    overlaps: bool,
     params: Vec<u8>,
 }
 
@@ -26,7 +27,15 @@ impl PreparedLaunch {
     pub unsafe fn launch(&self, stream: CUstream) -> CUresult {
         // SAFETY: the caller promises that the call is valid; the function and the parameters
         // belong to the launch.
-        unsafe { launch_function(self.function, &self.launch, &self.params, stream) }
+        unsafe {
+            launch_function(
+                self.function,
+                &self.launch,
+                self.overlaps,
+                &self.params,
+                stream,
+            )
+        }
     }
 }
 
@@ -67,6 +76,7 @@ impl Kernels {
         Ok(PreparedLaunch {
             function: self.function(launch)?,
             launch: launch.clone(),
+            overlaps: self.overlaps,
             params: params.to_vec(),
         })
     }
