@@ -29,18 +29,21 @@ struct Gemm {
     using BaseProducer = Producer<T, Loop, kThreads, Vectorised>;
     using Finish = Epilogue<T, kWarpM, kWarpN>;
     using Acc = Accumulator<kWarpM, kWarpN>;
-    static constexpr int kStagesBytes = kStages * static_cast<int>(Loop::kStageBytes);
-    static constexpr int kSharedBytes = kStagesBytes + kWarps * Finish::kStagingBytes;
+    static constexpr int kSharedBytes = kStages * static_cast<int>(Loop::kStageBytes);
+    static_assert(kWarps * Finish::kStagingBytes <= static_cast<int>(Loop::kStageBytes),
+                  "the epilogue's staging lives in the last stage");
 
     // Whether B is K-major: with vectorised copies a constant, else as `given`.
     __device__ __forceinline__ static bool b_k_major(bool given) {
         return Vectorised ? BMajor == Major::kK : given;
     }
 
-    // Address of this warp's part of the staging in shared memory.
+    // Address of this warp's part of the epilogue's staging: in the last stage, which is free from
+    // the loop's end() to the first arrive() of the item that follows. The prologue leaves it
+    // empty, so the copies of that item are under way meanwhile.
     __device__ __forceinline__ static uint32_t staging() {
         return ptx::shared_address(
-            Loop::stage_data(kStagesBytes + threadIdx.x / 32 * Finish::kStagingBytes));
+            Loop::stage_data(Loop::kLastStage + threadIdx.x / 32 * Finish::kStagingBytes));
     }
 
     // Multiplies `count` steps of the base product. `producer(stage)` issues the next step of any

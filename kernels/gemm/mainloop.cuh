@@ -45,6 +45,7 @@ struct MainLoop {
     using BTile =
         std::conditional_t<BMajor == Major::kK, Tile<T, BlockN, BlockK>, Tile<T, BlockK, BlockN>>;
     static constexpr uint32_t kStageBytes = ATile::kBytes + BTile::kBytes;
+    static constexpr uint32_t kLastStage = (Stages - 1) * kStageBytes;
     static_assert(Stages >= 2, "one buffer is read while another is filled");
     static_assert(kMmaSteps % 2 == 0 || !kTensorCore<T>,
                   "fragments alternate between two sets of registers");
@@ -84,16 +85,17 @@ struct MainLoop {
     }
 
     __device__ __forceinline__ static void next(uint32_t& stage) {
-        stage = stage == (Stages - 1) * kStageBytes ? 0 : stage + kStageBytes;
+        stage = stage == kLastStage ? 0 : stage + kStageBytes;
     }
 
     // Issues one step less than there are stages: what a work item begins with. The stages must be
-    // free.
+    // free. The last one stays so until the first arrive(): an epilogue may use it meanwhile, whose
+    // own accesses that barrier orders before the copies that fill() issues after it.
     template <typename Issue>
     __device__ __forceinline__ void prologue(Issue&& issue) {
         read = 0;
 #pragma unroll 1
-        for (uint32_t stage = 0; stage < (Stages - 1) * kStageBytes; stage += kStageBytes) {
+        for (uint32_t stage = 0; stage < kLastStage; stage += kStageBytes) {
             issue(stage);
             ptx::cp_async_commit();
         }
@@ -103,7 +105,7 @@ struct MainLoop {
     // too, so the count of pending groups always names a step's.
     template <typename Issue>
     __device__ __forceinline__ void fill(Issue&& issue) {
-        issue(read == 0 ? (Stages - 1) * kStageBytes : read - kStageBytes);
+        issue(read == 0 ? kLastStage : read - kStageBytes);
         ptx::cp_async_commit();
     }
 
@@ -189,7 +191,8 @@ struct MainLoop {
         next(read);
     }
 
-    // At the end of a work item, before the prologue of the next.
+    // At the end of a work item, before the prologue of the next: no copy is under way, and all
+    // have done with every stage.
     __device__ __forceinline__ static void end() {
         ptx::cp_async_wait<0>();
         __syncthreads();

@@ -275,7 +275,8 @@ pub(super) fn launch_and_reduce(
     Ok((launch, reduce))
 }
 
-/// The variant that needs the least shared memory, which fits every device that runs the kernels.
+/// The smallest tile of those that need the least shared memory, which fits every device that runs
+/// the kernels.
 pub(super) fn smallest(
     operation: Operation,
     dtype: DType,
@@ -283,7 +284,10 @@ pub(super) fn smallest(
     device: &DeviceProps,
 ) -> Result<Variant> {
     arch::gemm(device, operation, dtype, access)
-        .min_by_key(|variant| variant.shared_bytes())
+        .min_by_key(|variant| {
+            let (rows, columns) = variant.block();
+            (variant.shared_bytes(), rows * columns)
+        })
         .ok_or_else(|| arch::not_in_table(operation, dtype, access))
 }
 

@@ -76,3 +76,26 @@ pub(super) fn merge(dtype: DType, access: Access) -> Option<(Variant, Variant)> 
     let totals = built(Operation::Merge, dtype, Access::Any).find(|v| v.sums_totals())?;
     Some((tiled, totals))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One block of four warps gives each scheduler of a multiprocessor a single warp: nothing hides
+    /// its waits.
+    #[test]
+    fn two_blocks_of_a_gemm_fit_a_multiprocessor_with_100_kib_of_shared_memory() {
+        for operation in [Operation::Forward, Operation::GradX] {
+            for device in [DeviceProps::rtx3090(), DeviceProps::rtx5090()] {
+                let tiles = Variant::all().filter(|v| {
+                    v.arch == Arch::Sm80
+                        && v.operation == operation
+                        && v.shared_bytes() <= device.shared_per_block()
+                        && v.resident_blocks() > 1
+                });
+                let mut few = tiles.filter(|v| device.blocks_by_shared(v.shared_bytes()) < 2);
+                assert_eq!(few.next(), None, "{device}");
+            }
+        }
+    }
+}
