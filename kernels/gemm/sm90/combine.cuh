@@ -37,7 +37,7 @@ __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
     }
     __threadfence();
     // Some at a time: loads for all of them at once would take the registers of the main loop.
-    constexpr int kAtOnce = kQuads < 16 ? kQuads : 16;
+    constexpr int kAtOnce = 8;
 #pragma unroll
     for (int first = 0; first < kQuads; first += kAtOnce) {
 #pragma unroll

@@ -200,7 +200,7 @@ struct Epilogue {
     __device__ __forceinline__ void for_each_inside(uint32_t buffer, const Output<T>& out, int row0,
                                                     int column0, F&& f) {
         const int rows = min(out.rows - row0 - warp_row(), kChunkRows / 4);
-#pragma unroll 4
+#pragma unroll 2
         for (int i = 0; i < rows; ++i) {
             const int row = warp_row() + i;
 #pragma unroll
