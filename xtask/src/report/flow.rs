@@ -1,9 +1,10 @@
 //! The loops of a kernel's machine code.
 //!
 //! A loop is what can run between a branch back and its target, if nothing gets to the branch but
-//! through the target. That a branch goes to a lower address does not make a loop: ptxas puts code
-//! that is seldom run, such as the further tries of a wait, behind the last `EXIT`, and branches
-//! back from there. Such code is not part of a loop's body either.
+//! through the target. That a branch goes to a lower address does not make a loop: ptxas moves code
+//! that is seldom run, such as the further tries of a wait, to the end of a kernel, and branches
+//! back from there. Such code is not part of a loop's body either: that ends with the last branch
+//! to its start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,32 +22,24 @@ struct Block {
 pub fn loops(instructions: &[Instruction]) -> Vec<Vec<usize>> {
     let blocks = blocks(instructions);
     let predecessors = predecessors(&blocks);
-    let mut members: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    let mut loops: BTreeMap<usize, (BTreeSet<usize>, usize)> = BTreeMap::new();
     for (last, block) in blocks.iter().enumerate() {
         for &first in &block.successors {
             let own = first == last && block.end - block.start == 1;
             if first <= last && !own && !reaches(&blocks, first, last) {
-                let body = members.entry(first).or_default();
-                add_natural_loop(body, &predecessors, first, last);
+                let (members, end) = loops.entry(first).or_default();
+                add_natural_loop(members, &predecessors, first, last);
+                *end = last;
             }
         }
     }
-    let behind_the_exits = instructions
-        .iter()
-        .rposition(|instruction| instruction.name() == "EXIT" && !instruction.guarded)
-        .unwrap_or(instructions.len());
-    let bodies = members.into_values().map(|members| {
-        let numbers = members
-            .into_iter()
-            .filter_map(|member| blocks.get(member))
-            .flat_map(|block| block.start..block.end);
-        numbers
-            .filter(|&number| number < behind_the_exits)
-            .collect()
+    let bodies = loops.into_values().map(|(members, end)| {
+        let members = members
+            .range(..=end)
+            .filter_map(|&member| blocks.get(member));
+        members.flat_map(|block| block.start..block.end).collect()
     });
-    bodies
-        .filter(|body: &Vec<usize>| !body.is_empty())
-        .collect()
+    bodies.collect()
 }
 
 fn blocks(instructions: &[Instruction]) -> Vec<Block> {
@@ -171,11 +164,11 @@ mod tests {
         );
     }
 
-    /// A failed wait tries again behind the `EXIT`, and goes on in the middle of the loop.
+    /// A failed wait tries again elsewhere, and goes on in the middle of the loop.
     #[test]
     fn seldom_run_code_makes_no_loop_and_is_in_none() {
         let found = bodies("MOV SYNCS @BRA:6 HGMMA @BRA:1 EXIT SYNCS @BRA:6 BRA:3 BRA:9");
-        assert_eq!(found, [vec![1, 2, 3, 4]]);
+        assert_eq!(found, [vec![1, 2, 3, 4], vec![6, 7]]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const METHOD: &str = "## How it is measured
 
 - **Kernels**: `cuobjdump -res-usage` and `-sass` of the images that the crate embeds. The main loop is, of the innermost loops with `HGMMA` (with
   `HMMA`, if there is none; with `FFMA` in kernels for f32), the one with most, and of equals the shortest: the others fill or drain the pipeline.
-  A loop is what can run between a branch back and its target, without what ptxas moved behind the last `EXIT`, such as a wait's further tries. Blocks per multiprocessor follow from registers, shared memory and threads with the architecture's limits.
+  A loop is what can run between a branch back and its target, without what ptxas moved behind it, such as a wait's further tries. Blocks per multiprocessor follow from registers, shared memory and threads with the architecture's limits.
   Local memory is the stack, which spills are part of.
 - **Executed**: every block of a forward and a backward with dropout runs on the emulated device; the plan is made for a device of a few
   multiprocessors, so that large tiles are taken and there are several waves. Nothing is sampled.
