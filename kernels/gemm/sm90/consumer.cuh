@@ -14,8 +14,8 @@ struct Consumer {
     // 4)
     // + e % 2 of the part.
     float sum[kBlocks][G::kGroupN / 8][4];
-    bool fresh = true;  // the next product overwrites the sums
-    int group;          // which consumer
+    int fresh = 1;  // the next product overwrites the sums; no bool, which costs the loop more
+    int group;      // which consumer
     Ring<G> ring;
 
     __device__ __forceinline__ explicit Consumer(int group) : group(group) {
@@ -29,9 +29,10 @@ struct Consumer {
     template <typename Layout>
     __device__ __forceinline__ void multiply(int stages) {
         pin_sums();
+        const Operands first = operands<Layout>();
 #pragma unroll 1
         for (; stages > 0; --stages) {
-            const Operands at = begin_stage<Layout>();
+            const Operands at = begin_stage(first);
             ptx::wgmma_fence();
 #pragma unroll
             for (int i = 0; i < G::kBlockK / kWgmmaK; ++i) {
@@ -47,7 +48,7 @@ struct Consumer {
     template <typename Layout>
     __device__ __forceinline__ void multiply_part(int count) {
         pin_sums();
-        const Operands at = begin_stage<Layout>();
+        const Operands at = begin_stage(operands<Layout>());
         // Every k16 is a group of its own: ptxas makes products wait for each other where it finds
         // a loop within a group.
         int i = 0;
@@ -98,13 +99,19 @@ struct Consumer {
         uint32_t a, b;  // of this consumer's part of a stage, as halves of descriptors
     };
 
+    // Those of the first stage
     template <typename Layout>
-    __device__ __forceinline__ Operands begin_stage() {
-        ptx::mbarrier_wait(ring.full(ring.stage), ring.parity);
-        const uint32_t data = ring.data(ring.stage);
-        const uint32_t a = data + G::group_row(group) * kLineBytes;
-        const uint32_t b = data + G::kABytes + Layout::column_bytes(G::group_column(group));
+    __device__ __forceinline__ Operands operands() const {
+        const uint32_t a = ring.data(0) + G::group_row(group) * kLineBytes;
+        const uint32_t b = ring.data(0) + G::kABytes + Layout::column_bytes(G::group_column(group));
         return {ptx::wgmma_start(a, 0), ptx::wgmma_start(b, Layout::kLeadingBytes)};
+    }
+
+    // Waits for the next stage; its operands.
+    __device__ __forceinline__ Operands begin_stage(const Operands& first) {
+        ptx::mbarrier_wait(ring.full(ring.stage), ring.parity);
+        const uint32_t on = ring.stage * (G::kStageBytes / 16);
+        return {first.a + on, first.b + on};
     }
 
     template <typename Layout>
@@ -116,7 +123,7 @@ struct Consumer {
             ptx::wgmma_k16<typename G::T, Layout::kTransposed>(
                 sum[block], ptx::wgmma_descriptor(a, kAtomBytes), b, fresh ? 0 : 1);
         }
-        fresh = false;
+        fresh = 0;
     }
 
     // The youngest products of this stage are under way; those of the stage before are done, so

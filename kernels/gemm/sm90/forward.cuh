@@ -98,7 +98,7 @@ struct ForwardSm90 {
                 consume_lora(consumer, depth);
             }
             consumer.finish();
-            consumer.fresh = true;
+            consumer.fresh = 1;
             store(p, item, consumer, epilogue, scaling);
         }
         epilogue.finish();

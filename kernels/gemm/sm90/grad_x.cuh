@@ -117,7 +117,7 @@ struct GradXSm90 {
                     Steps(p.size[i].n, item, p.schedule.k_slices).count);
             }
             consumer.finish();
-            consumer.fresh = true;
+            consumer.fresh = 1;
             walk.next();
             // The next tile's mask comes while this one is stored.
             if (walk.more()) {
