@@ -53,15 +53,15 @@ pub struct TensorMapError {
     pub rule: String,
 }
 
-fn need(
+/// The error is put together only where there is one: programs encode several maps per call.
+fn need<A: ToString, G: ToString, R: ToString>(
     fine: bool,
-    argument: impl ToString,
-    given: impl ToString,
-    rule: impl ToString,
+    error: impl FnOnce() -> (A, G, R),
 ) -> Result<(), TensorMapError> {
     if fine {
         return Ok(());
     }
+    let (argument, given, rule) = error();
     Err(TensorMapError {
         argument: argument.to_string(),
         given: given.to_string(),
@@ -125,38 +125,30 @@ impl TensorMap {
 
     fn validate_modes(&self) -> Result<(), TensorMapError> {
         let rank = self.dims.len();
-        need(
-            element_bits(self.data_type).is_some(),
-            "tensorDataType",
-            self.data_type,
-            "the types are 0 to 15",
-        )?;
-        need(
-            (1..=MAX_RANK).contains(&rank),
-            "tensorRank",
-            rank,
-            "1 to 5 are possible",
-        )?;
-        need(
-            self.interleave <= INTERLEAVE_32B,
-            "interleave",
-            self.interleave,
-            "0 to 2",
-        )?;
-        need(
-            self.interleave == INTERLEAVE_NONE || rank >= 3,
-            "tensorRank",
-            rank,
-            "an interleaved layout has at least 3",
-        )?;
+        need(element_bits(self.data_type).is_some(), || {
+            ("tensorDataType", self.data_type, "the types are 0 to 15")
+        })?;
+        need((1..=MAX_RANK).contains(&rank), || {
+            ("tensorRank", rank, "1 to 5 are possible")
+        })?;
+        need(self.interleave <= INTERLEAVE_32B, || {
+            ("interleave", self.interleave, "0 to 2")
+        })?;
+        need(self.interleave == INTERLEAVE_NONE || rank >= 3, || {
+            ("tensorRank", rank, "an interleaved layout has at least 3")
+        })?;
         let swizzle = self.swizzle;
         let known = swizzle == SWIZZLE_NONE || swizzle_span(swizzle).is_some();
-        need(known, "swizzle", swizzle, "0 to 6")?;
+        need(known, || ("swizzle", swizzle, "0 to 6"))?;
         need(
             self.interleave != INTERLEAVE_32B || swizzle == SWIZZLE_32B,
-            "swizzle",
-            swizzle,
-            "with interleave 2 (32 bytes) it must be 1 (32 bytes)",
+            || {
+                (
+                    "swizzle",
+                    swizzle,
+                    "with interleave 2 (32 bytes) it must be 1 (32 bytes)",
+                )
+            },
         )?;
         // NONE, 128B, 128B_ATOM_32B; of 6-bit values 128B_ATOM_64B, too.
         let packed = match self.data_type {
@@ -164,44 +156,37 @@ impl TensorMap {
             U6_ALIGN16 => matches!(swizzle, 0 | 3 | 4 | 6) && self.interleave == INTERLEAVE_NONE,
             _ => true,
         };
-        need(
-            packed,
-            "swizzle",
-            swizzle,
-            "this packed type does not take it",
-        )?;
-        need(
-            self.l2_promotion <= 3,
-            "l2Promotion",
-            self.l2_promotion,
-            "0 to 3",
-        )?;
-        need(self.fill <= 1, "oobFill", self.fill, "0 or 1")?;
+        need(packed, || {
+            ("swizzle", swizzle, "this packed type does not take it")
+        })?;
+        need(self.l2_promotion <= 3, || {
+            ("l2Promotion", self.l2_promotion, "0 to 3")
+        })?;
+        need(self.fill <= 1, || ("oobFill", self.fill, "0 or 1"))?;
         let float = matches!(self.data_type, 6..=12);
-        need(
-            self.fill == 0 || float,
-            "oobFill",
-            self.fill,
-            "NaN needs a floating-point type",
-        )
+        need(self.fill == 0 || float, || {
+            ("oobFill", self.fill, "NaN needs a floating-point type")
+        })
     }
 
     fn validate_tensor(&self) -> Result<(), TensorMapError> {
         let granule = self.granule();
-        need(
-            self.address.is_multiple_of(granule),
-            "globalAddress",
-            format!("{:#x}", self.address),
-            format!("it must be a multiple of {granule}"),
-        )?;
+        need(self.address.is_multiple_of(granule), || {
+            (
+                "globalAddress",
+                format!("{:#x}", self.address),
+                format!("it must be a multiple of {granule}"),
+            )
+        })?;
         for (index, &size) in self.dims.iter().enumerate() {
             let fine = (1..=1 << 32).contains(&size);
-            need(
-                fine,
-                format!("globalDim[{index}]"),
-                size,
-                "1 to 2^32 are possible",
-            )?;
+            need(fine, || {
+                (
+                    format!("globalDim[{index}]"),
+                    size,
+                    "1 to 2^32 are possible",
+                )
+            })?;
         }
         let inner = self.dims.first().copied().unwrap_or_default();
         let multiple = match self.data_type {
@@ -209,26 +194,29 @@ impl TensorMap {
             U4_ALIGN8 => 2,
             _ => 1,
         };
-        need(
-            inner.is_multiple_of(multiple),
-            "globalDim[0]",
-            inner,
-            format!("this packed type needs a multiple of {multiple}"),
-        )?;
+        need(inner.is_multiple_of(multiple), || {
+            (
+                "globalDim[0]",
+                inner,
+                format!("this packed type needs a multiple of {multiple}"),
+            )
+        })?;
         let count = self.dims.len() - 1;
-        need(
-            self.strides.len() == count,
-            "globalStrides",
-            format!("{} numbers", self.strides.len()),
-            format!("{count} are needed"),
-        )?;
+        need(self.strides.len() == count, || {
+            (
+                "globalStrides",
+                format!("{} numbers", self.strides.len()),
+                format!("{count} are needed"),
+            )
+        })?;
         for (index, &stride) in self.strides.iter().enumerate() {
-            need(
-                stride.is_multiple_of(granule) && stride < 1 << 40,
-                format!("globalStrides[{index}]"),
-                stride,
-                format!("it must be a multiple of {granule} below 2^40"),
-            )?;
+            need(stride.is_multiple_of(granule) && stride < 1 << 40, || {
+                (
+                    format!("globalStrides[{index}]"),
+                    stride,
+                    format!("it must be a multiple of {granule} below 2^40"),
+                )
+            })?;
         }
         Ok(())
     }
@@ -239,54 +227,58 @@ impl TensorMap {
             ("boxDim", &self.box_dims, 256),
             ("elementStrides", &self.element_strides, 8),
         ] {
-            need(
-                numbers.len() == rank,
-                name,
-                format!("{} numbers", numbers.len()),
-                format!("{rank} are needed"),
-            )?;
+            need(numbers.len() == rank, || {
+                (
+                    name,
+                    format!("{} numbers", numbers.len()),
+                    format!("{rank} are needed"),
+                )
+            })?;
             // Dimension 0 of a layout that is not interleaved has no step.
             let ignored =
                 usize::from(name == "elementStrides" && self.interleave == INTERLEAVE_NONE);
             for (index, &number) in numbers.iter().enumerate().skip(ignored) {
                 let fine = (1..=most).contains(&number);
-                need(
-                    fine,
-                    format!("{name}[{index}]"),
-                    number,
-                    format!("1 to {most} are possible"),
-                )?;
+                need(fine, || {
+                    (
+                        format!("{name}[{index}]"),
+                        number,
+                        format!("1 to {most} are possible"),
+                    )
+                })?;
             }
         }
         let inner = self.box_dims.first().copied().unwrap_or_default();
-        need(
-            !self.in_wide_groups() || inner == 128,
-            "boxDim[0]",
-            inner,
-            "this packed type needs 128",
-        )?;
+        need(!self.in_wide_groups() || inner == 128, || {
+            ("boxDim[0]", inner, "this packed type needs 128")
+        })?;
         if self.interleave != INTERLEAVE_NONE {
             return Ok(());
         }
         let bits = element_bits(self.data_type).unwrap_or_default();
-        let given = format!("{inner} elements of {bits} bits");
+        let given = || format!("{inner} elements of {bits} bits");
         // A wide group's values are padded in shared memory, so its rule is the 128 above.
         need(
             self.in_wide_groups() || (inner * bits).is_multiple_of(16 * 8),
-            "boxDim[0]",
-            &given,
-            "the box's inner dimension must be a multiple of 16 bytes",
+            || {
+                (
+                    "boxDim[0]",
+                    given(),
+                    "the box's inner dimension must be a multiple of 16 bytes",
+                )
+            },
         )?;
         match swizzle_span(self.swizzle) {
-            Some(span) => need(
-                inner * bits <= span * 8,
-                "boxDim[0]",
-                &given,
-                format!(
-                    "swizzle {} needs an inner dimension of at most {span} bytes",
-                    self.swizzle
-                ),
-            ),
+            Some(span) => need(inner * bits <= span * 8, || {
+                (
+                    "boxDim[0]",
+                    given(),
+                    format!(
+                        "swizzle {} needs an inner dimension of at most {span} bytes",
+                        self.swizzle
+                    ),
+                )
+            }),
             None => Ok(()),
         }
     }
@@ -335,18 +327,16 @@ impl TensorMap {
     pub(crate) fn read(words: &[u64; WORDS]) -> Result<TensorMap, TensorMapError> {
         let byte = |word: usize, at: usize| (words[word] >> (8 * at) & 0xff) as u32;
         let rank = byte(0, 5) as usize;
-        need(
-            words[0] & 0xffff_ffff == MAGIC,
-            "the tensor map's first word",
-            format!("{:#x}", words[0]),
-            "it is none that cuTensorMapEncodeTiled makes",
-        )?;
-        need(
-            (1..=MAX_RANK).contains(&rank),
-            "tensorRank",
-            rank,
-            "1 to 5 are possible",
-        )?;
+        need(words[0] & 0xffff_ffff == MAGIC, || {
+            (
+                "the tensor map's first word",
+                format!("{:#x}", words[0]),
+                "it is none that cuTensorMapEncodeTiled makes",
+            )
+        })?;
+        need((1..=MAX_RANK).contains(&rank), || {
+            ("tensorRank", rank, "1 to 5 are possible")
+        })?;
         let map = TensorMap {
             data_type: byte(0, 4),
             address: words[2],
