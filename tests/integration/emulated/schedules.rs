@@ -7,6 +7,7 @@ use crate::common::data::Placement::{AlignedView, OddView};
 use crate::common::device::{Number, gpu};
 use crate::common::layer::{LayerCase, TestLayer, assert_same_bits};
 use half::{bf16, f16};
+use lora_kernels::DType;
 use lora_kernels_test_device::{Selection, select};
 use ptx_emulator::counters::Control;
 
@@ -69,7 +70,9 @@ fn no_order_changes_a_bit<T: Number>() {
             (0..10).for_each(|_| assert_same("from one run to the next"));
             continue;
         };
-        for (schedule, early) in ORDERS {
+        // Layers in f32 take about six times as long to emulate; they get every other order.
+        let step = if T::DTYPE == DType::F32 { 2 } else { 1 };
+        for (schedule, early) in ORDERS.into_iter().step_by(step) {
             control.schedule(schedule).expect("a schedule");
             control.early_copies(early).expect("a setting");
             assert_same(&format!("under {schedule}, early copies: {early}"));
