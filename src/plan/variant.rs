@@ -122,7 +122,7 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 impl Variant {
     /// All variants. The variants of an image are consecutive.
-    pub fn all() -> impl Iterator<Item = Variant> {
+    pub fn all() -> impl Iterator<Item = Variant> + Clone {
         ROWS.iter().enumerate().map(|(index, row)| Variant {
             operation: row.operation,
             arch: row.arch,
