@@ -19,6 +19,12 @@ inline constexpr bool kTensorCore = !std::is_same_v<T, float>;
 // a loop.
 __device__ __forceinline__ void pin(uint32_t& value) { asm volatile("" : "+r"(value)); }
 
+// A value that all lanes of a warp have alike, as the compiler then knows: it keeps what follows
+// from it in the registers that a warp has in common, and branches on it as a whole.
+__device__ __forceinline__ uint32_t warp_uniform(uint32_t value) {
+    return __shfl_sync(~0u, value, 0);
+}
+
 template <typename T>
 __device__ __forceinline__ T from_float(float value) {
     if constexpr (std::is_same_v<T, float>) {

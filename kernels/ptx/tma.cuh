@@ -6,11 +6,6 @@
 
 namespace ptx {
 
-// Brings a map to where copies read it.
-__device__ __forceinline__ void prefetch_map(const void* map) {
-    asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
-}
-
 // To shared memory; the box's whole bytes complete on `barrier`.
 __device__ __forceinline__ void tma_load(uint32_t shared, const void* map, int column, int row,
                                          uint32_t barrier) {

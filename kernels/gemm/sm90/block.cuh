@@ -32,12 +32,12 @@ __device__ __forceinline__ void run_roles(Produce&& produce, Consume&& consume) 
             // The end of this launch is the end of the earlier one, too, whoever has waited for it.
             ptx::wait_for_earlier_launch();
         }
-        __syncwarp();
     } else {
         ptx::claim_registers<kConsumerRegisters>();
         Consumer<G> consumer(warp / (kWarpgroup / 32));
         consume(consumer);
     }
+    __syncwarp();
     // A block stays until the others have made their last copies into it, and their last arrivals.
     ptx::cluster_sync();
 }

@@ -32,10 +32,8 @@ __device__ __forceinline__ bool combine(float (&acc)[Blocks][QuadsPerBlock][4],
     ptx::barrier_sync(kConsumersBarrier, Threads);
     const bool last = threadIdx.x == 0 && atomicAdd(schedule.arrived + tile, 1u) + 1 ==
                                               static_cast<uint32_t>(schedule.k_slices);
-    // Taken from one lane, so that the compiler sees that a warp goes on as a whole: it keeps what
-    // the main loop counts in the registers that a warp has in common.
-    const int last_of_tile = ptx::barrier_or(kConsumersBarrier, Threads, last) ? 1 : 0;
-    if (__shfl_sync(~0u, last_of_tile, 0) == 0) {
+    const uint32_t last_of_tile = ptx::barrier_or(kConsumersBarrier, Threads, last) ? 1 : 0;
+    if (warp_uniform(last_of_tile) == 0) {
         return false;
     }
     __threadfence();

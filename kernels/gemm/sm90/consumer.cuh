@@ -104,7 +104,8 @@ struct Consumer {
     __device__ __forceinline__ Operands operands() const {
         const uint32_t a = ring.data(0) + G::group_row(group) * kLineBytes;
         const uint32_t b = ring.data(0) + G::kABytes + Layout::column_bytes(G::group_column(group));
-        return {ptx::wgmma_start(a, 0), ptx::wgmma_start(b, Layout::kLeadingBytes)};
+        return {warp_uniform(ptx::wgmma_start(a, 0)),
+                warp_uniform(ptx::wgmma_start(b, Layout::kLeadingBytes))};
     }
 
     // Waits for the next stage; its operands.
