@@ -21,9 +21,7 @@ __device__ __forceinline__ void run_roles(Produce&& produce, Consume&& consume) 
     }
     // Nobody copies into another block, or arrives there, before its barriers are made.
     ptx::cluster_sync();
-    // The same in all lanes, which the compiler can't see by itself: it then keeps what follows
-    // from it in the registers that a warp has in common.
-    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    const uint32_t warp = warp_uniform(threadIdx.x / 32);
     if (warp >= kConsumerThreads / 32) {
         ptx::release_registers<kProducerRegisters>();
         if (warp == kConsumerThreads / 32 && ptx::elect_one()) {

@@ -10,11 +10,10 @@ template <typename G>
 struct Consumer {
     static constexpr int kBlocks = G::kGroupM / kWgmmaRows;
 
-    // sum[b][j][e] is row 64 * b + 16 * warp + lane / 4 + 8 * (e / 2), column 8 * j + 2 * (lane %
-    // 4)
-    // + e % 2 of the part.
+    // Of the consumer's part of the tile: sum[b][j][e] is row 64 * b + 16 * warp + lane / 4 + 8 *
+    // (e / 2), column 8 * j + 2 * (lane % 4) + e % 2.
     float sum[kBlocks][G::kGroupN / 8][4];
-    int fresh = 1;  // the next product overwrites the sums; no bool, which costs the loop more
+    int fresh = 1;  // whether the next product overwrites the sums; a bool costs the loop more
     int group;      // which consumer
     Ring<G> ring;
 
@@ -39,6 +38,7 @@ struct Consumer {
                 k16<Layout>(at, i);
             }
             ptx::wgmma_commit();
+            // The tensor cores go on with this stage while the next is waited for.
             ptx::wgmma_wait<1>();
             end_stage();
         }
@@ -135,7 +135,8 @@ struct Consumer {
         ring.advance();
     }
 
-    // Gives the held stage back, for this warp. wgmma_wait has brought its lanes together.
+    // Gives the held stage back, for this warp: all its lanes have come through wgmma_wait. Lane i
+    // tells block i of the cluster.
     __device__ __forceinline__ void release() {
         if (arrives && held != 0) {
             ptx::mbarrier_arrive_cluster(held);

@@ -1,18 +1,6 @@
-// The ring of stages between the producer and the consumers of a block, and the two barriers that
-// each stage has.
-//
-// full: one arrival, by the block's producer, which also tells the bytes to come; the copies
-// complete them. The phase ends when the stage holds its operands. A consumer waits for phase i
-// (parity i % 2) before it reads the stage for the i-th time.
-//
-// empty: one arrival by each consumer warp of every block of the cluster, when the products that
-// read the stage are done. Blocks of a cluster copy into each other's stages, so a stage counts as
-// empty only where it is empty in all of them. The producer waits for phase i - 1 before it fills
-// the stage for the i-th time; before the first there is none to wait for, and a barrier takes a
-// phase of parity 1 as ended.
-//
-// The stages are filled and read in turn, and on and on across work items: the producer and every
-// consumer keep a ring of their own, all at the same place in the order.
+// The ring of stages between the producer and the consumers of a block. The stages are filled and
+// read in turn, on and on across work items: the producer and every consumer keep a place of their
+// own in that order.
 #pragma once
 #include "gemm/sm90/gemm.cuh"
 #include "ptx/cluster.cuh"
@@ -28,8 +16,8 @@ struct Cluster {
 
 template <typename G>
 struct Ring {
-    uint32_t stage = 0;   // that is next
-    uint32_t parity = 0;  // of the turn of the ring
+    uint32_t stage = 0;   // the next one
+    uint32_t parity = 0;  // of the phase of its barriers that belongs to it
 
     __device__ __forceinline__ static uint32_t full(uint32_t stage) {
         return G::shared(G::kRingOffset) + stage * ptx::kMbarrierBytes;
@@ -42,7 +30,18 @@ struct Ring {
         return G::shared(0) + stage * G::kStageBytes;
     }
 
-    // By one thread, before the cluster meets.
+    // By one thread, before the cluster meets. Phases count from 0; phase i of both barriers is
+    // about the stage's i-th filling, and its parity is i % 2.
+    //
+    // full: the producer of the block arrives alone, and tells how many bytes come. The phase ends
+    // when the copies, of whichever block, have brought them. Consumers wait for phase i before
+    // they read filling i.
+    //
+    // empty: every consumer warp of every block of the cluster arrives, when its products that
+    // read filling i are done. The blocks copy into each other's stages, so a stage is free only
+    // where it is free in all of them. The producer waits for phase i - 1 before it begins filling
+    // i. Before filling 0 it waits for parity 1, which a new barrier takes as a phase that has
+    // ended.
     __device__ __forceinline__ static void init(const Cluster& cluster) {
         for (uint32_t stage = 0; stage < G::kStages; ++stage) {
             ptx::mbarrier_init(full(stage), 1);
