@@ -1,7 +1,7 @@
 //! Which operands may be read or written 16 bytes at a time.
 
-use super::Access;
-use crate::{Problem, Role, WeightLayout};
+use super::{Access, Arch, DeviceProps, Variant, arch};
+use crate::{DType, Problem, Role, WeightLayout};
 
 pub(super) const VECTOR: u64 = 16;
 /// The largest row stride, in elements, with which a GEMM copies its operands in vectors. It lets
@@ -61,9 +61,75 @@ pub(super) fn streamed<'a>(
     }
 }
 
-/// The access of a GEMM, and the reason. `stream` is x or dy. The rows of a weight that is
-/// contiguous along the output must consist of whole vectors.
-pub(super) fn gemm(problem: &Problem, stream: Role) -> (Access, String) {
+/// How a GEMM may read its operands.
+pub(super) struct GemmAccess {
+    /// Through tensor maps, or the reason why not.
+    pub mapped: Result<Access, String>,
+    /// By copies of its threads, and the reason.
+    pub copied: (Access, String),
+}
+
+impl GemmAccess {
+    /// `stream` is x or dy.
+    pub fn new(problem: &Problem, stream: Role) -> Self {
+        Self {
+            mapped: mapped(problem, stream),
+            copied: copied(problem, stream),
+        }
+    }
+
+    /// What a launch says of its access. `offered` tells whether any kernel that reads through
+    /// tensor maps could have been chosen.
+    pub fn reason(&self, chosen: Variant, offered: bool, device: &DeviceProps) -> String {
+        if arch::maps_operands(&chosen) {
+            return "tensor maps".into();
+        }
+        let copied = &self.copied.1;
+        let why = match &self.mapped {
+            _ if offered || !Arch::Sm90a.runs_on(device.compute_capability()) => {
+                return copied.clone();
+            }
+            Err(why) => why,
+            Ok(_) if !device.tensor_maps() => "the driver encodes none",
+            Ok(_) => "the device has no such kernel in this build",
+        };
+        format!("{copied}; no tensor maps, since {why}")
+    }
+}
+
+/// The access through tensor maps, by the layout of the weight alone: what lies outside of a matrix
+/// is read as zero, so its rows may end anywhere.
+fn mapped(problem: &Problem, stream: Role) -> Result<Access, String> {
+    if problem.dtype() == DType::F32 {
+        return Err("wgmma has no f32".into());
+    }
+    for projection in 0..problem.projections().len() {
+        for tensor in [stream, Role::Weight] {
+            let which = of(problem, projection);
+            if !rows_aligned(problem, projection, tensor) {
+                return Err(format!("rows of {tensor}{which} lie off 16 bytes"));
+            }
+            if !within_map(problem, projection, tensor) {
+                return Err(format!(
+                    "rows of {tensor}{which} lie 2^40 bytes or more apart"
+                ));
+            }
+        }
+    }
+    Ok(vectorised(problem))
+}
+
+/// The vectorised access, by the layout of the weight.
+fn vectorised(problem: &Problem) -> Access {
+    match problem.weight_layout() {
+        WeightLayout::OutIn => Access::Vectorised,
+        WeightLayout::InOut => Access::VectorisedKn,
+    }
+}
+
+/// The access by copies of threads. The rows of a weight that is contiguous along the output must
+/// consist of whole vectors.
+fn copied(problem: &Problem, stream: Role) -> (Access, String) {
     let along_output = match stream {
         Role::X => problem.weight_layout() == WeightLayout::InOut,
         _ => problem.weight_layout() == WeightLayout::OutIn,
@@ -92,11 +158,7 @@ pub(super) fn gemm(problem: &Problem, stream: Role) -> (Access, String) {
             return (Access::Any, reason);
         }
     }
-    let access = match problem.weight_layout() {
-        WeightLayout::OutIn => Access::Vectorised,
-        WeightLayout::InOut => Access::VectorisedKn,
-    };
-    (access, "16-byte copies".into())
+    (vectorised(problem), "16-byte copies".into())
 }
 
 fn off_vectors(problem: &Problem, projection: usize, tensor: Role) -> String {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::access::GemmAccess;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::packing::{Packing, adapter_blocks};
@@ -97,7 +98,7 @@ impl BackwardPlan {
             .adapted()
             .map(|(projection, _)| (projection, Role::DY));
         let (dy_access, dy_reason) = access::streamed(problem, streams);
-        let grad_b = arch::weight_grad(device, Operation::GradB, dtype, dy_access, most_ranks)?;
+        let grad_b = arch::weight_grad(Operation::GradB, dtype, dy_access, most_ranks)?;
         let groups = |(_, projection): (usize, crate::Projection)| {
             column_groups(grad_b, projection.out_features)
         };
@@ -111,7 +112,7 @@ impl BackwardPlan {
         let dy = RowSplit::new(problem.tokens(), of_dy, device);
         let (x_access, access_reason) = access::streamed(problem, [(0, Role::X)]);
         let ranks = problem.padded_ranks();
-        let grad_a = arch::weight_grad(device, Operation::GradA, dtype, x_access, ranks)?;
+        let grad_a = arch::weight_grad(Operation::GradA, dtype, x_access, ranks)?;
         let x_groups = column_groups(grad_a, problem.in_features());
         let side_by_side = x_groups * rank_tiles(problem.padded_ranks(), grad_a);
         let x = RowSplit::new(problem.tokens(), side_by_side, device);
@@ -136,7 +137,7 @@ impl BackwardPlan {
         let mut workspace = BufferLayout::default();
         let regions = regions(problem, &splits, &grad_x, &mut workspace);
         let mut packing = Packing::default();
-        if arch::maps_operands(grad_x.variant) {
+        if arch::maps_operands(&grad_x.variant) {
             let threads = grad_b.threads();
             packing = Packing::new(problem, Role::LoraA, threads, device, &mut workspace);
         }
@@ -192,9 +193,9 @@ impl BackwardPlan {
 
 /// The GEMM for dx, followed by blocks that sum dA. Without dx there are only the latter.
 fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)> {
-    let access = access::gemm(problem, Role::DY);
+    let access = GemmAccess::new(problem, Role::DY);
     if !problem.has_input_gradient() || problem.tokens() == 0 {
-        let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.0, device)?;
+        let variant = gemm::smallest(Operation::GradX, problem.dtype(), access.copied.0, device)?;
         let reduce_a = adapter_blocks(problem, Role::DLoraA, variant.threads(), device);
         let blocks = reduce_a.iter().sum::<u32>();
         let reason = format!("no dx; {blocks} blocks sum d_lora_A");
@@ -202,7 +203,7 @@ fn grad_x(problem: &Problem, device: &DeviceProps) -> Result<(Launch, Vec<u32>)>
         return Ok((launch, reduce_a));
     }
     let product = Product::grad_x(problem);
-    gemm::launch_and_reduce(&product, access, problem, device)
+    gemm::launch_and_reduce(&product, &access, problem, device)
 }
 
 fn regions(

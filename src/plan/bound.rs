@@ -104,7 +104,9 @@ fn gemm_regions(
 ) {
     let dtype = problem.dtype();
     for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
-        if arch::gemm(device, product.operation, dtype, access).any(arch::maps_operands) {
+        if arch::gemm(device, product.operation, dtype, access)
+            .any(|variant| arch::maps_operands(&variant))
+        {
             // The number of threads decides on blocks, not on memory.
             Packing::new(problem, adapter, 1, device, workspace);
             break;
@@ -128,7 +130,7 @@ fn most_of(
 ) -> (Vec<usize>, usize) {
     let mut most: (Vec<usize>, usize) = (Vec::new(), 0);
     for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
-        for variant in arch::weight_grads(device, operation, problem.dtype(), access) {
+        for variant in arch::weight_grads(operation, problem.dtype(), access) {
             let (groups, side_by_side) = sizes(variant);
             let splits = RowSplit::most(problem.tokens(), side_by_side, device);
             most.1 = most.1.max(splits);

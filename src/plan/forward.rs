@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::access::GemmAccess;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::packing::Packing;
@@ -44,11 +45,22 @@ impl ForwardPlan {
             });
         }
         let product = Product::forward(problem);
-        let forward = gemm::launch(&product, access::gemm(problem, Role::X), problem, device)?;
+        let mut forward = gemm::launch(
+            &product,
+            &GemmAccess::new(problem, Role::X),
+            problem,
+            device,
+        )?;
 
         let (x_access, x_reason) = access::streamed(problem, [(0, Role::X)]);
         let size = (problem.tokens(), problem.padded_ranks());
-        let (shrink, tile_reason) = arch::shrink(device, problem.dtype(), x_access, size)?;
+        let (shrink, tile_reason) = arch::shrink(
+            forward.variant.arch,
+            device,
+            problem.dtype(),
+            x_access,
+            size,
+        )?;
         let (rows, ranks) = shrink.block();
         let blocks =
             problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
@@ -56,10 +68,11 @@ impl ForwardPlan {
         let mut workspace = BufferLayout::default();
         let split = SplitRegions::new(&forward, &mut workspace);
         let mut packing = Packing::default();
-        if arch::maps_operands(forward.variant) {
+        if arch::maps_operands(&forward.variant) {
             let threads = shrink.threads();
             packing = Packing::new(problem, Role::LoraB, threads, device, &mut workspace);
         }
+        forward.programmatic = arch::overlaps(shrink, forward.variant);
         let reason = format!("{tile_reason}{}; {x_reason}", packing.reason(Role::LoraB));
         let blocks = blocks + u64::from(packing.blocks());
         let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;

@@ -1,30 +1,7 @@
-//! Chooses tile, splits and order of a GEMM by a cost model.
-//!
-//! A multiprocessor holds R resident blocks of a tile, so a device with P multiprocessors has R·P
-//! places. The persistent blocks compute items = tiles · splits work items, and the busiest
-//! multiprocessor computes ⌈items / P⌉ of them:
-//!
-//! ```text
-//! wave efficiency = items / (P · ⌈items / P⌉)
-//! ```
-//!
-//! A multiprocessor with a of its R resident blocks busy runs at a/(a+1) · (R+1)/R of full
-//! throughput, because fewer warps hide less latency. So the last turn, with a = ⌈rest / P⌉ busy
-//! blocks, takes (a+1) · R/(R+1) times the time of an item in a full turn. The score of a tile is
-//!
-//! ```text
-//! use     = items / P / (R · full turns + (a+1) · R/(R+1))
-//! fill    = M · ΣN / (tiles · area of a tile)         the share of the tiles inside the output
-//! split   = K / (K + slab · splits), or 1             slabs of partial sums take as long to write
-//!                                                     and read as products of depth `slab`
-//! score   = use · fill · split · quality
-//! ```
-//!
-//! `quality` is the throughput of a tile's main loop relative to the largest tile's: a smaller tile
-//! loads more operands per product and has fewer products per barrier. The best score wins; among
-//! equal scores, the larger tile wins. If tiles fill the output, the winner is the largest tile
-//! with a high wave efficiency.
+//! Chooses kernel, splits, clusters and order of a GEMM by the cost model.
 
+use super::access::GemmAccess;
+use super::cost::{Choice, MAX_SLABS, Rivals, Sharing};
 use super::launch::checked_count;
 use super::packing::adapter_blocks;
 use super::raster::Grid;
@@ -70,107 +47,58 @@ impl Product {
 const MAX_SPLITS: u64 = 16;
 /// The smallest number of steps in a split.
 const MIN_STEPS: u64 = 4;
-/// The largest memory for partial sums, in bytes. The gain of splitting is not worth more.
-const MAX_SLABS: u64 = 64 << 20;
-/// The depth of a product that takes as long as writing and reading a slab: eight bytes per
-/// element, divided by the bandwidth of L2 or DRAM, multiplied by half the FLOP/s of the tensor
-/// cores. The values are about right for A100, H100 and RTX 4090.
-const SLAB_IN_L2: f64 = 384.0;
-const SLAB_IN_DRAM: f64 = 768.0;
+/// The relative difference up to which scores count as equal.
+const EQUAL: f64 = 1e-9;
 
-/// A tile with a number of splits, and its score.
-struct Choice {
-    variant: Variant,
-    schedule: Schedule,
-    score: f64,
-}
-
-impl Choice {
-    /// `None` if the tile doesn't fit the device, or if its slabs take too much memory.
-    fn new(product: &Product, variant: Variant, splits: u64, device: &DeviceProps) -> Option<Self> {
-        let shared = variant.shared_bytes();
-        if shared > device.shared_per_block() {
-            return None;
-        }
-        let resident = u64::from(
-            device
-                .blocks_by_shared(shared)
-                .clamp(1, variant.resident_blocks()),
-        );
-        let multiprocessors = u64::from(device.multiprocessors());
-        let places = resident * multiprocessors;
-        let (block_m, block_n) = variant.block();
-        let tiles_m = product.rows.div_ceil(block_m) as u64;
-        let tiles_n = product
-            .columns
-            .iter()
-            .map(|n| n.div_ceil(block_n) as u64)
-            .sum::<u64>();
-        let tiles = tiles_m * tiles_n;
-        let items = tiles * splits;
-        // If a multiprocessor holds one block, use the fewest blocks that need no more turns than a
-        // full device: fewer concurrent blocks share more of their operands in L2. If it holds
-        // several, fewer blocks would be distributed unevenly.
-        let blocks = match resident {
-            1 => items.div_ceil(items.div_ceil(places)),
-            _ => items.min(places),
-        };
-        let schedule = Schedule {
-            tile: variant.tile,
-            tiles_m: u32::try_from(tiles_m).ok()?,
-            tiles_n: u32::try_from(tiles_n).ok()?,
-            blocks: blocks as u32,
-            splits: splits as u32,
-            cluster: 1,
-            multiprocessors: device.multiprocessors(),
-            group_n: 1,
-            serpentine: blocks < items,
-        };
-        let last = (items % places).div_ceil(multiprocessors);
-        let last_time = match last {
-            0 => 0.0,
-            _ => (last + 1) as f64 * resident as f64 / (resident + 1) as f64,
-        };
-        let time = (items / places * resident) as f64 + last_time;
-        let usage = items as f64 / multiprocessors as f64 / time;
-        let inside = product.rows as f64 * product.columns.iter().map(|&n| n as f64).sum::<f64>();
-        let fill = inside / (tiles as f64 * (block_m * block_n) as f64);
-        let slab_bytes = items.saturating_mul((block_m * block_n * size_of::<f32>()) as u64);
-        if splits > 1 && slab_bytes > MAX_SLABS {
-            return None;
-        }
-        let slab = match splits {
-            1 => 0.0,
-            _ if slab_bytes <= device.l2_bytes() / 2 => SLAB_IN_L2,
-            _ => SLAB_IN_DRAM,
-        };
-        let depth = product.depth as f64;
-        Some(Self {
-            variant,
-            schedule,
-            score: usage * fill * depth / (depth + slab * splits as f64) * variant.quality(),
-        })
-    }
-}
-
-/// The best choice for each tile that fits the device, sorted by descending score.
-fn choices(product: &Product, access: Access, dtype: DType, device: &DeviceProps) -> Vec<Choice> {
+/// The best choice for each kernel that fits the device, sorted by descending score.
+fn choices(
+    product: &Product,
+    access: &GemmAccess,
+    dtype: DType,
+    device: &DeviceProps,
+) -> Vec<Choice> {
     let mut choices: Vec<Choice> = Vec::new();
-    for variant in arch::gemm(device, product.operation, dtype, access) {
-        let splits = 1..=most_splits(product.depth, variant);
-        let of_splits = splits.filter_map(|splits| Choice::new(product, variant, splits, device));
+    let kernels = || kernels(product.operation, access, dtype, device);
+    let rivals = match kernels().any(|variant| arch::maps_operands(&variant)) {
+        true => Rivals::Hopper,
+        false => Rivals::OneArchitecture,
+    };
+    for variant in kernels() {
+        let of = |sharing| Choice::new(product, variant, sharing, rivals, device);
+        let splits = (1..=most_splits(product.depth, variant)).map(Sharing::Tile);
         // Among equal scores, the first has the fewest splits.
-        choices.extend(of_splits.reduce(|best, other| {
+        let split = splits.filter_map(of).reduce(|best, other| {
             if other.score > best.score {
                 other
             } else {
                 best
             }
-        }));
+        });
+        let cluster = arch::cluster(variant).map(Sharing::Columns).and_then(of);
+        choices.extend(match (cluster, split) {
+            // Equal but for rounding.
+            (Some(cluster), Some(split)) if cluster.score >= split.score * (1.0 - EQUAL) => {
+                Some(cluster)
+            }
+            (_, split) => split,
+        });
     }
     // The sort is stable, so among equal scores the larger tile comes first.
     choices.sort_by(|a, b| b.score.total_cmp(&a.score));
     choices
+}
+
+/// The kernels whose access the operands allow.
+fn kernels(
+    operation: Operation,
+    access: &GemmAccess,
+    dtype: DType,
+    device: &DeviceProps,
+) -> impl Iterator<Item = Variant> {
+    let with = |access| arch::gemm(device, operation, dtype, access);
+    let mapped = access.mapped.as_ref().ok().map(|&access| with(access));
+    let mapped = mapped.into_iter().flatten().filter(arch::maps_operands);
+    mapped.chain(with(access.copied.0).filter(|variant| !arch::maps_operands(variant)))
 }
 
 /// The most splits of a sum over this depth by steps of a tile.
@@ -219,7 +147,9 @@ fn best_splits(
     variant: Variant,
     device: &DeviceProps,
 ) -> impl Iterator<Item = Schedule> {
-    let of = |splits| Choice::new(product, variant, splits, device);
+    // A kernel's rivals change all of its scores by the same factor.
+    let rivals = Rivals::OneArchitecture;
+    let of = |splits| Choice::new(product, variant, Sharing::Tile(splits), rivals, device);
     let mut all = [const { None }; MAX_SPLITS as usize];
     for (slot, splits) in all.iter_mut().zip(1..=most_splits(product.depth, variant)) {
         *slot = of(splits);
@@ -228,7 +158,7 @@ fn best_splits(
     let best = scores.fold(0.0, f64::max);
     all.into_iter()
         .flatten()
-        .filter(move |choice| choice.score >= best * (1.0 - 1e-9) && choice.schedule.splits > 1)
+        .filter(move |choice| choice.score >= best * (1.0 - EQUAL) && choice.schedule.splits > 1)
         .map(|choice| choice.schedule)
 }
 
@@ -237,11 +167,13 @@ fn group(product: &Product, choice: &Choice, dtype: DType, device: &DeviceProps)
     let (block_m, block_n) = choice.variant.block();
     let bytes = |extent: usize| extent as f64 * product.depth as f64 * dtype.size() as f64;
     let schedule = &choice.schedule;
+    // A cluster computes a tile as high as those of its blocks together.
+    let cluster = schedule.cluster;
     let grid = Grid {
-        tiles_m: schedule.tiles_m.into(),
+        tiles_m: schedule.tiles_m.div_ceil(cluster).into(),
         tiles_n: schedule.tiles_n.into(),
-        turn: schedule.blocks.div_ceil(schedule.splits).into(),
-        row_bytes: bytes(block_m),
+        turn: (schedule.blocks / cluster).div_ceil(schedule.splits).into(),
+        row_bytes: bytes(block_m * cluster as usize),
         column_bytes: bytes(block_n),
         l2_bytes: device.l2_bytes() as f64,
     };
@@ -252,24 +184,30 @@ fn group(product: &Product, choice: &Choice, dtype: DType, device: &DeviceProps)
 /// The forward's GEMM.
 pub(super) fn launch(
     product: &Product,
-    access: (Access, String),
+    access: &GemmAccess,
     problem: &Problem,
     device: &DeviceProps,
 ) -> Result<Launch> {
-    launch_with(product, access, problem, device, |_| (0, String::new()))
+    launch_with(product, access, problem, device, |_, _| (0, String::new()))
 }
 
 /// The backward's GEMM, and the number of further blocks that sum dA, for each adapted projection.
 pub(super) fn launch_and_reduce(
     product: &Product,
-    access: (Access, String),
+    access: &GemmAccess,
     problem: &Problem,
     device: &DeviceProps,
 ) -> Result<(Launch, Vec<u32>)> {
     let mut reduce = Vec::new();
-    let launch = launch_with(product, access, problem, device, |variant| {
+    let launch = launch_with(product, access, problem, device, |variant, cluster| {
         reduce = adapter_blocks(problem, Role::DLoraA, variant.threads(), device);
-        let blocks = reduce.iter().sum();
+        // Whole clusters.
+        let blocks = reduce.iter().sum::<u32>();
+        let spare = blocks.next_multiple_of(cluster) - blocks;
+        if let Some(last) = reduce.last_mut() {
+            *last += spare;
+        }
+        let blocks = blocks + spare;
         (blocks, format!("; {blocks} blocks sum d_lora_A"))
     })?;
     Ok((launch, reduce))
@@ -292,34 +230,32 @@ pub(super) fn smallest(
 }
 
 /// A launch with additional blocks at the end of the grid for other work. `more` returns their
-/// number for a variant.
+/// number for a kernel in clusters of this size.
 fn launch_with(
     product: &Product,
-    access: (Access, String),
+    access: &GemmAccess,
     problem: &Problem,
     device: &DeviceProps,
-    more: impl FnOnce(Variant) -> (u32, String),
+    more: impl FnOnce(Variant, u32) -> (u32, String),
 ) -> Result<Launch> {
-    let (access, access_reason) = access;
     let choices = choices(product, access, problem.dtype(), device);
     let Some((best, others)) = choices.split_first() else {
         // Not even the smallest tile fits. Making its launch gives the error that says what is
         // missing.
-        let variant = smallest(product.operation, problem.dtype(), access, device)?;
+        let variant = smallest(product.operation, problem.dtype(), access.copied.0, device)?;
         return Launch::new(variant, 1, None, String::new(), problem, device);
     };
     let mut schedule = best.schedule;
     // The kernels count items, and add the size of the grid to them, in 32-bit integers.
     checked_count(schedule.items(), Problem::MAX_DIMENSION as u64, problem)?;
     schedule.group_n = group(product, best, problem.dtype(), device);
-    let (more, more_reason) = more(best.variant);
-    let others: String = others
-        .iter()
-        .map(|other| format!(", {} {:.2}", other.schedule.tile, other.score))
-        .collect();
+    let offered = choices.iter().any(|c| arch::maps_operands(&c.variant));
+    let (more, more_reason) = more(best.variant, schedule.cluster);
     let reason = format!(
-        "{schedule}; score {:.2}{others}{more_reason}; {access_reason}",
+        "{schedule}; score {:.2}{}{more_reason}; {}",
         best.score,
+        rivals(best, others),
+        access.reason(best.variant, offered, device),
     );
     let blocks = u64::from(schedule.blocks) + u64::from(more);
     Launch::new(
@@ -330,4 +266,17 @@ fn launch_with(
         problem,
         device,
     )
+}
+
+/// The scores of the best kernels that were not chosen.
+fn rivals(best: &Choice, others: &[Choice]) -> String {
+    const MOST: usize = 3;
+    let named = others.iter().take(MOST).map(|other| {
+        let arch = match other.variant.arch == best.variant.arch {
+            true => String::new(),
+            false => format!("{} ", arch::name(other.variant.arch)),
+        };
+        format!(", {arch}{} {:.2}", other.schedule.tile, other.score)
+    });
+    named.collect()
 }

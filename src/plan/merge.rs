@@ -28,7 +28,7 @@ impl MergePlan {
     pub fn new(problem: &MergeProblem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
         let (access, reason) = access(problem);
-        let (tiled, totals) = arch::merge(device, problem.dtype(), access)?;
+        let (tiled, totals) = arch::merge(problem.dtype(), access)?;
         let (rows, columns) = problem.shape(Role::Weight);
         let (tile_rows, tile_columns) = tiled.block();
         let blocks = rows.div_ceil(tile_rows) as u64 * columns.div_ceil(tile_columns) as u64;

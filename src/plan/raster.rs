@@ -14,7 +14,8 @@
 //! The width that reads the least is chosen. With it, the tiles of a turn form about a square in
 //! bytes, or a wider shape if L2 holds the band from turn to turn.
 
-/// The tiles that a raster orders.
+/// The tiles that a raster orders. The tiles of a cluster count as one, since they are computed
+/// together: as high as all of them.
 pub(super) struct Grid {
     pub tiles_m: u64,
     pub tiles_n: u64,
@@ -90,5 +91,19 @@ mod tests {
         assert_eq!(grid(8192, 4096, 4096, (128, 128), 128, 72).group(), 16);
         // L2 holds the whole weight.
         assert_eq!(grid(8192, 4096, 4096, (128, 256), 147, 126).group(), 16);
+    }
+
+    /// Pairs of blocks cover the same part of the output as single ones in a turn.
+    #[test]
+    fn clusters_take_bands_of_the_same_width() {
+        for (m, n, k, l2_mib) in [
+            (8192, 4096, 4096, 50),
+            (8192, 4096, 14336, 50),
+            (4096, 14336, 4096, 60),
+        ] {
+            let blocks = grid(m, n, k, (128, 256), 128, l2_mib).group();
+            let clusters = grid(m, n, k, (256, 256), 64, l2_mib).group();
+            assert_eq!(blocks, clusters, "{m} {n} {k}");
+        }
     }
 }

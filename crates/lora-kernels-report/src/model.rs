@@ -102,6 +102,8 @@ fn product(
     element_bytes: u64,
     device: &DeviceModel,
 ) -> Option<Product> {
+    let (tile, blocks) = (launch.schedule?.tile, launch.schedule?.blocks);
+    let [rows, columns, depth] = [tile.rows, tile.columns, tile.depth].map(|size| size as u64);
     let schedule = schedule(launch)?;
     let shape = l2::Product {
         m,
@@ -112,9 +114,9 @@ fn product(
     let traffic = shape.traffic(&schedule, l2::usable_bytes(device.l2_bytes));
     let compulsory = shape.compulsory();
     Some(Product {
-        tile: (schedule.tile_m, schedule.tile_n, schedule.tile_k),
-        tiles: m.div_ceil(schedule.tile_m) * n.div_ceil(schedule.tile_n),
-        blocks: schedule.blocks,
+        tile: (rows, columns, depth),
+        tiles: m.div_ceil(rows) * n.div_ceil(columns),
+        blocks: blocks.into(),
         multiprocessors: device.multiprocessors.into(),
         raster: format!(
             "{:?}{}",
@@ -132,15 +134,17 @@ fn product(
     })
 }
 
-/// The order in which a launch computes its tiles.
+/// The order in which a launch computes its tiles. A cluster counts as one block, whose tile is as
+/// high as those of its blocks together.
 fn schedule(launch: &Launch) -> Option<Schedule> {
     let (tile_m, tile_n) = launch.variant.block();
     let schedule = launch.schedule?;
+    let cluster = u64::from(schedule.cluster);
     Some(Schedule {
-        tile_m: tile_m as u64,
+        tile_m: tile_m as u64 * cluster,
         tile_n: tile_n as u64,
         tile_k: schedule.tile.depth as u64,
-        blocks: schedule.blocks.into(),
+        blocks: u64::from(schedule.blocks) / cluster,
         raster: Raster::GroupN(schedule.group_n.into()),
         serpentine: schedule.serpentine,
     })

@@ -9,10 +9,7 @@ pub(super) fn built(
     dtype: DType,
     access: Access,
 ) -> impl Iterator<Item = Variant> {
-    Variant::all().filter(move |variant| {
-        variant.arch == Arch::Sm80
-            && (variant.operation, variant.dtype, variant.access) == (operation, dtype, access)
-    })
+    super::built(Arch::Sm80, operation, dtype, access)
 }
 
 /// The tile that covers this many ranks with the fewest columns or, if none covers them, the

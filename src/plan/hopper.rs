@@ -1,0 +1,43 @@
+//! What limits a GEMM on compute capability 9.0, in the terms of the report's modelled bound.
+//!
+//! All is relative to the plain product, 745 TFLOP/s on an H100 (published for cuBLAS: 716 to 798).
+//! A multiply-add of two elements is one product, so 372 · 10¹² products per second. An H200 and an
+//! H100 PCIe keep about the same proportions, since both differ in DRAM above all.
+
+use super::{Arch, DeviceProps, Variant};
+
+/// Products in the time that a byte takes from L2: 9.7 TB/s (gpu-benches, gpu-l2-cache, H200).
+const PER_L2_BYTE: f64 = 38.4;
+/// The same from DRAM: 2.7 TB/s of an H100's 3.35.
+const PER_DRAM_BYTE: f64 = 137.0;
+/// Products of one multiprocessor in the time that it takes a byte in, whichever memory that comes
+/// from: 64 bytes per clock.
+const PER_INGRESS_BYTE: f64 = 24.1;
+/// `mma.sync` beside `wgmma`: 62.9 % of the peak against 95 % (arXiv 2501.12084, section 6.2).
+const MMA_SYNC: f64 = 0.629 / 0.95;
+/// Bytes of an element. f32 is not compared.
+const ELEMENT: f64 = 2.0;
+
+/// The rate of a main loop: that of its instructions, or that at which L2 brings the operands. The
+/// blocks of a cluster bring the weight's columns once.
+pub(super) fn quality(variant: Variant, cluster: u64) -> f64 {
+    let instructions = match variant.arch {
+        Arch::Sm80 => variant.quality() * MMA_SYNC,
+        Arch::Sm90a => variant.quality(),
+    };
+    let (rows, columns) = variant.block();
+    let (rows, columns) = (rows as f64, columns as f64);
+    let bytes = ELEMENT * (rows + columns / cluster as f64);
+    instructions.min(rows * columns / (PER_L2_BYTE * bytes))
+}
+
+/// The depth of a product that takes as long as a slab does when a tile has `splits`. Every block
+/// writes its own; the last block of a tile reads all, and there may be few such blocks.
+pub(super) fn slab(splits: u64, tiles: u64, in_l2: bool, device: &DeviceProps) -> f64 {
+    let element = size_of::<f32>() as f64;
+    let together = if in_l2 { PER_L2_BYTE } else { PER_DRAM_BYTE };
+    let readers = (tiles as f64 / f64::from(device.multiprocessors())).min(1.0);
+    let write = element * together;
+    let read = element * PER_INGRESS_BYTE.max(together * readers) * splits as f64;
+    write + read
+}
