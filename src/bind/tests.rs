@@ -1,5 +1,6 @@
 //! Arguments to parameters, without CUDA.
 
+mod maps;
 mod overlaps;
 
 use super::params::{
