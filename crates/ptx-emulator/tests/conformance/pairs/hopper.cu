@@ -493,7 +493,17 @@ PAIR(wgmma_proxy, ) {  // operands by ordinary stores
 
 // ---- a GEMM of n / 64 steps: a producer warp, two consumer warpgroups (rows 0..63 and 64..127), a
 // ring of 2 stages
-enum { RIGHT, ONE_ARRIVES, NO_EMPTY, EMPTY_PARITY, FULL_PARITY, ARRIVE_EARLY, WRONG_EMPTY_COUNT };
+enum {
+    RIGHT,
+    ONE_ARRIVES,
+    NO_EMPTY,
+    EMPTY_PARITY,
+    FULL_PARITY,
+    ARRIVE_EARLY,
+    WRONG_EMPTY_COUNT,
+    CLUSTER_WINDOW,  // every warp arrives through the cluster's window
+    CLUSTER_WINDOW_EARLY
+};
 template <int WHAT>
 DEV void gemm(SIGNATURE) {
     extern __shared__ __align__(1024) uint8_t dynamic[];
@@ -535,10 +545,16 @@ DEV void gemm(SIGNATURE) {
             tile(d, (__nv_bfloat16*)(stage + group * A / 2), (__nv_bfloat16*)(stage + A), false);
             wgmma_commit();
             if (WHAT == ARRIVE_EARLY && t % 32 == 0) arrive(&empty[s]);
+            if (WHAT == CLUSTER_WINDOW_EARLY && t % 32 == 0) arrive_at(&empty[s], rank());
             wgmma_wait<0>();
             for (int i = 0; i < 32; i++) asm volatile("" : "+f"(d[i])::"memory");
-            if (WHAT == ONE_ARRIVES ? t % 128 == 0 : WHAT != ARRIVE_EARLY && t % 32 == 0)
+            if (WHAT == CLUSTER_WINDOW) {
+                if (t % 32 == 0) arrive_at(&empty[s], rank());
+            } else if (WHAT == ONE_ARRIVES
+                           ? t % 128 == 0
+                           : WHAT != ARRIVE_EARLY && WHAT != CLUSTER_WINDOW_EARLY && t % 32 == 0) {
                 arrive(&empty[s]);
+            }
         }
         write(out + group * 64 * 64, d, 64);
     }
@@ -552,3 +568,5 @@ GEMM(bug_gemm_empty_parity, EMPTY_PARITY)
 GEMM(bug_gemm_full_parity, FULL_PARITY)
 GEMM(bug_gemm_arrive_early, ARRIVE_EARLY)
 GEMM(bug_gemm_empty_count, WRONG_EMPTY_COUNT)
+GEMM(ok_gemm_cluster_window, CLUSTER_WINDOW)
+GEMM(bug_gemm_cluster_window, CLUSTER_WINDOW_EARLY)

@@ -109,9 +109,13 @@ fn pairs() -> Vec<Pair> {
         bug,
         twin,
         blocks,
-        threads: if twin == "ok_gemm" { 3 * T } else { T },
+        threads: if twin.starts_with("ok_gemm") {
+            3 * T
+        } else {
+            T
+        },
         // A ring of two stages of a's 128 and b's 64 rows.
-        shared: if twin == "ok_gemm" {
+        shared: if twin.starts_with("ok_gemm") {
             2 * 3 * 64 * 128
         } else {
             0
@@ -191,5 +195,11 @@ fn pairs() -> Vec<Pair> {
     ] {
         pairs.push(make(Some(bug), "ok_gemm", 1, &gemm));
     }
+    pairs.push(make(
+        Some("bug_gemm_cluster_window"),
+        "ok_gemm_cluster_window",
+        1,
+        &gemm,
+    ));
     pairs
 }
