@@ -31,13 +31,17 @@ fn layer(case: &LayerCase, seed: usize) -> TestLayer<bf16, f32> {
 }
 
 /// One projection, and several whose tiles are split: a replay starts with the counters that the
-/// previous run left.
-fn cases() -> [LayerCase; 3] {
+/// previous run left. The last is for Hopper's kernels, whose adapters are packed first and whose
+/// forward begins while the shrink still runs.
+fn cases() -> [LayerCase; 4] {
     let shared = LayerCase::sharing_x(100, 1032, &[(72, 20), (40, 0), (136, 8)]).dropout(0.2);
     [
         LayerCase::new(100, 136, 72, 20).dropout(0.2).bias(false),
         shared.clone().multiprocessors(1000),
         shared.redrawn(true).input_gradient(false),
+        LayerCase::sharing_x(65, 768, &[(136, 20), (128, 0), (72, 8)])
+            .multiprocessors(16)
+            .dropout(0.2),
     ]
 }
 
