@@ -60,6 +60,7 @@ struct ForwardSm90 {
         }
     }
 
+    // Producer of the low-rank step: a stage for every 64 ranks.
     __device__ __forceinline__ static void produce_lora(const ForwardSm90Params& p,
                                                         Producer& producer, const WorkItem& item) {
         const ForwardSm90Projection& layer = p.projection[item.projection];
@@ -82,7 +83,7 @@ struct ForwardSm90 {
             const WorkItem item = item_at(p, walk);
             const ForwardSm90Projection& layer = p.projection[item.projection];
             const int depth = lora_depth(layer, item);
-            float scaling = depth > 0 ? layer.scaling : 1.0f;  // that the sums still need
+            float scaling = depth > 0 ? layer.scaling : 1.0f;  // what the sums are still short of
             if (depth > 0 && layer.inverse_scaling == 0.0f) {
                 consume_lora(consumer, depth);
                 consumer.finish();
@@ -104,6 +105,7 @@ struct ForwardSm90 {
         epilogue.finish();
     }
 
+    // Low-rank step: sums += S * B^T
     __device__ __forceinline__ static void consume_lora(Consumer& consumer, int depth) {
 #pragma unroll 1
         for (; depth > 0; depth -= G::kBlockK) {

@@ -72,8 +72,8 @@ struct GradXSm90 {
         }
     }
 
-    // A stage holds up to 64 columns of T, whichever projections' they are, and for each 16 of them
-    // the rows of their lora_A.
+    // Producer of the low-rank step: a stage holds up to 64 columns of T, whichever projections'
+    // they are, and for each 16 of them the rows of their lora_A.
     __device__ __forceinline__ static void produce_lora(const GradXSm90Params& p,
                                                         Producer& producer, const WorkItem& item) {
         const int depth = lora_depth(p, item);
@@ -128,6 +128,7 @@ struct GradXSm90 {
         epilogue.finish();
     }
 
+    // Low-rank step: sums += T * A
     __device__ __forceinline__ static void consume_lora(Consumer& consumer, int depth) {
 #pragma unroll 1
         for (; depth > 0; depth -= G::kBlockK) {
