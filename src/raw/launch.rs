@@ -53,9 +53,7 @@ pub(super) unsafe fn launch_function(
 ) -> CUresult {
     let mut attributes = [no_attribute(); LaunchAttribute::MOST];
     let mut count = 0;
-    let wanted = launch.attributes();
-    let wanted = wanted.filter(|wanted| overlaps || *wanted != LaunchAttribute::Programmatic);
-    for (slot, attribute) in attributes.iter_mut().zip(wanted) {
+    for (slot, attribute) in attributes.iter_mut().zip(wanted(launch, overlaps)) {
         *slot = encoded(attribute);
         count += 1;
     }
@@ -82,6 +80,11 @@ pub(super) unsafe fn launch_function(
             std::ptr::null_mut(),
         )
     }
+}
+
+fn wanted(launch: &Launch, overlaps: bool) -> impl Iterator<Item = LaunchAttribute> {
+    let all = launch.attributes();
+    all.filter(move |attribute| overlaps || *attribute != LaunchAttribute::Programmatic)
 }
 
 fn no_attribute() -> CUlaunchAttribute {
@@ -115,6 +118,18 @@ fn encoded(attribute: LaunchAttribute) -> CUlaunchAttribute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DType, DeviceProps, ForwardPlan, Problem};
+
+    #[test]
+    fn launches_that_may_not_overlap_keep_their_clusters() {
+        let problem = Problem::new(64, 64, 64, 8, DType::BF16).unwrap();
+        let plan = ForwardPlan::new(&problem, &DeviceProps::h100()).unwrap();
+        let mut launch = plan.launches()[1].clone();
+        (launch.cluster, launch.programmatic) = (2, true);
+        let cluster = LaunchAttribute::Cluster { blocks: 2 };
+        assert!(wanted(&launch, true).eq([cluster, LaunchAttribute::Programmatic]));
+        assert!(wanted(&launch, false).eq([cluster]));
+    }
 
     #[test]
     fn a_cluster_lies_along_the_grid() {
