@@ -4,7 +4,7 @@ use cudarc::driver::{CudaSlice, DeviceRepr};
 use lora_kernels::reference::relative_error;
 use lora_kernels::{DType, Element, Problem};
 use lora_kernels_baselines::cublas::products::{self, Matrix, Product};
-use lora_kernels_baselines::cublas::{Cublas, Type, WORKSPACE_BYTES};
+use lora_kernels_baselines::cublas::{Cublas, STAND_IN, Type, WORKSPACE_BYTES};
 
 use crate::device::{BenchDevice, Noise, must};
 use crate::ours::Ours;
@@ -21,7 +21,8 @@ impl Baseline {
             cublas: Err(reason),
             _workspace: None,
         };
-        if device.emulated {
+        let stand_in = std::env::var_os(STAND_IN);
+        if device.emulated && stand_in.is_none() {
             return without("emulated: no cuBLAS".to_owned());
         }
         let workspace = match device.memory::<u8>(WORKSPACE_BYTES) {
@@ -29,10 +30,15 @@ impl Baseline {
             Err(error) => return without(error),
         };
         let address = device.address(&workspace);
+        let stream = device.stream.cu_stream().cast();
         // SAFETY: the allocation made the device's context current; stream and workspace live as
-        // long as the bench.
-        let cublas =
-            unsafe { Cublas::open(device.stream.cu_stream().cast(), address, WORKSPACE_BYTES) };
+        // long as the bench. Who names a stand-in promises that it behaves like cuBLAS.
+        let cublas = unsafe {
+            match stand_in.filter(|_| device.emulated) {
+                Some(path) => Cublas::open_at(path.as_ref(), stream, address, WORKSPACE_BYTES),
+                None => Cublas::open(stream, address, WORKSPACE_BYTES),
+            }
+        };
         Self {
             cublas: cublas.map_err(|error| error.to_string()),
             _workspace: Some(workspace),

@@ -20,11 +20,12 @@ use std::time::Duration;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use cudarc::driver::DeviceRepr;
 use half::{bf16, f16};
-use lora_kernels::{Element, Problem, Projection};
+use lora_kernels::{DType, Element, Problem, Projection};
 use lora_kernels_baselines::LayerWork;
 use lora_kernels_baselines::cublas::products::{self, Product};
+use lora_kernels_bundle::budget::Budget;
 use lora_kernels_bundle::results::{MeasuredLayer, Measurement, Pass, Time, Way};
-use lora_kernels_bundle::{BENCH_SHAPES, FIRST_LOOK, SUITE};
+use lora_kernels_bundle::{BENCH_SECONDS, BENCH_SHAPES, FIRST_LOOK, SUITE};
 use lora_kernels_test_device::{Selection, select};
 
 use baseline::Baseline;
@@ -33,7 +34,7 @@ use device::{BenchDevice, Noise};
 use ours::Ours;
 use record::Record;
 use sets::Sets;
-use shapes::{Plan, Shape};
+use shapes::{Part, Shape};
 
 /// The number of samples of each bench.
 const SAMPLES: usize = 10;
@@ -45,17 +46,17 @@ struct Bench<'a, 'b> {
     device: &'a BenchDevice,
     baseline: &'a Baseline,
     record: Record,
+    budget: Budget,
 }
 
-/// A layer whose calls use the tensors in `sets` in turn.
-struct BenchCase<'a, T> {
+/// A layer, and what it computes.
+struct Subject {
     layer: MeasuredLayer,
-    sets: &'a Sets<T>,
     work: LayerWork,
 }
 
-impl<'a, T: Element> BenchCase<'a, T> {
-    fn new(shape: Shape, problem: &Problem, sets: &'a Sets<T>) -> Self {
+impl Subject {
+    fn new<T: Element>(shape: Shape, problem: &Problem) -> Self {
         let Shape {
             tokens,
             in_features,
@@ -68,7 +69,6 @@ impl<'a, T: Element> BenchCase<'a, T> {
                 out_features: out_features.to_vec(),
                 dtype: T::DTYPE.to_string(),
             },
-            sets,
             work: LayerWork::of(problem),
         }
     }
@@ -80,14 +80,30 @@ impl<'a, T: Element> BenchCase<'a, T> {
             (_, Pass::Backward) => self.work.backward.flops,
         }
     }
+
+    fn measurement(&self, pass: Pass, way: Way, time: Time) -> Measurement {
+        Measurement {
+            layer: self.layer.clone(),
+            pass,
+            way,
+            flops: self.flops(pass, way),
+            time,
+        }
+    }
+}
+
+/// A layer whose calls use the tensors in `sets` in turn.
+struct BenchCase<'a, T> {
+    subject: &'a Subject,
+    sets: &'a Sets<T>,
 }
 
 impl Bench<'_, '_> {
-    fn dtype<T: Element + DeviceRepr>(&mut self, shapes: &[Shape], plan: &Plan) {
+    fn part<T: Element + DeviceRepr>(&mut self, part: &Part) {
         let noise = Noise::<T>::new(self.device);
-        for &shape in shapes {
-            for (index, &rank) in plan.ranks.iter().enumerate() {
-                if let Err(error) = self.shape(shape, rank, index == 0, plan.dropouts, &noise) {
+        for &shape in &part.shapes {
+            for (index, &rank) in part.ranks.iter().enumerate() {
+                if let Err(error) = self.shape(part, shape, rank, index == 0, &noise) {
                     eprintln!("not benched: {} {shape} r{rank}: {error}", T::DTYPE);
                 }
                 self.record.write();
@@ -95,12 +111,16 @@ impl Bench<'_, '_> {
         }
     }
 
+    /// Times the ways of a shape. What can't be timed is recorded with the reason.
+    ///
+    /// # Errors
+    /// If there is no such problem.
     fn shape<T: Element + DeviceRepr>(
         &mut self,
+        part: &Part,
         shape: Shape,
         rank: usize,
         with_plain: bool,
-        dropouts: &[f32],
         noise: &Noise<T>,
     ) -> Result<(), String> {
         let projections: Vec<_> = shape
@@ -110,32 +130,75 @@ impl Bench<'_, '_> {
             .collect();
         let problem = Problem::sharing_x(shape.tokens, shape.in_features, &projections, T::DTYPE);
         let problem = problem.map_err(|error| error.to_string())?;
-        let sets = Sets::new(self.device, &problem, noise)?;
-        let case = BenchCase::new(shape, &problem, &sets);
-        if with_plain {
-            self.cublas(&case, Pass::Forward, Way::Plain, products::plain_forward);
-            self.cublas(&case, Pass::Backward, Way::Plain, products::plain_backward);
+        let subject = Subject::new::<T>(shape, &problem);
+        let passes: &[Pass] = match part.backward {
+            true => &[Pass::Forward, Pass::Backward],
+            false => &[Pass::Forward],
+        };
+        if let Err(reason) = self.ways(part, &subject, &problem, (rank, passes, with_plain), noise)
+        {
+            let ours = part.dropouts.iter().map(|&p| Way::Ours { rank, p });
+            let plain = with_plain.then_some(Way::Plain);
+            for way in plain.into_iter().chain([Way::Unsloth { rank }]).chain(ours) {
+                for &pass in passes {
+                    self.record.add_missing(subject.measurement(
+                        pass,
+                        way,
+                        Time::Missing(reason.clone()),
+                    ));
+                }
+            }
         }
-        self.cublas(
-            &case,
-            Pass::Forward,
-            Way::Unsloth { rank },
-            products::unsloth_forward,
-        );
-        self.cublas(
-            &case,
-            Pass::Backward,
-            Way::Unsloth { rank },
-            products::unsloth_backward,
-        );
-        for &p in dropouts {
+        Ok(())
+    }
+
+    /// # Errors
+    /// Why the rest of the ways can't be timed.
+    fn ways<T: Element + DeviceRepr>(
+        &mut self,
+        part: &Part,
+        subject: &Subject,
+        problem: &Problem,
+        (rank, passes, with_plain): (usize, &[Pass], bool),
+        noise: &Noise<T>,
+    ) -> Result<(), String> {
+        self.in_time()?;
+        let sets = Sets::new(self.device, problem, noise)?;
+        let case = BenchCase {
+            subject,
+            sets: &sets,
+        };
+        let of = |pass, plain: Products, backward: Products| match pass {
+            Pass::Forward => plain,
+            Pass::Backward => backward,
+        };
+        for &pass in passes.iter().filter(|_| with_plain) {
+            let products = of(pass, products::plain_forward, products::plain_backward);
+            self.cublas(&case, pass, Way::Plain, products)?;
+        }
+        for &pass in passes {
+            let products = of(pass, products::unsloth_forward, products::unsloth_backward);
+            self.cublas(&case, pass, Way::Unsloth { rank }, products)?;
+        }
+        for &p in part.dropouts {
             let device = self.device;
-            let ours = Ours::new(device, &problem, p, &sets)?;
+            let ours = Ours::new(device, problem, p, &sets)?;
             let way = Way::Ours { rank, p };
-            self.measure(&case, Pass::Forward, way, |set| ours.forward(device, set));
-            // Each backward reads what the forward of its set saved.
-            (0..sets.layers.len()).try_for_each(|set| ours.forward(device, set))?;
-            self.measure(&case, Pass::Backward, way, |set| ours.backward(device, set));
+            self.measure(&case, Pass::Forward, way, |set| ours.forward(device, set))?;
+            if passes.contains(&Pass::Backward) {
+                // Each backward reads what the forward of its set saved.
+                (0..sets.layers.len()).try_for_each(|set| ours.forward(device, set))?;
+                self.measure(&case, Pass::Backward, way, |set| ours.backward(device, set))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If no measurement may begin any more.
+    fn in_time(&self) -> Result<(), String> {
+        if self.budget.is_spent() {
+            return Err("not timed: the time of the bench was over".to_owned());
         }
         Ok(())
     }
@@ -146,21 +209,25 @@ impl Bench<'_, '_> {
         pass: Pass,
         way: Way,
         products: Products,
-    ) {
+    ) -> Result<(), String> {
         let calls: Vec<_> = case.sets.layers.iter().map(products).collect();
         let baseline = self.baseline;
-        self.measure(case, pass, way, |set| baseline.run(&calls[set], T::DTYPE));
+        self.measure(case, pass, way, |set| baseline.run(&calls[set], T::DTYPE))
     }
 
-    /// Times `call`, which is given the index of the set to use.
+    /// Times `call`, which is given the index of the set to use. A call that fails is recorded.
+    ///
+    /// # Errors
+    /// If it may not begin any more.
     fn measure<T: Element>(
         &mut self,
         case: &BenchCase<'_, T>,
         pass: Pass,
         way: Way,
         call: impl Fn(usize) -> Result<(), String>,
-    ) {
-        let flops = case.flops(pass, way);
+    ) -> Result<(), String> {
+        self.in_time()?;
+        let flops = case.subject.flops(pass, way);
         let mut samples = Vec::new();
         let time = match call(0) {
             Err(reason) => Some(Time::Missing(reason)),
@@ -170,7 +237,7 @@ impl Bench<'_, '_> {
                     self.group.throughput(Throughput::Elements(flops));
                 }
                 let mut set = 0;
-                let name = record::name(&case.layer, pass, way);
+                let name = record::name(&case.subject.layer, pass, way);
                 self.group.bench_function(name, |bencher| {
                     bencher.iter_custom(|calls| {
                         let time = device.time(calls, || {
@@ -188,14 +255,9 @@ impl Bench<'_, '_> {
             }
         };
         if let Some(time) = time {
-            self.record.add(Measurement {
-                layer: case.layer.clone(),
-                pass,
-                way,
-                flops,
-                time,
-            });
+            self.record.add(case.subject.measurement(pass, way, time));
         }
+        Ok(())
     }
 }
 
@@ -252,19 +314,22 @@ fn run(criterion: &mut Criterion<Clock>, device: &BenchDevice, baseline: &Baseli
         device,
         baseline,
         record: Record::new(emulated, baseline.describe()),
+        budget: Budget::of_variable(BENCH_SECONDS).unwrap_or_else(|error| panic!("{error}")),
     };
     let wanted = std::env::var(BENCH_SHAPES).unwrap_or_default();
-    let plan = match wanted.as_str() {
-        _ if emulated => Plan::emulated(),
-        "" => Plan::full(),
-        FIRST_LOOK => Plan::first_look(),
-        SUITE => Plan::suite(),
+    let parts = match wanted.as_str() {
+        _ if emulated => shapes::emulated(),
+        "" => shapes::full(),
+        FIRST_LOOK => shapes::first_look(),
+        SUITE => shapes::suite(),
         other => panic!("{BENCH_SHAPES}={other} is neither {FIRST_LOOK} nor {SUITE}"),
     };
-    bench.dtype::<bf16>(&plan.shapes, &plan);
-    if plan.f16 {
-        bench.dtype::<f16>(&plan.shapes, &plan);
+    for part in &parts {
+        match part.dtype {
+            DType::BF16 => bench.part::<bf16>(part),
+            DType::F16 => bench.part::<f16>(part),
+            DType::F32 => bench.part::<f32>(part),
+        }
     }
-    bench.dtype::<f32>(&plan.in_f32, &plan);
     bench.group.finish();
 }

@@ -26,6 +26,19 @@ impl Record {
         self.bench.measurements.push(measurement);
     }
 
+    /// Adds a measurement without a time, unless its layer, pass and way have one.
+    pub fn add_missing(&mut self, missing: Measurement) {
+        let key = |of: &Measurement| (of.layer.clone(), of.pass, of.way);
+        let known = self
+            .bench
+            .measurements
+            .iter()
+            .any(|of| key(of) == key(&missing));
+        if !known {
+            self.bench.measurements.push(missing);
+        }
+    }
+
     /// Writes the results so far. Called after every layer, so that they are kept if a later one
     /// fails.
     pub fn write(&self) {

@@ -37,7 +37,7 @@ fi
 libraries=$(ldconfig -p 2>/dev/null || true)
 
 # Where PyTorch is installed, cuBLAS may lie among Python's packages and nowhere else.
-if [ -z "${LORA_KERNELS_CUBLAS:-}" ] && [[ $libraries != *libcublas.so* ]] && command -v python3 >/dev/null; then
+if [ "$LORA_KERNELS_DEVICE" = real ] && [ -z "${LORA_KERNELS_CUBLAS:-}" ] && [[ $libraries != *libcublas.so* ]] && command -v python3 >/dev/null; then
     LORA_KERNELS_CUBLAS=$(python3 - <<'PYTHON' 2>/dev/null || true
 import glob, os, sys
 found = [path for folder in sys.path for path in glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublas.so.1[123]"))]

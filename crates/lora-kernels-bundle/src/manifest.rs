@@ -43,6 +43,8 @@ pub struct Program {
     pub parts: Vec<usize>,
     /// Parts of the names of tests that the first look runs. If empty, it runs none.
     pub first_look: Vec<String>,
+    /// The same of tests that check the kernels for compute capability 9.0 alone.
+    pub hopper: Vec<String>,
     /// Parts of the names of tests that never run in the bundle.
     pub skip: Vec<String>,
     /// Parts of the names of further tests that don't run on an emulated device, where they take

@@ -117,6 +117,10 @@ fn untimed(text: &mut String, results: &Results) -> std::fmt::Result {
     }
     writeln!(
         text,
+        "\nThe device is emulated. Every call ran, none was timed: nothing here says how fast a GPU is."
+    )?;
+    writeln!(
+        text,
         "\n| layer | type | pass | way | |\n|---|---|---|---|---|"
     )?;
     for row in &results.timings {
@@ -148,9 +152,11 @@ fn timed(text: &mut String, results: &Results) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "\nMedian time of a call between CUDA events; TFLOP/s of what is asked for, the adapter's share included where there is one. Every call has \
+        "\nMedian, least and greatest time of a call in ten samples between CUDA events, after a warm-up; TFLOP/s of what is asked for, the adapter's share included where there is one. Every call has \
          other tensors than the one before, and these come round again only after more than twice the L2 cache. × is the time over that of the \
-         plain cuBLAS product of the same pass, x·Wᵀ or dy·W, one for each projection."
+         plain cuBLAS product of the same pass, x·Wᵀ or dy·W, one for each projection. \"{}\" is Unsloth's sequence of cuBLAS calls: \
+         for every projection three in forward, and seven in backward.",
+        name(Way::Unsloth { rank: 1 })
     )?;
     for pass in [Pass::Forward, Pass::Backward] {
         let rows: Vec<_> = results
@@ -174,7 +180,7 @@ fn table(text: &mut String, pass: Pass, rows: &[&Row]) -> std::fmt::Result {
     writeln!(text, "\n### {title}\n")?;
     writeln!(
         text,
-        "| layer | type | r | way | µs | TFLOP/s | × plain |\n|---|---|---|---|---|---|---|"
+        "| layer | type | r | way | µs | from – to | TFLOP/s | × plain |\n|---|---|---|---|---|---|---|---|"
     )?;
     for row in rows {
         let (layer, dtype) = (shape(&row.layer), &row.layer.dtype);
@@ -189,10 +195,13 @@ fn table(text: &mut String, pass: Pass, rows: &[&Row]) -> std::fmt::Result {
             .note
             .clone()
             .unwrap_or_else(|| number(row.microseconds, 1));
+        let spread = row
+            .microseconds_range
+            .map_or_else(String::new, |[low, high]| format!("{low:.1} – {high:.1}"));
         let (tflops, ratio) = (number(row.tflops, 1), number(row.time_over_cublas, 3));
         writeln!(
             text,
-            "| {layer} | {dtype} | {rank} | {} | {time} | {tflops} | {ratio} |",
+            "| {layer} | {dtype} | {rank} | {} | {time} | {spread} | {tflops} | {ratio} |",
             name(row.way)
         )?;
     }
@@ -238,7 +247,7 @@ fn shape(layer: &MeasuredLayer) -> String {
 fn name(way: Way) -> String {
     match way {
         Way::Plain => "plain cuBLAS".to_owned(),
-        Way::Unsloth { .. } => "Unsloth's way".to_owned(),
+        Way::Unsloth { .. } => "three launches".to_owned(),
         Way::Ours { p: 0.0, .. } => "ours".to_owned(),
         Way::Ours { p, .. } => format!("ours, dropout {p}"),
     }
@@ -290,7 +299,7 @@ mod tests_of_text {
         ));
         assert!(
             text.contains(
-                "| 8192 x 4096 → 4096 | bf16 | 16 | ours, dropout 0.1 | 1250.0 | 219.9 | 1.250 |"
+                "| 8192 x 4096 → 4096 | bf16 | 16 | ours, dropout 0.1 | 1250.0 | 625.0 – 2500.0 | 219.9 | 1.250 |"
             ),
             "{text}"
         );

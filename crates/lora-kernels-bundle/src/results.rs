@@ -247,7 +247,7 @@ pub const EMULATED: &str = "emulated: not timed";
 
 impl Bench {
     /// Adds the measurements of a later bench. They replace earlier ones of the same layer, pass
-    /// and way.
+    /// and way, unless they have no time.
     pub fn merge(&mut self, later: Bench) {
         let Bench {
             emulated,
@@ -262,6 +262,7 @@ impl Bench {
                     == (&measurement.layer, measurement.pass, measurement.way)
             };
             match self.measurements.iter_mut().find(same) {
+                Some(_) if matches!(measurement.time, Time::Missing(_)) => (),
                 Some(earlier) => *earlier = measurement,
                 None => self.measurements.push(measurement),
             }

@@ -41,6 +41,11 @@ fn bundle(first: &str, second: &str, bench: &str) -> tempfile::TempDir {
             } else {
                 Vec::new()
             },
+            hopper: if name == "second" {
+                vec!["wgmma".to_owned()]
+            } else {
+                Vec::new()
+            },
             ..Program::default()
         }
     });
@@ -151,9 +156,86 @@ fn a_step_whose_time_is_over_is_stopped_and_what_it_found_counts() {
         ]
     );
     assert_eq!(results.tests[0].passed, 1);
-    // A bench has no end of its own: its time is what there is.
+    // That a bench is stopped is no failure, but it is said.
     assert_eq!(results.bench_failures, [""; 0]);
+    let stopped =
+        |note: &&String| note.starts_with("bench: ") && note.contains("stopped after 1 s");
+    assert_eq!(
+        results.notes.iter().filter(stopped).count(),
+        1,
+        "{results:?}"
+    );
     assert_eq!(results.timings.len(), 1);
+}
+
+#[test]
+fn what_a_run_has_no_time_for_is_cut_and_said() {
+    let bundle = bundle("echo 'test a ... ok'; sleep 60", PASSES, BENCHES);
+    let started = Instant::now();
+    let (status, results) = run(bundle.path(), &["--seconds", "1"]);
+    assert!(started.elapsed() < Duration::from_secs(50));
+    assert_eq!(status.code(), Some(1));
+    assert!(results.complete);
+    assert_eq!(
+        outcomes(&results),
+        [
+            ("first-tests", "first", Outcome::TimedOut),
+            ("tests", "first", Outcome::NotRun),
+            ("tests", "second", Outcome::NotRun),
+        ]
+    );
+    assert_eq!(results.timings.len(), 0);
+    for step in ["first-bench", "bench"] {
+        let said = |note: &&String| {
+            **note == format!("{step}: not run, because the time of the run was over")
+        };
+        assert_eq!(results.notes.iter().filter(said).count(), 1, "{results:?}");
+    }
+}
+
+/// The bench is told to end before it is stopped, so that it can say what it left out.
+#[test]
+fn the_bench_knows_its_time() {
+    let checks = format!("[ \"$LORA_KERNELS_BENCH_SECONDS\" = 17 ] && {BENCHES}");
+    let bundle = bundle(PASSES, PASSES, &checks);
+    let arguments = ["--only", "bench", "--timeout", "bench=20"];
+    let (status, results) = run(bundle.path(), &arguments);
+    assert!(status.success(), "{results:?}");
+    assert_eq!(results.timings.len(), 1);
+}
+
+#[test]
+fn tests_of_hoppers_kernels_run_first_and_on_hopper_alone() {
+    let bundle = bundle(PASSES, &format!("echo \"filters: $*\"; {PASSES}"), BENCHES);
+    let on = |device: &str| {
+        let mut suite = suite(bundle.path(), &["--only", "hopper-tests,first-tests"]);
+        assert!(
+            suite
+                .env("PTX_EMULATOR_DEVICE", device)
+                .status()
+                .unwrap()
+                .success()
+        );
+        results(bundle.path())
+    };
+    let a100 = on("a100");
+    assert_eq!(outcomes(&a100), [("first-tests", "first", Outcome::Passed)]);
+    assert!(
+        a100.notes[0].starts_with("hopper-tests: not run"),
+        "{:?}",
+        a100.notes
+    );
+    let h100 = on("h100");
+    assert_eq!(
+        outcomes(&h100),
+        [
+            ("hopper-tests", "second", Outcome::Passed),
+            ("first-tests", "first", Outcome::Passed),
+        ]
+    );
+    assert_eq!(h100.notes, [""; 0]);
+    let log = fs::read_to_string(bundle.path().join("results/log.txt")).unwrap();
+    assert!(log.contains("filters: wgmma"), "{log}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Runs the bundle on the emulated device from a copy, with the checkout hidden.
+//! Runs the bundle on emulated devices from a copy, with the checkout hidden: everything on the
+//! default one with a stand-in for cuBLAS, and what is for Hopper on an H100 without any.
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,22 @@ use crate::steps::{Failure, Session};
 
 /// The time limit of each step in seconds: the emulated device is slow, and machines differ.
 const EMULATED_LIMIT: &str = "1200";
+
+/// What computes cuBLAS's products in the memory of the emulated device.
+const STAND_IN: &str = "crates/lora-kernels-baselines/tests/cublas/stand_in.cpp";
+/// [`lora_kernels_baselines::cublas::STAND_IN`], whose crate would bring the kernels along.
+const STAND_IN_VARIABLE: &str = "LORA_KERNELS_CUBLAS_STAND_IN";
+
+/// What a row says whose call ran.
+const TRIED: &str = "emulated: not timed";
+
+/// A run of the bundle.
+struct Emulated<'a> {
+    results: &'a str,
+    device: &'a str,
+    arguments: &'a [&'a str],
+    stand_in: Option<&'a Path>,
+}
 
 pub fn check(session: &mut Session, bundle: &Path, built: &Built) -> Result<(), Failure> {
     names_are_of_tests(session, built)?;
@@ -55,23 +72,58 @@ fn run(session: &mut Session, bundle: &Path, built: &Built, place: &Path) -> Res
     fs::copy(&built.emulator, &driver)
         .map_err(|error| format!("can't write {}: {error}", driver.display()))?;
 
-    let mut script = hidden(session, &copy.join("run.sh"))?;
-    script
-        .args(["--timeout", EMULATED_LIMIT, "--output", "results"])
-        .current_dir(place)
-        .env("LORA_KERNELS_DEVICE", "emulated");
-    session.run(script)?;
+    let stand_in = place.join("libcublas_stand_in.so");
+    let mut compiler = Command::new("g++");
+    compiler.args(["-std=c++17", "-O2", "-shared", "-fPIC", "-o"]);
+    compiler.arg(&stand_in).arg(STAND_IN).arg("-ldl");
+    compiler.current_dir(session.root());
+    session.run(compiler)?;
+    let runs = [
+        Emulated {
+            results: "results of Hopper",
+            device: "h100",
+            arguments: &["--only", "hopper-tests,first-bench"],
+            stand_in: None,
+        },
+        Emulated {
+            results: "results",
+            device: "a100",
+            arguments: &[],
+            stand_in: Some(&stand_in),
+        },
+    ];
+    runs.iter()
+        .try_for_each(|emulated| emulated.run(session, &copy, place))
+}
 
-    let results = place.join("results");
-    let read = |name: &str| {
-        let path = results.join(name);
-        fs::read_to_string(&path)
-            .map_err(|error| format!("run.sh left no {}: {error}", path.display()))
-    };
-    let json = serde_json::from_str(&read("results.json")?)
-        .map_err(|error| format!("results.json: {error}"))?;
-    let findings = check_json(&json).and_then(|()| check_markdown(&read("results.md")?));
-    findings.map_err(|finding| format!("{finding}: see {}", results.display()).into())
+impl Emulated<'_> {
+    fn run(&self, session: &mut Session, copy: &Path, place: &Path) -> Result<(), Failure> {
+        let mut script = hidden(session, &copy.join("run.sh"))?;
+        script
+            .args(["--timeout", EMULATED_LIMIT, "--output", self.results])
+            .args(self.arguments)
+            .current_dir(place)
+            .env("LORA_KERNELS_DEVICE", "emulated")
+            .env("PTX_EMULATOR_DEVICE", self.device);
+        match self.stand_in {
+            Some(path) => script.env(STAND_IN_VARIABLE, path),
+            None => script.env_remove(STAND_IN_VARIABLE),
+        };
+        session.run(script)?;
+
+        let results = place.join(self.results);
+        let read = |name: &str| {
+            let path = results.join(name);
+            fs::read_to_string(&path)
+                .map_err(|error| format!("run.sh left no {}: {error}", path.display()))
+        };
+        let json = serde_json::from_str(&read("results.json")?)
+            .map_err(|error| format!("results.json: {error}"))?;
+        let findings = check_json(&json)
+            .and_then(|()| check_cublas(&json, self.stand_in.is_some()))
+            .and_then(|()| check_markdown(&read("results.md")?));
+        findings.map_err(|finding| format!("{finding}: see {}", results.display()).into())
+    }
 }
 
 /// The command that runs the script with empty folders in place of the checkout and cargo's folder,
@@ -143,17 +195,35 @@ fn check_json(results: &Value) -> Result<(), String> {
             "a bench on the emulated device seems to be timed: {row}"
         ));
     }
-    if !timings
-        .iter()
-        .any(|row| row["note"] == "emulated: not timed")
-    {
+    if !timings.iter().any(|row| row["note"] == TRIED) {
         return Err("no bench of ours ran".to_owned());
     }
     Ok(())
 }
 
+/// Checks that the rows of cuBLAS ran where there is a stand-in, and say what is missing where there
+/// is none.
+fn check_cublas(results: &Value, present: bool) -> Result<(), String> {
+    let expected = if present {
+        TRIED
+    } else {
+        "emulated: no cuBLAS"
+    };
+    let rows = results["timings"].as_array().into_iter().flatten();
+    let mut of_cublas =
+        rows.filter(|row| row["way"] == "plain" || row["way"]["unsloth"].is_object());
+    let Some(first) = of_cublas.next() else {
+        return Err("no row is cuBLAS's".to_owned());
+    };
+    let mut all = std::iter::once(first).chain(of_cublas);
+    match all.find(|row| row["note"] != expected) {
+        Some(row) => Err(format!("a row of cuBLAS does not say {expected:?}: {row}")),
+        None => Ok(()),
+    }
+}
+
 fn check_markdown(text: &str) -> Result<(), String> {
-    if !text.contains("emulated: not timed") {
+    if !text.contains(TRIED) {
         return Err("results.md does not say that the device is emulated".to_owned());
     }
     match ["µs", "FLOP/s", "×"]
@@ -177,6 +247,17 @@ mod tests {
             "tests": [{"program": "integration", "outcome": "passed"}],
             "timings": [{"note": "emulated: not timed"}, row],
         })
+    }
+
+    #[test]
+    fn a_row_of_cublas_ran_or_says_why_not() {
+        let of = |note: &str| json!({"timings": [{"way": {"ours": {}}}, {"way": "plain", "note": note}]});
+        assert_eq!(check_cublas(&of(TRIED), true), Ok(()));
+        assert_eq!(check_cublas(&of("emulated: no cuBLAS"), false), Ok(()));
+        let skipped = check_cublas(&of("emulated: no cuBLAS"), true).unwrap_err();
+        assert!(skipped.contains("does not say"), "{skipped}");
+        let none = json!({"timings": [{"way": {"ours": {}}, "note": TRIED}]});
+        assert!(check_cublas(&none, true).unwrap_err().contains("no row"));
     }
 
     #[test]

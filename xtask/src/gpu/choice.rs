@@ -45,6 +45,19 @@ const FIRST_LOOK: [(&str, &[&str]); 1] = [(
     ],
 )];
 
+/// Tests of the kernels for compute capability 9.0, of which plans choose some for every shape that
+/// tensor maps can describe.
+const HOPPER: [(&str, &[&str]); 1] = [(
+    "integration",
+    &[
+        "layers::forward::in_bf16",
+        "layers::forward::in_f16",
+        "layers::backward::in_bf16",
+        "layers::backward::in_f16",
+        "layers::shapes::in_bf16",
+    ],
+)];
+
 /// A test for each family of kernels. Forwards launch a shrink and a product, backwards the three
 /// gradient kernels, in large tiles and in small ones with a split K.
 const FAMILIES: [(&str, &str); 3] = [
@@ -65,9 +78,11 @@ const FAMILIES: [(&str, &str); 3] = [
 pub fn chosen(program: Program) -> Program {
     let skipped = SKIPPED.iter().filter(|(of, _)| *of == program.name);
     let first_look = FIRST_LOOK.iter().find(|(of, _)| *of == program.name);
+    let hopper = HOPPER.iter().find(|(of, _)| *of == program.name);
     let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     Program {
         first_look: first_look.map_or_else(Vec::new, |(_, tests)| owned(tests)),
+        hopper: hopper.map_or_else(Vec::new, |(_, tests)| owned(tests)),
         skip: skipped.map(|(_, tests)| (*tests).to_owned()).collect(),
         skip_emulated: owned(&SLOW_EMULATED),
         ..program
@@ -87,6 +102,7 @@ pub fn families() -> Vec<Family> {
 pub fn names() -> impl Iterator<Item = &'static str> {
     let first_look = FIRST_LOOK
         .iter()
+        .chain(&HOPPER)
         .flat_map(|(_, tests)| tests.iter().copied());
     let families = FAMILIES.iter().map(|&(_, test)| test);
     let skipped = SKIPPED.iter().map(|&(_, tests)| tests);

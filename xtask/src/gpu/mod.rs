@@ -19,6 +19,8 @@ use pack::Packer;
 const NAME: &str = "lora-kernels-gpu";
 /// The bundle that is only checked. Its bench is not optimised as a bench should be.
 const CHECKED: &str = "lora-kernels-gpu-check";
+/// The largest bundle. What is larger is refused by some ways to a machine.
+const MOST_MIB: u64 = 64;
 const FIXTURES: &str = "tests/fixtures";
 /// The files in the checkout that were written for the bundle.
 const OWN_FILES: &str = "crates/lora-kernels-bundle/bundle";
@@ -124,12 +126,22 @@ fn report(folder: &Path, manifest: &Manifest) -> Result<(), Failure> {
         .count();
     let unpacked: u64 = manifest.programs.iter().map(|program| program.bytes).sum();
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let bytes = size(folder)?;
     eprintln!(
         "\n{:.1} MiB, {:.0} MiB more once it has run; {tests} test programs; for Linux on x86-64 with glibc {} or newer",
-        mib(size(folder)?),
+        mib(bytes),
         mib(unpacked),
         manifest.glibc
     );
+    if bytes > MOST_MIB << 20 {
+        return Err(format!(
+            "{} has {:.1} MiB, and {MOST_MIB} are allowed: set LORA_KERNELS_CUDA_ARCHS to the GPUs \
+             that it is for, e.g. 90",
+            folder.display(),
+            mib(bytes)
+        )
+        .into());
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! cuBLAS, loaded at run time. A machine without it only lacks the baseline.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libloading::Library;
 
@@ -19,6 +19,10 @@ const NAMES: [&str; 4] = [
     "libcublas.so.11",
     "libcublas.so",
 ];
+
+/// The environment variable with the path of a stand-in, which computes on the CPU what is in the
+/// emulated GPU's memory. Only programs on that GPU read it.
+pub const STAND_IN: &str = "LORA_KERNELS_CUBLAS_STAND_IN";
 
 /// The workspace that PyTorch gives cuBLAS on a Hopper GPU.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
@@ -170,8 +174,40 @@ impl Cublas {
     /// [`Error::NotFound`] if there is no library, [`Error::Call`] if a call fails.
     pub unsafe fn open(stream: *mut c_void, workspace: u64, bytes: usize) -> Result<Self, Error> {
         let (library, path) = load()?;
+        // SAFETY: the caller's promise.
+        unsafe { Self::of(library, path, stream, workspace, bytes) }
+    }
+
+    /// As [`Cublas::open`], with the library at this path.
+    ///
+    /// # Safety
+    /// As for [`Cublas::open`], and the functions of the library behave like those of cuBLAS.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the library can't be loaded, [`Error::Symbol`] if it lacks a function,
+    /// [`Error::Call`] if a call fails.
+    pub unsafe fn open_at(
+        path: &Path,
+        stream: *mut c_void,
+        workspace: u64,
+        bytes: usize,
+    ) -> Result<Self, Error> {
+        let (library, path) = load_first(vec![path.to_owned()])?;
+        // SAFETY: the caller's promise.
+        unsafe { Self::of(library, path, stream, workspace, bytes) }
+    }
+
+    /// # Safety
+    /// As for [`Cublas::open_at`].
+    unsafe fn of(
+        library: Library,
+        path: String,
+        stream: *mut c_void,
+        workspace: u64,
+        bytes: usize,
+    ) -> Result<Self, Error> {
         let functions = Functions::find(&library, &path)?;
-        // SAFETY: the functions are cuBLAS's; the caller promises the rest.
+        // SAFETY: the caller promises that the functions are cuBLAS's, and the rest.
         unsafe { Self::with(functions, Some(library), path, stream, workspace, bytes) }
     }
 
@@ -308,14 +344,18 @@ fn version_name(version: c_int) -> String {
 
 fn load() -> Result<(Library, String), Error> {
     let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
-    let candidates = match named {
+    load_first(match named {
         Some(path) => vec![PathBuf::from(path)],
         None => NAMES
             .into_iter()
             .map(PathBuf::from)
             .chain(toolkits())
             .collect(),
-    };
+    })
+}
+
+/// The first of these libraries that can be loaded, and its path.
+fn load_first(candidates: Vec<PathBuf>) -> Result<(Library, String), Error> {
     let mut tried = Vec::new();
     for path in candidates {
         // SAFETY: loading cuBLAS runs its initialisers, which run in every program linked with it.

@@ -85,6 +85,10 @@ fn a_later_bench_replaces_what_it_measured_again() {
         of(Way::Unsloth { rank: 16 }, 5.0),
     ];
     assert_eq!(all.measurements, expected);
+    // A bench whose time was over has nothing better.
+    let over = Time::Missing("the time was over".to_owned());
+    all.merge(bench(vec![measurement(OURS, Pass::Forward, over)]));
+    assert_eq!(all.measurements, expected);
 }
 
 #[test]

@@ -15,9 +15,10 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use lora_kernels_bundle::budget::Budget;
 use lora_kernels_bundle::manifest::{Kind, MANIFEST, Manifest, Program};
 use lora_kernels_bundle::results::{Bench, Build, MeasuredDevice, Outcome};
-use lora_kernels_bundle::{BENCH_RESULTS, BENCH_SHAPES, FIRST_LOOK, SUITE};
+use lora_kernels_bundle::{BENCH_RESULTS, BENCH_SECONDS, BENCH_SHAPES, FIRST_LOOK, SUITE};
 
 use output::Output;
 use process::{End, Run};
@@ -39,6 +40,10 @@ struct Arguments {
     /// The time limit of a step, or of every step
     #[arg(long, value_name = "[STEP=]SECONDS")]
     timeout: Vec<Limit>,
+    /// The time of all steps together, which cuts what would take longer; 358 if no --timeout is
+    /// given, else without a limit
+    #[arg(long)]
+    seconds: Option<u64>,
     /// The folder for results.json, results.md and log.txt
     #[arg(long)]
     output: Option<PathBuf>,
@@ -52,9 +57,18 @@ struct Suite {
     arguments: Arguments,
     manifest: Manifest,
     output: Output,
+    /// The time of all steps. Who asks for other limits of steps, and for none of the whole, gets
+    /// them however long they are.
+    budget: Budget,
     /// The folder for the programs' temporary files.
     scratch: PathBuf,
 }
+
+/// The compute capability that the kernels for Hopper run on.
+const HOPPER: &str = "9.0";
+
+/// What the bench has for writing its results after its last measurement, before it is stopped.
+const BENCH_END: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let passed = Suite::open(Arguments::parse()).and_then(|mut suite| suite.run());
@@ -70,6 +84,8 @@ fn main() -> ExitCode {
 
 impl Suite {
     fn open(arguments: Arguments) -> Result<Self, String> {
+        let whole = arguments.timeout.is_empty().then_some(steps::WHOLE);
+        let budget = Budget::new(arguments.seconds.map(Duration::from_secs).or(whole));
         let bundle = &arguments.bundle;
         let path = bundle.join(MANIFEST);
         let text = fs::read_to_string(&path)
@@ -95,6 +111,7 @@ impl Suite {
             arguments,
             manifest,
             output,
+            budget,
             scratch,
         })
     }
@@ -118,6 +135,7 @@ impl Suite {
                 continue;
             }
             match step {
+                Step::HopperTests => self.hopper_tests()?,
                 Step::FirstTests | Step::Tests => self.tests(step)?,
                 Step::Memcheck | Step::Synccheck | Step::Racecheck => self.sanitize(step)?,
                 Step::FirstBench | Step::Bench => self.bench(step)?,
@@ -139,17 +157,30 @@ impl Suite {
         Ok(passed)
     }
 
+    fn hopper_tests(&mut self) -> Result<(), String> {
+        let found = self.output.device().compute_capability.clone();
+        if found == HOPPER {
+            return self.tests(Step::HopperTests);
+        }
+        self.output.note(format!(
+            "{}: not run, because the kernels for compute capability {HOPPER} don't run on {found}",
+            Step::HopperTests.name()
+        ));
+        Ok(())
+    }
+
     fn tests(&mut self, step: Step) -> Result<(), String> {
         let end = Instant::now() + self.limit(step);
         for program in self.manifest.programs.clone() {
-            let filters = match step {
-                Step::FirstTests if program.first_look.is_empty() => continue,
-                Step::FirstTests => program.first_look.as_slice(),
-                _ => &[],
+            let chosen = match step {
+                Step::HopperTests => Some(&program.hopper),
+                Step::FirstTests => Some(&program.first_look),
+                _ => None,
             };
-            if program.kind != Kind::Test {
+            if program.kind != Kind::Test || chosen.is_some_and(Vec::is_empty) {
                 continue;
             }
+            let filters = chosen.map_or(&[][..], Vec::as_slice);
             let mut command = self.command(&self.arguments.bundle.join(&program.path));
             command.args(filters);
             let emulated = self.output.device().emulated;
@@ -244,6 +275,15 @@ impl Suite {
     }
 
     fn bench(&mut self, step: Step) -> Result<(), String> {
+        let limit = self.limit(step);
+        if limit.is_zero() {
+            let note = format!(
+                "{}: not run, because the time of the run was over",
+                step.name()
+            );
+            self.output.note(note);
+            return Ok(());
+        }
         let handed_over = self.scratch.join("bench.json");
         let _ = fs::remove_file(&handed_over);
         let mut programs = self.manifest.programs.iter();
@@ -261,6 +301,10 @@ impl Suite {
             .arg(mode)
             .args(&self.arguments.filter)
             .env(BENCH_RESULTS, &handed_over)
+            .env(
+                BENCH_SECONDS,
+                limit.saturating_sub(BENCH_END).as_secs().to_string(),
+            )
             .env("CRITERION_HOME", self.scratch.join("criterion"))
             .env(
                 BENCH_SHAPES,
@@ -274,7 +318,7 @@ impl Suite {
         log.title(step.name());
         let run = Run {
             command,
-            limit: self.limit(step),
+            limit,
             log: &log,
             echo: true,
         };
@@ -291,7 +335,12 @@ impl Suite {
         let failure = match result {
             Err(error) => Some(error),
             // Running out of time is no failure: the most informative shapes came first.
-            Ok((End::TimedOut(_), _)) if found > 0 => None,
+            Ok((end @ End::TimedOut(_), _)) if found > 0 => {
+                let (step, end) = (step.name(), end.describe());
+                let note = format!("{step}: the bench {end}: what its tables lack was not timed");
+                self.output.note(note);
+                None
+            }
             Ok((end, _)) if !end.is_success() => Some(format!(
                 "The bench of {} {}; see log.txt",
                 step.name(),
@@ -334,7 +383,8 @@ impl Suite {
     }
 
     fn limit(&self, step: Step) -> Duration {
-        steps::limit(step, &self.arguments.timeout)
+        self.budget
+            .left(steps::limit(step, &self.arguments.timeout))
     }
 }
 
