@@ -220,10 +220,14 @@ impl<'a> Call<'a> {
 }
 
 /// 1 / scaling, by which the sums of x·Wᵀ are multiplied before S·Bᵀ is added, and all by the
-/// scaling; 0 for a scaling so large or small that this order could overflow.
+/// scaling. 0, which lets S·Bᵀ come first, where that would round the sums or could overflow: for a
+/// scaling that is no power of two, or a very large or small one. So an adapter whose lora_B is zero
+/// gives the bits of the layer without it, whatever its scaling.
 fn inverse_scaling(scaling: f32) -> f32 {
     const FAR: f32 = (1 << 20) as f32;
-    if (1.0 / FAR..=FAR).contains(&scaling.abs()) {
+    const FRACTION: u32 = (1 << (f32::MANTISSA_DIGITS - 1)) - 1;
+    let is_power_of_two = scaling.to_bits() & FRACTION == 0;
+    if is_power_of_two && (1.0 / FAR..=FAR).contains(&scaling.abs()) {
         1.0 / scaling
     } else {
         0.0

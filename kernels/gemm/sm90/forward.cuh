@@ -1,7 +1,7 @@
 // y = x * W^T + bias + scaling * S * B^T for every projection, on Hopper. The low-rank step comes
 // last, so that all but its end needs nothing of the launch before: the sums are divided by the
-// scaling, S * B^T is added, and the epilogue multiplies by the scaling. Where the scaling is too
-// small or too large for that, the low-rank step comes first.
+// scaling, S * B^T is added, and the epilogue multiplies by the scaling. Where that would round the
+// sums, since the scaling is no power of two, or could overflow, the low-rank step comes first.
 #pragma once
 #include "common/accumulator.cuh"
 #include "common/table.cuh"
