@@ -220,9 +220,9 @@ impl<'a> Call<'a> {
 }
 
 /// 1 / scaling, by which the sums of x·Wᵀ are multiplied before S·Bᵀ is added, and all by the
-/// scaling. 0, which lets S·Bᵀ come first, where that would round the sums or could overflow: for a
-/// scaling that is no power of two, or a very large or small one. So an adapter whose lora_B is zero
-/// gives the bits of the layer without it, whatever its scaling.
+/// scaling. 0, which lets S·Bᵀ come first, where that would round the sums or could overflow: for
+/// a scaling that is no power of two, or a very large or small one. So an adapter whose lora_B is
+/// zero gives the bits of the layer without it, whatever its scaling.
 fn inverse_scaling(scaling: f32) -> f32 {
     const FAR: f32 = (1 << 20) as f32;
     const FRACTION: u32 = (1 << (f32::MANTISSA_DIGITS - 1)) - 1;
