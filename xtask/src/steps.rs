@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The reason why a command failed.
@@ -82,19 +83,35 @@ impl Session {
     }
 
     /// Runs a program to its end and returns its stdout. Its stderr goes where ours goes.
-    pub fn capture(&mut self, mut command: Command) -> Result<String, Failure> {
-        let name = describe(&command);
-        let started = Instant::now();
-        let output = command
-            .stderr(std::process::Stdio::inherit())
-            .output()
-            .map_err(|error| format!("can't run `{name}`: {error}"))?;
-        self.done.push((name.clone(), started.elapsed()));
-        if !output.status.success() {
-            return Err(format!("`{name}` failed: {}", output.status).into());
+    pub fn capture(&mut self, command: Command) -> Result<String, Failure> {
+        let (name, took, text) = capture(command);
+        self.done.push((name, took));
+        text
+    }
+
+    /// Runs programs to their ends, `at_once` at a time, and returns what each printed.
+    pub fn capture_all(
+        &mut self,
+        commands: Vec<Command>,
+        at_once: usize,
+    ) -> Result<Vec<String>, Failure> {
+        let mut printed = Vec::new();
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let batch: Vec<Command> = commands.by_ref().take(at_once.max(1)).collect();
+            let results: Vec<_> = thread::scope(|scope| {
+                let run = |command| scope.spawn(move || capture(command));
+                let running: Vec<_> = batch.into_iter().map(run).collect();
+                running.into_iter().map(|thread| thread.join()).collect()
+            });
+            for result in results {
+                let (name, took, text) =
+                    result.map_err(|_| "a thread that runs a program panicked".to_owned())?;
+                self.done.push((name, took));
+                printed.push(text?);
+            }
         }
-        String::from_utf8(output.stdout)
-            .map_err(|error| format!("what `{name}` printed is no text: {error}").into())
+        Ok(printed)
     }
 
     /// Prints what was run since the last summary, and how long it took.
@@ -115,6 +132,22 @@ impl Session {
         }
         eprintln!("{:>8.1} s  in all", total.as_secs_f64());
     }
+}
+
+/// The command, how long it took, and its stdout.
+fn capture(mut command: Command) -> (String, Duration, Result<String, Failure>) {
+    let name = describe(&command);
+    let started = Instant::now();
+    let output = command.stderr(std::process::Stdio::inherit()).output();
+    let text = match output {
+        Err(error) => Err(format!("can't run `{name}`: {error}")),
+        Ok(output) if !output.status.success() => {
+            Err(format!("`{name}` failed: {}", output.status))
+        }
+        Ok(output) => String::from_utf8(output.stdout)
+            .map_err(|error| format!("what `{name}` printed is no text: {error}")),
+    };
+    (name, started.elapsed(), text.map_err(Failure::from))
 }
 
 /// The command as one would type it, beginning with the variables set for it.

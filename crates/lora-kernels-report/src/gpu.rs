@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
-use ptx_emulator::counters::{Control, KernelCounters, Kind, Tally};
+use ptx_emulator::counters::{Blocks, Control, KernelCounters, Kind, Tally};
+use ptx_emulator::device::DeviceModel;
 use ptx_emulator::select;
 
 use crate::Outcome;
@@ -28,14 +29,38 @@ impl Gpu {
 
     /// Counts the launches of `call`, and returns what it returns.
     pub fn count<R>(&self, call: impl FnOnce() -> Outcome<R>) -> Outcome<(Vec<Counted>, R)> {
+        let (counters, result) = self.counters(&Blocks::All, call)?;
+        Ok((counters.iter().map(counted).collect(), result))
+    }
+
+    /// The counters of the launches of `call`, of which only these blocks run.
+    pub fn counters<R>(
+        &self,
+        blocks: &Blocks,
+        call: impl FnOnce() -> Outcome<R>,
+    ) -> Outcome<(Vec<KernelCounters>, R)> {
         self.control.reset()?;
+        self.control.run_blocks(blocks)?;
         self.control.count(true)?;
         let result = call();
         self.stream.synchronize()?;
         self.control.count(false)?;
+        self.control.run_blocks(&Blocks::All)?;
         let result = result?;
-        let counted = self.control.read()?.kernels.iter().map(counted).collect();
-        Ok((counted, result))
+        Ok((self.control.read()?.kernels, result))
+    }
+
+    /// The virtual device, whose launches are from now on run in an order that every run repeats.
+    pub fn device(&self) -> Outcome<DeviceModel> {
+        self.control.schedule("one-ahead")?;
+        let key = self.control.read()?.device;
+        let device = DeviceModel::by_name(&key);
+        Ok(device.ok_or(format!("the emulated driver names a device {key}"))?)
+    }
+
+    /// Counts the DRAM traffic of later launches, too, from an L2 that is empty at first.
+    pub fn count_dram(&self, on: bool) -> Outcome<()> {
+        Ok(self.control.dram(on)?)
     }
 }
 

@@ -1,4 +1,7 @@
-//! The counts that the counting program gives to `cargo xtask report`.
+//! The counts that the counting program gives to `cargo xtask report`, and the rule of the modelled
+//! bound.
 
+pub mod bound;
 mod derived;
 pub mod document;
+pub mod rates;

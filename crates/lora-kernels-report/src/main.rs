@@ -1,7 +1,11 @@
 //! Counts what the kernels do on the emulated device, models the traffic of layers that are too
 //! large to run, and prints JSON. `cargo xtask report` runs it and makes docs/report.md from its
 //! output.
+//!
+//! With `--bound` it prints what each launch of real layers asks of the virtual device that
+//! `PTX_EMULATOR_DEVICE` names. `--quick` has fewer sizes.
 
+mod demand;
 mod gpu;
 mod layer;
 mod model;
@@ -16,6 +20,7 @@ use half::{bf16, f16};
 use lora_kernels::DType;
 use lora_kernels::plan::Variant;
 use ptx_emulator::device::{A100, DeviceModel, H100, L40S, RTX4090};
+use serde::Serialize;
 
 use gpu::Gpu;
 use layer::Ours;
@@ -85,24 +90,32 @@ fn measure(quick: bool) -> Outcome<Document> {
 }
 
 fn main() -> ExitCode {
-    let quick = match std::env::args().nth(1).as_deref() {
-        None => false,
-        Some("--quick") => true,
-        Some(other) => {
-            eprintln!("{other}: the only argument is --quick");
-            return ExitCode::FAILURE;
+    let (mut quick, mut bound) = (false, false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--quick" => quick = true,
+            "--bound" => bound = true,
+            other => {
+                eprintln!("{other}: the arguments are --quick and --bound");
+                return ExitCode::FAILURE;
+            }
         }
+    }
+    let printed = match bound {
+        true => demand::demands(quick).and_then(|demands| print(&demands)),
+        false => measure(quick).and_then(|document| print(&document)),
     };
-    let written = measure(quick).and_then(|document| {
-        let mut out = std::io::stdout().lock();
-        serde_json::to_writer(&mut out, &document)?;
-        Ok(out.flush()?)
-    });
-    match written {
+    match printed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn print(document: &impl Serialize) -> Outcome<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, document)?;
+    Ok(out.flush()?)
 }

@@ -59,7 +59,7 @@ pub fn plans(sizes: Sizes, dtype: DType, device: &DeviceModel) -> lora_kernels::
 /// The bytes that a launch moves. `saved` holds S and the mask. `workspace` belongs to the launch's
 /// pass and holds partial sums and, in backward, T; one launch writes them and another reads them.
 /// For a backward, both are attributed to the launch that streams dy, which writes most of them.
-fn planned(
+pub fn planned(
     launch: &Launch,
     problem: &Problem,
     device: &DeviceModel,

@@ -4,6 +4,11 @@ use lora_kernels::{DType, Dropout, Problem};
 use lora_kernels_report::document::Shape;
 
 pub const SCALING: f32 = 2.0;
+pub const DROPOUT: Dropout = Dropout {
+    p: 0.1,
+    seed: 42,
+    offset: 0,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
@@ -52,10 +57,6 @@ impl Sizes {
     }
 
     pub fn dropout(self) -> Option<Dropout> {
-        self.dropout.then_some(Dropout {
-            p: 0.1,
-            seed: 42,
-            offset: 0,
-        })
+        self.dropout.then_some(DROPOUT)
     }
 }

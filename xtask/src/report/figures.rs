@@ -76,6 +76,7 @@ pub fn better(name: &str) -> Option<Better> {
         ("dram_over_compulsory", Some(Better::Lower)),
         ("product_reads_over_compulsory", Some(Better::Lower)),
         ("wave_efficiency_percent", Some(Better::Higher)),
+        ("over_plain", Some(Better::Lower)),
     ];
     kernels
         .chain(executed)
@@ -142,7 +143,7 @@ pub fn wgmma_row(kernel: &Compiled) -> Option<(String, Vec<Value>)> {
     Some((kernel_row(kernel).0, row))
 }
 
-fn prefix(who: &str) -> String {
+pub fn prefix(who: &str) -> String {
     if who == OURS {
         String::new()
     } else {

@@ -7,12 +7,17 @@ use super::goals::{Goal, Outcome};
 use super::kernels::Compiled;
 use super::loops::Math;
 use super::peers;
+use super::{bound, chart};
+use lora_kernels_report::bound::Demands;
 use lora_kernels_report::document::{Document, OURS, Plan};
 
-const INTRODUCTION: &str = "# What the kernels cost, without a clock
+const TITLE: &str = "# What the kernels cost, without a clock
+";
 
-No GPU was used and nothing here is a time. Registers, shared memory and instructions are of the machine code that nvcc made; launches, sectors,
-wavefronts and matrix work were counted on the emulated device; DRAM bytes come from its L2 model (`crates/ptx-emulator/README.md`, \"DRAM traffic\").
+const INTRODUCTION: &str = "
+No GPU was used, and no time here was measured: times are modelled. Registers, shared memory and instructions are of the machine code that nvcc made;
+launches, sectors, wavefronts and matrix work were counted on the emulated device; DRAM bytes come from its L2 model
+(`crates/ptx-emulator/README.md`, \"DRAM traffic\").
 
 `cargo xtask report` writes this page and `report.json`; `cargo xtask report --check` compares a quick form of it with the committed one and fails
 where a figure got worse.
@@ -31,12 +36,21 @@ const METHOD: &str = "## How it is measured
   earlier launch may have left in L2. Compulsory are the caller's tensors, each once per pass.
 - **Waves**: a multiprocessor does its tiles one after the other, however many of its blocks share it. Efficiency is the tiles over those that all
   multiprocessors could have done while the one with most was busy.
-- Of the goals, one is not here: a call's cost on the host is a time.
+- Of the goals, one is not here: a call's cost on the host is a time, which only a clock tells.
 ";
 
-pub fn markdown(nvcc: &str, kernels: &[Compiled], document: &Document, goals: &[Goal]) -> String {
-    let mut text = INTRODUCTION.to_owned();
+pub fn markdown(
+    nvcc: &str,
+    kernels: &[Compiled],
+    document: &Document,
+    demands: &[Demands],
+    goals: &[Goal],
+) -> String {
+    let mut text = TITLE.to_owned();
+    let _ = writeln!(text, "\n![{}](report.svg)", chart::description(demands));
+    text.push_str(INTRODUCTION);
     goal_table(&mut text, goals);
+    bound::markdown(&mut text, demands);
     kernel_tables(&mut text, nvcc, kernels);
     wgmma_table(&mut text, kernels);
     executed(&mut text, document);
@@ -254,7 +268,7 @@ fn wgmma_row(kernel: &Compiled) -> Option<Vec<String>> {
 }
 
 /// A symbol without the parts that all symbols share.
-fn short(symbol: &str) -> String {
+pub fn short(symbol: &str) -> String {
     let parts = symbol
         .split('_')
         .filter(|part| !["", "lora", "sm80"].contains(part));

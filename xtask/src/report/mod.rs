@@ -1,6 +1,8 @@
 //! docs/report.md and docs/report.json: what the kernels cost, as far as that is known without a
 //! GPU, compared with the goals.
 
+mod bound;
+mod chart;
 mod figures;
 mod flow;
 mod goals;
@@ -31,6 +33,7 @@ use store::Report;
 const PACKAGE: &str = "lora-kernels-report";
 const JSON: &str = "docs/report.json";
 const MARKDOWN: &str = "docs/report.md";
+const CHART: &str = "docs/report.svg";
 
 /// The quick form looks only at the machine code for these architectures.
 const QUICK_ARCHS: [&str; 2] = ["80", "90a"];
@@ -40,8 +43,11 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     let built = build(session)?;
     let document = measure(session, &built.program, check)?;
     let kernels = disassemble(session, &nvcc, &built.images, check, &document)?;
-    let figures = figures::figures(&document);
-    let goals = goals::goals(&kernels, &built.units, &built.remarks, &document);
+    let demands = bound::measure(session, &built.program, check)?;
+    let mut figures = figures::figures(&document);
+    figures.extend(bound::figures(&demands));
+    let mut goals = goals::goals(&kernels, &built.units, &built.remarks, &document);
+    goals.extend(bound::goals(&demands));
     let report = Report {
         nvcc: version(&nvcc),
         kernels: &kernels,
@@ -52,7 +58,9 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
         return compare(session, &report);
     }
     write(session, JSON, &report.to_json())?;
-    let text = markdown::markdown(&report.nvcc, &kernels, &document, &goals);
+    let chart = chart::svg(&demands).map_err(|error| format!("can't draw {CHART}: {error}"))?;
+    write(session, CHART, &chart)?;
+    let text = markdown::markdown(&report.nvcc, &kernels, &document, &demands, &goals);
     write(session, MARKDOWN, &text)
 }
 
@@ -142,18 +150,24 @@ fn embedded(source: &str) -> Vec<&str> {
 }
 
 fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Document, Failure> {
-    let mut command = Command::new(program);
+    // This virtual device has the largest limits.
+    let mut command = counting(program, "h100");
     if quick {
         command.arg("--quick");
     }
-    // This virtual device has the largest limits. Rounding doesn't matter for counts, and the tests
-    // check every launch.
-    command.env("PTX_EMULATOR_DEVICE", "h100");
-    command.env("PTX_EMULATOR_NUMERICS", "f32fma");
-    command.env("PTX_EMULATOR_CHECKS", "off");
     let text = session.capture(command)?;
     let document = serde_json::from_str(&text);
     document.map_err(|error| format!("can't read what {PACKAGE} printed: {error}").into())
+}
+
+/// The counting program on a virtual device. Rounding doesn't matter for counts, and the tests check
+/// every launch.
+fn counting(program: &Path, device: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PTX_EMULATOR_DEVICE", device);
+    command.env("PTX_EMULATOR_NUMERICS", "f32fma");
+    command.env("PTX_EMULATOR_CHECKS", "off");
+    command
 }
 
 /// The version that nvcc prints as `V13.0.88`, without the V.

@@ -2,15 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::op::{Async, Bulk, ClusterOp, Move, Op, WarpOp, Wgmma, Window};
+use crate::decode::op::{Async, Bulk, CarryOp, ClusterOp, IntOp, Move, Op, WarpOp, Wgmma, Window};
 
 /// The sort of a warp instruction. Generic addresses are counted as such, whatever space they lead
 /// to at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Integer and logic operations, comparisons and selections of any type.
+    /// Integer and logic operations but [`Kind::Multiply`], comparisons and selections of any type.
     Integer,
+    /// Integer multiplications, with an addition or without, and sums of products: units of a GPU
+    /// other than those of [`Kind::Integer`] compute them.
+    Multiply,
     /// Float arithmetic, packed halves included.
     Float,
     /// Approximations: `ex2`, `rsqrt`, `rcp.approx` and their like.
@@ -105,6 +108,8 @@ impl Kind {
                 | Move::Pack(_)
                 | Move::Unpack(_),
             ) => Kind::Move,
+            Op::Int(op, _) if multiplies(op) => Kind::Multiply,
+            Op::Carry(CarryOp::MadLo | CarryOp::MadHi, _) => Kind::Multiply,
             Op::Int(..) | Op::Carry(..) | Op::Bits(..) | Op::Lop3(_) => Kind::Integer,
             Op::Compare(_) | Op::Select(_) | Op::PredLogic(_) => Kind::Integer,
             Op::F32(..) | Op::F64(..) | Op::Half(..) => Kind::Float,
@@ -160,4 +165,23 @@ impl Kind {
             Op::Wgmma(_) => Kind::WgmmaGroup,
         }
     }
+}
+
+fn multiplies(op: &IntOp) -> bool {
+    matches!(
+        op,
+        IntOp::MulLo
+            | IntOp::MulHi
+            | IntOp::MulWide
+            | IntOp::MadLo
+            | IntOp::MadHi
+            | IntOp::MadWide
+            | IntOp::MadHiSat
+            | IntOp::Mul24Lo
+            | IntOp::Mul24Hi
+            | IntOp::Mad24Lo
+            | IntOp::Mad24Hi
+            | IntOp::Dp4a(..)
+            | IntOp::Dp2a(..)
+    )
 }
