@@ -23,9 +23,7 @@ const CANDLE_FILES: [&str; 10] = [
 ];
 
 pub fn conformance(session: &mut Session, regenerate: bool) -> Result<(), Failure> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let folder = session.root().join(target).join("conformance");
+    let folder = folder(session);
     if regenerate {
         let packages = folder.join("triton");
         pip::ensure(session, TRITON, &packages)?;
@@ -70,14 +68,11 @@ fn compiler(nvcc: &Nvcc) -> Command {
 }
 
 fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Result<(), Failure> {
-    let packages = folder.join("cutlass");
-    pip::ensure(session, CUTLASS, &packages)?;
+    let source = cutlass_source(session, folder)?;
     make_folder(to)?;
     for (name, define) in [("f16", "GEMM_F16"), ("bf16", "GEMM_BF16")] {
         let mut command = compiler(nvcc);
-        command
-            .arg("-I")
-            .arg(packages.join("cutlass_library/source/include"));
+        command.arg("-I").arg(source.join("include"));
         command.arg(format!("-D{define}")).arg("-o");
         command.arg(to.join(format!("gemm_{name}.ptx"))).arg(GEMM);
         command.current_dir(session.root());
@@ -87,8 +82,7 @@ fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resu
         let mut command = Command::new(&nvcc.path);
         command.args("-O3 -std=c++17 --expt-relaxed-constexpr --disable-warnings".split(' '));
         command.args("-gencode arch=compute_90a,code=compute_90a --cudart none".split(' '));
-        for include in ["include", "tools/util/include"] {
-            let source = packages.join("cutlass_library/source");
+        for include in CUTLASS_INCLUDES {
             command.arg("-I").arg(source.join(include));
         }
         command.arg(format!("-D{define}")).arg("-o");
@@ -103,8 +97,23 @@ fn cutlass(session: &mut Session, nvcc: &Nvcc, folder: &Path, to: &Path) -> Resu
     Ok(())
 }
 
+/// The folders of CUTLASS's sources that hold headers.
+pub const CUTLASS_INCLUDES: [&str; 2] = ["include", "tools/util/include"];
+
+/// The sources of CUTLASS, as PyPI has them, in a folder of packages.
+pub fn cutlass_source(session: &mut Session, folder: &Path) -> Result<PathBuf, Failure> {
+    let packages = folder.join("cutlass");
+    pip::ensure(session, CUTLASS, &packages)?;
+    Ok(packages.join("cutlass_library/source"))
+}
+
+/// The folder of the packages and programs of others.
+pub fn folder(session: &Session) -> PathBuf {
+    session.target().join("conformance")
+}
+
 /// The sources of the CUDA runtime that uses documented entry points of the driver only.
-fn runtime_sources(session: &Session) -> Result<Vec<PathBuf>, Failure> {
+pub fn runtime_sources(session: &Session) -> Result<Vec<PathBuf>, Failure> {
     let folder = session.root().join(RUNTIME);
     let failed = |error| format!("can't read {}: {error}", folder.display());
     let mut sources = Vec::new();

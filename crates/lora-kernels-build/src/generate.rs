@@ -66,6 +66,15 @@ impl Table {
         format!("lora_{unit}__{tile}_{}", ACCESSES[symbol.access].0)
     }
 
+    /// The number of stages of each kernel that has some, by its symbol.
+    pub fn stages(&self) -> Vec<(String, u32)> {
+        let stages = self.symbols().filter_map(|symbol| {
+            let stages = symbol.kernel.stages?;
+            Some((self.name(&symbol), stages))
+        });
+        stages.collect()
+    }
+
     /// The `.cu` files.
     pub fn units(&self) -> Vec<Unit> {
         let mut units: Vec<Unit> = Vec::new();

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// The name of lora-kernels beside the peers.
 pub const OURS: &str = "lora-kernels";
+/// The layer in launches of CUTLASS's GEMM for sm_90: three of a forward, five of a backward.
+pub const CUTLASS: &str = "CUTLASS, launch by launch";
+/// The product with the weight alone.
+pub const CUTLASS_PLAIN: &str = "CUTLASS, plain product";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
@@ -12,12 +16,28 @@ pub struct Document {
     pub plans: Vec<Plan>,
 }
 
+/// What CUTLASS's kernels do; printed on its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cutlass {
+    pub kernels: Vec<PeerKernel>,
+    pub runs: Vec<Run>,
+}
+
 /// A kernel in the host's terms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kernel {
     pub symbol: String,
     pub threads: u32,
     pub dynamic_shared: u32,
+}
+
+/// A kernel of a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerKernel {
+    pub symbol: String,
+    pub threads: u32,
+    pub dynamic_shared: u32,
+    pub stages: u32,
 }
 
 /// The sizes of a layer.
@@ -63,10 +83,17 @@ pub struct Counted {
     /// held as many bytes.
     pub sectors: f64,
     pub ideal_sectors: f64,
+    /// What multicast brought to blocks, each block's by itself; in `sectors` it is once.
+    pub multicast_sectors: f64,
     /// Wavefronts of ldmatrix and cp.async.
     pub tile_wavefronts: f64,
     pub tile_ideal_wavefronts: f64,
-    /// Wavefronts of other accesses to shared memory.
+    /// The part of `mma_flops` that is wgmma's, and the wavefronts of the operands that it reads.
+    pub wgmma_flops: f64,
+    pub wgmma_wavefronts: f64,
+    /// Wavefronts of bulk copies.
+    pub bulk_wavefronts: f64,
+    /// Wavefronts of all accesses to shared memory but ldmatrix and cp.async.
     pub other_wavefronts: f64,
     pub other_ideal_wavefronts: f64,
 }

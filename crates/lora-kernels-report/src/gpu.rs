@@ -64,12 +64,14 @@ impl Gpu {
     }
 }
 
-fn counted(kernel: &KernelCounters) -> Counted {
+/// The launches of a kernel.
+pub fn counted(kernel: &KernelCounters) -> Counted {
     let scaled = |count: u64| kernel.estimate(count).unwrap_or_default();
     let sum = |kinds: &[Kind], of: fn(Tally) -> u64| {
         scaled(kinds.iter().map(|&kind| of(kernel.kind(kind))).sum())
     };
     let tile = [Kind::LoadMatrix, Kind::CopyAsync];
+    let bulk = [Kind::BulkLoad, Kind::BulkStore, Kind::BulkReduce];
     let (taken, ideal) = (
         |tally: Tally| tally.wavefronts,
         |tally: Tally| tally.ideal_wavefronts,
@@ -82,6 +84,10 @@ fn counted(kernel: &KernelCounters) -> Counted {
         mma_flops: scaled(kernel.total.mma_flops),
         sectors: scaled(kernel.total.sectors),
         ideal_sectors: scaled(kernel.total.ideal_sectors),
+        multicast_sectors: scaled(kernel.total.multicast_sectors),
+        wgmma_flops: sum(&[Kind::Wgmma], |tally| tally.mma_flops),
+        wgmma_wavefronts: sum(&[Kind::Wgmma], taken),
+        bulk_wavefronts: sum(&bulk, taken),
         tile_wavefronts: sum(&tile, taken),
         tile_ideal_wavefronts: sum(&tile, ideal),
         other_wavefronts: scaled(kernel.total.wavefronts) - sum(&tile, taken),

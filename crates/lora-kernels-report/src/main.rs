@@ -3,8 +3,10 @@
 //! output.
 //!
 //! With `--bound` it prints what each launch of real layers asks of the virtual device that
-//! `PTX_EMULATOR_DEVICE` names. `--quick` has fewer sizes.
+//! `PTX_EMULATOR_DEVICE` names. `--quick` has fewer sizes. With `--cutlass PROGRAM` it counts what
+//! CUTLASS's kernels do instead.
 
+mod cutlass;
 mod demand;
 mod gpu;
 mod layer;
@@ -14,6 +16,7 @@ mod sizes;
 
 use std::error::Error;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use half::{bf16, f16};
@@ -24,7 +27,7 @@ use serde::Serialize;
 
 use gpu::Gpu;
 use layer::Ours;
-use lora_kernels_report::document::{Document, Kernel};
+use lora_kernels_report::document::{Cutlass, Document, Kernel};
 use sizes::Sizes;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -89,21 +92,40 @@ fn measure(quick: bool) -> Outcome<Document> {
     })
 }
 
+/// The counts of CUTLASS's kernels, of a program that was compiled from them.
+fn measure_cutlass(program: &Path) -> Outcome<Cutlass> {
+    let program = cutlass::Program::new(program)?;
+    Ok(Cutlass {
+        kernels: program.kernels()?,
+        runs: program.runs(EXECUTED_LARGE, MULTIPROCESSORS)?,
+    })
+}
+
+fn print(document: &impl Serialize) -> Outcome<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, document)?;
+    Ok(out.flush()?)
+}
+
 fn main() -> ExitCode {
-    let (mut quick, mut bound) = (false, false);
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--quick" => quick = true,
-            "--bound" => bound = true,
-            other => {
-                eprintln!("{other}: the arguments are --quick and --bound");
-                return ExitCode::FAILURE;
-            }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let quick = words.contains(&"--quick");
+    let printed = match words.as_slice() {
+        [] | ["--quick"] => measure(quick).and_then(|document| print(&document)),
+        ["--bound"] | ["--bound", "--quick"] | ["--quick", "--bound"] => {
+            demand::demands(quick).and_then(|demands| print(&demands))
         }
-    }
-    let printed = match bound {
-        true => demand::demands(quick).and_then(|demands| print(&demands)),
-        false => measure(quick).and_then(|document| print(&document)),
+        ["--cutlass", program] => {
+            measure_cutlass(Path::new(program)).and_then(|document| print(&document))
+        }
+        other => {
+            eprintln!(
+                "{}: the arguments are --quick and --bound, or --cutlass PROGRAM",
+                other.join(" ")
+            );
+            return ExitCode::FAILURE;
+        }
     };
     match printed {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,10 +134,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn print(document: &impl Serialize) -> Outcome<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, document)?;
-    Ok(out.flush()?)
 }

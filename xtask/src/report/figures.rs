@@ -143,6 +143,11 @@ pub fn wgmma_row(kernel: &Compiled) -> Option<(String, Vec<Value>)> {
     Some((kernel_row(kernel).0, row))
 }
 
+/// The name of a peer's row.
+pub fn peers_key(key: &str) -> String {
+    format!("{PEERS}{key}")
+}
+
 pub fn prefix(who: &str) -> String {
     if who == OURS {
         String::new()

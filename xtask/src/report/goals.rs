@@ -339,11 +339,11 @@ fn modelled(document: &Document) -> Vec<Goal> {
         goal(
             "DRAM reads over compulsory, product of 8192x4096x4096, H100",
             Lower,
-            2.9,
-            Some(2.4),
+            2.4,
+            Some(2.2),
             "",
         )
-        .from("LoRAFusion's raster: 3.8, same model")
+        .from("LoRAFusion's raster: 3.8, same model; bands of 8 tiles without clusters: 2.307")
         .worst(reads),
         goal(
             "DRAM bytes, layer of 8192x4096x4096 r16 with dropout, H100",

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use super::figures::{Better, over, rounded};
 use super::goals::{Goal, Outcome};
+use super::hopper_tables as hopper;
 use super::kernels::Compiled;
 use super::loops::Math;
 use super::peers;
+use super::store::Report;
 use super::{bound, chart};
 use lora_kernels_report::bound::Demands;
 use lora_kernels_report::document::{Document, OURS, Plan};
@@ -39,20 +41,21 @@ const METHOD: &str = "## How it is measured
 - Of the goals, one is not here: a call's cost on the host is a time, which only a clock tells.
 ";
 
+/// The page. `stages` are those of our kernels, by symbol.
 pub fn markdown(
-    nvcc: &str,
-    kernels: &[Compiled],
+    report: &Report<'_>,
     document: &Document,
     demands: &[Demands],
-    goals: &[Goal],
+    stages: &[(String, u32)],
 ) -> String {
     let mut text = TITLE.to_owned();
     let _ = writeln!(text, "\n![{}](report.svg)", chart::description(demands));
     text.push_str(INTRODUCTION);
-    goal_table(&mut text, goals);
+    goal_table(&mut text, report.goals);
     bound::markdown(&mut text, demands);
-    kernel_tables(&mut text, nvcc, kernels);
-    wgmma_table(&mut text, kernels);
+    kernel_tables(&mut text, &report.nvcc, report.kernels);
+    hopper::loops(&mut text, report, stages);
+    hopper::beside_cutlass(&mut text, document);
     executed(&mut text, document);
     modelled(&mut text, document);
     peers::table(&mut text, document);
@@ -204,67 +207,6 @@ fn kernel_row(kernel: &Compiled) -> Vec<String> {
     }
     row.push(kernel.float_atomics.to_string());
     row
-}
-
-/// The most frequent other instructions that are named.
-const OTHERS: usize = 6;
-
-fn wgmma_table(text: &mut String, kernels: &[Compiled]) {
-    if kernels.iter().all(|kernel| kernel.wgmma.is_none()) {
-        return;
-    }
-    text.push_str(
-        "\n### The loops of wgmma\n\nThe consumers' main loop of the kernels for sm_90a, as far as it is the same for each turn: a wait that fails tries again \
-         elsewhere. Barrier operations are tests of a phase and arrivals, per 64 of depth and warpgroup; registers are those of a thread at the start, of \
-         a producer and of a consumer. `LDSM`, `STSM`, TMA's loads and stores of tensors, and accesses to local memory are of the whole kernel.\n",
-    );
-    let head = [
-        "kernel",
-        "wgmma",
-        "depth",
-        "instructions",
-        "per wgmma",
-        "barrier operations",
-        "groups in flight at the wait",
-        "registers",
-        "LDSM",
-        "STSM",
-        "TMA loads",
-        "TMA stores",
-        "local",
-        "others in the loop",
-    ];
-    table(text, &head, kernels.iter().filter_map(wgmma_row));
-}
-
-fn wgmma_row(kernel: &Compiled) -> Option<Vec<String>> {
-    let wgmma = kernel.wgmma.as_ref()?;
-    let known = |value: Option<u32>| value.map_or("–".to_owned(), |value| value.to_string());
-    let others = wgmma.others.iter().take(OTHERS);
-    let others: Vec<String> = others
-        .map(|(name, count)| format!("{count} {name}"))
-        .collect();
-    Some(vec![
-        short(&kernel.resources.symbol),
-        format!("{} m64n{}k16", wgmma.products, wgmma.columns),
-        wgmma.depth.to_string(),
-        wgmma.instructions.to_string(),
-        format!("{:.1}", wgmma.instructions_per_product()),
-        rounded(wgmma.barrier_operations()).to_string(),
-        known(wgmma.in_flight),
-        format!(
-            "{}, {}, {}",
-            kernel.resources.registers,
-            known(wgmma.fewer_registers),
-            known(wgmma.more_registers)
-        ),
-        wgmma.ldsm.to_string(),
-        wgmma.stsm.to_string(),
-        wgmma.tma_loads.to_string(),
-        wgmma.tma_stores.to_string(),
-        wgmma.local.to_string(),
-        others.join(", "),
-    ])
 }
 
 /// A symbol without the parts that all symbols share.

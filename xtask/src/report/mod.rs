@@ -3,10 +3,12 @@
 
 mod bound;
 mod chart;
+mod cutlass;
 mod figures;
 mod flow;
 mod goals;
 mod hopper;
+mod hopper_tables;
 mod kernels;
 mod loops;
 mod markdown;
@@ -27,6 +29,7 @@ use crate::toolchain;
 use kernels::Compiled;
 use lora_kernels_build::nvcc::Nvcc;
 use lora_kernels_build::ptxas::Remark;
+use lora_kernels_build::table;
 use lora_kernels_report::document::Document;
 use store::Report;
 
@@ -41,9 +44,15 @@ const QUICK_ARCHS: [&str; 2] = ["80", "90a"];
 pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
     let built = build(session)?;
-    let document = measure(session, &built.program, check)?;
+    let mut document = measure(session, &built.program, check)?;
     let kernels = disassemble(session, &nvcc, &built.images, check, &document)?;
     let demands = bound::measure(session, &built.program, check)?;
+    let mut cutlass = Vec::new();
+    if !check {
+        let peer = cutlass::measure(session, &nvcc, &built.program)?;
+        document.runs.extend(peer.runs);
+        cutlass = peer.kernels;
+    }
     let mut figures = figures::figures(&document);
     figures.extend(bound::figures(&demands));
     let mut goals = goals::goals(&kernels, &built.units, &built.remarks, &document);
@@ -51,6 +60,7 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     let report = Report {
         nvcc: version(&nvcc),
         kernels: &kernels,
+        cutlass: &cutlass,
         figures: &figures,
         goals: &goals,
     };
@@ -60,8 +70,16 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     write(session, JSON, &report.to_json())?;
     let chart = chart::svg(&demands).map_err(|error| format!("can't draw {CHART}: {error}"))?;
     write(session, CHART, &chart)?;
-    let text = markdown::markdown(&report.nvcc, &kernels, &document, &demands, &goals);
+    let text = markdown::markdown(&report, &document, &demands, &stages(session)?);
     write(session, MARKDOWN, &text)
+}
+
+/// The number of stages of our kernels, by symbol.
+fn stages(session: &Session) -> Result<Vec<(String, u32)>, Failure> {
+    let path = session.root().join(table::PATH);
+    let text = fs::read_to_string(&path)
+        .map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    Ok(table::parse(&text)?.stages())
 }
 
 fn write(session: &Session, file: &str, text: &str) -> Result<(), Failure> {
@@ -190,28 +208,11 @@ fn disassemble(
     quick: bool,
     document: &Document,
 ) -> Result<Vec<Compiled>, Failure> {
-    let cuobjdump = nvcc
-        .path
-        .with_file_name("cuobjdump")
-        .with_extension(std::env::consts::EXE_EXTENSION);
-    if !cuobjdump.is_file() {
-        return Err(format!(
-            "there is no {}: install the CUDA toolkit's cuobjdump and nvdisasm, or unset NVCC and CUDA_HOME and run `cargo xtask setup`",
-            cuobjdump.display()
-        )
-        .into());
-    }
     let mut all = Vec::new();
     for image in images {
-        let mut list = |what: &str| {
-            let mut command = Command::new(&cuobjdump);
-            command.arg(what).arg(image);
-            if quick {
-                command.args(["-arch".to_owned(), format!("sm_{}", quick_arch(image))]);
-            }
-            session.capture(command)
-        };
-        let (sass, usage) = (list("-sass")?, list("-res-usage")?);
+        let arch = quick.then(|| quick_arch(image));
+        let sass = list(session, nvcc, image, "-sass", arch)?;
+        let usage = list(session, nvcc, image, "-res-usage", arch)?;
         all.extend(kernels::compiled(&sass, &usage, &document.variants)?);
     }
     if let Some(missing) = document.variants.iter().find(|variant| {
@@ -236,6 +237,33 @@ fn disassemble(
         )
     });
     Ok(all)
+}
+
+/// What cuobjdump says of an image or a program: of all its code, or of that for one architecture.
+fn list(
+    session: &mut Session,
+    nvcc: &Nvcc,
+    image: &Path,
+    what: &str,
+    arch: Option<&str>,
+) -> Result<String, Failure> {
+    let cuobjdump = nvcc
+        .path
+        .with_file_name("cuobjdump")
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    if !cuobjdump.is_file() {
+        return Err(format!(
+            "there is no {}: install the CUDA toolkit's cuobjdump and nvdisasm, or unset NVCC and CUDA_HOME and run `cargo xtask setup`",
+            cuobjdump.display()
+        )
+        .into());
+    }
+    let mut command = Command::new(&cuobjdump);
+    command.arg(what).arg(image);
+    if let Some(arch) = arch {
+        command.args(["-arch".to_owned(), format!("sm_{arch}")]);
+    }
+    session.capture(command)
 }
 
 /// The one of [`QUICK_ARCHS`] that an image has machine code for: a unit's name says which

@@ -6,9 +6,12 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::figures::{Better, KERNEL_COLUMNS, WGMMA_COLUMNS, better, kernel_row, wgmma_row};
+use super::figures::{
+    Better, KERNEL_COLUMNS, WGMMA_COLUMNS, better, kernel_row, peers_key, wgmma_row,
+};
 use super::goals::{Goal, Outcome};
 use super::kernels::Compiled;
+use lora_kernels_report::document::PeerKernel;
 
 const SCHEMA: u32 = 2;
 
@@ -16,6 +19,8 @@ const SCHEMA: u32 = 2;
 pub struct Report<'a> {
     pub nvcc: String,
     pub kernels: &'a [Compiled],
+    /// CUTLASS's kernels; none in the quick form.
+    pub cutlass: &'a [(Compiled, PeerKernel)],
     pub figures: &'a BTreeMap<String, f64>,
     pub goals: &'a [Goal],
 }
@@ -36,7 +41,11 @@ impl Report<'_> {
             rows.map(|(key, row)| (key, Value::from(row))),
         );
         text.push_str(",\n");
-        let rows = self.kernels.iter().filter_map(wgmma_row);
+        let peers = self.cutlass.iter().map(|(kernel, _)| kernel);
+        let peers = peers
+            .filter_map(wgmma_row)
+            .map(|(key, row)| (peers_key(&key), row));
+        let rows = self.kernels.iter().filter_map(wgmma_row).chain(peers);
         section(
             &mut text,
             "wgmma_kernels",
@@ -244,6 +253,7 @@ mod tests {
         Report {
             nvcc: "13.0".to_owned(),
             kernels: &[],
+            cutlass: &[],
             figures,
             goals: &[],
         }
