@@ -41,3 +41,41 @@ pub(super) fn slab(splits: u64, tiles: u64, in_l2: bool, device: &DeviceProps) -
     let read = element * PER_INGRESS_BYTE.max(together * readers) * splits as f64;
     write + read
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn slabs_cost_more_the_more_a_block_has_to_read_alone() {
+        let device = DeviceProps::h100();
+        let all_read = slab(2, 132, true, &device);
+        // Each writes its own, and reads those of two, at the rate of L2 for all.
+        assert!((all_read - 4.0 * PER_L2_BYTE * 3.0).abs() < 1e-9);
+        // One block reads no faster than a multiprocessor takes bytes in.
+        let alone = slab(16, 1, true, &device);
+        assert!((alone - 4.0 * (PER_L2_BYTE + 16.0 * PER_INGRESS_BYTE)).abs() < 1e-9);
+        assert!(slab(16, 1, false, &device) > alone);
+    }
+
+    #[test]
+    fn mma_sync_reaches_two_thirds_and_clusters_help_what_l2_limits() {
+        for variant in Variant::all().filter(|variant| variant.dtype == DType::BF16) {
+            if !variant.tile.name.starts_with('m') || variant.tile.depth == 0 {
+                continue;
+            }
+            let (one, two) = (quality(variant, 1), quality(variant, 2));
+            let most = match variant.arch {
+                Arch::Sm80 => variant.quality() * 2.0 / 3.0,
+                Arch::Sm90a => variant.quality(),
+            };
+            assert!(
+                one > 0.0 && one <= two && two <= most,
+                "{variant}: {one} {two}"
+            );
+            let limited = variant.block() == (64, 128);
+            assert!(!limited || one < two, "{variant}: {one} {two}");
+        }
+    }
+}

@@ -149,3 +149,26 @@ fn schedule(launch: &Launch) -> Option<Schedule> {
         serpentine: schedule.serpentine,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ptx_emulator::device::{H100, H200};
+
+    use super::*;
+
+    /// Pairs of blocks go through the output as single ones would, so the last turn's operands are
+    /// found in L2 as often.
+    #[test]
+    fn hopper_reads_a_large_layer_from_dram_little_more_than_twice() {
+        for device in [H100, H200] {
+            let sizes = Sizes::new(8192, 4096, 4096, 16).with_dropout(true);
+            for plan in plans(sizes, DType::BF16, &device).expect("plans") {
+                let (_, product) = plan.product().expect("a product");
+                assert_eq!(product.tile, (128, 256, 64), "{}", plan.name());
+                assert_eq!((product.tiles, product.blocks), (1024, 128));
+                let reads = product.reads_over_compulsory();
+                assert!(reads > 1.0 && reads <= 2.4, "{}: {reads}", plan.name());
+            }
+        }
+    }
+}

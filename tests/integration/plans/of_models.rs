@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use lora_kernels::plan::Launch;
+use lora_kernels::plan::{Arch, Launch};
 use lora_kernels::{BackwardPlan, DType, DeviceProps, ForwardPlan, Problem, Projection};
 
 use super::models::{self, ModelLayer};
@@ -33,8 +33,17 @@ fn gemm(launch: &Launch) -> String {
         1 => String::new(),
         splits => format!("/{splits}"),
     };
+    // Only where there are two architectures to choose from.
+    let arch = match launch.variant.arch {
+        Arch::Sm90a => "sm90a ",
+        _ => "",
+    };
+    let cluster = match schedule.cluster {
+        1 => String::new(),
+        blocks => format!(" c{blocks}"),
+    };
     format!(
-        "{} {}x{}{splits} by {} g{} {:.0}%",
+        "{arch}{} {}x{}{splits} by {}{cluster} g{} {:.0}%",
         tile(launch),
         schedule.tiles_m,
         schedule.tiles_n,
