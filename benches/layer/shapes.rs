@@ -91,8 +91,8 @@ const TOKENS: [usize; 3] = [512, 2048, 8192];
 /// The layers that people train most.
 const FIRST_LOOK: [Shape; 2] = [shape(8192, 4096, &[4096]), shape(2048, 4096, &[11008])];
 
-/// What the suite has to time: an attention output, the gate of a Llama-2-7B, a wide layer, and q, k
-/// and v of a Llama-3-8B.
+/// What the suite has to time: an attention output, the gate of a Llama-2-7B, a wide layer, and q,
+/// k and v of a Llama-3-8B.
 const SUITE: [Shape; 4] = [
     shape(8192, 4096, &[4096]),
     shape(2048, 4096, &[11008]),

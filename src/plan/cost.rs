@@ -25,10 +25,11 @@
 //! equal scores, the larger tile wins. If tiles fill the output, the winner is the largest tile
 //! with a high wave efficiency.
 //!
-//! On compute capability 9.0, kernels with `wgmma` and with `mma.sync` compete where tensor maps can
-//! describe the operands, and [`hopper`] has the costs of both. Clusters are further candidates: their blocks compute tiles one below the
-//! other, and each reads a part of the weight's columns for all. So tile rows count in whole
-//! clusters. Among equal scores, clusters win: they read less from L2.
+//! On compute capability 9.0, kernels with `wgmma` and with `mma.sync` compete where tensor maps
+//! can describe the operands, and [`hopper`] has the costs of both. Clusters are further
+//! candidates: their blocks compute tiles one below the other, and each reads a part of the
+//! weight's columns for all. So tile rows count in whole clusters. Among equal scores, clusters
+//! win: they read less from L2.
 
 use super::gemm::Product;
 use super::{Arch, DeviceProps, Schedule, Variant, hopper};

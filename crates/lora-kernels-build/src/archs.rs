@@ -120,8 +120,8 @@ pub fn targets(compute: Arch, devices: &[Arch]) -> Vec<Arch> {
     devices.iter().filter(runs).copied().collect()
 }
 
-/// Whether code compiled for `compute` is of use where these devices are asked for. Without a suffix
-/// it always is: its PTX serves later devices as well.
+/// Whether code compiled for `compute` is of use where these devices are asked for. Without a
+/// suffix it always is: its PTX serves later devices as well.
 pub fn is_for(compute: Arch, devices: &[Arch]) -> bool {
     compute.suffix.is_none() || !targets(compute, devices).is_empty()
 }

@@ -13,8 +13,8 @@ pub const BENCH_RESULTS: &str = "LORA_KERNELS_BENCH_RESULTS";
 /// The environment variable that asks the bench for a part of its shapes: [`FIRST_LOOK`] or
 /// [`SUITE`].
 pub const BENCH_SHAPES: &str = "LORA_KERNELS_BENCH_SHAPES";
-/// The environment variable with the seconds that the bench may take. It begins no measurement after
-/// them, and records what it left out.
+/// The environment variable with the seconds that the bench may take. It begins no measurement
+/// after them, and records what it left out.
 pub const BENCH_SECONDS: &str = "LORA_KERNELS_BENCH_SECONDS";
 /// Two shapes, which take some twenty seconds.
 pub const FIRST_LOOK: &str = "first-look";

@@ -78,8 +78,8 @@ pub(super) fn merge(dtype: DType, access: Access) -> Option<(Variant, Variant)> 
 mod tests {
     use super::*;
 
-    /// One block of four warps gives each scheduler of a multiprocessor a single warp: nothing hides
-    /// its waits.
+    /// One block of four warps gives each scheduler of a multiprocessor a single warp: nothing
+    /// hides its waits.
     #[test]
     fn two_blocks_of_a_gemm_fit_a_multiprocessor_with_100_kib_of_shared_memory() {
         for operation in [Operation::Forward, Operation::GradX] {

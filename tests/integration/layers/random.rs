@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// The number of layers of a type. `cargo xtask test` repeats some of the 16-bit ones with the other
-/// tensor-core models. Layers in f32 take about five times as long to emulate, and go through the
-/// same code but for the products themselves.
+/// The number of layers of a type. `cargo xtask test` repeats some of the 16-bit ones with the
+/// other tensor-core models. Layers in f32 take about five times as long to emulate, and go through
+/// the same code but for the products themselves.
 fn cases(dtype: DType) -> u32 {
     match (std::env::var_os("PTX_EMULATOR_NUMERICS"), dtype) {
         (Some(_), _) => 250,

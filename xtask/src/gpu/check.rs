@@ -201,8 +201,8 @@ fn check_json(results: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the rows of cuBLAS ran where there is a stand-in, and say what is missing where there
-/// is none.
+/// Checks that the rows of cuBLAS ran where there is a stand-in, and say what is missing where
+/// there is none.
 fn check_cublas(results: &Value, present: bool) -> Result<(), String> {
     let expected = if present {
         TRIED

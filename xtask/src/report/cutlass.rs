@@ -54,7 +54,8 @@ fn host(kernel: &PeerKernel) -> Kernel {
     }
 }
 
-/// Compiles the program, unless the one that is there is of the same source, compiler and arguments.
+/// Compiles the program, unless the one that is there is of the same source, compiler and
+/// arguments.
 fn compile(session: &mut Session, nvcc: &Nvcc) -> Result<PathBuf, Failure> {
     let packages = conformance::folder(session);
     let source = conformance::cutlass_source(session, &packages)?;

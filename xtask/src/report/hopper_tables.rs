@@ -9,8 +9,8 @@ use lora_kernels_report::document::{CUTLASS, CUTLASS_PLAIN, Document, OURS, Run}
 /// The most frequent other instructions that are named.
 const OTHERS: usize = 6;
 
-/// Multiplications and additions of a multiprocessor's tensor cores per clock, dense and 16-bit: 512
-/// of each in each of four tensor cores (NVIDIA H100 Tensor Core GPU Architecture).
+/// Multiplications and additions of a multiprocessor's tensor cores per clock, dense and 16-bit:
+/// 512 of each in each of four tensor cores (NVIDIA H100 Tensor Core GPU Architecture).
 const FLOPS_PER_CLOCK: f64 = 4096.0;
 
 /// The main loops.

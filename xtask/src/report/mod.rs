@@ -178,8 +178,8 @@ fn measure(session: &mut Session, program: &Path, quick: bool) -> Result<Documen
     document.map_err(|error| format!("can't read what {PACKAGE} printed: {error}").into())
 }
 
-/// The counting program on a virtual device. Rounding doesn't matter for counts, and the tests check
-/// every launch.
+/// The counting program on a virtual device. Rounding doesn't matter for counts, and the tests
+/// check every launch.
 fn counting(program: &Path, device: &str) -> Command {
     let mut command = Command::new(program);
     command.env("PTX_EMULATOR_DEVICE", device);

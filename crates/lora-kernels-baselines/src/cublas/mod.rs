@@ -184,8 +184,8 @@ impl Cublas {
     /// As for [`Cublas::open`], and the functions of the library behave like those of cuBLAS.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the library can't be loaded, [`Error::Symbol`] if it lacks a function,
-    /// [`Error::Call`] if a call fails.
+    /// [`Error::NotFound`] if the library can't be loaded, [`Error::Symbol`] if it lacks a
+    /// function, [`Error::Call`] if a call fails.
     pub unsafe fn open_at(
         path: &Path,
         stream: *mut c_void,

@@ -12,8 +12,8 @@ use crate::Outcome;
 use crate::sizes::{DROPOUT, SCALING};
 use lora_kernels_report::bound::{Demand, LIMIT, PEFT, PLAIN, THREE_LAUNCHES, Work};
 
-/// The passes by each peer. PEFT has dropout in training; Unsloth leaves such layers to PEFT, so its
-/// way is modelled without.
+/// The passes by each peer. PEFT has dropout in training; Unsloth leaves such layers to PEFT, so
+/// its way is modelled without.
 pub fn passes(case: &Case, names: &[&str], device: &DeviceModel) -> Outcome<Vec<Demand>> {
     let mut all = Vec::new();
     for &pass in names {

@@ -302,8 +302,8 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    /// A warp's reads for the products before `number` are over, and these lanes of the running warp
-    /// know it.
+    /// A warp's reads for the products before `number` are over, and these lanes of the running
+    /// warp know it.
     fn end_reads(&mut self, warp: usize, number: u64, lanes: u32) {
         loop {
             let groups = &mut self.core.warpgroups.groups;
