@@ -68,6 +68,8 @@ pub struct Counts {
     pub wgmma_flops: f64,
     /// Turns of 128 bytes of shared memory.
     pub wavefronts: f64,
+    /// Of these, those in which `wgmma` reads its operands.
+    pub operand_wavefronts: f64,
     /// Instructions of warps.
     pub instructions: f64,
     /// Of these, integer and logic operations, comparisons and selections.
@@ -83,6 +85,7 @@ impl Counts {
             mma_flops: self.mma_flops * factor,
             wgmma_flops: self.wgmma_flops * factor,
             wavefronts: self.wavefronts * factor,
+            operand_wavefronts: self.operand_wavefronts * factor,
             instructions: self.instructions * factor,
             integer: self.integer * factor,
         }
@@ -95,6 +98,7 @@ impl Counts {
             mma_flops: self.mma_flops + other.mma_flops,
             wgmma_flops: self.wgmma_flops + other.wgmma_flops,
             wavefronts: self.wavefronts + other.wavefronts,
+            operand_wavefronts: self.operand_wavefronts + other.operand_wavefronts,
             instructions: self.instructions + other.instructions,
             integer: self.integer + other.integer,
         }

@@ -23,6 +23,7 @@ pub fn counts(kernel: &KernelCounters, cluster: u32) -> Counts {
         mma_flops: of(Kind::Mma).mma_flops as f64,
         wgmma_flops: of(Kind::Wgmma).mma_flops as f64,
         wavefronts: total.wavefronts as f64,
+        operand_wavefronts: of(Kind::Wgmma).wavefronts as f64,
         instructions: (total.warp_instructions - folded) as f64,
         integer: of(Kind::Integer).warp_instructions as f64,
     }

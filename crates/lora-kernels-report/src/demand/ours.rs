@@ -167,16 +167,17 @@ impl<'a> Ours<'a> {
         let (items, blocks) = launch.schedule.map_or((1, 1), |schedule| {
             (schedule.items(), u64::from(schedule.blocks))
         });
-        let multiprocessors = f64::from(self.device.multiprocessors);
+        let multiprocessors = u64::from(self.device.multiprocessors);
         let more = more.map(|more| counts(more, 1)).unwrap_or_default();
-        let turns = (blocks as f64 / multiprocessors).ceil();
+        let of_first = items.div_ceil(blocks) as f64;
+        let most = items_of_busiest(items, blocks, multiprocessors) as f64;
         Work {
             what: launch.variant.symbol().to_owned(),
             blocks: launch.blocks.into(),
-            all: block
-                .times(items as f64 / items.div_ceil(blocks) as f64)
-                .plus(more),
-            busiest: block.times(turns).plus(more.times(1.0 / multiprocessors)),
+            all: block.times(items as f64 / of_first).plus(more),
+            busiest: block
+                .times(most / of_first)
+                .plus(more.times(1.0 / multiprocessors as f64)),
             ..Work::default()
         }
     }
@@ -196,6 +197,14 @@ impl<'a> Ours<'a> {
             ..Work::default()
         }
     }
+}
+
+/// Block b takes the items b, b + blocks, and so on; multiprocessor 0 holds the blocks 0,
+/// `multiprocessors`, and so on.
+fn items_of_busiest(items: u64, blocks: u64, multiprocessors: u64) -> u64 {
+    let held = (0..blocks).step_by(multiprocessors.max(1) as usize);
+    held.map(|block| items.saturating_sub(block).div_ceil(blocks))
+        .sum()
 }
 
 fn demand(case: &Case, pass: &str, launches: Vec<Work>) -> Demand {
@@ -220,4 +229,17 @@ fn is_split(launches: &[Launch]) -> bool {
 fn first_blocks(launches: &[Launch]) -> Blocks {
     let clusters = launches.iter().map(|launch| u64::from(launch.cluster));
     Blocks::listed((0..clusters.max().unwrap_or(1)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_share_a_multiprocessor_share_its_items() {
+        // One block each; two each, of which only the first has six; more places than items.
+        assert_eq!(items_of_busiest(1024, 128, 132), 8);
+        assert_eq!(items_of_busiest(1376, 256, 128), 6 + 5);
+        assert_eq!(items_of_busiest(3, 3, 132), 1);
+    }
 }
