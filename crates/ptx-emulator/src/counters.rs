@@ -1,7 +1,7 @@
 //! Reading the counters of the emulated driver that this process has loaded, and choosing what it
 //! runs.
 //!
-//! The driver is a shared library with a state of its own, which this side reaches through three
+//! The driver is a shared library with a state of its own, which this side reaches through a few
 //! exported functions. The settings hold for the whole process: tests that change them belong in a
 //! program of their own, one at a time.
 //!
@@ -103,22 +103,6 @@ impl Control {
     /// # Errors
     /// [`ControlError::NotLoaded`] where there is none.
     pub fn loaded() -> Result<Control, ControlError> {
-        // SAFETY: the name is NUL-terminated. Nothing is loaded: without the library the handle is
-        // null.
-        let library =
-            unsafe { libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
-        if library.is_null() {
-            return Err(ControlError::NotLoaded);
-        }
-        let find = |name: &std::ffi::CStr| {
-            // SAFETY: the handle is a library's, and the name is NUL-terminated.
-            let address = unsafe { libc::dlsym(library, name.as_ptr()) };
-            if address.is_null() {
-                Err(ControlError::NotLoaded)
-            } else {
-                Ok(address)
-            }
-        };
         let (set, reset) = (
             find(c"ptx_emulator_set")?,
             find(c"ptx_emulator_counters_reset")?,
@@ -257,7 +241,25 @@ impl Control {
     }
 }
 
-fn check(call: &str, code: u32) -> Result<(), ControlError> {
+/// The function of the loaded driver with this name.
+pub(crate) fn find(name: &std::ffi::CStr) -> Result<*mut c_void, ControlError> {
+    // SAFETY: the name is NUL-terminated. Nothing is loaded: without the library the handle is
+    // null.
+    let library =
+        unsafe { libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    if library.is_null() {
+        return Err(ControlError::NotLoaded);
+    }
+    // SAFETY: the handle is a library's, and the name is NUL-terminated.
+    let address = unsafe { libc::dlsym(library, name.as_ptr()) };
+    if address.is_null() {
+        Err(ControlError::NotLoaded)
+    } else {
+        Ok(address)
+    }
+}
+
+pub(crate) fn check(call: &str, code: u32) -> Result<(), ControlError> {
     if code == 0 {
         return Ok(());
     }

@@ -12,6 +12,7 @@ pub mod fatbin;
 pub mod l2;
 pub mod memory;
 pub mod parse;
+pub mod rewrite;
 pub mod select;
 pub mod settings;
 mod shadow;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::abi::{Host, report};
 use super::code::Code;
 use super::state::Driver;
-use super::{Outcome, cuda_version};
+use super::{Outcome, cuda_version, rewrite};
 use crate::exec::LoadedModule;
 use crate::{decode::Program, fatbin, parse};
 
@@ -167,7 +167,8 @@ fn from_ptx(
     text: &str,
     registers: &HashMap<String, u32>,
 ) -> Result<Image, Refusal> {
-    let module = match parse::parse_module(text) {
+    let changed = rewrite::apply(text);
+    let module = match parse::parse_module(changed.as_deref().unwrap_or(text)) {
         Ok(module) => module,
         Err(error) => return refuse(Code::INVALID_PTX, error),
     };

@@ -36,6 +36,7 @@ mod node_kinds;
 mod per_thread;
 mod pool;
 mod queue;
+mod rewrite;
 mod rows;
 mod running;
 mod side;

@@ -16,6 +16,7 @@ mod libraries;
 mod memory_ops;
 mod process;
 mod programs;
+mod rewrite;
 mod rows;
 mod select;
 mod settings;
