@@ -8,6 +8,7 @@ mod common;
 mod device;
 mod emulated;
 mod errors;
+mod hopper;
 mod layers;
 mod merge;
 mod plans;

@@ -1,8 +1,10 @@
 //! The device that tests run on: the emulated one if there is no GPU.
 
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Arc, OnceLock};
 
-use lora_kernels::cudarc::driver::CudaStream;
+use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
+use lora_kernels::cudarc::driver::{CudaContext, CudaStream};
 use lora_kernels::{Element, Kernels};
 use lora_kernels_test_device::select;
 
@@ -28,4 +30,34 @@ pub fn gpu() -> &'static Gpu {
             kernels,
         }
     })
+}
+
+/// A second context on the same device.
+pub fn second_context() -> Arc<CudaContext> {
+    type Create = unsafe extern "C" fn(*mut CUcontext, c_uint, CUdevice) -> CUresult;
+    let home = gpu().kernels.context();
+    let (mut address, mut context): (*mut c_void, CUcontext) =
+        (std::ptr::null_mut(), std::ptr::null_mut());
+    // The bindings declare another cuCtxCreate for each version of the headers. Every driver still
+    // has the one of CUDA 3.2. SAFETY: the arguments are as the driver API describes them, and
+    // cuCtxCreate of version 3.2 has this signature. The new context belongs to nobody else.
+    unsafe {
+        let status = std::ptr::null_mut();
+        sys::cuGetProcAddress_v2(
+            c"cuCtxCreate".as_ptr(),
+            &mut address,
+            3020 as c_int,
+            0,
+            status,
+        )
+        .result()
+        .expect("the driver creates contexts");
+        assert!(!address.is_null());
+        let create = std::mem::transmute::<*mut c_void, Create>(address);
+        create(&mut context, 0, home.cu_device())
+            .result()
+            .expect("a second context");
+        CudaContext::from_raw_context(home.ordinal(), home.cu_device(), context)
+            .expect("a second context")
+    }
 }

@@ -4,6 +4,8 @@ use std::process::Command;
 
 /// The environment variable that is set in the second process.
 const ALONE: &str = "LORA_KERNELS_TEST_ALONE";
+/// The environment variable that chooses the emulated device.
+pub const DEVICE: &str = "PTX_EMULATOR_DEVICE";
 
 /// Whether this process was started by [`run_again`] for a single test.
 pub fn is_alone() -> bool {
@@ -11,21 +13,39 @@ pub fn is_alone() -> bool {
 }
 
 /// Runs the test with this path in a second process, whose environment `change` may set. Panics
-/// with the test's output unless it passes there.
+/// with the test's output unless it passes there, else returns it.
 #[track_caller]
-pub fn run_again(test: &str, change: impl FnOnce(&mut Command)) {
+pub fn run_again(test: &str, change: impl FnOnce(&mut Command)) -> String {
     // The harness names tests by their path without the crate.
     let (_program, test) = test.split_once("::").expect("a path");
+    run_all_again(&[test], change)
+}
+
+/// The same for several tests in one process, by their paths without the crate. Those that change
+/// process-wide state must not be among them.
+#[track_caller]
+pub fn run_all_again(tests: &[&str], change: impl FnOnce(&mut Command)) -> String {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", "--nocapture"])
+        .args(tests)
         .env(ALONE, "1");
     change(&mut command);
     let output = command.output().expect("a second process");
     let [stdout, stderr] =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let passed = output.status.success() && stdout.contains("1 passed");
-    assert!(passed, "{test}, {}:\n{stdout}\n{stderr}", output.status);
+    let all = format!("{} passed", tests.len());
+    let passed = output.status.success() && stdout.contains(&all);
+    let said = format!("{stdout}\n{stderr}");
+    assert!(passed, "{tests:?}, {}:\n{said}", output.status);
+    said
+}
+
+/// Makes a second process one on a virtual device, whatever this machine has.
+pub fn on_device(command: &mut Command, key: &str) {
+    command
+        .env(lora_kernels_test_device::VARIABLE, "emulated")
+        .env(DEVICE, key);
 }
 
 /// Makes a test that runs in a process of its own: `alone!(test)` runs `test()` in a second

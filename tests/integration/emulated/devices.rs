@@ -11,9 +11,6 @@ use lora_kernels::DeviceProps;
 use lora_kernels::plan::Tile;
 use ptx_emulator::device::DeviceModel;
 
-/// The environment variable that chooses the emulated device.
-const DEVICE: &str = "PTX_EMULATOR_DEVICE";
-
 /// Every device that the emulated GPU can be and that plans know by name, with its properties for
 /// plans.
 fn devices() -> impl Iterator<Item = (&'static str, DeviceProps)> {
@@ -49,7 +46,7 @@ fn on_the_device(key: &str) {
 
 #[test]
 fn layers_run_under_the_plans_of_every_virtual_device() {
-    if let Ok(key) = std::env::var(DEVICE)
+    if let Ok(key) = std::env::var(process::DEVICE)
         && process::is_alone()
     {
         return on_the_device(&key);
@@ -59,10 +56,6 @@ fn layers_run_under_the_plans_of_every_virtual_device() {
             module_path!(),
             "::layers_run_under_the_plans_of_every_virtual_device"
         );
-        process::run_again(test, |command| {
-            command
-                .env("LORA_KERNELS_DEVICE", "emulated")
-                .env(DEVICE, key);
-        });
+        process::run_again(test, |command| process::on_device(command, key));
     }
 }

@@ -1,55 +1,22 @@
 //! Streams and memory of a context other than the kernels'.
 
-use std::ffi::{c_int, c_uint, c_void};
 use std::sync::{Arc, OnceLock};
 
 use half::bf16;
-use lora_kernels::cudarc::driver::sys::{self, CUcontext, CUdevice, CUresult};
-use lora_kernels::cudarc::driver::{
-    CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
-};
+use lora_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use lora_kernels::{Error, Lora, LoraInputs, LoraLinear, LoraProjection, MatMut, MatRef, Role};
 
 use super::call::{
     BACKWARD_INPUTS, BACKWARD_OUTPUTS, FORWARD_INPUTS, backward, backward_input, backward_on,
     backward_output, case, forward, forward_input, forward_on,
 };
-use crate::common::device::gpu;
+use crate::common::device::second_context;
 use crate::common::short_path::lora_linear;
 
 /// A stream of a second context on the same device.
 fn elsewhere() -> &'static Arc<CudaStream> {
     static STREAM: OnceLock<Arc<CudaStream>> = OnceLock::new();
-    STREAM.get_or_init(|| {
-        type Create = unsafe extern "C" fn(*mut CUcontext, c_uint, CUdevice) -> CUresult;
-        let home = gpu().kernels.context();
-        let (mut address, mut context): (*mut c_void, CUcontext) =
-            (std::ptr::null_mut(), std::ptr::null_mut());
-        // The bindings declare another cuCtxCreate for each version of the headers. Every driver
-        // still has the one of CUDA 3.2. SAFETY: the arguments are as the driver API describes
-        // them, and cuCtxCreate of version 3.2 has this signature. The new context belongs to
-        // nobody else.
-        let context = unsafe {
-            let status = std::ptr::null_mut();
-            sys::cuGetProcAddress_v2(
-                c"cuCtxCreate".as_ptr(),
-                &mut address,
-                3020 as c_int,
-                0,
-                status,
-            )
-            .result()
-            .expect("the driver creates contexts");
-            assert!(!address.is_null());
-            let create = std::mem::transmute::<*mut c_void, Create>(address);
-            create(&mut context, 0, home.cu_device())
-                .result()
-                .expect("a second context");
-            CudaContext::from_raw_context(home.ordinal(), home.cu_device(), context)
-                .expect("a second context")
-        };
-        context.new_stream().expect("a stream")
-    })
+    STREAM.get_or_init(|| second_context().new_stream().expect("a stream"))
 }
 
 /// Memory of the second context, which is never freed.

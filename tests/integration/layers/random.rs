@@ -3,7 +3,7 @@
 
 use crate::common::case::OUTPUTS;
 use crate::common::data::Placement;
-use crate::common::device::Number;
+use crate::common::device::{Number, gpu};
 use crate::common::layer::{LayerCase, TestLayer};
 use lora_kernels::{DType, Role};
 use proptest::prelude::*;
@@ -11,10 +11,13 @@ use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// The number of layers of a type. `cargo xtask test` repeats some of the 16-bit ones with the
-/// other tensor-core models. Layers in f32 take about five times as long to emulate, and go through
-/// the same code but for the products themselves.
+/// other tensor-core models, and `hopper` some on an H100, whose tiles are larger. Layers in f32
+/// take about five times as long to emulate, and go through the same code but for the products
+/// themselves.
 fn cases(dtype: DType) -> u32 {
+    let is_hopper = gpu().kernels.props().compute_capability() == (9, 0);
     match (std::env::var_os("PTX_EMULATOR_NUMERICS"), dtype) {
+        _ if is_hopper => 60,
         (Some(_), _) => 250,
         (None, DType::F32) => 350,
         (None, _) => 700,
