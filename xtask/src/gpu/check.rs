@@ -16,7 +16,7 @@ const EMULATED_LIMIT: &str = "1200";
 
 /// What computes cuBLAS's products in the memory of the emulated device.
 const STAND_IN: &str = "crates/lora-kernels-baselines/tests/cublas/stand_in.cpp";
-/// [`lora_kernels_baselines::cublas::STAND_IN`], whose crate would bring the kernels along.
+/// `lora_kernels_baselines::cublas::STAND_IN`, whose crate would bring the kernels along.
 const STAND_IN_VARIABLE: &str = "LORA_KERNELS_CUBLAS_STAND_IN";
 
 /// What a row says whose call ran.
