@@ -193,12 +193,11 @@ impl Suite {
             } else {
                 &[]
             };
-            let skip = if step == Step::HopperTests {
+            let hopper = step == Step::HopperTests;
+            if hopper {
                 command.env(ALONE, "1");
-                &[]
-            } else {
-                &program.skip[..]
-            };
+            }
+            let skip = if hopper { &[][..] } else { &program.skip[..] };
             for tests in skip.iter().chain(more) {
                 command.args(["--skip", tests]);
             }
