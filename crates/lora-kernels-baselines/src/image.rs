@@ -91,6 +91,8 @@ fn key(checkout: &Path, nvcc: &nvcc::Nvcc, flags: &Flags) -> Result<u64> {
         for entry in path.read_dir().map_err(failed)? {
             files.push(entry.map_err(failed)?.path());
         }
+        // Folders there hold the sources of other programs.
+        files.retain(|path| path.is_file());
         files.sort();
         for file in files {
             let source = fs::read(&file)
