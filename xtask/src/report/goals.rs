@@ -357,9 +357,10 @@ fn modelled(document: &Document) -> Vec<Goal> {
         goal("Wave efficiency", Higher, 95.0, None, "%")
             .from("128x256 on 132 multiprocessors: 97 %")
             .shortfall(
-                "the last turn of some shapes leaves places idle: 4096x4096x4096 on an L40S is 1024 tiles of 128x128 in 8 turns of 142. Tiles of 64x64 \
-                 would keep 99 % busy but read twice the operands per product, and two splits of the depth 96 % but write and read 128 MiB of partial \
-                 sums; the plans' cost model (`src/plan/gemm.rs`) scores both lower. A tail of its own (stream-K) is not written",
+                "some shapes leave places idle at the end: 4096x4096x4096 on an L40S is 1024 tiles of 128x128 for 142 multiprocessors, two at a time \
+                 on each, of which some compute 8 and others 6 or 7. Tiles of 64x64 would keep 99 % busy but read twice the operands per product, and \
+                 the plans' cost model (`src/plan/cost.rs`) scores them lower. Two splits of the depth would keep 96 % busy, but their partial sums take \
+                 128 MiB, more than plans allow. A tail of its own (stream-K) is not written",
             )
             .worst(waves),
     ]
