@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::figures::{Better, over, rounded};
 use super::goals::{Goal, Outcome};
-use super::hopper_tables as hopper;
+use super::hopper_tables;
 use super::kernels::Compiled;
 use super::loops::Math;
 use super::peers;
@@ -54,8 +54,8 @@ pub fn markdown(
     goal_table(&mut text, report.goals);
     bound::markdown(&mut text, demands);
     kernel_tables(&mut text, &report.nvcc, report.kernels);
-    hopper::loops(&mut text, report, stages);
-    hopper::beside_cutlass(&mut text, document);
+    hopper_tables::loops(&mut text, report, stages);
+    hopper_tables::beside_cutlass(&mut text, document);
     executed(&mut text, document);
     modelled(&mut text, document);
     peers::table(&mut text, document);
