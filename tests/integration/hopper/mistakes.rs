@@ -10,7 +10,7 @@ use half::bf16;
 use ptx_emulator::counters::Control;
 
 use super::H100;
-use super::planted::{FORWARD, GRAD_X, Mistake, SHRINK};
+use super::planted::{FORWARD, GRAD_X, LAYERS, Mistake, SHRINK};
 use crate::common::device::gpu;
 use crate::common::layer::TestLayer;
 use crate::common::process::{is_alone, on_device, run_again};
@@ -61,6 +61,26 @@ fn plant(mistake: &Mistake, ptx: &str) -> Result<Option<(String, usize)>, String
     Ok(Some((changed.join("\n"), kernels.len())))
 }
 
+/// A module whose kernels do nothing, which loads at once.
+fn without_bodies(ptx: &str) -> String {
+    let mut text = String::new();
+    let (mut in_signature, mut in_body) = (false, false);
+    for line in ptx.lines() {
+        let is_header = [".version", ".target", ".address_size"];
+        in_signature |= line.contains(".entry ");
+        if in_signature && line.starts_with('{') {
+            text += "{ ret; }\n";
+            (in_signature, in_body) = (false, true);
+        } else if in_body {
+            in_body = !line.starts_with('}');
+        } else if in_signature || is_header.iter().any(|start| line.starts_with(start)) {
+            text += line;
+            text.push('\n');
+        }
+    }
+    text
+}
+
 /// Runs the mistake's layer with it planted, and says how it was found.
 fn run_planted(mistake: &'static Mistake) -> String {
     lora_kernels_test_device::select().expect("the emulated device");
@@ -69,6 +89,10 @@ fn run_planted(mistake: &'static Mistake) -> String {
     let control = Control::loaded().expect("the emulated driver");
     control
         .rewrite(move |ptx| {
+            if !ptx.contains("__bf16__") {
+                // Of types that no layer here has.
+                return Some(without_bodies(ptx));
+            }
             let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
             match plant(mistake, ptx) {
                 Ok(planted) => planted.map(|(ptx, kernels)| {
@@ -121,8 +145,8 @@ fn all_are_found(test: &str, mistakes: &'static [Mistake]) {
 
 /// The layers are right without a mistake.
 fn the_layers_are_right() {
-    for mistake in [FORWARD, GRAD_X, SHRINK].concat() {
-        TestLayer::<bf16>::random(&(mistake.case)()).check();
+    for case in LAYERS {
+        TestLayer::<bf16>::random(&case()).check();
     }
 }
 

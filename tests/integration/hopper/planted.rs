@@ -1,6 +1,7 @@
 //! The mistakes that are planted, each in one kind of instruction.
 
 use crate::common::case::{LayerCase, OUTPUTS};
+use crate::common::data::Placement::OddView;
 use lora_kernels::Role;
 
 /// The parts of a Hopper GEMM, in its PTX: what comes before the roles, the producer, and the
@@ -20,7 +21,6 @@ pub enum Which {
     Last,
 }
 
-#[derive(Clone)]
 pub struct Mistake {
     pub name: &'static str,
     /// How the names of the kernels begin.
@@ -206,6 +206,24 @@ fn dropped_clusters() -> LayerCase {
     clusters().dropout(0.2)
 }
 
+/// A lora_B whose rows no tensor map describes.
+fn packed() -> LayerCase {
+    turns().with_placement(Role::LoraB, OddView)
+}
+
+/// The layers of all mistakes.
+pub const LAYERS: [fn() -> LayerCase; 9] = [
+    turns,
+    turns_kn,
+    added,
+    slices,
+    slices_of_dx,
+    clusters,
+    dropped,
+    dropped_clusters,
+    packed,
+];
+
 const F: &str = "lora_forward__sm90a__bf16";
 const X: &str = "lora_grad_x__sm90a__bf16";
 
@@ -333,11 +351,7 @@ pub const SHRINK: &[Mistake] = &[
     Mistake::of(F, slices, "counters are used before they are zero")
         .line(CONSUMERS, "griddepcontrol.wait")
         .found_by("race"),
-    Mistake::of(
-        F,
-        || turns().with_placement(Role::LoraB, crate::common::data::Placement::OddView),
-        "a packed lora_B is read before it is written",
-    )
-    .line(PRODUCER, "griddepcontrol.wait")
-    .found_by("race"),
+    Mistake::of(F, packed, "a packed lora_B is read before it is written")
+        .line(PRODUCER, "griddepcontrol.wait")
+        .found_by("race"),
 ];
