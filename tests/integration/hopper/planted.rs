@@ -33,7 +33,7 @@ pub struct Mistake {
     pub which: Which,
     /// What a line becomes.
     pub change: fn(&str) -> String,
-    /// What is said of it.
+    /// What the emulated device, or the check of the layer's numbers, says of it.
     pub found: &'static str,
 }
 
@@ -238,23 +238,23 @@ pub const FORWARD: &[Mistake] = &[
     Mistake::of(F, turns, "consumers don't wait for a full stage")
         .line(CONSUMERS, WAIT)
         .becomes(not_waited)
-        .found_by("asynchronous"),
+        .found_by("asynchronous read in flight: write to shared memory"),
     Mistake::of(F, turns, "consumers wait for the wrong phase")
         .line(CONSUMERS, WAIT)
         .becomes(parity_1)
-        .found_by("asynchronous"),
+        .found_by("asynchronous read in flight: write to shared memory"),
     Mistake::of(F, turns, "the producer doesn't wait for an empty stage")
         .line(PRODUCER, WAIT)
         .becomes(not_waited)
-        .found_by("shared memory"),
+        .found_by("race: write to shared memory"),
     Mistake::of(F, turns, "the producer's phase doesn't turn")
         .line(PRODUCER, WAIT)
         .becomes(parity_1)
-        .found_by("mbarrier"),
+        .found_by("deadlock: no thread can go on"),
     Mistake::of(F, turns, "more bytes are expected than come")
         .line(PRODUCER, "arrive.expect_tx")
         .becomes(more_bytes)
-        .found_by("deadlock"),
+        .found_by("deadlock: no thread can go on"),
     Mistake::of(F, turns, "a stage is given back while products read it")
         .line(None, "wgmma.wait_group.sync.aligned 1;")
         .becomes(one_group_more)
@@ -271,15 +271,15 @@ pub const FORWARD: &[Mistake] = &[
     Mistake::of(F, turns, "a descriptor's stride is wrong")
         .line(None, PRODUCT)
         .becomes(other_stride)
-        .found_by("found:"),
+        .found_by("asynchronous write in flight: access to shared memory"),
     Mistake::of(F, turns_kn, "a descriptor's leading distance is wrong")
         .line(None, PRODUCT)
         .becomes(other_leading)
-        .found_by("found:"),
+        .found_by("elements beyond their bound"),
     Mistake::of(F, turns, "a descriptor's swizzle is wrong")
         .line(None, PRODUCT)
         .becomes(other_swizzle)
-        .found_by("swizzle"),
+        .found_by("swizzle: the descriptor of B"),
     Mistake::of(F, turns, "no proxy fence before a tile is stored")
         .line(None, "fence.proxy.async")
         .found_by("no fence.proxy.async since then"),
@@ -293,7 +293,7 @@ pub const FORWARD: &[Mistake] = &[
         .line(CONSUMERS, WAIT)
         .only(Which::Last)
         .becomes(not_waited)
-        .found_by("shared memory"),
+        .found_by("asynchronous write in flight: access to shared memory"),
     Mistake::of(F, slices, "the ticket of a slice without a fence before it")
         .line(None, "membar.gl")
         .only(Which::First)
@@ -304,7 +304,7 @@ pub const FORWARD: &[Mistake] = &[
         "a block copies before its peer has made its barriers",
     )
     .line(START, "barrier.cluster")
-    .found_by("mbarrier"),
+    .found_by("race: mbarrier at"),
     Mistake::of(F, clusters, "a block leaves while its peer copies into it")
         .line(CONSUMERS, "barrier.cluster")
         .found_by("of its cluster"),
@@ -325,7 +325,7 @@ pub const GRAD_X: &[Mistake] = &[
     Mistake::of(X, dropped, "a descriptor's leading distance is wrong")
         .line(None, PRODUCT)
         .becomes(other_leading)
-        .found_by("found:"),
+        .found_by("elements beyond their bound"),
     Mistake::of(
         X,
         slices_of_dx,
@@ -343,15 +343,15 @@ pub const GRAD_X: &[Mistake] = &[
     .found_by("of its cluster"),
 ];
 
-/// Of the launch that the forward's GEMM runs beside, and of that GEMM.
-pub const SHRINK: &[Mistake] = &[
+/// Of what the forward's GEMM has to wait for, since it begins before the shrink has ended.
+pub const OVERLAP: &[Mistake] = &[
     Mistake::of(F, turns, "S is read before it is written")
         .line(None, "griddepcontrol.wait")
-        .found_by("race"),
+        .found_by("race: access to global memory"),
     Mistake::of(F, slices, "counters are used before they are zero")
         .line(CONSUMERS, "griddepcontrol.wait")
-        .found_by("race"),
+        .found_by("race: write to global memory"),
     Mistake::of(F, packed, "a packed lora_B is read before it is written")
         .line(PRODUCER, "griddepcontrol.wait")
-        .found_by("race"),
+        .found_by("race: asynchronous read of global memory"),
 ];
