@@ -149,7 +149,8 @@ impl DeviceProps {
         self.tensor_maps
     }
 
-    /// The same device with a driver before CUDA 12.0, which encodes no tensor maps.
+    /// The same device as with a driver before CUDA 12.0, which encodes no tensor maps. Its plans
+    /// have the kernels that every device has, and run with any driver.
     pub fn without_tensor_maps(self) -> Self {
         Self {
             tensor_maps: false,
@@ -158,12 +159,16 @@ impl DeviceProps {
     }
 
     /// Refuses a plan that was made for a device with other properties. Those of a part of the
-    /// device ([`DeviceProps::with_multiprocessors`]) are its own.
+    /// device ([`DeviceProps::with_multiprocessors`]) are its own, and so are those without its
+    /// tensor maps ([`DeviceProps::without_tensor_maps`]).
     #[cfg(feature = "cuda")]
     pub(crate) fn check_planned(&self, planned: &DeviceProps) -> Result<()> {
-        let whole =
-            |props: &DeviceProps| props.with_multiprocessors(props.physical_multiprocessors);
-        if whole(self) == whole(planned) {
+        let needed = |props: &DeviceProps| Self {
+            multiprocessors: props.physical_multiprocessors,
+            tensor_maps: props.tensor_maps && planned.tensor_maps,
+            ..*props
+        };
+        if needed(self) == needed(planned) {
             return Ok(());
         }
         Err(Error::OtherDevice {
@@ -209,5 +214,22 @@ impl fmt::Display for DeviceProps {
                 ", no tensor maps (a driver before CUDA 12.0)"
             }
         )
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_runs_plans_without_its_tensor_maps_and_none_that_need_what_it_lacks() {
+        let with = DeviceProps::h100();
+        let without = with.without_tensor_maps();
+        assert!(with.check_planned(&without).is_ok());
+        assert!(without.check_planned(&without).is_ok());
+        assert!(without.check_planned(&with).is_err());
+        let part = without.with_multiprocessors(7);
+        assert!(with.check_planned(&part).is_ok());
+        assert!(DeviceProps::h200().check_planned(&part).is_err());
     }
 }

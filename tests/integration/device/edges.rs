@@ -202,17 +202,19 @@ fn a_plan_for_another_device_is_refused_before_anything_is_launched() {
         assert_eq!(before, read(&memory.y));
         assert!(read(&saved).iter().all(|&byte| byte == 0));
     }
-    // A part of the device is no other one.
+    // A part of the device is no other one, and neither is the device without its tensor maps.
     let part = props.with_multiprocessors(count.div_ceil(2));
-    let plan = ForwardPlan::new(&problem, &part).expect("a plan");
-    let mut saved = gpu()
-        .stream
-        .alloc_zeros::<u8>(plan.saved().bytes())
-        .expect("memory");
-    let mut memory = Memory::new(20);
-    memory
-        .forward_planned(&plan, saved.as_view_mut().into())
-        .expect("a forward");
+    for same in [part, props.without_tensor_maps()] {
+        let plan = ForwardPlan::new(&problem, &same).expect("a plan");
+        let mut saved = gpu()
+            .stream
+            .alloc_zeros::<u8>(plan.saved().bytes())
+            .expect("memory");
+        let mut memory = Memory::new(20);
+        memory
+            .forward_planned(&plan, saved.as_view_mut().into())
+            .expect("a forward");
+    }
 }
 
 #[test]
