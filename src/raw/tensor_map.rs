@@ -1,12 +1,12 @@
 //! Tensor maps, encoded by the driver.
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
 use bytemuck::Zeroable;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
-use libloading::Library;
 
 use super::driver::{driver_error, driver_library};
 use crate::bind::{BoxedMatrix, Swizzle, TensorMap};
@@ -71,25 +71,29 @@ pub(super) fn has_tensor_maps() -> bool {
     encode_tiled().is_ok()
 }
 
+/// What there isn't.
+#[derive(Clone, Copy)]
+enum Missing {
+    Driver,
+    Function,
+}
+
 fn encode_tiled() -> Result<EncodeTiled> {
-    static FOUND: OnceLock<Option<EncodeTiled>> = OnceLock::new();
+    static FOUND: OnceLock<std::result::Result<EncodeTiled, Missing>> = OnceLock::new();
     let find = || {
         // It stays loaded as long as the program runs, and so does its function.
-        static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
-        let library = LIBRARY.get_or_init(driver_library).as_ref()?;
+        let library = ManuallyDrop::new(driver_library().ok_or(Missing::Driver)?);
         // SAFETY: the driver's function of that name has this signature.
         let found = unsafe { library.get::<EncodeTiled>(b"cuTensorMapEncodeTiled\0") };
-        found.ok().map(|symbol| *symbol)
+        found.map(|symbol| *symbol).map_err(|_| Missing::Function)
     };
-    FOUND.get_or_init(find).ok_or_else(|| {
-        if driver_library().is_none() {
-            return Error::NoDriver;
-        }
-        Error::Device {
+    FOUND.get_or_init(find).map_err(|missing| match missing {
+        Missing::Driver => Error::NoDriver,
+        Missing::Function => Error::Device {
             what: "driver",
             needed: "CUDA 12.0 or later (tensor maps)".into(),
             available: "none of them".into(),
-        }
+        },
     })
 }
 
