@@ -286,10 +286,6 @@ impl<'a> Call<'a> {
             reduce_a: self.reduce_a(),
             ..Zeroable::zeroed()
         };
-        // Without dx nothing is multiplied.
-        if launch.schedule.is_none() {
-            return Ok(params);
-        }
         let maps = Maps {
             problem,
             tile: launch.variant.tile,

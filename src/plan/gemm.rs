@@ -5,7 +5,7 @@ use super::cost::{Choice, MAX_SLABS, Rivals, Sharing};
 use super::launch::checked_count;
 use super::packing::adapter_blocks;
 use super::raster::Grid;
-use super::{Access, DeviceProps, Launch, Operation, Schedule, Variant, arch};
+use super::{Access, Arch, DeviceProps, Launch, Operation, Schedule, Variant, arch};
 use crate::{DType, Problem, Result, Role};
 
 /// A product with an output (`rows`, Σ `columns`), where `columns` has the width of each
@@ -213,8 +213,8 @@ pub(super) fn launch_and_reduce(
     Ok((launch, reduce))
 }
 
-/// The smallest tile of those that need the least shared memory, which fits every device that runs
-/// the kernels.
+/// The smallest tile of those that need the least shared memory, of the kernels that every device
+/// has. It fits all of them.
 pub(super) fn smallest(
     operation: Operation,
     dtype: DType,
@@ -222,6 +222,7 @@ pub(super) fn smallest(
     device: &DeviceProps,
 ) -> Result<Variant> {
     arch::gemm(device, operation, dtype, access)
+        .filter(|variant| variant.arch == Arch::Sm80)
         .min_by_key(|variant| {
             let (rows, columns) = variant.block();
             (variant.shared_bytes(), rows * columns)
@@ -254,7 +255,7 @@ fn launch_with(
     let reason = format!(
         "{schedule}; score {:.2}{}{more_reason}; {}",
         best.score,
-        rivals(best, others),
+        lost(best, others),
         access.reason(best.variant, offered, device),
     );
     let blocks = u64::from(schedule.blocks) + u64::from(more);
@@ -269,7 +270,7 @@ fn launch_with(
 }
 
 /// The scores of the best kernels that were not chosen.
-fn rivals(best: &Choice, others: &[Choice]) -> String {
+fn lost(best: &Choice, others: &[Choice]) -> String {
     const MOST: usize = 3;
     let named = others.iter().take(MOST).map(|other| {
         let arch = match other.variant.arch == best.variant.arch {
