@@ -47,8 +47,9 @@ const FIRST_LOOK: [(&str, &[&str]); 1] = [(
     ],
 )];
 
-/// Tests of the kernels for compute capability 9.0, of which plans choose some for every shape that
-/// tensor maps can describe.
+/// Tests of the kernels for compute capability 9.0. The cases of `hopper::layers` launch every one
+/// of them. The others' layers are those of all devices, and the smaller of them take the kernels
+/// of 8.0.
 const HOPPER: [(&str, &[&str]); 1] = [(
     "integration",
     &[
