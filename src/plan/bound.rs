@@ -102,17 +102,15 @@ fn gemm_regions(
     device: &DeviceProps,
     workspace: &mut BufferLayout,
 ) {
-    let dtype = problem.dtype();
-    for access in [Access::Vectorised, Access::VectorisedKn, Access::Any] {
-        if arch::gemm(device, product.operation, dtype, access)
-            .any(|variant| arch::maps_operands(&variant))
-        {
-            // The number of threads decides on blocks, not on memory.
-            Packing::new(problem, adapter, 1, device, workspace);
-            break;
-        }
+    let (operation, dtype) = (product.operation, problem.dtype());
+    let mut kernels = [Access::Vectorised, Access::VectorisedKn, Access::Any]
+        .into_iter()
+        .flat_map(|access| arch::gemm(device, operation, dtype, access));
+    if kernels.any(|variant| arch::maps_operands(&variant)) {
+        // The number of threads decides on blocks, not on memory.
+        Packing::new(problem, adapter, 1, device, workspace);
     }
-    if let Some((tiles, slabs)) = gemm::split_bound(product, problem.dtype(), device) {
+    if let Some((tiles, slabs)) = gemm::split_bound(product, dtype, device) {
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         workspace.region(&[bytes(slabs)], 1);
         workspace.region(&[bytes(tiles)], size_of::<u32>());

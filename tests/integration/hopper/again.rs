@@ -7,7 +7,6 @@ use crate::common::process::{on_device, run_all_again};
 
 /// By their paths without the crate.
 const TOGETHER: &[&str] = &[
-    "device::edges::a_plan_for_another_device_is_refused_before_anything_is_launched",
     "device::layout_check::host_and_kernels_agree_on_parameters",
     "layers::accumulate::in_bf16::twice_is_double_and_a_first_time_over_zeros_is_once",
     "layers::adapters::in_bf16::elements_that_fit_give_the_narrow_adapters_bits",
