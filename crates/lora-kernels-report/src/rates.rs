@@ -46,7 +46,7 @@ pub const PER_CLOCK_SOURCE: &str = "CUDA C++ Programming Guide, \"Arithmetic Ins
 const DATA_SHEET_CLOCK: &str = "the clock of the data sheet's tensor peak";
 const HOPPER_L2: Sourced = Sourced {
     value: 9_700.0,
-    source: "github.com/te42kyfo/gpu-benches, gpu-l2-cache/h200.txt, 20 to 40 MB",
+    source: "gpu-benches, gpu-l2-cache/h200.txt, 20 to 40 MB",
 };
 const HOPPER_MMA: Sourced = Sourced {
     value: 0.629 / 0.95,

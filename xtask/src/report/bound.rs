@@ -213,10 +213,7 @@ pub fn markdown(text: &mut String, demands: &[Demands]) {
     text.push_str(INTRODUCTION);
     text.push_str(RATIOS);
     ratio_table(text, demands);
-    text.push_str(&format!(
-        "{}\n{LAYER}:\n",
-        LAUNCHES.trim_end_matches([':', '\n'])
-    ));
+    text.push_str(LAUNCHES);
     launch_table(text, demands);
     text.push_str(DEVICES);
     device_table(text);
@@ -323,7 +320,7 @@ fn device_table(text: &mut String) {
     ];
     table(text, &head, rows.into_iter());
     text.push_str(&format!(
-        "\nOf every multiprocessor and clock: {} instructions of warps, {} bytes of shared memory, {} integer lanes, {} bytes from L2 ({}).\n\nSources:\n\n",
+        "\nOf every multiprocessor and clock: {} instructions of warps, {} bytes of shared memory, {} integer lanes, {} bytes from L2 ({}).\n\nSources; gpu-benches is github.com/te42kyfo/gpu-benches:\n\n",
         rates::ISSUE_SLOTS,
         rates::SHARED_BYTES,
         rates::INTEGER_LANES,

@@ -107,6 +107,7 @@ fn draw(
         .configure_mesh()
         .disable_x_mesh()
         .x_labels(0)
+        .max_light_lines(0)
         .y_desc("beyond the plain product, %")
         .y_label_formatter(&|percent: &f64| format!("{percent:.0}"))
         .label_style(("sans-serif", 12))
@@ -128,7 +129,7 @@ fn draw(
             let label = Text::new(format!("{ratio:.2}"), place, number.clone());
             chart.draw_series([label])?;
         }
-        let place = (index as f64 + 0.5, -0.02 * most);
+        let place = (index as f64 + 0.5, -0.03 * most);
         chart.draw_series([Text::new((*device).to_owned(), place, name.clone())])?;
     }
     Ok(())
