@@ -115,7 +115,7 @@ fn the_cases_take_every_way_through_a_schedule() {
             );
             continue;
         }
-        let ragged = |cluster: u32, rows: u32| cluster > 1 && rows % cluster != 0;
+        let ragged = |cluster: u32, rows: u32| !rows.is_multiple_of(cluster);
         let taken = [
             own().any(|schedule| ragged(schedule.cluster, schedule.tiles_m)),
             own().any(|schedule| schedule.cluster == 1),
