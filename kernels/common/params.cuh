@@ -130,7 +130,7 @@ struct ForwardSm90Projection {
     int32_t rank0, r;    // the adapter's first column of S, and its rank; 0 without adapter
     float scaling;       // the adapter's; 1 without
     // 1 / scaling; 0 where the product of S and lora_B has to come first, since the other order
-    // could overflow
+    // could round or overflow
     float inverse_scaling;
     int32_t output_mapped;
     int32_t pad[3];

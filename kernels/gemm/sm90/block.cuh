@@ -15,7 +15,7 @@ __device__ __forceinline__ void run_roles(Produce&& produce, Consume&& consume) 
     if (threadIdx.x == 0) {
         Ring<G>::init(Cluster{});
         for (int group = 0; group < kConsumerGroups; ++group) {
-            G::Finish::init_barriers(G::finish(group).barriers);
+            G::TileEpilogue::init_barriers(G::epilogue(group).barriers);
         }
         ptx::mbarrier_fence_init();
     }

@@ -78,7 +78,7 @@ struct ForwardSm90 {
 
     // Consumers: the tile's sums, then its epilogue.
     __device__ __forceinline__ static void consume(const ForwardSm90Params& p, Consumer& consumer) {
-        typename G::Finish epilogue = G::finish(consumer.group);
+        typename G::TileEpilogue epilogue = G::epilogue(consumer.group);
         for (Walk walk(p.schedule, gridDim.x); walk.more(); walk.next()) {
             const WorkItem item = item_at(p, walk);
             const ForwardSm90Projection& layer = p.projection[item.projection];
@@ -116,7 +116,8 @@ struct ForwardSm90 {
 
     // Epilogue: y = scaling * sums + bias, or added to y. Of several k-slices the last stores.
     __device__ __forceinline__ static void store(const ForwardSm90Params& p, const WorkItem& item,
-                                                 Consumer& consumer, typename G::Finish& epilogue,
+                                                 Consumer& consumer,
+                                                 typename G::TileEpilogue& epilogue,
                                                  float scaling) {
         if (p.schedule.k_slices > 1) {
             consumer.scale(scaling);

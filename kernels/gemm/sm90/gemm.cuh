@@ -66,23 +66,25 @@ struct Gemm {
         return kBlockN == kGroupN ? 0 : group * kGroupN;
     }
 
-    using Finish = Epilogue<T, kGroupM / kWgmmaRows, kGroupN>;
+    using TileEpilogue = Epilogue<T, kGroupM / kWgmmaRows, kGroupN>;
 
     // Shared memory: the stages, the consumers' staging, the barriers of the ring and those of the
     // epilogues.
     static constexpr int kStagingOffset = kStages * kStageBytes;
-    static constexpr int kRingOffset = kStagingOffset + kConsumerGroups * Finish::kStagingBytes;
-    static constexpr int kFinishOffset = kRingOffset + 2 * kStages * ptx::kMbarrierBytes;
-    static constexpr int kSharedBytes = kFinishOffset + kConsumerGroups * Finish::kBarrierBytes;
+    static constexpr int kRingOffset =
+        kStagingOffset + kConsumerGroups * TileEpilogue::kStagingBytes;
+    static constexpr int kEpilogueOffset = kRingOffset + 2 * kStages * ptx::kMbarrierBytes;
+    static constexpr int kSharedBytes =
+        kEpilogueOffset + kConsumerGroups * TileEpilogue::kBarrierBytes;
 
     __device__ __forceinline__ static uint32_t shared(int offset) {
         extern __shared__ __align__(1024) unsigned char stages_of_boxes[];
         return ptx::shared_address(stages_of_boxes) + offset;
     }
     // A consumer's epilogue, with its part of the staging
-    __device__ __forceinline__ static Finish finish(int group) {
-        return {shared(kStagingOffset) + group * Finish::kStagingBytes,
-                shared(kFinishOffset) + group * Finish::kBarrierBytes};
+    __device__ __forceinline__ static TileEpilogue epilogue(int group) {
+        return {shared(kStagingOffset) + group * TileEpilogue::kStagingBytes,
+                shared(kEpilogueOffset) + group * TileEpilogue::kBarrierBytes};
     }
 };
 

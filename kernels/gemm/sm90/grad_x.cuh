@@ -95,7 +95,7 @@ struct GradXSm90 {
 
     // Consumers: the tile's sums, then its epilogue.
     __device__ __forceinline__ static void consume(const GradXSm90Params& p, Consumer& consumer) {
-        typename G::Finish epilogue = G::finish(consumer.group);
+        typename G::TileEpilogue epilogue = G::epilogue(consumer.group);
         Walk walk(p.schedule, blocks(p));
         KeepWords keep;
         if (walk.more()) {
@@ -202,7 +202,8 @@ struct GradXSm90 {
 
     // Epilogue: dx = sums, or added to dx. Of several k-slices the last stores.
     __device__ __forceinline__ static void store(const GradXSm90Params& p, const WorkItem& item,
-                                                 Consumer& consumer, typename G::Finish& epilogue) {
+                                                 Consumer& consumer,
+                                                 typename G::TileEpilogue& epilogue) {
         if (!sm90::combine<sm90::kConsumerThreads>(consumer.sum, p.schedule, item.tile,
                                                    item.k_slice)) {
             return;
