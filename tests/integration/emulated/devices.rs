@@ -41,7 +41,7 @@ fn on_the_device(key: &str) {
     run::<bf16>(LayerCase::new(1024, 16, 4096, 8).dropout(0.1), &mut tiles);
     let chosen = |name: &str| tiles.iter().any(|tile: &Tile| tile.name == name);
     assert!(chosen("m128n256k64") || chosen("m128n128k32"), "{tiles:?}");
-    assert!(chosen("m64n64k64"), "{tiles:?}");
+    assert!(chosen("m64n64k64") || chosen("m64n128k64"), "{tiles:?}");
 }
 
 #[test]

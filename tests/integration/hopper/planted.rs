@@ -343,15 +343,18 @@ pub const GRAD_X: &[Mistake] = &[
     .found_by("of its cluster"),
 ];
 
+/// Which of the two launches the race is reported to depends on which of them came first.
+const RACE: &str = ": race: ";
+
 /// Of what the forward's GEMM has to wait for, since it begins before the shrink has ended.
 pub const OVERLAP: &[Mistake] = &[
     Mistake::of(F, turns, "S is read before it is written")
         .line(None, "griddepcontrol.wait")
-        .found_by("race: access to global memory"),
+        .found_by(RACE),
     Mistake::of(F, slices, "counters are used before they are zero")
         .line(CONSUMERS, "griddepcontrol.wait")
-        .found_by("race: write to global memory"),
+        .found_by(RACE),
     Mistake::of(F, packed, "a packed lora_B is read before it is written")
         .line(PRODUCER, "griddepcontrol.wait")
-        .found_by("race: asynchronous read of global memory"),
+        .found_by(RACE),
 ];
