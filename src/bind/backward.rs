@@ -11,7 +11,9 @@ use super::params::{
     GradXSm90Params, ReduceParams, TSource,
 };
 use super::record::scalings;
-use super::{Backward, BackwardProjection, ForwardRecord, Raw, check};
+use super::{
+    Backward, BackwardProjection, DevicePointer, ForwardRecord, LoraGradients, Raw, check,
+};
 use crate::plan::{Arch, Launch, access};
 use crate::{Argument, BackwardPlan, Hint, Result, Role, WeightLayout};
 
@@ -98,6 +100,12 @@ impl<'a> Call<'a> {
         all.filter(|(_, projection)| projection.lora.is_some())
     }
 
+    /// Where the gradients of the adapted projections go.
+    fn gradients(&self) -> impl Iterator<Item = LoraGradients<DevicePointer>> {
+        let all = self.args.projections.iter();
+        all.filter_map(|projection| projection.gradients)
+    }
+
     fn grad_b(&self, launch: &Launch) -> GradBParams {
         let (plan, problem) = (self.plan, self.plan.problem());
         let (splits, regions) = (&plan.splits, &plan.regions);
@@ -155,11 +163,6 @@ impl<'a> Call<'a> {
             split_stride: planned.out_features as i64 * planned.padded_rank() as i64,
             splits: splits.dy.row_splits,
         });
-        let outputs = self
-            .args
-            .projections
-            .iter()
-            .filter_map(|projection| projection.gradients);
         let mut params = GradAParams {
             x: self.args.x,
             mask: self.saved.mask,
@@ -179,7 +182,7 @@ impl<'a> Call<'a> {
                 Role::DLoraB,
                 &splits.reduce_b,
                 partials,
-                outputs.map(|gradients| gradients.b),
+                self.gradients().map(|gradients| gradients.b),
             ),
             ..Zeroable::zeroed()
         };
@@ -212,17 +215,12 @@ impl<'a> Call<'a> {
             split_stride: in_features * ranks,
             splits: splits.x.row_splits,
         });
-        let outputs = self
-            .args
-            .projections
-            .iter()
-            .filter_map(|projection| projection.gradients);
         common::reduce(
             problem,
             Role::DLoraA,
             &splits.reduce_a,
             partials,
-            outputs.map(|gradients| gradients.a),
+            self.gradients().map(|gradients| gradients.a),
         )
     }
 
@@ -292,7 +290,7 @@ impl<'a> Call<'a> {
             encode,
         };
         let weight_box = match problem.weight_layout() {
-            WeightLayout::OutIn => Boxed::Summands,
+            WeightLayout::OutIn => Boxed::Depth,
             WeightLayout::InOut => Boxed::HalfOfColumns,
         };
         params.t = maps.low_rank(self.workspace.at(regions.t))?;

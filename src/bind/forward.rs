@@ -177,7 +177,7 @@ impl<'a> Call<'a> {
         };
         let weight_box = match problem.weight_layout() {
             WeightLayout::OutIn => Boxed::HalfOfColumns,
-            WeightLayout::InOut => Boxed::Summands,
+            WeightLayout::InOut => Boxed::Depth,
         };
         let mut params = ForwardSm90Params {
             x: maps.tensor((0, Role::X), self.args.x, Boxed::Rows)?,

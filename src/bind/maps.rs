@@ -30,9 +30,9 @@ pub(super) enum Boxed {
     /// Half of a tile's columns, of a K-major weight or lora_B. Each block of a cluster brings one
     /// half for both.
     HalfOfColumns,
-    /// 64 of the summands, of an MN-major weight.
-    Summands,
-    /// 16 of the summands, of lora_A.
+    /// 64 of the depth, of an MN-major weight.
+    Depth,
+    /// 16 of the depth, of lora_A.
     Ranks,
     /// A chunk of the epilogue, of y or dx.
     Output,
@@ -43,7 +43,7 @@ impl Boxed {
         match self {
             Boxed::Rows => tile.rows as u32,
             Boxed::HalfOfColumns => tile.columns as u32 / 2,
-            Boxed::Summands | Boxed::Output => SQUARE,
+            Boxed::Depth | Boxed::Output => SQUARE,
             Boxed::Ranks => RANKS,
         }
     }
