@@ -11,7 +11,7 @@ use crate::decode::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::fault::FaultKind;
 use crate::exec::interpret::Run;
 use crate::exec::registers::{LANES, lanes};
-use crate::exec::space::{Spaces, addresses};
+use crate::exec::space::addresses;
 use crate::exec::trap::{Outcome, Trap};
 use crate::memory::FIRST_ADDRESS;
 use crate::tensor_map::{ALIGNMENT, TensorMap, WORDS, replace};
@@ -94,14 +94,7 @@ impl Run<'_, '_, '_> {
             );
             return Err(Trap::new(FaultKind::Misaligned, lane, message));
         }
-        let mut spaces = Spaces {
-            global: &mut self.worker.global,
-            shared: &mut self.core.shared,
-            peers: self.peers.reborrow(),
-            local: &mut self.warp.local,
-            local_each: self.launch.kernel.info.local_bytes,
-            params: &self.launch.params,
-        };
+        let (_, _, mut spaces) = self.parts();
         let half = BYTES / 2;
         let only = 1 << lane;
         let host = spaces.resolve(window, [va; LANES], only, half)?[lane];
