@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// The environment variable that is set in the second process.
-const ALONE: &str = "LORA_KERNELS_TEST_ALONE";
+use lora_kernels_test_device::ALONE;
+
 /// The environment variable that chooses the emulated device.
 pub const DEVICE: &str = "PTX_EMULATOR_DEVICE";
 

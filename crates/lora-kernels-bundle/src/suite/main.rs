@@ -67,10 +67,6 @@ struct Suite {
 /// The compute capability that the kernels for Hopper run on.
 const HOPPER: &str = "9.0";
 
-/// Set for the tests of Hopper's kernels: they run on the GPU of this machine, where they would
-/// start an emulated one.
-const ALONE: &str = "LORA_KERNELS_TEST_ALONE";
-
 /// What the bench has for writing its results after its last measurement, before it is stopped.
 const BENCH_END: Duration = Duration::from_secs(3);
 
@@ -195,7 +191,8 @@ impl Suite {
             };
             let hopper = step == Step::HopperTests;
             if hopper {
-                command.env(ALONE, "1");
+                // They run on the GPU of this machine, where they would start an emulated one.
+                command.env(lora_kernels_test_device::ALONE, "1");
             }
             let skip = if hopper { &[][..] } else { &program.skip[..] };
             for tests in skip.iter().chain(more) {
