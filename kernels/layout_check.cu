@@ -3,6 +3,7 @@
 #include <initializer_list>
 
 #include "common/params.cuh"
+#include "common/rows.cuh"
 
 namespace {
 
@@ -147,6 +148,18 @@ struct GradXSm90Fields : GradXSm90Params {
                                   dropout, schedule, reduce_a, pad_end);
     }
 };
+struct AdapterEntryFields : AdapterEntry {
+    __device__ void write(Writer& w) {
+        w.layout<AdapterEntry>(*this, lora_a, lora_b, a_stride, b_stride, rank, scaling, flags,
+                               pad);
+    }
+};
+struct RowAdapterFields : RowAdapterParams {
+    __device__ void write(Writer& w) {
+        w.layout<RowAdapterParams>(*this, entries, slot, weight, wrong, slots, per_row, adapter_f32,
+                                   s_stride, s_first, s_rank, one);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -182,8 +195,9 @@ extern "C" __global__ void lora_layout_check(uint32_t* out) {
         ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields, ForwardSm90Fields,
         GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields,
         GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
-        ProjectionSizeFields, GradXSm90Fields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
+        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
         w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
+    w.words({kEntryPresent, kEntryAVectorised, kEntryBVectorised});
 }

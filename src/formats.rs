@@ -38,6 +38,32 @@ pub enum RowAdapters {
     /// All rows go through the projection's one adapter.
     #[default]
     One,
+    /// Each row has a list of adapters, or none, from a table in device memory. Their deltas are
+    /// summed, each multiplied by a weight of its own.
+    Table {
+        /// The slots of the table, from 1 on.
+        slots: usize,
+        /// The places in a row's list, from 1 to [`RowAdapters::MOST_PER_ROW`].
+        per_row: usize,
+    },
+}
+
+impl RowAdapters {
+    /// The most adapters that a row can have.
+    pub const MOST_PER_ROW: usize = 4;
+
+    /// The places in a row's list.
+    pub const fn per_row(self) -> usize {
+        match self {
+            RowAdapters::One => 1,
+            RowAdapters::Table { per_row, .. } => per_row,
+        }
+    }
+
+    /// Whether the adapters are those of a table.
+    pub const fn is_table(self) -> bool {
+        matches!(self, RowAdapters::Table { .. })
+    }
 }
 
 /// The element type of each role of a layer.

@@ -21,7 +21,7 @@ mod role;
 #[cfg(feature = "cuda")]
 mod typed;
 
-pub use bind::{ForwardRecord, Saved};
+pub use bind::{ForwardRecord, RawTable, Rows, Saved};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 pub use device_element::DeviceElement;
@@ -40,10 +40,10 @@ pub use raw::{Kernels, context};
 pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
-    Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
+    AdapterTable, Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
     DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic,
-    Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Matrix, Merge, MergeWeight,
-    ReadMatrix, Typed, Views, WriteMatrix,
+    Flags, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Matrix, Merge,
+    MergeWeight, ReadMatrix, Typed, Views, WriteMatrix,
 };
 
 /// The guide's examples, compiled and run with the tests.

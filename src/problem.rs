@@ -49,6 +49,9 @@ pub struct Problem {
     mask: Mask,
     weight_layout: WeightLayout,
     input_gradient: bool,
+    inference: bool,
+    batch_invariant: bool,
+    delta_only: bool,
     /// Indexed by role.
     accumulate: [bool; Role::ALL.len()],
     /// Indexed by projection and role. The layouts of x and dx are stored with projection 0.
@@ -119,6 +122,9 @@ impl Problem {
             mask: Mask::default(),
             weight_layout: WeightLayout::default(),
             input_gradient: true,
+            inference: false,
+            batch_invariant: false,
+            delta_only: false,
             accumulate: [false; Role::ALL.len()],
             layouts: Vec::new(),
         };
@@ -135,6 +141,9 @@ impl Problem {
     /// The largest size of a dimension. The kernels' 32-bit indices must not overflow, not even in
     /// a last tile that is partly filled. Offsets into a tensor are 64-bit and may be much larger.
     pub const MAX_DIMENSION: usize = i32::MAX as usize - 0xFFFF;
+
+    /// The most tokens of a forward for inference that takes one launch.
+    pub const DECODE_TOKENS: usize = 64;
 
     /// The largest number of projections that can share x.
     pub const MAX_PROJECTIONS: usize = 8;
@@ -220,9 +229,50 @@ impl Problem {
         Ok(self)
     }
 
-    /// Sets which adapter each row of x uses.
-    pub fn with_row_adapters(mut self, row_adapters: RowAdapters) -> Self {
+    /// Sets which adapters each row of x uses. With a table, the rank of a projection is the largest
+    /// that an adapter of the table may have there, and the adapters' layouts don't matter: the
+    /// table has their addresses and strides.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`] unless a table has between 1 and [`Problem::MAX_DIMENSION`] slots, a
+    /// list has between 1 and [`RowAdapters::MOST_PER_ROW`] places, and S has at most
+    /// [`Problem::MAX_DIMENSION`] columns.
+    pub fn with_row_adapters(mut self, row_adapters: RowAdapters) -> Result<Self> {
+        if let RowAdapters::Table { slots, per_row } = row_adapters {
+            check_dimension("the slots of the table", slots)?;
+            check_dimension("the adapters per row", per_row)?;
+            if per_row > RowAdapters::MOST_PER_ROW {
+                return Err(Error::RowAdapters { given: per_row });
+            }
+        }
         self.row_adapters = row_adapters;
+        check_dimension(
+            "the sum of the ranks, each rounded up to 16 and counted for every adapter of a row,",
+            self.padded_ranks(),
+        )?;
+        Ok(self)
+    }
+
+    /// Sets whether there will be no backward. Then nothing is saved for one, and a forward of up to
+    /// [`Problem::DECODE_TOKENS`] tokens without dropout takes one launch.
+    pub fn with_inference(mut self, inference: bool) -> Self {
+        self.inference = inference;
+        self
+    }
+
+    /// Sets whether the bits of a row of y depend on nothing but this row, its adapters, and the
+    /// weights: not on other rows, on how many there are, nor on whether the forward is one for
+    /// inference or for training. The default is not, which can be faster.
+    pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
+        self.batch_invariant = batch_invariant;
+        self
+    }
+
+    /// Sets whether only the adapters are computed, for frameworks that have a base product of their
+    /// own. A forward then adds to y what the adapters make of x, and a backward adds to dx what
+    /// they make of dy. The weight is not used, and there is no bias.
+    pub fn with_delta_only(mut self, delta_only: bool) -> Self {
+        self.delta_only = delta_only;
         self
     }
 
@@ -369,9 +419,24 @@ impl Problem {
         self.input_gradient
     }
 
+    /// Whether there will be no backward.
+    pub fn is_inference(&self) -> bool {
+        self.inference
+    }
+
+    /// Whether the bits of a row of y depend on this row alone.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant
+    }
+
+    /// Whether only the adapters are computed.
+    pub fn is_delta_only(&self) -> bool {
+        self.delta_only
+    }
+
     /// Whether an output is added to its previous values.
     pub fn accumulates(&self, tensor: Role) -> bool {
-        self.accumulate[tensor as usize]
+        self.accumulate[tensor as usize] || self.delta_only && matches!(tensor, Role::Y | Role::DX)
     }
 
     /// The layout of x, dx, or a tensor of the first projection.
@@ -410,18 +475,17 @@ impl Problem {
         }
     }
 
-    /// The columns of S and T: the sum of the ranks, each rounded up to 16.
+    /// The columns of S and T: the sum of the ranks, each rounded up to 16, and with a table as many
+    /// for each place in a row's list.
     pub fn padded_ranks(&self) -> usize {
-        self.projections.iter().map(Projection::padded_rank).sum()
+        self.rank_offset(self.projections.len())
     }
 
     /// The first column of a projection in S and T.
     pub fn rank_offset(&self, projection: usize) -> usize {
-        self.projections
-            .iter()
-            .take(projection)
-            .map(Projection::padded_rank)
-            .sum()
+        let before = self.projections.iter().take(projection);
+        let ranks: usize = before.map(Projection::padded_rank).sum();
+        ranks.saturating_mul(self.row_adapters.per_row())
     }
 
     /// The projections that have an adapter, with their indices.
@@ -500,9 +564,19 @@ impl fmt::Display for Problem {
         if !self.input_gradient {
             f.write_str(", no dx")?;
         }
+        if let RowAdapters::Table { slots, per_row } = self.row_adapters {
+            write!(f, ", {per_row} of {slots} adapters per row")?;
+        }
+        for (set, text) in [
+            (self.inference, ", inference"),
+            (self.batch_invariant, ", batch-invariant"),
+            (self.delta_only, ", delta only"),
+        ] {
+            f.write_str(if set { text } else { "" })?;
+        }
         for tensor in Role::ALL
             .into_iter()
-            .filter(|&tensor| self.accumulates(tensor))
+            .filter(|&tensor| self.accumulate[tensor as usize])
         {
             write!(f, ", {tensor} +=")?;
         }

@@ -150,6 +150,8 @@ fn calls(criterion: &mut Criterion) {
             dropout: DROPOUT,
             saved: saved.into(),
             workspace: Some(workspace),
+            rows: None,
+            flags: None,
         };
         // SAFETY: as above.
         let record = must(unsafe { kernels.forward_raw(&forward, &args, stream) });
@@ -180,6 +182,7 @@ fn calls(criterion: &mut Criterion) {
             record: Some(record),
             dx: Some(dx),
             workspace: Some(workspace),
+            rows: None,
         };
         let bare = must(kernels.prepare_backward(&backward, &args));
         // SAFETY: as above.

@@ -81,6 +81,8 @@ impl Ours {
             dropout: self.dropout,
             saved: call.saved.into(),
             workspace: Some(call.workspace),
+            rows: None,
+            flags: None,
         };
         // SAFETY: the sets and `_memory` hold tensors and buffers of the plan's sizes, and outlive
         // the stream's work.
@@ -107,6 +109,7 @@ impl Ours {
             record: None,
             dx: Some(call.dx),
             workspace: Some(call.workspace),
+            rows: None,
         };
         // SAFETY: as in `forward`.
         unsafe {

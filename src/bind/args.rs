@@ -24,6 +24,14 @@ pub trait Pointers {
     type BytesMut;
     /// What a backward knows of its forward.
     type Record;
+    /// A table of adapters.
+    type Table;
+    /// i32 numbers that are read: the slots of rows.
+    type Indices;
+    /// f32 numbers that are read: the weights of rows.
+    type Weights;
+    /// Words that are zero between calls.
+    type Flags;
 }
 
 /// Device addresses. Shapes, strides and alignments are those of the plan's problem.
@@ -39,6 +47,34 @@ impl Pointers for Raw {
     type Bytes = DevicePointer;
     type BytesMut = DevicePointer;
     type Record = Option<ForwardRecord>;
+    type Table = RawTable;
+    type Indices = DevicePointer;
+    type Weights = DevicePointer;
+    type Flags = DevicePointer;
+}
+
+/// The memory of a table of adapters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RawTable {
+    /// The entries, (slots, projections) of the problem
+    pub entries: DevicePointer,
+    /// Null, or an u32 that becomes 1 where a row names a slot that is empty or doesn't exist. Such
+    /// a row has no adapter there.
+    pub wrong: DevicePointer,
+    /// Of a backward: where the gradients of each entry go, (slots, projections)
+    pub gradients: DevicePointer,
+}
+
+/// The adapters that the rows of a call go through: a table of type `T`, slots of type `I` and
+/// weights of type `W`, as [`Pointers`] names them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<T, I, W> {
+    /// The adapters
+    pub table: T,
+    /// (tokens, places in a list): the slots of each row's adapters; a negative one stands for none
+    pub slots: I,
+    /// (tokens, places in a list): what each row's deltas are multiplied by; `None` for 1
+    pub weights: Option<W>,
 }
 
 /// One adapter.
@@ -74,6 +110,12 @@ pub struct Forward<P: Pointers, L = Vec<ForwardProjection<P>>> {
     pub saved: Saved<P::BytesMut>,
     /// At least `plan.workspace_bytes()` bytes of scratch memory; may be `None` if that is 0
     pub workspace: Option<P::BytesMut>,
+    /// Present exactly if the problem has a table of adapters; no projection has a `lora` then
+    pub rows: Option<Rows<P::Table, P::Indices, P::Weights>>,
+    /// At least `plan.flags_bytes()` bytes, zero before the first call that is given them. Every
+    /// call leaves them zero. Calls that may run at the same time need flags of their own. May be
+    /// `None` if there are 0 bytes
+    pub flags: Option<P::Flags>,
 }
 
 /// One projection of [`Forward`].
@@ -107,6 +149,9 @@ pub struct Backward<P: Pointers, L = Vec<BackwardProjection<P>>> {
     pub dx: Option<P::MatrixMut>,
     /// At least `plan.workspace_bytes()` bytes of scratch memory; may be `None` if that is 0
     pub workspace: Option<P::BytesMut>,
+    /// Present exactly if the problem has a table of adapters; no projection has a `lora` or
+    /// gradients then
+    pub rows: Option<Rows<P::Table, P::Indices, P::Weights>>,
 }
 
 /// One projection of [`Backward`].

@@ -26,7 +26,7 @@ mod tests;
 
 pub use args::{
     Backward, BackwardProjection, DevicePointer, Forward, ForwardProjection, Lora, LoraGradients,
-    Merge, MergeWeight, Pointers, Raw,
+    Merge, MergeWeight, Pointers, Raw, RawTable, Rows,
 };
 #[cfg(any(feature = "cuda", test))]
 pub(crate) use backward::backward;

@@ -1,5 +1,5 @@
-//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`, which
-//! documents the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
+//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`
+//! and `kernels/common/rows.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
 //! and the values of the enums as nvcc compiled them, and a test compares them with these.
 
 use bytemuck::{Pod, Zeroable};
@@ -31,6 +31,7 @@ macro_rules! parameters {
             )*
             words.extend([mask_source::NONE, mask_source::STORED, mask_source::DRAWN].map(|v| v as u32));
             words.extend([merge_write::NEVER, merge_write::ALWAYS, merge_write::IF_FINITE].map(|v| v as u32));
+            words.extend([entry_flags::PRESENT, entry_flags::A_VECTORISED, entry_flags::B_VECTORISED]);
             words
         }
     };
@@ -41,6 +42,13 @@ pub mod mask_source {
     pub const NONE: i32 = 0;
     pub const STORED: i32 = 1;
     pub const DRAWN: i32 = 2;
+}
+
+/// Bits of `AdapterEntry::flags`, as in `kernels/common/rows.cuh`.
+pub mod entry_flags {
+    pub const PRESENT: u32 = 1;
+    pub const A_VECTORISED: u32 = 2;
+    pub const B_VECTORISED: u32 = 4;
 }
 
 /// `MergeWrite` of `params.cuh`.
@@ -309,6 +317,31 @@ parameters! {
         schedule: ScheduleParams,
         reduce_a: ReduceParams,
         pad_end: [i32; 8],
+    }
+
+    struct AdapterEntry {
+        lora_a: Address,
+        lora_b: Address,
+        a_stride: i64,
+        b_stride: i64,
+        rank: i32,
+        scaling: f32,
+        flags: u32,
+        pad: i32,
+    }
+
+    struct RowAdapterParams {
+        entries: Address,
+        slot: Address,
+        weight: Address,
+        wrong: Address,
+        slots: i32,
+        per_row: i32,
+        adapter_f32: i32,
+        s_stride: i32,
+        s_first: [i32; PROJECTIONS],
+        s_rank: [i32; PROJECTIONS],
+        one: [AdapterEntry; PROJECTIONS],
     }
 
     struct MergeAdapter {

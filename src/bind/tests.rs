@@ -70,6 +70,8 @@ fn forward_args<'a>(
         dropout: problem.has_dropout().then_some(DROPOUT),
         saved: SAVED.into(),
         workspace: Some(WORKSPACE),
+        rows: None,
+        flags: None,
     }
 }
 
@@ -100,6 +102,7 @@ fn backward_args<'a>(
         record: None,
         dx: problem.has_input_gradient().then_some(DX),
         workspace: Some(WORKSPACE),
+        rows: None,
     }
 }
 

@@ -28,6 +28,16 @@ pub enum Argument {
     SavedMask,
     /// The scratch memory.
     Workspace,
+    /// The flags between the blocks of a launch.
+    Flags,
+    /// Which adapters the rows go through.
+    Rows,
+    /// The slots that the rows name.
+    RowSlots,
+    /// The weights of the rows' adapters.
+    RowWeights,
+    /// The table of adapters.
+    Table,
     /// The stream.
     Stream,
 }
@@ -47,6 +57,11 @@ impl fmt::Display for Argument {
             Argument::SavedS => ("saved S", None),
             Argument::SavedMask => ("saved mask", None),
             Argument::Workspace => ("workspace", None),
+            Argument::Flags => ("flags", None),
+            Argument::Rows => ("rows", None),
+            Argument::RowSlots => ("the rows' slots", None),
+            Argument::RowWeights => ("the rows' weights", None),
+            Argument::Table => ("the table of adapters", None),
             Argument::Stream => ("the stream", None),
         };
         f.write_str(name)?;

@@ -9,6 +9,8 @@ use super::Argument;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {
+    /// [`crate::Problem::with_row_adapters`].
+    RowAdapters,
     /// The plan's problem says whether there is a bias.
     Bias,
     /// The plan's problem says whether there is dropout.
@@ -77,6 +79,7 @@ impl Toolkit {
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Hint::RowAdapters => f.write_str("see Problem::with_row_adapters"),
             Hint::Bias => f.write_str("see Problem::with_bias"),
             Hint::Dropout => f.write_str("see Problem::with_dropout"),
             Hint::Mask => f.write_str("see Problem::with_mask"),

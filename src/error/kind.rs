@@ -25,6 +25,7 @@ impl Error {
             Error::Dimension { .. }
             | Error::Projections { .. }
             | Error::NotAdapted
+            | Error::RowAdapters { .. }
             | Error::Adapters { .. }
             | Error::NoAdapter { .. }
             | Error::NoPart { .. }

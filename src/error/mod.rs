@@ -44,6 +44,15 @@ pub enum Error {
         /// How many were given.
         given: usize,
     },
+    /// A row's list has no place for an adapter, or more than there can be.
+    #[error(
+        "{given} adapters per row: there must be between 1 and {}; merge more into one beforehand",
+        crate::RowAdapters::MOST_PER_ROW
+    )]
+    RowAdapters {
+        /// How many were given.
+        given: usize,
+    },
     /// No kernel of this crate computes this.
     #[error("no kernel is built for {what}: docs/adding-a-kernel.md says how to add one")]
     NoKernel {

@@ -210,6 +210,7 @@ impl LoraLinear {
             record: None,
             dx,
             workspace,
+            rows: None,
         };
         // SAFETY: as in forward; `saved` is of a forward of the same sizes and dropout, and
         // gradients that are added to are borrowed for the call.

@@ -161,6 +161,8 @@ impl LoraLinear {
             dropout: inputs.dropout,
             saved: saved.map_or(bind::Saved::Empty, bind::Saved::Whole),
             workspace,
+            rows: None,
+            flags: None,
         };
         let stream = self.stream.cu_stream();
         // SAFETY: the context was made current. Every matrix is in a slice of it and was checked

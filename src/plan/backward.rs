@@ -87,6 +87,7 @@ impl BackwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
+        arch::not_yet(problem)?;
         let dtype = problem.dtype();
 
         let most_ranks = problem

@@ -33,6 +33,7 @@ impl ForwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
+        arch::not_yet(problem)?;
         if problem.tokens() == 0 {
             return Ok(Self {
                 problem: problem.clone(),
@@ -107,6 +108,11 @@ impl ForwardPlan {
     /// call does not matter.
     pub fn saved(&self) -> &SavedLayout {
         &self.saved
+    }
+
+    /// The size of the flags in bytes, 0 if no block of a launch waits for another.
+    pub fn flags_bytes(&self) -> usize {
+        0
     }
 
     /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its

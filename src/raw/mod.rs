@@ -24,7 +24,10 @@ pub use prepared::PreparedLaunch;
 pub use tensor_map::encode_tensor_map;
 
 use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merge, Raw};
-pub use crate::bind::{DevicePointer, ForwardRecord, MergeWeight, Saved};
+pub use crate::bind::{DevicePointer, ForwardRecord, MergeWeight, RawTable, Saved};
+
+/// The adapters that the rows of [`ForwardArgs`] or [`BackwardArgs`] go through.
+pub type RowsArgs = crate::bind::Rows<RawTable, DevicePointer, DevicePointer>;
 
 /// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's
 /// problem.

@@ -106,6 +106,8 @@ impl Kernels {
                 .workspace
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
+            rows: args.rows.as_ref().map(|rows| addresses.rows(rows)),
+            flags: args.flags.as_mut().map(|flags| addresses.flags(flags)),
         };
         order.check()?;
         // SAFETY: the context was made current; every matrix lies in a slice of it at the plan's
@@ -167,6 +169,7 @@ impl Kernels {
                 .workspace
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
+            rows: args.rows.as_ref().map(|rows| addresses.rows(rows)),
         };
         order.check()?;
         // SAFETY: as in forward.

@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod matrix;
 mod merge;
 pub(crate) mod order;
+mod table;
 mod views;
 
 pub use calls::{
@@ -16,4 +17,5 @@ pub use calls::{
 };
 pub use matrix::{DynMatMut, DynMatRef, MatMut, MatRef, Matrix, ReadMatrix, WriteMatrix};
 pub use merge::{DynMerge, Merge, MergeWeight};
+pub use table::{AdapterTable, Flags};
 pub use views::{Dynamic, Typed, Views};

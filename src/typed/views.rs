@@ -5,8 +5,12 @@ use std::marker::PhantomData;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, SyncOnDrop};
 
 use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef, ReadMatrix, WriteMatrix};
+use super::table::{AdapterTable, Flags};
 use crate::Element;
-use crate::bind::{self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, Saved};
+use crate::bind::{
+    self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, RawTable, Saved,
+};
+use crate::raw::RowsArgs;
 
 /// Views with elements of type `T`, and `A` in the adapters.
 #[derive(Debug)]
@@ -25,6 +29,10 @@ impl<'a, T: 'a, A: 'a> Pointers for Typed<'a, T, A> {
     type Bytes = CudaView<'a, u8>;
     type BytesMut = CudaViewMut<'a, u8>;
     type Record = ForwardRecord;
+    type Table = &'a AdapterTable;
+    type Indices = CudaView<'a, i32>;
+    type Weights = CudaView<'a, f32>;
+    type Flags = &'a mut Flags;
 }
 
 impl<'a> Pointers for Dynamic<'a> {
@@ -36,7 +44,14 @@ impl<'a> Pointers for Dynamic<'a> {
     type Bytes = CudaView<'a, u8>;
     type BytesMut = CudaViewMut<'a, u8>;
     type Record = ForwardRecord;
+    type Table = &'a AdapterTable;
+    type Indices = CudaView<'a, i32>;
+    type Weights = CudaView<'a, f32>;
+    type Flags = &'a mut Flags;
 }
+
+/// The rows of a typed call.
+pub type RowsOfTable<'a> = bind::Rows<&'a AdapterTable, CudaView<'a, i32>, CudaView<'a, f32>>;
 
 /// The views that [`crate::Kernels::forward`] and the other typed calls take: [`Typed`] or
 /// [`Dynamic`].
@@ -50,6 +65,10 @@ pub trait Views<'a>:
         Bytes = CudaView<'a, u8>,
         BytesMut = CudaViewMut<'a, u8>,
         Record = ForwardRecord,
+        Table = &'a AdapterTable,
+        Indices = CudaView<'a, i32>,
+        Weights = CudaView<'a, f32>,
+        Flags = &'a mut Flags,
     >
 {
 }
@@ -89,6 +108,29 @@ impl<'s> Addresses<'s> {
 
     pub fn bytes_mut(&mut self, buffer: &'s mut CudaViewMut<'_, u8>) -> DevicePointer {
         self.keep(buffer.device_ptr_mut(self.stream))
+    }
+
+    pub fn rows(&mut self, rows: &'s RowsOfTable<'_>) -> RowsArgs {
+        let bind::Rows {
+            table,
+            slots,
+            weights,
+        } = rows;
+        RowsArgs {
+            table: RawTable {
+                entries: self.keep(table.entries.device_ptr(self.stream)),
+                wrong: self.keep(table.wrong.device_ptr(self.stream)),
+                gradients: 0,
+            },
+            slots: self.keep(slots.device_ptr(self.stream)),
+            weights: weights
+                .as_ref()
+                .map(|weights| self.keep(weights.device_ptr(self.stream))),
+        }
+    }
+
+    pub fn flags(&mut self, flags: &'s mut Flags) -> DevicePointer {
+        self.keep(flags.words.device_ptr_mut(self.stream))
     }
 
     pub fn lora<M: ReadMatrix>(&mut self, lora: &'s Lora<M>) -> Lora<DevicePointer> {

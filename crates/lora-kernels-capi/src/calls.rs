@@ -116,6 +116,8 @@ pub unsafe extern "C" fn lora_forward(
             dropout,
             saved,
             workspace: Some(args.workspace),
+            rows: None,
+            flags: None,
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?;
@@ -174,6 +176,7 @@ pub unsafe extern "C" fn lora_backward(
             record,
             dx: (args.dx != 0).then_some(args.dx),
             workspace: Some(args.workspace),
+            rows: None,
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.backward_raw(plan, &raw, stream.cast()) }?)

@@ -115,6 +115,8 @@ fn forward_call() -> Call {
             dropout: Some(DROPOUT),
             saved: saved_of(given),
             workspace: Some(of(given, Argument::Workspace)),
+            rows: None,
+            flags: None,
         };
         run_forward(&plan, &args).map(|_| ())
     })
@@ -147,6 +149,7 @@ fn backward_call() -> Call {
             record: None,
             dx: Some(of(given, shared(Role::DX))),
             workspace: Some(of(given, Argument::Workspace)),
+            rows: None,
         };
         run_backward(&plan, &args).map(|_| ())
     })

@@ -4,7 +4,7 @@ mod sm80;
 mod sm90a;
 
 use super::{Access, Arch, DeviceProps, Operation, Variant};
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Problem, Result};
 
 /// The kernels that are built for an architecture, in the table's order.
 fn built(
@@ -104,6 +104,19 @@ pub(super) fn weight_grads(
 /// The kernels of a merge: the one for the tiles of the weight, and the one that sums the counts.
 pub(super) fn merge(dtype: DType, access: Access) -> Result<(Variant, Variant)> {
     sm80::merge(dtype, access).ok_or_else(|| not_in_table(Operation::Merge, dtype, access))
+}
+
+/// The error for what no kernel computes yet.
+pub(super) fn not_yet(problem: &Problem) -> Result<()> {
+    let missing = [
+        (problem.row_adapters().is_table(), "a table of adapters"),
+        (problem.is_batch_invariant(), "batch-invariant results"),
+        (problem.is_delta_only(), "the adapters' part alone"),
+    ];
+    match missing.into_iter().find(|&(asked, _)| asked) {
+        Some((_, what)) => Err(Error::NoKernel { what: what.into() }),
+        None => Ok(()),
+    }
 }
 
 /// The error for a kernel that is missing from the table.

@@ -83,6 +83,8 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
             dropout: self.layer.case.dropout,
             saved: self.saved.view_mut().into(),
             workspace: Some(self.workspace.view_mut()),
+            rows: None,
+            flags: None,
         }
     }
 
@@ -167,6 +169,7 @@ impl<'a, T: Number, A: Number> BackwardCall<'a, T, A> {
             record: self.record,
             dx: self.dx.as_mut().map(Output::matrix),
             workspace: Some(self.workspace.view_mut()),
+            rows: None,
         }
     }
 

@@ -85,6 +85,8 @@ fn forward_raw(stream: &CudaStream, plan: &ForwardPlan, args: Forward<'_, bf16, 
         dropout: args.dropout,
         saved: (args.saved).map(|mut buffer| buffer.device_ptr_mut(stream).0),
         workspace: (args.workspace).map(|mut buffer| buffer.device_ptr_mut(stream).0),
+        rows: None,
+        flags: None,
     };
     // SAFETY: the arguments are those of a call of this plan, and their memory outlives the graph.
     let enqueued = unsafe { gpu().kernels.forward_raw(plan, &raw, stream.cu_stream()) };
@@ -115,6 +117,7 @@ fn backward_raw(stream: &CudaStream, plan: &BackwardPlan, args: Backward<'_, bf1
         record: Some(args.record),
         dx: dx.map(|mut dx| addresses.written(&mut dx)),
         workspace: (args.workspace).map(|mut buffer| buffer.device_ptr_mut(stream).0),
+        rows: None,
     };
     // SAFETY: as in forward.
     let enqueued = unsafe { gpu().kernels.backward_raw(plan, &raw, stream.cu_stream()) };

@@ -89,6 +89,8 @@ impl Memory {
             dropout: dropout(plan.problem()),
             saved,
             workspace: workspace.as_mut().map(CudaSlice::as_view_mut),
+            rows: None,
+            flags: None,
         };
         gpu().kernels.forward(&gpu().stream, plan, args)
     }
@@ -123,6 +125,7 @@ impl Memory {
             record,
             dx: Some(MatMut::new(self.dx.slice_mut(..tokens * K), tokens, K)),
             workspace: workspace.as_mut().map(CudaSlice::as_view_mut),
+            rows: None,
         };
         gpu().kernels.backward(&gpu().stream, &plan, args)
     }
@@ -308,6 +311,8 @@ fn types_may_be_known_at_run_time_only() {
             dropout: None,
             saved: saved.as_view_mut().into(),
             workspace: workspace.as_mut().map(CudaSlice::as_view_mut),
+            rows: None,
+            flags: None,
         };
         gpu().kernels.forward(stream, &plan, args).map(|_| read(&y))
     };

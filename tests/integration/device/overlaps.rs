@@ -76,6 +76,8 @@ fn forward(y: [u64; 2]) -> Result<()> {
         dropout: None,
         saved: address(&saved).into(),
         workspace: Some(address(&workspace)),
+        rows: None,
+        flags: None,
     };
     // SAFETY: all memory has the plan's extents and lives until the stream is waited for.
     unsafe { kernels.forward_raw(&plan, &args, stream.cu_stream()) }?;

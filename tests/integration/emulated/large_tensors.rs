@@ -167,6 +167,8 @@ fn forward<T: Number>(
         dropout: None,
         saved: saved.as_view_mut().into(),
         workspace: Some(workspace.as_view_mut()),
+        rows: None,
+        flags: None,
     };
     running(control, &chosen(plan.launches()), || {
         gpu().kernels.forward(stream, &plan, call)
@@ -226,6 +228,7 @@ fn backward<T: Number>(
         record: ForwardRecord::new(plan.problem(), None, [corner.case.projections[0].scaling]),
         dx: with_dx.then(|| dx.write()),
         workspace: Some(workspace.as_view_mut()),
+        rows: None,
     };
     let run = || gpu().kernels.backward(stream, &plan, call);
     running(control, &chosen(plan.launches()), run).expect("backward runs");

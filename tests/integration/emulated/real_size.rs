@@ -62,6 +62,8 @@ fn sampled(control: Control) -> Counters {
         dropout,
         saved: saved.as_view_mut().into(),
         workspace: Some(forward_workspace.as_view_mut()),
+        rows: None,
+        flags: None,
     };
     let (kernels, stream) = (&gpu().kernels, &gpu().stream);
     let record = kernels
@@ -84,6 +86,7 @@ fn sampled(control: Control) -> Counters {
         record,
         dx: Some(MatMut::new(dx.as_view_mut(), M, K)),
         workspace: Some(workspace.as_view_mut()),
+        rows: None,
     };
     kernels
         .backward(stream, &backward, call)

@@ -46,6 +46,8 @@ fn forward(
         dropout: None,
         saved: ADDRESS.into(),
         workspace: Some(ADDRESS),
+        rows: None,
+        flags: None,
     };
     change(&mut args, &mut projections);
     args.projections = &projections;
@@ -82,6 +84,7 @@ fn backward(
         record: None,
         dx: Some(ADDRESS),
         workspace: Some(ADDRESS),
+        rows: None,
     };
     change(&mut args, &mut projections);
     args.projections = &projections;

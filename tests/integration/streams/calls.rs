@@ -179,6 +179,8 @@ fn forward(
         dropout: None,
         saved: saved.as_view_mut().into(),
         workspace: Some(workspace.as_view_mut()),
+        rows: None,
+        flags: None,
     };
     let record = kernels.forward(stream, &plan, args)?;
     Ok(Forwarded { y, saved, record })
@@ -211,6 +213,7 @@ fn backward(
         record,
         dx: Some(MatMut::new(dx.as_view_mut(), TOKENS, IN)),
         workspace: Some(workspace.as_view_mut()),
+        rows: None,
     };
     kernels.backward(stream, &plan, args)?;
     Ok(vec![dx, da, db])
