@@ -121,7 +121,8 @@ pub struct Forward<P: Pointers, L = Vec<ForwardProjection<P>>> {
 /// One projection of [`Forward`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ForwardProjection<P: Pointers> {
-    /// W, (out_features, in_features), or transposed as the problem says
+    /// W, (out_features, in_features), or transposed as the problem says. Not used where only the
+    /// adapters' part is computed: it may be null then, or any matrix
     pub weight: P::Matrix,
     /// (out_features), present exactly if the problem has a bias
     pub bias: Option<P::Row>,
@@ -159,7 +160,8 @@ pub struct Backward<P: Pointers, L = Vec<BackwardProjection<P>>> {
 pub struct BackwardProjection<P: Pointers> {
     /// (tokens, out_features)
     pub dy: P::Matrix,
-    /// W, (out_features, in_features), or transposed as the problem says
+    /// W, (out_features, in_features), or transposed as the problem says. Not used where only the
+    /// adapters' part is computed: it may be null then, or any matrix
     pub weight: P::Matrix,
     /// Present exactly if the projection has a rank
     pub lora: Option<Lora<P::Adapter>>,

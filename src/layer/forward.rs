@@ -9,10 +9,18 @@ use super::inputs::{Inputs, LayerMatrix};
 use super::memory::{matrix, scratch, uninitialised, written};
 use super::operands::{Checks, Operands};
 use super::saved::SavedForward;
+use super::signature::Signature;
 use crate::bind;
 use crate::raw::{DevicePointer, ForwardArgs, ForwardProjectionArgs, ForwardRecord};
 use crate::typed::order::Order;
-use crate::{Argument, ForwardPlan, Mask, Problem, ReadMatrix, Result};
+use crate::{Argument, ForwardPlan, Problem, ReadMatrix, Result};
+
+/// The memory of a call besides its inputs and y.
+struct Scratch {
+    saved: Option<DevicePointer>,
+    workspace: Option<DevicePointer>,
+    flags: Option<DevicePointer>,
+}
 
 impl LoraLinear {
     /// Computes y of each projection, dense (tokens, out_features), and what backward needs.
@@ -53,14 +61,25 @@ impl LoraLinear {
                 inputs,
                 &operands,
                 &mut y,
-                [saved, workspace],
+                Scratch {
+                    saved,
+                    workspace,
+                    flags: None,
+                },
             )?
         };
         Ok((y, SavedForward { memory, record }))
     }
 
-    /// Computes the same y as [`LoraLinear::forward`], for a forward without a backward. It stores
-    /// no mask, and only y stays allocated.
+    /// Computes the y of [`LoraLinear::forward`] for a forward without a backward. It stores no
+    /// mask, and only y stays allocated.
+    ///
+    /// It takes a single launch for up to [`Problem::DECODE_TOKENS`] tokens without dropout and
+    /// weights stored (out_features, in_features), and two otherwise. The sums of a single launch
+    /// are in another order than those of two, so its y may be rounded differently.
+    ///
+    /// The blocks of a single launch tell each other by flags in device memory, which belong to the
+    /// `LoraLinear` and its clones: a few kilobytes, allocated by the first call that needs them.
     ///
     /// # Errors
     /// As [`LoraLinear::forward`].
@@ -71,7 +90,7 @@ impl LoraLinear {
         self.check_device()?;
         let mut order = self.order()?;
         let mut operands = self.operands(&mut order, inputs)?;
-        operands.signature.mask = Mask::Redrawn;
+        operands.signature.infers();
         let plans = self.shared.plans.of(&operands.signature);
         let plan = plans.forward(&operands.signature, &self.shared.props)?;
         let mut y = self.outputs(&operands)?;
@@ -79,14 +98,36 @@ impl LoraLinear {
         let s_bytes = plan.saved().bytes();
         let bytes = s_bytes.saturating_add(plan.workspace_bytes());
         let mut memory = scratch(&self.stream, bytes)?;
-        {
-            let mut guards = Vec::with_capacity(1);
+        let mut flags = self.flags.of_call(&self.stream, plan.flags_bytes())?;
+        let launched = {
+            let mut guards = Vec::with_capacity(2);
             let memory = memory.as_mut();
             let s = memory.map(|buffer| written(buffer, &self.stream, &mut guards));
-            let buffers = [s, s.map(|s| s + s_bytes as u64)];
-            self.launch_forward(&mut order, plan, inputs, &operands, &mut y, buffers)?;
+            let scratch = Scratch {
+                saved: s,
+                workspace: s.map(|s| s + s_bytes as u64),
+                flags: flags
+                    .get()
+                    .map(|flags| written(flags.words_mut(), &self.stream, &mut guards)),
+            };
+            self.launch_forward(&mut order, plan, inputs, &operands, &mut y, scratch)
+        };
+        if launched.is_err() {
+            flags.discard();
         }
+        launched?;
         Ok(y)
+    }
+
+    /// The plan that [`LoraLinear::infer`] uses for these inputs.
+    ///
+    /// # Errors
+    /// As [`LoraLinear::forward`].
+    pub fn infer_plan<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
+        &self,
+        inputs: &Inputs<M, B, A>,
+    ) -> Result<Arc<ForwardPlan>> {
+        self.plan_of(inputs, Signature::infers)
     }
 
     /// The plan that [`LoraLinear::forward`] uses for these inputs.
@@ -97,8 +138,17 @@ impl LoraLinear {
         &self,
         inputs: &Inputs<M, B, A>,
     ) -> Result<Arc<ForwardPlan>> {
+        self.plan_of(inputs, |_| ())
+    }
+
+    fn plan_of<M: ReadMatrix, B: ReadMatrix, A: ReadMatrix>(
+        &self,
+        inputs: &Inputs<M, B, A>,
+        change: impl FnOnce(&mut Signature),
+    ) -> Result<Arc<ForwardPlan>> {
         let mut order = self.order()?;
-        let operands = self.operands(&mut order, inputs)?;
+        let mut operands = self.operands(&mut order, inputs)?;
+        change(&mut operands.signature);
         let (signature, props) = (&operands.signature, &self.shared.props);
         self.shared
             .plans
@@ -141,7 +191,7 @@ impl LoraLinear {
         inputs: &Inputs<M, B, A>,
         operands: &Operands<'_>,
         y: &mut [CudaSlice<M::Slice>],
-        [saved, workspace]: [Option<DevicePointer>; 2],
+        scratch: Scratch,
     ) -> Result<ForwardRecord> {
         let mut projections = [ForwardProjectionArgs::default(); Problem::MAX_PROJECTIONS];
         let count = operands.projections.len();
@@ -159,10 +209,10 @@ impl LoraLinear {
             x: operands.x,
             projections: &projections[..count],
             dropout: inputs.dropout,
-            saved: saved.map_or(bind::Saved::Empty, bind::Saved::Whole),
-            workspace,
+            saved: scratch.saved.map_or(bind::Saved::Empty, bind::Saved::Whole),
+            workspace: scratch.workspace,
             rows: None,
-            flags: None,
+            flags: scratch.flags,
         };
         let stream = self.stream.cu_stream();
         // SAFETY: the context was made current. Every matrix is in a slice of it and was checked

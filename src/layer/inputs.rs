@@ -26,6 +26,8 @@ pub struct Inputs<M, B, A> {
     pub dropout: Option<Dropout>,
     /// Where backward gets the dropout mask from.
     pub mask: Mask,
+    /// Whether the bits of a row of y depend on nothing but this row, its adapter and the weights.
+    pub batch_invariant: bool,
 }
 
 /// A linear layer of [`Inputs`]: y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ.
@@ -80,6 +82,7 @@ impl<M, B, A> Inputs<M, B, A> {
             weight_layout: WeightLayout::default(),
             dropout: None,
             mask: Mask::default(),
+            batch_invariant: false,
         }
     }
 
@@ -92,6 +95,15 @@ impl<M, B, A> Inputs<M, B, A> {
     /// Sets whether the dropout mask is stored for backward or drawn again there.
     pub fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
+        self
+    }
+
+    /// Sets whether the bits of a row of y depend on nothing but this row: not on other rows, nor on
+    /// whether [`LoraLinear::forward`](crate::LoraLinear::forward) or
+    /// [`LoraLinear::infer`](crate::LoraLinear::infer) computes it. The default is not, which can be
+    /// faster.
+    pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
+        self.batch_invariant = batch_invariant;
         self
     }
 

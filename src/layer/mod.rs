@@ -6,6 +6,7 @@
 
 mod backward;
 mod cache;
+mod flags;
 mod forward;
 mod inputs;
 mod memory;
@@ -29,11 +30,13 @@ pub use saved::SavedForward;
 use crate::typed::order::same_context;
 use crate::{Argument, DeviceProps, Kernels, Result};
 use cache::PlanCache;
+use flags::StreamFlags;
 
 /// Runs an adapted linear layer, or several that share x, on a stream.
 ///
 /// Weights and adapters are arguments of a call, so one `LoraLinear` serves all layers of a model.
-/// Clones share the kernels and the plans, and cloning only increments two reference counts.
+/// Clones share the kernels, the plans and the flags of the stream, and cloning only increments
+/// three reference counts.
 ///
 /// Every call enqueues its work on the stream and returns. It is ordered as [`Kernels::forward`]
 /// says, and refused while the stream is being captured. Memory is allocated in the stream's order.
@@ -46,6 +49,7 @@ use cache::PlanCache;
 pub struct LoraLinear {
     shared: Arc<Shared>,
     stream: Arc<CudaStream>,
+    flags: Arc<StreamFlags>,
 }
 
 /// The state shared by all `LoraLinear`s of a context.
@@ -104,6 +108,7 @@ impl LoraLinear {
         Ok(Self {
             shared: Shared::of(stream)?,
             stream: stream.clone(),
+            flags: Arc::default(),
         })
     }
 
@@ -117,6 +122,7 @@ impl LoraLinear {
         Ok(Self {
             shared: Shared::new(kernels, props),
             stream: stream.clone(),
+            flags: Arc::default(),
         })
     }
 
@@ -129,6 +135,7 @@ impl LoraLinear {
         Ok(Self {
             shared: self.shared.clone(),
             stream: stream.clone(),
+            flags: Arc::default(),
         })
     }
 
@@ -139,6 +146,7 @@ impl LoraLinear {
         Self {
             shared: Shared::new(self.shared.kernels.clone(), props),
             stream: self.stream.clone(),
+            flags: self.flags.clone(),
         }
     }
 

@@ -57,6 +57,8 @@ impl<'g> Operands<'g> {
             dropout: inputs.dropout.is_some(),
             mask: inputs.mask,
             weight_layout: inputs.weight_layout,
+            batch_invariant: inputs.batch_invariant,
+            inference: false,
             input_gradient: true,
             accumulate: false,
             x: x_layout,

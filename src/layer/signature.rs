@@ -13,6 +13,9 @@ pub(super) struct Signature {
     pub dropout: bool,
     pub mask: Mask,
     pub weight_layout: WeightLayout,
+    pub batch_invariant: bool,
+    /// Whether there is no backward.
+    pub inference: bool,
     /// Whether backward computes dx.
     pub input_gradient: bool,
     /// Whether backward adds dA and dB to previous values.
@@ -35,6 +38,12 @@ pub(super) struct ProjectionSignature {
 }
 
 impl Signature {
+    /// Makes it that of a call without a backward, which stores no mask.
+    pub fn infers(&mut self) {
+        self.inference = true;
+        self.mask = Mask::Redrawn;
+    }
+
     pub fn problem(&self) -> Result<Problem> {
         let sizes: Vec<Projection> = self
             .projections
@@ -52,6 +61,8 @@ impl Signature {
         .with_dropout(self.dropout)
         .with_mask(self.mask)
         .with_weight_layout(self.weight_layout)
+        .with_batch_invariance(self.batch_invariant)
+        .with_inference(self.inference)
         .with_input_gradient(self.input_gradient)
         .with_accumulate(Role::DLoraA, self.accumulate)?
         .with_accumulate(Role::DLoraB, self.accumulate)?

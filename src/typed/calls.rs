@@ -79,7 +79,7 @@ impl Kernels {
         let mut checks = Checks::new(&mut order, plan.problem());
         checks.matrix(0, Role::X, &args.x)?;
         for (index, projection) in args.projections.iter().enumerate() {
-            checks.matrix(index, Role::Weight, &projection.weight)?;
+            checks.weight(index, &projection.weight)?;
             checks.matrix(index, Role::Y, &projection.y)?;
             if let Some(bias) = &projection.bias {
                 checks.matrix(index, Role::Bias, bias)?;
@@ -88,6 +88,8 @@ impl Kernels {
         }
         checks.saved(&args.saved, plan.saved())?;
         checks.workspace(args.workspace.as_ref(), plan.workspace_bytes())?;
+        checks.rows(args.rows.as_ref())?;
+        checks.flags(args.flags.as_deref(), plan.flags_bytes())?;
         order.join()?;
 
         let mut addresses = Addresses::new(stream);
@@ -95,7 +97,7 @@ impl Kernels {
         let count = args.projections.len();
         let x = addresses.read(&args.x);
         for (raw, projection) in projections.iter_mut().zip(&mut args.projections) {
-            *raw = addresses.forward_projection(projection);
+            *raw = addresses.forward_projection(projection, plan.problem());
         }
         let raw = bind::Forward {
             x,
@@ -142,12 +144,13 @@ impl Kernels {
         }
         for (index, projection) in args.projections.iter().enumerate() {
             checks.matrix(index, Role::DY, &projection.dy)?;
-            checks.matrix(index, Role::Weight, &projection.weight)?;
+            checks.weight(index, &projection.weight)?;
             checks.lora(index, projection.lora.as_ref())?;
             checks.gradients(index, projection.gradients.as_ref())?;
         }
         checks.saved(&args.saved, plan.saved())?;
         checks.workspace(args.workspace.as_ref(), plan.workspace_bytes())?;
+        checks.rows(args.rows.as_ref())?;
         order.join()?;
 
         let mut addresses = Addresses::new(stream);
@@ -156,7 +159,7 @@ impl Kernels {
         let count = args.projections.len();
         let x = addresses.read(&args.x);
         for (raw, projection) in projections.iter_mut().zip(&mut args.projections) {
-            *raw = addresses.backward_projection(projection);
+            *raw = addresses.backward_projection(projection, plan.problem());
         }
         let raw = bind::Backward {
             x,

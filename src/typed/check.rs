@@ -1,12 +1,15 @@
 //! Checks of views before their addresses are taken. Binding checks the rest.
 
-use cudarc::driver::DeviceSlice;
+use cudarc::driver::{CudaView, DeviceSlice};
 
 use super::matrix::Matrix;
 use super::order::Order;
+use super::table::Flags;
+use super::views::RowsOfTable;
+use crate::bind::params::AdapterEntry;
 use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
 use crate::plan::SavedLayout;
-use crate::{Argument, DType, Error, Problem, Result, Role};
+use crate::{Argument, DType, Error, Problem, Result, Role, RowAdapters};
 
 /// The checks of a call with a problem. They take its memory into the call's order.
 pub(super) struct Checks<'c, 'a> {
@@ -37,6 +40,14 @@ impl<'c, 'a> Checks<'c, 'a> {
         };
         let what = || argument(self.problem, projection, tensor);
         matrix(self.order, what, expected, given)
+    }
+
+    /// A weight that isn't used may be any matrix.
+    pub fn weight(&mut self, projection: usize, given: &impl Matrix) -> Result<()> {
+        match self.problem.is_delta_only() {
+            true => Ok(()),
+            false => self.matrix(projection, Role::Weight, given),
+        }
     }
 
     pub fn lora<M: Matrix>(&mut self, projection: usize, lora: Option<&Lora<M>>) -> Result<()> {
@@ -77,6 +88,67 @@ impl<'c, 'a> Checks<'c, 'a> {
     ) -> Result<()> {
         bytes(self.order, Argument::Workspace, buffer, needed)
     }
+
+    /// Checks that the table has its entries, and that every row has a list. Binding refuses rows
+    /// that the problem doesn't have, and their absence.
+    pub fn rows(&mut self, rows: Option<&RowsOfTable<'_>>) -> Result<()> {
+        let (Some(rows), RowAdapters::Table { slots, per_row }) =
+            (rows, self.problem.row_adapters())
+        else {
+            return Ok(());
+        };
+        let entries = slots.saturating_mul(self.problem.projections().len());
+        let needed = entries.saturating_mul(size_of::<AdapterEntry>());
+        bytes(
+            self.order,
+            Argument::Table,
+            Some(&rows.table.entries),
+            needed,
+        )?;
+        self.order
+            .admit(Argument::Table, rows.table.wrong.stream())?;
+        // A problem has checked that tokens fit 31 bits.
+        let places = self.problem.tokens() * per_row;
+        elements(self.order, Argument::RowSlots, &rows.slots, places)?;
+        match &rows.weights {
+            Some(weights) => elements(self.order, Argument::RowWeights, weights, places),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the flags are large enough. None are needed for 0 bytes.
+    pub fn flags(&mut self, flags: Option<&Flags>, needed: usize) -> Result<()> {
+        let given = flags.map_or(0, Flags::bytes);
+        if given < needed {
+            return Err(Error::Buffer {
+                buffer: Argument::Flags,
+                given,
+                needed,
+            });
+        }
+        match flags {
+            Some(flags) => self.order.admit(Argument::Flags, flags.words().stream()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks that a slice has at least this many elements.
+fn elements<T>(
+    order: &mut Order<'_>,
+    what: Argument,
+    slice: &CudaView<'_, T>,
+    needed: usize,
+) -> Result<()> {
+    let available = slice.len();
+    if available < needed {
+        return Err(Error::Bounds {
+            tensor: what,
+            needed,
+            available,
+        });
+    }
+    order.admit(what, slice.stream())
 }
 
 /// A matrix as the plan expects it.

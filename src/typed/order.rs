@@ -177,6 +177,11 @@ fn joined_for(home: CUstream) -> CUstream {
     }
 }
 
+/// Whether the handle means another stream in each thread.
+pub(crate) fn is_per_thread(stream: CUstream) -> bool {
+    stream as usize == PER_THREAD
+}
+
 /// Whether work for a stream would be recorded instead of run, or is refused because it would have
 /// to wait for a capture.
 fn is_capturing(stream: CUstream) -> Result<bool> {

@@ -40,4 +40,13 @@ impl Flags {
     pub fn bytes(&self) -> usize {
         self.words.len() * size_of::<u32>()
     }
+
+    /// The words, for who looks whether they are zero.
+    pub fn words(&self) -> &CudaSlice<u32> {
+        &self.words
+    }
+
+    pub(crate) fn words_mut(&mut self) -> &mut CudaSlice<u32> {
+        &mut self.words
+    }
 }

@@ -6,11 +6,11 @@ use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
 
 use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef, ReadMatrix, WriteMatrix};
 use super::table::{AdapterTable, Flags};
-use crate::Element;
 use crate::bind::{
     self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, RawTable, Saved,
 };
 use crate::raw::RowsArgs;
+use crate::{Element, Problem};
 
 /// Views with elements of type `T`, and `A` in the adapters.
 #[derive(Debug)]
@@ -159,12 +159,21 @@ impl<'s> Addresses<'s> {
         saved.as_mut().map(|buffer| self.bytes_mut(buffer))
     }
 
+    /// Null for a weight that isn't used, and wasn't checked.
+    fn weight(&mut self, matrix: &'s impl ReadMatrix, problem: &Problem) -> DevicePointer {
+        match problem.is_delta_only() {
+            true => 0,
+            false => self.read(matrix),
+        }
+    }
+
     pub fn forward_projection<'a, V: Views<'a>>(
         &mut self,
         projection: &'s mut bind::ForwardProjection<V>,
+        problem: &Problem,
     ) -> bind::ForwardProjection<Raw> {
         bind::ForwardProjection {
-            weight: self.read(&projection.weight),
+            weight: self.weight(&projection.weight, problem),
             bias: projection.bias.as_ref().map(|bias| self.read(bias)),
             lora: projection.lora.as_ref().map(|lora| self.lora(lora)),
             y: self.write(&mut projection.y),
@@ -174,10 +183,11 @@ impl<'s> Addresses<'s> {
     pub fn backward_projection<'a, V: Views<'a>>(
         &mut self,
         projection: &'s mut bind::BackwardProjection<V>,
+        problem: &Problem,
     ) -> bind::BackwardProjection<Raw> {
         bind::BackwardProjection {
             dy: self.read(&projection.dy),
-            weight: self.read(&projection.weight),
+            weight: self.weight(&projection.weight, problem),
             lora: projection.lora.as_ref().map(|lora| self.lora(lora)),
             gradients: projection
                 .gradients

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use lora_kernels::plan::Launch;
 use lora_kernels::{
     BackwardPlan, DType, DeviceProps, ForwardPlan, Mask, MergePlan, MergeProblem, Problem,
-    Projection, WeightLayout,
+    Projection, RowAdapters, WeightLayout,
 };
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ Examples:
   lora-kernels plan -m 192 -k 384 -n 1536 -r 8 --dropout --bias --what backward
 q, k and v, of which k has no adapter, with f32 adapters:
   lora-kernels plan -m 8 -k 2048 -n 2048,512,512 -r 8,0,8 --adapter-dtype f32
+one launch for a batch of 8 rows, each of which goes through up to 2 of 1000 adapters:
+  lora-kernels plan -m 8 -k 4096 -n 4096 -r 64 --inference --slots 1000 --per-row 2 --on h100
 two adapters into one weight:
   lora-kernels plan -k 4096 -n 4096 -r 16,64 --what merge
 
@@ -69,6 +71,21 @@ pub struct Arguments {
     /// Weights stored (in_features, out_features)
     #[arg(long)]
     fan_in_fan_out: bool,
+    /// Without a backward: up to 64 tokens without dropout take one launch
+    #[arg(long)]
+    inference: bool,
+    /// Rows go through adapters of a table with so many slots; --rank is the largest of a projection
+    #[arg(long, value_name = "N")]
+    slots: Option<usize>,
+    /// The most adapters of a row
+    #[arg(long, requires = "slots", default_value_t = 1, value_name = "N")]
+    per_row: usize,
+    /// A row's bits depend on nothing but this row
+    #[arg(long)]
+    batch_invariant: bool,
+    /// Only the adapters' part, added to y
+    #[arg(long, conflicts_with = "bias")]
+    delta_only: bool,
     /// Without the gradient of x
     #[arg(long)]
     no_dx: bool,
@@ -96,7 +113,7 @@ enum Type {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Forward and backward
+    /// Forward and, unless it is for inference, backward
     Layer,
     Forward,
     Backward,
@@ -135,6 +152,7 @@ struct Plan {
     launches: Vec<Step>,
     saved_bytes: Option<usize>,
     workspace_bytes: usize,
+    flags_bytes: usize,
     #[serde(skip)]
     text: String,
 }
@@ -206,6 +224,7 @@ fn plans(arguments: &Arguments) -> Result<Vec<Planner>, Failure> {
                 launches: plan.launches().iter().map(Step::new).collect(),
                 saved_bytes: None,
                 workspace_bytes: plan.workspace_bytes(),
+                flags_bytes: 0,
                 text: plan.to_string(),
             })
         })]);
@@ -220,6 +239,7 @@ fn plans(arguments: &Arguments) -> Result<Vec<Planner>, Failure> {
             launches: plan.launches().iter().map(Step::new).collect(),
             saved_bytes: Some(plan.saved().bytes()),
             workspace_bytes: plan.workspace_bytes(),
+            flags_bytes: plan.flags_bytes(),
             text: plan.to_string(),
         })
     });
@@ -231,11 +251,13 @@ fn plans(arguments: &Arguments) -> Result<Vec<Planner>, Failure> {
             launches: plan.launches().iter().map(Step::new).collect(),
             saved_bytes: Some(plan.saved().bytes()),
             workspace_bytes: plan.workspace_bytes(),
+            flags_bytes: 0,
             text: plan.to_string(),
         })
     });
     Ok(match arguments.what {
         What::Forward => vec![forward],
+        What::Layer if arguments.inference => vec![forward],
         What::Backward => vec![backward],
         What::Layer | What::Merge => vec![forward, backward],
     })
@@ -267,13 +289,23 @@ fn problem(arguments: &Arguments) -> Result<Problem, Failure> {
         .with_dropout(arguments.dropout)
         .with_weight_layout(layout)
         .with_input_gradient(!arguments.no_dx)
+        .with_inference(arguments.inference)
+        .with_batch_invariance(arguments.batch_invariant)
+        .with_delta_only(arguments.delta_only)
         .with_mask(if arguments.redraw_mask {
             Mask::Redrawn
         } else {
             Mask::Stored
         });
     let adapters = arguments.adapter_dtype.map_or(dtype, DType::from);
-    problem.with_adapter_dtype(adapters).map_err(refused)
+    let rows = match (arguments.slots, arguments.per_row) {
+        (Some(slots), per_row) => RowAdapters::Table { slots, per_row },
+        (None, _) => RowAdapters::One,
+    };
+    problem
+        .with_adapter_dtype(adapters)
+        .and_then(|problem| problem.with_row_adapters(rows))
+        .map_err(refused)
 }
 
 fn merge_problem(arguments: &Arguments) -> Result<MergeProblem, Failure> {

@@ -40,3 +40,17 @@ macro_rules! for_each_narrow_dtype {
         }
     };
 }
+
+/// `assert_error!(expression, pattern, "part of the message", ..)`
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat, $($fragment:expr),+ $(,)?) => {
+        match $result {
+            Ok(_) => panic!("accepted: {}", stringify!($result)),
+            Err(error) => {
+                assert!(matches!(error, $pattern), "{error:?} is not {}", stringify!($pattern));
+                let message = error.to_string();
+                $(assert!(message.contains($fragment), "`{}` is not in: {message}", $fragment);)+
+            }
+        }
+    };
+}

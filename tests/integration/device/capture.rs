@@ -67,7 +67,8 @@ impl Addresses<'_> {
     }
 }
 
-fn forward_raw(stream: &CudaStream, plan: &ForwardPlan, args: Forward<'_, bf16, f32>) {
+/// Enqueues a forward as it would be enqueued without checks of the memory.
+pub fn forward_raw(stream: &CudaStream, plan: &ForwardPlan, args: Forward<'_, bf16, f32>) {
     let addresses = Addresses(stream);
     let projections = args.projections.into_iter().map(|mut projection| {
         let weight: &MatRef<'_, bf16> = &projection.weight;
@@ -86,7 +87,7 @@ fn forward_raw(stream: &CudaStream, plan: &ForwardPlan, args: Forward<'_, bf16, 
         saved: (args.saved).map(|mut buffer| buffer.device_ptr_mut(stream).0),
         workspace: (args.workspace).map(|mut buffer| buffer.device_ptr_mut(stream).0),
         rows: None,
-        flags: None,
+        flags: (args.flags).map(|flags| flags.words().device_ptr(stream).0),
     };
     // SAFETY: the arguments are those of a call of this plan, and their memory outlives the graph.
     let enqueued = unsafe { gpu().kernels.forward_raw(plan, &raw, stream.cu_stream()) };

@@ -1,6 +1,6 @@
 //! The driver, the kernels in it, streams and graphs.
 
-mod capture;
+pub mod capture;
 mod edges;
 mod layout_check;
 mod no_driver;

@@ -101,7 +101,7 @@ impl<'a> Ours<'a> {
         let problem = case.problem(false)?;
         let tensors = Tensors::new(&self.gpu.stream, &problem)?;
         let inputs = tensors.inputs(&problem);
-        let plan = self.layer.forward_plan(&inputs)?;
+        let plan = self.layer.infer_plan(&inputs)?;
         self.gpu.count_dram(true)?;
         let (whole, _y) = self
             .gpu
