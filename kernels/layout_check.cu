@@ -3,7 +3,7 @@
 #include <initializer_list>
 
 #include "common/params.cuh"
-#include "common/rows.cuh"
+#include "decode/params.cuh"
 
 namespace {
 
@@ -160,6 +160,19 @@ struct RowAdapterFields : RowAdapterParams {
                                    s_stride, s_first, s_rank, one);
     }
 };
+struct DecodeProjectionFields : DecodeProjection {
+    __device__ void write(Writer& w) {
+        w.layout<DecodeProjection>(*this, weight, bias, y, weight_stride, y_stride, n, first_tile,
+                                   output_vectorised, pad);
+    }
+};
+struct DecodeFields : DecodeParams {
+    __device__ void write(Writer& w) {
+        w.layout<DecodeParams>(*this, x, s, s_partial, partial, flags, x_stride, m, k, projections,
+                               accumulate, tiles, steps, share, slices, groups, pad, rows,
+                               projection);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -195,7 +208,7 @@ extern "C" __global__ void lora_layout_check(uint32_t* out) {
         ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields, ForwardSm90Fields,
         GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields,
         GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
-        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
+        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields, DecodeProjectionFields, DecodeFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
         w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);

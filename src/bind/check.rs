@@ -1,10 +1,14 @@
 //! Checks of a call's arguments before anything is launched.
 
-use super::extents::Extents;
-use super::params::DropoutParams;
-use super::{DevicePointer, Lora, LoraGradients};
+use super::extents::{Access, Extents};
+use super::params::{AdapterEntry, DropoutParams};
+use super::{DevicePointer, Lora, LoraGradients, RawTable, Rows};
 use crate::plan::BUFFER_ALIGNMENT;
-use crate::{Argument, Dropout, Error, Hint, Problem, Projection, Result, Role};
+use crate::{
+    Argument, DType, Dropout, Error, Hint, Layout, Problem, Projection, Result, Role, RowAdapters,
+};
+
+type RowsArgs = Rows<RawTable, DevicePointer, DevicePointer>;
 
 pub(crate) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -133,6 +137,61 @@ pub(super) fn gradients(
     extents.tensor(problem, projection, Role::DLoraB, gradients.b)
 }
 
+/// Checks that rows are given exactly if the problem has a table of adapters, and that all of their
+/// memory is there.
+pub(super) fn rows(
+    extents: &mut Extents,
+    problem: &Problem,
+    given: Option<&RowsArgs>,
+) -> Result<()> {
+    let RowAdapters::Table { slots, per_row } = problem.row_adapters() else {
+        return optional(Argument::Rows, given.is_some(), false, Hint::RowAdapters);
+    };
+    optional(Argument::Rows, given.is_some(), true, Hint::RowAdapters)?;
+    let Some(rows) = given.filter(|_| problem.tokens() > 0) else {
+        return Ok(());
+    };
+    let mut words = |access, what, rows: usize, columns: usize, alignment, start| {
+        let layout = Layout {
+            row_stride: columns as i64,
+            alignment,
+        };
+        extents.matrix(access, what, (rows, columns), layout, DType::F32, start)
+    };
+    let words_of_entry = size_of::<AdapterEntry>() / size_of::<f32>();
+    let entries = words_of_entry * problem.projections().len();
+    words(
+        Access::Read,
+        Argument::Table,
+        slots,
+        entries,
+        align_of::<AdapterEntry>(),
+        rows.table.entries,
+    )?;
+    words(
+        Access::Read,
+        Argument::RowSlots,
+        problem.tokens(),
+        per_row,
+        4,
+        rows.slots,
+    )?;
+    if let Some(weights) = rows.weights {
+        words(
+            Access::Read,
+            Argument::RowWeights,
+            problem.tokens(),
+            per_row,
+            4,
+            weights,
+        )?;
+    }
+    if rows.table.wrong != 0 {
+        words(Access::Written, Argument::Table, 1, 1, 4, rows.table.wrong)?;
+    }
+    Ok(())
+}
+
 /// Checks that an argument is given exactly if the projection has a rank.
 pub(crate) fn adapted(
     problem: &Problem,
@@ -141,7 +200,8 @@ pub(crate) fn adapted(
     given: bool,
 ) -> Result<()> {
     let mut projections = problem.projections().iter().skip(projection);
-    let planned = projections.next().is_some_and(Projection::is_adapted);
+    let planned = !problem.row_adapters().is_table()
+        && projections.next().is_some_and(Projection::is_adapted);
     if given == planned {
         return Ok(());
     }

@@ -140,12 +140,13 @@ pub(super) struct Extents {
     written: List<MOST_WRITTEN>,
 }
 
-/// Of a backward: x, `saved` in two buffers, and dy, the weight, lora_A and lora_B of each
-/// projection.
-const MOST_READ: usize = 3 + 4 * Problem::MAX_PROJECTIONS;
+/// Of a backward: x, `saved` in two buffers, the rows' slots, weights and table, and dy, the weight,
+/// lora_A and lora_B of each projection.
+const MOST_READ: usize = 6 + 4 * Problem::MAX_PROJECTIONS;
 
-/// Of a backward: dx, the workspace, and d_lora_A and d_lora_B of each projection.
-const MOST_WRITTEN: usize = 2 + 2 * Problem::MAX_PROJECTIONS;
+/// Of a backward: dx, the workspace, d_lora_A and d_lora_B of each projection, a table's word; of a
+/// forward also the flags.
+const MOST_WRITTEN: usize = 4 + 2 * Problem::MAX_PROJECTIONS;
 
 /// A list without an allocation: a call makes none.
 struct List<const MOST: usize> {

@@ -9,11 +9,11 @@ use super::params::{
     DropoutParams, ForwardParams, ForwardProjection, ForwardSm90Params, ShrinkParams, mask_source,
 };
 use super::record::scalings;
-use super::{DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common};
+use super::{DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common, decode};
 use crate::plan::{Arch, Launch, access};
-use crate::{ForwardPlan, Hint, Result, Role, WeightLayout};
+use crate::{Argument, ForwardPlan, Hint, Result, Role, WeightLayout};
 
-type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
+pub(super) type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
 
 /// The data that all launches of a call need.
 struct Call<'a> {
@@ -34,7 +34,10 @@ pub(crate) fn forward(
 ) -> Result<ForwardRecord> {
     let call = Call::checked(plan, args)?;
     // Without tokens nothing is launched.
-    if let [shrink, gemm] = plan.launches() {
+    if let (Some(decode), [one]) = (&plan.decode, plan.launches()) {
+        let params = decode::params(plan, decode, one, args, call.workspace);
+        launch(one, bytes_of(&params))?;
+    } else if let [shrink, gemm] = plan.launches() {
         match gemm.variant.arch {
             Arch::Sm80 => {
                 launch(shrink, bytes_of(&call.shrink()))?;
@@ -59,7 +62,9 @@ impl<'a> Call<'a> {
         let mut extents = Extents::new();
         extents.tensor(problem, 0, Role::X, args.x)?;
         for (index, given) in args.projections.iter().enumerate() {
-            extents.tensor(problem, index, Role::Weight, given.weight)?;
+            if !problem.is_delta_only() {
+                extents.tensor(problem, index, Role::Weight, given.weight)?;
+            }
             extents.tensor(problem, index, Role::Y, given.y)?;
             check::optional(
                 check::argument(problem, index, Role::Bias),
@@ -72,8 +77,19 @@ impl<'a> Call<'a> {
             }
             check::lora(&mut extents, problem, index, given.lora.as_ref())?;
         }
-        let saved = SavedAddresses::new(&mut extents, Access::Written, &args.saved, plan.saved())?;
+        check::rows(&mut extents, problem, args.rows.as_ref())?;
+        let mut saved =
+            SavedAddresses::new(&mut extents, Access::Written, &args.saved, plan.saved())?;
         let workspace = Buffer::workspace(&mut extents, args.workspace, plan.workspace_bytes())?;
+        extents.buffer(
+            Access::Written,
+            Argument::Flags,
+            args.flags,
+            plan.flags_bytes(),
+        )?;
+        if let Some(region) = plan.scratch_s {
+            saved.s = workspace.at(region);
+        }
         extents.check_apart()?;
         Ok(Self {
             plan,

@@ -13,6 +13,7 @@ mod args;
 mod backward;
 mod check;
 mod common;
+mod decode;
 mod extents;
 mod forward;
 mod maps;

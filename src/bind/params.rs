@@ -1,5 +1,5 @@
-//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`
-//! and `kernels/common/rows.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
+//! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`,
+//! `kernels/common/rows.cuh` and `kernels/decode/params.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
 //! and the values of the enums as nvcc compiled them, and a test compares them with these.
 
 use bytemuck::{Pod, Zeroable};
@@ -342,6 +342,39 @@ parameters! {
         s_first: [i32; PROJECTIONS],
         s_rank: [i32; PROJECTIONS],
         one: [AdapterEntry; PROJECTIONS],
+    }
+
+    struct DecodeProjection {
+        weight: Address,
+        bias: Address,
+        y: Address,
+        weight_stride: i64,
+        y_stride: i64,
+        n: i32,
+        first_tile: i32,
+        output_vectorised: i32,
+        pad: i32,
+    }
+
+    struct DecodeParams {
+        x: Address,
+        s: Address,
+        s_partial: Address,
+        partial: Address,
+        flags: Address,
+        x_stride: i64,
+        m: i32,
+        k: i32,
+        projections: i32,
+        accumulate: i32,
+        tiles: i32,
+        steps: i32,
+        share: i32,
+        slices: i32,
+        groups: i32,
+        pad: i32,
+        rows: RowAdapterParams,
+        projection: [DecodeProjection; PROJECTIONS],
     }
 
     struct MergeAdapter {

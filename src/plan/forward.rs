@@ -1,4 +1,5 @@
-//! The forward: the shrink of all adapters, then one GEMM [x | S]·[W | B]ᵀ for all projections.
+//! The forward: the shrink of all adapters, then one GEMM [x | S]·[W | B]ᵀ for all projections; or
+//! one launch for both, of few tokens.
 
 use std::fmt;
 
@@ -6,7 +7,9 @@ use super::access::GemmAccess;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::packing::Packing;
-use super::{DeviceProps, Launch, SavedLayout, SplitRegions, access, arch, fmt_plan};
+use super::{
+    Decode, DeviceProps, Launch, Region, SavedLayout, SplitRegions, access, arch, decode, fmt_plan,
+};
 use crate::{Problem, Result, Role};
 
 /// The launches of a forward call, which computes y = x·Wᵀ + bias + scaling·drop(x)·Aᵀ·Bᵀ for every
@@ -15,13 +18,17 @@ use crate::{Problem, Result, Role};
 pub struct ForwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// Shrink and the GEMM; none without tokens.
+    /// Shrink and the GEMM, or one launch for both; none without tokens.
     launches: Vec<Launch>,
     saved: SavedLayout,
     /// The regions of the workspace, if tiles are split.
     pub(crate) split: Option<SplitRegions>,
     /// The copies of lora_B, which the last blocks of the shrink write.
     pub(crate) packing: Packing,
+    /// S, if nothing is saved.
+    pub(crate) scratch_s: Option<Region>,
+    /// What the one launch of a forward of few tokens needs.
+    pub(crate) decode: Option<Decode>,
     workspace_bytes: usize,
 }
 
@@ -33,18 +40,18 @@ impl ForwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
-        arch::not_yet(problem)?;
+        let mut workspace = BufferLayout::default();
         if problem.tokens() == 0 {
+            return Ok(Self::of(problem, device, Vec::new(), &workspace));
+        }
+        if decode::applies(problem) {
+            let (launch, decode) = decode::launch(problem, device, &mut workspace)?;
             return Ok(Self {
-                problem: problem.clone(),
-                device: *device,
-                launches: Vec::new(),
-                saved: SavedLayout::new(problem),
-                split: None,
-                packing: Packing::default(),
-                workspace_bytes: 0,
+                decode: Some(decode),
+                ..Self::of(problem, device, vec![launch], &workspace)
             });
         }
+        arch::not_yet(problem)?;
         let product = Product::forward(problem);
         let mut forward = gemm::launch(
             &product,
@@ -66,7 +73,6 @@ impl ForwardPlan {
         let blocks =
             problem.tokens().div_ceil(rows) as u64 * problem.padded_ranks().div_ceil(ranks) as u64;
 
-        let mut workspace = BufferLayout::default();
         let split = SplitRegions::new(&forward, &mut workspace);
         let mut packing = Packing::default();
         if arch::maps_operands(&forward.variant) {
@@ -77,15 +83,38 @@ impl ForwardPlan {
         let reason = format!("{tile_reason}{}; {x_reason}", packing.reason(Role::LoraB));
         let blocks = blocks + u64::from(packing.blocks());
         let shrink = Launch::new(shrink, blocks, None, reason, problem, device)?;
+        let scratch_s = problem.is_inference().then(|| {
+            workspace.region(
+                &[problem.tokens(), problem.padded_ranks()],
+                problem.dtype().size(),
+            )
+        });
         Ok(Self {
             split,
             packing,
-            saved: SavedLayout::new(problem),
-            workspace_bytes: workspace.bytes(),
-            launches: vec![shrink, forward],
-            device: *device,
-            problem: problem.clone(),
+            scratch_s,
+            ..Self::of(problem, device, vec![shrink, forward], &workspace)
         })
+    }
+
+    /// A plan of these launches, whose workspace has no regions that it knows.
+    fn of(
+        problem: &Problem,
+        device: &DeviceProps,
+        launches: Vec<Launch>,
+        workspace: &BufferLayout,
+    ) -> Self {
+        Self {
+            problem: problem.clone(),
+            device: *device,
+            launches,
+            saved: SavedLayout::new(problem),
+            split: None,
+            packing: Packing::default(),
+            scratch_s: None,
+            decode: None,
+            workspace_bytes: workspace.bytes(),
+        }
     }
 
     /// The problem it was made for.
@@ -112,7 +141,7 @@ impl ForwardPlan {
 
     /// The size of the flags in bytes, 0 if no block of a launch waits for another.
     pub fn flags_bytes(&self) -> usize {
-        0
+        self.decode.map_or(0, |decode| decode.flags_bytes())
     }
 
     /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its

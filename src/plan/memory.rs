@@ -47,7 +47,8 @@ impl BufferLayout {
     }
 }
 
-/// The data that forward saves for backward: S and, if it is stored, the dropout mask.
+/// The data that forward saves for backward: S and, if it is stored, the dropout mask. For
+/// inference it is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavedLayout {
@@ -64,6 +65,13 @@ pub struct SavedLayout {
 impl SavedLayout {
     pub(crate) fn new(problem: &Problem) -> Self {
         let mut saved = BufferLayout::default();
+        if problem.is_inference() {
+            return Self {
+                s: saved.region(&[0], 1),
+                mask: None,
+                bytes: 0,
+            };
+        }
         let s = saved.region(
             &[problem.tokens(), problem.padded_ranks()],
             problem.dtype().size(),

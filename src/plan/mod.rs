@@ -9,6 +9,7 @@ mod arch;
 mod backward;
 mod bound;
 mod cost;
+mod decode;
 mod device;
 mod devices;
 mod forward;
@@ -25,6 +26,7 @@ mod variant;
 use std::fmt;
 
 pub use backward::BackwardPlan;
+pub(crate) use decode::Decode;
 pub use device::DeviceProps;
 pub use forward::ForwardPlan;
 pub use launch::{Launch, LaunchAttribute, Schedule};

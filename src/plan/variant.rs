@@ -20,6 +20,8 @@ pub enum Operation {
     GradX,
     /// merged = W + Σ scaling · B·A, and the totals of what storing it loses.
     Merge,
+    /// y of few tokens, S included.
+    Decode,
 }
 
 /// The architecture that a kernel is built for.

@@ -5,6 +5,7 @@
 #[macro_use]
 mod common;
 
+mod decode;
 mod device;
 mod emulated;
 mod errors;

@@ -85,7 +85,7 @@ pub fn planned(
         Operation::GradA => (None, size * m * k + mask, size * r * n),
         Operation::GradX => (product(k, n), mask + size * r * k, size * r * k),
         // Neither forward nor backward merges.
-        Operation::Merge => (None, 0, 0),
+        Operation::Merge | Operation::Decode => (None, 0, 0),
     };
     Planned {
         symbol: launch.variant.symbol().to_owned(),

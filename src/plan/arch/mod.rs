@@ -106,6 +106,11 @@ pub(super) fn merge(dtype: DType, access: Access) -> Result<(Variant, Variant)> 
     sm80::merge(dtype, access).ok_or_else(|| not_in_table(Operation::Merge, dtype, access))
 }
 
+/// The kernels for a forward of few tokens. Every device has the same.
+pub(super) fn decode(dtype: DType, access: Access) -> impl Iterator<Item = Variant> {
+    sm80::built(Operation::Decode, dtype, access)
+}
+
 /// The error for what no kernel computes yet.
 pub(super) fn not_yet(problem: &Problem) -> Result<()> {
     let missing = [

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use lora_kernels::cudarc::driver::CudaStream;
 use lora_kernels::{
-    Backward, BackwardPlan, BackwardProjection, Error, Forward, ForwardPlan, ForwardProjection,
-    ForwardRecord, LoraGradients,
+    Backward, BackwardPlan, BackwardProjection, Error, Flags, Forward, ForwardPlan,
+    ForwardProjection, ForwardRecord, LoraGradients,
 };
 
 use super::device::{Number, gpu};
@@ -18,6 +18,7 @@ pub struct ForwardCall<'a, T, A> {
     projections: Vec<ForwardMemory<'a, T, A>>,
     pub saved: Guarded,
     workspace: Guarded,
+    pub flags: Flags,
 }
 
 struct ForwardMemory<'a, T, A> {
@@ -67,6 +68,7 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
             projections: memory.collect(),
             saved: Guarded::new(plan.saved().bytes()),
             workspace: Guarded::new(plan.workspace_bytes()),
+            flags: Flags::new(&gpu().stream, plan.flags_bytes()).expect("flags"),
         }
     }
 
@@ -84,7 +86,7 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
             saved: self.saved.view_mut().into(),
             workspace: Some(self.workspace.view_mut()),
             rows: None,
-            flags: None,
+            flags: Some(&mut self.flags),
         }
     }
 
@@ -96,6 +98,10 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
     /// Panics if anything was written around the results.
     pub fn read_back(&self) -> ForwardRun<T> {
         self.workspace.read_back("forward's workspace");
+        assert!(
+            self.flags.are_zero().expect("flags are read"),
+            "flags stay set"
+        );
         let y = self.projections.iter().enumerate();
         ForwardRun {
             y: y.map(|(i, memory)| memory.y.read_back(&format!("y {i}")))

@@ -23,6 +23,12 @@ pub struct LayerCase {
     pub transposed: bool,
     /// Backward computes dx.
     pub input_gradient: bool,
+    /// No backward follows.
+    pub inference: bool,
+    /// The bits of a row depend on nothing but this row.
+    pub batch_invariant: bool,
+    /// Only the adapters' part is computed.
+    pub delta_only: bool,
     /// The outputs that results are added to.
     pub accumulate: Vec<Role>,
     /// The number of multiprocessors that plans are made for. Other numbers lead to other tiles and
@@ -70,6 +76,9 @@ impl LayerCase {
             redrawn: false,
             transposed: false,
             input_gradient: true,
+            inference: false,
+            batch_invariant: false,
+            delta_only: false,
             accumulate: Vec::new(),
             multiprocessors: None,
         }
@@ -105,6 +114,29 @@ impl LayerCase {
     pub fn input_gradient(self, input_gradient: bool) -> Self {
         Self {
             input_gradient,
+            ..self
+        }
+    }
+
+    pub fn inference(self) -> Self {
+        Self {
+            inference: true,
+            ..self
+        }
+    }
+
+    pub fn batch_invariant(self) -> Self {
+        Self {
+            batch_invariant: true,
+            ..self
+        }
+    }
+
+    pub fn delta_only(self) -> Self {
+        let accumulate = vec![Role::Y, Role::DX];
+        Self {
+            delta_only: true,
+            accumulate,
             ..self
         }
     }
@@ -188,7 +220,10 @@ impl LayerCase {
             .with_dropout(self.dropout.is_some())
             .with_mask(mask)
             .with_weight_layout(layout)
-            .with_input_gradient(self.input_gradient);
+            .with_input_gradient(self.input_gradient)
+            .with_inference(self.inference)
+            .with_batch_invariance(self.batch_invariant)
+            .with_delta_only(self.delta_only);
         let problem = self.accumulate.iter().fold(problem, |problem, &tensor| {
             problem.with_accumulate(tensor, true).expect("an output")
         });

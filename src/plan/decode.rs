@@ -1,0 +1,149 @@
+//! The forward of few tokens for inference: one launch, which streams the weight once and computes
+//! S beside it.
+//!
+//! A tile has some rows of the weight, in all their depth. The steps of all tiles follow each
+//! other, and the persistent blocks share them out evenly, so that a tile may have several blocks.
+//! For batch-invariant results, a tile has one block, which then adds its products in the order of
+//! the depth, as every other kernel of a batch-invariant problem does.
+
+use super::access;
+use super::memory::BufferLayout;
+use super::{Access, DeviceProps, Launch, Operation, Region, Variant, arch};
+use crate::{Error, Problem, Result, Role, RowAdapters, WeightLayout};
+
+/// The columns of x whose products one slice of S sums.
+const SLICE_COLUMNS: usize = 512;
+/// The ranks of a group.
+const GROUP_RANKS: usize = 16;
+/// The words of the flags that come before those of groups and tiles.
+const COUNTERS: usize = 3;
+
+/// What a decode launch needs besides the problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decode {
+    /// S, (tokens, padded ranks).
+    pub s: Region,
+    /// Its slices in f32, (slices, tokens, padded ranks).
+    pub s_partial: Region,
+    /// Parts of shared tiles in f32, (blocks, 2, tokens, rows of a tile).
+    pub partial: Region,
+    /// Tiles of all projections.
+    pub tiles: u32,
+    /// Steps of a tile; 0 if only the adapters' part is computed.
+    pub steps: u32,
+    /// Whether blocks may share a tile.
+    pub share: bool,
+    /// Slices of S.
+    pub slices: u32,
+    /// The most groups of ranks that a batch can have.
+    pub groups: u32,
+}
+
+impl Decode {
+    /// The size of the flags in bytes.
+    pub fn flags_bytes(&self) -> usize {
+        (COUNTERS + self.groups as usize + self.tiles as usize) * size_of::<u32>()
+    }
+}
+
+/// Whether a forward takes one launch.
+pub(super) fn applies(problem: &Problem) -> bool {
+    problem.is_inference()
+        && !problem.has_dropout()
+        && (1..=Problem::DECODE_TOKENS).contains(&problem.tokens())
+        && problem.weight_layout() == WeightLayout::OutIn
+}
+
+/// The kernel with the fewest tokens that hold all of the problem's.
+fn variant(problem: &Problem, access: Access) -> Result<Variant> {
+    let built = arch::decode(problem.dtype(), access);
+    built
+        .filter(|variant| variant.tile.rows >= problem.tokens())
+        .min_by_key(|variant| variant.tile.rows)
+        .ok_or_else(|| arch::not_in_table(Operation::Decode, problem.dtype(), access))
+}
+
+/// The launch, and what it needs. `workspace` gets its regions.
+pub(super) fn launch(
+    problem: &Problem,
+    device: &DeviceProps,
+    workspace: &mut BufferLayout,
+) -> Result<(Launch, Decode)> {
+    let projections = 0..problem.projections().len();
+    let weights = projections.map(|projection| (projection, Role::Weight));
+    let streamed = weights.filter(|_| !problem.is_delta_only());
+    let (access, access_reason) = access::streamed(problem, streamed.chain([(0, Role::X)]));
+    let variant = variant(problem, access)?;
+    let (_, tile_rows) = variant.block();
+
+    let tiles: usize = { problem.projections().iter() }
+        .map(|projection| projection.out_features.div_ceil(tile_rows))
+        .sum();
+    let steps = match problem.is_delta_only() {
+        true => 0,
+        false => problem.in_features().div_ceil(variant.tile.depth),
+    };
+    let share = steps > 1 && !problem.is_batch_invariant();
+    let all = tiles as u64 * steps.max(1) as u64;
+    let resident = variant
+        .resident_blocks()
+        .min(device.blocks_by_shared(variant.shared_bytes()))
+        .max(1);
+    let places = u64::from(resident) * u64::from(device.multiprocessors());
+    let blocks = places.min(if share { all } else { tiles as u64 });
+
+    let lists = match problem.row_adapters() {
+        RowAdapters::One => 1,
+        RowAdapters::Table { slots, per_row } => slots.min(problem.tokens() * per_row),
+    };
+    let ranks: usize = { problem.projections().iter() }
+        .map(|projection| projection.padded_rank())
+        .sum();
+    let count = |what: &'static str, count: usize| {
+        let given = count;
+        i32::try_from(count)
+            .map(|count| count as u32)
+            .map_err(|_| Error::Dimension { name: what, given })
+    };
+    let groups = count(
+        "the groups of 16 ranks of all adapters of a batch",
+        lists.saturating_mul(ranks / GROUP_RANKS),
+    )?;
+    let slices = problem.in_features().div_ceil(SLICE_COLUMNS);
+    let (tokens, columns) = (problem.tokens(), problem.padded_ranks());
+    let decode = Decode {
+        s: workspace.region(&[tokens, columns], problem.dtype().size()),
+        s_partial: workspace.region(&[slices, tokens, columns], size_of::<f32>()),
+        partial: match share {
+            true => workspace.region(&[blocks as usize, 2, tokens, tile_rows], size_of::<f32>()),
+            false => workspace.region(&[0], size_of::<f32>()),
+        },
+        tiles: count("the tiles of the weights", tiles)?,
+        steps: count("the steps of a tile", steps)?,
+        share,
+        slices: slices as u32,
+        groups,
+    };
+    let efficiency = 100.0
+        * efficiency(
+            all,
+            blocks,
+            places,
+            if share { 1 } else { steps.max(1) as u64 },
+        );
+    let reason = format!(
+        "{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} blocks per multiprocessor, \
+         even to {efficiency:.1} %; {access_reason}",
+        decode.steps,
+        if share { ", shared" } else { "" },
+    );
+    let launch = Launch::new(variant, blocks, None, reason, problem, device)?;
+    Ok((launch, decode))
+}
+
+/// The mean number of steps of a place divided by that of the busiest one. Blocks take whole
+/// `parts` of steps.
+fn efficiency(steps: u64, blocks: u64, places: u64, parts: u64) -> f64 {
+    let busiest = (steps / parts).div_ceil(blocks.max(1)) * parts;
+    steps as f64 / (busiest.max(1) * places.max(1)) as f64
+}

@@ -1,0 +1,3 @@
+//! Forwards of few tokens in one launch.
+
+mod one;
