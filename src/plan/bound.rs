@@ -8,7 +8,7 @@ use super::memory::BufferLayout;
 use super::packing::Packing;
 use super::stream::{RowSplit, column_groups};
 use super::{
-    Access, BackwardPlan, DeviceProps, ForwardPlan, Operation, SavedLayout, Variant, arch,
+    Access, BackwardPlan, DeviceProps, ForwardPlan, Operation, SavedLayout, Variant, arch, decode,
 };
 use crate::{Problem, Result, Role};
 
@@ -27,10 +27,32 @@ impl ForwardPlan {
     ) -> Result<usize> {
         device.check()?;
         let problem = problem.clone().with_tokens(max_tokens)?;
+        let (decode, _) = decode::bound(&problem, device)?;
         let mut workspace = BufferLayout::default();
         let product = Product::forward(&problem);
         gemm_regions(product, Role::LoraB, &problem, device, &mut workspace);
-        Ok(workspace.bytes())
+        if problem.is_inference() {
+            let s = [max_tokens, problem.padded_ranks()];
+            workspace.region(&s, problem.dtype().size());
+        }
+        Ok(workspace.bytes().max(decode))
+    }
+
+    /// The bytes of flags that are enough for a forward of the problem's layers with any number of
+    /// tokens up to `max_tokens`; see [`ForwardPlan::workspace_bound`]. 0 unless the problem is for
+    /// inference.
+    ///
+    /// # Errors
+    /// As for [`ForwardPlan::workspace_bound`].
+    pub fn flags_bound(
+        problem: &Problem,
+        max_tokens: usize,
+        device: &DeviceProps,
+    ) -> Result<usize> {
+        device.check()?;
+        let problem = problem.clone().with_tokens(max_tokens)?;
+        let (_, flags) = decode::bound(&problem, device)?;
+        Ok(flags)
     }
 }
 
@@ -146,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{DType, Layout, Projection, Role, WeightLayout};
+    use crate::{DType, Layout, Projection, Role, RowAdapters, WeightLayout};
 
     /// Random layers.
     fn problems() -> impl Strategy<Value = Problem> {
@@ -155,17 +177,19 @@ mod tests {
             .prop_map(|(out_features, rank)| Projection { out_features, rank });
         let projections = proptest::collection::vec(projection, 1..4);
         let choices = (
-            any::<[bool; 4]>(),
+            any::<[bool; 5]>(),
             0..3usize,
             prop_oneof![Just(16usize), Just(4)],
         );
         (size, projections, choices).prop_map(
-            |(in_features, projections, ([dropout, dx, in_out, f32_adapters], dtype, aligned))| {
+            |(in_features, projections, (flags, dtype, aligned))| {
+                let [dropout, dx, in_out, f32_adapters, inference] = flags;
                 let dtype = DType::ALL[dtype];
                 let problem = Problem::sharing_x(1, in_features, &projections, dtype)
                     .expect("a problem")
                     .with_dropout(dropout)
                     .with_input_gradient(dx)
+                    .with_inference(inference)
                     .with_weight_layout(if in_out {
                         WeightLayout::InOut
                     } else {
@@ -198,6 +222,7 @@ mod tests {
             let (_, device) = DeviceProps::named()[device];
             let forward = ForwardPlan::workspace_bound(&problem, max_tokens, &device).unwrap();
             let backward = BackwardPlan::workspace_bound(&problem, max_tokens, &device).unwrap();
+            let flags = ForwardPlan::flags_bound(&problem, max_tokens, &device).unwrap();
             let saved = SavedLayout::bound(&problem, max_tokens).unwrap();
             let few = 0..=max_tokens.min(4);
             let some = parts.iter().map(|part| (part * max_tokens as f64) as usize);
@@ -205,6 +230,7 @@ mod tests {
                 let problem = problem.clone().with_tokens(tokens).unwrap();
                 let plan = ForwardPlan::new(&problem, &device).unwrap();
                 prop_assert!(plan.workspace_bytes() <= forward, "forward of {problem}");
+                prop_assert!(plan.flags_bytes() <= flags, "flags of {problem}");
                 prop_assert!(plan.saved().bytes() <= saved, "saved of {problem}");
                 let plan = BackwardPlan::new(&problem, &device).unwrap();
                 prop_assert!(
@@ -213,6 +239,41 @@ mod tests {
                     plan.workspace_bytes()
                 );
             }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "hundreds of plans")]
+    fn one_launch_for_few_tokens_has_a_bound_too() {
+        let problem = Problem::new(1, 4104, 3000, 40, DType::BF16).unwrap();
+        let table = RowAdapters::Table {
+            slots: 100,
+            per_row: 3,
+        };
+        let device = DeviceProps::a100();
+        for problem in [
+            problem.clone(),
+            problem.clone().with_batch_invariance(true),
+            problem.clone().with_delta_only(true),
+            problem.with_row_adapters(table).unwrap(),
+        ] {
+            let problem = problem.with_inference(true);
+            let most = Problem::DECODE_TOKENS;
+            let (bytes, flags) =
+                decode::bound(&problem.clone().with_tokens(most).unwrap(), &device).unwrap();
+            let plans = (1..=most).map(|tokens| {
+                let problem = problem.clone().with_tokens(tokens).unwrap();
+                let plan = ForwardPlan::new(&problem, &device).unwrap();
+                (plan.workspace_bytes(), plan.flags_bytes())
+            });
+            let plans: Vec<_> = plans.collect();
+            // No more than the largest plan needs.
+            assert_eq!(plans.iter().map(|plan| plan.0).max(), Some(bytes));
+            assert_eq!(plans.iter().map(|plan| plan.1).max(), Some(flags));
+            assert_eq!(
+                ForwardPlan::flags_bound(&problem, 9000, &device).unwrap(),
+                flags
+            );
         }
     }
 

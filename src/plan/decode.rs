@@ -37,12 +37,24 @@ pub(crate) struct Decode {
     pub slices: u32,
     /// The most groups of ranks that a batch can have.
     pub groups: u32,
+    /// The blocks that the device runs at the same time.
+    pub places: u32,
 }
 
 impl Decode {
     /// The size of the flags in bytes.
     pub fn flags_bytes(&self) -> usize {
         (COUNTERS + self.groups as usize + self.tiles as usize) * size_of::<u32>()
+    }
+
+    /// The mean number of steps of a place divided by that of the busiest one.
+    pub fn wave_efficiency(&self, blocks: u32) -> f64 {
+        let of_tile = u64::from(self.steps.max(1));
+        let all = u64::from(self.tiles) * of_tile;
+        // What a block takes at a time.
+        let part = if self.share { 1 } else { of_tile };
+        let busiest = (all / part).div_ceil(u64::from(blocks.max(1))) * part;
+        all as f64 / (busiest.max(1) * u64::from(self.places.max(1))) as f64
     }
 }
 
@@ -61,6 +73,22 @@ fn variant(problem: &Problem, access: Access) -> Result<Variant> {
         .filter(|variant| variant.tile.rows >= problem.tokens())
         .min_by_key(|variant| variant.tile.rows)
         .ok_or_else(|| arch::not_in_table(Operation::Decode, problem.dtype(), access))
+}
+
+/// The most bytes of workspace and of flags for any number of tokens up to that of the problem.
+pub(super) fn bound(problem: &Problem, device: &DeviceProps) -> Result<(usize, usize)> {
+    let mut most = (0, 0);
+    // There are few, and more tokens may need less: they have another kernel, or other views.
+    for tokens in 1..=problem.tokens().min(Problem::DECODE_TOKENS) {
+        let problem = problem.clone().with_tokens(tokens)?;
+        if applies(&problem) {
+            let mut workspace = BufferLayout::default();
+            let (_, decode) = launch(&problem, device, &mut workspace)?;
+            most.0 = workspace.bytes().max(most.0);
+            most.1 = decode.flags_bytes().max(most.1);
+        }
+    }
+    Ok(most)
 }
 
 /// The launch, and what it needs. `workspace` gets its regions.
@@ -123,27 +151,17 @@ pub(super) fn launch(
         share,
         slices: slices as u32,
         groups,
+        places: count("the blocks that run at the same time", places as usize)?,
     };
-    let efficiency = 100.0
-        * efficiency(
-            all,
-            blocks,
-            places,
-            if share { 1 } else { steps.max(1) as u64 },
-        );
+    // They are no more than the places.
+    let efficiency = 100.0 * decode.wave_efficiency(blocks as u32);
     let reason = format!(
-        "{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} blocks per multiprocessor, \
+        "{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} block{} per multiprocessor, \
          even to {efficiency:.1} %; {access_reason}",
         decode.steps,
         if share { ", shared" } else { "" },
+        if resident == 1 { "" } else { "s" },
     );
     let launch = Launch::new(variant, blocks, None, reason, problem, device)?;
     Ok((launch, decode))
-}
-
-/// The mean number of steps of a place divided by that of the busiest one. Blocks take whole
-/// `parts` of steps.
-fn efficiency(steps: u64, blocks: u64, places: u64, parts: u64) -> f64 {
-    let busiest = (steps / parts).div_ceil(blocks.max(1)) * parts;
-    steps as f64 / (busiest.max(1) * places.max(1)) as f64
 }

@@ -144,6 +144,14 @@ impl ForwardPlan {
         self.decode.map_or(0, |decode| decode.flags_bytes())
     }
 
+    /// Of the one launch of a forward for inference: the mean number of steps of the weight that a
+    /// place for a block has, divided by that of the busiest one. `None` for other forwards, whose
+    /// [`Launch::schedule`] tells it.
+    pub fn wave_efficiency(&self) -> Option<f64> {
+        let blocks = self.launches.first()?.blocks;
+        Some(self.decode?.wave_efficiency(blocks))
+    }
+
     /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its
     /// content before the call does not matter, and it is not needed after the call.
     pub fn workspace_bytes(&self) -> usize {
@@ -160,6 +168,10 @@ impl fmt::Display for ForwardPlan {
             &self.launches,
             Some(self.saved.bytes()),
             self.workspace_bytes,
-        )
+        )?;
+        match self.flags_bytes() {
+            0 => Ok(()),
+            flags => write!(f, ", flags {flags} B"),
+        }
     }
 }

@@ -172,7 +172,9 @@ fn without_any_variable_there_is_no_graph() -> Result<()> {
     let tracked = lora_linears(&x, &two_layers(&device, true)?, &Options::default())?;
     for (plain, tracked) in plain.iter().zip(&tracked) {
         assert!(!plain.track_op() && tracked.track_op());
-        assert_eq!(plain.to_vec2::<f32>()?, tracked.to_vec2::<f32>()?);
+        // One launch sums in another order than two.
+        let furthest = (plain - tracked)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(furthest < 1e-5, "{furthest}");
     }
     Ok(())
 }

@@ -51,9 +51,15 @@ fn bits_are_those_of_the_typed_calls<T: Number, A: Number>() {
         let y_bits = &forward.bits()[..case.projections.len()];
         assert_same_bits(&bits_of_y(&y), y_bits, &what);
         assert_eq!(saved.bytes(), forward.saved.len(), "{what}");
+        let inference = TestLayer {
+            case: case.clone().redrawn(true).inference(),
+            ..layer.clone()
+        };
+        let inferred = inference.forward();
+        inference.check_forward(&inferred);
         assert_same_bits(
             &bits_of_y(&short.infer(&inputs).expect("runs")),
-            y_bits,
+            &inferred.bits()[..case.projections.len()],
             &what,
         );
         // Twice: what forward saved stays.
@@ -551,6 +557,7 @@ fn run_time_types_give_the_same_bits<T: Number, A: Number>() {
         let gradients = short
             .backward(&inputs, &saved, &device.dy())
             .expect("backward runs");
+        let inferred = short.infer(&inputs).expect("inference runs");
 
         let bytes = BytesOnDevice::new(&layer);
         let inputs = bytes.inputs();
@@ -568,7 +575,7 @@ fn run_time_types_give_the_same_bits<T: Number, A: Number>() {
         );
         assert_same_bits(
             &bits_of_y(&short.infer(&inputs).expect("runs")),
-            &bits_of_y(&y),
+            &bits_of_y(&inferred),
             &what,
         );
     }

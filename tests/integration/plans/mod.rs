@@ -1,5 +1,6 @@
 //! Plans, tested without running them.
 
+mod decode;
 mod hopper;
 mod in_full;
 mod merge;

@@ -20,6 +20,12 @@ impl ModelLayer {
     }
 }
 
+impl ModelLayer {
+    pub fn model(&self) -> &'static str {
+        self.model
+    }
+}
+
 impl fmt::Display for ModelLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outputs: Vec<_> = self.outputs.iter().map(usize::to_string).collect();
@@ -98,8 +104,8 @@ const AWKWARD: &[(&str, usize, usize)] = &[
     ("shard", 4096, 3696),
 ];
 
-/// All layers, without duplicates.
-pub fn layers() -> Vec<ModelLayer> {
+/// The layers of all models.
+pub fn all() -> Vec<ModelLayer> {
     let gated = GATED.iter().flat_map(|&(model, width, q, kv, mlp)| {
         [
             ModelLayer::new(model, width, &[q, kv, kv]),
@@ -119,8 +125,13 @@ pub fn layers() -> Vec<ModelLayer> {
     let awkward = AWKWARD
         .iter()
         .map(|&(model, width, outputs)| ModelLayer::new(model, width, &[outputs]));
+    gated.chain(fused).chain(awkward).collect()
+}
+
+/// All layers, without duplicates.
+pub fn layers() -> Vec<ModelLayer> {
     let mut layers: Vec<ModelLayer> = Vec::new();
-    for layer in gated.chain(fused).chain(awkward) {
+    for layer in all() {
         let known =
             |other: &ModelLayer| other.input == layer.input && other.outputs == layer.outputs;
         if !layers.iter().any(known) {

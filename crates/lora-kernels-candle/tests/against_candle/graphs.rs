@@ -143,7 +143,8 @@ fn without_any_variable_there_is_no_graph() -> Result<()> {
         assert!(ys.iter().all(|y| !y.track_op()), "{name}");
         let tracked = lora_linears(&x, &case.layers()?, &case.options(&backend))?;
         for (plain, tracked) in ys.iter().zip(&tracked) {
-            assert_eq!(values(plain)?, values(tracked)?, "{name}");
+            // One launch sums in another order than two.
+            assert_close(plain, tracked, DType::F32, name)?;
         }
     }
     Ok(())

@@ -166,6 +166,71 @@ fn plan_needs_no_device_for_a_named_one() {
         document["plans"][0]["launches"].as_array().unwrap().len(),
         2
     );
+    let inference = json(&[
+        "plan",
+        "-m",
+        "8",
+        "-k",
+        "384",
+        "-n",
+        "1536,384",
+        "-r",
+        "8,0",
+        "--inference",
+        "--slots",
+        "100",
+        "--per-row",
+        "2",
+        "--on",
+        "a100",
+        "--json",
+    ]);
+    let plans = inference["plans"].as_array().unwrap();
+    assert_eq!(plans.len(), 1, "no backward");
+    assert_eq!(plans[0]["launches"].as_array().unwrap().len(), 1);
+    assert_eq!(plans[0]["saved_bytes"], 0);
+    assert!(plans[0]["flags_bytes"].as_u64().unwrap() > 0, "{inference}");
+    let problem = plans[0]["problem"].as_str().unwrap();
+    assert!(
+        problem.contains("2 of 100 adapters per row, inference"),
+        "{problem}"
+    );
+    assert_refused(
+        &run(&[
+            "plan",
+            "-k",
+            "4",
+            "-n",
+            "4",
+            "-r",
+            "1",
+            "--inference",
+            "--slots",
+            "9",
+            "--per-row",
+            "5",
+            "--on",
+            "h100",
+        ]),
+        2,
+        &["5 adapters per row"],
+    );
+    assert_status(
+        &run(&[
+            "plan",
+            "-k",
+            "4",
+            "-n",
+            "4",
+            "-r",
+            "1",
+            "--per-row",
+            "2",
+            "--on",
+            "h100",
+        ]),
+        2,
+    );
     assert_refused(
         &run(&["plan", "-k", "4", "-n", "4", "-r", "1", "--on", "tpu"]),
         2,
