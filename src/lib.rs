@@ -43,7 +43,7 @@ pub use typed::{
     AdapterTable, Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
     DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic,
     Flags, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Matrix, Merge,
-    MergeWeight, ReadMatrix, Typed, Views, WriteMatrix,
+    MergeWeight, RawTableLora, ReadMatrix, RowLists, TableLora, Typed, Views, WriteMatrix,
 };
 
 /// The guide's examples, compiled and run with the tests.

@@ -37,6 +37,13 @@ impl Error {
             | Error::LayoutAlignment { .. }
             | Error::TensorMap { .. } => ErrorKind::Problem,
             Error::DropoutProbability { .. }
+            | Error::NoSlot { .. }
+            | Error::TableFull { .. }
+            | Error::TableRank { .. }
+            | Error::TableStride { .. }
+            | Error::EmptySlot { .. }
+            | Error::RowList { .. }
+            | Error::OtherTable { .. }
             | Error::Scaling { .. }
             | Error::InPlace { .. }
             | Error::AdapterCount { .. }

@@ -53,6 +53,77 @@ pub enum Error {
         /// How many were given.
         given: usize,
     },
+    /// The table has no such slot.
+    #[error("slot {given}: the table has {slots}, counted from 0")]
+    NoSlot {
+        /// The slot given.
+        given: usize,
+        /// How many there are.
+        slots: usize,
+    },
+    /// Every slot of the table has an adapter.
+    #[error("all {slots} slots of the table have adapters: remove one, or make a larger table")]
+    TableFull {
+        /// How many there are.
+        slots: usize,
+    },
+    /// An adapter's rank is not one that the table takes.
+    #[error(
+        "rank {given} in projection {projection}: it must be between 1 and {most}, the rank that the table's problem has there"
+    )]
+    TableRank {
+        /// The projection.
+        projection: usize,
+        /// The rank given.
+        given: usize,
+        /// The largest one.
+        most: usize,
+    },
+    /// The rows of an adapter's matrix would overlap.
+    #[error("{tensor} has a row stride of {given} elements: its rows have {columns}")]
+    TableStride {
+        /// The matrix.
+        tensor: Argument,
+        /// The stride given.
+        given: i64,
+        /// The columns.
+        columns: usize,
+    },
+    /// A row names a slot without an adapter.
+    #[error(
+        "row {row} names slot {slot}, which has no adapter (the table has {slots} slots): insert one there first"
+    )]
+    EmptySlot {
+        /// The row.
+        row: usize,
+        /// The slot that it names.
+        slot: usize,
+        /// How many there are.
+        slots: usize,
+    },
+    /// A row names more adapters than its list has places.
+    #[error(
+        "row {row} names {given} adapters: a list has {places} places (RowAdapters::Table), at most {}",
+        crate::RowAdapters::MOST_PER_ROW
+    )]
+    RowList {
+        /// The row.
+        row: usize,
+        /// How many it names.
+        given: usize,
+        /// How many it may.
+        places: usize,
+    },
+    /// The table of a call was made for other problems.
+    #[error("{what} of the table: {table}, but of the plan's problem: {problem}")]
+    OtherTable {
+        /// What differs.
+        what: &'static str,
+        /// The table's.
+        table: String,
+        /// The problem's.
+        problem: String,
+    },
     /// No kernel of this crate computes this.
     #[error("no kernel is built for {what}: docs/adding-a-kernel.md says how to add one")]
     NoKernel {

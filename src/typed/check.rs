@@ -2,9 +2,9 @@
 
 use cudarc::driver::{CudaView, DeviceSlice};
 
+use super::flags::Flags;
 use super::matrix::Matrix;
 use super::order::Order;
-use super::table::Flags;
 use super::views::RowsOfTable;
 use crate::bind::params::AdapterEntry;
 use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
@@ -97,6 +97,7 @@ impl<'c, 'a> Checks<'c, 'a> {
         else {
             return Ok(());
         };
+        rows.table.check_fits(self.problem)?;
         let entries = slots.saturating_mul(self.problem.projections().len());
         let needed = entries.saturating_mul(size_of::<AdapterEntry>());
         bytes(

@@ -4,9 +4,11 @@
 
 mod calls;
 pub(crate) mod check;
+mod flags;
 pub(crate) mod matrix;
 mod merge;
 pub(crate) mod order;
+mod row_lists;
 mod table;
 mod views;
 
@@ -15,7 +17,9 @@ pub use calls::{
     DynForwardProjection, DynLora, DynLoraGradients, Forward, ForwardProjection, Lora,
     LoraGradients,
 };
+pub use flags::Flags;
 pub use matrix::{DynMatMut, DynMatRef, MatMut, MatRef, Matrix, ReadMatrix, WriteMatrix};
 pub use merge::{DynMerge, Merge, MergeWeight};
-pub use table::{AdapterTable, Flags};
+pub use row_lists::RowLists;
+pub use table::{AdapterTable, RawTableLora, TableLora};
 pub use views::{Dynamic, Typed, Views};

@@ -4,8 +4,9 @@ use std::marker::PhantomData;
 
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, SyncOnDrop};
 
+use super::flags::Flags;
 use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef, ReadMatrix, WriteMatrix};
-use super::table::{AdapterTable, Flags};
+use super::table::AdapterTable;
 use crate::bind::{
     self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, RawTable, Saved,
 };

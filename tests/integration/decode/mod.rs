@@ -1,7 +1,12 @@
 //! Forwards for inference of up to 64 tokens: one launch, which streams the weight once.
 
+mod batch;
+mod batches;
 mod capture;
 mod cases;
 mod flags;
+mod invariance;
 mod one;
+mod orders;
 mod short_path;
+mod table;
