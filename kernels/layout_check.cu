@@ -2,6 +2,7 @@
 // parameter struct its size and the offset of each field, then the values of the enums.
 #include <initializer_list>
 
+#include "common/mask_origin.cuh"
 #include "common/params.cuh"
 #include "decode/params.cuh"
 
@@ -36,6 +37,9 @@ struct DropoutFields : DropoutParams {
         w.layout<DropoutParams>(*this, seed, offset, threshold, keep_scale);
     }
 };
+struct MaskOriginFields : MaskOrigin {
+    __device__ void write(Writer& w) { w.layout<MaskOrigin>(*this, words, row0, group0); }
+};
 struct AdapterFields : AdapterMatrix {
     __device__ void write(Writer& w) {
         w.layout<AdapterMatrix>(*this, data, stride, rank0, r, vectorised, scaling);
@@ -51,11 +55,11 @@ struct PackFields : PackParams {
         w.layout<PackParams>(*this, blocks, jobs, from_f32, pad, job);
     }
 };
-struct ShrinkFields : ShrinkParams {
+struct ShrinkFields : DrawnShrinkParams {
     __device__ void write(Writer& w) {
-        w.layout<ShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters,
-                               adapter_f32, mask_source, counter_count, pad, dropout, lora_a,
-                               pack_b);
+        w.layout<DrawnShrinkParams>(*this, x, s, mask, counters, x_stride, m, k, ranks, adapters,
+                                    adapter_f32, mask_source, counter_count, pad, dropout, lora_a,
+                                    pack_b, origin);
     }
 };
 struct ScheduleFields : ScheduleParams {
@@ -116,11 +120,11 @@ struct TSourceFields : TSource {
         w.layout<TSource>(*this, partial, partials, rank0, r_pad, pad);
     }
 };
-struct GradAFields : GradAParams {
+struct GradAFields : DrawnGradAParams {
     __device__ void write(Writer& w) {
-        w.layout<GradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks, adapters,
-                              rows_per_split, column_groups, m_splits, mask_source, dropout,
-                              t_source, reduce_b);
+        w.layout<DrawnGradAParams>(*this, x, mask, t, lora_a_partial, x_stride, m, k, ranks,
+                                   adapters, rows_per_split, column_groups, m_splits, mask_source,
+                                   dropout, t_source, reduce_b, origin);
     }
 };
 struct GradXProjectionFields : GradXProjection {
@@ -128,11 +132,12 @@ struct GradXProjectionFields : GradXProjection {
         w.layout<GradXProjection>(*this, dy, weight, dy_stride, weight_stride, n, pad, lora_a);
     }
 };
-struct GradXFields : GradXParams {
+struct GradXFields : DrawnGradXParams {
     __device__ void write(Writer& w) {
-        w.layout<GradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections, adapter_f32,
-                              accumulate, weight_transposed, output_vectorised, mask_source, pad,
-                              dropout, schedule, projection, reduce_a);
+        w.layout<DrawnGradXParams>(*this, t, mask, dx, dx_stride, m, k, ranks, projections,
+                                   adapter_f32, accumulate, weight_transposed, output_vectorised,
+                                   mask_source, pad, dropout, schedule, projection, reduce_a,
+                                   origin);
     }
 };
 struct GradXSm90ProjectionFields : GradXSm90Projection {
@@ -141,11 +146,12 @@ struct GradXSm90ProjectionFields : GradXSm90Projection {
 struct ProjectionSizeFields : ProjectionSize {
     __device__ void write(Writer& w) { w.layout<ProjectionSize>(*this, n, rank0, r); }
 };
-struct GradXSm90Fields : GradXSm90Params {
+struct GradXSm90Fields : DrawnGradXSm90Params {
     __device__ void write(Writer& w) {
-        w.layout<GradXSm90Params>(*this, t, dx, projection, size, mask, dx_data, dx_stride, m, k,
-                                  ranks, projections, accumulate, output_mapped, mask_source, pad,
-                                  dropout, schedule, reduce_a, pad_end);
+        w.layout<DrawnGradXSm90Params>(*this, t, dx, projection, size, mask, dx_data, dx_stride, m,
+                                       k, ranks, projections, accumulate, output_mapped,
+                                       mask_source, pad, dropout, schedule, reduce_a, pad_end,
+                                       origin, origin_pad);
     }
 };
 struct AdapterEntryFields : AdapterEntry {
@@ -204,11 +210,12 @@ __device__ void write_layouts(Writer& w) {
 extern "C" __global__ void lora_layout_check(uint32_t* out) {
     Writer w{out};
     write_layouts<
-        DropoutFields, AdapterFields, PackJobFields, PackFields, ShrinkFields, ScheduleFields,
-        ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields, ForwardSm90Fields,
-        GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields, TSourceFields,
-        GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
-        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields, DecodeProjectionFields, DecodeFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
+        DropoutFields, MaskOriginFields, AdapterFields, PackJobFields, PackFields, ShrinkFields,
+        ScheduleFields, ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields,
+        ForwardSm90Fields, GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields,
+        TSourceFields, GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
+        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
+        DecodeProjectionFields, DecodeFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
         w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);

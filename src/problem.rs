@@ -46,7 +46,10 @@ pub struct Problem {
     row_adapters: RowAdapters,
     bias: bool,
     dropout: bool,
+    dropout_words: bool,
     mask: Mask,
+    /// Row and column of the whole layer's mask where this problem's begins
+    mask_origin: (u32, u64),
     weight_layout: WeightLayout,
     input_gradient: bool,
     inference: bool,
@@ -119,7 +122,9 @@ impl Problem {
             row_adapters: RowAdapters::default(),
             bias: false,
             dropout: false,
+            dropout_words: false,
             mask: Mask::default(),
+            mask_origin: (0, 0),
             weight_layout: WeightLayout::default(),
             input_gradient: true,
             inference: false,
@@ -178,6 +183,56 @@ impl Problem {
     pub fn with_dropout(mut self, dropout: bool) -> Self {
         self.dropout = dropout;
         self
+    }
+
+    /// Sets whether seed and offset of the dropout are read from device memory, so that a replay of
+    /// a captured graph draws the mask of what stands there then. `Dropout::seed` of a call is then
+    /// the device address of two u64, the seed and the offset, at a multiple of 8, and
+    /// `Dropout::offset` is 0. They must not change between a forward and its backward. Only raw
+    /// calls take such a problem, because the address carries no lifetime.
+    pub fn with_dropout_from_memory(mut self, from_memory: bool) -> Self {
+        self.dropout_words = from_memory;
+        self
+    }
+
+    /// Sets where this problem's dropout mask begins in the mask of a whole layer, of which this is
+    /// a shard: its first row (token) and its first column of x. Shards with the same seed and
+    /// offset then drop what the whole layer drops. The saved mask is of this problem's own rows
+    /// and columns.
+    ///
+    /// # Errors
+    /// [`Error::MaskOrigin`] if the column isn't a multiple of 8, which is how many columns a call
+    /// of Philox draws, or if rows or columns reach past 2^32 or 2^35.
+    pub fn with_mask_origin(mut self, row: u64, column: u64) -> Result<Self> {
+        let refused = |what, given, allowed| {
+            Err(Error::MaskOrigin {
+                what,
+                given,
+                allowed,
+            })
+        };
+        if !column.is_multiple_of(8) {
+            let allowed = "a multiple of 8: one draw gives eight columns; shard in_features there";
+            return refused("column", column, allowed);
+        }
+        if column > (1 << 35) - Self::MAX_DIMENSION as u64 - 1 {
+            return refused(
+                "column",
+                column,
+                "below 2^35 - 2^31: the columns are counted in 2^35",
+            );
+        }
+        match u32::try_from(row) {
+            Ok(row) if u64::from(row) + self.tokens as u64 <= 1 << 32 => {
+                self.mask_origin = (row, column);
+                Ok(self)
+            }
+            _ => refused(
+                "row",
+                row,
+                "at most 2^32 less the tokens: the rows are counted in 2^32",
+            ),
+        }
     }
 
     /// Sets where backward gets the dropout mask from. It doesn't change any result.
@@ -404,6 +459,16 @@ impl Problem {
         self.dropout
     }
 
+    /// Whether seed and offset of the dropout are read from device memory.
+    pub fn has_dropout_from_memory(&self) -> bool {
+        self.dropout_words
+    }
+
+    /// The row and the column of the whole layer's dropout mask where this problem's begins.
+    pub fn mask_origin(&self) -> (u64, u64) {
+        (self.mask_origin.0.into(), self.mask_origin.1)
+    }
+
     /// Where backward gets the dropout mask from.
     pub fn mask(&self) -> Mask {
         self.mask
@@ -559,6 +624,13 @@ impl fmt::Display for Problem {
             f.write_str(", dropout")?;
             if self.mask == Mask::Redrawn {
                 f.write_str(" redrawn")?;
+            }
+            if self.dropout_words {
+                f.write_str(" from memory")?;
+            }
+            if self.mask_origin != (0, 0) {
+                let (row, column) = self.mask_origin;
+                write!(f, " of rows from {row} and columns from {column} on")?;
             }
         }
         if !self.input_gradient {

@@ -2,7 +2,7 @@
 // masked in the accumulator, then the main loops on top. The last blocks of the grid sum dA, whose
 // partials grad_a left.
 #pragma once
-#include "common/dropout.cuh"
+#include "common/mask_origin.cuh"
 #include "common/reduce.cuh"
 #include "gemm/gemm.cuh"
 
@@ -15,7 +15,7 @@ struct GradX {
     static constexpr int kBlockRows = G::kBlockM, kBlockColumns = G::kBlockN;
     static constexpr int kThreads = G::kThreads, kSharedBytes = G::kSharedBytes;
 
-    __device__ static void run(const GradXParams& p) {
+    __device__ static void run(const DrawnGradXParams& p) {
         // The last blocks have another job.
         if (blockIdx.x >= blocks(p)) {
             reduce_partials<T, kThreads>(p.reduce_a, blockIdx.x - blocks(p));
@@ -54,11 +54,11 @@ struct GradX {
 
    private:
     // Blocks that multiply.
-    __device__ __forceinline__ static uint32_t blocks(const GradXParams& p) {
+    __device__ __forceinline__ static uint32_t blocks(const DrawnGradXParams& p) {
         return gridDim.x - p.reduce_a.blocks;
     }
 
-    __device__ __forceinline__ static WorkItem item_at(const GradXParams& p, uint32_t index) {
+    __device__ __forceinline__ static WorkItem item_at(const DrawnGradXParams& p, uint32_t index) {
         int tile_column;
         WorkItem item = work_item<G::kBlockM>(p.schedule, index, blocks(p), tile_column);
         item.column0 = tile_column * G::kBlockN;
@@ -72,7 +72,7 @@ struct GradX {
     // Issues the steps of one work item in order: those of T * A of every projection, then those of
     // dy * W of every projection.
     struct Steps {
-        const GradXParams& p;
+        const DrawnGradXParams& p;
         uint32_t index;  // of the work item
         int lora_next;   // the step of all T * A that is issued next
         int projection;  // the one whose dy * W is issued
@@ -189,7 +189,7 @@ struct GradX {
     };
 
     // acc = sum over projections of T * A
-    __device__ __forceinline__ static void low_rank(const GradXParams& p, Loop& loop,
+    __device__ __forceinline__ static void low_rank(const DrawnGradXParams& p, Loop& loop,
                                                     Steps& steps) {
 #pragma unroll 1
         for (int i = 0; i < p.projections; ++i) {
@@ -202,7 +202,7 @@ struct GradX {
     }
 
     // acc = keep_scale * mask o acc, for the warp's part of dx that begins at (row0, column0)
-    __device__ __forceinline__ static void drop(const GradXParams& p, typename G::Acc& acc,
+    __device__ __forceinline__ static void drop(const DrawnGradXParams& p, typename G::Acc& acc,
                                                 int row0, int column0) {
         if (p.mask_source == MaskSource::kNone) {
             return;
@@ -219,7 +219,7 @@ struct GradX {
             const dropout::KeepBits keep =
                 p.mask_source == MaskSource::kStored
                     ? dropout::KeepBits{stored(upper_row), stored(upper_row + 8)}
-                    : dropout::draw(p.dropout, row0 + row, word);
+                    : dropout::draw(p.dropout, p.origin, row0 + row, word);
             for_each_column_pair([&](int column, float(&value)[4]) {
                 const uint32_t upper = static_cast<uint32_t>(keep.upper >> (shift + column));
                 const uint32_t lower = static_cast<uint32_t>(keep.lower >> (shift + column));
@@ -231,7 +231,7 @@ struct GradX {
         });
     }
 
-    __device__ __forceinline__ static void store(const GradXParams& p, typename G::Acc& acc,
+    __device__ __forceinline__ static void store(const DrawnGradXParams& p, typename G::Acc& acc,
                                                  const WorkItem& item) {
         if (!G::combine(acc, p.schedule, item)) {
             return;

@@ -2,6 +2,7 @@
 // summed from its partials on the way and stored for grad_x. The last blocks of the grid sum dB,
 // whose partials grad_b left.
 #pragma once
+#include "common/mask_origin.cuh"
 #include "common/reduce.cuh"
 #include "skinny/weight_grad.cuh"
 
@@ -25,7 +26,7 @@ struct GradA : WeightGrad<T, Shape> {
 
     static constexpr bool kVectorised = A != Access::kAny;
 
-    __device__ static void run(const GradAParams& p) {
+    __device__ static void run(const DrawnGradAParams& p) {
         const int blocks = static_cast<int>(gridDim.x) - p.reduce_b.blocks;
         if (static_cast<int>(blockIdx.x) >= blocks) {
             reduce_partials<T, kThreads>(p.reduce_b, static_cast<int>(blockIdx.x) - blocks);
@@ -118,7 +119,7 @@ struct GradA : WeightGrad<T, Shape> {
             return threadIdx.x / kQuads + pass * kRowsPerPass;
         }
 
-        __device__ __forceinline__ TSum(const GradAParams& p, Position at, int row0) {
+        __device__ __forceinline__ TSum(const DrawnGradAParams& p, Position at, int row0) {
             const int rank = at.rank0 + threadIdx.x % kQuads * 4;
             int found = 0;
             for (int i = 1; i < p.adapters; ++i) {
@@ -134,11 +135,11 @@ struct GradA : WeightGrad<T, Shape> {
                      ? static_cast<T*>(p.t) + static_cast<int64_t>(row0 + row(0)) * p.ranks + rank
                      : nullptr;
         }
-        __device__ __forceinline__ int64_t partial_stride(const GradAParams& p) const {
+        __device__ __forceinline__ int64_t partial_stride(const DrawnGradAParams& p) const {
             return static_cast<int64_t>(p.m) * r_pad;
         }
         // `rows` of the block at hand are within the matrix.
-        __device__ __forceinline__ void load(const GradAParams& p, int rows) {
+        __device__ __forceinline__ void load(const DrawnGradAParams& p, int rows) {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
 #pragma unroll
@@ -152,7 +153,7 @@ struct GradA : WeightGrad<T, Shape> {
                 }
             }
         }
-        __device__ __forceinline__ void store(const GradAParams& p, uint32_t tile, int rows) {
+        __device__ __forceinline__ void store(const DrawnGradAParams& p, uint32_t tile, int rows) {
             constexpr int kQuadsPerChunk = kChunk<T> / 4;
             const int quad = threadIdx.x % kQuads;
 #pragma unroll
@@ -190,8 +191,8 @@ struct GradA : WeightGrad<T, Shape> {
 
     // Mask words of rows row0 .. and of the blocks of columns from `block` on: from memory, or
     // drawn again.
-    __device__ __forceinline__ static void issue_mask(const GradAParams& p, uint32_t to, int row0,
-                                                      int row_end, int block) {
+    __device__ __forceinline__ static void issue_mask(const DrawnGradAParams& p, uint32_t to,
+                                                      int row0, int row_end, int block) {
         if (p.mask_source == MaskSource::kStored) {
             const int blocks = (p.k + dropout::kBlock - 1) / dropout::kBlock;
             for (int i = threadIdx.x; i < kMaskBlocks * kRows; i += kThreads) {
@@ -207,7 +208,7 @@ struct GradA : WeightGrad<T, Shape> {
                 const int word_block = i / (kRows / 16);
                 const int tile_row = i % (kRows / 16) * 16;
                 const dropout::KeepBits keep =
-                    dropout::draw(p.dropout, row0 + tile_row, block + word_block);
+                    dropout::draw(p.dropout, p.origin, row0 + tile_row, block + word_block);
                 if (lane % 4 < 2) {
                     ptx::store_shared(
                         to + (word_block * kRows + tile_row + lane / 4 + lane % 4 * 8) * 8,

@@ -2,6 +2,7 @@
 // kRanks columns of S. Draws the dropout mask, in registers, and stores it. The last blocks of the
 // grid pack lora_B for the launch that follows.
 #pragma once
+#include "common/mask_origin.cuh"
 #include "common/pack.cuh"
 #include "common/table.cuh"
 #include "ptx/dependency.cuh"
@@ -34,7 +35,7 @@ struct Shrink {
         kRanks * static_cast<int>(sizeof(const void*));  // where each row of lora_A starts
     static constexpr int kSharedBytes = kStages * kStageBytes + kTableBytes;
 
-    __device__ static void run(const ShrinkParams& p) {
+    __device__ static void run(const DrawnShrinkParams& p) {
 #if __CUDA_ARCH__ >= 900
         // The product that follows multiplies x and the weight before it needs S.
         ptx::launch_dependents();
@@ -89,7 +90,7 @@ struct Shrink {
     }
 
     template <bool ByCopy>
-    __device__ __forceinline__ static void accumulate(const ShrinkParams& p,
+    __device__ __forceinline__ static void accumulate(const DrawnShrinkParams& p,
                                                       Accumulator<16, kRanks>& acc, int row0,
                                                       int rank0) {
         const uint32_t memory = ptx::shared_address(block_memory());
@@ -165,7 +166,7 @@ struct Shrink {
             }
             if (kParts == 1 || step % 2 == 0) {
                 const int block = step_column(step, part) / dropout::kBlock;
-                keep = dropout::draw(p.dropout, warp_row, block);
+                keep = dropout::draw(p.dropout, p.origin, warp_row, block);
                 mask.store(p, keep, block);
             } else {
                 keep = {keep.upper >> 32, keep.lower >> 32};
@@ -185,14 +186,14 @@ struct Shrink {
     struct MaskStore {
         uint64_t* row;  // null where this lane stores nothing
 
-        __device__ __forceinline__ MaskStore(const ShrinkParams& p, int row0, int rank0) {
+        __device__ __forceinline__ MaskStore(const DrawnShrinkParams& p, int row0, int rank0) {
             const int lane = threadIdx.x % 32;
             const int at = row0 + lane / 4 + lane % 4 * 8;
             row =
                 p.mask != nullptr && rank0 == 0 && lane % 4 < 2 && at < p.m ? p.mask + at : nullptr;
         }
-        __device__ __forceinline__ void store(const ShrinkParams& p, const dropout::KeepBits& keep,
-                                              int block) const {
+        __device__ __forceinline__ void store(const DrawnShrinkParams& p,
+                                              const dropout::KeepBits& keep, int block) const {
             if (row != nullptr && block * dropout::kBlock < p.k) {
                 const uint64_t bits = threadIdx.x % 4 == 0 ? keep.upper : keep.lower;
                 row[static_cast<int64_t>(block) * p.m] = bits & dropout::inside(p.k, block);
@@ -202,7 +203,7 @@ struct Shrink {
 
     // The row of lora_A for column `rank` of S. For a column of the padding it is the last row
     // again; store() drops what that gives.
-    __device__ __forceinline__ static const void* adapter_row(const ShrinkParams& p, int rank,
+    __device__ __forceinline__ static const void* adapter_row(const DrawnShrinkParams& p, int rank,
                                                               int size) {
         const AdapterMatrix& adapter = adapter_at(p.lora_a, p.adapters, rank);
         const int row = min(rank - adapter.rank0, adapter.r - 1);
@@ -218,7 +219,7 @@ struct Shrink {
         float4 value[kPasses];
         bool f32, vectorised;
 
-        __device__ __forceinline__ void prepare(const ShrinkParams& p, const void** table,
+        __device__ __forceinline__ void prepare(const DrawnShrinkParams& p, const void** table,
                                                 int rank0) {
             f32 = p.adapter_f32 != 0 || std::is_same_v<T, float>;
             vectorised = f32;
@@ -230,7 +231,8 @@ struct Shrink {
             }
             __syncthreads();
         }
-        __device__ __forceinline__ void load(const ShrinkParams& p, const void** table, int step) {
+        __device__ __forceinline__ void load(const DrawnShrinkParams& p, const void** table,
+                                             int step) {
 #pragma unroll
             for (int pass = 0; pass < kPasses; ++pass) {
                 const int tile_row = threadIdx.x / kPerRow + pass * kRowsPerPass;
@@ -283,7 +285,7 @@ struct Shrink {
         }
     }
 
-    __device__ __forceinline__ static void store(const ShrinkParams& p,
+    __device__ __forceinline__ static void store(const DrawnShrinkParams& p,
                                                  Accumulator<16, kRanks>& acc, int row0,
                                                  int rank0) {
         const int warp = threadIdx.x / 32;

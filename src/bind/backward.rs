@@ -8,7 +8,7 @@ use super::maps::{self, Boxed, Encode, Maps};
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{
     DropoutParams, GradAParams, GradBParams, GradBProjection, GradXParams, GradXProjection,
-    GradXSm90Params, ReduceParams, TSource,
+    GradXSm90Params, MaskOrigin, ReduceParams, TSource,
 };
 use super::record::scalings;
 use super::{
@@ -26,6 +26,7 @@ struct Call<'a> {
     saved: SavedAddresses,
     workspace: Buffer,
     dropout: DropoutParams,
+    origin: MaskOrigin,
 }
 
 /// Checks a backward, then calls `launch` for each launch of the plan, in order, with its
@@ -60,8 +61,8 @@ impl<'a> Call<'a> {
     fn checked(plan: &'a BackwardPlan, args: &'a Args<'a>) -> Result<Self> {
         let problem = plan.problem();
         check::count(problem, args.projections.len())?;
-        let dropout = check::dropout(args.dropout, problem)?;
         let mut extents = Extents::new();
+        let (dropout, origin) = check::dropout(&mut extents, args.dropout, problem)?;
         extents.tensor(problem, 0, Role::X, args.x)?;
         check::optional(
             Argument::Tensor(Role::DX, None),
@@ -91,6 +92,7 @@ impl<'a> Call<'a> {
             saved,
             workspace,
             dropout,
+            origin,
         })
     }
 
@@ -177,6 +179,7 @@ impl<'a> Call<'a> {
             m_splits: splits.x.row_splits as i32,
             mask_source: common::backward_mask(problem),
             dropout: self.dropout,
+            origin: self.origin,
             reduce_b: common::reduce(
                 problem,
                 Role::DLoraB,
@@ -242,6 +245,7 @@ impl<'a> Call<'a> {
             output_vectorised: access::rows_aligned(problem, 0, Role::DX).into(),
             mask_source: common::backward_mask(problem),
             dropout: self.dropout,
+            origin: self.origin,
             schedule: common::schedule(launch, regions.split.as_ref(), self.workspace),
             reduce_a: self.reduce_a(),
             ..Zeroable::zeroed()
@@ -280,6 +284,7 @@ impl<'a> Call<'a> {
             accumulate: problem.accumulates(Role::DX).into(),
             mask_source: common::backward_mask(problem),
             dropout: self.dropout,
+            origin: self.origin,
             schedule: common::schedule(launch, regions.split.as_ref(), self.workspace),
             reduce_a: self.reduce_a(),
             ..Zeroable::zeroed()

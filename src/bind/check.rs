@@ -1,7 +1,9 @@
 //! Checks of a call's arguments before anything is launched.
 
+use bytemuck::Zeroable;
+
 use super::extents::{Access, Extents};
-use super::params::{AdapterEntry, DropoutParams};
+use super::params::{AdapterEntry, DropoutParams, MaskOrigin};
 use super::{DevicePointer, Lora, LoraGradients, RawTable, Rows};
 use crate::plan::BUFFER_ALIGNMENT;
 use crate::{
@@ -36,7 +38,12 @@ pub(super) fn optional(what: Argument, given: bool, planned: bool, hint: Hint) -
     }
 }
 
-pub(super) fn dropout(dropout: Option<Dropout>, problem: &Problem) -> Result<DropoutParams> {
+/// The dropout of a call, and where its mask begins and its words are.
+pub(super) fn dropout(
+    extents: &mut Extents,
+    dropout: Option<Dropout>,
+    problem: &Problem,
+) -> Result<(DropoutParams, MaskOrigin)> {
     optional(
         Argument::Dropout,
         dropout.is_some(),
@@ -44,20 +51,44 @@ pub(super) fn dropout(dropout: Option<Dropout>, problem: &Problem) -> Result<Dro
         Hint::Dropout,
     )?;
     let Some(dropout) = dropout else {
-        return Ok(DropoutParams {
+        let none = DropoutParams {
             seed: 0,
             offset: 0,
             threshold: 0,
             keep_scale: 1.0,
-        });
+        };
+        return Ok((none, MaskOrigin::zeroed()));
     };
     dropout.check()?;
-    Ok(DropoutParams {
-        seed: dropout.seed,
-        offset: dropout.offset,
-        threshold: dropout.threshold(),
-        keep_scale: dropout.keep_scale(),
-    })
+    let from_memory = problem.has_dropout_from_memory();
+    if from_memory && (dropout.seed == 0 || dropout.seed % 8 != 0 || dropout.offset != 0) {
+        return Err(Error::DropoutWords {
+            given: format!("seed {} and offset {}", dropout.seed, dropout.offset),
+        });
+    }
+    if from_memory {
+        let words = Layout {
+            row_stride: 4,
+            alignment: 8,
+        };
+        let what = Argument::Dropout;
+        extents.matrix(Access::Read, what, (1, 4), words, DType::F32, dropout.seed)?;
+    }
+    let by_value = |number| if from_memory { 0 } else { number };
+    let (row, column) = problem.mask_origin();
+    Ok((
+        DropoutParams {
+            seed: by_value(dropout.seed),
+            offset: by_value(dropout.offset),
+            threshold: dropout.threshold(),
+            keep_scale: dropout.keep_scale(),
+        },
+        MaskOrigin {
+            words: if from_memory { dropout.seed } else { 0 },
+            row0: row as u32,
+            group0: (column / 8) as u32,
+        },
+    ))
 }
 
 /// The largest power of two, at most 256, that divides an address.

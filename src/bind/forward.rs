@@ -6,7 +6,8 @@ use super::extents::{Access, Extents};
 use super::maps::{self, Boxed, Encode, Maps};
 use super::memory::{Buffer, SavedAddresses};
 use super::params::{
-    DropoutParams, ForwardParams, ForwardProjection, ForwardSm90Params, ShrinkParams, mask_source,
+    DropoutParams, ForwardParams, ForwardProjection, ForwardSm90Params, MaskOrigin, ShrinkParams,
+    mask_source,
 };
 use super::record::scalings;
 use super::{DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common, decode};
@@ -22,6 +23,7 @@ struct Call<'a> {
     saved: SavedAddresses,
     workspace: Buffer,
     dropout: DropoutParams,
+    origin: MaskOrigin,
 }
 
 /// Checks a forward, then calls `launch` for each launch of the plan, in order, with its
@@ -58,8 +60,8 @@ impl<'a> Call<'a> {
     fn checked(plan: &'a ForwardPlan, args: &'a Args<'a>) -> Result<Self> {
         let problem = plan.problem();
         check::count(problem, args.projections.len())?;
-        let dropout = check::dropout(args.dropout, problem)?;
         let mut extents = Extents::new();
+        let (dropout, origin) = check::dropout(&mut extents, args.dropout, problem)?;
         extents.tensor(problem, 0, Role::X, args.x)?;
         for (index, given) in args.projections.iter().enumerate() {
             if !problem.is_delta_only() {
@@ -97,6 +99,7 @@ impl<'a> Call<'a> {
             saved,
             workspace,
             dropout,
+            origin,
         })
     }
 
@@ -126,6 +129,7 @@ impl<'a> Call<'a> {
             },
             counter_count: plan.split.map_or(0, |split| split.count),
             dropout: self.dropout,
+            origin: self.origin,
             pack_b: maps::pack(
                 problem,
                 Role::LoraB,

@@ -1,5 +1,5 @@
 //! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`,
-//! `kernels/common/rows.cuh` and `kernels/decode/params.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
+//! `kernels/common/mask_origin.cuh`, `kernels/common/rows.cuh` and `kernels/decode/params.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
 //! and the values of the enums as nvcc compiled them, and a test compares them with these.
 
 use bytemuck::{Pod, Zeroable};
@@ -66,6 +66,12 @@ parameters! {
         keep_scale: f32,
     }
 
+    struct MaskOrigin {
+        words: Address,
+        row0: u32,
+        group0: u32,
+    }
+
     struct AdapterMatrix {
         data: Address,
         stride: i64,
@@ -111,6 +117,7 @@ parameters! {
         dropout: DropoutParams,
         lora_a: [AdapterMatrix; PROJECTIONS],
         pack_b: PackParams,
+        origin: MaskOrigin,
     }
 
     struct ScheduleParams {
@@ -252,6 +259,7 @@ parameters! {
         dropout: DropoutParams,
         t_source: [TSource; PROJECTIONS],
         reduce_b: ReduceParams,
+        origin: MaskOrigin,
     }
 
     struct GradXProjection {
@@ -283,6 +291,7 @@ parameters! {
         schedule: ScheduleParams,
         projection: [GradXProjection; PROJECTIONS],
         reduce_a: ReduceParams,
+        origin: MaskOrigin,
     }
 
     struct GradXSm90Projection {
@@ -317,6 +326,8 @@ parameters! {
         schedule: ScheduleParams,
         reduce_a: ReduceParams,
         pad_end: [i32; 8],
+        origin: MaskOrigin,
+        origin_pad: [i32; 12],
     }
 
     struct AdapterEntry {

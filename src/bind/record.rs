@@ -17,6 +17,8 @@ pub struct ForwardRecord {
     formats: Formats,
     mask: Option<Mask>,
     dropout: Option<Dropout>,
+    /// Whether the dropout's seed is the address of its words, and where its mask begins
+    drawn: (bool, (u64, u64)),
     /// 0 if the projection has no adapter
     scaling: [f32; Problem::MAX_PROJECTIONS],
 }
@@ -44,6 +46,7 @@ impl ForwardRecord {
             formats: *problem.formats(),
             mask: problem.has_dropout().then_some(problem.mask()),
             dropout,
+            drawn: (problem.has_dropout_from_memory(), problem.mask_origin()),
             scaling: [0.0; Problem::MAX_PROJECTIONS],
         };
         record.projections[..record.count].copy_from_slice(problem.projections());
@@ -111,6 +114,17 @@ impl ForwardRecord {
                 forward.formats.to_string(),
                 self.formats.to_string(),
             );
+        }
+        if self.drawn != forward.drawn {
+            let shown = |(from_memory, (row, column)): (bool, (u64, u64))| {
+                let words = if from_memory {
+                    "from memory"
+                } else {
+                    "by value"
+                };
+                format!("{words}, from row {row} and column {column} on")
+            };
+            return differs("the dropout", shown(forward.drawn), shown(self.drawn));
         }
         if self.dropout != forward.dropout {
             let shown = |dropout: Option<Dropout>| match dropout {

@@ -15,6 +15,8 @@ pub enum Hint {
     Bias,
     /// The plan's problem says whether there is dropout.
     Dropout,
+    /// The seed and the offset of a dropout are in device memory.
+    DropoutWords,
     /// The plan's problem says whether the dropout's mask is stored.
     Mask,
     /// The plan's problem says whether backward computes dx.
@@ -81,6 +83,9 @@ impl fmt::Display for Hint {
         match *self {
             Hint::RowAdapters => f.write_str("see Problem::with_row_adapters"),
             Hint::Bias => f.write_str("see Problem::with_bias"),
+            Hint::DropoutWords => f.write_str(
+                "give a raw call the address of two u64 as the seed, at a multiple of 8, and 0 as the offset; see Problem::with_dropout_from_memory",
+            ),
             Hint::Dropout => f.write_str("see Problem::with_dropout"),
             Hint::Mask => f.write_str("see Problem::with_mask"),
             Hint::InputGradient => f.write_str("see Problem::with_input_gradient"),

@@ -32,6 +32,7 @@ impl Error {
             | Error::NoProjection { .. }
             | Error::AdapterDType { .. }
             | Error::Format { .. }
+            | Error::MaskOrigin { .. }
             | Error::Accumulate { .. }
             | Error::Stride { .. }
             | Error::LayoutAlignment { .. }
@@ -44,6 +45,7 @@ impl Error {
             | Error::EmptySlot { .. }
             | Error::RowList { .. }
             | Error::OtherTable { .. }
+            | Error::DropoutWords { .. }
             | Error::Scaling { .. }
             | Error::InPlace { .. }
             | Error::AdapterCount { .. }

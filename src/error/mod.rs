@@ -247,6 +247,22 @@ pub enum Error {
         /// The probability given.
         given: f32,
     },
+    /// A dropout mask can't begin there.
+    #[error("a dropout mask's first {what} is {given}: it must be {allowed}")]
+    MaskOrigin {
+        /// Row or column.
+        what: &'static str,
+        /// Where it would begin.
+        given: u64,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// The dropout's words in device memory can't be read so.
+    #[error("dropout from device memory with {given}: {}", Hint::DropoutWords)]
+    DropoutWords {
+        /// What was given.
+        given: String,
+    },
     /// The scaling is not finite.
     #[error(
         "scaling {given}: it must be finite (lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA)"

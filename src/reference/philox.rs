@@ -53,10 +53,21 @@ impl KeepMask {
 
     /// A range of rows of the mask of a larger x. Rows are numbered as in the larger x.
     pub fn of_rows(rows: Range<usize>, cols: usize, dropout: &Dropout) -> Self {
+        Self::of_shard(rows, 0..cols, dropout)
+    }
+
+    /// A range of rows and columns of the mask of a larger x. Rows are numbered as in the larger x,
+    /// columns and words from the range's first.
+    ///
+    /// # Panics
+    /// If the first column isn't a multiple of 8.
+    pub fn of_shard(rows: Range<usize>, columns: Range<usize>, dropout: &Dropout) -> Self {
+        let (first, cols) = (columns.start, columns.len());
+        assert!(first.is_multiple_of(8), "a shard from column {first} on");
         let groups = |word: usize| 8 * word..cols.div_ceil(8).min(8 * word + 8);
         let word = |word: usize, row: usize| {
             groups(word).fold(0, |bits, group| {
-                let byte = keep_bits(dropout, row, group) & past_the_end(cols, group);
+                let byte = keep_bits(dropout, row, first / 8 + group) & past_the_end(cols, group);
                 bits | u64::from(byte) << (8 * (group % 8))
             })
         };

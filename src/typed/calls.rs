@@ -75,6 +75,7 @@ impl Kernels {
         mut args: bind::Forward<V>,
     ) -> Result<ForwardRecord> {
         check::projections(plan.problem(), args.projections.len())?;
+        check::dropout(plan.problem())?;
         let mut order = Order::new(self, stream)?;
         let mut checks = Checks::new(&mut order, plan.problem());
         checks.matrix(0, Role::X, &args.x)?;
@@ -136,6 +137,7 @@ impl Kernels {
         mut args: bind::Backward<V>,
     ) -> Result<()> {
         check::projections(plan.problem(), args.projections.len())?;
+        check::dropout(plan.problem())?;
         let mut order = Order::new(self, stream)?;
         let mut checks = Checks::new(&mut order, plan.problem());
         checks.matrix(0, Role::X, &args.x)?;

@@ -27,6 +27,15 @@ pub(super) fn projections(problem: &Problem, given: usize) -> Result<()> {
     }
 }
 
+/// Refuses a dropout whose seed is an address: borrows keep no memory alive for it.
+pub(super) fn dropout(problem: &Problem) -> Result<()> {
+    if problem.has_dropout() && problem.has_dropout_from_memory() {
+        let given = "a call of borrowed matrices".to_owned();
+        return Err(Error::DropoutWords { given });
+    }
+    Ok(())
+}
+
 impl<'c, 'a> Checks<'c, 'a> {
     pub fn new(order: &'c mut Order<'a>, problem: &'c Problem) -> Self {
         Self { order, problem }

@@ -13,4 +13,5 @@ mod hopper;
 mod layers;
 mod merge;
 mod plans;
+mod shards;
 mod streams;

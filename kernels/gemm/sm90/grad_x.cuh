@@ -2,7 +2,7 @@
 // come first, are masked in the accumulators, and the products of dy and W are added. The last
 // blocks of the grid sum dA, whose partials grad_a left.
 #pragma once
-#include "common/dropout.cuh"
+#include "common/mask_origin.cuh"
 #include "common/reduce.cuh"
 #include "common/table.cuh"
 #include "gemm/sm90/block.cuh"
@@ -17,7 +17,7 @@ struct GradXSm90 {
     static constexpr int kBlockRows = G::kBlockM, kBlockColumns = G::kBlockN;
     static constexpr int kThreads = sm90::kThreads, kSharedBytes = G::kSharedBytes;
 
-    __device__ static void run(const GradXSm90Params& p) {
+    __device__ static void run(const DrawnGradXSm90Params& p) {
         // The last blocks, whole clusters of them, have another job.
         if (blockIdx.x >= blocks(p)) {
             reduce_partials<T, kThreads>(p.reduce_a, blockIdx.x - blocks(p));
@@ -32,7 +32,7 @@ struct GradXSm90 {
     using Steps = sm90::Steps;
 
     // Blocks that multiply
-    __device__ __forceinline__ static uint32_t blocks(const GradXSm90Params& p) {
+    __device__ __forceinline__ static uint32_t blocks(const DrawnGradXSm90Params& p) {
         return gridDim.x - p.reduce_a.blocks;
     }
 
@@ -44,13 +44,13 @@ struct GradXSm90 {
     }
 
     // Columns of T that a work item multiplies, whole k16
-    __device__ __forceinline__ static int lora_depth(const GradXSm90Params& p,
+    __device__ __forceinline__ static int lora_depth(const DrawnGradXSm90Params& p,
                                                      const WorkItem& item) {
         return item.k_slice == 0 ? p.ranks : 0;
     }
 
     // The adapted projection that column `rank` of T belongs to
-    __device__ __forceinline__ static int adapter_at(const GradXSm90Params& p, int rank) {
+    __device__ __forceinline__ static int adapter_at(const DrawnGradXSm90Params& p, int rank) {
         int found = 0;
 #pragma unroll 1
         for (int i = 0; i < p.projections; ++i) {
@@ -60,7 +60,8 @@ struct GradXSm90 {
     }
 
     // Producer: T and lora_A, then dy and W of every projection.
-    __device__ __forceinline__ static void produce(const GradXSm90Params& p, Producer& producer) {
+    __device__ __forceinline__ static void produce(const DrawnGradXSm90Params& p,
+                                                   Producer& producer) {
         for (Walk walk(p.schedule, blocks(p)); walk.more(); walk.next()) {
             const WorkItem item = item_at(walk);
             produce_lora(p, producer, item);
@@ -74,7 +75,7 @@ struct GradXSm90 {
 
     // Producer of the low-rank step: a stage holds up to 64 columns of T, whichever projections'
     // they are, and for each 16 of them the rows of their lora_A.
-    __device__ __forceinline__ static void produce_lora(const GradXSm90Params& p,
+    __device__ __forceinline__ static void produce_lora(const DrawnGradXSm90Params& p,
                                                         Producer& producer, const WorkItem& item) {
         const int depth = lora_depth(p, item);
 #pragma unroll 1
@@ -94,7 +95,8 @@ struct GradXSm90 {
     }
 
     // Consumers: the tile's sums, then its epilogue.
-    __device__ __forceinline__ static void consume(const GradXSm90Params& p, Consumer& consumer) {
+    __device__ __forceinline__ static void consume(const DrawnGradXSm90Params& p,
+                                                   Consumer& consumer) {
         typename G::TileEpilogue epilogue = G::epilogue(consumer.group);
         Walk walk(p.schedule, blocks(p));
         KeepWords keep;
@@ -141,7 +143,7 @@ struct GradXSm90 {
         static constexpr int kWords = G::kGroupN / dropout::kBlock;
         dropout::KeepBits rows[Consumer::kBlocks][kWords];
 
-        __device__ __forceinline__ void load(const GradXSm90Params& p, const WorkItem& item,
+        __device__ __forceinline__ void load(const DrawnGradXSm90Params& p, const WorkItem& item,
                                              int group) {
             if (p.mask_source == MaskSource::kNone || lora_depth(p, item) == 0) {
                 return;
@@ -159,7 +161,7 @@ struct GradXSm90 {
                     const int row0 = warp_row + b * sm90::kWgmmaRows;
                     const int word = first_word + i;
                     if (p.mask_source == MaskSource::kDrawn) {
-                        rows[b][i] = dropout::draw(p.dropout, row0, word);
+                        rows[b][i] = dropout::draw(p.dropout, p.origin, row0, word);
                     } else {
                         const int row = row0 + thread % 32 / 4;
                         rows[b][i] = {stored(p, row, word), stored(p, row + 8, word)};
@@ -168,7 +170,7 @@ struct GradXSm90 {
             }
         }
 
-        __device__ __forceinline__ static uint64_t stored(const GradXSm90Params& p, int row,
+        __device__ __forceinline__ static uint64_t stored(const DrawnGradXSm90Params& p, int row,
                                                           int word) {
             const bool inside = row < p.m && word * dropout::kBlock < p.k;
             return inside ? __ldg(p.mask + static_cast<int64_t>(word) * p.m + row) : 0;
@@ -201,8 +203,8 @@ struct GradXSm90 {
     };
 
     // Epilogue: dx = sums, or added to dx. Of several k-slices the last stores.
-    __device__ __forceinline__ static void store(const GradXSm90Params& p, const WorkItem& item,
-                                                 Consumer& consumer,
+    __device__ __forceinline__ static void store(const DrawnGradXSm90Params& p,
+                                                 const WorkItem& item, Consumer& consumer,
                                                  typename G::TileEpilogue& epilogue) {
         if (!sm90::combine<sm90::kConsumerThreads>(consumer.sum, p.schedule, item.tile,
                                                    item.k_slice)) {

@@ -171,4 +171,68 @@ fn a_captured_layer_replays_with_the_numbers_it_finds() {
     }
 }
 
-alone!(a_captured_layer_replays_with_the_numbers_it_finds);
+fn a_replay_draws_the_mask_of_the_words_it_finds() {
+    let kernels = &gpu().kernels;
+    // SAFETY: as above.
+    unsafe { kernels.context().disable_event_tracking() };
+    let stream = kernels.context().new_stream().unwrap();
+    let case = LayerCase::new(100, 136, 72, 20).dropout(0.2);
+    for case in [case.clone(), case.redrawn(true)] {
+        let by_value = layer(&case, 0);
+        let mut words = gpu().stream.clone_htod(&[0u64; 3]).unwrap();
+        // At a multiple of 8 that is none of 16
+        let seed = words.slice(1..).device_ptr(&gpu().stream).0;
+        let mut from_memory = by_value.clone();
+        let dropout = from_memory.case.dropout.as_mut().expect("dropout");
+        (dropout.seed, dropout.offset) = (seed, 0);
+        let problem = case.problem_with::<bf16, f32>();
+        let problem = problem.with_dropout_from_memory(true);
+        let forward_plan = ForwardPlan::new(&problem, &case.device()).expect("a plan");
+        let backward_plan = BackwardPlan::new(&problem, &case.device()).expect("a plan");
+        let mut forward = ForwardCall::new(&from_memory, &forward_plan);
+        let nothing = vec![0xFF; forward_plan.saved().bytes()];
+        let mut backward = BackwardCall::new(&from_memory, &backward_plan, &nothing);
+        gpu().stream.synchronize().unwrap();
+
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
+            .unwrap();
+        forward_raw(&stream, &forward_plan, forward.arguments());
+        let mut arguments = backward.arguments();
+        arguments.saved = forward.saved.view().into();
+        backward_raw(&stream, &backward_plan, arguments);
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).unwrap().expect("a graph");
+
+        let mut drawn = Vec::new();
+        for (seed, offset) in [(1, 2), (1, 3), (1 << 40, 3 << 50), (1, 2)] {
+            gpu()
+                .stream
+                .memcpy_htod(&[!0, seed, offset], &mut words)
+                .unwrap();
+            gpu().stream.synchronize().unwrap();
+            graph.launch().unwrap();
+            stream.synchronize().unwrap();
+            let replayed = [forward.read_back().bits(), backward.read_back().bits()].concat();
+            let mut expected = by_value.clone();
+            let dropout = expected.case.dropout.as_mut().expect("dropout");
+            (dropout.seed, dropout.offset) = (seed, offset);
+            assert_same_bits(&replayed, &expected.written(), "replayed");
+            drawn.push(replayed);
+        }
+        assert!(drawn[0] == drawn[3] && drawn[0] != drawn[1] && drawn[0] != drawn[2]);
+
+        let error = forward
+            .run(&gpu().stream, &forward_plan)
+            .expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "dropout from device memory with a call of borrowed matrices: give a raw call the address of two u64 as the seed, at a multiple of 8, and 0 as the offset; see Problem::with_dropout_from_memory"
+        );
+    }
+}
+
+alone!(
+    a_captured_layer_replays_with_the_numbers_it_finds,
+    a_replay_draws_the_mask_of_the_words_it_finds,
+);
