@@ -1,6 +1,7 @@
 // The symbols of the peers' kernels, which src/ of this crate launches.
 #include "elementwise.cuh"
 #include "lorafusion.cuh"
+#include "serving.cuh"
 #include "tiles.cuh"
 
 using namespace peers;
@@ -81,3 +82,32 @@ extern "C" __global__ void peer_fill_zero(float* out, int64_t chunks) { fill_zer
 extern "C" __global__ void peer_cast(const float* in, bf16* out, int64_t chunks) {
     cast(in, out, chunks);
 }
+
+extern "C" __global__ void __launch_bounds__(kServingThreads)
+    peer_bgmv_shrink(const bf16* x, const bf16* lora_a, const int* slots, float* s, int k, int rank,
+                     float scale) {
+    bgmv_shrink(x, lora_a, slots, s, k, rank, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(kServingThreads)
+    peer_vllm_shrink(const bf16* x, const bf16* lora_a, const int* order, const int* starts,
+                     float* s, int m, int k, int rank, float scale) {
+    vllm_shrink(x, lora_a, order, starts, s, m, k, rank, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(kServingThreads)
+    peer_vllm_expand(const float* s, const bf16* lora_b, const int* order, const int* starts,
+                     bf16* y, int m, int n, int rank) {
+    vllm_expand(s, lora_b, order, starts, y, m, n, rank);
+}
+
+#define PEER_BGMV_EXPAND(RANK)                                                               \
+    extern "C" __global__ void __launch_bounds__(kServingThreads) peer_bgmv_expand__r##RANK( \
+        const float* s, const bf16* lora_b, const int* slots, bf16* y, int n) {              \
+        bgmv_expand<RANK>(s, lora_b, slots, y, n);                                           \
+    }
+
+PEER_BGMV_EXPAND(16)
+PEER_BGMV_EXPAND(32)
+PEER_BGMV_EXPAND(64)
+PEER_BGMV_EXPAND(128)

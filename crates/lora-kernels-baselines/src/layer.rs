@@ -23,6 +23,9 @@ pub struct PeerLayer {
     pub rank: usize,
     /// s
     pub scaling: f32,
+    /// D, the adapters that lie behind each other in lora_A and lora_B: one, but for
+    /// [`super::ServingPeer`].
+    pub adapters: usize,
     /// The dropout on the adapter's input.
     pub dropout: Option<Dropout>,
     /// The shared memory that a block of the device may use. It decides the tiles of the products
@@ -63,9 +66,19 @@ impl PeerLayer {
             out_features,
             rank,
             scaling,
+            adapters: 1,
             dropout: None,
             shared_per_block: 163 << 10,
         })
+    }
+
+    /// Any number of tokens, and so many adapters, for [`super::ServingPeer`] alone.
+    pub fn serving(self, tokens: usize, adapters: usize) -> Self {
+        Self {
+            tokens,
+            adapters,
+            ..self
+        }
     }
 
     /// Sets the dropout.
@@ -93,6 +106,7 @@ impl PeerLayer {
             in_features: k,
             out_features: n,
             rank: r,
+            adapters: d,
             ..
         } = self;
         match buffer {
@@ -104,15 +118,17 @@ impl PeerLayer {
             | Buffer::DxLora
             | Buffer::DxBase => (m, k),
             Buffer::Weight => (n, k),
-            Buffer::LoraA | Buffer::DLoraA => (r, k),
-            Buffer::LoraB | Buffer::DLoraB | Buffer::DLoraBSum => (n, r),
+            Buffer::LoraA | Buffer::DLoraA => (d * r, k),
+            Buffer::LoraB | Buffer::DLoraB | Buffer::DLoraBSum => (d * n, r),
             Buffer::Y
             | Buffer::Dy
             | Buffer::YBase
             | Buffer::YLora
             | Buffer::YScaled
             | Buffer::DyScaled => (m, n),
-            Buffer::S | Buffer::Ds | Buffer::DsSum => (m, r),
+            Buffer::S | Buffer::Ds | Buffer::DsSum | Buffer::SSum => (m, r),
+            Buffer::Slots | Buffer::Order => (m, 1),
+            Buffer::Starts => (d + 1, 1),
         }
     }
 
@@ -130,9 +146,9 @@ pub enum Buffer {
     X,
     /// W (N, K), given.
     Weight,
-    /// lora_A (r, K), given.
+    /// lora_A (D r, K), given.
     LoraA,
-    /// lora_B (N, r), given.
+    /// lora_B (D N, r), given.
     LoraB,
     /// dy (M, N), given to backward.
     Dy,
@@ -170,6 +186,14 @@ pub enum Buffer {
     DsSum,
     /// The gradient of lora_B (N, r), in f32.
     DLoraBSum,
+    /// x · Aᵀ (M, r), in f32.
+    SSum,
+    /// The adapter of each token (M), i32, given.
+    Slots,
+    /// The tokens sorted by adapter (M), i32, given.
+    Order,
+    /// Where each adapter's tokens begin in `Order`, and the end (D + 1), i32, given.
+    Starts,
 }
 
 impl Buffer {
@@ -177,7 +201,12 @@ impl Buffer {
     pub const fn element_bytes(self) -> usize {
         match self {
             Buffer::Mask => 1,
-            Buffer::DsSum | Buffer::DLoraBSum => 4,
+            Buffer::DsSum
+            | Buffer::DLoraBSum
+            | Buffer::SSum
+            | Buffer::Slots
+            | Buffer::Order
+            | Buffer::Starts => 4,
             _ => 2,
         }
     }

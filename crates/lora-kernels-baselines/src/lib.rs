@@ -14,6 +14,7 @@ mod layer;
 mod lorafusion;
 mod matmul;
 mod peft;
+mod serving;
 mod unsloth;
 mod work;
 
@@ -21,6 +22,7 @@ pub use device::{Memory, PeerDevice};
 pub use image::fatbin;
 pub use launch::{Argument, Launch, Stream, Tiled};
 pub use layer::{Buffer, PeerLayer};
+pub use serving::ServingPeer;
 pub use work::{LayerWork, PassWork};
 
 /// Errors are only reported, so one type for all of them is enough.

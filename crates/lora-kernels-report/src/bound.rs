@@ -24,6 +24,19 @@ pub struct Demands {
     /// Key of the device.
     pub device: String,
     pub passes: Vec<Demand>,
+    pub decode: Vec<crate::decode::Decode>,
+    pub waves: Vec<Waves>,
+}
+
+/// How evenly the projections of a model share the steps of the weight out in decode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Waves {
+    pub model: String,
+    /// `q 4096x4096`: in_features, out_features.
+    pub projection: String,
+    pub tokens: usize,
+    pub blocks: u64,
+    pub efficiency_percent: f64,
 }
 
 /// A pass of a layer by one way to compute it, and what its launches ask of the device.
@@ -36,6 +49,9 @@ pub struct Demand {
     /// `forward`, `backward` or `decode`.
     pub pass: String,
     pub launches: Vec<Work>,
+    /// µs of latencies that its launches don't hide, as far as they are modelled: those of our one
+    /// launch for decode ([`crate::decode`]).
+    pub waits_us: f64,
 }
 
 /// What a launch asks of the device.
@@ -184,7 +200,8 @@ impl Work {
 impl Demand {
     /// The modelled µs of the pass, one launch after the other.
     pub fn us(&self, rates: &Rates) -> f64 {
-        self.launches.iter().map(|launch| launch.us(rates)).sum()
+        let launches = self.launches.iter().map(|launch| launch.us(rates));
+        launches.sum::<f64>() + self.waits_us
     }
 }
 
@@ -319,9 +336,12 @@ mod tests {
                 };
                 2
             ],
+            waits_us: 0.0,
         };
         let demands = Demands {
             device: "a100".to_owned(),
+            decode: Vec::new(),
+            waves: Vec::new(),
             passes: vec![
                 demand(PLAIN, "backward", 9e9),
                 demand(PLAIN, "forward", 1e9),

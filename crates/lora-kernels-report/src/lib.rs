@@ -2,6 +2,7 @@
 //! bound.
 
 pub mod bound;
+pub mod decode;
 mod derived;
 pub mod document;
 pub mod rates;

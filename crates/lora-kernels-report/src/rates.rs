@@ -39,6 +39,12 @@ pub const INTEGER_LANES: f64 = 64.0;
 /// Bytes that a multiprocessor takes from L2.
 pub const INGRESS_BYTES: f64 = 64.0;
 
+/// µs of a read that L2 answers, or of an atomic operation or a fence; assumed, for all devices.
+pub const L2_TRIP: f64 = 0.3;
+/// µs of a read that DRAM answers while it is busy; assumed: Little's law for the copies that are
+/// known to reach DRAM's rate has about this.
+pub const DRAM_TRIP: f64 = 0.7;
+
 /// The source of the rates per clock.
 pub const PER_CLOCK_SOURCE: &str = "CUDA C++ Programming Guide, \"Arithmetic Instructions\" and \
     \"Compute Capabilities\"; what a multiprocessor takes from L2: DeepGEMM's cost model";

@@ -365,11 +365,12 @@ How it is counted:
   has that many. Of everything else, every block runs, and the busiest multiprocessor has as many average blocks as there are turns.
 - **L2**: sectors of all blocks at L2's rate, or those of the busiest multiprocessor at what one takes per clock. A multicast is given once by L2 and taken
   by each block.
-- **DRAM**: in training as under \"Modelled\"; in decode the emulator replays what all blocks access under the same model, so partial sums stay in L2.
+- **DRAM**: in training as under \"Modelled\"; in decode the emulator replays what all blocks access under the same model,
+  so partial sums stay in L2.
 - **Peers** launch what `crates/lora-kernels-baselines` says, every product at cuBLAS's rate or DRAM's, elementwise kernels at DRAM's. What else could limit
   them is not held against them.
 - **Not in it**: latencies (a single block that streams alone takes longer than its bytes), waits at the end of a pipeline, occupancy, and what launches of
-  a graph overlap.
+  a graph overlap. Our decode alone has the latencies at its end, as \"Decode\" says.
 ";
 
 #[cfg(test)]
@@ -383,6 +384,7 @@ mod tests {
             layer: LAYER.to_owned(),
             pass: pass.to_owned(),
             launches: vec![work],
+            waits_us: 0.0,
         }
     }
 
@@ -411,6 +413,8 @@ mod tests {
         };
         Demands {
             device: device.to_owned(),
+            decode: Vec::new(),
+            waves: Vec::new(),
             passes: vec![
                 demand(OURS, "forward", ours.clone()),
                 demand(PLAIN, "forward", plain()),

@@ -177,12 +177,15 @@ mod tests {
                             dram_bytes: 1e15 * factor,
                             ..Work::default()
                         }],
+                        waits_us: 0.0,
                     });
                 }
             }
             Demands {
                 device: rates.key.to_owned(),
                 passes,
+                decode: Vec::new(),
+                waves: Vec::new(),
             }
         };
         Rates::ALL.iter().map(on).collect()

@@ -9,7 +9,7 @@ use super::kernels::Compiled;
 use super::loops::Math;
 use super::peers;
 use super::store::Report;
-use super::{bound, chart};
+use super::{bound, chart, decode};
 use lora_kernels_report::bound::Demands;
 use lora_kernels_report::document::{Document, OURS, Plan};
 
@@ -53,6 +53,7 @@ pub fn markdown(
     text.push_str(INTRODUCTION);
     goal_table(&mut text, report.goals);
     bound::markdown(&mut text, demands);
+    decode::markdown(&mut text, demands);
     kernel_tables(&mut text, &report.nvcc, report.kernels);
     hopper_tables::loops(&mut text, report, stages);
     hopper_tables::beside_cutlass(&mut text, document);

@@ -4,6 +4,7 @@
 mod bound;
 mod chart;
 mod cutlass;
+mod decode;
 mod figures;
 mod flow;
 mod goals;
@@ -55,8 +56,10 @@ pub fn report(session: &mut Session, check: bool) -> Result<(), Failure> {
     }
     let mut figures = figures::figures(&document);
     figures.extend(bound::figures(&demands));
+    figures.extend(decode::figures(&demands));
     let mut goals = goals::goals(&kernels, &built.units, &built.remarks, &document);
     goals.extend(bound::goals(&demands));
+    goals.extend(decode::goals(&demands));
     let report = Report {
         nvcc: version(&nvcc),
         kernels: &kernels,

@@ -3,6 +3,7 @@
 
 mod case;
 mod counts;
+mod decode;
 mod ours;
 mod peers;
 mod tensors;
@@ -36,12 +37,15 @@ pub fn demands(quick: bool) -> Outcome<Demands> {
         passes.extend(ours.training(case)?);
         passes.extend(peers::passes(case, &["forward", "backward"], &device)?);
     }
+    let decodes = decode::decodes(&gpu, &device, quick)?;
     for case in DECODE.iter().take(most) {
-        passes.push(ours.decode(case)?);
+        passes.push(decode::demand(case, &decodes, &device)?);
         passes.extend(peers::passes(case, &["decode"], &device)?);
     }
     Ok(Demands {
         device: device.key.to_owned(),
         passes,
+        decode: decodes,
+        waves: decode::waves(&gpu, &device)?,
     })
 }

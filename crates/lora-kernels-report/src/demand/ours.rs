@@ -95,29 +95,6 @@ impl<'a> Ours<'a> {
         ])
     }
 
-    /// A forward without a backward. Every block runs, and the emulator's model of L2 replays what
-    /// they access: partial sums that one block writes and another reads don't leave L2.
-    pub fn decode(&self, case: &Case) -> Outcome<Demand> {
-        let problem = case.problem(false)?;
-        let tensors = Tensors::new(&self.gpu.stream, &problem)?;
-        let inputs = tensors.inputs(&problem);
-        let plan = self.layer.infer_plan(&inputs)?;
-        self.gpu.count_dram(true)?;
-        let (whole, _y) = self
-            .gpu
-            .counters(&Blocks::All, || Ok(self.layer.infer(&inputs)?))?;
-        self.gpu.count_dram(false)?;
-        let launches = plan.launches().iter().zip(&whole);
-        let works = launches.map(|(launch, whole)| {
-            let traffic = whole.dram.unwrap_or_default();
-            Work {
-                dram_bytes: (traffic.read_bytes + traffic.write_bytes) as f64,
-                ..self.evenly(launch, whole, f64::from(launch.blocks))
-            }
-        });
-        Ok(demand(case, "decode", works.collect()))
-    }
-
     fn works(
         &self,
         launches: &[Launch],
@@ -213,6 +190,7 @@ fn demand(case: &Case, pass: &str, launches: Vec<Work>) -> Demand {
         layer: case.name(),
         pass: pass.to_owned(),
         launches,
+        waits_us: 0.0,
     }
 }
 

@@ -26,6 +26,7 @@ pub fn passes(case: &Case, names: &[&str], device: &DeviceModel) -> Outcome<Vec<
             layer: case.name(),
             pass: pass.to_owned(),
             launches,
+            waits_us: 0.0,
         };
         let works = |layers: Vec<Vec<Launch>>| -> Vec<Work> {
             layers.iter().flatten().map(|l| work(l, device)).collect()
