@@ -1,5 +1,6 @@
 //! Arguments to parameters, without CUDA.
 
+mod decode;
 mod maps;
 mod overlaps;
 

@@ -342,10 +342,14 @@ impl AdapterTable {
                 problem: problem.to_string(),
             })
         };
-        if let RowAdapters::Table { slots, .. } = problem.row_adapters()
-            && slots != self.slots.len()
-        {
-            return differ("slots", &self.slots.len(), &slots);
+        if let RowAdapters::Table { slots, per_row } = problem.row_adapters() {
+            if slots != self.slots.len() {
+                return differ("slots", &self.slots.len(), &slots);
+            }
+            // The lists that the table makes have so many places for each row.
+            if per_row != self.per_row {
+                return differ("adapters per row", &self.per_row, &per_row);
+            }
         }
         if problem.in_features() != self.in_features {
             return differ("in_features", &self.in_features, &problem.in_features());

@@ -8,5 +8,6 @@ mod flags;
 mod invariance;
 mod one;
 mod orders;
+mod rows;
 mod short_path;
 mod table;
