@@ -53,4 +53,6 @@ mod guide {
     struct Linking;
     #[doc = include_str!("../docs/merging.md")]
     struct Merging;
+    #[doc = include_str!("../docs/serving.md")]
+    struct Serving;
 }

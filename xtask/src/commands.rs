@@ -1,6 +1,7 @@
 //! The simpler commands.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::program::Program;
 use crate::steps::{Failure, Session};
@@ -28,7 +29,12 @@ pub fn demo(session: &mut Session) -> Result<(), Failure> {
             session.run(replay)?;
         }
     }
-    Ok(())
+    // The features are those of the whole workspace, as in the tests' build, so that nothing is
+    // compiled twice.
+    session.run(session.cargo("build --quiet --workspace --example serve_batch"))?;
+    let mut serve = Command::new(session.target().join("debug/examples/serve_batch"));
+    serve.current_dir(session.root());
+    session.run(serve)
 }
 
 /// The recorded layers in the repository, relative to it.

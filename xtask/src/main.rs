@@ -36,7 +36,8 @@ struct Arguments {
 enum Command {
     /// Look for nvcc, and install it from PyPI into .toolchain if there is none
     Setup,
-    /// Replay the recorded layers of tests/fixtures in f32, bf16 and f16
+    /// Replay the recorded layers of tests/fixtures in f32, bf16 and f16, and serve a batch of
+    /// requests for many adapters
     Demo,
     /// Run every test, also of a build without kernels, and check a build without CUDA
     Test,
