@@ -5,6 +5,7 @@
 #include "common/mask_origin.cuh"
 #include "common/params.cuh"
 #include "decode/params.cuh"
+#include "rows/grad_params.cuh"
 
 namespace {
 
@@ -179,6 +180,25 @@ struct DecodeFields : DecodeParams {
                                projection);
     }
 };
+struct RowGradientsFields : RowGradients {
+    __device__ void write(Writer& w) {
+        w.layout<RowGradients>(*this, lora_a, lora_b, a_stride, b_stride);
+    }
+};
+struct RowsGradProjectionFields : RowsGradProjection {
+    __device__ void write(Writer& w) {
+        w.layout<RowsGradProjection>(*this, dy, weight, dy_stride, weight_stride, n, dy_vectorised);
+    }
+};
+struct RowsGradFields : RowsGradParams {
+    __device__ void write(Writer& w) {
+        w.layout<RowsGradParams>(*this, x, s, t, mask, dx, adapters, counters, gradients, x_stride,
+                                 dx_stride, m, k, projections, base, gradient_f32, accumulate_a,
+                                 accumulate_b, accumulate_dx, weight_transposed, x_vectorised,
+                                 dx_vectorised, counter_count, rank_tiles, mask_source, dropout,
+                                 schedule, rows, one, projection);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -215,7 +235,8 @@ extern "C" __global__ void lora_layout_check(uint32_t* out) {
         ForwardSm90Fields, GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields,
         TSourceFields, GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
         ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
-        DecodeProjectionFields, DecodeFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
+        DecodeProjectionFields, DecodeFields, RowGradientsFields, RowsGradProjectionFields,
+        RowsGradFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
         w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);

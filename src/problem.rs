@@ -317,7 +317,8 @@ impl Problem {
 
     /// Sets whether the bits of a row of y depend on nothing but this row, its adapters, and the
     /// weights: not on other rows, on how many there are, nor on whether the forward is one for
-    /// inference or for training. The default is not, which can be faster.
+    /// inference or for training. The default is not, which can be faster. It asks nothing of a
+    /// backward, whose results are the same bits on every run either way.
     pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
         self.batch_invariant = batch_invariant;
         self

@@ -13,19 +13,20 @@ use super::params::{
 use super::record::scalings;
 use super::{
     Backward, BackwardProjection, DevicePointer, ForwardRecord, LoraGradients, Raw, check,
+    rows_backward,
 };
 use crate::plan::{Arch, Launch, access};
 use crate::{Argument, BackwardPlan, Hint, Result, Role, WeightLayout};
 
-type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
+pub(super) type Args<'a> = Backward<Raw, &'a [BackwardProjection<Raw>]>;
 
 /// The data that all launches of a call need.
-struct Call<'a> {
-    plan: &'a BackwardPlan,
-    args: &'a Args<'a>,
-    saved: SavedAddresses,
-    workspace: Buffer,
-    dropout: DropoutParams,
+pub(super) struct Call<'a> {
+    pub plan: &'a BackwardPlan,
+    pub args: &'a Args<'a>,
+    pub saved: SavedAddresses,
+    pub workspace: Buffer,
+    pub dropout: DropoutParams,
     origin: MaskOrigin,
 }
 
@@ -38,6 +39,9 @@ pub(crate) fn backward(
     mut launch: impl FnMut(&Launch, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let call = Call::checked(plan, args)?;
+    if let Some(needs) = &plan.rows {
+        return rows_backward::launch(&call, needs, launch);
+    }
     // Without tokens there is no grad_b, and the others only sum zero partial gradients.
     let (grad_b, grad_a, grad_x) = match plan.launches() {
         [grad_b, grad_a, grad_x] => (Some(grad_b), grad_a, grad_x),
@@ -75,10 +79,14 @@ impl<'a> Call<'a> {
         }
         for (index, given) in args.projections.iter().enumerate() {
             extents.tensor(problem, index, Role::DY, given.dy)?;
-            extents.tensor(problem, index, Role::Weight, given.weight)?;
+            if !problem.is_delta_only() {
+                extents.tensor(problem, index, Role::Weight, given.weight)?;
+            }
             check::lora(&mut extents, problem, index, given.lora.as_ref())?;
             check::gradients(&mut extents, problem, index, given.gradients.as_ref())?;
         }
+        check::rows(&mut extents, problem, args.rows.as_ref())?;
+        check::row_gradients(&mut extents, problem, args.rows.as_ref())?;
         if let Some(forward) = &args.record {
             let scalings = scalings(args.projections.iter().map(|projection| projection.lora));
             ForwardRecord::new(problem, args.dropout, scalings).fits(forward)?;

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable;
 
 use super::extents::{Access, Extents};
-use super::params::{AdapterEntry, DropoutParams, MaskOrigin};
+use super::params::{AdapterEntry, DropoutParams, MaskOrigin, RowGradients};
 use super::{DevicePointer, Lora, LoraGradients, RawTable, Rows};
 use crate::plan::BUFFER_ALIGNMENT;
 use crate::{
@@ -221,6 +221,33 @@ pub(super) fn rows(
         words(Access::Written, Argument::Table, 1, 1, 4, rows.table.wrong)?;
     }
     Ok(())
+}
+
+/// Checks that a backward's rows say where the gradients of their adapters go.
+pub(super) fn row_gradients(
+    extents: &mut Extents,
+    problem: &Problem,
+    given: Option<&RowsArgs>,
+) -> Result<()> {
+    let (RowAdapters::Table { slots, .. }, Some(rows)) = (problem.row_adapters(), given) else {
+        return Ok(());
+    };
+    if problem.tokens() == 0 {
+        return Ok(());
+    }
+    let columns = size_of::<RowGradients>() / size_of::<f32>() * problem.projections().len();
+    let layout = Layout {
+        row_stride: columns as i64,
+        alignment: align_of::<RowGradients>(),
+    };
+    extents.matrix(
+        Access::Read,
+        Argument::Gradients(None),
+        (slots, columns),
+        layout,
+        DType::F32,
+        rows.table.gradients,
+    )
 }
 
 /// Checks that an argument is given exactly if the projection has a rank.

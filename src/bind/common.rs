@@ -1,10 +1,13 @@
 //! Parameters that several kernels share.
 
-use super::DevicePointer;
 use super::memory::Buffer;
-use super::params::{AdapterMatrix, ReduceJob, ReduceParams, ScheduleParams, mask_source};
+use super::params::{
+    AdapterEntry, AdapterMatrix, ReduceJob, ReduceParams, RowAdapterParams, ScheduleParams,
+    entry_flags, mask_source,
+};
+use super::{DevicePointer, Lora, RawTable, Rows};
 use crate::plan::{Launch, SplitRegions, access};
-use crate::{Mask, Problem, Role};
+use crate::{Mask, Problem, Role, RowAdapters};
 
 /// The adapters of a call with the indices of their projections. Kernels list only projections with
 /// an adapter.
@@ -110,4 +113,60 @@ pub(super) fn reduce(
         first_block += *blocks as i32;
     }
     params
+}
+
+/// Which adapters the rows go through: those of the table, or the one that each projection has.
+pub(super) fn row_adapters(
+    problem: &Problem,
+    rows: Option<&Rows<RawTable, DevicePointer, DevicePointer>>,
+    loras: impl Iterator<Item = Option<Lora<DevicePointer>>>,
+) -> RowAdapterParams {
+    let mut params = RowAdapterParams {
+        slots: 1,
+        per_row: 1,
+        adapter_f32: adapter_f32(problem),
+        s_stride: problem.padded_ranks() as i32,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    if let (RowAdapters::Table { slots, per_row }, Some(rows)) = (problem.row_adapters(), rows) {
+        params.entries = rows.table.entries;
+        params.wrong = rows.table.wrong;
+        params.slot = rows.slots;
+        params.weight = rows.weights.unwrap_or_default();
+        params.slots = slots as i32;
+        params.per_row = per_row as i32;
+    }
+    for (index, (planned, lora)) in problem.projections().iter().zip(loras).enumerate() {
+        params.s_first[index] = problem.rank_offset(index) as i32;
+        params.s_rank[index] = planned.padded_rank() as i32;
+        params.one[index] = entry(problem, index, lora);
+    }
+    params
+}
+
+/// The entry of a projection's one adapter.
+fn entry(problem: &Problem, projection: usize, lora: Option<Lora<DevicePointer>>) -> AdapterEntry {
+    let Some(lora) = lora else {
+        return AdapterEntry {
+            flags: entry_flags::PRESENT,
+            ..bytemuck::Zeroable::zeroed()
+        };
+    };
+    let stride = |tensor| problem.layout_of(projection, tensor).row_stride;
+    let vectorised = |tensor, flag| match access::adapter_aligned(problem, projection, tensor) {
+        true => flag,
+        false => 0,
+    };
+    AdapterEntry {
+        lora_a: lora.a,
+        lora_b: lora.b,
+        a_stride: stride(Role::LoraA),
+        b_stride: stride(Role::LoraB),
+        rank: problem.projections()[projection].rank as i32,
+        scaling: lora.scaling,
+        flags: entry_flags::PRESENT
+            | vectorised(Role::LoraA, entry_flags::A_VECTORISED)
+            | vectorised(Role::LoraB, entry_flags::B_VECTORISED),
+        pad: 0,
+    }
 }

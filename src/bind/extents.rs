@@ -140,9 +140,9 @@ pub(super) struct Extents {
     written: List<MOST_WRITTEN>,
 }
 
-/// Of a backward: x, `saved` in two buffers, the words of a dropout, the rows' slots, weights and table, and dy, the weight,
-/// lora_A and lora_B of each projection.
-const MOST_READ: usize = 7 + 4 * Problem::MAX_PROJECTIONS;
+/// Of a backward: x, `saved` in two buffers, the words of a dropout, the rows' slots, weights and
+/// table, where the table's gradients go, and dy, the weight, lora_A and lora_B of each projection.
+const MOST_READ: usize = 8 + 4 * Problem::MAX_PROJECTIONS;
 
 /// Of a backward: dx, the workspace, d_lora_A and d_lora_B of each projection, a table's word; of a
 /// forward also the flags.

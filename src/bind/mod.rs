@@ -21,6 +21,7 @@ mod memory;
 mod merge;
 pub(crate) mod params;
 mod record;
+mod rows_backward;
 mod tensor_map;
 #[cfg(test)]
 mod tests;

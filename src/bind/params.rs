@@ -388,6 +388,54 @@ parameters! {
         projection: [DecodeProjection; PROJECTIONS],
     }
 
+    struct RowGradients {
+        lora_a: Address,
+        lora_b: Address,
+        a_stride: i64,
+        b_stride: i64,
+    }
+
+    struct RowsGradProjection {
+        dy: Address,
+        weight: Address,
+        dy_stride: i64,
+        weight_stride: i64,
+        n: i32,
+        dy_vectorised: i32,
+    }
+
+    struct RowsGradParams {
+        x: Address,
+        s: Address,
+        t: Address,
+        mask: Address,
+        dx: Address,
+        adapters: Address,
+        counters: Address,
+        gradients: Address,
+        x_stride: i64,
+        dx_stride: i64,
+        m: i32,
+        k: i32,
+        projections: i32,
+        base: i32,
+        gradient_f32: i32,
+        accumulate_a: i32,
+        accumulate_b: i32,
+        accumulate_dx: i32,
+        weight_transposed: i32,
+        x_vectorised: i32,
+        dx_vectorised: i32,
+        counter_count: i32,
+        rank_tiles: i32,
+        mask_source: i32,
+        dropout: DropoutParams,
+        schedule: ScheduleParams,
+        rows: RowAdapterParams,
+        one: [RowGradients; PROJECTIONS],
+        projection: [RowsGradProjection; PROJECTIONS],
+    }
+
     struct MergeAdapter {
         lora_a: AdapterMatrix,
         lora_b: AdapterMatrix,

@@ -78,6 +78,15 @@ impl GemmAccess {
         }
     }
 
+    /// Of a product that reads neither: the kernels of either access compute the same.
+    pub fn none() -> Self {
+        let reason = "no weight";
+        Self {
+            mapped: Err(reason.into()),
+            copied: (Access::Vectorised, reason.into()),
+        }
+    }
+
     /// What a launch says of its access. `offered` tells whether any kernel that reads through
     /// tensor maps could have been chosen.
     pub fn reason(&self, chosen: Variant, offered: bool, device: &DeviceProps) -> String {

@@ -10,8 +10,8 @@ use super::memory::BufferLayout;
 use super::packing::{Packing, adapter_blocks};
 use super::stream::{RowSplit, column_groups};
 use super::{
-    DeviceProps, Launch, Operation, Region, SavedLayout, SplitRegions, Variant, access, arch,
-    fmt_plan,
+    DeviceProps, Launch, Operation, Region, RowsBackward, SavedLayout, SplitRegions, Variant,
+    access, arch, fmt_plan, rows_backward,
 };
 use crate::{Problem, Result, Role};
 
@@ -21,7 +21,7 @@ use crate::{Problem, Result, Role};
 pub struct BackwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// grad_b, grad_a and grad_x. Without tokens only grad_a and grad_x, whose last blocks sum zero
+    /// grad_b, grad_a and grad_x, or those of `rows_backward`. Without tokens only grad_a and grad_x, whose last blocks sum zero
     /// partial gradients.
     launches: Vec<Launch>,
     saved: SavedLayout,
@@ -29,6 +29,9 @@ pub struct BackwardPlan {
     pub(crate) regions: Regions,
     /// The copies of lora_A, which the last blocks of grad_b write.
     pub(crate) packing: Packing,
+    /// What the launches need where rows have adapters of a table, or only the adapters' part is
+    /// computed. Splits, regions and packing are empty then.
+    pub(crate) rows: Option<RowsBackward>,
     workspace_bytes: usize,
 }
 
@@ -66,7 +69,7 @@ impl Regions {
 }
 
 /// How grad_b and grad_a split their matrices over blocks.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Splits {
     /// Column groups of dy, for each adapted projection.
     pub dy_groups: Vec<usize>,
@@ -87,7 +90,21 @@ impl BackwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
-        arch::not_yet(problem)?;
+        if rows_backward::applies(problem) {
+            let mut workspace = BufferLayout::default();
+            let (launches, needs) = rows_backward::launches(problem, device, &mut workspace)?;
+            return Ok(Self {
+                launches,
+                saved: SavedLayout::new(problem),
+                splits: Splits::default(),
+                regions: Regions::default(),
+                packing: Packing::default(),
+                rows: Some(needs),
+                workspace_bytes: workspace.bytes(),
+                device: *device,
+                problem: problem.clone(),
+            });
+        }
         let dtype = problem.dtype();
 
         let most_ranks = problem
@@ -159,6 +176,7 @@ impl BackwardPlan {
             splits,
             regions,
             packing,
+            rows: None,
             workspace_bytes: workspace.bytes(),
             device: *device,
             problem: problem.clone(),

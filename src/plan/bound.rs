@@ -9,6 +9,7 @@ use super::packing::Packing;
 use super::stream::{RowSplit, column_groups};
 use super::{
     Access, BackwardPlan, DeviceProps, ForwardPlan, Operation, SavedLayout, Variant, arch, decode,
+    rows_backward,
 };
 use crate::{Problem, Result, Role};
 
@@ -68,6 +69,15 @@ impl BackwardPlan {
     ) -> Result<usize> {
         device.check()?;
         let problem = problem.clone().with_tokens(max_tokens)?;
+        if rows_backward::applies(&problem) {
+            let mut workspace = BufferLayout::default();
+            rows_backward::regions(&problem, &mut workspace);
+            if problem.has_input_gradient() {
+                let product = Product::grad_x_rows(&problem);
+                gemm_regions(product, Role::LoraA, &problem, device, &mut workspace);
+            }
+            return Ok(workspace.bytes());
+        }
         let (float, ranks) = (size_of::<f32>(), problem.padded_ranks());
         let (groups, splits) = most_of(Operation::GradB, &problem, device, |variant| {
             let mut side_by_side = 0;

@@ -41,6 +41,20 @@ impl Product {
             depth: projections.map(|projection| projection.out_features).sum(),
         }
     }
+
+    /// dx where rows have adapters of a table, or of the adapters' part alone.
+    pub fn grad_x_rows(problem: &Problem) -> Self {
+        let product = Self::grad_x(problem);
+        Self {
+            operation: Operation::GradXRows,
+            // The ranks are all the depth that is left, too little to share.
+            depth: match problem.is_delta_only() {
+                true => 1,
+                false => product.depth,
+            },
+            ..product
+        }
+    }
 }
 
 /// The largest number of blocks that share a tile.

@@ -20,6 +20,7 @@ mod memory;
 mod merge;
 mod packing;
 mod raster;
+mod rows_backward;
 mod stream;
 mod variant;
 
@@ -33,6 +34,7 @@ pub use launch::{Launch, LaunchAttribute, Schedule};
 pub use memory::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use merge::MergePlan;
 pub(crate) use packing::Packing;
+pub(crate) use rows_backward::RowsBackward;
 pub use variant::{Access, Arch, Operation, Tile, Variant};
 
 fn fmt_plan(

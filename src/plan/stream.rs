@@ -3,7 +3,7 @@
 use super::{DeviceProps, Variant};
 
 /// How a kernel splits the rows of its streamed matrix over blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RowSplit {
     /// The number of splits of the rows.
     pub row_splits: usize,

@@ -22,6 +22,12 @@ pub enum Operation {
     Merge,
     /// y of few tokens, S included.
     Decode,
+    /// T = factor · dy · B of every row's adapters.
+    GradTRows,
+    /// dA = Tᵀ · drop(x) and dB = factor · dyᵀ · S of every adapter of the batch.
+    GradAbRows,
+    /// dx = dy · W + mask ∘ (T · A) / (1 - p), with every row's adapters.
+    GradXRows,
 }
 
 /// The architecture that a kernel is built for.

@@ -13,5 +13,6 @@ mod hopper;
 mod layers;
 mod merge;
 mod plans;
+mod rows;
 mod shards;
 mod streams;

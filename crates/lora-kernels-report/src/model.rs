@@ -86,6 +86,8 @@ pub fn planned(
         Operation::GradX => (product(k, n), mask + size * r * k, size * r * k),
         // Neither forward nor backward merges.
         Operation::Merge | Operation::Decode => (None, 0, 0),
+        // The report has no rows of several adapters.
+        Operation::GradTRows | Operation::GradAbRows | Operation::GradXRows => (None, 0, 0),
     };
     Planned {
         symbol: launch.variant.symbol().to_owned(),

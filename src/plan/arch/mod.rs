@@ -7,7 +7,7 @@ use super::{Access, Arch, DeviceProps, Operation, Variant};
 use crate::{DType, Error, Problem, Result};
 
 /// The kernels that are built for an architecture, in the table's order.
-fn built(
+pub(super) fn built(
     arch: Arch,
     operation: Operation,
     dtype: DType,
