@@ -71,6 +71,12 @@ fn lists() -> Batch {
 fn lists_with_weights() {
     check::<bf16, bf16>(&lists());
     check::<f32, f32>(&lists());
+    let unweighted = || Batch {
+        weights: None,
+        ..lists()
+    };
+    check::<f32, f32>(&unweighted());
+    check::<bf16, f32>(&unweighted());
 }
 
 #[test]

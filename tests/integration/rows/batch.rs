@@ -510,7 +510,7 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
                     sum += value;
                     most += value.abs();
                 }
-                let rounded = if batch.weights.is_some() {
+                let rounded = if batch.weights.is_some() || batch.per_row > 1 {
                     u * most
                 } else {
                     0.0
