@@ -171,7 +171,7 @@ fn a_spoilt_adapter_stays_with_its_rows() {
     check::<f32, f32>(&batch);
 }
 
-/// Tiles of 128, several turns of the blocks, and tiles that share their depth.
+/// Several turns of the blocks, and tiles that share their depth.
 #[test]
 fn few_and_many_multiprocessors() {
     for multiprocessors in [1, 3, 1000] {
