@@ -176,8 +176,8 @@ struct DecodeProjectionFields : DecodeProjection {
 struct DecodeFields : DecodeParams {
     __device__ void write(Writer& w) {
         w.layout<DecodeParams>(*this, x, s, s_partial, partial, flags, x_stride, m, k, projections,
-                               accumulate, tiles, steps, share, slices, groups, pad, rows,
-                               projection);
+                               accumulate, tiles, steps, share, slices, groups, blocks, flag_words,
+                               pad, rows, projection);
     }
 };
 struct RowGradientsFields : RowGradients {

@@ -1,5 +1,5 @@
-// y = x * W^T + bias + sum over a row's adapters of factor * S * B^T for up to 64 tokens, in one
-// launch that streams the weight once.
+// y = x * W^T + bias + sum over a row's adapters of factor * S * B^T, in one launch that streams
+// the weight once for every part of up to 64 tokens.
 //
 // The weight is the operand of 16 rows of mma, x that of the columns, so few tokens waste nothing
 // but idle tensor cores. A tile is kRows rows of W, of all their depth. Its steps, and those of all
@@ -12,7 +12,7 @@
 //
 // Blocks wait for nothing but S, whose items are drawn by running blocks, and whoever works on
 // them waits for nobody. So the launch ends however few blocks run at a time, and beside whatever
-// other launches. The last block to leave zeroes the flags.
+// other launches. The last block of a part to leave zeroes its flags.
 #pragma once
 #include "common/table.cuh"
 #include "decode/low_rank.cuh"
@@ -37,6 +37,7 @@ struct Decode {
     using Acc = Accumulator<16, kTokens>;    // (16 rows of W, tokens) of a warp
     static constexpr int kStageBytes = WTile::kBytes + XTile::kBytes;
     static constexpr int kLowRankStages = kTokens > 32 ? 2 : 3;
+    using Part = decode::Part;
     using LowRank = decode::LowRank<T, kTokens, kLowRankStages, kVectorised>;
     static constexpr int kLowRankOffset = kStages * kStageBytes;
     static constexpr int kListsOffset = kLowRankOffset + LowRank::kSharedBytes;
@@ -48,14 +49,15 @@ struct Decode {
 
     __device__ static void run(const DecodeParams& p) {
         decode::Lists& lists = *reinterpret_cast<decode::Lists*>(block_memory() + kListsOffset);
+        const Part part(p, kTokens, kRows);
         if (threadIdx.x >= kStreamThreads) {
-            decode::find_lists(p.rows, p.m, p.projections, lists);
+            decode::find_lists(p.rows, part, p.projections, lists);
             ptx::barrier_arrive(kListsBarrier, kThreads);
-            LowRank{p, lists, ptx::shared_address(block_memory()) + kLowRankOffset}.run();
+            LowRank{p, part, lists, ptx::shared_address(block_memory()) + kLowRankOffset}.run();
         } else {
-            stream(p, lists);
+            stream(p, part, lists);
         }
-        leave(p, lists);
+        leave(p, part, lists);
     }
 
    private:
@@ -64,19 +66,19 @@ struct Decode {
 
     // The first step of a block, among those of all tiles.
     __device__ __forceinline__ static int64_t begin(const DecodeParams& p, int64_t block) {
-        const int64_t blocks = gridDim.x;
+        const int64_t blocks = p.blocks;
         return p.share != 0 ? block * p.tiles * units(p) / blocks
                             : block * p.tiles / blocks * units(p);
     }
     // The block that a step belongs to, where tiles are shared
     __device__ __forceinline__ static int block_of(const DecodeParams& p, int64_t step) {
         const int64_t all = static_cast<int64_t>(p.tiles) * units(p);
-        return static_cast<int>(((step + 1) * gridDim.x - 1) / all);
+        return static_cast<int>(((step + 1) * p.blocks - 1) / all);
     }
 
-    __device__ __forceinline__ static void stream(const DecodeParams& p,
+    __device__ __forceinline__ static void stream(const DecodeParams& p, const Part& part,
                                                   const decode::Lists& lists) {
-        const int64_t first = begin(p, blockIdx.x), end = begin(p, blockIdx.x + 1);
+        const int64_t first = begin(p, part.block), end = begin(p, part.block + 1);
         const int of_tile = units(p);
         bool know_lists = false;
         for (int64_t step = first; step < end;) {
@@ -88,16 +90,16 @@ struct Decode {
             Acc acc;
             acc.clear();
             if (p.steps > 0) {
-                base(p, acc, tile, from, count);
+                base(p, part, acc, tile, from, count);
             }
-            if (count < of_tile && !combine(p, acc, tile, tile != first / of_tile)) {
+            if (count < of_tile && !combine(p, part, acc, tile, tile != first / of_tile)) {
                 continue;
             }
             if (!know_lists) {
                 ptx::barrier_sync(kListsBarrier, kThreads);
                 know_lists = true;
             }
-            finish(p, lists, acc, tile);
+            finish(p, part, lists, acc, tile);
         }
         if (!know_lists) {
             ptx::barrier_sync(kListsBarrier, kThreads);
@@ -168,15 +170,15 @@ struct Decode {
     };
 
     // acc = W (16, part of the depth) * x^T
-    __device__ __forceinline__ static void base(const DecodeParams& p, Acc& acc, int tile, int from,
-                                                int count) {
+    __device__ __forceinline__ static void base(const DecodeParams& p, const Part& part, Acc& acc,
+                                                int tile, int from, int count) {
         const DecodeProjection& layer = p.projection[projection_of(p, tile)];
         const int k0 = from * kDepth;
         Weight weight(layer, (tile - layer.first_tile) * kRows, k0);
         TileCopy<kStreamThreads, T, kTokens, kDepth> x;  // (m, k)
 #pragma unroll
         for (int pass = 0; pass < x.kPasses; ++pass) {
-            const int row = min(x.row(pass), p.m - 1);
+            const int64_t row = part.row0 + min(x.row(pass), part.rows - 1);
             x.from[pass] = static_cast<const T*>(p.x) + row * p.x_stride + k0 + x.column();
         }
         const ProductByRows<T, WTile, XTile> product(threadIdx.x / 32 * 16, 0);
@@ -185,7 +187,7 @@ struct Decode {
             weight.issue(stage, columns);
             // Rows beyond the batch are zeros and cost nothing.
             x.template partial<kVectorised>(stage + WTile::kBytes, [&](int pass) {
-                return x.row(pass) < p.m ? columns - x.column() : 0;
+                return x.row(pass) < part.rows ? columns - x.column() : 0;
             });
             x.advance(kDepth);
         }, [&](int, uint32_t stage) {
@@ -198,7 +200,8 @@ struct Decode {
 
     // Calls f(value, row of the tile, token) for every value of this lane that is of a token.
     template <typename F>
-    __device__ __forceinline__ static void for_each(const DecodeParams& p, Acc& acc, F&& f) {
+    __device__ __forceinline__ static void for_each(const DecodeParams& p, const Part& part,
+                                                    Acc& acc, F&& f) {
         const int lane = threadIdx.x % 32;
         const int row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
@@ -206,7 +209,7 @@ struct Decode {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const int token = 8 * j + lane % 4 * 2 + e % 2;
-                if (token < p.m) {
+                if (token < part.rows) {
                     f(acc.value[0][j][e], row + 8 * (e / 2), token);
                 }
             }
@@ -215,14 +218,15 @@ struct Decode {
 
     // Leaves this block's part of a shared tile in memory. The block that comes last puts the sum
     // of all parts, in the order of the depth, in its place. False in the others.
-    __device__ __forceinline__ static bool combine(const DecodeParams& p, Acc& acc, int tile,
-                                                   bool second) {
-        // (blocks, 2, m, kRows)
-        const auto part = [&](int block, bool later) {
-            return p.partial + (static_cast<int64_t>(block) * 2 + (later ? 1 : 0)) * p.m * kRows;
+    __device__ __forceinline__ static bool combine(const DecodeParams& p, const Part& part,
+                                                   Acc& acc, int tile, bool second) {
+        // (blocks, 2, rows of x, kRows)
+        const auto slab = [&](int block, bool later) {
+            return part.partial +
+                   (static_cast<int64_t>(block) * 2 + (later ? 1 : 0)) * part.rows * kRows;
         };
-        float* const own = part(blockIdx.x, second);
-        for_each(p, acc,
+        float* const own = slab(part.block, second);
+        for_each(p, part, acc,
                  [&](float value, int row, int token) { own[token * kRows + row] = value; });
         __threadfence();
         ptx::barrier_sync(kStreamBarrier, kStreamThreads);
@@ -230,7 +234,7 @@ struct Decode {
         const int first = block_of(p, steps), last = block_of(p, steps + p.steps - 1);
         const bool is_last =
             threadIdx.x == 0 &&
-            atomicAdd(p.flags + decode::kArrived + p.groups + tile, 1u) == last - first;
+            atomicAdd(part.flags + decode::kArrived + p.groups + tile, 1u) == last - first;
         if (!ptx::barrier_or(kStreamBarrier, kStreamThreads, is_last)) {
             return false;
         }
@@ -238,28 +242,28 @@ struct Decode {
         acc.clear();
 #pragma unroll 1
         for (int block = first; block <= last; ++block) {
-            const float* const from = part(block, begin(p, block) < steps);
-            for_each(p, acc, [&](float& sum, int row, int token) {
+            const float* const from = slab(block, begin(p, block) < steps);
+            for_each(p, part, acc, [&](float& sum, int row, int token) {
                 sum += __ldcg(from + token * kRows + row);
             });
         }
         return true;
     }
 
-    __device__ __forceinline__ static void finish(const DecodeParams& p, const decode::Lists& lists,
-                                                  Acc& acc, int tile) {
+    __device__ __forceinline__ static void finish(const DecodeParams& p, const Part& part,
+                                                  const decode::Lists& lists, Acc& acc, int tile) {
         const int projection = projection_of(p, tile);
         const DecodeProjection& layer = p.projection[projection];
         const int row0 = (tile - layer.first_tile) * kRows;
         const int groups = lists.groups_of(projection);
         if (groups > 0) {
             if (threadIdx.x == 0) {
-                ptx::wait_for_count(p.flags + decode::kReady, lists.groups(p.projections));
+                ptx::wait_for_count(part.flags + decode::kReady, lists.groups(p.projections));
             }
             ptx::barrier_sync(kStreamBarrier, kStreamThreads);
-            add_low_rank(p, lists, acc, projection, row0, groups);
+            add_low_rank(p, part, lists, acc, projection, row0, groups);
         }
-        store(p, layer, acc, row0);
+        store(p, part, layer, acc, row0);
     }
 
     static constexpr int kGroupChunks = decode::kGroupRanks / kChunk<T>;
@@ -267,29 +271,29 @@ struct Decode {
 
     // acc += factor * B * S^T for every group of the projection, in ascending order. Rows without
     // the adapter stay as they are, whatever it holds.
-    __device__ __forceinline__ static void add_low_rank(const DecodeParams& p,
+    __device__ __forceinline__ static void add_low_rank(const DecodeParams& p, const Part& part,
                                                         const decode::Lists& lists, Acc& acc,
                                                         int projection, int row0, int groups) {
         ring((groups + kStepGroups - 1) / kStepGroups, [&](int step, uint32_t stage) {
-            issue_low_rank(p, lists, projection, row0, groups, step, stage);
+            issue_low_rank(p, part, lists, projection, row0, groups, step, stage);
         }, [&](int step, uint32_t stage) {
             const int inside = min(groups - step * kStepGroups, kStepGroups);
 #pragma unroll 1
             for (int i = 0; i < inside; ++i) {
-                Acc part;
-                part.clear();
-                multiply_group(part, stage, i);
+                Acc product;
+                product.clear();
+                multiply_group(product, stage, i);
                 const decode::Group group = lists.group_of(projection, step * kStepGroups + i);
                 const float scaling =
                     decode::entry(p.rows, p.projections, lists.slot[group.index], projection)
                         .scaling;
-                add_to_members(p, lists, acc, part, group.index, scaling);
+                add_to_members(p, part, lists, acc, product, group.index, scaling);
             }
         });
     }
 
     // Brings up to kStepGroups groups: of lora_B kRows rows, of S the rows with the adapter.
-    __device__ __forceinline__ static void issue_low_rank(const DecodeParams& p,
+    __device__ __forceinline__ static void issue_low_rank(const DecodeParams& p, const Part& part,
                                                           const decode::Lists& lists,
                                                           int projection, int row0, int groups,
                                                           int step, uint32_t stage) {
@@ -324,11 +328,11 @@ struct Decode {
                 }
             }
         }
-        const T* const s = static_cast<const T*>(p.s);
+        const T* const s = static_cast<const T*>(p.s) + part.row0 * p.rows.s_stride;
 #pragma unroll 1
         for (int row = threadIdx.x / kChunks; row < kTokens; row += kRowsAtOnce) {
             const int place =
-                inside && row < p.m ? lists.place(p.rows.per_row, row, group.index) : -1;
+                inside && row < part.rows ? lists.place(p.rows.per_row, row, group.index) : -1;
             const T* const from = place < 0 ? s
                                             : s + static_cast<int64_t>(row) * p.rows.s_stride +
                                                   p.rows.s_first[projection] +
@@ -338,8 +342,8 @@ struct Decode {
         }
     }
 
-    // part += B (16 rows, 16 ranks) * S (tokens, 16 ranks)^T: group i of a stage
-    __device__ __forceinline__ static void multiply_group(Acc& part, uint32_t stage, int i) {
+    // product += B (16 rows, 16 ranks) * S (tokens, 16 ranks)^T: group i of a stage
+    __device__ __forceinline__ static void multiply_group(Acc& product, uint32_t stage, int i) {
         const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
         const int chunk0 = i * kGroupChunks;
         const uint32_t s = stage + WTile::kBytes;
@@ -352,8 +356,8 @@ struct Decode {
                 uint32_t a[4];  // k16n16
                 ptx::ldmatrix_x4(a, s + byte_offset<T, XTile>(16 * j + lane % 8 + 8 * (lane / 16),
                                                               chunk0 + lane / 8 % 2));
-                ptx::mma_m16n8k16<T>(part.value[0][2 * j], b, a[0], a[1]);
-                ptx::mma_m16n8k16<T>(part.value[0][2 * j + 1], b, a[2], a[3]);
+                ptx::mma_m16n8k16<T>(product.value[0][2 * j], b, a[0], a[1]);
+                ptx::mma_m16n8k16<T>(product.value[0][2 * j + 1], b, a[2], a[3]);
             }
         } else {
 #pragma unroll 1
@@ -372,7 +376,7 @@ struct Decode {
                             s + byte_offset<T, XTile>(8 * j + lane % 4 * 2 + odd, chunk));
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
-                            float& sum = part.value[0][j][2 * half + odd];
+                            float& sum = product.value[0][j][2 * half + odd];
                             sum = fmaf(b[half].x, a.x, sum);
                             sum = fmaf(b[half].y, a.y, sum);
                             sum = fmaf(b[half].z, a.z, sum);
@@ -384,9 +388,9 @@ struct Decode {
         }
     }
 
-    __device__ __forceinline__ static void add_to_members(const DecodeParams& p,
+    __device__ __forceinline__ static void add_to_members(const DecodeParams& p, const Part& part,
                                                           const decode::Lists& lists, Acc& acc,
-                                                          const Acc& part, int index,
+                                                          const Acc& product, int index,
                                                           float scaling) {
         const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -395,13 +399,13 @@ struct Decode {
             for (int odd = 0; odd < 2; ++odd) {
                 const int token = 8 * j + lane % 4 * 2 + odd;
                 const float weight =
-                    token < p.m ? lists.weight_of(p.rows.per_row, token, index) : 0.0f;
+                    token < part.rows ? lists.weight_of(p.rows.per_row, token, index) : 0.0f;
                 const float factor = scaling * weight;
                 if (factor != 0.0f) {
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         float& sum = acc.value[0][j][2 * half + odd];
-                        sum = fmaf(factor, part.value[0][j][2 * half + odd], sum);
+                        sum = fmaf(factor, product.value[0][j][2 * half + odd], sum);
                     }
                 }
             }
@@ -410,24 +414,25 @@ struct Decode {
 
     // y = acc + bias, rounded once, or that added to y. The tile is turned in shared memory, so
     // that a lane has neighbours of a row of y.
-    __device__ __forceinline__ static void store(const DecodeParams& p,
+    __device__ __forceinline__ static void store(const DecodeParams& p, const Part& part,
                                                  const DecodeProjection& layer, Acc& acc,
                                                  int row0) {
         constexpr int kStagingRow = kRows + 4;  // of a token; 8 rows of 4 tokens lie in 32 banks
         static_assert(kTokens * kStagingRow * kSize<float> <= kStages * kStageBytes,
                       "the staging lives in the stages");
         float* const staging = reinterpret_cast<float*>(block_memory());
-        for_each(p, acc, [&](float value, int row, int token) {
+        for_each(p, part, acc, [&](float value, int row, int token) {
             staging[token * kStagingRow + row] = value;
         });
         ptx::barrier_sync(kStreamBarrier, kStreamThreads);
         constexpr int kSpans = kRows / kChunk<T>;
         const T* const bias = static_cast<const T*>(layer.bias);
 #pragma unroll 1
-        for (int i = threadIdx.x; i < p.m * kSpans; i += kStreamThreads) {
+        for (int i = threadIdx.x; i < part.rows * kSpans; i += kStreamThreads) {
             const int token = i / kSpans, column = i % kSpans * kChunk<T>;
             const int valid = min(layer.n - row0 - column, kChunk<T>);
-            T* const y = static_cast<T*>(layer.y) + token * layer.y_stride + row0 + column;
+            T* const y =
+                static_cast<T*>(layer.y) + (part.row0 + token) * layer.y_stride + row0 + column;
             const float* const from = staging + token * kStagingRow + column;
             if (layer.output_vectorised != 0 && valid == kChunk<T>) {
                 store_span(y, from, bias != nullptr ? bias + row0 + column : nullptr,
@@ -462,13 +467,13 @@ struct Decode {
     }
 
     // The last block to leave zeroes the flags that were used, for the next launch.
-    __device__ __forceinline__ static void leave(const DecodeParams& p,
+    __device__ __forceinline__ static void leave(const DecodeParams& p, const Part& part,
                                                  const decode::Lists& lists) {
         __syncthreads();
         bool last = false;
         if (threadIdx.x == 0) {
             __threadfence();
-            last = atomicAdd(p.flags + decode::kLeft, 1u) + 1 == gridDim.x;
+            last = atomicAdd(part.flags + decode::kLeft, 1u) + 1 == p.blocks;
         }
         if (!__syncthreads_or(last)) {
             return;
@@ -476,10 +481,10 @@ struct Decode {
         __threadfence();
         const int groups = lists.groups(p.projections);
         for (int i = threadIdx.x; i < decode::kArrived + groups; i += kThreads) {
-            p.flags[i] = 0;
+            part.flags[i] = 0;
         }
         for (int i = threadIdx.x; i < p.tiles; i += kThreads) {
-            p.flags[decode::kArrived + p.groups + i] = 0;
+            part.flags[decode::kArrived + p.groups + i] = 0;
         }
     }
 };

@@ -2,7 +2,7 @@
 // have. One warp of every block finds them anew, from the rows' lists and the table.
 #pragma once
 #include "common/accumulator.cuh"
-#include "common/rows.cuh"
+#include "decode/part.cuh"
 
 namespace decode {
 
@@ -22,9 +22,9 @@ struct Lists {
     int count;                             // of distinct slots
     int first_group[kMaxProjections + 1];  // of each projection, among the groups of all
     int slot[kMaxPlaces];                  // the distinct ones, ascending
-    int named[kMaxPlaces];                 // (m, per_row): the slots as the rows name them, or -1
-    float weight[kMaxPlaces];              // (m, per_row)
-    int16_t index[kMaxPlaces];             // (m, per_row): into `slot`, or -1
+    int named[kMaxPlaces];      // (rows, per_row): the slots as the rows name them, or -1
+    float weight[kMaxPlaces];   // (rows, per_row)
+    int16_t index[kMaxPlaces];  // (rows, per_row): into `slot`, or -1
     // (projections, slots): the groups of a projection up to those of this slot, included
     uint16_t group_end[kMaxProjections][kMaxPlaces];
 
@@ -96,18 +96,19 @@ __device__ __forceinline__ int rank_of(const RowAdapterParams& rows, int project
     return most == 0 ? 0 : min(entry(rows, projections, slot, projection).rank, most);
 }
 
-// By one warp
-__device__ __forceinline__ void find_lists(const RowAdapterParams& rows, int m, int projections,
-                                           Lists& lists) {
+// Of the rows of a part, by one warp
+__device__ __forceinline__ void find_lists(const RowAdapterParams& rows, const Part& part,
+                                           int projections, Lists& lists) {
     const int lane = threadIdx.x % 32;
-    const int places = m * rows.per_row;
+    const int places = part.rows * rows.per_row;
+    const int64_t first_place = part.row0 * rows.per_row;
     for (int i = lane; i < places; i += 32) {
-        int slot = rows.slot == nullptr ? 0 : rows.slot[i];
-        const float weight = rows.weight == nullptr ? 1.0f : rows.weight[i];
+        int slot = rows.slot == nullptr ? 0 : rows.slot[first_place + i];
+        const float weight = rows.weight == nullptr ? 1.0f : rows.weight[first_place + i];
         const bool wrong =
             slot >= rows.slots ||
             (slot >= 0 && (entry(rows, projections, slot, 0).flags & kEntryPresent) == 0);
-        if (wrong && rows.wrong != nullptr && blockIdx.x == 0) {
+        if (wrong && rows.wrong != nullptr && part.block == 0) {
             atomicOr(rows.wrong, 1u);
         }
         slot = wrong || weight == 0.0f ? -1 : slot;

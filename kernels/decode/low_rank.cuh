@@ -1,4 +1,4 @@
-// S of a batch, by one warp of every block, beside the warps that stream the weight.
+// S of a part of the batch, by one warp of every block, beside the warps that stream the weight.
 //
 // An item is a group of 16 ranks of an adapter and a slice of 512 columns of x: its sums go to
 // `s_partial`. Blocks draw items by tickets, so only running blocks have any, and nobody here waits
@@ -7,7 +7,6 @@
 #pragma once
 #include "common/adapter.cuh"
 #include "decode/lists.cuh"
-#include "decode/params.cuh"
 #include "skinny/pipeline.cuh"
 #include "skinny/warp_product.cuh"
 
@@ -30,6 +29,7 @@ struct LowRank {
     static_assert(ATile::kChunksPerRow == kChunks, "a row of a tile is a line");
 
     const DecodeParams& p;
+    const Part& part;
     const Lists& lists;
     uint32_t memory;  // of the stages
 
@@ -47,7 +47,7 @@ struct LowRank {
         for (;;) {
             int number = 0;
             if (lane == 0) {
-                number = static_cast<int>(atomicAdd(p.flags + kTickets, 1u));
+                number = static_cast<int>(atomicAdd(part.flags + kTickets, 1u));
             }
             number = __shfl_sync(~0u, number, 0);
             if (number >= items) {
@@ -67,7 +67,7 @@ struct LowRank {
             __syncwarp();
             bool last = false;
             if (lane == 0) {
-                last = atomicAdd(p.flags + kArrived + group_number, 1u) + 1 == p.slices;
+                last = atomicAdd(part.flags + kArrived + group_number, 1u) + 1 == p.slices;
             }
             if (__any_sync(~0u, last)) {
                 __threadfence();
@@ -75,7 +75,7 @@ struct LowRank {
                 __threadfence();
                 __syncwarp();
                 if (lane == 0) {
-                    atomicAdd(p.flags + kReady, 1u);
+                    atomicAdd(part.flags + kReady, 1u);
                 }
             }
         }
@@ -88,7 +88,7 @@ struct LowRank {
 #pragma unroll
         for (int half = 0; half < (Tokens + 31) / 32; ++half) {
             const int row = 32 * half + lane;
-            const bool member = row < p.m && lists.place(p.rows.per_row, row, index) >= 0;
+            const bool member = row < part.rows && lists.place(p.rows.per_row, row, index) >= 0;
             rows |= static_cast<uint64_t>(__ballot_sync(~0u, member)) << 32 * half;
         }
         return rows;
@@ -162,7 +162,7 @@ struct LowRank {
             const int valid = (item.members >> row & 1) != 0 ? inside : 0;
             const uint32_t to =
                 stage + ATile::kBytes + XTile::chunk_offset(row, lane % kChunks) * kSize<T>;
-            const T* const from = valid > 0 ? x + row * p.x_stride + column : x;
+            const T* const from = valid > 0 ? x + (part.row0 + row) * p.x_stride + column : x;
             if constexpr (Vectorised) {
                 ptx::cp_async_16(to, from, valid * kSize<T>);
             } else {
@@ -197,7 +197,8 @@ struct LowRank {
 
     __device__ __forceinline__ void store_slice(Accumulator<16, Tokens>& acc, const Item& item,
                                                 int slice) const {
-        float* const to = p.s_partial + static_cast<int64_t>(slice) * p.m * p.rows.s_stride;
+        float* const to =
+            part.s_partial + static_cast<int64_t>(slice) * part.rows * p.rows.s_stride;
         for_each(acc, item, [&](float value, int row, int column) {
             to[static_cast<int64_t>(row) * p.rows.s_stride + column] = value;
         });
@@ -205,14 +206,14 @@ struct LowRank {
 
     __device__ __forceinline__ void sum_slices(const Item& item) const {
         Accumulator<16, Tokens> unused;
-        T* const s = static_cast<T*>(p.s);
-        const int64_t slice_stride = static_cast<int64_t>(p.m) * p.rows.s_stride;
+        T* const s = static_cast<T*>(p.s) + part.row0 * p.rows.s_stride;
+        const int64_t slice_stride = static_cast<int64_t>(part.rows) * p.rows.s_stride;
         const int projection = item.group.projection;
         for_each(unused, item, [&](float, int row, int column) {
             const int64_t at = static_cast<int64_t>(row) * p.rows.s_stride + column;
             float sum = 0.0f;
             for (int slice = 0; slice < p.slices; ++slice) {
-                sum += __ldcg(p.s_partial + slice * slice_stride + at);
+                sum += __ldcg(part.s_partial + slice * slice_stride + at);
             }
             const int rank = (column - p.rows.s_first[projection]) % p.rows.s_rank[projection];
             s[at] = from_float<T>(rank < item.rank ? sum : 0.0f);

@@ -1,5 +1,6 @@
-// What a launch of decode is told. Shapes: x (m, k), m at most 64; of projection i W (n, k) and y
-// (m, n); S (m, s_stride) as common/rows.cuh says.
+// What a launch of decode is told. Shapes: x (m, k); of projection i W (n, k) and y (m, n); S (m,
+// s_stride) as common/rows.cuh says. A batch with more rows than a tile has consists of parts, each
+// with blocks, flags and scratch memory of its own.
 #pragma once
 #include "common/rows.cuh"
 
@@ -18,19 +19,22 @@ struct DecodeProjection {
 struct DecodeParams {
     const void* x;
     void* s;           // (m, s_stride)
-    float* s_partial;  // (slices, m, s_stride)
-    float* partial;    // (blocks, 2, m, rows of a tile): of each block its first and its last tile
+    float* s_partial;  // (slices, rows, s_stride) of each part
+    float* partial;    // (blocks, 2, rows of x, rows of a tile) of each part: of each block its
+                       // first and its last tile
     uint32_t* flags;  // tickets, groups that are ready, blocks that have left, then the arrivals at
-                      // each group and at each tile; zero before and after a launch
+                      // each group and at each tile, of each part; zero before and after a launch
     int64_t x_stride;
     int32_t m, k;
     int32_t projections;
     int32_t accumulate;
-    int32_t tiles;   // of all projections
-    int32_t steps;   // of a tile; 0 where only the adapters' part is wanted
-    int32_t share;   // whether blocks may share a tile
-    int32_t slices;  // of the depth of S
-    int32_t groups;  // the most there can be
+    int32_t tiles;       // of all projections
+    int32_t steps;       // of a tile; 0 where only the adapters' part is wanted
+    int32_t share;       // whether blocks may share a tile
+    int32_t slices;      // of the depth of S
+    int32_t groups;      // of a part of the batch, the most there can be
+    int32_t blocks;      // for a part of the batch
+    int32_t flag_words;  // of a part of the batch
     int32_t pad;
     RowAdapterParams rows;
     DecodeProjection projection[kMaxProjections];

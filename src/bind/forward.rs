@@ -36,9 +36,15 @@ pub(crate) fn forward(
 ) -> Result<ForwardRecord> {
     let call = Call::checked(plan, args)?;
     // Without tokens nothing is launched.
-    if let (Some(decode), [one]) = (&plan.decode, plan.launches()) {
-        let params = decode::params(plan, decode, one, args, call.workspace);
-        launch(one, bytes_of(&params))?;
+    if let (Some(decode), Some((last, before))) = (&plan.decode, plan.launches().split_last()) {
+        let params = decode::params(plan, decode, last, args, call.saved.s, call.workspace);
+        if let [gemm] = before {
+            match gemm.variant.arch {
+                Arch::Sm80 => launch(gemm, bytes_of(&call.gemm(gemm)))?,
+                Arch::Sm90a => launch(gemm, bytes_of(&call.gemm_sm90(gemm, encode)?))?,
+            }
+        }
+        launch(last, bytes_of(&params))?;
     } else if let [shrink, gemm] = plan.launches() {
         match gemm.variant.arch {
             Arch::Sm80 => {
@@ -201,7 +207,10 @@ impl<'a> Call<'a> {
         };
         let mut params = ForwardSm90Params {
             x: maps.tensor((0, Role::X), self.args.x, Boxed::Rows)?,
-            s: maps.low_rank(self.saved.s)?,
+            s: match self.adapters().next() {
+                Some(_) => maps.low_rank(self.saved.s)?,
+                None => Zeroable::zeroed(),
+            },
             m: problem.tokens() as i32,
             k: problem.in_features() as i32,
             projections: problem.projections().len() as i32,

@@ -383,6 +383,8 @@ parameters! {
         share: i32,
         slices: i32,
         groups: i32,
+        blocks: i32,
+        flag_words: i32,
         pad: i32,
         rows: RowAdapterParams,
         projection: [DecodeProjection; PROJECTIONS],

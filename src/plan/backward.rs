@@ -90,6 +90,7 @@ impl BackwardPlan {
     /// if a launch would be too large.
     pub fn new(problem: &Problem, device: &DeviceProps) -> Result<Self> {
         device.check()?;
+        arch::has_backward(problem)?;
         if rows_backward::applies(problem) {
             let mut workspace = BufferLayout::default();
             let (launches, needs) = rows_backward::launches(problem, device, &mut workspace)?;

@@ -1,5 +1,6 @@
 //! The forward of few tokens for inference: one launch, which streams the weight once and computes
-//! S beside it.
+//! S beside it. The same kernel serves what the others don't know, for any number of tokens: tables
+//! of adapters, batch-invariant results, and the adapters' part alone.
 //!
 //! A tile has some rows of the weight, in all their depth. The steps of all tiles follow each
 //! other, and the persistent blocks share them out evenly, so that a tile may have several blocks.
@@ -16,13 +17,17 @@ const SLICE_COLUMNS: usize = 512;
 /// The ranks of a group.
 const GROUP_RANKS: usize = 16;
 /// The words of the flags that come before those of groups and tiles.
-const COUNTERS: usize = 3;
+const COUNTERS: u32 = 3;
 
 /// What a decode launch needs besides the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decode {
-    /// S, (tokens, padded ranks).
-    pub s: Region,
+    /// S, (tokens, padded ranks); `None` if it is saved.
+    pub s: Option<Region>,
+    /// Whether it adds to what a launch before it has made of x and the weight.
+    pub after_product: bool,
+    /// The parts of the batch, each of up to a tile's tokens. They share no memory but y and S.
+    pub parts: u32,
     /// Its slices in f32, (slices, tokens, padded ranks).
     pub s_partial: Region,
     /// Parts of shared tiles in f32, (blocks, 2, tokens, rows of a tile).
@@ -35,7 +40,7 @@ pub(crate) struct Decode {
     pub share: bool,
     /// Slices of S.
     pub slices: u32,
-    /// The most groups of ranks that a batch can have.
+    /// The most groups of ranks that a part of the batch can have.
     pub groups: u32,
     /// The blocks that the device runs at the same time.
     pub places: u32,
@@ -44,7 +49,12 @@ pub(crate) struct Decode {
 impl Decode {
     /// The size of the flags in bytes.
     pub fn flags_bytes(&self) -> usize {
-        (COUNTERS + self.groups as usize + self.tiles as usize) * size_of::<u32>()
+        self.parts as usize * self.flag_words() as usize * size_of::<u32>()
+    }
+
+    /// The flags of a part of the batch.
+    pub fn flag_words(&self) -> u32 {
+        COUNTERS + self.groups + self.tiles
     }
 
     /// The mean number of steps of a place divided by that of the busiest one.
@@ -58,19 +68,52 @@ impl Decode {
     }
 }
 
-/// Whether a forward takes one launch.
-pub(super) fn applies(problem: &Problem) -> bool {
-    problem.is_inference()
-        && !problem.has_dropout()
-        && (1..=Problem::DECODE_TOKENS).contains(&problem.tokens())
-        && problem.weight_layout() == WeightLayout::OutIn
+/// What the launch of [`launch`] does of a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// All.
+    Alone,
+    /// It adds the adapters' part to what a GEMM has made of x and the weight.
+    AfterProduct,
 }
 
-/// The kernel with the fewest tokens that hold all of the problem's.
+/// Whether and how this kernel computes a forward: few tokens for inference, and every problem that
+/// the other kernels don't know.
+///
+/// # Errors
+/// [`Error::NoKernel`] for a combination that no kernel computes.
+pub(super) fn way(problem: &Problem) -> Result<Option<Way>> {
+    let of_rows = [
+        (problem.row_adapters().is_table(), "a table of adapters"),
+        (problem.is_batch_invariant(), "batch-invariant results"),
+        (problem.is_delta_only(), "the adapters' part alone"),
+    ];
+    let out_in = problem.weight_layout() == WeightLayout::OutIn || problem.is_delta_only();
+    let few = problem.is_inference() && problem.tokens() <= Problem::DECODE_TOKENS;
+    let missing = |what: &str, with: &str| {
+        let what = format!("{what} with {with}");
+        Err(Error::NoKernel { what })
+    };
+    match of_rows.into_iter().find(|&(asked, _)| asked) {
+        Some((_, what)) if problem.has_dropout() => missing(what, "dropout"),
+        Some((_, what)) if problem.is_batch_invariant() && !out_in => {
+            missing(what, "a weight stored (in_features, out_features)")
+        }
+        Some(_) if problem.is_delta_only() || problem.is_batch_invariant() || few && out_in => {
+            Ok(Some(Way::Alone))
+        }
+        Some(_) => Ok(Some(Way::AfterProduct)),
+        None if few && out_in && !problem.has_dropout() => Ok(Some(Way::Alone)),
+        None => Ok(None),
+    }
+}
+
+/// The kernel with the fewest tokens that hold all of the problem's, or else with the most.
 fn variant(problem: &Problem, access: Access) -> Result<Variant> {
     let built = arch::decode(problem.dtype(), access);
+    let tokens = problem.tokens().min(Problem::DECODE_TOKENS);
     built
-        .filter(|variant| variant.tile.rows >= problem.tokens())
+        .filter(|variant| variant.tile.rows >= tokens)
         .min_by_key(|variant| variant.tile.rows)
         .ok_or_else(|| arch::not_in_table(Operation::Decode, problem.dtype(), access))
 }
@@ -78,12 +121,14 @@ fn variant(problem: &Problem, access: Access) -> Result<Variant> {
 /// The most bytes of workspace and of flags for any number of tokens up to that of the problem.
 pub(super) fn bound(problem: &Problem, device: &DeviceProps) -> Result<(usize, usize)> {
     let mut most = (0, 0);
-    // There are few, and more tokens may need less: they have another kernel, or other views.
-    for tokens in 1..=problem.tokens().min(Problem::DECODE_TOKENS) {
+    // Of few tokens, more may need less: they have another kernel, or other views. From then on the
+    // memory grows with them.
+    let few = 1..=problem.tokens().min(Problem::DECODE_TOKENS);
+    for tokens in few.chain([problem.tokens()]).filter(|&tokens| tokens > 0) {
         let problem = problem.clone().with_tokens(tokens)?;
-        if applies(&problem) {
+        if let Some(way) = way(&problem)? {
             let mut workspace = BufferLayout::default();
-            let (_, decode) = launch(&problem, device, &mut workspace)?;
+            let (_, decode) = launch(&problem, way, device, &mut workspace)?;
             most.0 = workspace.bytes().max(most.0);
             most.1 = decode.flags_bytes().max(most.1);
         }
@@ -94,22 +139,26 @@ pub(super) fn bound(problem: &Problem, device: &DeviceProps) -> Result<(usize, u
 /// The launch, and what it needs. `workspace` gets its regions.
 pub(super) fn launch(
     problem: &Problem,
+    way: Way,
     device: &DeviceProps,
     workspace: &mut BufferLayout,
 ) -> Result<(Launch, Decode)> {
     let projections = 0..problem.projections().len();
     let weights = projections.map(|projection| (projection, Role::Weight));
-    let streamed = weights.filter(|_| !problem.is_delta_only());
+    let base = way == Way::Alone && !problem.is_delta_only();
+    let streamed = weights.filter(|_| base);
     let (access, access_reason) = access::streamed(problem, streamed.chain([(0, Role::X)]));
     let variant = variant(problem, access)?;
-    let (_, tile_rows) = variant.block();
+    let (tile_tokens, tile_rows) = variant.block();
+    let part_tokens = problem.tokens().min(tile_tokens);
+    let parts = problem.tokens().div_ceil(tile_tokens);
 
     let tiles: usize = { problem.projections().iter() }
         .map(|projection| projection.out_features.div_ceil(tile_rows))
         .sum();
-    let steps = match problem.is_delta_only() {
-        true => 0,
-        false => problem.in_features().div_ceil(variant.tile.depth),
+    let steps = match base {
+        false => 0,
+        true => problem.in_features().div_ceil(variant.tile.depth),
     };
     let share = steps > 1 && !problem.is_batch_invariant();
     let all = tiles as u64 * steps.max(1) as u64;
@@ -122,7 +171,7 @@ pub(super) fn launch(
 
     let lists = match problem.row_adapters() {
         RowAdapters::One => 1,
-        RowAdapters::Table { slots, per_row } => slots.min(problem.tokens() * per_row),
+        RowAdapters::Table { slots, per_row } => slots.min(part_tokens * per_row),
     };
     let ranks: usize = { problem.projections().iter() }
         .map(|projection| projection.padded_rank())
@@ -140,7 +189,12 @@ pub(super) fn launch(
     let slices = problem.in_features().div_ceil(SLICE_COLUMNS);
     let (tokens, columns) = (problem.tokens(), problem.padded_ranks());
     let decode = Decode {
-        s: workspace.region(&[tokens, columns], problem.dtype().size()),
+        s: match problem.is_inference() {
+            true => Some(workspace.region(&[tokens, columns], problem.dtype().size())),
+            false => None,
+        },
+        after_product: way == Way::AfterProduct,
+        parts: count("the parts of the batch", parts)?,
         s_partial: workspace.region(&[slices, tokens, columns], size_of::<f32>()),
         partial: match share {
             true => workspace.region(&[blocks as usize, 2, tokens, tile_rows], size_of::<f32>()),
@@ -155,13 +209,24 @@ pub(super) fn launch(
     };
     // They are no more than the places.
     let efficiency = 100.0 * decode.wave_efficiency(blocks as u32);
+    let of_parts = match parts {
+        1 => String::new(),
+        _ => format!("{parts} parts of {tile_tokens} tokens, each in "),
+    };
     let reason = format!(
-        "{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} block{} per multiprocessor, \
+        "{of_parts}{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} block{} per multiprocessor, \
          even to {efficiency:.1} %; {access_reason}",
         decode.steps,
         if share { ", shared" } else { "" },
         if resident == 1 { "" } else { "s" },
     );
-    let launch = Launch::new(variant, blocks, None, reason, problem, device)?;
+    let launch = Launch::new(
+        variant,
+        blocks * parts as u64,
+        None,
+        reason,
+        problem,
+        device,
+    )?;
     Ok((launch, decode))
 }

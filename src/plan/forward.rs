@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::access::GemmAccess;
+use super::decode::Way;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::packing::Packing;
@@ -18,7 +19,8 @@ use crate::{Problem, Result, Role};
 pub struct ForwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// Shrink and the GEMM, or one launch for both; none without tokens.
+    /// Shrink and the GEMM, one launch for both, or the GEMM and a launch that adds the adapters'
+    /// part; none without tokens.
     launches: Vec<Launch>,
     saved: SavedLayout,
     /// The regions of the workspace, if tiles are split.
@@ -44,14 +46,19 @@ impl ForwardPlan {
         if problem.tokens() == 0 {
             return Ok(Self::of(problem, device, Vec::new(), &workspace));
         }
-        if decode::applies(problem) {
-            let (launch, decode) = decode::launch(problem, device, &mut workspace)?;
+        if let Some(way) = decode::way(problem)? {
+            let (launch, decode) = decode::launch(problem, way, device, &mut workspace)?;
+            let mut launches = vec![launch];
+            if way == Way::AfterProduct {
+                let product = Product::forward(problem).unsplit();
+                let access = GemmAccess::new(problem, Role::X);
+                launches.insert(0, gemm::launch(&product, &access, problem, device)?);
+            }
             return Ok(Self {
                 decode: Some(decode),
-                ..Self::of(problem, device, vec![launch], &workspace)
+                ..Self::of(problem, device, launches, &workspace)
             });
         }
-        arch::not_yet(problem)?;
         let product = Product::forward(problem);
         let mut forward = gemm::launch(
             &product,

@@ -15,6 +15,8 @@ pub(super) struct Product {
     pub rows: usize,
     pub columns: Vec<usize>,
     pub depth: usize,
+    /// Whether blocks may share a tile, each with a part of the depth.
+    pub split: bool,
 }
 
 impl Product {
@@ -28,6 +30,16 @@ impl Product {
                 .map(|projection| projection.out_features)
                 .collect(),
             depth: problem.in_features(),
+            split: true,
+        }
+    }
+
+    /// The same with a block for every tile. Blocks that share one count their arrivals in words that
+    /// an earlier launch has to zero.
+    pub fn unsplit(self) -> Self {
+        Self {
+            split: false,
+            ..self
         }
     }
 
@@ -39,6 +51,7 @@ impl Product {
             rows: problem.tokens(),
             columns: vec![problem.in_features()],
             depth: projections.map(|projection| projection.out_features).sum(),
+            split: true,
         }
     }
 
@@ -79,7 +92,7 @@ fn choices(
     };
     for variant in kernels() {
         let of = |sharing| Choice::new(product, variant, sharing, rivals, device);
-        let splits = (1..=most_splits(product.depth, variant)).map(Sharing::Tile);
+        let splits = (1..=most_splits(product, variant)).map(Sharing::Tile);
         // Among equal scores, the first has the fewest splits.
         let split = splits.filter_map(of).reduce(|best, other| {
             if other.score > best.score {
@@ -115,9 +128,12 @@ fn kernels(
     mapped.chain(with(access.copied.0).filter(|variant| !arch::maps_operands(variant)))
 }
 
-/// The most splits of a sum over this depth by steps of a tile.
-fn most_splits(depth: usize, variant: Variant) -> u64 {
-    let steps = depth.div_ceil(variant.tile.depth) as u64;
+/// The most splits of a product's depth by steps of a tile.
+fn most_splits(product: &Product, variant: Variant) -> u64 {
+    if !product.split {
+        return 1;
+    }
+    let steps = product.depth.div_ceil(variant.tile.depth) as u64;
     MAX_SPLITS.min(steps / MIN_STEPS).max(1)
 }
 
@@ -165,7 +181,7 @@ fn best_splits(
     let rivals = Rivals::OneArchitecture;
     let of = |splits| Choice::new(product, variant, Sharing::Tile(splits), rivals, device);
     let mut all = [const { None }; MAX_SPLITS as usize];
-    for (slot, splits) in all.iter_mut().zip(1..=most_splits(product.depth, variant)) {
+    for (slot, splits) in all.iter_mut().zip(1..=most_splits(product, variant)) {
         *slot = of(splits);
     }
     let scores = all.iter().flatten().map(|choice| choice.score);

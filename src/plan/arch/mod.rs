@@ -111,16 +111,13 @@ pub(super) fn decode(dtype: DType, access: Access) -> impl Iterator<Item = Varia
     sm80::built(Operation::Decode, dtype, access)
 }
 
-/// The error for what no kernel computes yet.
-pub(super) fn not_yet(problem: &Problem) -> Result<()> {
-    let missing = [
-        (problem.row_adapters().is_table(), "a table of adapters"),
-        (problem.is_batch_invariant(), "batch-invariant results"),
-        (problem.is_delta_only(), "the adapters' part alone"),
-    ];
-    match missing.into_iter().find(|&(asked, _)| asked) {
-        Some((_, what)) => Err(Error::NoKernel { what: what.into() }),
-        None => Ok(()),
+/// Refuses the backward of a problem that will have none.
+pub(super) fn has_backward(problem: &Problem) -> Result<()> {
+    match problem.is_inference() {
+        true => Err(Error::NoKernel {
+            what: "a backward of a problem for inference (Problem::with_inference)".into(),
+        }),
+        false => Ok(()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Batch-invariant problems: a row's bits are those of the row alone, whatever else is in the batch,
-//! in whichever order, and however many rows there are.
+//! in whichever order, however many rows there are, and whether a backward follows or not.
 
 use half::{bf16, f16};
 use rand::rngs::StdRng;
@@ -31,8 +31,14 @@ fn rows_keep_their_bits<T: Number, A: Number>(in_features: usize, seed: u64) {
         .collect();
     // Plans for other numbers of multiprocessors divide the work otherwise.
     let mut bits: Vec<Vec<Vec<T>>> = Vec::new();
-    for (multiprocessors, compositions) in [(1, 4), (2, COMPOSITIONS), (108, 2)] {
-        served.multiprocessors = multiprocessors;
+    let ways = [
+        (1, 3, true),
+        (2, COMPOSITIONS, true),
+        (108, 1, true),
+        (2, 3, false),
+    ];
+    for (multiprocessors, compositions, inference) in ways {
+        (served.multiprocessors, served.inference) = (multiprocessors, inference);
         let mut on_device = OnDevice::new(&served, &gpu().stream);
         let mut run = |which: &[usize]| -> Vec<Vec<Vec<T>>> {
             let x = which.iter().flat_map(|&i| requests[i].0.clone());
@@ -53,7 +59,8 @@ fn rows_keep_their_bits<T: Number, A: Number>(in_features: usize, seed: u64) {
             bits = (0..REQUESTS).map(|i| run(&[i]).remove(0)).collect();
         }
         for _ in 0..compositions {
-            let mut which: Vec<usize> = (0..REQUESTS).chain(0..REQUESTS).collect();
+            // Some batches have more than one part.
+            let mut which: Vec<usize> = (0..4 * REQUESTS).map(|i| i % REQUESTS).collect();
             which.shuffle(random);
             which.truncate(random.random_range(1..=which.len()));
             for (row, (i, y)) in which.iter().zip(run(&which)).enumerate() {
