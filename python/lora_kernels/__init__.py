@@ -23,6 +23,7 @@ from .kernels import (
     MergeResult,
 )
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, Region
+from .table import AdapterTable, Rows
 from .tensors import Adapter, LoraProjection, Saved
 from .types import (
     Dropout,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "AdapterTable",
     "Allocator",
     "Array",
     "BackwardPlan",
@@ -64,6 +66,7 @@ __all__ = [
     "LoraProjection",
     "Region",
     "Role",
+    "Rows",
     "Saved",
     "WeightLayout",
     "array",

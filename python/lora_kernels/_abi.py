@@ -89,6 +89,14 @@ class Problem(Struct):
         ("accumulate_d_lora_b", c_uint32),
         ("layouts", POINTER(Layout)),
         ("layout_count", c_size_t),
+        ("inference", c_uint32),
+        ("batch_invariant", c_uint32),
+        ("delta_only", c_uint32),
+        ("dropout_from_memory", c_uint32),
+        ("mask_row", c_uint64),
+        ("mask_column", c_uint64),
+        ("adapter_slots", c_size_t),
+        ("adapters_per_row", c_size_t),
     ]
 
 
@@ -103,6 +111,7 @@ class PlanInfo(Struct):
         ("s_bytes", c_size_t),
         ("mask_offset", c_size_t),
         ("mask_bytes", c_size_t),
+        ("flags_bytes", c_size_t),
     ]
 
 
@@ -131,6 +140,10 @@ class ForwardRecord(Struct):
         ("out_features", c_size_t * MAX_PROJECTIONS),
         ("rank", c_size_t * MAX_PROJECTIONS),
         ("scaling", c_float * MAX_PROJECTIONS),
+        ("dropout_from_memory", c_uint32),
+        ("reserved", c_uint32),
+        ("mask_row", c_uint64),
+        ("mask_column", c_uint64),
     ]
 
 
@@ -144,6 +157,35 @@ class ForwardProjection(Struct):
         ("lora_b", c_uint64),
         ("y", c_uint64),
     ]
+
+
+class Rows(Struct):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("entries", c_uint64),
+        ("slots", c_uint64),
+        ("weights", c_uint64),
+        ("wrong", c_uint64),
+    ]
+
+
+class TableAdapter(Struct):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("scaling", c_float),
+        ("rank", c_size_t),
+        ("lora_a", c_uint64),
+        ("lora_b", c_uint64),
+        ("lora_a_stride", c_int64),
+        ("lora_b_stride", c_int64),
+    ]
+
+
+class TableEntry(ctypes.Structure):
+    """Bytes of device memory: it doesn't say its size."""
+
+    _fields_ = [("words", c_uint64 * 6)]
 
 
 class ForwardArgs(Struct):
@@ -163,6 +205,9 @@ class ForwardArgs(Struct):
         ("saved_mask", c_uint64),
         ("saved_mask_bytes", c_size_t),
         ("record", POINTER(ForwardRecord)),
+        ("flags", c_uint64),
+        ("flags_bytes", c_size_t),
+        ("rows", POINTER(Rows)),
     ]
 
 
@@ -257,7 +302,7 @@ class MergeReport(Struct):
 
 
 # By the name in C.
-STRUCTS: dict[str, type[Struct]] = {
+STRUCTS: dict[str, type[ctypes.Structure]] = {
     "lora_device": Device,
     "lora_layout": Layout,
     "lora_projection": Projection,
@@ -267,6 +312,9 @@ STRUCTS: dict[str, type[Struct]] = {
     "lora_forward_record": ForwardRecord,
     "lora_forward_projection": ForwardProjection,
     "lora_forward_args": ForwardArgs,
+    "lora_rows": Rows,
+    "lora_table_adapter": TableAdapter,
+    "lora_table_entry": TableEntry,
     "lora_backward_projection": BackwardProjection,
     "lora_backward_args": BackwardArgs,
     "lora_merge_problem": MergeProblem,
@@ -304,6 +352,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lora_backward_workspace_bound": (c_int32, _BOUND),
     "lora_forward": (c_int32, [_handle, _handle, POINTER(ForwardArgs), c_void_p]),
     "lora_backward": (c_int32, [_handle, _handle, POINTER(BackwardArgs), c_void_p]),
+    "lora_table_entry_of": (
+        c_int32,
+        [_handle, c_size_t, POINTER(TableAdapter), POINTER(TableEntry)],
+    ),
     "lora_merge_plan_new": (c_int32, [POINTER(MergeProblem), POINTER(Device), _out]),
     "lora_merge_plan_info": (c_int32, [_handle, POINTER(PlanInfo)]),
     "lora_merge_plan_description": (c_char_p, [_handle]),

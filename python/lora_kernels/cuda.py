@@ -222,6 +222,11 @@ class DeviceArray:
                 call("cuMemFree_v2", self.address)
 
 
+def zeros(nbytes: int, device: int = 0) -> DeviceArray:
+    """Bytes of device memory that are zero, such as the flags of `Kernels.forward`."""
+    return DeviceArray((nbytes,), None, device).copy_from(bytes(nbytes))
+
+
 def allocate(shape: tuple[int, ...], dtype: DType | None) -> DeviceArray:
     """An allocator of device 0 for `Kernels.forward` and its like: memory by cuMemAlloc."""
     return DeviceArray(shape, dtype)

@@ -12,6 +12,7 @@ from . import _abi
 from ._checks import Call
 from ._library import check, library
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, _signed
+from .table import Rows
 from .tensors import Adapter, LoraProjection, Saved
 from .types import Dropout, DType, Role
 
@@ -144,6 +145,8 @@ class Kernels:
         saved: Any = None,
         workspace: Any = None,
         dropout: Dropout | None = None,
+        rows: Rows | None = None,
+        flags: Any = None,
         stream: int = 0,
         allocate: Allocator | None = None,
     ) -> ForwardResult:
@@ -153,9 +156,12 @@ class Kernels:
         problem has it. y (tokens, out_features) of each projection, saved (plan.saved_bytes bytes)
         and workspace (plan.workspace_bytes bytes) come from `allocate` where they aren't given.
         saved may be two arrays, (S, mask), with plan.s.bytes and plan.mask.bytes bytes; what is
-        None of them is allocated. Arrays must have the shapes, types, strides and alignments that
-        the plan was made for. What is written (y, saved, workspace) shares memory with nothing else
-        of the call; column ranges of one array are apart.
+        None of them is allocated. rows: exactly if the problem has adapter_slots; the projections
+        have no adapters then. flags (plan.flags_bytes bytes): zero before the first call that is
+        given them, as `cuda.zeros` makes them, and left zero by every call; calls that may run at
+        the same time need flags of their own. Arrays must have the shapes, types, strides and
+        alignments that the plan was made for. What is written (y, saved, workspace, flags) shares
+        memory with nothing else of the call; column ranges of one array are apart.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
@@ -163,6 +169,12 @@ class Kernels:
         outputs = call.outputs(problem, Role.Y, y, [True] * len(projections))
         buffers = call.saved(plan.s, plan.mask, saved, plan.saved_bytes)
         workspace = call.buffer("workspace", workspace, plan.workspace_bytes)
+        if flags is None and plan.flags_bytes:
+            raise ValueError(
+                f"flags is None: the plan needs {plan.flags_bytes} bytes that are zero, as "
+                "lora_kernels.cuda.zeros makes them, for all its calls one after the other"
+            )
+        words = call.buffer("flags", flags, plan.flags_bytes)
         structs = [
             _abi.ForwardProjection(
                 scaling=tensors.scaling,
@@ -183,6 +195,9 @@ class Kernels:
             workspace=workspace.address,
             workspace_bytes=workspace.bytes,
             record=ctypes.pointer(record),
+            flags=words.address,
+            flags_bytes=words.bytes,
+            rows=None if rows is None else ctypes.pointer(rows._struct(problem)),
             **buffers.fields,
         )
         check(library().lora_forward(self._open(), plan._handle, ctypes.byref(args), stream))

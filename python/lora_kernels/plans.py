@@ -101,6 +101,8 @@ class _LayerPlan(_Plan):
         #: Bytes of the buffer that holds S and the dropout mask from forward to backward. A forward
         #: alone needs it too.
         self.saved_bytes: int = info.saved_bytes
+        #: Bytes of the flags of a forward, which are zero at first; may be 0.
+        self.flags_bytes: int = info.flags_bytes
         #: Columns of S: the ranks, each rounded up to 16.
         self.padded_ranks: int = info.padded_ranks
         #: S = drop(x)*A^T in the saved buffer: (tokens, padded_ranks) in the problem's
@@ -186,6 +188,14 @@ def _problem(problem: Problem) -> _abi.Problem:
         accumulate_d_lora_b=Role.D_LORA_B in problem.accumulate,
         layouts=_layouts(problem.layouts),
         layout_count=len(problem.layouts),
+        inference=problem.inference,
+        batch_invariant=problem.batch_invariant,
+        delta_only=problem.delta_only,
+        dropout_from_memory=problem.dropout_from_memory,
+        mask_row=_unsigned("mask_row", problem.mask_row),
+        mask_column=_unsigned("mask_column", problem.mask_column),
+        adapter_slots=_unsigned("adapter_slots", problem.adapter_slots),
+        adapters_per_row=_unsigned("adapters_per_row", problem.adapters_per_row),
     )
 
 

@@ -29,7 +29,7 @@ class LoraProjection(Generic[T]):
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter of a merge. A negative scaling takes it out."""
+    """One adapter of a merge, or of a table. In a merge, a negative scaling takes it out."""
 
     lora_a: Any
     lora_b: Any

@@ -126,6 +126,20 @@ class Problem:
 
     `layouts` has the matrices that aren't contiguous and 16-byte aligned. `accumulate` names the
     outputs (Y, DX, D_LORA_A, D_LORA_B) that are added to what their memory holds.
+
+    inference: no backward follows, so forward saves nothing. batch_invariant: the bits of a row of
+    y depend on nothing but this row, its adapters and the weights. delta_only: y is the adapters'
+    part alone; accumulate Y to add it to another kernel's product.
+
+    dropout_from_memory: `Dropout.seed` is the device address of seed and offset, two unsigned
+    64-bit numbers, and `Dropout.offset` is 0: a replayed graph draws the mask of what stands there
+    then.
+    mask_row, mask_column: where the mask of this problem, a shard, begins in that of the whole
+    layer; the column is a multiple of 8.
+
+    adapter_slots: the slots of an `AdapterTable`, whose adapters rows go through, up to
+    adapters_per_row (1 to 4) each. The ranks of projections are then the largest that an adapter
+    may have. 0: each projection has the adapter of the call.
     """
 
     tokens: int
@@ -140,6 +154,14 @@ class Problem:
     input_gradient: bool = True
     accumulate: frozenset[Role] = frozenset()
     layouts: tuple[Layout, ...] = ()
+    inference: bool = False
+    batch_invariant: bool = False
+    delta_only: bool = False
+    dropout_from_memory: bool = False
+    mask_row: int = 0
+    mask_column: int = 0
+    adapter_slots: int = 0
+    adapters_per_row: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "projections", tuple(self.projections))

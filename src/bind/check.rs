@@ -61,7 +61,8 @@ pub(super) fn dropout(
     };
     dropout.check()?;
     let from_memory = problem.has_dropout_from_memory();
-    if from_memory && (dropout.seed == 0 || dropout.seed % 8 != 0 || dropout.offset != 0) {
+    if from_memory && (dropout.seed == 0 || !dropout.seed.is_multiple_of(8) || dropout.offset != 0)
+    {
         return Err(Error::DropoutWords {
             given: format!("seed {} and offset {}", dropout.seed, dropout.offset),
         });

@@ -538,6 +538,7 @@ impl Error {
                 Some(Hint::Layout(*tensor))
             }
             Error::OtherDevice { .. } => Some(Hint::DeviceOfKernels),
+            Error::DropoutWords { .. } => Some(Hint::DropoutWords),
             Error::Driver { hint, .. } => *hint,
             _ => None,
         }

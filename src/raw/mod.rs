@@ -12,6 +12,7 @@ mod kept_errors;
 mod kernels;
 mod launch;
 mod prepared;
+mod table_entry;
 mod tensor_map;
 
 pub use driver::context;
@@ -21,6 +22,7 @@ pub(crate) use kept_errors::KeptErrors;
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::PreparedLaunch;
+pub use table_entry::{TABLE_ENTRY_BYTES, table_entry};
 pub use tensor_map::encode_tensor_map;
 
 use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merge, Raw};

@@ -158,6 +158,16 @@ enum lora_status
     LORA_STATUS_OVERLAP = 38,
     // A device address at which a tensor or buffer would reach beyond the last address.
     LORA_STATUS_ADDRESS_RANGE = 39,
+    // A dropout mask that can't begin there.
+    LORA_STATUS_MASK_ORIGIN = 40,
+    // Dropout from device memory at an address, or with an offset, that can't be.
+    LORA_STATUS_DROPOUT_WORDS = 41,
+    // Fewer or more adapters per row than a list has places.
+    LORA_STATUS_ROW_ADAPTERS = 42,
+    // A rank that no adapter of the table can have.
+    LORA_STATUS_TABLE_RANK = 43,
+    // A row stride that no adapter of the table can have.
+    LORA_STATUS_TABLE_STRIDE = 44,
     // An error of a kind that has no number of its own yet.
     LORA_STATUS_OTHER = 99,
     // A null pointer to host memory.
@@ -399,6 +409,26 @@ typedef struct lora_problem {
     const struct lora_layout *layouts;
     // How many; may be 0.
     size_t layout_count;
+    // 1: no backward follows, so forward saves nothing. Up to 64 tokens take one launch then.
+    uint32_t inference;
+    // 1: the bits of a row of y depend on nothing but this row, its adapters and the weights.
+    uint32_t batch_invariant;
+    // 1: the adapters' part alone, without the base product: y is added to, and the weights are
+    // not read. Set accumulate_y too.
+    uint32_t delta_only;
+    // 1: lora_dropout's seed is the device address of two uint64_t, seed and offset, at a multiple
+    // of 8, and its offset is 0. So a replayed graph draws the mask of what stands there then.
+    uint32_t dropout_from_memory;
+    // First row (token) of this problem's dropout mask in that of the whole layer, of which this
+    // is a shard.
+    uint64_t mask_row;
+    // First column of x in the mask of the whole layer: a multiple of 8.
+    uint64_t mask_column;
+    // 0: each projection has the adapter of the call. Otherwise the slots of the table that
+    // lora_rows names; the rank of a projection is the largest that an adapter may have there.
+    size_t adapter_slots;
+    // The most adapters that a row goes through, 1 to 4. 0 exactly if adapter_slots is 0.
+    size_t adapters_per_row;
 } lora_problem;
 
 // The memory that calls with a plan need.
@@ -426,6 +456,8 @@ typedef struct lora_plan_info {
     size_t mask_offset;
     // Bytes of the mask; 0 if none is stored.
     size_t mask_bytes;
+    // Bytes of a forward's flags; may be 0.
+    size_t flags_bytes;
 } lora_plan_info;
 
 // One projection of lora_forward_args.
@@ -496,7 +528,34 @@ typedef struct lora_forward_record {
     size_t rank[LORA_MAX_PROJECTIONS];
     // Of each projection; 0 where it has no adapter.
     float scaling[LORA_MAX_PROJECTIONS];
+    // 1: seed is the device address of seed and offset.
+    uint32_t dropout_from_memory;
+    // 0
+    uint32_t reserved;
+    // First row of the mask in that of the whole layer.
+    uint64_t mask_row;
+    // First column of it.
+    uint64_t mask_column;
 } lora_forward_record;
+
+// The adapters that the rows of a call go through. All of it is device memory, and may change
+// between calls, and between replays of a graph.
+typedef struct lora_rows {
+    // sizeof(lora_rows)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // The table, (adapter_slots, projections) of what lora_table_entry_of makes, rows contiguous,
+    // at a multiple of 8. Zeros are an empty slot.
+    uint64_t entries;
+    // (tokens, adapters_per_row) of int32_t: the slots of each row's adapters, negative for none.
+    uint64_t slots;
+    // (tokens, adapters_per_row) of float: what the deltas are multiplied by; 0 for 1 everywhere.
+    uint64_t weights;
+    // 0, or a uint32_t that becomes 1 where a row names a slot that is empty or doesn't exist.
+    // Such a row has no adapter there.
+    uint64_t wrong;
+} lora_rows;
 
 // Device addresses and numbers of a forward. Shapes, strides and alignments are those of the
 // plan's problem.
@@ -534,6 +593,15 @@ typedef struct lora_forward_args {
     size_t saved_mask_bytes;
     // Out: what this forward was, its struct_size set. Null: not wanted.
     struct lora_forward_record *record;
+    // Words that are zero before the first call that is given them; every call leaves them zero. A
+    // multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's flags_bytes is. Calls that may run
+    // at the same time need flags of their own.
+    uint64_t flags;
+    // Bytes of flags: at least the plan's flags_bytes.
+    size_t flags_bytes;
+    // The adapters of each row. Null exactly if the problem's adapter_slots is 0; no projection
+    // has lora_a and lora_b otherwise.
+    const struct lora_rows *rows;
 } lora_forward_args;
 
 // One projection of lora_backward_args.
@@ -594,6 +662,30 @@ typedef struct lora_backward_args {
     // What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
     const struct lora_forward_record *record;
 } lora_backward_args;
+
+// An adapter of a table in one projection.
+typedef struct lora_table_adapter {
+    // sizeof(lora_table_adapter)
+    uint32_t struct_size;
+    // lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA.
+    float scaling;
+    // From 1 to the projection's in the problem; 0: the adapter leaves the projection alone.
+    size_t rank;
+    // (rank, in_features), a device address.
+    uint64_t lora_a;
+    // (out_features, rank), a device address.
+    uint64_t lora_b;
+    // Elements from a row of lora_A to the next; 0: in_features.
+    int64_t lora_a_stride;
+    // Elements from a row of lora_B to the next; 0: rank.
+    int64_t lora_b_stride;
+} lora_table_adapter;
+
+// An entry of a table, as it stands in device memory. lora_table_entry_of makes it.
+typedef struct lora_table_entry {
+    // Copy them as they are.
+    uint64_t words[6];
+} lora_table_entry;
 
 // Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded
 // once. A negative scaling takes an adapter out again.
@@ -837,6 +929,24 @@ lora_status lora_backward(const struct lora_kernels *kernels,
                           const struct lora_backward_plan *plan,
                           const struct lora_backward_args *args,
                           void *stream);
+
+// Makes the entry of an adapter in a table, for a copy to lora_rows.entries: entry (slot,
+// projection) of (adapter_slots, projections). Ranks, strides and addresses are checked against
+// the plan's problem. All plans with the same projections, in_features and types can use the
+// entry. No driver and no GPU are needed.
+//
+// The copy is the program's, ordered before the calls that read it; a call captured in a graph
+// reads what stands there when it runs. The adapter's memory stays valid until the entry has been
+// overwritten and all calls before that have run. Zeros make a slot empty.
+//
+// projection: of the plan's problem, counted from 0.
+// adapter: what it is there. Every projection of a slot needs an entry; one that the adapter
+// leaves alone has a rank of 0.
+// entry: out; untouched on failure.
+lora_status lora_table_entry_of(const struct lora_forward_plan *plan,
+                                size_t projection,
+                                const struct lora_table_adapter *adapter,
+                                struct lora_table_entry *entry);
 
 // Plans a merge. No driver and no GPU are needed.
 //

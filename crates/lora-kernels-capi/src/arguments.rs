@@ -57,6 +57,14 @@ pub struct lora_forward_record {
     pub rank: [usize; LORA_MAX_PROJECTIONS],
     /// Of each projection; 0 where it has no adapter.
     pub scaling: [f32; LORA_MAX_PROJECTIONS],
+    /// 1: seed is the device address of seed and offset.
+    pub dropout_from_memory: u32,
+    /// 0
+    pub reserved: u32,
+    /// First row of the mask in that of the whole layer.
+    pub mask_row: u64,
+    /// First column of it.
+    pub mask_column: u64,
 }
 
 /// One projection of lora_forward_args.
@@ -117,6 +125,76 @@ pub struct lora_forward_args {
     pub saved_mask_bytes: usize,
     /// Out: what this forward was, its struct_size set. Null: not wanted.
     pub record: *mut lora_forward_record,
+    /// Words that are zero before the first call that is given them; every call leaves them zero. A
+    /// multiple of LORA_BUFFER_ALIGNMENT; may be 0 if the plan's flags_bytes is. Calls that may run
+    /// at the same time need flags of their own.
+    pub flags: u64,
+    /// Bytes of flags: at least the plan's flags_bytes.
+    pub flags_bytes: usize,
+    /// The adapters of each row. Null exactly if the problem's adapter_slots is 0; no projection
+    /// has lora_a and lora_b otherwise.
+    pub rows: *const lora_rows,
+}
+
+/// The adapters that the rows of a call go through. All of it is device memory, and may change
+/// between calls, and between replays of a graph.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_rows {
+    /// sizeof(lora_rows)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// The table, (adapter_slots, projections) of what lora_table_entry_of makes, rows contiguous,
+    /// at a multiple of 8. Zeros are an empty slot.
+    pub entries: u64,
+    /// (tokens, adapters_per_row) of int32_t: the slots of each row's adapters, negative for none.
+    pub slots: u64,
+    /// (tokens, adapters_per_row) of float: what the deltas are multiplied by; 0 for 1 everywhere.
+    pub weights: u64,
+    /// 0, or a uint32_t that becomes 1 where a row names a slot that is empty or doesn't exist.
+    /// Such a row has no adapter there.
+    pub wrong: u64,
+}
+
+/// An adapter of a table in one projection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_table_adapter {
+    /// sizeof(lora_table_adapter)
+    pub struct_size: u32,
+    /// lora_alpha / rank, or lora_alpha / sqrt(rank) for rsLoRA.
+    pub scaling: f32,
+    /// From 1 to the projection's in the problem; 0: the adapter leaves the projection alone.
+    pub rank: usize,
+    /// (rank, in_features), a device address.
+    pub lora_a: u64,
+    /// (out_features, rank), a device address.
+    pub lora_b: u64,
+    /// Elements from a row of lora_A to the next; 0: in_features.
+    pub lora_a_stride: i64,
+    /// Elements from a row of lora_B to the next; 0: rank.
+    pub lora_b_stride: i64,
+}
+
+/// An entry of a table, as it stands in device memory. lora_table_entry_of makes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_table_entry {
+    /// Copy them as they are.
+    pub words: [u64; 6],
+}
+
+// SAFETY: repr(C), two integers of 4 bytes, integers of 8.
+unsafe impl Versioned for lora_rows {
+    const NAME: &'static str = "lora_rows";
+    const SIZES: &[u32] = &[40];
+}
+
+// SAFETY: repr(C), two numbers of 4 bytes, integers of 8.
+unsafe impl Versioned for lora_table_adapter {
+    const NAME: &'static str = "lora_table_adapter";
+    const SIZES: &[u32] = &[48];
 }
 
 /// One projection of lora_backward_args.
@@ -203,7 +281,7 @@ unsafe impl Versioned for lora_backward_projection {
 // SAFETY: repr(C), two integers of 4 bytes, integers and pointers of 8.
 unsafe impl Versioned for lora_forward_args {
     const NAME: &'static str = "lora_forward_args";
-    const SIZES: &[u32] = &[112];
+    const SIZES: &[u32] = &[112, 136];
 }
 
 // SAFETY: as lora_forward_args.
@@ -212,8 +290,8 @@ unsafe impl Versioned for lora_backward_args {
     const SIZES: &[u32] = &[120];
 }
 
-// SAFETY: repr(C), six numbers of 4 bytes, integers of 8, an even number of floats.
+// SAFETY: repr(C), eight numbers of 4 bytes, integers of 8, an even number of floats.
 unsafe impl Versioned for lora_forward_record {
     const NAME: &'static str = "lora_forward_record";
-    const SIZES: &[u32] = &[224];
+    const SIZES: &[u32] = &[224, 248];
 }

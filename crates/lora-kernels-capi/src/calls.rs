@@ -104,6 +104,9 @@ pub unsafe extern "C" fn lora_forward(
             (args.saved_s, args.saved_s_bytes),
             (args.saved_mask, args.saved_mask_bytes),
         )?;
+        check_bytes(Argument::Flags, args.flags_bytes, plan.flags_bytes())?;
+        // SAFETY: the caller's promise: null or valid.
+        let rows = unsafe { crate::table::rows(args.rows) }?;
         let wants_record = !args.record.is_null();
         if wants_record {
             // Before anything is launched.
@@ -116,8 +119,8 @@ pub unsafe extern "C" fn lora_forward(
             dropout,
             saved,
             workspace: Some(args.workspace),
-            rows: None,
-            flags: None,
+            rows,
+            flags: (args.flags != 0).then_some(args.flags),
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         unsafe { kernels.forward_raw(plan, &raw, stream.cast()) }?;
@@ -262,6 +265,7 @@ pub fn check_bytes(buffer: Argument, given: usize, needed: usize) -> Result<()> 
         Argument::SavedMask => "saved_mask",
         Argument::Report => "report",
         Argument::Workspace => "workspace",
+        Argument::Flags => "flags",
         _ => "saved",
     };
     let name = format_args!("args.{field}_bytes");

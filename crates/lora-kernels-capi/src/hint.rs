@@ -24,6 +24,11 @@ fn hint_in_c(hint: Hint) -> String {
     let text = match hint {
         Hint::Bias => "see bias of lora_problem",
         Hint::Dropout => "see dropout of lora_problem",
+        Hint::DropoutWords => {
+            "the seed is the address of two uint64_t, at a multiple of 8, and the offset 0; see \
+             dropout_from_memory of lora_problem"
+        }
+        Hint::RowAdapters => "see adapter_slots of lora_problem",
         Hint::Mask => "see mask of lora_problem",
         Hint::InputGradient => "see no_input_gradient of lora_problem",
         Hint::Rank => "see rank of lora_projection",

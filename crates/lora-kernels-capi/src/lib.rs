@@ -25,4 +25,5 @@ mod problem;
 mod record;
 mod status;
 mod structs;
+mod table;
 mod version;

@@ -17,13 +17,23 @@ pub struct lora_forward_plan(Planned<ForwardPlan>);
 /// What a backward launches, as lora_forward_plan.
 pub struct lora_backward_plan(Planned<BackwardPlan>);
 
+impl lora_forward_plan {
+    /// What it was made for.
+    pub fn problem(&self) -> &Problem {
+        self.0.plan.problem()
+    }
+}
+
 handle!(lora_forward_plan, ForwardPlan, Kind::ForwardPlan);
 handle!(lora_backward_plan, BackwardPlan, Kind::BackwardPlan);
 
 impl Plan for ForwardPlan {
     fn info(&self) -> lora_plan_info {
-        lora_plan_info::new(self.launches().len(), self.workspace_bytes())
-            .with_saved(self.saved(), self.problem().padded_ranks())
+        lora_plan_info {
+            flags_bytes: self.flags_bytes(),
+            ..lora_plan_info::new(self.launches().len(), self.workspace_bytes())
+                .with_saved(self.saved(), self.problem().padded_ranks())
+        }
     }
 }
 

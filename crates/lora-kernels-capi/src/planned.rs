@@ -45,12 +45,14 @@ pub struct lora_plan_info {
     pub mask_offset: usize,
     /// Bytes of the mask; 0 if none is stored.
     pub mask_bytes: usize,
+    /// Bytes of a forward's flags; may be 0.
+    pub flags_bytes: usize,
 }
 
 // SAFETY: repr(C), plain integers: two of 4 bytes, the others of 8.
 unsafe impl Versioned for lora_plan_info {
     const NAME: &'static str = "lora_plan_info";
-    const SIZES: &[u32] = &[64];
+    const SIZES: &[u32] = &[64, 72];
 }
 
 impl lora_plan_info {
@@ -66,6 +68,7 @@ impl lora_plan_info {
             s_bytes: 0,
             mask_offset: 0,
             mask_bytes: 0,
+            flags_bytes: 0,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is to be computed, as C describes it.
 
-use kernels::{Problem, Projection, Role};
+use kernels::{Problem, Projection, Role, RowAdapters};
 
 use crate::enumerations::{dtype, mask, weight_layout};
 use crate::error::{ArgumentPath, Result};
@@ -68,6 +68,26 @@ pub struct lora_problem {
     pub layouts: *const lora_layout,
     /// How many; may be 0.
     pub layout_count: usize,
+    /// 1: no backward follows, so forward saves nothing. Up to 64 tokens take one launch then.
+    pub inference: u32,
+    /// 1: the bits of a row of y depend on nothing but this row, its adapters and the weights.
+    pub batch_invariant: u32,
+    /// 1: the adapters' part alone, without the base product: y is added to, and the weights are
+    /// not read. Set accumulate_y too.
+    pub delta_only: u32,
+    /// 1: lora_dropout's seed is the device address of two uint64_t, seed and offset, at a multiple
+    /// of 8, and its offset is 0. So a replayed graph draws the mask of what stands there then.
+    pub dropout_from_memory: u32,
+    /// First row (token) of this problem's dropout mask in that of the whole layer, of which this
+    /// is a shard.
+    pub mask_row: u64,
+    /// First column of x in the mask of the whole layer: a multiple of 8.
+    pub mask_column: u64,
+    /// 0: each projection has the adapter of the call. Otherwise the slots of the table that
+    /// lora_rows names; the rank of a projection is the largest that an adapter may have there.
+    pub adapter_slots: usize,
+    /// The most adapters that a row goes through, 1 to 4. 0 exactly if adapter_slots is 0.
+    pub adapters_per_row: usize,
 }
 
 // SAFETY: repr(C), plain integers: two of 4 bytes, two of 8.
@@ -79,7 +99,7 @@ unsafe impl Versioned for lora_projection {
 // SAFETY: repr(C), integers and pointers: between those of 8 bytes an even number of 4.
 unsafe impl Versioned for lora_problem {
     const NAME: &'static str = "lora_problem";
-    const SIZES: &[u32] = &[96];
+    const SIZES: &[u32] = &[96, 144];
 }
 
 const PROBLEM: &str = "problem";
@@ -106,7 +126,21 @@ pub unsafe fn problem(problem: *const lora_problem) -> Result<Problem> {
         given.no_input_gradient,
     )?)
     .with_mask(mask(PROBLEM, given.mask)?)
-    .with_weight_layout(weight_layout(PROBLEM, given.weight_layout)?);
+    .with_weight_layout(weight_layout(PROBLEM, given.weight_layout)?)
+    .with_inference(flag(PROBLEM, "inference", given.inference)?)
+    .with_batch_invariance(flag(PROBLEM, "batch_invariant", given.batch_invariant)?)
+    .with_delta_only(flag(PROBLEM, "delta_only", given.delta_only)?)
+    .with_dropout_from_memory(flag(
+        PROBLEM,
+        "dropout_from_memory",
+        given.dropout_from_memory,
+    )?)
+    .with_mask_origin(given.mask_row, given.mask_column)?;
+    let slots = size("problem.adapter_slots", given.adapter_slots, status)?;
+    let per_row = size("problem.adapters_per_row", given.adapters_per_row, status)?;
+    if (slots, per_row) != (0, 0) {
+        problem = problem.with_row_adapters(RowAdapters::Table { slots, per_row })?;
+    }
     if given.adapter_dtype != 0 {
         let adapter = dtype(PROBLEM, "adapter_dtype", given.adapter_dtype)?;
         problem = problem.with_adapter_dtype(adapter)?;

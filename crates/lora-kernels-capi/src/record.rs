@@ -7,7 +7,7 @@ use crate::arguments::lora_forward_record;
 use crate::enumerations::{dtype, mask};
 use crate::error::Result;
 use crate::status::lora_status;
-use crate::structs::{flag, read, size};
+use crate::structs::{flag, read, reserved, size};
 
 const RECORD: &str = "args->record";
 
@@ -32,6 +32,10 @@ pub fn record_of(
         out_features: [0; Problem::MAX_PROJECTIONS],
         rank: [0; Problem::MAX_PROJECTIONS],
         scaling: [0.0; Problem::MAX_PROJECTIONS],
+        dropout_from_memory: problem.has_dropout_from_memory().into(),
+        reserved: 0,
+        mask_row: problem.mask_origin().0,
+        mask_column: problem.mask_origin().1,
     };
     for (index, (projection, scaling)) in problem.projections().iter().zip(scalings).enumerate() {
         record.out_features[index] = projection.out_features;
@@ -75,7 +79,14 @@ pub unsafe fn given_record(pointer: *const lora_forward_record) -> Result<Option
     )?
     .with_adapter_dtype(dtype(RECORD, "adapter_dtype", given.adapter_dtype)?)?
     .with_dropout(dropped)
+    .with_dropout_from_memory(flag(
+        RECORD,
+        "dropout_from_memory",
+        given.dropout_from_memory,
+    )?)
+    .with_mask_origin(given.mask_row, given.mask_column)?
     .with_mask(mask(RECORD, given.mask)?);
+    reserved(RECORD, given.reserved)?;
     let dropout = dropped.then_some(Dropout {
         p: given.p,
         seed: given.seed,

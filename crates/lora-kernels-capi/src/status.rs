@@ -94,6 +94,16 @@ pub enum lora_status {
     Overlap = 38,
     /// A device address at which a tensor or buffer would reach beyond the last address.
     AddressRange = 39,
+    /// A dropout mask that can't begin there.
+    MaskOrigin = 40,
+    /// Dropout from device memory at an address, or with an offset, that can't be.
+    DropoutWords = 41,
+    /// Fewer or more adapters per row than a list has places.
+    RowAdapters = 42,
+    /// A rank that no adapter of the table can have.
+    TableRank = 43,
+    /// A row stride that no adapter of the table can have.
+    TableStride = 44,
     /// An error of a kind that has no number of its own yet.
     Other = 99,
     /// A null pointer to host memory.
@@ -166,6 +176,11 @@ impl lora_status {
         (Self::OtherDevice, c"LORA_STATUS_OTHER_DEVICE"),
         (Self::Overlap, c"LORA_STATUS_OVERLAP"),
         (Self::AddressRange, c"LORA_STATUS_ADDRESS_RANGE"),
+        (Self::MaskOrigin, c"LORA_STATUS_MASK_ORIGIN"),
+        (Self::DropoutWords, c"LORA_STATUS_DROPOUT_WORDS"),
+        (Self::RowAdapters, c"LORA_STATUS_ROW_ADAPTERS"),
+        (Self::TableRank, c"LORA_STATUS_TABLE_RANK"),
+        (Self::TableStride, c"LORA_STATUS_TABLE_STRIDE"),
         (Self::Other, c"LORA_STATUS_OTHER"),
         (Self::NullArgument, c"LORA_STATUS_NULL_ARGUMENT"),
         (Self::StructSize, c"LORA_STATUS_STRUCT_SIZE"),
@@ -247,8 +262,19 @@ impl lora_status {
             Core::OtherDevice { .. } => Self::OtherDevice,
             Core::Overlap { .. } => Self::Overlap,
             Core::AddressRange { .. } => Self::AddressRange,
+            Core::MaskOrigin { .. } => Self::MaskOrigin,
+            Core::DropoutWords { .. } => Self::DropoutWords,
+            Core::RowAdapters { .. } => Self::RowAdapters,
+            Core::TableRank { .. } => Self::TableRank,
+            Core::TableStride { .. } => Self::TableStride,
             // No function of the ABI encodes one, or takes slices or a stream of the safe layer.
             Core::TensorMap { .. } | Core::Capturing { .. } | Core::Length { .. } => Self::Other,
+            // The ABI has entries of tables, not tables.
+            Core::NoSlot { .. }
+            | Core::TableFull { .. }
+            | Core::EmptySlot { .. }
+            | Core::RowList { .. }
+            | Core::OtherTable { .. } => Self::Other,
             _ => Self::Other,
         }
     }

@@ -83,7 +83,7 @@ static void plans(void) {
     WITH(struct_size, 0xFFFFFFFF, LORA_STATUS_STRUCT_SIZE, "struct_size -1");
     WITH(struct_size, sizeof(lora_problem *), LORA_STATUS_STRUCT_SIZE, "struct_size 8");
     WITH(struct_size, offsetof(lora_problem, layouts), LORA_STATUS_STRUCT_SIZE,
-         "sizeof(lora_problem), which is 96");
+         "sizeof(lora_problem), which is 144");
     WITH(dtype, 0, LORA_STATUS_ENUMERATION,
          "problem.dtype is 0: it must be one of LORA_DTYPE_F16 (1)");
     WITH(dtype, 4, LORA_STATUS_ENUMERATION, "problem.dtype is 4");

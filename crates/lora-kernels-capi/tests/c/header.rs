@@ -10,7 +10,7 @@ const UPDATE: &str = "LORA_KERNELS_UPDATE_HEADER";
 const HEADER: &str = "include/lora_kernels.h";
 
 /// In the order in which a reader wants them.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "version",
     "status",
     "enumerations",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 13] = [
     "handle",
     "arguments",
     "calls",
+    "table",
     "merge_plan",
     "merge",
 ];

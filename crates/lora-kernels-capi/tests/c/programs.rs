@@ -212,6 +212,11 @@ fn layers_leave_nothing_behind_in_the_shared_library() {
 }
 
 #[test]
+fn rows_go_through_adapters_of_a_table_and_shards_draw_the_mask_of_the_whole() {
+    both_ways("tests/c/table.c");
+}
+
+#[test]
 fn merges_are_right() {
     both_ways("tests/c/merge.c");
 }
