@@ -103,16 +103,16 @@ static lora_status fill_record(void *out) {
 
 static const struct filled {
     const char *name;
-    uint32_t size;
+    uint32_t size, older;  // that of an earlier header, 0 where there is none
     lora_status (*fill)(void *out);
 } filled[] = {
-    {"device", sizeof(lora_device), fill_named},
-    {"device", sizeof(lora_device), fill_device},
-    {"info", sizeof(lora_plan_info), fill_forward_info},
-    {"info", sizeof(lora_plan_info), fill_backward_info},
-    {"info", sizeof(lora_plan_info), fill_merge_info},
-    {"report", sizeof(lora_merge_report), fill_report},
-    {"args->record", sizeof(lora_forward_record), fill_record},
+    {"device", sizeof(lora_device), 0, fill_named},
+    {"device", sizeof(lora_device), 0, fill_device},
+    {"info", sizeof(lora_plan_info), 64, fill_forward_info},
+    {"info", sizeof(lora_plan_info), 64, fill_backward_info},
+    {"info", sizeof(lora_plan_info), 64, fill_merge_info},
+    {"report", sizeof(lora_merge_report), 0, fill_report},
+    {"args->record", sizeof(lora_forward_record), 224, fill_record},
 };
 
 // The next struct_size to try: all small ones, then those that a struct could have.
@@ -129,21 +129,23 @@ static void sizes_of_results(void) {
         unsigned char *out = around + AROUND;
         for (uint32_t step = 0; step <= BYTES; step = next_size(step)) {
             // At the right one, the largest number.
-            uint32_t size = step == it->size ? UINT32_MAX : step;
+            int right = step == it->size || (step != 0 && step == it->older);
+            uint32_t size = right ? UINT32_MAX : step;
             memcpy(out, &size, sizeof size);
             memcpy(before, around, BYTES);
             FAILS(LORA_STATUS_STRUCT_SIZE, it->name, it->fill(out));
             CHECK(memcmp(before, around, BYTES) == 0);
         }
-        // The right size, at any address.
-        for (size_t skipped = 0; skipped < 8; skipped++) {
+        // The right sizes, at any address.
+        for (size_t skipped = 0; skipped < 16; skipped++) {
+            uint32_t size = skipped % 2 == 1 && it->older != 0 ? it->older : it->size;
             memset(around, 0xA5, BYTES);
-            memcpy(out + skipped, &it->size, sizeof it->size);
+            memcpy(out + skipped, &size, sizeof size);
             memcpy(before, around, BYTES);
             LORA(it->fill(out + skipped));
             CHECK(memcmp(before, around, AROUND + skipped) == 0);
-            CHECK(memcmp(before + AROUND, around + AROUND, it->size + skipped) != 0);
-            size_t behind = AROUND + skipped + it->size;
+            CHECK(memcmp(before + AROUND, around + AROUND, size + skipped) != 0);
+            size_t behind = AROUND + skipped + size;
             CHECK(memcmp(before + behind, around + behind, BYTES - behind) == 0);
         }
     }
@@ -218,8 +220,8 @@ static void any_alignment(void) {
     lora_merge_problem merging = merge_problem;
     merging.ranks = skewed(of_ranks, ranks, sizeof ranks);
     lora_merge_plan *merge_plan = NULL;
-    LORA(lora_merge_plan_new(skewed(of_problem, &merging, sizeof merging), any_device,
-                             &merge_plan));
+    LORA(
+        lora_merge_plan_new(skewed(of_problem, &merging, sizeof merging), any_device, &merge_plan));
     CHECK(strcmp(lora_merge_plan_description(merge_plan), lora_merge_plan_description(merge)) == 0);
     lora_merge_plan_free(merge_plan);
 
@@ -350,9 +352,18 @@ static void pointers_that_are_no_handles(void) {
     lora_kernels **address = &opened.kernels;
     unsigned char *heap = calloc(1, 512);
     CHECK(heap != NULL);
-    const void *all[] = {zeros,         zeros + 1,          address,           &problem,
-                         heap,          (char *)heap + 3,   (void *)1,         (void *)8,
-                         (void *)0xFFF, (void *)UINTPTR_MAX, (void *)INTPTR_MIN, "lora_kernels"};
+    const void *all[] = {zeros,
+                         zeros + 1,
+                         address,
+                         &problem,
+                         heap,
+                         (char *)heap + 3,
+                         (void *)1,
+                         (void *)8,
+                         (void *)0xFFF,
+                         (void *)UINTPTR_MAX,
+                         (void *)INTPTR_MIN,
+                         "lora_kernels"};
     for (size_t index = 0; index < sizeof all / sizeof *all; index++) {
         refused_by_all(all[index], "is not a handle: give a");
     }
