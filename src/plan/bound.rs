@@ -242,6 +242,9 @@ mod tests {
                 prop_assert!(plan.workspace_bytes() <= forward, "forward of {problem}");
                 prop_assert!(plan.flags_bytes() <= flags, "flags of {problem}");
                 prop_assert!(plan.saved().bytes() <= saved, "saved of {problem}");
+                if problem.is_inference() {
+                    continue;
+                }
                 let plan = BackwardPlan::new(&problem, &device).unwrap();
                 prop_assert!(
                     plan.workspace_bytes() <= backward,
@@ -280,9 +283,12 @@ mod tests {
             // No more than the largest plan needs.
             assert_eq!(plans.iter().map(|plan| plan.0).max(), Some(bytes));
             assert_eq!(plans.iter().map(|plan| plan.1).max(), Some(flags));
+            // Beyond, there may be more parts of the batch, each with flags of its own.
+            let many = problem.clone().with_tokens(9000).unwrap();
+            let of_many = ForwardPlan::new(&many, &device).unwrap().flags_bytes();
             assert_eq!(
                 ForwardPlan::flags_bound(&problem, 9000, &device).unwrap(),
-                flags
+                flags.max(of_many)
             );
         }
     }

@@ -152,11 +152,13 @@ impl ForwardPlan {
     }
 
     /// Of the one launch of a forward for inference: the mean number of steps of the weight that a
-    /// place for a block has, divided by that of the busiest one. `None` for other forwards, whose
-    /// [`Launch::schedule`] tells it.
+    /// place for a block has, divided by that of the busiest one. `None` for other forwards.
     pub fn wave_efficiency(&self) -> Option<f64> {
-        let blocks = self.launches.first()?.blocks;
-        Some(self.decode?.wave_efficiency(blocks))
+        let [launch] = &self.launches[..] else {
+            return None;
+        };
+        let decode = self.decode.filter(|decode| decode.parts == 1)?;
+        Some(decode.wave_efficiency(launch.blocks))
     }
 
     /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its
