@@ -256,6 +256,9 @@ struct Decode {
         const DecodeProjection& layer = p.projection[projection];
         const int row0 = (tile - layer.first_tile) * kRows;
         const int groups = lists.groups_of(projection);
+        if (groups == 0 && p.steps == 0 && layer.bias == nullptr) {
+            return;  // nothing is added to y
+        }
         if (groups > 0) {
             if (threadIdx.x == 0) {
                 ptx::wait_for_count(part.flags + decode::kReady, lists.groups(p.projections));

@@ -182,6 +182,17 @@ pub(super) fn launch(
             .map(|count| count as u32)
             .map_err(|_| Error::Dimension { name: what, given })
     };
+    // The kernel counts a projection's groups in 16 bits.
+    let most = { problem.projections().iter() }
+        .map(|projection| lists.saturating_mul(projection.padded_rank() / GROUP_RANKS));
+    if let Some(most) = most.max().filter(|&most| most > usize::from(u16::MAX)) {
+        return Err(Error::NoKernel {
+            what: format!(
+                "a batch of adapters with up to {most} groups of 16 ranks in a projection: there can be {} (a smaller largest rank, or fewer adapters per row)",
+                u16::MAX
+            ),
+        });
+    }
     let groups = count(
         "the groups of 16 ranks of all adapters of a batch",
         lists.saturating_mul(ranks / GROUP_RANKS),

@@ -6,7 +6,6 @@ mod capture;
 mod cases;
 mod flags;
 mod invariance;
-mod one;
 mod orders;
 mod rows;
 mod short_path;

@@ -196,3 +196,22 @@ fn what_does_not_fit_is_refused_and_nothing_changes() {
     assert_eq!(lists.slots(), [1, 1, -1]);
     assert_eq!(lists.rows(), 3);
 }
+
+/// What is there stays, also a zero's sign: nothing is added.
+#[test]
+fn a_batch_without_adapters_leaves_y_alone() {
+    let random = &mut StdRng::seed_from_u64(3);
+    let mut served = served(random);
+    served.biases = None;
+    served.delta_only = true;
+    let mut device = OnDevice::new(&served, &gpu().stream);
+    for tokens in [3, 70] {
+        let batch = Batch {
+            x: numbers(random, tokens * 136, 1.0),
+            lists: vec![vec![]; tokens],
+        };
+        let y = device.run(&batch, -0.0);
+        let kept = |value: &bf16| value.to_bits() == bf16::NEG_ZERO.to_bits();
+        assert!(y.iter().flatten().all(kept), "{tokens} tokens");
+    }
+}
