@@ -284,9 +284,9 @@ impl Problem {
         Ok(self)
     }
 
-    /// Sets which adapters each row of x uses. With a table, the rank of a projection is the largest
-    /// that an adapter of the table may have there, and the adapters' layouts don't matter: the
-    /// table has their addresses and strides. Forwards with a table have no dropout yet.
+    /// Sets which adapters each row of x uses. With a table, the rank of a projection is the
+    /// largest that an adapter of the table may have there, and the adapters' layouts don't matter:
+    /// the table has their addresses and strides. Forwards with a table have no dropout yet.
     ///
     /// # Errors
     /// [`Error::Dimension`] unless a table has between 1 and [`Problem::MAX_DIMENSION`] slots, a
@@ -308,8 +308,8 @@ impl Problem {
         Ok(self)
     }
 
-    /// Sets whether there will be no backward. Then nothing is saved for one, and a forward of up to
-    /// [`Problem::DECODE_TOKENS`] tokens without dropout takes one launch.
+    /// Sets whether there will be no backward. Then nothing is saved for one, and a forward of up
+    /// to [`Problem::DECODE_TOKENS`] tokens without dropout takes one launch.
     pub fn with_inference(mut self, inference: bool) -> Self {
         self.inference = inference;
         self
@@ -317,18 +317,18 @@ impl Problem {
 
     /// Sets whether the bits of a row of y depend on nothing but this row, its adapters, and the
     /// weights: not on other rows, on how many there are, nor on whether the forward is one for
-    /// inference or for training. The default is not, which is faster: batch-invariant forwards read
-    /// the weight once for every [`Problem::DECODE_TOKENS`] tokens. They have no dropout and take
-    /// weights stored (out, in). It asks nothing of a backward, whose results are the same bits on
-    /// every run either way.
+    /// inference or for training. The default is not, which is faster: batch-invariant forwards
+    /// read the weight once for every [`Problem::DECODE_TOKENS`] tokens. They have no dropout and
+    /// take weights stored (out, in). It asks nothing of a backward, whose results are the same
+    /// bits on every run either way.
     pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
         self.batch_invariant = batch_invariant;
         self
     }
 
-    /// Sets whether only the adapters are computed, for frameworks that have a base product of their
-    /// own. A forward then adds to y what the adapters make of x, and a backward adds to dx what
-    /// they make of dy. The weight is not used. Such forwards have no dropout yet.
+    /// Sets whether only the adapters are computed, for frameworks that have a base product of
+    /// their own. A forward then adds to y what the adapters make of x, and a backward adds to dx
+    /// what they make of dy. The weight is not used. Such forwards have no dropout yet.
     pub fn with_delta_only(mut self, delta_only: bool) -> Self {
         self.delta_only = delta_only;
         self
@@ -543,8 +543,8 @@ impl Problem {
         }
     }
 
-    /// The columns of S and T: the sum of the ranks, each rounded up to 16, and with a table as many
-    /// for each place in a row's list.
+    /// The columns of S and T: the sum of the ranks, each rounded up to 16, and with a table as
+    /// many for each place in a row's list.
     pub fn padded_ranks(&self) -> usize {
         self.rank_offset(self.projections.len())
     }

@@ -1,6 +1,7 @@
 //! The kernels' parameter structs, field for field as in `kernels/common/params.cuh`,
-//! `kernels/common/mask_origin.cuh`, `kernels/common/rows.cuh` and `kernels/decode/params.cuh`, which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all fields
-//! and the values of the enums as nvcc compiled them, and a test compares them with these.
+//! `kernels/common/mask_origin.cuh`, `kernels/common/rows.cuh` and `kernels/decode/params.cuh`,
+//! which document the fields. The kernel `lora_layout_check` writes the sizes, the offsets of all
+//! fields and the values of the enums as nvcc compiled them, and a test compares them with these.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -98,10 +98,10 @@ impl<M, B, A> Inputs<M, B, A> {
         self
     }
 
-    /// Sets whether the bits of a row of y depend on nothing but this row: not on other rows, nor on
-    /// whether [`LoraLinear::forward`](crate::LoraLinear::forward) or
-    /// [`LoraLinear::infer`](crate::LoraLinear::infer) computes it. The default is not, which can be
-    /// faster.
+    /// Sets whether the bits of a row of y depend on nothing but this row: not on other rows, nor
+    /// on whether [`LoraLinear::forward`](crate::LoraLinear::forward) or
+    /// [`LoraLinear::infer`](crate::LoraLinear::infer) computes it. The default is not, which can
+    /// be faster.
     pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
         self.batch_invariant = batch_invariant;
         self

@@ -21,8 +21,8 @@ use crate::{Problem, Result, Role};
 pub struct BackwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// grad_b, grad_a and grad_x, or those of `rows_backward`. Without tokens only grad_a and grad_x, whose last blocks sum zero
-    /// partial gradients.
+    /// grad_b, grad_a and grad_x, or those of `rows_backward`. Without tokens only grad_a and
+    /// grad_x, whose last blocks sum zero partial gradients.
     launches: Vec<Launch>,
     saved: SavedLayout,
     pub(crate) splits: Splits,

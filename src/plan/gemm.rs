@@ -34,8 +34,8 @@ impl Product {
         }
     }
 
-    /// The same with a block for every tile. Blocks that share one count their arrivals in words that
-    /// an earlier launch has to zero.
+    /// The same with a block for every tile. Blocks that share one count their arrivals in words
+    /// that an earlier launch has to zero.
     pub fn unsplit(self) -> Self {
         Self {
             split: false,

@@ -132,8 +132,8 @@ impl AdapterTable {
         })
     }
 
-    /// Puts an adapter into the first empty slot, and returns the slot. `parts` has an item for each
-    /// projection, `None` for one that the adapter leaves alone.
+    /// Puts an adapter into the first empty slot, and returns the slot. `parts` has an item for
+    /// each projection, `None` for one that the adapter leaves alone.
     ///
     /// # Errors
     /// [`Error::TableFull`], and those of [`AdapterTable::replace`].

@@ -74,7 +74,8 @@ pub struct Arguments {
     /// Without a backward: up to 64 tokens without dropout take one launch
     #[arg(long)]
     inference: bool,
-    /// Rows go through adapters of a table with so many slots; --rank is the largest of a projection
+    /// Rows go through adapters of a table with so many slots; --rank is the largest of a
+    /// projection
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
     /// The most adapters of a row

@@ -1,5 +1,5 @@
-//! Batch-invariant problems: a row's bits are those of the row alone, whatever else is in the batch,
-//! in whichever order, however many rows there are, and whether a backward follows or not.
+//! Batch-invariant problems: a row's bits are those of the row alone, whatever else is in the
+//! batch, in whichever order, however many rows there are, and whether a backward follows or not.
 
 use half::{bf16, f16};
 use rand::rngs::StdRng;

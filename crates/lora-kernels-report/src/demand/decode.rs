@@ -401,7 +401,7 @@ fn count_peer(
     }
     gpu.stream.synchronize()?;
     gpu.count_dram(true)?;
-    let (kernels, ()) = gpu.counters(&Blocks::All, || Ok(peers.run(&launches, &memory)?))?;
+    let (kernels, ()) = gpu.counters(&Blocks::All, || peers.run(&launches, &memory))?;
     gpu.count_dram(false)?;
     let plain = batch.decode(PLAIN, Vec::new(), &[]);
     let mut works = vec![Work {
