@@ -121,12 +121,9 @@ fn rows_do_not_depend_on_the_batch<T: Number>() {
                 .multiprocessors(if tokens == 1 { 1000 } else { 3 })
         };
         let mut part = TestLayer::<T>::random(&case);
-        let rows = |matrix: &Placed<T>| {
-            let columns = matrix.cols;
-            let rows = &matrix.rows()[first * columns..][..tokens * columns];
-            Placed::from_rows(rows, tokens, columns, case.placement_of(0, Role::X))
-        };
-        part.x = rows(&all.x);
+        let columns = all.x.cols;
+        let rows = &all.x.rows()[first * columns..][..tokens * columns];
+        part.x = Placed::from_rows(rows, tokens, columns, case.placement_of(0, Role::X));
         let given = part.forward();
         for (i, (given, expected)) in given.y.iter().zip(&expected.y).enumerate() {
             let columns = expected.cols;

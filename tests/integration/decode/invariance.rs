@@ -65,9 +65,9 @@ fn rows_keep_their_bits<T: Number, A: Number>(in_features: usize, seed: u64) {
             which.truncate(random.random_range(1..=which.len()));
             for (row, (i, y)) in which.iter().zip(run(&which)).enumerate() {
                 let same = y.iter().flatten().zip(bits[*i].iter().flatten());
-                let same = same.map(|(a, b)| a.to_f64().to_bits() == b.to_f64().to_bits());
+                let mut same = same.map(|(a, b)| a.to_f64().to_bits() == b.to_f64().to_bits());
                 assert!(
-                    same.fold(true, |all, one| all && one),
+                    same.all(|same| same),
                     "row {row} of {which:?} on {multiprocessors} multiprocessors"
                 );
             }

@@ -205,7 +205,7 @@ impl<E: Number> Matrix<E> {
     }
 
     fn vectorised(&self) -> bool {
-        (self.start | self.stride) * size_of::<E>() % 16 == 0
+        ((self.start | self.stride) * size_of::<E>()).is_multiple_of(16)
     }
 
     /// Compares the device's values with what they must be: (value, bound of its error) without
@@ -381,8 +381,8 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
             entries.extend(part.scaling.to_ne_bytes());
             let same = T::DTYPE == A::DTYPE;
             let flags = 1
-                | 2 * u32::from(same && part.a.vectorised())
-                | 4 * u32::from(same && part.b.vectorised());
+                | (2 * u32::from(same && part.a.vectorised()))
+                | (4 * u32::from(same && part.b.vectorised()));
             entries.extend(flags.to_ne_bytes());
             entries.extend([0; 4]);
             gradients.extend([part.da.address(), part.db.address()]);
@@ -423,10 +423,7 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
         dropout,
         saved: lora_kernels::Saved::Split {
             s: address(&saved_s),
-            mask: words
-                .as_ref()
-                .filter(|_| !batch.redrawn)
-                .map(|words| address(words)),
+            mask: words.as_ref().filter(|_| !batch.redrawn).map(address),
         },
         record: None,
         dx: batch.input_gradient.then(|| dx.address()),
@@ -437,8 +434,8 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
                 wrong: address(&wrong),
                 gradients: address(&gradients),
             },
-            slots: slots.as_ref().map_or(0, |slots| address(slots)),
-            weights: weights.as_ref().map(|weights| address(weights)),
+            slots: slots.as_ref().map_or(0, address),
+            weights: weights.as_ref().map(address),
         }),
     };
     // SAFETY: all memory is alive until the results are read.
