@@ -236,8 +236,7 @@ extern "C" __global__ void lora_layout_check(uint32_t* out) {
         TSourceFields, GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
         ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
         DecodeProjectionFields, DecodeFields, RowGradientsFields, RowsGradProjectionFields,
-        RowsGradFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(
-        w);
+        RowsGradFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
     w.words({kEntryPresent, kEntryAVectorised, kEntryBVectorised});

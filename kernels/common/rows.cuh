@@ -27,9 +27,10 @@ struct AdapterEntry {
 // s_first[projection] + place * s_rank[projection] + rank. Those between an adapter's rank and the
 // next multiple of 16 are zero, and no one reads those beyond.
 struct RowAdapterParams {
-    const AdapterEntry* entries;  // (slots, projections); null: `one` is slot 0, and all rows name it
-    const int32_t* slot;          // (m, per_row); a negative one names none
-    const float* weight;          // (m, per_row), by which deltas are multiplied; null: 1
+    const AdapterEntry*
+        entries;          // (slots, projections); null: `one` is slot 0, and all rows name it
+    const int32_t* slot;  // (m, per_row); a negative one names none
+    const float* weight;  // (m, per_row), by which deltas are multiplied; null: 1
     uint32_t* wrong;  // null, or becomes 1 where a row names a slot that is empty or doesn't exist
     int32_t slots, per_row;
     int32_t adapter_f32;
