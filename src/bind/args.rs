@@ -77,6 +77,9 @@ pub struct Rows<T, I, W> {
     pub weights: Option<W>,
 }
 
+/// [`Rows`] at device addresses.
+pub type RawRows = Rows<RawTable, DevicePointer, DevicePointer>;
+
 /// One adapter.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lora<M> {

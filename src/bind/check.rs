@@ -4,13 +4,11 @@ use bytemuck::Zeroable;
 
 use super::extents::{Access, Extents};
 use super::params::{AdapterEntry, DropoutParams, MaskOrigin, RowGradients};
-use super::{DevicePointer, Lora, LoraGradients, RawTable, Rows};
+use super::{DevicePointer, Lora, LoraGradients, RawRows};
 use crate::plan::BUFFER_ALIGNMENT;
 use crate::{
     Argument, DType, Dropout, Error, Hint, Layout, Problem, Projection, Result, Role, RowAdapters,
 };
-
-type RowsArgs = Rows<RawTable, DevicePointer, DevicePointer>;
 
 pub(crate) fn scaling(scaling: f32) -> Result<()> {
     if scaling.is_finite() {
@@ -68,12 +66,15 @@ pub(super) fn dropout(
         });
     }
     if from_memory {
-        let words = Layout {
-            row_stride: 4,
-            alignment: 8,
-        };
-        let what = Argument::Dropout;
-        extents.matrix(Access::Read, what, (1, 4), words, DType::F32, dropout.seed)?;
+        let (what, size) = (Argument::Dropout, (1, 2 * size_of::<u64>() / WORD));
+        words(
+            extents,
+            Access::Read,
+            what,
+            size,
+            size_of::<u64>(),
+            dropout.seed,
+        )?;
     }
     let by_value = |number| if from_memory { 0 } else { number };
     let (row, column) = problem.mask_origin();
@@ -174,7 +175,7 @@ pub(super) fn gradients(
 pub(super) fn rows(
     extents: &mut Extents,
     problem: &Problem,
-    given: Option<&RowsArgs>,
+    given: Option<&RawRows>,
 ) -> Result<()> {
     let RowAdapters::Table { slots, per_row } = problem.row_adapters() else {
         return optional(Argument::Rows, given.is_some(), false, Hint::RowAdapters);
@@ -183,43 +184,25 @@ pub(super) fn rows(
     let Some(rows) = given.filter(|_| problem.tokens() > 0) else {
         return Ok(());
     };
-    let mut words = |access, what, rows: usize, columns: usize, alignment, start| {
-        let layout = Layout {
-            row_stride: columns as i64,
-            alignment,
-        };
-        extents.matrix(access, what, (rows, columns), layout, DType::F32, start)
-    };
-    let words_of_entry = size_of::<AdapterEntry>() / size_of::<f32>();
-    let entries = words_of_entry * problem.projections().len();
+    let entries = words_of::<AdapterEntry>(problem);
+    let (table, tokens) = (&rows.table, problem.tokens());
+    let alignment = align_of::<AdapterEntry>();
+    let (read, what) = (Access::Read, Argument::Table);
     words(
-        Access::Read,
-        Argument::Table,
-        slots,
-        entries,
-        align_of::<AdapterEntry>(),
-        rows.table.entries,
+        extents,
+        read,
+        what,
+        (slots, entries),
+        alignment,
+        table.entries,
     )?;
-    words(
-        Access::Read,
-        Argument::RowSlots,
-        problem.tokens(),
-        per_row,
-        4,
-        rows.slots,
-    )?;
+    let lists = (tokens, per_row);
+    words(extents, read, Argument::RowSlots, lists, WORD, rows.slots)?;
     if let Some(weights) = rows.weights {
-        words(
-            Access::Read,
-            Argument::RowWeights,
-            problem.tokens(),
-            per_row,
-            4,
-            weights,
-        )?;
+        words(extents, read, Argument::RowWeights, lists, WORD, weights)?;
     }
-    if rows.table.wrong != 0 {
-        words(Access::Written, Argument::Table, 1, 1, 4, rows.table.wrong)?;
+    if table.wrong != 0 {
+        words(extents, Access::Written, what, (1, 1), WORD, table.wrong)?;
     }
     Ok(())
 }
@@ -228,7 +211,7 @@ pub(super) fn rows(
 pub(super) fn row_gradients(
     extents: &mut Extents,
     problem: &Problem,
-    given: Option<&RowsArgs>,
+    given: Option<&RawRows>,
 ) -> Result<()> {
     let (RowAdapters::Table { slots, .. }, Some(rows)) = (problem.row_adapters(), given) else {
         return Ok(());
@@ -236,19 +219,34 @@ pub(super) fn row_gradients(
     if problem.tokens() == 0 {
         return Ok(());
     }
-    let columns = size_of::<RowGradients>() / size_of::<f32>() * problem.projections().len();
+    let size = (slots, words_of::<RowGradients>(problem));
+    let alignment = align_of::<RowGradients>();
+    let (what, start) = (Argument::Gradients(None), rows.table.gradients);
+    words(extents, Access::Read, what, size, alignment, start)
+}
+
+/// The bytes of a word.
+const WORD: usize = size_of::<u32>();
+
+/// The words of a table's row, which has a struct for each projection.
+fn words_of<Struct>(problem: &Problem) -> usize {
+    size_of::<Struct>() / WORD * problem.projections().len()
+}
+
+/// Checks the address of dense rows of 32-bit words, and adds their memory.
+fn words(
+    extents: &mut Extents,
+    access: Access,
+    what: Argument,
+    (rows, columns): (usize, usize),
+    alignment: usize,
+    start: DevicePointer,
+) -> Result<()> {
     let layout = Layout {
         row_stride: columns as i64,
-        alignment: align_of::<RowGradients>(),
+        alignment,
     };
-    extents.matrix(
-        Access::Read,
-        Argument::Gradients(None),
-        (slots, columns),
-        layout,
-        DType::F32,
-        rows.table.gradients,
-    )
+    extents.matrix(access, what, (rows, columns), layout, DType::F32, start)
 }
 
 /// Checks that an argument is given exactly if the projection has a rank.

@@ -5,7 +5,7 @@ use super::params::{
     AdapterEntry, AdapterMatrix, ReduceJob, ReduceParams, RowAdapterParams, ScheduleParams,
     entry_flags, mask_source,
 };
-use super::{DevicePointer, Lora, RawTable, Rows};
+use super::{DevicePointer, Lora, RawRows};
 use crate::plan::{Launch, SplitRegions, access};
 use crate::{Mask, Problem, Role, RowAdapters};
 
@@ -118,7 +118,7 @@ pub(super) fn reduce(
 /// Which adapters the rows go through: those of the table, or the one that each projection has.
 pub(super) fn row_adapters(
     problem: &Problem,
-    rows: Option<&Rows<RawTable, DevicePointer, DevicePointer>>,
+    rows: Option<&RawRows>,
     loras: impl Iterator<Item = Option<Lora<DevicePointer>>>,
 ) -> RowAdapterParams {
     let mut params = RowAdapterParams {

@@ -28,7 +28,7 @@ mod tests;
 
 pub use args::{
     Backward, BackwardProjection, DevicePointer, Forward, ForwardProjection, Lora, LoraGradients,
-    Merge, MergeWeight, Pointers, Raw, RawTable, Rows,
+    Merge, MergeWeight, Pointers, Raw, RawRows, RawTable, Rows,
 };
 #[cfg(any(feature = "cuda", test))]
 pub(crate) use backward::backward;

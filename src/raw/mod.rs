@@ -29,7 +29,7 @@ use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merg
 pub use crate::bind::{DevicePointer, ForwardRecord, MergeWeight, RawTable, Saved};
 
 /// The adapters that the rows of [`ForwardArgs`] or [`BackwardArgs`] go through.
-pub type RowsArgs = crate::bind::Rows<RawTable, DevicePointer, DevicePointer>;
+pub type RowsArgs = crate::bind::RawRows;
 
 /// Arguments of [`Kernels::forward_raw`]. Shapes, strides and alignments are those of the plan's
 /// problem.

@@ -6,7 +6,6 @@ use super::flags::Flags;
 use super::matrix::Matrix;
 use super::order::Order;
 use super::views::RowsOfTable;
-use crate::bind::params::AdapterEntry;
 use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
 use crate::plan::SavedLayout;
 use crate::{Argument, DType, Error, Problem, Result, Role, RowAdapters};
@@ -101,22 +100,13 @@ impl<'c, 'a> Checks<'c, 'a> {
     /// Checks that the table has its entries, and that every row has a list. Binding refuses rows
     /// that the problem doesn't have, and their absence.
     pub fn rows(&mut self, rows: Option<&RowsOfTable<'_>>) -> Result<()> {
-        let (Some(rows), RowAdapters::Table { slots, per_row }) =
-            (rows, self.problem.row_adapters())
+        let (Some(rows), RowAdapters::Table { per_row, .. }) = (rows, self.problem.row_adapters())
         else {
             return Ok(());
         };
         rows.table.check_fits(self.problem)?;
-        let entries = slots.saturating_mul(self.problem.projections().len());
-        let needed = entries.saturating_mul(size_of::<AdapterEntry>());
-        bytes(
-            self.order,
-            Argument::Table,
-            Some(&rows.table.entries),
-            needed,
-        )?;
-        self.order
-            .admit(Argument::Table, rows.table.wrong.stream())?;
+        // So it has an entry for each slot and projection.
+        self.order.admit(Argument::Table, rows.table.stream())?;
         // A problem has checked that tokens fit 31 bits.
         let places = self.problem.tokens() * per_row;
         elements(self.order, Argument::RowSlots, &rows.slots, places)?;

@@ -27,17 +27,6 @@ impl Flags {
         Ok(Self { words })
     }
 
-    /// Whether all of them are zero. Waits for the stream that they were allocated on. For tests.
-    ///
-    /// # Errors
-    /// [`crate::Error::Driver`] if they can't be read.
-    #[doc(hidden)]
-    pub fn are_zero(&self) -> Result<bool> {
-        let words = { self.words.stream().clone_dtoh(&self.words) }
-            .map_err(|error| driver_error("reading flags", error))?;
-        Ok(words.iter().all(|&word| word == 0))
-    }
-
     /// The size in bytes.
     pub fn bytes(&self) -> usize {
         self.words.len() * size_of::<u32>()

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::bind::params::DecodeParams;
-use crate::bind::{RawTable, Rows};
+use crate::bind::{RawRows, RawTable};
 use crate::{Argument, RowAdapters};
 
 const FLAGS: DevicePointer = 0x6_0000_0000;
@@ -11,7 +11,7 @@ const WRONG: DevicePointer = 0x8_0000_0000;
 const SLOTS: DevicePointer = 0x9_0000_0000;
 const WEIGHTS: DevicePointer = 0xA_0000_0000;
 
-const ROWS: Rows<RawTable, DevicePointer, DevicePointer> = Rows {
+const ROWS: RawRows = RawRows {
     table: RawTable {
         entries: ENTRIES,
         wrong: WRONG,

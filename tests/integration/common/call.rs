@@ -10,7 +10,7 @@ use lora_kernels::{
 
 use super::device::{Number, gpu};
 use super::layer::{BackwardRun, ForwardRun, Lora, TestLayer};
-use super::memory::{Guarded, Input, Output};
+use super::memory::{Guarded, Input, Output, are_zero};
 
 pub struct ForwardCall<'a, T, A> {
     layer: &'a TestLayer<T, A>,
@@ -98,10 +98,7 @@ impl<'a, T: Number, A: Number> ForwardCall<'a, T, A> {
     /// Panics if anything was written around the results.
     pub fn read_back(&self) -> ForwardRun<T> {
         self.workspace.read_back("forward's workspace");
-        assert!(
-            self.flags.are_zero().expect("flags are read"),
-            "flags stay set"
-        );
+        assert!(are_zero(&self.flags), "flags stay set");
         let y = self.projections.iter().enumerate();
         ForwardRun {
             y: y.map(|(i, memory)| memory.y.read_back(&format!("y {i}")))

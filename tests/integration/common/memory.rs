@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lora_kernels::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
-use lora_kernels::{MatMut, MatRef};
+use lora_kernels::{Flags, MatMut, MatRef};
 
 use super::data::Placed;
 use super::device::{Number, gpu};
@@ -186,4 +186,11 @@ impl Guarded {
         }
         all[content].to_vec()
     }
+}
+
+/// Whether the flags are as a call has to leave them. Waits for their stream.
+pub fn are_zero(flags: &Flags) -> bool {
+    let words = flags.words();
+    let words = words.stream().clone_dtoh(words).expect("flags are read");
+    words.iter().all(|&word| word == 0)
 }

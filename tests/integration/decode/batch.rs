@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::common::device::{Number, gpu};
+use crate::common::memory::are_zero;
 
 /// The most tokens of a batch here.
 const MOST_TOKENS: usize = 200;
@@ -292,7 +293,7 @@ impl<'s, T: Number, A: Number> OnDevice<'s, T, A> {
             .kernels
             .forward(&stream, &plan, args)
             .expect("a forward runs");
-        assert!(self.flags.are_zero().expect("flags"), "flags stay set");
+        assert!(are_zero(&self.flags), "flags stay set");
         let read = y.iter().map(|y| {
             let mut all = stream.clone_dtoh(y).expect("y");
             let guard = all.pop().expect("a guard");
