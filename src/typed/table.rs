@@ -38,7 +38,7 @@ use crate::{
 /// let slot = table.insert(vec![Some(TableLora { a, b, rank, scaling: 2.0 })])?;
 /// // The first and the last token go through the adapter, the second through none.
 /// let lists = table.lists(&[&[(slot, 1.0)], &[], &[(slot, 0.5)]])?;
-/// # Ok::<(), lora_kernels::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct AdapterTable {
     stream: Arc<CudaStream>,
