@@ -1,23 +1,12 @@
-"""Against PyTorch's own autograd, with tensors copied from the CPU.
-
-Only where LORA_KERNELS_TEST_TORCH is 1, since torch is large.
-"""
+"""Against PyTorch's own autograd, on the test device."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
-
-if os.environ.get("LORA_KERNELS_TEST_TORCH") != "1":
-    pytest.skip(
-        "LORA_KERNELS_TEST_TORCH is not 1 (cargo xtask python --torch sets it)",
-        allow_module_level=True,
-    )
-
 import torch
 from torch import nn
 
@@ -102,7 +91,7 @@ def test_gradients_are_those_of_autograd(
     shapes = [(24, 3), (17, 0), (40, 16)]
     projections = made(dtype, shapes, 36, adapter)
     x = torch.rand(2, 5, 36).to(dtype).requires_grad_(True)
-    ys = lora_linears(x, projections, dropout=dropout, copy_to_device=True)
+    ys = lora_linears(x, projections, dropout=dropout)
     dys = [torch.rand(y.shape).to(dtype) for y in ys]
     torch.autograd.backward(ys, dys)
 
@@ -147,7 +136,6 @@ def test_transposed_weights_and_expanded_gradients(mask: Mask) -> None:
         "dropout": DROPOUT,
         "weight_layout": WeightLayout.IN_OUT,
         "mask": mask,
-        "copy_to_device": True,
     }
     # The gradient of a sum is expanded: its rows lie on one another.
     y = lora_linear(x, stored, one.lora_a, one.lora_b, **options)  # type: ignore[arg-type]
@@ -176,7 +164,6 @@ def test_only_what_wants_a_gradient_gets_one() -> None:
         one.lora_b.detach(),
         scaling=1.0,
         bias=one.bias,
-        copy_to_device=True,
     )  # type: ignore[arg-type, union-attr]
     y.sum().backward()
     assert (
@@ -186,17 +173,23 @@ def test_only_what_wants_a_gradient_gets_one() -> None:
         and one.lora_b.grad is None
     )
     with torch.no_grad():
-        assert not lora_linear(
-            x, one.weight, one.lora_a, one.lora_b, scaling=1.0, copy_to_device=True
-        ).requires_grad  # type: ignore[arg-type]
+        assert not lora_linear(x, one.weight, one.lora_a, one.lora_b, scaling=1.0).requires_grad  # type: ignore[arg-type]
 
 
 def test_a_module_trains_and_has_the_parameters_of_its_adapter_alone() -> None:
     torch.manual_seed(3)
     base = nn.Linear(20, 12)
-    layer = LoraLinear(base, rank=3, lora_alpha=6, dropout_p=0.2, copy_to_device=True)
-    assert [name for name, _ in layer.named_parameters()] == ["lora_A", "lora_B"]
-    assert sorted(layer.state_dict()) == ["bias", "lora_A", "lora_B", "weight"]
+    layer = LoraLinear(base, rank=3, lora_alpha=6, dropout_p=0.2)
+    assert [name for name, one in layer.named_parameters() if one.requires_grad] == [
+        "lora_A.weight",
+        "lora_B.weight",
+    ]
+    assert sorted(layer.state_dict()) == [
+        "base_layer.bias",
+        "base_layer.weight",
+        "lora_A.weight",
+        "lora_B.weight",
+    ]
     x, target = torch.rand(6, 20), torch.rand(6, 12)
     # lora_B is zero at first: the layer is its base.
     near(layer(x), base(x), torch.float32)
@@ -219,8 +212,8 @@ def test_torch_repeats_a_mask_after_the_same_seed() -> None:
     first, second = draw_dropout(0.1), draw_dropout(0.1)
     torch.manual_seed(5)
     assert draw_dropout(0.1) == first != second
-    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5, copy_to_device=True)
-    nn.init.ones_(layer.lora_B)
+    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5)
+    nn.init.ones_(layer.lora_B.weight)
     x = torch.rand(6, 20)
     from torch.utils.checkpoint import checkpoint
 
@@ -234,12 +227,12 @@ def test_torch_repeats_a_mask_after_the_same_seed() -> None:
 
 
 def test_an_empty_batch_has_zero_gradients() -> None:
-    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5, copy_to_device=True)
+    layer = LoraLinear(nn.Linear(20, 12), rank=3, lora_alpha=6, dropout_p=0.5)
     x = torch.rand(2, 0, 20, requires_grad=True)
     y = layer(x)
     assert y.shape == (2, 0, 12)
     y.sum().backward()
-    for tensor in (layer.lora_A, layer.lora_B):
+    for tensor in (layer.lora_A.weight, layer.lora_B.weight):
         assert tensor.grad is not None and not tensor.grad.any()
     assert x.grad is not None and x.grad.shape == x.shape
 
@@ -248,32 +241,23 @@ def test_what_torch_users_are_told() -> None:
     (one,) = made(torch.float32, [(24, 4)], 20)
     x = torch.rand(7, 20)
 
-    def call(
+    def told(
+        kind: type[Exception],
+        text: str,
         x: torch.Tensor = x,
         weight: torch.Tensor = one.weight,
-        copy_to_device: bool = True,
         **options: Any,
     ) -> None:
-        options = {"scaling": 1.0, "copy_to_device": copy_to_device} | options
-        lora_linear(x, weight, one.lora_a, one.lora_b, **options)  # type: ignore[arg-type]
+        with pytest.raises(kind, match=text):
+            lora_linear(x, weight, one.lora_a, one.lora_b, **{"scaling": 1.0} | options)  # type: ignore[arg-type]
 
-    with pytest.raises(
-        ValueError,
-        match="the tensors are on the CPU: move them to a CUDA device, or say copy_to_device=True",
-    ):
-        call(copy_to_device=False)
     for dropout_p in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ValueError, match="it must be at least 0 and below 1"):
-            call(dropout_p=dropout_p)
-    with pytest.raises(TypeError, match="a tensor of torch.float64"):
-        call(x.double())
-    with pytest.raises(ValueError, match="it must be frozen"):
-        call(weight=leaf(one.weight))
-    with pytest.raises(ValueError, match="takes 20 features, x has 19"):
-        call(torch.rand(7, 19))
-    with pytest.raises(ValueError, match="at least one feature"):
-        call(torch.rand(7, 0))
+        told(ValueError, "it must be at least 0 and below 1", dropout_p=dropout_p)
+    told(TypeError, "x is torch.float64", x.double())
+    told(ValueError, "it must be frozen", weight=leaf(one.weight))
+    told(ValueError, "the weight takes 20 features, x has 19", torch.rand(7, 19))
+    told(ValueError, "at least one feature", torch.rand(7, 0))
+    told(TypeError, "the weight is torch.float32 and x is torch.bfloat16", x.bfloat16())
+    told(ValueError, "to a CUDA device", torch.empty(7, 20, device="meta"))
     with pytest.raises(ValueError, match="no projection has an adapter"):
-        lora_linears(x, [LoraProjection(one.weight)], copy_to_device=True)
-    with pytest.raises(TypeError, match="weight is F32, the plan was made for BF16"):
-        call(x.bfloat16())
+        lora_linears(x, [LoraProjection(one.weight)])
