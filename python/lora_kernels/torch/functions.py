@@ -36,8 +36,7 @@ def lora_linear(
     generator: torch.Generator | None = None,
     weight_layout: WeightLayout = WeightLayout.OUT_IN,
     mask: Mask = Mask.STORED,
-    mask_row: int = 0,
-    mask_column: int = 0,
+    mask_origin: tuple[int, int] = (0, 0),
 ) -> torch.Tensor:
     """x*W^T + bias + scaling*drop(x)*A^T*B^T, for x (..., in_features).
 
@@ -45,8 +44,8 @@ def lora_linear(
     forward and again in backward, and what it made is not kept. lora_a (rank, in_features), lora_b
     (out_features, rank): of x's type, or float32 over float16 and bfloat16. dropout_p > 0 draws a
     mask from the generator (None: torch's default one of x's device); `dropout` gives one instead.
-    mask_row, mask_column: where x, a shard, begins in the mask of the whole layer; the column is a
-    multiple of 8.
+    mask_origin: row and column where x, a shard, begins in the mask of the whole layer; the column
+    is a multiple of 8.
     """
     return _run(
         x,
@@ -56,7 +55,7 @@ def lora_linear(
         dropout_p,
         dropout,
         generator,
-        _options(weight_layout, mask, mask_row, mask_column),
+        _options(weight_layout, mask, mask_origin),
     )[0]
 
 
@@ -69,8 +68,7 @@ def lora_linears(
     generator: torch.Generator | None = None,
     weight_layout: WeightLayout = WeightLayout.OUT_IN,
     mask: Mask = Mask.STORED,
-    mask_row: int = 0,
-    mask_column: int = 0,
+    mask_origin: tuple[int, int] = (0, 0),
 ) -> tuple[torch.Tensor, ...]:
     """As `lora_linear`, of up to 8 projections of the same x (q, k and v, or gate and up).
 
@@ -90,7 +88,7 @@ def lora_linears(
         dropout_p,
         dropout,
         generator,
-        _options(weight_layout, mask, mask_row, mask_column),
+        _options(weight_layout, mask, mask_origin),
     )
 
 
@@ -103,8 +101,7 @@ def lora_delta(
     dropout: Dropout | None = None,
     generator: torch.Generator | None = None,
     mask: Mask = Mask.STORED,
-    mask_row: int = 0,
-    mask_column: int = 0,
+    mask_origin: tuple[int, int] = (0, 0),
 ) -> tuple[torch.Tensor, ...]:
     """ys + scaling*drop(x)*A^T*B^T of each projection: adapters over outputs of other layers.
 
@@ -128,7 +125,7 @@ def lora_delta(
         dropout_p,
         dropout,
         generator,
-        _options(WeightLayout.OUT_IN, mask, mask_row, mask_column, delta=True),
+        _options(WeightLayout.OUT_IN, mask, mask_origin, delta=True),
     )
     for index, y in zip(adapted, added):
         results[index] = y
@@ -136,10 +133,10 @@ def lora_delta(
 
 
 def _options(
-    weight_layout: WeightLayout, mask: Mask, mask_row: int, mask_column: int, delta: bool = False
+    weight_layout: WeightLayout, mask: Mask, mask_origin: tuple[int, int], delta: bool = False
 ) -> tuple[bool, bool, bool, int, int]:
     is_transposed = weight_layout is WeightLayout.IN_OUT
-    return is_transposed, delta, mask is Mask.REDRAWN, mask_row, mask_column
+    return is_transposed, delta, mask is Mask.REDRAWN, *mask_origin
 
 
 def check_probability(dropout_p: float) -> None:
