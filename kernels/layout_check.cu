@@ -196,7 +196,7 @@ struct RowsGradFields : RowsGradParams {
                                  dx_stride, m, k, projections, base, gradient_f32, accumulate_a,
                                  accumulate_b, accumulate_dx, weight_transposed, x_vectorised,
                                  dx_vectorised, counter_count, rank_tiles, mask_source, dropout,
-                                 schedule, rows, one, projection);
+                                 schedule, rows, one, projection, origin);
     }
 };
 struct MergeAdapterFields : MergeAdapter {

@@ -46,30 +46,6 @@ struct KeepBits {
     uint64_t upper, lower;
 };
 
-// Keep bits of 64 columns of two rows, drawn by the quads of a warp together: lane l receives those
-// of rows row0 + l / 4 and that + 8, columns 64 * block and on; each lane of a quad draws a
-// quarter. All 32 lanes must call it.
-__device__ __forceinline__ KeepBits draw(const DropoutParams& dropout, int row0, int block) {
-    const int lane = threadIdx.x % 32;
-    const uint32_t row = row0 + lane / 4;
-    const uint32_t group = 8 * block + 2 * (lane % 4);
-    // This lane's 16 columns, the upper row's in the low half
-    const uint32_t own = keep_bits(dropout, row, group) | keep_bits(dropout, row, group + 1) << 8 |
-                         keep_bits(dropout, row + 8, group) << 16 |
-                         keep_bits(dropout, row + 8, group + 1) << 24;
-    const uint32_t other = __shfl_xor_sync(~0u, own, 1);
-    const uint32_t first = lane % 2 == 0 ? own : other, second = lane % 2 == 0 ? other : own;
-    const uint32_t upper = ptx::prmt(first, second, 0x5410),
-                   lower = ptx::prmt(first, second, 0x7632);
-    const uint32_t far_upper = __shfl_xor_sync(~0u, upper, 2),
-                   far_lower = __shfl_xor_sync(~0u, lower, 2);
-    const auto join = [&](uint32_t near, uint32_t far) {
-        return lane % 4 < 2 ? static_cast<uint64_t>(far) << 32 | near
-                            : static_cast<uint64_t>(near) << 32 | far;
-    };
-    return {join(upper, far_upper), join(lower, far_lower)};
-}
-
 // The bits of block `block` that are columns of a matrix with `columns` of them.
 __device__ __forceinline__ uint64_t inside(int columns, int block) {
     const int valid = columns - kBlock * block;

@@ -32,8 +32,27 @@ struct DrawnGradXSm90Params : GradXSm90Params {
 
 namespace dropout {
 
-// As draw(dropout, row0, block), of a shard's rows and columns. The words are read at every call:
-// a kernel that draws has no registers to keep them in, and they stay in the L1 cache.
+// The dropout with its seed and offset from memory where they are there. The lanes of a quad read a
+// part each: in wide kernels a branch instead makes ptxas spill. All 32 lanes must call it.
+__device__ __forceinline__ DropoutParams seeded(const DropoutParams& by_value,
+                                                const MaskOrigin& origin) {
+    const uint32_t* const words =
+        reinterpret_cast<const uint32_t*>(origin.words != nullptr ? origin.words : &by_value.seed);
+    const uint32_t own = words[threadIdx.x % 4];
+    const auto pair = [&](int first) {
+        return __shfl_sync(~0u, own, first) |
+               static_cast<uint64_t>(__shfl_sync(~0u, own, first + 1)) << 32;
+    };
+    DropoutParams dropout = by_value;
+    dropout.seed = pair(0);
+    dropout.offset = pair(2);
+    return dropout;
+}
+
+// Keep bits of 64 columns of two rows of the shard, drawn by the quads of a warp together: lane l
+// receives those of rows row0 + l / 4 and that + 8, columns 64 * block and on; each lane of a quad
+// draws a quarter. All 32 lanes must call it. The words are read at every call: a kernel that draws
+// has no registers to keep them in, and they stay in the L1 cache.
 __device__ __forceinline__ KeepBits draw(const DropoutParams& by_value, const MaskOrigin& origin,
                                          int row0, int block) {
     DropoutParams dropout = by_value;

@@ -3,8 +3,12 @@
 #pragma once
 #include "common/accumulator.cuh"
 #include "decode/part.cuh"
+#include "rows/members.cuh"
 
 namespace decode {
+
+using rows::entry;
+using rows::rank_of;
 
 inline constexpr int kMaxTokens = 64;
 inline constexpr int kMaxPlaces = kMaxTokens * kMaxRowAdapters;
@@ -81,37 +85,22 @@ struct Lists {
     }
 };
 
-// Entry (slot, projection) of the table
-__device__ __forceinline__ const AdapterEntry& entry(const RowAdapterParams& rows, int projections,
-                                                     int slot, int projection) {
-    return rows.entries == nullptr
-               ? rows.one[projection]
-               : rows.entries[static_cast<int64_t>(slot) * projections + projection];
-}
-
-// The ranks that an entry has in a projection
-__device__ __forceinline__ int rank_of(const RowAdapterParams& rows, int projections, int slot,
-                                       int projection) {
-    const int most = rows.s_rank[projection];
-    return most == 0 ? 0 : min(entry(rows, projections, slot, projection).rank, most);
-}
-
 // Of the rows of a part, by one warp
 __device__ __forceinline__ void find_lists(const RowAdapterParams& rows, const Part& part,
                                            int projections, Lists& lists) {
     const int lane = threadIdx.x % 32;
     const int places = part.rows * rows.per_row;
     const int64_t first_place = part.row0 * rows.per_row;
+    const bool says_wrong = rows.wrong != nullptr && part.block == 0;
     for (int i = lane; i < places; i += 32) {
         int slot = rows.slot == nullptr ? 0 : rows.slot[first_place + i];
         const float weight = rows.weight == nullptr ? 1.0f : rows.weight[first_place + i];
-        const bool wrong =
-            slot >= rows.slots ||
-            (slot >= 0 && (entry(rows, projections, slot, 0).flags & kEntryPresent) == 0);
-        if (wrong && rows.wrong != nullptr && part.block == 0) {
+        slot = slot < 0 || weight == 0.0f ? -1 : slot;
+        const bool wrong = slot >= 0 && !rows::exists(rows, projections, slot);
+        if (wrong && says_wrong) {
             atomicOr(rows.wrong, 1u);
         }
-        slot = wrong || weight == 0.0f ? -1 : slot;
+        slot = wrong ? -1 : slot;
         lists.named[i] = slot;
         lists.weight[i] = weight;
     }
@@ -166,8 +155,12 @@ __device__ __forceinline__ void find_lists(const RowAdapterParams& rows, const P
             const int i = base + lane;
             int end = 0;
             if (i < count) {
-                end = padded_rank(rank_of(rows, projections, lists.slot[i], projection)) /
-                      kGroupRanks;
+                const int slot = lists.slot[i];
+                const int rank = rank_of(rows, projections, slot, projection);
+                if (says_wrong && rank != entry(rows, projections, slot, projection).rank) {
+                    atomicOr(rows.wrong, 1u);
+                }
+                end = padded_rank(rank) / kGroupRanks;
             }
 #pragma unroll
             for (int step = 1; step < 32; step *= 2) {

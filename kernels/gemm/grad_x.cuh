@@ -201,22 +201,6 @@ struct GradX {
         }
     }
 
-    // The dropout with its seed and offset from memory where they are there. The lanes of a quad
-    // read a part each: a branch instead makes ptxas spill the widest tile on 12.0.
-    __device__ __forceinline__ static DropoutParams seeded(const DrawnGradXParams& p) {
-        const uint32_t* const words = reinterpret_cast<const uint32_t*>(
-            p.origin.words != nullptr ? p.origin.words : &p.dropout.seed);
-        const uint32_t own = words[threadIdx.x % 4];
-        const auto pair = [&](int first) {
-            return __shfl_sync(~0u, own, first) |
-                   static_cast<uint64_t>(__shfl_sync(~0u, own, first + 1)) << 32;
-        };
-        DropoutParams dropout = p.dropout;
-        dropout.seed = pair(0);
-        dropout.offset = pair(2);
-        return dropout;
-    }
-
     // acc = keep_scale * mask o acc, for the warp's part of dx that begins at (row0, column0)
     __device__ __forceinline__ static void drop(const DrawnGradXParams& p, typename G::Acc& acc,
                                                 int row0, int column0) {
@@ -235,8 +219,8 @@ struct GradX {
             const dropout::KeepBits keep =
                 p.mask_source == MaskSource::kStored
                     ? dropout::KeepBits{stored(upper_row), stored(upper_row + 8)}
-                    : dropout::draw(seeded(p), {nullptr, p.origin.row0, p.origin.group0},
-                                    row0 + row, word);
+                    : dropout::draw(dropout::seeded(p.dropout, p.origin),
+                                    {nullptr, p.origin.row0, p.origin.group0}, row0 + row, word);
             for_each_column_pair([&](int column, float(&value)[4]) {
                 const uint32_t upper = static_cast<uint32_t>(keep.upper >> (shift + column));
                 const uint32_t lower = static_cast<uint32_t>(keep.lower >> (shift + column));

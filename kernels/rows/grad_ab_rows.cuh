@@ -266,6 +266,7 @@ struct GradAbRows {
             const Rows& rows = list();
             const int block = column0 / dropout::kBlock;
             uint32_t* const words = reinterpret_cast<uint32_t*>(block_memory() + kMaskOffset);
+            const DropoutParams drawn = dropout::seeded(p.dropout, p.origin);
 #pragma unroll 1
             for (int i = threadIdx.x; i < 2 * kRows; i += kThreads) {
                 uint32_t bits = 0;
@@ -275,11 +276,11 @@ struct GradAbRows {
                         bits = static_cast<uint32_t>(
                             p.mask[static_cast<int64_t>(block) * p.m + row] >> 32 * (i % 2));
                     } else {
+                        const uint32_t group0 = p.origin.group0 + 8 * block + 4 * (i % 2);
 #pragma unroll 1
                         for (int group = 0; group < 4; ++group) {
-                            bits |=
-                                dropout::keep_bits(p.dropout, row, 8 * block + 4 * (i % 2) + group)
-                                << 8 * group;
+                            bits |= dropout::keep_bits(drawn, p.origin.row0 + row, group0 + group)
+                                    << 8 * group;
                         }
                     }
                 }

@@ -3,6 +3,7 @@
 // projection i W (n, k) or, transposed, (k, n), and dy (m, n); S and T (m, s_stride) as
 // common/rows.cuh says.
 #pragma once
+#include "common/mask_origin.cuh"
 #include "common/rows.cuh"
 
 // Where the gradients of one projection's part of an adapter go. Null where nobody wants them.
@@ -47,4 +48,5 @@ struct RowsGradParams {
     RowAdapterParams rows;
     RowGradients one[kMaxProjections];
     RowsGradProjection projection[kMaxProjections];
+    MaskOrigin origin;
 };

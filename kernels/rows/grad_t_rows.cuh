@@ -1,6 +1,6 @@
 // T = factor * dy * B of every row's adapters, rounded once: a block per 64 rows, projection and 64
 // ranks goes through the adapters of its rows. The first block lists those of the whole batch for
-// the launch that follows, and says whether a row names one that isn't there.
+// the launch that follows, and says whether a row names one that isn't there or has wrong ranks.
 #pragma once
 #include "common/adapter.cuh"
 #include "common/table.cuh"
@@ -170,7 +170,12 @@ struct GradTRows {
             }
             int at = found + end - __popc(word);
             while (word != 0) {
-                p.adapters[1 + at] = slot0 + (word0 + lane) * 32 + __ffs(word) - 1;
+                const int slot = slot0 + (word0 + lane) * 32 + __ffs(word) - 1;
+                p.adapters[1 + at] = slot;
+                if (p.rows.wrong != nullptr &&
+                    !rows::has_sound_ranks(p.rows, p.projections, slot)) {
+                    atomicOr(p.rows.wrong, 1u);
+                }
                 word &= word - 1;
                 ++at;
             }

@@ -2,7 +2,6 @@
 // or the second part alone: the low-rank part first, masked in the accumulator, then the main loops
 // on top.
 #pragma once
-#include "common/dropout.cuh"
 #include "gemm/gemm.cuh"
 #include "rows/grad_params.cuh"
 #include "rows/members.cuh"
@@ -268,7 +267,8 @@ struct GradXRows {
             const dropout::KeepBits keep =
                 p.mask_source == MaskSource::kStored
                     ? dropout::KeepBits{stored(upper_row), stored(upper_row + 8)}
-                    : dropout::draw(p.dropout, row0 + row, word);
+                    : dropout::draw(dropout::seeded(p.dropout, p.origin),
+                                    {nullptr, p.origin.row0, p.origin.group0}, row0 + row, word);
             for_each_column_pair([&](int column, float(&value)[4]) {
                 const uint32_t upper = static_cast<uint32_t>(keep.upper >> (shift + column));
                 const uint32_t lower = static_cast<uint32_t>(keep.lower >> (shift + column));

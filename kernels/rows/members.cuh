@@ -14,11 +14,24 @@ __device__ __forceinline__ const AdapterEntry& entry(const RowAdapterParams& row
                : rows.entries[static_cast<int64_t>(slot) * projections + projection];
 }
 
-// The ranks that an adapter has in a projection
+// The ranks that an adapter has in a projection. None where the entry has more than the table takes
+// or a negative number, which only who writes entries without us can do.
 __device__ __forceinline__ int rank_of(const RowAdapterParams& rows, int projections, int slot,
                                        int projection) {
     const int most = rows.s_rank[projection];
-    return most == 0 ? 0 : min(entry(rows, projections, slot, projection).rank, most);
+    const int rank = most == 0 ? 0 : entry(rows, projections, slot, projection).rank;
+    return rank < 0 || rank > most ? 0 : rank;
+}
+
+// Whether rank_of took the ranks of a slot as they are
+__device__ __forceinline__ bool has_sound_ranks(const RowAdapterParams& rows, int projections,
+                                                int slot) {
+    bool sound = true;
+    for (int projection = 0; projection < projections; ++projection) {
+        const int rank = entry(rows, projections, slot, projection).rank;
+        sound = sound && rank == rank_of(rows, projections, slot, projection);
+    }
+    return sound;
 }
 
 // Whether a slot that a row names holds an adapter

@@ -27,7 +27,7 @@ pub(super) struct Call<'a> {
     pub saved: SavedAddresses,
     pub workspace: Buffer,
     pub dropout: DropoutParams,
-    origin: MaskOrigin,
+    pub origin: MaskOrigin,
 }
 
 /// Checks a backward, then calls `launch` for each launch of the plan, in order, with its

@@ -437,6 +437,7 @@ parameters! {
         rows: RowAdapterParams,
         one: [RowGradients; PROJECTIONS],
         projection: [RowsGradProjection; PROJECTIONS],
+        origin: MaskOrigin,
     }
 
     struct MergeAdapter {

@@ -54,6 +54,7 @@ fn params(call: &Call<'_>, needs: &RowsBackward) -> RowsGradParams {
         rank_tiles: needs.rank_tiles as i32,
         mask_source: common::backward_mask(problem),
         dropout: call.dropout,
+        origin: call.origin,
         rows: common::row_adapters(
             problem,
             args.rows.as_ref(),

@@ -8,7 +8,7 @@ use super::access::GemmAccess;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::{Access, Arch, DeviceProps, Launch, Operation, Region, SplitRegions, Variant, arch};
-use crate::{Error, Mask, Problem, Result, Role, RowAdapters};
+use crate::{Problem, Result, Role, RowAdapters};
 
 /// What the launches need besides the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -37,12 +37,6 @@ pub(super) fn launches(
     workspace: &mut BufferLayout,
 ) -> Result<(Vec<Launch>, RowsBackward)> {
     let tokens = problem.tokens();
-    let elsewhere = problem.has_dropout_from_memory() || problem.mask_origin() != (0, 0);
-    if elsewhere && problem.has_dropout() && problem.mask() == Mask::Redrawn {
-        return Err(Error::NoKernel {
-            what: "a backward of rows with adapters of a table, or of the adapters' part alone, that draws a shard's mask again or takes the seed from memory (store the mask instead)".into(),
-        });
-    }
     if tokens == 0 && problem.row_adapters().is_table() {
         return Ok((Vec::new(), RowsBackward::default()));
     }

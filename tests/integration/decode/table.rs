@@ -1,6 +1,7 @@
 //! The table of adapters: what it takes and refuses, and rows that name what isn't there.
 
 use half::bf16;
+use lora_kernels::cudarc::driver::result;
 use lora_kernels::{AdapterTable, DType, Error, Problem, RowAdapters, TableLora};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -87,6 +88,44 @@ fn rows_that_name_nothing_are_told_of() {
         assert_eq!(given, y, "{wrong:?}");
         assert!(device.table.take_wrong().unwrap(), "{wrong:?}");
         assert!(!device.table.take_wrong().unwrap(), "{wrong:?}");
+    }
+    // What has a weight of 0 isn't named.
+    let mut weights = weights;
+    (weights[2], weights[4]) = (0.0, 0.0);
+    let given = device.run_slots(&batch, &slots([1, i32::MAX]), &weights, 0.0);
+    assert_eq!(given, y);
+    assert!(!device.table.take_wrong().unwrap());
+}
+
+/// Only who writes entries without us can make such ones.
+#[test]
+fn ranks_that_no_table_takes_are_none() {
+    let random = &mut StdRng::seed_from_u64(4);
+    let mut served = served(random);
+    served.fill(random, 1, &[20, 8]);
+    let mut device = OnDevice::new(&served, &gpu().stream);
+    let lists = vec![vec![(0, 1.0), (1, 1.0)], vec![], vec![(1, -1.0)]];
+    let slots = [0, 1, -1, -1, 1, -1];
+    let weights = [1.0, 1.0, 0.0, 0.0, -1.0, 0.0];
+    let mut batch = Batch {
+        x: numbers(random, 3 * 136, 1.0),
+        lists,
+    };
+    let y = device.run_slots(&batch, &slots, &weights, 0.0);
+    assert_right(&served, &batch, &y, 0.0);
+    assert!(!device.table.take_wrong().unwrap());
+    // (slots, projections) of entries of 48 bytes, in which the rank is at 32
+    let first = device.table.raw().entries + 2 * 48;
+    batch.lists = vec![vec![(0, 1.0)], vec![], vec![]];
+    for rank in [-1, i32::MIN, 33, i32::MAX] {
+        for entry in [first, first + 48] {
+            gpu().stream.synchronize().expect("nothing faults");
+            // SAFETY: a word of the table, which nobody uses now.
+            unsafe { result::memcpy_htod_sync(entry + 32, &[rank]) }.expect("a copy");
+        }
+        let y = device.run_slots(&batch, &slots, &weights, 0.0);
+        assert_right(&served, &batch, &y, 0.0);
+        assert!(device.table.take_wrong().unwrap(), "{rank}");
     }
 }
 

@@ -55,6 +55,25 @@ fn dropout() {
     }
 }
 
+/// A shard's mask, and one whose seed is in memory
+#[test]
+fn dropout_of_shards_and_from_memory() {
+    let batch = |redrawn, from_memory| Batch {
+        dropout: true,
+        redrawn,
+        from_memory,
+        origin: (77, 24),
+        ..Batch::random(70, 72, 40, &[9, 16])
+    };
+    check::<bf16, bf16>(&batch(false, true));
+    check::<bf16, bf16>(&batch(true, true));
+    check::<f32, f32>(&batch(true, false));
+    check::<bf16, bf16>(&Batch {
+        origin: (0, 0),
+        ..batch(true, true)
+    });
+}
+
 /// Weights of any sign, of 0, which is no adapter, and a slot that a row names twice.
 fn lists() -> Batch {
     let slots = (0..70 * 4).map(|at| [0, 2, -1, 1, 0, 2, 3, 0, 1][at * 7 % 9]);
@@ -125,11 +144,31 @@ fn rows_that_name_nothing() {
     assert!(check::<bf16, bf16>(&named(3)));
     assert!(check::<bf16, bf16>(&named(5)));
     assert!(check::<bf16, bf16>(&named(i32::MAX)));
+    // A weight of 0 names nothing.
+    let silent = |slot| Batch {
+        weights: Some((0..30).map(|row| [0.0, 1.0][row.min(1) % 2]).collect()),
+        slots: Some((0..30).map(|row| if row == 0 { slot } else { 4 }).collect()),
+        ..named(-1)
+    };
+    assert!(!check::<bf16, bf16>(&silent(3)));
+    assert!(!check::<bf16, bf16>(&silent(i32::MAX)));
     let nobody = Batch {
         slots: Some(vec![-1; 30]),
         ..named(-1)
     };
     assert!(!check::<bf16, bf16>(&nobody));
+}
+
+/// Only who writes entries without us can make such ones.
+#[test]
+fn ranks_that_no_table_takes_are_none() {
+    for rank in [-1, i32::MIN, 33, i32::MAX] {
+        let batch = Batch {
+            wrong_rank: Some((1, rank)),
+            ..Batch::random(40, 48, 24, &[8, 20, 16])
+        };
+        assert!(check::<bf16, bf16>(&batch), "{rank}");
+    }
 }
 
 #[test]

@@ -29,6 +29,10 @@ pub struct Batch {
     pub weights: Option<Vec<f32>>,
     pub dropout: bool,
     pub redrawn: bool,
+    /// The row and the column of the whole layer's mask where this one begins.
+    pub origin: (usize, usize),
+    /// Whether the seed is read from memory.
+    pub from_memory: bool,
     pub transposed: bool,
     pub input_gradient: bool,
     pub delta_only: bool,
@@ -37,6 +41,8 @@ pub struct Batch {
     pub odd: bool,
     /// The adapter whose matrices are NaN; no row without it may become so.
     pub poisoned: Option<usize>,
+    /// A slot whose entries have this rank, which no table takes: it is none.
+    pub wrong_rank: Option<(usize, i32)>,
     /// The number that plans are made for.
     pub multiprocessors: Option<u32>,
 }
@@ -56,12 +62,15 @@ impl Batch {
             weights: None,
             dropout: false,
             redrawn: false,
+            origin: (0, 0),
+            from_memory: false,
             transposed: false,
             input_gradient: true,
             delta_only: false,
             accumulate: false,
             odd: false,
             poisoned: None,
+            wrong_rank: None,
             multiprocessors: None,
         }
     }
@@ -109,7 +118,10 @@ impl Batch {
             })
             .with_weight_layout(layout)
             .with_input_gradient(self.input_gradient)
-            .with_delta_only(self.delta_only);
+            .with_delta_only(self.delta_only)
+            .with_dropout_from_memory(self.from_memory)
+            .with_mask_origin(self.origin.0 as u64, self.origin.1 as u64)
+            .expect("an origin");
         if self.slots.is_some() {
             let table = RowAdapters::Table {
                 slots: self.table.len(),
@@ -148,6 +160,9 @@ impl Batch {
         let Some(slots) = &self.slots else {
             return Some((0, 1.0));
         };
+        if self.wrong_rank.is_some_and(|(wrong, _)| wrong == slot) {
+            return None;
+        }
         let places = row * self.per_row..(row + 1) * self.per_row;
         let weight = |at: usize| self.weights.as_ref().map_or(1.0, |weights| weights[at]);
         let named = places
@@ -324,10 +339,13 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
         seed: 11,
         offset: 5,
     });
-    let mask = dropout.map(|dropout| KeepMask::new(m, k, &dropout));
+    let (row0, column0) = batch.origin;
+    let mask =
+        dropout.map(|dropout| KeepMask::of_shard(row0..row0 + m, column0..column0 + k, &dropout));
+    let seed_words = dropout.map(|dropout| upload(&[dropout.seed, dropout.offset]));
     let keep_scale = dropout.map_or(1.0, |dropout| f64::from(dropout.keep_scale()));
     let keeps = |row: usize, column: usize| match &mask {
-        Some(mask) if !mask.keeps(row, column) => 0.0,
+        Some(mask) if !mask.keeps(row0 + row, column) => 0.0,
         _ => keep_scale,
     };
 
@@ -377,7 +395,11 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
             for stride in [part.a.stride, part.b.stride] {
                 entries.extend((stride as i64).to_ne_bytes());
             }
-            entries.extend((part.a.rows as i32).to_ne_bytes());
+            let rank = match batch.wrong_rank {
+                Some((wrong, rank)) if wrong == slot => rank,
+                _ => part.a.rows as i32,
+            };
+            entries.extend(rank.to_ne_bytes());
             entries.extend(part.scaling.to_ne_bytes());
             let same = T::DTYPE == A::DTYPE;
             let flags = 1
@@ -420,7 +442,14 @@ pub fn check<T: Number, A: Number>(batch: &Batch) -> bool {
     let args = BackwardArgs {
         x: x.address(),
         projections: &projections,
-        dropout,
+        dropout: match (dropout, &seed_words) {
+            (Some(dropout), Some(words)) if batch.from_memory => Some(Dropout {
+                seed: address(words),
+                offset: 0,
+                ..dropout
+            }),
+            (dropout, _) => dropout,
+        },
         saved: lora_kernels::Saved::Split {
             s: address(&saved_s),
             mask: words.as_ref().filter(|_| !batch.redrawn).map(address),
