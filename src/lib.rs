@@ -36,14 +36,15 @@ pub use merge::{MergeProblem, MergeReport};
 pub use plan::{BackwardPlan, DeviceProps, ForwardPlan, MergePlan};
 pub use problem::{Problem, Projection};
 #[cfg(feature = "cuda")]
-pub use raw::{Kernels, context};
+pub use raw::{Kernels, RawTableGradients, context};
 pub use role::Role;
 #[cfg(feature = "cuda")]
 pub use typed::{
     AdapterTable, Backward, BackwardProjection, DynBackward, DynBackwardProjection, DynForward,
     DynForwardProjection, DynLora, DynLoraGradients, DynMatMut, DynMatRef, DynMerge, Dynamic,
-    Flags, Forward, ForwardProjection, Lora, LoraGradients, MatMut, MatRef, Matrix, Merge,
-    MergeWeight, RawTableLora, ReadMatrix, RowLists, TableLora, Typed, Views, WriteMatrix,
+    Flags, Forward, ForwardProjection, GradientTable, Lora, LoraGradients, MatMut, MatRef, Matrix,
+    Merge, MergeWeight, RawTableLora, ReadMatrix, RowLists, RowsOfTable, RowsWithGradients,
+    TableGradients, TableLora, TableWithGradients, Typed, Views, WriteMatrix,
 };
 
 /// The guide's examples, compiled and run with the tests.

@@ -26,6 +26,8 @@ pub trait Pointers {
     type Record;
     /// A table of adapters.
     type Table;
+    /// A table of adapters, and where their gradients go.
+    type TableWithGradients;
     /// i32 numbers that are read: the slots of rows.
     type Indices;
     /// f32 numbers that are read: the weights of rows.
@@ -48,6 +50,7 @@ impl Pointers for Raw {
     type BytesMut = DevicePointer;
     type Record = Option<ForwardRecord>;
     type Table = RawTable;
+    type TableWithGradients = RawTable;
     type Indices = DevicePointer;
     type Weights = DevicePointer;
     type Flags = DevicePointer;
@@ -155,7 +158,7 @@ pub struct Backward<P: Pointers, L = Vec<BackwardProjection<P>>> {
     pub workspace: Option<P::BytesMut>,
     /// Present exactly if the problem has a table of adapters; no projection has a `lora` or
     /// gradients then
-    pub rows: Option<Rows<P::Table, P::Indices, P::Weights>>,
+    pub rows: Option<Rows<P::TableWithGradients, P::Indices, P::Weights>>,
 }
 
 /// One projection of [`Backward`].

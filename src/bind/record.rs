@@ -1,7 +1,7 @@
 //! The record of a forward, which its backward must match.
 
 use super::Lora;
-use crate::{Dropout, Error, Formats, Mask, Problem, Projection, Result};
+use crate::{Dropout, Error, Formats, Mask, Problem, Projection, Result, RowAdapters};
 
 /// The sizes, formats, dropout and scalings of a forward. A backward that differs in any of them
 /// would misread `saved`, so it is refused.
@@ -15,6 +15,8 @@ pub struct ForwardRecord {
     projections: [Projection; Problem::MAX_PROJECTIONS],
     count: usize,
     formats: Formats,
+    /// The places in a row's list; `None` if all rows go through the projection's one adapter
+    places: Option<usize>,
     mask: Option<Mask>,
     dropout: Option<Dropout>,
     /// Whether the dropout's seed is the address of its words, and where its mask begins
@@ -44,6 +46,10 @@ impl ForwardRecord {
             projections: [Projection::default(); Problem::MAX_PROJECTIONS],
             count: problem.projections().len(),
             formats: *problem.formats(),
+            places: match problem.row_adapters() {
+                RowAdapters::One => None,
+                RowAdapters::Table { per_row, .. } => Some(per_row),
+            },
             mask: problem.has_dropout().then_some(problem.mask()),
             dropout,
             drawn: (problem.has_dropout_from_memory(), problem.mask_origin()),
@@ -114,6 +120,13 @@ impl ForwardRecord {
                 forward.formats.to_string(),
                 self.formats.to_string(),
             );
+        }
+        if self.places != forward.places {
+            let shown = |places: Option<usize>| match places {
+                None => "one adapter for all rows".to_owned(),
+                Some(places) => format!("a table with {places} adapters per row"),
+            };
+            return differs("the adapters:", shown(forward.places), shown(self.places));
         }
         if self.drawn != forward.drawn {
             let shown = |(from_memory, (row, column)): (bool, (u64, u64))| {

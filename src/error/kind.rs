@@ -44,6 +44,8 @@ impl Error {
             | Error::TableStride { .. }
             | Error::EmptySlot { .. }
             | Error::RowList { .. }
+            | Error::NoAdapterThere { .. }
+            | Error::GradientRank { .. }
             | Error::OtherTable { .. }
             | Error::DropoutWords { .. }
             | Error::Scaling { .. }

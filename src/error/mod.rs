@@ -101,6 +101,28 @@ pub enum Error {
         /// How many there are.
         slots: usize,
     },
+    /// Gradients are wanted of a slot without an adapter.
+    #[error("slot {slot} has no adapter (the table has {slots} slots): insert one there first")]
+    NoAdapterThere {
+        /// The slot.
+        slot: usize,
+        /// How many there are.
+        slots: usize,
+    },
+    /// An adapter's gradients have another rank than the adapter.
+    #[error(
+        "the gradients of slot {slot} have rank {given} in projection {projection}, its adapter has {adapter}: insert gradients for the adapter that is there now"
+    )]
+    GradientRank {
+        /// The slot.
+        slot: usize,
+        /// The projection.
+        projection: usize,
+        /// The rank of the gradients.
+        given: usize,
+        /// The adapter's rank.
+        adapter: usize,
+    },
     /// A row names more adapters than its list has places.
     #[error(
         "row {row} names {given} adapters: a list has {places} places (RowAdapters::Table), at most {}",

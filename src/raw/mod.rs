@@ -22,7 +22,9 @@ pub(crate) use kept_errors::KeptErrors;
 pub use kernels::Kernels;
 #[doc(hidden)]
 pub use prepared::PreparedLaunch;
-pub use table_entry::{TABLE_ENTRY_BYTES, table_entry};
+pub use table_entry::{
+    GRADIENT_ENTRY_BYTES, RawTableGradients, TABLE_ENTRY_BYTES, gradient_entry, table_entry,
+};
 pub use tensor_map::encode_tensor_map;
 
 use crate::bind::{Backward, BackwardProjection, Forward, ForwardProjection, Merge, Raw};

@@ -152,7 +152,7 @@ impl Kernels {
         }
         checks.saved(&args.saved, plan.saved())?;
         checks.workspace(args.workspace.as_ref(), plan.workspace_bytes())?;
-        checks.rows(args.rows.as_ref())?;
+        checks.rows_with_gradients(args.rows.as_mut())?;
         order.join()?;
 
         let mut addresses = Addresses::new(stream);
@@ -174,7 +174,10 @@ impl Kernels {
                 .workspace
                 .as_mut()
                 .map(|buffer| addresses.bytes_mut(buffer)),
-            rows: args.rows.as_ref().map(|rows| addresses.rows(rows)),
+            rows: args
+                .rows
+                .as_ref()
+                .map(|rows| addresses.rows_with_gradients(rows)),
         };
         order.check()?;
         // SAFETY: as in forward.

@@ -5,7 +5,8 @@ use cudarc::driver::{CudaView, DeviceSlice};
 use super::flags::Flags;
 use super::matrix::Matrix;
 use super::order::Order;
-use super::views::RowsOfTable;
+use super::table::{AdapterTable, TableWithGradients};
+use super::views::{RowsOfTable, RowsWithGradients};
 use crate::bind::{Lora, LoraGradients, Saved, adapted, argument};
 use crate::plan::SavedLayout;
 use crate::{Argument, DType, Error, Problem, Result, Role, RowAdapters};
@@ -100,20 +101,43 @@ impl<'c, 'a> Checks<'c, 'a> {
     /// Checks that the table has its entries, and that every row has a list. Binding refuses rows
     /// that the problem doesn't have, and their absence.
     pub fn rows(&mut self, rows: Option<&RowsOfTable<'_>>) -> Result<()> {
-        let (Some(rows), RowAdapters::Table { per_row, .. }) = (rows, self.problem.row_adapters())
-        else {
-            return Ok(());
-        };
-        rows.table.check_fits(self.problem)?;
-        // So it has an entry for each slot and projection.
-        self.order.admit(Argument::Table, rows.table.stream())?;
-        // A problem has checked that tokens fit 31 bits.
-        let places = self.problem.tokens() * per_row;
-        elements(self.order, Argument::RowSlots, &rows.slots, places)?;
-        match &rows.weights {
-            Some(weights) => elements(self.order, Argument::RowWeights, weights, places),
+        match rows {
+            Some(rows) => self.lists(rows.table, &rows.slots, rows.weights.as_ref()),
             None => Ok(()),
         }
+    }
+
+    /// The same of a backward, and that the gradients are those of the table's adapters.
+    pub fn rows_with_gradients(&mut self, rows: Option<&mut RowsWithGradients<'_>>) -> Result<()> {
+        let Some(rows) = rows else { return Ok(()) };
+        let TableWithGradients {
+            adapters,
+            gradients,
+        } = &mut rows.table;
+        self.lists(adapters, &rows.slots, rows.weights.as_ref())?;
+        if !self.problem.row_adapters().is_table() {
+            return Ok(());
+        }
+        gradients.check_fits(adapters, self.problem)?;
+        let what = Argument::Gradients(None);
+        self.order.admit(what, gradients.stream())
+    }
+
+    fn lists(
+        &mut self,
+        table: &AdapterTable,
+        slots: &CudaView<'_, i32>,
+        weights: Option<&CudaView<'_, f32>>,
+    ) -> Result<()> {
+        let RowAdapters::Table { per_row, .. } = self.problem.row_adapters() else {
+            return Ok(());
+        };
+        table.check_fits(self.problem)?;
+        // So it has an entry for each slot and projection.
+        self.order.admit(Argument::Table, table.stream())?;
+        // A problem has checked that tokens fit 31 bits.
+        let places = self.problem.tokens() * per_row;
+        places_of_rows(self.order, slots, weights, places)
     }
 
     /// Checks that the flags are large enough. None are needed for 0 bytes.
@@ -130,6 +154,28 @@ impl<'c, 'a> Checks<'c, 'a> {
             Some(flags) => self.order.admit(Argument::Flags, flags.words().stream()),
             None => Ok(()),
         }
+    }
+}
+
+/// Checks that every row of a call has a list, and takes the memory of table and lists into the
+/// order. Whether the table is one for the call's problem must be checked, too.
+pub(crate) fn lists(order: &mut Order<'_>, rows: &RowsOfTable<'_>, tokens: usize) -> Result<()> {
+    order.admit(Argument::Table, rows.table.stream())?;
+    let per_row = rows.table.problem().row_adapters().per_row();
+    let places = tokens.saturating_mul(per_row);
+    places_of_rows(order, &rows.slots, rows.weights.as_ref(), places)
+}
+
+fn places_of_rows(
+    order: &mut Order<'_>,
+    slots: &CudaView<'_, i32>,
+    weights: Option<&CudaView<'_, f32>>,
+    places: usize,
+) -> Result<()> {
+    elements(order, Argument::RowSlots, slots, places)?;
+    match weights {
+        Some(weights) => elements(order, Argument::RowWeights, weights, places),
+        None => Ok(()),
     }
 }
 

@@ -21,5 +21,7 @@ pub use flags::Flags;
 pub use matrix::{DynMatMut, DynMatRef, MatMut, MatRef, Matrix, ReadMatrix, WriteMatrix};
 pub use merge::{DynMerge, Merge, MergeWeight};
 pub use row_lists::RowLists;
-pub use table::{AdapterTable, RawTableLora, TableLora};
-pub use views::{Dynamic, Typed, Views};
+pub use table::{
+    AdapterTable, GradientTable, RawTableLora, TableGradients, TableLora, TableWithGradients,
+};
+pub use views::{Dynamic, RowsOfTable, RowsWithGradients, Typed, Views};

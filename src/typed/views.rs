@@ -6,7 +6,7 @@ use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
 
 use super::flags::Flags;
 use super::matrix::{DynMatMut, DynMatRef, MatMut, MatRef, ReadMatrix, WriteMatrix};
-use super::table::AdapterTable;
+use super::table::{AdapterTable, TableWithGradients};
 use crate::bind::{
     self, DevicePointer, ForwardRecord, Lora, LoraGradients, Pointers, Raw, RawTable, Saved,
 };
@@ -31,6 +31,7 @@ impl<'a, T: 'a, A: 'a> Pointers for Typed<'a, T, A> {
     type BytesMut = CudaViewMut<'a, u8>;
     type Record = ForwardRecord;
     type Table = &'a AdapterTable;
+    type TableWithGradients = TableWithGradients<'a>;
     type Indices = CudaView<'a, i32>;
     type Weights = CudaView<'a, f32>;
     type Flags = &'a mut Flags;
@@ -46,13 +47,18 @@ impl<'a> Pointers for Dynamic<'a> {
     type BytesMut = CudaViewMut<'a, u8>;
     type Record = ForwardRecord;
     type Table = &'a AdapterTable;
+    type TableWithGradients = TableWithGradients<'a>;
     type Indices = CudaView<'a, i32>;
     type Weights = CudaView<'a, f32>;
     type Flags = &'a mut Flags;
 }
 
-/// The rows of a typed call.
+/// The rows of a typed forward.
 pub type RowsOfTable<'a> = bind::Rows<&'a AdapterTable, CudaView<'a, i32>, CudaView<'a, f32>>;
+
+/// The rows of a typed backward.
+pub type RowsWithGradients<'a> =
+    bind::Rows<TableWithGradients<'a>, CudaView<'a, i32>, CudaView<'a, f32>>;
 
 /// The views that [`crate::Kernels::forward`] and the other typed calls take: [`Typed`] or
 /// [`Dynamic`].
@@ -67,6 +73,7 @@ pub trait Views<'a>:
         BytesMut = CudaViewMut<'a, u8>,
         Record = ForwardRecord,
         Table = &'a AdapterTable,
+        TableWithGradients = TableWithGradients<'a>,
         Indices = CudaView<'a, i32>,
         Weights = CudaView<'a, f32>,
         Flags = &'a mut Flags,
@@ -112,21 +119,34 @@ impl<'s> Addresses<'s> {
     }
 
     pub fn rows(&mut self, rows: &'s RowsOfTable<'_>) -> RowsArgs {
-        let bind::Rows {
-            table,
-            slots,
-            weights,
-        } = rows;
+        let table = self.table(rows.table);
+        self.lists(table, &rows.slots, rows.weights.as_ref())
+    }
+
+    pub fn rows_with_gradients(&mut self, rows: &'s RowsWithGradients<'_>) -> RowsArgs {
+        let mut table = self.table(rows.table.adapters);
+        table.gradients = self.keep(rows.table.gradients.entries().device_ptr(self.stream));
+        self.lists(table, &rows.slots, rows.weights.as_ref())
+    }
+
+    fn table(&mut self, table: &'s AdapterTable) -> RawTable {
+        RawTable {
+            entries: self.keep(table.entries.device_ptr(self.stream)),
+            wrong: self.keep(table.wrong.device_ptr(self.stream)),
+            gradients: 0,
+        }
+    }
+
+    fn lists(
+        &mut self,
+        table: RawTable,
+        slots: &'s CudaView<'_, i32>,
+        weights: Option<&'s CudaView<'_, f32>>,
+    ) -> RowsArgs {
         RowsArgs {
-            table: RawTable {
-                entries: self.keep(table.entries.device_ptr(self.stream)),
-                wrong: self.keep(table.wrong.device_ptr(self.stream)),
-                gradients: 0,
-            },
+            table,
             slots: self.keep(slots.device_ptr(self.stream)),
-            weights: weights
-                .as_ref()
-                .map(|weights| self.keep(weights.device_ptr(self.stream))),
+            weights: weights.map(|weights| self.keep(weights.device_ptr(self.stream))),
         }
     }
 

@@ -1,18 +1,21 @@
 //! Tables of adapters in device memory.
 
-use std::any::Any;
+mod fits;
+mod gradients;
+mod memory;
+
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytemuck::{Zeroable, bytes_of};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+
+pub use gradients::{GradientTable, TableGradients, TableWithGradients};
+use memory::Memory;
 
 use super::row_lists::RowLists;
-use crate::bind::params::{AdapterEntry, entry_flags};
-use crate::raw::{DevicePointer, driver_error};
-use crate::{
-    Argument, DType, Element, Error, Hint, Problem, Projection, Result, Role, RowAdapters,
-};
+use crate::raw::{DevicePointer, TABLE_ENTRY_BYTES, driver_error, table_entry};
+use crate::{Argument, Element, Error, Hint, Problem, Result, Role, RowAdapters};
 
 /// Adapters in device memory, which the rows of a batch name by their slots.
 ///
@@ -42,17 +45,15 @@ use crate::{
 /// ```
 pub struct AdapterTable {
     stream: Arc<CudaStream>,
-    in_features: usize,
-    /// With the largest ranks.
-    projections: Vec<Projection>,
-    dtype: DType,
-    adapter_dtype: DType,
-    per_row: usize,
+    /// Whose projections have the largest ranks.
+    problem: Problem,
     slots: Vec<Option<Registered>>,
+    /// A number that no table has twice, and no two tables have.
+    version: u64,
     /// (slots, projections) of `AdapterEntry`
-    pub(super) entries: CudaSlice<u8>,
+    pub(crate) entries: CudaSlice<u8>,
     /// One word: whether a row named a slot that is empty or doesn't exist
-    pub(super) wrong: CudaSlice<u32>,
+    pub(crate) wrong: CudaSlice<u32>,
 }
 
 /// What a slot holds.
@@ -60,14 +61,6 @@ struct Registered {
     /// Of each projection; 0 if the adapter leaves it alone.
     ranks: Vec<usize>,
     memory: Vec<Memory>,
-}
-
-/// Memory of an adapter.
-struct Memory {
-    /// On which it is freed.
-    home: Arc<CudaStream>,
-    /// Dropped after `home` waits.
-    _slices: Box<dyn Any + Send>,
 }
 
 /// One projection's part of an adapter, for [`AdapterTable::insert`]. Both matrices are dense.
@@ -107,28 +100,16 @@ impl AdapterTable {
     /// # Errors
     /// [`Error::Optional`] if the problem has no table, [`Error::Driver`] if an allocation fails.
     pub fn new(stream: &Arc<CudaStream>, problem: &Problem) -> Result<Self> {
-        let RowAdapters::Table { slots, per_row } = problem.row_adapters() else {
-            return Err(Error::Optional {
-                what: Argument::Table,
-                given: true,
-                hint: Hint::RowAdapters,
-            });
-        };
-        let projections = problem.projections().to_vec();
-        let bytes = slots
-            .saturating_mul(projections.len())
-            .saturating_mul(size_of::<AdapterEntry>());
+        let slots = slots_of(problem)?;
         let allocated = |error| driver_error("allocating a table of adapters", error);
+        let bytes = table_bytes(problem, TABLE_ENTRY_BYTES)?;
         Ok(Self {
             entries: stream.alloc_zeros(bytes).map_err(allocated)?,
             wrong: stream.alloc_zeros(1).map_err(allocated)?,
             stream: stream.clone(),
-            in_features: problem.in_features(),
-            projections,
-            dtype: problem.dtype(),
-            adapter_dtype: problem.adapter_dtype(),
-            per_row,
+            problem: problem.clone(),
             slots: (0..slots).map(|_| None).collect(),
+            version: new_version(),
         })
     }
 
@@ -164,39 +145,23 @@ impl AdapterTable {
                 raw.push(None);
                 continue;
             };
-            self.check_part(projection, part.rank, part.scaling)?;
-            let out_features = self.projections[projection].out_features;
-            for (role, slice, rows, columns) in [
-                (Role::LoraA, &part.a, part.rank, self.in_features),
-                (Role::LoraB, &part.b, out_features, part.rank),
-            ] {
-                let what = Argument::Tensor(role, Some(projection));
-                self.check_slice(what, slice, rows.saturating_mul(columns))?;
-            }
+            self.check_part(projection, part)?;
             raw.push(Some(RawTableLora {
                 a: part.a.device_ptr(&self.stream).0,
-                a_stride: self.in_features as i64,
+                a_stride: self.problem.in_features() as i64,
                 b: part.b.device_ptr(&self.stream).0,
                 b_stride: part.rank as i64,
                 rank: part.rank,
                 scaling: part.scaling,
             }));
         }
-        let failed = |error| driver_error("ordering an adapter's memory", error);
+        let entries = self.entries_of(&raw)?;
         let mut memory = Vec::new();
         for part in parts.into_iter().flatten() {
-            for home in [part.a.stream(), part.b.stream()] {
-                self.stream.join(home).map_err(failed)?;
-            }
-            for (home, slice) in [
-                (part.a.stream().clone(), part.a),
-                (part.b.stream().clone(), part.b),
-            ] {
-                let _slices: Box<dyn Any + Send> = Box::new(slice);
-                memory.push(Memory { home, _slices });
-            }
+            memory.push(Memory::new(&self.stream, part.a)?);
+            memory.push(Memory::new(&self.stream, part.b)?);
         }
-        self.write(slot, &raw, memory)
+        self.write(slot, &entries, &raw, memory)
     }
 
     /// Puts an adapter at device addresses into a slot, in the place of one that may be there.
@@ -215,35 +180,8 @@ impl AdapterTable {
         parts: &[Option<RawTableLora>],
     ) -> Result<()> {
         self.check_parts(slot, parts.len())?;
-        for (projection, part) in parts.iter().enumerate() {
-            let Some(part) = part else { continue };
-            self.check_part(projection, part.rank, part.scaling)?;
-            for (role, address, stride, columns) in [
-                (Role::LoraA, part.a, part.a_stride, self.in_features),
-                (Role::LoraB, part.b, part.b_stride, part.rank),
-            ] {
-                let what = Argument::Tensor(role, Some(projection));
-                let size = self.adapter_dtype.size();
-                if address == 0 {
-                    return Err(Error::Null { what });
-                }
-                if address % size as u64 != 0 {
-                    return Err(Error::Alignment {
-                        tensor: what,
-                        given: 1 << address.trailing_zeros(),
-                        planned: size,
-                    });
-                }
-                if stride < columns as i64 {
-                    return Err(Error::TableStride {
-                        tensor: what,
-                        given: stride,
-                        columns,
-                    });
-                }
-            }
-        }
-        self.write(slot, parts, Vec::new())
+        let entries = self.entries_of(parts)?;
+        self.write(slot, &entries, parts, Vec::new())
     }
 
     /// Empties a slot.
@@ -251,9 +189,9 @@ impl AdapterTable {
     /// # Errors
     /// [`Error::NoSlot`]; [`Error::Driver`] if the entry can't be written.
     pub fn remove(&mut self, slot: usize) -> Result<()> {
-        self.check_slot(slot)?;
-        let entries = vec![AdapterEntry::zeroed(); self.projections.len()];
-        self.write_entries(slot, &entries)?;
+        check_slot(slot, self.slots())?;
+        let zeros = vec![0; self.problem.projections().len() * TABLE_ENTRY_BYTES];
+        self.write_entries(slot, &zeros)?;
         self.drop_slot(slot)
     }
 
@@ -285,14 +223,15 @@ impl AdapterTable {
         &self,
         segments: impl IntoIterator<Item = (usize, &'l [(usize, f32)])>,
     ) -> Result<RowLists> {
-        let mut lists = RowLists::new(self.per_row);
+        let places = self.problem.row_adapters().per_row();
+        let mut lists = RowLists::new(places);
         for (rows, list) in segments {
             let row = lists.rows();
-            if list.len() > self.per_row {
+            if list.len() > places {
                 return Err(Error::RowList {
                     row,
                     given: list.len(),
-                    places: self.per_row,
+                    places,
                 });
             }
             if let Some(&(slot, _)) = list.iter().find(|&&(slot, _)| self.ranks(slot).is_none()) {
@@ -324,6 +263,11 @@ impl AdapterTable {
         &self.stream
     }
 
+    /// The problem that the table was made for.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// The memory of the table, for raw calls.
     pub fn raw(&self) -> crate::RawTable {
         crate::RawTable {
@@ -333,62 +277,9 @@ impl AdapterTable {
         }
     }
 
-    /// Refuses a problem that the table wasn't made for.
-    pub(super) fn check_fits(&self, problem: &Problem) -> Result<()> {
-        let differ = |what, table: &dyn fmt::Display, problem: &dyn fmt::Display| {
-            Err(Error::OtherTable {
-                what,
-                table: table.to_string(),
-                problem: problem.to_string(),
-            })
-        };
-        if let RowAdapters::Table { slots, per_row } = problem.row_adapters() {
-            if slots != self.slots.len() {
-                return differ("slots", &self.slots.len(), &slots);
-            }
-            // The lists that the table makes have so many places for each row.
-            if per_row != self.per_row {
-                return differ("adapters per row", &self.per_row, &per_row);
-            }
-        }
-        if problem.in_features() != self.in_features {
-            return differ("in_features", &self.in_features, &problem.in_features());
-        }
-        if problem.projections() != self.projections {
-            let shown = |projections: &[Projection]| {
-                let all: Vec<_> = projections
-                    .iter()
-                    .map(|Projection { out_features, rank }| {
-                        format!("{out_features} (rank {rank})")
-                    })
-                    .collect();
-                all.join(", ")
-            };
-            let (table, given) = (shown(&self.projections), shown(problem.projections()));
-            return differ("out_features and ranks", &table, &given);
-        }
-        if problem.dtype() != self.dtype {
-            return differ("the type", &self.dtype, &problem.dtype());
-        }
-        if problem.adapter_dtype() != self.adapter_dtype {
-            let (table, given) = (self.adapter_dtype, problem.adapter_dtype());
-            return differ("the adapters' type", &table, &given);
-        }
-        Ok(())
-    }
-
-    fn check_slot(&self, slot: usize) -> Result<()> {
-        let slots = self.slots.len();
-        if slot < slots {
-            Ok(())
-        } else {
-            Err(Error::NoSlot { given: slot, slots })
-        }
-    }
-
     fn check_parts(&self, slot: usize, given: usize) -> Result<()> {
-        self.check_slot(slot)?;
-        let planned = self.projections.len();
+        check_slot(slot, self.slots())?;
+        let planned = self.problem.projections().len();
         if given == planned {
             Ok(())
         } else {
@@ -396,56 +287,54 @@ impl AdapterTable {
         }
     }
 
-    fn check_part(&self, projection: usize, rank: usize, scaling: f32) -> Result<()> {
-        crate::bind::check_scaling(scaling)?;
-        let most = self.projections[projection].rank;
-        if (1..=most).contains(&rank) {
-            Ok(())
-        } else {
-            Err(Error::TableRank {
-                projection,
-                given: rank,
-                most,
-            })
+    /// What `table_entry` can't check.
+    fn check_part<A: Element>(&self, projection: usize, part: &TableLora<A>) -> Result<()> {
+        let out_features = self.problem.projections()[projection].out_features;
+        for (role, slice, rows, columns) in [
+            (Role::LoraA, &part.a, part.rank, self.problem.in_features()),
+            (Role::LoraB, &part.b, out_features, part.rank),
+        ] {
+            let what = Argument::Tensor(role, Some(projection));
+            let planned = self.problem.adapter_dtype();
+            if A::DTYPE != planned {
+                return Err(Error::PlannedDType {
+                    tensor: what,
+                    given: A::DTYPE,
+                    planned,
+                });
+            }
+            let needed = rows.saturating_mul(columns);
+            if slice.len() < needed {
+                return Err(Error::Bounds {
+                    tensor: what,
+                    needed,
+                    available: slice.len(),
+                });
+            }
+            if slice.context().cu_ctx() != self.stream.context().cu_ctx() {
+                return Err(Error::Context { what });
+            }
         }
+        Ok(())
     }
 
-    fn check_slice<A: Element>(
-        &self,
-        what: Argument,
-        slice: &CudaSlice<A>,
-        needed: usize,
-    ) -> Result<()> {
-        if A::DTYPE != self.adapter_dtype {
-            return Err(Error::PlannedDType {
-                tensor: what,
-                given: A::DTYPE,
-                planned: self.adapter_dtype,
-            });
+    fn entries_of(&self, parts: &[Option<RawTableLora>]) -> Result<Vec<u8>> {
+        let mut entries = Vec::new();
+        for (projection, part) in parts.iter().enumerate() {
+            entries.extend(table_entry(&self.problem, projection, part.as_ref())?);
         }
-        if slice.len() < needed {
-            return Err(Error::Bounds {
-                tensor: what,
-                needed,
-                available: slice.len(),
-            });
-        }
-        if slice.context().cu_ctx() == self.stream.context().cu_ctx() {
-            Ok(())
-        } else {
-            Err(Error::Context { what })
-        }
+        Ok(entries)
     }
 
     /// Writes a slot's entries, and lets go what it held before.
     fn write(
         &mut self,
         slot: usize,
+        entries: &[u8],
         parts: &[Option<RawTableLora>],
         memory: Vec<Memory>,
     ) -> Result<()> {
-        let entries: Vec<_> = parts.iter().map(|part| self.entry(part.as_ref())).collect();
-        self.write_entries(slot, &entries)?;
+        self.write_entries(slot, entries)?;
         let ranks = parts.iter().map(|part| part.map_or(0, |part| part.rank));
         let registered = Registered {
             ranks: ranks.collect(),
@@ -456,79 +345,55 @@ impl AdapterTable {
         dropped
     }
 
-    fn entry(&self, part: Option<&RawTableLora>) -> AdapterEntry {
-        let Some(part) = part else {
-            return AdapterEntry {
-                flags: entry_flags::PRESENT,
-                ..Zeroable::zeroed()
-            };
-        };
-        let size = self.adapter_dtype.size() as u64;
-        let vectorised = |address: u64, stride: i64, flag| {
-            let aligned = (address | (stride as u64).wrapping_mul(size)).is_multiple_of(16);
-            match aligned && self.adapter_dtype == self.dtype {
-                true => flag,
-                false => 0,
-            }
-        };
-        AdapterEntry {
-            lora_a: part.a,
-            lora_b: part.b,
-            a_stride: part.a_stride,
-            b_stride: part.b_stride,
-            rank: part.rank as i32,
-            scaling: part.scaling,
-            flags: entry_flags::PRESENT
-                | vectorised(part.a, part.a_stride, entry_flags::A_VECTORISED)
-                | vectorised(part.b, part.b_stride, entry_flags::B_VECTORISED),
-            pad: 0,
-        }
-    }
-
-    fn write_entries(&mut self, slot: usize, entries: &[AdapterEntry]) -> Result<()> {
-        let bytes: Vec<u8> = entries.iter().flat_map(bytes_of).copied().collect();
-        let start = slot * bytes.len();
-        let mut to = self.entries.slice_mut(start..start + bytes.len());
-        self.stream
-            .memcpy_htod(&bytes, &mut to)
-            .map_err(|error| driver_error("writing an entry of a table", error))
+    fn write_entries(&mut self, slot: usize, entries: &[u8]) -> Result<()> {
+        self.version = new_version();
+        memory::write(&self.stream, &mut self.entries, slot, entries)
     }
 
     /// Frees what a slot holds after all calls that may read it.
     fn drop_slot(&mut self, slot: usize) -> Result<()> {
-        match self.slots[slot].take() {
-            Some(held) => held
-                .release(&self.stream)
-                .map_err(|error| driver_error("ordering the end of an adapter's memory", error)),
-            None => Ok(()),
-        }
+        let held = self.slots[slot].take();
+        memory::release(held.into_iter().flat_map(|held| held.memory), &self.stream)
     }
 }
 
-impl Registered {
-    /// Lets the memory go, behind all that `stream` has been given. If that can't be ordered, the
-    /// memory is never freed.
-    fn release(self, stream: &CudaStream) -> std::result::Result<(), DriverError> {
-        let mut result = Ok(());
-        for memory in self.memory {
-            match memory.home.join(stream) {
-                Ok(()) => drop(memory),
-                Err(error) => {
-                    std::mem::forget(memory);
-                    result = Err(error);
-                }
-            }
-        }
-        result
+/// The slots of a problem's table.
+fn slots_of(problem: &Problem) -> Result<usize> {
+    match problem.row_adapters() {
+        RowAdapters::Table { slots, .. } => Ok(slots),
+        RowAdapters::One => Err(Error::Optional {
+            what: Argument::Table,
+            given: true,
+            hint: Hint::RowAdapters,
+        }),
     }
+}
+
+/// The bytes of a table with entries of this size.
+fn table_bytes(problem: &Problem, entry: usize) -> Result<usize> {
+    Ok(slots_of(problem)?
+        .saturating_mul(problem.projections().len())
+        .saturating_mul(entry))
+}
+
+fn check_slot(slot: usize, slots: usize) -> Result<()> {
+    if slot < slots {
+        Ok(())
+    } else {
+        Err(Error::NoSlot { given: slot, slots })
+    }
+}
+
+fn new_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Drop for AdapterTable {
     fn drop(&mut self) {
-        for held in self.slots.iter_mut().filter_map(Option::take) {
-            // What can't be ordered isn't freed.
-            let _ = held.release(&self.stream);
-        }
+        let slots = self.slots.iter_mut().filter_map(Option::take);
+        // What can't be ordered isn't freed.
+        let _ = memory::release(slots.flat_map(|held| held.memory), &self.stream);
     }
 }
 

@@ -3,3 +3,4 @@
 mod backward;
 mod batch;
 mod delta_backward;
+mod gradients;
