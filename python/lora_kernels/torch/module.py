@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..tensors import LoraProjection
+from . import owned
 from .functions import check_probability, lora_linear
 
 
@@ -69,14 +70,45 @@ class LoraLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to y (..., out_features)."""
         base = self.base_layer
+        if not owned.is_plain(base):
+            y: torch.Tensor = owned.call(base, self._forward, x)
+            return y
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        base = owned.inside(self.base_layer)
+        lora_a, lora_b = owned.weight_of(self.lora_A), owned.weight_of(self.lora_B)
+        if hasattr(base.weight, "device_mesh") or hasattr(x, "device_mesh"):
+            from . import parallel
+
+            return parallel.forward(self, x, self._call)
+        return self._call(
+            x,
+            owned.frozen(base.weight),
+            None if base.bias is None else owned.frozen(base.bias),
+            lora_a,
+            lora_b,
+            (0, 0),
+        )
+
+    def _call(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        mask_origin: tuple[int, int],
+    ) -> torch.Tensor:
         return lora_linear(
             x,
-            base.weight,
-            self.lora_A.weight,
-            self.lora_B.weight,
+            weight,
+            lora_a,
+            lora_b,
             scaling=self.scaling,
-            bias=base.bias,
+            bias=bias,
             dropout_p=self.dropout_p if self.training else 0.0,
+            mask_origin=mask_origin,
         )
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
