@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .plain import Plain
+
 #: Expressions whose parts may not be evaluated, or more than once.
 _CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Lambda, ast.ListComp, ast.SetComp, ast.GeneratorExp)
 
@@ -27,7 +29,7 @@ class Group:
     def __init__(self, members: Sequence[nn.Module]) -> None:
         self.members = tuple(members)
         self.x: torch.Tensor | None = None
-        self.ys: dict[int, tuple[torch.Tensor, tuple[Any, ...]]] = {}
+        self.ys: dict[int, tuple[torch.Tensor, Plain, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Results belong to a running forward: a copy of the model starts without them.
@@ -36,12 +38,18 @@ class Group:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["members"])  # type: ignore[misc]
 
-    def keep(self, x: torch.Tensor, ys: dict[int, torch.Tensor]) -> None:
-        """Results of the members with these positions, from this x."""
+    def keep(
+        self,
+        x: torch.Tensor,
+        places: Sequence[int],
+        ys: Sequence[torch.Tensor],
+        ones: Sequence[Plain],
+    ) -> None:
+        """Results of the members with these places, from this x and from what they were."""
         self.x = x if ys else None
-        self.ys = {at: (y, _stamp(self.members[at], x)) for at, y in ys.items()}
+        self.ys = {place: (y, one, _version(x, one)) for place, y, one in zip(places, ys, ones)}
 
-    def take(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+    def take(self, layer: nn.Module, x: torch.Tensor, one: Plain) -> torch.Tensor | None:
         """The layer's result, if x and the layer are what it was computed from."""
         if not self.ys:
             return None
@@ -50,8 +58,8 @@ class Group:
             self.x = None
         if found is None:
             return None
-        y, stamp = found
-        if x is given and stamp == _stamp(layer, x):
+        y, then, version = found
+        if x is given and one.is_as(then) and version == _version(x, one):
             return y
         warnings.warn(
             "a layer of a group was called with another tensor than its first layer, or was "
@@ -68,15 +76,13 @@ class Group:
         raise ValueError("the layer is of another group")
 
 
-def _stamp(layer: Any, x: torch.Tensor) -> tuple[Any, ...]:
-    """Changes if x, the layer's adapters or what is asked of it change."""
-    names = [name for name in layer.active_adapters if name in layer.lora_A]
-    mode = layer.training, torch.is_grad_enabled(), *names
-    if torch.compiler.is_compiling() or x.is_inference():
-        # Tensors of the inference mode don't count the writes into them.
+def _version(x: torch.Tensor, one: Plain) -> tuple[Any, ...] | bool:
+    """Changes if x or the adapter are written, or gradients are asked for, or no longer."""
+    mode = torch.is_grad_enabled()
+    # Tensors of the inference mode don't count the writes into them.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or x.is_inference():
         return mode
-    parameters = (part[name].weight for part in (layer.lora_A, layer.lora_B) for name in names)
-    return *mode, x._version, *(one._version for one in parameters)
+    return mode, x._version, one.lora_a._version, one.lora_b._version
 
 
 def calls_with_one_input(module: nn.Module) -> list[tuple[str, ...]]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .plain import has_hooks
+
 #: Where the hooks come from that gather parameters.
 _GATHERING = ("torch.distributed.", "deepspeed.", "lora_kernels.")
 #: The attributes under which wrappers keep the module that they wrap.
@@ -68,17 +70,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if isinstance(inner, nn.Module):
             return unwrapped(inner)
     return module
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module does more than its class's forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-    )
 
 
 def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:

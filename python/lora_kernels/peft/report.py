@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .layer import Accelerated, why_not, why_not_dropped, why_not_fused
+from .careful import why_not, why_not_dropped, why_not_fused
+from .layer import Accelerated
 
 #: fused: base and adapters in one kernel. delta: the base's own forward, and one kernel that adds
 #: the adapters' part. peft: PEFT's own forward.

@@ -9,9 +9,9 @@ import tiny
 import torch
 from torch import nn
 
-import lora_kernels.peft.layer as layers
 from lora_kernels.peft import accelerate
 from lora_kernels.peft.group import calls_with_one_input
+from lora_kernels.torch import call
 
 
 class Reads(nn.Module):
@@ -42,13 +42,13 @@ class Calls:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
-        function = layers.lora_linears
+        function = call.forward
 
-        def call(x: torch.Tensor, projections: Any, **options: Any) -> Any:
-            self.sizes.append(len(projections))
-            return function(x, projections, **options)
+        def count(config: Any, *arguments: Any, **options: Any) -> Any:
+            self.sizes.append(len(config.scalings))
+            return function(config, *arguments, **options)
 
-        patch.setattr(layers, "lora_linears", call)
+        patch.setattr(call, "forward", count)
 
 
 def test_one_call_for_those_that_have_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +152,29 @@ def test_inference_mode_and_generation() -> None:
     assert torch.equal(model.generate(input_ids=tiny.tokens(), **options), wanted)
     with torch.inference_mode():
         model(input_ids=tiny.tokens())
+
+
+def test_a_compiled_model_has_no_graph_break_and_no_graph_per_length() -> None:
+    model = tiny.adapted("llama")
+    accelerate(model)
+    graphs: list[Any] = []
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for rows, columns in ((2, 5), (3, 7), (4, 9)):
+        ids = tiny.tokens(rows, columns)
+        loss, wanted = tiny.step(model, ids)
+        given_loss, given = tiny.step(compiled, ids)
+        assert given_loss == pytest.approx(loss, rel=1e-6)
+        assert (
+            tiny.distance(given, {f"_orig_mod.{name}": one for name, one in wanted.items()}) < 1e-6
+        )
+    # The first one, and one for any length.
+    assert len(graphs) == 2
+    calls = [node for node in graphs[-1].graph.nodes if "lora_kernels.forward" in str(node.target)]
+    # q, k and v; o; gate and up; down.
+    assert len(calls) == 4

@@ -91,16 +91,16 @@ def test_dropout_over_bitsandbytes() -> None:
 
 
 def test_a_base_that_is_made_dense_in_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_kernels.peft import layer as layers
+    from lora_kernels.peft import plain
 
     made: list[torch.Size] = []
-    function = layers.dequantize_module_weight
+    function = plain.dequantize_module_weight
 
     def count(base: Any) -> Any:
         made.append(base.weight.shape)
         return function(base)
 
-    monkeypatch.setattr(layers, "dequantize_module_weight", count)
+    monkeypatch.setattr(plain, "dequantize_module_weight", count)
     check(adapted("nf4"), "fused", dequantise=True)
     # Each of the four layers in forward and again in backward.
     assert len(made) == 8

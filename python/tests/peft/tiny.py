@@ -24,8 +24,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-import lora_kernels.peft.layer as layers
-from lora_kernels import Dropout
+from lora_kernels import Dropout, LoraProjection
+from lora_kernels.peft import careful, layer
 
 VOCABULARY = 48
 _SIZES: dict[str, Any] = {
@@ -142,8 +142,10 @@ class Masks:
     def __init__(self, model: nn.Module, patch: pytest.MonkeyPatch) -> None:
         self.drawn: dict[int, Dropout] = {}
         self.seeds = {id(one): seed for seed, one in enumerate(model.parameters(), 100)}
-        for name in ("lora_linears", "lora_delta"):
-            patch.setattr(layers, name, self._known(getattr(layers, name)))
+        patch.setattr(layer, "lora_linears", self._known(layer.lora_linears))
+        patch.setattr(layer, "lora_linear", self._one)
+        patch.setattr(careful, "lora_linears", self._known(careful.lora_linears))
+        patch.setattr(careful, "lora_delta", self._known(careful.lora_delta))
 
     def _known(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: torch.Tensor, projections: Any, *rest: Any, **options: Any) -> Any:
@@ -157,11 +159,16 @@ class Masks:
 
         return call
 
+    def _one(self, x: torch.Tensor, weight: Any, lora_a: Any, lora_b: Any, **options: Any) -> Any:
+        scaling, bias = options.pop("scaling"), options.pop("bias")
+        one = LoraProjection(weight, lora_a, lora_b, scaling, bias)
+        return layer.lora_linears(x, [one], **options)[0]
+
     def given_to(self, other: nn.Module, model: nn.Module) -> nn.Module:
         """PEFT's model with the masks that the accelerated one drew."""
-        for one, layer in zip(other.modules(), model.modules()):
-            if isinstance(one, LoraLayer) and isinstance(layer, LoraLayer):
-                for name, linear in layer.lora_A.items():
+        for one, drawing in zip(other.modules(), model.modules()):
+            if isinstance(one, LoraLayer) and isinstance(drawing, LoraLayer):
+                for name, linear in drawing.lora_A.items():
                     drawn = self.drawn.get(id(linear.weight))
                     if drawn is not None:
                         one.lora_dropout[name] = _Masked(drawn)
