@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::batch::{Batch, check};
+use super::batch::Batch;
+use super::check_backward::check;
 
 #[test]
 fn one_adapter() {

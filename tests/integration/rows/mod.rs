@@ -2,5 +2,10 @@
 
 mod backward;
 mod batch;
+mod check_backward;
+mod check_forward;
 mod delta_backward;
+mod forward;
 mod gradients;
+mod layer;
+mod matrix;
