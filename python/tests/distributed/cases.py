@@ -5,6 +5,7 @@ Every case trains a small model for a few steps and returns its adapters; alone,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,37 @@ def fsdp1(rank: int, units: str, use_orig_params: bool) -> State:
             for name, parameter in module.named_parameters()
             if "lora_" in name
         }
+
+
+def zero3(rank: int) -> State:
+    """DeepSpeed's stage 3: parameters are cut to pieces, and hooks of each leaf gather them."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["LOCAL_SIZE"] = str(dist.get_world_size())
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    module = model()
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    settings = {
+        "train_micro_batch_size_per_gpu": BATCH // dist.get_world_size(),
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=torch.optim.SGD(learned, lr=0.5),
+        model_parameters=learned,
+        config=settings,
+    )
+    for step in range(STEPS):
+        x, wanted = batch(step, rank)
+        engine.backward(nn.functional.mse_loss(engine(x), wanted))
+        engine.step()
+    # Nothing is whole between calls.
+    assert module[0].base_layer.weight.numel() == 0
+    with deepspeed.zero.GatheredParameters(learned):
+        return adapters(module)
 
 
 def tensor_parallel(rank: int, dropout_p: float, local: bool) -> State:

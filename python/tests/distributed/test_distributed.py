@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,13 @@ def test_fsdp2(workers: Workers, units: str) -> None:
 )
 def test_fsdp1(workers: Workers, units: str, use_orig_params: bool) -> None:
     are_those_of_one_process(workers, "fsdp1", units, use_orig_params)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
+)
+def test_zero3(workers: Workers) -> None:
+    are_those_of_one_process(workers, "zero3")
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
