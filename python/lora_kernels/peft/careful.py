@@ -16,9 +16,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..tensors import LoraProjection
-from ..torch import call, lora_delta, lora_linears
+from ..torch import call, lora_delta, lora_linears, owned
 from ..types import WeightLayout
-from .owned import parameters_of, unwrapped, why_not_owned
+from .owned import parameters_of, why_not_owned
 from .plain import DEQUANTISED, HALVES, computed_in, dequantised, has_hooks
 
 DTYPES = (torch.float32, *HALVES)
@@ -59,10 +59,10 @@ def why_not_of(layer: Any, x: torch.Tensor) -> str | None:
     if torch.is_autocast_enabled(x.device.type):
         return None
     for name in active(layer):
-        dtype = unwrapped(layer.lora_A[name]).weight.dtype
+        dtype = owned.inside(layer.lora_A[name]).weight.dtype
         if dtype is not x.dtype and not (dtype is torch.float32 and x.dtype in HALVES):
             return f"its adapter {name!r} is of {dtype}, x of {x.dtype}"
-        if unwrapped(layer.lora_B[name]).weight.dtype is not dtype:
+        if owned.inside(layer.lora_B[name]).weight.dtype is not dtype:
             return f"its adapter {name!r} is of two types"
     return None
 

@@ -1,9 +1,4 @@
-"""Parameters that are whole only while the module that owns them is being called.
-
-FSDP and DeepSpeed's ZeRO-3 gather a module's parameters in hooks before its forward, and let them
-go in hooks after it. So such a module is called, with a forward that returns a copy of its weight:
-the matrices of adapters are small, and autograd leads from the copy to the parameter.
-"""
+"""Whether an adapter's matrices can be had, where hooks or wrappers keep them elsewhere."""
 
 from __future__ import annotations
 
@@ -14,62 +9,38 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..torch import owned
 from .plain import has_hooks
 
 #: Where the hooks come from that gather parameters.
-_GATHERING = ("torch.distributed.", "deepspeed.", "lora_kernels.")
-#: The attributes under which wrappers keep the module that they wrap.
-_WRAPPED = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-
-
-class _Weight:
-    """Given to a forward in place of x: it returns the weight."""
-
-
-_WEIGHT = _Weight()
-
-
-class Owner(nn.Linear):
-    """A Linear that can be asked for its weight, and its bias, by a call."""
-
-    def forward(self, x: Any) -> Any:
-        """x (..., in_features) to y, or copies of the parameters."""
-        if x is _WEIGHT:
-            return self.weight.clone(), None if self.bias is None else self.bias.clone()
-        return super().forward(x)
+_GATHERING = ("torch.distributed", "deepspeed", "lora_kernels")
 
 
 def parameters_of(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias of an adapter's Linear."""
-    if type(linear) is nn.Linear and not has_hooks(linear):
-        return linear.weight, linear.bias
-    inner = unwrapped(linear)
-    if type(inner) is nn.Linear:
-        inner.__class__ = Owner
-    weight, bias = linear(_WEIGHT)
-    return weight, bias
+    """Weight and bias of an adapter's Linear; copies, where the module is called for them."""
+
+    def both(*_: Any) -> tuple[torch.Tensor, ...]:
+        inside = owned.inside(linear)
+        return tuple(one.clone() for one in (inside.weight, inside.bias) if one is not None)
+
+    if owned.is_plain(linear):
+        return linear.weight, linear.bias  # type: ignore[return-value]
+    weight, *bias = owned.call(linear, both, None)
+    return weight, bias[0] if bias else None
 
 
 def why_not_owned(linear: nn.Module) -> str | None:
     """Why an adapter's matrix can't be had; None if it can."""
     if type(linear) is nn.Linear and not has_hooks(linear):
         return None
-    inner = unwrapped(linear)
-    if type(inner) not in (nn.Linear, Owner):
-        return f"is a {type(inner).__name__}, not a Linear"
-    for hook in _hooks(linear):
+    inside = owned.inside(linear)
+    # FSDP2 makes classes of its own.
+    if not isinstance(inside, nn.Linear) or type(inside).forward is not nn.Linear.forward:
+        return f"is a {type(inside).__name__}, not a Linear"
+    for hook in (*_hooks(linear), *_hooks(inside)):
         if not _home(hook).startswith(_GATHERING):
             return f"has a hook of {_home(hook)}"
     return None
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside those that FSDP and checkpointing put around it."""
-    for name in _WRAPPED:
-        inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module):
-            return unwrapped(inner)
-    return module
 
 
 def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
@@ -79,10 +50,6 @@ def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
     yield from module._backward_pre_hooks.values()
     if "forward" in module.__dict__:
         yield module.forward
-    for name in _WRAPPED:
-        inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module):
-            yield from _hooks(inner)
 
 
 def _home(hook: Callable[..., Any]) -> str:

@@ -70,9 +70,12 @@ def plain(layer: nn.Module, x: torch.Tensor) -> Plain | None:
     linear_b = modules["lora_B"]._modules[name]
     if not (_is_linear(linear_a) and _is_linear(linear_b)) or name in state["lora_variant"]:
         return None
-    lora_a, lora_b = linear_a._parameters["weight"], linear_b._parameters["weight"]
+    # FSDP takes parameters out of these dictionaries.
+    lora_a, lora_b = linear_a._parameters.get("weight"), linear_b._parameters.get("weight")
     scaling = state["scaling"][name]
-    if linear_b._parameters["bias"] is not None or not isinstance(scaling, (float, int)):
+    if lora_a is None or lora_b is None or not isinstance(scaling, (float, int)):
+        return None
+    if linear_b._parameters.get("bias") is not None:
         return None
     dropout = modules["lora_dropout"]._modules[name]
     dropout_p = 0.0

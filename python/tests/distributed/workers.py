@@ -37,7 +37,7 @@ class Workers:
             self._processes.append(process)
 
     def run(self, case: str, *arguments: Any) -> list[Any]:
-        """What the function `case` of `cases` returns in each process, by rank."""
+        """What a function of `cases`, or `module:function`, returns in each process, by rank."""
         for pipe in self._pipes:
             pipe.send((case, arguments))
         results = []
@@ -87,14 +87,15 @@ def _serve(rank: int, port: int, pipe: multiprocessing.connection.Connection) ->
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    cases = importlib.import_module("cases")
     while True:
         try:
             name, arguments = pipe.recv()
         except EOFError:
             break
         try:
-            pipe.send((True, getattr(cases, name)(rank, *arguments)))
+            module, _, function = f"cases:{name}".rpartition(":")
+            cases = importlib.import_module(module.removeprefix("cases:"))
+            pipe.send((True, getattr(cases, function)(rank, *arguments)))
         except Exception:
             pipe.send((False, traceback.format_exc()))
     torch.distributed.destroy_process_group()
