@@ -18,8 +18,9 @@ SONAME = f"{FILE}.{_abi.VERSION >> 16}.{_abi.VERSION >> 8 & 0xFF}"
 VARIABLE = "LORA_KERNELS_LIBRARY"
 
 _HOW = (
-    f"build it with `cargo xtask capi` and set {VARIABLE} to its path, or put {FILE} beside this "
-    "package or where the system's loader looks"
+    f"install the package's wheel, which has it (`cargo xtask wheel` builds one), or build it with "
+    f"`cargo xtask capi` and set {VARIABLE} to its path, or put {FILE} beside this package or "
+    "where the system's loader looks"
 )
 
 
@@ -42,13 +43,14 @@ def library() -> ctypes.CDLL:
     version = found.lora_version()
     if version >> 8 != _abi.VERSION >> 8:
         raise LibraryNotFound(
-            f"{found._name} is version {_text(version)}, this package is for "
-            f"{_text(_abi.VERSION)}: they must agree in major and minor version"
+            f"{found._name} is version {version_text(version)}, this package is for "
+            f"{version_text(_abi.VERSION)}: they must agree in major and minor version"
         )
     return found
 
 
-def _text(version: int) -> str:
+def version_text(version: int) -> str:
+    """A version as `lora_version` gives it: major.minor.patch."""
     return f"{version >> 16}.{version >> 8 & 0xFF}.{version & 0xFF}"
 
 

@@ -23,6 +23,12 @@ _EVENT_DISABLE_TIMING = 2
 _FUNCTIONS: dict[str, list[Any]] = {
     "cuInit": [c_uint],
     "cuGetErrorName": [c_int, ctypes.POINTER(c_char_p)],
+    "cuDriverGetVersion": [ctypes.POINTER(c_int)],
+    "cuDeviceGetCount": [ctypes.POINTER(c_int)],
+    "cuDeviceGet": [ctypes.POINTER(c_int), c_int],
+    "cuDeviceGetName": [c_char_p, c_int, c_int],
+    "cuDeviceGetAttribute": [ctypes.POINTER(c_int), c_int, c_int],
+    "cuDeviceTotalMem_v2": [ctypes.POINTER(c_size_t), c_int],
     "cuDevicePrimaryCtxRetain": [ctypes.POINTER(c_void_p), c_int],
     "cuCtxPushCurrent_v2": [c_void_p],
     "cuCtxPopCurrent_v2": [ctypes.POINTER(c_void_p)],

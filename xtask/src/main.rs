@@ -17,6 +17,7 @@ mod python;
 mod report;
 mod steps;
 mod toolchain;
+mod wheel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,9 +104,13 @@ enum Command {
         #[arg(long)]
         prefix: Option<PathBuf>,
     },
-    /// Test the Python package on the emulated device (installs NumPy and pytest from PyPI)
+    /// Build the Python package as a wheel with the library in it; the last line on stdout is its
+    /// path
+    Wheel,
+    /// Build the Python package's wheel, install it into a fresh environment, and test it there on
+    /// the emulated device (installs NumPy and pytest from PyPI)
     Python {
-        /// Also compare with PyTorch's autograd (installs it if there is none, 5 GB)
+        /// Also test what is for PyTorch and PEFT (installs both if there are none, 6 GB)
         #[arg(long)]
         torch: bool,
         /// Also check the package with ruff and its types with mypy (installs them)
@@ -142,6 +147,7 @@ fn main() -> ExitCode {
         Command::Report { check } => report::report(&mut session, check),
         Command::Gpu { check } => gpu::gpu(&mut session, check),
         Command::Capi { prefix } => capi::capi(&mut session, prefix),
+        Command::Wheel => wheel::wheel(&mut session),
         Command::Python {
             torch,
             types,

@@ -59,17 +59,27 @@ pub fn install(session: &mut Session, list: &str, folder: &Path) -> Result<(), F
 
 /// pip, to install the packages of a list into a folder.
 fn pip(list: &Path, folder: &Path) -> Command {
+    let mut pip = into(folder);
+    pip.args(PINNED).arg("-r").arg(list);
+    pip
+}
+
+/// pip, to install into a folder.
+fn into(folder: &Path) -> Command {
     let mut pip = Command::new("python3");
     pip.args(
         "-m pip install --quiet --disable-pip-version-check --no-input --no-compile".split(' '),
     );
-    pip.args(PINNED)
-        .arg("-r")
-        .arg(list)
-        .arg("--target")
-        .arg(folder);
+    pip.arg("--target").arg(folder);
     pip.envs([("PIP_USER", "0"), ("PIP_ROOT_USER_ACTION", "ignore")]);
     pip
+}
+
+/// Installs a wheel that was made here into a folder, and nothing that it asks for.
+pub fn install_file(session: &mut Session, wheel: &Path, folder: &Path) -> Result<(), Failure> {
+    let mut pip = into(folder);
+    pip.args(["--no-index", "--no-deps"]).arg(wheel);
+    session.run(pip)
 }
 
 /// Checks that python3 and pip work, and says what is missing.
