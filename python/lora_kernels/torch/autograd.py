@@ -35,6 +35,7 @@ class State:
         self.config = config
         #: By the index of the argument: weights that are made when they are needed.
         self.weights = weights
+        #: The type that autocast wants weights in. They are cast again in backward, not kept.
         self.cast = cast
         self.dropout = dropout
         self.p = p
@@ -43,32 +44,35 @@ class State:
         """p, and seed and offset or their address."""
         return self.dropout if words is None else (self.p, words.data_ptr(), 0)
 
-    def filled(self, tensors: list[Any]) -> None:
-        """Puts the weights that aren't kept, or not in this type, in their places."""
-        if self.weights is not None:
-            for index, weight in self.weights.items():
-                tensors[index] = weight()
+    def filled(self, tensors: Sequence[Any]) -> Sequence[Any]:
+        """The tensors with weights that aren't kept, or not in this type, in their places."""
+        if self.weights is None and self.cast is None:
+            return tensors
+        tensors = list(tensors)
+        for index, weight in (self.weights or {}).items():
+            tensors[index] = weight()
         if self.cast is not None:
             for index in range(0, len(tensors), PER_PROJECTION):
                 if tensors[index] is not None:
                     tensors[index] = tensors[index].to(self.cast)
+        return tensors
 
 
 def run(
     state: State,
     x: torch.Tensor,
     words: torch.Tensor | None,
-    tensors: list[Any],
+    tensors: Sequence[Any],
     bases: Sequence[torch.Tensor],
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
     """y of every projection, and what is saved; no graph."""
-    x = call.rows(x)
-    if state.cast is not None or state.weights is not None:
-        tensors = list(tensors)
-        state.filled(tensors)
-    ys = [base.clone(memory_format=torch.contiguous_format) for base in bases] or None
-    ys, saved, _ = call.forward(state.config, x, tensors, ys, state.placed(words))
-    return ys, saved
+    if not x.is_contiguous() or x.is_neg():
+        x = call.rows(x)
+    ys = None
+    if bases:
+        ys = [base.clone(memory_format=torch.contiguous_format) for base in bases]
+    ys, saved = call.forward(state.config, x, state.filled(tensors), ys, state.placed(words))
+    return ys, saved[0]
 
 
 class Lora(torch.autograd.Function):
@@ -83,40 +87,69 @@ class Lora(torch.autograd.Function):
         state: State,
         x: torch.Tensor,
         words: torch.Tensor | None,
-        *given: torch.Tensor | None,
+        *tensors: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         count = PER_PROJECTION * len(state.config.scalings)
-        tensors = list(given[:count])
-        ys, saved = run(state, x, words, tensors, given[count:])  # type: ignore[arg-type]
-        # Biases take no part in backward.
-        tensors[1::PER_PROJECTION] = [None] * len(ys)
+        bases = tensors[count:]
+        if bases:
+            tensors = tensors[:count]
+        ys, saved = run(state, x, words, tensors, bases)  # type: ignore[arg-type]
         ctx.state = state
-        ctx.save_for_backward(x, words, saved, *tensors)
+        if tensors[1] is not None:
+            # Biases take no part in backward.
+            kept = list(tensors)
+            kept[1::PER_PROJECTION] = [None] * len(ys)
+            ctx.save_for_backward(x, words, saved, *kept)
+        else:
+            ctx.save_for_backward(x, words, saved, *tensors)
         return tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         state: State = ctx.state
         x, words, saved, *tensors = ctx.saved_tensors
-        needed: Sequence[bool] = ctx.needs_input_grad
-        needs_x, needs = needed[1], needed[3:]
+        _, needs_x, _, *needs = ctx.needs_input_grad
         gradients: list[torch.Tensor | None] = [None] * len(needs)
-        adapters = range(len(tensors))
+        needs_kernels = needs_x
+        first = 0
         for index, dy in enumerate(dys):
-            bias, base = PER_PROJECTION * index + 1, len(tensors) + index
-            if needs[bias]:
-                gradients[bias] = dy.reshape(-1, dy.shape[-1]).sum(0)
-            if state.config.delta and needs[base]:
-                gradients[base] = dy
+            if needs[first + 1]:
+                gradients[first + 1] = dy.reshape(-1, dy.shape[-1]).sum(0)
+            if needs[first + 2] or needs[first + 3]:
+                needs_kernels = True
+            if state.config.delta and needs[len(tensors) + index]:
+                gradients[len(tensors) + index] = dy
+            first += PER_PROJECTION
         dx = None
-        if needs_x or any(needs[index] for index in adapters if index % PER_PROJECTION > 1):
-            dx, d_as, d_bs = _kernels(state, x, words, saved, tensors, dys, needs_x)
-            for index, (d_a, d_b) in enumerate(zip(d_as, d_bs)):
-                first = PER_PROJECTION * index
-                gradients[first + 2] = d_a if needs[first + 2] else None
-                gradients[first + 3] = d_b if needs[first + 3] else None
+        if needs_kernels:
+            # weight, bias, lora_a, lora_b become weight, lora_a, lora_b, dy.
+            tensors = list(state.filled(tensors))
+            first = 0
+            for dy in dys:
+                is_plain = dy.is_contiguous() and not dy.is_neg()
+                tensors[first + 1 : first + PER_PROJECTION] = (
+                    *tensors[first + 2 : first + PER_PROJECTION],
+                    dy if is_plain else call.rows(dy),
+                )
+                first += PER_PROJECTION
+            if not x.is_contiguous() or x.is_neg():
+                x = call.rows(x)
+            dx, d_as, d_bs = call.backward(
+                state.config, x, tensors, (saved,), state.placed(words), needs_x
+            )
+            first = 0
+            for d_a, d_b in zip(d_as, d_bs):
+                if needs[first + 2]:
+                    gradients[first + 2] = d_a
+                if needs[first + 3]:
+                    gradients[first + 3] = d_b
+                first += PER_PROJECTION
         results = (None, dx, None, *gradients)
-        return Once.apply(*results) if torch.is_grad_enabled() else results  # type: ignore
+        if torch.is_grad_enabled():
+            # Somebody may differentiate these again: they lead to a function that refuses.
+            leaves = [None if one is None else one.detach().requires_grad_() for one in results]
+            results = Once.apply(*leaves)
+        return results
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
@@ -125,25 +158,6 @@ class Lora(torch.autograd.Function):
             "lora_kernels: a forward-mode derivative (torch.autograd.forward_ad) was asked for, "
             "and the kernels have only backward"
         )
-
-
-def _kernels(
-    state: State,
-    x: torch.Tensor,
-    words: torch.Tensor | None,
-    saved: torch.Tensor | None,
-    tensors: list[Any],
-    dys: Sequence[torch.Tensor],
-    needs_x: bool,
-) -> tuple[torch.Tensor | None, Sequence[Any], Sequence[Any]]:
-    state.filled(tensors)
-    # weight, bias, lora_a, lora_b become weight, lora_a, lora_b, dy.
-    arguments = []
-    for first, dy in zip(range(0, len(tensors), PER_PROJECTION), dys):
-        arguments += [tensors[first], tensors[first + 2], tensors[first + 3], call.rows(dy)]
-    return call.backward(
-        state.config, call.rows(x), arguments, saved, None, state.placed(words), needs_x
-    )
 
 
 class Once(torch.autograd.Function):

@@ -38,7 +38,8 @@ class Config(NamedTuple):
     """What isn't a tensor and isn't drawn.
 
     delta: there is no base product, y is added to. redraw: the mask isn't stored. inference:
-    nothing is saved. dropout: None, "value" or "memory": where seed and offset are.
+    nothing is saved. dropout: None, "value" or "memory": where seed and offset are. split: S and
+    the mask are two tensors, not one.
     """
 
     scalings: tuple[float, ...]
@@ -49,6 +50,7 @@ class Config(NamedTuple):
     mask_column: int = 0
     inference: bool = False
     dropout: str | None = None
+    split: bool = False
 
 
 class Frame:
@@ -111,14 +113,25 @@ class Prepared:
             _word(self._ARGS, "x"),
             *_places(self._ARGS, self._PROJECTION, self._FIELDS, count),
         ]
-        self.dtype = next(name for name, one in DTYPES.items() if one is problem.dtype)
-        adapter = problem.dtype_of(Role.LORA_A)
-        self.adapter_dtype = next(name for name, one in DTYPES.items() if one is adapter)
-        self.saved_bytes: int = plan.saved_bytes
+        self.may_be_negated = any(
+            1 in problem.shape(role, index)
+            for index in range(count)
+            for role in (Role.WEIGHT, Role.LORA_A, Role.LORA_B)
+        )
+        mask_bytes = plan.mask.bytes if plan.mask else 0
+        #: Buffers between forward and backward: the words of address and size, and the bytes.
+        self.saved: list[tuple[int, int, int]] = []
+        if config.split:
+            self._buffer("saved_s", plan.s.bytes)
+            self._buffer("saved_mask", mask_bytes)
+        else:
+            self._buffer("saved", plan.saved_bytes)
+        self.workspace = _word(self._ARGS, "workspace")
         self.workspace_bytes: int = plan.workspace_bytes
-        self.flags_bytes: int = plan.flags_bytes
-        self.s_bytes: int = plan.s.bytes
-        self.mask_bytes: int = plan.mask.bytes if plan.mask else 0
+
+    def _buffer(self, field: str, nbytes: int) -> None:
+        place = _word(self._ARGS, field)
+        self.saved.append((place, place + 1, nbytes))
 
     def frame(self) -> Frame:
         """One that this call has for itself until it puts it back."""
@@ -130,6 +143,9 @@ class Prepared:
                 one.scaling = scaling
             if self.config.dropout is not None:
                 frame.args.dropout = ctypes.pointer(frame.dropout)
+            for _, place, nbytes in self.saved:
+                frame.words[place] = nbytes
+            frame.args.workspace_bytes = self.workspace_bytes
             return frame
 
 
@@ -145,6 +161,7 @@ class Forward(Prepared):
         sizes = self.problem.projections
         self.y_shapes = [(*shape[:-1], one.out_features) for one in sizes]
         self.y_places = _places(self._ARGS, self._PROJECTION, ("y",), len(sizes))
+        self.flags_bytes: int = plan.flags_bytes
 
 
 class Backward(Prepared):
@@ -156,16 +173,11 @@ class Backward(Prepared):
 
     def __init__(self, kernels: Kernels, plan: Any, config: Config, shape: Sequence[int]) -> None:
         super().__init__(kernels, plan, config)
-        self.dx_shape = tuple(shape)
-        problem, sizes = self.problem, self.problem.projections
+        self.dx = _word(self._ARGS, "dx")
+        sizes = self.problem.projections
         self.d_a_places = _places(self._ARGS, self._PROJECTION, ("d_lora_a",), len(sizes))
         self.d_b_places = _places(self._ARGS, self._PROJECTION, ("d_lora_b",), len(sizes))
-        self.adapters = [
-            (problem.shape(Role.LORA_A, index), problem.shape(Role.LORA_B, index))
-            if one.rank
-            else None
-            for index, one in enumerate(sizes)
-        ]
+        self.is_adapted = [one.rank > 0 for one in sizes]
 
 
 def launch(prepared: Prepared, frame: Frame, stream: int) -> None:
@@ -228,7 +240,6 @@ def _key(first: list[Any], tensors: Tensors) -> tuple[Any, list[int]]:
                 tensor.stride(),
                 address & 15,
                 tensor.get_device(),
-                tensor.is_neg(),
             )
     return tuple(first), addresses
 
@@ -253,124 +264,121 @@ def forward(
     config: Config,
     x: torch.Tensor,
     tensors: Tensors,
-    ys: Sequence[torch.Tensor] | None,
+    ys: list[torch.Tensor] | None,
     dropout: tuple[float, int, int] | None,
-    split: bool = False,
-) -> tuple[list[torch.Tensor], torch.Tensor | None, torch.Tensor | None]:
-    """y of every projection, and what is saved: one buffer and None, or with `split` S and mask.
+) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+    """y of every projection, and what is saved: one buffer, or if config is split S and the mask.
 
     x: (..., in_features), as `rows` makes it. tensors: weight, bias, lora_a and lora_b of every
     projection. ys: outputs that are added to, of a delta. dropout: p, and seed and offset, or their
-    address and 0.
+    address and 0. Buffers are bytes, or None where they have
+    none.
     """
     key, addresses = _key([config], (x, *tensors))
     prepared = _forwards.get(key)
     if prepared is None:
         prepared = _prepare_forward(key, config, x, tensors)
+    if prepared.may_be_negated:
+        _refuse_negated(tensors)
     frame = prepared.frame()
     words = frame.words
     for place, address in zip(prepared.places, addresses):
         words[place] = address
     if ys is None:
-        dtype, device = prepared.dtype, x.device
-        ys = [torch.empty(shape, dtype=dtype, device=device) for shape in prepared.y_shapes]
+        ys = [x.new_empty(shape) for shape in prepared.y_shapes]
     for place, y in zip(prepared.y_places, ys):
         words[place] = y.data_ptr() or _NOWHERE
     if dropout is not None:
         frame.dropout.p, frame.dropout.seed, frame.dropout.offset = dropout
-    args = frame.args
-    saved = mask = workspace = flags = None
-    if split:
-        if prepared.s_bytes:
-            saved = torch.empty(prepared.s_bytes, dtype=torch.uint8, device=x.device)
-            args.saved_s, args.saved_s_bytes = saved.data_ptr(), prepared.s_bytes
-        if prepared.mask_bytes:
-            mask = torch.empty(prepared.mask_bytes, dtype=torch.uint8, device=x.device)
-            args.saved_mask, args.saved_mask_bytes = mask.data_ptr(), prepared.mask_bytes
-        args.saved = args.saved_bytes = 0
-    else:
-        if prepared.saved_bytes:
-            saved = torch.empty(prepared.saved_bytes, dtype=torch.uint8, device=x.device)
-            args.saved, args.saved_bytes = saved.data_ptr(), prepared.saved_bytes
-        args.saved_s = args.saved_s_bytes = args.saved_mask = args.saved_mask_bytes = 0
+    saved: list[torch.Tensor | None] = []
+    for place, _, nbytes in prepared.saved:
+        buffer = None
+        if nbytes:
+            buffer = torch.empty(nbytes, dtype=torch.uint8, device=x.device)
+            words[place] = buffer.data_ptr()
+        saved.append(buffer)
     stream = stream_of(x)
     if prepared.workspace_bytes:
         workspace = torch.empty(prepared.workspace_bytes, dtype=torch.uint8, device=x.device)
-        args.workspace, args.workspace_bytes = workspace.data_ptr(), prepared.workspace_bytes
+        words[prepared.workspace] = workspace.data_ptr()
     if prepared.flags_bytes:
         flags = _flags_of(x, stream, prepared.flags_bytes)
-        args.flags, args.flags_bytes = flags.data_ptr(), flags.numel()
+        frame.args.flags, frame.args.flags_bytes = flags.data_ptr(), flags.numel()
     launch(prepared, frame, stream)
     prepared.frames.append(frame)
-    return list(ys), saved, mask
+    return ys, saved
 
 
 def backward(
     config: Config,
     x: torch.Tensor,
     tensors: Tensors,
-    saved: torch.Tensor | None,
-    mask: torch.Tensor | None,
+    saved: Tensors,
     dropout: tuple[float, int, int] | None,
     input_gradient: bool,
-    split: bool = False,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None], list[torch.Tensor | None]]:
     """dx, and d_lora_a and d_lora_b of every projection, None where there is no adapter.
 
-    tensors: weight, lora_a, lora_b and dy of every projection. saved, mask: as forward left them.
+    tensors: weight, lora_a, lora_b and dy of every projection. saved: as forward left it.
     """
     key, addresses = _key([config, input_gradient], (x, *tensors))
     prepared = _backwards.get(key)
     if prepared is None:
         prepared = _prepare_backward(key, config, x, tensors, input_gradient)
+    if prepared.may_be_negated:
+        _refuse_negated(tensors)
     frame = prepared.frame()
-    words, args = frame.words, frame.args
+    words = frame.words
     for place, address in zip(prepared.places, addresses):
         words[place] = address
     dx = None
     if input_gradient:
         # A delta's is added to what is there.
-        make = torch.zeros if config.delta else torch.empty
-        dx = make(prepared.dx_shape, dtype=prepared.dtype, device=x.device)
-        args.dx = dx.data_ptr() or _NOWHERE
+        dx = x.new_zeros(x.shape) if config.delta else x.new_empty(x.shape)
+        words[prepared.dx] = dx.data_ptr() or _NOWHERE
     d_lora_as: list[torch.Tensor | None] = []
     d_lora_bs: list[torch.Tensor | None] = []
-    for index, shapes in enumerate(prepared.adapters):
+    for index, is_adapted in enumerate(prepared.is_adapted):
         d_a = d_b = None
-        if shapes is not None:
-            d_a = torch.empty(shapes[0], dtype=prepared.adapter_dtype, device=x.device)
-            d_b = torch.empty(shapes[1], dtype=prepared.adapter_dtype, device=x.device)
+        if is_adapted:
+            # Of matrices with contiguous rows these are contiguous.
+            d_a = torch.empty_like(tensors[4 * index + 1])  # type: ignore[arg-type]
+            d_b = torch.empty_like(tensors[4 * index + 2])  # type: ignore[arg-type]
             words[prepared.d_a_places[index]] = d_a.data_ptr()
             words[prepared.d_b_places[index]] = d_b.data_ptr()
         d_lora_as.append(d_a)
         d_lora_bs.append(d_b)
     if dropout is not None:
         frame.dropout.p, frame.dropout.seed, frame.dropout.offset = dropout
-    if split:
-        args.saved_s, args.saved_s_bytes = _buffer("S", saved, prepared.s_bytes)
-        args.saved_mask, args.saved_mask_bytes = _buffer("the mask", mask, prepared.mask_bytes)
-        args.saved = args.saved_bytes = 0
-    else:
-        args.saved, args.saved_bytes = _buffer("what forward saved", saved, prepared.saved_bytes)
-        args.saved_s = args.saved_s_bytes = args.saved_mask = args.saved_mask_bytes = 0
+    for (place, _, nbytes), buffer in zip(prepared.saved, saved):
+        if nbytes:
+            words[place] = _address(buffer, nbytes)
     if prepared.workspace_bytes:
         workspace = torch.empty(prepared.workspace_bytes, dtype=torch.uint8, device=x.device)
-        args.workspace, args.workspace_bytes = workspace.data_ptr(), prepared.workspace_bytes
+        words[prepared.workspace] = workspace.data_ptr()
     launch(prepared, frame, stream_of(x))
     prepared.frames.append(frame)
     return dx, d_lora_as, d_lora_bs
 
 
-def _buffer(name: str, tensor: torch.Tensor | None, needed: int) -> tuple[int, int]:
-    if not needed:
-        return 0, 0
-    given = 0 if tensor is None else tensor.numel() * tensor.element_size()
-    if tensor is None or given < needed or not tensor.is_contiguous():
+def _address(saved: torch.Tensor | None, needed: int) -> int:
+    given = 0 if saved is None else saved.numel() * saved.element_size()
+    if saved is None or given < needed or not saved.is_contiguous():
         raise ValueError(
-            f"{name} has {given} bytes, backward needs {needed} that are contiguous: give it what "
-            "the forward of the same tensors returned"
+            f"what forward saved has {given} bytes, backward needs {needed} that are contiguous: "
+            "give it S and the mask that the forward of the same tensors returned"
         )
-    return tensor.data_ptr(), given
+    return saved.data_ptr()
+
+
+def _refuse_negated(tensors: Tensors) -> None:
+    """Only what has a row or a column of one element can lie as the kernels want it and be so."""
+    for tensor in tensors:
+        if tensor is not None and tensor.is_neg():
+            raise ValueError(
+                f"a tensor of the shape {tuple(tensor.shape)} has the lazy negative bit: give its "
+                "resolve_neg()"
+            )
 
 
 # What follows runs once for each key.
@@ -529,8 +537,6 @@ class _Layouts:
             raise ValueError(
                 f"{name} is on {tensor.device} and x on {self.device}: they must be on one device"
             )
-        if tensor.is_neg():
-            raise ValueError(f"{name} has the lazy negative bit: give {name}.resolve_neg()")
 
     def matrix(self, name: str, role: Role, index: int, tensor: torch.Tensor) -> None:
         self.check(name, tensor)

@@ -20,6 +20,8 @@ from .call import Config
 
 _AUTOCAST = ("cuda", "cpu")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+#: Past the check for torch.func, which `_is_unseen` has made.
+_apply = super(torch.autograd.Function, Lora).apply
 Projections = Sequence[LoraProjection[Any]]
 
 
@@ -160,38 +162,57 @@ def _run(
 
     options: a `Config` from transposed to mask_column.
     """
-    check_probability(dropout_p)
-    kind = "cuda" if x.is_cuda else x.device.type
     cast = None
-    if kind in _AUTOCAST and torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
-        cast = torch.get_autocast_dtype(kind)
-        x, bases = x.to(cast), [base.to(cast) for base in bases]
-        tensors = _cast(tensors, cast)
-    needs_graph = torch.is_grad_enabled() and (
-        x.requires_grad
-        or any([one.requires_grad for one in tensors if isinstance(one, torch.Tensor)])
-        or any([base.requires_grad for base in bases])
-    )
-    is_dropped = dropout_p > 0.0 or dropout is not None
-    inference = not needs_graph and not is_dropped
+    if torch._C._is_any_autocast_enabled():
+        cast = _autocast(x)
+        if cast is not None:
+            x, bases = x.to(cast), [base.to(cast) for base in bases]
+            tensors = _cast(tensors, cast)
+    is_dropped = dropout is not None
+    if dropout_p != 0.0:
+        check_probability(dropout_p)
+        is_dropped = True
+    needs_graph, is_plain, is_made = x.requires_grad, type(x) in _PLAIN, False
+    for one in (*tensors, *bases) if bases else tensors:
+        if one is None:
+            continue
+        if type(one) in _PLAIN:
+            needs_graph = needs_graph or one.requires_grad
+        elif isinstance(one, torch.Tensor):
+            is_plain = False
+            needs_graph = needs_graph or one.requires_grad
+        else:
+            is_made = True
     if needs_graph:
-        _check_frozen(tensors)
-    if not torch.compiler.is_compiling() and _is_plain(x, tensors, bases):
-        if kind != call.DEVICE:
+        needs_graph = torch.is_grad_enabled()
+        for weight in tensors[::PER_PROJECTION]:
+            if isinstance(weight, torch.Tensor) and weight.requires_grad:
+                raise ValueError(
+                    "a base weight requires a gradient: it must be frozen "
+                    "(weight.requires_grad_(False)); these layers train adapters"
+                )
+    inference = not needs_graph and not is_dropped
+    if not torch.compiler.is_compiling() and _is_unseen() and is_plain:
+        if not x.is_cuda and x.device.type != call.DEVICE:
             raise ValueError(f"the tensors are on {x.device}: move them to a CUDA device")
-        value, words = call.by_value(dropout), None
-        if dropout is None and is_dropped:
-            value, words = generators.draw_for(x, dropout_p, generator)
-        where = "value" if value is not None else "memory" if words is not None else None
-        made = None
-        for index in range(0, len(tensors), PER_PROJECTION):
-            if callable(tensors[index]):
-                made = made or {}
-                made[index], tensors[index] = tensors[index], None
+        value = words = where = made = None
+        if is_dropped:
+            if dropout is not None:
+                value = call.by_value(dropout)
+            else:
+                value, words = generators.draw_for(x, dropout_p, generator)
+            where = "memory" if value is None else "value"
+        if is_made:
+            made = {}
+            for index in range(0, len(tensors), PER_PROJECTION):
+                if callable(tensors[index]):
+                    made[index], tensors[index] = tensors[index], None
         state = State(Config(scalings, *options, inference, where), made, cast, value, dropout_p)
         if needs_graph:
-            return Lora.apply(state, x, words, *tensors, *bases)  # type: ignore[no-any-return]
+            return _apply(state, x, words, *tensors, *bases)  # type: ignore[no-any-return]
         return tuple(run(state, x, words, tensors, bases)[0])
+    if not is_plain:
+        _refuse_distributed((x, *tensors, *bases))
     words = None
     if dropout is not None:
         dropout_p, words = dropout.p, generators.given(dropout, x.device)
@@ -204,6 +225,14 @@ def _run(
         tensors[index] = weight if cast is None or weight is None else weight.to(cast)
     config = Config(scalings, *options, inference)
     return ops.call_forward(x, tensors, bases, words, dropout_p, config)
+
+
+def _autocast(x: torch.Tensor) -> torch.dtype | None:
+    """The type that autocast on the device of x casts to; as for torch, not from float64."""
+    kind = x.device.type
+    if kind not in _AUTOCAST or not torch.is_autocast_enabled(kind) or x.dtype is torch.float64:
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def _cast(tensors: list[Any], dtype: torch.dtype) -> list[Any]:
@@ -219,33 +248,20 @@ def _cast(tensors: list[Any], dtype: torch.dtype) -> list[Any]:
     return tensors
 
 
-def _check_frozen(tensors: Sequence[Any]) -> None:
-    for weight in tensors[::PER_PROJECTION]:
-        if isinstance(weight, torch.Tensor) and weight.requires_grad:
-            raise ValueError(
-                "a base weight requires a gradient: it must be frozen "
-                "(weight.requires_grad_(False)); these layers train adapters"
-            )
-
-
-def _is_plain(x: torch.Tensor, tensors: Sequence[Any], bases: Sequence[torch.Tensor]) -> bool:
-    """Whether nothing but the device sees the call, so that it needs no operator."""
+def _is_unseen() -> bool:
+    """Whether nothing but the device sees what happens, so that no operator is needed."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             "lora_kernels: a transform of torch.func (grad, vmap, jvp, ...) is active, and the "
             "kernels have no rule for it; use torch.autograd"
         )
-    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
-        return False
-    is_plain = True
-    for one in (x, *tensors, *bases):
-        kind = type(one)
-        if kind in _PLAIN or not isinstance(one, torch.Tensor):
-            continue
-        if kind.__name__ == "DTensor":
+    return not (torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
+def _refuse_distributed(tensors: Sequence[Any]) -> None:
+    for one in tensors:
+        if type(one).__name__ == "DTensor":
             raise TypeError(
                 "a tensor is a DTensor: give each rank's own part (to_local()), as "
                 "lora_kernels.torch.parallel does for layers"
             )
-        is_plain = False
-    return is_plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,7 +70,21 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to y (..., out_features)."""
-        base = self.base_layer
+        # nn.Module finds its members last, and slowly.
+        modules = self._modules
+        base: Any = modules["base_layer"]
+        lora_a: Any = modules["lora_A"]
+        lora_b: Any = modules["lora_B"]
+        if owned.is_bare(base) and owned.is_bare(lora_a) and owned.is_bare(lora_b):
+            return lora_linear(
+                x,
+                base._parameters["weight"],
+                lora_a._parameters["weight"],
+                lora_b._parameters["weight"],
+                scaling=self.scaling,
+                bias=base._parameters["bias"],
+                dropout_p=self.dropout_p if self.training else 0.0,
+            )
         if not owned.is_plain(base):
             y: torch.Tensor = owned.call(base, self._forward, x)
             return y

@@ -89,7 +89,15 @@ def _forward(
     count = len(scalings)
     memory = None if words is None else "memory"
     config = Config(
-        tuple(scalings), transposed, bool(bases), redraw, mask_row, mask_column, inference, memory
+        tuple(scalings),
+        transposed,
+        bool(bases),
+        redraw,
+        mask_row,
+        mask_column,
+        inference,
+        memory,
+        split=True,
     )
     tensors = _by_projection(
         count,
@@ -99,7 +107,7 @@ def _forward(
         _spread(lora_bs, adapted, count),
     )
     ys = [base.clone(memory_format=torch.contiguous_format) for base in bases] or None
-    ys, s, mask = call.forward(config, call.rows(x), tensors, ys, _value(words, p), split=True)
+    ys, (s, mask) = call.forward(config, call.rows(x), tensors, ys, _value(words, p))
     if s is None:
         s = x.new_empty(0)
     else:
@@ -159,7 +167,14 @@ def _backward(
     count = len(scalings)
     memory = None if words is None else "memory"
     config = Config(
-        tuple(scalings), transposed, not weights, redraw, mask_row, mask_column, False, memory
+        tuple(scalings),
+        transposed,
+        not weights,
+        redraw,
+        mask_row,
+        mask_column,
+        dropout=memory,
+        split=True,
     )
     tensors = _by_projection(
         count,
@@ -169,7 +184,7 @@ def _backward(
         [call.rows(dy) for dy in dys],
     )
     dx, d_as, d_bs = call.backward(
-        config, call.rows(x), tensors, s, mask, _value(words, p), input_gradient, split=True
+        config, call.rows(x), tensors, (s, mask), _value(words, p), input_gradient
     )
     if dx is None:
         dx = x.new_empty(0)

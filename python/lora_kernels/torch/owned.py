@@ -33,6 +33,22 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
+def is_bare(module: nn.Module) -> bool:
+    """Whether it is torch's own linear layer, with a weight on one device and without hooks."""
+    members = module.__dict__
+    return (
+        type(module) is nn.Linear
+        and type(members["_parameters"].get("weight")) is nn.Parameter
+        and not (
+            members["_forward_hooks"]
+            or members["_forward_pre_hooks"]
+            or members["_backward_hooks"]
+            or members["_backward_pre_hooks"]
+            or "forward" in members
+        )
+    )
+
+
 def inside(module: nn.Module) -> Any:
     """The module that wrappers wrap."""
     found = module
