@@ -54,6 +54,8 @@ def why_not_of(layer: Any, x: torch.Tensor) -> str | None:
     """The same of an x."""
     if x.device.type != call.DEVICE:
         return f"x is on {x.device}"
+    if hasattr(x, "device_mesh"):
+        return "x is a DTensor"
     if x.dtype not in DTYPES:
         return f"x is of {x.dtype}"
     if torch.is_autocast_enabled(x.device.type):

@@ -31,6 +31,10 @@ def parameters_of(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]
 
 def why_not_owned(linear: nn.Module) -> str | None:
     """Why an adapter's matrix can't be had; None if it can."""
+    is_sharded = hasattr(owned.inside(linear).weight, "device_mesh")
+    # FSDP2's is whole in a call.
+    if is_sharded and not hasattr(linear, "unshard"):
+        return "is a DTensor"
     if type(linear) is nn.Linear and not has_hooks(linear):
         return None
     inside = owned.inside(linear)

@@ -70,12 +70,12 @@ def plain(layer: nn.Module, x: torch.Tensor) -> Plain | None:
     linear_b = modules["lora_B"]._modules[name]
     if not (_is_linear(linear_a) and _is_linear(linear_b)) or name in state["lora_variant"]:
         return None
-    # FSDP takes parameters out of these dictionaries.
+    # FSDP takes parameters out of these dictionaries, tensor parallelism puts DTensors there.
     lora_a, lora_b = linear_a._parameters.get("weight"), linear_b._parameters.get("weight")
     scaling = state["scaling"][name]
-    if lora_a is None or lora_b is None or not isinstance(scaling, (float, int)):
+    if type(lora_a) is not nn.Parameter or type(lora_b) is not nn.Parameter:
         return None
-    if linear_b._parameters.get("bias") is not None:
+    if linear_b._parameters.get("bias") is not None or not isinstance(scaling, (float, int)):
         return None
     dropout = modules["lora_dropout"]._modules[name]
     dropout_p = 0.0

@@ -12,6 +12,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -118,3 +123,22 @@ def fsdp1(rank: int, use_orig_params: bool) -> tuple[State, int]:
             for name, parameter in parallel.named_parameters()
             if "lora_" in name
         }, calls
+
+
+def tensor_parallel(rank: int) -> tuple[State, int]:
+    """torch's own plans of an MLP, which cut the adapters too: its layers are left to PEFT."""
+    module = model()
+    report = accelerate(module)
+    plan: dict[str, Any] = {}
+    for name in ("gate_proj", "up_proj"):
+        plan |= {
+            f"{name}.base_layer": ColwiseParallel(),
+            f"{name}.lora_B.default": ColwiseParallel(),
+        }
+    plan |= {f"down_proj.{name}": RowwiseParallel() for name in ("base_layer", "lora_A.default")}
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    parallelize_module(module.base_model.model.model.layers[0].mlp, mesh, plan)
+    left = {layer.why for layer in report.layers if layer.way == "peft"}
+    assert left == {"a matrix of its adapter 'default' is a DTensor"}
+    calls = train(module, None)
+    return adapters(module), calls

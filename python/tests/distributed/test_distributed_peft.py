@@ -23,8 +23,9 @@ def wanted() -> peft_cases.State:
     return peft_cases.alone()
 
 
-#: Calls of the kernels in a step: q, k and v; o; gate and up; down. Or every layer for itself.
-GROUPED, SINGLE = 4, 7
+#: Calls of the kernels in a step: q, k and v; o; gate and up; down. Or every layer for itself. Or
+#: those of the attention alone.
+GROUPED, SINGLE, ATTENTION = 4, 7, 2
 
 
 @pytest.mark.parametrize(
@@ -35,8 +36,9 @@ GROUPED, SINGLE = 4, 7
         ("fsdp2", ("modules",), SINGLE),
         ("fsdp1", (True,), SINGLE),
         ("fsdp1", (False,), SINGLE),
+        ("tensor_parallel", (), ATTENTION),
     ],
-    ids=["DDP", "FSDP2 layers", "FSDP2 modules", "FSDP1 original", "FSDP1 flat"],
+    ids=["DDP", "FSDP2 layers", "FSDP2 modules", "FSDP1 original", "FSDP1 flat", "TP"],
 )
 def test_adapters_are_those_of_one_process(
     workers: Workers, wanted: peft_cases.State, case: str, arguments: Any, calls: int

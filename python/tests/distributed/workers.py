@@ -17,7 +17,7 @@ from typing import Any
 
 WORLD = 2
 #: Seconds for one case.
-PATIENCE = 120
+PATIENCE = 300
 
 
 class Workers:

@@ -139,6 +139,11 @@ def test_results_are_not_taken_later() -> None:
         changed = block.b(x)
     assert not torch.allclose(changed, other)
     block.a(x)
+    another = torch.rand(3, 8)
+    with pytest.warns(UserWarning, match="was computed for nothing"):
+        given = block.b(another)
+    assert torch.equal(given, block.b(another))
+    block.a(x)
     with model.disable_adapter():
         wanted = x @ block.b.base_layer.weight.T + block.b.base_layer.bias
         assert torch.allclose(block.b(x), wanted, atol=1e-6)

@@ -79,17 +79,24 @@ def test_checkpointing_sees_the_same_mask_again(reentrant: bool) -> None:
         assert torch.equal(given[name], gradient), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32 base", "bf16 base"])
-def test_autocast(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "cast"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+    ids=["f32 to bf16", "f32 to f16", "bf16"],
+)
+def test_autocast(dtype: torch.dtype, cast: torch.dtype) -> None:
     model = tiny.adapted("llama", dtype)
     wanted_loss, wanted = tiny.step(tiny.in_f64(model))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", cast):
         loss, gradients = tiny.step(model)
         accelerate(model)
         given_loss, given = tiny.step(model)
-    ulp = ULP[torch.bfloat16]
-    assert abs(given_loss - wanted_loss) < abs(loss - wanted_loss) + ulp * wanted_loss
-    assert tiny.distance(given, wanted) < tiny.distance(gradients, wanted) + 4 * ulp
+    assert abs(given_loss - wanted_loss) < abs(loss - wanted_loss) + ULP[cast] * wanted_loss
+    assert tiny.distance(given, wanted) < tiny.distance(gradients, wanted) + 4 * ULP[cast]
 
 
 def test_accumulation_and_steps_of_an_optimizer() -> None:
