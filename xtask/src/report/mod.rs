@@ -122,8 +122,12 @@ struct Built {
 }
 
 fn build(session: &mut Session) -> Result<Built, Failure> {
-    let mut cargo =
-        session.cargo("build --workspace --message-format json-render-diagnostics --bin");
+    // The example, like tests, takes what only they depend on, and with it the features that
+    // packages have in the tests' build. Alone, the program would compile the emulated GPU and the
+    // core once more.
+    let mut cargo = session.cargo(
+        "build --workspace --example serve_batch --message-format json-render-diagnostics --bin",
+    );
     cargo.arg(PACKAGE);
     let messages = session.capture(cargo)?;
     let messages: Vec<Value> = messages
