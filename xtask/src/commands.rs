@@ -12,6 +12,23 @@ const FIXTURES: &str = "tests/fixtures";
 /// The tests that compare what tensor cores compute with references, by their path.
 const LAYERS: &str = "layers::";
 
+/// Those among them that tensor cores other than an A100's would only repeat. f32 kernels use none.
+/// Large sizes have more sums, but not longer ones. The others compare one run with another, look at
+/// masks or at the host, or run nothing.
+const REPEATED: [&str; 11] = [
+    "in_f32",
+    "every_large_size",
+    "layers::far_rows",
+    "layers::short_path",
+    "mask",
+    "the_device_keeps_as_many_as_asked",
+    "every_row_and_every_column",
+    "neighbours_seeds_and_offsets",
+    "placement_does_not_change_the_bits",
+    "two_runs",
+    "layers::shapes::the_cases",
+];
+
 pub fn setup(session: &mut Session) -> Result<(), Failure> {
     let nvcc = toolchain::ensure(session)?;
     let (major, minor) = nvcc.release;
@@ -68,22 +85,25 @@ pub fn test(session: &mut Session) -> Result<(), Failure> {
     session.run(session.cargo("test --workspace"))?;
 
     // The emulated A100 sums like its tensor cores. A test's bound must hold for the other models
-    // too. f32 kernels use no tensor cores, so their tests would only be repeated. A real GPU has
-    // no such choice.
+    // too. A real GPU has no such choice.
     if std::env::var_os("LORA_KERNELS_DEVICE").is_none_or(|device| device != "real") {
         for numerics in ["hopper", "f32fma"] {
-            // Large sizes have more sums, but not longer ones.
             let mut kernels = session.cargo("test --workspace --test integration --");
-            kernels.args([LAYERS, "--skip", "in_f32", "--skip", "every_large_size"]);
+            kernels.arg(LAYERS);
+            for test in REPEATED {
+                kernels.args(["--skip", test]);
+            }
             kernels.env("PTX_EMULATOR_NUMERICS", numerics);
             session.run(kernels)?;
         }
     }
 
     // With a setting of its own, cargo keeps this build of the package beside the other one.
-    // Otherwise they would replace each other on every run.
+    // Otherwise they would replace each other on every run. With the features of the whole
+    // workspace, the other packages are those of the tests above.
     let mut stub = session.cargo(
-        "test --test missing_kernels --config profile.dev.package.lora-kernels.codegen-units=15",
+        "test --workspace --test missing_kernels \
+         --config profile.dev.package.lora-kernels.codegen-units=15",
     );
     stub.env("LORA_KERNELS_STUB", "1");
     session.run(stub)?;
