@@ -69,14 +69,6 @@ def why_not_of(layer: Any, x: torch.Tensor) -> str | None:
     return None
 
 
-def why_not_dropped(layer: Any, is_fused: bool) -> str | None:
-    """The same of the dropouts: those that aren't drawn in a product with the base."""
-    for name in active(layer)[is_fused:]:
-        if _dropout(layer, name) > 0.0:
-            return f"dropout of its adapter {name!r} has no kernel without the base"
-    return None
-
-
 def why_not_fused(layer: Any) -> str | None:
     """Why the base's own forward runs, and the kernels compute the adapters' part alone."""
     base = layer.base_layer
@@ -170,7 +162,9 @@ def _added(x: torch.Tensor, y: torch.Tensor, adapters: Sequence[_Adapter]) -> to
         # The sum is rounded once if it is of the kernels' type. A wider y is not narrowed for it.
         is_summed = y.dtype is dtype
         onto = y if is_summed else torch.zeros_like(y, dtype=dtype)
-        (part,) = lora_delta(x, [projection], [onto], dropout_p=adapter.dropout_p)
+        # No kernel for the adapters' part alone draws a mask yet: torch does, as for PEFT.
+        dropped = nn.functional.dropout(x, adapter.dropout_p) if adapter.dropout_p > 0.0 else x
+        (part,) = lora_delta(dropped, [projection], [onto])
         y = part if is_summed else y + part.to(y.dtype)
         if adapter.bias is not None:
             y = y + adapter.bias.to(y.dtype)
@@ -179,11 +173,6 @@ def _added(x: torch.Tensor, y: torch.Tensor, adapters: Sequence[_Adapter]) -> to
 
 def carefully(layer: Any, x: torch.Tensor) -> torch.Tensor | None:
     """y of a layer that isn't `plain`; None if it is left to PEFT."""
-    is_fused = why_not_fused(layer) is None
-    if (
-        why_not(layer) is not None
-        or why_not_of(layer, x) is not None
-        or why_not_dropped(layer, is_fused) is not None
-    ):
+    if why_not(layer) is not None or why_not_of(layer, x) is not None:
         return None
-    return _fused(layer, x) if is_fused else _delta(layer, x)
+    return _fused(layer, x) if why_not_fused(layer) is None else _delta(layer, x)

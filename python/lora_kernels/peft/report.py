@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .careful import why_not, why_not_dropped, why_not_fused
+from .careful import why_not, why_not_fused
 from .layer import Accelerated
 
 #: fused: base and adapters in one kernel. delta: the base's own forward, and one kernel that adds
@@ -86,7 +86,4 @@ def state(layer: Any) -> tuple[Way, str]:
     if why is not None:
         return "peft", why
     why = why_not_fused(layer)
-    dropped = why_not_dropped(layer, why is None)
-    if dropped is not None:
-        return "peft", dropped
     return ("fused", "") if why is None else ("delta", why)
