@@ -5,6 +5,7 @@
 #include "common/mask_origin.cuh"
 #include "common/params.cuh"
 #include "decode/params.cuh"
+#include "rows/forward_params.cuh"
 #include "rows/grad_params.cuh"
 
 namespace {
@@ -199,6 +200,19 @@ struct RowsGradFields : RowsGradParams {
                                  schedule, rows, one, projection, origin);
     }
 };
+struct RowsForwardProjectionFields : RowsForwardProjection {
+    __device__ void write(Writer& w) {
+        w.layout<RowsForwardProjection>(*this, weight, bias, y, weight_stride, y_stride, n,
+                                        first_tile, output_vectorised, pad);
+    }
+};
+struct RowsForwardFields : RowsForwardParams {
+    __device__ void write(Writer& w) {
+        w.layout<RowsForwardParams>(*this, x, s, mask, x_stride, m, k, projections, base,
+                                    accumulate, weight_transposed, x_vectorised, rank_tiles,
+                                    mask_source, pad, dropout, origin, schedule, rows, projection);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -229,14 +243,15 @@ __device__ void write_layouts(Writer& w) {
 
 extern "C" __global__ void lora_layout_check(uint32_t* out) {
     Writer w{out};
-    write_layouts<
-        DropoutFields, MaskOriginFields, AdapterFields, PackJobFields, PackFields, ShrinkFields,
-        ScheduleFields, ForwardProjectionFields, ForwardFields, ForwardSm90ProjectionFields,
-        ForwardSm90Fields, GradBProjectionFields, GradBFields, ReduceJobFields, ReduceFields,
-        TSourceFields, GradAFields, GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
-        ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
-        DecodeProjectionFields, DecodeFields, RowGradientsFields, RowsGradProjectionFields,
-        RowsGradFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
+    write_layouts<DropoutFields, MaskOriginFields, AdapterFields, PackJobFields, PackFields,
+                  ShrinkFields, ScheduleFields, ForwardProjectionFields, ForwardFields,
+                  ForwardSm90ProjectionFields, ForwardSm90Fields, GradBProjectionFields,
+                  GradBFields, ReduceJobFields, ReduceFields, TSourceFields, GradAFields,
+                  GradXProjectionFields, GradXFields, GradXSm90ProjectionFields,
+                  ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
+                  DecodeProjectionFields, DecodeFields, RowGradientsFields,
+                  RowsGradProjectionFields, RowsGradFields, RowsForwardProjectionFields,
+                  RowsForwardFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
     w.words({kEntryPresent, kEntryAVectorised, kEntryBVectorised});

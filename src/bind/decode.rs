@@ -5,7 +5,7 @@ use bytemuck::Zeroable;
 use super::forward::Args;
 use super::memory::Buffer;
 use super::params::{DecodeParams, DecodeProjection};
-use super::{DevicePointer, common};
+use super::common;
 use crate::plan::{Decode, Launch, access};
 use crate::{ForwardPlan, Role};
 
@@ -14,13 +14,12 @@ pub(super) fn params(
     decode: &Decode,
     launch: &Launch,
     args: &Args<'_>,
-    saved_s: DevicePointer,
     workspace: Buffer,
 ) -> DecodeParams {
     let problem = plan.problem();
     let mut params = DecodeParams {
         x: args.x,
-        s: decode.s.map_or(saved_s, |region| workspace.at(region)),
+        s: workspace.at(decode.s),
         s_partial: workspace.at(decode.s_partial),
         partial: workspace.at(decode.partial),
         flags: args.flags.unwrap_or_default(),
@@ -28,14 +27,13 @@ pub(super) fn params(
         m: problem.tokens() as i32,
         k: problem.in_features() as i32,
         projections: problem.projections().len() as i32,
-        accumulate: (problem.accumulates(Role::Y) || decode.after_product).into(),
+        accumulate: problem.accumulates(Role::Y).into(),
         tiles: decode.tiles as i32,
         steps: decode.steps as i32,
         share: decode.share.into(),
         slices: decode.slices as i32,
         groups: decode.groups as i32,
-        // As many for every part.
-        blocks: (launch.blocks / decode.parts.max(1)) as i32,
+        blocks: launch.blocks as i32,
         flag_words: decode.flag_words() as i32,
         rows: common::row_adapters(
             problem,
@@ -51,11 +49,7 @@ pub(super) fn params(
         let stride = |tensor| problem.layout_of(index, tensor).row_stride;
         params.projection[index] = DecodeProjection {
             weight: given.weight,
-            // A product before has added it.
-            bias: given
-                .bias
-                .filter(|_| !decode.after_product)
-                .unwrap_or_default(),
+            bias: given.bias.unwrap_or_default(),
             y: given.y,
             weight_stride: stride(Role::Weight),
             y_stride: stride(Role::Y),

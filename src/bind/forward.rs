@@ -10,20 +10,22 @@ use super::params::{
     mask_source,
 };
 use super::record::scalings;
-use super::{DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common, decode};
+use super::{
+    DevicePointer, Forward, ForwardRecord, Lora, Raw, check, common, decode, rows_forward,
+};
 use crate::plan::{Arch, Launch, access};
 use crate::{Argument, ForwardPlan, Hint, Result, Role, WeightLayout};
 
 pub(super) type Args<'a> = Forward<Raw, &'a [super::ForwardProjection<Raw>]>;
 
 /// The data that all launches of a call need.
-struct Call<'a> {
-    plan: &'a ForwardPlan,
-    args: &'a Args<'a>,
-    saved: SavedAddresses,
-    workspace: Buffer,
-    dropout: DropoutParams,
-    origin: MaskOrigin,
+pub(super) struct Call<'a> {
+    pub plan: &'a ForwardPlan,
+    pub args: &'a Args<'a>,
+    pub saved: SavedAddresses,
+    pub workspace: Buffer,
+    pub dropout: DropoutParams,
+    pub origin: MaskOrigin,
 }
 
 /// Checks a forward, then calls `launch` for each launch of the plan, in order, with its
@@ -36,15 +38,11 @@ pub(crate) fn forward(
 ) -> Result<ForwardRecord> {
     let call = Call::checked(plan, args)?;
     // Without tokens nothing is launched.
-    if let (Some(decode), Some((last, before))) = (&plan.decode, plan.launches().split_last()) {
-        let params = decode::params(plan, decode, last, args, call.saved.s, call.workspace);
-        if let [gemm] = before {
-            match gemm.variant.arch {
-                Arch::Sm80 => launch(gemm, bytes_of(&call.gemm(gemm)))?,
-                Arch::Sm90a => launch(gemm, bytes_of(&call.gemm_sm90(gemm, encode)?))?,
-            }
-        }
-        launch(last, bytes_of(&params))?;
+    if let (Some(decode), [alone]) = (&plan.decode, plan.launches()) {
+        let params = decode::params(plan, decode, alone, args, call.workspace);
+        launch(alone, bytes_of(&params))?;
+    } else if let Some(needs) = &plan.rows {
+        rows_forward::launch(&call, needs, launch)?;
     } else if let [shrink, gemm] = plan.launches() {
         match gemm.variant.arch {
             Arch::Sm80 => {

@@ -22,6 +22,7 @@ mod merge;
 pub(crate) mod params;
 mod record;
 mod rows_backward;
+mod rows_forward;
 mod tensor_map;
 #[cfg(test)]
 mod tests;

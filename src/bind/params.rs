@@ -440,6 +440,40 @@ parameters! {
         origin: MaskOrigin,
     }
 
+    struct RowsForwardProjection {
+        weight: Address,
+        bias: Address,
+        y: Address,
+        weight_stride: i64,
+        y_stride: i64,
+        n: i32,
+        first_tile: i32,
+        output_vectorised: i32,
+        pad: i32,
+    }
+
+    struct RowsForwardParams {
+        x: Address,
+        s: Address,
+        mask: Address,
+        x_stride: i64,
+        m: i32,
+        k: i32,
+        projections: i32,
+        base: i32,
+        accumulate: i32,
+        weight_transposed: i32,
+        x_vectorised: i32,
+        rank_tiles: i32,
+        mask_source: i32,
+        pad: i32,
+        dropout: DropoutParams,
+        origin: MaskOrigin,
+        schedule: ScheduleParams,
+        rows: RowAdapterParams,
+        projection: [RowsForwardProjection; PROJECTIONS],
+    }
+
     struct MergeAdapter {
         lora_a: AdapterMatrix,
         lora_b: AdapterMatrix,

@@ -1,6 +1,5 @@
 //! The forward of few tokens for inference: one launch, which streams the weight once and computes
-//! S beside it. The same kernel serves what the others don't know, for any number of tokens: tables
-//! of adapters, batch-invariant results, and the adapters' part alone.
+//! S beside it.
 //!
 //! A tile has some rows of the weight, in all their depth. The steps of all tiles follow each
 //! other, and the persistent blocks share them out evenly, so that a tile may have several blocks.
@@ -22,12 +21,8 @@ const COUNTERS: u32 = 3;
 /// What a decode launch needs besides the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decode {
-    /// S, (tokens, padded ranks); `None` if it is saved.
-    pub s: Option<Region>,
-    /// Whether it adds to what a launch before it has made of x and the weight.
-    pub after_product: bool,
-    /// The parts of the batch, each of up to a tile's tokens. They share no memory but y and S.
-    pub parts: u32,
+    /// S, (tokens, padded ranks).
+    pub s: Region,
     /// Its slices in f32, (slices, tokens, padded ranks).
     pub s_partial: Region,
     /// Parts of shared tiles in f32, (blocks, 2, tokens, rows of a tile).
@@ -40,7 +35,7 @@ pub(crate) struct Decode {
     pub share: bool,
     /// Slices of S.
     pub slices: u32,
-    /// The most groups of ranks that a part of the batch can have.
+    /// The most groups of ranks that a batch can have.
     pub groups: u32,
     /// The blocks that the device runs at the same time.
     pub places: u32,
@@ -49,10 +44,10 @@ pub(crate) struct Decode {
 impl Decode {
     /// The size of the flags in bytes.
     pub fn flags_bytes(&self) -> usize {
-        self.parts as usize * self.flag_words() as usize * size_of::<u32>()
+        self.flag_words() as usize * size_of::<u32>()
     }
 
-    /// The flags of a part of the batch.
+    /// The words of the flags.
     pub fn flag_words(&self) -> u32 {
         COUNTERS + self.groups + self.tiles
     }
@@ -68,52 +63,20 @@ impl Decode {
     }
 }
 
-/// What the launch of [`launch`] does of a forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// All.
-    Alone,
-    /// It adds the adapters' part to what a GEMM has made of x and the weight.
-    AfterProduct,
-}
-
-/// Whether and how this kernel computes a forward: few tokens for inference, and every problem that
-/// the other kernels don't know.
-///
-/// # Errors
-/// [`Error::NoKernel`] for a combination that no kernel computes.
-pub(super) fn way(problem: &Problem) -> Result<Option<Way>> {
-    let of_rows = [
-        (problem.row_adapters().is_table(), "a table of adapters"),
-        (problem.is_batch_invariant(), "batch-invariant results"),
-        (problem.is_delta_only(), "the adapters' part alone"),
-    ];
+/// Whether this kernel computes a forward: of few tokens, for inference.
+pub(super) fn applies(problem: &Problem) -> bool {
     let out_in = problem.weight_layout() == WeightLayout::OutIn || problem.is_delta_only();
-    let few = problem.is_inference() && problem.tokens() <= Problem::DECODE_TOKENS;
-    let missing = |what: &str, with: &str| {
-        let what = format!("{what} with {with}");
-        Err(Error::NoKernel { what })
-    };
-    match of_rows.into_iter().find(|&(asked, _)| asked) {
-        Some((_, what)) if problem.has_dropout() => missing(what, "dropout"),
-        Some((_, what)) if problem.is_batch_invariant() && !out_in => {
-            missing(what, "a weight stored (in_features, out_features)")
-        }
-        Some(_) if problem.is_delta_only() || problem.is_batch_invariant() || few && out_in => {
-            Ok(Some(Way::Alone))
-        }
-        Some(_) => Ok(Some(Way::AfterProduct)),
-        None if few && out_in && !problem.has_dropout() => Ok(Some(Way::Alone)),
-        None => Ok(None),
-    }
+    problem.is_inference()
+        && problem.tokens() <= Problem::DECODE_TOKENS
+        && out_in
+        && !problem.has_dropout()
 }
 
-/// The kernel with the fewest tokens that hold all of the problem's, or else with the most.
+/// The kernel with the fewest tokens that hold all of the problem's.
 fn variant(problem: &Problem, access: Access) -> Result<Variant> {
     let built = arch::decode(problem.dtype(), access);
-    let tokens = problem.tokens().min(Problem::DECODE_TOKENS);
     built
-        .filter(|variant| variant.tile.rows >= tokens)
+        .filter(|variant| variant.tile.rows >= problem.tokens())
         .min_by_key(|variant| variant.tile.rows)
         .ok_or_else(|| arch::not_in_table(Operation::Decode, problem.dtype(), access))
 }
@@ -121,14 +84,12 @@ fn variant(problem: &Problem, access: Access) -> Result<Variant> {
 /// The most bytes of workspace and of flags for any number of tokens up to that of the problem.
 pub(super) fn bound(problem: &Problem, device: &DeviceProps) -> Result<(usize, usize)> {
     let mut most = (0, 0);
-    // Of few tokens, more may need less: they have another kernel, or other views. From then on the
-    // memory grows with them.
-    let few = 1..=problem.tokens().min(Problem::DECODE_TOKENS);
-    for tokens in few.chain([problem.tokens()]).filter(|&tokens| tokens > 0) {
+    // More tokens may need less: they have another kernel, or other views.
+    for tokens in 1..=problem.tokens().min(Problem::DECODE_TOKENS) {
         let problem = problem.clone().with_tokens(tokens)?;
-        if let Some(way) = way(&problem)? {
+        if applies(&problem) {
             let mut workspace = BufferLayout::default();
-            let (_, decode) = launch(&problem, way, device, &mut workspace)?;
+            let (_, decode) = launch(&problem, device, &mut workspace)?;
             most.0 = workspace.bytes().max(most.0);
             most.1 = decode.flags_bytes().max(most.1);
         }
@@ -139,19 +100,16 @@ pub(super) fn bound(problem: &Problem, device: &DeviceProps) -> Result<(usize, u
 /// The launch, and what it needs. `workspace` gets its regions.
 pub(super) fn launch(
     problem: &Problem,
-    way: Way,
     device: &DeviceProps,
     workspace: &mut BufferLayout,
 ) -> Result<(Launch, Decode)> {
     let projections = 0..problem.projections().len();
     let weights = projections.map(|projection| (projection, Role::Weight));
-    let base = way == Way::Alone && !problem.is_delta_only();
+    let base = !problem.is_delta_only();
     let streamed = weights.filter(|_| base);
     let (access, access_reason) = access::streamed(problem, streamed.chain([(0, Role::X)]));
     let variant = variant(problem, access)?;
-    let (tile_tokens, tile_rows) = variant.block();
-    let part_tokens = problem.tokens().min(tile_tokens);
-    let parts = problem.tokens().div_ceil(tile_tokens);
+    let (_, tile_rows) = variant.block();
 
     let tiles: usize = { problem.projections().iter() }
         .map(|projection| projection.out_features.div_ceil(tile_rows))
@@ -171,7 +129,7 @@ pub(super) fn launch(
 
     let lists = match problem.row_adapters() {
         RowAdapters::One => 1,
-        RowAdapters::Table { slots, per_row } => slots.min(part_tokens * per_row),
+        RowAdapters::Table { slots, per_row } => slots.min(problem.tokens() * per_row),
     };
     let ranks: usize = { problem.projections().iter() }
         .map(|projection| projection.padded_rank())
@@ -200,12 +158,7 @@ pub(super) fn launch(
     let slices = problem.in_features().div_ceil(SLICE_COLUMNS);
     let (tokens, columns) = (problem.tokens(), problem.padded_ranks());
     let decode = Decode {
-        s: match problem.is_inference() {
-            true => Some(workspace.region(&[tokens, columns], problem.dtype().size())),
-            false => None,
-        },
-        after_product: way == Way::AfterProduct,
-        parts: count("the parts of the batch", parts)?,
+        s: workspace.region(&[tokens, columns], problem.dtype().size()),
         s_partial: workspace.region(&[slices, tokens, columns], size_of::<f32>()),
         partial: match share {
             true => workspace.region(&[blocks as usize, 2, tokens, tile_rows], size_of::<f32>()),
@@ -220,24 +173,13 @@ pub(super) fn launch(
     };
     // They are no more than the places.
     let efficiency = 100.0 * decode.wave_efficiency(blocks as u32);
-    let of_parts = match parts {
-        1 => String::new(),
-        _ => format!("{parts} parts of {tile_tokens} tokens, each in "),
-    };
     let reason = format!(
-        "{of_parts}{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} block{} per multiprocessor, \
+        "{tiles} tiles of {tile_rows} rows in {} steps{}, {resident} block{} per multiprocessor, \
          even to {efficiency:.1} %; {access_reason}",
         decode.steps,
         if share { ", shared" } else { "" },
         if resident == 1 { "" } else { "s" },
     );
-    let launch = Launch::new(
-        variant,
-        blocks * parts as u64,
-        None,
-        reason,
-        problem,
-        device,
-    )?;
+    let launch = Launch::new(variant, blocks, None, reason, problem, device)?;
     Ok((launch, decode))
 }

@@ -4,12 +4,12 @@
 use std::fmt;
 
 use super::access::GemmAccess;
-use super::decode::Way;
 use super::gemm::{self, Product};
 use super::memory::BufferLayout;
 use super::packing::Packing;
 use super::{
-    Decode, DeviceProps, Launch, Region, SavedLayout, SplitRegions, access, arch, decode, fmt_plan,
+    Decode, DeviceProps, Launch, Region, RowsForward, SavedLayout, SplitRegions, access, arch,
+    decode, fmt_plan, rows_forward,
 };
 use crate::{Problem, Result, Role};
 
@@ -19,8 +19,7 @@ use crate::{Problem, Result, Role};
 pub struct ForwardPlan {
     problem: Problem,
     device: DeviceProps,
-    /// Shrink and the GEMM, one launch for both, or the GEMM and a launch that adds the adapters'
-    /// part; none without tokens.
+    /// Shrink and the GEMM, or one launch for both; none without tokens.
     launches: Vec<Launch>,
     saved: SavedLayout,
     /// The regions of the workspace, if tiles are split.
@@ -31,6 +30,8 @@ pub struct ForwardPlan {
     pub(crate) scratch_s: Option<Region>,
     /// What the one launch of a forward of few tokens needs.
     pub(crate) decode: Option<Decode>,
+    /// What the launches need whose rows go through adapters of a table.
+    pub(crate) rows: Option<RowsForward>,
     workspace_bytes: usize,
 }
 
@@ -46,16 +47,17 @@ impl ForwardPlan {
         if problem.tokens() == 0 {
             return Ok(Self::of(problem, device, Vec::new(), &workspace));
         }
-        if let Some(way) = decode::way(problem)? {
-            let (launch, decode) = decode::launch(problem, way, device, &mut workspace)?;
-            let mut launches = vec![launch];
-            if way == Way::AfterProduct {
-                let product = Product::forward(problem).unsplit();
-                let access = GemmAccess::new(problem, Role::X);
-                launches.insert(0, gemm::launch(&product, &access, problem, device)?);
-            }
+        if decode::applies(problem) {
+            let (launch, decode) = decode::launch(problem, device, &mut workspace)?;
             return Ok(Self {
                 decode: Some(decode),
+                ..Self::of(problem, device, vec![launch], &workspace)
+            });
+        }
+        if rows_forward::applies(problem) {
+            let (launches, rows) = rows_forward::launches(problem, device, &mut workspace)?;
+            return Ok(Self {
+                rows: Some(rows),
                 ..Self::of(problem, device, launches, &workspace)
             });
         }
@@ -120,6 +122,7 @@ impl ForwardPlan {
             packing: Packing::default(),
             scratch_s: None,
             decode: None,
+            rows: None,
             workspace_bytes: workspace.bytes(),
         }
     }
@@ -157,8 +160,7 @@ impl ForwardPlan {
         let [launch] = &self.launches[..] else {
             return None;
         };
-        let decode = self.decode.filter(|decode| decode.parts == 1)?;
-        Some(decode.wave_efficiency(launch.blocks))
+        Some(self.decode?.wave_efficiency(launch.blocks))
     }
 
     /// The size of the workspace in bytes, 0 if no tile is split and no adapter is copied. Its

@@ -34,12 +34,18 @@ impl Product {
         }
     }
 
-    /// The same with a block for every tile. Blocks that share one count their arrivals in words
-    /// that an earlier launch has to zero.
-    pub fn unsplit(self) -> Self {
+    /// y of every projection where rows have adapters of a table, or of the adapters' part alone, or
+    /// batch-invariant. A tile has one block: its products are added in the order of the depth.
+    pub fn forward_rows(problem: &Problem) -> Self {
+        let product = Self::forward(problem);
         Self {
+            operation: Operation::ForwardRows,
+            depth: match problem.is_delta_only() {
+                true => 1,
+                false => product.depth,
+            },
             split: false,
-            ..self
+            ..product
         }
     }
 

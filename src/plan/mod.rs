@@ -21,6 +21,7 @@ mod merge;
 mod packing;
 mod raster;
 mod rows_backward;
+mod rows_forward;
 mod stream;
 mod variant;
 
@@ -35,6 +36,7 @@ pub use memory::{BUFFER_ALIGNMENT, Region, SavedLayout};
 pub use merge::MergePlan;
 pub(crate) use packing::Packing;
 pub(crate) use rows_backward::RowsBackward;
+pub(crate) use rows_forward::RowsForward;
 pub use variant::{Access, Arch, Operation, Tile, Variant};
 
 fn fmt_plan(

@@ -28,6 +28,10 @@ pub enum Operation {
     GradAbRows,
     /// dx = dy · W + mask ∘ (T · A) / (1 - p), with every row's adapters.
     GradXRows,
+    /// S = drop(x) · Aᵀ of every row's adapters, and the dropout mask.
+    ShrinkRows,
+    /// y = x·Wᵀ + bias + factor · S·Bᵀ, with every row's adapters.
+    ForwardRows,
 }
 
 /// The architecture that a kernel is built for.

@@ -151,9 +151,8 @@ impl Problem {
     /// Sets whether the bits of a row of y depend on nothing but this row, its adapters, and the
     /// weights: not on other rows, on how many there are, nor on whether the forward is one for
     /// inference or for training. The default is not, which is faster: batch-invariant forwards
-    /// read the weight once for every [`Problem::DECODE_TOKENS`] tokens. They have no dropout and
-    /// take weights stored (out, in). It asks nothing of a backward, whose results are the same
-    /// bits on every run either way.
+    /// never share a tile's depth between blocks, and use `mma.sync` on every device. It asks
+    /// nothing of a backward, whose results are the same bits on every run either way.
     pub fn with_batch_invariance(mut self, batch_invariant: bool) -> Self {
         self.batch_invariant = batch_invariant;
         self
@@ -161,7 +160,7 @@ impl Problem {
 
     /// Sets whether only the adapters are computed, for frameworks that have a base product of
     /// their own. A forward then adds to y what the adapters make of x, and a backward adds to dx
-    /// what they make of dy. The weight is not used. Such forwards have no dropout yet.
+    /// what they make of dy. The weight is not used.
     pub fn with_delta_only(mut self, delta_only: bool) -> Self {
         self.delta_only = delta_only;
         self

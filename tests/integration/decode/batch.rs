@@ -148,8 +148,7 @@ impl<T: Number, A: Number> Served<T, A> {
 
     /// The launches of a forward.
     pub fn launches(&self, tokens: usize) -> usize {
-        let few = self.inference && tokens <= Problem::DECODE_TOKENS;
-        match few || self.batch_invariant || self.delta_only {
+        match self.inference && tokens <= Problem::DECODE_TOKENS {
             _ if tokens == 0 => 0,
             true => 1,
             false => 2,
