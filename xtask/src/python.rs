@@ -15,6 +15,8 @@ const TORCH: &str = "python/tests/requirements-torch.txt";
 /// With what PyTorch doesn't bring.
 const PEFT: &str = "python/tests/requirements-peft.txt";
 const CHECKERS: &str = "python/tests/requirements-types.txt";
+/// What a layer costs the host, beside PEFT's own operations.
+const HOST_TIME: &str = "python/benches/host_time.py";
 
 /// What to run besides the tests.
 #[derive(Default)]
@@ -105,7 +107,18 @@ pub fn python(session: &mut Session, choices: &Choices) -> Result<(), Failure> {
         tests.env("LD_LIBRARY_PATH", searched(&driver));
         tests.env("PTX_EMULATOR_DEVICE", "a100");
     }
-    session.run(tests)
+    session.run(tests)?;
+    if choices.torch {
+        // Its bars are for an idle machine: it prints, and fails only with --check.
+        let mut bench = Command::new(&python);
+        bench
+            .args(["-B", HOST_TIME])
+            .current_dir(session.root())
+            .env("PYTHONPATH", joined(&packages))
+            .env_remove("LORA_KERNELS_LIBRARY");
+        session.run(bench)?;
+    }
+    Ok(())
 }
 
 /// Where this machine's Python has PyTorch, PEFT and transformers, in any version, if it has them.
@@ -133,7 +146,10 @@ fn searched(folder: &Path) -> OsString {
 fn module(python: &Path, name: &str, session: &Session, packages: &[PathBuf]) -> Command {
     let mut command = Command::new(python);
     command.args(["-B", "-m", name]).current_dir(session.root());
-    let path = std::env::join_paths(packages).unwrap_or_default();
-    command.env("PYTHONPATH", path);
+    command.env("PYTHONPATH", joined(packages));
     command
+}
+
+fn joined(folders: &[PathBuf]) -> OsString {
+    std::env::join_paths(folders).unwrap_or_default()
 }
