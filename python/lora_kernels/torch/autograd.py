@@ -22,7 +22,7 @@ DOUBLE = (
 class State:
     """What a forward leaves for its backward besides tensors."""
 
-    __slots__ = ("config", "weights", "cast", "dropout", "p")
+    __slots__ = ("config", "weights", "cast", "dropout", "p", "seen")
 
     def __init__(
         self,
@@ -39,6 +39,8 @@ class State:
         self.cast = cast
         self.dropout = dropout
         self.p = p
+        #: The forward's, if it had these very tensors.
+        self.seen: call.Seen | None = None
 
     def placed(self, words: torch.Tensor | None) -> tuple[float, int, int] | None:
         """p, and seed and offset or their address."""
@@ -58,7 +60,7 @@ class State:
         return tensors
 
 
-def run(
+def computed(
     state: State,
     x: torch.Tensor,
     words: torch.Tensor | None,
@@ -71,7 +73,9 @@ def run(
     ys = None
     if bases:
         ys = [base.clone(memory_format=torch.contiguous_format) for base in bases]
-    ys, saved = call.forward(state.config, x, state.filled(tensors), ys, state.placed(words))
+    ys, saved, seen = call.forward(state.config, x, state.filled(tensors), ys, state.placed(words))
+    if state.weights is None and state.cast is None:
+        state.seen = seen
     return ys, saved[0]
 
 
@@ -93,7 +97,7 @@ class Lora(torch.autograd.Function):
         bases = tensors[count:]
         if bases:
             tensors = tensors[:count]
-        ys, saved = run(state, x, words, tensors, bases)  # type: ignore[arg-type]
+        ys, saved = computed(state, x, words, tensors, bases)  # type: ignore[arg-type]
         ctx.state = state
         if tensors[1] is not None:
             # Biases take no part in backward.
@@ -135,7 +139,13 @@ class Lora(torch.autograd.Function):
             if not x.is_contiguous() or x.is_neg():
                 x = call.rows(x)
             dx, d_as, d_bs = call.backward(
-                state.config, x, tensors, (saved,), state.placed(words), needs_x
+                state.config,
+                x,
+                tensors,
+                (saved,),
+                state.placed(words),
+                needs_x,
+                state.seen,
             )
             first = 0
             for d_a, d_b in zip(d_as, d_bs):

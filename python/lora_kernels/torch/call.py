@@ -180,6 +180,10 @@ class Backward(Prepared):
         self.is_adapted = [one.rank > 0 for one in sizes]
 
 
+#: A planned forward, and the addresses of x and of its projections' tensors.
+Seen = tuple[Forward, list[int]]
+
+
 def launch(prepared: Prepared, frame: Frame, stream: int) -> None:
     """The one call of the library. The tests' device has another one in its place."""
     kernels, plan = prepared.handles
@@ -206,6 +210,9 @@ def kernels_of(device: int) -> Kernels:
 
 
 _flags: dict[tuple[int, int], torch.Tensor] = {}
+#: Workspaces up to this many bytes are kept for a stream; larger ones are the allocator's.
+_SMALL = 1 << 20
+_workspaces: dict[tuple[int, int], torch.Tensor] = {}
 
 
 def _flags_of(x: torch.Tensor, stream: int, needed: int) -> torch.Tensor:
@@ -217,6 +224,18 @@ def _flags_of(x: torch.Tensor, stream: int, needed: int) -> torch.Tensor:
     found = _flags.get(key)
     if found is None or found.numel() < needed:
         found = _flags[key] = torch.zeros(needed, dtype=torch.uint8, device=x.device)
+    return found
+
+
+def _workspace(x: torch.Tensor, stream: int, needed: int) -> torch.Tensor:
+    """Scratch memory; calls of one stream may share it, since they run in its order."""
+    if needed > _SMALL or is_capturing(x):
+        return torch.empty(needed, dtype=torch.uint8, device=x.device)
+    key = (x.get_device(), stream)
+    found = _workspaces.get(key)
+    if found is None:
+        found = torch.empty(_SMALL, dtype=torch.uint8, device=x.device)
+        _workspaces[key] = found
     return found
 
 
@@ -237,7 +256,7 @@ def _key(first: list[Any], tensors: Tensors) -> tuple[Any, list[int]]:
             first += (
                 tensor.dtype,
                 tensor.shape,
-                tensor.stride(),
+                tensor.is_contiguous() or tensor.stride(),
                 address & 15,
                 tensor.get_device(),
             )
@@ -266,8 +285,10 @@ def forward(
     tensors: Tensors,
     ys: list[torch.Tensor] | None,
     dropout: tuple[float, int, int] | None,
-) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+) -> tuple[list[torch.Tensor], list[torch.Tensor | None], Seen]:
     """y of every projection, and what is saved: one buffer, or if config is split S and the mask.
+
+    The third is for the backward of the very same tensors.
 
     x: (..., in_features), as `rows` makes it. tensors: weight, bias, lora_a and lora_b of every
     projection. ys: outputs that are added to, of a delta. dropout: p, and seed and offset, or their
@@ -285,7 +306,7 @@ def forward(
     for place, address in zip(prepared.places, addresses):
         words[place] = address
     if ys is None:
-        ys = [x.new_empty(shape) for shape in prepared.y_shapes]
+        ys = [torch.empty(one, dtype=x.dtype, device=x.device) for one in prepared.y_shapes]
     for place, y in zip(prepared.y_places, ys):
         words[place] = y.data_ptr() or _NOWHERE
     if dropout is not None:
@@ -299,14 +320,14 @@ def forward(
         saved.append(buffer)
     stream = stream_of(x)
     if prepared.workspace_bytes:
-        workspace = torch.empty(prepared.workspace_bytes, dtype=torch.uint8, device=x.device)
+        workspace = _workspace(x, stream, prepared.workspace_bytes)
         words[prepared.workspace] = workspace.data_ptr()
     if prepared.flags_bytes:
         flags = _flags_of(x, stream, prepared.flags_bytes)
         frame.args.flags, frame.args.flags_bytes = flags.data_ptr(), flags.numel()
     launch(prepared, frame, stream)
     prepared.frames.append(frame)
-    return ys, saved
+    return ys, saved, (prepared, addresses)
 
 
 def backward(
@@ -316,12 +337,14 @@ def backward(
     saved: Tensors,
     dropout: tuple[float, int, int] | None,
     input_gradient: bool,
+    seen: Seen | None = None,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None], list[torch.Tensor | None]]:
     """dx, and d_lora_a and d_lora_b of every projection, None where there is no adapter.
 
     tensors: weight, lora_a, lora_b and dy of every projection. saved: as forward left it.
     """
-    key, addresses = _key([config, input_gradient], (x, *tensors))
+    again = None if seen is None else _again(seen, x, tensors, input_gradient)
+    key, addresses = again or _key([config, input_gradient], (x, *tensors))
     prepared = _backwards.get(key)
     if prepared is None:
         prepared = _prepare_backward(key, config, x, tensors, input_gradient)
@@ -334,7 +357,9 @@ def backward(
     dx = None
     if input_gradient:
         # A delta's is added to what is there.
-        dx = x.new_zeros(x.shape) if config.delta else x.new_empty(x.shape)
+        dx = torch.zeros_like(x) if config.delta else torch.empty_like(x)
+        if not dx.is_contiguous():
+            dx = dx.new_zeros(x.shape)
         words[prepared.dx] = dx.data_ptr() or _NOWHERE
     d_lora_as: list[torch.Tensor | None] = []
     d_lora_bs: list[torch.Tensor | None] = []
@@ -353,12 +378,36 @@ def backward(
     for (place, _, nbytes), buffer in zip(prepared.saved, saved):
         if nbytes:
             words[place] = _address(buffer, nbytes)
+    stream = stream_of(x)
     if prepared.workspace_bytes:
-        workspace = torch.empty(prepared.workspace_bytes, dtype=torch.uint8, device=x.device)
+        workspace = _workspace(x, stream, prepared.workspace_bytes)
         words[prepared.workspace] = workspace.data_ptr()
-    launch(prepared, frame, stream_of(x))
+    launch(prepared, frame, stream)
     prepared.frames.append(frame)
     return dx, d_lora_as, d_lora_bs
+
+
+def _again(
+    seen: Seen, x: torch.Tensor, tensors: Tensors, input_gradient: bool
+) -> tuple[Any, list[int]] | None:
+    """The key and the addresses, in short where forward's tensors are where they were.
+
+    Autograd has kept them, so they look as they did. None: they are elsewhere, as FSDP and hooks
+    of saved tensors have them.
+    """
+    forward, before = seen
+    addresses = [0 if one is None else one.data_ptr() or _NOWHERE for one in (x, *tensors)]
+    if addresses[0] != before[0]:
+        return None
+    key: list[Any] = [forward, input_gradient]
+    # x, then weight, bias, lora_a and lora_b there; weight, lora_a, lora_b and dy here.
+    for at in range(1, len(addresses), 4):
+        weight, lora_a, lora_b, dy = addresses[at : at + 4]
+        if weight != before[at] or lora_a != before[at + 2] or lora_b != before[at + 3]:
+            return None
+        given: Any = tensors[at + 2]
+        key += (given.dtype, given.shape, given.is_contiguous() or given.stride(), dy & 15)
+    return tuple(key), addresses
 
 
 def _address(saved: torch.Tensor | None, needed: int) -> int:

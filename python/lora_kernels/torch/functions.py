@@ -15,7 +15,7 @@ from ..tensors import LoraProjection
 from ..types import Dropout, Mask, WeightLayout
 from . import call, ops
 from . import generator as generators
-from .autograd import PER_PROJECTION, Lora, State, run
+from .autograd import PER_PROJECTION, Lora, State, computed
 from .call import Config
 
 _AUTOCAST = ("cuda", "cpu")
@@ -49,7 +49,7 @@ def lora_linear(
     mask_origin: row and column where x, a shard, begins in the mask of the whole layer; the column
     is a multiple of 8.
     """
-    return _run(
+    return run(
         x,
         [weight, bias, lora_a, lora_b],
         (scaling,),
@@ -82,7 +82,7 @@ def lora_linears(
     ]
     if all([one is None for one in tensors[2::PER_PROJECTION]]):
         raise ValueError("no projection has an adapter: use torch.nn.functional.linear")
-    return _run(
+    return run(
         x,
         tensors,
         tuple([one.scaling for one in projections]),
@@ -119,7 +119,7 @@ def lora_delta(
     if not adapted:
         return tuple(results)
     some = [projections[index] for index in adapted]
-    added = _run(
+    added = run(
         x,
         [tensor for one in some for tensor in (None, None, one.lora_a, one.lora_b)],
         tuple([one.scaling for one in some]),
@@ -148,15 +148,15 @@ def check_probability(dropout_p: float) -> None:
         raise ValueError(f"dropout_p is {dropout_p}: it must be at least 0 and below 1")
 
 
-def _run(
+def run(
     x: torch.Tensor,
     tensors: list[Any],
     scalings: tuple[float, ...],
     bases: Sequence[torch.Tensor],
     dropout_p: float,
-    dropout: Dropout | None,
-    generator: torch.Generator | None,
-    options: tuple[bool, bool, bool, int, int],
+    dropout: Dropout | None = None,
+    generator: torch.Generator | None = None,
+    options: tuple[bool, bool, bool, int, int] = (False, False, False, 0, 0),
 ) -> tuple[torch.Tensor, ...]:
     """tensors: weight, bias, lora_a and lora_b of each projection; bases: for a delta.
 
@@ -192,7 +192,7 @@ def _run(
                     "(weight.requires_grad_(False)); these layers train adapters"
                 )
     inference = not needs_graph and not is_dropped
-    if not torch.compiler.is_compiling() and _is_unseen() and is_plain:
+    if not torch.compiler.is_dynamo_compiling() and is_plain and _is_unseen():
         if not x.is_cuda and x.device.type != call.DEVICE:
             raise ValueError(f"the tensors are on {x.device}: move them to a CUDA device")
         value = words = where = made = None
@@ -210,7 +210,7 @@ def _run(
         state = State(Config(scalings, *options, inference, where), made, cast, value, dropout_p)
         if needs_graph:
             return _apply(state, x, words, *tensors, *bases)  # type: ignore[no-any-return]
-        return tuple(run(state, x, words, tensors, bases)[0])
+        return tuple(computed(state, x, words, tensors, bases)[0])
     if not is_plain:
         _refuse_distributed((x, *tensors, *bases))
     words = None

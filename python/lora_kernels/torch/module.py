@@ -10,7 +10,7 @@ from torch import nn
 
 from ..tensors import LoraProjection
 from . import owned
-from .functions import check_probability, lora_linear
+from .functions import check_probability, lora_linear, run
 
 
 class LoraLinear(nn.Module):
@@ -76,15 +76,15 @@ class LoraLinear(nn.Module):
         lora_a: Any = modules["lora_A"]
         lora_b: Any = modules["lora_B"]
         if owned.is_bare(base) and owned.is_bare(lora_a) and owned.is_bare(lora_b):
-            return lora_linear(
-                x,
-                base._parameters["weight"],
+            parameters = base._parameters
+            tensors = [
+                parameters["weight"],
+                parameters["bias"],
                 lora_a._parameters["weight"],
                 lora_b._parameters["weight"],
-                scaling=self.scaling,
-                bias=base._parameters["bias"],
-                dropout_p=self.dropout_p if self.training else 0.0,
-            )
+            ]
+            dropout_p = self.dropout_p if self.training else 0.0
+            return run(x, tensors, (self.scaling,), (), dropout_p)[0]
         if not owned.is_plain(base):
             y: torch.Tensor = owned.call(base, self._forward, x)
             return y

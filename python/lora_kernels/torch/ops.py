@@ -107,7 +107,7 @@ def _forward(
         _spread(lora_bs, adapted, count),
     )
     ys = [base.clone(memory_format=torch.contiguous_format) for base in bases] or None
-    ys, (s, mask) = call.forward(config, call.rows(x), tensors, ys, _value(words, p))
+    ys, (s, mask), _ = call.forward(config, call.rows(x), tensors, ys, _value(words, p))
     if s is None:
         s = x.new_empty(0)
     else:
