@@ -125,20 +125,20 @@ fn split_depth() -> Vec<LayerCase> {
     cases
 }
 
-/// Sizes of real models. Only one or two sizes of a case are large, because larger cases would take
-/// minutes.
+/// Sizes of real models. Only one or two sizes of a case are large: a case costs the product of all
+/// three, each filled up to whole tiles.
 fn large() -> Vec<LayerCase> {
     vec![
-        LayerCase::new(1, 4096, 896, 320).dropout(0.5),
-        LayerCase::new(128, 4096, 128, 64),
-        LayerCase::new(128, 130, 3696, 64).dropout(0.1),
-        LayerCase::new(4097, 896, 128, 16).dropout(0.05),
-        LayerCase::new(4097, 72, 200, 24).bias(false),
-        LayerCase::new(4097, 40, 1000, 3)
+        LayerCase::new(1, 4096, 136, 72).dropout(0.5),
+        LayerCase::new(63, 4096, 72, 64),
+        LayerCase::new(63, 130, 3696, 64).dropout(0.1),
+        LayerCase::new(4097, 136, 24, 16).dropout(0.05),
+        LayerCase::new(4097, 72, 40, 24).bias(false),
+        LayerCase::new(4097, 40, 136, 3)
             .placed(OddView)
             .dropout(0.1),
-        LayerCase::new(17, 64, 50257, 8).bias(false),
-        LayerCase::new(65, 40, 50257, 24)
+        LayerCase::new(17, 24, 32001, 8).bias(false),
+        LayerCase::new(65, 24, 12289, 24)
             .placed(AlignedView)
             .dropout(0.1),
     ]
