@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import call
-from .call import Config
+from .prepared import Config
 
 #: A projection's tensors in the function's arguments: weight, bias, lora_a, lora_b.
 PER_PROJECTION = 4

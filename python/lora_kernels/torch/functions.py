@@ -16,7 +16,7 @@ from ..types import Dropout, Mask, WeightLayout
 from . import call, ops
 from . import generator as generators
 from .autograd import PER_PROJECTION, Lora, State, computed
-from .call import Config
+from .prepared import Config
 
 _AUTOCAST = ("cuda", "cpu")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

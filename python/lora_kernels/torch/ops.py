@@ -23,7 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import call
 from .autograd import DOUBLE, PER_PROJECTION
-from .call import Config
+from .prepared import Config
 
 _OPTIONS = "bool transposed, bool redraw, int mask_row, int mask_column"
 _FORWARD = (

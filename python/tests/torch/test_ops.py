@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from lora_kernels import Dropout, LoraProjection
 from lora_kernels.torch import LoraLinear, lora_delta, lora_linear, lora_linears
 
 IN = 24
+DROPOUT = Dropout(0.5, 12345, 6)
 
 
 def projection(out: int, rank: int, bias: bool = True) -> LoraProjection[torch.Tensor]:
@@ -355,7 +357,7 @@ def test_the_lazy_negative_bit_is_resolved_or_refused() -> None:
 def test_shards_of_x_draw_the_mask_of_the_whole() -> None:
     one = projection(16, 3, bias=False)
     x = torch.rand(6, IN)
-    dropout = Dropout(0.5, 12345, 6)
+    dropout = DROPOUT
     zero = torch.zeros_like(one.weight)
 
     def part(rows: slice, columns: slice) -> torch.Tensor:
@@ -388,3 +390,44 @@ def test_the_base_is_cast_and_adapters_stay_if_asked() -> None:
     y.sum().backward()
     assert layer.lora_B.weight.grad is not None
     assert LoraLinear(base, 3, lora_alpha=6).bfloat16().lora_A.weight.dtype == torch.bfloat16
+
+
+def test_backward_takes_saved_tensors_from_wherever_hooks_put_them() -> None:
+    torch.manual_seed(7)
+    one = projection(32, 4)
+    x = torch.rand(6, IN, requires_grad=True)
+    tensors = (x, one.lora_a, one.lora_b)
+
+    def unpack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() != 2:
+            return tensor
+        # The same numbers, with rows further apart and at another alignment.
+        wide = torch.zeros(tensor.shape[0], tensor.shape[1] + 3)
+        wide[:, 1:-2] = tensor
+        return wide[:, 1:-2]
+
+    def layer() -> torch.Tensor:
+        return lora_linear(x, one.weight, one.lora_a, one.lora_b, scaling=1.3, dropout=DROPOUT)
+
+    wanted = torch.autograd.grad(layer().square().sum(), tensors)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), unpack):
+        y = layer()
+    for given, other in zip(torch.autograd.grad(y, tensors, 2 * y.detach()), wanted):
+        torch.testing.assert_close(given, other)
+
+
+def test_threads_share_a_layer() -> None:
+    torch.manual_seed(8)
+    layer = LoraLinear(nn.Linear(IN, 32), 4, lora_alpha=6)
+    nn.init.uniform_(layer.lora_B.weight, -0.5, 0.5)
+    xs = [torch.rand(6, IN) for _ in range(8)]
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        x = x.clone().requires_grad_()
+        (dx,) = torch.autograd.grad(layer(x).square().sum(), x)
+        return dx
+
+    wanted = [run(x) for x in xs]
+    with ThreadPoolExecutor(4) as pool:
+        for given, other in zip(pool.map(run, xs), wanted):
+            assert torch.equal(given, other)
