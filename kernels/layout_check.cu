@@ -7,6 +7,7 @@
 #include "decode/params.cuh"
 #include "rows/forward_params.cuh"
 #include "rows/grad_params.cuh"
+#include "rows/sm90/forward_params.cuh"
 
 namespace {
 
@@ -213,6 +214,18 @@ struct RowsForwardFields : RowsForwardParams {
                                     mask_source, pad, dropout, origin, schedule, rows, projection);
     }
 };
+struct RowsForwardSm90ProjectionFields : RowsForwardSm90Projection {
+    __device__ void write(Writer& w) {
+        w.layout<RowsForwardSm90Projection>(*this, weight, y, bias, y_data, y_stride, n, first_tile,
+                                            output_mapped, pad);
+    }
+};
+struct RowsForwardSm90Fields : RowsForwardSm90Params {
+    __device__ void write(Writer& w) {
+        w.layout<RowsForwardSm90Params>(*this, x, projection, s, m, k, projections, accumulate,
+                                        schedule, rows, pad);
+    }
+};
 struct MergeAdapterFields : MergeAdapter {
     __device__ void write(Writer& w) { w.layout<MergeAdapter>(*this, lora_a, lora_b); }
 };
@@ -251,7 +264,8 @@ extern "C" __global__ void lora_layout_check(uint32_t* out) {
                   ProjectionSizeFields, GradXSm90Fields, AdapterEntryFields, RowAdapterFields,
                   DecodeProjectionFields, DecodeFields, RowGradientsFields,
                   RowsGradProjectionFields, RowsGradFields, RowsForwardProjectionFields,
-                  RowsForwardFields, MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
+                  RowsForwardFields, RowsForwardSm90ProjectionFields, RowsForwardSm90Fields,
+                  MergeAdapterFields, MergeFields, MergeTotalsFields>(w);
     w.values(MaskSource::kNone, MaskSource::kStored, MaskSource::kDrawn);
     w.values(MergeWrite::kNever, MergeWrite::kAlways, MergeWrite::kIfFinite);
     w.words({kEntryPresent, kEntryAVectorised, kEntryBVectorised});

@@ -2,10 +2,10 @@
 
 use bytemuck::Zeroable;
 
+use super::common;
 use super::forward::Args;
 use super::memory::Buffer;
 use super::params::{DecodeParams, DecodeProjection};
-use super::common;
 use crate::plan::{Decode, Launch, access};
 use crate::{ForwardPlan, Role};
 

@@ -42,7 +42,7 @@ pub(crate) fn forward(
         let params = decode::params(plan, decode, alone, args, call.workspace);
         launch(alone, bytes_of(&params))?;
     } else if let Some(needs) = &plan.rows {
-        rows_forward::launch(&call, needs, launch)?;
+        rows_forward::launch(&call, needs, encode, launch)?;
     } else if let [shrink, gemm] = plan.launches() {
         match gemm.variant.arch {
             Arch::Sm80 => {

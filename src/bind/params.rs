@@ -474,6 +474,31 @@ parameters! {
         projection: [RowsForwardProjection; PROJECTIONS],
     }
 
+    struct RowsForwardSm90Projection {
+        weight: TensorMap,
+        y: TensorMap,
+        bias: Address,
+        y_data: Address,
+        y_stride: i64,
+        n: i32,
+        first_tile: i32,
+        output_mapped: i32,
+        pad: [i32; 7],
+    }
+
+    struct RowsForwardSm90Params {
+        x: TensorMap,
+        projection: [RowsForwardSm90Projection; PROJECTIONS],
+        s: Address,
+        m: i32,
+        k: i32,
+        projections: i32,
+        accumulate: i32,
+        schedule: ScheduleParams,
+        rows: RowAdapterParams,
+        pad: [i32; 6],
+    }
+
     struct MergeAdapter {
         lora_a: AdapterMatrix,
         lora_b: AdapterMatrix,
@@ -514,3 +539,4 @@ const _: () = assert!(size_of::<MergeTotals>() == MergeReport::BYTES);
 // more.
 const _: () = assert!(size_of::<ForwardSm90Params>() <= 4096);
 const _: () = assert!(size_of::<GradXSm90Params>() <= 4096);
+const _: () = assert!(size_of::<RowsForwardSm90Params>() <= 4096);

@@ -87,6 +87,23 @@ impl GemmAccess {
         }
     }
 
+    /// Of the forward of rows with adapters of their own. Batch-invariant results have the bits of
+    /// `mma.sync` on every device, and nothing says that those of `wgmma` are the same.
+    pub fn forward_rows(problem: &Problem) -> Self {
+        if problem.is_delta_only() {
+            // Neither x nor the weight is read.
+            return Self::none();
+        }
+        let of_product = Self::new(problem, Role::X);
+        match problem.is_batch_invariant() {
+            true => Self {
+                mapped: Err("batch-invariant results take mma.sync everywhere".into()),
+                ..of_product
+            },
+            false => of_product,
+        }
+    }
+
     /// What a launch says of its access. `offered` tells whether any kernel that reads through
     /// tensor maps could have been chosen.
     pub fn reason(&self, chosen: Variant, offered: bool, device: &DeviceProps) -> String {

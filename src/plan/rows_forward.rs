@@ -2,7 +2,8 @@
 //! batch-invariant results, for any number of tokens: S of every row's adapters, then y.
 //!
 //! No plan knows which adapters a batch has: blocks find those of their rows in the lists. Both
-//! launches add in the order of the decode kernel, so a row has the same bits whichever computes it.
+//! launches add in the order of the decode kernel. Without `wgmma`, which batch-invariant results
+//! don't take, a row has the same bits whichever computes it.
 
 use super::access::{self, GemmAccess};
 use super::gemm::{self, Product};
@@ -57,11 +58,7 @@ pub(super) fn launches(
     );
     let shrink = Launch::new(shrink, of_s + of_mask, None, reason, problem, device)?;
     let product = Product::forward_rows(problem);
-    let access = match problem.is_delta_only() {
-        // Neither x nor the weight is read.
-        true => GemmAccess::none(),
-        false => GemmAccess::new(problem, Role::X),
-    };
+    let access = GemmAccess::forward_rows(problem);
     let forward = gemm::launch(&product, &access, problem, device)?;
     Ok((vec![shrink, forward], needs))
 }

@@ -87,7 +87,11 @@ pub fn planned(
         // Neither forward nor backward merges.
         Operation::Merge | Operation::Decode => (None, 0, 0),
         // The report has no rows of several adapters.
-        Operation::GradTRows | Operation::GradAbRows | Operation::GradXRows => (None, 0, 0),
+        Operation::ShrinkRows
+        | Operation::ForwardRows
+        | Operation::GradTRows
+        | Operation::GradAbRows
+        | Operation::GradXRows => (None, 0, 0),
     };
     Planned {
         symbol: launch.variant.symbol().to_owned(),

@@ -41,11 +41,12 @@ pub(super) fn maps_operands(variant: &Variant) -> bool {
     }
 }
 
-/// The blocks of a cluster in which a GEMM may run, if it can share operands so.
+/// The blocks of a cluster in which a GEMM may run, if it can share operands so. Where rows have
+/// adapters of their own, each block brings what its tile needs.
 pub(super) fn cluster(variant: Variant) -> Option<u64> {
-    match variant.arch {
-        Arch::Sm80 => None,
-        Arch::Sm90a => Some(2),
+    match (variant.arch, variant.operation) {
+        (Arch::Sm80, _) | (Arch::Sm90a, Operation::ForwardRows) => None,
+        (Arch::Sm90a, _) => Some(2),
     }
 }
 

@@ -85,11 +85,13 @@ fn all_launches() -> Vec<Launch> {
     types.into_iter().flat_map(of).collect()
 }
 
-/// Every kernel of Hopper's that the build has is launched by a case that runs.
+/// Every kernel of Hopper's that the build has, but those for rows, is launched by a case that runs.
 #[test]
 fn the_cases_launch_every_kernel() {
     let launched: HashSet<Variant> = all_launches().iter().map(|launch| launch.variant).collect();
-    let own = Variant::all().filter(|variant| variant.arch == Arch::Sm90a);
+    let own = Variant::all().filter(|variant| {
+        variant.arch == Arch::Sm90a && variant.operation != Operation::ForwardRows
+    });
     let missing = own.filter(|variant| !launched.contains(variant));
     let missing: Vec<&str> = missing.map(Variant::symbol).collect();
     assert!(missing.is_empty(), "no case launches {missing:#?}");

@@ -8,6 +8,7 @@ mod layers;
 mod mistakes;
 mod orders;
 mod planted;
+mod rows;
 
 use crate::common::process;
 

@@ -12,7 +12,7 @@ const NAMED: [&str; 4] = ["fair", "last-block-first", "one-ahead", "starve-warp"
 const SEEDS: u32 = 10;
 
 /// The schedules with late copies, and the named ones with early copies, too.
-fn orders() -> impl Iterator<Item = (String, bool)> {
+pub fn orders() -> impl Iterator<Item = (String, bool)> {
     let named = NAMED
         .into_iter()
         .flat_map(|name| [false, true].map(|early| (name.into(), early)));

@@ -31,6 +31,24 @@ pub fn check_both<T: Number, A: Number>(batch: &Batch) -> bool {
     wrong
 }
 
+/// Runs a forward alone, and checks its results.
+#[track_caller]
+pub fn check_forward<T: Number, A: Number>(batch: &Batch) {
+    let layer = Layer::<T, A>::new(batch);
+    let saved = layer.run_forward();
+    layer.check_saved(&saved);
+    layer.check_outputs(&saved);
+}
+
+/// The bits of every y of a forward.
+pub fn outputs<T: Number, A: Number>(batch: &Batch) -> Vec<u64> {
+    let layer = Layer::<T, A>::new(batch);
+    layer.run_forward();
+    let bits = layer.y.iter().flat_map(|y| y.now());
+    bits.map(|value| Into::<f64>::into(value).to_bits())
+        .collect()
+}
+
 impl<T: Number, A: Number> Layer<'_, T, A> {
     pub fn run_forward(&self) -> Saved<T> {
         let (batch, device) = (self.batch, self.device());

@@ -51,11 +51,15 @@ impl<E: Number> Matrix<E> {
         ((self.start | self.stride) * size_of::<E>()).is_multiple_of(16)
     }
 
+    /// All values on the device, with those around the matrix.
+    pub fn now(&self) -> Vec<E> {
+        gpu().stream.clone_dtoh(&self.device).expect("reading back")
+    }
+
     /// Compares the device's values with what they must be: (value, bound of its error) without
     /// rounding, or `None` where nothing may change.
     pub fn check(&self, name: &str, expected: impl Fn(usize, usize) -> Option<(f64, f64)>) {
-        let now = gpu().stream.clone_dtoh(&self.device).expect("reading back");
-        for (index, value) in now.iter().enumerate() {
+        for (index, value) in self.now().iter().enumerate() {
             let place = index.checked_sub(self.start).filter(|_| self.stride > 0);
             let place = place.map(|at| (at / self.stride, at % self.stride));
             let inside = place.filter(|&(row, column)| row < self.rows && column < self.columns);

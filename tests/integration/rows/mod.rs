@@ -1,9 +1,9 @@
 //! Rows that go through adapters of a table, and the adapters' part alone.
 
 mod backward;
-mod batch;
+pub mod batch;
 mod check_backward;
-mod check_forward;
+pub mod check_forward;
 mod delta_backward;
 mod forward;
 mod gradients;
