@@ -23,7 +23,7 @@ from .kernels import (
     MergeResult,
 )
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, Region
-from .table import AdapterTable, Rows
+from .table import AdapterTable, GradientTable, Rows
 from .tensors import Adapter, LoraProjection, Saved
 from .types import (
     Dropout,
@@ -52,6 +52,7 @@ __all__ = [
     "Dropout",
     "ForwardPlan",
     "ForwardResult",
+    "GradientTable",
     "Kernels",
     "Layout",
     "LibraryNotFound",

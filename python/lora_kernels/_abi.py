@@ -144,6 +144,7 @@ class ForwardRecord(Struct):
         ("reserved", c_uint32),
         ("mask_row", c_uint64),
         ("mask_column", c_uint64),
+        ("adapters_per_row", c_size_t),
     ]
 
 
@@ -167,6 +168,7 @@ class Rows(Struct):
         ("slots", c_uint64),
         ("weights", c_uint64),
         ("wrong", c_uint64),
+        ("gradients", c_uint64),
     ]
 
 
@@ -186,6 +188,24 @@ class TableEntry(ctypes.Structure):
     """Bytes of device memory: it doesn't say its size."""
 
     _fields_ = [("words", c_uint64 * 6)]
+
+
+class TableGradients(Struct):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("reserved", c_uint32),
+        ("rank", c_size_t),
+        ("d_lora_a", c_uint64),
+        ("d_lora_b", c_uint64),
+        ("d_lora_a_stride", c_int64),
+        ("d_lora_b_stride", c_int64),
+    ]
+
+
+class GradientEntry(ctypes.Structure):
+    """Bytes of device memory: it doesn't say its size."""
+
+    _fields_ = [("words", c_uint64 * 4)]
 
 
 class ForwardArgs(Struct):
@@ -242,6 +262,7 @@ class BackwardArgs(Struct):
         ("saved_mask", c_uint64),
         ("saved_mask_bytes", c_size_t),
         ("record", POINTER(ForwardRecord)),
+        ("rows", POINTER(Rows)),
     ]
 
 
@@ -315,6 +336,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "lora_rows": Rows,
     "lora_table_adapter": TableAdapter,
     "lora_table_entry": TableEntry,
+    "lora_table_gradients": TableGradients,
+    "lora_gradient_entry": GradientEntry,
     "lora_backward_projection": BackwardProjection,
     "lora_backward_args": BackwardArgs,
     "lora_merge_problem": MergeProblem,
@@ -355,6 +378,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lora_table_entry_of": (
         c_int32,
         [_handle, c_size_t, POINTER(TableAdapter), POINTER(TableEntry)],
+    ),
+    "lora_gradient_entry_of": (
+        c_int32,
+        [_handle, c_size_t, POINTER(TableGradients), POINTER(GradientEntry)],
     ),
     "lora_merge_plan_new": (c_int32, [POINTER(MergeProblem), POINTER(Device), _out]),
     "lora_merge_plan_info": (c_int32, [_handle, POINTER(PlanInfo)]),

@@ -12,9 +12,9 @@ from . import _abi
 from ._checks import Call
 from ._library import check, library
 from .plans import BackwardPlan, DeviceProps, ForwardPlan, MergePlan, _signed
-from .table import Rows
+from .table import GradientTable, Rows
 from .tensors import Adapter, LoraProjection, Saved
-from .types import Dropout, DType, Role
+from .types import Dropout, DType, Problem, Role
 
 #: Makes device memory of a shape and type, None being bytes: anything that `lora_kernels.array`
 #: takes. `lora_kernels.cuda.allocate` is one. The memory is used on the call's stream: an allocator
@@ -216,6 +216,8 @@ class Kernels:
         d_lora_a: Sequence[Any] | None = None,
         d_lora_b: Sequence[Any] | None = None,
         workspace: Any = None,
+        rows: Rows | None = None,
+        gradients: GradientTable | None = None,
         stream: int = 0,
         allocate: Allocator | None = None,
     ) -> BackwardResult:
@@ -229,12 +231,16 @@ class Kernels:
         in_features) and d_lora_b (out_features, rank) of each projection, and workspace
         (plan.workspace_bytes bytes) come from `allocate` where they aren't given. They share memory
         with nothing else of the call.
+
+        rows: as in the forward. gradients: exactly with rows, where those of each adapter go; the
+        result's d_lora_a and d_lora_b are None then.
         """
         problem = plan.problem
         call = Call(self.ordinal, stream, allocate)
         call.count("projections", projections, len(problem.projections))
         call.count("dy", dy, len(problem.projections))
-        is_adapted = [projection.rank > 0 for projection in problem.projections]
+        has_own = not problem.adapter_slots
+        is_adapted = [has_own and projection.rank > 0 for projection in problem.projections]
         given_dx = None if dx is None else [dx]
         outputs_dx = call.outputs(problem, Role.DX, given_dx, [problem.input_gradient])
         outputs_a = call.outputs(problem, Role.D_LORA_A, d_lora_a, is_adapted)
@@ -262,6 +268,7 @@ class Kernels:
             workspace=workspace.address,
             workspace_bytes=workspace.bytes,
             record=ctypes.pointer(saved._record),
+            rows=_rows_of_backward(rows, gradients, problem),
             **buffers.fields,
         )
         check(library().lora_backward(self._open(), plan._handle, ctypes.byref(args), stream))
@@ -324,6 +331,17 @@ class Kernels:
         if not self._handle:
             raise ValueError("these kernels are closed")
         return self._handle
+
+
+def _rows_of_backward(rows: Rows | None, gradients: GradientTable | None, problem: Problem) -> Any:
+    if (rows is None) != (gradients is None):
+        given, missing = ("rows", "gradients") if gradients is None else ("gradients", "rows")
+        raise ValueError(f"{given} was given without {missing}: a backward takes both or neither")
+    if rows is None or gradients is None:
+        return None
+    struct = rows._struct(problem)
+    struct.gradients = gradients._address(rows.table, problem)
+    return ctypes.pointer(struct)
 
 
 def _dropout(dropout: Dropout | None) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 from . import _abi, cuda
 from ._library import check, library
 from .arrays import NO_STREAM, Array, named
-from .plans import ForwardPlan
+from .plans import BackwardPlan, ForwardPlan
 from .tensors import Adapter
 from .types import Problem, Role
 
 _ENTRY = ctypes.sizeof(_abi.TableEntry)
+_GRADIENT = ctypes.sizeof(_abi.GradientEntry)
 
 
 class AdapterTable:
@@ -38,6 +39,7 @@ class AdapterTable:
         self._plan = plan
         self._device = device
         self._slots: list[Sequence[Adapter | None] | None] = [None] * problem.adapter_slots
+        self._ranks: list[list[int] | None] = [None] * problem.adapter_slots
         self._bytes = _ENTRY * len(problem.projections)
         self._entries = cuda.zeros(problem.adapter_slots * self._bytes, device)
         self._wrong = cuda.zeros(4, device)
@@ -72,8 +74,10 @@ class AdapterTable:
                 f"where there is none): {len(problem.projections)}"
             )
         entries = (_abi.TableEntry * len(adapters))()
+        ranks = []
         for index, adapter in enumerate(adapters):
             struct = _abi.TableAdapter() if adapter is None else self._adapter(index, adapter)
+            ranks.append(struct.rank)
             entry = ctypes.byref(entries, index * _ENTRY)
             check(
                 library().lora_table_entry_of(
@@ -84,13 +88,13 @@ class AdapterTable:
                 )
             )
         self._write(slot, bytes(entries))
-        self._slots[slot] = tuple(adapters)
+        self._slots[slot], self._ranks[slot] = tuple(adapters), ranks
 
     def remove(self, slot: int) -> None:
         """Empties a slot. Rows that name it have no adapter there, and `take_wrong` tells."""
         self._check(slot)
         self._write(slot, bytes(self._bytes))
-        self._slots[slot] = None
+        self._slots[slot] = self._ranks[slot] = None
 
     def take_wrong(self) -> bool:
         """Whether a row since the last time named a slot that was empty or doesn't exist.
@@ -129,47 +133,192 @@ class AdapterTable:
         return Rows(self, len(lists), *buffers)
 
     def _check(self, slot: int) -> None:
-        if not 0 <= slot < len(self._slots):
-            raise ValueError(f"slot {slot}: the table has slots 0 to {len(self._slots) - 1}")
+        _check(slot, len(self._slots))
 
     def _adapter(self, index: int, adapter: Adapter) -> _abi.TableAdapter:
-        lora_a = self._matrix(Role.LORA_A, index, adapter.lora_a)
-        lora_b = self._matrix(Role.LORA_B, index, adapter.lora_b)
-        problem = self._plan.problem
-        rank = lora_a.shape[0]
-        out_features = problem.projections[index].out_features
-        for role, found, wanted in (
-            (Role.LORA_A, lora_a, (rank, problem.in_features)),
-            (Role.LORA_B, lora_b, (out_features, rank)),
-        ):
-            if found.shape != wanted:
-                raise ValueError(
-                    f"{role.text} of projection {index} is {found.shape}: it must be {wanted}"
-                )
+        pair = (adapter.lora_a, adapter.lora_b)
+        roles = (Role.LORA_A, Role.LORA_B)
+        lora_a, lora_b = _pair(self._plan.problem, index, roles, pair, self._device)
         return _abi.TableAdapter(
             scaling=adapter.scaling,
-            rank=rank,
+            rank=lora_a.shape[0],
             lora_a=lora_a.address,
             lora_b=lora_b.address,
             lora_a_stride=lora_a.row_stride,
             lora_b_stride=lora_b.row_stride,
         )
 
-    def _matrix(self, role: Role, index: int, source: Any) -> Array:
-        name = f"{role.text} of projection {index}"
-        found = named(name, source, NO_STREAM, self._device)
-        wanted = self._plan.problem.dtype_of(role)
-        if len(found.shape) != 2 or not found.has_contiguous_columns:
-            raise ValueError(f"{name} has the shape {found.shape}: it must be a matrix of rows")
-        if found.dtype is not wanted:
-            given = found.dtype.name if found.dtype else "bytes"
-            raise TypeError(f"{name} is {given}: the problem has {wanted.name}")
-        return found
-
     def _write(self, slot: int, data: bytes) -> None:
-        with cuda.current(self._device):
-            address = self._entries.address + slot * self._bytes
-            cuda.call("cuMemcpyHtoD_v2", address, data, len(data))
+        _write(self._entries, slot, data, self._device)
+
+
+class GradientTable:
+    """Where a backward writes the gradients of the adapters of a table.
+
+    A slot has device arrays for them, or none: then its adapter is frozen. A backward overwrites
+    the gradients of the adapters that its rows name, or adds to them where the problem has
+    accumulate_d_lora_a and accumulate_d_lora_b; those of other adapters stay as they are. Changing
+    a slot copies an entry, as `AdapterTable` does. The table keeps its arrays alive.
+
+    plan: of a problem with adapter_slots. device: the ordinal.
+    """
+
+    def __init__(self, plan: BackwardPlan, device: int = 0) -> None:
+        problem = plan.problem
+        if not problem.adapter_slots:
+            raise ValueError("the plan's problem has no table: give it adapter_slots")
+        self._plan = plan
+        self._device = device
+        self._slots: list[tuple[tuple[Any, Any] | None, ...] | None] = [
+            None
+        ] * problem.adapter_slots
+        self._ranks: list[list[int]] = [[] for _ in range(problem.adapter_slots)]
+        self._bytes = _GRADIENT * len(problem.projections)
+        self._entries = cuda.zeros(problem.adapter_slots * self._bytes, device)
+
+    def insert(self, table: AdapterTable, slot: int) -> None:
+        """Gives a slot gradients of its adapter's ranks, all zero, in new device arrays."""
+        _check(slot, len(self._slots))
+        ranks = table._ranks[slot]
+        if ranks is None:
+            raise ValueError(f"slot {slot} has no adapter: insert one there first")
+        problem = self._plan.problem
+        dtype = problem.dtype_of(Role.D_LORA_A)
+        pairs: list[tuple[Any, Any] | None] = []
+        for rank, projection in zip(ranks, problem.projections, strict=True):
+            shapes = ((rank, problem.in_features), (projection.out_features, rank))
+            arrays = [
+                cuda.DeviceArray(shape, dtype, self._device).copy_from(
+                    bytes(shape[0] * shape[1] * dtype.size)
+                )
+                for shape in shapes
+                if rank
+            ]
+            pairs.append((arrays[0], arrays[1]) if rank else None)
+        self.replace(slot, pairs)
+
+    def replace(self, slot: int, gradients: Sequence[tuple[Any, Any] | None]) -> None:
+        """Gives a slot device arrays for the gradients of its adapter.
+
+        gradients: of each projection, d_lora_a (rank, in_features) and d_lora_b (out_features,
+        rank) of the adapter's rank; None for a projection whose gradients nobody wants.
+        """
+        _check(slot, len(self._slots))
+        problem = self._plan.problem
+        if len(gradients) != len(problem.projections):
+            raise ValueError(
+                f"{len(gradients)} pairs of gradients were given, one for each projection is "
+                f"needed (None where there is none): {len(problem.projections)}"
+            )
+        entries = (_abi.GradientEntry * len(gradients))()
+        ranks = []
+        roles = (Role.D_LORA_A, Role.D_LORA_B)
+        for index, pair in enumerate(gradients):
+            struct = _abi.TableGradients()
+            if pair is not None:
+                first, second = _pair(problem, index, roles, pair, self._device)
+                struct = _abi.TableGradients(
+                    rank=first.shape[0],
+                    d_lora_a=first.address,
+                    d_lora_b=second.address,
+                    d_lora_a_stride=first.row_stride,
+                    d_lora_b_stride=second.row_stride,
+                )
+            ranks.append(struct.rank)
+            entry = ctypes.byref(entries, index * _GRADIENT)
+            check(
+                library().lora_gradient_entry_of(
+                    self._plan._handle,
+                    index,
+                    ctypes.byref(struct),
+                    ctypes.cast(entry, ctypes.POINTER(_abi.GradientEntry)),
+                )
+            )
+        _write(self._entries, slot, bytes(entries), self._device)
+        self._slots[slot], self._ranks[slot] = tuple(gradients), ranks
+
+    def remove(self, slot: int) -> None:
+        """Takes the gradients from a slot: its adapter is frozen."""
+        _check(slot, len(self._slots))
+        _write(self._entries, slot, bytes(self._bytes), self._device)
+        self._slots[slot], self._ranks[slot] = None, []
+
+    def __getitem__(self, slot: int) -> tuple[tuple[Any, Any] | None, ...]:
+        """(d_lora_a, d_lora_b) of each projection."""
+        _check(slot, len(self._slots))
+        held = self._slots[slot]
+        if held is None:
+            raise KeyError(f"slot {slot} has no gradients: insert() gives it some")
+        return held
+
+    def _address(self, table: AdapterTable, problem: Problem) -> int:
+        if not _same(self._plan.problem, problem):
+            raise ValueError(
+                "gradients for another problem: layers, types, adapter_slots and adapters_per_row "
+                "must be the plan's"
+            )
+        for slot, ranks in enumerate(self._ranks):
+            adapter = table._ranks[slot] if any(ranks) else None
+            for index, (given, wanted) in enumerate(zip(ranks, adapter or [], strict=False)):
+                if given and wanted and given != wanted:
+                    raise ValueError(
+                        f"the gradients of slot {slot} have rank {given} in projection {index}, "
+                        f"its adapter has {wanted}: insert() gradients for the adapter there"
+                    )
+        return self._entries.address
+
+
+def _check(slot: int, slots: int) -> None:
+    if not 0 <= slot < slots:
+        raise ValueError(f"slot {slot}: the table has slots 0 to {slots - 1}")
+
+
+def _write(entries: cuda.DeviceArray, slot: int, data: bytes, device: int) -> None:
+    with cuda.current(device):
+        cuda.call("cuMemcpyHtoD_v2", entries.address + slot * len(data), data, len(data))
+
+
+def _pair(
+    problem: Problem, index: int, roles: tuple[Role, Role], pair: tuple[Any, Any], device: int
+) -> tuple[Array, Array]:
+    """The matrices (rank, in_features) and (out_features, rank) of a projection."""
+    first = _matrix(problem, roles[0], index, pair[0], device)
+    second = _matrix(problem, roles[1], index, pair[1], device)
+    rank = first.shape[0]
+    out_features = problem.projections[index].out_features
+    for role, found, wanted in (
+        (roles[0], first, (rank, problem.in_features)),
+        (roles[1], second, (out_features, rank)),
+    ):
+        if found.shape != wanted:
+            raise ValueError(
+                f"{role.text} of projection {index} is {found.shape}: it must be {wanted}"
+            )
+    return first, second
+
+
+def _matrix(problem: Problem, role: Role, index: int, source: Any, device: int) -> Array:
+    name = f"{role.text} of projection {index}"
+    found = named(name, source, NO_STREAM, device)
+    wanted = problem.dtype_of(role)
+    if len(found.shape) != 2 or not found.has_contiguous_columns:
+        raise ValueError(f"{name} has the shape {found.shape}: it must be a matrix of rows")
+    if found.dtype is not wanted:
+        given = found.dtype.name if found.dtype else "bytes"
+        raise TypeError(f"{name} is {given}: the problem has {wanted.name}")
+    return found
+
+
+def _same(ours: Problem, problem: Problem) -> bool:
+    """Whether a table for problems like `ours` is one for `problem`."""
+    return (
+        ours.in_features == problem.in_features
+        and ours.projections == problem.projections
+        and ours.dtype == problem.dtype
+        and ours.dtype_of(Role.LORA_A) == problem.dtype_of(Role.LORA_A)
+        and ours.adapter_slots == problem.adapter_slots
+        and ours.adapters_per_row == problem.adapters_per_row
+    )
 
 
 @dataclass(frozen=True)
@@ -182,16 +331,7 @@ class Rows:
     weights: cuda.DeviceArray
 
     def _struct(self, problem: Problem) -> _abi.Rows:
-        ours = self.table._plan.problem
-        same = (
-            ours.in_features == problem.in_features
-            and ours.projections == problem.projections
-            and ours.dtype == problem.dtype
-            and ours.dtype_of(Role.LORA_A) == problem.dtype_of(Role.LORA_A)
-            and ours.adapter_slots == problem.adapter_slots
-            and ours.adapters_per_row == problem.adapters_per_row
-        )
-        if not same:
+        if not _same(self.table._plan.problem, problem):
             raise ValueError(
                 "rows of a table for another problem: layers, types, adapter_slots and "
                 "adapters_per_row must be the plan's"

@@ -10,9 +10,11 @@ import pytest
 from lora_kernels import (
     Adapter,
     AdapterTable,
+    BackwardPlan,
     Dropout,
     DType,
     ForwardPlan,
+    GradientTable,
     Kernels,
     LoraError,
     LoraProjection,
@@ -133,6 +135,77 @@ def test_what_a_table_can_not_hold_is_refused(kernels: Kernels) -> None:
         table.rows([[0, 1, 2]])
     with pytest.raises(ValueError, match="give it adapter_slots"):
         AdapterTable(ForwardPlan(problem(adapter_slots=0, adapters_per_row=0), kernels.props))
+
+
+def test_each_adapter_gets_its_own_gradients(kernels: Kernels) -> None:
+    layer = Layer()
+    given = problem(inference=False)
+    forward, backward = ForwardPlan(given, kernels.props), BackwardPlan(given, kernels.props)
+    table, gradients = AdapterTable(forward), GradientTable(backward)
+    for adapter in range(2):
+        table.insert(layer.of(adapter))
+        gradients.insert(table, adapter)
+    x = upload(layer.x)
+    projections = [LoraProjection(upload(weight)) for weight in layer.weights]
+    random = np.random.default_rng(3)
+    dy = [random.uniform(-1, 1, (TOKENS, n)).astype(np.float32) for n in OUT]
+    on_device = [upload(one) for one in dy]
+    rows = table.rows(LISTS)
+    flags = cuda.zeros(forward.flags_bytes) if forward.flags_bytes else None
+    result = kernels.forward(
+        forward, x, projections, rows=rows, flags=flags, allocate=cuda.allocate
+    )
+
+    def run(**changes: Any) -> Any:
+        both: dict[str, Any] = {"rows": rows, "gradients": gradients, "allocate": cuda.allocate}
+        return kernels.backward(backward, x, projections, on_device, result.saved, **both | changes)
+
+    found = run()
+    assert found.d_lora_a == found.d_lora_b == (None, None)
+    dx = np.zeros((TOKENS, IN))
+    for index, own in enumerate(dy):
+        dx += own.astype(np.float64) @ layer.weights[index]
+    for slot, parts in enumerate(layer.adapters):
+        for index, part in enumerate(parts):
+            pair = gradients[slot][index]
+            if part is None:
+                assert pair is None
+                continue
+            assert pair is not None
+            a, b, scaling = part
+            da, db = np.zeros(a.shape), np.zeros(b.shape)
+            for row, named in enumerate(LISTS):
+                for one in named:
+                    of, weight = one if isinstance(one, tuple) else (one, 1.0)
+                    if of == slot:
+                        own, factor = dy[index][row].astype(np.float64), scaling * weight
+                        da += factor * np.outer(own @ b, layer.x[row])
+                        db += factor * np.outer(own, layer.x[row] @ a.T)
+                        dx[row] += factor * (own @ b @ a)
+            for array, expected in zip(pair, (da, db), strict=True):
+                values = np.frombuffer(array.to_bytes(), np.float32).reshape(expected.shape)
+                assert np.abs(values - expected).max() < 1e-4
+    values = np.frombuffer(found.dx.to_bytes(), np.float32).reshape(dx.shape)
+    assert np.abs(values - dx).max() < 1e-4
+
+    # A frozen adapter, and one whose ranks changed
+    gradients.remove(1)
+    with pytest.raises(KeyError, match="slot 1 has no gradients"):
+        gradients[1]
+    run()
+    table.replace(0, [*layer.of(1)[:1], None])
+    with pytest.raises(ValueError, match="slot 0 have rank 3 in projection 0, its adapter has 17"):
+        run()
+    with pytest.raises(ValueError, match="rows was given without gradients"):
+        run(gradients=None)
+    with pytest.raises(ValueError, match="slot 2 has no adapter"):
+        gradients.insert(table, 2)
+    swapped = [gradients[0][1], gradients[0][0]]
+    with pytest.raises(ValueError, match=r"d_lora_B of projection 0 is \(9, 3\)"):
+        gradients.replace(1, swapped)
+    with pytest.raises(ValueError, match="give it adapter_slots"):
+        plain = problem(inference=False, adapter_slots=0, adapters_per_row=0)
+        GradientTable(BackwardPlan(plain, kernels.props))
 
 
 def mask_of(kernels: Kernels, dropout: Dropout, **changes: Any) -> bytes:

@@ -157,15 +157,6 @@ impl<'c, 'a> Checks<'c, 'a> {
     }
 }
 
-/// Checks that every row of a call has a list, and takes the memory of table and lists into the
-/// order. Whether the table is one for the call's problem must be checked, too.
-pub(crate) fn lists(order: &mut Order<'_>, rows: &RowsOfTable<'_>, tokens: usize) -> Result<()> {
-    order.admit(Argument::Table, rows.table.stream())?;
-    let per_row = rows.table.problem().row_adapters().per_row();
-    let places = tokens.saturating_mul(per_row);
-    places_of_rows(order, &rows.slots, rows.weights.as_ref(), places)
-}
-
 fn places_of_rows(
     order: &mut Order<'_>,
     slots: &CudaView<'_, i32>,

@@ -536,6 +536,8 @@ typedef struct lora_forward_record {
     uint64_t mask_row;
     // First column of it.
     uint64_t mask_column;
+    // Places in the list of a row; 0 without a table of adapters.
+    size_t adapters_per_row;
 } lora_forward_record;
 
 // The adapters that the rows of a call go through. All of it is device memory, and may change
@@ -555,6 +557,10 @@ typedef struct lora_rows {
     // 0, or a uint32_t that becomes 1 where a row names a slot that is empty or doesn't exist.
     // Such a row has no adapter there.
     uint64_t wrong;
+    // Of a backward: where the gradients of each entry go, (adapter_slots, projections) of what
+    // lora_gradient_entry_of makes, at a multiple of 8; of a forward 0. Zeros are an entry whose
+    // gradients nobody wants.
+    uint64_t gradients;
 } lora_rows;
 
 // Device addresses and numbers of a forward. Shapes, strides and alignments are those of the
@@ -661,6 +667,9 @@ typedef struct lora_backward_args {
     size_t saved_mask_bytes;
     // What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
     const struct lora_forward_record *record;
+    // The adapters of each row, as in forward, and where their gradients go. Null exactly if the
+    // problem's adapter_slots is 0; no projection has adapters or gradients otherwise.
+    const struct lora_rows *rows;
 } lora_backward_args;
 
 // An adapter of a table in one projection.
@@ -686,6 +695,31 @@ typedef struct lora_table_entry {
     // Copy them as they are.
     uint64_t words[6];
 } lora_table_entry;
+
+// Where the gradients of an adapter of a table go in one projection.
+typedef struct lora_table_gradients {
+    // sizeof(lora_table_gradients)
+    uint32_t struct_size;
+    // 0
+    uint32_t reserved;
+    // The adapter's rank in the projection; 0: nobody wants gradients there.
+    size_t rank;
+    // Out: (rank, in_features), a device address.
+    uint64_t d_lora_a;
+    // Out: (out_features, rank), a device address.
+    uint64_t d_lora_b;
+    // Elements from a row of d_lora_A to the next; 0: in_features.
+    int64_t d_lora_a_stride;
+    // Elements from a row of d_lora_B to the next; 0: rank.
+    int64_t d_lora_b_stride;
+} lora_table_gradients;
+
+// An entry of a table of gradients, as it stands in device memory. lora_gradient_entry_of makes
+// it.
+typedef struct lora_gradient_entry {
+    // Copy them as they are.
+    uint64_t words[4];
+} lora_gradient_entry;
 
 // Adding adapters to a base weight: merged = W + sum of scaling*B*A, summed in f32 and rounded
 // once. A negative scaling takes an adapter out again.
@@ -947,6 +981,24 @@ lora_status lora_table_entry_of(const struct lora_forward_plan *plan,
                                 size_t projection,
                                 const struct lora_table_adapter *adapter,
                                 struct lora_table_entry *entry);
+
+// Makes the entry of an adapter's gradients in a table, for a copy to lora_rows.gradients: entry
+// (slot, projection) of (adapter_slots, projections). Rank, strides and addresses are checked
+// against the plan's problem. The rank is that of the adapter's entry in the table of adapters
+// when a backward runs; nobody can check that. No driver and no GPU are needed.
+//
+// The copy is the program's, ordered before the calls that read it, and the gradients' memory
+// stays valid as that of lora_table_entry_of. A backward writes the gradients of the adapters that
+// its rows name, or adds to them if the problem accumulates them; those of other adapters stay as
+// they are.
+//
+// projection: of the plan's problem, counted from 0.
+// gradients: where they go there. Every projection of a slot needs an entry.
+// entry: out; untouched on failure.
+lora_status lora_gradient_entry_of(const struct lora_backward_plan *plan,
+                                   size_t projection,
+                                   const struct lora_table_gradients *gradients,
+                                   struct lora_gradient_entry *entry);
 
 // Plans a merge. No driver and no GPU are needed.
 //

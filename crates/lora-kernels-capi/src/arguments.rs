@@ -65,6 +65,8 @@ pub struct lora_forward_record {
     pub mask_row: u64,
     /// First column of it.
     pub mask_column: u64,
+    /// Places in the list of a row; 0 without a table of adapters.
+    pub adapters_per_row: usize,
 }
 
 /// One projection of lora_forward_args.
@@ -155,6 +157,10 @@ pub struct lora_rows {
     /// 0, or a uint32_t that becomes 1 where a row names a slot that is empty or doesn't exist.
     /// Such a row has no adapter there.
     pub wrong: u64,
+    /// Of a backward: where the gradients of each entry go, (adapter_slots, projections) of what
+    /// lora_gradient_entry_of makes, at a multiple of 8; of a forward 0. Zeros are an entry whose
+    /// gradients nobody wants.
+    pub gradients: u64,
 }
 
 /// An adapter of a table in one projection.
@@ -185,10 +191,45 @@ pub struct lora_table_entry {
     pub words: [u64; 6],
 }
 
+/// Where the gradients of an adapter of a table go in one projection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_table_gradients {
+    /// sizeof(lora_table_gradients)
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// The adapter's rank in the projection; 0: nobody wants gradients there.
+    pub rank: usize,
+    /// Out: (rank, in_features), a device address.
+    pub d_lora_a: u64,
+    /// Out: (out_features, rank), a device address.
+    pub d_lora_b: u64,
+    /// Elements from a row of d_lora_A to the next; 0: in_features.
+    pub d_lora_a_stride: i64,
+    /// Elements from a row of d_lora_B to the next; 0: rank.
+    pub d_lora_b_stride: i64,
+}
+
+/// An entry of a table of gradients, as it stands in device memory. lora_gradient_entry_of makes
+/// it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lora_gradient_entry {
+    /// Copy them as they are.
+    pub words: [u64; 4],
+}
+
+// SAFETY: repr(C), two integers of 4 bytes, integers of 8.
+unsafe impl Versioned for lora_table_gradients {
+    const NAME: &'static str = "lora_table_gradients";
+    const SIZES: &[u32] = &[48];
+}
+
 // SAFETY: repr(C), two integers of 4 bytes, integers of 8.
 unsafe impl Versioned for lora_rows {
     const NAME: &'static str = "lora_rows";
-    const SIZES: &[u32] = &[40];
+    const SIZES: &[u32] = &[40, 48];
 }
 
 // SAFETY: repr(C), two numbers of 4 bytes, integers of 8.
@@ -258,6 +299,9 @@ pub struct lora_backward_args {
     pub saved_mask_bytes: usize,
     /// What forward filled in: a backward that doesn't fit it is refused. Null: nobody checks.
     pub record: *const lora_forward_record,
+    /// The adapters of each row, as in forward, and where their gradients go. Null exactly if the
+    /// problem's adapter_slots is 0; no projection has adapters or gradients otherwise.
+    pub rows: *const lora_rows,
 }
 
 // SAFETY: repr(C), an integer and a float of 4 bytes, integers of 8.
@@ -287,11 +331,11 @@ unsafe impl Versioned for lora_forward_args {
 // SAFETY: as lora_forward_args.
 unsafe impl Versioned for lora_backward_args {
     const NAME: &'static str = "lora_backward_args";
-    const SIZES: &[u32] = &[120];
+    const SIZES: &[u32] = &[120, 128];
 }
 
 // SAFETY: repr(C), eight numbers of 4 bytes, integers of 8, an even number of floats.
 unsafe impl Versioned for lora_forward_record {
     const NAME: &'static str = "lora_forward_record";
-    const SIZES: &[u32] = &[224, 248];
+    const SIZES: &[u32] = &[224, 256];
 }

@@ -171,6 +171,8 @@ pub unsafe extern "C" fn lora_backward(
             (args.saved_s, args.saved_s_bytes),
             (args.saved_mask, args.saved_mask_bytes),
         )?;
+        // SAFETY: the caller's promise: null or valid.
+        let rows = unsafe { crate::table::rows(args.rows) }?;
         let raw = BackwardArgs {
             x: args.x,
             projections: &projections[..count],
@@ -179,7 +181,7 @@ pub unsafe extern "C" fn lora_backward(
             record,
             dx: (args.dx != 0).then_some(args.dx),
             workspace: Some(args.workspace),
-            rows: None,
+            rows,
         };
         // SAFETY: the context is current; the caller vouches for the addresses and the stream.
         Ok(unsafe { kernels.backward_raw(plan, &raw, stream.cast()) }?)

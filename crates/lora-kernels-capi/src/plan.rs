@@ -24,6 +24,13 @@ impl lora_forward_plan {
     }
 }
 
+impl lora_backward_plan {
+    /// What it was made for.
+    pub fn problem(&self) -> &Problem {
+        self.0.plan.problem()
+    }
+}
+
 handle!(lora_forward_plan, ForwardPlan, Kind::ForwardPlan);
 handle!(lora_backward_plan, BackwardPlan, Kind::BackwardPlan);
 

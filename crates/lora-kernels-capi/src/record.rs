@@ -1,7 +1,7 @@
 //! What a forward was, between its struct of the header and the core's.
 
 use kernels::raw::ForwardRecord;
-use kernels::{Dropout, Problem, Projection};
+use kernels::{Dropout, Problem, Projection, RowAdapters};
 
 use crate::arguments::lora_forward_record;
 use crate::enumerations::{dtype, mask};
@@ -36,6 +36,10 @@ pub fn record_of(
         reserved: 0,
         mask_row: problem.mask_origin().0,
         mask_column: problem.mask_origin().1,
+        adapters_per_row: match problem.row_adapters() {
+            RowAdapters::Table { per_row, .. } => per_row,
+            _ => 0,
+        },
     };
     for (index, (projection, scaling)) in problem.projections().iter().zip(scalings).enumerate() {
         record.out_features[index] = projection.out_features;
@@ -71,7 +75,7 @@ pub unsafe fn given_record(pointer: *const lora_forward_record) -> Result<Option
         return Err(kernels::Error::Projections { given: count }.into());
     }
     let dropped = flag(RECORD, "dropout", given.dropout)?;
-    let problem = Problem::sharing_x(
+    let mut problem = Problem::sharing_x(
         given.tokens,
         given.in_features,
         &projections,
@@ -87,6 +91,12 @@ pub unsafe fn given_record(pointer: *const lora_forward_record) -> Result<Option
     .with_mask_origin(given.mask_row, given.mask_column)?
     .with_mask(mask(RECORD, given.mask)?);
     reserved(RECORD, given.reserved)?;
+    let argument = format_args!("{RECORD}.adapters_per_row");
+    let per_row = size(argument, given.adapters_per_row, lora_status::RowAdapters)?;
+    if per_row > 0 {
+        // How many slots the table had doesn't matter to what was saved.
+        problem = problem.with_row_adapters(RowAdapters::Table { slots: 1, per_row })?;
+    }
     let dropout = dropped.then_some(Dropout {
         p: given.p,
         seed: given.seed,

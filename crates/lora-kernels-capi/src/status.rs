@@ -274,6 +274,8 @@ impl lora_status {
             | Core::TableFull { .. }
             | Core::EmptySlot { .. }
             | Core::RowList { .. }
+            | Core::NoAdapterThere { .. }
+            | Core::GradientRank { .. }
             | Core::OtherTable { .. } => Self::Other,
             _ => Self::Other,
         }

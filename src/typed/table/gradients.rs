@@ -14,10 +14,10 @@ use crate::{Argument, DType, Element, Error, Problem, Result, Role};
 /// The gradients of a table's adapters, in device memory: which of them a backward computes, and
 /// where it writes them.
 ///
-/// A slot has memory for the gradients of its adapter, or none: then the adapter is frozen, and only
-/// dx depends on it. A backward overwrites the gradients of the adapters that its rows name, or adds
-/// to them where the problem accumulates d_lora_A and d_lora_B. Adapters that no row names keep what
-/// is there, so call [`GradientTable::zero`] before the first backward of a step.
+/// A slot has memory for the gradients of its adapter, or none: then the adapter is frozen, and
+/// only dx depends on it. A backward overwrites the gradients of the adapters that its rows name,
+/// or adds to them where the problem accumulates d_lora_A and d_lora_B. Adapters that no row names
+/// keep what is there, so call [`GradientTable::zero`] before the first backward of a step.
 ///
 /// All changes run in the order of the stream, as those of [`AdapterTable`] do, and so does reading
 /// them there: a backward, whatever its stream, runs between what was enqueued before and after it.
@@ -136,8 +136,8 @@ impl GradientTable {
     /// has an item for each projection, `None` for one whose gradients nobody wants.
     ///
     /// # Errors
-    /// [`Error::NoSlot`], [`Error::ProjectionCount`], and those of [`gradient_entry`]: then nothing was
-    /// changed. [`Error::Driver`] if the entry can't be written.
+    /// [`Error::NoSlot`], [`Error::ProjectionCount`], and those of [`gradient_entry`]: then nothing
+    /// was changed. [`Error::Driver`] if the entry can't be written.
     ///
     /// # Safety
     /// The addresses are of the table's context, with the extents that rank and strides give them,

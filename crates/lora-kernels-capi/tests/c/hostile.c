@@ -187,7 +187,7 @@ static void *skewed(unsigned char *at, const void *from, size_t bytes) {
 
 static void any_alignment(void) {
     unsigned char of_problem[256], of_device[64], of_projection[64], of_layout[64], of_ranks[64],
-        of_plan[64], of_number[64], of_dropout[64], of_record[256], of_tensors[64];
+        of_plan[64], of_number[64], of_dropout[64], of_record[320], of_tensors[64];
     const lora_layout layout = {sizeof layout, LORA_ROLE_X, 0, IN + 4, 16};
     lora_problem with_layout = problem;
     with_layout.projections = skewed(of_projection, &projection, sizeof projection);

@@ -212,8 +212,13 @@ fn layers_leave_nothing_behind_in_the_shared_library() {
 }
 
 #[test]
-fn rows_go_through_adapters_of_a_table_and_shards_draw_the_mask_of_the_whole() {
+fn rows_go_through_adapters_of_a_table_forward_and_backward() {
     both_ways("tests/c/table.c");
+}
+
+#[test]
+fn shards_draw_the_mask_of_the_whole() {
+    both_ways("tests/c/masks.c");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-// A table of adapters whose rows go through them, compared with loops in double precision, and what
-// is refused of it. Then a shard's dropout whose seed is in device memory.
+// A table of adapters whose rows go through them, forward and backward, compared with loops in
+// double precision, and what is refused of it.
 
 #include <math.h>
 
@@ -88,6 +88,183 @@ static void refusals(const lora_forward_plan *plan, lora_table_adapter sound) {
     FAILS(LORA_STATUS_SCALING, "NaN", lora_table_entry_of(plan, 0, &wrong, &entry));
 }
 
+// The sum over rows of what lora_A's or lora_B's gradient gets in element (r, k) or (n, r).
+static double gradient(const matrix *x, const matrix *dy, const part *own, size_t slot,
+                       size_t index, const int32_t slots[TOKENS][PER_ROW],
+                       const float weights[TOKENS][PER_ROW], int of_b, size_t row, size_t column) {
+    double sum = 0.0;
+    for (size_t token = 0; token < TOKENS; token++) {
+        for (size_t place = 0; place < PER_ROW; place++) {
+            if (slots[token][place] != (int32_t)slot) {
+                continue;
+            }
+            double product = 0.0;
+            for (size_t i = 0; i < (of_b ? IN : OUT[index]); i++) {
+                product += of_b ? matrix_at(x, token, i) * matrix_at(&own->a, column, i)
+                                : matrix_at(dy, token, i) * matrix_at(&own->b, i, row);
+            }
+            product *= (double)(own->scaling * weights[token][place]);
+            sum += product * (of_b ? matrix_at(dy, token, row) : matrix_at(x, token, column));
+        }
+    }
+    return sum;
+}
+
+static void gradient_refusals(const lora_backward_plan *plan, lora_table_gradients sound) {
+    lora_gradient_entry entry;
+    FAILS(LORA_STATUS_NO_PROJECTION, "projection 2",
+          lora_gradient_entry_of(plan, 2, &sound, &entry));
+    FAILS(LORA_STATUS_NULL_ARGUMENT, "entry", lora_gradient_entry_of(plan, 0, &sound, NULL));
+    lora_table_gradients wrong = sound;
+    wrong.rank = 21;
+    FAILS(LORA_STATUS_TABLE_RANK, "21", lora_gradient_entry_of(plan, 0, &wrong, &entry));
+    wrong = sound;
+    wrong.d_lora_b_stride = 1;
+    FAILS(LORA_STATUS_TABLE_STRIDE, "d_lora_B", lora_gradient_entry_of(plan, 0, &wrong, &entry));
+    wrong = sound;
+    wrong.d_lora_a += 2;
+    FAILS(LORA_STATUS_ALIGNMENT, "d_lora_A", lora_gradient_entry_of(plan, 0, &wrong, &entry));
+    wrong = sound;
+    wrong.reserved = 1;
+    FAILS(LORA_STATUS_RESERVED, "gradients", lora_gradient_entry_of(plan, 0, &wrong, &entry));
+}
+
+// A forward that saves S, and a backward with the gradients of each adapter. Slot 1 is frozen.
+static void training(gpu *gpu, lora_problem problem, const matrix *x, const matrix *weight,
+                     part parts[SLOTS][PROJECTIONS], lora_rows rows, lora_forward_projection *given,
+                     const int32_t slots[TOKENS][PER_ROW], const float weights[TOKENS][PER_ROW]) {
+    enum { FROZEN = 1 };
+    problem.inference = 0;
+    problem.batch_invariant = 0;
+    lora_forward_plan *forward;
+    lora_backward_plan *backward;
+    LORA(lora_forward_plan_new(&problem, &gpu->device, &forward));
+    LORA(lora_backward_plan_new(&problem, &gpu->device, &backward));
+    lora_plan_info info = {.struct_size = sizeof info}, back = {.struct_size = sizeof back};
+    LORA(lora_forward_plan_info(forward, &info));
+    LORA(lora_backward_plan_info(backward, &back));
+    uint64_t saved = device_alloc(info.saved_bytes),
+             workspace = device_alloc(info.workspace_bytes + back.workspace_bytes),
+             flags = device_alloc(info.flags_bytes + 4);
+    void *zeros = calloc(1, info.flags_bytes + 4);
+    CUDA(cuMemcpyHtoD(flags, zeros, info.flags_bytes + 4));
+    free(zeros);
+    lora_forward_record record = {.struct_size = sizeof record};
+    lora_forward_args args = {
+        .struct_size = sizeof args,
+        .x = x->address,
+        .projections = given,
+        .projection_count = PROJECTIONS,
+        .saved = saved,
+        .saved_bytes = info.saved_bytes,
+        .workspace = workspace,
+        .workspace_bytes = info.workspace_bytes,
+        .record = &record,
+        .flags = info.flags_bytes ? flags : 0,
+        .flags_bytes = info.flags_bytes,
+        .rows = &rows,
+    };
+    LORA(lora_forward(gpu->kernels, forward, &args, gpu->stream));
+    CHECK(record.adapters_per_row == PER_ROW);
+
+    uint64_t state = 11;
+    matrix dx = matrix_new(LORA_DTYPE_F32, TOKENS, IN, 0, 0), dy[PROJECTIONS];
+    matrix gradients[SLOTS][PROJECTIONS][2];
+    lora_backward_projection outputs[PROJECTIONS];
+    lora_gradient_entry entries[SLOTS][PROJECTIONS];
+    for (size_t i = 0; i < PROJECTIONS; i++) {
+        dy[i] = matrix_new(LORA_DTYPE_F32, TOKENS, OUT[i], 0, 0);
+        matrix_fill(&dy[i], 1.0, &state);
+        outputs[i] = (lora_backward_projection){
+            .struct_size = sizeof *outputs, .dy = dy[i].address, .weight = weight[i].address};
+        for (size_t slot = 0; slot < SLOTS; slot++) {
+            matrix *own = gradients[slot][i];
+            size_t rank = RANK[slot][i];
+            own[0] = matrix_new(LORA_DTYPE_F32, rank, IN, slot, 0);
+            own[1] = matrix_new(LORA_DTYPE_F32, OUT[i], rank, i, 0);
+            matrix_fill(&own[0], 1.0, &state);
+            matrix_fill(&own[1], 1.0, &state);
+            lora_table_gradients to = {sizeof to,
+                                       0,
+                                       rank,
+                                       own[0].address,
+                                       own[1].address,
+                                       (int64_t)own[0].stride,
+                                       (int64_t)own[1].stride};
+            if (slot == 0 && i == 0) {
+                gradient_refusals(backward, to);
+            }
+            to.rank = slot == FROZEN ? 0 : rank;
+            LORA(lora_gradient_entry_of(backward, i, &to, &entries[slot][i]));
+        }
+    }
+    uint64_t table = device_alloc(sizeof entries);
+    CUDA(cuMemcpyHtoD(table, entries, sizeof entries));
+    lora_backward_args of_backward = {
+        .struct_size = sizeof of_backward,
+        .x = x->address,
+        .projections = outputs,
+        .projection_count = PROJECTIONS,
+        .saved = saved,
+        .saved_bytes = info.saved_bytes,
+        .dx = dx.address,
+        .workspace = workspace,
+        .workspace_bytes = back.workspace_bytes,
+        .record = &record,
+    };
+    FAILS(LORA_STATUS_OPTIONAL, "rows",
+          lora_backward(gpu->kernels, backward, &of_backward, gpu->stream));
+    of_backward.rows = &rows;
+    FAILS(LORA_STATUS_NULL, "gradients",
+          lora_backward(gpu->kernels, backward, &of_backward, gpu->stream));
+    rows.gradients = table;
+    record.adapters_per_row = 1;
+    FAILS(LORA_STATUS_OTHER_FORWARD, "1 adapters per row",
+          lora_backward(gpu->kernels, backward, &of_backward, gpu->stream));
+    record.adapters_per_row = PER_ROW;
+    LORA(lora_backward(gpu->kernels, backward, &of_backward, gpu->stream));
+    CUDA(cuStreamSynchronize(gpu->stream));
+    for (size_t slot = 0; slot < SLOTS; slot++) {
+        for (size_t i = 0; i < PROJECTIONS; i++) {
+            for (int of_b = 0; of_b < 2; of_b++) {
+                matrix *own = &gradients[slot][i][of_b];
+                size_t count = own->rows * own->columns;
+                double *was = malloc((count + 1) * sizeof *was);
+                for (size_t at = 0; at < count; at++) {
+                    was[at] = matrix_at(own, at / own->columns, at % own->columns);
+                }
+                matrix_download(own);
+                for (size_t at = 0; at < count; at++) {
+                    size_t row = at / own->columns, column = at % own->columns;
+                    double found = matrix_at(own, row, column);
+                    double sum = slot == FROZEN ? was[at]
+                                                : gradient(x, &dy[i], &parts[slot][i], slot, i,
+                                                           slots, weights, of_b, row, column);
+                    if (!(fabs(found - sum) < 1e-4)) {
+                        fprintf(stderr,
+                                "gradient %d of slot %zu, projection %zu (%zu, %zu) is %g, "
+                                "not %g\n",
+                                of_b, slot, i, row, column, found, sum);
+                        exit(1);
+                    }
+                }
+                free(was);
+                matrix_free(own);
+            }
+        }
+    }
+    for (size_t i = 0; i < PROJECTIONS; i++) {
+        matrix_free(&dy[i]);
+    }
+    matrix_free(&dx);
+    uint64_t all[] = {saved, workspace, flags, table};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        CUDA(cuMemFree(all[i]));
+    }
+    lora_forward_plan_free(forward);
+    lora_backward_plan_free(backward);
+}
+
 static void tables(gpu *gpu) {
     uint64_t state = 7;
     lora_projection projections[PROJECTIONS];
@@ -144,7 +321,7 @@ static void tables(gpu *gpu) {
     CUDA(cuMemcpyHtoD(lists, slots, sizeof slots));
     CUDA(cuMemcpyHtoD(factors, weights, sizeof weights));
     CUDA(cuMemcpyHtoD(word, &zero, sizeof zero));
-    lora_rows rows = {sizeof rows, 0, table, lists, factors, word};
+    lora_rows rows = {sizeof rows, 0, table, lists, factors, word, 0};
     lora_forward_args args = {
         .struct_size = sizeof args,
         .x = x.address,
@@ -163,6 +340,8 @@ static void tables(gpu *gpu) {
     }
     CUDA(cuMemcpyDtoH(&wrong, word, sizeof wrong));
     CHECK(wrong == 0);
+
+    training(gpu, problem, &x, weight, parts, rows, given, slots, weights);
 
     // A slot is emptied: its rows have the other adapter only, and the word tells.
     lora_table_entry none[PROJECTIONS] = {0};
@@ -202,98 +381,9 @@ static void tables(gpu *gpu) {
     }
 }
 
-// The mask that a forward with this dropout saves, (2, 3) words.
-static void mask_of(gpu *gpu, uint32_t from_memory, uint64_t row, uint64_t column,
-                    lora_dropout dropout, lora_forward_record *record, uint64_t mask[2][3]) {
-    lora_projection projection = {sizeof projection, 0, 8, 4};
-    lora_problem problem = {
-        .struct_size = sizeof problem,
-        .dtype = LORA_DTYPE_F32,
-        .tokens = 3,
-        .in_features = 80,
-        .projections = &projection,
-        .projection_count = 1,
-        .dropout = 1,
-        .dropout_from_memory = from_memory,
-        .mask_row = row,
-        .mask_column = column,
-    };
-    lora_forward_plan *plan;
-    LORA(lora_forward_plan_new(&problem, &gpu->device, &plan));
-    lora_plan_info info = {.struct_size = sizeof info};
-    LORA(lora_forward_plan_info(plan, &info));
-    CHECK(info.mask_bytes == 2 * 3 * 8);
-    uint64_t state = 9;
-    matrix all[] = {matrix_new(LORA_DTYPE_F32, 3, 80, 0, 0),
-                    matrix_new(LORA_DTYPE_F32, 8, 80, 0, 0),
-                    matrix_new(LORA_DTYPE_F32, 4, 80, 0, 0), matrix_new(LORA_DTYPE_F32, 8, 4, 0, 0),
-                    matrix_new(LORA_DTYPE_F32, 3, 8, 0, 0)};
-    for (size_t i = 0; i < 5; i++) {
-        matrix_fill(&all[i], 1.0, &state);
-    }
-    uint64_t saved = device_alloc(info.saved_bytes), workspace = device_alloc(info.workspace_bytes);
-    lora_forward_projection given = {
-        .struct_size = sizeof given,
-        .scaling = 1.0f,
-        .weight = all[1].address,
-        .lora_a = all[2].address,
-        .lora_b = all[3].address,
-        .y = all[4].address,
-    };
-    lora_forward_args args = {
-        .struct_size = sizeof args,
-        .x = all[0].address,
-        .projections = &given,
-        .projection_count = 1,
-        .dropout = &dropout,
-        .saved = saved,
-        .saved_bytes = info.saved_bytes,
-        .workspace = workspace,
-        .workspace_bytes = info.workspace_bytes,
-        .record = record,
-    };
-    LORA(lora_forward(gpu->kernels, plan, &args, gpu->stream));
-    CUDA(cuStreamSynchronize(gpu->stream));
-    CUDA(cuMemcpyDtoH(mask, saved + info.mask_offset, info.mask_bytes));
-    if (from_memory) {
-        dropout.offset = 1;
-        FAILS(LORA_STATUS_DROPOUT_WORDS, "offset 1",
-              lora_forward(gpu->kernels, plan, &args, gpu->stream));
-    }
-    lora_forward_plan_free(plan);
-    problem.mask_column = 12;
-    FAILS(LORA_STATUS_MASK_ORIGIN, "12", lora_forward_plan_new(&problem, &gpu->device, &plan));
-    CUDA(cuMemFree(saved));
-    CUDA(cuMemFree(workspace));
-    for (size_t i = 0; i < 5; i++) {
-        matrix_free(&all[i]);
-    }
-}
-
-static void masks(gpu *gpu) {
-    uint64_t words[2] = {41, 42}, memory = device_alloc(sizeof words);
-    CUDA(cuMemcpyHtoD(memory, words, sizeof words));
-    lora_dropout by_value = {sizeof by_value, 0.4f, words[0], words[1]};
-    lora_dropout from_memory = {sizeof from_memory, 0.4f, memory, 0};
-    lora_forward_record record = {.struct_size = sizeof record};
-    uint64_t whole[2][3], same[2][3], shard[2][3];
-    mask_of(gpu, 0, 0, 0, by_value, &record, whole);
-    CHECK(record.dropout_from_memory == 0 && record.mask_row == 0);
-    mask_of(gpu, 1, 0, 0, from_memory, &record, same);
-    CHECK(record.dropout_from_memory == 1 && record.seed == memory);
-    CHECK(memcmp(whole, same, sizeof whole) == 0);
-    mask_of(gpu, 1, 1, 8, from_memory, &record, shard);
-    CHECK(record.mask_row == 1 && record.mask_column == 8);
-    for (size_t row = 0; row < 2; row++) {
-        CHECK(shard[0][row] == (whole[0][row + 1] >> 8 | whole[1][row + 1] << 56));
-    }
-    CUDA(cuMemFree(memory));
-}
-
 int main(void) {
     gpu gpu = gpu_open();
     tables(&gpu);
-    masks(&gpu);
     gpu_close(&gpu);
     return 0;
 }
