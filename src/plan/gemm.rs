@@ -34,8 +34,8 @@ impl Product {
         }
     }
 
-    /// y of every projection where rows have adapters of a table, or of the adapters' part alone, or
-    /// batch-invariant. A tile has one block: its products are added in the order of the depth.
+    /// y of every projection where rows have adapters of a table, or of the adapters' part alone,
+    /// or batch-invariant. A tile has one block: its products are added in the order of the depth.
     pub fn forward_rows(problem: &Problem) -> Self {
         let product = Self::forward(problem);
         Self {

@@ -13,8 +13,8 @@ const FIXTURES: &str = "tests/fixtures";
 const LAYERS: &str = "layers::";
 
 /// Those among them that tensor cores other than an A100's would only repeat. f32 kernels use none.
-/// Large sizes have more sums, but not longer ones. The others compare one run with another, look at
-/// masks or at the host, or run nothing.
+/// Large sizes have more sums, but not longer ones. The others compare one run with another, look
+/// at masks or at the host, or run nothing.
 const REPEATED: [&str; 11] = [
     "in_f32",
     "every_large_size",

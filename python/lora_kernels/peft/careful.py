@@ -162,9 +162,7 @@ def _added(x: torch.Tensor, y: torch.Tensor, adapters: Sequence[_Adapter]) -> to
         # The sum is rounded once if it is of the kernels' type. A wider y is not narrowed for it.
         is_summed = y.dtype is dtype
         onto = y if is_summed else torch.zeros_like(y, dtype=dtype)
-        # No kernel for the adapters' part alone draws a mask yet: torch does, as for PEFT.
-        dropped = nn.functional.dropout(x, adapter.dropout_p) if adapter.dropout_p > 0.0 else x
-        (part,) = lora_delta(dropped, [projection], [onto])
+        (part,) = lora_delta(x, [projection], [onto], dropout_p=adapter.dropout_p)
         y = part if is_summed else y + part.to(y.dtype)
         if adapter.bias is not None:
             y = y + adapter.bias.to(y.dtype)

@@ -145,6 +145,7 @@ class Masks:
         patch.setattr(layer, "lora_linears", self._known(layer.lora_linears))
         patch.setattr(layer, "lora_linear", self._one)
         patch.setattr(careful, "lora_linears", self._known(careful.lora_linears))
+        patch.setattr(careful, "lora_delta", self._known(careful.lora_delta))
 
     def _known(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: torch.Tensor, projections: Any, *rest: Any, **options: Any) -> Any:

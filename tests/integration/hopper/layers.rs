@@ -85,7 +85,8 @@ fn all_launches() -> Vec<Launch> {
     types.into_iter().flat_map(of).collect()
 }
 
-/// Every kernel of Hopper's that the build has, but those for rows, is launched by a case that runs.
+/// Every kernel of Hopper's that the build has, but those for rows, is launched by a case that
+/// runs.
 #[test]
 fn the_cases_launch_every_kernel() {
     let launched: HashSet<Variant> = all_launches().iter().map(|launch| launch.variant).collect();
