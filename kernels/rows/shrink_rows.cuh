@@ -68,14 +68,15 @@ struct ShrinkRows {
     }
 
    private:
-    // Says whether a row names an adapter that isn't there.
+    // Says whether a row names an adapter that isn't there or has wrong ranks.
     __device__ __forceinline__ static void check(const RowsForwardParams& p, int row0, int count) {
         if (p.rows.wrong == nullptr) {
             return;
         }
         for (int i = threadIdx.x; i < count * p.rows.per_row; i += kThreads) {
             const int slot = rows::named(p.rows, row0 + i / p.rows.per_row, i % p.rows.per_row);
-            if (slot >= 0 && !rows::exists(p.rows, p.projections, slot)) {
+            if (slot >= 0 && (!rows::exists(p.rows, p.projections, slot) ||
+                              !rows::has_sound_ranks(p.rows, p.projections, slot))) {
                 atomicOr(p.rows.wrong, 1u);
             }
         }

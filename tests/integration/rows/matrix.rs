@@ -56,6 +56,13 @@ impl<E: Number> Matrix<E> {
         gpu().stream.clone_dtoh(&self.device).expect("reading back")
     }
 
+    /// The device's values, row by row.
+    pub fn read(&self) -> Vec<Vec<E>> {
+        let now = self.now();
+        let row = |row: usize| now[self.start + row * self.stride..][..self.columns].to_vec();
+        (0..self.rows).map(row).collect()
+    }
+
     /// Compares the device's values with what they must be: (value, bound of its error) without
     /// rounding, or `None` where nothing may change.
     pub fn check(&self, name: &str, expected: impl Fn(usize, usize) -> Option<(f64, f64)>) {
